@@ -1,0 +1,3 @@
+from fsm_runner.cli import main
+
+main()
