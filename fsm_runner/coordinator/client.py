@@ -1,0 +1,101 @@
+"""The coordinator as the runner uses it: the calls of `api.py` with their retry policies."""
+
+import asyncio
+from collections.abc import Callable
+
+from loguru import logger
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.faults import DuplicateRunner, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator.policy import POLICIES, Policies
+from fsm_runner.retry import Sleep, retrying
+
+
+class CoordinatorClient:
+    """One coordinator, one runner. `on_registration_lost` is told when an answer says "Runner not registered"."""
+
+    def __init__(
+        self,
+        api: CoordinatorApi,
+        policies: Policies = POLICIES,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        on_registration_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.api = api
+        self.policies = policies
+        self.on_registration_lost = on_registration_lost
+        self._sleep = sleep
+
+    async def register(self, registration: wire.Registration) -> wire.Registered:
+        """Register, however long the coordinator is away, and wait out an earlier runner of the same identity.
+
+        Raises `DuplicateRunner` when that one does not go away, `AgentNameCollision` and `Refused` at once.
+        """
+        return await retrying(
+            lambda: self._register_while_away(registration),
+            self.policies.duplicate_runner,
+            (DuplicateRunner,),
+            on_wait=self._say_duplicate,
+            sleep=self._sleep,
+        )
+
+    async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
+        return await retrying(
+            lambda: self.api.register(registration),
+            self.policies.register,
+            (Unreachable, NotRegistered),
+            on_wait=self._say_away,
+            sleep=self._sleep,
+        )
+
+    async def deliver(self, path: str, body: bytes) -> None:
+        """POST until it is acknowledged. Raises `Refused` when the coordinator will never take it.
+
+        A lost registration and missing credentials pass, so they are waited out like an outage.
+        """
+
+        async def attempt() -> None:
+            try:
+                await self.api.deliver(path, body)
+            except NotRegistered:
+                self.on_registration_lost()
+                raise
+
+        await retrying(
+            attempt,
+            self.policies.delivery,
+            (Unreachable, NotRegistered, NotAuthenticated),
+            on_wait=lambda fault, wait_s: logger.warning("not delivered, again in {:.1f} s: {}", wait_s, fault),
+            sleep=self._sleep,
+        )
+
+    async def script_archive(self, name: str) -> bytes:
+        """Raises `Refused` with status 404 where there is no such script, `Unreachable` after the policy's limit."""
+        return await retrying(
+            lambda: self.api.script_archive(name), self.policies.script, (Unreachable,), sleep=self._sleep
+        )
+
+    async def deregister(self, runner_id: str) -> None:
+        """Leave. A coordinator that does not know the runner any more is left already."""
+        try:
+            await retrying(
+                lambda: self.api.deregister(runner_id), self.policies.deregister, (Unreachable,), sleep=self._sleep
+            )
+        except (NotRegistered, Refused) as answer:
+            logger.debug("deregistration: {}", answer)
+
+    def _say_away(self, fault: Exception, wait_s: float) -> None:
+        logger.warning(
+            "Cannot connect to Agent Coordinator at {}; trying again in {:.1f} s ({})", self.api.url, wait_s, fault
+        )
+
+    def _say_duplicate(self, fault: Exception, wait_s: float) -> None:
+        logger.warning(
+            "the coordinator still holds an earlier runner of this identity for online; "
+            "it lets go within {:.0f} s of that one's last heartbeat; trying again in {:.1f} s ({})",
+            self.policies.duplicate_runner.limit_s or 0,
+            wait_s,
+            fault,
+        )

@@ -1,0 +1,49 @@
+"""How long and how often the coordinator is tried: all numbers of the client in one place.
+
+`docs/operations.md` shows this table; a test compares the two.
+"""
+
+import msgspec
+
+from fsm_runner.retry import RetryPolicy
+
+CONNECT_LIMIT_S = 10.0
+"""How long a connection may take to come about."""
+
+ANSWER_LIMIT_S = 60.0
+"""How long an answer may take. Long, since a call that was given up may still be carried out later."""
+
+POLL_MARGIN_S = 15.0
+"""What is added to the time for which the coordinator holds a poll: giving one up early can lose a run."""
+
+POLL_HOLD_CAP_S = 3600.0
+"""No poll is held longer than this, whatever the coordinator names."""
+
+STALE_AFTER_S = 120.0
+"""Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
+
+HEARTBEAT_FLOOR_S = 0.1
+"""No heartbeats closer than this, whatever the coordinator asks for."""
+
+STOP_LOOKUP_INTERVAL_S = 1.0
+"""While no poll is held (runner full or draining), stop requests are looked up in the list of runs this often."""
+
+SCRIPT_LIMIT_BYTES = 64 * 1024 * 1024
+"""The largest script archive that is downloaded."""
+
+
+class Policies(msgspec.Struct, frozen=True, kw_only=True):
+    """One retry policy for each kind of call."""
+
+    register: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=30)
+    duplicate_runner: RetryPolicy = RetryPolicy(base_s=5, cap_s=30, limit_s=780)
+    """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin."""
+    poll: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=15)
+    heartbeat: RetryPolicy = RetryPolicy(base_s=1, cap_s=15)
+    delivery: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=30)
+    """Reports, binds and events. The time limit of the run's `reporting` state bounds it."""
+    script: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
+    deregister: RetryPolicy = RetryPolicy(base_s=0.1, cap_s=1, limit_s=3)
+
+
+POLICIES = Policies()

@@ -1,0 +1,208 @@
+"""The coordinator's API in types: protocol.md, section 1.
+
+The client and the embedded coordinator share them. Fields that are not named here are ignored on both sides.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+"""All that decoding bytes from outside can raise; the last two for depths and digits beyond Python's limits."""
+
+JsonObject = dict[str, Any]
+"""A JSON object whose content is its owner's business: parameters, schemas, results, an executor's `config`."""
+
+RunType = Literal["start_session", "resume_session"]
+ExecutionMode = Literal["sync", "async_poll", "async_callback"]
+RunStatus = Literal["pending", "claimed", "running", "stopping", "completed", "failed", "stopped"]
+SessionStatus = Literal["pending", "running", "idle", "finished", "failed", "stopped"]
+EndedSessionStatus = Literal["finished", "failed", "stopped"]
+StopSignal = Literal["shutdown", "SIGTERM", "SIGKILL"]
+"""What it took to end an executor; `shutdown` where no signal was needed."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class Agent(_Message, frozen=True, kw_only=True):
+    """An agent: as a runner registers it (section 5) and as a run's `resolved_agent_blueprint`."""
+
+    name: str
+    description: str | None = None
+    type: str | None = None
+    command: str | None = None
+    script: str | None = None
+    system_prompt: str | None = None
+    mcp_servers: JsonObject | None = None
+    parameters_schema: JsonObject | None = None
+    output_schema: JsonObject | None = None
+    demands: JsonObject | None = None
+    tags: list[str] | None = None
+
+
+class ExecutorInfo(_Message, frozen=True, kw_only=True):
+    """A profile without its name, as the runner registers it."""
+
+    type: str
+    command: str
+    config: JsonObject = {}
+    agents_dir: str | None = None
+    lifecycle: str | None = None
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /runner/register`. All fields are sent, also empty ones."""
+
+    hostname: str
+    project_dir: str
+    executor_profile: str
+    executor: ExecutorInfo
+    tags: list[str] = []
+    require_matching_tags: bool = False
+    agents: list[Agent] = []
+
+
+class Registered(_Message, frozen=True, kw_only=True):
+    """Answer to `POST /runner/register`."""
+
+    runner_id: str
+    poll_timeout_seconds: float = 30.0
+    heartbeat_interval_seconds: float = 60.0
+
+
+class Run(_Message, frozen=True, kw_only=True):
+    """A run as the coordinator hands it out and lists it (section 1.2). Times are ISO 8601 text."""
+
+    run_id: str
+    session_id: str
+    type: RunType = "start_session"
+    agent_name: str | None = None
+    parameters: JsonObject = {}
+    project_dir: str | None = None
+    parent_session_id: str | None = None
+    execution_mode: str = "sync"
+    scope: JsonObject | None = None
+    resolved_agent_blueprint: Agent | None = None
+    demands: JsonObject | None = None
+    status: str = "pending"
+    runner_id: str | None = None
+    error: str | None = None
+    created_at: str | None = None
+    claimed_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+
+
+class PollAnswer(_Message, frozen=True, kw_only=True):
+    """Answer to `GET /runner/runs`; all empty where it was 204."""
+
+    run: Run | None = None
+    stop_sessions: list[str] = []
+    sync_scripts: list[str] = []
+    remove_scripts: list[str] = []
+    deregistered: bool = False
+
+
+class RunnerRef(msgspec.Struct, frozen=True):
+    """Body of a heartbeat and of `started`."""
+
+    runner_id: str
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    runner_id: str
+    status: Literal["success"] = "success"
+    session_status: Literal["finished", "idle"] = "finished"
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    runner_id: str
+    error: str
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    runner_id: str
+    signal: StopSignal
+
+
+class Bind(_Message, frozen=True, kw_only=True):
+    """Body of `POST /sessions/{id}/bind`."""
+
+    executor_session_id: str
+    hostname: str
+    executor_profile: str
+    project_dir: str | None = None
+
+
+class ResultEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_type", tag="result"):
+    """A session's result, as an event (section 1.4): text or data, never both."""
+
+    session_id: str
+    timestamp: str
+    result_text: str | None = None
+    result_data: JsonObject | None = None
+
+
+class Session(_Message, frozen=True, kw_only=True):
+    session_id: str
+    status: str = "pending"
+    project_dir: str | None = None
+    agent_name: str | None = None
+    executor_session_id: str | None = None
+    hostname: str | None = None
+    executor_profile: str | None = None
+    parent_session_id: str | None = None
+    created_at: str | None = None
+    last_resumed_at: str | None = None
+
+
+class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `GET /sessions/{id}/result`."""
+
+    result_text: str | None = None
+    result_data: JsonObject | None = None
+
+
+class RunRequest(_Message, frozen=True, kw_only=True):
+    """Body of `POST /runs` (section 1.3)."""
+
+    type: RunType = "start_session"
+    parameters: JsonObject = {}
+    agent_name: str | None = None
+    session_id: str | None = None
+    project_dir: str | None = None
+    parent_session_id: str | None = None
+    execution_mode: ExecutionMode = "sync"
+    additional_demands: JsonObject | None = None
+    scope: JsonObject | None = None
+
+
+class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `POST /runs`."""
+
+    run_id: str
+    session_id: str
+    status: str
+
+
+class RunList(msgspec.Struct, frozen=True):
+    runs: list[Run]
+
+
+class SessionEnvelope(msgspec.Struct, frozen=True):
+    session: Session
+
+
+class RegistrationConflict(_Message, frozen=True, kw_only=True):
+    """`detail` of a 409 to `POST /runner/register`."""
+
+    error: str
+    message: str = ""
+    runner_id: str | None = None
+    hostname: str | None = None
+    project_dir: str | None = None
+    executor_profile: str | None = None
+    agent_name: str | None = None
+    existing_runner_id: str | None = None
