@@ -1,0 +1,175 @@
+"""The runner's configuration: a flag wins over the environment, that over `.env`, that over the default.
+
+Names are those of protocol.md, section 7. Empty strings count as not set, since compose files pass them.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fsm_runner.errors import UsageError
+
+DOTENV_FILE = ".env"
+LOCAL_COORDINATOR_URL = "http://localhost:8765"
+"""Where a coordinator listens by default, and where `submit` and `runs` look for one."""
+
+TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+
+
+class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are in seconds."""
+
+    coordinator_url: str | None = None
+    """None: the runner brings an embedded coordinator."""
+    profile: str = "echo"
+    project_dir: Path = Path()
+    tags: tuple[str, ...] = ()
+    require_matching_tags: bool = False
+    verbose: bool = False
+    mcp_port: int | None = None
+    external_mcp_url: str | None = None
+    max_runs: int | None = None
+    grace_period_s: float = 5.0
+    run_timeout_s: float | None = None
+    poll_timeout_s: float = 30.0
+    heartbeat_interval_s: float = 60.0
+    auth0_domain: str | None = None
+    auth0_client_id: str | None = None
+    auth0_client_secret: str | None = None
+    auth0_audience: str | None = None
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """Where one field of `RunnerConfig` comes from."""
+
+    field: str
+    variable: str
+    flag: str | None
+    parse: Callable[[str], object]
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _folder(value: str) -> Path:
+    return Path(value)
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _truth(value: str) -> bool:
+    if value.lower() in TRUE_WORDS:
+        return True
+    if value.lower() in FALSE_WORDS:
+        return False
+    raise ValueError("expected true or false")
+
+
+def _whole(value: str, low: int, high: int | None, what: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise ValueError(f"expected {what}") from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"expected {what}")
+    return number
+
+
+def _port(value: str) -> int:
+    return _whole(value, 1, 65_535, "a port from 1 to 65535")
+
+
+def _count(value: str) -> int:
+    return _whole(value, 1, None, "a whole number from 1 up")
+
+
+def _seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError("expected a number of seconds above 0")
+    return number
+
+
+SETTINGS = (
+    Setting("coordinator_url", "AGENT_ORCHESTRATOR_API_URL", "--coordinator-url", _text),
+    Setting("profile", "PROFILE", "--profile", _text),
+    Setting("project_dir", "PROJECT_DIR", "--project-dir", _folder),
+    Setting("tags", "RUNNER_TAGS", "--tags", _words),
+    Setting("require_matching_tags", "REQUIRE_MATCHING_TAGS", "--require-matching-tags", _truth),
+    Setting("verbose", "VERBOSE", "--verbose", _truth),
+    Setting("mcp_port", "MCP_PORT", "--mcp-port", _port),
+    Setting("external_mcp_url", "EXTERNAL_MCP_URL", "--external-mcp-url", _text),
+    Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
+    Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds),
+    Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
+    Setting("poll_timeout_s", "POLL_TIMEOUT", None, _seconds),
+    Setting("heartbeat_interval_s", "HEARTBEAT_INTERVAL", None, _seconds),
+    Setting("auth0_domain", "AUTH0_DOMAIN", None, _text),
+    Setting("auth0_client_id", "AUTH0_RUNNER_CLIENT_ID", None, _text),
+    Setting("auth0_client_secret", "AUTH0_RUNNER_CLIENT_SECRET", None, _text),
+    Setting("auth0_audience", "AUTH0_AUDIENCE", None, _text),
+)
+
+
+def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> RunnerConfig:
+    """`flags` holds the text of each flag by its field; None or absent: not given.
+
+    Raises `UsageError` naming the flag or variable whose value is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    dotenv = read_dotenv(Path(DOTENV_FILE))
+    fields: dict[str, Any] = {}
+    for setting in SETTINGS:
+        sources = (
+            (setting.flag or "", flags.get(setting.field)),
+            (setting.variable, environ.get(setting.variable)),
+            (f"{setting.variable} in {DOTENV_FILE}", dotenv.get(setting.variable)),
+        )
+        given = next(((source, text) for source, text in sources if text), None)
+        if given is not None:
+            fields[setting.field] = _parsed(setting, *given)
+    return _consistent(RunnerConfig(**fields))
+
+
+def coordinator_url(flag: str | None) -> str:
+    """The coordinator that `submit`, `runs` and `stop` talk to."""
+    return load_config({"coordinator_url": flag}).coordinator_url or LOCAL_COORDINATOR_URL
+
+
+def read_dotenv(path: Path) -> Mapping[str, str | None]:
+    """The variables of a `.env` file; empty where there is none. Raises `UsageError` where it cannot be read."""
+    if not path.is_file():
+        return {}
+    import dotenv
+
+    try:
+        return dotenv.dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UsageError(f"{path}: cannot be read: {fault}") from fault
+
+
+def _parsed(setting: Setting, source: str, text: str) -> object:
+    try:
+        return setting.parse(text)
+    except ValueError as defect:
+        raise UsageError(f"{source}: {text!r}: {defect}") from defect
+
+
+def _consistent(config: RunnerConfig) -> RunnerConfig:
+    if config.mcp_port is not None and config.external_mcp_url is not None:
+        raise UsageError("--mcp-port (MCP_PORT) and --external-mcp-url (EXTERNAL_MCP_URL) exclude each other: give one")
+    project_dir = config.project_dir.absolute()
+    if not project_dir.is_dir():
+        raise UsageError(f"--project-dir (PROJECT_DIR): there is no directory {project_dir}")
+    return msgspec.structs.replace(config, project_dir=project_dir)

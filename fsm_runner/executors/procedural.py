@@ -1,0 +1,139 @@
+"""The procedural executor, inside the runner's process: a run is one command. Contract: protocol.md, section 2.1."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, JsonObject, Run, StopSignal
+from fsm_runner.executors import scripts
+from fsm_runner.executors.arguments import command_arguments, split_command
+from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.process.child import Child, Exit
+
+TIME_LIMIT_S = 300.0
+TIME_LIMIT_EXIT_CODE = 124
+
+
+class ProceduralConfig(msgspec.Struct, frozen=True):
+    """What a profile's `config` may say to this executor; other keys belong to others."""
+
+    timeout: float = TIME_LIMIT_S
+    """How long a command may take, in seconds."""
+
+
+class ScriptSource(Protocol):
+    async def ready(self, name: str) -> None: ...
+
+
+class ProceduralExecutor:
+    """Starts the agent's command or script with the run's parameters as arguments.
+
+    `folder` is the executor's own folder, which agent commands are relative to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ProceduralConfig,
+        project_dir: Path,
+        environment: dict[str, str],
+        script_source: ScriptSource,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._project_dir = project_dir
+        self._environment = environment
+        self._script_source = script_source
+
+    def accept(self, run: Run) -> None:
+        if run.type == "resume_session":
+            raise RunRefused("a procedural agent has no session that could be resumed")
+        agent = _agent(run)
+        if agent.script is None and agent.command is None:
+            raise RunRefused(f"agent {agent.name!r} has neither a command nor a script")
+
+    async def prepare(self, assignment: Assignment) -> None:
+        script = _agent(assignment.run).script
+        if script is not None:
+            await self._script_source.ready(script)
+
+    async def start(self, assignment: Assignment, session: SessionChannel) -> "ProceduralExecution":
+        run = assignment.run
+        child = Child.start(
+            [*self._command(_agent(run)), *command_arguments(run.parameters)],
+            cwd=Path(assignment.project_dir),
+            env=self._environment | {"AGENT_SESSION_ID": run.session_id},
+        )
+        session.bind(f"proc_{run.session_id}", assignment.project_dir)
+        return ProceduralExecution(child, session, self._config.timeout)
+
+    def _command(self, agent: Agent) -> list[str]:
+        if agent.script is not None:
+            return scripts.script_command(self._project_dir, agent.script)
+        program, *arguments = split_command(agent.command or "")
+        return [self._program(agent.name, program), *arguments]
+
+    def _program(self, agent_name: str, program: str) -> str:
+        """An agent's command lies in the executor's folder: it comes from outside, and nobody else has looked at it."""
+        path = Path(os.path.normpath(self._folder / program))
+        if not path.is_relative_to(self._folder):
+            raise ExecutionFailed(f"agent {agent_name!r}: command {program!r} is not in {self._folder}")
+        return str(path)
+
+
+class ProceduralExecution:
+    """One command at work."""
+
+    def __init__(self, child: Child, session: SessionChannel, time_limit_s: float) -> None:
+        self._child = child
+        self._session = session
+        self._time_limit_s = time_limit_s
+
+    async def wait(self) -> None:
+        in_time = await self._wait_within_limit()
+        ended = await self._child.wait()
+        code = ended.code if in_time else TIME_LIMIT_EXIT_CODE
+        self._session.result(result_data(code, ended))
+        if not in_time:
+            raise ExecutionFailed(f"the command did not end within its time limit of {self._time_limit_s:g} s")
+        if code != 0:
+            raise ExecutionFailed(failure_text(ended))
+
+    async def stop(self) -> StopSignal:
+        return await self._child.stop()
+
+    async def aclose(self) -> None:
+        await self._child.stop(term_grace_s=0)
+
+    async def _wait_within_limit(self) -> bool:
+        try:
+            await asyncio.wait_for(self._child.wait(), self._time_limit_s)
+        except TimeoutError:
+            await self._child.stop()
+            return False
+        return True
+
+
+def result_data(code: int, ended: Exit) -> JsonObject:
+    """stdout as it stands where it is one JSON object, otherwise what the command left behind."""
+    if not ended.stdout.truncated:
+        try:
+            return msgspec.json.decode(ended.stdout.bytes(), type=JsonObject)
+        except DECODE_FAULTS:
+            pass
+    return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}
+
+
+def failure_text(ended: Exit) -> str:
+    """stderr, else stdout, else the exit code (section 2)."""
+    said = ended.stderr.text().strip() or ended.stdout.text().strip()
+    return said or f"the command ended with exit code {ended.code}"
+
+
+def _agent(run: Run) -> Agent:
+    if run.resolved_agent_blueprint is None:
+        raise RunRefused("the run names no agent; a procedural executor has nothing to run then")
+    return run.resolved_agent_blueprint

@@ -1,0 +1,165 @@
+"""The runner's line to the coordinator: one held poll, a heartbeat, and what either brings."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import Polled, UnreadableRun
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import CoordinatorError, NotRegistered
+from fsm_runner.coordinator.policy import (
+    HEARTBEAT_FLOOR_S,
+    POLL_HOLD_CAP_S,
+    STALE_AFTER_S,
+    STOP_LOOKUP_INTERVAL_S,
+)
+from fsm_runner.lifecycle.runs import Runs
+from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.retry import Waits
+
+Post = Callable[[str, object], None]
+"""Hands the runner an event and its reason."""
+
+
+class LinkTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """The runner's own wishes. The coordinator's stand as well: it is polled no shorter and beaten no slower."""
+
+    poll_timeout_s: float
+    heartbeat_interval_s: float
+
+
+class CoordinatorLink:
+    """Polls while runs are wanted and there is room, and never waits for what it has handed on."""
+
+    def __init__(
+        self, client: CoordinatorClient, runs: Runs, scripts: ScriptSync, post: Post, times: LinkTimes
+    ) -> None:
+        self._client = client
+        self._times = times
+        self._runs = runs
+        self._scripts = scripts
+        self._post = post
+        self._registered: wire.Registered | None = None
+        self._claiming = False
+        self._last_beat = 0.0
+        self._poll_waits = Waits(client.policies.poll)
+        self._beat_waits = Waits(client.policies.heartbeat)
+        self._has_registration = asyncio.Event()
+        self._no_poll_held = asyncio.Event()
+        self._no_poll_held.set()
+
+    def set_registration(self, registered: wire.Registered | None) -> None:
+        """The runner's id and the coordinator's wishes; None: there is no registration now."""
+        self._registered = registered
+        if registered is None:
+            self._has_registration.clear()
+        else:
+            self._last_beat = _now()
+            self._has_registration.set()
+        self._runs.changed.set()
+
+    def set_claiming(self, claiming: bool) -> None:
+        """Whether runs are wanted. A poll that is held already is heard out all the same."""
+        self._claiming = claiming
+        self._runs.changed.set()
+
+    async def wait_for_registration(self) -> None:
+        await self._has_registration.wait()
+
+    async def poll_heard_out(self) -> None:
+        """Return when no poll is held any more."""
+        await self._no_poll_held.wait()
+
+    async def poll_forever(self) -> None:
+        while True:
+            self._runs.changed.clear()
+            if self._registered is None:
+                await self._runs.changed.wait()
+            elif self._claiming and not self._runs.full:
+                await self._poll(self._registered)
+            elif len(self._runs) > 0:
+                await self._look_up_stops(self._registered.runner_id)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._runs.changed.wait(), STOP_LOOKUP_INTERVAL_S)
+            else:
+                await self._runs.changed.wait()
+
+    async def beat_forever(self) -> None:
+        while True:
+            await self._has_registration.wait()
+            if self._registered is not None:
+                await asyncio.sleep(self._heartbeat_interval_s(self._registered))
+            if self._registered is not None:
+                await self._beat(self._registered.runner_id)
+
+    async def _poll(self, registered: wire.Registered) -> None:
+        self._no_poll_held.clear()
+        try:
+            polled = await self._client.api.poll(registered.runner_id, self._hold_s(registered))
+            self._take(polled, registered.runner_id)
+        except CoordinatorError as fault:
+            self._post_fault("poll", fault)
+            polled = None
+        finally:
+            self._no_poll_held.set()
+        if polled is None:
+            await asyncio.sleep(self._poll_waits.next_s())
+        else:
+            self._poll_waits.reset()
+            self._post("coordinator_answered", "poll")
+
+    def _hold_s(self, registered: wire.Registered) -> float:
+        return min(POLL_HOLD_CAP_S, max(self._times.poll_timeout_s, registered.poll_timeout_seconds))
+
+    def _heartbeat_interval_s(self, registered: wire.Registered) -> float:
+        return max(HEARTBEAT_FLOOR_S, min(self._times.heartbeat_interval_s, registered.heartbeat_interval_seconds))
+
+    def _take(self, polled: Polled, runner_id: str) -> None:
+        if isinstance(polled.run, UnreadableRun):
+            self._runs.fail_unreadable(polled.run, runner_id)
+        elif polled.run is not None:
+            self._runs.start(polled.run, runner_id)
+            if not self._claiming:
+                self._runs.stop_session(polled.run.session_id, "the runner is leaving")
+        for session_id in polled.stop_sessions:
+            self._runs.stop_session(session_id, "the coordinator asks for it")
+        self._scripts.sync(polled.sync_scripts)
+        self._scripts.remove(polled.remove_scripts)
+        if polled.deregistered:
+            self._post("drain_requested", "the coordinator has deregistered this runner")
+
+    async def _look_up_stops(self, runner_id: str) -> None:
+        """Stops come with the poll; while none is held, the coordinator's list of runs tells them."""
+        try:
+            for run in await self._client.api.runs("stopping"):
+                if run.runner_id == runner_id:
+                    self._runs.stop_session(run.session_id, "the coordinator asks for it")
+        except CoordinatorError as fault:
+            logger.debug("stop requests could not be looked up: {}", fault)
+
+    async def _beat(self, runner_id: str) -> None:
+        try:
+            await self._client.api.heartbeat(runner_id)
+        except CoordinatorError as fault:
+            self._post_fault("heartbeat", fault)
+            await asyncio.sleep(self._beat_waits.next_s())
+            return
+        self._beat_waits.reset()
+        silent_s = _now() - self._last_beat
+        self._last_beat = _now()
+        if silent_s > STALE_AFTER_S:
+            self._post("registration_lost", f"no heartbeat for {silent_s:.0f} s, so the runner counts as stale")
+        else:
+            self._post("coordinator_answered", "heartbeat")
+
+    def _post_fault(self, call: str, fault: CoordinatorError) -> None:
+        logger.debug("{}: {}", call, fault)
+        self._post("registration_lost" if isinstance(fault, NotRegistered) else "coordinator_lost", fault)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

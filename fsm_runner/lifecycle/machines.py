@@ -1,0 +1,26 @@
+"""The program's own machines: loaded, checked, ready to run."""
+
+from fsm_runner.errors import UsageError
+from fsm_runner.home import find
+from fsm_runner.lifecycle.vocabulary import VOCABULARIES
+from fsm_runner.machine.check import checked
+from fsm_runner.machine.defects import SpecError
+from fsm_runner.machine.engine import Machine, outcome_is
+
+_OUTCOME_GUARD = "outcome_is_"
+
+
+def load_machine(name: str) -> Machine:
+    """The machine that the home's `specs/{name}.toml` declares.
+
+    Raises `UsageError` with every defect when the file is not sound; nothing runs on a broken spec.
+    """
+    vocabulary = VOCABULARIES[name]
+    try:
+        spec = checked(find(f"specs/{name}.toml"), vocabulary)
+    except SpecError as error:
+        raise UsageError(str(error)) from error
+    if spec.name != name:
+        raise UsageError(f"specs/{name}.toml: name: this is the place of the machine {name!r}, not {spec.name!r}")
+    guards = {guard: outcome_is(guard.removeprefix(_OUTCOME_GUARD)) for guard in vocabulary.guards}
+    return Machine(spec, guards)

@@ -1,0 +1,155 @@
+"""One run: lives the life of `specs/run.toml`."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator.outbox import Deliverer, Delivery, Outbox
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.executors.port import Assignment, Execution, Executor, RunRefused
+from fsm_runner.lifecycle.actor import Actor
+from fsm_runner.machine.engine import Machine, Step
+
+ERROR_LIMIT_CHARS = 16_000
+"""The longest error text that is reported; what a command wrote in full is in its result event."""
+
+
+class Observer(Protocol):
+    """Told each state of a run as it is entered, and whether it is a final one. Must not block."""
+
+    def __call__(self, run: wire.Run, state: str, *, final: bool) -> None: ...
+
+
+class RunContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What all runs of one runner share."""
+
+    machine: Machine
+    executor: Executor
+    deliverer: Deliverer
+    clock: EventClock
+    hostname: str
+    executor_profile: str
+    project_dir: str
+    """Where runs work that name no directory of their own."""
+    run_timeout_s: float | None
+    observe: Observer
+
+
+class RunActor(Actor):
+    """From the claim to the acknowledged report."""
+
+    def __init__(self, run: wire.Run, runner_id: str, context: RunContext) -> None:
+        super().__init__(
+            run.run_id,
+            context.machine,
+            {
+                "accept": self._accept,
+                "prepare_workspace": self._prepare_workspace,
+                "execute": self._execute,
+                "stop_execution": self._stop_execution,
+                "report": self._report,
+            },
+            {"run_timeout_s": context.run_timeout_s},
+        )
+        self.wire_run = run
+        self._runner_id = runner_id
+        self._context = context
+        self._outbox = Outbox(context.deliverer, run.run_id)
+        self._assignment = Assignment(run, run.project_dir or context.project_dir)
+        self._execution: Execution | None = None
+        self._signal: wire.StopSignal = "shutdown"
+        self._failure = ""
+
+    async def live(self) -> str:
+        """Run to the end; the final state."""
+        self._show_state()
+        try:
+            return await self.run()
+        finally:
+            await self._outbox.aclose()
+            if self._execution is not None:
+                await self._execution.aclose()
+
+    def on_step(self, step: Step, payload: object) -> None:
+        if self.model.outcome == "failed" and not self._failure:
+            self._failure = str(payload) or type(payload).__name__
+        if step.event == "stop_requested":
+            logger.info("{}: stop ({})", self.name, payload or "requested")
+        logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
+        self._show_state()
+
+    def _show_state(self) -> None:
+        final = self._context.machine.is_final(self.model)
+        self._context.observe(self.wire_run, self.state, final=final)
+
+    async def _accept(self) -> None:
+        self._context.executor.accept(self.wire_run)
+
+    async def _prepare_workspace(self) -> None:
+        await asyncio.to_thread(_check_workspace, Path(self._assignment.project_dir))
+        await self._context.executor.prepare(self._assignment)
+
+    async def _execute(self) -> None:
+        # Not waited for: the executor need not lose the time of a round trip, and the outbox keeps the order.
+        self._outbox.put(outbox.started(self.wire_run.run_id, self._runner_id))
+        self._execution = await self._context.executor.start(self._assignment, self)
+        await self._execution.wait()
+
+    async def _stop_execution(self) -> None:
+        self._outbox.discard_unsent()
+        if self._execution is not None:
+            self._signal = await self._execution.stop()
+
+    async def _report(self) -> None:
+        refusal = await self._outbox.put(self._terminal_report())
+        if refusal is not None:
+            raise refusal
+
+    def _terminal_report(self) -> Delivery:
+        run_id = self.wire_run.run_id
+        match self.model.outcome:
+            case "completed":
+                return outbox.completed(run_id, self._runner_id)
+            case "stopped":
+                return outbox.stopped(run_id, self._runner_id, self._signal)
+            case _:
+                return outbox.failed(run_id, self._runner_id, _shortened(self._failure))
+
+    # The session's channel, as the executor sees it.
+
+    def bind(self, executor_session_id: str, project_dir: str) -> None:
+        body = wire.Bind(
+            executor_session_id=executor_session_id,
+            hostname=self._context.hostname,
+            executor_profile=self._context.executor_profile,
+            project_dir=project_dir,
+        )
+        self._outbox.put(outbox.bind(self.wire_run.session_id, body))
+
+    def result(self, data: wire.JsonObject) -> None:
+        session_id = self.wire_run.session_id
+        body = wire.ResultEvent(session_id=session_id, timestamp=self._context.clock.now(), result_data=data)
+        self._outbox.put(outbox.event(session_id, body))
+
+
+def _check_workspace(folder: Path) -> None:
+    if not folder.is_absolute():
+        raise RunRefused(f"project directory {folder}: not an absolute path")
+    if not folder.is_dir():
+        raise RunRefused(f"project directory {folder}: there is no such directory on this runner")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise RunRefused(
+            f"Permission denied on workspace {folder}: the runner (uid {os.getuid()}) may not read, write and enter it"
+        )
+
+
+def _shortened(error: str) -> str:
+    if len(error) <= ERROR_LIMIT_CHARS:
+        return error
+    half = ERROR_LIMIT_CHARS // 2
+    return f"{error[:half]}\n… {len(error) - 2 * half:,} characters left out …\n{error[-half:]}"

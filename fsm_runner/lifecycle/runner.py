@@ -1,0 +1,120 @@
+"""The runner itself: lives the life of `specs/runner.toml`."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from loguru import logger
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.lifecycle.actor import Actor, Settings
+from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
+from fsm_runner.lifecycle.runs import Runs
+from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.machine.engine import Machine, Step
+
+LAST_POLL_LIMIT_S = 0.7
+"""How long a held poll is heard out after the leave: a deployed coordinator looks each 0.5 s who has left."""
+
+CLAIMING_STATES = frozenset({"online", "cut_off"})
+
+
+class RunnerActor(Actor):
+    """From the registration to the leave."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        client: CoordinatorClient,
+        registration: wire.Registration,
+        runs: Runs,
+        scripts: ScriptSync,
+        settings: Settings,
+        times: LinkTimes,
+    ) -> None:
+        super().__init__(
+            "runner",
+            machine,
+            {
+                "register": self._register,
+                "await_runs": runs.all_ended,
+                "stop_runs": self._stop_runs,
+                "deregister": self._deregister,
+            },
+            settings,
+        )
+        self._client = client
+        self._registration = registration
+        self._runs = runs
+        self._scripts = scripts
+        self._link = CoordinatorLink(client, runs, scripts, self.post, times)
+        self._runner_id: str | None = None
+        self._fault: BaseException | None = None
+        client.on_registration_lost = lambda: self.post("registration_lost", "a report was not taken")
+
+    async def live(self) -> str:
+        """Run to the end; the final state. No task, run or process of the runner is left then.
+
+        Raises what ended the poll or the heartbeat where that was a defect; the runs were ended in order first.
+        """
+        side_tasks = [self._own(self._link.poll_forever(), "poll"), self._own(self._link.beat_forever(), "heartbeat")]
+        try:
+            state = await self.run()
+        finally:
+            for task in side_tasks:
+                task.cancel()
+            await asyncio.wait(side_tasks)
+            await self._runs.aclose()
+            await self._scripts.aclose()
+        if self._fault is not None:
+            raise self._fault
+        return state
+
+    async def registered(self) -> None:
+        """Return when the coordinator has taken the runner in."""
+        await self._link.wait_for_registration()
+
+    def on_step(self, step: Step, payload: object) -> None:
+        self._link.set_claiming(step.target in CLAIMING_STATES)
+        reason = f" ({payload})" if payload is not None and step.target != "online" else ""
+        level = "WARNING" if step.target in {"cut_off", "refused", "aborted"} or self.model.outcome else "INFO"
+        logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
+
+    async def _register(self) -> None:
+        self._runner_id = None
+        self._link.set_registration(None)
+        registered = await self._client.register(self._registration)
+        self._runner_id = registered.runner_id
+        self._link.set_registration(registered)
+        logger.info("registered at {} as {}", self._client.api.url, registered.runner_id)
+
+    async def _stop_runs(self) -> None:
+        self._runs.stop_all("the runner is leaving")
+        await self._runs.all_ended()
+
+    async def _deregister(self) -> None:
+        if self._runner_id is None:
+            return
+        await self._client.deregister(self._runner_id)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._link.poll_heard_out(), LAST_POLL_LIMIT_S)
+        if len(self._runs) > 0:
+            await self._settle_late_run(self._runner_id)
+
+    async def _settle_late_run(self, runner_id: str) -> None:
+        """The held poll brought a run after all. Its report is taken from a registered runner only."""
+        await self._client.api.register(self._registration)
+        await self._runs.all_ended()
+        await self._client.deregister(runner_id)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._side_task_ended)
+        return task
+
+    def _side_task_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            self.post("drain_requested", f"the {task.get_name()} broke: {fault!r}")

@@ -1,0 +1,97 @@
+"""The runs that a runner holds."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from loguru import logger
+
+from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator.api import UnreadableRun
+from fsm_runner.coordinator.faults import Refused
+from fsm_runner.lifecycle.run import RunActor, RunContext
+
+
+class Runs:
+    """Starts runs, finds them for a stop, and owns their tasks. `aclose` ends whatever is left."""
+
+    def __init__(self, context: RunContext, max_runs: int | None = None) -> None:
+        self._context = context
+        self._max_runs = max_runs
+        self._actors: dict[str, RunActor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.changed = asyncio.Event()
+        """Set at each start and end; whoever waits on it clears it."""
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def full(self) -> bool:
+        return self._max_runs is not None and len(self._tasks) >= self._max_runs
+
+    def start(self, run: wire.Run, runner_id: str) -> None:
+        if run.run_id in self._actors:
+            logger.warning("{}: handed out again while it is at work here; once is enough", run.run_id)
+            return
+        actor = RunActor(run, runner_id, self._context)
+        self._actors[run.run_id] = actor
+        logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name, run.session_id)
+        self._own(self._live(actor), run.run_id)
+
+    def fail_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
+        """Report a run as failed that cannot be read, let alone be started."""
+        logger.error("{}: {}", run.run_id, run.defect)
+        self._own(self._report_unreadable(run, runner_id), run.run_id)
+
+    def stop_session(self, session_id: str, reason: str) -> None:
+        for actor in self._actors.values():
+            if actor.wire_run.session_id == session_id:
+                actor.post("stop_requested", reason)
+
+    def stop_all(self, reason: str) -> None:
+        for actor in self._actors.values():
+            actor.post("stop_requested", reason)
+
+    async def all_ended(self) -> None:
+        await self._none_left.wait()
+
+    async def aclose(self) -> None:
+        """Kill what still works and give up what is not reported."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _own(self, work: Coroutine[Any, Any, None], run_id: str) -> None:
+        task = asyncio.create_task(work, name=f"run {run_id}")
+        self._tasks.add(task)
+        self._none_left.clear()
+        self.changed.set()
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._none_left.set()
+        self.changed.set()
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            logger.opt(exception=fault).error("{} broke; the other runs go on", task.get_name())
+
+    async def _live(self, actor: RunActor) -> None:
+        began = asyncio.get_running_loop().time()
+        try:
+            state = await actor.live()
+        finally:
+            del self._actors[actor.wire_run.run_id]
+        logger.info("{}: {} after {:.2f} s", actor.wire_run.run_id, state, asyncio.get_running_loop().time() - began)
+
+    async def _report_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
+        report = outbox.failed(run.run_id, runner_id, run.defect)
+        try:
+            await self._context.deliverer.deliver(report.path, report.body)
+        except Refused as refusal:
+            logger.error("{}: {}", run.run_id, refusal)

@@ -1,0 +1,76 @@
+"""Keeps the scripts of the project directory as the coordinator wants them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from loguru import logger
+
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import CoordinatorError
+from fsm_runner.executors import scripts
+
+
+class ScriptSync:
+    """Brings scripts in and takes them away, in the order asked for per script. `aclose` ends it."""
+
+    def __init__(self, client: CoordinatorClient, project_dir: Path) -> None:
+        self._client = client
+        self._project_dir = project_dir
+        self._last_change: dict[str, asyncio.Task[None]] = {}
+
+    def sync(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._change(name, self._install)
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._change(name, self._remove)
+
+    async def ready(self, name: str) -> None:
+        """Return when no change of this script is under way; one that is not here yet is brought in.
+
+        Raises `BadScript`, or `CoordinatorError` where it cannot be had.
+        """
+        change = self._last_change.get(name)
+        if change is not None:
+            await asyncio.wait([change])
+        if not scripts.script_folder(self._project_dir, name).is_dir():
+            await self._install(name)
+
+    async def aclose(self) -> None:
+        changes = list(self._last_change.values())
+        for change in changes:
+            change.cancel()
+        if changes:
+            await asyncio.wait(changes)
+
+    def _change(self, name: str, work: Callable[[str], Awaitable[None]]) -> None:
+        change = asyncio.create_task(self._after(self._last_change.get(name), name, work), name=f"script {name}")
+        self._last_change[name] = change
+        change.add_done_callback(lambda ended: self._forget(name, ended))
+
+    def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
+        if self._last_change.get(name) is ended:
+            del self._last_change[name]
+
+    async def _after(
+        self, earlier: asyncio.Task[None] | None, name: str, work: Callable[[str], Awaitable[None]]
+    ) -> None:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        try:
+            await work(name)
+        except (CoordinatorError, scripts.BadScript, OSError) as fault:
+            logger.error("script {!r} stays as it was: {}", name, fault)
+
+    async def _install(self, name: str) -> None:
+        # The name is looked at before it becomes part of a URL or a path.
+        scripts.script_folder(self._project_dir, name)
+        archive = await self._client.script_archive(name)
+        await asyncio.to_thread(scripts.install, self._project_dir, name, archive)
+        logger.info("script {!r} is up to date", name)
+
+    async def _remove(self, name: str) -> None:
+        await asyncio.to_thread(scripts.remove, self._project_dir, name)
+        logger.info("script {!r} is gone", name)

@@ -1,0 +1,31 @@
+"""What the actors can do with their machines: the names that `specs/` may use.
+
+Kept apart from the actors, so that a spec can be checked without loading what they work with.
+"""
+
+from fsm_runner.machine.spec import Vocabulary
+
+RUN = Vocabulary(
+    activities=frozenset({"accept", "prepare_workspace", "execute", "stop_execution", "report"}),
+    guards=frozenset({"outcome_is_completed", "outcome_is_stopped", "outcome_is_failed"}),
+    settings=frozenset({"run_timeout_s"}),
+    events=frozenset({"stop_requested"}),
+)
+
+RUNNER = Vocabulary(
+    activities=frozenset({"register", "await_runs", "stop_runs", "deregister"}),
+    guards=frozenset({"outcome_is_refused"}),
+    settings=frozenset({"grace_period_s", "stop_limit_s"}),
+    events=frozenset(
+        {
+            "coordinator_lost",
+            "coordinator_answered",
+            "registration_lost",
+            "drain_requested",
+            "hurry_requested",
+            "exit_requested",
+        }
+    ),
+)
+
+VOCABULARIES = {"run": RUN, "runner": RUNNER}

@@ -1,0 +1,101 @@
+"""Profiles and the agents that a runner brings along. Contract: protocol.md, section 5."""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject
+from fsm_runner.errors import UsageError
+from fsm_runner.home import homes
+
+Form = TypeVar("Form")
+
+PROCEDURAL_COMMAND = "executors/procedural/ao-procedural-exec"
+"""The `command` of profiles whose executor is built into the runner (`fsm_runner/executors/procedural.py`)."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """`profiles/{name}.json`. Keys that are not named here are ignored."""
+
+    type: Literal["autonomous", "procedural"]
+    command: str
+    description: str = ""
+    config: JsonObject = {}
+    agents_dir: str | None = None
+    lifecycle: Literal["one_shot", "persistent"] = "one_shot"
+
+
+class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile with its agents, and the home that its relative paths start from."""
+
+    name: str
+    path: Path
+    home: Path
+    profile: Profile
+    agents: tuple[Agent, ...]
+
+    @property
+    def executor_folder(self) -> Path:
+        """The folder of the executor that `command` names."""
+        return (self.home / self.profile.command).parent
+
+    def executor_info(self) -> ExecutorInfo:
+        """The profile as it is told to the coordinator."""
+        profile = self.profile
+        return ExecutorInfo(
+            type=profile.type,
+            command=profile.command,
+            config=profile.config,
+            agents_dir=profile.agents_dir,
+            lifecycle=profile.lifecycle,
+        )
+
+
+def profile_paths() -> dict[str, Path]:
+    """All profiles that there are, by name; an earlier home's hide those of a later one."""
+    paths: dict[str, Path] = {}
+    for home in homes():
+        for path in sorted((home / "profiles").glob("*.json")):
+            paths.setdefault(path.stem, path)
+    return dict(sorted(paths.items()))
+
+
+def load_profile(name: str) -> LoadedProfile:
+    """Raises `UsageError` naming the file and the field that is wrong, or the profiles that there are."""
+    paths = profile_paths()
+    if name not in paths:
+        raise UsageError(f"Profile not found: {name!r}; there are: {', '.join(paths) or 'none'} (in {_places()})")
+    path = paths[name]
+    home = path.parent.parent
+    profile = read_json(path, Profile)
+    return LoadedProfile(name=name, path=path, home=home, profile=profile, agents=_agents(path, home, profile))
+
+
+def read_json(path: Path, form: type[Form]) -> Form:
+    """Raises `UsageError` naming the file and the field."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=form)
+    except DECODE_FAULTS as defect:
+        raise UsageError(f"{path}: {defect}") from defect
+    except OSError as fault:
+        raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
+
+
+def _agents(path: Path, home: Path, profile: Profile) -> tuple[Agent, ...]:
+    if profile.agents_dir is None:
+        return ()
+    folder = home / profile.agents_dir
+    if not folder.is_dir():
+        raise UsageError(f"{path}: agents_dir: there is no folder {folder}")
+    agents = [(file, read_json(file, Agent)) for file in sorted(folder.glob("*.json"))]
+    files: dict[str, Path] = {}
+    for file, agent in agents:
+        if agent.name in files:
+            raise UsageError(f"{file}: name: agent {agent.name!r} is already defined in {files[agent.name]}")
+        files[agent.name] = file
+    return tuple(agent for _, agent in agents)
+
+
+def _places() -> str:
+    return ", ".join(str(home / "profiles") for home in homes())
