@@ -1,0 +1,188 @@
+"""The commands and their flags."""
+
+from typing import Annotated
+
+import typer
+
+from fsm_runner.cli import coordinator, machine
+
+app = typer.Typer(
+    name="fsm-runner",
+    help="Takes runs from an Agent Coordinator, gives each to an executor, and reports how it ended.",
+    epilog="Exit codes: 0 done, 1 it failed, 2 bad input, 130 left at once on a third signal.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(machine.app, name="machine")
+app.command("coordinator")(coordinator.serve)
+
+CoordinatorUrl = Annotated[
+    str | None,
+    typer.Option("--coordinator-url", "-c", metavar="URL", help="AGENT_ORCHESTRATOR_API_URL. [http://localhost:8765]"),
+]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", "-x", metavar="NAME", help="PROFILE: the kind of executor. [echo]")
+]
+ProjectDir = Annotated[
+    str | None,
+    typer.Option("--project-dir", "-p", metavar="DIR", help="PROJECT_DIR: where runs work. [working directory]"),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="key=value, key:=json or key=@file.", show_default=False),
+]
+AgentName = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="VERBOSE: log everything.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def runner(
+    context: typer.Context,
+    coordinator_url: Annotated[
+        str | None,
+        typer.Option(
+            "--coordinator-url",
+            "-c",
+            metavar="URL",
+            help="AGENT_ORCHESTRATOR_API_URL. [none: a coordinator is started here]",
+        ),
+    ] = None,
+    profile: ProfileName = None,
+    profile_list: Annotated[
+        bool, typer.Option("--profile-list", "-l", help="List the profiles and exit.", show_default=False)
+    ] = False,
+    project_dir: ProjectDir = None,
+    tags: Annotated[
+        str | None, typer.Option("--tags", "-t", metavar="A,B", help="RUNNER_TAGS: what this runner can do.")
+    ] = None,
+    require_matching_tags: Annotated[
+        bool,
+        typer.Option(
+            "--require-matching-tags",
+            help="REQUIRE_MATCHING_TAGS: take only runs that share a tag.",
+            show_default=False,
+        ),
+    ] = False,
+    verbose: Verbose = False,
+    mcp_port: Annotated[
+        str | None, typer.Option("--mcp-port", "-m", metavar="PORT", help="MCP_PORT. [a free port]")
+    ] = None,
+    external_mcp_url: Annotated[
+        str | None, typer.Option("--external-mcp-url", "-e", metavar="URL", help="EXTERNAL_MCP_URL.")
+    ] = None,
+    max_runs: Annotated[
+        str | None, typer.Option("--max-runs", metavar="N", help="MAX_RUNS: runs held at once. [no limit]")
+    ] = None,
+    grace_period: Annotated[
+        str | None,
+        typer.Option(
+            "--grace-period",
+            metavar="SECONDS",
+            help="GRACE_PERIOD: for runs at work when the runner is told to end. [5]",
+        ),
+    ] = None,
+    run_timeout: Annotated[
+        str | None,
+        typer.Option("--run-timeout", metavar="SECONDS", help="RUN_TIMEOUT: how long a run may execute. [no limit]"),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", show_default=False)] = False,
+) -> None:
+    """Without a command: run the runner until it is told to end (SIGTERM, Ctrl-C).
+
+    A flag wins over its environment variable, that over the same variable in `.env`, that over the default.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if version:
+        from fsm_runner import __version__
+
+        typer.echo(__version__)
+        return
+    if profile_list:
+        from fsm_runner.cli.profiles import list_profiles
+
+        list_profiles()
+        return
+    from fsm_runner.cli.runner import run_runner
+    from fsm_runner.config import load_config
+
+    flags = {
+        "coordinator_url": coordinator_url,
+        "profile": profile,
+        "project_dir": project_dir,
+        "tags": tags,
+        "require_matching_tags": _given(require_matching_tags),
+        "verbose": _given(verbose),
+        "mcp_port": mcp_port,
+        "external_mcp_url": external_mcp_url,
+        "max_runs": max_runs,
+        "grace_period_s": grace_period,
+        "run_timeout_s": run_timeout,
+    }
+    raise typer.Exit(run_runner(load_config(flags)))
+
+
+@app.command()
+def run(
+    agent: AgentName,
+    parameters: Parameters = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-x", metavar="NAME", help="[the first profile that has the agent]")
+    ] = None,
+    project_dir: ProjectDir = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run one agent here and now; its result is printed as JSON.
+
+    Nothing else has to be there: a coordinator is started for this one run.
+    """
+    from fsm_runner.cli.run import run_agent
+    from fsm_runner.config import load_config
+
+    flags = {"profile": profile, "project_dir": project_dir, "verbose": _given(verbose)}
+    raise typer.Exit(run_agent(load_config(flags), profile, agent, parameters or []))
+
+
+@app.command()
+def submit(
+    agent: AgentName,
+    parameters: Parameters = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.", show_default=False)
+    ] = False,
+    coordinator_url: CoordinatorUrl = None,
+) -> None:
+    """Hand a run to a coordinator; its ids are printed as JSON, with --wait its result."""
+    from fsm_runner.cli.submit import submit_run
+
+    raise typer.Exit(submit_run(coordinator_url, agent, parameters or [], wait=wait))
+
+
+@app.command()
+def runs(
+    status: Annotated[
+        str | None, typer.Option("--status", "-s", metavar="STATUS", help="Those of this status alone.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one run a line.", show_default=False)] = False,
+    coordinator_url: CoordinatorUrl = None,
+) -> None:
+    """List the runs of a coordinator."""
+    from fsm_runner.cli.runs import list_runs
+
+    list_runs(coordinator_url, status, as_json=json)
+
+
+@app.command()
+def stop(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", show_default=False)], coordinator_url: CoordinatorUrl = None
+) -> None:
+    """Ask a coordinator to stop a run."""
+    from fsm_runner.cli.runs import stop_run
+
+    stop_run(coordinator_url, run_id)
+
+
+def _given(flag: bool) -> str | None:
+    return "true" if flag else None

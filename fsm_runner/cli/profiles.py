@@ -1,0 +1,25 @@
+"""`fsm-runner --profile-list`."""
+
+import typer
+
+from fsm_runner.errors import EXIT_USAGE, UsageError
+from fsm_runner.profiles import load_profile, profile_paths
+
+
+def list_profiles() -> None:
+    """One line for each profile; one that is broken is named with what is wrong, and makes the exit code 2."""
+    paths = profile_paths()
+    width = max(map(len, paths), default=0)
+    broken = False
+    for name in paths:
+        try:
+            loaded = load_profile(name)
+        except UsageError as error:
+            typer.echo(f"error: {error}", err=True)
+            broken = True
+            continue
+        agents = ", ".join(agent.name for agent in loaded.agents)
+        about = loaded.profile.description or (f"agents: {agents}" if agents else loaded.profile.command)
+        typer.echo(f"{name:<{width}}  {loaded.profile.type:<10}  {about}")
+    if broken:
+        raise typer.Exit(EXIT_USAGE)

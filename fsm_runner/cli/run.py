@@ -1,0 +1,103 @@
+"""`fsm-runner run`: one run, with everything it needs brought along."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from fsm_runner.assembly import assembled_runner
+from fsm_runner.cli.signals import PROMPT, ending_signals
+from fsm_runner.cli.submission import create_run, say_outcome
+from fsm_runner.config import RunnerConfig
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.wire import Agent, Run, RunRequest
+from fsm_runner.errors import EXIT_FAILED, UsageError
+from fsm_runner.lifecycle.runner import RunnerActor
+from fsm_runner.logs import configure_logs
+from fsm_runner.parameters import parse_parameters
+from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
+
+
+class Progress:
+    """Shows the states on a terminal as they pass, each with the time it took."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self.ended = asyncio.Event()
+        self._shown = shown
+        self._entered_at: float | None = None
+
+    def __call__(self, run: Run, state: str, *, final: bool) -> None:
+        if self._shown:
+            self._show(state, final=final)
+        if final:
+            self.ended.set()
+
+    def _show(self, state: str, *, final: bool) -> None:
+        now = time.monotonic()
+        if self._entered_at is not None:
+            self._write(f"{now - self._entered_at:9.3f} s\n")
+        self._entered_at = now
+        self._write(f"{state.replace('_', ' '):<20}" + ("\n" if final else ""))
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def run_agent(config: RunnerConfig, profile_name: str | None, agent_name: str, words: list[str]) -> int:
+    """The exit code: 0 where the run completed, 1 where it did not."""
+    configure_logs(verbose=config.verbose, quiet=True)
+    profile, agent = find_agent(agent_name, profile_name)
+    request = RunRequest(
+        agent_name=agent.name,
+        parameters=parse_parameters(words, agent.parameters_schema),
+        project_dir=str(config.project_dir),
+    )
+    return asyncio.run(_run(config, profile, request))
+
+
+def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agent]:
+    """The agent in the named profile, or in the first one that has it. Raises `UsageError` with what there is."""
+    profiles = [load_profile(each) for each in ([profile_name] if profile_name else profile_paths())]
+    agents = {agent.name: (profile, agent) for profile in reversed(profiles) for agent in profile.agents}
+    if name not in agents:
+        place = f"profile {profile_name!r}" if profile_name else "any profile"
+        raise UsageError(f"Agent not found: {name!r} in {place}; there are: {', '.join(sorted(agents)) or 'none'}")
+    return agents[name]
+
+
+async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
+    progress = Progress(shown=sys.stderr.isatty() and not config.verbose)
+    async with (
+        CoordinatorServer(port=0) as server,
+        assembled_runner(config, profile, server.url, observe=progress) as runner,
+        CoordinatorApi(server.url) as api,
+    ):
+        living = asyncio.create_task(runner.live(), name="runner")
+        with ending_signals(runner, PROMPT):
+            try:
+                run_id = await _submit_when_registered(runner, living, api, request)
+                await first_of(progress.ended.wait(), living)
+            finally:
+                runner.post("hurry_requested", "the one run has ended")
+                await living
+        return EXIT_FAILED if run_id is None else await say_outcome(api, run_id)
+
+
+async def _submit_when_registered(
+    runner: RunnerActor, living: "asyncio.Task[str]", api: CoordinatorApi, request: RunRequest
+) -> str | None:
+    """The run's id; None where the runner has come to its end before."""
+    await first_of(runner.registered(), living)
+    return None if living.done() else (await create_run(api, request)).run_id
+
+
+async def first_of(wanted: Coroutine[Any, Any, Any], living: "asyncio.Task[str]") -> None:
+    """Wait until `wanted` is there or the runner has ended."""
+    waiting = asyncio.create_task(wanted, name="wait")
+    try:
+        await asyncio.wait({waiting, living}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()

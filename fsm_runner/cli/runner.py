@@ -1,0 +1,47 @@
+"""`fsm-runner`: the runner, until it is told to end."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from loguru import logger
+
+from fsm_runner.assembly import assembled_runner
+from fsm_runner.cli.signals import ending_signals
+from fsm_runner.config import RunnerConfig
+from fsm_runner.coordinator.wire import Agent
+from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK
+from fsm_runner.logs import configure_logs
+from fsm_runner.profiles import LoadedProfile, load_profile
+
+EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "aborted": EXIT_ABORTED}
+
+
+def run_runner(config: RunnerConfig) -> int:
+    """The exit code."""
+    configure_logs(verbose=config.verbose)
+    return asyncio.run(_serve(config, load_profile(config.profile)))
+
+
+async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
+    async with AsyncExitStack() as stack:
+        url = config.coordinator_url or await _embedded_coordinator(stack, profile)
+        runner = await stack.enter_async_context(assembled_runner(config, profile, url))
+        with ending_signals(runner):
+            return EXIT_CODES[await runner.live()]
+
+
+async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -> str:
+    from fsm_runner.coordinator.embedded.server import CoordinatorServer
+
+    server = await stack.enter_async_context(CoordinatorServer())
+    logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", server.url)
+    for agent in profile.agents:
+        logger.info("submit a run: {}", submit_example(agent))
+    return server.url
+
+
+def submit_example(agent: Agent) -> str:
+    """A command line for another terminal."""
+    required = (agent.parameters_schema or {}).get("required")
+    keys = required if isinstance(required, list) else []
+    return " ".join(["fsm-runner submit", agent.name, *(f"{key}=…" for key in keys), "--wait"])

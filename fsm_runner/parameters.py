@@ -1,0 +1,105 @@
+"""Parameters of a run as they are typed at the command line.
+
+key=text      the type that the agent's `parameters_schema` gives the key, else a string
+key=@file     the same, with the text from a file
+key:=json     a JSON value
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.errors import UsageError
+
+
+class _KeySchema(msgspec.Struct, frozen=True):
+    """As much of a property's JSON Schema as tells how to read its text."""
+
+    type: str | tuple[str, ...] = ()
+    items: Any = None
+
+
+def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObject:
+    """Raises `UsageError` naming the word that cannot be read."""
+    parameters: JsonObject = {}
+    for word in words:
+        key, value = _parsed(word, schema or {})
+        if key in parameters:
+            raise UsageError(f"{word!r}: {key!r} is given twice")
+        parameters[key] = value
+    return parameters
+
+
+def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
+    name, equals, text = word.partition("=")
+    as_json = name.endswith(":")
+    key = name.removesuffix(":")
+    if not equals or not key:
+        raise UsageError(f"{word!r}: expected key=value, key:=json or key=@file")
+    if as_json:
+        return key, _json(word, text)
+    if text.startswith("@"):
+        text = _file_text(word, Path(text[1:]))
+    return key, _typed(word, text, _key_schema(schema, key))
+
+
+def _key_schema(schema: JsonObject, key: str) -> _KeySchema:
+    properties = schema.get("properties")
+    raw = properties.get(key) if isinstance(properties, dict) else None
+    try:
+        return msgspec.convert(raw or {}, _KeySchema)
+    except msgspec.ValidationError:
+        return _KeySchema()
+
+
+def _typed(word: str, text: str, schema: _KeySchema) -> object:
+    types = (schema.type,) if isinstance(schema.type, str) else schema.type
+    readers = [_READERS[name] for name in types if name in _READERS]
+    for read in readers:
+        try:
+            return read(text, schema)
+        except DECODE_FAULTS:
+            continue
+    if readers and "string" not in types:
+        raise UsageError(f"{word!r}: {text!r} is not of the type that the agent declares: {' or '.join(types)}")
+    return text
+
+
+def _json(word: str, text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except DECODE_FAULTS as defect:
+        raise UsageError(f"{word!r}: not JSON: {defect}") from defect
+
+
+def _file_text(word: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as fault:
+        raise UsageError(f"{word!r}: {path} cannot be read: {fault.strerror}") from fault
+    except UnicodeDecodeError as defect:
+        raise UsageError(f"{word!r}: {path} is not UTF-8 text: {defect}") from defect
+
+
+def _read_list(text: str, schema: _KeySchema) -> object:
+    """A JSON array, or what stands between commas."""
+    if text.lstrip().startswith("["):
+        return msgspec.json.decode(text, type=list[Any])
+    try:
+        element = msgspec.convert(schema.items or {}, _KeySchema)
+    except msgspec.ValidationError:
+        element = _KeySchema()
+    return [_typed(text, part, element) for part in text.split(",")] if text else []
+
+
+_READERS: dict[str, Callable[[str, _KeySchema], object]] = {
+    "integer": lambda text, _: msgspec.json.decode(text, type=int),
+    "number": lambda text, _: msgspec.json.decode(text, type=int | float),
+    "boolean": lambda text, _: msgspec.json.decode(text, type=bool),
+    "null": lambda text, _: msgspec.json.decode(text, type=None),
+    "object": lambda text, _: msgspec.json.decode(text, type=dict[str, Any]),
+    "array": _read_list,
+}
