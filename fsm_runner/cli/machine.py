@@ -1,0 +1,44 @@
+"""`fsm-runner machine`: check and draw the files that declare machines."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Check and draw the machines in specs/.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="A spec, or the name of an own one. [all own ones]", show_default=False),
+    ] = None,
+) -> None:
+    """List every defect of a spec with its line, and exit 1; say nothing and exit 0 when it is sound."""
+    from fsm_runner.cli.machine_check import check_specs
+
+    raise typer.Exit(check_specs(file))
+
+
+@app.command()
+def diagram(
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="A spec, or the name of an own one. [run]", show_default=False)
+    ] = "run",
+    form: Annotated[
+        str | None,
+        typer.Option("--format", "-f", metavar="FORMAT", help="mermaid, dot, svg, png or markdown. [mermaid]"),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write there; in a document, renew the marked part."),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="FILE", help="Exit 1 when the drawing in this document is not current."),
+    ] = None,
+) -> None:
+    """Draw the machine that a spec declares."""
+    from fsm_runner.cli.machine_diagram import check_document, draw
+
+    raise typer.Exit(draw(file, form, output) if check is None else check_document(file, form, output, check))

@@ -1,0 +1,58 @@
+"""What is wrong with a spec, and where."""
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+
+Path = tuple[str | int, ...]
+"""Where in a spec: keys of tables and indices of lists, from the outside in."""
+
+_BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+class Defect(msgspec.Struct, frozen=True):
+    file: str
+    """Empty for a spec that was not read from a file."""
+    line: int | None
+    """Counted from 1; None where the file as a whole is meant."""
+    place: str
+    """The keys that lead to it, as TOML writes them: `states.executing.timeout_s`; empty for the file itself."""
+    message: str
+
+    def __str__(self) -> str:
+        where = ":".join(str(part) for part in (self.file, self.line) if part not in ("", None))
+        return ": ".join(part for part in (where, self.place, self.message) if part)
+
+
+class SpecError(Exception):
+    """A spec is not sound. Its text has one line for each defect."""
+
+    def __init__(self, defects: Iterable[Defect]) -> None:
+        self.defects = in_order(defects)
+        super().__init__("\n".join(str(defect) for defect in self.defects))
+
+
+def in_order(defects: Iterable[Defect]) -> tuple[Defect, ...]:
+    """Each defect once, by file and line."""
+    return tuple(sorted(set(defects), key=lambda it: (it.file, it.line or 0, it.place, it.message)))
+
+
+def place_of(path: Path) -> str:
+    """A path as TOML writes it: `states."cut off".ignore[2]`."""
+    written = ""
+    for part in path:
+        if isinstance(part, int):
+            written += f"[{part}]"
+        else:
+            written += ("." if written else "") + _key(part)
+    return written
+
+
+def _key(name: str) -> str:
+    return name if name and _BARE.issuperset(name) else quoted(name)
+
+
+def quoted(text: str) -> str:
+    """A text in quotes on one line; what cannot be printed is escaped."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())

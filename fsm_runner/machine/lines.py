@@ -1,0 +1,120 @@
+"""On which line of a TOML text each of its keys stands.
+
+The standard library's reader keeps no lines, but it knows where a statement ends: a statement is the fewest lines
+that it accepts. So it is asked, line by line, and nothing is guessed from the look of the text.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from fsm_runner.machine.defects import Path
+
+_CLOSERS = ("]", "}", '"""', "'''")
+"""A statement over several lines ends on a line with one of these; other lines need not be tried."""
+
+
+class Lines:
+    """The line of each path; of one that has no line of its own, the line of what it is in."""
+
+    def __init__(self, lines: dict[Path, int] | None = None) -> None:
+        self._lines = lines or {}
+
+    def of(self, path: Path) -> int | None:
+        for length in range(len(path), -1, -1):
+            if (line := self._lines.get(path[:length])) is not None:
+                return line
+        return None
+
+
+def index_lines(text: str) -> Lines:
+    """The lines of all keys, list elements included. The text must be TOML that `tomllib` accepts."""
+    lines: dict[Path, int] = {(): 1}
+    table: Path = ()
+    tables_in: dict[Path, int] = {}
+    for number, statement in _statements(text.replace("\r\n", "\n").split("\n")):
+        content = tomllib.loads("\n".join(statement))
+        if not statement[0].lstrip(" \t").startswith("["):
+            _note(lines, table, content, number)
+            _note_elements(lines, table, statement, number)
+            continue
+        table = _header(content, tables_in)
+        for length in range(1, len(table) + 1):
+            lines.setdefault(table[:length], number)
+    return Lines(lines)
+
+
+def _statements(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Each statement with the number of its first line; blank lines and comments are left out."""
+    start = 0
+    for end, line in enumerate(lines, 1):
+        if end - start > 1 and not any(closer in line for closer in _CLOSERS):
+            continue
+        content = _parsed("\n".join(lines[start:end]))
+        if content is None:
+            continue
+        if content:
+            yield start + 1, lines[start:end]
+        start = end
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _header(content: dict[str, Any], tables_in: dict[Path, int]) -> Path:
+    """The path that `[a.b]` or `[[a.b]]` opens; `tables_in` counts the tables of each list of tables so far."""
+    path: Path = ()
+    while content:
+        (key, inner), *_ = content.items()
+        path = (*path, key)
+        if isinstance(inner, list):
+            tables_in[path] = tables_in.get(path, 0) + 1
+            inner = inner[0]
+        if path in tables_in:
+            path = (*path, tables_in[path] - 1)
+        content = inner
+    return path
+
+
+def _note(lines: dict[Path, int], at: Path, value: Any, number: int) -> None:
+    """Give a value and all that is in it this line, except what has one."""
+    if at:
+        lines.setdefault(at, number)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _note(lines, (*at, key), inner, number)
+
+
+def _note_elements(lines: dict[Path, int], table: Path, statement: list[str], number: int) -> None:
+    """The line of each element, for a list over several lines.
+
+    The lines so far, closed with a bracket, are a list again wherever an element has ended; the next one starts
+    on the line after that.
+    """
+    known, after = 0, 0
+    path, elements = _list_in(_parsed("\n".join(statement)) or {})
+    if len(statement) == 1 or elements is None:
+        for index, element in enumerate(elements or ()):
+            _note(lines, (*table, *path, index), element, number)
+        return
+    for end in range(1, len(statement) + 1):
+        so_far = elements if end == len(statement) else _list_in(_parsed("\n".join(statement[:end]) + "\n]") or {})[1]
+        if so_far is None:
+            continue
+        for index in range(known, len(so_far)):
+            _note(lines, (*table, *path, index), so_far[index], number + after)
+        known, after = len(so_far), end
+
+
+def _list_in(content: dict[str, Any]) -> tuple[Path, list[Any] | None]:
+    """The list that a single statement `a.b = […]` holds, and its path within the table."""
+    path: Path = ()
+    value: Any = content
+    while isinstance(value, dict) and len(value) == 1:
+        (key, value), *_ = value.items()
+        path = (*path, key)
+    return path, value if isinstance(value, list) else None

@@ -1,0 +1,53 @@
+"""Rules about what a state answers to an event: exactly one thing, always."""
+
+from collections.abc import Iterator
+
+from fsm_runner.machine.defects import Path, quoted
+from fsm_runner.machine.form import Problem
+from fsm_runner.machine.rules.case import Case, rule
+
+
+@rule("states", "events", "transitions")
+def declared_event_is_answered(case: Case) -> Iterator[Problem]:
+    for name, state in case.work:
+        for event in case.spec.events:
+            is_taken, is_ignored = (name, event) in case.by_pair, event in state.ignore
+            if is_taken and is_ignored:
+                yield Problem(("states", name, "ignore"), f"{quoted(event)} is ignored here, and has a transition")
+            elif not is_taken and not is_ignored:
+                message = f"does not mention the event {quoted(event)}: it needs a transition or a place in `ignore`"
+                yield Problem(("states", name), message)
+
+
+@rule("transitions")
+def own_event_is_taken(case: Case) -> Iterator[Problem]:
+    for name, state in case.work:
+        for key in ("on_done", "on_error", "on_timeout"):
+            event = getattr(state, key)
+            if event is not None and (name, event) not in case.by_pair:
+                yield Problem(("states", name, key), f"{quoted(event)} leads nowhere: no transition takes it")
+
+
+@rule("transitions")
+def guarded_choice_is_complete(case: Case) -> Iterator[Problem]:
+    """Guards are asked in the order of the file, so the transition without one is the last and the only one."""
+    for (source, event), ways in case.by_pair.items():
+        pair = f"{quoted(event)} in {quoted(source)}"
+        seen: set[str] = set()
+        is_settled = False
+        for index, transition in ways:
+            place: Path = ("transitions", index)
+            if is_settled:
+                yield Problem(place, f"is never taken: {pair} is taken before by a transition without a guard")
+            elif transition.guard is None:
+                is_settled = True
+            elif transition.guard in seen:
+                yield Problem((*place, "guard"), f"is never taken: {pair} has this guard before")
+            else:
+                seen.add(transition.guard)
+        if not is_settled:
+            message = f"{pair} is undecided when no guard holds: a transition without a guard must come last"
+            yield Problem(("transitions", ways[-1][0], "guard"), message)
+
+
+RULES = (declared_event_is_answered, own_event_is_taken, guarded_choice_is_complete)

@@ -1,0 +1,56 @@
+"""What a rule looks at, and what a rule is."""
+
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from fsm_runner.machine.form import Problem
+from fsm_runner.machine.spec import Spec, State, Transition, Vocabulary
+
+
+class Case:
+    """A spec with the questions that several rules ask about it."""
+
+    def __init__(self, spec: Spec, vocabulary: Vocabulary | None, damaged_states: Collection[str] = ()) -> None:
+        self.spec = spec
+        self.vocabulary = vocabulary
+        self.damaged_states = damaged_states
+
+    @cached_property
+    def work(self) -> list[tuple[str, State]]:
+        """The states that something can still happen in."""
+        return [(name, state) for name, state in self.spec.states.items() if not state.final]
+
+    @cached_property
+    def final(self) -> list[tuple[str, State]]:
+        return [(name, state) for name, state in self.spec.states.items() if state.final]
+
+    @cached_property
+    def by_pair(self) -> dict[tuple[str, str], list[tuple[int, Transition]]]:
+        """The transitions of each (state, event), with their indices and in their order."""
+        pairs: dict[tuple[str, str], list[tuple[int, Transition]]] = {}
+        for index, transition in enumerate(self.spec.transitions):
+            for source in dict.fromkeys(transition.sources):
+                pairs.setdefault((source, transition.event), []).append((index, transition))
+        return pairs
+
+    @cached_property
+    def steps(self) -> list[tuple[str, str]]:
+        """From which state to which state a transition leads, whatever its guard."""
+        known = self.spec.states
+        return [
+            (source, transition.to)
+            for transition in self.spec.transitions
+            for source in transition.sources
+            if source in known and transition.to in known
+        ]
+
+
+class Rule(NamedTuple):
+    find: Callable[[Case], Iterator[Problem]]
+    needs_whole: frozenset[str]
+    """The parts of the spec without all of which the rule cannot judge."""
+
+
+def rule(*needs_whole: str) -> Callable[[Callable[[Case], Iterator[Problem]]], Rule]:
+    return lambda find: Rule(find, frozenset(needs_whole))

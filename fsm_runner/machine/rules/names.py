@@ -1,0 +1,129 @@
+"""Rules about names: what they may look like, and that they name something."""
+
+import unicodedata
+from collections.abc import Iterator
+
+from fsm_runner.machine.defects import Path, quoted
+from fsm_runner.machine.form import Problem, similar
+from fsm_runner.machine.rules.case import Case, rule
+
+RESERVED_STATES = frozenset({"*", "="})
+"""The machinery takes these for "any state" and "the same state"."""
+
+_NOT_ON_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, half characters and line separators."""
+
+
+@rule()
+def name_is_one_line(case: Case) -> Iterator[Problem]:
+    for path, name in _names(case):
+        if any(unicodedata.category(character) in _NOT_ON_A_LINE for character in name):
+            yield Problem(path, f"the name {quoted(name)} has control characters or line breaks in it")
+        elif name != name.strip() or not name:
+            yield Problem(path, f"the name {quoted(name)} is blank, or begins or ends with a space")
+
+
+@rule()
+def state_name_is_free(case: Case) -> Iterator[Problem]:
+    for name in case.spec.states:
+        if name in RESERVED_STATES:
+            yield Problem(("states", name), f"{quoted(name)} is reserved and cannot name a state")
+
+
+@rule("states")
+def initial_is_a_state(case: Case) -> Iterator[Problem]:
+    yield from _is_state(case, case.spec.initial, ("initial",))
+
+
+@rule()
+def transition_joins_states(case: Case) -> Iterator[Problem]:
+    if not case.spec.states:
+        return
+    for index, transition in enumerate(case.spec.transitions):
+        for source in transition.sources:
+            yield from _is_state(case, source, ("transitions", index, "from"))
+        yield from _is_state(case, transition.to, ("transitions", index, "to"))
+
+
+@rule()
+def transition_has_each_source_once(case: Case) -> Iterator[Problem]:
+    for index, transition in enumerate(case.spec.transitions):
+        place: Path = ("transitions", index, "from")
+        if not transition.sources:
+            yield Problem(place, "is empty: the transition starts nowhere")
+        for source in _repeated(transition.sources):
+            yield Problem(place, f"names {quoted(source)} more than once")
+
+
+@rule("events")
+def transition_event_is_known(case: Case) -> Iterator[Problem]:
+    for index, transition in enumerate(case.spec.transitions):
+        for source in transition.sources:
+            state = case.spec.states.get(source)
+            if state is None or source in case.damaged_states:
+                continue
+            known = {*case.spec.events, *state.own_events}
+            if transition.event not in known:
+                yield Problem(("transitions", index, "event"), _unknown_event(transition.event, source, known))
+
+
+@rule("events")
+def ignored_event_is_known(case: Case) -> Iterator[Problem]:
+    for name, state in case.spec.states.items():
+        for index, event in enumerate(state.ignore):
+            place: Path = ("states", name, "ignore", index)
+            if event in state.own_events:
+                yield Problem(place, f"{quoted(event)} is how this state itself ends: it needs a transition")
+            elif event not in case.spec.events:
+                yield Problem(place, _unknown_event(event, name, case.spec.events))
+        for event in _repeated(state.ignore):
+            yield Problem(("states", name, "ignore"), f"names {quoted(event)} more than once")
+
+
+@rule("states")
+def decided_outcome_is_one(case: Case) -> Iterator[Problem]:
+    outcomes = {state.outcome for _, state in case.final if state.outcome is not None}
+    for index, transition in enumerate(case.spec.transitions):
+        if transition.decides is not None and transition.decides not in outcomes:
+            message = f"{quoted(transition.decides)} is the outcome of no final state"
+            yield Problem(("transitions", index, "decides"), message + similar(transition.decides, outcomes))
+
+
+RULES = (
+    name_is_one_line,
+    state_name_is_free,
+    initial_is_a_state,
+    transition_joins_states,
+    transition_has_each_source_once,
+    transition_event_is_known,
+    ignored_event_is_known,
+    decided_outcome_is_one,
+)
+
+
+def _is_state(case: Case, name: str, place: Path) -> Iterator[Problem]:
+    if name not in case.spec.states:
+        yield Problem(place, f"{quoted(name)} is no state{similar(name, case.spec.states)}")
+
+
+def _unknown_event(event: str, state: str, known: object) -> str:
+    hint = similar(event, known) if isinstance(known, dict | set) else ""
+    return f"{quoted(event)} is neither in [events] nor how the state {quoted(state)} ends{hint}"
+
+
+def _repeated(names: tuple[str, ...]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _names(case: Case) -> Iterator[tuple[Path, str]]:
+    spec = case.spec
+    yield ("name",), spec.name
+    yield from ((("events", event), event) for event in spec.events)
+    for name, state in spec.states.items():
+        yield ("states", name), name
+        for key in ("invoke", "timeout_s", "on_done", "on_error", "on_timeout", "outcome"):
+            if isinstance(value := getattr(state, key), str):
+                yield ("states", name, key), value
+    for index, transition in enumerate(spec.transitions):
+        if transition.guard is not None:
+            yield ("transitions", index, "guard"), transition.guard

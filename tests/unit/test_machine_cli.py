@@ -1,0 +1,134 @@
+"""`fsm-runner machine` from the outside."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fsm_runner.cli.machine import app
+from fsm_runner.errors import FsmRunnerError, UsageError
+from fsm_runner.machine.render.embed import marker
+
+ROOT = Path(__file__).parents[2]
+
+BROKEN = (ROOT / "specs" / "run.toml").read_text().replace("cap_s = 2 ", "cap_s = 0.1 ")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FSM_RUNNER_HOME", raising=False)
+    return tmp_path
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(app, words)
+
+
+def refusal(*words: str) -> FsmRunnerError:
+    result = invoke(*words)
+    assert isinstance(result.exception, FsmRunnerError), result.output
+    assert result.stdout == ""
+    return result.exception
+
+
+def test_check_says_nothing_of_the_programs_own_specs() -> None:
+    for words in (["check"], ["check", "run"], ["check", str(ROOT / "specs" / "runner.toml")]):
+        result = invoke(*words)
+        assert (result.exit_code, result.output) == (0, "")
+
+
+def test_check_lists_the_defects_of_a_file() -> None:
+    Path("broken.toml").write_text(BROKEN.replace('to = "executing"', 'to = "exekuting"'))
+    result = invoke("check", "broken.toml")
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0] == "broken.toml:21: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
+    assert 'broken.toml:77: transitions[1].to: "exekuting" is no state (did you mean "executing"?)' in lines
+
+
+def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "run.toml").write_text(BROKEN)
+    monkeypatch.setenv("FSM_RUNNER_HOME", str(tmp_path))
+    assert invoke("check").stdout.startswith("specs/run.toml:21: ")
+    (tmp_path / "specs" / "run.toml").write_text(BROKEN.replace('name = "run"', 'name = "walk"'))
+    assert (
+        invoke("check", "run").stdout == "specs/run.toml:1: name: this is the place of the machine 'run', not 'walk'\n"
+    )
+
+
+def test_a_file_that_is_no_spec_is_refused(tmp_path: Path) -> None:
+    for command in ("check", "diagram"):
+        assert "no such file" in str(refusal(command, "gone.toml"))
+        assert "directory" in str(refusal(command, str(tmp_path)))
+        assert refusal(command, "gone.toml").exit_code == 2
+    Path("image.toml").write_bytes(b"\x89PNG")
+    assert invoke("check", "image.toml").stdout == "image.toml:1: is not UTF-8: byte 0x89\n"
+
+
+def test_diagram_draws_the_run_in_mermaid_unless_told_otherwise() -> None:
+    assert invoke("diagram").stdout.startswith("stateDiagram-v2\n")
+    assert invoke("diagram", "runner", "--format", "dot").stdout.startswith("digraph machine {\n")
+    assert "### The machine `runner`" in invoke("diagram", "runner", "--format", "markdown").stdout
+
+
+def test_diagram_refuses_an_unknown_format_and_a_broken_machine() -> None:
+    error = refusal("diagram", "--format", "jpeg")
+    assert isinstance(error, UsageError)
+    assert "mermaid, dot, svg, png, markdown" in str(error)
+    Path("broken.toml").write_text(BROKEN)
+    error = refusal("diagram", "broken.toml")
+    assert error.exit_code == 1
+    assert "broken.toml:21: " in str(error)
+
+
+def test_diagram_renews_a_document_and_checks_it() -> None:
+    document = Path("doc.md")
+    document.write_text(f"Before\n{marker('run', 'markdown')}\n<!-- /machine -->\nAfter\n")
+    stale = invoke("diagram", "--check", "doc.md")
+    assert stale.exit_code == 1
+    assert "+stateDiagram-v2\n" in stale.stdout
+    assert stale.stdout.endswith("renew it: fsm-runner machine diagram run --output doc.md\n")
+    assert invoke("diagram", "--output", "doc.md").exit_code == 0
+    current = invoke("diagram", "--check", "doc.md")
+    assert (current.exit_code, current.output) == (0, "")
+    assert document.read_text().startswith("Before\n")
+    assert document.read_text().endswith("After\n")
+
+
+def test_a_document_without_markers_is_compared_as_a_whole() -> None:
+    assert invoke("diagram", "-f", "dot", "-o", "run.dot").exit_code == 0
+    assert invoke("diagram", "-f", "dot", "--check", "run.dot").exit_code == 0
+    error = refusal("diagram", "--check", "run.dot")
+    assert error.exit_code == 1
+    assert "<!-- machine: run format: markdown -->" in str(error)
+
+
+def test_a_document_that_cannot_be_checked_is_a_usage_error() -> None:
+    Path("open.md").write_text(f"{marker('run', 'dot')}\n")
+    Path("latin.md").write_bytes(b"\xe4")
+    for words, expected in (
+        (["--check", "gone.md"], "cannot be read"),
+        (["--check", "open.md"], "line 1"),
+        (["--check", "latin.md"], "not UTF-8"),
+        (["--check", "open.md", "--format", "svg"], "compares text"),
+        (["--check", "open.md", "--output", "x"], "cannot go together"),
+        (["--output", "no/such/folder.md"], "cannot be written"),
+    ):
+        error = refusal("diagram", *words)
+        assert isinstance(error, UsageError)
+        assert expected in str(error)
+
+
+def test_the_commands_load_nothing_before_they_run() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from fsm_runner.cli.machine import app;"
+        "assert CliRunner().invoke(app, ['diagram', '--help']).exit_code == 0;"
+        "print([m for m in ('msgspec', 'transitions', 'starlette') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,310 @@
+"""Each rule, shown on the smallest change that breaks a sound spec: the message, and the line it points at."""
+
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.lifecycle.vocabulary import VOCABULARIES
+from fsm_runner.machine.check import check, check_file, checked
+from fsm_runner.machine.defects import SpecError
+from fsm_runner.machine.rules import RULES
+from fsm_runner.machine.source import load
+from fsm_runner.machine.spec import Vocabulary
+
+SPECS = Path(__file__).parents[2] / "specs"
+DOCS = Path(__file__).parents[2] / "docs" / "machines.md"
+
+SOUND = """\
+name = "door"
+initial = "closed"
+[events]
+pushed = "Someone pushes."
+[states.closed]
+[states.moving]
+invoke = "open_door"
+timeout_s = "patience_s"
+retry = { times = 2, base_s = 1, cap_s = 2 }
+on_done = "opened"
+on_error = "jammed"
+on_timeout = "too_slow"
+ignore = ["pushed"]
+[states.done]
+final = true
+outcome = "open"
+[[transitions]]
+from = "closed"
+event = "pushed"
+to = "moving"
+[[transitions]]
+from = ["moving"]
+event = "opened"
+to = "done"
+guard = "is_wide"
+decides = "open"
+[[transitions]]
+from = "moving"
+event = "opened"
+to = "closed"
+[[transitions]]
+from = "moving"
+event = "jammed"
+to = "closed"
+[[transitions]]
+from = "moving"
+event = "too_slow"
+to = "closed"
+"""
+
+VOCABULARY = Vocabulary(
+    activities=frozenset({"open_door"}),
+    guards=frozenset({"is_wide"}),
+    settings=frozenset({"patience_s"}),
+    events=frozenset({"pushed"}),
+)
+
+WAY = '[[transitions]]\nfrom = "{}"\nevent = "{}"\nto = "{}"\n'
+
+BROKEN = {
+    "blank name": (
+        '"open_door"',
+        '" "',
+        '7: states.moving.invoke: the name " " is blank, or begins or ends with a space',
+    ),
+    "name over lines": (
+        "[states.done]",
+        '[states."do\\nne"]',
+        '14: states."do\\nne": the name "do\\nne" has control characters or line breaks in it',
+    ),
+    "reserved state": ("[states.done]", '[states."*"]', '14: states."*": "*" is reserved and cannot name a state'),
+    "initial": ('initial = "closed"', 'initial = "close"', '2: initial: "close" is no state (did you mean "closed"?)'),
+    "from": ('from = ["moving"]', 'from = ["moving", "nowhere"]', '22: transitions[1].from: "nowhere" is no state'),
+    "to": ('to = "done"', 'to = "nowhere"', '24: transitions[1].to: "nowhere" is no state'),
+    "empty from": (
+        'from = ["moving"]',
+        "from = []",
+        "22: transitions[1].from: is empty: the transition starts nowhere",
+    ),
+    "from twice": (
+        'from = ["moving"]',
+        'from = ["moving", "moving"]',
+        '22: transitions[1].from: names "moving" more than once',
+    ),
+    "unknown event": (
+        'event = "pushed"',
+        'event = "pushd"',
+        '19: transitions[0].event: "pushd" is neither in [events] nor how the state "closed" ends'
+        ' (did you mean "pushed"?)',
+    ),
+    "end of another state": (
+        'event = "pushed"',
+        'event = "opened"',
+        '19: transitions[0].event: "opened" is neither in [events] nor how the state "closed" ends',
+    ),
+    "unknown ignored event": (
+        'ignore = ["pushed"]',
+        'ignore = ["pushed", "rain"]',
+        '13: states.moving.ignore[1]: "rain" is neither in [events] nor how the state "moving" ends',
+    ),
+    "own event ignored": (
+        'ignore = ["pushed"]',
+        'ignore = [\n"pushed",\n"jammed"]',
+        '15: states.moving.ignore[1]: "jammed" is how this state itself ends: it needs a transition',
+    ),
+    "ignored twice": (
+        'ignore = ["pushed"]',
+        'ignore = ["pushed", "pushed"]',
+        '13: states.moving.ignore: names "pushed" more than once',
+    ),
+    "decides": (
+        'decides = "open"',
+        'decides = "opne"',
+        '26: transitions[1].decides: "opne" is the outcome of no final state (did you mean "open"?)',
+    ),
+    "final that works": (
+        "final = true",
+        'final = true\ninvoke = "open_door"',
+        "16: states.done.invoke: a final state does nothing: this has no meaning here",
+    ),
+    "final that ignores": (
+        "final = true",
+        'final = true\nignore = ["pushed"]',
+        "16: states.done.ignore: a final state does nothing: this has no meaning here",
+    ),
+    "final without outcome": ('outcome = "open"', "", "14: states.done: a final state needs an `outcome`"),
+    "outcome without final": (
+        "[states.closed]",
+        '[states.closed]\noutcome = "open"',
+        "6: states.closed.outcome: only a final state has an outcome",
+    ),
+    "work without on_error": (
+        'on_error = "jammed"\n',
+        "",
+        "6: states.moving: the state works (`invoke`) and says nothing of `on_error`",
+    ),
+    "work without limit": (
+        'timeout_s = "patience_s"\n',
+        "",
+        "6: states.moving: the state works (`invoke`) without a time limit (`timeout_s`)",
+    ),
+    "retry without work": (
+        "[states.closed]",
+        "[states.closed]\nretry = { times = 1, base_s = 1, cap_s = 1 }",
+        "6: states.closed.retry: has no meaning without `invoke`",
+    ),
+    "limit without event": (
+        "[states.closed]",
+        "[states.closed]\ntimeout_s = 1",
+        "6: states.closed.timeout_s: has no `on_timeout`: nothing would happen then",
+    ),
+    "event without limit": (
+        'timeout_s = "patience_s"\n',
+        "",
+        "11: states.moving.on_timeout: has no `timeout_s`: this would never happen",
+    ),
+    "own event declared": (
+        "[events]",
+        '[events]\njammed = ""',
+        '12: states.moving.on_error: "jammed" is in [events] too: what comes from outside must not look like an end',
+    ),
+    "retry bounds": ("cap_s = 2", "cap_s = 0.5", "9: states.moving.retry.cap_s: is below base_s (0.5 < 1)"),
+    "unreachable": (
+        "[states.done]",
+        '[states.island]\nignore = ["pushed"]\n[states.done]',
+        '14: states.island: cannot be reached from the initial state "closed"',
+    ),
+    "trap": ('to = "done"', 'to = "closed"', "5: states.closed: no final state can be reached from here"),
+    "no end at all": (
+        'final = true\noutcome = "open"',
+        'ignore = ["pushed"]',
+        "5: states: no state is final: the machine never ends",
+    ),
+    "way out of a final state": (
+        'from = ["moving"]',
+        'from = ["moving", "done"]',
+        '22: transitions[1].from: "done" is final: no way leads out of it',
+    ),
+    "event without answer": (
+        'ignore = ["pushed"]\n',
+        "",
+        '6: states.moving: does not mention the event "pushed": it needs a transition or a place in `ignore`',
+    ),
+    "two answers": (
+        "[[transitions]]",
+        WAY.format("moving", "pushed", "closed") + "[[transitions]]",
+        '13: states.moving.ignore: "pushed" is ignored here, and has a transition',
+    ),
+    "end that leads nowhere": (
+        'event = "too_slow"',
+        'event = "jammed"',
+        '12: states.moving.on_timeout: "too_slow" leads nowhere: no transition takes it',
+    ),
+    "same guard twice": (
+        'to = "closed"',
+        'to = "closed"\nguard = "is_wide"',
+        '31: transitions[2].guard: is never taken: "opened" in "moving" has this guard before',
+    ),
+    "behind one without a guard": (
+        'guard = "is_wide"\n',
+        "",
+        '26: transitions[2]: is never taken: "opened" in "moving" is taken before by a transition without a guard',
+    ),
+    "no last resort": (
+        'to = "moving"',
+        'to = "moving"\nguard = "is_wide"',
+        '21: transitions[0].guard: "pushed" in "closed" is undecided when no guard holds:'
+        " a transition without a guard must come last",
+    ),
+    "unknown activity": (
+        '"open_door"',
+        '"close_door"',
+        '7: states.moving.invoke: "close_door" is no activity of this machine\'s actor (did you mean "open_door"?)',
+    ),
+    "unknown guard": (
+        '"is_wide"',
+        '"wet"',
+        '25: transitions[1].guard: "wet" is no guard of this machine\'s actor; there are is_wide',
+    ),
+    "unknown setting": (
+        '"patience_s"',
+        '"mood"',
+        '8: states.moving.timeout_s: "mood" is no setting of this machine\'s actor; there are patience_s',
+    ),
+    "event never posted": (
+        "[events]",
+        '[events]\nrain = ""',
+        '4: events.rain: the actor of this machine never posts "rain"',
+    ),
+    "event not declared": (
+        'pushed = "Someone',
+        'pulled = "Someone',
+        '3: events: the actor of this machine posts "pushed", which is not declared',
+    ),
+}
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Path:
+    return tmp_path / "door.toml"
+
+
+def test_the_sound_spec_has_no_defect(spec_file: Path) -> None:
+    spec_file.write_text(SOUND)
+    assert check_file(spec_file, VOCABULARY) == ()
+    assert checked(spec_file, VOCABULARY) == load(spec_file)
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_spec_is_reported_with_its_line(spec_file: Path, old: str, new: str, expected: str) -> None:
+    assert old in SOUND
+    spec_file.write_text(SOUND.replace(old, new, 1))
+    assert f"{spec_file}:{expected}" in [str(defect) for defect in check_file(spec_file, VOCABULARY)]
+    with pytest.raises(SpecError) as caught:
+        checked(spec_file, VOCABULARY)
+    assert expected in str(caught.value)
+
+
+def test_without_a_vocabulary_what_an_actor_can_do_is_not_judged(spec_file: Path) -> None:
+    spec_file.write_text(SOUND.replace("open_door", "fly").replace("is_wide", "is_mad").replace("patience_s", "mood_s"))
+    assert len(check_file(spec_file, VOCABULARY)) == 3
+    assert check_file(spec_file) == ()
+
+
+def test_defects_come_by_line_and_each_once(spec_file: Path) -> None:
+    spec_file.write_text(SOUND.replace('event = "pushed"', 'event = "x"').replace("cap_s = 2", "cap_s = 0.5"))
+    defects = check_file(spec_file, VOCABULARY)
+    lines = [defect.line or 0 for defect in defects]
+    assert lines == sorted(lines)
+    assert len(set(defects)) == len(defects) > 2
+
+
+def test_a_spec_that_comes_from_no_file_has_defects_without_lines(spec_file: Path) -> None:
+    spec_file.write_text(SOUND.replace("cap_s = 2", "cap_s = 0.5"))
+    assert [str(defect) for defect in check(load(spec_file))] == [
+        "states.moving.retry.cap_s: is below base_s (0.5 < 1)"
+    ]
+
+
+def test_form_and_sense_are_reported_together_and_no_mistake_twice(spec_file: Path) -> None:
+    broken = SOUND.replace('on_error = "jammed"', "on_error = 3").replace('to = "moving"', 'to = "nowhere"')
+    spec_file.write_text(broken)
+    assert [str(defect) for defect in check_file(spec_file, VOCABULARY)] == [
+        f"{spec_file}:11: states.moving.on_error: must be a text that is not empty, not 3",
+        f'{spec_file}:20: transitions[0].to: "nowhere" is no state',
+    ]
+
+
+def test_the_place_of_a_transition_counts_those_that_could_not_be_decoded(spec_file: Path) -> None:
+    spec_file.write_text(SOUND.replace('event = "pushed"', "event = 1").replace('to = "done"', 'to = "nowhere"'))
+    places = [defect.place for defect in check_file(spec_file)]
+    assert places == ["transitions[0].event", "transitions[1].to"]
+
+
+@pytest.mark.parametrize("name", sorted(VOCABULARIES))
+def test_the_programs_own_specs_are_sound(name: str) -> None:
+    assert check_file(SPECS / f"{name}.toml", VOCABULARIES[name]) == ()
+    assert load(SPECS / f"{name}.toml").name == name
+
+
+def test_each_rule_is_in_the_documentation() -> None:
+    documented = DOCS.read_text()
+    assert [rule.find.__name__ for rule in RULES if f"| `{rule.find.__name__}` |" not in documented] == []
