@@ -1,0 +1,210 @@
+"""The runner's script store: one folder for each script below `{project_dir}/scripts`.
+
+A script's folder holds `script.json` and the file that its `script_file` names. It comes from the coordinator as a
+gzip tar (protocol.md, section 1.1, `GET /scripts/{name}/download`), and nobody has checked what is in that.
+Everything here is synchronous: it works on files.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.errors import UsageError
+from fsm_runner.executors.script_archive import BadArchive, unpack
+
+SCRIPT_NAME_BYTES = 128
+"""How long a script's name may be, in UTF-8."""
+DESCRIPTION_FILE = "script.json"
+
+_INTERPRETERS = {".py": sys.executable, ".sh": "/bin/sh"}
+"""What runs a script file that has no `#!` line."""
+
+
+class BadScript(UsageError):
+    """A script that cannot be installed or run; the text names the script, and the file and field where it has one."""
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `script.json`; other fields are ignored."""
+
+    name: str
+    script_file: str
+    description: str | None = None
+    parameters_schema: JsonObject | None = None
+
+
+def valid_script_name(name: str) -> str:
+    """`name` itself, when it can be the name of one folder. Raises `BadScript`."""
+    if (
+        not name
+        or name.startswith(".")
+        or "/" in name
+        or "\\" in name
+        or not name.isprintable()
+        or len(name.encode()) > SCRIPT_NAME_BYTES
+    ):
+        raise BadScript(
+            f"{name!a} cannot be the name of a script: a name is printable text of {SCRIPT_NAME_BYTES} bytes at "
+            r"most that does not begin with `.` and holds neither `/` nor `\`"
+        )
+    return name
+
+
+def script_folder(project_dir: Path, name: str) -> Path:
+    """Where the script `name` is, or would be. Raises `BadScript`."""
+    return _store(project_dir) / valid_script_name(name)
+
+
+def install(project_dir: Path, name: str, archive: bytes) -> None:
+    """Puts the script of `archive`, a gzip tar of the folder `{name}/`, in place of the one that is there.
+
+    Whatever is wrong with the archive, the earlier version stays as it was. Raises `BadScript`.
+    """
+    folder = script_folder(project_dir, name)
+    with _readable_errors(name), _locked(folder.parent, create=True):
+        _recover(folder)
+        incoming = _incoming(folder)
+        incoming.mkdir()
+        try:
+            unpack(archive, name, incoming)
+            _script_file(incoming / name, "its archive").chmod(0o755)
+            _swap(incoming / name, folder)
+        finally:
+            _discard(incoming)
+
+
+def remove(project_dir: Path, name: str) -> None:
+    """Removes the script; one that is not there is fine. Raises `BadScript`."""
+    folder = script_folder(project_dir, name)
+    if not folder.parent.is_dir():
+        return
+    with _readable_errors(name), _locked(folder.parent):
+        for leftover in (folder, _replaced(folder), _incoming(folder)):
+            _discard(leftover)
+
+
+def script_command(project_dir: Path, name: str) -> list[str]:
+    """The command that runs the script: its file, after the interpreter where it does not name one itself.
+
+    Raises `BadScript`.
+    """
+    folder = script_folder(project_dir, name).absolute()
+    with _readable_errors(name):
+        try:
+            return _command(folder)
+        except (BadScript, OSError):
+            if not folder.parent.is_dir():
+                raise
+        with _locked(folder.parent):  # it was seen in the middle of a swap, perhaps, or of one that was interrupted
+            _recover(folder)
+            return _command(folder)
+
+
+def _command(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise BadScript(f"script `{folder.name}` is not installed: there is no {folder}")
+    script_file = _script_file(folder, str(folder))
+    with script_file.open("rb") as file:
+        names_its_interpreter = file.read(2) == b"#!"
+    interpreter = None if names_its_interpreter else _INTERPRETERS.get(script_file.suffix)
+    return [interpreter, str(script_file)] if interpreter else [str(script_file)]
+
+
+def _script_file(folder: Path, shown_folder: str) -> Path:
+    place = f"script `{folder.name}`: {DESCRIPTION_FILE} in {shown_folder}"
+    try:
+        script = msgspec.json.decode((folder / DESCRIPTION_FILE).read_bytes(), type=Script)
+    except FileNotFoundError:
+        raise BadScript(f"{place} does not exist") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadScript(f"{place}: {error}") from error
+    shown = ascii(script.script_file)
+    relative = PurePosixPath(script.script_file)
+    if not relative.parts or relative.is_absolute() or ".." in relative.parts or not script.script_file.isprintable():
+        raise BadScript(f"{place}: script_file: {shown} is not a path inside of that folder")
+    file = folder / relative
+    if not file.is_file():
+        raise BadScript(f"{place}: script_file: there is no file {shown}")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise BadScript(f"{place}: script_file: {shown} is a link out of that folder")
+    return file
+
+
+def _store(project_dir: Path) -> Path:
+    return project_dir / "scripts"
+
+
+# No script's name begins with a dot, so these can never be the folder of another one.
+
+
+def _incoming(folder: Path) -> Path:
+    return folder.with_name(f".incoming-{folder.name}")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".replaced-{folder.name}")
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Two renames, as POSIX replaces no folder that has something in it, and `_recover` for what is between them."""
+    replaced = _replaced(folder)
+    if os.path.lexists(folder):
+        folder.rename(replaced)
+    try:
+        new.rename(folder)
+    except OSError:
+        if os.path.lexists(replaced):
+            replaced.rename(folder)
+        raise
+    # A run of the old version may be writing into it: what stays is removed by the next call.
+    with suppress(OSError):
+        _discard(replaced)
+
+
+def _recover(folder: Path) -> None:
+    """Undoes or completes what an interrupted `install` has left."""
+    _discard(_incoming(folder))
+    replaced = _replaced(folder)
+    if not os.path.lexists(replaced):
+        return
+    if os.path.lexists(folder):
+        _discard(replaced)
+    else:
+        replaced.rename(folder)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(store: Path, *, create: bool = False) -> Iterator[None]:
+    """One change at a time, also among the threads and processes of several runners with one project directory."""
+    if create:
+        store.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BadArchive as error:
+        raise BadScript(f"script `{name}`: {error}") from error
+    except OSError as error:
+        raise BadScript(f"script `{name}`: {error.filename or 'its folder'}: {error.strerror or error}") from error

@@ -1,0 +1,92 @@
+"""A stream of any length, kept in memory of a fixed size."""
+
+import codecs
+
+_LONGEST_CHARACTER_BYTES = 4
+_CONTINUATION_BYTES = range(0x80, 0xC0)
+
+
+class BoundedCapture:
+    """Keeps the beginning and the end of a stream: half of `limit_bytes` each, and all of it while it fits.
+
+    The end is a ring: what is added after the limit overwrites its oldest bytes.
+    """
+
+    __slots__ = ("_head", "_head_limit_bytes", "_oldest", "_tail", "_tail_limit_bytes", "total_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        if limit_bytes < 0:
+            raise ValueError(f"limit_bytes must not be negative, got {limit_bytes}")
+        self._tail_limit_bytes = limit_bytes // 2
+        self._head_limit_bytes = limit_bytes - self._tail_limit_bytes
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._oldest = 0
+        self.total_bytes = 0
+        """All bytes of the stream so far, kept or not."""
+
+    def add(self, chunk: bytes) -> None:
+        self.total_bytes += len(chunk)
+        room = self._head_limit_bytes - len(self._head)
+        if room >= len(chunk):
+            self._head += chunk
+            return
+        with memoryview(chunk) as view:
+            self._head += view[:room]
+            self._add_to_tail(view[room:])
+
+    def _add_to_tail(self, chunk: memoryview) -> None:
+        limit = self._tail_limit_bytes
+        if len(chunk) >= limit:
+            self._tail[:] = chunk[len(chunk) - limit :]
+            self._oldest = 0
+            return
+        room = limit - len(self._tail)
+        self._tail += chunk[:room]
+        chunk = chunk[room:]
+        until_the_end = chunk[: limit - self._oldest]
+        from_the_start = chunk[len(until_the_end) :]
+        self._tail[self._oldest : self._oldest + len(until_the_end)] = until_the_end
+        self._tail[: len(from_the_start)] = from_the_start
+        if chunk:
+            self._oldest = (self._oldest + len(chunk)) % limit
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes were left out between the beginning and the end."""
+        return self.total_bytes > len(self._head) + len(self._tail)
+
+    def text(self) -> str:
+        """What is kept as text, with one line of its own where bytes were left out.
+
+        Bytes that are not UTF-8 become U+FFFD. A character that was cut in two is left out as a whole.
+        """
+        if not self.truncated:
+            return self.bytes().decode(errors="replace")
+        head, cut_from_head = _without_cut_end(self._head)
+        tail = _without_cut_start(self._tail_bytes())
+        left_out = self.total_bytes - (len(self._head) - cut_from_head) - len(tail)
+        line_break = "\n" if head and not head.endswith("\n") else ""
+        return f"{head}{line_break}… {left_out:,} bytes left out …\n{tail.decode(errors='replace')}"
+
+    def _tail_bytes(self) -> bytes:
+        return bytes(self._tail[self._oldest :] + self._tail[: self._oldest])
+
+    def bytes(self) -> bytes:
+        """What is kept: the whole stream, or its beginning and its end with nothing to show between them."""
+        return bytes(self._head) + self._tail_bytes()
+
+
+def _without_cut_end(head: bytearray) -> tuple[str, int]:
+    """`head` as text, and how many bytes at its end were the beginning of a character that was cut."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(head)
+    cut, _ = decoder.getstate()
+    return text, len(cut)
+
+
+def _without_cut_start(tail: bytes) -> bytes:
+    cut = 0
+    while cut < min(len(tail), _LONGEST_CHARACTER_BYTES - 1) and tail[cut] in _CONTINUATION_BYTES:
+        cut += 1
+    return tail[cut:]

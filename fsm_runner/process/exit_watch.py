@@ -1,0 +1,124 @@
+"""Notices that a child process has exited, and leaves it a zombie: whoever supervises it reaps it.
+
+As long as it is not reaped, its process id, which is its group's too, cannot be given to another process.
+"""
+
+import asyncio
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class ExitWatch(Protocol):
+    """Calls back once, on the loop, when the process has exited."""
+
+    def cancel(self) -> None:
+        """Gives back what the watch holds. May be repeated; nothing is called back afterwards."""
+
+    def wait_blocking(self, timeout_s: float) -> bool:
+        """Blocks until the process has exited, `timeout_s` at most; whether it has. Not after `cancel`."""
+
+
+class PidfdWatch:
+    """One file descriptor per process, readable once the process has exited (Linux 5.3)."""
+
+    def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
+        """Raises OSError where the kernel or a seccomp filter does not offer it."""
+        self._loop = asyncio.get_running_loop()
+        self._on_exit = on_exit
+        self._fd = os.pidfd_open(pid)
+        self._loop.add_reader(self._fd, self._notice)
+
+    def _notice(self) -> None:
+        self.cancel()
+        self._on_exit()
+
+    def cancel(self) -> None:
+        if self._fd < 0:
+            return
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+    def wait_blocking(self, timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+
+
+class ThreadWatch:
+    """One daemon thread per process that blocks until the process has exited."""
+
+    def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
+        """Raises RuntimeError where no further thread can be started."""
+        self._loop = asyncio.get_running_loop()
+        self._on_exit = on_exit
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._block, args=(pid,), name=f"exit-of-{pid}", daemon=True)
+        self._thread.start()
+
+    def _block(self, pid: int) -> None:
+        _block_until_exit(pid)
+        try:
+            self._loop.call_soon_threadsafe(self._notice)
+        except RuntimeError:  # the loop was closed first, so there is nobody left to tell
+            return
+
+    def _notice(self) -> None:
+        if not self._cancelled:
+            self._on_exit()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def wait_blocking(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+
+def watch_exit(pid: int, on_exit: Callable[[], None]) -> ExitWatch:
+    """The cheapest watch that this system offers. Raises RuntimeError where it offers none."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return PidfdWatch(pid, on_exit)
+        except OSError:  # an old kernel, a container's seccomp filter, or no descriptor left
+            pass
+    return ThreadWatch(pid, on_exit)
+
+
+if sys.platform == "darwin" and sys.version_info < (3, 13):  # os.waitid came to macOS with Python 3.13
+
+    def _block_until_exit(pid: int) -> None:
+        queue = select.kqueue()
+        try:
+            exit_of_pid = select.kevent(
+                pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD | select.KQ_EV_ONESHOT, select.KQ_NOTE_EXIT
+            )
+            queue.control([exit_of_pid], 1)
+        except ProcessLookupError:  # it is a zombie already
+            return
+        finally:
+            queue.close()
+
+    def has_exited(pid: int) -> bool:
+        """Whether the unreaped child has exited already, noticed or not; False where the system cannot tell."""
+        return False
+
+else:
+
+    def _block_until_exit(pid: int) -> None:
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:  # SIGCHLD is ignored in this process, so the kernel has reaped it
+            return
+
+    def has_exited(pid: int) -> bool:
+        """Whether the unreaped child has exited already, noticed or not; False where the system cannot tell."""
+        try:
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        except ChildProcessError:
+            return True

@@ -1,0 +1,152 @@
+"""Starts a command, and says in plain words why one could not be started."""
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fsm_runner.process.errors import SpawnFailed
+
+_INTERPRETER_LINE_BYTES = 256
+"""How much of a script the kernel looks at for its `#!` line."""
+
+_EXHAUSTED = {
+    errno.EAGAIN: "too many processes: raise the limit (`ulimit -u`, a container's pids limit) or run fewer at once",
+    errno.EMFILE: "too many open files: raise the limit (`ulimit -n`) or run fewer at once",
+    errno.ENFILE: "too many open files on this machine: run fewer at once",
+    errno.ENOMEM: "not enough memory to start a process",
+}
+
+
+def spawn(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: int, stdout: int, stderr: int
+) -> "subprocess.Popen[bytes]":
+    """Starts `command` as the leader of a new session, and so of a new process group.
+
+    `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited.
+    Raises `SpawnFailed`.
+    """
+    if not command or not command[0]:
+        raise SpawnFailed("there is no command to start: its name is empty")
+    try:
+        return subprocess.Popen(  # noqa: S603 - no shell; the command is the caller's to choose
+            command, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=True, start_new_session=True
+        )
+    except OSError as error:
+        raise spawn_failed(error, command, env, cwd) from error
+    except ValueError as error:  # NUL, `=` in a variable's name, text that has no form in bytes
+        raise SpawnFailed(
+            f"`{_shown(command[0])}` cannot be started: {_bad_text(command, env, cwd)}: {error}"
+        ) from error
+
+
+def spawn_failed(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> SpawnFailed:
+    """`error`, raised while `command` was being started, with its likely cause and what to do."""
+    return SpawnFailed(f"`{command[0]}` cannot be started: {_reason(error, command, env, cwd)}")
+
+
+def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
+    if error.errno in _EXHAUSTED:
+        return _EXHAUSTED[error.errno]
+    if error.errno == errno.E2BIG:
+        return _too_long(command, env)
+    if (fault := _directory_fault(cwd)) is not None:
+        return fault
+    file = _executable(command[0], env, cwd)
+    if file is None:
+        return f"command not found; it was looked for in PATH ({env.get('PATH', os.defpath)})"
+    return _file_reason(error, file)
+
+
+def _too_long(command: Sequence[str], env: Mapping[str, str]) -> str:
+    lengths = [len(os.fsencode(argument)) for argument in command]
+    environment_bytes = sum(len(os.fsencode(name)) + len(os.fsencode(value)) for name, value in env.items())
+    return (
+        f"its arguments are too long for this system ({sum(lengths):,} bytes, the longest {max(lengths):,}, beside "
+        f"{environment_bytes:,} bytes of environment): hand large values over in a file"
+    )
+
+
+def _directory_fault(cwd: Path) -> str | None:
+    try:
+        mode = cwd.stat().st_mode
+    except FileNotFoundError:
+        return f"its working directory {cwd} does not exist"
+    except OSError as error:
+        return f"its working directory {cwd}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return f"its working directory {cwd} is not a directory"
+    if not os.access(cwd, os.X_OK):
+        return f"its working directory {cwd} may not be entered: check its permissions"
+    return None
+
+
+def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
+    """The file that `name` stands for, also where it does not exist; None where PATH has no such file."""
+    if "/" in name:
+        return cwd / name
+    found = shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath))
+    return Path(found) if found else None
+
+
+def _file_reason(error: OSError, file: Path) -> str:
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return f"{file} does not exist"
+    except OSError as unreadable:
+        return f"{file}: {unreadable.strerror}"
+    if stat.S_ISDIR(mode):
+        return f"{file} is a directory"
+    if not os.access(file, os.X_OK):
+        return f"{file} is not executable: run `chmod +x {file}`"
+    interpreter = _interpreter(file)
+    if interpreter and error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
+        return _interpreter_reason(error, file, interpreter)
+    if error.errno == errno.ENOENT:
+        return f"{file} exists, but the loader that it was built for does not: it is a program of another system"
+    if error.errno == errno.ENOEXEC:
+        return f"{file} is no program of this machine, and no script: a script's first line is `#!` and its interpreter"
+    return f"{file}: {error.strerror}"
+
+
+def _interpreter_reason(error: OSError, file: Path, interpreter: str) -> str:
+    if interpreter.endswith("\r"):
+        return f"{file} has Windows line endings (CRLF) in its `#!` line: convert it to LF"
+    if error.errno == errno.EACCES:
+        return f"the interpreter in the first line of {file}, {interpreter}, is not executable"
+    return f"the interpreter in the first line of {file}, {interpreter}, does not exist"
+
+
+def _interpreter(file: Path) -> str | None:
+    try:
+        with file.open("rb") as script:
+            line = script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
+    except OSError:
+        return None
+    words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
+    return os.fsdecode(words[0]) if line.startswith(b"#!") else None
+
+
+def _bad_text(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
+    for position, argument in enumerate(command):
+        if not _has_bytes(argument):
+            return f"argument {position}" if position else "its name"
+    for name, value in env.items():
+        if not _has_bytes(name) or not _has_bytes(value) or "=" in name:
+            return f"the environment variable {_shown(name)!r}"
+    return f"its working directory {_shown(str(cwd))!r}"
+
+
+def _has_bytes(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,93 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.process.child import Child
+from fsm_runner.process.errors import SpawnFailed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    def write(name: str, content: str, mode: int = 0o755) -> None:
+        (tmp_path / name).write_bytes(content.encode())
+        (tmp_path / name).chmod(mode)
+
+    write("plain", "#!/bin/sh\necho hello\n", mode=0o644)
+    write("no-interpreter", "#!/no/such/interpreter -x\n")
+    write("interpreter-not-executable", f"#!{tmp_path}/plain\n")
+    write("windows", "#!/bin/sh\r\necho hello\r\n")
+    write("no-first-line", "echo hello\n")
+    write("works", "#!/bin/sh\necho hello\n")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+async def refusal(
+    command: Sequence[str], cwd: Path, env: dict[str, str] | None = None, *, path: str = "/usr/bin:/bin"
+) -> str:
+    with pytest.raises(SpawnFailed) as raised:
+        Child.start(command, env={"PATH": path} if env is None else env, cwd=cwd)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("./plain", "is not executable: run `chmod +x {folder}/plain`"),
+        ("./absent", "{folder}/absent does not exist"),
+        ("./folder", "{folder}/folder is a directory"),
+        ("./works/below", "Not a directory"),
+        ("./no-interpreter", "first line of {folder}/no-interpreter, /no/such/interpreter, does not exist"),
+        ("./interpreter-not-executable", "{folder}/plain, is not executable"),
+        ("./windows", "Windows line endings (CRLF)"),
+        ("./no-first-line", "a script's first line is `#!`"),
+        ("no-such-command", "command not found; it was looked for in PATH (/usr/bin:/bin)"),
+    ],
+)
+async def test_the_message_says_why_a_command_did_not_start(folder: Path, name: str, reason: str) -> None:
+    message = await refusal([name], folder)
+    assert message.startswith(f"`{name}` cannot be started: ")
+    assert reason.format(folder=folder) in message
+
+
+async def test_a_script_without_the_right_to_run_is_told_when_it_is_found_in_path(folder: Path) -> None:
+    assert "run `chmod +x" in await refusal(["plain"], folder, path=str(folder))
+
+
+async def test_a_missing_working_directory_is_told(folder: Path) -> None:
+    assert "working directory" in await refusal(["/bin/true"], folder / "absent")
+    assert "is not a directory" in await refusal(["/bin/true"], folder / "plain")
+
+
+async def test_arguments_that_are_too_long_are_told(folder: Path) -> None:
+    message = await refusal(["/bin/true", "x" * 3_000_000], folder)
+    assert "too long" in message
+    assert "3,000,000" in message
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        (["/bin/echo", "a\0b"], "argument 1"),
+        (["/bin/echo", "fine", "\ud800"], "argument 2"),
+        (["/bin/e\0cho"], "its name"),
+    ],
+)
+async def test_text_that_no_argument_can_hold_is_told(folder: Path, command: list[str], place: str) -> None:
+    assert place in await refusal(command, folder)
+
+
+@pytest.mark.parametrize("env", [{"A": "a\0b"}, {"A=B": "c"}])
+async def test_text_that_no_variable_can_hold_is_told(folder: Path, env: dict[str, str]) -> None:
+    assert "environment variable" in await refusal(["/bin/true"], folder, env)
+
+
+@pytest.mark.parametrize("command", [[], [""]])
+async def test_an_empty_command_is_told(folder: Path, command: list[str]) -> None:
+    assert "empty" in await refusal(command, folder)
+
+
+async def test_a_relative_command_is_looked_for_in_the_working_directory(folder: Path) -> None:
+    ended = await Child.start(["./works"], env={}, cwd=folder).wait()
+    assert ended.stdout.text() == "hello\n"

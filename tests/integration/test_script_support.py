@@ -1,0 +1,52 @@
+"""What the tests of the script store share: archives, sound and broken."""
+
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+from fsm_runner.executors.scripts import (
+    script_command,
+)
+
+
+def description(script_file: object = "run.sh", **more: object) -> bytes:
+    return json.dumps({"name": "tidy", "script_file": script_file, **more}).encode()
+
+
+def file(name: str, content: bytes = b"", mode: int = 0o644) -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = mode
+    return member, content
+
+
+def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.linkname = target
+    return member, b""
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for member, content in members:
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def script(content: bytes = b"#!/bin/sh\necho one\n", *more: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    return archive(file("tidy/script.json", description()), file("tidy/run.sh", content), *more)
+
+
+def output_of(project_dir: Path) -> str:
+    return subprocess.run(script_command(project_dir, "tidy"), capture_output=True, text=True, check=True).stdout
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+INSTALLED = ["scripts", "scripts/tidy", "scripts/tidy/run.sh", "scripts/tidy/script.json"]

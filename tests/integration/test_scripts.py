@@ -1,0 +1,208 @@
+import errno
+import sys
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_script_support import INSTALLED, archive, description, file, files_in, output_of, script, special
+
+from fsm_runner.executors.scripts import (
+    SCRIPT_NAME_BYTES,
+    BadScript,
+    install,
+    remove,
+    script_command,
+    script_folder,
+    valid_script_name,
+)
+
+
+def test_an_installed_script_runs(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    assert script_command(tmp_path, "tidy") == [str(tmp_path / "scripts/tidy/run.sh")]
+    assert output_of(tmp_path) == "one\n"
+    assert files_in(tmp_path) == INSTALLED
+
+
+def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script(b"#!/bin/sh\necho one\n", file("tidy/data.txt")))
+    install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
+    assert output_of(tmp_path) == "two\n"
+    assert files_in(tmp_path) == INSTALLED
+
+
+def test_unknown_fields_folders_and_a_leading_dot_are_fine(tmp_path: Path) -> None:
+    packed = archive(
+        special("./", tarfile.DIRTYPE),
+        special("./tidy", tarfile.DIRTYPE),
+        file("./tidy/script.json", description("bin/run", tags=["x"], parameters_schema={"type": "object"})),
+        file("./tidy/bin/run", b"#!/bin/sh\n. $(dirname $0)/../lib/words\n"),
+        file("./tidy/lib/words", b"echo words\n", mode=0o4777),
+    )
+    install(tmp_path, "tidy", packed)
+    assert output_of(tmp_path) == "words\n"
+    assert (tmp_path / "scripts/tidy/bin/run").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "scripts/tidy/lib/words").stat().st_mode & 0o7777 == 0o755  # no set-user-id
+
+
+@pytest.mark.parametrize(
+    ("script_file", "content", "before"),
+    [
+        ("a.py", b"print('x')", [sys.executable]),
+        ("a.py", b"#!/usr/bin/env python3\nprint('x')", []),
+        ("a.sh", b"echo x", ["/bin/sh"]),
+        ("a.sh", b"#!/bin/sh\necho x", []),
+        ("a", b"echo x", []),
+    ],
+)
+def test_a_script_without_a_first_line_gets_its_interpreter(
+    tmp_path: Path, script_file: str, content: bytes, before: list[str]
+) -> None:
+    packed = archive(file("tidy/script.json", description(script_file)), file(f"tidy/{script_file}", content))
+    install(tmp_path, "tidy", packed)
+    assert script_command(tmp_path, "tidy") == [*before, str(tmp_path / "scripts/tidy" / script_file)]
+
+
+def test_the_command_is_absolute_also_for_a_relative_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    install(Path(), "tidy", script())
+    assert script_command(Path(), "tidy") == [str(tmp_path / "scripts/tidy/run.sh")]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "a/b", "/a", "a\\b", "a\0b", "a\nb", "\ud800", "x" * (SCRIPT_NAME_BYTES + 1)]
+)
+def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: valid_script_name(name),
+        lambda: script_folder(tmp_path, name),
+        lambda: install(tmp_path, name, script()),
+        lambda: remove(tmp_path, name),
+        lambda: script_command(tmp_path, name),
+    ]
+    for call in calls:
+        with pytest.raises(BadScript, match="cannot be the name of a script"):
+            call()
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["tidy", "tidy-up_2.0", "aufräumen", "x" * SCRIPT_NAME_BYTES, "with space"])
+def test_a_name_that_is_a_folder_is_taken(tmp_path: Path, name: str) -> None:
+    packed = archive(file(f"{name}/script.json", description()), file(f"{name}/run.sh", b"echo one"))
+    install(tmp_path, name, packed)
+    assert script_command(tmp_path, name)[-1] == str(script_folder(tmp_path, name) / "run.sh")
+
+
+def test_a_removed_script_is_gone_and_may_be_removed_again(tmp_path: Path) -> None:
+    remove(tmp_path, "tidy")
+    install(tmp_path, "tidy", script())
+    remove(tmp_path, "tidy")
+    remove(tmp_path, "tidy")
+    assert files_in(tmp_path) == ["scripts"]
+    with pytest.raises(BadScript, match=f"not installed: there is no {tmp_path}/scripts/tidy"):
+        script_command(tmp_path, "tidy")
+
+
+def test_a_script_that_is_not_there_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(BadScript, match="not installed"):
+        script_command(tmp_path, "tidy")
+    assert files_in(tmp_path) == []
+
+
+def test_a_broken_script_names_file_and_field(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    folder = tmp_path / "scripts/tidy"
+    (folder / "script.json").write_text('{"name": "tidy", "script_file": 5}')
+    with pytest.raises(BadScript, match=rf"script.json in {folder}: .*\$.script_file"):
+        script_command(tmp_path, "tidy")
+
+
+def test_a_link_out_of_the_folder_is_not_run(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    run = tmp_path / "scripts/tidy/run.sh"
+    run.unlink()
+    run.symlink_to("/bin/sh")
+    with pytest.raises(BadScript, match="link out of that folder"):
+        script_command(tmp_path, "tidy")
+
+
+def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "scripts").write_text("a file")
+    with pytest.raises(BadScript, match=r"scripts: (File exists|Not a directory)"):
+        install(tmp_path, "tidy", script())
+
+
+def test_an_install_that_was_interrupted_between_its_renames_is_undone(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    (tmp_path / "scripts/tidy").rename(tmp_path / "scripts/.replaced-tidy")
+    (tmp_path / "scripts/.incoming-tidy/tidy").mkdir(parents=True)
+    assert output_of(tmp_path) == "one\n"
+    assert files_in(tmp_path) == INSTALLED
+
+
+def test_an_install_that_was_interrupted_before_it_cleaned_up_is_completed(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    (tmp_path / "scripts/.replaced-tidy/old").mkdir(parents=True)
+    (tmp_path / "scripts/.incoming-tidy/tidy").mkdir(parents=True)
+    install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
+    assert output_of(tmp_path) == "two\n"
+    assert files_in(tmp_path) == INSTALLED
+
+
+def test_removing_takes_what_an_interrupted_install_has_left(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    (tmp_path / "scripts/tidy").rename(tmp_path / "scripts/.replaced-tidy")
+    remove(tmp_path, "tidy")
+    assert files_in(tmp_path) == ["scripts"]
+
+
+def test_a_swap_that_fails_puts_the_old_version_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "tidy", script())
+    rename = Path.rename
+
+    def no_way_in(self: Path, target: Path) -> Path:
+        if self.parent.name == ".incoming-tidy":
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", no_way_in)
+    with pytest.raises(BadScript, match="Input/output error"):
+        install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
+    assert (tmp_path / "scripts/tidy/run.sh").read_bytes() == b"#!/bin/sh\necho one\n"
+    assert output_of(tmp_path) == "one\n"
+    assert files_in(tmp_path) == INSTALLED
+
+
+def test_a_link_in_the_script_s_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/tidy").symlink_to(elsewhere)
+    install(tmp_path, "tidy", script())
+    assert output_of(tmp_path) == "one\n"
+    assert files_in(elsewhere) == ["precious"]
+    assert files_in(tmp_path / "scripts") == ["tidy", "tidy/run.sh", "tidy/script.json"]
+
+
+def test_installs_and_reads_at_once_see_one_version_or_the_other(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script())
+    failures: list[BaseException] = []
+
+    def work(action: Callable[[], object]) -> None:
+        try:
+            for _ in range(30):
+                action()
+        except BadScript as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=(lambda: install(tmp_path, "tidy", script()),)) for _ in range(2)]
+    threads += [threading.Thread(target=work, args=(lambda: script_command(tmp_path, "tidy"),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert files_in(tmp_path) == INSTALLED
