@@ -1,0 +1,62 @@
+"""`fsm-runner coordinator`: a coordinator that runs alone."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fsm_runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from fsm_runner.coordinator.embedded.server import CoordinatorServer
+
+
+def serve(
+    port: Annotated[str | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8765]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="FILE", help="SQLite file that keeps everything. [default: in memory]")
+    ] = None,
+    agents_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of agent definitions, *.json.")] = None,
+    scripts_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of scripts, {name}/script.json.")
+    ] = None,
+) -> None:
+    """Run a coordinator that needs nothing else installed."""
+    from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
+
+    server = CoordinatorServer(
+        host=host or DEFAULT_HOST,
+        port=_port(port) if port else DEFAULT_PORT,
+        database=_path(database),
+        agents_dir=_path(agents_dir),
+        scripts_dir=_path(scripts_dir),
+    )
+    asyncio.run(_serve_until_signalled(server, kept_in=database or None))
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"--port {text}: is no port; it is a number from 0 to 65535")
+    return int(text)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+async def _serve_until_signalled(server: "CoordinatorServer", kept_in: str | None) -> None:
+    asked_to_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked_to_end.set)
+    async with server:
+        kept = f"keeps everything in {kept_in}" if kept_in else "keeps everything in memory (lost at the end)"
+        typer.echo(
+            f"Coordinator at {server.url}, {kept}. Submit a run: "
+            f"fsm-runner submit AGENT key=value --coordinator-url {server.url}",
+            err=True,
+        )
+        await asked_to_end.wait()

@@ -1,0 +1,72 @@
+"""Responses, and the pieces of a request that every route needs."""
+
+import msgspec
+from loguru import logger
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from fsm_runner.coordinator.embedded.bodies import decode_object
+from fsm_runner.coordinator.embedded.coordinator import Coordinator
+from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field
+from fsm_runner.coordinator.wire import JsonObject
+
+BODY_LIMIT_BYTES = 16 * 1024 * 1024
+
+OK: JsonObject = {"ok": True}
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    return Response(_encode(content), status_code=status, media_type="application/json")
+
+
+def coordinator_of(request: Request) -> Coordinator:
+    coordinator: Coordinator = request.app.state.coordinator
+    return coordinator
+
+
+async def object_of(request: Request) -> JsonObject:
+    """The body as a JSON object. Raises a 422 Refusal, and a 413 one above `BODY_LIMIT_BYTES`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT_BYTES:
+            raise Refusal(413, f"The body is larger than {BODY_LIMIT_BYTES} bytes")
+    return decode_object(bytes(body))
+
+
+def required_query(request: Request, name: str) -> str:
+    """Raises a 422 Refusal."""
+    value = request.query_params.get(name)
+    if value is None:
+        raise invalid_field(["query", name], "Field required", "missing")
+    return value
+
+
+async def refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, Refusal):
+        raise error
+    return json_response({"detail": error.detail}, error.status)
+
+
+async def http_error(_: Request, error: Exception) -> Response:
+    """What the routing refuses: unknown paths and methods."""
+    if not isinstance(error, HTTPException):
+        raise error
+    response = json_response({"detail": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def hung_up(_: Request, error: Exception) -> Response:
+    """The client left while it was sending: nobody reads this."""
+    if not isinstance(error, ClientDisconnect):
+        raise error
+    return Response(status_code=400)
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    logger.opt(exception=error).error("coordinator: {} {} could not be answered", request.method, request.url.path)
+    return json_response({"detail": "Internal Server Error"}, 500)

@@ -1,0 +1,37 @@
+"""Placeholders in an agent: `${params.KEY}` and `${scope.KEY}` are filled in when a run is created."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from fsm_runner.coordinator.wire import JsonObject
+
+_PLACEHOLDER = re.compile(r"\$\{(params|scope)\.([^{}]+)\}")
+
+
+def fill(value: Any, params: JsonObject, scope: JsonObject) -> Any:
+    """The value with every known placeholder in its strings replaced.
+
+    A value that is no string is put in as JSON. `${runner.*}` and unknown ones stay as they are.
+    """
+    sources = {"params": params, "scope": scope}
+
+    def replacement(match: re.Match[str]) -> str:
+        source, key = sources[match[1]], match[2]
+        return _as_text(source[key]) if key in source else match[0]
+
+    def filled(part: Any) -> Any:
+        if isinstance(part, str):
+            return _PLACEHOLDER.sub(replacement, part) if "${" in part else part
+        if isinstance(part, dict):
+            return {key: filled(inner) for key, inner in part.items()}
+        if isinstance(part, list):
+            return [filled(inner) for inner in part]
+        return part
+
+    return filled(value)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

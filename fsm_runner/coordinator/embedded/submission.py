@@ -1,0 +1,130 @@
+"""From a request for work to a queued run (protocol.md, section 1.3)."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from fsm_runner.coordinator.embedded.agents import CatalogAgent
+from fsm_runner.coordinator.embedded.ids import new_session_id, utc_now
+from fsm_runner.coordinator.embedded.matching import Demands
+from fsm_runner.coordinator.embedded.placeholders import fill
+from fsm_runner.coordinator.embedded.refusal import Refusal
+from fsm_runner.coordinator.embedded.scripts import Script
+from fsm_runner.coordinator.embedded.store import Store
+from fsm_runner.coordinator.embedded.validation import prompt_check
+from fsm_runner.coordinator.wire import JsonObject, RunCreated, RunRequest
+
+DEFAULT_EXECUTOR_TYPE = "autonomous"
+"""What a run demands that names no agent."""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A request and all that is needed to judge it, as it was when the request came."""
+
+    request: RunRequest
+    additional_demands: Demands
+    agents: Mapping[str, CatalogAgent]
+    scripts: Mapping[str, Script]
+
+
+def submit(store: Store, submission: Submission) -> RunCreated:
+    """Queue the run. Raises a Refusal: 400 wrong parameters, 404 unknown agent or session, 409 session exists."""
+    request = submission.request
+    if request.type == "resume_session":
+        return _resume(store, submission)
+    agent = _agent(submission, request.agent_name)
+    _refuse_wrong_parameters(agent, request.parameters)
+    session_id = request.session_id or new_session_id()
+    store.sessions.create(
+        {
+            "session_id": session_id,
+            "status": "pending",
+            "project_dir": request.project_dir,
+            "agent_name": request.agent_name,
+            "parent_session_id": request.parent_session_id,
+            "execution_mode": request.execution_mode,
+            "created_at": utc_now(),
+        }
+    )
+    return _queue(store, submission, session_id, agent, Demands())
+
+
+def _resume(store: Store, submission: Submission) -> RunCreated:
+    request = submission.request
+    if not request.session_id:
+        raise Refusal(400, "session_id is required for resume_session")
+    session = store.sessions.get(request.session_id)
+    request = msgspec.structs.replace(
+        request,
+        agent_name=request.agent_name or session["agent_name"],
+        project_dir=request.project_dir or session["project_dir"],
+        parent_session_id=request.parent_session_id or session["parent_session_id"],
+    )
+    submission = msgspec.structs.replace(submission, request=request)
+    agent = _agent(submission, request.agent_name)
+    if agent is not None and agent.type == "procedural":
+        raise Refusal(
+            400,
+            {
+                "error": "procedural_agent_no_resume",
+                "message": "Procedural agents are stateless and cannot be resumed",
+                "agent_name": agent.name,
+            },
+        )
+    _refuse_wrong_parameters(agent, request.parameters)
+    if request.parent_session_id != session["parent_session_id"]:
+        store.sessions.update(session["session_id"], parent_session_id=request.parent_session_id)
+    bound_to = Demands(hostname=session["hostname"], executor_profile=session["executor_profile"])
+    return _queue(store, submission, session["session_id"], agent, bound_to)
+
+
+def _agent(submission: Submission, name: str | None) -> CatalogAgent | None:
+    if name is None:
+        return None
+    agent = submission.agents.get(name)
+    if agent is None:
+        known = ", ".join(sorted(submission.agents)) or "none"
+        raise Refusal(404, f"Agent not found: {name}. Available agents: {known}")
+    return agent
+
+
+def _refuse_wrong_parameters(agent: CatalogAgent | None, parameters: JsonObject) -> None:
+    if agent is None:
+        prompt_check().refuse_unless_valid(parameters)
+    else:
+        agent.refuse_unless_valid(parameters)
+
+
+def _queue(
+    store: Store, submission: Submission, session_id: str, agent: CatalogAgent | None, bound_to: Demands
+) -> RunCreated:
+    request = submission.request
+    fixed: JsonObject = {
+        "type": request.type,
+        "agent_name": request.agent_name,
+        "parameters": request.parameters,
+        "project_dir": request.project_dir,
+        "parent_session_id": request.parent_session_id,
+        "execution_mode": request.execution_mode,
+        "scope": request.scope,
+        "resolved_agent_blueprint": _blueprint(agent, request),
+    }
+    run = store.runs.add(session_id, fixed, _demands(submission, agent, bound_to))
+    return RunCreated(run_id=run.run_id, session_id=session_id, status=run.status)
+
+
+def _blueprint(agent: CatalogAgent | None, request: RunRequest) -> JsonObject | None:
+    if agent is None:
+        return None
+    filled: JsonObject = fill(agent.definition, request.parameters, request.scope or {})
+    return filled
+
+
+def _demands(submission: Submission, agent: CatalogAgent | None, bound_to: Demands) -> Demands:
+    """What the session is bound to goes before the agent's, its script's and the request's own demands."""
+    if agent is None:
+        return bound_to.over(Demands(executor_type=DEFAULT_EXECUTOR_TYPE)).over(submission.additional_demands)
+    kind = Demands(executor_type=agent.type, runner_id=agent.runner_id)
+    script = submission.scripts.get(agent.agent.script or "")
+    script_demands = Demands() if script is None else script.demands
+    return bound_to.over(kind).over(agent.demands).over(script_demands).over(submission.additional_demands)

@@ -1,0 +1,310 @@
+"""What submits work and looks at it: protocol.md, sections 1.3 and 1.4."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_embedded_support import AT_ONCE_S, ECHO_AGENT, autonomous, coordinator
+
+from fsm_runner.coordinator.embedded.timings import Timings
+
+SHORT_POLL = Timings(poll_timeout_s=0.05)
+
+
+async def test_parameters_that_do_not_fit_the_schema_are_refused_in_detail() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": {"message": 1, "x": 2}})
+        assert answer.status_code == 400
+        detail = answer.json()["detail"]
+        assert detail["error"] == "parameter_validation_failed"
+        assert detail["parameters_schema"] == ECHO_AGENT["parameters_schema"]
+        assert {error["path"] for error in detail["validation_errors"]} == {"$", "$.message"}
+        assert all(error["message"] and error["schema_path"] for error in detail["validation_errors"])
+        assert (await desk.http.get("/sessions")).json() == {"sessions": []}
+
+
+async def test_without_an_agent_a_prompt_is_needed() -> None:
+    async with coordinator() as desk:
+        assert (await desk.http.post("/runs", json={"parameters": {"prompt": "hi"}})).status_code == 201
+        answer = await desk.http.post("/runs", json={"parameters": {"prompt": 1}})
+        assert answer.json()["detail"]["error"] == "parameter_validation_failed"
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": 1}, {"$ref": "http://127.0.0.1:9/x.json"}, {"properties": {"a": {"pattern": "("}}}]
+)
+async def test_a_broken_schema_is_said_to_be_broken(schema: dict[str, Any]) -> None:
+    async with coordinator() as desk:
+        await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
+        answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": {"a": "b"}})
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "invalid_parameters_schema")
+
+
+async def test_an_unknown_agent_is_404_and_names_those_there_are() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        answer = await desk.http.post("/runs", json={"agent_name": "nobody"})
+        assert answer.status_code == 404
+        assert "nobody" in answer.json()["detail"]
+        assert "echo" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"type": "other"}, "type"),
+        ({"parameters": []}, "parameters"),
+        ({"execution_mode": "later"}, "execution_mode"),
+        ({"parameters": {"prompt": "x"}, "additional_demands": {"tags": [1]}}, "additional_demands"),
+    ],
+)
+async def test_a_wrong_field_of_a_run_is_named(body: dict[str, Any], field: str) -> None:
+    async with coordinator() as desk:
+        answer = await desk.http.post("/runs", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", field]
+
+
+async def test_a_session_can_be_named_once() -> None:
+    async with coordinator() as desk:
+        assert (await desk.prompt(session_id="ses_mine"))["session_id"] == "ses_mine"
+        answer = await desk.http.post("/runs", json={"parameters": {"prompt": "x"}, "session_id": "ses_mine"})
+        assert answer.status_code == 409
+        assert len((await desk.http.get("/runs")).json()["runs"]) == 1
+
+
+async def test_a_resume_needs_a_session_that_exists_and_an_agent_that_can() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        run = await desk.submit()
+        resume = {"type": "resume_session", "parameters": {"message": "more"}}
+        assert (await desk.http.post("/runs", json=resume)).status_code == 400
+        assert (await desk.http.post("/runs", json={**resume, "session_id": "ses_unknown"})).status_code == 404
+        answer = await desk.http.post("/runs", json={**resume, "session_id": run["session_id"]})
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "procedural_agent_no_resume")
+
+
+async def test_a_resume_goes_to_the_host_and_profile_that_the_session_is_bound_to() -> None:
+    async with coordinator(SHORT_POLL) as desk:
+        near, far = await desk.register(**autonomous()), await desk.register(**autonomous(hostname="far"))
+        run = await desk.prompt(project_dir="/mine")
+        await desk.claim(near)
+        await desk.bind(run)
+        await desk.report(run, "completed", near, session_status="idle")
+        resumed = await desk.prompt(type="resume_session", session_id=run["session_id"])
+        assert (await desk.poll(far)).status_code == 204
+        claimed = await desk.claim(near)
+        assert claimed["run_id"] == resumed["run_id"]
+        assert (claimed["type"], claimed["project_dir"]) == ("resume_session", "/mine")
+        assert claimed["demands"] == {"hostname": "host", "executor_profile": "echo", "executor_type": "autonomous"}
+
+
+async def test_an_owned_agent_s_runs_go_to_its_owner() -> None:
+    async with coordinator(SHORT_POLL) as desk:
+        owner, other = await desk.register(), await desk.register(hostname="other", agents=[])
+        run = await desk.submit()
+        assert (await desk.poll(other)).status_code == 204
+        assert (await desk.claim(owner))["run_id"] == run["run_id"]
+
+
+async def test_runs_without_an_agent_are_for_autonomous_runners() -> None:
+    async with coordinator(SHORT_POLL) as desk:
+        procedural = await desk.register()
+        await desk.prompt()
+        assert (await desk.poll(procedural)).status_code == 204
+
+
+async def test_placeholders_are_filled_in_except_the_runner_s(tmp_path: Path) -> None:
+    agent = {
+        "name": "helper",
+        "system_prompt": "Help ${params.prompt} in ${scope.area}, ${params.other}.",
+        "mcp_servers": {"tools": {"url": "${runner.orchestrator_mcp_url}", "config": {"n": "${scope.n}"}}},
+    }
+    (tmp_path / "helper.json").write_text(json.dumps(agent))
+    async with coordinator(agents_dir=tmp_path) as desk:
+        runner_id = await desk.register(**autonomous())
+        await desk.prompt(agent_name="helper", scope={"area": "here", "n": 5})
+        blueprint = (await desk.claim(runner_id))["resolved_agent_blueprint"]
+        assert blueprint["system_prompt"] == "Help hi in here, ${params.other}."
+        assert blueprint["mcp_servers"] == {
+            "tools": {"url": "${runner.orchestrator_mcp_url}", "config": {"n": "5"}},
+        }
+
+
+async def test_agents_are_listed_by_tags_and_shown_by_name(tmp_path: Path) -> None:
+    for name, tags in (("one", ["a"]), ("two", ["a", "b"])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "tags": tags}))
+    async with coordinator(agents_dir=tmp_path) as desk:
+        await desk.register()
+
+        async def names(query: str) -> list[str]:
+            return [agent["name"] for agent in (await desk.http.get(f"/agents{query}")).json()]
+
+        assert await names("") == ["echo", "one", "two"]
+        assert await names("?tags=a") == ["one", "two"]
+        assert await names("?tags=a,%20b") == ["two"]
+        assert (await desk.http.get("/agents/two")).json()["tags"] == ["a", "b"]
+        assert (await desk.http.get("/agents/three")).status_code == 404
+
+
+async def test_runs_are_listed_oldest_first_and_by_status() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        first, second = await desk.submit(), await desk.submit()
+        await desk.claim(runner_id)
+
+        async def listed(query: str) -> list[str]:
+            return [run["run_id"] for run in (await desk.http.get(f"/runs{query}")).json()["runs"]]
+
+        assert await listed("") == [first["run_id"], second["run_id"]]
+        assert await listed("?status=pending") == [second["run_id"]]
+        claimed = (await desk.http.get("/runs?status=claimed")).json()["runs"]
+        assert [run["runner_id"] for run in claimed] == [runner_id]
+        assert (await desk.http.get("/runs/run_unknown")).json() == {"detail": "Run not found"}
+
+
+async def test_what_is_over_cannot_be_stopped() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        await desk.submit()
+        run = await desk.claim(runner_id)
+        await desk.report(run, "completed", runner_id)
+        assert (await desk.http.post(f"/runs/{run['run_id']}/stop")).status_code == 400
+        assert (await desk.http.post(f"/sessions/{run['session_id']}/stop")).json()["status"] == "finished"
+        assert (await desk.http.post("/runs/run_unknown/stop")).status_code == 404
+        assert (await desk.http.post("/sessions/ses_unknown/stop")).status_code == 404
+
+
+async def test_the_stop_of_an_idle_session_is_told_to_its_runner() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register(**autonomous())
+        run = await desk.prompt()
+        await desk.claim(runner_id)
+        await desk.report(run, "completed", runner_id, session_status="idle")
+        assert (await desk.http.post(f"/sessions/{run['session_id']}/stop")).json()["status"] == "stopping"
+        assert (await desk.poll(runner_id)).json() == {"stop_sessions": [run["session_id"]]}
+
+
+async def test_bind_makes_the_session_running_and_gives_its_affinity() -> None:
+    async with coordinator() as desk:
+        run = await desk.prompt(project_dir="/first")
+        assert (await desk.bind(run, project_dir="/second")).status_code == 200
+        assert (await desk.session(run))["status"] == "running"
+        affinity = (await desk.http.get(f"/sessions/{run['session_id']}/affinity")).json()["affinity"]
+        assert affinity == {
+            "hostname": "host",
+            "project_dir": "/second",
+            "executor_profile": "echo",
+            "executor_session_id": "exe-1",
+        }
+        assert (await desk.bind({"session_id": "ses_unknown"})).status_code == 404
+        answer = await desk.bind(run, executor_session_id=None)
+        assert answer.json()["detail"][0]["loc"] == ["body", "executor_session_id"]
+
+
+async def test_the_result_is_the_result_event_with_the_greatest_timestamp_as_text() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        await desk.submit()
+        run = await desk.claim(runner_id)
+        assert (await desk.http.get(f"/sessions/{run['session_id']}/result")).status_code == 400
+        await desk.report(run, "completed", runner_id)
+        assert (await desk.http.get(f"/sessions/{run['session_id']}/result")).status_code == 404
+        await desk.event(run, event_type="result", timestamp="2026-01-01T00:00:09Z", result_data={"n": 9})
+        await desk.event(run, event_type="result", timestamp="2026-01-01T00:00:10Z", result_data={"n": 10})
+        await desk.event(run, event_type="result", timestamp="2026-01-01T00:00:01Z", result_text="early")
+        await desk.event(run, timestamp="2027-01-01T00:00:00Z")
+        answer = await desk.http.get(f"/sessions/{run['session_id']}/result")
+        assert answer.json() == {"result_text": None, "result_data": {"n": 10}}
+        await desk.bind(run)
+        refused = await desk.http.get(f"/sessions/{run['session_id']}/result")
+        assert (refused.status_code, refused.json()) == (400, {"detail": "Session not finished"})
+
+
+async def test_events_are_kept_as_they_came_and_ordered_by_timestamp() -> None:
+    async with coordinator() as desk:
+        run = await desk.prompt()
+        late = await desk.event(run, timestamp="2", tool_output=[1, {"x": None}])
+        assert (late.status_code, late.json()) == (201, {"ok": True})
+        await desk.event(run, timestamp="1", whatever=True)
+        events = (await desk.http.get(f"/sessions/{run['session_id']}/events")).json()["events"]
+        assert [event["timestamp"] for event in events] == ["1", "2"]
+        assert events[0]["whatever"] is True
+        assert events[1]["tool_output"] == [1, {"x": None}]
+        assert (await desk.event(run, session_id="ses_other")).status_code == 400
+        assert (await desk.event({"session_id": "ses_unknown"})).status_code == 404
+        assert (await desk.event(run, timestamp=None)).status_code == 422
+
+
+async def test_metadata_changes_only_what_it_names() -> None:
+    async with coordinator() as desk:
+        run = await desk.prompt(project_dir="/mine")
+        path = f"/sessions/{run['session_id']}/metadata"
+        answer = await desk.http.patch(path, json={"last_resumed_at": "2026-01-01", "unknown": 1})
+        assert answer.status_code == 200
+        session = await desk.session(run)
+        assert (session["last_resumed_at"], session["project_dir"]) == ("2026-01-01", "/mine")
+        assert (await desk.http.patch(path, json={})).status_code == 200
+        assert (await desk.http.patch(path, json={"hostname": 1})).status_code == 422
+        assert (await desk.http.patch("/sessions/ses_unknown/metadata", json={})).status_code == 404
+
+
+async def test_a_session_is_deleted_with_its_runs_and_events_unless_it_is_at_work() -> None:
+    async with coordinator() as desk:
+        run = await desk.prompt()
+        path = f"/sessions/{run['session_id']}"
+        await desk.bind(run)
+        assert (await desk.http.delete(path)).status_code == 409
+        await desk.http.post(f"/runs/{run['run_id']}/stop")
+        assert (await desk.http.delete(path)).json()["deleted"] == {"runs_count": 1, "events_count": 1}
+        assert (await desk.http.get(path)).json() == {"detail": "Session not found"}
+        assert (await desk.http.get(f"/runs/{run['run_id']}")).status_code == 404
+        assert (await desk.http.get(f"{path}/events")).status_code == 404
+        assert (await desk.http.get(f"{path}/status")).json() == {"status": "not_existent"}
+        assert (await desk.http.delete(path)).status_code == 404
+
+
+async def test_every_change_of_a_run_is_on_the_event_stream() -> None:
+    async with coordinator(Timings(keep_alive_s=0.02)) as desk:
+        runner_id = await desk.register()
+        async with desk.http.stream("GET", "/sse/sessions", timeout=AT_ONCE_S) as stream:
+            lines = stream.aiter_lines()
+            assert await anext(lines) == "event: init"
+            while not (await anext(lines)).startswith(": keep-alive"):
+                pass
+            run = await desk.submit()
+            await desk.claim(runner_id)
+            await desk.report(run, "started", runner_id)
+            await desk.report(run, "completed", runner_id)
+            seen: list[tuple[str, Any]] = []
+            kind = ""
+            while len(seen) < 4:
+                line = await anext(lines)
+                kind = line.removeprefix("event: ") if line.startswith("event: ") else kind
+                if line.startswith("data: ") and kind.startswith("run_"):
+                    seen.append((kind, json.loads(line.removeprefix("data: "))))
+        ids = {"run_id": run["run_id"], "session_id": run["session_id"]}
+        assert seen == [
+            ("run_created", {**ids, "status": "pending"}),
+            ("run_updated", {**ids, "status": "claimed"}),
+            ("run_updated", {**ids, "status": "running"}),
+            ("run_updated", {**ids, "status": "completed"}),
+        ]
+
+
+async def test_unknown_paths_methods_and_web_pages_are_refused_as_json() -> None:
+    async with coordinator() as desk:
+        assert (await desk.http.get("/nothing")).json() == {"detail": "Not Found"}
+        assert (await desk.http.put("/runs")).json() == {"detail": "Method Not Allowed"}
+        answer = await desk.http.post("/runs", json={"parameters": {"prompt": "x"}}, headers={"Origin": "http://evil"})
+        assert answer.status_code == 403
+        assert (await desk.http.get("/runs")).json() == {"runs": []}
+
+
+async def test_a_body_over_the_limit_is_413() -> None:
+    async with coordinator() as desk:
+        answer = await desk.http.post("/runs", content=b" " * (16 * 1024 * 1024 + 1))
+        assert answer.status_code == 413
+        assert "detail" in answer.json()

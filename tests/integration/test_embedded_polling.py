@@ -1,0 +1,198 @@
+"""What a held poll is woken by, and what it must not lose: protocol.md, section 1.1."""
+
+import asyncio
+
+import httpx
+from test_embedded_support import ANSWER_LIMIT_S, AT_ONCE_S, Clock, Desk, autonomous, coordinator
+
+from fsm_runner.coordinator.embedded.timings import Timings
+
+SHORT_POLL = Timings(poll_timeout_s=0.05)
+
+
+async def answered(poll: asyncio.Task[httpx.Response]) -> httpx.Response:
+    async with asyncio.timeout(AT_ONCE_S):
+        return await poll
+
+
+async def test_a_new_run_wakes_a_held_poll() -> None:
+    async with coordinator() as desk:
+        poll = await desk.held_poll(await desk.register())
+        run = await desk.submit()
+        assert (await answered(poll)).json()["run"]["run_id"] == run["run_id"]
+
+
+async def test_a_stop_wakes_a_held_poll_and_is_told_once() -> None:
+    async with coordinator(Timings(poll_timeout_s=1)) as desk:
+        runner_id = await desk.register()
+        await desk.submit()
+        run = await desk.claim(runner_id)
+        poll = await desk.held_poll(runner_id)
+        stopped = (await desk.http.post(f"/runs/{run['run_id']}/stop")).json()
+        assert stopped["status"] == "stopping"
+        assert (await answered(poll)).json() == {"stop_sessions": [run["session_id"]]}
+        assert await desk.run_status(run) == "stopping"
+        assert (await desk.poll(runner_id)).status_code == 204
+
+
+async def test_several_stops_are_told_in_one_answer() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        runs = [await desk.submit() for _ in range(3)]
+        for _ in runs:
+            await desk.claim(runner_id)
+        await desk.http.post(f"/runs/{runs[0]['run_id']}/stop")
+        await desk.http.post(f"/sessions/{runs[1]['session_id']}/stop")
+        await desk.http.post(f"/runs/{runs[2]['run_id']}/stop")
+        assert (await desk.poll(runner_id)).json() == {"stop_sessions": [run["session_id"] for run in runs]}
+
+
+async def test_a_pending_run_is_stopped_without_a_runner() -> None:
+    async with coordinator(SHORT_POLL) as desk:
+        run = await desk.prompt()
+        assert (await desk.http.post(f"/runs/{run['run_id']}/stop")).json()["status"] == "stopped"
+        assert (await desk.session(run))["status"] == "stopped"
+        assert (await desk.poll(await desk.register(**autonomous()))).status_code == 204
+
+
+async def test_a_leave_ends_the_held_poll_at_once_and_it_never_claims() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register(**autonomous())
+        poll = await desk.held_poll(runner_id)
+        leave, run = await asyncio.gather(desk.http.delete(f"/runners/{runner_id}?self=true"), desk.prompt())
+        assert leave.status_code == 200
+        answer = (await answered(poll)).json()
+        # Both arrive at the same time: the run is either handed out and failed by the leave, or still waits.
+        if answer == {"deregistered": True}:
+            assert await desk.run_status(run) == "pending"
+        else:
+            assert await desk.run_status(run) == "failed"
+        waiting = await desk.prompt()
+        assert await desk.run_status(waiting) == "pending"
+
+
+async def test_a_leave_answers_the_held_poll() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        poll = await desk.held_poll(runner_id)
+        await desk.http.delete(f"/runners/{runner_id}?self=true")
+        assert (await answered(poll)).json() == {"deregistered": True}
+
+
+async def test_a_runner_that_is_sent_away_is_told_once() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        run = await desk.submit()
+        await desk.claim(runner_id)
+        poll = await desk.held_poll(runner_id)
+        assert (await desk.http.delete(f"/runners/{runner_id}")).json()["initiated_by"] == "external"
+        assert (await answered(poll)).json() == {"deregistered": True}
+        assert (await desk.poll(runner_id)).status_code == 401
+        assert await desk.run_status(run) == "failed"
+
+
+async def test_a_removed_runner_s_held_poll_is_told_to_register_again() -> None:
+    clock = Clock()
+    async with coordinator(clock=clock) as desk:
+        poll = await desk.held_poll(await desk.register())
+        clock.now_s += 601
+        assert (await desk.http.get("/runners")).json() == {"runners": []}
+        assert (await answered(poll)).status_code == 401
+
+
+async def test_a_silent_runner_is_removed_also_when_nobody_asks() -> None:
+    clock = Clock()
+    async with coordinator(Timings(sweep_interval_s=0.01), clock=clock) as desk:
+        poll = await desk.held_poll(await desk.register())
+        clock.now_s += 601
+        assert (await answered(poll)).status_code == 401
+
+
+async def hang_up(desk: Desk, runner_id: str) -> None:
+    poll = await desk.held_poll(runner_id)
+    poll.cancel()
+    await asyncio.wait([poll])
+
+
+async def test_a_poll_that_is_hung_up_claims_nothing() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        await hang_up(desk, runner_id)
+        await desk.until_nothing_is_held(runner_id)
+        run = await desk.submit()
+        assert await desk.run_status(run) == "pending"
+        assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
+
+
+async def test_a_poll_that_is_hung_up_takes_no_stop_with_it() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        run = await desk.submit()
+        await desk.claim(runner_id)
+        await hang_up(desk, runner_id)
+        await desk.until_nothing_is_held(runner_id)
+        await desk.http.post(f"/runs/{run['run_id']}/stop")
+        assert (await desk.poll(runner_id)).json() == {"stop_sessions": [run["session_id"]]}
+
+
+async def test_runs_submitted_while_a_poll_is_hung_up_are_not_lost() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        # Few enough that no answer is under way yet: what is in transit is lost with any coordinator.
+        for turns_before_the_hang_up in (0, 1, 2, 3) * 5:
+            poll = await desk.held_poll(runner_id)
+            submitting = asyncio.create_task(desk.submit())
+            for _ in range(turns_before_the_hang_up):
+                await asyncio.sleep(0)
+            poll.cancel()
+            await asyncio.wait([poll])
+            submitted = await submitting
+            claimed = await desk.claim(runner_id) if poll.cancelled() else poll.result().json()["run"]
+            assert claimed["run_id"] == submitted["run_id"]
+
+
+async def test_a_claim_whose_poll_has_left_is_undone() -> None:
+    """The client goes while the store is at work on the claim: the run is back in the queue, and is handed out."""
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        poll = await desk.held_poll(runner_id)
+        runner = desk.inside.registry.get(runner_id)
+        assert runner is not None
+        async with runner.claiming:
+            run = await desk.submit()
+            poll.cancel()
+            await asyncio.wait([poll])
+        await desk.until_nothing_is_held(runner_id)
+        assert await desk.run_status(run) == "pending"
+        assert (await desk.http.get(f"/runs/{run['run_id']}")).json()["runner_id"] is None
+        assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
+
+
+async def test_two_hundred_runs_are_claimed_exactly_once_and_oldest_first() -> None:
+    async with coordinator(Timings(poll_timeout_s=0.5)) as desk:
+        runners = [await desk.register(**autonomous(hostname=f"host-{number}")) for number in range(3)]
+        claimed: list[tuple[str, str]] = []
+
+        async def work(runner_id: str) -> None:
+            while (answer := await desk.poll(runner_id)).status_code == 200:
+                claimed.append((answer.json()["run"]["run_id"], runner_id))
+
+        async with asyncio.timeout(ANSWER_LIMIT_S), asyncio.TaskGroup() as group:
+            for runner_id in runners:
+                group.create_task(work(runner_id))
+            submitting = [group.create_task(desk.prompt()) for _ in range(200)]
+        submitted = {task.result()["run_id"] for task in submitting}
+        assert sorted(run_id for run_id, _ in claimed) == sorted(submitted)
+        listed = (await desk.http.get("/runs", params={"status": "claimed"})).json()["runs"]
+        assert [(run["run_id"], run["runner_id"]) for run in listed] != []
+        assert {(run["run_id"], run["runner_id"]) for run in listed} == set(claimed)
+        assert [run["claimed_at"] for run in listed] == sorted(run["claimed_at"] for run in listed)
+        assert {runner_id for _, runner_id in claimed} == set(runners)
+
+
+async def test_a_run_that_nobody_can_take_does_not_block_those_behind_it() -> None:
+    async with coordinator() as desk:
+        runner_id = await desk.register(**autonomous())
+        await desk.prompt(additional_demands={"hostname": "elsewhere"})
+        wanted = await desk.prompt()
+        assert (await desk.claim(runner_id))["run_id"] == wanted["run_id"]

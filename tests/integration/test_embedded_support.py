@@ -1,0 +1,140 @@
+"""What the tests of the embedded coordinator share: a real one on a real socket, and a client of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from fsm_runner.coordinator.embedded.coordinator import Coordinator
+from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.embedded.timings import Timings
+
+ANSWER_LIMIT_S = 10
+AT_ONCE_S = 2
+"""Far below the time for which a poll is held here."""
+
+ECHO_AGENT = {
+    "name": "echo",
+    "description": "Says what it is told.",
+    "command": "scripts/echo",
+    "parameters_schema": {
+        "type": "object",
+        "properties": {"message": {"type": "string"}},
+        "required": ["message"],
+        "additionalProperties": False,
+    },
+}
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Desk:
+    """A coordinator and somebody who talks to it."""
+
+    def __init__(self, server: CoordinatorServer, http: httpx.AsyncClient) -> None:
+        self.server = server
+        self.http = http
+
+    @property
+    def inside(self) -> Coordinator:
+        assert self.server._running is not None
+        return self.server._running._coordinator
+
+    async def register(self, **overrides: Any) -> str:
+        answer = await self.http.post("/runner/register", json=registration(**overrides))
+        assert answer.status_code == 200, answer.text
+        runner_id: str = answer.json()["runner_id"]
+        return runner_id
+
+    async def submit(self, message: str = "hello", **fields: Any) -> dict[str, Any]:
+        body = {"agent_name": "echo", "parameters": {"message": message}, **fields}
+        answer = await self.http.post("/runs", json=body)
+        assert answer.status_code == 201, answer.text
+        created: dict[str, Any] = answer.json()
+        return created
+
+    async def prompt(self, **fields: Any) -> dict[str, Any]:
+        """A run that names no agent."""
+        return await self.submit(**{"agent_name": None, "parameters": {"prompt": "hi"}, **fields})
+
+    async def poll(self, runner_id: str) -> httpx.Response:
+        return await self.http.get("/runner/runs", params={"runner_id": runner_id})
+
+    async def claim(self, runner_id: str) -> dict[str, Any]:
+        answer = await self.poll(runner_id)
+        assert answer.status_code == 200, answer.text
+        run: dict[str, Any] = answer.json()["run"]
+        return run
+
+    async def held_poll(self, runner_id: str) -> asyncio.Task[httpx.Response]:
+        """A poll that the coordinator holds at this moment."""
+        held_before = len(self._held(runner_id))
+        poll = asyncio.create_task(self.poll(runner_id))
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            while len(self._held(runner_id)) == held_before:  # noqa: ASYNC110 - the program has no event for this
+                await asyncio.sleep(0)
+        return poll
+
+    async def until_nothing_is_held(self, runner_id: str) -> None:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            while self._held(runner_id):  # noqa: ASYNC110 - the program has no event for this
+                await asyncio.sleep(0)
+
+    async def report(self, run: dict[str, Any], kind: str, runner_id: str, **fields: Any) -> httpx.Response:
+        return await self.http.post(f"/runner/runs/{run['run_id']}/{kind}", json={"runner_id": runner_id, **fields})
+
+    async def bind(self, run: dict[str, Any], **overrides: Any) -> httpx.Response:
+        body = {"executor_session_id": "exe-1", "hostname": "host", "executor_profile": "echo", **overrides}
+        return await self.http.post(f"/sessions/{run['session_id']}/bind", json=body)
+
+    async def event(self, run: dict[str, Any], **fields: Any) -> httpx.Response:
+        body = {"event_type": "message", "session_id": run["session_id"], "timestamp": "2026-01-01T00:00:00Z", **fields}
+        return await self.http.post(f"/sessions/{run['session_id']}/events", json=body)
+
+    async def run_status(self, run: dict[str, Any]) -> str:
+        status: str = (await self.http.get(f"/runs/{run['run_id']}")).json()["status"]
+        return status
+
+    async def session(self, run: dict[str, Any]) -> dict[str, Any]:
+        session: dict[str, Any] = (await self.http.get(f"/sessions/{run['session_id']}")).json()["session"]
+        return session
+
+    def _held(self, runner_id: str) -> set[asyncio.Event]:
+        runner = self.inside.registry.get(runner_id)
+        return set() if runner is None else runner._held_polls
+
+
+def registration(**overrides: Any) -> dict[str, Any]:
+    return {
+        "hostname": "host",
+        "project_dir": "/work",
+        "executor_profile": "echo",
+        "executor": {"type": "procedural", "command": "executors/procedural", "config": {"limit": 1}},
+        "tags": [],
+        "require_matching_tags": False,
+        "agents": [ECHO_AGENT],
+        **overrides,
+    }
+
+
+def autonomous(**overrides: Any) -> dict[str, Any]:
+    """Overrides for a runner that takes runs without an agent."""
+    return {"executor": {"type": "autonomous", "command": "executors/claude-code"}, "agents": [], **overrides}
+
+
+@asynccontextmanager
+async def coordinator(timings: Timings | None = None, **settings: Any) -> AsyncIterator[Desk]:
+    async with CoordinatorServer(port=0, timings=timings, **settings) as server:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_LIMIT_S, limits=limits) as http:
+            yield Desk(server, http)

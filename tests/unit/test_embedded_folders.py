@@ -1,0 +1,116 @@
+"""Folders of agents and scripts: what is read from them, and what is refused with file and field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsm_runner.coordinator.embedded.agents import load_agents
+from fsm_runner.coordinator.embedded.scripts import load_scripts
+from fsm_runner.errors import UsageError
+
+
+def write_agent(folder: Path, content: Any) -> Path:
+    file = folder / "agent.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def write_script(folder: Path, description: Any, program: str = "run.sh") -> Path:
+    (folder / "tool").mkdir()
+    file = folder / "tool" / "script.json"
+    file.write_text(description if isinstance(description, str) else json.dumps(description))
+    (folder / "tool" / program).write_text("#!/bin/sh\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", ""),
+        ("[]", ""),
+        ({"description": "x"}, "name"),
+        ({"name": "a", "tags": "x"}, "tags"),
+        ({"name": "a", "type": "other"}, "type"),
+        ({"name": "a", "demands": {"tags": [1]}}, "tags"),
+        ({"name": "a", "parameters_schema": {"type": "nothing"}}, "parameters_schema"),
+        ({"name": "a", "script": "missing"}, "script"),
+        ("[" * 100_000, ""),
+    ],
+)
+def test_a_bad_agent_file_is_refused_by_file_and_field(tmp_path: Path, content: Any, named: str) -> None:
+    file = write_agent(tmp_path, content)
+    with pytest.raises(UsageError) as refused:
+        load_agents(tmp_path, ())
+    assert str(file) in str(refused.value)
+    assert named in str(refused.value).removeprefix(str(file))
+
+
+def test_two_files_cannot_define_one_agent(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"name": "same"}')
+    with pytest.raises(UsageError, match=r"b\.json: name: .*a\.json"):
+        load_agents(tmp_path, ())
+
+
+@pytest.mark.parametrize(
+    ("definition", "kind"),
+    [
+        ({"name": "a"}, "autonomous"),
+        ({"name": "a", "command": "x"}, "procedural"),
+        ({"name": "a", "script": "tool"}, "procedural"),
+        ({"name": "a", "command": "x", "type": "autonomous"}, "autonomous"),
+    ],
+)
+def test_an_agent_s_type_follows_from_what_it_has(tmp_path: Path, definition: dict[str, str], kind: str) -> None:
+    write_agent(tmp_path, definition)
+    assert [agent.type for agent in load_agents(tmp_path, ["tool"])] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("description", "named"),
+    [
+        ("{", ""),
+        ({}, "script_file"),
+        ({"script_file": "missing.sh"}, "script_file"),
+        ({"script_file": "../tool/run.sh"}, "script_file"),
+        ({"script_file": "."}, "script_file"),
+        ({"script_file": "run.sh", "demands": {"hostname": 1}}, "hostname"),
+    ],
+)
+def test_a_bad_script_is_refused_by_file_and_field(tmp_path: Path, description: Any, named: str) -> None:
+    file = write_script(tmp_path, description)
+    with pytest.raises(UsageError) as refused:
+        load_scripts(tmp_path)
+    assert str(file) in str(refused.value)
+    assert named in str(refused.value).removeprefix(str(file))
+
+
+@pytest.mark.parametrize("script_file", ["/etc/passwd", "link", "\0"])
+def test_a_script_file_outside_of_its_folder_is_refused(tmp_path: Path, script_file: str) -> None:
+    write_script(tmp_path, {"script_file": script_file})
+    (tmp_path / "tool" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(UsageError, match="script_file"):
+        load_scripts(tmp_path)
+
+
+def test_a_script_without_description_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"empty/script\.json"):
+        load_scripts(tmp_path)
+
+
+def test_an_archive_of_the_same_files_is_the_same(tmp_path: Path) -> None:
+    write_script(tmp_path, {"script_file": "run.sh", "demands": {"tags": ["gpu"]}})
+    script = load_scripts(tmp_path)["tool"]
+    first = script.archive()
+    script.program_file.touch()
+    assert script.archive() == first
+    assert script.demands.tags == ("gpu",)
+
+
+@pytest.mark.parametrize("load", [lambda folder: load_agents(folder, ()), load_scripts])
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path, load: Any) -> None:
+    with pytest.raises(UsageError, match="nowhere"):
+        load(tmp_path / "nowhere")
