@@ -1,0 +1,103 @@
+"""A coordinator that answers at once, in a process of its own, so that what is measured is the runner.
+
+    python -m benchmarks.instant_coordinator COUNT IN_FLIGHT AGENT PARAMETERS_JSON
+
+Prints its port. Hands out COUNT runs, never more than IN_FLIGHT that are not reported yet; then polls are held.
+"""
+
+import asyncio
+import json
+import sys
+
+REGISTERED = json.dumps(
+    {"runner_id": "r", "poll_endpoint": "/runner/runs", "poll_timeout_seconds": 30, "heartbeat_interval_seconds": 60}
+)
+REPORTS = ("completed", "failed", "stopped")
+
+
+class Work:
+    """The runs that are left, and the poll that waits for one."""
+
+    def __init__(self, count: int, in_flight: int, agent: str, parameters: str) -> None:
+        self.left = count
+        self.room = in_flight
+        self.held: InstantHttp | None = None
+        self._agent = agent
+        self._parameters = parameters
+
+    def next_run(self) -> str | None:
+        if self.left == 0 or self.room == 0:
+            return None
+        self.left -= 1
+        self.room -= 1
+        name = f"{self.left:06d}"
+        return (
+            f'{{"run": {{"run_id": "run_{name}", "session_id": "ses_{name}", "type": "start_session",'
+            f' "agent_name": "{self._agent}", "parameters": {self._parameters}, "execution_mode": "sync",'
+            f' "resolved_agent_blueprint": {{"name": "{self._agent}", "command": "commands/{self._agent}"}}}}}}'
+        )
+
+    def reported(self) -> None:
+        self.room += 1
+        if self.held is not None and (run := self.next_run()) is not None:
+            self.held.answer(run)
+            self.held = None
+
+
+class InstantHttp(asyncio.Protocol):
+    """As much of HTTP/1.1 as the runner's client needs: a request with a content length, kept alive."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, rest = self._received.partition(b"\r\n\r\n")
+        length = next(
+            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+        )
+        if end and len(rest) >= length:
+            self._received = rest[length:]
+            method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+            self._handle(method, path.partition("?")[0])
+
+    def _handle(self, method: str, path: str) -> None:
+        if path == "/runner/register":
+            self.answer(REGISTERED)
+        elif method == "GET" and path == "/runner/runs":
+            run = self._work.next_run()
+            if run is None:
+                self._work.held = self
+            else:
+                self.answer(run)
+        else:
+            self.answer('{"ok": true}')
+            if path.endswith(REPORTS):
+                self._work.reported()
+        if method == "DELETE" and self._work.held is not None:
+            self._work.held.answer('{"deregistered": true}')
+
+    def answer(self, body: str) -> None:
+        assert self._transport is not None
+        self._transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+            % (len(body), body.encode())
+        )
+
+
+async def main() -> None:
+    count, in_flight, agent, parameters = sys.argv[1:]
+    work = Work(int(count), int(in_flight), agent, parameters)
+    server = await asyncio.get_running_loop().create_server(lambda: InstantHttp(work), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

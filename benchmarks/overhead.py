@@ -1,0 +1,211 @@
+"""What a run costs beyond its command.
+
+    python -m benchmarks.overhead
+
+Every figure is a ratio to a floor that is measured in the same run: for runs, asyncio spawning and reaping the
+same command with captured output; for `--help`, `import typer`. Exit code 1 where a bound is not kept.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import time
+import timeit
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.assembly import assembled_runner
+from fsm_runner.config import RunnerConfig
+from fsm_runner.coordinator.wire import Run
+from fsm_runner.home import bundled
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.logs import configure_logs
+from fsm_runner.process.environment import executor_environment
+from fsm_runner.profiles import load_profile
+
+AGENT = "echo"
+PARAMETERS = '{"message": "hello"}'
+COMMAND = [str(bundled() / "executors/procedural/commands/echo"), "--message", "hello"]
+
+ONE_BY_ONE = 150
+AT_ONCE = 600
+IN_FLIGHT = 50
+IDLE_S = 20.0
+HELP_STARTS = 15
+
+
+class Figure(msgspec.Struct, frozen=True):
+    name: str
+    value: float
+    unit: str
+    bound: str
+    kept: bool
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.kept else 'NOT'}  {self.name:<58} {self.value:8.2f} {self.unit:<12} ({self.bound})"
+
+
+class Stopwatch:
+    """How long each run took from its claim to its acknowledged report, and when the last of them ended."""
+
+    def __init__(self, count: int) -> None:
+        self.durations_s: list[float] = []
+        self.all_ended = asyncio.Event()
+        self.first_claim = self.last_end = 0.0
+        self._count = count
+        self._claimed: dict[str, float] = {}
+
+    def __call__(self, run: Run, state: str, *, final: bool) -> None:
+        now = time.perf_counter()
+        self.first_claim = self.first_claim or now
+        self._claimed.setdefault(run.run_id, now)
+        if final:
+            assert state == "completed", state
+            self.last_end = now
+            self.durations_s.append(now - self._claimed.pop(run.run_id))
+            if len(self.durations_s) == self._count:
+                self.all_ended.set()
+
+
+@asynccontextmanager
+async def instant_coordinator(count: int, in_flight: int) -> AsyncIterator[str]:
+    command = [sys.executable, "-m", "benchmarks.instant_coordinator", str(count), str(in_flight), AGENT, PARAMETERS]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(await process.stdout.readline())}"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def runner_durations(count: int, in_flight: int) -> Stopwatch:
+    watch = Stopwatch(count)
+    config = RunnerConfig(project_dir=Path.cwd())
+    async with (
+        instant_coordinator(count, in_flight) as url,
+        assembled_runner(config, load_profile("echo"), url, observe=watch) as runner,
+    ):
+        living = asyncio.create_task(runner.live())
+        await watch.all_ended.wait()
+        runner.post("drain_requested")
+        await living
+    return watch
+
+
+async def floor_once(env: dict[str, str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    await process.communicate()
+    assert process.returncode == 0
+
+
+async def floor_durations(count: int) -> list[float]:
+    env = executor_environment(os.environ, {})
+    durations = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await floor_once(env)
+        durations.append(time.perf_counter() - began)
+    return durations
+
+
+async def floor_rate(count: int, in_flight: int) -> float:
+    env = executor_environment(os.environ, {})
+    room = asyncio.Semaphore(in_flight)
+
+    async def one() -> None:
+        async with room:
+            await floor_once(env)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(count)))
+    return count / (time.perf_counter() - began)
+
+
+def latency() -> Figure:
+    floor_s = statistics.median(asyncio.run(floor_durations(ONE_BY_ONE)))
+    run_s = statistics.median(asyncio.run(runner_durations(ONE_BY_ONE, 1)).durations_s)
+    ratio = run_s / floor_s
+    return Figure("claim to acknowledged report, one run at a time, median", ratio, "x floor", "below 3", ratio < 3)
+
+
+def throughput() -> Figure:
+    floor = asyncio.run(floor_rate(AT_ONCE, IN_FLIGHT))
+    watch = asyncio.run(runner_durations(AT_ONCE, IN_FLIGHT))
+    share = 100 * AT_ONCE / (watch.last_end - watch.first_claim) / floor
+    return Figure(f"throughput with {IN_FLIGHT} in flight", share, "% of floor", "at least 50", share >= 50)
+
+
+def transition() -> Figure:
+    machine = load_machine("run")
+
+    def life() -> None:
+        model = machine.model()
+        for event in ("accepted", "prepared", "executed", "reported"):
+            machine.fire(model, event)
+
+    micros = min(timeit.repeat(life, number=5_000, repeat=5)) / 5_000 / 4 * 1e6
+    return Figure("a transition of the machine", micros, "µs", "below 15", micros < 15)
+
+
+def help_start() -> Figure:
+    def fastest(*command: str) -> float:
+        def start() -> None:
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+        return min(timeit.repeat(start, number=1, repeat=HELP_STARTS))
+
+    floor_s = fastest(sys.executable, "-c", "import typer")
+    ratio = fastest(sys.executable, "-m", "fsm_runner", "--help") / floor_s
+    return Figure("fsm-runner --help", ratio, "x floor", "below 2 of `import typer`", ratio < 2)
+
+
+async def idle() -> tuple[Figure, Figure]:
+    """A runner in its own process, registered, with a held poll. Reads /proc, so Linux only."""
+    async with instant_coordinator(0, 1) as url:
+        command = [sys.executable, "-m", "fsm_runner", "--profile", "echo", "-c", url]
+        runner = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        assert runner.stderr is not None
+        while b"online" not in await runner.stderr.readline():
+            pass
+        before_s = cpu_seconds(runner.pid)
+        await asyncio.sleep(IDLE_S)
+        share = 100 * (cpu_seconds(runner.pid) - before_s) / IDLE_S
+        resident = resident_mb(runner.pid)
+        runner.terminate()
+        await runner.wait()
+    return (
+        Figure("idle, one core", share, "%", "below 0.5", share < 0.5),
+        Figure("idle, resident memory", resident, "MB", "below 60", resident < 60),
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1000
+
+
+def main() -> int:
+    configure_logs(verbose=False, quiet=True)
+    figures = [latency(), throughput(), transition(), help_start()]
+    if sys.platform == "linux":
+        figures += asyncio.run(idle())
+    for figure in figures:
+        print(figure)
+    return 0 if all(figure.kept for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
