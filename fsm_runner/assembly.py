@@ -10,6 +10,7 @@ import msgspec
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.policy import POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
@@ -47,7 +48,7 @@ async def assembled_runner(
     Raises `UsageError` where the profile's executor cannot be had, `SpecError` where a machine is not sound.
     """
     run_machine, runner_machine = load_machine("run"), load_machine("runner")
-    async with CoordinatorApi(coordinator_url) as api:
+    async with CoordinatorApi(coordinator_url, token_auth(config)) as api:
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir)
         hostname = socket.gethostname()
@@ -74,6 +75,15 @@ async def assembled_runner(
             {"grace_period_s": config.grace_period_s, "stop_limit_s": STOP_LIMIT_S},
             LinkTimes(poll_timeout_s=config.poll_timeout_s, heartbeat_interval_s=config.heartbeat_interval_s),
         )
+
+
+def token_auth(config: RunnerConfig) -> TokenAuth | None:
+    """The credentials for the configured coordinator; the embedded one asks for none."""
+    login = config.auth0
+    if login is None or config.coordinator_url is None:
+        return None
+    request = TokenRequest(client_id=login.client_id, client_secret=login.client_secret, audience=login.audience)
+    return TokenAuth(f"https://{login.domain}/oauth/token", request)
 
 
 def _registration(config: RunnerConfig, profile: LoadedProfile, hostname: str) -> wire.Registration:

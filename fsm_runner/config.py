@@ -43,6 +43,27 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     auth0_client_secret: str | None = None
     auth0_audience: str | None = None
 
+    @property
+    def auth0(self) -> "Auth0Login | None":
+        """None unless all four variables are set (section 6)."""
+        if self.auth0_domain and self.auth0_client_id and self.auth0_client_secret and self.auth0_audience:
+            return Auth0Login(
+                domain=self.auth0_domain,
+                client_id=self.auth0_client_id,
+                client_secret=self.auth0_client_secret,
+                audience=self.auth0_audience,
+            )
+        return None
+
+
+class Auth0Login(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token is asked for with."""
+
+    domain: str
+    client_id: str
+    client_secret: str
+    audience: str
+
 
 class Setting(msgspec.Struct, frozen=True):
     """Where one field of `RunnerConfig` comes from."""
@@ -140,11 +161,6 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | No
         if given is not None:
             fields[setting.field] = _parsed(setting, *given)
     return _consistent(RunnerConfig(**fields))
-
-
-def coordinator_url(flag: str | None) -> str:
-    """The coordinator that `submit`, `runs` and `stop` talk to."""
-    return load_config({"coordinator_url": flag}).coordinator_url or LOCAL_COORDINATOR_URL
 
 
 def read_dotenv(path: Path) -> Mapping[str, str | None]:

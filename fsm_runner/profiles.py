@@ -86,8 +86,11 @@ def _agents(path: Path, home: Path, profile: Profile) -> tuple[Agent, ...]:
     if profile.agents_dir is None:
         return ()
     folder = home / profile.agents_dir
-    if not folder.is_dir():
-        raise UsageError(f"{path}: agents_dir: there is no folder {folder}")
+    try:
+        if not folder.is_dir():
+            raise UsageError(f"{path}: agents_dir: there is no folder {folder}")
+    except OSError as fault:
+        raise UsageError(f"{path}: agents_dir: {folder} cannot be read: {fault.strerror}") from fault
     agents = [(file, read_json(file, Agent)) for file in sorted(folder.glob("*.json"))]
     files: dict[str, Path] = {}
     for file, agent in agents:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import PROMPT, ending_signals
 from fsm_runner.cli.submission import create_run, say_outcome
@@ -72,7 +74,9 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
     progress = Progress(shown=sys.stderr.isatty() and not config.verbose)
     async with (
         CoordinatorServer(port=0) as server,
-        assembled_runner(config, profile, server.url, observe=progress) as runner,
+        assembled_runner(
+            msgspec.structs.replace(config, coordinator_url=None), profile, server.url, observe=progress
+        ) as runner,
         CoordinatorApi(server.url) as api,
     ):
         living = asyncio.create_task(runner.live(), name="runner")

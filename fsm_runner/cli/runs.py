@@ -5,8 +5,7 @@ import asyncio
 import msgspec
 import typer
 
-from fsm_runner.config import coordinator_url
-from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import Run
 from fsm_runner.errors import UsageError
@@ -15,7 +14,7 @@ COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED")
 
 
 def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
-    runs = asyncio.run(_fetch(coordinator_url(url), status))
+    runs = asyncio.run(_fetch(url, status))
     if as_json:
         for run in runs:
             typer.echo(msgspec.json.encode(run))
@@ -28,18 +27,18 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
 
 def stop_run(url: str | None, run_id: str) -> None:
     try:
-        asyncio.run(_stop(coordinator_url(url), run_id))
+        asyncio.run(_stop(url, run_id))
     except Refused as refusal:
         raise UsageError(f"run {run_id!r} is not stopped: {refusal}") from refusal
 
 
-async def _fetch(url: str, status: str | None) -> list[Run]:
-    async with CoordinatorApi(url) as api:
+async def _fetch(url: str | None, status: str | None) -> list[Run]:
+    async with coordinator_api(url) as api:
         return await api.runs(status)
 
 
-async def _stop(url: str, run_id: str) -> None:
-    async with CoordinatorApi(url) as api:
+async def _stop(url: str | None, run_id: str) -> None:
+    async with coordinator_api(url) as api:
         await api.stop_run(run_id)
 
 

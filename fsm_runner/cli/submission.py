@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 import typer
 
+from fsm_runner.assembly import token_auth
+from fsm_runner.config import LOCAL_COORDINATOR_URL, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest
@@ -31,6 +33,13 @@ class _Rejection(msgspec.Struct, frozen=True):
     """A 4xx to `POST /runs` (section 1.3)."""
 
     detail: _Detail | str
+
+
+def coordinator_api(url: str | None) -> CoordinatorApi:
+    """The coordinator that the flag, the environment or `.env` names, else the one on this machine."""
+    config = load_config({"coordinator_url": url})
+    named_url = config.coordinator_url or LOCAL_COORDINATOR_URL
+    return CoordinatorApi(named_url, token_auth(msgspec.structs.replace(config, coordinator_url=named_url)))
 
 
 async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:

@@ -6,8 +6,7 @@ import json
 import msgspec
 import typer
 
-from fsm_runner.cli.submission import create_run, say_outcome
-from fsm_runner.config import coordinator_url
+from fsm_runner.cli.submission import coordinator_api, create_run, say_outcome
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import RunRequest
@@ -21,11 +20,11 @@ LOOK_INTERVAL_S = 0.25
 
 def submit_run(url: str | None, agent_name: str, words: list[str], *, wait: bool) -> int:
     """The exit code: 1 where the run was waited for and did not complete."""
-    return asyncio.run(_submit(coordinator_url(url), agent_name, words, wait=wait))
+    return asyncio.run(_submit(url, agent_name, words, wait=wait))
 
 
-async def _submit(url: str, agent_name: str, words: list[str], *, wait: bool) -> int:
-    async with CoordinatorApi(url) as api:
+async def _submit(url: str | None, agent_name: str, words: list[str], *, wait: bool) -> int:
+    async with coordinator_api(url) as api:
         try:
             agent = await api.agent(agent_name)
         except Refused as refusal:

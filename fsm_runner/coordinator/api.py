@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
 from fsm_runner.coordinator.faults import (
     AgentNameCollision,
     DuplicateRunner,
@@ -23,7 +24,6 @@ from fsm_runner.coordinator.faults import (
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_S, CONNECT_LIMIT_S, POLL_MARGIN_S, SCRIPT_LIMIT_BYTES
 from fsm_runner.errors import UsageError
 
-NOT_REGISTERED_TEXT = "Runner not registered"
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 SHOWN_ANSWER_CHARS = 300
 
@@ -163,8 +163,13 @@ class CoordinatorApi:
             answer = await (http or self._http).request(
                 method, self.url + path, content=content, headers=headers, timeout=limits
             )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
+            raise Unreachable(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}") from fault
         except httpx.HTTPError as fault:
             raise Unreachable(f"{method} {self.url}{path}: {_fault_text(fault)}") from fault
+        except httpx.InvalidURL as defect:
+            message = f"{method} {self.url}: a name from outside makes no URL: {defect}"
+            raise Refused(message, httpx.codes.REQUEST_URI_TOO_LONG) from defect
         if not answer.is_success:
             raise _fault_of(answer)
         if expect_object:
@@ -197,11 +202,12 @@ class CoordinatorApi:
 
 
 def checked_url(url: str) -> str:
-    """The URL without a trailing slash. Raises `UsageError` where it is no http(s) URL with a host."""
+    """The URL without a trailing slash. Raises `UsageError` where it is no http(s) URL with a host and no query."""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        sound = parts.scheme in {"http", "https"} and bool(httpx.URL(url).host) and parts.port != 0
+        sound = sound and not parts.query and not parts.fragment
+    except (ValueError, httpx.InvalidURL):
         sound = False
     if not sound:
         raise UsageError(f"coordinator URL {url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]")
@@ -221,7 +227,10 @@ def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
 
 
 def path_segment(text: str) -> str:
-    return quote(text, safe="")
+    """Any text as one segment of a path. A URL's `.` and `..` are no names: they are resolved before it is sent."""
+    if text in {".", ".."}:
+        return text.replace(".", "%2E")
+    return quote(text, safe="", errors="surrogatepass")
 
 
 def _fault_text(fault: httpx.HTTPError) -> str:
@@ -234,14 +243,19 @@ def _named(answer: httpx.Response) -> str:
 
 
 def _shown(answer: httpx.Response) -> str:
-    text = " ".join(answer.text.split())
+    text = " ".join(_text(answer).split())
     return text if len(text) <= SHOWN_ANSWER_CHARS else text[:SHOWN_ANSWER_CHARS] + "…"
+
+
+def _text(answer: httpx.Response) -> str:
+    """Not `answer.text`, which fails on some of the character sets that an answer can name."""
+    return answer.content.decode(errors="replace")
 
 
 def _fault_of(answer: httpx.Response) -> Unreachable | NotRegistered | Refused:
     status = answer.status_code
     message = f"{_named(answer)}: {_shown(answer)}"
-    if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
+    if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in _text(answer):
         return NotRegistered(message)
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return NotAuthenticated(message, status, answer.content)

@@ -87,9 +87,7 @@ class CoordinatorClient:
             logger.debug("deregistration: {}", answer)
 
     def _say_away(self, fault: Exception, wait_s: float) -> None:
-        logger.warning(
-            "Cannot connect to Agent Coordinator at {}; trying again in {:.1f} s ({})", self.api.url, wait_s, fault
-        )
+        logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
     def _say_duplicate(self, fault: Exception, wait_s: float) -> None:
         logger.warning(

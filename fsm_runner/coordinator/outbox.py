@@ -52,10 +52,13 @@ class Outbox:
             answered.cancel()
 
     async def aclose(self) -> None:
-        """Give up what is left."""
+        """Give up what is left; whoever waits for its answer is told by a cancellation."""
         if self._sender is not None and not self._sender.done():
             self._sender.cancel()
             await asyncio.wait([self._sender])
+        while self._waiting:
+            _, answered = self._waiting.pop()
+            answered.cancel()
 
     async def _send_all(self) -> None:
         while self._waiting:

@@ -28,6 +28,9 @@ HEARTBEAT_FLOOR_S = 0.1
 STOP_LOOKUP_INTERVAL_S = 1.0
 """While no poll is held (runner full or draining), stop requests are looked up in the list of runs this often."""
 
+TOKEN_MARGIN_S = 60.0
+"""A token is renewed this long before it expires."""
+
 SCRIPT_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest script archive that is downloaded."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -20,7 +20,7 @@ TIME_LIMIT_EXIT_CODE = 124
 class ProceduralConfig(msgspec.Struct, frozen=True):
     """What a profile's `config` may say to this executor; other keys belong to others."""
 
-    timeout: float = TIME_LIMIT_S
+    timeout: Annotated[float, msgspec.Meta(gt=0)] = TIME_LIMIT_S
     """How long a command may take, in seconds."""
 
 

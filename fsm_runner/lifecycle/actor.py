@@ -113,6 +113,12 @@ class Actor:
             value = await self._with_retries(state, activity)
         except FsmRunnerError as failure:
             self._answer(state.on_error, failure, visit)
+        except asyncio.CancelledError as failure:
+            if _is_being_cancelled():
+                raise
+            # The activity was not cancelled but waited for something that was: it has failed like any other.
+            logger.error("{}: {} broke: what it waited for was cancelled", self.name, state.invoke)
+            self._answer(state.on_error, failure, visit)
         except Exception as failure:  # noqa: BLE001 - whatever goes wrong in an activity is an event of its machine
             logger.opt(exception=failure).error("{}: {} broke", self.name, state.invoke)
             self._answer(state.on_error, failure, visit)
@@ -139,3 +145,8 @@ class Actor:
     def _answer(self, event: str | None, payload: object, visit: int) -> None:
         if event is not None:
             self._inbox.put_nowait(_Message(event, payload, visit))
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -1,0 +1,103 @@
+"""Credentials for the coordinator: protocol.md, section 6."""
+
+import asyncio
+import json
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
+from fsm_runner.coordinator.faults import NotAuthenticated, NotRegistered, Unreachable
+from tests.support.serving import serving
+
+LOGIN = TokenRequest(client_id="me", client_secret="s3cret", audience="coordinator")
+
+
+class Issuer:
+    """Issues numbered tokens, and a coordinator that takes some of them."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.status = 200
+        self.expires_in = 3600.0
+        self.accepted = {"token-1"}
+        self.seen: list[str] = []
+        self.refusal = "token expired"
+
+    async def token(self, request: Request) -> Response:
+        self.asked.append(json.loads(await request.body()))
+        return JSONResponse(
+            {"access_token": f"token-{len(self.asked)}", "expires_in": self.expires_in}, status_code=self.status
+        )
+
+    async def health(self, request: Request) -> Response:
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        self.seen.append(token)
+        if token in self.accepted:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"detail": self.refusal}, status_code=401)
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[Route("/oauth/token", self.token, methods=["POST"]), Route("/health", self.health)],
+        )
+
+
+async def test_one_token_serves_concurrent_calls() -> None:
+    issuer = Issuer()
+    async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
+        await asyncio.gather(*(api.health() for _ in range(10)))
+    assert issuer.asked == [
+        {
+            "client_id": "me",
+            "client_secret": "s3cret",
+            "audience": "coordinator",
+            "grant_type": "client_credentials",
+        }
+    ]
+    assert issuer.seen == ["token-1"] * 10
+
+
+async def test_a_refused_token_is_replaced_once() -> None:
+    issuer = Issuer()
+    issuer.accepted = {"token-2"}
+    async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
+        await api.health()
+        assert issuer.seen == ["token-1", "token-2"]
+        issuer.accepted = set()
+        with pytest.raises(NotAuthenticated):
+            await api.health()
+    assert issuer.seen == ["token-1", "token-2", "token-2", "token-3"]
+
+
+async def test_a_lost_registration_asks_for_no_token() -> None:
+    issuer = Issuer()
+    issuer.accepted = set()
+    issuer.refusal = "Runner not registered"
+    async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
+        with pytest.raises(NotRegistered):
+            await api.health()
+    assert len(issuer.asked) == 1
+
+
+async def test_a_token_is_renewed_before_it_expires() -> None:
+    issuer = Issuer()
+    issuer.expires_in = 30
+    issuer.accepted = {"token-1", "token-2"}
+    async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
+        await api.health()
+        await api.health()
+    assert issuer.seen == ["token-1", "token-2"]
+
+
+@pytest.mark.parametrize(("status", "fault"), [(401, NotAuthenticated), (403, NotAuthenticated), (503, Unreachable)])
+async def test_what_the_token_service_says_is_told(status: int, fault: type[Exception]) -> None:
+    issuer = Issuer()
+    issuer.status = status
+    async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
+        with pytest.raises(fault):
+            await api.health()
