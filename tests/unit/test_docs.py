@@ -1,0 +1,60 @@
+"""What the documents state, compared with what the program does."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fsm_runner import errors
+from fsm_runner.cli.machine_diagram import check_document
+from fsm_runner.config import SETTINGS
+from fsm_runner.coordinator.policy import POLICIES
+from fsm_runner.retry import RetryPolicy
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def rows(heading: str) -> Iterator[list[str]]:
+    section = OPERATIONS.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    for line in section.splitlines():
+        if line.startswith("|") and not set(line) <= set("|- "):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def row_of(name: str, policy: RetryPolicy) -> list[str]:
+    given_up = "never" if policy.limit_s is None else f"after {policy.limit_s:g} s"
+    return [name, f"{policy.base_s:g} s", f"{policy.cap_s:g} s", given_up]
+
+
+def test_the_table_of_retries_is_what_the_client_does() -> None:
+    policies: dict[str, RetryPolicy] = msgspec.structs.asdict(POLICIES)
+    assert list(rows("Retries"))[1:] == [row_of(name, policy) for name, policy in policies.items()]
+
+
+def test_every_setting_is_documented() -> None:
+    documented = [cell for row in rows("Configuration") for cell in row[:2]]
+    for setting in SETTINGS:
+        assert any(f"`{setting.variable}`" in cell for cell in documented), setting.variable
+        assert setting.flag is None or any(f"`{setting.flag}`" in cell for cell in documented), setting.flag
+
+
+def test_every_exit_code_is_documented() -> None:
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert {int(row[0]) for row in list(rows("Exit codes"))[1:]} == codes
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("name", "document"), [("run", "README.md"), ("run", "docs/machines.md"), ("runner", "docs/machines.md")]
+)
+def test_the_diagrams_are_current(name: str, document: str) -> None:
+    assert check_document(name, None, None, str(ROOT / document)) == 0
