@@ -5,9 +5,11 @@ Names are those of protocol.md, section 7. Empty strings count as not set, since
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -78,6 +80,13 @@ def _text(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
+    return value
+
+
 def _folder(value: str) -> Path:
     return Path(value)
 
@@ -94,22 +103,19 @@ def _truth(value: str) -> bool:
     raise ValueError("expected true or false")
 
 
-def _whole(value: str, low: int, high: int | None, what: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        raise ValueError(f"expected {what}") from None
-    if number < low or (high is not None and number > high):
+def _whole(value: str, high: int, what: str) -> int:
+    # `int` alone reads `1_000`, ` 5 ` and other scripts' digits too.
+    if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= high:
         raise ValueError(f"expected {what}")
-    return number
+    return int(value)
 
 
 def _port(value: str) -> int:
-    return _whole(value, 1, 65_535, "a port from 1 to 65535")
+    return _whole(value, 65_535, "a port from 1 to 65535")
 
 
 def _count(value: str) -> int:
-    return _whole(value, 1, None, "a whole number from 1 up")
+    return _whole(value, 999_999_999, "a whole number from 1 up")
 
 
 def _seconds(value: str) -> float:
@@ -123,14 +129,14 @@ def _seconds(value: str) -> float:
 
 
 SETTINGS = (
-    Setting("coordinator_url", "AGENT_ORCHESTRATOR_API_URL", "--coordinator-url", _text),
+    Setting("coordinator_url", "AGENT_ORCHESTRATOR_API_URL", "--coordinator-url", _url),
     Setting("profile", "PROFILE", "--profile", _text),
     Setting("project_dir", "PROJECT_DIR", "--project-dir", _folder),
     Setting("tags", "RUNNER_TAGS", "--tags", _words),
     Setting("require_matching_tags", "REQUIRE_MATCHING_TAGS", "--require-matching-tags", _truth),
     Setting("verbose", "VERBOSE", "--verbose", _truth),
     Setting("mcp_port", "MCP_PORT", "--mcp-port", _port),
-    Setting("external_mcp_url", "EXTERNAL_MCP_URL", "--external-mcp-url", _text),
+    Setting("external_mcp_url", "EXTERNAL_MCP_URL", "--external-mcp-url", _url),
     Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
     Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds),
     Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
@@ -177,7 +183,10 @@ def read_dotenv(path: Path) -> Mapping[str, str | None]:
 
 def _parsed(setting: Setting, source: str, text: str) -> object:
     try:
+        text.encode()
         return setting.parse(text)
+    except UnicodeEncodeError as defect:
+        raise UsageError(f"{source}: {text!r}: not UTF-8 text") from defect
     except ValueError as defect:
         raise UsageError(f"{source}: {text!r}: {defect}") from defect
 
@@ -185,7 +194,19 @@ def _parsed(setting: Setting, source: str, text: str) -> object:
 def _consistent(config: RunnerConfig) -> RunnerConfig:
     if config.mcp_port is not None and config.external_mcp_url is not None:
         raise UsageError("--mcp-port (MCP_PORT) and --external-mcp-url (EXTERNAL_MCP_URL) exclude each other: give one")
-    project_dir = config.project_dir.absolute()
-    if not project_dir.is_dir():
-        raise UsageError(f"--project-dir (PROJECT_DIR): there is no directory {project_dir}")
-    return msgspec.structs.replace(config, project_dir=project_dir)
+    return msgspec.structs.replace(config, project_dir=_existing_folder(config.project_dir))
+
+
+def _existing_folder(path: Path) -> Path:
+    """The absolute path. Raises `UsageError` where it is no directory that can be seen and told to others."""
+    source = "--project-dir (PROJECT_DIR)"
+    try:
+        folder = path.absolute()
+        str(folder).encode()
+        if not folder.is_dir():
+            raise UsageError(f"{source}: there is no directory {folder}")
+    except UnicodeEncodeError as defect:
+        raise UsageError(f"{source}: {str(folder)!r}: not UTF-8 text") from defect
+    except OSError as fault:
+        raise UsageError(f"{source}: {path}: {fault.strerror}") from fault
+    return folder

@@ -24,7 +24,10 @@ def homes() -> tuple[Path, ...]:
     """
     if configured := os.environ.get(HOME_VARIABLE):
         return (Path(configured).resolve(),)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # it has been removed, or lies where this user may not look
+        return (bundled(),)
     return (here, bundled()) if (here / "profiles").is_dir() and here != bundled() else (bundled(),)
 
 

@@ -34,6 +34,7 @@ def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObj
 
 
 def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
+    _check_text(word)
     name, equals, text = word.partition("=")
     as_json = name.endswith(":")
     key = name.removesuffix(":")
@@ -61,7 +62,7 @@ def _typed(word: str, text: str, schema: _KeySchema) -> object:
     for read in readers:
         try:
             return read(text, schema)
-        except DECODE_FAULTS:
+        except (*DECODE_FAULTS, UsageError):
             continue
     if readers and "string" not in types:
         raise UsageError(f"{word!r}: {text!r} is not of the type that the agent declares: {' or '.join(types)}")
@@ -75,13 +76,23 @@ def _json(word: str, text: str) -> object:
         raise UsageError(f"{word!r}: not JSON: {defect}") from defect
 
 
+def _check_text(word: str) -> None:
+    """Bytes of a command line that are not UTF-8 come as halves of surrogate pairs, which no JSON can hold."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as defect:
+        raise UsageError(f"{word!r}: not UTF-8 text") from defect
+
+
 def _file_text(word: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except OSError as fault:
         raise UsageError(f"{word!r}: {path} cannot be read: {fault.strerror}") from fault
     except UnicodeDecodeError as defect:
         raise UsageError(f"{word!r}: {path} is not UTF-8 text: {defect}") from defect
+    except ValueError as defect:
+        raise UsageError(f"{word!r}: {str(path)!r} cannot be the path of a file: {defect}") from defect
 
 
 def _read_list(text: str, schema: _KeySchema) -> object:

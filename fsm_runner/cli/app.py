@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fsm_runner.cli import coordinator, machine
+from fsm_runner.errors import UsageError
 
 app = typer.Typer(
     name="fsm-runner",
@@ -93,7 +94,22 @@ def runner(
 
     A flag wins over its environment variable, that over the same variable in `.env`, that over the default.
     """
+    flags = {
+        "coordinator_url": coordinator_url,
+        "profile": profile,
+        "project_dir": project_dir,
+        "tags": tags,
+        "require_matching_tags": _given(require_matching_tags),
+        "verbose": _given(verbose),
+        "mcp_port": mcp_port,
+        "external_mcp_url": external_mcp_url,
+        "max_runs": max_runs,
+        "grace_period_s": grace_period,
+        "run_timeout_s": run_timeout,
+    }
     if context.invoked_subcommand is not None:
+        if any(flags.values()):
+            raise UsageError(f"the flags before {context.invoked_subcommand!r} are the runner's: put them behind it")
         return
     if version:
         from fsm_runner import __version__
@@ -108,19 +124,6 @@ def runner(
     from fsm_runner.cli.runner import run_runner
     from fsm_runner.config import load_config
 
-    flags = {
-        "coordinator_url": coordinator_url,
-        "profile": profile,
-        "project_dir": project_dir,
-        "tags": tags,
-        "require_matching_tags": _given(require_matching_tags),
-        "verbose": _given(verbose),
-        "mcp_port": mcp_port,
-        "external_mcp_url": external_mcp_url,
-        "max_runs": max_runs,
-        "grace_period_s": grace_period,
-        "run_timeout_s": run_timeout,
-    }
     raise typer.Exit(run_runner(load_config(flags)))
 
 

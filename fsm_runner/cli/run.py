@@ -28,6 +28,7 @@ class Progress:
     def __init__(self, *, shown: bool) -> None:
         self.ended = asyncio.Event()
         self._shown = shown
+        self._began_at = 0.0
         self._entered_at: float | None = None
 
     def __call__(self, run: Run, state: str, *, final: bool) -> None:
@@ -38,10 +39,14 @@ class Progress:
 
     def _show(self, state: str, *, final: bool) -> None:
         now = time.monotonic()
-        if self._entered_at is not None:
+        if self._entered_at is None:
+            self._began_at = now
+        else:
             self._write(f"{now - self._entered_at:9.3f} s\n")
         self._entered_at = now
-        self._write(f"{state.replace('_', ' '):<20}" + ("\n" if final else ""))
+        self._write(f"{state.replace('_', ' '):<20}")
+        if final:
+            self._write(f"{now - self._began_at:9.3f} s in all\n")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)

@@ -7,9 +7,9 @@ from loguru import logger
 
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import ending_signals
-from fsm_runner.config import RunnerConfig
+from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig
 from fsm_runner.coordinator.wire import Agent
-from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK
+from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.profiles import LoadedProfile, load_profile
 
@@ -33,7 +33,11 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
 async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -> str:
     from fsm_runner.coordinator.embedded.server import CoordinatorServer
 
-    server = await stack.enter_async_context(CoordinatorServer())
+    try:
+        server = await stack.enter_async_context(CoordinatorServer())
+    except UsageError as error:
+        hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
+        raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error
     logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", server.url)
     for agent in profile.agents:
         logger.info("submit a run: {}", submit_example(agent))

@@ -66,11 +66,12 @@ async def say_outcome(api: CoordinatorApi, run_id: str) -> int:
 
 
 async def _result(api: CoordinatorApi, session_id: str) -> JsonObject | str | None:
-    try:
-        result = await api.session_result(session_id)
-    except Refused:
-        return None  # a session that failed or was stopped has none
-    return result.result_text if result.result_data is None else result.result_data
+    """The last result event, rather than the session's result: a coordinator has none for a run that failed."""
+    events = [event for event in await api.session_events(session_id) if event.event_type == "result"]
+    if not events:
+        return None
+    last = max(events, key=lambda event: event.timestamp)
+    return last.result_text if last.result_data is None else last.result_data
 
 
 def _reason(request: RunRequest, refusal: Refused) -> str:

@@ -146,6 +146,10 @@ class CoordinatorApi:
             await self._call("GET", f"/sessions/{path_segment(session_id)}/result"), wire.SessionResult
         )
 
+    async def session_events(self, session_id: str) -> list[wire.SessionEvent]:
+        answer = await self._call("GET", f"/sessions/{path_segment(session_id)}/events")
+        return self._decoded(answer, wire.SessionEvents).events
+
     async def _call(
         self,
         method: str,

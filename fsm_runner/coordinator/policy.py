@@ -19,6 +19,9 @@ POLL_MARGIN_S = 15.0
 POLL_HOLD_CAP_S = 3600.0
 """No poll is held longer than this, whatever the coordinator names."""
 
+SHORTEST_EMPTY_POLL_S = 0.5
+"""A poll that brings nothing sooner was not held; the next one waits as after a failed one."""
+
 STALE_AFTER_S = 120.0
 """Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
 

@@ -165,6 +165,21 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     result_data: JsonObject | None = None
 
 
+class SessionEvent(_Message, frozen=True, kw_only=True):
+    """As much of a session's event as tells its result."""
+
+    event_type: str
+    timestamp: str = ""
+    result_text: str | None = None
+    result_data: JsonObject | None = None
+
+
+class SessionEvents(msgspec.Struct, frozen=True):
+    """Answer to `GET /sessions/{id}/events`."""
+
+    events: list[SessionEvent]
+
+
 class RunRequest(_Message, frozen=True, kw_only=True):
     """Body of `POST /runs` (section 1.3)."""
 

@@ -14,12 +14,15 @@ from fsm_runner.coordinator.faults import CoordinatorError, NotRegistered
 from fsm_runner.coordinator.policy import (
     HEARTBEAT_FLOOR_S,
     POLL_HOLD_CAP_S,
+    SHORTEST_EMPTY_POLL_S,
     STALE_AFTER_S,
     STOP_LOOKUP_INTERVAL_S,
 )
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
+
+NOTHING = Polled()
 
 Post = Callable[[str, object], None]
 """Hands the runner an event and its reason."""
@@ -97,6 +100,8 @@ class CoordinatorLink:
                 await self._beat(self._registered.runner_id)
 
     async def _poll(self, registered: wire.Registered) -> None:
+        """One poll, and a wait where the next one would come too soon."""
+        began = _now()
         self._no_poll_held.clear()
         try:
             polled = await self._client.api.poll(registered.runner_id, self._hold_s(registered))
@@ -106,11 +111,12 @@ class CoordinatorLink:
             polled = None
         finally:
             self._no_poll_held.set()
-        if polled is None:
+        if polled is not None:
+            self._post("coordinator_answered", "poll")
+        if polled is None or (polled == NOTHING and _now() - began < SHORTEST_EMPTY_POLL_S):
             await asyncio.sleep(self._poll_waits.next_s())
         else:
             self._poll_waits.reset()
-            self._post("coordinator_answered", "poll")
 
     def _hold_s(self, registered: wire.Registered) -> float:
         return min(POLL_HOLD_CAP_S, max(self._times.poll_timeout_s, registered.poll_timeout_seconds))

@@ -103,6 +103,7 @@ class RunActor(Actor):
     async def _stop_execution(self) -> None:
         self._outbox.discard_unsent()
         if self._execution is not None:
+            self._signal = "SIGKILL"  # what it took at the least where the stop does not come to an end
             self._signal = await self._execution.stop()
 
     async def _report(self) -> None:
@@ -138,8 +139,8 @@ class RunActor(Actor):
 
 
 def _check_workspace(folder: Path) -> None:
-    if not folder.is_absolute():
-        raise RunRefused(f"project directory {folder}: not an absolute path")
+    if not folder.is_absolute() or "\0" in str(folder):
+        raise RunRefused(f"project directory {str(folder)!r}: not an absolute path")
     if not folder.is_dir():
         raise RunRefused(f"project directory {folder}: there is no such directory on this runner")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

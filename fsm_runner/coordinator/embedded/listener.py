@@ -49,5 +49,5 @@ def url_of(listener: socket.socket) -> str:
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use; stop what listens there or choose another port with --port"
+        return f"port {port} on {host} is in use: something else listens there"
     return f"cannot listen on {host}, port {port}: {error.strerror}"
