@@ -25,6 +25,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run a coordinator that needs nothing else installed."""
+    from fsm_runner.coordinator.embedded.listener import PortInUse
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
 
     server = CoordinatorServer(
@@ -34,7 +35,10 @@ def serve(
         agents_dir=_path(agents_dir),
         scripts_dir=_path(scripts_dir),
     )
-    asyncio.run(_serve_until_signalled(server, kept_in=database or None))
+    try:
+        asyncio.run(_serve_until_signalled(server, kept_in=database or None))
+    except PortInUse as error:
+        raise UsageError(f"{error}; choose another one with --port") from error
 
 
 def _port(text: str) -> int:

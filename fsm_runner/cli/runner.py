@@ -31,11 +31,12 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
 
 
 async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -> str:
+    from fsm_runner.coordinator.embedded.listener import PortInUse
     from fsm_runner.coordinator.embedded.server import CoordinatorServer
 
     try:
         server = await stack.enter_async_context(CoordinatorServer())
-    except UsageError as error:
+    except PortInUse as error:
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
         raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error
     logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", server.url)

@@ -11,6 +11,10 @@ BACKLOG_CONNECTIONS = 2048
 HIGHEST_PORT = 65535
 
 
+class PortInUse(UsageError):
+    """Somebody else listens on this port."""
+
+
 async def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises UsageError that names host and port."""
     if not 0 <= port <= HIGHEST_PORT:
@@ -27,7 +31,9 @@ async def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG_CONNECTIONS)
     except OSError as error:
         listener.close()
-        raise UsageError(_cannot_listen(host, port, error)) from None
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} on {host} is in use: something else listens there") from None
+        raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
     return listener
 
 
@@ -45,9 +51,3 @@ def url_of(listener: socket.socket) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - recognised, not bound
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: something else listens there"
-    return f"cannot listen on {host}, port {port}: {error.strerror}"
