@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_embedded_support import AT_ONCE_S, ECHO_AGENT, autonomous, coordinator
 
 from fsm_runner.coordinator.embedded.timings import Timings
+from tests.support.embedded import AT_ONCE_S, ECHO_AGENT, autonomous, coordinator
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 

@@ -3,9 +3,9 @@
 import asyncio
 
 import httpx
-from test_embedded_support import ANSWER_LIMIT_S, AT_ONCE_S, Clock, Desk, autonomous, coordinator
 
 from fsm_runner.coordinator.embedded.timings import Timings
+from tests.support.embedded import ANSWER_LIMIT_S, AT_ONCE_S, Clock, Desk, autonomous, coordinator
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 

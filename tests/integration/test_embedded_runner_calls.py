@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_embedded_support import ECHO_AGENT, Clock, autonomous, coordinator, registration
 
 from fsm_runner.coordinator.embedded.timings import Timings
+from tests.support.embedded import ECHO_AGENT, Clock, autonomous, coordinator, registration
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 

@@ -11,11 +11,11 @@ from time import monotonic
 
 import httpx
 import pytest
-from test_embedded_support import coordinator
 
 from fsm_runner.cli.coordinator import serve
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.errors import UsageError
+from tests.support.embedded import coordinator
 
 SHUTDOWN_LIMIT_S = 0.5
 

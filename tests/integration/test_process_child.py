@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_process_support import ENV, HERE, PATIENCE_S, exit_of, is_reaped, open_descriptors, start_shell
 
 from fsm_runner.process.child import OUTPUT_DRAIN_S, Child
 from fsm_runner.process.exit_watch import ExitWatch, ThreadWatch, watch_exit
+from tests.support.children import ENV, HERE, PATIENCE_S, exit_of, is_reaped, open_descriptors, start_shell
 
 Watch = Callable[[int, Callable[[], None]], ExitWatch]
 Start = Callable[..., Child]

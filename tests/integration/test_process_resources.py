@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from test_process_support import ENV, HERE, PATIENCE_S, exit_of, is_reaped, open_descriptors, start_shell
 
 from fsm_runner.process.child import LOST_STATUS_CODE, Child
 from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch
+from tests.support.children import ENV, HERE, PATIENCE_S, exit_of, is_reaped, open_descriptors, start_shell
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from test_script_support import INSTALLED, archive, description, file, files_in, output_of, script, special
 
 from fsm_runner.executors import script_archive
 from fsm_runner.executors.scripts import (
     BadScript,
     install,
 )
+from tests.support.script_archives import INSTALLED, archive, description, file, files_in, output_of, script, special
 
 SOUND = file("tidy/script.json", description()), file("tidy/run.sh", b"echo two")
 

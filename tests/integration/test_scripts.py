@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_script_support import INSTALLED, archive, description, file, files_in, output_of, script, special
 
 from fsm_runner.executors.scripts import (
     SCRIPT_NAME_BYTES,
@@ -17,6 +16,7 @@ from fsm_runner.executors.scripts import (
     script_folder,
     valid_script_name,
 )
+from tests.support.script_archives import INSTALLED, archive, description, file, files_in, output_of, script, special
 
 
 def test_an_installed_script_runs(tmp_path: Path) -> None:
