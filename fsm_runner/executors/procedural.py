@@ -48,6 +48,13 @@ class ProceduralExecutor:
         self._environment = environment
         self._script_source = script_source
 
+    def check(self, agent: Agent) -> None:
+        """Raises an `FsmRunnerError` where an agent of this runner's own has a command that is not there."""
+        if agent.script is None and agent.command is not None:
+            program = Path(self._command(agent)[0])
+            if not program.is_file():
+                raise ExecutionFailed(f"there is no file {program}")
+
     def accept(self, run: Run) -> None:
         if run.type == "resume_session":
             raise RunRefused("a procedural agent has no session that could be resumed")

@@ -97,10 +97,11 @@ class RunnerActor(Actor):
     async def _deregister(self) -> None:
         if self._runner_id is None:
             return
+        given_up = len(self._runs)
         await self._client.deregister(self._runner_id)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._link.poll_heard_out(), LAST_POLL_LIMIT_S)
-        if len(self._runs) > 0:
+        if len(self._runs) > given_up:
             await self._settle_late_run(self._runner_id)
 
     async def _settle_late_run(self, runner_id: str) -> None:
