@@ -219,15 +219,20 @@ def checked_url(url: str) -> str:
 
 
 def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
+    """Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good."""
     parts = urlsplit(url)
-    return httpx.AsyncClient(
-        auth=auth,
-        limits=httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=30),
-        # A proxy has no business between a runner and a coordinator of the same machine.
-        trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},
-        # Certificates take memory and time to load, and plain HTTP has no use for them.
-        verify=parts.scheme == "https",
-    )
+    try:
+        return httpx.AsyncClient(
+            auth=auth,
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=30),
+            # A proxy has no business between a runner and a coordinator of the same machine.
+            trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},
+            # Certificates take memory and time to load, and plain HTTP has no use for them.
+            verify=parts.scheme == "https",
+        )
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
+        variables = "the proxy or certificate variables of the environment cannot be used"
+        raise UsageError(f"coordinator URL {url!r}: {variables}: {fault}") from fault
 
 
 def path_segment(text: str) -> str:
