@@ -14,9 +14,14 @@ from fsm_runner.machine.source import read
 
 def own_specs() -> dict[str, Path]:
     """The program's own specs, by name; the paths are short ones where they are below the working directory."""
-    here = Path.cwd()
-    paths = find_all("specs/*.toml").values()
-    return {path.stem: path.relative_to(here) if path.is_relative_to(here) else path for path in paths}
+    return {path.stem: _short(path) for path in find_all("specs/*.toml").values()}
+
+
+def _short(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except (ValueError, OSError):  # it lies elsewhere; there is no working directory any more
+        return path
 
 
 def find_spec(file: str) -> Path:

@@ -80,7 +80,7 @@ def _reason(request: RunRequest, refusal: Refused) -> str:
     except DECODE_FAULTS:
         return str(refusal)
     if isinstance(detail, str):
-        return detail
+        return detail or str(refusal)
     if detail.validation_errors:
         reasons = "; ".join(map(str, detail.validation_errors))
         return f"agent {request.agent_name!r} does not take these parameters: {reasons}"

@@ -48,8 +48,8 @@ class TokenAuth(httpx.Auth):
         answer = yield request
         if answer.status_code != httpx.codes.UNAUTHORIZED:
             return
-        await answer.aread()
-        if NOT_REGISTERED_TEXT not in answer.text:
+        # As bytes: the text of an answer depends on the character set that it names.
+        if NOT_REGISTERED_TEXT.encode() not in await answer.aread():
             request.headers["Authorization"] = f"Bearer {await self._valid_token(instead_of=token)}"
             yield request
 

@@ -13,8 +13,8 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.api import path_segment
 from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.transport import path_segment
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -34,8 +34,8 @@ STOP_LOOKUP_INTERVAL_S = 1.0
 TOKEN_MARGIN_S = 60.0
 """A token is renewed this long before it expires."""
 
-SCRIPT_LIMIT_BYTES = 64 * 1024 * 1024
-"""The largest script archive that is downloaded."""
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+"""The largest answer that is read, a script's archive included."""
 
 
 class Policies(msgspec.Struct, frozen=True, kw_only=True):

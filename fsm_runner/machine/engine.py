@@ -57,7 +57,7 @@ class Machine:
         self._final = frozenset(name for name, state in spec.states.items() if state.final)
         self._ignored = frozenset((name, event) for name, state in spec.states.items() for event in state.ignore)
         self._decided = frozenset((source, rule.event) for rule in spec.transitions for source in rule.sources)
-        self._machine = transitions.Machine(
+        machine = transitions.Machine(
             model=None,
             states=list(spec.states),
             initial=spec.initial,
@@ -65,6 +65,7 @@ class Machine:
             auto_transitions=False,
             send_event=True,
         )
+        self._events = {rule.event: machine.events[_trigger(rule.event)] for rule in spec.transitions}
 
     def model(self) -> Model:
         """A new subject in the initial state."""
@@ -85,17 +86,22 @@ class Machine:
             return Step(event, source, source, taken=False)
         if (source, event) not in self._decided:
             raise UnexpectedEvent(self.spec.name, source, event)
-        self._machine.events[event].trigger(model)
+        self._events[event].trigger(model)
         return Step(event, source, model.state, taken=True)
 
 
 def _library_form(rule: Transition, guards: Mapping[str, Guard]) -> dict[str, object]:
-    form: dict[str, object] = {"trigger": rule.event, "source": list(rule.sources), "dest": rule.to}
+    form: dict[str, object] = {"trigger": _trigger(rule.event), "source": list(rule.sources), "dest": rule.to}
     if rule.guard is not None:
         form["conditions"] = _condition(guards[rule.guard])
     if rule.decides is not None:
         form["before"] = _decision(rule.decides)
     return form
+
+
+def _trigger(event: str) -> str:
+    """The library refuses some names for its triggers, such as `state`; a spec may use any."""
+    return f"on {event}"
 
 
 def _condition(guard: Guard) -> Callable[[transitions.EventData], bool]:

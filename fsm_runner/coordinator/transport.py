@@ -1,0 +1,188 @@
+"""One HTTP call to the coordinator: a bounded answer, or one of the faults of `faults.py`.
+
+What an answer means beyond its status is the business of `api.py`.
+"""
+
+import asyncio
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
+from fsm_runner.coordinator.faults import (
+    AgentNameCollision,
+    DuplicateRunner,
+    NotAuthenticated,
+    NotRegistered,
+    Refused,
+    RegistrationConflictError,
+    Unreachable,
+)
+from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES, ANSWER_LIMIT_S, CONNECT_LIMIT_S
+from fsm_runner.errors import UsageError
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429})
+SHOWN_ANSWER_CHARS = 300
+
+Form = TypeVar("Form")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer that was read to its end."""
+
+    call: str
+    """Method and URL, for messages."""
+    status: int
+    body: bytes
+
+    def __str__(self) -> str:
+        return f"{self.call}: HTTP {self.status}: {self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The beginning of its text, on one line."""
+        text = " ".join(self.text.split())
+        return text if len(text) <= SHOWN_ANSWER_CHARS else text[:SHOWN_ANSWER_CHARS] + "…"
+
+    @property
+    def text(self) -> str:
+        """As UTF-8, whatever character set it names."""
+        return self.body.decode(errors="replace")
+
+    def decoded(self, form: type[Form]) -> Form:
+        """Raises `Unreachable` where it is not of that form: a proxy's page, a truncated body."""
+        try:
+            return msgspec.json.decode(self.body, type=form)
+        except wire.DECODE_FAULTS as defect:
+            said = f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {defect}: {self.shown}"
+            raise Unreachable(said) from defect
+
+
+class Transport:
+    """Connections to one coordinator."""
+
+    def __init__(self, url: str, auth: httpx.Auth | None = None) -> None:
+        """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
+        self.url = checked_url(url)
+        self._http = _http_client(self.url, auth)
+        # The held poll has a connection of its own, so that no number of reports can keep it waiting.
+        self._poll_http = _http_client(self.url, auth)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+        await self._poll_http.aclose()
+
+    async def call(
+        self, method: str, path: str, content: bytes | None = None, *, held_s: float | None = None
+    ) -> Answer:
+        """The answer, where it is a 2xx. `held_s`: for so long the coordinator may take its time.
+
+        Raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
+        """
+        limit_s = ANSWER_LIMIT_S if held_s is None else held_s
+        http = self._http if held_s is None else self._poll_http
+        try:
+            # httpx limits each read; an answer that drips would never end by that.
+            async with asyncio.timeout(CONNECT_LIMIT_S + limit_s):
+                answer = await self._exchange(http, method, path, content, limit_s)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
+            raise Unreachable(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}") from fault
+        except (httpx.HTTPError, TimeoutError) as fault:
+            raise Unreachable(f"{method} {self.url}{path}: {_fault_text(fault)}") from fault
+        except httpx.InvalidURL as defect:
+            message = f"{method} {self.url}: a name from outside makes no URL: {defect}"
+            raise Refused(message, httpx.codes.REQUEST_URI_TOO_LONG) from defect
+        if not httpx.codes.is_success(answer.status):
+            raise _fault_of(answer)
+        return answer
+
+    async def _exchange(
+        self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, limit_s: float
+    ) -> Answer:
+        headers = {"content-type": "application/json"} if content is not None else None
+        limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S, pool=None)
+        url = self.url + path
+        async with http.stream(method, url, content=content, headers=headers, timeout=limits) as response:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > ANSWER_LIMIT_BYTES:
+                    raise Unreachable(f"{method} {url}: the answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
+            return Answer(f"{method} {url}", response.status_code, bytes(body))
+
+
+class _Conflict(msgspec.Struct, frozen=True):
+    detail: wire.RegistrationConflict
+
+
+def checked_url(url: str) -> str:
+    """The URL without a trailing slash. Raises `UsageError` where it is no http(s) URL with a host and no query."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and bool(httpx.URL(url).host) and parts.port != 0
+        sound = sound and not parts.query and not parts.fragment
+    except (ValueError, httpx.InvalidURL):
+        sound = False
+    if not sound:
+        raise UsageError(f"coordinator URL {url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]")
+    return url.rstrip("/")
+
+
+def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
+    """Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good."""
+    parts = urlsplit(url)
+    try:
+        return httpx.AsyncClient(
+            auth=auth,
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=30),
+            # A proxy has no business between a runner and a coordinator of the same machine.
+            trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},
+            # Certificates take memory and time to load, and plain HTTP has no use for them.
+            verify=parts.scheme == "https",
+        )
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
+        variables = "the proxy or certificate variables of the environment cannot be used"
+        raise UsageError(f"coordinator URL {url!r}: {variables}: {fault}") from fault
+
+
+def path_segment(text: str) -> str:
+    """Any text as one segment of a path. A URL's `.` and `..` are no names: they are resolved before it is sent."""
+    if text in {".", ".."}:
+        return text.replace(".", "%2E")
+    return quote(text, safe="", errors="surrogatepass")
+
+
+def _fault_text(fault: Exception) -> str:
+    """Time-outs have no text of their own."""
+    return str(fault) or type(fault).__name__
+
+
+def _fault_of(answer: Answer) -> Unreachable | NotRegistered | Refused:
+    status = answer.status
+    message = str(answer)
+    if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
+        return NotRegistered(message)
+    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        return NotAuthenticated(message, status, answer.body)
+    if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
+        return conflict
+    if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES:
+        return Refused(message, status, answer.body)
+    return Unreachable(message)
+
+
+def _registration_conflict(answer: Answer) -> RegistrationConflictError | None:
+    try:
+        detail = answer.decoded(_Conflict).detail
+    except Unreachable:
+        return None
+    match detail.error:
+        case "duplicate_runner":
+            return DuplicateRunner(detail.message or "a runner with the same identity is online", detail)
+        case "agent_name_collision":
+            return AgentNameCollision(detail.message or f"agent {detail.agent_name} belongs to another runner", detail)
+        case _:
+            return None

@@ -1,0 +1,481 @@
+"""The coordinator's API over real sockets: each answer becomes a value or the fault that it stands for."""
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from fsm_runner.coordinator import api as api_module
+from fsm_runner.coordinator import transport, wire
+from fsm_runner.coordinator.api import CoordinatorApi, Polled, UnreadableRun
+from fsm_runner.coordinator.faults import (
+    AgentNameCollision,
+    DuplicateRunner,
+    NotAuthenticated,
+    NotRegistered,
+    Refused,
+    Unreachable,
+)
+from fsm_runner.coordinator.transport import checked_url, path_segment
+from fsm_runner.errors import UsageError
+
+REGISTRATION = wire.Registration(
+    hostname="h",
+    project_dir="/p",
+    executor_profile="echo",
+    executor=wire.ExecutorInfo(type="procedural", command="c"),
+)
+RUN = {"run_id": "run_1", "session_id": "ses_1", "type": "start_session", "parameters": {"a": 1}}
+
+
+def answer(status: int, body: Any = b"", content_type: str = "application/json", length: int | None = None) -> bytes:
+    """One HTTP answer; `length` for one that promises another length than it has."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} Said\r\ncontent-type: {content_type}\r\ncontent-length: {length or len(content)}\r\n\r\n"
+    return head.encode("latin-1") + content
+
+
+def detail(text: Any) -> dict[str, Any]:
+    return {"detail": text}
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[CoordinatorApi]:
+    """A server on a socket, and the API that talks to it. No connection outlives it."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await serve(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with CoordinatorApi(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as api:
+        yield api
+    server.close()
+    if connections:
+        await asyncio.wait(connections)
+
+
+class RawCoordinator:
+    """Sends bytes as they are given, and keeps what it was asked."""
+
+    def __init__(self, raw: bytes | None) -> None:
+        self._raw = raw
+        self.targets: list[str] = []
+        self.bodies: list[bytes] = []
+        self.released = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.targets.append(head.split(b"\r\n")[0].decode().rpartition(" ")[0])
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        self.bodies.append(await reader.readexactly(int(length[1]) if length else 0))
+        if self._raw is None:
+            await self.released.wait()
+        else:
+            writer.write(self._raw)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def answering(raw: bytes | None) -> AsyncIterator[tuple[CoordinatorApi, RawCoordinator]]:
+    """A coordinator that answers each call so; None: not before it is released."""
+    coordinator = RawCoordinator(raw)
+    async with listening(coordinator.serve) as api:
+        try:
+            yield api, coordinator
+        finally:
+            coordinator.released.set()
+
+
+Call = Callable[[CoordinatorApi], Awaitable[object]]
+
+CALLS: dict[str, tuple[Call, str]] = {
+    "health": (lambda api: api.health(), "GET /health"),
+    "register": (lambda api: api.register(REGISTRATION), "POST /runner/register"),
+    "poll": (lambda api: api.poll("a/b", 1), "GET /runner/runs?runner_id=a%2Fb"),
+    "heartbeat": (lambda api: api.heartbeat("r"), "POST /runner/heartbeat"),
+    "deliver": (lambda api: api.deliver("/sessions/s/events", b"{}"), "POST /sessions/s/events"),
+    "deregister": (lambda api: api.deregister("a/b"), "DELETE /runners/a%2Fb?self=true"),
+    "script_archive": (lambda api: api.script_archive("a?b"), "GET /scripts/a%3Fb/download"),
+    "agent": (lambda api: api.agent("a#b"), "GET /agents/a%23b"),
+    "create_run": (lambda api: api.create_run(wire.RunRequest(agent_name="a")), "POST /runs"),
+    "run": (lambda api: api.run(".."), "GET /runs/%2E%2E"),
+    "runs": (lambda api: api.runs(), "GET /runs"),
+    "runs of a status": (lambda api: api.runs("a&b"), "GET /runs?status=a%26b"),
+    "stop_run": (lambda api: api.stop_run("ü"), "POST /runs/%C3%BC/stop"),
+    "session_result": (lambda api: api.session_result("%2e"), "GET /sessions/%252e/result"),
+}
+DECODING_CALLS = [name for name in CALLS if name not in {"health", "deregister", "script_archive"}]
+
+FAULTS: list[tuple[int, Any, type[Exception]]] = [
+    (301, b"", Unreachable),
+    (302, b"", Unreachable),
+    (304, b"", Unreachable),
+    (307, b"", Unreachable),
+    (400, detail("no"), Refused),
+    (401, detail("Runner not registered"), NotRegistered),
+    (401, detail({"message": "Runner not registered", "error": "unknown_runner"}), NotRegistered),
+    (401, b"Runner not registered", NotRegistered),
+    (401, detail("Token expired"), NotAuthenticated),
+    (401, b"", NotAuthenticated),
+    (403, detail("Forbidden"), NotAuthenticated),
+    (403, detail("Runner not registered"), NotAuthenticated),
+    (404, detail("Run not found"), Refused),
+    (405, b"", Refused),
+    (408, b"", Unreachable),
+    (409, detail("exists"), Refused),
+    (409, detail({"error": "session_exists"}), Refused),
+    (409, b"<html>", Refused),
+    (422, detail([{"loc": ["body"], "msg": "missing"}]), Refused),
+    (425, b"", Unreachable),
+    (429, b"", Unreachable),
+    (500, b"Internal Server Error", Unreachable),
+    (502, b"<html>Bad Gateway</html>", Unreachable),
+    (503, b"\xff\xfe", Unreachable),
+    (504, b"", Unreachable),
+    (599, b"", Unreachable),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "fault"), FAULTS)
+async def test_each_status_is_the_fault_that_it_stands_for(status: int, body: Any, fault: type[Exception]) -> None:
+    async with answering(answer(status, body)) as (api, _):
+        for call, _ in CALLS.values():
+            with pytest.raises(fault) as raised:
+                await call(api)
+            assert type(raised.value) is fault
+            assert f"HTTP {status}" in str(raised.value)
+            if isinstance(raised.value, Refused):
+                assert raised.value.status == status
+                assert raised.value.body == (body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_each_call_goes_to_its_place_with_every_name_quoted(name: str) -> None:
+    call, target = CALLS[name]
+    async with answering(answer(404, b"{}")) as (api, coordinator):
+        with pytest.raises(Refused):
+            await call(api)
+    assert coordinator.targets == [target]
+
+
+async def test_a_registration_is_sent_with_all_its_fields() -> None:
+    async with answering(answer(200, {"runner_id": "r", "poll_endpoint": "/runner/runs"})) as (api, coordinator):
+        assert await api.register(REGISTRATION) == wire.Registered(runner_id="r")
+    assert json.loads(coordinator.bodies[0]) == {
+        "hostname": "h",
+        "project_dir": "/p",
+        "executor_profile": "echo",
+        "executor": {"type": "procedural", "command": "c"},
+        "tags": [],
+        "require_matching_tags": False,
+        "agents": [],
+    }
+
+
+async def test_a_runner_of_the_same_identity_is_a_conflict_with_its_message() -> None:
+    conflict = {"error": "duplicate_runner", "runner_id": "r", "hostname": "h", "message": "it is online", "more": 1}
+    async with answering(answer(409, detail(conflict))) as (api, _):
+        with pytest.raises(DuplicateRunner, match=r"^it is online$") as raised:
+            await api.register(REGISTRATION)
+    assert raised.value.conflict.runner_id == "r"
+
+
+async def test_an_agent_of_the_same_name_is_a_conflict_that_names_it() -> None:
+    conflict = {"error": "agent_name_collision", "agent_name": "echo", "existing_runner_id": "other"}
+    async with answering(answer(409, detail(conflict))) as (api, _):
+        with pytest.raises(AgentNameCollision, match="agent echo belongs to another runner") as raised:
+            await api.register(REGISTRATION)
+    assert raised.value.conflict.existing_runner_id == "other"
+
+
+UNREADABLE = [
+    answer(200, b"<!DOCTYPE html><html><body>Sign in</body></html>", "text/html"),
+    answer(200, b""),
+    answer(200, b"null"),
+    answer(200, b"[]"),
+    answer(200, b'"ok"'),
+    answer(200, b'{"run": {"run_id": "run_'),
+    answer(200, b"\xff\xfe\x00"),
+    answer(200, b"[" * 100_000),
+    answer(200, b'{"a":' * 100_000),
+]
+
+
+@pytest.mark.parametrize("raw", UNREADABLE)
+async def test_an_answer_of_200_that_is_none_of_a_coordinator_may_pass(raw: bytes) -> None:
+    async with answering(raw) as (api, _):
+        for name in DECODING_CALLS:
+            with pytest.raises(Unreachable, match="HTTP 200: not an answer of a coordinator") as raised:
+                await CALLS[name][0](api)
+            assert len(str(raised.value)) < 1000
+
+
+BROKEN = [
+    answer(200, b'{"ok": tr', length=100),
+    b"",
+    b"HTTP/1.1 200 OK\r\ncontent-le",
+    b"HTTP/1.1 abc\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.6\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+    b"\x15\x03\x01\x00\x02\x02\x50",
+]
+
+
+@pytest.mark.parametrize("raw", BROKEN)
+async def test_an_answer_that_breaks_off_may_pass(raw: bytes) -> None:
+    async with answering(raw) as (api, _):
+        for call, _ in CALLS.values():
+            with pytest.raises(Unreachable, match=r"(GET|POST|DELETE) http://127.0.0.1:\d+/"):
+                await call(api)
+
+
+@pytest.mark.parametrize("charset", ["hex", "rot13", "idna", "undefined", "utf-16", "no-such-thing", "\xff"])
+@pytest.mark.parametrize(("status", "fault"), [(500, Unreachable), (401, NotAuthenticated), (200, Unreachable)])
+async def test_no_character_set_that_an_answer_names_breaks_the_caller(
+    charset: str, status: int, fault: type[Exception]
+) -> None:
+    async with answering(answer(status, b"xyz\xff\\u", f"text/html; charset={charset}")) as (api, _):
+        with pytest.raises(fault):
+            await api.heartbeat("r")
+
+
+async def test_a_long_answer_is_shown_in_part() -> None:
+    async with answering(answer(500, b"x " * 100_000)) as (api, _):
+        with pytest.raises(Unreachable, match=r"x ?…$") as raised:
+            await api.health()
+    assert len(str(raised.value)) < 500
+
+
+async def test_a_reset_connection_may_pass() -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        connection: socket.socket = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with listening(reset) as api:
+        with pytest.raises(Unreachable, match=r"GET http://127\.0\.0\.1:\d+/health: "):
+            await api.health()
+
+
+async def test_nobody_listening_is_said_with_the_coordinator_s_url() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with CoordinatorApi(f"http://127.0.0.1:{port}/") as api:
+        with pytest.raises(Unreachable, match=f"^Cannot connect to Agent Coordinator at http://127.0.0.1:{port}: ."):
+            await api.health()
+
+
+async def test_an_answer_that_does_not_come_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "POLL_MARGIN_S", 0.05)
+    async with answering(None) as (api, _):
+        with pytest.raises(Unreachable, match="ReadTimeout"):
+            await api.poll("r", 0.05)
+
+
+async def test_a_poll_is_held_for_the_time_that_was_named_and_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Giving one up early loses what it carries, so the margin is there even where none is held."""
+    monkeypatch.setattr(api_module, "POLL_MARGIN_S", 20)
+    async with answering(None) as (api, coordinator):
+        polling = asyncio.create_task(api.poll("r", 0.01))
+        done, _ = await asyncio.wait({polling}, timeout=0.3)
+        assert not done
+        coordinator.released.set()
+        with pytest.raises(Unreachable):
+            await polling
+
+
+async def test_a_poll_that_brings_nothing_is_empty() -> None:
+    for raw in (b"HTTP/1.1 204 No Content\r\n\r\n", answer(200, {}), answer(200, {"run": None, "news": 1})):
+        async with answering(raw) as (api, _):
+            assert await api.poll("r", 1) == Polled()
+
+
+async def test_a_poll_brings_a_run() -> None:
+    blueprint = {"name": "a", "command": "x", "unknown": [1]}
+    async with answering(answer(200, {"run": RUN | {"resolved_agent_blueprint": blueprint, "new": 1}})) as (api, _):
+        polled = await api.poll("r", 1)
+    assert isinstance(polled.run, wire.Run)
+    assert (polled.run.run_id, polled.run.session_id, polled.run.parameters) == ("run_1", "ses_1", {"a": 1})
+    assert polled.run.resolved_agent_blueprint == wire.Agent(name="a", command="x")
+
+
+@pytest.mark.parametrize(
+    ("body", "polled"),
+    [
+        ({"stop_sessions": ["a", "b"]}, Polled(stop_sessions=("a", "b"))),
+        ({"sync_scripts": ["a"], "remove_scripts": ["b"]}, Polled(sync_scripts=("a",), remove_scripts=("b",))),
+        ({"deregistered": True}, Polled(deregistered=True)),
+    ],
+)
+async def test_a_poll_brings_what_else_there_is(body: Any, polled: Polled) -> None:
+    async with answering(answer(200, body)) as (api, _):
+        assert await api.poll("r", 1) == polled
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        ({"run_id": "run_1"}, "session_id"),
+        (RUN | {"session_id": 5}, "$.session_id"),
+        (RUN | {"type": "dance"}, "$.type"),
+        (RUN | {"parameters": []}, "$.parameters"),
+        (RUN | {"resolved_agent_blueprint": {}}, "name"),
+        (RUN | {"demands": 10**400}, ""),
+    ],
+)
+async def test_a_run_that_cannot_be_read_keeps_its_id(run: Any, named: str) -> None:
+    async with answering(answer(200, {"run": run})) as (api, _):
+        unreadable = (await api.poll("r", 1)).run
+    assert isinstance(unreadable, UnreadableRun)
+    assert unreadable.run_id == "run_1"
+    assert named in unreadable.defect
+
+
+async def test_a_run_that_is_nested_too_deeply_to_find_its_id_is_no_answer_of_a_coordinator() -> None:
+    body = b'{"run": {"parameters": {"a": ' + b"[" * 50_000 + b"]" * 50_000 + b'}, "run_id": "run_1"}}'
+    async with answering(answer(200, body)) as (api, _):
+        with pytest.raises(Unreachable, match="recursion"):
+            await api.poll("r", 1)
+
+
+@pytest.mark.parametrize("run", [5, [], "run_1", {}, {"run_id": None}, {"session_id": "ses_1"}])
+async def test_a_run_without_an_id_is_no_answer_of_a_coordinator(run: Any) -> None:
+    async with answering(answer(200, {"run": run})) as (api, _):
+        with pytest.raises(Unreachable, match="run"):
+            await api.poll("r", 1)
+
+
+async def test_an_archive_is_handed_on_byte_for_byte_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(answer(200, b"\x1f\x8b\x00\xff", "application/gzip")) as (api, _):
+        assert await api.script_archive("s") == b"\x1f\x8b\x00\xff"
+        monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 3)
+        with pytest.raises(Unreachable, match="larger than 3 bytes"):
+            await api.script_archive("s")
+
+
+async def test_an_answer_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ANSWER_LIMIT_S", 0.2)
+    monkeypatch.setattr(transport, "CONNECT_LIMIT_S", 0.2)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    async with listening(drip) as api:
+        with pytest.raises(Unreachable, match="TimeoutError"):
+            await api.heartbeat("r")
+
+
+@pytest.mark.parametrize("beside", [{"stop_sessions": None}, {"stop_sessions": 5}, {"deregistered": "x", "a": []}])
+async def test_what_stands_beside_a_run_does_not_make_it_lost(beside: dict[str, Any]) -> None:
+    async with answering(answer(200, {"run": {"run_id": "run_1", "session_id": "ses_1"}} | beside)) as (api, _):
+        polled = await api.poll("r", 1)
+    assert isinstance(polled.run, wire.Run)
+    assert (polled.run.run_id, polled.stop_sessions, polled.deregistered) == ("run_1", (), False)
+
+
+async def test_a_name_too_long_for_a_url_is_refused() -> None:
+    async with answering(answer(200, {"ok": True})) as (api, coordinator):
+        with pytest.raises(Refused, match="makes no URL"):
+            await api.stop_run("x" * 100_000)
+    assert coordinator.targets == []
+
+
+async def test_no_number_of_reports_keeps_the_poll_waiting() -> None:
+    reports_held, released = asyncio.Semaphore(0), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            reports_held.release()
+            await released.wait()
+        else:
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with listening(serve) as api:
+        reports = [asyncio.create_task(api.deliver("/report", b"{}")) for _ in range(120)]
+        for _ in range(100):
+            await reports_held.acquire()
+        assert await asyncio.wait_for(api.poll("r", 1), 20) == Polled()
+        released.set()
+        assert all(isinstance(fault, Unreachable) for fault in await asyncio.gather(*reports, return_exceptions=True))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8765",
+        "ftp://host",
+        "http://",
+        "http://:80",
+        "http://host:0",
+        "http://host:port",
+        "http://host:70000",
+        "http://[::1",
+        "http://ho\tst",
+        "http://h\x00",
+        "http://xn--",
+        "http://é..x",
+        "http://999.1.1.1",
+        "http://h\ud800",
+        "http://host?a=b",
+        "http://host#part",
+    ],
+)
+def test_what_is_no_url_of_a_coordinator_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="expected http://HOST") as refused:
+        checked_url(url)
+    str(refused.value).encode()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost:8765", "https://a.example/base", "http://[::1]:80", "http://user:word@host", "HTTP://HOST"],
+)
+def test_a_url_loses_its_last_slash_alone(url: str) -> None:
+    assert checked_url(url) == checked_url(url + "/") == url
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/../b", "a?b#c", "%2e%2e", "\n", "ü", "caf\udce9", "\ud800"])
+def test_a_name_stays_one_segment_of_its_path(name: str) -> None:
+    path = httpx.URL(f"http://host/agents/{path_segment(name)}/end").raw_path.decode()
+    assert re.fullmatch("/agents/[^/?#]+/end", path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTPS_PROXY", "bogus://proxy:1"), ("ALL_PROXY", "http://[::1"), ("SSL_CERT_FILE", "/nowhere")],
+)
+def test_an_environment_that_cannot_be_used_is_refused(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match="variables of the environment cannot be used"):
+        CoordinatorApi("https://coordinator.example")
+    CoordinatorApi("http://localhost:8765")

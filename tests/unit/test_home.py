@@ -1,0 +1,66 @@
+"""Where specs, profiles and executors are found."""
+
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.home import HOME_VARIABLE, bundled, find, find_all, homes
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_is_bundled_has_specs_profiles_and_executors() -> None:
+    for folder in ("specs", "profiles", "executors"):
+        assert (bundled() / folder).is_dir()
+
+
+def test_the_working_directory_is_a_home_where_it_has_profiles(elsewhere: Path) -> None:
+    assert homes() == (bundled(),)
+    (elsewhere / "profiles").mkdir()
+    assert homes() == (elsewhere, bundled())
+
+
+def test_a_checkout_is_one_home_not_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundled())
+    assert homes() == (bundled(),)
+
+
+def test_a_configured_home_stands_alone_and_is_absolute(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "profiles").mkdir()
+    monkeypatch.setenv(HOME_VARIABLE, "image")
+    assert homes() == (elsewhere / "image",)
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, "")
+    assert homes() == (bundled(),)
+
+
+def test_a_working_directory_that_is_gone_is_no_home(elsewhere: Path) -> None:
+    gone = elsewhere / "gone"
+    gone.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(gone)
+        gone.rmdir()
+        assert homes() == (bundled(),)
+
+
+def test_a_home_s_own_spec_hides_the_bundled_one_and_leaves_the_others(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(elsewhere))
+    assert find("specs/run.toml") == bundled() / "specs" / "run.toml"
+    (elsewhere / "specs").mkdir()
+    for name in ("run.toml", "zoo.toml"):
+        (elsewhere / "specs" / name).touch()
+    assert find("specs/run.toml") == elsewhere / "specs" / "run.toml"
+    assert find_all("specs/*.toml") == {
+        "specs/run.toml": elsewhere / "specs" / "run.toml",
+        "specs/runner.toml": bundled() / "specs" / "runner.toml",
+        "specs/zoo.toml": elsewhere / "specs" / "zoo.toml",
+    }

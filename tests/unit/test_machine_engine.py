@@ -1,0 +1,263 @@
+"""The engine: one event, one decision."""
+
+import tomllib
+from typing import NamedTuple
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from fsm_runner.machine.engine import Machine, Model, Step, UnexpectedEvent, outcome_is
+from fsm_runner.machine.form import decode
+from fsm_runner.machine.spec import Spec, State, Transition
+
+DOOR = """
+name = "door"
+initial = "closed and locked"
+
+[events]
+"turn the key" = "With the right key."
+knock = "Nobody hears it while the door is open."
+
+[states."closed and locked"]
+[states.closed]
+[states.open]
+ignore = ["knock"]
+[states.gone]
+final = true
+outcome = "sold"
+
+[[transitions]]
+from = ["closed and locked"]
+event = "turn the key"
+to = "closed"
+decides = "used"
+
+[[transitions]]
+from = "closed"
+event = "turn the key"
+to = "closed and locked"
+
+[[transitions]]
+from = "closed"
+event = "push"
+to = "open"
+
+[[transitions]]
+from = ["closed", "closed and locked"]
+event = "knock"
+to = "open"
+guard = "outcome_is_used"
+
+[[transitions]]
+from = ["closed", "closed and locked"]
+event = "knock"
+to = "closed and locked"
+
+[[transitions]]
+from = ["closed", "closed and locked", "open"]
+event = "sell"
+to = "gone"
+decides = "sold"
+"""
+
+
+def spec_of(text: str) -> Spec:
+    decoded = decode(tomllib.loads(text))
+    assert not decoded.problems
+    return decoded.spec
+
+
+@pytest.fixture
+def door() -> Machine:
+    return Machine(spec_of(DOOR), {"outcome_is_used": outcome_is("used")})
+
+
+def test_a_model_begins_in_the_initial_state_with_nothing_settled(door: Machine) -> None:
+    model = door.model()
+    assert (model.state, model.outcome) == ("closed and locked", None)
+    assert not door.is_final(model)
+
+
+def test_a_transition_is_taken_also_between_names_with_spaces(door: Machine) -> None:
+    model = door.model()
+    assert door.fire(model, "turn the key") == Step("turn the key", "closed and locked", "closed", taken=True)
+    assert model.state == "closed"
+
+
+def test_a_transition_to_the_same_state_is_taken(door: Machine) -> None:
+    model = door.model()
+    assert door.fire(model, "knock") == Step("knock", "closed and locked", "closed and locked", taken=True)
+
+
+def test_an_ignored_event_changes_nothing(door: Machine) -> None:
+    model = at(door, "open")
+    assert door.fire(model, "knock") == Step("knock", "open", "open", taken=False)
+    assert (model.state, model.outcome) == ("open", None)
+
+
+@pytest.mark.parametrize("event_name", ["push", "no such event", "", "trigger", "to_open"])
+def test_an_event_that_the_spec_does_not_mention_is_a_defect(door: Machine, event_name: str) -> None:
+    model = door.model()
+    with pytest.raises(UnexpectedEvent, match="machine door: state 'closed and locked' has no answer") as unexpected:
+        door.fire(model, event_name)
+    assert repr(event_name) in str(unexpected.value)
+    assert model.state == "closed and locked"
+
+
+@pytest.mark.parametrize("event_name", ["push", "sell", "knock", "no such event"])
+def test_a_final_state_takes_nothing(door: Machine, event_name: str) -> None:
+    model = at(door, "gone")
+    assert door.is_final(model)
+    assert door.fire(model, event_name) == Step(event_name, "gone", "gone", taken=False)
+
+
+def test_a_guard_is_asked_about_the_model_at_hand(door: Machine) -> None:
+    fresh, used = door.model(), door.model()
+    used.outcome = "used"
+    assert door.fire(fresh, "knock").target == "closed and locked"
+    assert door.fire(used, "knock").target == "open"
+
+
+def test_the_first_outcome_that_is_settled_stands(door: Machine) -> None:
+    model = door.model()
+    door.fire(model, "turn the key")
+    door.fire(model, "sell")
+    assert (model.state, model.outcome) == ("gone", "used")
+
+
+def test_an_ignored_event_settles_nothing_and_asks_no_guard() -> None:
+    asked: list[Model] = []
+
+    def ask(model: Model) -> bool:
+        asked.append(model)
+        return True
+
+    door = Machine(spec_of(DOOR), {"outcome_is_used": ask})
+    door.fire(at(door, "open"), "knock")
+    assert asked == []
+
+
+def test_a_guard_that_breaks_leaves_the_model_where_it_was() -> None:
+    def divide(model: Model) -> bool:
+        return bool(1 / 0)
+
+    door = Machine(spec_of(DOOR), {"outcome_is_used": divide})
+    model = door.model()
+    with pytest.raises(ZeroDivisionError):
+        door.fire(model, "knock")
+    assert model.state == "closed and locked"
+    assert door.fire(model, "turn the key").taken
+
+
+def test_any_number_of_models_share_one_machine(door: Machine) -> None:
+    models = [door.model() for _ in range(1000)]
+    for model in models[::2]:
+        door.fire(model, "turn the key")
+    assert {model.state for model in models[::2]} == {"closed"}
+    assert {(model.state, model.outcome) for model in models[1::2]} == {("closed and locked", None)}
+
+
+def test_a_model_costs_a_state_and_an_outcome(door: Machine) -> None:
+    assert not hasattr(door.model(), "__dict__")
+
+
+def at(machine: Machine, state: str) -> Model:
+    model = machine.model()
+    model.state = state
+    return model
+
+
+# Against a table.
+
+STATES = ("a", "b b", "c.c", "d_d")
+FINAL = "the end"
+EVENTS = ("e", "f f", "to_a", "trigger", "state")
+OUTCOMES = (None, "won", "lost")
+
+
+class Way(NamedTuple):
+    """One row of the table: what a state does with an event, guarded ways first."""
+
+    guarded: tuple[tuple[str, str, str | None], ...]
+    """Guard, target, what it decides."""
+    otherwise: tuple[str, str | None]
+
+
+targets = st.sampled_from([*STATES, FINAL])
+outcomes = st.sampled_from(OUTCOMES)
+ways = st.builds(
+    Way,
+    st.lists(
+        st.tuples(st.sampled_from(["outcome_is_won", "outcome_is_lost"]), targets, outcomes),
+        max_size=2,
+        unique_by=lambda way: way[0],
+    ).map(tuple),
+    st.tuples(targets, outcomes),
+)
+tables = st.dictionaries(
+    st.tuples(st.sampled_from(STATES), st.sampled_from(EVENTS)), ways | st.just("ignore"), max_size=16
+)
+GUARDS = {"outcome_is_won": outcome_is("won"), "outcome_is_lost": outcome_is("lost")}
+
+
+def machine_of(table: dict[tuple[str, str], Way | str]) -> Machine:
+    transitions = []
+    for (source, event_name), way in table.items():
+        if isinstance(way, Way):
+            for guard, target, decides in way.guarded:
+                transitions.append(Transition(source=source, event=event_name, to=target, guard=guard, decides=decides))
+            target, decides = way.otherwise
+            transitions.append(Transition(source=source, event=event_name, to=target, decides=decides))
+    states = {
+        name: State(
+            ignore=tuple(event_name for (state, event_name), way in table.items() if state == name and way == "ignore")
+        )
+        for name in STATES
+    }
+    spec = Spec(
+        name="random",
+        initial="a",
+        events=dict.fromkeys(EVENTS, ""),
+        states=states | {FINAL: State(final=True)},
+        transitions=tuple(transitions),
+    )
+    return Machine(spec, GUARDS)
+
+
+def answer(
+    table: dict[tuple[str, str], Way | str], model: Model, event_name: str
+) -> tuple[str, str | None, bool] | None:
+    """The state, the outcome and whether a transition was taken; None where the table says nothing."""
+    if model.state == FINAL:
+        return FINAL, model.outcome, False
+    way = table.get((model.state, event_name))
+    if way is None:
+        return None
+    if not isinstance(way, Way):
+        return model.state, model.outcome, False
+    held = [(target, decides) for guard, target, decides in way.guarded if guard == f"outcome_is_{model.outcome}"]
+    target, decides = held[0] if held else way.otherwise
+    return target, model.outcome or decides, True
+
+
+@settings(deadline=None)
+@given(tables, st.lists(st.tuples(st.integers(0, 2), st.sampled_from([*EVENTS, "unheard of"])), max_size=30))
+def test_machines_do_what_their_table_says(
+    table: dict[tuple[str, str], Way | str], fired: list[tuple[int, str]]
+) -> None:
+    machine = machine_of(table)
+    models = [machine.model() for _ in range(3)]
+    for number, event_name in fired:
+        model = models[number]
+        source = model.state
+        expected = answer(table, model, event_name)
+        if expected is None:
+            with pytest.raises(UnexpectedEvent):
+                machine.fire(model, event_name)
+            assert model.state == source
+            continue
+        step = machine.fire(model, event_name)
+        event("taken" if step.taken else "not taken")
+        assert (model.state, model.outcome, step.taken) == expected
+        assert step == Step(event_name, source, model.state, step.taken)

@@ -1,0 +1,246 @@
+"""The outbox of a run: order, and each message once."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.outbox import Delivery, Outbox
+from fsm_runner.coordinator.policy import Policies
+from fsm_runner.retry import RetryPolicy
+from tests.support.serving import serving
+
+QUICK = Policies(delivery=RetryPolicy(base_s=0.001, cap_s=0.002))
+
+
+class Gate:
+    """A deliverer whose answers are given by hand, in the order of the calls."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.acknowledged: list[str] = []
+        self._open: deque[asyncio.Future[None]] = deque()
+
+    async def deliver(self, path: str, body: bytes) -> None:
+        self.begun.append(path)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open.append(answer)
+        await answer
+        self.acknowledged.append(path)
+
+    @property
+    def under_way(self) -> int:
+        return sum(not answer.done() for answer in self._open)
+
+    def acknowledge(self) -> None:
+        self._open.popleft().set_result(None)
+
+    def refuse(self) -> None:
+        self._open.popleft().set_exception(Refused("404", 404))
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something that is not there yet."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def message(path: str) -> Delivery:
+    return Delivery(path, b"{}")
+
+
+async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged() -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    first, second = box.put(message("1")), box.put(message("2"))
+    await settle()
+    assert gate.begun == ["1"]
+    gate.acknowledge()
+    assert await first is None
+    await settle()
+    assert gate.begun == ["1", "2"]
+    assert not second.done()
+    gate.acknowledge()
+    assert await second is None
+
+
+async def test_a_message_that_is_put_later_is_sent_too() -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    for path in ("1", "2"):
+        answered = box.put(message(path))
+        await settle()
+        gate.acknowledge()
+        assert await answered is None
+    assert gate.acknowledged == ["1", "2"]
+
+
+async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_is_sent() -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    first, second = box.put(message("1")), box.put(message("2"))
+    await settle()
+    gate.refuse()
+    refusal = await first
+    assert isinstance(refusal, Refused)
+    assert refusal.status == 404
+    await settle()
+    gate.acknowledge()
+    assert await second is None
+
+
+async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not() -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    first, second, third = (box.put(message(path)) for path in ("1", "2", "3"))
+    await settle()
+    box.discard_unsent()
+    last = box.put(message("4"))
+    gate.acknowledge()
+    assert await first is None
+    await settle()
+    gate.acknowledge()
+    assert await last is None
+    assert gate.begun == ["1", "4"]
+    assert second.cancelled()
+    assert third.cancelled()
+
+
+async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    box.put(message("1")).cancel()
+    second = box.put(message("2"))
+    await settle()
+    gate.acknowledge()
+    await settle()
+    gate.acknowledge()
+    assert await second is None
+    assert gate.acknowledged == ["1", "2"]
+
+
+async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    answers = [box.put(message(path)) for path in ("1", "2")]
+    await settle()
+    await box.aclose()
+    assert all(answer.cancelled() for answer in answers)
+    assert gate.begun == ["1"]
+    assert gate.acknowledged == []
+    await box.aclose()
+
+
+async def test_an_outbox_can_be_closed_before_it_was_used_and_after_all_is_sent() -> None:
+    gate = Gate()
+    await Outbox(gate, "run").aclose()
+    box = Outbox(gate, "run")
+    answered = box.put(message("1"))
+    await settle()
+    gate.acknowledge()
+    await answered
+    await box.aclose()
+    assert gate.acknowledged == ["1"]
+    assert answered.result() is None
+
+
+async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> None:
+    statuses = [500, 503, 401, 200, 502, 403, 200]
+    paths = []
+
+    async def coordinator(request: Request) -> Response:
+        paths.append(request.url.path)
+        return Response('{"detail": "Runner not registered"}', statuses.pop(0))
+
+    app = Starlette(routes=[Route("/{path:path}", coordinator, methods=["POST"])])
+    lost: list[bool] = []
+    async with serving(app) as url, CoordinatorApi(url) as api:
+        client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
+        box = Outbox(client, "r")
+        box.put(outbox.started("r", "runner"))
+        assert await box.put(outbox.completed("r", "runner")) is None
+    assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
+    assert lost == [True]
+
+
+PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
+    (lambda text: outbox.started(text, "me"), "/runner/runs/{}/started", b'{"runner_id":"me"}'),
+    (
+        lambda text: outbox.completed(text, "me"),
+        "/runner/runs/{}/completed",
+        b'{"runner_id":"me","status":"success","session_status":"finished"}',
+    ),
+    (lambda text: outbox.failed(text, "me", "why"), "/runner/runs/{}/failed", b'{"runner_id":"me","error":"why"}'),
+    (
+        lambda text: outbox.stopped(text, "me", "SIGKILL"),
+        "/runner/runs/{}/stopped",
+        b'{"runner_id":"me","signal":"SIGKILL"}',
+    ),
+    (
+        lambda text: outbox.bind(text, wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
+        "/sessions/{}/bind",
+        b'{"executor_session_id":"e","hostname":"h","executor_profile":"p"}',
+    ),
+    (
+        lambda text: outbox.event(text, wire.ResultEvent(session_id="s", timestamp="t", result_data={"a": 1})),
+        "/sessions/{}/events",
+        b'{"event_type":"result","session_id":"s","timestamp":"t","result_text":null,"result_data":{"a":1}}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "path", "body"), PLACES)
+@pytest.mark.parametrize(("name", "quoted"), [("run_1", "run_1"), ("../a?b", "..%2Fa%3Fb"), ("..", "%2E%2E")])
+def test_each_message_has_its_place_and_its_body(
+    make: Callable[[str], Delivery], path: str, body: bytes, name: str, quoted: str
+) -> None:
+    assert make(name) == Delivery(path.format(quoted), body)
+
+
+moves = st.sampled_from(["put", "put", "acknowledge", "refuse", "discard", "settle"])
+
+
+@settings(deadline=None)
+@given(st.lists(moves, max_size=40))
+def test_whatever_happens_order_is_kept_and_nothing_is_sent_twice(steps: list[str]) -> None:
+    asyncio.run(_live(steps))
+
+
+async def _live(steps: list[str]) -> None:
+    gate = Gate()
+    box = Outbox(gate, "run")
+    answers: dict[str, asyncio.Future[Refused | None]] = {}
+    for step in steps:
+        match step:
+            case "put":
+                path = f"{len(answers):03}"
+                answers[path] = box.put(message(path))
+            case "acknowledge" | "refuse" if gate.under_way:
+                getattr(gate, step)()
+            case "discard":
+                box.discard_unsent()
+            case "settle":
+                await settle()
+        assert gate.under_way <= 1
+    while any(not answer.done() for answer in answers.values()):
+        await settle()
+        if gate.under_way:
+            gate.acknowledge()
+    event(f"discarded: {sum(answer.cancelled() for answer in answers.values()) > 0}")
+    assert gate.begun == sorted(set(gate.begun))
+    assert gate.begun == [path for path, answer in answers.items() if not answer.cancelled()]
+    assert gate.acknowledged == [
+        p for p, answer in answers.items() if not answer.cancelled() and answer.result() is None
+    ]
+    await box.aclose()

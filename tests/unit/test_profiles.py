@@ -1,0 +1,169 @@
+"""Profiles and their agents: what is read, and what is refused with file and field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsm_runner.errors import UsageError
+from fsm_runner.home import HOME_VARIABLE
+from fsm_runner.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
+
+PROFILE = {"type": "procedural", "command": PROCEDURAL_COMMAND}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    (home / "profiles").mkdir(parents=True)
+    (home / "agents").mkdir()
+    monkeypatch.setenv(HOME_VARIABLE, str(home))
+    return home
+
+
+def write(file: Path, content: Any) -> Path:
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(UsageError) as refused:
+        load_profile(name)
+    return str(refused.value)
+
+
+def test_a_profile_has_its_agents_in_the_order_of_their_files(home: Path) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"agents_dir": "agents", "config": {"timeout": 5}, "extra": 1})
+    write(home / "agents" / "b.json", {"name": "first in the file system's order"})
+    write(home / "agents" / "a.json", {"name": "a", "command": "run", "extra": 1})
+    (home / "agents" / "notes.txt").write_text("no agent")
+    loaded = load_profile("p")
+    assert [agent.name for agent in loaded.agents] == ["a", "first in the file system's order"]
+    assert loaded.home == home
+    assert loaded.executor_folder == home / "executors" / "procedural"
+
+
+def test_what_is_told_to_the_coordinator_is_the_profile_without_its_name(home: Path) -> None:
+    write(
+        home / "profiles" / "p.json", PROFILE | {"config": {"a": [1]}, "agents_dir": "agents", "lifecycle": "one_shot"}
+    )
+    told = load_profile("p").executor_info()
+    assert (told.type, told.command, told.config, told.agents_dir, told.lifecycle) == (
+        "procedural",
+        PROCEDURAL_COMMAND,
+        {"a": [1]},
+        "agents",
+        "one_shot",
+    )
+
+
+def test_agents_may_lie_in_any_folder(home: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write(elsewhere / "a.json", {"name": "a"})
+    write(home / "profiles" / "p.json", PROFILE | {"agents_dir": str(elsewhere)})
+    assert [agent.name for agent in load_profile("p").agents] == ["a"]
+
+
+def test_a_profile_without_agents_has_none(home: Path) -> None:
+    write(home / "profiles" / "p.json", PROFILE)
+    assert load_profile("p").agents == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", ""),
+        ("{", ""),
+        ("[]", ""),
+        ("null", ""),
+        ({"command": "x"}, "type"),
+        ({"type": "procedural"}, "command"),
+        (PROFILE | {"type": "other"}, "$.type"),
+        (PROFILE | {"command": 5}, "$.command"),
+        (PROFILE | {"config": []}, "$.config"),
+        (PROFILE | {"agents_dir": 5}, "$.agents_dir"),
+        (PROFILE | {"lifecycle": "eternal"}, "$.lifecycle"),
+        (PROFILE | {"agents_dir": "nowhere"}, "agents_dir"),
+        (PROFILE | {"agents_dir": "nul\0"}, "agents_dir"),
+        (PROFILE | {"agents_dir": "x" * 300}, "agents_dir"),
+        ("[" * 100_000, ""),
+    ],
+)
+def test_a_bad_profile_is_refused_by_file_and_field(home: Path, content: Any, named: str) -> None:
+    file = write(home / "profiles" / "p.json", content)
+    message = refusal("p")
+    assert message.startswith(f"{file}: ")
+    assert named in message.removeprefix(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", ""),
+        ([], ""),
+        ({}, "name"),
+        ({"name": 5}, "$.name"),
+        ({"name": "a", "parameters_schema": []}, "$.parameters"),
+    ],
+)
+def test_a_bad_agent_is_refused_by_file_and_field(home: Path, content: Any, named: str) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"agents_dir": "agents"})
+    file = write(home / "agents" / "a.json", content)
+    message = refusal("p")
+    assert message.startswith(f"{file}: ")
+    assert named in message.removeprefix(f"{file}: ")
+
+
+def test_a_file_that_is_not_utf_8_is_refused(home: Path) -> None:
+    (home / "profiles" / "p.json").write_bytes(b'{"type": "procedural", "command": "\xff"}')
+    assert str(home / "profiles" / "p.json") in refusal("p")
+
+
+def test_a_profile_that_is_a_folder_is_refused(home: Path) -> None:
+    (home / "profiles" / "p.json").mkdir()
+    assert "cannot be read: Is a directory" in refusal("p")
+
+
+def test_two_files_cannot_define_one_agent(home: Path) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"agents_dir": "agents"})
+    for name in ("a.json", "b.json"):
+        write(home / "agents" / name, {"name": "same"})
+    message = refusal("p")
+    assert message.startswith(f"{home / 'agents' / 'b.json'}: name: ")
+    assert str(home / "agents" / "a.json") in message
+
+
+def test_an_unknown_profile_is_answered_with_those_that_there_are(home: Path) -> None:
+    assert refusal("p") == f"Profile not found: 'p'; there are: none (in {home / 'profiles'})"
+    write(home / "profiles" / "b.json", PROFILE)
+    write(home / "profiles" / "a.json", PROFILE)
+    assert "there are: a, b (in" in refusal("p")
+
+
+@pytest.mark.parametrize("name", ["../profiles/a", "a.json", "", "/etc/passwd", "nul\0"])
+def test_a_name_is_no_path(home: Path, name: str) -> None:
+    write(home / "profiles" / "a.json", PROFILE)
+    assert "Profile not found" in refusal(name)
+
+
+def test_a_profile_of_the_working_directory_hides_the_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    bundled = profile_paths()
+    assert {"echo", "test-procedural"} <= set(bundled)
+    (tmp_path / "profiles").mkdir()
+    own = write(tmp_path / "profiles" / "echo.json", PROFILE)
+    assert profile_paths() == bundled | {"echo": own}
+
+
+@pytest.mark.parametrize("name", ["echo", "test-procedural"])
+def test_the_bundled_profiles_load(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_profile(name)
+    assert [agent.name for agent in loaded.agents] == [name]
+    assert loaded.executor_folder.is_dir()
