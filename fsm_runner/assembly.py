@@ -14,7 +14,7 @@ from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.policy import POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.errors import UsageError
+from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.executors.port import Executor
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.lifecycle.link import LinkTimes
@@ -107,13 +107,20 @@ def _executor(config: RunnerConfig, profile: LoadedProfile, scripts: ScriptSync)
     folder = profile.executor_folder
     if not folder.is_dir():
         raise UsageError(f"{profile.path}: command: there is no folder {folder}")
-    return ProceduralExecutor(
+    executor = ProceduralExecutor(
         folder=folder,
         config=_procedural_config(profile),
         project_dir=config.project_dir,
         environment=executor_environment(os.environ, {}),
         script_source=scripts,
     )
+    for agent in profile.agents:
+        try:
+            executor.check(agent)
+        except FsmRunnerError as defect:
+            place = profile.home / (profile.profile.agents_dir or "")
+            raise UsageError(f"{place}: agent {agent.name!r}: command: {defect}") from defect
+    return executor
 
 
 def _procedural_config(profile: LoadedProfile) -> ProceduralConfig:

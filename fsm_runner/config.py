@@ -87,6 +87,12 @@ def _url(value: str) -> str:
     return value
 
 
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", value):
+        raise ValueError("expected a host name, such as tenant.eu.auth0.com")
+    return value
+
+
 def _folder(value: str) -> Path:
     return Path(value)
 
@@ -128,6 +134,10 @@ def _seconds(value: str) -> float:
     return number
 
 
+def _seconds_or_none(value: str) -> float:
+    return 0.0 if value == "0" else _seconds(value)
+
+
 SETTINGS = (
     Setting("coordinator_url", "AGENT_ORCHESTRATOR_API_URL", "--coordinator-url", _url),
     Setting("profile", "PROFILE", "--profile", _text),
@@ -138,11 +148,11 @@ SETTINGS = (
     Setting("mcp_port", "MCP_PORT", "--mcp-port", _port),
     Setting("external_mcp_url", "EXTERNAL_MCP_URL", "--external-mcp-url", _url),
     Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
-    Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds),
+    Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_none),
     Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
     Setting("poll_timeout_s", "POLL_TIMEOUT", None, _seconds),
     Setting("heartbeat_interval_s", "HEARTBEAT_INTERVAL", None, _seconds),
-    Setting("auth0_domain", "AUTH0_DOMAIN", None, _text),
+    Setting("auth0_domain", "AUTH0_DOMAIN", None, _host),
     Setting("auth0_client_id", "AUTH0_RUNNER_CLIENT_ID", None, _text),
     Setting("auth0_client_secret", "AUTH0_RUNNER_CLIENT_SECRET", None, _text),
     Setting("auth0_audience", "AUTH0_AUDIENCE", None, _text),

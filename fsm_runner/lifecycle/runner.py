@@ -11,6 +11,7 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.lifecycle.actor import Actor, Settings
 from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
+from fsm_runner.lifecycle.registrar import Registrar
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.machine.engine import Machine, Step
@@ -18,7 +19,11 @@ from fsm_runner.machine.engine import Machine, Step
 LAST_POLL_LIMIT_S = 0.7
 """How long a held poll is heard out after the leave: a deployed coordinator looks each 0.5 s who has left."""
 
+LAST_ANSWER_LIMIT_S = 0.5
+"""How long a registration is heard out that the leave has overtaken."""
+
 CLAIMING_STATES = frozenset({"online", "cut_off"})
+LEAVING_STATES = frozenset({"draining", "stopping_runs"})
 
 
 class RunnerActor(Actor):
@@ -46,13 +51,12 @@ class RunnerActor(Actor):
             settings,
         )
         self._client = client
-        self._registration = registration
+        self._registrar = Registrar(client, registration)
         self._runs = runs
         self._scripts = scripts
         self._link = CoordinatorLink(client, runs, scripts, self.post, times)
-        self._runner_id: str | None = None
         self._fault: BaseException | None = None
-        client.on_registration_lost = lambda: self.post("registration_lost", "a report was not taken")
+        client.on_registration_lost = self._report_not_taken
 
     async def live(self) -> str:
         """Run to the end; the final state. No task, run or process of the runner is left then.
@@ -66,6 +70,7 @@ class RunnerActor(Actor):
             for task in side_tasks:
                 task.cancel()
             await asyncio.wait(side_tasks)
+            await self._registrar.aclose()
             await self._runs.aclose()
             await self._scripts.aclose()
         if self._fault is not None:
@@ -83,30 +88,32 @@ class RunnerActor(Actor):
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
 
     async def _register(self) -> None:
-        self._runner_id = None
         self._link.set_registration(None)
-        registered = await self._client.register(self._registration)
-        self._runner_id = registered.runner_id
-        self._link.set_registration(registered)
-        logger.info("registered at {} as {}", self._client.api.url, registered.runner_id)
+        self._link.set_registration(await self._registrar.register())
+
+    def _report_not_taken(self) -> None:
+        if self.state in LEAVING_STATES:
+            self._registrar.register_meanwhile()
+        self.post("registration_lost", "a report was not taken")
 
     async def _stop_runs(self) -> None:
         self._runs.stop_all("the runner is leaving")
         await self._runs.all_ended()
 
     async def _deregister(self) -> None:
-        if self._runner_id is None:
+        runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)
+        if runner_id is None:
             return
         given_up = len(self._runs)
-        await self._client.deregister(self._runner_id)
+        await self._client.deregister(runner_id)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._link.poll_heard_out(), LAST_POLL_LIMIT_S)
         if len(self._runs) > given_up:
-            await self._settle_late_run(self._runner_id)
+            await self._settle_late_run(runner_id)
 
     async def _settle_late_run(self, runner_id: str) -> None:
         """The held poll brought a run after all. Its report is taken from a registered runner only."""
-        await self._client.api.register(self._registration)
+        await self._registrar.register()
         await self._runs.all_ended()
         await self._client.deregister(runner_id)
 

@@ -11,7 +11,8 @@ from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field
 from fsm_runner.coordinator.wire import JsonObject
 
-BODY_LIMIT_BYTES = 16 * 1024 * 1024
+BODY_LIMIT_BYTES = 64 * 1024 * 1024
+"""Above the largest result event: two outputs of 4 MiB, each byte of which JSON may write as six."""
 
 OK: JsonObject = {"ok": True}
 

@@ -1,0 +1,55 @@
+"""The runner's registration at the coordinator."""
+
+import asyncio
+import contextlib
+
+from loguru import logger
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import CoordinatorError
+
+
+class Registrar:
+    """Registers, one attempt at a time. `aclose` ends it.
+
+    An attempt may outlive the state that began it: the coordinator may have carried it out already, and what it has
+    written down has to be undone by whoever leaves.
+    """
+
+    def __init__(self, client: CoordinatorClient, registration: wire.Registration) -> None:
+        self._client = client
+        self._registration = registration
+        self._attempt: asyncio.Task[wire.Registered] | None = None
+
+    async def register(self) -> wire.Registered:
+        """A cancelled wait leaves the attempt under way. Raises what `CoordinatorClient.register` raises."""
+        registered = await asyncio.shield(self._begin())
+        logger.info("registered at {} as {}", self._client.api.url, registered.runner_id)
+        return registered
+
+    def register_meanwhile(self) -> None:
+        """Begin to register, unless that is under way: reports are taken from a registered runner only."""
+        if self._attempt is None or self._attempt.done():
+            self._begin()
+
+    async def runner_id(self, limit_s: float) -> str | None:
+        """The runner's id, an attempt that is under way being heard out for `limit_s`; None: it is not registered."""
+        if self._attempt is None:
+            return None
+        with contextlib.suppress(TimeoutError, CoordinatorError):
+            return (await asyncio.wait_for(self._attempt, limit_s)).runner_id
+        return None
+
+    async def aclose(self) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
+
+    def _begin(self) -> "asyncio.Task[wire.Registered]":
+        if self._attempt is not None:
+            self._attempt.cancel()
+        self._attempt = asyncio.create_task(self._client.register(self._registration), name="registration")
+        # It may fail when nobody waits for it any more.
+        self._attempt.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._attempt
