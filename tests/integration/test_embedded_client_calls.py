@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.coordinator.embedded.answers import BODY_LIMIT_BYTES
 from fsm_runner.coordinator.embedded.timings import Timings
 from tests.support.embedded import AT_ONCE_S, ECHO_AGENT, autonomous, coordinator
 
@@ -305,6 +306,6 @@ async def test_unknown_paths_methods_and_web_pages_are_refused_as_json() -> None
 
 async def test_a_body_over_the_limit_is_413() -> None:
     async with coordinator() as desk:
-        answer = await desk.http.post("/runs", content=b" " * (16 * 1024 * 1024 + 1))
+        answer = await desk.http.post("/runs", content=b" " * (BODY_LIMIT_BYTES + 1))
         assert answer.status_code == 413
         assert "detail" in answer.json()

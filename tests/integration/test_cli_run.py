@@ -1,0 +1,118 @@
+"""`fsm-runner run` and the runner with its own coordinator, as processes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.config import LOCAL_COORDINATOR_URL
+from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from tests.support.home import PROFILE, make_home
+from tests.support.processes import gone
+from tests.support.program import environment, finish, program
+from tests.support.runner import waiter
+
+FULL_DEVICE = Path("/dev/full")
+PROCESSES = 4
+TERMINAL_BYTES = 64 * 1024
+
+
+async def test_run_prints_the_result_and_nothing_else(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=hello")
+    assert (ended.code, ended.stdout, ended.stderr) == (EXIT_OK, '{"said": "hello"}\n', "")
+
+
+async def test_run_finds_the_bundled_agents_from_any_directory(tmp_path: Path) -> None:
+    ended = await finish(tmp_path, environment(None), "run", "echo", "message=hello")
+    assert (ended.code, ended.stdout) == (EXIT_OK, '{"message": "hello"}\n')
+
+
+async def test_run_says_why_a_run_failed(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "fail", "code=3")
+    assert ended.code == EXIT_FAILED
+    assert "it broke" in ended.stderr
+    assert all(isinstance(json.loads(line), dict) for line in ended.stdout.splitlines())
+
+
+async def test_run_shows_the_states_on_a_terminal(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    ours, theirs = pty.openpty()
+    try:
+        ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=hi", stderr=theirs)
+        shown = os.read(ours, TERMINAL_BYTES).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ended.stdout == '{"said": "hi"}\n'
+    places = [shown.index(state) for state in ("claimed", "preparing workspace", "executing", "reporting", "completed")]
+    assert places == sorted(places)
+    assert " s" in shown
+
+
+@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
+async def test_a_result_that_cannot_be_written_is_no_success(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    full = os.open(FULL_DEVICE, os.O_WRONLY)
+    try:
+        ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=x", stdout=full)
+    finally:
+        os.close(full)
+    assert ended.code == EXIT_FAILED
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stderr
+
+
+async def test_run_stops_its_command_on_a_signal(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    env = environment(tmp_path / "home")
+    async with waiter(tmp_path) as command:
+        words = [f"{key}={value}" for key, value in command.parameters.items()]
+        async with program(tmp_path, env, "run", "wait", *words) as running:
+            pid = await command.started.pid()
+            running.process.send_signal(signal.SIGINT)
+            assert await running.exit_code() == EXIT_FAILED
+            await gone(pid)
+            assert any("stopped" in line for line in running.lines)
+            assert not any("Traceback" in line for line in running.lines)
+
+
+async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    env = environment(tmp_path / "home")
+    async with program(tmp_path, env, "--profile", PROFILE) as runner:
+        assert LOCAL_COORDINATOR_URL.rsplit(":")[-1] in await runner.said("a coordinator serves at")
+        await runner.said("fsm-runner submit say")
+        await runner.said("registered")
+        submitted = await finish(tmp_path, env, "submit", "say", "text=over here", "--wait")
+        assert (submitted.code, submitted.stdout) == (EXIT_OK, '{"said": "over here"}\n'), submitted.stderr
+        runner.terminate()
+        assert await runner.exit_code() == EXIT_OK
+
+
+async def test_a_runner_whose_coordinator_finds_its_port_taken_says_so(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # somebody else has it: just as well
+            taken.bind((DEFAULT_HOST, DEFAULT_PORT))
+            taken.listen()
+        ended = await finish(tmp_path, environment(tmp_path / "home"), "--profile", PROFILE)
+    assert ended.code == EXIT_USAGE
+    assert f"port {DEFAULT_PORT}" in ended.stderr
+    assert "in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+async def test_runs_in_parallel_processes_do_not_disturb_each_other(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    env = environment(tmp_path / "home")
+    ended = await asyncio.gather(*(finish(tmp_path, env, "run", "say", f"text={each}") for each in range(PROCESSES)))
+    assert [each.stdout for each in ended] == [f'{{"said": "{each}"}}\n' for each in range(PROCESSES)]

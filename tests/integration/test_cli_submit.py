@@ -1,0 +1,85 @@
+"""`coordinator`, `submit`, `runs` and `stop`, as processes that work together."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from tests.support.home import PROFILE, make_home
+from tests.support.program import Finished, environment, finish, program
+from tests.support.runner import waiter
+
+
+class Desk:
+    """A coordinator and a runner, each a process."""
+
+    def __init__(self, folder: Path, url: str, env: dict[str, str]) -> None:
+        self.folder = folder
+        self.url = url
+        self.env = env
+
+    async def does(self, *arguments: str) -> Finished:
+        return await finish(self.folder, {**self.env, "AGENT_ORCHESTRATOR_API_URL": self.url}, *arguments)
+
+
+@asynccontextmanager
+async def desk_of_processes(folder: Path) -> AsyncIterator[Desk]:
+    make_home(folder / "home")
+    env = environment(folder / "home")
+    async with program(folder, env, "coordinator", "--port", "0") as coordinator:
+        found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
+        assert found is not None
+        url = found[0]
+        async with program(folder, env, "--profile", PROFILE, "-c", url) as runner:
+            await runner.said("registered")
+            yield Desk(folder, url, env)
+            runner.terminate()
+            assert await runner.exit_code() == EXIT_OK
+        coordinator.terminate()
+        assert await coordinator.exit_code() == EXIT_OK
+
+
+async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
+    async with desk_of_processes(tmp_path) as desk, waiter(tmp_path) as command:
+        waited = await desk.does("submit", "say", "text=hello", "--wait")
+        assert (waited.code, waited.stdout, waited.stderr) == (EXIT_OK, '{"said": "hello"}\n', "")
+
+        words = [f"{key}={value}" for key, value in command.parameters.items()]
+        created = json.loads((await desk.does("submit", "wait", *words)).stdout)
+        assert created.keys() == {"run_id", "session_id", "status"}
+        await command.started.pid()
+
+        table = (await desk.does("runs")).stdout.splitlines()
+        assert table[0].split() == ["RUN", "STATUS", "AGENT", "SESSION", "CREATED"]
+        assert [line.split()[1:3] for line in table[1:]] == [["completed", "say"], ["running", "wait"]]
+        listed = (await desk.does("runs", "--json", "--status", "running")).stdout.splitlines()
+        assert [json.loads(line)["run_id"] for line in listed] == [created["run_id"]]
+
+        assert (await desk.does("stop", created["run_id"])).code == EXIT_OK
+        failed = await desk.does("submit", "fail", "code=2", "--wait")
+        assert failed.code == EXIT_FAILED
+        assert "it broke" in failed.stderr
+
+
+async def test_what_a_coordinator_refuses_is_said_in_one_line(tmp_path: Path) -> None:
+    async with desk_of_processes(tmp_path) as desk:
+        for arguments, named in (
+            (("submit", "nobody"), "nobody"),
+            (("stop", "run_nowhere"), "run_nowhere"),
+            (("stop", "../runs"), "../runs"),
+        ):
+            ended = await desk.does(*arguments)
+            assert ended.code == EXIT_USAGE
+            assert named in ended.stderr
+            assert ended.stderr.count("\n") == 1
+
+
+async def test_a_coordinator_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
+    for arguments in (("runs",), ("stop", "run_1"), ("submit", "say")):
+        ended = await finish(tmp_path, environment(None), *arguments, "-c", "http://127.0.0.1:9")
+        assert ended.code == EXIT_FAILED
+        assert "http://127.0.0.1:9" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+        assert "Traceback" not in ended.stderr

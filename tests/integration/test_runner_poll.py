@@ -1,0 +1,144 @@
+"""What a poll may bring, and what may go wrong with it."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support import faults
+from tests.support.faults import Answer, Kind
+from tests.support.home import make_home
+from tests.support.proxy import POLL, REPORT
+from tests.support.runner import bench, running
+
+BAD_ANSWERS = {
+    "html": faults.html(),
+    "broken json": faults.broken_json(),
+    "500": faults.status(500),
+    "503": faults.status(503),
+    "reset": faults.reset(),
+    "404": faults.status(404),
+    "401": faults.status(401, "no token"),
+    "403": faults.status(403),
+    "a list": faults.instead("a list", Answer(200, b"[]")),
+    "a wrong type": faults.instead("a wrong type", Answer(200, b'{"stop_sessions": 3}')),
+    "deep": faults.instead("deep", Answer(200, b'{"run":' + b"[" * 100_000)),
+    "not utf-8": faults.instead("not utf-8", Answer(200, b'{"stop_sessions": ["\xff"]}')),
+    "nothing": faults.instead("nothing", Answer(200, b"")),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
+async def test_a_poll_that_goes_wrong_cuts_the_runner_off_until_one_goes_right(tmp_path: Path, kind: Kind) -> None:
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("GET", POLL, kind, times=3)
+        async with desk.running(make_home(tmp_path / "home")) as runner:
+            await desk.completes()
+            await runner.goes_through("registering", "online", "cut_off", "online")
+            assert len(desk.proxy.calls_for("POST", "/runner/register")) == 1
+
+
+async def test_only_one_poll_is_held_at_a_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as (desk, _):
+        for _ in range(5):
+            await desk.completes()
+        polls = desk.proxy.calls_for("GET", POLL)
+        for earlier, later in itertools.pairwise(polls):
+            assert earlier.answered_at is not None
+            assert earlier.answered_at < later.begun_at
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"type": "dance"}, "type"),
+        ({"session_id": None}, "session_id"),
+        ({"parameters": [1]}, "parameters"),
+        ({"resolved_agent_blueprint": {"name": 7}}, "name"),
+    ],
+    ids=["type", "session", "parameters", "agent"],
+)
+async def test_a_run_that_cannot_be_read_is_reported_failed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    async with running(tmp_path) as (desk, _):
+        desk.proxy.fault("GET", POLL, _with_run_fields(change), times=None)
+        run = await desk.submit("say", text="x")
+        await desk.proxy.answered("POST", REPORT + "failed")
+        failed = await desk.api.run(run.run_id)
+        assert failed.status == "failed"
+        assert named in (failed.error or "")
+        await desk.completes()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"type": "resume_session"}, "resume"),
+        ({"resolved_agent_blueprint": None}, "no agent"),
+        ({"resolved_agent_blueprint": {"name": "bare"}}, "neither a command nor a script"),
+        ({"resolved_agent_blueprint": {"name": "gone", "command": "commands/gone"}}, "commands/gone does not exist"),
+        ({"resolved_agent_blueprint": {"name": "evil", "command": "../../../bin/sh"}}, "../../../bin/sh"),
+        ({"resolved_agent_blueprint": {"name": "evil", "command": "/bin/sh"}}, "/bin/sh"),
+        ({"resolved_agent_blueprint": {"name": "odd", "command": "commands/say 'open"}}, "split"),
+        ({"resolved_agent_blueprint": {"name": "evil", "script": "../../x"}}, "../../x"),
+        ({"project_dir": "relative"}, "not an absolute path"),
+        ({"project_dir": "/dev/null"}, "/dev/null"),
+        ({"project_dir": "/nul\0byte"}, "directory"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_run_that_cannot_be_carried_out_is_reported_with_the_reason(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    async with running(tmp_path) as (desk, _):
+        desk.proxy.fault("GET", POLL, _with_run_fields(change), times=None)
+        run = await desk.submit("say", text="x")
+        failed = await desk.end(run)
+        assert failed.status == "failed"
+        assert named in (failed.error or "")
+        await desk.completes()
+
+
+async def test_unknown_fields_of_an_answer_are_ignored(tmp_path: Path) -> None:
+    def change(body: dict[str, Any]) -> dict[str, Any]:
+        run = {**body["run"], "mood": {"is": "good"}, "execution_mode": "some_day", "status": "brand new"}
+        return {**body, "run": run, "weather": [1, 2]}
+
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("GET", POLL, faults.rewrite_run(change), times=None)
+        async with desk.running(make_home(tmp_path / "home")):
+            await desk.completes()
+
+
+async def test_a_run_that_is_handed_out_again_while_it_is_at_work_is_carried_out_once(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def again(answer: Answer) -> Answer:
+        if b'"run"' in answer.body:
+            seen.append(answer.body)
+        return Answer(200, seen[0]) if seen else answer
+
+    async with running(tmp_path) as (desk, _):
+        desk.proxy.fault("GET", POLL, faults.rewrite(again), times=2)
+        run = await desk.submit("hang")
+        await desk.state(run, "executing")
+        other = await desk.submit("say", text="swallowed by the repetition")
+        await desk.proxy.answered("GET", POLL, 2)
+        await desk.proxy.seen("GET", POLL, 3)
+        assert desk.states[run.run_id] == ["claimed", "preparing_workspace", "executing"]
+        assert desk.states[other.run_id] == []
+
+
+async def test_a_runner_that_somebody_else_sends_away_ends(tmp_path: Path) -> None:
+    async with running(tmp_path) as (desk, runner):
+        await desk.proxy.seen("GET", POLL)
+        (shown,) = await desk.runners()
+        async with httpx.AsyncClient(base_url=desk.server.url) as http:
+            await http.delete(f"/runners/{shown['runner_id']}")
+        assert await runner.ended() == "stopped"
+        assert await desk.runners() == []
+
+
+def _with_run_fields(fields: dict[str, Any]) -> Kind:
+    return faults.rewrite_run(lambda body: {"run": {**body["run"], **fields}})

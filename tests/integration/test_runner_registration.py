@@ -1,0 +1,187 @@
+"""Coming to a coordinator, being refused by it, and finding it again."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fsm_runner.cli.runner import EXIT_CODES
+from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.errors import EXIT_FAILED
+from fsm_runner.profiles import LoadedProfile
+from tests.support import faults
+from tests.support.home import make_home
+from tests.support.logs import log_lines
+from tests.support.proxy import POLL, REPORT
+from tests.support.runner import FAST, bench, running, waiter
+
+REGISTER = "/runner/register"
+HEARTBEAT = "/runner/heartbeat"
+NOT_REGISTERED = faults.status(401, "Runner not registered")
+PATIENT = msgspec.structs.replace(FAST, duplicate_runner=FAST.register)
+
+
+async def test_a_second_runner_of_one_identity_waits_and_gives_up(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, desk.running(home) as first:
+        with log_lines() as lines:
+            async with desk.running(home, registers=False) as second:
+                assert await second.ended() == "refused"
+        assert EXIT_CODES["refused"] == EXIT_FAILED
+        assert len(desk.proxy.calls_for("POST", REGISTER)) > 2
+        assert any("earlier runner of this identity" in line for line in lines)
+        assert any("already online" in line for line in lines)
+        assert first.actor.state == "online"
+        assert len(await desk.runners()) == 1
+        await desk.completes()
+
+
+async def test_a_second_runner_of_one_identity_gets_in_when_the_first_leaves(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    async with (
+        bench(tmp_path) as desk,
+        desk.running(home) as first,
+        desk.running(home, PATIENT, registers=False) as second,
+    ):
+        await desk.proxy.seen("POST", REGISTER, 3)
+        assert await first.drain() == "stopped"
+        await second.goes_through("online")
+        await desk.completes()
+
+
+async def test_an_agent_that_another_runner_has_is_refused_at_once(tmp_path: Path) -> None:
+    async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
+        before = len(desk.proxy.calls_for("POST", REGISTER))
+        other = _renamed(make_home(tmp_path / "other home"), "other")
+        with log_lines() as lines:
+            async with desk.running(other, PATIENT, registers=False) as second:
+                assert await second.ended() == "refused"
+        assert len(desk.proxy.calls_for("POST", REGISTER)) == before + 1
+        assert any("An agent named" in line and "already defined" in line for line in lines)
+        await desk.completes()
+
+
+@pytest.mark.parametrize("code", [401, 403, 422])
+async def test_a_registration_that_is_refused_says_why(tmp_path: Path, code: int) -> None:
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("POST", REGISTER, faults.status(code, "no entry for you"), times=None)
+        with log_lines() as lines:
+            async with desk.running(make_home(tmp_path / "home"), registers=False) as runner:
+                assert await runner.ended() == "refused"
+        assert any(f"HTTP {code}" in line and "no entry for you" in line for line in lines)
+        assert len(desk.proxy.calls) == 1
+
+
+async def test_a_coordinator_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    async with bench(tmp_path) as desk:
+        for kind in (faults.reset(), faults.html(), faults.status(502), faults.broken_json()):
+            desk.proxy.fault("POST", REGISTER, kind, times=2)
+        with log_lines() as lines:
+            async with desk.running(make_home(tmp_path / "home")):
+                await desk.completes()
+        assert any("not registered, again in" in line and desk.proxy.url in line for line in lines)
+
+
+async def test_a_registration_whose_answer_is_lost_is_repeated_until_the_first_one_counts_as_stale(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, Timings(stale_after_s=0.2)) as desk:
+        desk.proxy.fault("POST", REGISTER, faults.lost_answer())
+        async with desk.running(make_home(tmp_path / "home"), PATIENT):
+            await desk.completes()
+            assert len(await desk.runners()) == 1
+
+
+async def test_a_runner_that_is_told_to_end_while_the_coordinator_is_away_ends(tmp_path: Path) -> None:
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("POST", REGISTER, faults.reset(), times=None)
+        async with desk.running(make_home(tmp_path / "home"), registers=False) as runner:
+            await desk.proxy.seen("POST", REGISTER, 3)
+            assert await runner.drain() == "stopped"
+
+
+async def test_a_runner_that_is_told_to_end_while_it_registers_leaves_nothing_behind(tmp_path: Path) -> None:
+    released = asyncio.Event()
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("POST", REGISTER, faults.hold(released))
+        async with desk.running(make_home(tmp_path / "home"), registers=False) as runner:
+            await desk.proxy.carried_out("POST", REGISTER)
+            runner.actor.post("drain_requested", "a signal")
+            await runner.goes_through("draining")
+            released.set()
+            assert await runner.ended() == "stopped"
+            assert await desk.runners() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", POLL), ("POST", HEARTBEAT), ("POST", REPORT + "completed")],
+    ids=["poll", "beat", "end"],
+)
+async def test_a_runner_that_is_not_known_any_more_registers_again_by_itself(
+    tmp_path: Path, method: str, path: str
+) -> None:
+    # The coordinator holds it for stale at once, as one that has forgotten it would take it in.
+    timings = Timings(heartbeat_interval_s=0.1, stale_after_s=0.0)
+    async with bench(tmp_path, timings) as desk:
+        desk.proxy.fault(method, path, NOT_REGISTERED)
+        async with desk.running(make_home(tmp_path / "home")) as runner:
+            run = await desk.submit("say", text="unharmed")
+            assert (await desk.end(run)).status == "completed"
+            assert await desk.result(run) == {"said": "unharmed"}
+            await desk.proxy.answered("POST", REGISTER, 2)
+            await runner.goes_through("online", "registering", "online")
+
+
+async def test_a_restarted_coordinator_is_found_again_and_runs_at_work_are_unharmed(tmp_path: Path) -> None:
+    database = tmp_path / "coordinator.sqlite"
+    async with (
+        bench(tmp_path, database=database) as desk,
+        waiter(tmp_path) as command,
+        desk.running(make_home(tmp_path / "home")) as runner,
+    ):
+        run = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        await desk.proxy.answered("POST", REPORT + "started")
+        port = int(desk.server.url.rsplit(":")[-1])
+        await desk.server.stop()
+        await runner.goes_through("cut_off")
+        command.gate.write_line("through the outage")
+        await desk.state(run, "reporting")
+        async with CoordinatorServer(port=port, database=database):
+            await runner.goes_through("cut_off", "registering", "online")
+            assert (await desk.end(run)).status == "completed"
+            assert await desk.result(run) == {"heard": "through the outage"}
+            assert desk.reports(run) == ["started", "completed"]
+            await desk.completes()
+            assert await runner.drain() == "stopped"
+
+
+async def test_a_heartbeat_is_sent_as_often_as_the_coordinator_asks(tmp_path: Path) -> None:
+    async with bench(tmp_path, Timings(heartbeat_interval_s=0.2)) as desk:
+        async with desk.running(make_home(tmp_path / "home")):
+            began = asyncio.get_running_loop().time()
+            await desk.proxy.answered("POST", HEARTBEAT, 5)
+            assert asyncio.get_running_loop().time() - began > 0.2 * 5 * 0.9
+        for beat in desk.proxy.calls_for("POST", HEARTBEAT):
+            assert beat.json.keys() == {"runner_id"}
+
+
+async def test_a_runner_beats_more_often_than_it_is_asked_to_where_it_is_told_so(tmp_path: Path) -> None:
+    async with running(tmp_path, heartbeat_interval_s=0.1) as (desk, _):
+        await desk.proxy.answered("POST", HEARTBEAT, 2)
+
+
+async def test_a_heartbeat_that_fails_cuts_the_runner_off_until_one_goes_right(tmp_path: Path) -> None:
+    async with bench(tmp_path, Timings(heartbeat_interval_s=0.1)) as desk:
+        desk.proxy.fault("POST", HEARTBEAT, faults.html(), times=2)
+        async with desk.running(make_home(tmp_path / "home")) as runner:
+            await runner.goes_through("online", "cut_off", "online")
+            await desk.completes()
+
+
+def _renamed(profile: LoadedProfile, name: str) -> LoadedProfile:
+    """The same agents under another identity."""
+    return msgspec.structs.replace(profile, name=name)

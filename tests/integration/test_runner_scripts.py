@@ -1,0 +1,114 @@
+"""Scripts: brought in, kept up to date, taken away."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import faults
+from tests.support.home import make_home
+from tests.support.proxy import POLL
+from tests.support.runner import Bench, running
+from tests.support.scripts import script_bench, write_script
+
+DOWNLOAD = "/scripts/[^/]+/download"
+
+
+async def test_scripts_are_brought_in_at_registration_and_run(tmp_path: Path) -> None:
+    async with (
+        script_bench(tmp_path, {"tidy": 'printf \'{"got": "%s"}\' "$2"'}) as desk,
+        desk.running(make_home(tmp_path / "home")),
+    ):
+        run = await desk.completes("run-tidy", what="a broom")
+        assert await desk.result(run) == {"got": "a broom"}
+        assert (tmp_path / "project" / "scripts" / "tidy" / "run.sh").is_file()
+
+
+async def test_a_run_waits_for_its_script(tmp_path: Path) -> None:
+    released = asyncio.Event()
+    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk:
+        desk.proxy.fault("GET", DOWNLOAD, faults.hold(released))
+        async with desk.running(make_home(tmp_path / "home")):
+            run = await desk.submit("run-tidy")
+            await desk.state(run, "preparing_workspace")
+            await desk.completes()
+            assert desk.states[run.run_id][-1] == "preparing_workspace"
+            released.set()
+            assert (await desk.end(run)).status == "completed"
+
+
+async def test_a_script_is_updated_and_the_next_run_has_the_new_one(tmp_path: Path) -> None:
+    async with (
+        script_bench(tmp_path, {"tidy": "echo '{\"version\": 1}'"}) as desk,
+        desk.running(make_home(tmp_path / "home")),
+    ):
+        assert await desk.result(await desk.completes("run-tidy")) == {"version": 1}
+        write_script(tmp_path / "scripts", "tidy", "echo '{\"version\": 2}'")
+        await _poll_brings(desk, sync_scripts=["tidy"])
+        assert await desk.result(await desk.completes("run-tidy")) == {"version": 2}
+
+
+async def test_a_script_that_is_removed_is_gone(tmp_path: Path) -> None:
+    async with (
+        script_bench(tmp_path, {"tidy": "echo '{}'", "sweep": "echo '{}'"}) as desk,
+        desk.running(make_home(tmp_path / "home")),
+    ):
+        await desk.completes("run-tidy")
+        await desk.completes("run-sweep")
+        await _poll_brings(desk, remove_scripts=["tidy"])
+        desk.proxy.fault("GET", DOWNLOAD, faults.status(404), times=None)
+        failed = await desk.end(await desk.submit("run-tidy"))
+        assert failed.status == "failed"
+        assert "tidy" in (failed.error or "")
+        assert not (tmp_path / "project" / "scripts" / "tidy").exists()
+        await desk.completes("run-sweep")
+
+
+async def test_a_download_that_fails_is_tried_again(tmp_path: Path) -> None:
+    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk:
+        for kind in (faults.status(500), faults.reset(), faults.status(503)):
+            desk.proxy.fault("GET", DOWNLOAD, kind)
+        async with desk.running(make_home(tmp_path / "home")):
+            await desk.completes("run-tidy")
+
+
+async def test_a_login_page_in_place_of_an_archive_leaves_the_script_as_it_was(tmp_path: Path) -> None:
+    async with (
+        script_bench(tmp_path, {"tidy": "echo '{\"version\": 1}'"}) as desk,
+        desk.running(make_home(tmp_path / "home")),
+    ):
+        await desk.completes("run-tidy")
+        desk.proxy.fault("GET", DOWNLOAD, faults.html())
+        await _poll_brings(desk, sync_scripts=["tidy"])
+        assert await desk.result(await desk.completes("run-tidy")) == {"version": 1}
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "", ".hidden", "a/b", "a\\b", "a\nb", "x" * 300])
+async def test_an_evil_script_name_changes_nothing(tmp_path: Path, name: str) -> None:
+    async with running(tmp_path) as (desk, runner):
+        before = _everything_below(tmp_path)
+        await _poll_brings(desk, sync_scripts=[name], remove_scripts=[name])
+        await desk.completes()
+        assert _everything_below(tmp_path) == before
+        assert desk.proxy.calls_for("GET", "/scripts/.*") == []
+        assert runner.actor.state == "online"
+
+
+async def _poll_brings(desk: Bench, **news: list[str]) -> None:
+    """Return when the runner has got these news, beside one more run that has completed."""
+    brought = asyncio.Event()
+
+    def change(body: dict[str, Any]) -> dict[str, Any]:
+        brought.set()
+        return {**body, **news}
+
+    desk.proxy.fault("GET", POLL, faults.rewrite_run(change), times=None)
+    # A poll that is held already was not spoilt, and brings one more.
+    await desk.completes()
+    if not brought.is_set():
+        await desk.completes()
+
+
+def _everything_below(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))

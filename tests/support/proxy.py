@@ -1,0 +1,261 @@
+"""A proxy between runner and coordinator that writes down every call and spoils those that it is told to."""
+
+import asyncio
+import itertools
+import re
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+import httpx
+import msgspec
+
+from tests.support.faults import Answer, Kind, Rule
+from tests.support.watch import Watch
+
+READ_BYTES = 64 * 1024
+SHOWN_CALLS = 40
+POLL = r"/runner/runs"
+REPORT = r"/runner/runs/[^/]+/"
+"""Followed by the kind of report."""
+TERMINAL_REPORT = REPORT + "(completed|failed|stopped)"
+
+
+@dataclass(eq=False)
+class Call:
+    """One call. `begun_at` and `answered_at` count the beginnings and ends of all calls in their order."""
+
+    method: str
+    path: str
+    """Without the query."""
+    body: bytes
+    begun_at: int
+    fault: Kind | None = None
+    carried_out: bool = False
+    """The coordinator has answered, whatever the runner hears of it."""
+    status: int | None = None
+    """What the runner was answered; None while it waits, and where it never got an answer."""
+    answered_at: int | None = None
+
+    def __str__(self) -> str:
+        fault = f" ({self.fault.name})" if self.fault else ""
+        return f"{self.begun_at}-{self.answered_at} {self.method} {self.path} {self.status}{fault}"
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def acknowledged(self) -> bool:
+        """The coordinator has acted upon it, and the runner was told so."""
+        genuine = self.fault is None or self.fault.genuine
+        return genuine and self.status is not None and httpx.codes.is_success(self.status)
+
+    def is_for(self, method: str, path_pattern: str) -> bool:
+        return self.method == method and re.fullmatch(path_pattern, self.path) is not None
+
+
+class FaultProxy:
+    """An async context manager. `url` is what the runner is given in place of the coordinator's.
+
+    `upstream_url` may be changed at any time; while nobody listens there, connections are reset.
+    """
+
+    def __init__(self, upstream_url: str) -> None:
+        self.upstream_url = upstream_url
+        self.calls: list[Call] = []
+        self._watch = Watch(self._described)
+        self._rules: list[Rule] = []
+        self._counter = itertools.count(1)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._upstream = httpx.AsyncClient(timeout=None, trust_env=False, limits=httpx.Limits(max_connections=None))
+
+    async def __aenter__(self) -> "FaultProxy":
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.cancel()
+        if self._connections:
+            await asyncio.wait(list(self._connections))
+        await self._upstream.aclose()
+
+    @property
+    def url(self) -> str:
+        if self._server is None:
+            raise RuntimeError("the proxy is not started")
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def fault(self, method: str, path_pattern: str, kind: Kind, times: int | None = 1) -> None:
+        """Spoil the next `times` calls that match (None: all of them). Rules are used up in the order of their making.
+
+        `path_pattern` is a regular expression for the whole path, without the query.
+        """
+        self._rules.append(Rule(method, path_pattern, kind, times))
+
+    def heal(self) -> None:
+        """Forget all faults that are left."""
+        self._rules.clear()
+
+    def calls_for(self, method: str, path_pattern: str) -> list[Call]:
+        return [call for call in self.calls if call.is_for(method, path_pattern)]
+
+    def acknowledged(self, method: str, path_pattern: str) -> list[Call]:
+        return [call for call in self.calls_for(method, path_pattern) if call.acknowledged]
+
+    async def wait_for(self, predicate: Callable[[], bool], what: str = "a call") -> None:
+        """Return when `predicate` holds. It is looked at after each beginning and end of a call."""
+        await self._watch.until(predicate, what)
+
+    async def seen(self, method: str, path_pattern: str, count: int = 1) -> Call:
+        """The `count`th call that matches, as soon as it has begun."""
+        return await self._nth(count, method, path_pattern, lambda _: True)
+
+    async def answered(self, method: str, path_pattern: str, count: int = 1) -> Call:
+        """The `count`th acknowledged call that matches, as soon as it is answered."""
+        return await self._nth(count, method, path_pattern, lambda call: call.acknowledged)
+
+    async def carried_out(self, method: str, path_pattern: str, count: int = 1) -> Call:
+        """The `count`th call that matches, once the coordinator has answered it, whatever the runner hears of that."""
+        return await self._nth(count, method, path_pattern, lambda call: call.carried_out)
+
+    async def _nth(self, count: int, method: str, path_pattern: str, ripe: Callable[[Call], bool]) -> Call:
+        def found() -> list[Call]:
+            return [call for call in self.calls_for(method, path_pattern) if ripe(call)]
+
+        await self.wait_for(lambda: len(found()) >= count, f"call {count} of {method} {path_pattern}")
+        return found()[count - 1]
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await _Connection(self, reader, writer).serve()
+        except (OSError, h11.ProtocolError):
+            pass  # the runner has hung up
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio's stream server would log it as an error
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    def begin(self, method: str, target: str, body: bytes) -> tuple[Call, Kind | None]:
+        path = urlsplit(target).path
+        rule = next((rule for rule in self._rules if rule.matches(method, path)), None)
+        kind = None if rule is None else rule.use()
+        call = Call(method, path, body, next(self._counter), kind)
+        self.calls.append(call)
+        self._watch.changed()
+        return call, kind
+
+    def end(self, call: Call, status: int | None) -> None:
+        call.status = status
+        call.answered_at = next(self._counter)
+        self._watch.changed()
+
+    async def forward(self, call: Call, target: str) -> Answer | None:
+        headers = {"content-type": "application/json"} if call.body else None
+        try:
+            answer = await self._upstream.request(
+                call.method, self.upstream_url + target, content=call.body, headers=headers
+            )
+        except httpx.TransportError:
+            return None
+        call.carried_out = True
+        self._watch.changed()
+        return Answer(answer.status_code, answer.content, answer.headers.get("content-type", ""))
+
+    def _described(self) -> str:
+        return "\n".join(map(str, self.calls[-SHOWN_CALLS:]))
+
+
+class _Connection:
+    """One connection of the runner's, with one call after another."""
+
+    def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._proxy = proxy
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.SERVER)
+
+    async def serve(self) -> None:
+        while (request := await self._request()) is not None:
+            method, target, body = request
+            call, kind = self._proxy.begin(method, target, body)
+            answer = await self._unless_hung_up(self._respond(kind, call, target))
+            self._proxy.end(call, None if answer is None else answer.status)
+            if answer is None:
+                self._reset()
+                return
+            self._send(answer)
+            await self._writer.drain()
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+
+    async def _respond(self, kind: Kind | None, call: Call, target: str) -> Answer | None:
+        async def forward() -> Answer | None:
+            return await self._proxy.forward(call, target)
+
+        return await (forward() if kind is None else kind.respond(forward))
+
+    async def _unless_hung_up(self, response: Coroutine[Any, Any, Answer | None]) -> Answer | None:
+        """The runner sends nothing while it waits for an answer: what can be read then is the end."""
+        responding = asyncio.create_task(response, name="proxy call")
+        hung_up = asyncio.create_task(self._reader.read(1), name="proxy hang-up")
+        try:
+            await asyncio.wait({responding, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+            return await responding if responding.done() else None
+        finally:
+            for task in (responding, hung_up):
+                task.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    await task
+
+    async def _request(self) -> tuple[str, str, bytes] | None:
+        method, target, body = "", "", bytearray()
+        while True:
+            event = self._http.next_event()
+            match event:
+                case h11.Request():
+                    method, target = event.method.decode(), event.target.decode()
+                case h11.Data():
+                    body += event.data
+                case h11.EndOfMessage():
+                    return method, target, bytes(body)
+                case h11.ConnectionClosed():
+                    return None
+                case h11.NEED_DATA:
+                    self._http.receive_data(await self._reader.read(READ_BYTES))
+                case _:
+                    return None
+
+    def _send(self, answer: Answer) -> None:
+        headers = [("content-length", str(len(answer.body)))] if answer.status != httpx.codes.NO_CONTENT else []
+        if answer.content_type:
+            headers.append(("content-type", answer.content_type))
+        for event in (
+            h11.Response(status_code=answer.status, headers=headers),
+            h11.Data(data=answer.body),
+            h11.EndOfMessage(),
+        ):
+            self._writer.write(self._http.send(event) or b"")
+
+    def _reset(self) -> None:
+        connection = self._writer.get_extra_info("socket")
+        if connection is not None and connection.fileno() >= 0:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()

@@ -1,0 +1,31 @@
+"""A coordinator that has scripts, and agents that run them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.coordinator.wire import Agent
+from tests.support.runner import Bench, bench
+
+
+def write_script(folder: Path, name: str, text: str) -> None:
+    """`{folder}/{name}/` as the coordinator reads it; `text` is a shell script."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "script.json").write_bytes(msgspec.json.encode({"name": name, "script_file": "run.sh"}))
+    (place / "run.sh").write_text(f"#!/bin/sh\n{text}\n")
+
+
+@asynccontextmanager
+async def script_bench(folder: Path, scripts: Mapping[str, str]) -> AsyncIterator[Bench]:
+    """For each script an agent `run-{script}` that runs it; the scripts lie in `{folder}/scripts`."""
+    agents_dir, scripts_dir = folder / "agents", folder / "scripts"
+    agents_dir.mkdir()
+    for name, text in scripts.items():
+        write_script(scripts_dir, name, text)
+        agent = Agent(name=f"run-{name}", type="procedural", script=name, parameters_schema={"type": "object"})
+        (agents_dir / f"{name}.json").write_bytes(msgspec.json.encode(agent))
+    async with bench(folder, agents_dir=agents_dir, scripts_dir=scripts_dir) as desk:
+        yield desk
