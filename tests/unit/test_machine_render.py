@@ -76,7 +76,7 @@ def test_dot_draws_failures_apart() -> None:
     drawing = dot(SPEC)
     assert 's1 -> s3 [label=<opened<br align="left"/>>]' in drawing
     assert 's1 -> s3 [label=<jammed / shut<br align="left"/>>, style=dashed, color="#c0392b"' in drawing
-    assert 's1 -> s2 [label=<opened [is_wide] / open<br align="left"/>>]' in drawing
+    assert 's1 -> s2 [label=<opened [is_wide&#93; / open<br align="left"/>>]' in drawing
     assert "<i>The &quot;motor&quot; works; it is #1.</i><br/>does open_door<br/>at most 90 s" in drawing
     assert drawing.count("peripheries=2") == 2
 
@@ -186,6 +186,7 @@ def test_no_name_breaks_the_markdown_section(spec: Spec) -> None:
 @settings(max_examples=25, deadline=None)
 @given(specs())
 @example(SPEC)
+@example(Spec(name="]", initial="]", events={}, states={"]": State(doc="]", final=True, outcome="]")}, transitions=()))
 def test_graphviz_accepts_any_names(spec: Spec) -> None:
     done = subprocess.run(["dot", "-Tsvg"], input=dot(spec).encode(), capture_output=True, timeout=60)
     errors = [line for line in done.stderr.decode().splitlines() if "Fontconfig" not in line]

@@ -70,7 +70,8 @@ def _edge_label(labels: list[Label]) -> str:
 
 def _escaped(text: str) -> str:
     # A backslash is no escape in Graphviz's HTML-like labels, but a character beyond XML's range is an error.
-    return html.escape("".join(char if _is_xml(char) else "\ufffd" for char in text))
+    # A text of nothing but `]` is a syntax error to Graphviz.
+    return html.escape("".join(char if _is_xml(char) else "\ufffd" for char in text)).replace("]", "&#93;")
 
 
 def _is_xml(char: str) -> bool:
