@@ -38,7 +38,7 @@ URL = ("--coordinator-url", "http://127.0.0.1:9")
         (("coordinator", "--port", "70000"), ("70000",)),
         (("coordinator", "--port", "http"), ("http",)),
         (("coordinator", "--agents-dir", "nowhere"), ("nowhere",)),
-        (("coordinator", "--database", "/nowhere/at/all.sqlite"), ("/nowhere/at/all.sqlite",)),
+        (("coordinator", "--port", "0", "--database", "/nowhere/at/all.sqlite"), ("/nowhere/at/all.sqlite",)),
     ],
     ids=" ".join,
 )
