@@ -1,7 +1,10 @@
 """`fsm-runner`: the runner, until it is told to end."""
 
 import asyncio
+import os
+import sys
 from contextlib import AsyncExitStack
+from typing import NoReturn
 
 from loguru import logger
 
@@ -27,7 +30,16 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
         url = config.coordinator_url or await _embedded_coordinator(stack, profile)
         runner = await stack.enter_async_context(assembled_runner(config, profile, url))
         with ending_signals(runner):
-            return EXIT_CODES[await runner.live()]
+            code = EXIT_CODES[await runner.live()]
+        if code == EXIT_ABORTED:
+            _leave_at_once(code)
+        return code
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Past threads that a file system holds up, which the interpreter would wait for. No command is left."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -> str:

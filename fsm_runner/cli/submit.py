@@ -8,10 +8,12 @@ import typer
 
 from fsm_runner.cli.submission import coordinator_api, create_run, say_outcome
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.faults import Refused, Unreachable
+from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.coordinator.wire import RunRequest
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.parameters import parse_parameters
+from fsm_runner.retry import retrying
 
 ENDED = frozenset({"completed", "failed", "stopped"})
 LOOK_INTERVAL_S = 0.25
@@ -40,7 +42,7 @@ async def _submit(url: str | None, agent_name: str, words: list[str], *, wait: b
 
 async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
     while True:
-        run = await api.run(run_id)
+        run = await retrying(lambda: api.run(run_id), POLICIES.look_up, (Unreachable,))
         if run.status in ENDED:
             return
         await asyncio.sleep(LOOK_INTERVAL_S)

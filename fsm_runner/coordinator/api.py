@@ -11,7 +11,7 @@ import msgspec
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.policy import POLL_MARGIN_S
+from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S
 from fsm_runner.coordinator.transport import Answer, Transport, path_segment
 
 NO_CONTENT = 204
@@ -84,25 +84,26 @@ class CoordinatorApi:
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Raises `DuplicateRunner` or `AgentNameCollision` where the answer is 409."""
-        return (await self._transport.call("POST", "/runner/register", msgspec.json.encode(registration))).decoded(
-            wire.Registered
-        )
+        body = msgspec.json.encode(registration)
+        return (await self._transport.call("POST", "/runner/register", body, line=True)).decoded(wire.Registered)
 
     async def poll(self, runner_id: str, hold_s: float) -> Polled:
         """Hold one poll for the time that the coordinator holds it, and a margin."""
         path = f"/runner/runs?runner_id={path_segment(runner_id)}"
-        answer = await self._transport.call("GET", path, held_s=hold_s + POLL_MARGIN_S)
+        answer = await self._transport.call("GET", path, limit_s=hold_s + POLL_MARGIN_S, line=True)
         return Polled() if answer.status == NO_CONTENT else _polled(answer)
 
     async def heartbeat(self, runner_id: str) -> None:
-        await self._post("/runner/heartbeat", msgspec.json.encode(wire.RunnerRef(runner_id)))
+        body = msgspec.json.encode(wire.RunnerRef(runner_id))
+        answer = await self._transport.call("POST", "/runner/heartbeat", body, limit_s=LINE_ANSWER_LIMIT_S, line=True)
+        answer.decoded(dict[str, Any])
 
     async def deliver(self, path: str, body: bytes) -> None:
         """POST something that the coordinator acknowledges and says nothing else about: reports, binds, events."""
         await self._post(path, body)
 
     async def deregister(self, runner_id: str) -> None:
-        await self._transport.call("DELETE", f"/runners/{path_segment(runner_id)}?self=true")
+        await self._transport.call("DELETE", f"/runners/{path_segment(runner_id)}?self=true", line=True)
 
     async def script_archive(self, name: str) -> bytes:
         """The gzip tar of a script. Raises `Refused` with status 404 where there is none."""
@@ -120,6 +121,11 @@ class CoordinatorApi:
     async def runs(self, status: str | None = None) -> list[wire.Run]:
         query = "" if status is None else f"?status={path_segment(status)}"
         return (await self._get(f"/runs{query}", wire.RunList)).runs
+
+    async def stop_requests(self) -> list[wire.StopRequest]:
+        """The runs that somebody wants stopped, of all runners."""
+        answer = await self._transport.call("GET", "/runs?status=stopping", limit_s=LINE_ANSWER_LIMIT_S, line=True)
+        return answer.decoded(wire.StopRequests).runs
 
     async def stop_run(self, run_id: str) -> None:
         await self._post(f"/runs/{path_segment(run_id)}/stop")

@@ -7,7 +7,14 @@ from loguru import logger
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import DuplicateRunner, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator.faults import (
+    CoordinatorError,
+    DuplicateRunner,
+    NotAuthenticated,
+    NotRegistered,
+    Refused,
+    Unreachable,
+)
 from fsm_runner.coordinator.policy import POLICIES, Policies
 from fsm_runner.retry import Sleep, retrying
 
@@ -27,6 +34,9 @@ class CoordinatorClient:
         self.policies = policies
         self.on_registration_lost = on_registration_lost
         self._sleep = sleep
+        self.registrations = 0
+        """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
+        self._last: wire.Registered | None = None
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Register, however long the coordinator is away, and wait out an earlier runner of the same identity.
@@ -43,12 +53,31 @@ class CoordinatorClient:
 
     async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
         return await retrying(
-            lambda: self.api.register(registration),
+            lambda: self._register_once(registration),
             self.policies.register,
             (Unreachable, NotRegistered),
             on_wait=self._say_away,
             sleep=self._sleep,
         )
+
+    async def _register_once(self, registration: wire.Registration) -> wire.Registered:
+        try:
+            registered = await self.api.register(registration)
+        except DuplicateRunner as duplicate:
+            registered = await self._own_registration(duplicate)
+        self.registrations += 1
+        self._last = registered
+        return registered
+
+    async def _own_registration(self, duplicate: DuplicateRunner) -> wire.Registered:
+        """What this process has registered itself, where that is the runner that counts as online; else `duplicate`."""
+        if self._last is None or duplicate.conflict.runner_id != self._last.runner_id:
+            raise duplicate
+        try:
+            await self.api.heartbeat(self._last.runner_id)
+        except CoordinatorError:
+            raise duplicate from None
+        return self._last
 
     async def deliver(self, path: str, body: bytes) -> None:
         """POST until it is acknowledged. Raises `Refused` when the coordinator will never take it.
@@ -57,10 +86,12 @@ class CoordinatorClient:
         """
 
         async def attempt() -> None:
+            known_as = self.registrations
             try:
                 await self.api.deliver(path, body)
             except NotRegistered:
-                self.on_registration_lost()
+                if known_as == self.registrations:
+                    self.on_registration_lost()
                 raise
 
         await retrying(

@@ -72,8 +72,11 @@ class Outbox:
         try:
             await self._deliverer.deliver(delivery.path, delivery.body)
         except Refused as refusal:
-            logger.error("run {}: the coordinator refuses a message: {}", self._run_id, refusal)
+            logger.error("{}: the coordinator refuses a message: {}", self._run_id, refusal)
             return refusal
+        except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
+            logger.opt(exception=defect).error("{}: {} could not be sent", self._run_id, delivery.path)
+            return Refused(f"{delivery.path} could not be sent: {defect!r}", 0)
         return None
 
 

@@ -13,14 +13,17 @@ CONNECT_LIMIT_S = 10.0
 ANSWER_LIMIT_S = 60.0
 """How long an answer may take. Long, since a call that was given up may still be carried out later."""
 
+LINE_ANSWER_LIMIT_S = 10.0
+"""How long a heartbeat or a look-up may take: they change nothing when they are repeated, and more wait behind them."""
+
 POLL_MARGIN_S = 15.0
 """What is added to the time for which the coordinator holds a poll: giving one up early can lose a run."""
 
 POLL_HOLD_CAP_S = 3600.0
 """No poll is held longer than this, whatever the coordinator names."""
 
-SHORTEST_EMPTY_POLL_S = 0.5
-"""A poll that brings nothing sooner was not held; the next one waits as after a failed one."""
+SHORT_POLL_S = 0.5
+"""A poll that brings no run within this time was not held; the next one waits a little."""
 
 STALE_AFTER_S = 120.0
 """Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
@@ -45,10 +48,14 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     duplicate_runner: RetryPolicy = RetryPolicy(base_s=5, cap_s=30, limit_s=780)
     """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin."""
     poll: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=15)
+    short_poll: RetryPolicy = RetryPolicy(base_s=0.05, cap_s=1)
+    """Between polls that were answered at once and brought no run."""
     heartbeat: RetryPolicy = RetryPolicy(base_s=1, cap_s=15)
     delivery: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=30)
     """Reports, binds and events. The time limit of the run's `reporting` state bounds it."""
     script: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
+    look_up: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
+    """Of `submit --wait`, for the state of its run."""
     deregister: RetryPolicy = RetryPolicy(base_s=0.1, cap_s=1, limit_s=3)
 
 

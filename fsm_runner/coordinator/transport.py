@@ -68,22 +68,27 @@ class Transport:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
         self._http = _http_client(self.url, auth)
-        # The held poll has a connection of its own, so that no number of reports can keep it waiting.
-        self._poll_http = _http_client(self.url, auth)
+        # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
+        self._line_http = _http_client(self.url, auth)
 
     async def aclose(self) -> None:
         await self._http.aclose()
-        await self._poll_http.aclose()
+        await self._line_http.aclose()
 
     async def call(
-        self, method: str, path: str, content: bytes | None = None, *, held_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        *,
+        limit_s: float = ANSWER_LIMIT_S,
+        line: bool = False,
     ) -> Answer:
-        """The answer, where it is a 2xx. `held_s`: for so long the coordinator may take its time.
+        """The answer, where it is a 2xx. `limit_s`: how long it may take. `line`: over the runner's own line.
 
         Raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
         """
-        limit_s = ANSWER_LIMIT_S if held_s is None else held_s
-        http = self._http if held_s is None else self._poll_http
+        http = self._line_http if line else self._http
         try:
             # httpx limits each read; an answer that drips would never end by that.
             async with asyncio.timeout(CONNECT_LIMIT_S + limit_s):
@@ -112,6 +117,10 @@ class Transport:
                 if len(body) > ANSWER_LIMIT_BYTES:
                     raise Unreachable(f"{method} {url}: the answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
             return Answer(f"{method} {url}", response.status_code, bytes(body))
+
+
+class _Reason(msgspec.Struct, frozen=True):
+    detail: msgspec.Raw
 
 
 class _Conflict(msgspec.Struct, frozen=True):
@@ -169,9 +178,18 @@ def _fault_of(answer: Answer) -> Unreachable | NotRegistered | Refused:
         return NotAuthenticated(message, status, answer.body)
     if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
         return conflict
-    if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES:
+    if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
         return Refused(message, status, answer.body)
     return Unreachable(message)
+
+
+def _is_a_coordinators(answer: Answer) -> bool:
+    """A coordinator gives its reason as `detail`; what is in front of it while it restarts gives a page of its own."""
+    try:
+        answer.decoded(_Reason)
+    except Unreachable:
+        return False
+    return True
 
 
 def _registration_conflict(answer: Answer) -> RegistrationConflictError | None:

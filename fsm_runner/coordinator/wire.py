@@ -202,6 +202,19 @@ class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of a run of status `stopping` as tells whom it concerns: the rest may be another runner's business."""
+
+    session_id: str
+    runner_id: str | None = None
+
+
+class StopRequests(msgspec.Struct, frozen=True):
+    """Answer to `GET /runs?status=stopping`."""
+
+    runs: list[StopRequest]
+
+
 class RunList(msgspec.Struct, frozen=True):
     runs: list[Run]
 

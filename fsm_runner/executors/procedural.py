@@ -51,7 +51,7 @@ class ProceduralExecutor:
     def check(self, agent: Agent) -> None:
         """Raises an `FsmRunnerError` where an agent of this runner's own has a command that is not there."""
         if agent.script is None and agent.command is not None:
-            program = Path(self._command(agent)[0])
+            program = Path(self._own_command(agent)[0])
             if not program.is_file():
                 raise ExecutionFailed(f"there is no file {program}")
 
@@ -69,26 +69,28 @@ class ProceduralExecutor:
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> "ProceduralExecution":
         run = assignment.run
+        command = await self._command(_agent(run))
         child = Child.start(
-            [*self._command(_agent(run)), *command_arguments(run.parameters)],
+            [*command, *command_arguments(run.parameters)],
             cwd=Path(assignment.project_dir),
             env=self._environment | {"AGENT_SESSION_ID": run.session_id},
         )
         session.bind(f"proc_{run.session_id}", assignment.project_dir)
         return ProceduralExecution(child, session, self._config.timeout)
 
-    def _command(self, agent: Agent) -> list[str]:
+    async def _command(self, agent: Agent) -> list[str]:
         if agent.script is not None:
-            return scripts.script_command(self._project_dir, agent.script)
-        program, *arguments = split_command(agent.command or "")
-        return [self._program(agent.name, program), *arguments]
+            # A script that is being replaced is waited for.
+            return await asyncio.to_thread(scripts.script_command, self._project_dir, agent.script)
+        return self._own_command(agent)
 
-    def _program(self, agent_name: str, program: str) -> str:
+    def _own_command(self, agent: Agent) -> list[str]:
         """An agent's command lies in the executor's folder: it comes from outside, and nobody else has looked at it."""
+        program, *arguments = split_command(agent.command or "")
         path = Path(os.path.normpath(self._folder / program))
         if not path.is_relative_to(self._folder):
-            raise ExecutionFailed(f"agent {agent_name!r}: command {program!r} is not in {self._folder}")
-        return str(path)
+            raise ExecutionFailed(f"agent {agent.name!r}: command {program!r} is not in {self._folder}")
+        return [str(path), *arguments]
 
 
 class ProceduralExecution:
@@ -117,7 +119,8 @@ class ProceduralExecution:
 
     async def _wait_within_limit(self) -> bool:
         try:
-            await asyncio.wait_for(self._child.wait(), self._time_limit_s)
+            async with asyncio.timeout(self._time_limit_s):
+                await self._child.wait()
         except TimeoutError:
             await self._child.stop()
             return False

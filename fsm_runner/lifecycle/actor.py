@@ -111,7 +111,7 @@ class Actor:
     async def _perform(self, state: State, activity: Activity, visit: int) -> None:
         try:
             value = await self._with_retries(state, activity)
-        except FsmRunnerError as failure:
+        except (FsmRunnerError, OSError) as failure:
             self._answer(state.on_error, failure, visit)
         except asyncio.CancelledError as failure:
             if _is_being_cancelled():

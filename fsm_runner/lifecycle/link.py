@@ -14,15 +14,13 @@ from fsm_runner.coordinator.faults import CoordinatorError, NotRegistered
 from fsm_runner.coordinator.policy import (
     HEARTBEAT_FLOOR_S,
     POLL_HOLD_CAP_S,
-    SHORTEST_EMPTY_POLL_S,
+    SHORT_POLL_S,
     STALE_AFTER_S,
     STOP_LOOKUP_INTERVAL_S,
 )
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
-
-NOTHING = Polled()
 
 Post = Callable[[str, object], None]
 """Hands the runner an event and its reason."""
@@ -48,26 +46,31 @@ class CoordinatorLink:
         self._post = post
         self._registered: wire.Registered | None = None
         self._claiming = False
+        self._leaving = False
+        self._stops_in_doubt = False
+        """An answer to a poll was lost, and a stop may have been in it: each is told once (section 1.1)."""
         self._last_beat = 0.0
         self._poll_waits = Waits(client.policies.poll)
+        self._short_poll_waits = Waits(client.policies.short_poll)
         self._beat_waits = Waits(client.policies.heartbeat)
         self._has_registration = asyncio.Event()
         self._no_poll_held = asyncio.Event()
         self._no_poll_held.set()
 
-    def set_registration(self, registered: wire.Registered | None) -> None:
-        """The runner's id and the coordinator's wishes; None: there is no registration now."""
+    def set_registration(self, registered: wire.Registered) -> None:
+        """The runner's id and the coordinator's wishes, from now on."""
         self._registered = registered
-        if registered is None:
-            self._has_registration.clear()
-        else:
-            self._last_beat = _now()
-            self._has_registration.set()
+        self._last_beat = _now()
+        self._has_registration.set()
         self._runs.changed.set()
 
-    def set_claiming(self, claiming: bool) -> None:
-        """Whether runs are wanted. A poll that is held already is heard out all the same."""
+    def set_course(self, *, claiming: bool, leaving: bool) -> None:
+        """Whether runs are wanted, and whether one that comes all the same is stopped.
+
+        A poll that is held already is heard out in any case.
+        """
         self._claiming = claiming
+        self._leaving = leaving
         self._runs.changed.set()
 
     async def wait_for_registration(self) -> None:
@@ -83,11 +86,14 @@ class CoordinatorLink:
             if self._registered is None:
                 await self._runs.changed.wait()
             elif self._claiming and not self._runs.full:
+                if self._stops_in_doubt:
+                    await self._look_up_stops(self._registered.runner_id)
                 await self._poll(self._registered)
             elif len(self._runs) > 0:
                 await self._look_up_stops(self._registered.runner_id)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._runs.changed.wait(), STOP_LOOKUP_INTERVAL_S)
+                    async with asyncio.timeout(STOP_LOOKUP_INTERVAL_S):
+                        await self._runs.changed.wait()
             else:
                 await self._runs.changed.wait()
 
@@ -96,27 +102,35 @@ class CoordinatorLink:
             await self._has_registration.wait()
             if self._registered is not None:
                 await asyncio.sleep(self._heartbeat_interval_s(self._registered))
-            if self._registered is not None:
                 await self._beat(self._registered.runner_id)
 
     async def _poll(self, registered: wire.Registered) -> None:
         """One poll, and a wait where the next one would come too soon."""
+        known_as = self._client.registrations
         began = _now()
         self._no_poll_held.clear()
         try:
             polled = await self._client.api.poll(registered.runner_id, self._hold_s(registered))
-            self._take(polled, registered.runner_id)
+            has_started = self._take(polled, registered.runner_id)
         except CoordinatorError as fault:
-            self._post_fault("poll", fault)
-            polled = None
+            self._stops_in_doubt = True
+            self._post_fault("poll", fault, known_as)
+            wait_s = self._poll_waits.next_s()
+        else:
+            self._post("coordinator_answered", "poll")
+            self._poll_waits.reset()
+            wait_s = self._wait_after_answer_s(has_started or _now() - began >= SHORT_POLL_S)
         finally:
             self._no_poll_held.set()
-        if polled is not None:
-            self._post("coordinator_answered", "poll")
-        if polled is None or (polled == NOTHING and _now() - began < SHORTEST_EMPTY_POLL_S):
-            await asyncio.sleep(self._poll_waits.next_s())
-        else:
-            self._poll_waits.reset()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+    def _wait_after_answer_s(self, was_due: bool) -> float:
+        """A coordinator that repeats itself at once is not asked again at once."""
+        if was_due:
+            self._short_poll_waits.reset()
+            return 0.0
+        return self._short_poll_waits.next_s()
 
     def _hold_s(self, registered: wire.Registered) -> float:
         return min(POLL_HOLD_CAP_S, max(self._times.poll_timeout_s, registered.poll_timeout_seconds))
@@ -124,12 +138,14 @@ class CoordinatorLink:
     def _heartbeat_interval_s(self, registered: wire.Registered) -> float:
         return max(HEARTBEAT_FLOOR_S, min(self._times.heartbeat_interval_s, registered.heartbeat_interval_seconds))
 
-    def _take(self, polled: Polled, runner_id: str) -> None:
+    def _take(self, polled: Polled, runner_id: str) -> bool:
+        """Hand on what a poll has brought; whether that was a run that is new."""
+        has_started = False
         if isinstance(polled.run, UnreadableRun):
             self._runs.fail_unreadable(polled.run, runner_id)
         elif polled.run is not None:
-            self._runs.start(polled.run, runner_id)
-            if not self._claiming:
+            has_started = self._runs.start(polled.run, runner_id)
+            if self._leaving:
                 self._runs.stop_session(polled.run.session_id, "the runner is leaving")
         for session_id in polled.stop_sessions:
             self._runs.stop_session(session_id, "the coordinator asks for it")
@@ -137,21 +153,24 @@ class CoordinatorLink:
         self._scripts.remove(polled.remove_scripts)
         if polled.deregistered:
             self._post("drain_requested", "the coordinator has deregistered this runner")
+        return has_started
 
     async def _look_up_stops(self, runner_id: str) -> None:
         """Stops come with the poll; while none is held, the coordinator's list of runs tells them."""
         try:
-            for run in await self._client.api.runs("stopping"):
-                if run.runner_id == runner_id:
-                    self._runs.stop_session(run.session_id, "the coordinator asks for it")
+            for request in await self._client.api.stop_requests():
+                if request.runner_id == runner_id:
+                    self._runs.stop_session(request.session_id, "the coordinator asks for it")
+            self._stops_in_doubt = False
         except CoordinatorError as fault:
             logger.debug("stop requests could not be looked up: {}", fault)
 
     async def _beat(self, runner_id: str) -> None:
+        known_as = self._client.registrations
         try:
             await self._client.api.heartbeat(runner_id)
         except CoordinatorError as fault:
-            self._post_fault("heartbeat", fault)
+            self._post_fault("heartbeat", fault, known_as)
             await asyncio.sleep(self._beat_waits.next_s())
             return
         self._beat_waits.reset()
@@ -162,9 +181,13 @@ class CoordinatorLink:
         else:
             self._post("coordinator_answered", "heartbeat")
 
-    def _post_fault(self, call: str, fault: CoordinatorError) -> None:
+    def _post_fault(self, call: str, fault: CoordinatorError, known_as: int) -> None:
+        """`known_as`: the registration under which the call was sent."""
         logger.debug("{}: {}", call, fault)
-        self._post("registration_lost" if isinstance(fault, NotRegistered) else "coordinator_lost", fault)
+        if not isinstance(fault, NotRegistered):
+            self._post("coordinator_lost", fault)
+        elif known_as == self._client.registrations:
+            self._post("registration_lost", fault)
 
 
 def _now() -> float:

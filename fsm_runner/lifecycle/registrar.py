@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from loguru import logger
 
@@ -17,16 +18,21 @@ class Registrar:
     written down has to be undone by whoever leaves.
     """
 
-    def __init__(self, client: CoordinatorClient, registration: wire.Registration) -> None:
+    def __init__(
+        self,
+        client: CoordinatorClient,
+        registration: wire.Registration,
+        on_registered: Callable[[wire.Registered], None],
+    ) -> None:
+        """`on_registered` is told of each attempt that succeeds, whether somebody still waits for it or not."""
         self._client = client
+        self._on_registered = on_registered
         self._registration = registration
         self._attempt: asyncio.Task[wire.Registered] | None = None
 
     async def register(self) -> wire.Registered:
         """A cancelled wait leaves the attempt under way. Raises what `CoordinatorClient.register` raises."""
-        registered = await asyncio.shield(self._begin())
-        logger.info("registered at {} as {}", self._client.api.url, registered.runner_id)
-        return registered
+        return await asyncio.shield(self._begin())
 
     def register_meanwhile(self) -> None:
         """Begin to register, unless that is under way: reports are taken from a registered runner only."""
@@ -38,7 +44,8 @@ class Registrar:
         if self._attempt is None:
             return None
         with contextlib.suppress(TimeoutError, CoordinatorError):
-            return (await asyncio.wait_for(self._attempt, limit_s)).runner_id
+            async with asyncio.timeout(limit_s):
+                return (await asyncio.shield(self._attempt)).runner_id
         return None
 
     async def aclose(self) -> None:
@@ -50,6 +57,10 @@ class Registrar:
         if self._attempt is not None:
             self._attempt.cancel()
         self._attempt = asyncio.create_task(self._client.register(self._registration), name="registration")
-        # It may fail when nobody waits for it any more.
-        self._attempt.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._attempt.add_done_callback(self._ended)
         return self._attempt
+
+    def _ended(self, attempt: "asyncio.Task[wire.Registered]") -> None:
+        if not attempt.cancelled() and attempt.exception() is None:
+            logger.info("registered at {} as {}", self._client.api.url, attempt.result().runner_id)
+            self._on_registered(attempt.result())

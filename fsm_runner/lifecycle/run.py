@@ -1,7 +1,9 @@
 """One run: lives the life of `specs/run.toml`."""
 
 import asyncio
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,8 @@ from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executors.port import Assignment, Execution, Executor, RunRefused
 from fsm_runner.lifecycle.actor import Actor
 from fsm_runner.machine.engine import Machine, Step
+
+NO_SUCH_DIRECTORY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 ERROR_LIMIT_CHARS = 16_000
 """The longest error text that is reported; what a command wrote in full is in its result event."""
@@ -64,6 +68,8 @@ class RunActor(Actor):
         self._execution: Execution | None = None
         self._signal: wire.StopSignal = "shutdown"
         self._failure = ""
+        self.terminal_report: Delivery | None = None
+        """How the run ended, as the coordinator was told; None before."""
 
     async def live(self) -> str:
         """Run to the end; the final state."""
@@ -107,11 +113,12 @@ class RunActor(Actor):
             self._signal = await self._execution.stop()
 
     async def _report(self) -> None:
-        refusal = await self._outbox.put(self._terminal_report())
+        self.terminal_report = self._report_of_outcome()
+        refusal = await self._outbox.put(self.terminal_report)
         if refusal is not None:
             raise refusal
 
-    def _terminal_report(self) -> Delivery:
+    def _report_of_outcome(self) -> Delivery:
         run_id = self.wire_run.run_id
         match self.model.outcome:
             case "completed":
@@ -141,12 +148,24 @@ class RunActor(Actor):
 def _check_workspace(folder: Path) -> None:
     if not folder.is_absolute() or "\0" in str(folder):
         raise RunRefused(f"project directory {str(folder)!r}: not an absolute path")
-    if not folder.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(folder.stat().st_mode)
+    except PermissionError:
+        raise _permission_denied(folder) from None
+    except OSError as fault:
+        if fault.errno not in NO_SUCH_DIRECTORY:
+            raise  # a network's file system may come back
+        is_directory = False
+    if not is_directory:
         raise RunRefused(f"project directory {folder}: there is no such directory on this runner")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise RunRefused(
-            f"Permission denied on workspace {folder}: the runner (uid {os.getuid()}) may not read, write and enter it"
-        )
+        raise _permission_denied(folder)
+
+
+def _permission_denied(folder: Path) -> RunRefused:
+    return RunRefused(
+        f"Permission denied on workspace {folder}: the runner (uid {os.getuid()}) may not read, write and enter it"
+    )
 
 
 def _shortened(error: str) -> str:

@@ -23,7 +23,7 @@ LAST_ANSWER_LIMIT_S = 0.5
 """How long a registration is heard out that the leave has overtaken."""
 
 CLAIMING_STATES = frozenset({"online", "cut_off"})
-LEAVING_STATES = frozenset({"draining", "stopping_runs"})
+LEAVING_STATES = frozenset({"draining", "stopping_runs", "deregistering"})
 
 
 class RunnerActor(Actor):
@@ -51,10 +51,10 @@ class RunnerActor(Actor):
             settings,
         )
         self._client = client
-        self._registrar = Registrar(client, registration)
         self._runs = runs
         self._scripts = scripts
         self._link = CoordinatorLink(client, runs, scripts, self.post, times)
+        self._registrar = Registrar(client, registration, self._link.set_registration)
         self._fault: BaseException | None = None
         client.on_registration_lost = self._report_not_taken
 
@@ -82,17 +82,16 @@ class RunnerActor(Actor):
         await self._link.wait_for_registration()
 
     def on_step(self, step: Step, payload: object) -> None:
-        self._link.set_claiming(step.target in CLAIMING_STATES)
+        self._link.set_course(claiming=step.target in CLAIMING_STATES, leaving=step.target in LEAVING_STATES)
         reason = f" ({payload})" if payload is not None and step.target != "online" else ""
         level = "WARNING" if step.target in {"cut_off", "refused", "aborted"} or self.model.outcome else "INFO"
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
 
     async def _register(self) -> None:
-        self._link.set_registration(None)
-        self._link.set_registration(await self._registrar.register())
+        await self._registrar.register()
 
     def _report_not_taken(self) -> None:
-        if self.state in LEAVING_STATES:
+        if self.state in LEAVING_STATES - {"deregistering"}:
             self._registrar.register_meanwhile()
         self.post("registration_lost", "a report was not taken")
 
@@ -104,11 +103,12 @@ class RunnerActor(Actor):
         runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)
         if runner_id is None:
             return
-        given_up = len(self._runs)
+        given_up = self._runs.names
         await self._client.deregister(runner_id)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._link.poll_heard_out(), LAST_POLL_LIMIT_S)
-        if len(self._runs) > given_up:
+            async with asyncio.timeout(LAST_POLL_LIMIT_S):
+                await self._link.poll_heard_out()
+        if self._runs.names - given_up:
             await self._settle_late_run(runner_id)
 
     async def _settle_late_run(self, runner_id: str) -> None:

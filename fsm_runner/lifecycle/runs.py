@@ -9,7 +9,11 @@ from loguru import logger
 from fsm_runner.coordinator import outbox, wire
 from fsm_runner.coordinator.api import UnreadableRun
 from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.outbox import Delivery
 from fsm_runner.lifecycle.run import RunActor, RunContext
+
+REMEMBERED_REPORTS = 1_000
+"""So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
 
 
 class Runs:
@@ -19,6 +23,7 @@ class Runs:
         self._context = context
         self._max_runs = max_runs
         self._actors: dict[str, RunActor] = {}
+        self._reports: dict[str, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
         """Set at each start and end; whoever waits on it clears it."""
@@ -32,19 +37,31 @@ class Runs:
     def full(self) -> bool:
         return self._max_runs is not None and len(self._tasks) >= self._max_runs
 
-    def start(self, run: wire.Run, runner_id: str) -> None:
+    @property
+    def names(self) -> frozenset[str]:
+        """One for each run that is held."""
+        return frozenset(task.get_name() for task in self._tasks)
+
+    def start(self, run: wire.Run, runner_id: str) -> bool:
+        """Whether the run is new. One that is at work here, or has ended here, is not carried out again."""
         if run.run_id in self._actors:
             logger.warning("{}: handed out again while it is at work here; once is enough", run.run_id)
-            return
+            return False
+        if run.run_id in self._reports:
+            logger.warning("{}: handed out again after its end; its report is repeated", run.run_id)
+            self._own(self._deliver(run.run_id, self._reports[run.run_id]), run.run_id)
+            return False
         actor = RunActor(run, runner_id, self._context)
         self._actors[run.run_id] = actor
         logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name, run.session_id)
         self._own(self._live(actor), run.run_id)
+        return True
 
     def fail_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
         """Report a run as failed that cannot be read, let alone be started."""
         logger.error("{}: {}", run.run_id, run.defect)
-        self._own(self._report_unreadable(run, runner_id), run.run_id)
+        report = outbox.failed(run.run_id, runner_id, run.defect)
+        self._own(self._deliver(run.run_id, report), run.run_id)
 
     def stop_session(self, session_id: str, reason: str) -> None:
         for actor in self._actors.values():
@@ -87,11 +104,17 @@ class Runs:
             state = await actor.live()
         finally:
             del self._actors[actor.wire_run.run_id]
+        self._remember(actor)
         logger.info("{}: {} after {:.2f} s", actor.wire_run.run_id, state, asyncio.get_running_loop().time() - began)
 
-    async def _report_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
-        report = outbox.failed(run.run_id, runner_id, run.defect)
+    def _remember(self, actor: RunActor) -> None:
+        if actor.terminal_report is not None:
+            self._reports[actor.wire_run.run_id] = actor.terminal_report
+        while len(self._reports) > REMEMBERED_REPORTS:
+            del self._reports[next(iter(self._reports))]
+
+    async def _deliver(self, run_id: str, report: Delivery) -> None:
         try:
             await self._context.deliverer.deliver(report.path, report.body)
         except Refused as refusal:
-            logger.error("{}: {}", run.run_id, refusal)
+            logger.error("{}: {}", run_id, refusal)

@@ -17,6 +17,7 @@ class ScriptSync:
     def __init__(self, client: CoordinatorClient, project_dir: Path) -> None:
         self._client = client
         self._project_dir = project_dir
+        self._changes: set[asyncio.Task[None]] = set()
         self._last_change: dict[str, asyncio.Task[None]] = {}
 
     def sync(self, names: Iterable[str]) -> None:
@@ -39,7 +40,7 @@ class ScriptSync:
             await self._install(name)
 
     async def aclose(self) -> None:
-        changes = list(self._last_change.values())
+        changes = list(self._changes)
         for change in changes:
             change.cancel()
         if changes:
@@ -47,10 +48,12 @@ class ScriptSync:
 
     def _change(self, name: str, work: Callable[[str], Awaitable[None]]) -> None:
         change = asyncio.create_task(self._after(self._last_change.get(name), name, work), name=f"script {name}")
+        self._changes.add(change)
         self._last_change[name] = change
         change.add_done_callback(lambda ended: self._forget(name, ended))
 
     def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
+        self._changes.discard(ended)
         if self._last_change.get(name) is ended:
             del self._last_change[name]
 

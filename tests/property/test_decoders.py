@@ -200,7 +200,7 @@ def api_that_is_answered(*answers: tuple[int, bytes]) -> CoordinatorApi:
         return httpx.Response(status, content=content)
 
     api = CoordinatorApi("http://localhost")
-    api._transport._http = api._transport._poll_http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    api._transport._http = api._transport._line_http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     return api
 
 

@@ -139,11 +139,12 @@ FAULTS: list[tuple[int, Any, type[Exception]]] = [
     (403, detail("Forbidden"), NotAuthenticated),
     (403, detail("Runner not registered"), NotAuthenticated),
     (404, detail("Run not found"), Refused),
-    (405, b"", Refused),
+    (405, b"", Unreachable),
+    (404, b"default backend - 404", Unreachable),
     (408, b"", Unreachable),
     (409, detail("exists"), Refused),
     (409, detail({"error": "session_exists"}), Refused),
-    (409, b"<html>", Refused),
+    (409, b"<html>", Unreachable),
     (422, detail([{"loc": ["body"], "msg": "missing"}]), Refused),
     (425, b"", Unreachable),
     (429, b"", Unreachable),
@@ -171,7 +172,7 @@ async def test_each_status_is_the_fault_that_it_stands_for(status: int, body: An
 @pytest.mark.parametrize("name", CALLS)
 async def test_each_call_goes_to_its_place_with_every_name_quoted(name: str) -> None:
     call, target = CALLS[name]
-    async with answering(answer(404, b"{}")) as (api, coordinator):
+    async with answering(answer(404, detail("unknown"))) as (api, coordinator):
         with pytest.raises(Refused):
             await call(api)
     assert coordinator.targets == [target]
