@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+from loguru import logger
 
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator import wire
@@ -80,6 +81,8 @@ async def assembled_runner(
 def token_auth(config: RunnerConfig) -> TokenAuth | None:
     """The credentials for the configured coordinator; the embedded one asks for none."""
     login = config.auth0
+    if login is None and any((config.auth0_domain, config.auth0_client_id, config.auth0_client_secret)):
+        logger.warning("not all four AUTH0_… variables are set, so the coordinator is called without a token")
     if login is None or config.coordinator_url is None:
         return None
     request = TokenRequest(client_id=login.client_id, client_secret=login.client_secret, audience=login.audience)
@@ -118,8 +121,7 @@ def _executor(config: RunnerConfig, profile: LoadedProfile, scripts: ScriptSync)
         try:
             executor.check(agent)
         except FsmRunnerError as defect:
-            place = profile.home / (profile.profile.agents_dir or "")
-            raise UsageError(f"{place}: agent {agent.name!r}: command: {defect}") from defect
+            raise UsageError(f"{profile.agent_files[agent.name]}: command: {defect}") from defect
     return executor
 
 

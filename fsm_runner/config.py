@@ -135,7 +135,10 @@ def _seconds(value: str) -> float:
 
 
 def _seconds_or_none(value: str) -> float:
-    return 0.0 if value == "0" else _seconds(value)
+    try:
+        return 0.0 if value == "0" else _seconds(value)
+    except ValueError:
+        raise ValueError("expected a number of seconds, or 0") from None
 
 
 SETTINGS = (

@@ -11,6 +11,8 @@ _FORMAT_WITH_DATE = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level: <7} {message}"
 def configure_logs(*, verbose: bool, quiet: bool = False) -> None:
     """INFO and above; `verbose`: everything; `quiet`: warnings and errors alone."""
     logger.remove()
+    if sys.stderr is None:  # closed by whoever started the program
+        return
     level = "DEBUG" if verbose else "WARNING" if quiet else "INFO"
     logger.add(
         sys.stderr,

@@ -34,6 +34,8 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
     home: Path
     profile: Profile
     agents: tuple[Agent, ...]
+    agent_files: dict[str, Path]
+    """By the agents' names."""
 
     @property
     def executor_folder(self) -> Path:
@@ -69,7 +71,15 @@ def load_profile(name: str) -> LoadedProfile:
     path = paths[name]
     home = path.parent.parent
     profile = read_json(path, Profile)
-    return LoadedProfile(name=name, path=path, home=home, profile=profile, agents=_agents(path, home, profile))
+    agents = _agents(path, home, profile)
+    return LoadedProfile(
+        name=name,
+        path=path,
+        home=home,
+        profile=profile,
+        agents=tuple(agent for _, agent in agents),
+        agent_files={agent.name: file for file, agent in agents},
+    )
 
 
 def read_json(path: Path, form: type[Form]) -> Form:
@@ -82,9 +92,9 @@ def read_json(path: Path, form: type[Form]) -> Form:
         raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
 
 
-def _agents(path: Path, home: Path, profile: Profile) -> tuple[Agent, ...]:
+def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]]:
     if profile.agents_dir is None:
-        return ()
+        return []
     folder = home / profile.agents_dir
     try:
         if not folder.is_dir():
@@ -97,7 +107,7 @@ def _agents(path: Path, home: Path, profile: Profile) -> tuple[Agent, ...]:
         if agent.name in files:
             raise UsageError(f"{file}: name: agent {agent.name!r} is already defined in {files[agent.name]}")
         files[agent.name] = file
-    return tuple(agent for _, agent in agents)
+    return agents
 
 
 def _places() -> str:

@@ -43,9 +43,9 @@ def find_spec(file: str) -> Path:
 def check_specs(file: str | None) -> int:
     """Print the defects of one spec, or of all own ones, and give the exit code."""
     own = own_specs()
+    if missing := VOCABULARIES.keys() - own.keys():
+        raise UsageError(f"neither a home nor what is bundled has specs/{min(missing)}.toml")
     paths = list(own.values()) if file is None else [find_spec(file)]
-    if not paths:
-        raise UsageError("there are no specs to check: neither a home nor what is bundled has any in specs/")
     defects = [defect for path in paths for defect in defects_of(path, own)]
     for defect in defects:
         typer.echo(defect)

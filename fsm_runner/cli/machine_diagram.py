@@ -17,6 +17,7 @@ from fsm_runner.machine.spec import Spec
 
 DEFAULT_FORMAT = "mermaid"
 _IMAGES = frozenset({"svg", "png"})
+_DOCUMENTS = frozenset({".md", ".markdown", ".rst", ".txt"})
 
 
 def draw(file: str, form: str | None, output: str | None) -> int:
@@ -29,8 +30,14 @@ def draw(file: str, form: str | None, output: str | None) -> int:
     path = Path(output)
     document = _text(path) if path.is_file() and form not in _IMAGES else None
     part = None if document is None else _renewed(path, document, spec)
+    drawing = _render(spec, form) if part is None else part.encode()
+    if part is None and path.suffix in _DOCUMENTS and path.is_file() and not _is_drawing(path, drawing):
+        raise UsageError(
+            f"{output}: the drawing would replace this document: it has no line {marker(spec.name, 'markdown')} "
+            "(or mermaid, or dot) to say where it belongs"
+        )
     try:
-        path.write_bytes(_render(spec, form) if part is None else part.encode())
+        path.write_bytes(drawing)
     except OSError as error:
         raise UsageError(f"{output}: cannot be written: {error.strerror or error}") from error
     return EXIT_OK
@@ -104,6 +111,11 @@ def _renewed(path: Path, document: str, spec: Spec) -> str | None:
         return renewed(document, spec)
     except EmbedError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _is_drawing(path: Path, drawing: bytes) -> bool:
+    """Whether the file is an earlier drawing of the same kind, which may be replaced as a whole."""
+    return path.read_bytes().partition(b"\n")[0] == drawing.partition(b"\n")[0]
 
 
 def _difference(name: str, present: str, wanted: str) -> str:

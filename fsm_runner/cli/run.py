@@ -15,7 +15,7 @@ from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.wire import Agent, Run, RunRequest
-from fsm_runner.errors import EXIT_FAILED, UsageError
+from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.logs import configure_logs
 from fsm_runner.parameters import parse_parameters
@@ -67,12 +67,27 @@ def run_agent(config: RunnerConfig, profile_name: str | None, agent_name: str, w
 
 def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agent]:
     """The agent in the named profile, or in the first one that has it. Raises `UsageError` with what there is."""
-    profiles = [load_profile(each) for each in ([profile_name] if profile_name else profile_paths())]
+    if profile_name is not None:
+        profiles, defects = [load_profile(profile_name)], ""
+    else:
+        profiles, defects = _sound_profiles()
     agents = {agent.name: (profile, agent) for profile in reversed(profiles) for agent in profile.agents}
     if name not in agents:
         place = f"profile {profile_name!r}" if profile_name else "any profile"
-        raise UsageError(f"Agent not found: {name!r} in {place}; there are: {', '.join(sorted(agents)) or 'none'}")
+        there_are = ", ".join(sorted(agents)) or "none"
+        raise UsageError(f"Agent not found: {name!r} in {place}; there are: {there_are}{defects}")
     return agents[name]
+
+
+def _sound_profiles() -> tuple[list[LoadedProfile], str]:
+    """Those that can be loaded, and what is wrong with the others."""
+    profiles, defects = [], ""
+    for name in profile_paths():
+        try:
+            profiles.append(load_profile(name))
+        except UsageError as error:
+            defects += f"; {error}"
+    return profiles, defects
 
 
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
@@ -91,7 +106,9 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
                 await first_of(progress.ended.wait(), living)
             finally:
                 runner.post("hurry_requested", "the one run has ended")
-                await living
+                state = await living
+        if state == "aborted":
+            return EXIT_ABORTED
         return EXIT_FAILED if run_id is None else await say_outcome(api, run_id)
 
 

@@ -1,19 +1,25 @@
 """`fsm-runner runs` and `fsm-runner stop`."""
 
 import asyncio
+from typing import get_args
 
 import msgspec
 import typer
 
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.wire import Run
+from fsm_runner.coordinator.wire import Run, RunStatus
 from fsm_runner.errors import UsageError
 
-COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED")
+COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
+SHOWN_ERROR_CHARS = 60
+"""The whole text is in `--json`."""
 
 
 def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
+    statuses = get_args(RunStatus)
+    if status is not None and status not in statuses:
+        raise UsageError(f"--status: there is no {status!r}, there are {', '.join(statuses)}")
     runs = asyncio.run(_fetch(url, status))
     if as_json:
         for run in runs:
@@ -43,4 +49,9 @@ async def _stop(url: str | None, run_id: str) -> None:
 
 
 def _row(run: Run) -> tuple[str, ...]:
-    return (run.run_id, run.status, run.agent_name or "-", run.session_id, run.created_at or "-")
+    return (run.run_id, run.status, run.agent_name or "-", run.session_id, run.created_at or "-", _shown(run.error))
+
+
+def _shown(error: str | None) -> str:
+    line = (error or "").strip().partition("\n")[0]
+    return line if len(line) <= SHOWN_ERROR_CHARS else line[: SHOWN_ERROR_CHARS - 1] + "…"

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as events of the runner: each further signal asks for more haste."""
+"""SIGTERM, SIGINT and SIGHUP as events of the runner: each further signal asks for more haste."""
 
 import asyncio
 import signal
@@ -10,7 +10,8 @@ from fsm_runner.lifecycle.actor import Actor
 GRACEFUL = ("drain_requested", "hurry_requested", "exit_requested")
 PROMPT = ("hurry_requested", "exit_requested")
 
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP too: a terminal that is closed must not leave commands behind."""
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Handing a run to a coordinator, and saying what came of it."""
 
 import json
+import sys
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from fsm_runner.config import LOCAL_COORDINATOR_URL, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest
-from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 
 
 class _ValidationError(msgspec.Struct, frozen=True):
@@ -58,6 +59,10 @@ async def say_outcome(api: CoordinatorApi, run_id: str) -> int:
     run = await api.run(run_id)
     value = await _result(api, run.session_id)
     if value is not None:
+        if sys.stdout is None:
+            raise FsmRunnerError(
+                f"run {run_id} {run.status}, but its result has nowhere to go: standard output is closed"
+            )
         typer.echo(json.dumps(value, ensure_ascii=False))
     if run.status == "completed":
         return EXIT_OK

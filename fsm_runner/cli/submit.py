@@ -36,6 +36,7 @@ async def _submit(url: str | None, agent_name: str, words: list[str], *, wait: b
         if not wait:
             typer.echo(json.dumps(msgspec.to_builtins(created)))
             return EXIT_OK
+        typer.echo(f"{created.run_id} is submitted; to stop it: fsm-runner stop {created.run_id}", err=True)
         await _wait_for_end(api, created.run_id)
         return await say_outcome(api, created.run_id)
 

@@ -1,6 +1,7 @@
 """The coordinator as the runner uses it: the calls of `api.py` with their retry policies."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from loguru import logger
@@ -18,6 +19,9 @@ from fsm_runner.coordinator.faults import (
 from fsm_runner.coordinator.policy import POLICIES, Policies
 from fsm_runner.retry import Sleep, retrying
 
+LOUD_FAILURE = 4
+"""The failure of one message of which the log warns: fewer pass by themselves within a second or so."""
+
 
 class CoordinatorClient:
     """One coordinator, one runner. `on_registration_lost` is told when an answer says "Runner not registered"."""
@@ -34,6 +38,7 @@ class CoordinatorClient:
         self.policies = policies
         self.on_registration_lost = on_registration_lost
         self._sleep = sleep
+        self._back = asyncio.Event()
         self.registrations = 0
         """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
         self._last: wire.Registered | None = None
@@ -85,6 +90,8 @@ class CoordinatorClient:
         A lost registration and missing credentials pass, so they are waited out like an outage.
         """
 
+        failures = 0
+
         async def attempt() -> None:
             known_as = self.registrations
             try:
@@ -94,13 +101,29 @@ class CoordinatorClient:
                     self.on_registration_lost()
                 raise
 
+        def say_undelivered(fault: Exception, wait_s: float) -> None:
+            nonlocal failures
+            failures += 1
+            level = "WARNING" if failures == LOUD_FAILURE else "DEBUG"
+            logger.log(level, "POST {} is not delivered, and tried until it is ({})", path, fault)
+
         await retrying(
             attempt,
             self.policies.delivery,
             (Unreachable, NotRegistered, NotAuthenticated),
-            on_wait=lambda fault, wait_s: logger.warning("not delivered, again in {:.1f} s: {}", wait_s, fault),
-            sleep=self._sleep,
+            on_wait=say_undelivered,
+            sleep=self._sleep_until_back,
         )
+
+    def wake(self) -> None:
+        """The coordinator is back: what waits to be delivered is tried at once."""
+        self._back.set()
+        self._back = asyncio.Event()
+
+    async def _sleep_until_back(self, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._back.wait()
 
     async def script_archive(self, name: str) -> bytes:
         """Raises `Refused` with status 404 where there is no such script, `Unreachable` after the policy's limit."""

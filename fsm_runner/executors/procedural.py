@@ -54,6 +54,8 @@ class ProceduralExecutor:
             program = Path(self._own_command(agent)[0])
             if not program.is_file():
                 raise ExecutionFailed(f"there is no file {program}")
+            if not os.access(program, os.X_OK):
+                raise ExecutionFailed(f"{program} is not executable: run `chmod +x {program}`")
 
     def accept(self, run: Run) -> None:
         if run.type == "resume_session":

@@ -34,8 +34,9 @@ class BadScript(UsageError):
 class Script(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `script.json`; other fields are ignored."""
 
-    name: str
     script_file: str
+    name: str | None = None
+    """Told, but not needed: the folder's name is the script's."""
     description: str | None = None
     parameters_schema: JsonObject | None = None
 

@@ -54,6 +54,7 @@ class CoordinatorLink:
         self._short_poll_waits = Waits(client.policies.short_poll)
         self._beat_waits = Waits(client.policies.heartbeat)
         self._has_registration = asyncio.Event()
+        self._registered_anew = asyncio.Event()
         self._no_poll_held = asyncio.Event()
         self._no_poll_held.set()
 
@@ -61,7 +62,9 @@ class CoordinatorLink:
         """The runner's id and the coordinator's wishes, from now on."""
         self._registered = registered
         self._last_beat = _now()
+        self._poll_waits.reset()
         self._has_registration.set()
+        self._registered_anew.set()
         self._runs.changed.set()
 
     def set_course(self, *, claiming: bool, leaving: bool) -> None:
@@ -123,7 +126,14 @@ class CoordinatorLink:
         finally:
             self._no_poll_held.set()
         if wait_s > 0:
-            await asyncio.sleep(wait_s)
+            await self._pause(wait_s)
+
+    async def _pause(self, wait_s: float) -> None:
+        """Cut short by a registration: the coordinator is back."""
+        self._registered_anew.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._registered_anew.wait()
 
     def _wait_after_answer_s(self, was_due: bool) -> float:
         """A coordinator that repeats itself at once is not asked again at once."""

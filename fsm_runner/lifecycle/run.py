@@ -67,7 +67,8 @@ class RunActor(Actor):
         self._assignment = Assignment(run, run.project_dir or context.project_dir)
         self._execution: Execution | None = None
         self._signal: wire.StopSignal = "shutdown"
-        self._failure = ""
+        self.failure = ""
+        """Why the run failed; empty where it did not."""
         self.terminal_report: Delivery | None = None
         """How the run ended, as the coordinator was told; None before."""
 
@@ -82,8 +83,8 @@ class RunActor(Actor):
                 await self._execution.aclose()
 
     def on_step(self, step: Step, payload: object) -> None:
-        if self.model.outcome == "failed" and not self._failure:
-            self._failure = str(payload) or type(payload).__name__
+        if self.model.outcome == "failed" and not self.failure:
+            self.failure = str(payload) or type(payload).__name__
         if step.event == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
@@ -126,7 +127,7 @@ class RunActor(Actor):
             case "stopped":
                 return outbox.stopped(run_id, self._runner_id, self._signal)
             case _:
-                return outbox.failed(run_id, self._runner_id, _shortened(self._failure))
+                return outbox.failed(run_id, self._runner_id, _shortened(self.failure))
 
     # The session's channel, as the executor sees it.
 
@@ -158,13 +159,13 @@ def _check_workspace(folder: Path) -> None:
         is_directory = False
     if not is_directory:
         raise RunRefused(f"project directory {folder}: there is no such directory on this runner")
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(folder, os.R_OK | os.X_OK):
         raise _permission_denied(folder)
 
 
 def _permission_denied(folder: Path) -> RunRefused:
     return RunRefused(
-        f"Permission denied on workspace {folder}: the runner (uid {os.getuid()}) may not read, write and enter it"
+        f"Permission denied on workspace {folder}: the runner (uid {os.getuid()}) may not read and enter it"
     )
 
 

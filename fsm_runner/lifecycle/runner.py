@@ -83,6 +83,8 @@ class RunnerActor(Actor):
 
     def on_step(self, step: Step, payload: object) -> None:
         self._link.set_course(claiming=step.target in CLAIMING_STATES, leaving=step.target in LEAVING_STATES)
+        if step.target == "online":
+            self._client.wake()
         reason = f" ({payload})" if payload is not None and step.target != "online" else ""
         level = "WARNING" if step.target in {"cut_off", "refused", "aborted"} or self.model.outcome else "INFO"
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)

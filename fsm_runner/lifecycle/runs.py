@@ -16,6 +16,10 @@ REMEMBERED_REPORTS = 1_000
 """So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
 
 
+SHOWN_FAILURE_CHARS = 300
+"""As much of a failure's first line is logged; the coordinator has the rest."""
+
+
 class Runs:
     """Starts runs, finds them for a stop, and owns their tasks. `aclose` ends whatever is left."""
 
@@ -105,7 +109,11 @@ class Runs:
         finally:
             del self._actors[actor.wire_run.run_id]
         self._remember(actor)
-        logger.info("{}: {} after {:.2f} s", actor.wire_run.run_id, state, asyncio.get_running_loop().time() - began)
+        took_s = asyncio.get_running_loop().time() - began
+        if actor.failure:
+            logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, _first_line(actor.failure))
+        else:
+            logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
 
     def _remember(self, actor: RunActor) -> None:
         if actor.terminal_report is not None:
@@ -118,3 +126,8 @@ class Runs:
             await self._context.deliverer.deliver(report.path, report.body)
         except Refused as refusal:
             logger.error("{}: {}", run_id, refusal)
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= SHOWN_FAILURE_CHARS else line[:SHOWN_FAILURE_CHARS] + "…"

@@ -94,7 +94,26 @@ async def test_a_command_that_is_missing_is_named(tmp_path: Path) -> None:
     path.unlink()
     for arguments in (("run", "say", "text=x"), ("--profile", PROFILE, *URL)):
         ended = await finish(tmp_path, environment(tmp_path / "home"), *arguments)
-        _assert_refused(ended, str(path.parent.parent / "agents"), "'say'", "command", str(path))
+        _assert_refused(ended, str(home.agent_files["say"]), "command", str(path))
+
+
+async def test_a_command_that_is_not_executable_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = make_home(tmp_path / "home").executor_folder / "commands" / "say"
+    path.chmod(0o644)
+    _assert_refused(await finish(tmp_path, environment(tmp_path / "home"), "run", "say"), f"chmod +x {path}")
+
+
+async def test_a_broken_profile_is_in_the_way_of_its_own_agents_only(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    broken = home.path.with_name("broken.json")
+    broken.write_text("{")
+    ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=x")
+    assert (ended.code, ended.stdout) == (0, '{"said": "x"}\n')
+    _assert_refused(await finish(tmp_path, environment(tmp_path / "home"), "run", "other"), "'other'", str(broken))
+
+
+async def test_a_status_that_there_is_not_is_named(tmp_path: Path) -> None:
+    _assert_refused(await finish(tmp_path, environment(None), "runs", "--status", "bogus"), "'bogus'", "pending")
 
 
 async def test_parameters_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:

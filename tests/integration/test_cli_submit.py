@@ -44,7 +44,9 @@ async def desk_of_processes(folder: Path) -> AsyncIterator[Desk]:
 async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
     async with desk_of_processes(tmp_path) as desk, waiter(tmp_path) as command:
         waited = await desk.does("submit", "say", "text=hello", "--wait")
-        assert (waited.code, waited.stdout, waited.stderr) == (EXIT_OK, '{"said": "hello"}\n', "")
+        assert (waited.code, waited.stdout) == (EXIT_OK, '{"said": "hello"}\n')
+        assert waited.stderr.startswith("run_")
+        assert "fsm-runner stop run_" in waited.stderr
 
         words = [f"{key}={value}" for key, value in command.parameters.items()]
         created = json.loads((await desk.does("submit", "wait", *words)).stdout)
@@ -52,7 +54,7 @@ async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
         await command.started.pid()
 
         table = (await desk.does("runs")).stdout.splitlines()
-        assert table[0].split() == ["RUN", "STATUS", "AGENT", "SESSION", "CREATED"]
+        assert table[0].split() == ["RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR"]
         assert [line.split()[1:3] for line in table[1:]] == [["completed", "say"], ["running", "wait"]]
         listed = (await desk.does("runs", "--json", "--status", "running")).stdout.splitlines()
         assert [json.loads(line)["run_id"] for line in listed] == [created["run_id"]]
@@ -61,6 +63,7 @@ async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
         failed = await desk.does("submit", "fail", "code=2", "--wait")
         assert failed.code == EXIT_FAILED
         assert "it broke" in failed.stderr
+        assert (await desk.does("runs", "--status", "failed")).stdout.splitlines()[1].endswith("  it broke")
 
 
 async def test_what_a_coordinator_refuses_is_said_in_one_line(tmp_path: Path) -> None:

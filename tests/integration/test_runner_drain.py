@@ -46,6 +46,13 @@ async def test_a_runner_with_nothing_to_do_is_gone_within_a_second(tmp_path: Pat
         assert not [line for line in runner.lines if "Traceback" in line]
 
 
+async def test_a_terminal_that_is_closed_ends_a_runner_like_any_signal(tmp_path: Path) -> None:
+    async with runner_process(tmp_path) as (desk, runner):
+        runner.hang_up()
+        assert await runner.exit_code() == EXIT_OK
+        assert await desk.runners() == []
+
+
 @pytest.mark.parametrize("moment", ["run first", "signal first", "run with the signal", "signal with the run"])
 async def test_a_run_that_comes_with_the_signal_has_an_outcome_or_is_untouched(tmp_path: Path, moment: str) -> None:
     async with runner_process(tmp_path) as (desk, runner):

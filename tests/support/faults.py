@@ -104,6 +104,16 @@ def hold_request(released: asyncio.Event) -> Kind:
     return Kind("hold request", respond, genuine=True)
 
 
+def hold_instead(released: asyncio.Event, answer: Answer) -> Kind:
+    """This answer, once `released` is set; the coordinator does not hear of the call."""
+
+    async def respond(_: Forward) -> Answer | None:
+        await released.wait()
+        return answer
+
+    return Kind("hold instead", respond)
+
+
 def delay(seconds: float) -> Kind:
     """The answer takes so much longer."""
 

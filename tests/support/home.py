@@ -44,4 +44,5 @@ def make_home(folder: Path, **profile_fields: Any) -> LoadedProfile:
     profile = Profile(type="procedural", command=PROCEDURAL_COMMAND, **fields)
     path = profiles / f"{PROFILE}.json"
     path.write_bytes(msgspec.json.encode(profile))
-    return LoadedProfile(name=PROFILE, path=path, home=folder, profile=profile, agents=tuple(agents))
+    files = {agent.name: agents_dir / f"{agent.name}.json" for agent in agents}
+    return LoadedProfile(name=PROFILE, path=path, home=folder, profile=profile, agents=tuple(agents), agent_files=files)

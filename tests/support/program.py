@@ -44,6 +44,9 @@ class Program:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
+    def hang_up(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
     async def exit_code(self) -> int:
         return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
 

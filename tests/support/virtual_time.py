@@ -4,11 +4,13 @@ Only for code that waits for timers and for itself: sockets are looked at, but n
 """
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 Value = TypeVar("Value")
+Arguments = ParamSpec("Arguments")
 
 
 class Stuck(Exception):
@@ -60,3 +62,13 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
         return value
     finally:
         loop.close()
+
+
+def in_virtual_time(test: Callable[Arguments, Coroutine[Any, Any, None]]) -> Callable[Arguments, None]:
+    """A test that is run by `run_virtually`."""
+
+    @functools.wraps(test)
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> None:
+        run_virtually(lambda: test(*arguments, **named))
+
+    return run

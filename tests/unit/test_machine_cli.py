@@ -108,6 +108,18 @@ def test_a_document_without_markers_is_compared_as_a_whole() -> None:
     assert "<!-- machine: run format: markdown -->" in str(error)
 
 
+def test_a_document_without_a_place_for_the_drawing_is_not_replaced() -> None:
+    document = Path("doc.md")
+    document.write_text("# My notes\n")
+    for form in ("mermaid", "markdown", "dot"):
+        error = refusal("diagram", "-f", form, "-o", "doc.md")
+        assert error.exit_code == 2
+        assert "would replace this document" in str(error)
+    assert document.read_text() == "# My notes\n"
+    for _ in range(2):
+        assert invoke("diagram", "-f", "markdown", "-o", "run.md").exit_code == 0
+
+
 def test_a_document_that_cannot_be_checked_is_a_usage_error() -> None:
     Path("open.md").write_text(f"{marker('run', 'dot')}\n")
     Path("latin.md").write_bytes(b"\xe4")

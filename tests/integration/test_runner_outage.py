@@ -1,0 +1,307 @@
+"""A coordinator that is away, forgets, answers late, or has somebody else answer for it."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fsm_runner import assembly
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.errors import EXIT_ABORTED
+from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.retry import RetryPolicy
+from tests.support import faults
+from tests.support.faults import Answer
+from tests.support.home import PROFILE, make_home
+from tests.support.processes import gone
+from tests.support.program import environment, program
+from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT, FaultProxy
+from tests.support.runner import FAST, Bench, RunningRunner, bench, running, waiter
+from tests.support.scripts import script_bench
+from tests.support.watch import PATIENCE_S
+
+REGISTER = "/runner/register"
+HEARTBEAT = "/runner/heartbeat"
+DOWNLOAD = "/scripts/[^/]+/download"
+NOT_REGISTERED_ANSWER = Answer(401, b'{"detail": "Runner not registered"}')
+NOT_REGISTERED = faults.instead("not registered", NOT_REGISTERED_ANSWER)
+PAGE_NOT_FOUND = faults.instead("page", Answer(404, b"404 page not found\n", "text/plain; charset=utf-8"))
+
+QUICK_BEATS = Timings(heartbeat_interval_s=0.1, poll_timeout_s=60)
+GRACE_S = 0.05
+STOP_LIMIT_S = 0.2
+MARGIN_S = 5.0
+THIRD_SIGNAL_LIMIT_S = 2.0
+REPETITIONS = 10
+"""Of what once hung because of a race."""
+LEAVES_SOON = msgspec.structs.replace(FAST, deregister=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=0.1))
+
+
+def cut_off(proxy: FaultProxy) -> None:
+    """Every call from now on is reset."""
+    for method in ("GET", "POST", "DELETE"):
+        proxy.fault(method, ".*", faults.reset(), times=None)
+
+
+@asynccontextmanager
+async def beating(folder: Path, **overrides: Any) -> AsyncIterator[tuple[Bench, RunningRunner]]:
+    """A runner whose heartbeats come soon, before a coordinator that holds polls for long."""
+    async with bench(folder, QUICK_BEATS) as desk, desk.running(make_home(folder / "home"), **overrides) as runner:
+        yield desk, runner
+
+
+@pytest.mark.parametrize("reported", ["at work", "ended"])
+async def test_a_full_runner_ends_in_time_where_the_coordinator_is_away_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: str
+) -> None:
+    monkeypatch.setattr(assembly, "STOP_LIMIT_S", STOP_LIMIT_S)
+    for repetition in range(REPETITIONS):
+        folder = tmp_path / str(repetition)
+        folder.mkdir()
+        async with (
+            bench(folder) as desk,
+            waiter(folder) as command,
+            desk.running(make_home(folder / "home"), LEAVES_SOON, max_runs=1, grace_period_s=GRACE_S) as runner,
+        ):
+            run = await desk.submit("wait", **command.parameters)
+            await command.started.pid()
+            cut_off(desk.proxy)
+            if reported == "ended":
+                command.gate.write_line()
+                await desk.state(run, "reporting")
+            async with asyncio.timeout(GRACE_S + STOP_LIMIT_S + MARGIN_S):
+                assert await runner.drain() == "stopped"
+            assert desk.reports(run) in ([], ["started"])
+
+
+async def test_a_third_signal_ends_a_full_runner_at_once_where_the_coordinator_is_away(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, waiter(tmp_path) as command:
+        arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--max-runs", "1")
+        async with program(tmp_path, environment(tmp_path / "home"), *arguments) as runner:
+            await desk.proxy.answered("POST", REGISTER)
+            await desk.submit("ignore-sigterm", **command.parameters)
+            pid = await command.started.pid()
+            cut_off(desk.proxy)
+            began = time.monotonic()
+            for state in ("→ draining", "→ stopping_runs"):
+                runner.terminate()
+                await runner.said(state)
+            runner.process.send_signal(signal.SIGINT)
+            assert await runner.exit_code() == EXIT_ABORTED
+            assert time.monotonic() - began < THIRD_SIGNAL_LIMIT_S
+            await gone(pid)
+            assert not [line for line in runner.lines if "Traceback" in line]
+
+
+async def test_a_run_that_a_held_poll_brings_while_the_runner_registers_again_is_carried_out(tmp_path: Path) -> None:
+    poll_released, register_released = asyncio.Event(), asyncio.Event()
+    async with bench(tmp_path, QUICK_BEATS) as desk:
+        desk.proxy.fault("GET", POLL, faults.hold(poll_released))
+        async with desk.running(make_home(tmp_path / "home")) as runner:
+            run = await desk.submit("say", text="unharmed")
+            await desk.proxy.carried_out("GET", POLL)
+            desk.proxy.fault("POST", REGISTER, faults.hold_request(register_released))
+            desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+            await runner.goes_through("online", "registering")
+            await desk.proxy.seen("POST", REGISTER, 2)
+            poll_released.set()
+            assert (await desk.end(run)).status == "completed"
+            assert runner.actor.state == "registering"
+            register_released.set()
+            await runner.goes_through("online", "registering", "online")
+            assert await desk.result(run) == {"said": "unharmed"}
+            assert desk.reports(run) == ["started", "completed"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", POLL), ("POST", REPORT + "started")], ids=["poll", "report"])
+async def test_a_not_registered_that_is_answered_after_the_next_registration_changes_nothing(
+    tmp_path: Path, method: str, path: str
+) -> None:
+    released = asyncio.Event()
+    async with bench(tmp_path, QUICK_BEATS) as desk:
+        if method == "POST":
+            desk.proxy.fault(method, path, faults.hold_instead(released, NOT_REGISTERED_ANSWER))
+        async with desk.running(make_home(tmp_path / "home")) as runner, waiter(tmp_path) as command:
+            await desk.proxy.seen("GET", POLL)
+            if method == "GET":
+                desk.proxy.fault(method, path, faults.hold_instead(released, NOT_REGISTERED_ANSWER))
+            run = await desk.submit("wait", **command.parameters)
+            await command.started.pid()
+            await desk.proxy.seen(method, path, 2 if method == "GET" else 1)
+            desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+            await runner.goes_through("online", "registering", "online")
+            late_call = desk.proxy.calls_for(method, path)[-1]
+            released.set()
+            await desk.proxy.wait_for(lambda: late_call.answered_at is not None, "the end of the late call")
+            # Its repetition has begun, so that the answer was taken in.
+            await desk.proxy.wait_for(lambda: desk.proxy.calls_for(method, path)[-1] is not late_call)
+            command.gate.write_line("unharmed")
+            assert (await desk.end(run)).status == "completed"
+            assert runner.path == ["registering", "online", "registering", "online"]
+            assert len(desk.proxy.acknowledged("POST", REGISTER)) == 1
+
+
+async def test_a_registration_that_comes_while_the_runner_drains_is_used(tmp_path: Path) -> None:
+    """The coordinator was restarted and has forgotten it: the next heartbeat is taken under the new registration."""
+    database = tmp_path / "coordinator.sqlite"
+    released = asyncio.Event()
+    async with (
+        bench(tmp_path, Timings(poll_timeout_s=60, heartbeat_interval_s=1), database=database) as desk,
+        waiter(tmp_path) as command,
+        desk.running(make_home(tmp_path / "home"), grace_period_s=PATIENCE_S) as runner,
+    ):
+        run = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        await desk.proxy.answered("POST", REPORT + "started")
+        await desk.server.stop()
+        await runner.goes_through("cut_off")
+        desk.proxy.fault("POST", REGISTER, faults.hold_request(released))
+        port = int(desk.proxy.upstream_url.rsplit(":")[-1])
+        async with CoordinatorServer(port=port, database=database, timings=QUICK_BEATS) as server:
+            await desk.proxy.seen("POST", REGISTER, 2)
+            runner.actor.post("drain_requested", "the test wants it")
+            await runner.goes_through("draining")
+            released.set()
+            await desk.proxy.answered("POST", REGISTER, 2)
+            beaten = len(desk.proxy.acknowledged("POST", HEARTBEAT))
+            began = time.monotonic()
+            await desk.proxy.answered("POST", HEARTBEAT, beaten + 5)
+            assert time.monotonic() - began < 3, "the new registration's interval is the one that counts"
+            command.gate.write_line("in time")
+            assert await runner.ended() == "stopped"
+            assert (await desk.api.run(run.run_id)).status == "completed"
+            assert desk.reports(run) == ["started", "completed"]
+            assert len(desk.proxy.calls_for("POST", REPORT + "completed")) == 1
+            assert len(desk.proxy.calls_for("POST", REGISTER)) == 2
+            assert server.url == desk.server.url
+            assert await desk.runners() == []
+
+
+async def test_a_page_in_place_of_an_acknowledgement_is_an_outage_whatever_its_status(tmp_path: Path) -> None:
+    async with running(tmp_path) as (desk, _):
+        desk.proxy.fault("POST", TERMINAL_REPORT, PAGE_NOT_FOUND, times=3)
+        run = await desk.submit("say", text="x")
+        assert (await desk.end(run)).status == "completed"
+        assert desk.states[run.run_id][-1] == "completed"
+        assert desk.reports(run) == ["started", "completed"]
+        assert len(desk.proxy.calls_for("POST", TERMINAL_REPORT)) == 4
+
+
+async def test_a_page_in_place_of_a_registration_is_an_outage_whatever_its_status(tmp_path: Path) -> None:
+    async with bench(tmp_path, QUICK_BEATS) as desk:
+        desk.proxy.fault("POST", REGISTER, PAGE_NOT_FOUND, times=2)
+        async with desk.running(make_home(tmp_path / "home")) as runner:
+            desk.proxy.fault("POST", REGISTER, PAGE_NOT_FOUND, times=2)
+            desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+            await runner.goes_through("registering", "online", "registering", "online")
+            await desk.completes()
+        assert len(desk.proxy.calls_for("POST", REGISTER)) == 6
+
+
+async def test_a_stop_in_an_answer_that_is_lost_reaches_its_run(tmp_path: Path) -> None:
+    async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
+        await desk.proxy.seen("GET", POLL)
+        desk.proxy.fault("GET", POLL, faults.lost_answer())
+        run = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        await desk.proxy.answered("POST", REPORT + "started")
+        await desk.proxy.seen("GET", POLL, 2)
+        await desk.api.stop_run(run.run_id)
+        assert (await desk.end(run)).status == "stopped"
+        assert desk.reports(run) == ["started", "stopped"]
+
+
+async def test_a_stop_reaches_its_run_beside_one_of_another_runner_that_cannot_be_read(tmp_path: Path) -> None:
+    foreign = {"run_id": 7, "session_id": "ses_x", "runner_id": "runner_x", "type": "dance", "parameters": [1]}
+
+    def with_foreign_run(answer: Answer) -> Answer:
+        body = msgspec.json.decode(answer.body)
+        return Answer(200, msgspec.json.encode({**body, "runs": [foreign, *body["runs"]]}))
+
+    async with running(tmp_path, max_runs=1) as (desk, _), waiter(tmp_path) as command:
+        desk.proxy.fault("GET", "/runs", faults.rewrite(with_foreign_run), times=None)
+        run = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        await desk.api.stop_run(run.run_id)
+        assert (await desk.end(run)).status == "stopped"
+
+
+async def test_a_run_that_is_handed_out_again_after_its_end_is_reported_again_and_not_carried_out(
+    tmp_path: Path,
+) -> None:
+    handed_out: list[bytes] = []
+
+    def again(answer: Answer) -> Answer:
+        if b'"run"' in answer.body:
+            handed_out.append(answer.body)
+        return Answer(200, handed_out[0])
+
+    async with running(tmp_path) as (desk, _):
+        await desk.proxy.seen("GET", POLL)
+        run = await desk.completes()
+        desk.proxy.heal()
+        assert desk.reports(run) == ["started", "completed"]
+        before = desk.states[run.run_id].copy()
+        (shown,) = [msgspec.to_builtins(await desk.api.run(run.run_id))]
+        handed_out.append(msgspec.json.encode({"run": shown}))
+        desk.proxy.fault("GET", POLL, faults.rewrite(again))
+        await desk.completes()
+        await desk.submit("say", text="swallowed by the repetition")
+        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 2)
+        assert desk.states[run.run_id] == before
+        assert desk.reports(run) == ["started", "completed", "completed"]
+        await desk.completes()
+
+
+async def test_a_defect_in_the_delivery_of_a_report_fails_the_run_and_the_runner_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(api: CoordinatorApi, path: str, body: bytes) -> None:
+        raise ZeroDivisionError(path)
+
+    async with running(tmp_path) as (desk, runner):
+        with monkeypatch.context() as patch:
+            patch.setattr(CoordinatorApi, "deliver", broken)
+            run = await desk.submit("say", text="x")
+            await desk.end(run)
+        assert desk.states[run.run_id][-2:] == ["reporting", "failed"]
+        assert desk.reports(run) == []
+        await desk.completes()
+        assert runner.actor.state == "online"
+
+
+async def test_changes_of_a_script_that_are_under_way_end_with_their_owner(tmp_path: Path) -> None:
+    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk, CoordinatorApi(desk.proxy.url) as api:
+        desk.proxy.fault("GET", DOWNLOAD, faults.hold(asyncio.Event()), times=None)
+        sync = ScriptSync(CoordinatorClient(api, FAST), tmp_path)
+        sync.sync(["tidy"])
+        sync.remove(["tidy"])
+        sync.sync(["tidy"])
+        await desk.proxy.seen("GET", DOWNLOAD)
+        assert len(_script_tasks()) == 3
+        await sync.aclose()
+        assert _script_tasks() == []
+        assert len(desk.proxy.calls_for("GET", DOWNLOAD)) == 1
+
+
+async def test_a_script_whose_description_does_not_repeat_its_name_is_run(tmp_path: Path) -> None:
+    async with script_bench(tmp_path, {"tidy": "echo '{\"tidied\": true}'"}) as desk:
+        description = tmp_path / "scripts" / "tidy" / "script.json"
+        description.write_bytes(msgspec.json.encode({"script_file": "run.sh"}))
+        async with desk.running(make_home(tmp_path / "home")):
+            run = await desk.completes("run-tidy", what="a broom")
+            assert await desk.result(run) == {"tidied": True}
+
+
+def _script_tasks() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("script ")]
