@@ -16,8 +16,6 @@ JsonObject = dict[str, Any]
 RunType = Literal["start_session", "resume_session"]
 ExecutionMode = Literal["sync", "async_poll", "async_callback"]
 RunStatus = Literal["pending", "claimed", "running", "stopping", "completed", "failed", "stopped"]
-SessionStatus = Literal["pending", "running", "idle", "finished", "failed", "stopped"]
-EndedSessionStatus = Literal["finished", "failed", "stopped"]
 StopSignal = Literal["shutdown", "SIGTERM", "SIGKILL"]
 """What it took to end an executor; `shutdown` where no signal was needed."""
 
@@ -95,16 +93,6 @@ class Run(_Message, frozen=True, kw_only=True):
     completed_at: str | None = None
 
 
-class PollAnswer(_Message, frozen=True, kw_only=True):
-    """Answer to `GET /runner/runs`; all empty where it was 204."""
-
-    run: Run | None = None
-    stop_sessions: list[str] = []
-    sync_scripts: list[str] = []
-    remove_scripts: list[str] = []
-    deregistered: bool = False
-
-
 class RunnerRef(msgspec.Struct, frozen=True):
     """Body of a heartbeat and of `started`."""
 
@@ -143,19 +131,6 @@ class ResultEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_ty
     timestamp: str
     result_text: str | None = None
     result_data: JsonObject | None = None
-
-
-class Session(_Message, frozen=True, kw_only=True):
-    session_id: str
-    status: str = "pending"
-    project_dir: str | None = None
-    agent_name: str | None = None
-    executor_session_id: str | None = None
-    hostname: str | None = None
-    executor_profile: str | None = None
-    parent_session_id: str | None = None
-    created_at: str | None = None
-    last_resumed_at: str | None = None
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,10 +192,6 @@ class StopRequests(msgspec.Struct, frozen=True):
 
 class RunList(msgspec.Struct, frozen=True):
     runs: list[Run]
-
-
-class SessionEnvelope(msgspec.Struct, frozen=True):
-    session: Session
 
 
 class RegistrationConflict(_Message, frozen=True, kw_only=True):

@@ -33,11 +33,7 @@ class Polls:
             wake.clear()
             if await hangup.happened() or self._closed:
                 return None
-            if (
-                answer := self._at_hand(runner)
-                or await self._leave(runner, hangup)
-                or await self._claim(runner, hangup)
-            ):
+            if answer := await self._look(runner, hangup):
                 return answer
             try:
                 async with asyncio.timeout_at(deadline):
