@@ -72,6 +72,7 @@ class CoordinatorClient:
             registered = await self._own_registration(duplicate)
         self.registrations += 1
         self._last = registered
+        self.wake()
         return registered
 
     async def _own_registration(self, duplicate: DuplicateRunner) -> wire.Registered:

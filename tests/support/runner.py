@@ -67,6 +67,14 @@ class RunningRunner:
         self.actor.post("drain_requested", "the test is over")
         return await self.ended()
 
+    async def come_to_its_end(self) -> None:
+        """However it ends. A runner that hangs fails the test, and does not make it hang."""
+        ended, _ = await asyncio.wait([self.living], timeout=PATIENCE_S)
+        if not ended:
+            self.living.cancel()
+            await asyncio.wait([self.living])
+            raise AssertionError(f"the runner hangs: it went {' → '.join(self.path)}")
+
     async def ended(self) -> str:
         """The final state, once it is there."""
         return await asyncio.wait_for(asyncio.shield(self.living), PATIENCE_S)
@@ -105,7 +113,7 @@ class Bench:
             finally:
                 self.proxy.heal()
                 runner.actor.post("hurry_requested", "the test is over")
-                await asyncio.wait([runner.living])
+                await runner.come_to_its_end()
             await runner.living
 
     async def submit(self, agent: str, **parameters: Any) -> RunCreated:
