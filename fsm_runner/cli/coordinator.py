@@ -1,7 +1,5 @@
 """`fsm-runner coordinator`: a coordinator that runs alone."""
 
-import asyncio
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +23,8 @@ def serve(
     ] = None,
 ) -> None:
     """Run a coordinator that needs nothing else installed."""
+    import asyncio
+
     from fsm_runner.coordinator.embedded.listener import PortInUse
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
 
@@ -52,6 +52,9 @@ def _path(text: str | None) -> Path | None:
 
 
 async def _serve_until_signalled(server: "CoordinatorServer", kept_in: str | None) -> None:
+    import asyncio
+    import signal
+
     asked_to_end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

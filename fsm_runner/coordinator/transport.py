@@ -146,7 +146,8 @@ def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
             auth=auth,
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=30),
+            # httpcore looks at every connection of its pool for each request: more of them cost more than they bring.
+            limits=httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=30),
             # A proxy has no business between a runner and a coordinator of the same machine.
             trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},
             # Certificates take memory and time to load, and plain HTTP has no use for them.
