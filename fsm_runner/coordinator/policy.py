@@ -13,6 +13,9 @@ CONNECT_LIMIT_S = 10.0
 ANSWER_LIMIT_S = 60.0
 """How long an answer may take. Long, since a call that was given up may still be carried out later."""
 
+REPORT_CONNECTIONS = 20
+"""So many reports are under way at once, the others wait. The pool looks at each connection for each request."""
+
 LINE_ANSWER_LIMIT_S = 10.0
 """How long a heartbeat or a look-up may take: they change nothing when they are repeated, and more wait behind them."""
 

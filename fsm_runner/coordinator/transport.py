@@ -21,7 +21,7 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
-from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES, ANSWER_LIMIT_S, CONNECT_LIMIT_S
+from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES, ANSWER_LIMIT_S, CONNECT_LIMIT_S, REPORT_CONNECTIONS
 from fsm_runner.errors import UsageError
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
@@ -146,8 +146,9 @@ def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
             auth=auth,
-            # httpcore looks at every connection of its pool for each request: more of them cost more than they bring.
-            limits=httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=30),
+            limits=httpx.Limits(
+                max_connections=REPORT_CONNECTIONS, max_keepalive_connections=REPORT_CONNECTIONS, keepalive_expiry=30
+            ),
             # A proxy has no business between a runner and a coordinator of the same machine.
             trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},
             # Certificates take memory and time to load, and plain HTTP has no use for them.

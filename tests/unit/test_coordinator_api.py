@@ -24,6 +24,7 @@ from fsm_runner.coordinator.faults import (
     Refused,
     Unreachable,
 )
+from fsm_runner.coordinator.policy import REPORT_CONNECTIONS
 from fsm_runner.coordinator.transport import checked_url, path_segment
 from fsm_runner.errors import UsageError
 
@@ -419,8 +420,8 @@ async def test_no_number_of_reports_keeps_the_poll_waiting() -> None:
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     async with listening(serve) as api:
-        reports = [asyncio.create_task(api.deliver("/report", b"{}")) for _ in range(120)]
-        for _ in range(100):
+        reports = [asyncio.create_task(api.deliver("/report", b"{}")) for _ in range(REPORT_CONNECTIONS + 20)]
+        for _ in range(REPORT_CONNECTIONS):
             await reports_held.acquire()
         assert await asyncio.wait_for(api.poll("r", 1), 20) == Polled()
         released.set()
