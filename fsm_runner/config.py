@@ -134,7 +134,7 @@ def _seconds(value: str) -> float:
     return number
 
 
-def _seconds_or_none(value: str) -> float:
+def _seconds_or_zero(value: str) -> float:
     try:
         return 0.0 if value == "0" else _seconds(value)
     except ValueError:
@@ -151,7 +151,7 @@ SETTINGS = (
     Setting("mcp_port", "MCP_PORT", "--mcp-port", _port),
     Setting("external_mcp_url", "EXTERNAL_MCP_URL", "--external-mcp-url", _url),
     Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
-    Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_none),
+    Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_zero),
     Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
     Setting("poll_timeout_s", "POLL_TIMEOUT", None, _seconds),
     Setting("heartbeat_interval_s", "HEARTBEAT_INTERVAL", None, _seconds),

@@ -93,6 +93,7 @@ class RunnerActor(Actor):
         await self._registrar.register()
 
     def _report_not_taken(self) -> None:
+        # Not while deregistering: that would bring back what has just been taken away.
         if self.state in LEAVING_STATES - {"deregistering"}:
             self._registrar.register_meanwhile()
         self.post("registration_lost", "a report was not taken")
