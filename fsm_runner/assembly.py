@@ -13,11 +13,13 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
 from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.policy import POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.executors.port import Executor
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
+from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import Observer, RunContext
@@ -57,11 +59,11 @@ async def assembled_runner(
             RunContext(
                 machine=run_machine,
                 executor=_executor(config, profile, scripts),
-                deliverer=client,
-                clock=EventClock(),
-                hostname=hostname,
-                executor_profile=profile.name,
+                channels=ChannelContext(
+                    outbox=Outbox(client), clock=EventClock(), hostname=hostname, executor_profile=profile.name
+                ),
                 project_dir=str(config.project_dir),
+                runner_values={},
                 run_timeout_s=config.run_timeout_s,
                 observe=observe,
             ),

@@ -25,8 +25,8 @@ def serve(
     """Run a coordinator that needs nothing else installed."""
     import asyncio
 
-    from fsm_runner.coordinator.embedded.listener import PortInUse
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
+    from fsm_runner.web.listener import PortInUse
 
     server = CoordinatorServer(
         host=host or DEFAULT_HOST,

@@ -43,8 +43,8 @@ def _leave_at_once(code: int) -> NoReturn:
 
 
 async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -> str:
-    from fsm_runner.coordinator.embedded.listener import PortInUse
     from fsm_runner.coordinator.embedded.server import CoordinatorServer
+    from fsm_runner.web.listener import PortInUse
 
     try:
         server = await stack.enter_async_context(CoordinatorServer())

@@ -4,6 +4,7 @@ Trying again is not done here; `client.py` and `outbox.py` do it with the number
 Contract: protocol.md, section 1.
 """
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import httpx
@@ -98,9 +99,18 @@ class CoordinatorApi:
         answer = await self._transport.call("POST", "/runner/heartbeat", body, limit_s=LINE_ANSWER_LIMIT_S, line=True)
         answer.decoded(dict[str, Any])
 
-    async def deliver(self, path: str, body: bytes) -> None:
-        """POST something that the coordinator acknowledges and says nothing else about: reports, binds, events."""
-        await self._post(path, body)
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+        """Send what the coordinator only has to acknowledge: reports, binds, events, metadata."""
+        return await self._acknowledged(method, path, body)
+
+    def forward(
+        self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | None
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """A call of somebody else, with this runner's credentials; the answer is open and as it came, of any status.
+
+        Raises `Unreachable`, and `NotAuthenticated` where there is no token to be had.
+        """
+        return self._transport.open(method, path, headers, content)
 
     async def deregister(self, runner_id: str) -> None:
         await self._transport.call("DELETE", f"/runners/{path_segment(runner_id)}?self=true", line=True)
@@ -128,7 +138,7 @@ class CoordinatorApi:
         return answer.decoded(wire.StopRequests).runs
 
     async def stop_run(self, run_id: str) -> None:
-        await self._post(f"/runs/{path_segment(run_id)}/stop")
+        await self._acknowledged("POST", f"/runs/{path_segment(run_id)}/stop")
 
     async def session_result(self, session_id: str) -> wire.SessionResult:
         return await self._get(f"/sessions/{path_segment(session_id)}/result", wire.SessionResult)
@@ -139,9 +149,11 @@ class CoordinatorApi:
     async def _get(self, path: str, form: type[Form]) -> Form:
         return (await self._transport.call("GET", path)).decoded(form)
 
-    async def _post(self, path: str, body: bytes | None = None) -> None:
+    async def _acknowledged(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """An acknowledgement is a JSON object; a proxy's page with status 200 is none."""
-        (await self._transport.call("POST", path, body)).decoded(dict[str, Any])
+        answer = await self._transport.call(method, path, body)
+        answer.decoded(dict[str, Any])
+        return answer
 
 
 def _polled(answer: Answer) -> Polled:

@@ -17,6 +17,7 @@ from fsm_runner.coordinator.faults import (
     Unreachable,
 )
 from fsm_runner.coordinator.policy import POLICIES, Policies
+from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import Sleep, retrying
 
 LOUD_FAILURE = 4
@@ -85,18 +86,18 @@ class CoordinatorClient:
             raise duplicate from None
         return self._last
 
-    async def deliver(self, path: str, body: bytes) -> None:
-        """POST until it is acknowledged. Raises `Refused` when the coordinator will never take it.
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+        """Send until it is acknowledged. Raises `Refused` when the coordinator will never take it.
 
         A lost registration and missing credentials pass, so they are waited out like an outage.
         """
 
         failures = 0
 
-        async def attempt() -> None:
+        async def attempt() -> Answer:
             known_as = self.registrations
             try:
-                await self.api.deliver(path, body)
+                return await self.api.deliver(path, body, method)
             except NotRegistered:
                 if known_as == self.registrations:
                     self.on_registration_lost()
@@ -106,9 +107,9 @@ class CoordinatorClient:
             nonlocal failures
             failures += 1
             level = "WARNING" if failures == LOUD_FAILURE else "DEBUG"
-            logger.log(level, "POST {} is not delivered, and tried until it is ({})", path, fault)
+            logger.log(level, "{} {} is not delivered, and tried until it is ({})", method, path, fault)
 
-        await retrying(
+        return await retrying(
             attempt,
             self.policies.delivery,
             (Unreachable, NotRegistered, NotAuthenticated),

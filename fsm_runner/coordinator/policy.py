@@ -43,6 +43,9 @@ TOKEN_MARGIN_S = 60.0
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest answer that is read, a script's archive included."""
 
+UNDELIVERED_LIMIT_BYTES = 64 * 1024 * 1024
+"""So much of one session is kept while the coordinator does not take it; an executor's further messages are refused."""
+
 
 class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """One retry policy for each kind of call."""

@@ -4,6 +4,8 @@ What an answer means beyond its status is the business of `api.py`.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -70,10 +72,35 @@ class Transport:
         self._http = _http_client(self.url, auth)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
         self._line_http = _http_client(self.url, auth)
+        # Executors' calls too: a stream that one of them listens to must not keep a report waiting.
+        self._forward_http = _http_client(self.url, auth)
 
     async def aclose(self) -> None:
         await self._http.aclose()
         await self._line_http.aclose()
+        await self._forward_http.aclose()
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | None
+    ) -> AsyncIterator[httpx.Response]:
+        """An open answer of any status, its body unread. Raises `Unreachable`, `Refused` where the URL is none."""
+        # No limit on how long the body takes: it may be a stream of events.
+        limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
+        try:
+            request = self._forward_http.build_request(
+                method, self.url + path, content=content, headers=headers, timeout=limits
+            )
+            async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
+                response = await self._forward_http.send(request, stream=True)
+        except (httpx.HTTPError, TimeoutError) as fault:
+            raise self._unreachable(method, path, fault) from fault
+        except httpx.InvalidURL as defect:
+            raise _no_url(method, self.url, defect) from defect
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
     async def call(
         self,
@@ -93,16 +120,18 @@ class Transport:
             # httpx limits each read; an answer that drips would never end by that.
             async with asyncio.timeout(CONNECT_LIMIT_S + limit_s):
                 answer = await self._exchange(http, method, path, content, limit_s)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
-            raise Unreachable(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}") from fault
         except (httpx.HTTPError, TimeoutError) as fault:
-            raise Unreachable(f"{method} {self.url}{path}: {_fault_text(fault)}") from fault
+            raise self._unreachable(method, path, fault) from fault
         except httpx.InvalidURL as defect:
-            message = f"{method} {self.url}: a name from outside makes no URL: {defect}"
-            raise Refused(message, httpx.codes.REQUEST_URI_TOO_LONG) from defect
+            raise _no_url(method, self.url, defect) from defect
         if not httpx.codes.is_success(answer.status):
             raise _fault_of(answer)
         return answer
+
+    def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
+        if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
+            return Unreachable(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}")
+        return Unreachable(f"{method} {self.url}{path}: {_fault_text(fault)}")
 
     async def _exchange(
         self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, limit_s: float
@@ -157,6 +186,11 @@ def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
         variables = "the proxy or certificate variables of the environment cannot be used"
         raise UsageError(f"coordinator URL {url!r}: {variables}: {fault}") from fault
+
+
+def _no_url(method: str, url: str, defect: httpx.InvalidURL) -> Refused:
+    message = f"{method} {url}: a name from outside makes no URL: {defect}"
+    return Refused(message, httpx.codes.REQUEST_URI_TOO_LONG)
 
 
 def path_segment(text: str) -> str:

@@ -82,7 +82,8 @@ class Run(_Message, frozen=True, kw_only=True):
     parent_session_id: str | None = None
     execution_mode: str = "sync"
     scope: JsonObject | None = None
-    resolved_agent_blueprint: Agent | None = None
+    resolved_agent_blueprint: JsonObject | None = None
+    """The agent as the coordinator has it: an executor gets all of it, known here or not."""
     demands: JsonObject | None = None
     status: str = "pending"
     runner_id: str | None = None
@@ -99,10 +100,16 @@ class RunnerRef(msgspec.Struct, frozen=True):
     runner_id: str
 
 
+CompletedSession = Literal["finished", "idle"]
+"""`idle`: the executor's turn is done and it lives on."""
+
+EndedSession = Literal["finished", "failed", "stopped"]
+
+
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
     runner_id: str
     status: Literal["success"] = "success"
-    session_status: Literal["finished", "idle"] = "finished"
+    session_status: CompletedSession = "finished"
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +120,13 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
     runner_id: str
     signal: StopSignal
+
+
+class SessionEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /runner/sessions/{id}/status`."""
+
+    runner_id: str
+    status: EndedSession
 
 
 class Bind(_Message, frozen=True, kw_only=True):

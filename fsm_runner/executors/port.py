@@ -4,7 +4,8 @@ from typing import Protocol
 
 import msgspec
 
-from fsm_runner.coordinator.wire import JsonObject, Run, StopSignal
+from fsm_runner.coordinator.outbox import Answered
+from fsm_runner.coordinator.wire import CompletedSession, JsonObject, Run, StopSignal
 from fsm_runner.errors import FsmRunnerError
 
 
@@ -16,18 +17,52 @@ class ExecutionFailed(FsmRunnerError):
     """The executor ended without success. The text is the run's error, as the coordinator shows it."""
 
 
+class NoTurn(FsmRunnerError):
+    """The session has no turn in progress, so it cannot be bound: that would put it back to running (section 1.1)."""
+
+
+class TooMuchUndelivered(FsmRunnerError):
+    """The coordinator is away, and no more of the session's messages are kept for it."""
+
+
 class SessionChannel(Protocol):
-    """What an executor tells the coordinator about its session. Order is kept; nobody waits for the answer."""
+    """What an executor tells the coordinator about its session, in order, each message until it is acknowledged.
 
-    def bind(self, executor_session_id: str, project_dir: str) -> None: ...
+    Nobody has to wait for the answers. Each call raises `TooMuchUndelivered` where too much waits already.
+    """
 
-    def result(self, data: JsonObject) -> None: ...
+    def bind(self, executor_session_id: str, project_dir: str | None) -> Answered:
+        """Raises `NoTurn` too."""
+
+    def event(self, body: bytes) -> Answered:
+        """An event as JSON, unchanged (section 1.4)."""
+
+    def metadata(self, body: bytes) -> Answered:
+        """A JSON object of session fields, unchanged."""
+
+    def result(self, data: JsonObject) -> None:
+        """A result event of this data."""
+
+
+class Door(Protocol):
+    """An executor's way to the coordinator: an address that opens one session and nothing else."""
+
+    @property
+    def url(self) -> str: ...
+
+    def close(self) -> None:
+        """The address leads nowhere from now on. May be repeated."""
+
+
+class Doors(Protocol):
+    def open(self, session_id: str, channel: SessionChannel) -> Door: ...
 
 
 class Assignment(msgspec.Struct, frozen=True):
     """A run, and where it works."""
 
     run: Run
+    """Its blueprint has what the runner fills in."""
     project_dir: str
     """Absolute path of the run's working directory."""
 
@@ -35,8 +70,8 @@ class Assignment(msgspec.Struct, frozen=True):
 class Execution(Protocol):
     """An executor at work on one run."""
 
-    async def wait(self) -> None:
-        """Return when the work is done and its result is in the session's channel.
+    async def wait(self) -> CompletedSession:
+        """Return when the work is done and its result is in the session's channel: whether the executor lives on.
 
         Raises `ExecutionFailed`. A cancelled wait leaves the executor as it is.
         """
@@ -45,7 +80,7 @@ class Execution(Protocol):
         """End it, at once and whatever it does, and say what that took."""
 
     async def aclose(self) -> None:
-        """End it without grace where it is still at work; nothing of it is left afterwards."""
+        """The run is over: end the work without grace where it is still going on; nothing of it is left then."""
 
 
 class Executor(Protocol):

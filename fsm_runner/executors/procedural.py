@@ -7,9 +7,10 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, JsonObject, Run, StopSignal
+from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, CompletedSession, JsonObject, Run, StopSignal
 from fsm_runner.executors import scripts
 from fsm_runner.executors.arguments import command_arguments, split_command
+from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.process.child import Child, Exit
 
@@ -103,7 +104,7 @@ class ProceduralExecution:
         self._session = session
         self._time_limit_s = time_limit_s
 
-    async def wait(self) -> None:
+    async def wait(self) -> CompletedSession:
         in_time = await self._wait_within_limit()
         ended = await self._child.wait()
         code = ended.code if in_time else TIME_LIMIT_EXIT_CODE
@@ -112,6 +113,7 @@ class ProceduralExecution:
             raise ExecutionFailed(f"the command did not end within its time limit of {self._time_limit_s:g} s")
         if code != 0:
             raise ExecutionFailed(failure_text(ended))
+        return "finished"
 
     async def stop(self) -> StopSignal:
         return await self._child.stop()
@@ -139,13 +141,10 @@ def result_data(code: int, ended: Exit) -> JsonObject:
     return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}
 
 
-def failure_text(ended: Exit) -> str:
-    """stderr, else stdout, else the exit code (section 2)."""
-    said = ended.stderr.text().strip() or ended.stdout.text().strip()
-    return said or f"the command ended with exit code {ended.code}"
-
-
 def _agent(run: Run) -> Agent:
     if run.resolved_agent_blueprint is None:
         raise RunRefused("the run names no agent; a procedural executor has nothing to run then")
-    return run.resolved_agent_blueprint
+    try:
+        return msgspec.convert(run.resolved_agent_blueprint, Agent)
+    except msgspec.ValidationError as defect:
+        raise RunRefused(f"the run's agent cannot be read: {defect}") from defect

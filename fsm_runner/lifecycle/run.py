@@ -11,10 +11,12 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator import outbox, wire
-from fsm_runner.coordinator.outbox import Deliverer, Delivery, Outbox
-from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.outbox import Answered, Delivery
 from fsm_runner.executors.port import Assignment, Execution, Executor, RunRefused
 from fsm_runner.lifecycle.actor import Actor
+from fsm_runner.lifecycle.blueprint import RunnerValues, with_runner_values
+from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.machine.engine import Machine, Step
 
 NO_SUCH_DIRECTORY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
@@ -34,12 +36,10 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
 
     machine: Machine
     executor: Executor
-    deliverer: Deliverer
-    clock: EventClock
-    hostname: str
-    executor_profile: str
+    channels: ChannelContext
     project_dir: str
     """Where runs work that name no directory of their own."""
+    runner_values: RunnerValues
     run_timeout_s: float | None
     observe: Observer
 
@@ -60,12 +60,14 @@ class RunActor(Actor):
             },
             {"run_timeout_s": context.run_timeout_s},
         )
-        self.wire_run = run
+        self.wire_run = with_runner_values(run, context.runner_values)
         self._runner_id = runner_id
         self._context = context
-        self._outbox = Outbox(context.deliverer, run.run_id)
-        self._assignment = Assignment(run, run.project_dir or context.project_dir)
+        self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing)
+        self._reports: list[Answered] = []
+        self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir)
         self._execution: Execution | None = None
+        self._session_status: wire.CompletedSession = "finished"
         self._signal: wire.StopSignal = "shutdown"
         self.failure = ""
         """Why the run failed; empty where it did not."""
@@ -78,7 +80,7 @@ class RunActor(Actor):
         try:
             return await self.run()
         finally:
-            await self._outbox.aclose()
+            self._context.channels.outbox.give_up(self.wire_run.session_id, self._reports)
             if self._execution is not None:
                 await self._execution.aclose()
 
@@ -103,47 +105,40 @@ class RunActor(Actor):
 
     async def _execute(self) -> None:
         # Not waited for: the executor need not lose the time of a round trip, and the outbox keeps the order.
-        self._outbox.put(outbox.started(self.wire_run.run_id, self._runner_id))
-        self._execution = await self._context.executor.start(self._assignment, self)
-        await self._execution.wait()
+        self._put(outbox.started(self.wire_run.run_id, self._runner_id))
+        self._execution = await self._context.executor.start(self._assignment, self._channel)
+        self._session_status = await self._execution.wait()
 
     async def _stop_execution(self) -> None:
-        self._outbox.discard_unsent()
+        # A `started` that arrives after the stop request would put the run back to running.
+        self._context.channels.outbox.withdraw(self.wire_run.session_id, self._reports)
         if self._execution is not None:
             self._signal = "SIGKILL"  # what it took at the least where the stop does not come to an end
             self._signal = await self._execution.stop()
 
     async def _report(self) -> None:
         self.terminal_report = self._report_of_outcome()
-        refusal = await self._outbox.put(self.terminal_report)
-        if refusal is not None:
-            raise refusal
+        answer = await self._put(self.terminal_report)
+        if isinstance(answer, Refused):
+            raise answer
+
+    def _put(self, report: Delivery) -> Answered:
+        answered = self._context.channels.outbox.put(self.wire_run.session_id, report)
+        self._reports.append(answered)
+        return answered
+
+    def _is_executing(self) -> bool:
+        return self.state == "executing"
 
     def _report_of_outcome(self) -> Delivery:
         run_id = self.wire_run.run_id
         match self.model.outcome:
             case "completed":
-                return outbox.completed(run_id, self._runner_id)
+                return outbox.completed(run_id, self._runner_id, self._session_status)
             case "stopped":
                 return outbox.stopped(run_id, self._runner_id, self._signal)
             case _:
                 return outbox.failed(run_id, self._runner_id, _shortened(self.failure))
-
-    # The session's channel, as the executor sees it.
-
-    def bind(self, executor_session_id: str, project_dir: str) -> None:
-        body = wire.Bind(
-            executor_session_id=executor_session_id,
-            hostname=self._context.hostname,
-            executor_profile=self._context.executor_profile,
-            project_dir=project_dir,
-        )
-        self._outbox.put(outbox.bind(self.wire_run.session_id, body))
-
-    def result(self, data: wire.JsonObject) -> None:
-        session_id = self.wire_run.session_id
-        body = wire.ResultEvent(session_id=session_id, timestamp=self._context.clock.now(), result_data=data)
-        self._outbox.put(outbox.event(session_id, body))
 
 
 def _check_workspace(folder: Path) -> None:

@@ -8,7 +8,6 @@ from loguru import logger
 
 from fsm_runner.coordinator import outbox, wire
 from fsm_runner.coordinator.api import UnreadableRun
-from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Delivery
 from fsm_runner.lifecycle.run import RunActor, RunContext
 
@@ -86,6 +85,7 @@ class Runs:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._context.channels.outbox.aclose()
 
     def _own(self, work: Coroutine[Any, Any, None], run_id: str) -> None:
         task = asyncio.create_task(work, name=f"run {run_id}")
@@ -122,10 +122,7 @@ class Runs:
             del self._reports[next(iter(self._reports))]
 
     async def _deliver(self, run_id: str, report: Delivery) -> None:
-        try:
-            await self._context.deliverer.deliver(report.path, report.body)
-        except Refused as refusal:
-            logger.error("{}: {}", run_id, refusal)
+        await self._context.channels.outbox.put(run_id, report)
 
 
 def _first_line(text: str) -> str:

@@ -53,7 +53,7 @@ async def test_a_stop_is_reported_after_the_start_that_is_under_way(tmp_path: Pa
         assert _told(desk, run) == ["started"]
         released.set()
         assert (await desk.end(run)).status == "stopped"
-        assert _told(desk, run) == ["started", "stopped"]
+        assert _told(desk, run) == ["started", "bind", "stopped"]
         _assert_in_order(desk, run, "stopped")
 
 

@@ -262,7 +262,7 @@ async def test_a_run_that_is_handed_out_again_after_its_end_is_reported_again_an
 async def test_a_defect_in_the_delivery_of_a_report_fails_the_run_and_the_runner_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(api: CoordinatorApi, path: str, body: bytes) -> None:
+    async def broken(api: CoordinatorApi, path: str, body: bytes, method: str) -> None:
         raise ZeroDivisionError(path)
 
     async with running(tmp_path) as (desk, runner):

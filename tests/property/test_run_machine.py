@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from tests.support.virtual_time import run_virtually
@@ -86,9 +89,10 @@ class FakeExecution:
         self._session = session
         self.closed = False
 
-    async def wait(self) -> None:
+    async def wait(self) -> wire.CompletedSession:
         await behave(self._world.execution)
         self._session.result({"done": True})
+        return "finished"
 
     async def stop(self) -> wire.StopSignal:
         await behave(self._world.stop)
@@ -129,7 +133,7 @@ class FakeApi:
         self.acknowledged: list[str] = []
         self.refused: list[str] = []
 
-    async def deliver(self, path: str, body: bytes) -> None:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
         message = path.rpartition("/")[2]
         fault = self._faults.pop(0) if self._faults else Fault(0.0, "none", True)
         await asyncio.sleep(fault.after_s)
@@ -146,6 +150,7 @@ class FakeApi:
                 self.refused.append(message)
                 raise Refused("404", 404)
         self.acknowledged.append(message)
+        return Answer(path, 200, b"{}")
 
 
 seconds = st.floats(0, 30, allow_nan=False)
@@ -205,14 +210,13 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     api, executor = FakeApi(world.faults), FakeExecutor(world)
     # The client needs one method of the API, and takes it as it comes.
     client = CoordinatorClient(api)  # type: ignore[arg-type]
+    outbox = Outbox(client)
     context = RunContext(
         machine=MACHINE,
         executor=executor,
-        deliverer=client,
-        clock=EventClock(),
-        hostname="host",
-        executor_profile="fake",
+        channels=ChannelContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
         project_dir=PROJECT_DIR,
+        runner_values={},
         run_timeout_s=world.run_timeout_s,
         observe=lambda run, state, *, final: None,
     )
@@ -223,6 +227,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     state = await actor.live()
     disturbance.cancel()
     await asyncio.wait([disturbance])
+    await outbox.aclose()
     return state, actor.model.outcome, api, executor
 
 

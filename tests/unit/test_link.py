@@ -13,9 +13,12 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import Polled, UnreadableRun
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import CoordinatorError, NotRegistered, Unreachable
+from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.policy import POLL_HOLD_CAP_S, STALE_AFTER_S
 from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, SessionChannel
+from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import RunContext
@@ -89,10 +92,11 @@ class FakeApi:
             raise Unreachable("502")
         self.beaten.append(now_s())
 
-    async def deliver(self, path: str, body: bytes) -> None:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
         if self.answers:
             await self.answers.pop(0)
         self.delivered.append(path)
+        return Answer(path, 200, b"{}")
 
 
 def now_s() -> float:
@@ -105,8 +109,9 @@ class Endless:
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
 
-    async def wait(self) -> None:
+    async def wait(self) -> wire.CompletedSession:
         await self._stopped.wait()
+        return "finished"
 
     async def stop(self) -> wire.StopSignal:
         self._stopped.set()
@@ -135,11 +140,11 @@ class Line:
         context = RunContext(
             machine=MACHINE,
             executor=EndlessExecutor(),
-            deliverer=self.client,
-            clock=EventClock(),
-            hostname="host",
-            executor_profile="fake",
+            channels=ChannelContext(
+                outbox=Outbox(self.client), clock=EventClock(), hostname="host", executor_profile="fake"
+            ),
             project_dir=PROJECT_DIR,
+            runner_values={},
             run_timeout_s=None,
             observe=lambda run, state, *, final: None,
         )

@@ -16,12 +16,17 @@ from fsm_runner.coordinator import outbox, wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.outbox import Delivery, Outbox
+from fsm_runner.coordinator.outbox import Answered, Delivery, Outbox
 from fsm_runner.coordinator.policy import Policies
+from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import RetryPolicy
 from tests.support.serving import serving
 
 QUICK = Policies(delivery=RetryPolicy(base_s=0.001, cap_s=0.002))
+
+
+LANE = "ses_1"
+TAKEN = Answer("POST /", 200, b"{}")
 
 
 class Gate:
@@ -30,21 +35,22 @@ class Gate:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.acknowledged: list[str] = []
-        self._open: deque[asyncio.Future[None]] = deque()
+        self._open: deque[asyncio.Future[Answer]] = deque()
 
-    async def deliver(self, path: str, body: bytes) -> None:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
         self.begun.append(path)
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open.append(answer)
-        await answer
+        given = await answer
         self.acknowledged.append(path)
+        return given
 
     @property
     def under_way(self) -> int:
         return sum(not answer.done() for answer in self._open)
 
     def acknowledge(self) -> None:
-        self._open.popleft().set_result(None)
+        self._open.popleft().set_result(TAKEN)
 
     def refuse(self) -> None:
         self._open.popleft().set_exception(Refused("404", 404))
@@ -62,34 +68,34 @@ def message(path: str) -> Delivery:
 
 async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged() -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
-    first, second = box.put(message("1")), box.put(message("2"))
+    box = Outbox(gate)
+    first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     assert gate.begun == ["1"]
     gate.acknowledge()
-    assert await first is None
+    assert await first is TAKEN
     await settle()
     assert gate.begun == ["1", "2"]
     assert not second.done()
     gate.acknowledge()
-    assert await second is None
+    assert await second is TAKEN
 
 
 async def test_a_message_that_is_put_later_is_sent_too() -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
+    box = Outbox(gate)
     for path in ("1", "2"):
-        answered = box.put(message(path))
+        answered = box.put(LANE, message(path))
         await settle()
         gate.acknowledge()
-        assert await answered is None
+        assert await answered is TAKEN
     assert gate.acknowledged == ["1", "2"]
 
 
 async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_is_sent() -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
-    first, second = box.put(message("1")), box.put(message("2"))
+    box = Outbox(gate)
+    first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     gate.refuse()
     refusal = await first
@@ -97,21 +103,21 @@ async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_i
     assert refusal.status == 404
     await settle()
     gate.acknowledge()
-    assert await second is None
+    assert await second is TAKEN
 
 
 async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not() -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
-    first, second, third = (box.put(message(path)) for path in ("1", "2", "3"))
+    box = Outbox(gate)
+    first, second, third = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
     await settle()
-    box.discard_unsent()
-    last = box.put(message("4"))
+    box.withdraw(LANE, [first, second, third])
+    last = box.put(LANE, message("4"))
     gate.acknowledge()
-    assert await first is None
+    assert await first is TAKEN
     await settle()
     gate.acknowledge()
-    assert await last is None
+    assert await last is TAKEN
     assert gate.begun == ["1", "4"]
     assert second.cancelled()
     assert third.cancelled()
@@ -119,21 +125,21 @@ async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not
 
 async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
-    box.put(message("1")).cancel()
-    second = box.put(message("2"))
+    box = Outbox(gate)
+    box.put(LANE, message("1")).cancel()
+    second = box.put(LANE, message("2"))
     await settle()
     gate.acknowledge()
     await settle()
     gate.acknowledge()
-    assert await second is None
+    assert await second is TAKEN
     assert gate.acknowledged == ["1", "2"]
 
 
 async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
-    answers = [box.put(message(path)) for path in ("1", "2")]
+    box = Outbox(gate)
+    answers = [box.put(LANE, message(path)) for path in ("1", "2")]
     await settle()
     await box.aclose()
     assert all(answer.cancelled() for answer in answers)
@@ -144,15 +150,15 @@ async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> 
 
 async def test_an_outbox_can_be_closed_before_it_was_used_and_after_all_is_sent() -> None:
     gate = Gate()
-    await Outbox(gate, "run").aclose()
-    box = Outbox(gate, "run")
-    answered = box.put(message("1"))
+    await Outbox(gate).aclose()
+    box = Outbox(gate)
+    answered = box.put(LANE, message("1"))
     await settle()
     gate.acknowledge()
     await answered
     await box.aclose()
     assert gate.acknowledged == ["1"]
-    assert answered.result() is None
+    assert answered.result() is TAKEN
 
 
 async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> None:
@@ -167,9 +173,9 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
     lost: list[bool] = []
     async with serving(app) as url, CoordinatorApi(url) as api:
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
-        box = Outbox(client, "r")
-        box.put(outbox.started("r", "runner"))
-        assert await box.put(outbox.completed("r", "runner")) is None
+        box = Outbox(client)
+        box.put(LANE, outbox.started("r", "runner"))
+        assert isinstance(await box.put(LANE, outbox.completed("r", "runner")), Answer)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
     assert lost == [True]
 
@@ -193,9 +199,14 @@ PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
         b'{"executor_session_id":"e","hostname":"h","executor_profile":"p"}',
     ),
     (
-        lambda text: outbox.event(text, wire.ResultEvent(session_id="s", timestamp="t", result_data={"a": 1})),
+        lambda text: outbox.session_ended(text, "me", "stopped"),
+        "/runner/sessions/{}/status",
+        b'{"runner_id":"me","status":"stopped"}',
+    ),
+    (
+        lambda text: outbox.event(text, b'{"event_type": "result"}'),
         "/sessions/{}/events",
-        b'{"event_type":"result","session_id":"s","timestamp":"t","result_text":null,"result_data":{"a":1}}',
+        b'{"event_type": "result"}',
     ),
 ]
 
@@ -219,17 +230,17 @@ def test_whatever_happens_order_is_kept_and_nothing_is_sent_twice(steps: list[st
 
 async def _live(steps: list[str]) -> None:
     gate = Gate()
-    box = Outbox(gate, "run")
-    answers: dict[str, asyncio.Future[Refused | None]] = {}
+    box = Outbox(gate)
+    answers: dict[str, Answered] = {}
     for step in steps:
         match step:
             case "put":
                 path = f"{len(answers):03}"
-                answers[path] = box.put(message(path))
+                answers[path] = box.put(LANE, message(path))
             case "acknowledge" | "refuse" if gate.under_way:
                 getattr(gate, step)()
             case "discard":
-                box.discard_unsent()
+                box.withdraw(LANE, answers.values())
             case "settle":
                 await settle()
         assert gate.under_way <= 1
@@ -241,6 +252,6 @@ async def _live(steps: list[str]) -> None:
     assert gate.begun == sorted(set(gate.begun))
     assert gate.begun == [path for path, answer in answers.items() if not answer.cancelled()]
     assert gate.acknowledged == [
-        p for p, answer in answers.items() if not answer.cancelled() and answer.result() is None
+        p for p, answer in answers.items() if not answer.cancelled() and answer.result() is TAKEN
     ]
     await box.aclose()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import socket
 import sqlite3
 import time
@@ -10,20 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-import uvicorn
 from loguru import logger
 
 from fsm_runner.coordinator.embedded.agents import load_agents
 from fsm_runner.coordinator.embedded.app import build_app
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
-from fsm_runner.coordinator.embedded.listener import listen, url_of
 from fsm_runner.coordinator.embedded.scripts import load_scripts
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.web.listener import listen
+from fsm_runner.web.server import WebServer
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
-REQUESTS_END_WITHIN_S = 0.2
-"""Requests still at work when the server stops may end within this time; then their connections are cut."""
 
 
 class CoordinatorServer:
@@ -91,44 +88,29 @@ class CoordinatorServer:
 
 
 class _RunningServer:
-    """uvicorn's connections and protocol, without its own main loop and signal handlers."""
+    """A coordinator that serves."""
 
     def __init__(self, coordinator: Coordinator, listener: socket.socket) -> None:
-        self.url = url_of(listener)
         self._coordinator = coordinator
-        self._listener = listener
-        self._uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                build_app(coordinator),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                # What goes wrong in a request is logged by the application; uvicorn would log it again.
-                log_level=logging.CRITICAL,
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-            )
-        )
+        self._web = WebServer(build_app(coordinator), listener)
         self._sweeping: asyncio.Task[None] | None = None
 
+    @property
+    def url(self) -> str:
+        return self._web.url
+
     async def serve(self) -> None:
-        self._uvicorn.config.load()
-        self._uvicorn.lifespan = self._uvicorn.config.lifespan_class(self._uvicorn.config)
-        await self._uvicorn.startup(sockets=[self._listener])
+        await self._web.start()
         self._sweeping = asyncio.create_task(self._sweep(), name="coordinator-sweep")
 
     async def shut_down(self) -> None:
-        for server in self._uvicorn.servers:
-            server.close()
-        self._listener.close()
+        self._web.stop_listening()
         self._coordinator.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeping
-        await self._end_connections()
+        await self._web.end_connections()
         await self._coordinator.worker.close()
 
     async def _sweep(self) -> None:
@@ -139,19 +121,3 @@ class _RunningServer:
                 await self._coordinator.expire_runners()
             except sqlite3.Error as error:
                 logger.warning("coordinator: what silent runners held could not be written down: {}", error)
-
-    async def _end_connections(self) -> None:
-        """Idle ones at once; those with a request when it is answered or the time is over."""
-        state = self._uvicorn.server_state
-        for connection in list(state.connections):
-            connection.shutdown()
-        if state.tasks:
-            await asyncio.wait(list(state.tasks), timeout=REQUESTS_END_WITHIN_S)
-        for connection in list(state.connections):
-            connection.transport.abort()
-        if state.tasks:
-            _, unfinished = await asyncio.wait(list(state.tasks), timeout=REQUESTS_END_WITHIN_S)
-            for task in unfinished:
-                task.cancel()
-        for server in self._uvicorn.servers:
-            await server.wait_closed()

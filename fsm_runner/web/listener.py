@@ -1,4 +1,4 @@
-"""The socket that the coordinator listens on, bound before anything else is started."""
+"""A socket to listen on, bound before anything else is started."""
 
 import asyncio
 import errno

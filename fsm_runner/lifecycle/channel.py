@@ -1,0 +1,61 @@
+"""What an executor tells the coordinator about its session, by way of the outbox."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator.outbox import Answered, Delivery, Outbox
+from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
+
+
+class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What all channels of one runner share."""
+
+    outbox: Outbox
+    clock: EventClock
+    hostname: str
+    executor_profile: str
+    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES
+
+
+class OutboxChannel:
+    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now."""
+
+    def __init__(self, session_id: str, context: ChannelContext, has_turn: Callable[[], bool]) -> None:
+        self._session_id = session_id
+        self._context = context
+        self._has_turn = has_turn
+
+    def bind(self, executor_session_id: str, project_dir: str | None) -> Answered:
+        if not self._has_turn():
+            raise NoTurn(f"{self._session_id}: no turn is in progress, so the session cannot be bound")
+        body = wire.Bind(
+            executor_session_id=executor_session_id,
+            hostname=self._context.hostname,
+            executor_profile=self._context.executor_profile,
+            project_dir=project_dir,
+        )
+        return self._put(outbox.bind(self._session_id, body))
+
+    def event(self, body: bytes) -> Answered:
+        return self._put(outbox.event(self._session_id, body))
+
+    def metadata(self, body: bytes) -> Answered:
+        return self._put(outbox.metadata(self._session_id, body))
+
+    def result(self, data: wire.JsonObject) -> None:
+        event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
+        self.event(msgspec.json.encode(event))
+
+    def _put(self, delivery: Delivery) -> Answered:
+        waiting_bytes = self._context.outbox.waiting_bytes(self._session_id)
+        limit_bytes = self._context.undelivered_limit_bytes
+        if waiting_bytes + len(delivery.body) > limit_bytes:
+            raise TooMuchUndelivered(
+                f"{self._session_id}: the coordinator has not taken {waiting_bytes:,} bytes of this session yet, "
+                f"and no more than {limit_bytes:,} bytes are kept for it"
+            )
+        return self._context.outbox.put(self._session_id, delivery)
