@@ -1,11 +1,9 @@
 """Puts a runner together from its configuration."""
 
-import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-import msgspec
 from loguru import logger
 
 from fsm_runner.config import RunnerConfig
@@ -16,9 +14,8 @@ from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.policy import POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.errors import FsmRunnerError, UsageError
-from fsm_runner.executors.port import Executor
-from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
+from fsm_runner.executor_assembly import Surroundings, assembled_executor
+from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
@@ -26,8 +23,9 @@ from fsm_runner.lifecycle.run import Observer, RunContext
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
-from fsm_runner.process.environment import executor_environment
-from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
+from fsm_runner.lifecycle.sessions import Sessions
+from fsm_runner.mcp_server.server import McpServer
+from fsm_runner.profiles import LoadedProfile
 
 STOP_LIMIT_S = 20.0
 """How long the runs that are left at the end of the grace period may take to be stopped and reported."""
@@ -48,27 +46,32 @@ async def assembled_runner(
 ) -> AsyncIterator[RunnerActor]:
     """A runner that is ready to `live`.
 
-    Raises `UsageError` where the profile's executor cannot be had, `SpecError` where a machine is not sound.
+    Raises `UsageError` where the profile's executor cannot be had, a port is taken, or a machine is not sound.
     """
-    run_machine, runner_machine = load_machine("run"), load_machine("runner")
-    async with CoordinatorApi(coordinator_url, token_auth(config)) as api:
+    run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(CoordinatorApi(coordinator_url, token_auth(config)))
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir)
         hostname = socket.gethostname()
-        runs = Runs(
-            RunContext(
-                machine=run_machine,
-                executor=_executor(config, profile, scripts),
-                channels=ChannelContext(
-                    outbox=Outbox(client), clock=EventClock(), hostname=hostname, executor_profile=profile.name
-                ),
-                project_dir=str(config.project_dir),
-                runner_values={},
-                run_timeout_s=config.run_timeout_s,
-                observe=observe,
-            ),
-            config.max_runs,
+        channels = ChannelContext(
+            outbox=Outbox(client), clock=EventClock(), hostname=hostname, executor_profile=profile.name
         )
+        sessions = Sessions()
+        surroundings = Surroundings(
+            api=api, channels=channels, scripts=scripts, sessions=sessions, session_machine=session_machine
+        )
+        executor = await stack.enter_async_context(assembled_executor(config, profile, surroundings))
+        context = RunContext(
+            machine=run_machine,
+            executor=executor,
+            channels=channels,
+            project_dir=str(config.project_dir),
+            runner_values={MCP_URL_PLACEHOLDER: await _mcp_url(stack, config, api)},
+            run_timeout_s=config.run_timeout_s,
+            observe=observe,
+        )
+        runs = Runs(context, sessions, config.max_runs)
         yield RunnerActor(
             runner_machine,
             client,
@@ -78,6 +81,15 @@ async def assembled_runner(
             {"grace_period_s": config.grace_period_s, "stop_limit_s": STOP_LIMIT_S},
             LinkTimes(poll_timeout_s=config.poll_timeout_s, heartbeat_interval_s=config.heartbeat_interval_s),
         )
+
+
+async def _mcp_url(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> str:
+    """Where executors find the orchestrator's tools. Raises `UsageError` where the configured port is taken."""
+    if config.external_mcp_url is not None:
+        return config.external_mcp_url
+    server = await stack.enter_async_context(McpServer(api, config.mcp_port))
+    logger.debug("MCP server at {}", server.url)
+    return server.url
 
 
 def token_auth(config: RunnerConfig) -> TokenAuth | None:
@@ -101,34 +113,3 @@ def _registration(config: RunnerConfig, profile: LoadedProfile, hostname: str) -
         require_matching_tags=config.require_matching_tags,
         agents=list(profile.agents),
     )
-
-
-def _executor(config: RunnerConfig, profile: LoadedProfile, scripts: ScriptSync) -> Executor:
-    if profile.profile.command != PROCEDURAL_COMMAND:
-        raise UsageError(
-            f"{profile.path}: command: {profile.profile.command!r} is no executor of this runner; "
-            f"there is {PROCEDURAL_COMMAND}"
-        )
-    folder = profile.executor_folder
-    if not folder.is_dir():
-        raise UsageError(f"{profile.path}: command: there is no folder {folder}")
-    executor = ProceduralExecutor(
-        folder=folder,
-        config=_procedural_config(profile),
-        project_dir=config.project_dir,
-        environment=executor_environment(os.environ, {}),
-        script_source=scripts,
-    )
-    for agent in profile.agents:
-        try:
-            executor.check(agent)
-        except FsmRunnerError as defect:
-            raise UsageError(f"{profile.agent_files[agent.name]}: command: {defect}") from defect
-    return executor
-
-
-def _procedural_config(profile: LoadedProfile) -> ProceduralConfig:
-    try:
-        return msgspec.convert(profile.profile.config, ProceduralConfig)
-    except msgspec.ValidationError as defect:
-        raise UsageError(f"{profile.path}: config: {defect}") from defect

@@ -38,6 +38,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_runs: int | None = None
     grace_period_s: float = 5.0
     run_timeout_s: float | None = None
+    session_idle_timeout_s: float | None = None
     poll_timeout_s: float = 30.0
     heartbeat_interval_s: float = 60.0
     auth0_domain: str | None = None
@@ -153,6 +154,7 @@ SETTINGS = (
     Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
     Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_zero),
     Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
+    Setting("session_idle_timeout_s", "SESSION_IDLE_TIMEOUT", "--session-idle-timeout", _seconds),
     Setting("poll_timeout_s", "POLL_TIMEOUT", None, _seconds),
     Setting("heartbeat_interval_s", "HEARTBEAT_INTERVAL", None, _seconds),
     Setting("auth0_domain", "AUTH0_DOMAIN", None, _host),

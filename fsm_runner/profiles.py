@@ -15,6 +15,10 @@ PROCEDURAL_COMMAND = "executors/procedural/ao-procedural-exec"
 """The `command` of profiles whose executor is built into the runner (`fsm_runner/executors/procedural.py`)."""
 
 
+RUNNERS_OWN_VARIABLES = ("AUTH0_", "AGENT_ORCHESTRATOR_", "AGENT_SESSION_ID")
+"""How the variables begin that a profile cannot pass on: the runner's credentials, and what it sets itself."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """`profiles/{name}.json`. Keys that are not named here are ignored."""
 
@@ -24,6 +28,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     config: JsonObject = {}
     agents_dir: str | None = None
     lifecycle: Literal["one_shot", "persistent"] = "one_shot"
+    env: tuple[str, ...] = ()
+    """Names of the runner's environment variables that the executor gets too. Not told to the coordinator."""
 
 
 class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +47,12 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
     def executor_folder(self) -> Path:
         """The folder of the executor that `command` names."""
         return (self.home / self.profile.command).parent
+
+    @property
+    def executor_path(self) -> Path:
+        """The executor's file: in the profile's home, else in a later one. It need not exist."""
+        places = [home / self.profile.command for home in (self.home, *homes())]
+        return next((place for place in places if place.is_file()), places[0])
 
     def executor_info(self) -> ExecutorInfo:
         """The profile as it is told to the coordinator."""
@@ -71,6 +83,7 @@ def load_profile(name: str) -> LoadedProfile:
     path = paths[name]
     home = path.parent.parent
     profile = read_json(path, Profile)
+    _refuse_runners_own(path, profile)
     agents = _agents(path, home, profile)
     return LoadedProfile(
         name=name,
@@ -80,6 +93,14 @@ def load_profile(name: str) -> LoadedProfile:
         agents=tuple(agent for _, agent in agents),
         agent_files={agent.name: file for file, agent in agents},
     )
+
+
+def _refuse_runners_own(path: Path, profile: Profile) -> None:
+    for name in profile.env:
+        if name.startswith(RUNNERS_OWN_VARIABLES):
+            raise UsageError(f"{path}: env: {name} is the runner's own, and no executor gets it")
+        if not name or "=" in name or "\0" in name:
+            raise UsageError(f"{path}: env: {name!r} is not the name of a variable")
 
 
 def read_json(path: Path, form: type[Form]) -> Form:

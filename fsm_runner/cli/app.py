@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fsm_runner.cli import coordinator, machine
+from fsm_runner.cli import coordinator, executor, machine
 from fsm_runner.errors import UsageError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(machine.app, name="machine")
+app.add_typer(executor.app, name="executor")
 app.command("coordinator")(coordinator.serve)
 
 CoordinatorUrl = Annotated[
@@ -32,9 +33,15 @@ ProjectDir = Annotated[
 ]
 Parameters = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="key=value, key:=json or key=@file.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False),
 ]
-AgentName = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
+AgentName = Annotated[
+    str | None,
+    typer.Argument(metavar="AGENT", help="Who does it; none where --prompt says it all.", show_default=False),
+]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEXT", help="What is to be done; the same as prompt=TEXT.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="VERBOSE: log everything.", show_default=False)]
 
 
@@ -88,6 +95,14 @@ def runner(
         str | None,
         typer.Option("--run-timeout", metavar="SECONDS", help="RUN_TIMEOUT: how long a run may execute. [no limit]"),
     ] = None,
+    session_idle_timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--session-idle-timeout",
+            metavar="SECONDS",
+            help="SESSION_IDLE_TIMEOUT: how long a persistent executor may wait for a turn. [no limit]",
+        ),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", show_default=False)] = False,
 ) -> None:
     """Without a command: run the runner until it is told to end (SIGTERM, Ctrl-C).
@@ -106,6 +121,7 @@ def runner(
         "max_runs": max_runs,
         "grace_period_s": grace_period,
         "run_timeout_s": run_timeout,
+        "session_idle_timeout_s": session_idle_timeout,
     }
     if context.invoked_subcommand is not None:
         if any(flags.values()):
@@ -129,38 +145,54 @@ def runner(
 
 @app.command()
 def run(
-    agent: AgentName,
+    agent: AgentName = None,
     parameters: Parameters = None,
+    prompt: Prompt = None,
     profile: Annotated[
         str | None, typer.Option("--profile", "-x", metavar="NAME", help="[the first profile that has the agent]")
     ] = None,
     project_dir: ProjectDir = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run one agent here and now; its result is printed as JSON.
+    """Run one agent, or a prompt, here and now, and print the result.
 
-    Nothing else has to be there: a coordinator is started for this one run.
+    Data is printed as JSON, a text as it is. Nothing else has to be there: a coordinator is started for this one run.
+    Without an AGENT, --profile names one of type autonomous.
     """
-    from fsm_runner.cli.run import run_agent
+    from fsm_runner.cli.run import run_here
+    from fsm_runner.cli.submission import work_of
     from fsm_runner.config import load_config
 
+    work = work_of(agent, parameters or [], prompt)
     flags = {"profile": profile, "project_dir": project_dir, "verbose": _given(verbose)}
-    raise typer.Exit(run_agent(load_config(flags), profile, agent, parameters or []))
+    raise typer.Exit(run_here(load_config(flags), profile, work))
 
 
 @app.command()
 def submit(
-    agent: AgentName,
+    agent: AgentName = None,
     parameters: Parameters = None,
+    prompt: Prompt = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="SESSION", help="Go on with this session (ses_…), without AGENT.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-x", metavar="NAME", help="Leave it to runners of this profile.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.", show_default=False)
     ] = False,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
-    """Hand a run to a coordinator; its ids are printed as JSON, with --wait its result."""
+    """Hand an agent's run, a prompt or a session's next turn to a coordinator.
+
+    Its ids are printed as JSON; with --wait its result: data as JSON, a text as it is.
+    """
+    from fsm_runner.cli.submission import work_of
     from fsm_runner.cli.submit import submit_run
 
-    raise typer.Exit(submit_run(coordinator_url, agent, parameters or [], wait=wait))
+    work = work_of(agent, parameters or [], prompt, session)
+    raise typer.Exit(submit_run(coordinator_url, work, profile, wait=wait))
 
 
 @app.command()

@@ -10,15 +10,14 @@ import msgspec
 
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import PROMPT, ending_signals
-from fsm_runner.cli.submission import create_run, say_outcome
+from fsm_runner.cli.submission import Work, create_run, say_outcome
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.wire import Agent, Run, RunRequest
+from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.logs import configure_logs
-from fsm_runner.parameters import parse_parameters
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
 
@@ -53,16 +52,34 @@ class Progress:
         sys.stderr.flush()
 
 
-def run_agent(config: RunnerConfig, profile_name: str | None, agent_name: str, words: list[str]) -> int:
+def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     """The exit code: 0 where the run completed, 1 where it did not."""
     configure_logs(verbose=config.verbose, quiet=True)
-    profile, agent = find_agent(agent_name, profile_name)
+    profile, schema = _place(work, profile_name)
     request = RunRequest(
-        agent_name=agent.name,
-        parameters=parse_parameters(words, agent.parameters_schema),
-        project_dir=str(config.project_dir),
+        agent_name=work.agent_name, parameters=work.parameters(schema), project_dir=str(config.project_dir)
     )
     return asyncio.run(_run(config, profile, request))
+
+
+def _place(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:
+    """The profile that can do the work, and the schema of the agent's parameters."""
+    if work.agent_name is None:
+        work.parameters()  # whoever gave no prompt either has to hear that first
+        return _autonomous_profile(profile_name), None
+    profile, agent = find_agent(work.agent_name, profile_name)
+    return profile, agent.parameters_schema
+
+
+def _autonomous_profile(name: str | None) -> LoadedProfile:
+    """The named profile. Raises `UsageError` with those that take runs without an agent."""
+    if name is not None and (profile := load_profile(name)).profile.type == "autonomous":
+        return profile
+    profiles, defects = _sound_profiles()
+    there_are = ", ".join(each.name for each in profiles if each.profile.type == "autonomous") or "none"
+    wanted = "a run without an AGENT needs --profile NAME, of a profile of type autonomous"
+    refused = "" if name is None else f", which {name!r} is not"
+    raise UsageError(f"{wanted}{refused}; there are: {there_are}{defects}")
 
 
 def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agent]:

@@ -52,13 +52,20 @@ async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
         raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error
     logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", server.url)
-    for agent in profile.agents:
-        logger.info("submit a run: {}", submit_example(agent))
+    for example in submit_examples(profile):
+        logger.info("submit a run: {}", example)
     return server.url
 
 
-def submit_example(agent: Agent) -> str:
-    """A command line for another terminal."""
+def submit_examples(profile: LoadedProfile) -> list[str]:
+    """Command lines for another terminal: one for each agent, and one without an agent where the profile takes that."""
+    examples = [_agent_example(agent) for agent in profile.agents]
+    if profile.profile.type == "autonomous":
+        examples.append('fsm-runner submit --prompt "hello" --wait')
+    return examples
+
+
+def _agent_example(agent: Agent) -> str:
     required = (agent.parameters_schema or {}).get("required")
     keys = required if isinstance(required, list) else []
     return " ".join(["fsm-runner submit", agent.name, *(f"{key}=…" for key in keys), "--wait"])

@@ -1,7 +1,9 @@
-"""Handing a run to a coordinator, and saying what came of it."""
+"""What a command line asks for, handing it to a coordinator, and saying what came of it."""
 
+import codecs
 import json
 import sys
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -11,8 +13,54 @@ from fsm_runner.assembly import token_auth
 from fsm_runner.config import LOCAL_COORDINATOR_URL, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest
+from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest, SessionEvent
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
+from fsm_runner.parameters import parse_parameters
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """The words and flags that say what is to be done."""
+
+    agent_name: str | None = None
+    words: tuple[str, ...] = ()
+    prompt: str | None = None
+    session_id: str | None = None
+    """The session to resume; it keeps its agent and its profile."""
+
+    def parameters(self, schema: JsonObject | None = None) -> JsonObject:
+        """`schema` is the agent's. Raises `UsageError` naming what cannot be read or is missing."""
+        parameters = parse_parameters(self.words, schema)
+        if self.prompt is not None:
+            if "prompt" in parameters:
+                raise UsageError("--prompt TEXT is the same as prompt=TEXT: give one of them")
+            parameters["prompt"] = self.prompt
+        if self.session_id is not None and not parameters:
+            raise UsageError("--session needs --prompt TEXT: what the session is to do next")
+        if self.session_id is None and self.agent_name is None and "prompt" not in parameters:
+            raise UsageError("there is nothing to do: name an AGENT, or give --prompt TEXT")
+        return parameters
+
+
+def work_of(agent: str | None, words: list[str], prompt: str | None, session_id: str | None = None) -> Work:
+    """The first word is an agent unless it is a parameter. Raises `UsageError` naming the flag that is no good."""
+    if agent is not None and "=" in agent:
+        words, agent = [agent, *words], None
+    if agent is not None and session_id is not None:
+        raise UsageError(f"{agent!r} with --session: a session keeps its agent, so name none")
+    for flag, text in (("--prompt", prompt), ("--session", session_id)):
+        # A variable of the shell that is not set: an empty session must not become a new one.
+        if text is not None and not check_text(flag, text).strip():
+            raise UsageError(f"{flag}: there is nothing in it")
+    return Work(agent_name=agent, words=tuple(words), prompt=prompt, session_id=session_id)
+
+
+def check_text(flag: str, text: str) -> str:
+    """Bytes of a command line that are not UTF-8 come as halves of surrogate pairs, which no JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as defect:
+        raise UsageError(f"{flag}: {text!r}: not UTF-8 text") from defect
+    return text
 
 
 class _ValidationError(msgspec.Struct, frozen=True):
@@ -51,42 +99,78 @@ async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
         raise UsageError(_reason(request, refusal)) from refusal
 
 
-async def say_outcome(api: CoordinatorApi, run_id: str) -> int:
-    """Print the result of an ended run as one line of JSON, and say on stderr why it did not complete.
+async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[str]:
+    """How many results of each timestamp the session has before it is resumed.
 
-    The exit code.
+    Raises `UsageError` where there is no such session.
+    """
+    try:
+        return Counter(event.timestamp for event in await _results(api, request.session_id or ""))
+    except Refused as refusal:
+        raise UsageError(_reason(request, refusal)) from refusal
+
+
+async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | None = None) -> int:
+    """Print an ended run's result, and say on stderr why it did not complete. The exit code.
+
+    `earlier`: what `earlier_results` gave before the run was submitted, where it resumes a session. Results are told
+    apart by what was there before, not by comparing an executor's clock with the coordinator's. A resume that did not
+    complete has no result here: it may have failed because another turn was at work, whose result came meanwhile.
     """
     run = await api.run(run_id)
-    value = await _result(api, run.session_id)
+    of_this_run = earlier is None or run.status == "completed"
+    value = await _result(api, run.session_id, earlier) if of_this_run else None
     if value is not None:
         if sys.stdout is None:
             raise FsmRunnerError(
                 f"run {run_id} {run.status}, but its result has nowhere to go: standard output is closed"
             )
-        typer.echo(json.dumps(value, ensure_ascii=False))
+        # `color`: what looks like a colour belongs to the result and must not be taken out of it.
+        typer.echo(_shown(value), color=True)
     if run.status == "completed":
         return EXIT_OK
     typer.echo(f"error: run {run_id} {run.status}" + (f": {run.error}" if run.error else ""), err=True)
     return EXIT_FAILED
 
 
-async def _result(api: CoordinatorApi, session_id: str) -> JsonObject | str | None:
+def _shown(value: JsonObject | str) -> str:
+    """A text as it is, data as one line of JSON; what standard output's character set lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    if isinstance(value, str):
+        return value.encode(encoding, "backslashreplace").decode(encoding)
+    return json.dumps(value, ensure_ascii=codecs.lookup(encoding).name != "utf-8")
+
+
+async def _result(api: CoordinatorApi, session_id: str, earlier: Counter[str] | None) -> JsonObject | str | None:
     """The last result event, rather than the session's result: a coordinator has none for a run that failed."""
-    events = [event for event in await api.session_events(session_id) if event.event_type == "result"]
-    if not events:
+    left = Counter(earlier)
+    last: SessionEvent | None = None
+    for event in await _results(api, session_id):
+        if left[event.timestamp] > 0:
+            left[event.timestamp] -= 1
+        elif last is None or event.timestamp >= last.timestamp:
+            last = event
+    if last is None:
         return None
-    last = max(events, key=lambda event: event.timestamp)
     return last.result_text if last.result_data is None else last.result_data
 
 
+async def _results(api: CoordinatorApi, session_id: str) -> list[SessionEvent]:
+    return [event for event in await api.session_events(session_id) if event.event_type == "result"]
+
+
 def _reason(request: RunRequest, refusal: Refused) -> str:
+    resumed = request.type == "resume_session"
     try:
         detail = msgspec.json.decode(refusal.body, type=_Rejection).detail
     except DECODE_FAULTS:
         return str(refusal)
     if isinstance(detail, str):
-        return detail or str(refusal)
-    if detail.validation_errors:
+        reason = detail or str(refusal)
+    elif detail.validation_errors:
+        whose = f"agent {request.agent_name!r}" if request.agent_name else "a run without an agent"
         reasons = "; ".join(map(str, detail.validation_errors))
-        return f"agent {request.agent_name!r} does not take these parameters: {reasons}"
-    return detail.message or detail.error or str(refusal)
+        return f"{'the session' if resumed else whose} does not take these parameters: {reasons}"
+    else:
+        reason = detail.message or detail.error or str(refusal)
+    return f"session {request.session_id!r} is not resumed: {reason}" if resumed else reason

@@ -2,17 +2,17 @@
 
 import asyncio
 import json
+import shlex
 
 import msgspec
 import typer
 
-from fsm_runner.cli.submission import coordinator_api, create_run, say_outcome
+from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import Refused, Unreachable
+from fsm_runner.coordinator.faults import CoordinatorError, Refused, Unreachable
 from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.coordinator.wire import RunRequest
 from fsm_runner.errors import EXIT_OK, UsageError
-from fsm_runner.parameters import parse_parameters
 from fsm_runner.retry import retrying
 
 ENDED = frozenset({"completed", "failed", "stopped"})
@@ -20,25 +20,51 @@ LOOK_INTERVAL_S = 0.25
 """Deployed coordinators say nothing about the end of a run by themselves that could be relied on."""
 
 
-def submit_run(url: str | None, agent_name: str, words: list[str], *, wait: bool) -> int:
-    """The exit code: 1 where the run was waited for and did not complete."""
-    return asyncio.run(_submit(url, agent_name, words, wait=wait))
+def submit_run(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:
+    """The exit code: 1 where the run was waited for and did not complete.
+
+    `profile`: only a runner that was started as this one takes the run.
+    """
+    if profile and work.session_id is not None:
+        raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name none")
+    return asyncio.run(_submit(url, work, profile, wait=wait))
 
 
-async def _submit(url: str | None, agent_name: str, words: list[str], *, wait: bool) -> int:
+async def _submit(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:
+    there = f" -c {shlex.quote(url)}" if url else ""
     async with coordinator_api(url) as api:
-        try:
-            agent = await api.agent(agent_name)
-        except Refused as refusal:
-            raise UsageError(f"Agent not found: {agent_name!r} ({refusal})") from refusal
-        parameters = parse_parameters(words, agent.parameters_schema)
-        created = await create_run(api, RunRequest(agent_name=agent_name, parameters=parameters))
+        request = await _request(api, work, profile)
+        resumed = request.type == "resume_session"
+        earlier = await earlier_results(api, request) if wait and resumed else None
+        created = await create_run(api, request)
+        run_id, session_id = created.run_id, created.session_id
         if not wait:
             typer.echo(json.dumps(msgspec.to_builtins(created)))
             return EXIT_OK
-        typer.echo(f"{created.run_id} is submitted; to stop it: fsm-runner stop {created.run_id}", err=True)
-        await _wait_for_end(api, created.run_id)
-        return await say_outcome(api, created.run_id)
+        typer.echo(f"{run_id} of {session_id} is submitted; to stop it: fsm-runner stop {run_id}{there}", err=True)
+        await _wait_for_end(api, run_id)
+        code = await say_outcome(api, run_id, earlier)
+        if await _lives_on(api, session_id):
+            typer.echo(f"to go on: fsm-runner submit --session {session_id} --prompt … --wait{there}", err=True)
+        return code
+
+
+async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunRequest:
+    """Raises `UsageError`, and where no agent is named before anything is asked of the coordinator."""
+    if work.session_id is not None:
+        return RunRequest(type="resume_session", session_id=work.session_id, parameters=work.parameters())
+    demands = {"executor_profile": check_text("--profile", profile)} if profile else None
+    if work.agent_name is None:
+        return RunRequest(parameters=work.parameters(), additional_demands=demands)
+    try:
+        agent = await api.agent(work.agent_name)
+    except Refused as refusal:
+        raise UsageError(f"Agent not found: {work.agent_name!r} ({refusal})") from refusal
+    return RunRequest(
+        agent_name=work.agent_name,
+        parameters=work.parameters(agent.parameters_schema),
+        additional_demands=demands,
+    )
 
 
 async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
@@ -47,3 +73,11 @@ async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
         if run.status in ENDED:
             return
         await asyncio.sleep(LOOK_INTERVAL_S)
+
+
+async def _lives_on(api: CoordinatorApi, session_id: str) -> bool:
+    """Whether the session's executor waits for its next turn. Nobody waits for the answer where there is none."""
+    try:
+        return await api.session_status(session_id) == "idle"
+    except CoordinatorError:
+        return False

@@ -4,6 +4,7 @@ Trying again is not done here; `client.py` and `outbox.py` do it with the number
 Contract: protocol.md, section 1.
 """
 
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -104,7 +105,7 @@ class CoordinatorApi:
         return await self._acknowledged(method, path, body)
 
     def forward(
-        self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | None
+        self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
     ) -> AbstractAsyncContextManager[httpx.Response]:
         """A call of somebody else, with this runner's credentials; the answer is open and as it came, of any status.
 
@@ -122,6 +123,11 @@ class CoordinatorApi:
     async def agent(self, name: str) -> wire.Agent:
         return await self._get(f"/agents/{path_segment(name)}", wire.Agent)
 
+    async def agents(self, tags: Collection[str] = ()) -> list[wire.AgentOffer]:
+        """All agents, or those that have all of these tags."""
+        query = f"?tags={path_segment(','.join(tags))}" if tags else ""
+        return await self._get(f"/agents{query}", list[wire.AgentOffer])
+
     async def create_run(self, request: wire.RunRequest) -> wire.RunCreated:
         return (await self._transport.call("POST", "/runs", msgspec.json.encode(request))).decoded(wire.RunCreated)
 
@@ -132,6 +138,9 @@ class CoordinatorApi:
         query = "" if status is None else f"?status={path_segment(status)}"
         return (await self._get(f"/runs{query}", wire.RunList)).runs
 
+    async def run_state(self, run_id: str) -> wire.RunState:
+        return await self._get(f"/runs/{path_segment(run_id)}", wire.RunState)
+
     async def stop_requests(self) -> list[wire.StopRequest]:
         """The runs that somebody wants stopped, of all runners."""
         answer = await self._transport.call("GET", "/runs?status=stopping", limit_s=LINE_ANSWER_LIMIT_S, line=True)
@@ -139,6 +148,16 @@ class CoordinatorApi:
 
     async def stop_run(self, run_id: str) -> None:
         await self._acknowledged("POST", f"/runs/{path_segment(run_id)}/stop")
+
+    async def sessions(self) -> list[wire.ListedSession]:
+        return (await self._get("/sessions", wire.SessionList)).sessions
+
+    async def session_status(self, session_id: str) -> str:
+        return (await self._get(f"/sessions/{path_segment(session_id)}/status", wire.SessionStatus)).status
+
+    async def delete_session(self, session_id: str) -> None:
+        """Raises `Refused` with status 409 while it is running or idle."""
+        await self._acknowledged("DELETE", f"/sessions/{path_segment(session_id)}")
 
     async def session_result(self, session_id: str) -> wire.SessionResult:
         return await self._get(f"/sessions/{path_segment(session_id)}/result", wire.SessionResult)

@@ -23,7 +23,13 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
-from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES, ANSWER_LIMIT_S, CONNECT_LIMIT_S, REPORT_CONNECTIONS
+from fsm_runner.coordinator.policy import (
+    ANSWER_LIMIT_BYTES,
+    ANSWER_LIMIT_S,
+    CONNECT_LIMIT_S,
+    FORWARD_CONNECTIONS,
+    REPORT_CONNECTIONS,
+)
 from fsm_runner.errors import UsageError
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
@@ -73,7 +79,7 @@ class Transport:
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
         self._line_http = _http_client(self.url, auth)
         # Executors' calls too: a stream that one of them listens to must not keep a report waiting.
-        self._forward_http = _http_client(self.url, auth)
+        self._forward_http = _http_client(self.url, auth, FORWARD_CONNECTIONS)
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -82,18 +88,24 @@ class Transport:
 
     @asynccontextmanager
     async def open(
-        self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | None
+        self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
     ) -> AsyncIterator[httpx.Response]:
-        """An open answer of any status, its body unread. Raises `Unreachable`, `Refused` where the URL is none."""
+        """An open answer of any status, its body unread. Raises `Unreachable`, `Refused` where the URL is none.
+
+        Content that comes as a stream cannot be sent a second time: `Unreachable` where new credentials would ask
+        for that. What its iterator raises is passed through.
+        """
         # No limit on how long the body takes: it may be a stream of events.
         limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
+        # A header that comes from elsewhere may hold any byte; as text, httpx takes ASCII alone.
+        raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         try:
             request = self._forward_http.build_request(
-                method, self.url + path, content=content, headers=headers, timeout=limits
+                method, self.url + path, content=content, headers=raw_headers, timeout=limits
             )
             async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
                 response = await self._forward_http.send(request, stream=True)
-        except (httpx.HTTPError, TimeoutError) as fault:
+        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as fault:
             raise self._unreachable(method, path, fault) from fault
         except httpx.InvalidURL as defect:
             raise _no_url(method, self.url, defect) from defect
@@ -169,14 +181,14 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _http_client(url: str, auth: httpx.Auth | None) -> httpx.AsyncClient:
+def _http_client(url: str, auth: httpx.Auth | None, connections: int = REPORT_CONNECTIONS) -> httpx.AsyncClient:
     """Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good."""
     parts = urlsplit(url)
     try:
         return httpx.AsyncClient(
             auth=auth,
             limits=httpx.Limits(
-                max_connections=REPORT_CONNECTIONS, max_keepalive_connections=REPORT_CONNECTIONS, keepalive_expiry=30
+                max_connections=connections, max_keepalive_connections=REPORT_CONNECTIONS, keepalive_expiry=30
             ),
             # A proxy has no business between a runner and a coordinator of the same machine.
             trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},

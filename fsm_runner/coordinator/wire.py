@@ -208,6 +208,51 @@ class RunList(msgspec.Struct, frozen=True):
     runs: list[Run]
 
 
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of a run as tells how it is getting on."""
+
+    status: str
+    error: str | None = None
+
+
+class AgentOffer(_Message, frozen=True, kw_only=True):
+    """As much of an agent of `GET /agents` as is for those who start it; the rest may hold what is none of theirs."""
+
+    name: str
+    description: str | None = None
+    type: str | None = None
+    parameters_schema: JsonObject | None = None
+    output_schema: JsonObject | None = None
+    tags: list[str] | None = None
+
+
+class ListedSession(_Message, frozen=True, kw_only=True):
+    """A session of `GET /sessions`."""
+
+    session_id: str
+    status: str
+    agent_name: str | None = None
+    parent_session_id: str | None = None
+    execution_mode: str | None = None
+    project_dir: str | None = None
+    hostname: str | None = None
+    executor_profile: str | None = None
+    created_at: str | None = None
+    last_resumed_at: str | None = None
+
+
+class SessionList(msgspec.Struct, frozen=True):
+    """Answer to `GET /sessions`."""
+
+    sessions: list[ListedSession]
+
+
+class SessionStatus(msgspec.Struct, frozen=True):
+    """Answer to `GET /sessions/{id}/status`; `not_existent` where there is no such session."""
+
+    status: str
+
+
 class RegistrationConflict(_Message, frozen=True, kw_only=True):
     """`detail` of a 409 to `POST /runner/register`."""
 

@@ -65,6 +65,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """Its blueprint has what the runner fills in."""
     project_dir: str
     """Absolute path of the run's working directory."""
+    runner_id: str
+    """Of the runner that has claimed it."""
 
 
 class Execution(Protocol):

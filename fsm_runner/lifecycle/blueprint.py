@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner.coordinator.wire import Run
+from fsm_runner.coordinator.wire import JsonObject, Run
 
 RunnerValues = Mapping[str, str]
 """By placeholder: `${runner.orchestrator_mcp_url}` is the only one that is defined; an unknown one stays as it is."""
@@ -21,13 +21,22 @@ def with_runner_values(run: Run, values: RunnerValues) -> Run:
     return msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
 
 
-def _filled(value: Any, values: RunnerValues) -> Any:
-    if isinstance(value, str):
-        for placeholder, replacement in values.items():
-            value = value.replace(placeholder, replacement)
-        return value
-    if isinstance(value, list):
-        return [_filled(each, values) for each in value]
-    if isinstance(value, dict):
-        return {key: _filled(each, values) for key, each in value.items()}
-    return value
+def _filled(blueprint: JsonObject, values: RunnerValues) -> JsonObject:
+    """A copy. Without recursion: JSON may be decoded to a depth that calls cannot reach."""
+    copy = blueprint.copy()
+    unseen: list[JsonObject | list[Any]] = [copy]
+    while unseen:
+        container: Any = unseen.pop()
+        for place, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
+            if isinstance(value, str):
+                container[place] = _replaced(value, values)
+            elif isinstance(value, dict | list):
+                container[place] = value.copy()
+                unseen.append(container[place])
+    return copy
+
+
+def _replaced(text: str, values: RunnerValues) -> str:
+    for placeholder, replacement in values.items():
+        text = text.replace(placeholder, replacement)
+    return text

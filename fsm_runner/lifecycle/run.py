@@ -65,7 +65,7 @@ class RunActor(Actor):
         self._context = context
         self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing)
         self._reports: list[Answered] = []
-        self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir)
+        self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
         self._session_status: wire.CompletedSession = "finished"
         self._signal: wire.StopSignal = "shutdown"

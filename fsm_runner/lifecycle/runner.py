@@ -22,6 +22,8 @@ LAST_POLL_LIMIT_S = 0.7
 LAST_ANSWER_LIMIT_S = 0.5
 """How long a registration is heard out that the leave has overtaken."""
 
+LEAVING = "the runner is leaving"
+
 CLAIMING_STATES = frozenset({"online", "cut_off"})
 LEAVING_STATES = frozenset({"draining", "stopping_runs", "deregistering"})
 
@@ -44,7 +46,7 @@ class RunnerActor(Actor):
             machine,
             {
                 "register": self._register,
-                "await_runs": runs.all_ended,
+                "await_runs": self._await_runs,
                 "stop_runs": self._stop_runs,
                 "deregister": self._deregister,
             },
@@ -98,9 +100,16 @@ class RunnerActor(Actor):
             self._registrar.register_meanwhile()
         self.post("registration_lost", "a report was not taken")
 
-    async def _stop_runs(self) -> None:
-        self._runs.stop_all("the runner is leaving")
+    async def _await_runs(self) -> None:
+        self._runs.close_idle_sessions(LEAVING)
         await self._runs.all_ended()
+        await self._runs.end_sessions(LEAVING)
+
+    async def _stop_runs(self) -> None:
+        self._runs.stop_all(LEAVING)
+        self._runs.close_idle_sessions(LEAVING)
+        await self._runs.all_ended()
+        await self._runs.end_sessions(LEAVING)
 
     async def _deregister(self) -> None:
         runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)

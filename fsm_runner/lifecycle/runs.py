@@ -10,6 +10,7 @@ from fsm_runner.coordinator import outbox, wire
 from fsm_runner.coordinator.api import UnreadableRun
 from fsm_runner.coordinator.outbox import Delivery
 from fsm_runner.lifecycle.run import RunActor, RunContext
+from fsm_runner.lifecycle.sessions import Sessions
 
 REMEMBERED_REPORTS = 1_000
 """So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
@@ -22,8 +23,9 @@ SHOWN_FAILURE_CHARS = 300
 class Runs:
     """Starts runs, finds them for a stop, and owns their tasks. `aclose` ends whatever is left."""
 
-    def __init__(self, context: RunContext, max_runs: int | None = None) -> None:
+    def __init__(self, context: RunContext, sessions: Sessions, max_runs: int | None = None) -> None:
         self._context = context
+        self._sessions = sessions
         self._max_runs = max_runs
         self._actors: dict[str, RunActor] = {}
         self._reports: dict[str, Delivery] = {}
@@ -70,13 +72,23 @@ class Runs:
         for actor in self._actors.values():
             if actor.wire_run.session_id == session_id:
                 actor.post("stop_requested", reason)
+        self._sessions.stop_idle(session_id, reason)
 
     def stop_all(self, reason: str) -> None:
         for actor in self._actors.values():
             actor.post("stop_requested", reason)
 
+    def close_idle_sessions(self, reason: str) -> None:
+        """End the executors that no run has at this moment."""
+        self._sessions.close_idle(reason)
+
     async def all_ended(self) -> None:
+        """Return when no run is held."""
         await self._none_left.wait()
+
+    async def end_sessions(self, reason: str) -> None:
+        """End the executors that live on when no run is held, and return when they and their reports are done."""
+        await self._sessions.close(reason)
 
     async def aclose(self) -> None:
         """Kill what still works and give up what is not reported."""
@@ -85,6 +97,7 @@ class Runs:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._sessions.aclose()
         await self._context.channels.outbox.aclose()
 
     def _own(self, work: Coroutine[Any, Any, None], run_id: str) -> None:

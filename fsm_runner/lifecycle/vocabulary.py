@@ -28,4 +28,11 @@ RUNNER = Vocabulary(
     ),
 )
 
-VOCABULARIES = {"run": RUN, "runner": RUNNER}
+SESSION = Vocabulary(
+    activities=frozenset({"start_process", "take_turn", "await_exit", "stop_process", "report"}),
+    guards=frozenset({"outcome_is_finished", "outcome_is_failed", "outcome_is_stopped"}),
+    settings=frozenset({"run_timeout_s", "session_idle_timeout_s"}),
+    events=frozenset({"turn_requested", "stop_requested", "close_requested"}),
+)
+
+VOCABULARIES = {"run": RUN, "session": SESSION, "runner": RUNNER}

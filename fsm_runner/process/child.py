@@ -64,6 +64,7 @@ class Child:
         self._ending: Ending = "shutdown"
         self._watch: ExitWatch | None = None
         self._drain_limit: asyncio.TimerHandle | None = None
+        self._stdout_ended = asyncio.Event()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[Exit] = self._loop.create_future()
 
@@ -77,15 +78,17 @@ class Child:
         pipe_stdin: bool = False,
         stdout_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         stderr_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        on_stdout: Callable[[bytes], None] | None = None,
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
         """Starts `command` on the running loop. `env` is its whole environment; its stdin is empty unless piped.
 
+        `on_stdout` is given all of stdout as it comes, and must not raise; the end of it is `stdout_ended`.
         Raises `SpawnFailed`.
         """
         with ExitStack() as undo:
             try:
-                stdout = OutputPipe(stdout_limit_bytes)
+                stdout = OutputPipe(stdout_limit_bytes, on_stdout)
                 undo.callback(stdout.close)
                 stderr = OutputPipe(stderr_limit_bytes)
                 undo.callback(stderr.close)
@@ -131,6 +134,15 @@ class Child:
         if self._stdin is None:
             raise ValueError("this child was started without a pipe to its stdin")
         return self._stdin
+
+    async def stdout_ended(self) -> None:
+        """Returns when nobody can write to stdout any more, the process itself included; that may be before its end."""
+        await self._stdout_ended.wait()
+
+    def forget_output(self) -> None:
+        """What it has written so far will not be in its `Exit`."""
+        self._stdout.forget()
+        self._stderr.forget()
 
     async def wait(self) -> Exit:
         """Returns when nothing is left of the process. Any number of tasks may wait, and be cancelled."""
@@ -205,6 +217,8 @@ class Child:
             self._exited.set_result(None)
 
     def _on_output_end(self) -> None:
+        if not self._stdout.is_open:
+            self._stdout_ended.set()
         if self._exited.done() and not self._stdout.is_open and not self._stderr.is_open:
             self._finish()
 
@@ -212,6 +226,7 @@ class Child:
         if self._process.returncode is not None:
             return
         self._close_pipes()
+        self._stdout_ended.set()
         code, signal_name = self._reap()
         ended = Exit(
             code=code,

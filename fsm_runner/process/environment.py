@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
@@ -17,6 +17,20 @@ PASSED_ON = frozenset(
     }
 )
 """What an executor gets of the runner's own environment, with every `LC_…`. The runner's credentials are not in it."""
+
+
+KIT_FOLDER = Path(__file__).parents[1] / "kit"
+"""On the PYTHONPATH of executors: `import fsm_executor` works there, whatever interpreter they have."""
+
+
+def named_variables(inherited: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Those of the names that are set."""
+    return {name: inherited[name] for name in names if name in inherited}
+
+
+def uv_variables(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Where `uv` finds its cache, interpreters and packages; for executors that are started by it."""
+    return {name: value for name, value in inherited.items() if name.startswith("UV_")}
 
 
 def executor_environment(inherited: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:

@@ -17,10 +17,12 @@ LAST_READS = 32
 class OutputPipe:
     """Reads a child's stdout or stderr into a capture until it ends or is closed."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        """Raises OSError where no file descriptor is left."""
+    def __init__(self, limit_bytes: int, on_chunk: Callable[[bytes], None] | None = None) -> None:
+        """`on_chunk` is given everything as it comes, kept or not. Raises OSError where no file descriptor is left."""
         self._loop = asyncio.get_running_loop()
         self._on_end: Callable[[], None] | None = None
+        self._limit_bytes = limit_bytes
+        self._on_chunk = on_chunk
         self.capture = BoundedCapture(limit_bytes)
         self._fd, self.child_end = os.pipe()
         os.set_blocking(self._fd, False)
@@ -34,6 +36,10 @@ class OutputPipe:
         self.close_child_end()
         self._on_end = on_end
         self._loop.add_reader(self._fd, self._wake)
+
+    def forget(self) -> None:
+        """What was captured so far is of no interest any more."""
+        self.capture = BoundedCapture(self._limit_bytes)
 
     def read_rest(self) -> None:
         """Reads what is there already. Closes the pipe where that is its end; tells nobody."""
@@ -71,6 +77,8 @@ class OutputPipe:
                 self.close()
                 return
             self.capture.add(chunk)
+            if self._on_chunk is not None:
+                self._on_chunk(chunk)
 
 
 class InputPipe:

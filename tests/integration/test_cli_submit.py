@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,14 +26,15 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_of_processes(folder: Path) -> AsyncIterator[Desk]:
+async def desk_of_processes(folder: Path, bundled_profile: str | None = None) -> AsyncIterator[Desk]:
+    """Without a bundled profile the runner has the agents that are made for tests."""
     make_home(folder / "home")
-    env = environment(folder / "home")
+    env = environment(None if bundled_profile else folder / "home")
     async with program(folder, env, "coordinator", "--port", "0") as coordinator:
         found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
         assert found is not None
         url = found[0]
-        async with program(folder, env, "--profile", PROFILE, "-c", url) as runner:
+        async with program(folder, env, "--profile", bundled_profile or PROFILE, "-c", url) as runner:
             await runner.said("registered")
             yield Desk(folder, url, env)
             runner.terminate()
@@ -45,8 +47,9 @@ async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
     async with desk_of_processes(tmp_path) as desk, waiter(tmp_path) as command:
         waited = await desk.does("submit", "say", "text=hello", "--wait")
         assert (waited.code, waited.stdout) == (EXIT_OK, '{"said": "hello"}\n')
-        assert waited.stderr.startswith("run_")
-        assert "fsm-runner stop run_" in waited.stderr
+        assert re.fullmatch(r"(run_\w+) of ses_\w+ is submitted; to stop it: fsm-runner stop \1\n", waited.stderr), (
+            waited.stderr
+        )
 
         words = [f"{key}={value}" for key, value in command.parameters.items()]
         created = json.loads((await desk.does("submit", "wait", *words)).stdout)
@@ -64,6 +67,17 @@ async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
         assert failed.code == EXIT_FAILED
         assert "it broke" in failed.stderr
         assert (await desk.does("runs", "--status", "failed")).stdout.splitlines()[1].endswith("  it broke")
+
+
+async def test_a_session_goes_on_as_the_program_says(tmp_path: Path) -> None:
+    async with desk_of_processes(tmp_path, "echo-session") as desk:
+        turn = await desk.does("submit", "--prompt", "hello", "--profile", "echo-session", "--wait")
+        for prompt in ("again", "and again"):
+            assert turn.code == EXIT_OK, turn.stderr
+            go_on = re.search(r"^to go on: fsm-runner (.*)$", turn.stderr, re.MULTILINE)
+            assert go_on is not None, turn.stderr
+            turn = await desk.does(*(prompt if word == "…" else word for word in shlex.split(go_on[1])))
+            assert (turn.code, turn.stdout) == (EXIT_OK, f"{prompt}\n"), turn.stderr
 
 
 async def test_what_a_coordinator_refuses_is_said_in_one_line(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.assembly import _procedural_config
+from fsm_runner.executor_assembly import _procedural_config
 from fsm_runner.cli.submission import create_run, say_outcome
 from fsm_runner.config import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.coordinator import wire
@@ -154,6 +154,13 @@ REGISTERED = {
 }
 CREATED = {"run_id": "r", "session_id": "s", "status": "pending"}
 RESULT = {"result_text": None, "result_data": {"message": "hello", "list": [1, 2.5, None]}}
+EVENTS = {
+    "events": [
+        {"event_type": "message", "timestamp": "2026-01-01T00:00:00Z", "role": "user"},
+        {"event_type": "result", "timestamp": "2026-01-01T00:00:01Z", "result_text": "hello"},
+        {"event_type": "result", "timestamp": "2026-01-01T00:00:02Z", **RESULT},
+    ]
+}
 CONFLICTS: list[Json] = [
     {"detail": {"error": "duplicate_runner", "runner_id": "r", "hostname": "h", "project_dir": "p", "message": "m"}},
     {"detail": {"error": "agent_name_collision", "agent_name": "a", "existing_runner_id": "o", "message": "m"}},
@@ -279,8 +286,11 @@ def test_a_run_that_is_rejected_is_a_usage_error(content: bytes) -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(["completed", "failed", "running"]), st.sampled_from([200, 200, 404]), contents(RESULT))
-def test_a_result_is_printed_as_one_line_of_json_or_not_at_all(status: str, result_status: int, content: bytes) -> None:
+@given(st.sampled_from(["completed", "failed", "running"]), st.sampled_from([200, 200, 404]), contents(EVENTS))
+@example("completed", 200, as_bytes(EVENTS))
+def test_a_result_is_printed_as_text_or_one_line_of_json_or_not_at_all(
+    status: str, result_status: int, content: bytes
+) -> None:
     api = api_that_is_answered((200, as_bytes(RUN | {"status": status})), (result_status, content))
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
@@ -289,9 +299,13 @@ def test_a_result_is_printed_as_one_line_of_json_or_not_at_all(status: str, resu
         assert said.getvalue() == ""
         return
     assert code == (EXIT_OK if status == "completed" else EXIT_FAILED)
-    assert said.getvalue().count("\n") <= 1
-    if said.getvalue():
-        json.loads(said.getvalue())
+    if not said.getvalue():
+        return
+    events = msgspec.json.decode(content, type=wire.SessionEvents).events
+    results = [event for event in events if event.event_type == "result"]
+    if said.getvalue() not in [f"{event.result_text}\n" for event in results]:
+        assert said.getvalue().count("\n") == 1
+        assert json.loads(said.getvalue()) in [event.result_data for event in results]
 
 
 # Files.

@@ -54,7 +54,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "document"), [("run", "README.md"), ("run", "docs/machines.md"), ("runner", "docs/machines.md")]
+    ("name", "document"),
+    [("run", "README.md"), *((name, "docs/machines.md") for name in ("run", "session", "runner"))],
 )
 def test_the_diagrams_are_current(name: str, document: str) -> None:
     assert check_document(name, None, None, str(ROOT / document)) == 0

@@ -24,6 +24,7 @@ from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import RunContext
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.lifecycle.sessions import Sessions
 from tests.support.virtual_time import in_virtual_time
 
 MACHINE = load_machine("run")
@@ -148,7 +149,7 @@ class Line:
             run_timeout_s=None,
             observe=lambda run, state, *, final: None,
         )
-        self.runs = Runs(context, max_runs)
+        self.runs = Runs(context, Sessions(), max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
         self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times)
 

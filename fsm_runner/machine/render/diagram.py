@@ -86,7 +86,7 @@ def _tone(spec: Spec, name: str, state: State) -> Tone:
     ways = [(way, spec.states[source]) for way in spec.transitions for source in way.sources if source in spec.states]
     deciding = [(way, source) for way, source in ways if way.decides is not None and way.decides == state.outcome]
     leading = [(way, source) for way, source in ways if way.to == name]
-    if any(is_failure(source, way) for way, source in deciding):
+    if deciding and all(is_failure(source, way) for way, source in deciding):
         return Tone.BAD
     if leading and all(is_failure(source, way) for way, source in leading):
         return Tone.BAD

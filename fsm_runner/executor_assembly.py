@@ -1,0 +1,99 @@
+"""The executor that a profile names, ready to work."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from fsm_runner.config import RunnerConfig
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.errors import FsmRunnerError, UsageError
+from fsm_runner.executors.launcher import Launcher
+from fsm_runner.executors.one_shot import OneShotExecutor
+from fsm_runner.executors.port import Doors, Executor
+from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
+from fsm_runner.executors.program import executor_program
+from fsm_runner.lifecycle.channel import ChannelContext
+from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.lifecycle.session import SessionContext
+from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
+from fsm_runner.machine.engine import Machine
+from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an executor works with."""
+
+    api: CoordinatorApi
+    channels: ChannelContext
+    scripts: ScriptSync
+    sessions: Sessions
+    session_machine: Machine
+
+
+@asynccontextmanager
+async def assembled_executor(
+    config: RunnerConfig, profile: LoadedProfile, surroundings: Surroundings
+) -> AsyncIterator[Executor]:
+    """Raises `UsageError` naming the profile where its executor cannot be had."""
+    if profile.profile.command == PROCEDURAL_COMMAND:
+        yield _procedural(config, profile, surroundings)
+        return
+    environment = executor_environment(os.environ, named_variables(os.environ, profile.profile.env))
+    try:
+        program = executor_program(profile.executor_path, environment)
+    except UsageError as defect:
+        raise UsageError(f"{profile.path}: command: {defect}") from defect
+    except OSError as fault:  # a name that is too long, a folder that may not be entered
+        raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
+    if program.uses_uv:
+        environment.update(uv_variables(os.environ))
+    # The gateway brings the web server along, which a procedural runner has no use for.
+    from fsm_runner.gateway.gateway import Gateway
+
+    async with Gateway(surroundings.api) as gateway:
+        doors: Doors = gateway
+        launcher = Launcher(program, environment, doors, profile.profile.config)
+        if profile.profile.lifecycle == "one_shot":
+            yield OneShotExecutor(launcher)
+        else:
+            yield PersistentExecutor(surroundings.sessions, _session_context(config, surroundings, launcher))
+
+
+def _session_context(config: RunnerConfig, surroundings: Surroundings, launcher: Launcher) -> SessionContext:
+    return SessionContext(
+        machine=surroundings.session_machine,
+        launcher=launcher,
+        channels=surroundings.channels,
+        run_timeout_s=config.run_timeout_s,
+        session_idle_timeout_s=config.session_idle_timeout_s,
+    )
+
+
+def _procedural(config: RunnerConfig, profile: LoadedProfile, surroundings: Surroundings) -> ProceduralExecutor:
+    folder = profile.executor_folder
+    if not folder.is_dir():
+        raise UsageError(f"{profile.path}: command: there is no folder {folder}")
+    executor = ProceduralExecutor(
+        folder=folder,
+        config=_procedural_config(profile),
+        project_dir=config.project_dir,
+        environment=executor_environment(os.environ, named_variables(os.environ, profile.profile.env)),
+        script_source=surroundings.scripts,
+    )
+    for agent in profile.agents:
+        try:
+            executor.check(agent)
+        except FsmRunnerError as defect:
+            raise UsageError(f"{profile.agent_files[agent.name]}: command: {defect}") from defect
+    return executor
+
+
+def _procedural_config(profile: LoadedProfile) -> ProceduralConfig:
+    try:
+        return msgspec.convert(profile.profile.config, ProceduralConfig)
+    except msgspec.ValidationError as defect:
+        raise UsageError(f"{profile.path}: config: {defect}") from defect

@@ -1,0 +1,49 @@
+"""Starts executors' processes: environment, door, working directory."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.executors.port import Assignment, Door, Doors, SessionChannel
+from fsm_runner.executors.program import ExecutorProgram
+from fsm_runner.process.child import Child
+
+
+class Launched(msgspec.Struct, frozen=True):
+    """An executor's process, its stdin open, and its way to the coordinator."""
+
+    child: Child
+    door: Door
+
+
+class Launcher:
+    """Starts one executor as often as it is needed. Beyond `environment` it gets the protocol's variables alone."""
+
+    def __init__(
+        self, program: ExecutorProgram, environment: Mapping[str, str], doors: Doors, executor_config: JsonObject
+    ) -> None:
+        self.program = program
+        self.executor_config = executor_config
+        self._environment = environment
+        self._doors = doors
+
+    def launch(
+        self, assignment: Assignment, channel: SessionChannel, on_stdout: Callable[[bytes], None] | None = None
+    ) -> Launched:
+        """Raises `SpawnFailed`; nothing is left then."""
+        session_id = assignment.run.session_id
+        door = self._doors.open(session_id, channel)
+        try:
+            child = Child.start(
+                self.program.command,
+                env={**self._environment, "AGENT_SESSION_ID": session_id, "AGENT_ORCHESTRATOR_API_URL": door.url},
+                cwd=Path(assignment.project_dir),
+                pipe_stdin=True,
+                on_stdout=on_stdout,
+            )
+        except BaseException:
+            door.close()
+            raise
+        return Launched(child, door)

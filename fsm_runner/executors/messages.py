@@ -1,0 +1,75 @@
+"""What runner and executor say to each other. Contract: protocol.md, section 2."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, Run
+from fsm_runner.executors.lines import Line
+from fsm_runner.executors.port import Assignment
+
+SCHEMA_VERSION: Literal["2.2"] = "2.2"
+
+_MODES: dict[str, Literal["start", "resume"]] = {"start_session": "start", "resume_session": "resume"}
+_CUT_TURN_COMPLETE = re.compile(rb'\s*\{\s*"type"\s*:\s*"turn_complete"')
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The object that an executor finds on its standard input."""
+
+    schema_version: Literal["2.2"]
+    mode: Literal["start", "resume"]
+    session_id: str
+    parameters: JsonObject
+    project_dir: str | None = None
+    """Of a start only."""
+    agent_name: str | None = None
+    agent_blueprint: JsonObject | None = None
+    executor_config: JsonObject | None = None
+    """The profile's `config`."""
+    metadata: JsonObject | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    type: str
+
+
+def invocation_line(assignment: Assignment, executor_config: JsonObject) -> bytes:
+    run = assignment.run
+    mode = _MODES[run.type]
+    return _line(
+        Invocation(
+            schema_version=SCHEMA_VERSION,
+            mode=mode,
+            session_id=run.session_id,
+            parameters=run.parameters,
+            project_dir=assignment.project_dir if mode == "start" else None,
+            agent_name=run.agent_name,
+            agent_blueprint=run.resolved_agent_blueprint,
+            executor_config=executor_config,
+        )
+    )
+
+
+def turn_line(run: Run) -> bytes:
+    return _line({"type": "turn", "parameters": run.parameters})
+
+
+SHUTDOWN_LINE = b'{"type":"shutdown"}\n'
+
+
+def is_turn_complete(line: Line) -> bool:
+    """Any other line means nothing, JSON or not. One that was too long to be kept is known by its beginning."""
+    if line.cut:
+        return _CUT_TURN_COMPLETE.match(line.content) is not None
+    if b"turn_complete" not in line.content:
+        return False
+    try:
+        return msgspec.json.decode(line.content, type=_Message).type == "turn_complete"
+    except DECODE_FAULTS:
+        return False
+
+
+def _line(message: object) -> bytes:
+    return msgspec.json.encode(message) + b"\n"

@@ -1,0 +1,64 @@
+"""The gateway as a server: started and stopped inside the runner's event loop, on a free port of 127.0.0.1."""
+
+import secrets
+from types import TracebackType
+
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.executors.port import Door, SessionChannel
+from fsm_runner.gateway.app import build_app
+from fsm_runner.gateway.door import SessionDoor
+from fsm_runner.gateway.limits import LIMITS, GatewayLimits
+from fsm_runner.web.listener import listen
+from fsm_runner.web.server import WebServer
+
+HOST = "127.0.0.1"
+TOKEN_BYTES = 32
+
+
+class Gateway:
+    """The doors of all sessions of one runner (`Doors`). An async context manager, or `start` and `aclose`."""
+
+    def __init__(self, api: CoordinatorApi, limits: GatewayLimits = LIMITS) -> None:
+        self._api = api
+        self._limits = limits
+        self._doors: dict[bytes, SessionDoor] = {}
+        self._web: WebServer | None = None
+
+    async def start(self) -> None:
+        web = WebServer(build_app(self._api, self._doors), await listen(HOST, 0))
+        try:
+            await web.start()
+        except BaseException:
+            web.stop_listening()
+            raise
+        self._web = web
+
+    async def aclose(self) -> None:
+        """All doors are closed; calls that are at work end within the server's `REQUESTS_END_WITHIN_S`."""
+        for door in list(self._doors.values()):
+            door.close()
+        web, self._web = self._web, None
+        if web is not None:
+            await web.stop()
+
+    async def __aenter__(self) -> "Gateway":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def open(self, session_id: str, channel: SessionChannel) -> Door:
+        """One more way to the session; those that are open already stay so."""
+        if self._web is None:
+            raise RuntimeError("the gateway is not started")
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        key = token.encode("ascii")
+        door = SessionDoor(session_id, channel, f"{self._web.url}/{token}", self._limits, lambda: self._forget(key))
+        self._doors[key] = door
+        return door
+
+    def _forget(self, key: bytes) -> None:
+        self._doors.pop(key, None)

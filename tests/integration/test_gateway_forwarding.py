@@ -1,0 +1,216 @@
+"""What is passed on to the coordinator: the own session, agents, child runs."""
+
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from tests.support.gateway import Bench, RecordingCoordinator, bench, executor_at, gateway_to
+from tests.support.serving import serving
+
+START = {"type": "start_session", "agent_name": "echo", "parameters": {"message": "m"}}
+
+
+async def test_the_own_session_can_be_looked_at() -> None:
+    async with bench() as b:
+        await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
+        assert (await b.http.get(f"/sessions/{b.own}")).json()["session"]["session_id"] == b.own
+        assert (await b.http.get(f"/sessions/{b.own}/status")).json() == {"status": "running"}
+        assert (await b.http.get(f"/sessions/{b.own}/events")).json() == {"events": []}
+        assert (await b.http.get(f"/sessions/{b.own}/affinity")).json()["affinity"]["executor_session_id"] == "exe-1"
+        assert (await b.http.get(f"/sessions/{b.own}/result")).json()["detail"]
+        run_id = next(
+            run["run_id"] for run in (await b.desk.http.get("/runs")).json()["runs"] if run["session_id"] == b.own
+        )
+        assert (await b.http.get(f"/runs/{run_id}")).json()["run_id"] == run_id
+
+
+async def test_health_and_agents_can_be_looked_at() -> None:
+    async with bench() as b:
+        assert (await b.http.get("/health")).status_code == 200
+        assert [agent["name"] for agent in (await b.http.get("/agents")).json()] == ["echo"]
+        assert (await b.http.get("/agents", params={"tags": "none-such"})).json() == []
+        assert (await b.http.get("/agents/echo")).json()["name"] == "echo"
+        missing = await b.http.get("/agents/none-such")
+        assert (missing.status_code, missing.json()) == (404, {"detail": "Agent not found: none-such"})
+
+
+@pytest.mark.parametrize("parent", ["absent", "null", "own"])
+async def test_a_child_run_has_the_own_session_for_its_parent(parent: str) -> None:
+    async with bench() as b:
+        named: dict[str, Any] = {"absent": {}, "null": {"parent_session_id": None}, "own": {"parent_session_id": b.own}}
+        answer = await b.http.post("/runs", json={**START, **named[parent], "additional_demands": {"tags": ["x"]}})
+        assert answer.status_code == 201
+        run = (await b.desk.http.get(f"/runs/{answer.json()['run_id']}")).json()
+        assert (run["parent_session_id"], run["demands"]["tags"]) == (b.own, ["x"])
+        assert (await b.session(answer.json()["session_id"]))["parent_session_id"] == b.own
+
+
+async def test_a_child_run_can_be_followed_and_stopped() -> None:
+    async with bench() as b:
+        created = (await b.http.post("/runs", json=START)).json()
+        session_id, run_id = created["session_id"], created["run_id"]
+        before = len(b.proxy.calls)
+        assert (await b.http.get(f"/sessions/{session_id}/status")).json() == {"status": "pending"}
+        assert len(b.proxy.calls) == before + 1, "what was started here need not be asked for"
+        assert (await b.http.get(f"/runs/{run_id}")).json()["status"] == "pending"
+        assert (await b.http.post(f"/runs/{run_id}/stop")).status_code == 200
+        assert await b.desk.run_status(created) == "stopped"
+
+
+async def test_children_that_were_started_elsewhere_are_known_too() -> None:
+    async with bench() as b:
+        child = await b.child()
+        for part in ("", "/status", "/events", "/affinity"):
+            assert (await b.http.get(f"/sessions/{child['session_id']}{part}")).status_code == 200
+        assert (await b.http.get(f"/runs/{child['run_id']}")).status_code == 200
+        assert (await b.http.post(f"/sessions/{child['session_id']}/stop", json={"why": "done"})).status_code == 200
+        assert await b.desk.run_status(child) == "stopped"
+
+
+async def test_a_child_is_written_to_by_its_own_executor_alone() -> None:
+    async with bench() as b:
+        child = (await b.child())["session_id"]
+        assert (await b.http.post(f"/sessions/{child}/events", json={})).status_code == 403
+        assert (await b.http.post(f"/sessions/{child}/bind", json={})).status_code == 403
+        assert (await b.http.patch(f"/sessions/{child}/metadata", json={})).status_code == 403
+        assert (await b.http.delete(f"/sessions/{child}")).status_code == 403
+
+
+async def test_grandchildren_and_the_children_of_others_are_none() -> None:
+    async with bench() as b:
+        child = (await b.child())["session_id"]
+        for parent in (child, b.other):
+            stranger = await b.child(parent)
+            assert (await b.http.get(f"/sessions/{stranger['session_id']}")).status_code == 403
+            assert (await b.http.get(f"/runs/{stranger['run_id']}")).status_code == 403
+            assert (await b.http.post(f"/runs/{stranger['run_id']}/stop")).status_code == 403
+            assert await b.desk.run_status(stranger) == "pending"
+
+
+async def test_only_children_are_resumed() -> None:
+    async with bench() as b:
+        child = await b.child()
+        stranger = await b.desk.prompt()
+        resume = {"type": "resume_session", "parameters": {"prompt": "again"}}
+        answer = await b.http.post("/runs", json={**resume, "session_id": child["session_id"]})
+        assert answer.status_code == 201
+        assert answer.json()["session_id"] == child["session_id"]
+        for session_id in (stranger["session_id"], b.own, "ses_unknown", f"{child['session_id']}/../{b.other}"):
+            refused = await b.http.post("/runs", json={**resume, "session_id": session_id})
+            assert refused.status_code == 403, session_id
+        for session_id in (None, "", 7):
+            assert (await b.http.post("/runs", json={**resume, "session_id": session_id})).status_code == 400
+        assert len(b.proxy.calls_for("POST", "/runs")) == 1
+
+
+async def runs_of(b: Bench) -> int:
+    return len((await b.desk.http.get("/runs")).json()["runs"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'{"parameters": {"prompt": "x"}}', 400),
+        (b'{"type": "stop_session", "parameters": {}}', 400),
+        (b'{"type": ["start_session"], "parameters": {}}', 400),
+        (b'{"type": "start_session", "parent_session_id": "OTHER", "parameters": {"prompt": "x"}}', 403),
+        (b'{"type": "start_session", "parent_session_id": "", "parameters": {"prompt": "x"}}', 403),
+        (b'{"type": "start_session", "parent_session_id": 0, "parameters": {"prompt": "x"}}', 403),
+        (b'{"type": "start_session", "session_id": "OTHER", "parameters": {"prompt": "x"}}', 409),
+        (b'{"type": "start_session", "agent_name": "echo", "parameters": {}}', 400),
+    ],
+)
+async def test_a_run_that_cannot_be_started_starts_nothing(body: bytes, status: int) -> None:
+    async with bench() as b:
+        before = await runs_of(b)
+        answer = await b.http.post("/runs", content=body.replace(b"OTHER", b.other.encode()))
+        assert answer.status_code == status
+        assert answer.json()["detail"]
+        assert await runs_of(b) == before
+        assert (await b.http.get(f"/sessions/{b.other}")).status_code == 403
+
+
+async def test_the_other_fields_of_a_run_are_passed_on_as_they_are() -> None:
+    recorder = RecordingCoordinator()
+    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        body = b'{"type": "start_session", "parent_session_id": "ses_own", "parent_session_id": null, "x": 1.50}'
+        assert (await http.post("/runs", content=body)).status_code == 200
+        assert recorder.arrived[0].target == b"/runs"
+        sent = msgspec.json.decode(recorder.arrived[0].body)
+        assert sent == {"type": "start_session", "parent_session_id": "ses_own", "x": 1.5}
+        assert b"1.50" in recorder.arrived[0].body
+
+
+async def test_headers_that_are_not_for_the_other_end_stay_behind() -> None:
+    recorder = RecordingCoordinator(
+        headers=[
+            (b"set-cookie", b"a=b"),
+            (b"keep-alive", b"timeout=5"),
+            (b"connection", b"x-hop"),
+            (b"x-hop", b"1"),
+            (b"x-end", b"1"),
+        ]
+    )
+    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        sent = {
+            "authorization": "Bearer forged",
+            "cookie": "a=b",
+            "connection": "x-hop, keep-alive",
+            "x-hop": "1",
+            "te": "trailers",
+            "x-forwarded-for": "1.2.3.4",
+            "x-end": "1",
+            "x-bytes": b"caf\xe9".decode("latin-1"),
+            "accept": "application/json",
+        }
+        answer = await http.get(
+            "/health", headers=[(name.encode(), value.encode("latin-1")) for name, value in sent.items()]
+        )
+        assert answer.status_code == 200
+        assert answer.headers["x-end"] == "1"
+        assert not {"set-cookie", "keep-alive", "x-hop"} & set(answer.headers)
+        [arrived] = recorder.arrived
+        assert arrived.values(b"x-end") == [b"1"]
+        assert arrived.values(b"x-bytes") == [b"caf\xe9"]
+        assert arrived.values(b"accept") == [b"application/json"]
+        assert arrived.values(b"host") == [httpx.URL(url).netloc]
+        for name in (b"authorization", b"cookie", b"x-hop", b"te", b"x-forwarded-for"):
+            assert arrived.values(name) == []
+
+
+async def test_a_compressed_answer_is_passed_on_as_it_came() -> None:
+    recorder = RecordingCoordinator(headers=[(b"content-encoding", b"made-up")])
+    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        answer = await http.get("/health", headers={"accept-encoding": "made-up"})
+        assert answer.headers["content-encoding"] == "made-up"
+        assert recorder.arrived[0].values(b"accept-encoding") == [b"made-up"]
+        del http.headers["accept-encoding"]
+        await http.get("/health")
+        assert recorder.arrived[1].values(b"accept-encoding") == [b"identity"]
+
+
+async def test_what_is_not_looked_at_is_not_passed_on_unless_it_is_allowed() -> None:
+    recorder = RecordingCoordinator()
+    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        await http.get("/agents?tags=a%26self%3Dtrue&self=true#x")
+        await http.get("/sessions/ses_own?self=true&session_id=ses_other")
+        await http.request("GET", "/health", content=b"body")
+        assert [each.target for each in recorder.arrived] == [
+            b"/agents?tags=a%26self%3Dtrue",
+            b"/sessions/ses_own",
+            b"/health",
+        ]
+        assert recorder.arrived[2].body == b""
+
+
+async def test_a_session_is_no_child_by_another_ones_answer() -> None:
+    """A coordinator that finds sessions by some other form of their names must not open them by it."""
+    recorder = RecordingCoordinator({"session": {"session_id": "ses_child", "parent_session_id": "ses_own"}})
+    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        assert (await http.get("/sessions/SES_CHILD/result")).status_code == 403
+        assert (await http.get("/sessions/ses_child/result")).status_code == 200

@@ -1,0 +1,166 @@
+"""How much an executor may send, and what is said of what goes wrong."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import httpx
+import msgspec
+import pytest
+
+from fsm_runner.coordinator.outbox import Answered
+from fsm_runner.executors.port import Door
+from fsm_runner.gateway.door import SessionDoor
+from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.web.server import HEADERS_LIMIT_BYTES
+from tests.support.gateway import PATIENT, bench, event_of, path_of, raw_exchange
+from tests.support.logs import log_lines
+from tests.support.watch import PATIENCE_S
+
+SMALL = msgspec.structs.replace(PATIENT, body_bytes=1000)
+MIB = 1024 * 1024
+
+
+async def endless(size_bytes: int) -> AsyncGenerator[bytes]:
+    for _ in range(0, size_bytes, 1000):
+        yield b"x" * 1000
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/events"), ("PATCH", "/metadata"), ("POST", "/runs")])
+async def test_a_body_above_the_limit_is_a_413_however_it_is_sent(method: str, path: str) -> None:
+    async with bench(SMALL) as b:
+        for content in (b"x" * 1001, endless(2000)):
+            answer = await b.http.request(method, path, content=content)
+            assert answer.status_code == 413
+            assert answer.json() == {"detail": "The body is larger than 1,000 bytes"}
+        assert b.proxy.calls == []
+
+
+async def test_a_body_at_the_limit_is_taken() -> None:
+    async with bench(SMALL) as b:
+        body = msgspec.json.encode(event_of(b.own)).ljust(1000)
+        assert (await b.http.post("/events", content=body)).status_code == 201
+        assert (await b.http.post("/events", content=body + b" ")).status_code == 413
+
+
+async def test_a_stream_that_is_passed_on_has_the_limit_too() -> None:
+    async with bench(SMALL, through_proxy=False) as b:
+        child = await b.child()
+        answer = await b.http.post(f"/sessions/{child['session_id']}/stop", content=endless(100_000))
+        assert answer.status_code == 413
+
+
+async def test_an_announced_body_above_the_limit_is_not_waited_for() -> None:
+    async with bench() as b:
+        head = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        answer = await raw_exchange(b.door.url, head % (path_of(b.door), LIMITS.body_bytes + 1))
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_large_event_is_passed_on_and_one_above_16_mib_is_not() -> None:
+    async with bench() as b:
+        event = event_of(b.own, tool_output="x" * (15 * MIB))
+        assert (await b.http.post("/events", json=event)).status_code == 201
+        assert len((await b.events(b.own))[0]["tool_output"]) == 15 * MIB
+        assert (await b.http.post("/events", content=endless(17 * MIB))).status_code == 413
+        assert (await b.http.post("/events", json=event_of(b.own))).status_code == 201
+
+
+async def test_the_body_of_who_has_no_door_is_not_waited_for() -> None:
+    async with bench() as b:
+        head = b"POST /wrong/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+        assert (await raw_exchange(b.door.url, head)).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection() -> None:
+    async with bench(msgspec.structs.replace(PATIENT, body_s=0.05)) as b:
+        head = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+        answer = await raw_exchange(b.door.url, head % path_of(b.door), to_end=True)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answer.lower()
+
+
+class SlowEvent:
+    """An event whose body begins at once and ends when it is told to."""
+
+    def __init__(self, session_id: str) -> None:
+        self._body = msgspec.json.encode(event_of(session_id, 1))
+        self._released = asyncio.Event()
+
+    async def body(self) -> AsyncGenerator[bytes]:
+        yield b" "
+        await self._released.wait()
+        yield self._body
+
+    async def is_being_read(self, door: Door) -> None:
+        assert isinstance(door, SessionDoor)
+        async with asyncio.timeout(PATIENCE_S):
+            while not door.body_turns.locked():  # noqa: ASYNC110 - the program has no event for this
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        self._released.set()
+
+
+ONE_BODY = msgspec.structs.replace(PATIENT, bodies_at_once=1)
+
+
+async def test_no_more_bodies_are_read_at_once_than_the_limit() -> None:
+    async with bench(ONE_BODY) as b:
+        slow = SlowEvent(b.own)
+        first = asyncio.create_task(b.http.post("/events", content=slow.body()))
+        await slow.is_being_read(b.door)
+        second = asyncio.create_task(b.http.post("/events", json=event_of(b.own, 2)))
+        assert not (await asyncio.wait([second], timeout=0.2))[0]
+        slow.end()
+        assert {(await first).status_code, (await second).status_code} == {201}
+        assert [call.json["content"][0]["text"] for call in b.proxy.calls] == ["1", "2"]
+
+
+async def test_an_event_that_is_still_coming_in_when_the_door_is_closed_is_not_taken() -> None:
+    async with bench(ONE_BODY) as b:
+        slow = SlowEvent(b.own)
+        posting = asyncio.create_task(b.http.post("/events", content=slow.body()))
+        await slow.is_being_read(b.door)
+        b.door.close()
+        slow.end()
+        assert (await posting).status_code == 404
+        assert b.proxy.calls == []
+
+
+async def test_headers_above_the_limit_are_refused() -> None:
+    """By the server where they come in pieces, else by the gateway."""
+    async with bench() as b:
+        for large in ({"x-large": "x" * (HEADERS_LIMIT_BYTES + 1)}, {f"x-{n}": "x" * 1000 for n in range(70)}):
+            answer = await b.http.get("/health", headers=large)
+            assert answer.status_code in {400, 431}
+        assert b.proxy.calls == []
+        assert (await b.http.get("/health", headers={"x-large": "x" * 10_000})).status_code == 200
+
+
+class BrokenChannel:
+    """A defect of the runner's own."""
+
+    def event(self, body: bytes) -> Answered:
+        raise RuntimeError("a secret of the inside")
+
+
+async def test_a_defect_is_a_500_that_tells_nothing_and_a_line_in_the_log_without_the_door() -> None:
+    with log_lines() as log:
+        async with bench() as b:
+            door = b.doors.gateway.open(b.own, BrokenChannel())  # type: ignore[arg-type]
+            async with httpx.AsyncClient(base_url=door.url) as http:
+                answer = await http.post("/events", json=event_of(b.own))
+                assert answer.status_code == 500
+                assert answer.json() == {"detail": "Internal Server Error"}
+                assert (await http.get("/health")).status_code == 200
+            token = path_of(door)[1:].decode()
+    assert [line for line in log if "could not be answered" in line]
+    assert not [line for line in log if token in line]
+
+
+async def test_a_door_needs_a_gateway_that_serves() -> None:
+    async with bench() as b:
+        await b.doors.gateway.aclose()
+        await b.doors.gateway.aclose()
+        with pytest.raises(RuntimeError, match="not started"):
+            b.doors.door(b.own)

@@ -1,0 +1,143 @@
+"""What becomes of an executor's messages while the coordinator is away."""
+
+import asyncio
+import time
+
+import httpx
+import msgspec
+
+from fsm_runner.gateway.limits import LIMITS
+from tests.support import faults
+from tests.support.gateway import ANSWER_LIMIT_S, PATIENT, bench, event_of
+from tests.support.logs import log_lines
+
+IMPATIENT = msgspec.structs.replace(LIMITS, hold_s=0.01)
+MESSAGES = r"/sessions/[^/]+/(events|bind|metadata)"
+
+
+async def test_messages_are_taken_over_at_once_and_arrive_in_order_afterwards() -> None:
+    async with bench(IMPATIENT) as b:
+        b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
+        b.proxy.fault("PATCH", MESSAGES, faults.reset(), times=None)
+        bound = await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
+        told = [await b.http.post("/events", json=event_of(b.own, number)) for number in range(5)]
+        patched = await b.http.patch("/metadata", json={"session_id": b.own, "last_resumed_at": "now"})
+        assert (bound.status_code, bound.json()) == (200, {"ok": True})
+        assert [(answer.status_code, answer.json()) for answer in told] == [(201, {"ok": True})] * 5
+        assert (patched.status_code, patched.json()) == (200, {"ok": True})
+        assert await b.events(b.own) == []
+
+        b.proxy.heal()
+        await b.proxy.answered("PATCH", MESSAGES)
+        delivered = [call.path.rsplit("/", 1)[1] for call in b.proxy.calls if call.acknowledged]
+        assert delivered == ["bind", *["events"] * 5, "metadata"]
+        texts = [call.json["content"][0]["text"] for call in b.proxy.acknowledged("POST", r".*/events")]
+        assert texts == ["0", "1", "2", "3", "4"]
+        assert (await b.session(b.own))["executor_session_id"] == "exe-1"
+
+
+async def test_the_coordinators_own_answer_is_waited_for() -> None:
+    async with bench(PATIENT) as b:
+        released = asyncio.Event()
+        b.proxy.fault("POST", MESSAGES, faults.hold(released))
+        posting = asyncio.create_task(b.http.post("/events", json={"session_id": b.own, "event_type": "x"}))
+        await b.proxy.carried_out("POST", MESSAGES)
+        assert not posting.done()
+        released.set()
+        assert (await posting).status_code == 422
+
+
+async def test_who_stops_waiting_does_not_stop_the_message() -> None:
+    async with bench(IMPATIENT) as b:
+        released = asyncio.Event()
+        b.proxy.fault("POST", MESSAGES, faults.hold_request(released))
+        assert (await b.http.post("/events", json=event_of(b.own))).status_code == 201
+        released.set()
+        await b.proxy.answered("POST", MESSAGES)
+        assert len(b.proxy.calls_for("POST", MESSAGES)) == 1
+        assert len(await b.events(b.own)) == 1
+
+
+async def test_a_client_that_hangs_up_does_not_stop_its_message() -> None:
+    async with bench(PATIENT) as b:
+        released = asyncio.Event()
+        b.proxy.fault("POST", MESSAGES, faults.hold_request(released))
+        posting = asyncio.create_task(b.http.post("/events", json=event_of(b.own)))
+        await b.proxy.seen("POST", MESSAGES)
+        posting.cancel()
+        await asyncio.wait([posting])
+        released.set()
+        await b.proxy.answered("POST", MESSAGES)
+        assert len(await b.events(b.own)) == 1
+
+
+async def test_a_full_session_is_refused_reported_once_and_taken_again_when_there_is_room() -> None:
+    with log_lines() as log:
+        async with bench(IMPATIENT, undelivered_limit_bytes=20_000) as b:
+            b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
+            statuses = []
+            for number in range(40):
+                answer = await b.http.post("/events", json=event_of(b.own, number, padding="x" * 1000))
+                statuses.append(answer.status_code)
+            taken = statuses.count(201)
+            assert statuses == [201] * taken + [502] * (40 - taken)
+            assert 5 < taken < 20
+            assert "no more than 20,000 bytes are kept" in answer.json()["detail"]
+            assert len([line for line in log if "messages of an executor are refused" in line]) == 1
+
+            b.proxy.heal()
+            await b.proxy.answered("POST", MESSAGES, taken)
+            again = await b.http.post("/events", json=event_of(b.own, 99))
+            assert again.status_code == 201
+            await b.proxy.answered("POST", MESSAGES, taken + 1)
+            texts = [call.json["content"][0]["text"] for call in b.proxy.acknowledged("POST", MESSAGES)]
+            assert texts == [*map(str, range(taken)), "99"]
+
+            b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
+            while (await b.http.post("/events", json=event_of(b.own, padding="x" * 5000))).status_code == 201:
+                pass
+            assert len([line for line in log if "messages of an executor are refused" in line]) == 2
+
+
+async def test_calls_that_are_passed_on_are_a_502_without_the_coordinators_address() -> None:
+    async with bench() as b:
+        b.proxy.fault("GET", ".*", faults.reset(), times=None)
+        b.proxy.fault("POST", "/runs", faults.reset(), times=None)
+        started = {"type": "start_session", "agent_name": "echo", "parameters": {"message": "m"}}
+        for answer in [
+            await b.http.get("/health"),
+            await b.http.get(f"/sessions/{b.own}"),
+            await b.http.get(f"/sessions/{b.other}"),
+            await b.http.get("/runs/run_1"),
+            await b.http.post("/runs", json=started),
+        ]:
+            assert answer.status_code == 502
+            assert answer.json() == {"detail": "The Agent Coordinator cannot be reached at the moment"}
+
+
+async def test_a_coordinator_that_nobody_listens_for_is_a_502_at_once() -> None:
+    async with bench() as b:
+        await b.proxy.__aexit__(None, None, None)
+        begun = time.monotonic()
+        assert (await b.http.get("/health")).status_code == 502
+        assert time.monotonic() - begun < ANSWER_LIMIT_S / 2
+
+
+async def test_an_answer_to_whose_a_session_is_that_is_none_is_a_502() -> None:
+    async with bench() as b:
+        child = await b.child()
+        for kind in [faults.html(), faults.broken_json(), faults.status(500)]:
+            b.proxy.fault("GET", f"/sessions/{child['session_id']}", kind)
+            assert (await b.http.get(f"/sessions/{child['session_id']}/status")).status_code == 502
+        assert (await b.http.get(f"/sessions/{child['session_id']}/status")).status_code == 200
+
+
+async def test_a_message_of_a_gateway_whose_outbox_ends_is_a_502() -> None:
+    async with bench(PATIENT) as b:
+        b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
+        posting: asyncio.Task[httpx.Response] = asyncio.create_task(b.http.post("/events", json=event_of(b.own)))
+        await b.proxy.seen("POST", MESSAGES)
+        await b.doors._context.outbox.aclose()
+        answer = await posting
+        assert answer.status_code == 502
+        assert "given the message up" in answer.json()["detail"]

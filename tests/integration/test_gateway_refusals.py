@@ -1,0 +1,202 @@
+"""What is not open to executors, and what those hear who have no door."""
+
+import httpx
+import msgspec
+import pytest
+
+from fsm_runner.gateway.limits import LIMITS
+from tests.support.gateway import PATIENT, Bench, at_target, bench, executor_at, path_of, raw_exchange
+
+NOT_FOUND = {"detail": "Not Found"}
+
+
+def is_the_one_404(answer: httpx.Response) -> bool:
+    extra = set(answer.headers) - {"content-type", "content-length"}
+    return answer.status_code == 404 and answer.json() == NOT_FOUND and not extra
+
+
+async def forbidden(b: Bench) -> list[tuple[str, str]]:
+    runner_id = (await b.desk.http.get("/runners")).json()["runners"][0]["runner_id"]
+    runs = {run["session_id"]: run["run_id"] for run in (await b.desk.http.get("/runs")).json()["runs"]}
+    return [
+        ("DELETE", f"/runners/{runner_id}?self=true"),
+        ("DELETE", f"/runners/{runner_id}"),
+        ("DELETE", f"/sessions/{b.other}"),
+        ("DELETE", f"/sessions/{b.own}"),
+        ("POST", "/runner/register"),
+        ("GET", f"/runner/runs?runner_id={runner_id}"),
+        ("POST", "/runner/heartbeat"),
+        ("POST", f"/runner/runs/{runs[b.own]}/completed"),
+        ("POST", f"/runner/runs/{runs[b.other]}/failed"),
+        ("POST", f"/runner/sessions/{b.own}/status"),
+        ("GET", "/runners"),
+        ("GET", "/runs"),
+        ("GET", "/runs?status=claimed"),
+        ("GET", "/sessions"),
+        ("GET", "/scripts/x/download"),
+        ("GET", "/sse/sessions"),
+        ("GET", "/sse/sessions?session_id="),
+        ("GET", f"/sse/sessions?session_id={b.other}"),
+        ("GET", f"/sessions/{b.other}"),
+        *(("GET", f"/sessions/{b.other}/{part}") for part in ("status", "result", "events", "affinity")),
+        ("GET", f"/sessions/{b.own}/other"),
+        ("GET", f"/runs/{runs[b.other]}"),
+        ("POST", f"/runs/{runs[b.other]}/stop"),
+        ("POST", f"/sessions/{b.other}/stop"),
+        ("POST", f"/runs/{runs[b.own]}/stop"),
+        ("POST", f"/sessions/{b.own}/stop"),
+        ("GET", "/runs/run_unknown"),
+        ("GET", "/sessions/ses_unknown"),
+        ("PUT", f"/sessions/{b.own}"),
+        ("PATCH", f"/sessions/{b.own}"),
+        ("GET", "/bind"),
+        ("GET", "/events"),
+        ("POST", "/metadata"),
+        ("POST", "/health"),
+        ("OPTIONS", "/events"),
+        ("POST", "/agents"),
+        ("GET", ""),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+    ]
+
+
+async def test_what_is_not_on_the_list_is_refused_and_does_nothing() -> None:
+    async with bench() as b:
+        everything = (
+            await b.desk.http.get("/sessions"),
+            await b.desk.http.get("/runs"),
+            await b.desk.http.get("/runners"),
+        )
+        for method, path in await forbidden(b):
+            answer = await b.http.request(method, b.door.url + path)
+            assert answer.status_code == 403, (method, path)
+            assert "open to executors" in answer.json()["detail"], (method, path)
+        assert {call.method for call in b.proxy.calls} == {"GET"}, "only to find out whose it is"
+        assert {call.path.split("/")[1] for call in b.proxy.calls} <= {"sessions", "runs"}
+        for before in everything[:2]:
+            assert (await b.desk.http.get(before.request.url.path)).json() == before.json()
+        assert len((await b.desk.http.get("/runners")).json()["runners"]) == 2
+
+
+async def test_somebody_elses_and_what_does_not_exist_are_refused_in_the_same_words() -> None:
+    async with bench() as b:
+        existing = await b.http.get(f"/sessions/{b.other}/result")
+        missing = await b.http.get("/sessions/ses_0000000000000000/result")
+        assert existing.status_code == missing.status_code == 403
+        assert existing.text.replace(b.other, "X") == missing.text.replace("ses_0000000000000000", "X")
+        assert (
+            existing.headers == missing.headers or existing.headers["content-type"] == missing.headers["content-type"]
+        )
+
+
+async def test_a_refusal_names_method_and_path_and_not_the_door() -> None:
+    async with bench() as b:
+        answer = await b.http.delete("/runners/r?self=true")
+        assert answer.json() == {"detail": "DELETE /runners/r is not open to executors"}
+
+
+async def test_without_the_doors_part_everything_is_one_404() -> None:
+    async with bench() as b:
+        port = httpx.URL(b.door.url).port
+        token = path_of(b.door)[1:]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            for target in [
+                b"/",
+                b"/health",
+                b"/events",
+                b"/bind",
+                b"*",
+                b"/" + token[:-1] + b"/health",
+                b"/" + token + b"x/health",
+                b"/" + token.swapcase() + b"/health",
+                b"//" + token + b"/health",
+                b"/x/" + token + b"/health",
+                b"/x/../" + token + b"/health",
+                b"/%" + token[:1].hex().encode() + token[1:] + b"/health",
+                b"/" + token + b"%2Fhealth",
+                b"/" + token + b"%20/health",
+                b"http://127.0.0.1/" + token + b"/health",
+            ]:
+                for method in ("GET", "POST", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
+                    answer = await at_target(http, method, target, content=b"{}" if method == "POST" else None)
+                    assert is_the_one_404(answer), (method, target)
+        assert b.proxy.calls == []
+
+
+async def test_a_door_that_is_closed_is_no_door() -> None:
+    async with bench() as b:
+        second = b.doors.door(b.own)
+        async with executor_at(second) as http:
+            assert (await http.get("/health")).status_code == 200
+            second.close()
+            second.close()
+            assert is_the_one_404(await http.get("/health"))
+            assert is_the_one_404(await http.post("/events", json={"session_id": b.own}))
+            assert (await b.http.get("/health")).status_code == 200, "the other door of the session stays open"
+
+
+async def test_each_door_opens_its_own_session() -> None:
+    async with bench() as b:
+        theirs = b.doors.door(b.other)
+        assert theirs.url != b.door.url
+        async with executor_at(theirs) as http:
+            assert (await http.get(f"/sessions/{b.other}")).json()["session"]["session_id"] == b.other
+            assert (await http.get(f"/sessions/{b.own}")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"host": "example.com"}, {"host": "127.0.0.1.example.com:80"}, {"origin": "http://127.0.0.1"}, {"origin": "null"}],
+)
+async def test_web_pages_and_other_names_of_this_machine_hear_the_same_404(headers: dict[str, str]) -> None:
+    async with bench() as b:
+        assert is_the_one_404(await b.http.get("/health", headers=headers))
+        assert (await b.http.get("/health", headers={"host": "localhost:1"})).status_code == 200
+
+
+async def test_a_request_without_a_host_hears_it_too() -> None:
+    async with bench() as b:
+        answer = await raw_exchange(b.door.url, b"GET %s/health HTTP/1.0\r\n\r\n" % path_of(b.door))
+        assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"/sessions/{own}/../{other}/result",
+        b"/sessions/{own}/%2e%2e/{other}/result",
+        b"/sessions/{own}%2F..%2F{other}/result",
+        b"/sessions/{own}%252F..%252F{other}/result",
+        b"/sessions/{own}\\..\\{other}/result",
+        b"/sessions/./{other}",
+        b"//sessions/{other}",
+        b"/sessions//{other}",
+        b"/sessions/{own}/",
+        b"/sessions/{own}/%00",
+        b"/sessions/%c0%ae%c0%ae/{other}",
+        b"/sse/sessions?session_id={own}&session_id={other}",
+        b"/sse/sessions?session_id={other}&session_id={own}",
+        b"/",
+    ],
+)
+async def test_a_path_with_two_meanings_is_a_400_and_goes_nowhere(tail: bytes) -> None:
+    async with bench() as b:
+        target = path_of(b.door) + tail.replace(b"{own}", b.own.encode()).replace(b"{other}", b.other.encode())
+        assert (await at_target(b.http, "GET", target)).status_code == 400
+        assert b.proxy.calls == []
+
+
+async def test_no_more_children_are_remembered_than_the_limit() -> None:
+    async with bench(msgspec.structs.replace(PATIENT, known_children=2)) as b:
+        children = [(await b.child())["session_id"] for _ in range(3)]
+        for child in [*children, *children]:
+            assert (await b.http.get(f"/sessions/{child}/status")).status_code == 200
+        look_ups = b.proxy.calls_for("GET", f"/sessions/({'|'.join(children)})")
+        assert len(look_ups) == 6
+        await b.http.get(f"/sessions/{children[2]}/status")
+        assert len(b.proxy.calls_for("GET", f"/sessions/({'|'.join(children)})")) == 6
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    assert (LIMITS.body_bytes, LIMITS.hold_s) == (16 * 1024 * 1024, 2.0)

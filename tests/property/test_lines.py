@@ -1,0 +1,60 @@
+"""The reader of an executor's stdout: any split of any bytes gives the same lines, in bounded memory."""
+
+import json
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from fsm_runner.executors.lines import Line, LineSplitter
+from fsm_runner.executors.messages import is_turn_complete
+
+streams = st.lists(
+    st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b'{"type": "turn_complete"}\n', b"\xff\n", b"\0"])
+).map(b"".join)
+
+
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted(cut % (len(stream) + 1) for cut in cuts)
+    return [stream[start:end] for start, end in zip([0, *places], [*places, len(stream)], strict=True)]
+
+
+def read(pieces: list[bytes], limit_bytes: int) -> list[Line]:
+    splitter = LineSplitter(limit_bytes)
+    lines = []
+    for piece in pieces:
+        lines += splitter.feed(piece)
+        assert len(splitter._begun) <= limit_bytes
+    return lines
+
+
+@given(streams, st.lists(st.integers(0, 10_000), max_size=8), st.integers(1, 20))
+def test_lines_do_not_depend_on_how_the_stream_is_cut(stream: bytes, cuts: list[int], limit_bytes: int) -> None:
+    whole = stream.split(b"\n")[:-1]
+    event(f"lines: {min(len(whole), 3)}, cut: {any(len(line) > limit_bytes for line in whole)}")
+    expected = [Line(line[:limit_bytes], len(line) > limit_bytes) for line in whole]
+    assert read(split(stream, cuts), limit_bytes) == expected
+    assert read([bytes([byte]) for byte in stream], limit_bytes) == expected
+
+
+@given(st.binary(max_size=200) | streams, st.booleans())
+def test_no_line_breaks_the_reader(content: bytes, cut: bool) -> None:
+    line = Line(content, cut)
+    if is_turn_complete(line) and not cut:
+        assert json.loads(content)["type"] == "turn_complete"
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=4))
+def test_turn_complete_is_known_wherever_its_type_stands(fields: dict[str, object]) -> None:
+    message = {**fields, "type": "turn_complete"}
+    assert is_turn_complete(Line(json.dumps(message).encode(), cut=False))
+    assert is_turn_complete(Line(json.dumps(message, indent=None, ensure_ascii=False).encode() + b"\r", cut=False))
+    assert not is_turn_complete(Line(json.dumps({**fields, "type": "turn_completed"}).encode(), cut=False))
+
+
+def test_a_turn_complete_with_a_result_that_is_too_long_is_known_by_its_beginning() -> None:
+    message = b'{"type": "turn_complete", "result": "' + b"x" * 100 + b'"}\n'
+    (line,) = read([message], 64)
+    assert line.cut
+    assert is_turn_complete(line)
+    (other,) = read([b'{"note": "turn_complete", "x": "' + b"x" * 100 + b'"}\n'], 64)
+    assert not is_turn_complete(other)

@@ -1,0 +1,245 @@
+"""Whatever happens to a session: each run ends once, turns never overlap, and nothing of the executor is left."""
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import msgspec
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import Refused, Unreachable
+from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.transport import Answer
+from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.lifecycle import session as session_module
+from fsm_runner.lifecycle.channel import ChannelContext
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.run import RunContext
+from fsm_runner.lifecycle.runs import Runs
+from fsm_runner.lifecycle.session import SessionContext
+from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
+from tests.support.virtual_time import run_virtually
+
+RUN_MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("session")
+TERMINAL_REPORTS = ("completed", "failed", "stopped")
+SESSION = "ses_1"
+LONG_AFTER_S = 1_000.0
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One run that the coordinator hands out."""
+
+    at_s: float
+    type: wire.RunType
+    turn_s: float | None
+    """How long the executor takes for it; None: for ever."""
+    stop_after_s: float | None
+
+
+class World(msgspec.Struct, frozen=True):
+    asks: tuple[Ask, ...]
+    start_fails: bool
+    dies_at_s: float | None
+    exit_code: int
+    stop_s: float
+    signal: wire.StopSignal
+    idle_timeout_s: float | None
+    run_timeout_s: float | None
+    session_stop_at_s: float | None
+    close_at_s: float
+    faults: tuple[str, ...]
+
+
+class Stage:
+    """What was seen."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.processes: list[FakeProcess] = []
+        self.taken: list[tuple[str, str]] = []
+        """Acknowledged messages: whose, and which."""
+        self.states: dict[str, list[str]] = {}
+        self._faults = list(world.faults)
+
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+        _, of, message = path.rsplit("/", 2)
+        fault = self._faults.pop(0) if self._faults else ""
+        await asyncio.sleep(0.01)
+        if fault == "unreachable":
+            raise Unreachable("500")
+        if fault == "refused" and message == "status":
+            raise Refused("404", 404)
+        self.taken.append((of, message))
+        return Answer(path, 200, body)
+
+    def observe(self, run: wire.Run, state: str, *, final: bool) -> None:
+        self.states.setdefault(run.run_id, []).append(state)
+
+
+class FakeProcess:
+    """Stands in for `PersistentProcess`."""
+
+    stage: Stage
+
+    def __init__(self, launcher: object, assignment: Assignment, channel: SessionChannel) -> None:
+        world = self.stage.world
+        if world.start_fails:
+            raise ExecutionFailed("it cannot be started")
+        self.alive = True
+        self.in_turn = False
+        self._turns = {ask_id(i): ask.turn_s for i, ask in enumerate(world.asks)}
+        self._gone = asyncio.Event()
+        self.stage.processes.append(self)
+        self._death: asyncio.TimerHandle | None = None
+        if world.dies_at_s is not None:
+            self._death = asyncio.get_running_loop().call_later(world.dies_at_s, self._die)
+
+    def _die(self) -> None:
+        self.alive = False
+        self._gone.set()
+
+    async def take_turn(self, line: bytes) -> None:
+        assert not self.in_turn, "two turns at once"
+        self.in_turn = True
+        try:
+            turn_s = self._turns[msgspec.json.decode(line)["parameters"]["run"]]
+            async with asyncio.timeout(turn_s):
+                await self._gone.wait()
+            raise ExecutionFailed("it died")
+        except TimeoutError:
+            return
+        finally:
+            self.in_turn = False
+
+    async def wait_for_exit(self) -> None:
+        await self._gone.wait()
+        if self.stage.world.exit_code != 0:
+            raise ExecutionFailed("it crashed")
+
+    async def stop(self) -> wire.StopSignal:
+        if not self.alive:
+            return "shutdown"
+        await asyncio.sleep(self.stage.world.stop_s)
+        self._die()
+        return self.stage.world.signal
+
+    async def aclose(self) -> None:
+        if self._death is not None:
+            self._death.cancel()
+        self._die()
+
+
+class FakeLauncher:
+    executor_config: ClassVar[wire.JsonObject] = {}
+
+
+def ask_id(number: int) -> str:
+    return f"run_{number}"
+
+
+moments = st.floats(0, 40, allow_nan=False)
+asks = st.lists(
+    st.builds(
+        Ask,
+        moments,
+        st.sampled_from(["start_session", "resume_session", "resume_session"]),
+        st.none() | st.floats(0.01, 20) | st.floats(0.01, 2),
+        st.none() | moments,
+    ),
+    min_size=1,
+    max_size=6,
+).map(lambda found: tuple(sorted(found, key=lambda ask: ask.at_s)))
+worlds = st.builds(
+    World,
+    asks=asks,
+    start_fails=st.sampled_from([False, False, False, True]),
+    dies_at_s=st.none() | moments,
+    exit_code=st.integers(0, 1),
+    stop_s=st.floats(0, 40),
+    signal=st.sampled_from(["shutdown", "SIGTERM", "SIGKILL"]),
+    idle_timeout_s=st.none() | st.floats(0.5, 20),
+    run_timeout_s=st.none() | st.floats(0.1, 30),
+    session_stop_at_s=st.none() | moments,
+    close_at_s=st.floats(0, 80),
+    faults=st.lists(st.sampled_from(["", "unreachable", "refused"]), max_size=8).map(tuple),
+)
+
+
+@contextmanager
+def fake_processes(stage: Stage) -> Iterator[None]:
+    real = session_module.PersistentProcess
+    kind = type("StagedProcess", (FakeProcess,), {"stage": stage})
+    session_module.PersistentProcess = kind  # type: ignore[misc,assignment]  # in this place alone
+    try:
+        yield
+    finally:
+        session_module.PersistentProcess = real  # type: ignore[misc]
+
+
+async def live(world: World, stage: Stage) -> None:
+    sessions = Sessions()
+    # The client needs one method of the API, and takes it as it comes.
+    client = CoordinatorClient(stage)  # type: ignore[arg-type]
+    channels = ChannelContext(outbox=Outbox(client), clock=EventClock(), hostname="h", executor_profile="p")
+    context = SessionContext(
+        machine=SESSION_MACHINE,
+        launcher=FakeLauncher(),  # type: ignore[arg-type]
+        channels=channels,
+        run_timeout_s=world.run_timeout_s,
+        session_idle_timeout_s=world.idle_timeout_s,
+    )
+    run_context = RunContext(
+        machine=RUN_MACHINE,
+        executor=PersistentExecutor(sessions, context),
+        channels=channels,
+        project_dir=tempfile.gettempdir(),
+        runner_values={},
+        run_timeout_s=world.run_timeout_s,
+        observe=stage.observe,
+    )
+    runs = Runs(run_context, sessions)
+    loop = asyncio.get_running_loop()
+    for number, ask in enumerate(world.asks):
+        run = wire.Run(run_id=ask_id(number), session_id=SESSION, type=ask.type, parameters={"run": ask_id(number)})
+        loop.call_at(ask.at_s, runs.start, run, "runner_1")
+        if ask.stop_after_s is not None:
+            loop.call_at(ask.at_s + ask.stop_after_s, runs.stop_session, SESSION, "the test")
+    if world.session_stop_at_s is not None:
+        loop.call_at(world.session_stop_at_s, runs.stop_session, SESSION, "the test")
+    await asyncio.sleep(world.close_at_s + 41)
+    loop.call_later(LONG_AFTER_S, runs.stop_all, "the test is over")
+    await runs.all_ended()
+    await runs.end_sessions("the test is over")
+    assert not sessions
+    await runs.aclose()
+    assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+@settings(max_examples=400, deadline=None)
+@given(worlds, st.integers())
+def test_each_run_of_a_session_ends_once_and_nothing_of_the_executor_is_left(world: World, seed: int) -> None:
+    random.seed(seed)
+    stage = Stage(world)
+    with fake_processes(stage):
+        run_virtually(lambda: live(world, stage))
+    for number in range(len(world.asks)):
+        states = stage.states[ask_id(number)]
+        assert RUN_MACHINE.spec.states[states[-1]].final
+        reports = [message for of, message in stage.taken if of == ask_id(number) and message in TERMINAL_REPORTS]
+        assert len(reports) == 1
+        assert reports == [states[-1]]
+        event(reports[0])
+    assert not any(process.alive for process in stage.processes)
+    statuses = [message for of, message in stage.taken if (of, message) == (SESSION, "status")]
+    assert len(statuses) <= len(stage.processes)
+    event(f"session status reported: {bool(statuses)}")
+    last = [message for of, message in stage.taken if message in (*TERMINAL_REPORTS, "status")][-1:]
+    if last == ["completed"] and "refused" not in world.faults:
+        raise AssertionError("a session that lived on after its last run was not told to have ended")

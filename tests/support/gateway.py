@@ -1,0 +1,189 @@
+"""A gateway with everything behind it: a real coordinator, outbox and channel; httpx in the executor's place."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.executors.port import Door
+from fsm_runner.gateway.gateway import Gateway
+from fsm_runner.gateway.limits import LIMITS, GatewayLimits
+from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
+from tests.support.embedded import Desk, autonomous, coordinator
+from tests.support.proxy import FaultProxy
+from tests.support.runner import FAST
+from tests.support.watch import PATIENCE_S
+
+ANSWER_LIMIT_S = 20
+PATIENT = msgspec.structs.replace(LIMITS, hold_s=20)
+"""The coordinator's own answer is waited for, however busy the machine is."""
+
+
+class DoorFactory:
+    """A gateway, and channels for its doors."""
+
+    def __init__(self, gateway: Gateway, context: ChannelContext) -> None:
+        self.gateway = gateway
+        self._context = context
+
+    def door(self, session_id: str, *, has_turn: Callable[[], bool] = lambda: True) -> Door:
+        return self.gateway.open(session_id, OutboxChannel(session_id, self._context, has_turn))
+
+
+@asynccontextmanager
+async def gateway_to(
+    url: str,
+    limits: GatewayLimits = PATIENT,
+    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES,
+    auth: httpx.Auth | None = None,
+) -> AsyncIterator[DoorFactory]:
+    """A gateway that has its coordinator at this URL."""
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(CoordinatorApi(url, auth))
+        outbox = Outbox(CoordinatorClient(api, FAST))
+        stack.push_async_callback(outbox.aclose)
+        context = ChannelContext(
+            outbox=outbox,
+            clock=EventClock(),
+            hostname="host",
+            executor_profile="profile",
+            undelivered_limit_bytes=undelivered_limit_bytes,
+        )
+        yield DoorFactory(await stack.enter_async_context(Gateway(api, limits)), context)
+
+
+def executor_at(door: Door) -> httpx.AsyncClient:
+    """An executor that joins paths to the URL that it was given."""
+    return httpx.AsyncClient(base_url=door.url, timeout=ANSWER_LIMIT_S, trust_env=False)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An executor of session `own`, and a session of somebody else."""
+
+    desk: Desk
+    proxy: FaultProxy
+    doors: DoorFactory
+    own: str
+    other: str
+    door: Door
+    http: httpx.AsyncClient
+    """The executor."""
+
+    async def events(self, session_id: str) -> list[dict[str, Any]]:
+        """What the coordinator has, but for what it writes itself."""
+        events = (await self.desk.http.get(f"/sessions/{session_id}/events")).json()["events"]
+        return [each for each in events if not each["event_type"].startswith("run_")]
+
+    async def session(self, session_id: str) -> dict[str, Any]:
+        session: dict[str, Any] = (await self.desk.http.get(f"/sessions/{session_id}")).json()["session"]
+        return session
+
+    async def child(self, parent: str | None = None) -> dict[str, Any]:
+        """A child run that was not started through the gateway."""
+        return await self.desk.prompt(parent_session_id=parent or self.own)
+
+
+@asynccontextmanager
+async def bench(
+    limits: GatewayLimits = PATIENT,
+    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES,
+    *,
+    has_turn: Callable[[], bool] = lambda: True,
+    through_proxy: bool = True,
+) -> AsyncIterator[Bench]:
+    """The proxy lies between gateway and coordinator; it holds streams back until they end."""
+    async with AsyncExitStack() as stack:
+        desk = await stack.enter_async_context(coordinator())
+        await desk.register()
+        await desk.register(**autonomous(executor_profile="autonomous"))
+        proxy = await stack.enter_async_context(FaultProxy(desk.server.url))
+        url = proxy.url if through_proxy else desk.server.url
+        doors = await stack.enter_async_context(gateway_to(url, limits, undelivered_limit_bytes))
+        own = (await desk.submit("own"))["session_id"]
+        other = (await desk.submit("other"))["session_id"]
+        door = doors.door(own, has_turn=has_turn)
+        http = await stack.enter_async_context(executor_at(door))
+        yield Bench(desk, proxy, doors, own, other, door, http)
+
+
+def event_of(session_id: str, number: int = 0, **fields: Any) -> dict[str, Any]:
+    timestamp = f"2026-01-01T00:00:00.{number:06}Z"
+    content = [{"type": "text", "text": str(number)}]
+    return {
+        "event_type": "message",
+        "session_id": session_id,
+        "timestamp": timestamp,
+        "role": "user",
+        "content": content,
+        **fields,
+    }
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A request that has reached the coordinator."""
+
+    method: str
+    target: bytes
+    """Path and query, as they stand in the request."""
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key == name]
+
+
+class RecordingCoordinator:
+    """An ASGI application that says `answer` to everything, and keeps what has arrived."""
+
+    def __init__(self, answer: Any = None, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        self.arrived: list[Arrived] = []
+        self.answer = {"ok": True} if answer is None else answer
+        self.headers = headers or []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        self.arrived.append(Arrived(scope["method"], scope["raw_path"] + query, scope["headers"], bytes(body)))
+        headers = [(b"content-type", b"application/json"), *self.headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": msgspec.json.encode(self.answer)})
+
+
+async def raw_exchange(door_url: str, request: bytes, *, to_end: bool = False) -> bytes:
+    """The first piece of what is answered to these bytes; `to_end`: all of it, until the server hangs up."""
+    parts = urlsplit(door_url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        writer.write(request)
+        async with asyncio.timeout(PATIENCE_S):
+            return await reader.read(-1 if to_end else 64 * 1024)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def at_target(http: httpx.AsyncClient, method: str, target: bytes, **request: Any) -> httpx.Response:
+    """A request with exactly this target, which httpx would tidy up otherwise."""
+    return await http.request(method, "/", extensions={"target": target}, **request)
+
+
+def path_of(door: Door) -> bytes:
+    """The beginning of every path that leads through the door."""
+    return urlsplit(door.url).path.encode()
