@@ -17,7 +17,7 @@ REPORT_CONNECTIONS = 20
 """So many reports are under way at once, the others wait. The pool looks at each connection for each request."""
 
 FORWARD_CONNECTIONS = 500
-"""So many calls of executors are under way at once. Many, since a stream of events keeps one for as long as it is read."""
+"""So many calls of executors are under way at once: a stream of events keeps its connection as long as it is read."""
 
 LINE_ANSWER_LIMIT_S = 10.0
 """How long a heartbeat or a look-up may take: they change nothing when they are repeated, and more wait behind them."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 from loguru import logger
 
@@ -16,8 +17,9 @@ from fsm_runner.process.errors import InputClosed
 
 SHUTDOWN_GRACE_S = 5.0
 """From the `shutdown` message to SIGTERM."""
-EXIT_AFTER_OUTPUT_S = 2.0
-"""A process that has closed its stdout may end within this time; after it, it counts as one that cannot answer."""
+EXIT_AFTER_CLOSE_S = 2.0
+"""A process that has closed its stdin or stdout may end within this time; after it, it counts as one that cannot take a
+turn, or complete one."""
 
 
 class PersistentProcess:
@@ -27,7 +29,8 @@ class PersistentProcess:
         """Raises `SpawnFailed`."""
         self._session_id = assignment.run.session_id
         self._lines = LineSplitter()
-        self._turn_complete: asyncio.Future[None] | None = None
+        self._turn_complete: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        """Of the turn in progress. The first one begins with the process, whatever it says before it is asked."""
         launched = launcher.launch(assignment, channel, self._read)
         self._child = launched.child
         self._door = launched.door
@@ -38,19 +41,23 @@ class PersistentProcess:
 
         Raises `ExecutionFailed` where the process ends before, or can never say so.
         """
-        self._child.forget_output()
-        complete = self._turn_complete = asyncio.get_running_loop().create_future()
-        writing = asyncio.create_task(self._write(line), name=f"turn of {self._session_id}")
+        if self._turn_complete is None:
+            # What was said in the turn before is no reason for a failure of this one.
+            self._child.forget_output()
+            self._turn_complete = asyncio.get_running_loop().create_future()
+        complete = self._turn_complete
+        handing_over = asyncio.create_task(self._hand_over(line, complete), name=f"turn of {self._session_id}")
         try:
-            await asyncio.wait({complete, self._end}, return_when=asyncio.FIRST_COMPLETED)
+            await self._complete_or_ended(complete)
             if not complete.done():
                 raise ExecutionFailed(_failure(self._end.result()))
-            if not writing.done():
+            complete.result()
+            if not handing_over.done():
                 raise ExecutionFailed("the executor said turn_complete before it had read its turn")
         finally:
             self._turn_complete = None
-            writing.cancel()
-            await asyncio.wait([writing])
+            handing_over.cancel()
+            await asyncio.wait([handing_over])
 
     async def wait_for_exit(self) -> None:
         """Return when the process has ended with exit code 0. Raises `ExecutionFailed` where it ends otherwise."""
@@ -64,7 +71,7 @@ class PersistentProcess:
         """`shutdown`, SIGTERM, SIGKILL, with their grace between them; what it took. Raises `ProcessStuck`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_GRACE_S):
-                await self._write(SHUTDOWN_LINE)
+                await self._ask_to_shut_down()
                 await self._child.wait()
         try:
             return await self._child.stop()
@@ -81,10 +88,23 @@ class PersistentProcess:
             self._end.cancel()
         await asyncio.wait([self._end])
 
-    async def _write(self, line: bytes) -> None:
-        # An executor that has closed its stdin may still be at work, and its end is noticed elsewhere.
-        with contextlib.suppress(InputClosed):
+    async def _hand_over(self, line: bytes, complete: "asyncio.Future[None]") -> None:
+        """Write the turn. Where nobody will read it, its end is a failure, unless the process ends and so says more."""
+        try:
             await self._child.stdin.write(line)
+        except InputClosed:
+            await self._complete_or_ended(complete, EXIT_AFTER_CLOSE_S)
+            if not complete.done() and not self._end.done():
+                complete.set_exception(ExecutionFailed("the executor has closed its stdin, so it can take no turn"))
+
+    async def _complete_or_ended(self, complete: "asyncio.Future[None]", limit_s: float | None = None) -> None:
+        either: set[asyncio.Future[Any]] = {complete, self._end}
+        await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _ask_to_shut_down(self) -> None:
+        # One that has closed its stdin is ended by a signal.
+        with contextlib.suppress(InputClosed):
+            await self._child.stdin.write(SHUTDOWN_LINE)
 
     def _read(self, chunk: bytes) -> None:
         for line in self._lines.feed(chunk):
@@ -98,7 +118,7 @@ class PersistentProcess:
         """How the process has ended; None where it is there but has closed its stdout."""
         await self._child.stdout_ended()
         try:
-            async with asyncio.timeout(EXIT_AFTER_OUTPUT_S):
+            async with asyncio.timeout(EXIT_AFTER_CLOSE_S):
                 return await self._child.wait()
         except TimeoutError:
             return None

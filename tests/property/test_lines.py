@@ -20,7 +20,7 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 def read(pieces: list[bytes], limit_bytes: int) -> list[Line]:
     splitter = LineSplitter(limit_bytes)
-    lines = []
+    lines: list[Line] = []
     for piece in pieces:
         lines += splitter.feed(piece)
         assert len(splitter._begun) <= limit_bytes

@@ -62,5 +62,6 @@ def test_a_home_s_own_spec_hides_the_bundled_one_and_leaves_the_others(
     assert find_all("specs/*.toml") == {
         "specs/run.toml": elsewhere / "specs" / "run.toml",
         "specs/runner.toml": bundled() / "specs" / "runner.toml",
+        "specs/session.toml": bundled() / "specs" / "session.toml",
         "specs/zoo.toml": elsewhere / "specs" / "zoo.toml",
     }

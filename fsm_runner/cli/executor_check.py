@@ -1,0 +1,132 @@
+"""`fsm-runner executor check`."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import msgspec
+import typer
+from loguru import logger
+
+from fsm_runner.conformance import report
+from fsm_runner.conformance.case import LIFECYCLES, Lifecycle, Outcome
+from fsm_runner.conformance.stage import built_stage
+from fsm_runner.conformance.suite import outcomes
+from fsm_runner.conformance.target import Target, find_target
+from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
+from fsm_runner.process.errors import SpawnFailed
+
+DEFAULT_PARAMETERS = '{"prompt": "hello"}'
+DEFAULT_TIMEOUT_S = 30.0
+BOTH = "both"
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def check_executor(
+    path: str,
+    *,
+    lifecycle: str | None = None,
+    profile: str | None = None,
+    parameters: str | None = None,
+    timeout: str | None = None,
+    as_json: bool = False,
+) -> int:
+    """Print the table, and what was seen of each failure; the exit code.
+
+    Raises `UsageError` where the file cannot be tried or an option is wrong.
+    """
+    lifecycles = _lifecycles(lifecycle)
+    decoded_parameters = _parameters(parameters or DEFAULT_PARAMETERS)
+    timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _timeout_s(timeout)
+    target = find_target(path, profile)
+    # Much of what a runner would warn of is what the suite is for, and said in the transcripts.
+    logger.disable("fsm_runner")
+    try:
+        seen = asyncio.run(
+            _checked(target, lifecycles or (target.lifecycle,), decoded_parameters, timeout_s, as_json=as_json)
+        )
+    except asyncio.CancelledError:
+        return EXIT_ABORTED
+    except SpawnFailed as fault:
+        raise UsageError(str(fault)) from fault
+    finally:
+        logger.enable("fsm_runner")
+    return EXIT_FAILED if any(each.status == "FAILED" for each in seen) else EXIT_OK
+
+
+async def _checked(
+    target: Target, lifecycles: tuple[Lifecycle, ...], parameters: JsonObject, timeout_s: float, *, as_json: bool
+) -> list[Outcome]:
+    if not as_json:
+        typer.echo(_introduction(target))
+    seen = []
+    with _ended_by_signals():
+        async with built_stage(target, parameters, timeout_s) as stage:
+            for lifecycle in lifecycles:
+                if not as_json:
+                    typer.echo(f"\n{report.heading(lifecycle)}")
+                async for outcome in outcomes(stage, lifecycle):
+                    seen.append(outcome)
+                    typer.echo(report.json_line(outcome) if as_json else report.row(outcome))
+    if not as_json:
+        for failure in (each for each in seen if each.status == "FAILED"):
+            typer.echo(f"\n{report.failure(failure)}")
+        typer.echo(f"\n{report.summary(seen)}")
+    return seen
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """An executor must not outlive its check: whoever ends this program ends the case first."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end() -> None:
+        if task is not None and not task.cancelling():  # a second signal must not cut the first one's work short
+            task.cancel()
+
+    for number in ENDING_SIGNALS:
+        loop.add_signal_handler(number, end)
+    try:
+        yield
+    finally:
+        for number in ENDING_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _introduction(target: Target) -> str:
+    command = " ".join(target.program.command)
+    if target.profile is None:
+        return f"{command}, which no profile names"
+    others = f" (also named by {', '.join(target.other_profiles)})" if target.other_profiles else ""
+    return f"{command}, with the config and variables of the profile {target.profile}{others}"
+
+
+def _lifecycles(text: str | None) -> tuple[Lifecycle, ...]:
+    """Empty where none is named."""
+    if not text:
+        return ()
+    if text == BOTH:
+        return LIFECYCLES
+    for lifecycle in LIFECYCLES:
+        if text == lifecycle:
+            return (lifecycle,)
+    raise UsageError(f"--lifecycle: there is no {text!r}, there are {', '.join(LIFECYCLES)} and {BOTH}")
+
+
+def _parameters(text: str) -> JsonObject:
+    try:
+        return msgspec.json.decode(text, type=JsonObject)
+    except DECODE_FAULTS as defect:
+        raise UsageError(f"--parameters: not a JSON object: {defect}") from defect
+
+
+def _timeout_s(text: str) -> float:
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
+    if not 0 < timeout_s < float("inf"):
+        raise UsageError(f"--timeout {text}: is no number of seconds above 0")
+    return timeout_s

@@ -1,0 +1,75 @@
+"""`fsm-runner executor new`: an executor to begin with, from templates."""
+
+import re
+import shlex
+from pathlib import Path
+
+import msgspec
+import typer
+
+from fsm_runner.errors import FsmRunnerError, UsageError
+
+TEMPLATES = Path(__file__).parents[1] / "templates" / "executor"
+
+NAME_LIMIT = 64
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+
+_EXECUTORS = {"python": "executor.py.in", "sh": "executor.sh.in"}
+
+
+class NewFile(msgspec.Struct, frozen=True):
+    path: Path
+    content: str
+    mode: int = 0o644
+
+
+def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> None:
+    """Raises `UsageError` for a bad name or folder, and where it would overwrite a file; nothing is written then."""
+    files = new_files(name, folder, lifecycle, language)
+    existing = [str(file.path) for file in files if file.path.exists() or file.path.is_symlink()]
+    if existing:
+        raise UsageError(f"already there, and not overwritten: {', '.join(existing)}")
+    for file in files:
+        _write(file)
+        typer.echo(f"wrote {file.path}")
+    typer.echo(_next_steps(name, folder, files))
+
+
+def new_files(name: str, folder: Path, lifecycle: str, language: str) -> list[NewFile]:
+    """The executor, its profile and its test. Raises `UsageError` for a bad name."""
+    if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
+        raise UsageError(
+            f"{name!r} cannot be an executor's name: it has small letters, digits and hyphens, begins with a letter, "
+            f"and is at most {NAME_LIMIT} characters long"
+        )
+    values = {"name": name, "lifecycle": lifecycle}
+    return [
+        NewFile(folder / "executors" / name / name, _filled(values, _EXECUTORS[language]), 0o755),
+        NewFile(folder / "profiles" / f"{name}.json", _filled(values, "profile.json.in")),
+        NewFile(folder / "tests" / f"test_{name.replace('-', '_')}.py", _filled(values, "test.py.in")),
+    ]
+
+
+def _filled(values: dict[str, str], template: str) -> str:
+    text = (TEMPLATES / template).read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], text)
+
+
+def _write(file: NewFile) -> None:
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        with file.path.open("x") as new:
+            new.write(file.content)
+        file.path.chmod(file.mode)
+    except OSError as fault:
+        raise FsmRunnerError(f"{file.path}: cannot be written: {fault.strerror}") from fault
+
+
+def _next_steps(name: str, folder: Path, files: list[NewFile]) -> str:
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    test = files[-1].path.relative_to(folder)
+    return f"""
+Try it:         {there}fsm-runner run --profile {name} --prompt hello
+Test it:        {there}pytest {test}
+Start a runner: {there}fsm-runner --profile {name}
+Give it work:   fsm-runner submit --profile {name} --prompt hello --wait"""

@@ -1,0 +1,14 @@
+"""All cases, in the order in which they are tried: what is simple first, so that the first failure tells most."""
+
+from fsm_runner.conformance.case import Case
+from fsm_runner.conformance.cases import contents, endings, questions, refusals, starts, telling, turns
+
+CASES: tuple[Case, ...] = (
+    *questions.CASES,
+    *starts.CASES,
+    *telling.CASES,
+    *turns.CASES,
+    *contents.CASES,
+    *refusals.CASES,
+    *endings.CASES,
+)

@@ -1,0 +1,74 @@
+"""What an invocation may hold without failing an executor (protocol.md, section 2)."""
+
+from typing import Any
+
+from fsm_runner.conformance import judgement
+from fsm_runner.conformance.attempt import Attempt
+from fsm_runner.conformance.case import Case
+from fsm_runner.coordinator.wire import JsonObject
+
+HUGE_CHARACTERS = 5_000_000
+DEFAULT_PARAMETER = "prompt"
+
+UNKNOWN_FIELDS: JsonObject = {"priority": 7, "labels": ["a", "b"], "origin": {"schema_version": "1.0"}, "note": None}
+METADATA: JsonObject = {"source": "conformance", "attempt": 2, "nested": {"schema_version": "0.1", "mode": "none"}}
+
+UNUSUAL_TEXT = (
+    "emoji 🦉👩‍🚀🏳️‍🌈, right to left שלום مرحبا, combining e\u0301 n\u0303, wide 漢字 한국어, astral 𝔘𐍈, "
+    "quotes \" ' `, backslash \\ \\n, brackets <&>{}[]$(x)%s, line breaks \n\r\n\u0085\u2028\u2029, tab \t, "
+    "control \u0001\u0007\u001b[31m\u007f, invisible \u00a0\u200b\u202e\ufeff, last \uffff\U0010ffff"
+)
+
+
+async def unknown_fields(attempt: Attempt) -> None:
+    await _carried_out(attempt, **UNKNOWN_FIELDS)
+
+
+async def metadata(attempt: Attempt) -> None:
+    await _carried_out(attempt, metadata=METADATA)
+
+
+async def huge_parameter(attempt: Attempt) -> None:
+    await _carried_out(attempt, with_result=True, parameters=_with_text(attempt, "x" * HUGE_CHARACTERS))
+
+
+async def unusual_text(attempt: Attempt) -> None:
+    await _carried_out(attempt, with_result=True, parameters=_with_text(attempt, UNUSUAL_TEXT))
+
+
+def _with_text(attempt: Attempt, text: str) -> JsonObject:
+    """The parameters of the trial, the first text among them replaced."""
+    parameters = attempt.stage.parameters
+    texts = [name for name, value in parameters.items() if isinstance(value, str)]
+    name = DEFAULT_PARAMETER if DEFAULT_PARAMETER in texts or not texts else texts[0]
+    return {**parameters, name: text}
+
+
+async def _carried_out(attempt: Attempt, *, with_result: bool = False, **changes: Any) -> None:
+    async with attempt.trial() as trial:
+        await trial.take_turn(attempt.line(trial.run, **changes))
+        if with_result:
+            judgement.a_result(trial.record.results())
+
+
+CASES = (
+    Case(
+        name="unknown-fields",
+        asks="Fields that it does not know never fail it.",
+        check=unknown_fields,
+        needs_start=True,
+    ),
+    Case(name="metadata", asks="metadata never fails it.", check=metadata, needs_start=True),
+    Case(
+        name="huge-parameter",
+        asks=f"It carries out a start with a parameter of {HUGE_CHARACTERS:,} characters, and tells a result.",
+        check=huge_parameter,
+        needs_start=True,
+    ),
+    Case(
+        name="unicode",
+        asks="It carries out a start with any Unicode in a parameter, and tells a result in valid UTF-8.",
+        check=unusual_text,
+        needs_start=True,
+    ),
+)

@@ -1,0 +1,58 @@
+"""`--version` and `--schema` (protocol.md, section 2)."""
+
+import re
+from typing import Any
+
+import msgspec
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.validators import validator_for
+
+from fsm_runner.conformance.attempt import Attempt
+from fsm_runner.conformance.case import Case, CaseFailed
+from fsm_runner.coordinator.wire import DECODE_FAULTS
+from fsm_runner.executors.messages import SCHEMA_VERSION
+
+_VERSION = re.compile(rf"(?<![\d.]){re.escape(SCHEMA_VERSION)}(?![\d.])")
+_PLAIN_KEYWORDS = frozenset({"$schema", "$id", "$defs", "definitions", "title", "description", "default", "examples"})
+
+
+async def version(attempt: Attempt) -> None:
+    printed = await _printed(attempt, "--version")
+    if _VERSION.search(printed) is None:
+        raise CaseFailed(f"what it printed does not name the protocol's version, {SCHEMA_VERSION}")
+
+
+async def schema(attempt: Attempt) -> None:
+    printed = await _printed(attempt, "--schema")
+    try:
+        decoded: Any = msgspec.json.decode(printed)
+    except DECODE_FAULTS as defect:
+        raise CaseFailed(f"what it printed is no JSON: {defect}") from None
+    if not isinstance(decoded, dict):
+        raise CaseFailed("what it printed is JSON, but no object")
+    validator = validator_for(decoded, default=Draft202012Validator)
+    try:
+        validator.check_schema(decoded)
+    except SchemaError as defect:
+        raise CaseFailed(f"what it printed is no JSON Schema: {defect.json_path}: {defect.message}") from None
+    if not decoded.keys() & (_PLAIN_KEYWORDS | validator.VALIDATORS.keys()):
+        raise CaseFailed("what it printed is a JSON object, but has none of the keywords of a JSON Schema")
+
+
+async def _printed(attempt: Attempt, option: str) -> str:
+    async with attempt.trial(arguments=(option,), has_input=False) as trial:
+        ended = await trial.ended()
+        if ended.code != 0:
+            raise CaseFailed(f"it ended {trial.how_it_ended}, where exit code 0 is asked for")
+        return trial.stdout
+
+
+CASES = (
+    Case(
+        name="version",
+        asks=f"With --version it prints the versions of the protocol that it knows, {SCHEMA_VERSION} among them.",
+        check=version,
+    ),
+    Case(name="schema", asks="With --schema it prints a JSON Schema, a JSON object.", check=schema),
+)

@@ -1,0 +1,47 @@
+"""What the suite has found, for people and for programs."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fsm_runner.conformance.case import Lifecycle, Outcome
+from fsm_runner.conformance.cases import CASES
+from fsm_runner.conformance.transcript import printable
+
+STATUS_WIDTH = 8
+NAME_WIDTH = max(len(case.name) for case in CASES)
+INDENT = "    "
+
+
+def heading(lifecycle: Lifecycle) -> str:
+    return f"{lifecycle}\n{'':{STATUS_WIDTH}}{'CASE':<{NAME_WIDTH}}  WHAT IS ASKED"
+
+
+def row(outcome: Outcome) -> str:
+    remark = f" ({outcome.remark})" if outcome.remark else ""
+    return f"{outcome.status:<{STATUS_WIDTH}}{outcome.case:<{NAME_WIDTH}}  {outcome.asks}{remark}"
+
+
+def failure(outcome: Outcome) -> str:
+    """Its message and its transcript."""
+    lines = [
+        f"FAILED {outcome.case} ({outcome.lifecycle})",
+        f"asked:  {outcome.asks}",
+        f"seen:   {printable(outcome.message or '')}",
+        *outcome.transcript,
+    ]
+    return f"\n{INDENT}".join(lines)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    counts = {status: sum(each.status == status for each in outcomes) for status in ("ok", "FAILED", "untried")}
+    text = f"{counts['ok']} of {sum(counts.values())} hold"
+    if counts["FAILED"]:
+        text += f", {counts['FAILED']} do not"
+    if counts["untried"]:
+        text += f", {counts['untried']} were not tried"
+    return text
+
+
+def json_line(outcome: Outcome) -> str:
+    return msgspec.json.encode(outcome).decode()

@@ -1,0 +1,71 @@
+"""What all trials of an executor share: a coordinator in memory, the real gateway before it, a project's folder."""
+
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.conformance.gateway import RecordedGateway
+from fsm_runner.conformance.target import Target
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.wire import JsonObject, Run, RunRequest
+from fsm_runner.lifecycle.channel import ChannelContext
+
+SESSION_PARAMETERS: JsonObject = {"prompt": "conformance"}
+"""The coordinator's own rule for a run without an agent; an executor is given the parameters of its trial."""
+UNNAMED_PROFILE = "conformance"
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    target: Target
+    parameters: JsonObject
+    project_dir: Path
+    timeout_s: float
+    """For one case."""
+    api: CoordinatorApi
+    gateway: RecordedGateway
+    channels: ChannelContext
+
+    async def start_run(self) -> Run:
+        """A run of a new session."""
+        return await self._run(RunRequest(parameters=SESSION_PARAMETERS, project_dir=str(self.project_dir)))
+
+    async def resume_run(self, session_id: str) -> Run:
+        return await self._run(RunRequest(type="resume_session", session_id=session_id, parameters=SESSION_PARAMETERS))
+
+    async def _run(self, request: RunRequest) -> Run:
+        created = await self.api.create_run(request)
+        return msgspec.structs.replace(await self.api.run(created.run_id), parameters=self.parameters)
+
+
+@asynccontextmanager
+async def built_stage(target: Target, parameters: JsonObject, timeout_s: float) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-check-", ignore_cleanup_errors=True))
+        server = await stack.enter_async_context(CoordinatorServer(port=0))
+        api = await stack.enter_async_context(CoordinatorApi(server.url))
+        outbox = Outbox(CoordinatorClient(api))
+        stack.push_async_callback(outbox.aclose)
+        gateway = RecordedGateway(api)
+        await stack.enter_async_context(gateway)
+        yield Stage(
+            target=target,
+            parameters=parameters,
+            project_dir=Path(folder),
+            timeout_s=timeout_s,
+            api=api,
+            gateway=gateway,
+            channels=ChannelContext(
+                outbox=outbox,
+                clock=EventClock(),
+                hostname=socket.gethostname(),
+                executor_profile=target.profile or UNNAMED_PROFILE,
+            ),
+        )

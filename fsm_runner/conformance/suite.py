@@ -1,0 +1,70 @@
+"""Tries all cases in one lifecycle, one after another."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fsm_runner.conformance.attempt import Attempt, FirstTurn
+from fsm_runner.conformance.case import Case, CaseFailed, Lifecycle, Outcome, Status
+from fsm_runner.conformance.cases import CASES
+from fsm_runner.conformance.stage import Stage
+from fsm_runner.process.errors import ProcessStuck
+
+START = "start"
+
+
+async def outcomes(stage: Stage, lifecycle: Lifecycle) -> AsyncIterator[Outcome]:
+    """Raises `SpawnFailed` where the executor cannot be started at all."""
+    first = FirstTurn()
+    starts = True
+    for case in cases_shown(lifecycle):
+        if lifecycle not in case.lifecycles:
+            yield _not_tried(case, lifecycle, "-")
+        elif case.needs_start and not starts:
+            yield _not_tried(case, lifecycle, "untried", f"needs a {START}")
+        else:
+            outcome = await _tried(case, Attempt(stage, lifecycle, first))
+            starts = starts and not (case.name == START and outcome.status == "FAILED")
+            yield outcome
+
+
+def cases_shown(lifecycle: Lifecycle) -> list[Case]:
+    """All, but of two that have one name the one of this lifecycle."""
+    asked = {case.name for case in CASES if lifecycle in case.lifecycles}
+    return [case for case in CASES if lifecycle in case.lifecycles or case.name not in asked]
+
+
+async def _tried(case: Case, attempt: Attempt) -> Outcome:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    remark, failure = None, None
+    try:
+        async with asyncio.timeout(attempt.stage.timeout_s):
+            remark = await case.check(attempt)
+    except CaseFailed as failed:
+        failure = str(failed)
+    except ProcessStuck as stuck:
+        failure = f"it cannot be ended: {stuck}"
+    except TimeoutError:
+        failure = f"it hangs: waited for {_awaited(attempt)}, {attempt.stage.timeout_s:g} s in all"
+    return Outcome(
+        case=case.name,
+        lifecycle=attempt.lifecycle,
+        status="ok" if failure is None else "FAILED",
+        asks=case.asks,
+        remark=remark,
+        message=failure,
+        transcript=() if failure is None else _transcript(attempt),
+        duration_s=loop.time() - began,
+    )
+
+
+def _awaited(attempt: Attempt) -> str:
+    return next((each.record.waiting_for for each in reversed(attempt.trials) if each.record.waiting_for), "it")
+
+
+def _transcript(attempt: Attempt) -> tuple[str, ...]:
+    return tuple(line for trial in attempt.trials for line in trial.record.transcript.lines)
+
+
+def _not_tried(case: Case, lifecycle: Lifecycle, status: Status, remark: str | None = None) -> Outcome:
+    return Outcome(case=case.name, lifecycle=lifecycle, status=status, asks=case.asks, remark=remark)

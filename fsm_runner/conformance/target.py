@@ -1,0 +1,61 @@
+"""The executor that is tried, as a runner would start it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.conformance.case import Lifecycle
+from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.errors import UsageError
+from fsm_runner.executors.program import ExecutorProgram, executor_program
+from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
+
+DEFAULT_LIFECYCLE: Lifecycle = "one_shot"
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    program: ExecutorProgram
+    environment: Mapping[str, str]
+    profile: str | None
+    """Whose lifecycle, config and variables are used; None where no profile names the executor."""
+    other_profiles: tuple[str, ...]
+    """They name it too."""
+    lifecycle: Lifecycle
+    config: JsonObject
+
+
+def find_target(path_text: str, profile_name: str | None) -> Target:
+    """Raises `UsageError` where the file cannot be tried or there is no such profile."""
+    path = Path.cwd() / path_text
+    profiles = [load_profile(profile_name)] if profile_name is not None else _profiles_of(path)
+    profile = profiles[0] if profiles else None
+    variables = () if profile is None else profile.profile.env
+    environment = executor_environment(os.environ, named_variables(os.environ, variables))
+    program = executor_program(path, environment)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
+    if program.uses_uv:
+        environment.update(uv_variables(os.environ))
+    return Target(
+        program=program,
+        environment=environment,
+        profile=None if profile is None else profile.name,
+        other_profiles=tuple(each.name for each in profiles[1:]),
+        lifecycle=DEFAULT_LIFECYCLE if profile is None else profile.profile.lifecycle,
+        config={} if profile is None else profile.profile.config,
+    )
+
+
+def _profiles_of(path: Path) -> list[LoadedProfile]:
+    """Those that name this file. One that is broken is no reason not to try an executor."""
+    found = []
+    for name in profile_paths():
+        try:
+            profile = load_profile(name)
+            if profile.executor_path.samefile(path):
+                found.append(profile)
+        except (UsageError, OSError):  # also: one of the two files does not exist
+            continue
+    return found

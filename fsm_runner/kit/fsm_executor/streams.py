@@ -1,0 +1,52 @@
+"""Standard input and output, kept apart for the protocol."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from fsm_executor.errors import ExecutorError
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def claim_stdin() -> Callable[[int], bytes]:
+    """What reads it. From now on descriptor 0 is empty, so that no child of the executor takes a turn away."""
+    try:
+        own = os.dup(_STDIN)
+    except OSError:  # it is closed
+        return lambda _: b""
+    _redirect(os.open(os.devnull, os.O_RDONLY), _STDIN)
+    return lambda size_bytes: os.read(own, size_bytes)
+
+
+def claim_stdout() -> Callable[[str], None]:
+    """What writes a line to it. From now on descriptor 1 is stderr.
+
+    So neither a `print` nor what a child writes gets between the lines of the protocol.
+    Raises `ExecutorError` where it is closed.
+    """
+    try:
+        own = os.dup(_STDOUT)
+    except OSError as fault:
+        raise ExecutorError(f"standard output is closed: {fault.strerror}") from fault
+    os.dup2(_STDERR, _STDOUT)
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    return lambda line: _write(own, line.encode() + b"\n")
+
+
+def _redirect(source: int, target: int) -> None:
+    os.dup2(source, target)
+    os.close(source)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Raises `ExecutorError` where nobody reads any more."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError as fault:
+        raise ExecutorError(f"standard output cannot be written to: {fault.strerror}") from fault

@@ -1,0 +1,34 @@
+"""How much and how long the MCP server takes: all its numbers in one place."""
+
+import msgspec
+
+from fsm_runner.retry import RetryPolicy
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    sync_limit_s: float = 600.0
+    """So long a call of mode `sync` waits for its run (section 4)."""
+    parameters_limit_chars: int = 100_000
+    """Of a session's parameters, as JSON text (section 4)."""
+    result_text_limit_chars: int = 50_000
+    """Of the `result_text` and of error texts that are handed on (section 4)."""
+    object_limit_chars: int = 400_000
+    """Of a `result_data` and of a list, as JSON text. Clients take no more than 1 MiB in one event, and it is sent
+    twice: as text and as structured content."""
+    body_limit_bytes: int = 1024 * 1024
+    """Of a request; more is answered with 413."""
+    waiting_calls: int = 100
+    """So many calls wait at once for a run; further ones are refused and told to use another mode."""
+    recheck_s: float = 10.0
+    """A run is looked up this often also while its session's events are listened to."""
+    look_up_spacing_s: float = 0.05
+    """Between two look-ups of one run, however fast its session's events come."""
+    look_up: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=5)
+    """Waits between look-ups while there is no stream of events, or no coordinator."""
+    stream: RetryPolicy = RetryPolicy(base_s=1, cap_s=30)
+    """Waits before a stream that broke, or was not offered, is tried again."""
+    progress_interval_s: float = 5.0
+    """Between two progress notifications of a waiting call."""
+
+
+LIMITS = Limits()

@@ -1,0 +1,165 @@
+"""What the tools refuse, what they say of failures, and how much they take."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from mcp.types import TextContent
+
+from tests.support.embedded import autonomous, coordinator
+from tests.support.mcp import (
+    HANDSHAKE,
+    MODERN,
+    QUICK,
+    TOOL_NAMES,
+    call,
+    desk_and_client,
+    finished,
+    mcp_client,
+    mcp_server,
+)
+from tests.support.runner import running, waiter
+
+
+@pytest.mark.parametrize("demands", ["[1]", "{", "nothing", '{"a":' * 5000])
+async def test_demands_that_are_no_object_are_said_to_be_none(demands: str) -> None:
+    async with desk_and_client(X_Additional_Demands=demands) as (_, client):
+        refused = await call(client, "start_agent_session", parameters={"prompt": "hi"})
+        assert "X-Additional-Demands" in refused["error"]
+        assert await call(client, "list_agent_sessions") == {"sessions": []}
+
+
+async def test_a_callback_needs_somebody_to_call_back() -> None:
+    async with desk_and_client() as (_, client):
+        refused = await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_callback")
+        assert "X-Agent-Session-Id" in refused["error"]
+        assert await call(client, "list_agent_sessions") == {"sessions": []}
+
+
+async def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path) as (desk, _),
+        mcp_server(desk.server.url) as server,
+        mcp_client(server.url) as client,
+    ):
+        one = await desk.completes()
+        refused = await call(client, "resume_agent_session", session_id=one.session_id, parameters={"text": "x"})
+        unknown = await call(client, "resume_agent_session", session_id="ses_0", parameters={"text": "x"})
+    assert "cannot be resumed" in refused["error"]
+    assert unknown == {"error": "Session not found"}
+
+
+async def test_a_run_that_fails_or_is_stopped_is_an_error_with_its_session(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path) as (desk, _),
+        waiter(tmp_path) as gate,
+        mcp_server(desk.server.url) as server,
+        mcp_client(server.url) as client,
+    ):
+        failed = await call(client, "start_agent_session", parameters={"code": "3"}, agent_name="fail")
+        assert failed["error"] == "it broke"
+        assert await call(client, "get_agent_session_status", session_id=failed["session_id"]) == {"status": "failed"}
+        arguments = {"parameters": gate.parameters, "agent_name": "wait"}
+        calling = asyncio.create_task(call(client, "start_agent_session", **arguments))
+        await gate.started.line()
+        [run] = await desk.api.runs("running")
+        await desk.api.stop_run(run.run_id)
+        stopped = await calling
+    assert stopped == {"error": "The session was stopped before it had a result.", "session_id": run.session_id}
+
+
+async def test_parameters_that_do_not_fit_are_spelled_out() -> None:
+    async with desk_and_client() as (desk, client):
+        await desk.register()
+        refused = await call(client, "start_agent_session", parameters={"massage": "x"}, agent_name="echo")
+    assert "'message' is a required property" in refused["error"]
+    assert "massage" in refused["error"]
+    assert refused["parameters_schema"]["required"] == ["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "text"),
+    [
+        ("start_agent_session", {}, "missing required field `parameters`"),
+        ("start_agent_session", {"parameters": "x"}, "Expected `object`, got `str` - at `$.parameters`"),
+        ("start_agent_session", {"parameters": {}, "mode": "later"}, "'later' - at `$.mode`"),
+        ("start_agent_session", {"parameters": {}, "agent": "x"}, "unknown field `agent`"),
+        ("get_agent_session_status", {"session_id": ""}, "length >= 1 - at `$.session_id`"),
+        ("stop_agent_session", {}, "There are: list_agent_blueprints"),
+    ],
+)
+async def test_wrong_calls_are_answered_with_what_is_wrong(name: str, arguments: dict[str, Any], text: str) -> None:
+    async with desk_and_client() as (_, client):
+        assert text in (await call(client, name, **arguments))["error"]
+
+
+@pytest.mark.parametrize("length", [100_000, 100_001])
+async def test_parameters_have_a_limit(length: int) -> None:
+    text = "ü" * (length - len('{"prompt":""}'))
+    async with desk_and_client() as (_, client):
+        answer = await call(client, "start_agent_session", parameters={"prompt": text}, mode="async_poll")
+    if length == 100_000:
+        assert answer["status"] == "pending"
+    else:
+        assert "100,001 characters" in answer["error"]
+
+
+async def test_a_long_result_text_is_cut_with_a_note() -> None:
+    async with desk_and_client() as (desk, client):
+        run = await finished(desk, await desk.register(**autonomous()), result_text="x" * 50_123)
+        result = await call(client, "get_agent_session_result", session_id=run["session_id"])
+    assert result["result_text"].startswith("x" * 50_000 + "\n")
+    assert result["result_text"].endswith("[cut here: 123 more characters were left out]")
+
+
+async def test_a_result_that_no_client_could_take_is_left_out_with_a_note() -> None:
+    async with desk_and_client() as (desk, client):
+        run = await finished(desk, await desk.register(**autonomous()), result_data={"x": "y" * 2_000_000})
+        result = await call(client, "get_agent_session_result", session_id=run["session_id"])
+    assert result["result_data"] is None
+    assert "2,000,008 characters" in result["note"]
+
+
+@pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
+async def test_a_result_that_is_nested_deeply_goes_as_text(protocol: str) -> None:
+    data: dict[str, Any] = {}
+    for _ in range(400):
+        data = {"x": data}
+    async with desk_and_client(protocol) as (desk, client):
+        run = await finished(desk, await desk.register(**autonomous()), result_data=data)
+        answer = await client.call_tool("get_agent_session_result", {"session_id": run["session_id"]})
+    [block] = answer.content
+    assert isinstance(block, TextContent)
+    assert msgspec.json.decode(block.text)["result_data"] == data
+    assert answer.structured_content is None
+
+
+async def test_sync_calls_have_a_limit_in_number() -> None:
+    limits = msgspec.structs.replace(QUICK, waiting_calls=1)
+    async with coordinator() as desk, mcp_server(desk.server.url, limits) as server, mcp_client(server.url) as client:
+        first = asyncio.create_task(call(client, "start_agent_session", parameters={"prompt": "hi"}))
+        runner_id = await desk.register(**autonomous())
+        run = await desk.claim(runner_id)
+        refused = await call(client, "start_agent_session", parameters={"prompt": "hi"})
+        assert "async_poll" in refused["error"]
+        await desk.report(run, "failed", runner_id, error="enough")
+        assert (await first)["error"] == "enough"
+        await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_poll")
+
+
+async def test_a_coordinator_that_is_away_is_an_error_without_internals() -> None:
+    async with coordinator() as desk, mcp_server(desk.server.url) as server, mcp_client(server.url) as client:
+        address = desk.server.url
+        await desk.server.stop()
+        arguments: dict[str, dict[str, Any]] = {
+            "start_agent_session": {"parameters": {}},
+            "resume_agent_session": {"session_id": "ses_0", "parameters": {}},
+            "get_agent_session_status": {"session_id": "ses_0"},
+            "get_agent_session_result": {"session_id": "ses_0"},
+        }
+        for name in TOOL_NAMES:
+            refused = await call(client, name, **arguments.get(name, {}))
+            assert refused["error"].startswith("The Agent Coordinator cannot be reached"), refused
+            assert address not in refused["error"]

@@ -1,0 +1,265 @@
+"""Mode `sync`: how a call waits, and how a wait ends before its run does."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from mcp.client.client import Client
+
+from fsm_runner.mcp_server.limits import Limits
+from fsm_runner.mcp_server.server import McpServer
+from fsm_runner.retry import RetryPolicy
+from tests.support.faults import Answer, Kind, hold_request, html, instead, reset, status
+from tests.support.mcp import (
+    HANDSHAKE,
+    MODERN,
+    QUICK,
+    Line,
+    RecordingApi,
+    mcp_client,
+    mcp_server,
+    said,
+    until_a_call_waits,
+    until_nothing_waits,
+)
+from tests.support.runner import Bench, Waiter, running, waiter
+from tests.support.watch import PATIENCE_S
+
+RUN = r"/runs/run_[^/]+"
+STREAM = r"/sse/sessions"
+NEVER = RetryPolicy(base_s=1e9, cap_s=1e9)
+DEAF = msgspec.structs.replace(QUICK, stream=NEVER)
+BLIND = msgspec.structs.replace(QUICK, look_up=NEVER)
+"""Has nothing but events to wake it up."""
+MANY_LOOK_UPS = 20
+"""More than a run of one turn has events."""
+
+
+class Scene:
+    """An agent that waits for its gate, and a client that calls it."""
+
+    def __init__(self, desk: Bench, gate: Waiter, server: McpServer, client: Client) -> None:
+        self.desk, self.gate, self.server, self.client = desk, gate, server, client
+
+    def begin(self, **settings: Any) -> asyncio.Task[Any]:
+        arguments = {"parameters": self.gate.parameters, "agent_name": "wait"}
+        return asyncio.create_task(self.client.call_tool("start_agent_session", arguments, **settings))
+
+    async def waits(self, **settings: Any) -> asyncio.Task[Any]:
+        """A call whose run is at work."""
+        calling = self.begin(**settings)
+        await self.gate.started.line()
+        return calling
+
+    async def goes_through(self, calling: asyncio.Task[Any]) -> None:
+        """The run ends, and the call has its result."""
+        self.gate.gate.write_line()
+        assert said(await asyncio.wait_for(calling, PATIENCE_S))["result_data"] == {"heard": "go"}
+        await until_nothing_waits()
+
+
+@asynccontextmanager
+async def waiting(
+    folder: Path, limits: Limits = QUICK, protocol: str = MODERN, *, proxied: bool = False
+) -> AsyncIterator[Scene]:
+    """`proxied`: the MCP server talks to the coordinator through the proxy that injects faults."""
+    async with (
+        running(folder) as (desk, _),
+        waiter(folder) as gate,
+        mcp_server(desk.proxy.url if proxied else desk.server.url, limits) as server,
+        mcp_client(server.url, protocol, X_Agent_Session_Id="ses_parent") as client,
+    ):
+        yield Scene(desk, gate, server, client)
+
+
+@asynccontextmanager
+async def recorded(folder: Path, limits: Limits) -> AsyncIterator[tuple[Scene, RecordingApi]]:
+    async with running(folder) as (desk, _), waiter(folder) as gate:
+        api = RecordingApi(desk.server.url)
+        async with api, McpServer(api, limits=limits) as server, mcp_client(server.url) as client:
+            yield Scene(desk, gate, server, client), api
+
+
+async def test_an_event_wakes_a_call_that_would_look_up_nothing_for_an_hour(tmp_path: Path) -> None:
+    limits = msgspec.structs.replace(BLIND, look_up_spacing_s=0)
+    async with recorded(tmp_path, limits) as (scene, api):
+        calling = await scene.waits()
+        await api.has_told("running")
+        await scene.goes_through(calling)
+        assert len(api.looked_up) < MANY_LOOK_UPS
+
+
+async def test_a_stream_that_is_never_answered_holds_nothing_up(tmp_path: Path) -> None:
+    async with waiting(tmp_path, proxied=True) as scene:
+        scene.desk.proxy.fault("GET", STREAM, hold_request(asyncio.Event()), None)
+        await scene.goes_through(await scene.waits())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        status(404),
+        html(),
+        reset(),
+        instead("ends at once", Answer(200, b"event: init\ndata: {}\n\nevent: x\nda", "text/event-stream")),
+    ],
+    ids=lambda kind: kind.name,
+)
+async def test_without_a_stream_the_run_is_looked_up(tmp_path: Path, kind: Kind) -> None:
+    async with waiting(tmp_path, DEAF, proxied=True) as scene:
+        scene.desk.proxy.fault("GET", STREAM, kind, None)
+        calling = await scene.waits()
+        seen = len(scene.desk.proxy.calls_for("GET", RUN))
+        await scene.desk.proxy.seen("GET", RUN, seen + 3)
+        await scene.goes_through(calling)
+
+
+async def test_a_stream_that_was_refused_is_tried_again(tmp_path: Path) -> None:
+    async with waiting(tmp_path, proxied=True) as scene:
+        scene.desk.proxy.fault("GET", STREAM, status(503), None)
+        calling = await scene.waits()
+        await scene.desk.proxy.seen("GET", STREAM, 3)
+        await scene.goes_through(calling)
+
+
+async def test_where_a_stream_says_nothing_the_run_is_looked_up_now_and_then(tmp_path: Path) -> None:
+    async with recorded(tmp_path, msgspec.structs.replace(BLIND, recheck_s=0.05)) as (scene, api):
+        calling = await scene.waits()
+        await api.has_told("running")
+        hub = scene.desk.server._running._coordinator.hub  # type: ignore[union-attr]
+        for subscription in hub._subscriptions:
+            subscription._session_id = "nobody"
+        await api.tells("running", times=3)
+        await scene.goes_through(calling)
+
+
+async def test_an_outage_is_waited_out(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path) as (desk, _),
+        waiter(tmp_path) as gate,
+        Line(desk.server.url) as line,
+        mcp_server(line.url) as server,
+        mcp_client(server.url) as client,
+    ):
+        calling = await Scene(desk, gate, server, client).waits()
+        await line.cut()
+        gate.gate.write_line()
+        [run] = await desk.api.runs()
+        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+        assert not calling.done()
+        line.mend()
+        assert said(await asyncio.wait_for(calling, PATIENCE_S))["result_data"] == {"heard": "go"}
+
+
+@pytest.mark.parametrize("kind", [reset(), html(), status(503), status(401)], ids=lambda kind: kind.name)
+async def test_faults_of_the_coordinator_during_a_wait_pass(tmp_path: Path, kind: Kind) -> None:
+    async with waiting(tmp_path, DEAF, proxied=True) as scene:
+        scene.desk.proxy.fault("GET", STREAM, status(404), None)
+        scene.desk.proxy.fault("GET", RUN, kind, 3)
+        scene.desk.proxy.fault("GET", r"/sessions/[^/]+/result", kind, 2)
+        await scene.goes_through(await scene.waits())
+
+
+async def test_a_run_that_the_coordinator_has_lost_ends_the_wait(tmp_path: Path) -> None:
+    async with waiting(tmp_path, DEAF, proxied=True) as scene:
+        scene.desk.proxy.fault("GET", STREAM, status(404), None)
+        calling = await scene.waits()
+        scene.desk.proxy.fault("GET", RUN, status(404, "Run not found"), None)
+        answer = said(await asyncio.wait_for(calling, PATIENCE_S))
+        [run] = await scene.desk.api.runs()
+        assert answer == {"error": "Run not found", "session_id": run.session_id}
+
+
+async def test_the_time_limit_names_the_session_that_goes_on(tmp_path: Path) -> None:
+    async with waiting(tmp_path, msgspec.structs.replace(QUICK, sync_limit_s=0.3)) as scene:
+        answer = said(await asyncio.wait_for(await scene.waits(), PATIENCE_S))
+        [run] = await scene.desk.api.runs("running")
+        assert answer["session_id"] == run.session_id
+        assert "within 0.3 seconds" in answer["error"]
+        await until_nothing_waits()
+        scene.gate.gate.write_line()
+
+
+@pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
+async def test_progress_is_told_to_those_who_ask_for_it(tmp_path: Path, protocol: str) -> None:
+    told: list[tuple[float, str | None]] = []
+    enough = asyncio.Event()
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message))
+        if len(told) >= 3 and "status running" in str(message):
+            enough.set()
+
+    limits = msgspec.structs.replace(QUICK, progress_interval_s=0.15)
+    async with waiting(tmp_path, limits, protocol) as scene:
+        calling = await scene.waits(progress_callback=hear)
+        await asyncio.wait_for(enough.wait(), PATIENCE_S)
+        await scene.goes_through(calling)
+    assert told[-1][1] == f"running for {told[-1][0]:.0f} s (status running)"
+    assert [progress for progress, _ in told] == sorted({progress for progress, _ in told})
+
+
+@pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
+async def test_a_client_that_gives_up_ends_the_wait_and_not_the_run(tmp_path: Path, protocol: str) -> None:
+    async with waiting(tmp_path, protocol=protocol) as scene:
+        calling = await scene.waits()
+        await until_a_call_waits()
+        calling.cancel()
+        await until_nothing_waits()
+        scene.gate.gate.write_line()
+        [run] = await scene.desk.api.runs()
+        await scene.desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+
+
+async def test_a_client_that_is_killed_ends_the_wait(tmp_path: Path) -> None:
+    async with waiting(tmp_path) as scene:
+        arguments = {"parameters": scene.gate.parameters, "agent_name": "wait"}
+        call = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "start_agent_session", "arguments": arguments},
+        }
+        accept = {"accept": "application/json, text/event-stream"}
+        async with (
+            httpx.AsyncClient(trust_env=False) as http,
+            http.stream("POST", scene.server.url, json=call, headers=accept),
+        ):
+            await scene.gate.started.line()
+            await until_a_call_waits()
+        await until_nothing_waits()
+        scene.gate.gate.write_line()
+
+
+async def test_calls_of_other_clients_with_the_same_number_go_on(tmp_path: Path) -> None:
+    async with waiting(tmp_path, protocol=HANDSHAKE) as scene:
+        calling = await scene.waits()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            for session_id in (None, "ses_other"):
+                for request_id in range(10):
+                    params = {"requestId": request_id}
+                    notice = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+                    accept = {"accept": "application/json, text/event-stream"}
+                    named = {"x-agent-session-id": session_id} if session_id else {}
+                    answer = await http.post(scene.server.url, json=notice, headers={**accept, **named})
+                    assert answer.status_code == 202
+        await scene.goes_through(calling)
+
+
+@pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
+async def test_a_server_that_stops_answers_those_who_wait(tmp_path: Path, protocol: str) -> None:
+    async with waiting(tmp_path, protocol=protocol) as scene:
+        calling = await scene.waits()
+        began = monotonic()
+        await scene.server.aclose()
+        assert monotonic() - began < 1
+        assert "shutting down" in said(await asyncio.wait_for(calling, 1))["error"]
+        await until_nothing_waits()
+        await scene.server.aclose()
+        scene.gate.gate.write_line()
