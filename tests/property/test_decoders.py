@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.executor_assembly import _procedural_config
 from fsm_runner.cli.submission import create_run, say_outcome
 from fsm_runner.config import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi, Polled, UnreadableRun
 from fsm_runner.coordinator.faults import CoordinatorError, RegistrationConflictError, Unreachable
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
+from fsm_runner.executor_assembly import _procedural_config
 from fsm_runner.executors import scripts
 from fsm_runner.executors.procedural import result_data
 from fsm_runner.home import HOME_VARIABLE

@@ -3,9 +3,8 @@
 import asyncio
 import random
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import event, given, settings
@@ -18,7 +17,6 @@ from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
-from fsm_runner.lifecycle import session as session_module
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import RunContext
@@ -172,17 +170,6 @@ worlds = st.builds(
 )
 
 
-@contextmanager
-def fake_processes(stage: Stage) -> Iterator[None]:
-    real = session_module.PersistentProcess
-    kind = type("StagedProcess", (FakeProcess,), {"stage": stage})
-    session_module.PersistentProcess = kind  # type: ignore[misc,assignment]  # in this place alone
-    try:
-        yield
-    finally:
-        session_module.PersistentProcess = real  # type: ignore[misc]
-
-
 async def live(world: World, stage: Stage) -> None:
     sessions = Sessions()
     # The client needs one method of the API, and takes it as it comes.
@@ -227,7 +214,8 @@ async def live(world: World, stage: Stage) -> None:
 def test_each_run_of_a_session_ends_once_and_nothing_of_the_executor_is_left(world: World, seed: int) -> None:
     random.seed(seed)
     stage = Stage(world)
-    with fake_processes(stage):
+    kind = type("StagedProcess", (FakeProcess,), {"stage": stage})
+    with patch("fsm_runner.lifecycle.session.PersistentProcess", kind):
         run_virtually(lambda: live(world, stage))
     for number in range(len(world.asks)):
         states = stage.states[ask_id(number)]

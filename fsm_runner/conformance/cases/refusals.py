@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from fsm_runner.conformance.attempt import Attempt, json_line, said_error
 from fsm_runner.conformance.case import Case, CaseFailed
+from fsm_runner.coordinator.wire import Run
 
 REFUSED_CODE = 1
 REQUIRED_FIELDS = ("schema_version", "mode", "session_id", "parameters")
@@ -36,18 +37,19 @@ def missing(field: str) -> Callable[[Attempt], Awaitable[None]]:
         run = await attempt.stage.start_run()
         fields = attempt.fields(run)
         del fields[field]
-        await _refused(attempt, json_line(fields))
+        await _refused(attempt, json_line(fields), run)
 
     return check
 
 
 async def _refused_with(attempt: Attempt, **changes: str) -> None:
-    await _refused(attempt, attempt.line(await attempt.stage.start_run(), **changes))
+    run = await attempt.stage.start_run()
+    await _refused(attempt, attempt.line(run, **changes), run)
 
 
-async def _refused(attempt: Attempt, content: bytes) -> None:
+async def _refused(attempt: Attempt, content: bytes, run: Run | None = None) -> None:
     """Stdin is closed behind it in either lifecycle: an object that breaks off might still go on."""
-    async with attempt.trial() as trial:
+    async with attempt.trial(run) as trial:
         if content:
             await trial.write(content)
         trial.close_input()
