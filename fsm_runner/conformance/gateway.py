@@ -25,5 +25,13 @@ class RecordedGateway(Gateway):
 
     def open_recorded(self, session_id: str, channel: SessionChannel, listener: Listener) -> Door:
         door = self.open(session_id, channel)
-        self._listeners[door.url.rsplit("/", 1)[-1]] = listener
+        self._listeners[_token(door)] = listener
         return door
+
+    def close_recorded(self, door: Door) -> None:
+        door.close()
+        self._listeners.pop(_token(door), None)
+
+
+def _token(door: Door) -> str:
+    return door.url.rsplit("/", 1)[-1]

@@ -13,10 +13,13 @@ from fsm_runner.conformance.target import Target
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.wire import JsonObject, Run, RunRequest
 from fsm_runner.lifecycle.channel import ChannelContext
+from fsm_runner.retry import retrying
 
 SESSION_PARAMETERS: JsonObject = {"prompt": "conformance"}
 """The coordinator's own rule for a run without an agent; an executor is given the parameters of its trial."""
@@ -41,8 +44,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return await self._run(RunRequest(type="resume_session", session_id=session_id, parameters=SESSION_PARAMETERS))
 
     async def _run(self, request: RunRequest) -> Run:
-        created = await self.api.create_run(request)
-        return msgspec.structs.replace(await self.api.run(created.run_id), parameters=self.parameters)
+        # While a case waits, the coordinator may close a connection that is idle; one run more does no harm.
+        run = await retrying(lambda: self._create_run(request), POLICIES.look_up, (Unreachable,))
+        return msgspec.structs.replace(run, parameters=self.parameters)
+
+    async def _create_run(self, request: RunRequest) -> Run:
+        return await self.api.run((await self.api.create_run(request)).run_id)
 
 
 @asynccontextmanager

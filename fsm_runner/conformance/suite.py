@@ -59,7 +59,9 @@ async def _tried(case: Case, attempt: Attempt) -> Outcome:
 
 
 def _awaited(attempt: Attempt) -> str:
-    return next((each.record.waiting_for for each in reversed(attempt.trials) if each.record.waiting_for), "it")
+    return next(
+        (each.record.waiting_for for each in reversed(attempt.trials) if each.record.waiting_for), "the coordinator"
+    )
 
 
 def _transcript(attempt: Attempt) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class Trial:
         self.output_held = False
         """Something held stdout or stderr open when the process had ended."""
         self._lifecycle = lifecycle
+        self._gateway = stage.gateway
         self._turns_taken = 1
         self._leftovers = LeftoverWatch(run.session_id)
         self._listener = Listener(self.record.add_request, self.record.add_answer)
@@ -57,7 +58,7 @@ class Trial:
                 watch=self._leftovers.watch,
             )
         except BaseException:
-            self._door.close()
+            stage.gateway.close_recorded(self._door)
             raise
         self._ending = asyncio.create_task(self._note_end(), name=f"end of process {self._child.pid}")
 
@@ -85,10 +86,12 @@ class Trial:
         """To its stdin. A process that does not read it is judged by what else it does."""
         text = data.decode(errors="replace").rstrip("\n")
         self.record.transcript.add("stdin", f"{text} ({len(data):,} bytes)")
+        self.record.waiting_for = "the process to read its stdin"
         try:
             await self._child.stdin.write(data)
         except InputClosed:
             self.record.transcript.add("stdin", "was not read to its end")
+        self.record.waiting_for = ""
 
     def close_input(self) -> None:
         self.record.transcript.add("stdin", "is closed")
@@ -140,7 +143,7 @@ class Trial:
         finally:
             self._ending.cancel()
             self._leftovers.kill()
-            self._door.close()
+            self._gateway.close_recorded(self._door)
             self._listener.gate.set()
 
     def _has_turn(self) -> bool:

@@ -42,8 +42,6 @@ class PersistentProcess:
         Raises `ExecutionFailed` where the process ends before, or can never say so.
         """
         if self._turn_complete is None:
-            # What was said in the turn before is no reason for a failure of this one.
-            self._child.forget_output()
             self._turn_complete = asyncio.get_running_loop().create_future()
         complete = self._turn_complete
         handing_over = asyncio.create_task(self._hand_over(line, complete), name=f"turn of {self._session_id}")
@@ -54,6 +52,8 @@ class PersistentProcess:
             complete.result()
             if not handing_over.done():
                 raise ExecutionFailed("the executor said turn_complete before it had read its turn")
+            # What it said in this turn is no reason for a failure of a later one; what it says in between may be.
+            self._child.forget_output()
         finally:
             self._turn_complete = None
             handing_over.cancel()

@@ -13,14 +13,19 @@ from fsm_runner.conformance.case import Case, CaseFailed
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.executors.messages import SCHEMA_VERSION
 
-_VERSION = re.compile(rf"(?<![\d.]){re.escape(SCHEMA_VERSION)}(?![\d.])")
+_VERSION = re.compile(rf"(?<!\d)(?<!\d\.){re.escape(SCHEMA_VERSION)}(?!\.?\d)")
+"""Not as a part of another version: 12.2, 1.2.2, 2.2.1."""
 _PLAIN_KEYWORDS = frozenset({"$schema", "$id", "$defs", "definitions", "title", "description", "default", "examples"})
 
 
 async def version(attempt: Attempt) -> None:
     printed = await _printed(attempt, "--version")
-    if _VERSION.search(printed) is None:
+    if not names_version(printed):
         raise CaseFailed(f"what it printed does not name the protocol's version, {SCHEMA_VERSION}")
+
+
+def names_version(text: str) -> bool:
+    return _VERSION.search(text) is not None
 
 
 async def schema(attempt: Attempt) -> None:

@@ -1,0 +1,193 @@
+"""What an executor is given: its invocation, its environment and its working directory (protocol.md, section 2)."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from fsm_runner.coordinator.wire import JsonObject, RunRequest
+from fsm_runner.errors import UsageError
+from fsm_runner.home import HOME_VARIABLE
+from fsm_runner.process.environment import KIT_FOLDER, PASSED_ON, executor_environment
+from fsm_runner.profiles import load_profile
+from tests.support.command_executor import AGENT, PROFILE, StagedBench, command_home, staged
+from tests.support.faults import Answer, rewrite
+from tests.support.proxy import POLL
+from tests.support.runner import bench
+
+Lifecycle = Literal["one_shot", "persistent"]
+LIFECYCLES: tuple[Lifecycle, ...] = ("one_shot", "persistent")
+CONFIG = {"model": "opus", "depth": [1, {"two": None}], "ratio": 0.5, "text": "${runner.orchestrator_mcp_url}"}
+MCP_URL = "http://tools.example:1234/mcp"
+REPORT = [["report"]]
+DEPTH = 800
+"""Beyond what a function can go through that calls itself for each level."""
+UNKNOWN_AGENT = "thinker"
+BLUEPRINT: JsonObject = {
+    "name": UNKNOWN_AGENT,
+    "type": "autonomous",
+    "parameters_schema": {"type": "object"},
+    "system_prompt": "Tools are at ${runner.orchestrator_mcp_url}, ${runner.orchestrator_mcp_url}; ${runner.other}.",
+    "mcp_servers": {
+        "tools": {"url": "${runner.orchestrator_mcp_url}", "config": {"X-Agent-Tags": "a,b"}},
+        "more": [{"deep": ["${runner.orchestrator_mcp_url}/x", 1, None, True, 2.5]}],
+    },
+    "unknown": {"to": ["this", "runner"], "empty": {}, "nothing": None},
+}
+
+
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+async def test_a_start_is_told_all_that_the_protocol_names_and_no_more(tmp_path: Path, lifecycle: Lifecycle) -> None:
+    home = command_home(tmp_path / "home", lifecycle=lifecycle, config=CONFIG)
+    async with staged(tmp_path, home) as at_work:
+        run = await at_work.start(*REPORT)
+        answer = await at_work.completes(run)
+        assert answer["message"] == {
+            "schema_version": "2.2",
+            "mode": "start",
+            "session_id": run.session_id,
+            "parameters": {"steps": REPORT},
+            "project_dir": str(tmp_path / "project"),
+            "agent_name": AGENT,
+            "agent_blueprint": {"name": AGENT, "parameters_schema": {"type": "object"}},
+            "executor_config": CONFIG,
+        }
+
+
+async def test_a_resume_of_a_one_shot_executor_is_told_no_project_directory(tmp_path: Path) -> None:
+    home = command_home(tmp_path / "home", lifecycle="one_shot", config=CONFIG)
+    async with staged(tmp_path, home) as at_work:
+        first = await at_work.start(["bind"], *REPORT)
+        pid = (await at_work.completes(first))["pid"]
+        answer = await at_work.completes(await at_work.resume(first, *REPORT))
+        assert answer["pid"] != pid
+        assert answer["directory"] == str(tmp_path / "project")
+        assert answer["message"] == {
+            "schema_version": "2.2",
+            "mode": "resume",
+            "session_id": first.session_id,
+            "parameters": {"steps": REPORT},
+            "agent_name": AGENT,
+            "agent_blueprint": {"name": AGENT, "parameters_schema": {"type": "object"}},
+            "executor_config": CONFIG,
+        }
+
+
+async def test_a_run_without_an_agent_names_none(tmp_path: Path) -> None:
+    async with staged(tmp_path) as at_work:
+        request = RunRequest(parameters={"prompt": "hello", "steps": REPORT})
+        answer = await at_work.completes(await at_work.desk.api.create_run(request))
+        assert answer["message"].keys() == {
+            "schema_version",
+            "mode",
+            "session_id",
+            "parameters",
+            "project_dir",
+            "executor_config",
+        }
+
+
+@pytest.mark.parametrize(
+    "value", [2**64, -(2**70), 1e308, "\u2028\x00\x7f😀", "a\nb\r\n", {"": [[], {}, None]}, "${runner.x}"], ids=ascii
+)
+async def test_parameters_arrive_as_they_are(tmp_path: Path, value: Any) -> None:
+    async with staged(tmp_path) as at_work:
+        run = await at_work.desk.submit(AGENT, steps=REPORT, value=value)
+        assert (await at_work.completes(run))["message"]["parameters"] == {"steps": REPORT, "value": value}
+
+
+async def test_a_blueprint_is_given_whole_with_what_the_runner_fills_in(tmp_path: Path) -> None:
+    async with of_the_coordinator(tmp_path, BLUEPRINT) as at_work:
+        run = await at_work.desk.submit(UNKNOWN_AGENT, steps=REPORT)
+        assert (await at_work.completes(run))["message"]["agent_blueprint"] == {
+            **BLUEPRINT,
+            "system_prompt": f"Tools are at {MCP_URL}, {MCP_URL}; ${{runner.other}}.",
+            "mcp_servers": {
+                "tools": {"url": MCP_URL, "config": {"X-Agent-Tags": "a,b"}},
+                "more": [{"deep": [f"{MCP_URL}/x", 1, None, True, 2.5]}],
+            },
+        }
+
+
+async def test_a_run_works_in_the_directory_that_it_names(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    async with staged(tmp_path) as at_work:
+        run = await at_work.desk.submit_in(str(elsewhere), AGENT, steps=REPORT)
+        answer = await at_work.completes(run)
+        assert answer["directory"] == str(elsewhere)
+        assert answer["message"]["project_dir"] == str(elsewhere)
+
+
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
+    tmp_path: Path, lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AUTH0_RUNNER_CLIENT_SECRET", "AUTH0_DOMAIN", "AWS_SECRET_ACCESS_KEY", "UV_INDEX", "PYTHONPATH"):
+        monkeypatch.setenv(name, "the runner's own")
+    monkeypatch.setenv("AGENT_ORCHESTRATOR_API_URL", "http://coordinator.example")
+    monkeypatch.setenv("AGENT_SESSION_ID", "ses_of_somebody_else")
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "the executor's")
+    home = command_home(tmp_path / "home", lifecycle=lifecycle, env=("CLAUDE_CODE_OAUTH_TOKEN", "NOT_SET_HERE"))
+    async with staged(tmp_path, home) as at_work:
+        run = await at_work.start(*REPORT)
+        environment = (await at_work.completes(run))["environment"]
+        url = environment.pop("AGENT_ORCHESTRATOR_API_URL")
+        assert url.startswith("http://127.0.0.1:")
+        assert environment == {
+            **{name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")},
+            "PATH": executor_environment(os.environ, {})["PATH"],
+            "PYTHONPATH": str(KIT_FOLDER),
+            "AGENT_SESSION_ID": run.session_id,
+            "CLAUDE_CODE_OAUTH_TOKEN": "the executor's",
+        }
+
+
+async def test_a_python_path_that_the_profile_names_comes_before_the_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/opt/modules")
+    async with staged(tmp_path, command_home(tmp_path / "home", env=("PYTHONPATH",))) as at_work:
+        environment = (await at_work.completes(await at_work.start(*REPORT)))["environment"]
+        assert environment["PYTHONPATH"] == f"/opt/modules{os.pathsep}{KIT_FOLDER}"
+
+
+@pytest.mark.parametrize("name", ["AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "AGENT_SESSION_ID"])
+def test_a_profile_cannot_pass_on_what_is_the_runners_own(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = command_home(tmp_path, env=("HOME", name))
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    with pytest.raises(UsageError, match=f"{home.path}: env: {name} is the runner's own"):
+        load_profile(PROFILE)
+
+
+async def test_a_blueprint_may_be_nested_as_deep_as_json_can_be_read(tmp_path: Path) -> None:
+    deep = b'"deep":' + b"[" * DEPTH + b"]" * DEPTH + b","
+
+    def deepened(answer: Answer) -> Answer:
+        return msgspec.structs.replace(answer, body=answer.body.replace(b'"parameters_schema"', deep + b'"unknown"'))
+
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("GET", POLL, rewrite(deepened), times=None)
+        async with desk.running(command_home(tmp_path / "home")) as runner:
+            at_work = StagedBench(desk, runner)
+            for _ in range(2):
+                await at_work.completes(await at_work.start())
+
+
+@asynccontextmanager
+async def of_the_coordinator(folder: Path, blueprint: JsonObject) -> AsyncIterator[StagedBench]:
+    """The coordinator has this agent beside the runner's own."""
+    agents_dir = folder / "agents"
+    agents_dir.mkdir()
+    (agents_dir / f"{blueprint['name']}.json").write_bytes(msgspec.json.encode(blueprint))
+    async with (
+        bench(folder, agents_dir=agents_dir) as desk,
+        desk.running(command_home(folder / "home"), external_mcp_url=MCP_URL) as runner,
+    ):
+        yield StagedBench(desk, runner)

@@ -1,0 +1,173 @@
+"""Where an executor is found, and how it is started (protocol.md, section 2)."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fsm_runner import home as home_module
+from fsm_runner.errors import UsageError
+from fsm_runner.home import HOME_VARIABLE
+from fsm_runner.profiles import LoadedProfile, load_profile
+from tests.support.command_executor import (
+    COMMAND,
+    PROFILE,
+    command_home,
+    staged,
+    staged_source,
+)
+from tests.support.runner import bench
+
+PEP_723 = """\
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# dependencies = []
+# ///
+"""
+SAYS_WHO = "#!/bin/sh\necho {who} >&2\nexit 1\n"
+
+
+def _brief(text: str) -> str:
+    return ascii(text[:20])
+
+
+@pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
+@pytest.mark.parametrize("mode", [0o755, 0o644])
+async def test_a_script_with_a_header_of_pep_723_is_started_by_uv(
+    tmp_path: Path, lifecycle: str, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_PYTHON", sys.executable)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    home = command_home(tmp_path / "home", PEP_723 + staged_source(), lifecycle=lifecycle)
+    home.executor_path.chmod(mode)
+    async with staged(tmp_path, home) as at_work:
+        first = await at_work.start(["bind"], ["report"])
+        environment = (await at_work.completes(first))["environment"]
+        assert environment["UV_CACHE_DIR"] == str(tmp_path / "cache")
+        assert environment["AGENT_SESSION_ID"] == first.session_id
+        await at_work.completes(await at_work.resume(first, ["report"]))
+
+
+async def test_a_script_that_needs_uv_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = command_home(tmp_path / "home", PEP_723 + staged_source())
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    refusal = await _refused(tmp_path, home)
+    assert refusal.startswith(f"{home.path}: command: the executor {home.executor_path} ")
+    assert "`uv` has to be on PATH" in refusal
+
+
+async def test_an_executor_that_is_not_there_is_refused_before_anything_is_registered(tmp_path: Path) -> None:
+    home = command_home(tmp_path / "home")
+    home.executor_path.unlink()
+    assert await _refused(tmp_path, home) == f"{home.path}: command: there is no executor {tmp_path / 'home' / COMMAND}"
+
+
+@pytest.mark.parametrize("command", ["executors", "", "x" * 5000, "executors/staged/exec/deeper", "a\0b"], ids=_brief)
+async def test_a_command_that_names_no_file_is_refused(tmp_path: Path, command: str) -> None:
+    home = command_home(tmp_path / "home")
+    profile = msgspec.structs.replace(home.profile, command=command)
+    refusal = await _refused(tmp_path, msgspec.structs.replace(home, profile=profile))
+    assert refusal.startswith(f"{home.path}: command: ")
+    assert len(refusal) < 1000
+
+
+async def test_an_executor_that_is_not_executable_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    home = command_home(tmp_path / "home")
+    home.executor_path.chmod(0o644)
+    assert await _refused(tmp_path, home) == (
+        f"{home.path}: command: the executor {home.executor_path} is not executable: "
+        f"run `chmod +x {home.executor_path}`"
+    )
+
+
+@pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("#!/nowhere/python3\n", "the interpreter in the first line of {executor}, /nowhere/python3, does not exist"),
+        ("#!/bin/sh\r\nexit 0\r\n", "Windows line endings"),
+        ("plain text", "{executor} is no program of this machine, and no script"),
+    ],
+    ids=["no interpreter", "CRLF", "no script"],
+)
+async def test_an_executor_that_cannot_be_started_fails_its_run_with_the_reason(
+    tmp_path: Path, lifecycle: str, source: str, reason: str
+) -> None:
+    home = command_home(tmp_path / "home", source, lifecycle=lifecycle)
+    async with staged(tmp_path, home) as at_work:
+        run = await at_work.start()
+        assert reason.format(executor=home.executor_path) in await at_work.fails(run)
+        assert at_work.desk.reports(run) == ["started", "failed"]
+        home.executor_path.write_text(staged_source())
+        await at_work.completes(await at_work.start())
+
+
+async def test_the_configured_home_stands_before_all_others(places: "Places") -> None:
+    places.everywhere()
+    assert await places.who(configured=True) == "configured"
+
+
+async def test_the_working_directory_comes_before_what_is_bundled(places: "Places") -> None:
+    places.everywhere()
+    assert await places.who(configured=False) == "here"
+
+
+async def test_a_profile_of_the_working_directory_may_use_a_bundled_executor(places: "Places") -> None:
+    places.everywhere()
+    (places.here / COMMAND).unlink()
+    assert await places.who(configured=False) == "bundled"
+
+
+async def test_a_configured_home_borrows_nothing(places: "Places") -> None:
+    places.everywhere()
+    (places.configured / COMMAND).unlink()
+    with pytest.raises(UsageError, match=f"there is no executor {places.configured / COMMAND}"):
+        await places.who(configured=True)
+
+
+class Places:
+    """Three homes, each with the profile `staged`, whose executor says where it lies."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.configured, self.here, self.bundled = (folder / name for name in ("configured", "here", "bundled"))
+        self._monkeypatch = monkeypatch
+
+    def everywhere(self) -> None:
+        for home in (self.configured, self.here, self.bundled):
+            command_home(home, SAYS_WHO.format(who=home.name), lifecycle="one_shot")
+        (self.bundled / "specs").symlink_to(home_module.bundled() / "specs")
+
+    async def who(self, *, configured: bool) -> str:
+        """Which executor a runner of this profile starts."""
+        self._monkeypatch.setattr(home_module, "bundled", lambda: self.bundled)
+        self._monkeypatch.chdir(self.here)
+        if configured:
+            self._monkeypatch.setenv(HOME_VARIABLE, str(self.configured))
+        else:
+            self._monkeypatch.delenv(HOME_VARIABLE, raising=False)
+        async with staged(self.folder, load_profile(PROFILE)) as at_work:
+            return await at_work.fails(await at_work.start())
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(tmp_path, monkeypatch)
+
+
+async def _refused(folder: Path, home: LoadedProfile) -> str:
+    """What a runner of this home says instead of starting; the coordinator has not heard of it."""
+    async with bench(folder) as desk:
+        with pytest.raises(UsageError) as refusal:
+            async with desk.running(home):
+                pass
+        assert await desk.runners() == []
+        assert desk.proxy.calls == []
+    return str(refusal.value)

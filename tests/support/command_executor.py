@@ -1,0 +1,141 @@
+"""Runners whose executor is a command, and the sessions that they are asked for."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.executors import persistent
+from fsm_runner.process.child import KILL_GRACE_S, TERM_GRACE_S, Child
+from fsm_runner.profiles import LoadedProfile, Profile
+from tests.support import staged_executor
+from tests.support.runner import Bench, RunningRunner, Waiter, bench
+from tests.support.watch import PATIENCE_S
+
+PROFILE = "staged"
+AGENT = "staged"
+COMMAND = "executors/staged/exec"
+SESSION_STATUS = r"/runner/sessions/[^/]+/status"
+
+GRACE_S = 0.2
+"""In place of the seconds that an executor has to do what it is asked to."""
+
+Step = list[Any]
+"""See `tests/support/staged_executor.py`."""
+
+
+def staged_source() -> str:
+    """The staged executor as a file that can be started. It does without site-packages: it has to start quickly."""
+    source = Path(staged_executor.__file__).read_text()
+    return f"#!{sys.executable} -IS\n{source}"
+
+
+def write_executor(path: Path, source: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    path.chmod(0o755)
+
+
+def command_home(folder: Path, source: str | None = None, **profile_fields: Any) -> LoadedProfile:
+    """Write a home with the profile `staged`, persistent unless its fields say otherwise, and its agent `staged`.
+
+    `source` is the text of its executor, the staged one where it is not given.
+    """
+    fields = {"lifecycle": "persistent", "command": COMMAND, **profile_fields}
+    profile = Profile(type="autonomous", agents_dir="agents", **fields)
+    agent = Agent(name=AGENT, parameters_schema={"type": "object"})
+    write_executor(folder / COMMAND, staged_source() if source is None else source)
+    path, agent_file = folder / "profiles" / f"{PROFILE}.json", folder / "agents" / f"{AGENT}.json"
+    for file, content in ((path, profile), (agent_file, agent)):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(msgspec.json.encode(content))
+    return LoadedProfile(
+        name=PROFILE, path=path, home=folder, profile=profile, agents=(agent,), agent_files={AGENT: agent_file}
+    )
+
+
+def held_by(waiter: Waiter) -> list[Step]:
+    """Tells its process id when it comes here, and goes on when it is let."""
+    return [["tell_pid", str(waiter.started.path)], ["await", str(waiter.gate.path)]]
+
+
+class StagedBench:
+    """A bench with one runner that has a staged executor."""
+
+    def __init__(self, desk: Bench, runner: RunningRunner) -> None:
+        self.desk = desk
+        self.proxy = desk.proxy
+        self.runner = runner
+
+    async def start(self, *steps: Step) -> RunCreated:
+        return await self.desk.submit(AGENT, steps=steps)
+
+    async def resume(self, run: RunCreated, *steps: Step) -> RunCreated:
+        """A further run for the session of this one."""
+        request = RunRequest(type="resume_session", session_id=run.session_id, parameters={"steps": steps})
+        return await self.desk.api.create_run(request)
+
+    async def end(self, run: RunCreated) -> Run:
+        return await self.desk.end(run)
+
+    async def completes(self, run: RunCreated) -> JsonObject:
+        """See the run complete; the result of its session then, empty where there is none."""
+        ended = await self.desk.end(run)
+        assert ended.status == "completed", ended.error
+        events = await self.desk.api.session_events(run.session_id)
+        results = [event.result_data for event in events if event.event_type == "result"]
+        return (results[-1] if results else None) or {}
+
+    async def fails(self, run: RunCreated) -> str:
+        """See the run fail; the reason that the coordinator was given."""
+        ended = await self.desk.end(run)
+        assert ended.status == "failed"
+        assert ended.error
+        return ended.error
+
+    async def session(self, run: RunCreated) -> str:
+        """The status of its session at the coordinator."""
+        return await self.desk.api.session_status(run.session_id)
+
+    async def session_ended(self) -> str:
+        """The status that the runner reports for a session whose executor has ended between turns."""
+        call = await self.proxy.answered("POST", SESSION_STATUS)
+        status: str = call.json["status"]
+        return status
+
+    async def stop_session(self, run: RunCreated) -> None:
+        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False, timeout=PATIENCE_S) as http:
+            (await http.post(f"/sessions/{run.session_id}/stop")).raise_for_status()
+
+    def told(self, run: RunCreated) -> list[str]:
+        """What the coordinator has taken of this run and its session, in order: bind, events, started, status …"""
+        path = f"(/runner/runs/{run.run_id}|/runner/sessions/{run.session_id}|/sessions/{run.session_id})/(.*)"
+        calls = [call for call in self.proxy.calls if call.acknowledged and call.is_for(call.method, path)]
+        # In the order of their answers: one is not sent before the one ahead of it has been answered.
+        return [call.path.rsplit("/", 1)[1] for call in sorted(calls, key=lambda call: call.answered_at or 0)]
+
+    def signal(self, run: RunCreated) -> str:
+        """What it took to stop the run."""
+        (call,) = self.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
+        signal: str = call.json["signal"]
+        return signal
+
+
+def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For executors that do not end when they are asked to."""
+    monkeypatch.setattr(persistent, "SHUTDOWN_GRACE_S", GRACE_S)
+    assert Child.stop.__defaults__ == (TERM_GRACE_S, KILL_GRACE_S)
+    monkeypatch.setattr(Child.stop, "__defaults__", (GRACE_S, KILL_GRACE_S))
+
+
+@asynccontextmanager
+async def staged(folder: Path, home: LoadedProfile | None = None, **overrides: Any) -> AsyncIterator[StagedBench]:
+    """`overrides` are fields of `RunnerConfig`; the home is a new one with a persistent executor, unless given."""
+    async with bench(folder) as desk, desk.running(home or command_home(folder / "home"), **overrides) as runner:
+        yield StagedBench(desk, runner)
