@@ -17,25 +17,40 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class LineSplitter:
-    """Holds at most `limit_bytes` of a line that has not ended yet. A line that never ends is no line."""
+    """Gives the lines that hold `marker`, and those that were too long to be kept. All others are passed over.
 
-    def __init__(self, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
+    Holds at most `limit_bytes` of a line that has not ended yet. A line that never ends is no line.
+    """
+
+    def __init__(self, marker: bytes, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
+        self._marker = marker
         self._limit_bytes = limit_bytes
         self._begun = bytearray()
         self._cut = False
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         """The lines that end in this piece."""
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            self._keep(chunk, start, end)
-            yield Line(bytes(self._begun), self._cut)
+        first_end, last_end = chunk.find(b"\n"), chunk.rfind(b"\n")
+        if first_end >= 0:
+            self._keep(chunk, 0, first_end)
+            yield from self._wanted(Line(bytes(self._begun), self._cut))
             self._begun.clear()
             self._cut = False
-            start = end + 1
-        self._keep(chunk, start, len(chunk))
+            yield from self._whole_lines(chunk, first_end + 1, last_end)
+        self._keep(chunk, last_end + 1, len(chunk))
 
     def _keep(self, chunk: bytes, start: int, end: int) -> None:
         kept_end = min(end, start + self._limit_bytes - len(self._begun))
         self._begun += chunk[start:kept_end]
         self._cut = self._cut or kept_end < end
+
+    def _whole_lines(self, chunk: bytes, start: int, end: int) -> Iterator[Line]:
+        """Those between two line breaks of one piece: an executor may write millions that nobody wants."""
+        while (found := chunk.find(self._marker, start, end)) >= 0:
+            line_start = chunk.rfind(b"\n", start, found) + 1 or start
+            start = chunk.index(b"\n", found) + 1
+            yield Line(chunk[line_start : start - 1], cut=False)
+
+    def _wanted(self, line: Line) -> Iterator[Line]:
+        if line.cut or self._marker in line.content:
+            yield line

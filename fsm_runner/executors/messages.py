@@ -56,6 +56,9 @@ def turn_line(run: Run) -> bytes:
     return _line({"type": "turn", "parameters": run.parameters})
 
 
+TURN_COMPLETE = b"turn_complete"
+"""No line without it ends a turn. (A JSON text could spell it with escapes, which no writer of JSON does.)"""
+
 SHUTDOWN_LINE = b'{"type":"shutdown"}\n'
 
 
@@ -63,8 +66,6 @@ def is_turn_complete(line: Line) -> bool:
     """Any other line means nothing, JSON or not. One that was too long to be kept is known by its beginning."""
     if line.cut:
         return _CUT_TURN_COMPLETE.match(line.content) is not None
-    if b"turn_complete" not in line.content:
-        return False
     try:
         return msgspec.json.decode(line.content, type=_Message).type == "turn_complete"
     except DECODE_FAULTS:

@@ -10,7 +10,7 @@ from fsm_runner.coordinator.wire import StopSignal
 from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.lines import LINE_LIMIT_BYTES, LineSplitter
-from fsm_runner.executors.messages import SHUTDOWN_LINE, is_turn_complete
+from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.process.child import Exit
 from fsm_runner.process.errors import InputClosed
@@ -28,7 +28,7 @@ class PersistentProcess:
     def __init__(self, launcher: Launcher, assignment: Assignment, channel: SessionChannel) -> None:
         """Raises `SpawnFailed`."""
         self._session_id = assignment.run.session_id
-        self._lines = LineSplitter()
+        self._lines = LineSplitter(TURN_COMPLETE)
         self._turn_complete: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """Of the turn in progress. The first one begins with the process, whatever it says before it is asked."""
         launched = launcher.launch(assignment, channel, self._read)

@@ -18,8 +18,8 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *places], [*places, len(stream)], strict=True)]
 
 
-def read(pieces: list[bytes], limit_bytes: int) -> list[Line]:
-    splitter = LineSplitter(limit_bytes)
+def read(pieces: list[bytes], limit_bytes: int, marker: bytes = b"") -> list[Line]:
+    splitter = LineSplitter(marker, limit_bytes)
     lines: list[Line] = []
     for piece in pieces:
         lines += splitter.feed(piece)
@@ -27,13 +27,21 @@ def read(pieces: list[bytes], limit_bytes: int) -> list[Line]:
     return lines
 
 
-@given(streams, st.lists(st.integers(0, 10_000), max_size=8), st.integers(1, 20))
-def test_lines_do_not_depend_on_how_the_stream_is_cut(stream: bytes, cuts: list[int], limit_bytes: int) -> None:
+@given(streams, st.lists(st.integers(0, 10_000), max_size=8), st.sampled_from([b"turn_complete", b'"', b"\r"]))
+def test_lines_do_not_depend_on_how_the_stream_is_cut(stream: bytes, cuts: list[int], marker: bytes) -> None:
+    expected = [Line(line, cut=False) for line in stream.split(b"\n")[:-1] if marker in line]
+    event(f"lines: {min(len(expected), 3)}")
+    assert read(split(stream, cuts), 10_000, marker) == expected
+    assert read([bytes([byte]) for byte in stream], 10_000, marker) == expected
+
+
+@given(streams, st.integers(1, 20))
+def test_of_a_line_that_is_too_long_the_beginning_is_kept(stream: bytes, limit_bytes: int) -> None:
     whole = stream.split(b"\n")[:-1]
-    event(f"lines: {min(len(whole), 3)}, cut: {any(len(line) > limit_bytes for line in whole)}")
+    event(f"cut: {any(len(line) > limit_bytes for line in whole)}")
     expected = [Line(line[:limit_bytes], len(line) > limit_bytes) for line in whole]
-    assert read(split(stream, cuts), limit_bytes) == expected
-    assert read([bytes([byte]) for byte in stream], limit_bytes) == expected
+    found = read([bytes([byte]) for byte in stream], limit_bytes, b"x")
+    assert found == [line for line in expected if line.cut or b"x" in line.content]
 
 
 @given(st.binary(max_size=200) | streams, st.booleans())
@@ -53,8 +61,8 @@ def test_turn_complete_is_known_wherever_its_type_stands(fields: dict[str, objec
 
 def test_a_turn_complete_with_a_result_that_is_too_long_is_known_by_its_beginning() -> None:
     message = b'{"type": "turn_complete", "result": "' + b"x" * 100 + b'"}\n'
-    (line,) = read([message], 64)
+    (line,) = read([message[:1], message[1:]], 64)
     assert line.cut
     assert is_turn_complete(line)
-    (other,) = read([b'{"note": "turn_complete", "x": "' + b"x" * 100 + b'"}\n'], 64)
+    (other,) = read([b"{", b'"note": "turn_complete", "x": "' + b"x" * 100 + b'"}\n'], 64)
     assert not is_turn_complete(other)
