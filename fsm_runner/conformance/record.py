@@ -8,7 +8,7 @@ import msgspec
 from fsm_runner.conformance.exchange import Exchange
 from fsm_runner.conformance.transcript import Transcript
 from fsm_runner.executors.lines import LineSplitter
-from fsm_runner.executors.messages import is_turn_complete
+from fsm_runner.executors.messages import TURN_COMPLETE, is_turn_complete
 
 
 class TurnComplete(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Record:
         self.waiting_for = ""
         """What `until` has not seen yet."""
         self._changed = asyncio.Event()
-        self._lines = LineSplitter()
+        self._lines = LineSplitter(TURN_COMPLETE)
 
     def told(self) -> list[Exchange]:
         """What it told of its session, accepted or not."""

@@ -14,8 +14,8 @@ HANGS_S = 5.0
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    replace: tuple[tuple[str, str], ...]
-    """What stands in the good executor, once, and what stands there instead."""
+    replace: tuple[str, str]
+    """What stands in the good executor, and what stands there instead."""
     caught_by: frozenset[str]
     """The cases that fail, all others hold or are not tried."""
     lifecycle: Lifecycle = "one_shot"
@@ -25,22 +25,22 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 def fault(name: str, old: str, new: str, *caught_by: str, hangs: bool = False, persistent: bool = False) -> Fault:
     return Fault(
         name=name,
-        replace=((old, new),),
+        replace=(old, new),
         caught_by=frozenset(caught_by),
         lifecycle="persistent" if persistent else "one_shot",
         timeout_s=HANGS_S if hangs else AMPLE_S,
     )
 
 
-def write_broken(folder: Path, fault: Fault) -> Path:
-    """The executor's file. Raises ValueError where the good executor has changed from below the fault."""
+def write_executor(folder: Path, name: str, *replace: tuple[str, str]) -> Path:
+    """The good executor with some of its words replaced. Raises ValueError where one does not stand there once."""
     source = PLAIN_PYTHON.read_text()
-    for old, new in fault.replace:
+    for old, new in replace:
         if source.count(old) != 1:
-            raise ValueError(f"{fault.name}: {old!r} stands {source.count(old)} times in {PLAIN_PYTHON}")
+            raise ValueError(f"{name}: {old!r} stands {source.count(old)} times in {PLAIN_PYTHON}")
         source = source.replace(old, new)
     _, body = source.split("\n", 1)
-    path = folder / fault.name
+    path = folder / name
     # Straight to an interpreter that starts quickly: so many processes are started.
     path.write_text(f"#!{sys.executable} -IS\n{body}")
     path.chmod(0o755)

@@ -191,6 +191,13 @@ ENDINGS: tuple[Fault, ...] = (
         persistent=True,
     ),
     fault(
+        "ignores-sigterm-in-its-one-turn",
+        _READ_LINE,
+        f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n        {_READ_LINE}",
+        "sigterm-at-work",
+        hangs=True,
+    ),
+    fault(
         "leaves-a-child",
         _BIND_LINE,
         f'import subprocess; subprocess.Popen(["sleep", "1000"])\n        {_BIND_LINE}',
