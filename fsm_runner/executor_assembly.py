@@ -19,7 +19,7 @@ from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
 from fsm_runner.machine.engine import Machine
-from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.process.environment import executor_environment, named_variables
 from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
 
 
@@ -41,22 +41,18 @@ async def assembled_executor(
     if profile.profile.command == PROCEDURAL_COMMAND:
         yield _procedural(config, profile, surroundings)
         return
-    environment = executor_environment(os.environ, named_variables(os.environ, profile.profile.env))
     try:
-        program = executor_program(profile.executor_path, environment)
+        program = executor_program(profile.executor_path, os.environ, profile.profile.env)
     except UsageError as defect:
         raise UsageError(f"{profile.path}: command: {defect}") from defect
     except OSError as fault:  # a name that is too long, a folder that may not be entered
         raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
-    if program.uses_uv:
-        environment.update(uv_variables(os.environ))
     # The gateway brings the web server along, which a procedural runner has no use for.
     from fsm_runner.gateway.gateway import Gateway
 
     async with Gateway(surroundings.api) as gateway:
         doors: Doors = gateway
-        launcher = Launcher(program, environment, doors, profile.profile.config)
+        launcher = Launcher(program, doors, profile.profile.config)
         if profile.profile.lifecycle == "one_shot":
             yield OneShotExecutor(launcher)
         else:

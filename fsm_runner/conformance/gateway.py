@@ -3,25 +3,13 @@
 from fsm_runner.conformance.exchange import Listener, RecordingApp
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.executors.port import Door, SessionChannel
-from fsm_runner.gateway.app import build_app
-from fsm_runner.gateway.gateway import HOST, Gateway
-from fsm_runner.web.listener import listen
-from fsm_runner.web.server import WebServer
+from fsm_runner.gateway.gateway import Gateway
 
 
 class RecordedGateway(Gateway):
     def __init__(self, api: CoordinatorApi) -> None:
-        super().__init__(api)
         self._listeners: dict[str, Listener] = {}
-
-    async def start(self) -> None:
-        web = WebServer(RecordingApp(build_app(self._api, self._doors), self._listeners), await listen(HOST, 0))
-        try:
-            await web.start()
-        except BaseException:
-            web.stop_listening()
-            raise
-        self._web = web
+        super().__init__(api, wrap=lambda app: RecordingApp(app, self._listeners))
 
     def open_recorded(self, session_id: str, channel: SessionChannel, listener: Listener) -> Door:
         door = self.open(session_id, channel)

@@ -1,7 +1,6 @@
 """The executor that is tried, as a runner would start it."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -10,7 +9,6 @@ from fsm_runner.conformance.case import Lifecycle
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.program import ExecutorProgram, executor_program
-from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
 DEFAULT_LIFECYCLE: Lifecycle = "one_shot"
@@ -18,7 +16,6 @@ DEFAULT_LIFECYCLE: Lifecycle = "one_shot"
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     program: ExecutorProgram
-    environment: Mapping[str, str]
     profile: str | None
     """Whose lifecycle, config and variables are used; None where no profile names the executor."""
     other_profiles: tuple[str, ...]
@@ -33,14 +30,8 @@ def find_target(path_text: str, profile_name: str | None) -> Target:
     profiles = [load_profile(profile_name)] if profile_name is not None else _profiles_of(path)
     profile = profiles[0] if profiles else None
     variables = () if profile is None else profile.profile.env
-    environment = executor_environment(os.environ, named_variables(os.environ, variables))
-    program = executor_program(path, environment)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
-    if program.uses_uv:
-        environment.update(uv_variables(os.environ))
     return Target(
-        program=program,
-        environment=environment,
+        program=executor_program(path, os.environ, variables),
         profile=None if profile is None else profile.name,
         other_profiles=tuple(each.name for each in profiles[1:]),
         lifecycle=DEFAULT_LIFECYCLE if profile is None else profile.profile.lifecycle,

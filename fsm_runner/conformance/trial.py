@@ -8,6 +8,7 @@ from fsm_runner.conformance.leftovers import LeftoverWatch
 from fsm_runner.conformance.record import Record
 from fsm_runner.conformance.stage import Stage
 from fsm_runner.coordinator.wire import Run
+from fsm_runner.executors.launcher import protocol_variables
 from fsm_runner.lifecycle.channel import OutboxChannel
 from fsm_runner.process.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
@@ -47,11 +48,7 @@ class Trial:
             # As `Launcher.launch` does it, with an exit watch that looks before anything is killed.
             self._child = Child.start(
                 command,
-                env={
-                    **stage.target.environment,
-                    "AGENT_SESSION_ID": run.session_id,
-                    "AGENT_ORCHESTRATOR_API_URL": self._door.url,
-                },
+                env={**stage.target.program.environment, **protocol_variables(run.session_id, self._door)},
                 cwd=stage.project_dir,
                 pipe_stdin=has_input,
                 on_stdout=self.record.add_stdout,

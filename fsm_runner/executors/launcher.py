@@ -1,6 +1,6 @@
 """Starts executors' processes: environment, door, working directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,10 @@ from fsm_runner.executors.program import ExecutorProgram
 from fsm_runner.process.child import Child
 
 
+def protocol_variables(session_id: str, door: Door) -> dict[str, str]:
+    return {"AGENT_SESSION_ID": session_id, "AGENT_ORCHESTRATOR_API_URL": door.url}
+
+
 class Launched(msgspec.Struct, frozen=True):
     """An executor's process, its stdin open, and its way to the coordinator."""
 
@@ -19,14 +23,11 @@ class Launched(msgspec.Struct, frozen=True):
 
 
 class Launcher:
-    """Starts one executor as often as it is needed. Beyond `environment` it gets the protocol's variables alone."""
+    """Starts one executor as often as it is needed."""
 
-    def __init__(
-        self, program: ExecutorProgram, environment: Mapping[str, str], doors: Doors, executor_config: JsonObject
-    ) -> None:
-        self.program = program
+    def __init__(self, program: ExecutorProgram, doors: Doors, executor_config: JsonObject) -> None:
         self.executor_config = executor_config
-        self._environment = environment
+        self._program = program
         self._doors = doors
 
     def launch(
@@ -37,8 +38,8 @@ class Launcher:
         door = self._doors.open(session_id, channel)
         try:
             child = Child.start(
-                self.program.command,
-                env={**self._environment, "AGENT_SESSION_ID": session_id, "AGENT_ORCHESTRATOR_API_URL": door.url},
+                self._program.command,
+                env={**self._program.environment, **protocol_variables(session_id, door)},
                 cwd=Path(assignment.project_dir),
                 pipe_stdin=True,
                 on_stdout=on_stdout,

@@ -1,7 +1,10 @@
 """The gateway as a server: started and stopped inside the runner's event loop, on a free port of 127.0.0.1."""
 
 import secrets
+from collections.abc import Callable
 from types import TracebackType
+
+from starlette.types import ASGIApp
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.executors.port import Door, SessionChannel
@@ -18,14 +21,18 @@ TOKEN_BYTES = 32
 class Gateway:
     """The doors of all sessions of one runner (`Doors`). An async context manager, or `start` and `aclose`."""
 
-    def __init__(self, api: CoordinatorApi, limits: GatewayLimits = LIMITS) -> None:
+    def __init__(
+        self, api: CoordinatorApi, limits: GatewayLimits = LIMITS, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
+    ) -> None:
+        """`wrap`: for who wants to see what passes."""
         self._api = api
+        self._wrap = wrap
         self._limits = limits
         self._doors: dict[bytes, SessionDoor] = {}
         self._web: WebServer | None = None
 
     async def start(self) -> None:
-        web = WebServer(build_app(self._api, self._doors), await listen(HOST, 0))
+        web = WebServer(self._wrap(build_app(self._api, self._doors)), await listen(HOST, 0))
         try:
             await web.start()
         except BaseException:
