@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import threading
+from http.client import HTTPConnection
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -115,3 +117,27 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used_again(monkeyp
         await gateway.tell("POST", "/events", {})
         gateway.close()
         assert len(recording.clients) == 3
+
+
+async def test_a_call_that_is_cancelled_while_it_connects_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting, cancelled, connected = threading.Event(), threading.Event(), threading.Event()
+    connect = HTTPConnection.connect
+
+    def slow(connection: HTTPConnection) -> None:
+        connecting.set()
+        assert cancelled.wait(PATIENCE_S)
+        connect(connection)
+        connected.set()
+
+    monkeypatch.setattr(HTTPConnection, "connect", slow)
+    async with RecordingGateway().serving() as recording:
+        gateway = Gateway(recording.url)
+        telling = asyncio.create_task(gateway.tell("POST", "/events", 1))
+        assert await asyncio.to_thread(connecting.wait, PATIENCE_S)
+        telling.cancel()
+        await asyncio.wait([telling])
+        cancelled.set()
+        assert await asyncio.to_thread(connected.wait, PATIENCE_S)
+        await gateway.tell("POST", "/events", 2)
+        gateway.close()
+        assert recording.bodies("/events") == [2]

@@ -7,6 +7,7 @@ import contextlib
 import json
 import select
 import socket
+import threading
 import time
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, NamedTuple
@@ -59,9 +60,11 @@ class Gateway:
         async with self._one_at_a_time:
             connection = self._kept_connection() or self._new_connection()
             self._connection = connection
+            given_up = threading.Event()
             try:
-                answer = await asyncio.to_thread(self._exchange, connection, method, path, content)
+                answer = await asyncio.to_thread(self._exchange, connection, given_up, method, path, content)
             except BaseException:
+                given_up.set()
                 self._give_up(connection)
                 raise
             self._used_at = time.monotonic()
@@ -103,9 +106,15 @@ class Gateway:
         form = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
         return form(self._parts.hostname or "", self._port, timeout=self._answer_limit_s)
 
-    def _exchange(self, connection: HTTPConnection, method: str, path: str, content: bytes | None) -> Answer:
+    def _exchange(
+        self, connection: HTTPConnection, given_up: threading.Event, method: str, path: str, content: bytes | None
+    ) -> Answer:
         headers = {} if content is None else {"Content-Type": "application/json"}
         try:
+            if connection.sock is None:
+                connection.connect()
+            if given_up.is_set():  # while it was being connected: there was nothing yet that could be shut down
+                raise ConnectionAbortedError("the request was cancelled")
             connection.request(method, self._parts.path + path, content, headers)
             response = connection.getresponse()
             return Answer(response.status, _decoded(response.read()))
