@@ -12,7 +12,7 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.outbox import Outbox
-from fsm_runner.coordinator.policy import POLICIES, Policies
+from fsm_runner.coordinator.policy import EXECUTORS_CONNECTIONS, POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executor_assembly import Surroundings, assembled_executor
 from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
@@ -50,7 +50,11 @@ async def assembled_runner(
     """
     run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(CoordinatorApi(coordinator_url, token_auth(config)))
+        auth = token_auth(config)
+        api = await stack.enter_async_context(CoordinatorApi(coordinator_url, auth))
+        executors_api = await stack.enter_async_context(
+            CoordinatorApi(coordinator_url, auth, connections=EXECUTORS_CONNECTIONS)
+        )
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir)
         hostname = socket.gethostname()
@@ -59,7 +63,7 @@ async def assembled_runner(
         )
         sessions = Sessions()
         surroundings = Surroundings(
-            api=api, channels=channels, scripts=scripts, sessions=sessions, session_machine=session_machine
+            api=executors_api, channels=channels, scripts=scripts, sessions=sessions, session_machine=session_machine
         )
         executor = await stack.enter_async_context(assembled_executor(config, profile, surroundings))
         context = RunContext(
@@ -67,7 +71,7 @@ async def assembled_runner(
             executor=executor,
             channels=channels,
             project_dir=str(config.project_dir),
-            runner_values={MCP_URL_PLACEHOLDER: await _mcp_url(stack, config, api)},
+            runner_values={MCP_URL_PLACEHOLDER: await _mcp_url(stack, config, executors_api)},
             run_timeout_s=config.run_timeout_s,
             observe=observe,
         )

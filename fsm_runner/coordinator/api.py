@@ -13,7 +13,7 @@ import msgspec
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S
+from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S, REPORT_CONNECTIONS
 from fsm_runner.coordinator.transport import Answer, Transport, path_segment
 
 NO_CONTENT = 204
@@ -67,9 +67,9 @@ class CoordinatorApi:
     Each call raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
     """
 
-    def __init__(self, url: str, auth: httpx.Auth | None = None) -> None:
+    def __init__(self, url: str, auth: httpx.Auth | None = None, *, connections: int = REPORT_CONNECTIONS) -> None:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
-        self._transport = Transport(url, auth)
+        self._transport = Transport(url, auth, connections)
         self.url = self._transport.url
 
     async def __aenter__(self) -> "CoordinatorApi":

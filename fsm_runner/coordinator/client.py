@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
 from loguru import logger
@@ -33,12 +34,15 @@ class CoordinatorClient:
         policies: Policies = POLICIES,
         *,
         sleep: Sleep = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
         on_registration_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.api = api
         self.policies = policies
         self.on_registration_lost = on_registration_lost
         self._sleep = sleep
+        self._now = now
+        self._answered_at_s = now()
         self._back = asyncio.Event()
         self.registrations = 0
         """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
@@ -86,22 +90,34 @@ class CoordinatorClient:
             raise duplicate from None
         return self._last
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST", patience_s: float | None = None) -> Answer:
         """Send until it is acknowledged. Raises `Refused` when the coordinator will never take it.
 
-        A lost registration and missing credentials pass, so they are waited out like an outage.
+        A lost registration and missing credentials pass, so they are waited out like an outage. `patience_s`: for so
+        long it is tried while the coordinator takes other calls; None: for ever.
         """
 
         failures = 0
+        failing_since_s: float | None = None
 
         async def attempt() -> Answer:
+            nonlocal failing_since_s
             known_as = self.registrations
             try:
-                return await self.api.deliver(path, body, method)
+                answer = await self.api.deliver(path, body, method)
             except NotRegistered:
                 if known_as == self.registrations:
                     self.on_registration_lost()
                 raise
+            except (Unreachable, NotAuthenticated) as fault:
+                failing_since_s = self._now() if failing_since_s is None else failing_since_s
+                if patience_s is not None and self._answered_at_s - failing_since_s >= patience_s:
+                    raise Refused(
+                        f"given up, since it alone has not been taken for {patience_s:g} s: {fault}", 0
+                    ) from fault
+                raise
+            self.note_answer()
+            return answer
 
         def say_undelivered(fault: Exception, wait_s: float) -> None:
             nonlocal failures
@@ -116,6 +132,10 @@ class CoordinatorClient:
             on_wait=say_undelivered,
             sleep=self._sleep_until_back,
         )
+
+    def note_answer(self) -> None:
+        """The coordinator has answered something: what fails all the same does so by itself."""
+        self._answered_at_s = self._now()
 
     def wake(self) -> None:
         """The coordinator is back: what waits to be delivered is tried at once."""

@@ -16,6 +16,7 @@ from loguru import logger
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import Answer, path_segment
 
 MESSAGE_OVERHEAD_BYTES = 512
@@ -28,10 +29,14 @@ class Delivery(msgspec.Struct, frozen=True):
     path: str
     body: bytes
     method: str = "POST"
+    patience_s: float | None = None
+    """How long it is tried while the coordinator takes other messages; None: for ever."""
 
 
 class Deliverer(Protocol):
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer: ...
+    async def deliver(
+        self, path: str, body: bytes, method: str = "POST", patience_s: float | None = None
+    ) -> Answer: ...
 
 
 Answered = asyncio.Future[Answer | Refused]
@@ -93,11 +98,28 @@ class Outbox:
 
     def withdraw(self, session_id: str, messages: Iterable[Answered]) -> None:
         """Forget those of the messages that have not been tried yet. One that is under way is still waited for."""
-        self._forget(session_id, messages, also_tried=False)
+        lane = self._lanes.get(session_id)
+        if lane is None:
+            return
+        unwanted = set(messages)
+        for letter in [each for each in lane.letters if each.answered in unwanted and not each.tried]:
+            lane.remove(letter)
+            letter.answered.cancel()
 
     def give_up(self, session_id: str, messages: Iterable[Answered]) -> None:
-        """Forget those of the messages that are not answered, also the one under way."""
-        self._forget(session_id, messages, also_tried=True)
+        """Forget those of the messages that are not answered, and whatever stands before them in the lane."""
+        lane = self._lanes.get(session_id)
+        unwanted = {message for message in messages if not message.done()}
+        if lane is None or not unwanted:
+            return
+        last = max((index for index, each in enumerate(lane.letters) if each.answered in unwanted), default=-1)
+        given_up = list(lane.letters)[: last + 1]
+        for letter in given_up:
+            lane.remove(letter)
+            letter.answered.cancel()
+        if lane.sender is not None and any(letter.tried for letter in given_up):
+            lane.sender.cancel()
+            self._send(session_id, lane)
 
     async def aclose(self) -> None:
         """Give up what is left; whoever waits for its answer is told by a cancellation."""
@@ -110,20 +132,6 @@ class Outbox:
             for letter in lane.letters:
                 letter.answered.cancel()
         self._lanes.clear()
-
-    def _forget(self, session_id: str, messages: Iterable[Answered], *, also_tried: bool) -> None:
-        lane = self._lanes.get(session_id)
-        if lane is None:
-            return
-        unwanted = set(messages)
-        for letter in [each for each in lane.letters if each.answered in unwanted]:
-            if letter.tried and not also_tried:
-                continue
-            lane.remove(letter)
-            letter.answered.cancel()
-            if letter.tried and lane.sender is not None:
-                lane.sender.cancel()
-                self._send(session_id, lane)
 
     def _send(self, session_id: str, lane: _Lane) -> None:
         lane.sender = asyncio.create_task(self._send_all(session_id, lane), name=f"outbox {session_id}")
@@ -140,7 +148,7 @@ class Outbox:
 
     async def _answer_to(self, session_id: str, delivery: Delivery) -> Answer | Refused:
         try:
-            return await self._deliverer.deliver(delivery.path, delivery.body, delivery.method)
+            return await self._deliverer.deliver(delivery.path, delivery.body, delivery.method, delivery.patience_s)
         except Refused as refusal:
             logger.error("{}: the coordinator refuses a message: {}", session_id, refusal)
             return refusal
@@ -172,15 +180,20 @@ def session_ended(session_id: str, runner_id: str, status: wire.EndedSession) ->
 
 
 def bind(session_id: str, body: wire.Bind) -> Delivery:
-    return Delivery(f"/sessions/{path_segment(session_id)}/bind", msgspec.json.encode(body))
+    return _of_executor(session_id, "bind", msgspec.json.encode(body))
 
 
 def event(session_id: str, body: bytes) -> Delivery:
-    return Delivery(f"/sessions/{path_segment(session_id)}/events", body)
+    return _of_executor(session_id, "events", body)
 
 
 def metadata(session_id: str, body: bytes) -> Delivery:
-    return Delivery(f"/sessions/{path_segment(session_id)}/metadata", body, "PATCH")
+    return _of_executor(session_id, "metadata", body, "PATCH")
+
+
+def _of_executor(session_id: str, what: str, body: bytes, method: str = "POST") -> Delivery:
+    """Its content is somebody else's: one that cannot be taken must not keep the run's report from being told."""
+    return Delivery(f"/sessions/{path_segment(session_id)}/{what}", body, method, NOT_TAKEN_LIMIT_S)
 
 
 def _of_run(run_id: str, report: str, body: msgspec.Struct) -> Delivery:

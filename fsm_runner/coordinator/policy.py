@@ -16,8 +16,9 @@ ANSWER_LIMIT_S = 60.0
 REPORT_CONNECTIONS = 20
 """So many reports are under way at once, the others wait. The pool looks at each connection for each request."""
 
-FORWARD_CONNECTIONS = 500
-"""So many calls of executors are under way at once: a stream of events keeps its connection as long as it is read."""
+EXECUTORS_CONNECTIONS = 500
+"""Apart from these, so many calls of executors and MCP clients: none of them may keep a report waiting. Many, since a
+stream of events keeps its connection as long as it is read."""
 
 LINE_ANSWER_LIMIT_S = 10.0
 """How long a heartbeat or a look-up may take: they change nothing when they are repeated, and more wait behind them."""
@@ -45,6 +46,10 @@ TOKEN_MARGIN_S = 60.0
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest answer that is read, a script's archive included."""
+
+NOT_TAKEN_LIMIT_S = 300.0
+"""A message of an executor is given up when it alone is not taken for so long, while the coordinator answers others:
+what comes behind it, the run's report too, would never be told."""
 
 UNDELIVERED_LIMIT_BYTES = 64 * 1024 * 1024
 """So much of one session is kept while the coordinator does not take it; an executor's further messages are refused."""

@@ -27,12 +27,13 @@ from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
     ANSWER_LIMIT_S,
     CONNECT_LIMIT_S,
-    FORWARD_CONNECTIONS,
     REPORT_CONNECTIONS,
 )
 from fsm_runner.errors import UsageError
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
+TOO_LARGE_STATUSES = frozenset({413, 414, 431})
+"""Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
 SHOWN_ANSWER_CHARS = 300
 
 Form = TypeVar("Form")
@@ -72,19 +73,16 @@ class Answer(msgspec.Struct, frozen=True):
 class Transport:
     """Connections to one coordinator."""
 
-    def __init__(self, url: str, auth: httpx.Auth | None = None) -> None:
+    def __init__(self, url: str, auth: httpx.Auth | None, connections: int) -> None:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
-        self._http = _http_client(self.url, auth)
+        self._http = _http_client(self.url, auth, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
-        self._line_http = _http_client(self.url, auth)
-        # Executors' calls too: a stream that one of them listens to must not keep a report waiting.
-        self._forward_http = _http_client(self.url, auth, FORWARD_CONNECTIONS)
+        self._line_http = _http_client(self.url, auth, REPORT_CONNECTIONS)
 
     async def aclose(self) -> None:
         await self._http.aclose()
         await self._line_http.aclose()
-        await self._forward_http.aclose()
 
     @asynccontextmanager
     async def open(
@@ -100,11 +98,11 @@ class Transport:
         # A header that comes from elsewhere may hold any byte; as text, httpx takes ASCII alone.
         raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         try:
-            request = self._forward_http.build_request(
+            request = self._http.build_request(
                 method, self.url + path, content=content, headers=raw_headers, timeout=limits
             )
             async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
-                response = await self._forward_http.send(request, stream=True)
+                response = await self._http.send(request, stream=True)
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as fault:
             raise self._unreachable(method, path, fault) from fault
         except httpx.InvalidURL as defect:
@@ -181,7 +179,7 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _http_client(url: str, auth: httpx.Auth | None, connections: int = REPORT_CONNECTIONS) -> httpx.AsyncClient:
+def _http_client(url: str, auth: httpx.Auth | None, connections: int) -> httpx.AsyncClient:
     """Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good."""
     parts = urlsplit(url)
     try:
@@ -226,6 +224,8 @@ def _fault_of(answer: Answer) -> Unreachable | NotRegistered | Refused:
         return NotAuthenticated(message, status, answer.body)
     if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
         return conflict
+    if status in TOO_LARGE_STATUSES:
+        return Refused(message, status, answer.body)
     if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
         return Refused(message, status, answer.body)
     return Unreachable(message)

@@ -1,5 +1,6 @@
 """What runner and executor say to each other. Contract: protocol.md, section 2."""
 
+import json
 import re
 from typing import Literal
 
@@ -12,7 +13,8 @@ from fsm_runner.executors.port import Assignment
 SCHEMA_VERSION: Literal["2.2"] = "2.2"
 
 _MODES: dict[str, Literal["start", "resume"]] = {"start_session": "start", "resume_session": "resume"}
-_CUT_TURN_COMPLETE = re.compile(rb'\s*\{\s*"type"\s*:\s*"turn_complete"')
+_TYPE_FIRST = re.compile(rb'\s*\{\s*"type"\s*:\s*"turn_complete"')
+_TYPE_LAST = re.compile(rb'"type"\s*:\s*"turn_complete"\s*\}\s*\Z')
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,13 +65,23 @@ SHUTDOWN_LINE = b'{"type":"shutdown"}\n'
 
 
 def is_turn_complete(line: Line) -> bool:
-    """Any other line means nothing, JSON or not. One that was too long to be kept is known by its beginning."""
+    """Any other line means nothing, JSON or not. One that was cut is known by its type, where that is first or last."""
     if line.cut:
-        return _CUT_TURN_COMPLETE.match(line.content) is not None
+        return bool(_TYPE_FIRST.match(line.content) or _TYPE_LAST.search(line.end))
     try:
         return msgspec.json.decode(line.content, type=_Message).type == "turn_complete"
     except DECODE_FAULTS:
+        return _is_lenient_turn_complete(line.content)
+
+
+def _is_lenient_turn_complete(content: bytes) -> bool:
+    """Python's `json` writes NaN and halves of surrogate pairs, which strict readers refuse; its turn is over all the
+    same."""
+    try:
+        message = json.loads(content.decode(errors="replace").removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
         return False
+    return isinstance(message, dict) and message.get("type") == "turn_complete"
 
 
 def _line(message: object) -> bytes:

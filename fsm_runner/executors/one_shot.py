@@ -43,7 +43,10 @@ class OneShotExecution:
         return "finished"
 
     async def stop(self) -> StopSignal:
-        return await self._child.stop()
+        try:
+            return await self._child.stop()
+        finally:
+            self._door.close()
 
     async def aclose(self) -> None:
         await self._child.stop(term_grace_s=0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 from loguru import logger
@@ -9,7 +10,7 @@ from loguru import logger
 from fsm_runner.coordinator.wire import StopSignal
 from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.launcher import Launcher
-from fsm_runner.executors.lines import LINE_LIMIT_BYTES, LineSplitter
+from fsm_runner.executors.lines import LINE_LIMIT_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.process.child import Exit
@@ -107,7 +108,10 @@ class PersistentProcess:
             await self._child.stdin.write(SHUTDOWN_LINE)
 
     def _read(self, chunk: bytes) -> None:
-        for line in self._lines.feed(chunk):
+        self._hear(self._lines.feed(chunk))
+
+    def _hear(self, lines: Iterable[Line]) -> None:
+        for line in lines:
             if is_turn_complete(line):
                 if self._turn_complete is not None and not self._turn_complete.done():
                     self._turn_complete.set_result(None)
@@ -117,11 +121,15 @@ class PersistentProcess:
     async def _await_end(self) -> Exit | None:
         """How the process has ended; None where it is there but has closed its stdout."""
         await self._child.stdout_ended()
+        self._hear(self._lines.rest())
         try:
             async with asyncio.timeout(EXIT_AFTER_CLOSE_S):
-                return await self._child.wait()
+                ended = await self._child.wait()
         except TimeoutError:
             return None
+        # What the executor may have left running must not speak for the session after its end.
+        self._door.close()
+        return ended
 
 
 def _failure(ended: Exit | None) -> str:

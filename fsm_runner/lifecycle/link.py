@@ -22,6 +22,8 @@ from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
 
+ASKED_FOR = "the coordinator asks for it"
+
 Post = Callable[[str, object], None]
 """Hands the runner an event and its reason."""
 
@@ -49,6 +51,8 @@ class CoordinatorLink:
         self._leaving = False
         self._stops_in_doubt = False
         """An answer to a poll was lost, and a stop may have been in it: each is told once (section 1.1)."""
+        self._unclear_stops: set[str] = set()
+        """Sessions to stop of which several runs are held."""
         self._last_beat = 0.0
         self._poll_waits = Waits(client.policies.poll)
         self._short_poll_waits = Waits(client.policies.short_poll)
@@ -120,6 +124,7 @@ class CoordinatorLink:
             self._post_fault("poll", fault, known_as)
             wait_s = self._poll_waits.next_s()
         else:
+            self._client.note_answer()
             self._post("coordinator_answered", "poll")
             self._poll_waits.reset()
             wait_s = self._wait_after_answer_s(has_started or _now() - began >= SHORT_POLL_S)
@@ -155,25 +160,38 @@ class CoordinatorLink:
             self._runs.fail_unreadable(polled.run, runner_id)
         elif polled.run is not None:
             has_started = self._runs.start(polled.run, runner_id)
-            if self._leaving:
-                self._runs.stop_session(polled.run.session_id, "the runner is leaving")
+            if has_started and self._leaving:
+                self._runs.stop_run(polled.run.run_id, "the runner is leaving")
         for session_id in polled.stop_sessions:
-            self._runs.stop_session(session_id, "the coordinator asks for it")
+            self._stop_session(session_id)
         self._scripts.sync(polled.sync_scripts)
         self._scripts.remove(polled.remove_scripts)
         if polled.deregistered:
             self._post("drain_requested", "the coordinator has deregistered this runner")
         return has_started
 
+    def _stop_session(self, session_id: str) -> None:
+        """A stop names a session. Which of several runs it is about, such as one that was refused while another is at
+        work, is in the coordinator's list of runs."""
+        if self._runs.held_of(session_id) > 1:
+            self._unclear_stops.add(session_id)
+            self._stops_in_doubt = True
+        else:
+            self._runs.stop_session(session_id, ASKED_FOR)
+
     async def _look_up_stops(self, runner_id: str) -> None:
         """Stops come with the poll; while none is held, the coordinator's list of runs tells them."""
         try:
-            for request in await self._client.api.stop_requests():
-                if request.runner_id == runner_id:
-                    self._runs.stop_session(request.session_id, "the coordinator asks for it")
-            self._stops_in_doubt = False
+            requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
         except CoordinatorError as fault:
             logger.debug("stop requests could not be looked up: {}", fault)
+            return
+        self._stops_in_doubt = False
+        for request in requests:
+            self._runs.stop_run(request.run_id, ASKED_FOR)
+        for session_id in self._unclear_stops.difference(request.session_id for request in requests):
+            self._runs.stop_session(session_id, ASKED_FOR)
+        self._unclear_stops.clear()
 
     async def _beat(self, runner_id: str) -> None:
         known_as = self._client.registrations
@@ -183,6 +201,7 @@ class CoordinatorLink:
             self._post_fault("heartbeat", fault, known_as)
             await asyncio.sleep(self._beat_waits.next_s())
             return
+        self._client.note_answer()
         self._beat_waits.reset()
         silent_s = _now() - self._last_beat
         self._last_beat = _now()

@@ -68,6 +68,14 @@ class Runs:
         report = outbox.failed(run.run_id, runner_id, run.defect)
         self._own(self._deliver(run.run_id, report), run.run_id)
 
+    def held_of(self, session_id: str) -> int:
+        """How many runs of this session are held."""
+        return sum(actor.wire_run.session_id == session_id for actor in self._actors.values())
+
+    def stop_run(self, run_id: str, reason: str) -> None:
+        if (actor := self._actors.get(run_id)) is not None:
+            actor.post("stop_requested", reason)
+
     def stop_session(self, session_id: str, reason: str) -> None:
         for actor in self._actors.values():
             if actor.wire_run.session_id == session_id:

@@ -58,9 +58,11 @@ class Turn:
         return await self._session.ending()
 
     async def aclose(self) -> None:
-        if not self._done.done():
-            await self._session.kill()
-        self.over.set()
+        try:
+            if not self._done.done():
+                await self._session.kill()
+        finally:
+            self.over.set()
 
 
 class SessionActor(Actor):

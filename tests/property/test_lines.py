@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from fsm_runner.executors.lines import Line, LineSplitter
+from fsm_runner.executors.lines import LINE_END_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import is_turn_complete
 
 streams = st.lists(
@@ -39,7 +40,9 @@ def test_lines_do_not_depend_on_how_the_stream_is_cut(stream: bytes, cuts: list[
 def test_of_a_line_that_is_too_long_the_beginning_is_kept(stream: bytes, limit_bytes: int) -> None:
     whole = stream.split(b"\n")[:-1]
     event(f"cut: {any(len(line) > limit_bytes for line in whole)}")
-    expected = [Line(line[:limit_bytes], len(line) > limit_bytes) for line in whole]
+    expected = [
+        Line(line[:limit_bytes], len(line) > limit_bytes, line[limit_bytes:][-LINE_END_BYTES:]) for line in whole
+    ]
     found = read([bytes([byte]) for byte in stream], limit_bytes, b"x")
     assert found == [line for line in expected if line.cut or b"x" in line.content]
 
@@ -64,5 +67,29 @@ def test_a_turn_complete_with_a_result_that_is_too_long_is_known_by_its_beginnin
     (line,) = read([message[:1], message[1:]], 64)
     assert line.cut
     assert is_turn_complete(line)
+    (sorted_keys,) = read([b"{", b'"result": "' + b"x" * 600 + b'", "type": "turn_complete" }\n'], 64)
+    assert is_turn_complete(sorted_keys)
     (other,) = read([b"{", b'"note": "turn_complete", "x": "' + b"x" * 100 + b'"}\n'], 64)
     assert not is_turn_complete(other)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b'{"type": "turn_complete", "result": NaN}',
+        b'{"type": "turn_complete", "result": -Infinity}',
+        b'{"type": "turn_complete", "result": "\\ud83d"}',
+        b'{"type": "turn_complete", "result": "\xff"}',
+        b'\xef\xbb\xbf{"type": "turn_complete"}',
+        b'  {"result": {"type": "other"}, "type": "turn_complete"}\r',
+    ],
+)
+def test_a_turn_is_complete_in_any_json_that_programs_write(written: bytes) -> None:
+    assert is_turn_complete(Line(written))
+
+
+@pytest.mark.parametrize(
+    "written", [b'["turn_complete"]', b'"turn_complete"', b"turn_complete", b"[" * 5000 + b'"turn_complete"']
+)
+def test_what_only_names_it_completes_no_turn(written: bytes) -> None:
+    assert not is_turn_complete(Line(written))

@@ -31,7 +31,7 @@ MACHINE = load_machine("run")
 PROJECT_DIR = tempfile.gettempdir()
 ME = "runner_me"
 RUN = wire.Run(run_id="run_1", session_id="ses_1")
-STOP = wire.StopRequest(session_id=RUN.session_id, runner_id=ME)
+STOP = wire.StopRequest(run_id=RUN.run_id, session_id=RUN.session_id, runner_id=ME)
 REGISTERED = wire.Registered(runner_id=ME, poll_timeout_seconds=30, heartbeat_interval_seconds=10)
 REGISTRATION = wire.Registration(
     hostname="host", project_dir=PROJECT_DIR, executor_profile="fake", executor=wire.ExecutorInfo(type="t", command="c")
@@ -338,7 +338,7 @@ async def test_a_stop_reaches_a_run_of_a_runner_that_is_full() -> None:
 @in_virtual_time
 async def test_a_stop_of_another_runner_is_not_obeyed(owner: str | None) -> None:
     api = FakeApi([Polled(run=RUN), Unreachable("reset")])
-    api.stop_answers = [[wire.StopRequest(session_id=RUN.session_id, runner_id=owner)]]
+    api.stop_answers = [[wire.StopRequest(run_id=RUN.run_id, session_id=RUN.session_id, runner_id=owner)]]
     async with line(api) as made:
         await asyncio.sleep(20)
         assert len(made.runs) == 1

@@ -37,7 +37,7 @@ class Gate:
         self.acknowledged: list[str] = []
         self._open: deque[asyncio.Future[Answer]] = deque()
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST", patience_s: float | None = None) -> Answer:
         self.begun.append(path)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open.append(answer)
@@ -121,6 +121,38 @@ async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not
     assert gate.begun == ["1", "4"]
     assert second.cancelled()
     assert third.cancelled()
+
+
+async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_comes_behind_it_is_sent() -> None:
+    gate = Gate()
+    box = Outbox(gate)
+    ahead, report, behind = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
+    other = box.put("ses_2", message("other"))
+    await settle()
+    box.give_up(LANE, [report])
+    await settle()
+    assert ahead.cancelled()
+    assert report.cancelled()
+    assert gate.begun == ["1", "other", "3"]
+    assert not other.done()
+    assert not behind.done()
+    await box.aclose()
+
+
+async def test_nothing_is_given_up_that_is_answered() -> None:
+    gate = Gate()
+    box = Outbox(gate)
+    report, behind = box.put(LANE, message("1")), box.put(LANE, message("2"))
+    await settle()
+    gate.acknowledge()
+    assert await report is TAKEN
+    box.give_up(LANE, [report])
+    await settle()
+    gate.acknowledge()
+    assert await behind is TAKEN
+    box.give_up(LANE, [report])
+    box.withdraw(LANE, [report])
+    assert box.waiting_bytes(LANE) == 0
 
 
 async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> None:
@@ -216,7 +248,9 @@ PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
 def test_each_message_has_its_place_and_its_body(
     make: Callable[[str], Delivery], path: str, body: bytes, name: str, quoted: str
 ) -> None:
-    assert make(name) == Delivery(path.format(quoted), body)
+    delivery = make(name)
+    assert (delivery.method, delivery.path, delivery.body) == ("POST", path.format(quoted), body)
+    assert (delivery.patience_s is None) == path.startswith("/runner")
 
 
 moves = st.sampled_from(["put", "put", "acknowledge", "refuse", "discard", "settle"])
