@@ -1,0 +1,52 @@
+"""The MCP server of a runner: where executors find it, and what its clients cannot hold up."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.coordinator.policy import REPORT_CONNECTIONS
+from fsm_runner.web.listener import PortInUse, listen
+from tests.support import faults
+from tests.support.command_executor import command_home, staged
+from tests.support.mcp import TOOL_NAMES, call, mcp_client
+from tests.support.runner import bench
+
+
+async def free_port() -> int:
+    with await listen("127.0.0.1", 0) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def test_tools_that_the_coordinator_answers_slowly_keep_no_report_waiting(tmp_path: Path) -> None:
+    released = asyncio.Event()
+    port = await free_port()
+    async with staged(tmp_path, mcp_port=port) as at_work, mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
+        at_work.proxy.fault("GET", "/sessions", faults.hold(released), times=None)
+        calls = [asyncio.create_task(call(client, "list_agent_sessions")) for _ in range(REPORT_CONNECTIONS + 5)]
+        await at_work.proxy.seen("GET", "/sessions", REPORT_CONNECTIONS)
+        await at_work.completes(await at_work.start(["bind"], ["report"]))
+        released.set()
+        assert all("sessions" in answer for answer in await asyncio.gather(*calls))
+
+
+async def test_its_tools_are_served_where_the_configured_port_says(tmp_path: Path) -> None:
+    port = await free_port()
+    async with staged(tmp_path, mcp_port=port), mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == TOOL_NAMES
+
+
+async def test_a_runner_whose_mcp_port_is_taken_does_not_start(tmp_path: Path) -> None:
+    with await listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        async with bench(tmp_path) as desk:
+            with pytest.raises(PortInUse, match=str(port)):
+                async with desk.running(command_home(tmp_path / "home"), mcp_port=port):
+                    pass
+
+
+async def test_an_external_server_is_named_in_its_place(tmp_path: Path) -> None:
+    url = "http://mcp.example/mcp"
+    async with staged(tmp_path, external_mcp_url=url) as at_work:
+        assert at_work.runner.actor._runs._context.runner_values == {"${runner.orchestrator_mcp_url}": url}
