@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+from loguru import logger
 
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator.api import CoordinatorApi
@@ -47,6 +48,8 @@ async def assembled_executor(
         raise UsageError(f"{profile.path}: command: {defect}") from defect
     except OSError as fault:  # a name that is too long, a folder that may not be entered
         raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
+    for name in sorted(set(profile.profile.env) - os.environ.keys()):
+        logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
     # The gateway brings the web server along, which a procedural runner has no use for.
     from fsm_runner.gateway.gateway import Gateway
 

@@ -1,7 +1,8 @@
 """Profiles and the agents that a runner brings along. Contract: protocol.md, section 5."""
 
+import re
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -23,7 +24,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """`profiles/{name}.json`. Keys that are not named here are ignored."""
 
     type: Literal["autonomous", "procedural"]
-    command: str
+    command: Annotated[str, msgspec.Meta(min_length=1)]
     description: str = ""
     config: JsonObject = {}
     agents_dir: str | None = None
@@ -42,6 +43,8 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
     agents: tuple[Agent, ...]
     agent_files: dict[str, Path]
     """By the agents' names."""
+    unknown_keys: tuple[str, ...] = ()
+    """What the file says besides; a key that is misspelled is among them."""
 
     @property
     def executor_folder(self) -> Path:
@@ -79,7 +82,9 @@ def load_profile(name: str) -> LoadedProfile:
     """Raises `UsageError` naming the file and the field that is wrong, or the profiles that there are."""
     paths = profile_paths()
     if name not in paths:
-        raise UsageError(f"Profile not found: {name!r}; there are: {', '.join(paths) or 'none'} (in {_places()})")
+        raise UsageError(
+            f"Profile not found: {name!r}; there are: {', '.join(paths) or 'none'} (in {profile_places()})"
+        )
     path = paths[name]
     home = path.parent.parent
     profile = read_json(path, Profile)
@@ -92,6 +97,7 @@ def load_profile(name: str) -> LoadedProfile:
         profile=profile,
         agents=tuple(agent for _, agent in agents),
         agent_files={agent.name: file for file, agent in agents},
+        unknown_keys=tuple(sorted(read_json(path, dict[str, msgspec.Raw]).keys() - Profile.__struct_fields__)),
     )
 
 
@@ -99,7 +105,7 @@ def _refuse_runners_own(path: Path, profile: Profile) -> None:
     for name in profile.env:
         if name.startswith(RUNNERS_OWN_VARIABLES):
             raise UsageError(f"{path}: env: {name} is the runner's own, and no executor gets it")
-        if not name or "=" in name or "\0" in name:
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
             raise UsageError(f"{path}: env: {name!r} is not the name of a variable")
 
 
@@ -131,5 +137,6 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
     return agents
 
 
-def _places() -> str:
+def profile_places() -> str:
+    """The folders that profiles are looked for in."""
     return ", ".join(str(home / "profiles") for home in homes())

@@ -211,12 +211,13 @@ def runs(
 
 @app.command()
 def stop(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", show_default=False)], coordinator_url: CoordinatorUrl = None
+    name: Annotated[str, typer.Argument(metavar="RUN|SESSION", show_default=False)],
+    coordinator_url: CoordinatorUrl = None,
 ) -> None:
-    """Ask a coordinator to stop a run."""
-    from fsm_runner.cli.runs import stop_run
+    """Ask a coordinator to stop a run, or a session with the executor that waits in it."""
+    from fsm_runner.cli import runs
 
-    stop_run(coordinator_url, run_id)
+    runs.stop(coordinator_url, name)
 
 
 def _given(flag: bool) -> str | None:

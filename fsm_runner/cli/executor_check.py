@@ -98,7 +98,7 @@ def _ended_by_signals() -> Iterator[None]:
 def _introduction(target: Target) -> str:
     command = " ".join(target.program.command)
     if target.profile is None:
-        return f"{command}, which no profile names"
+        return f"{command}, which no profile here names (one_shot, unless --lifecycle says otherwise)"
     others = f" (also named by {', '.join(target.other_profiles)})" if target.other_profiles else ""
     return f"{command}, with the config and variables of the profile {target.profile}{others}"
 

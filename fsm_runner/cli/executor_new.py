@@ -70,6 +70,6 @@ def _next_steps(name: str, folder: Path, files: list[NewFile]) -> str:
     test = files[-1].path.relative_to(folder)
     return f"""
 Try it:         {there}fsm-runner run --profile {name} --prompt hello
-Test it:        {there}pytest {test}
+Test it:        {there}pytest {test}   (needs `pip install pytest`)
 Start a runner: {there}fsm-runner --profile {name}
 Give it work:   fsm-runner submit --profile {name} --prompt hello --wait"""

@@ -3,12 +3,14 @@
 import typer
 
 from fsm_runner.errors import EXIT_USAGE, UsageError
-from fsm_runner.profiles import load_profile, profile_paths
+from fsm_runner.profiles import load_profile, profile_paths, profile_places
 
 
 def list_profiles() -> None:
     """One line for each profile; one that is broken is named with what is wrong, and makes the exit code 2."""
     paths = profile_paths()
+    if not paths:
+        raise UsageError(f"there are no profiles; they were looked for in {profile_places()}")
     width = max(map(len, paths), default=0)
     broken = False
     for name in paths:

@@ -22,7 +22,10 @@ EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "aborted": EXIT_ABORTE
 def run_runner(config: RunnerConfig) -> int:
     """The exit code."""
     configure_logs(verbose=config.verbose)
-    return asyncio.run(_serve(config, load_profile(config.profile)))
+    profile = load_profile(config.profile)
+    for key in profile.unknown_keys:
+        logger.warning("{}: {}: this key means nothing here", profile.path, key)
+    return asyncio.run(_serve(config, profile))
 
 
 async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:

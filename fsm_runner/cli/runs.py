@@ -12,6 +12,7 @@ from fsm_runner.coordinator.wire import Run, RunStatus
 from fsm_runner.errors import UsageError
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
+SESSION_PREFIX = "ses_"
 SHOWN_ERROR_CHARS = 60
 """The whole text is in `--json`."""
 
@@ -31,11 +32,12 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def stop_run(url: str | None, run_id: str) -> None:
+def stop(url: str | None, name: str) -> None:
+    """A run, or a session with the executor that waits in it. Raises `UsageError` where there is no such one."""
     try:
-        asyncio.run(_stop(url, run_id))
+        asyncio.run(_stop(url, name))
     except Refused as refusal:
-        raise UsageError(f"run {run_id!r} is not stopped: {refusal}") from refusal
+        raise UsageError(f"{name!r} is not stopped: {refusal}") from refusal
 
 
 async def _fetch(url: str | None, status: str | None) -> list[Run]:
@@ -43,9 +45,12 @@ async def _fetch(url: str | None, status: str | None) -> list[Run]:
         return await api.runs(status)
 
 
-async def _stop(url: str | None, run_id: str) -> None:
+async def _stop(url: str | None, name: str) -> None:
     async with coordinator_api(url) as api:
-        await api.stop_run(run_id)
+        if name.startswith(SESSION_PREFIX):
+            await api.stop_session(name)
+        else:
+            await api.stop_run(name)
 
 
 def _row(run: Run) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | 
     return EXIT_FAILED
 
 
-def _shown(value: JsonObject | str) -> str:
+def _shown(value: object) -> str:
     """A text as it is, data as one line of JSON; what standard output's character set lacks is escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     if isinstance(value, str):
@@ -141,7 +141,7 @@ def _shown(value: JsonObject | str) -> str:
     return json.dumps(value, ensure_ascii=codecs.lookup(encoding).name != "utf-8")
 
 
-async def _result(api: CoordinatorApi, session_id: str, earlier: Counter[str] | None) -> JsonObject | str | None:
+async def _result(api: CoordinatorApi, session_id: str, earlier: Counter[str] | None) -> object:
     """The last result event, rather than the session's result: a coordinator has none for a run that failed."""
     left = Counter(earlier)
     last: SessionEvent | None = None

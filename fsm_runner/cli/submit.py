@@ -15,6 +15,9 @@ from fsm_runner.coordinator.wire import RunRequest
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.retry import retrying
 
+PENDING_LOOKS = 20
+"""A run that is still pending after so many look-ups, 5 s, may have no runner."""
+
 ENDED = frozenset({"completed", "failed", "stopped"})
 LOOK_INTERVAL_S = 0.25
 """Deployed coordinators say nothing about the end of a run by themselves that could be relied on."""
@@ -68,11 +71,25 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
 
 
 async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
+    looks = 0
     while True:
         run = await retrying(lambda: api.run(run_id), POLICIES.look_up, (Unreachable,))
         if run.status in ENDED:
             return
+        looks += 1
+        if run.status == "pending" and looks == PENDING_LOOKS:
+            await _say_who_could_take_it(api, run_id)
         await asyncio.sleep(LOOK_INTERVAL_S)
+
+
+async def _say_who_could_take_it(api: CoordinatorApi, run_id: str) -> None:
+    """Nobody waits for the answer where there is none."""
+    try:
+        online = sorted({runner.executor_profile for runner in await api.runners() if runner.status == "online"})
+    except CoordinatorError:
+        return
+    there_are = f"online are runners of the profiles {', '.join(online)}" if online else "no runner is online"
+    typer.echo(f"{run_id} is waiting for a runner that takes it; {there_are}", err=True)
 
 
 async def _lives_on(api: CoordinatorApi, session_id: str) -> bool:

@@ -40,6 +40,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         text += f", {counts['FAILED']} do not"
     if counts["untried"]:
         text += f", {counts['untried']} were not tried"
+    if any(each.status == "-" for each in outcomes):
+        text += " (-: not asked of this lifecycle)"
     return text
 
 

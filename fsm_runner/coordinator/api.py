@@ -159,6 +159,12 @@ class CoordinatorApi:
         """Raises `Refused` with status 409 while it is running or idle."""
         await self._acknowledged("DELETE", f"/sessions/{path_segment(session_id)}")
 
+    async def stop_session(self, session_id: str) -> None:
+        await self._acknowledged("POST", f"/sessions/{path_segment(session_id)}/stop")
+
+    async def runners(self) -> list[wire.ListedRunner]:
+        return (await self._get("/runners", wire.RunnerList)).runners
+
     async def session_result(self, session_id: str) -> wire.SessionResult:
         return await self._get(f"/sessions/{path_segment(session_id)}/result", wire.SessionResult)
 

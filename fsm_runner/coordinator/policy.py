@@ -10,6 +10,9 @@ from fsm_runner.retry import RetryPolicy
 CONNECT_LIMIT_S = 10.0
 """How long a connection may take to come about."""
 
+KEPT_IDLE_S = 3.0
+"""How long an idle connection is used again: shorter than servers keep one, so that none is closed under a request."""
+
 ANSWER_LIMIT_S = 60.0
 """How long an answer may take. Long, since a call that was given up may still be carried out later."""
 

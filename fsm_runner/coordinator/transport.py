@@ -27,6 +27,7 @@ from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
     ANSWER_LIMIT_S,
     CONNECT_LIMIT_S,
+    KEPT_IDLE_S,
     REPORT_CONNECTIONS,
 )
 from fsm_runner.errors import UsageError
@@ -186,7 +187,7 @@ def _http_client(url: str, auth: httpx.Auth | None, connections: int) -> httpx.A
         return httpx.AsyncClient(
             auth=auth,
             limits=httpx.Limits(
-                max_connections=connections, max_keepalive_connections=REPORT_CONNECTIONS, keepalive_expiry=30
+                max_connections=connections, max_keepalive_connections=REPORT_CONNECTIONS, keepalive_expiry=KEPT_IDLE_S
             ),
             # A proxy has no business between a runner and a coordinator of the same machine.
             trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},

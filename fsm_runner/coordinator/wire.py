@@ -150,8 +150,10 @@ class ResultEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_ty
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to `GET /sessions/{id}/result`."""
 
-    result_text: str | None = None
-    result_data: JsonObject | None = None
+    result_text: Any = None
+    """Text; but nobody has checked what the executor sent."""
+    result_data: Any = None
+    """An object, likewise."""
 
 
 class SessionEvent(_Message, frozen=True, kw_only=True):
@@ -159,8 +161,10 @@ class SessionEvent(_Message, frozen=True, kw_only=True):
 
     event_type: str
     timestamp: str = ""
-    result_text: str | None = None
-    result_data: JsonObject | None = None
+    result_text: Any = None
+    """Text; but nobody has checked what the executor sent."""
+    result_data: Any = None
+    """An object, likewise."""
 
 
 class SessionEvents(msgspec.Struct, frozen=True):
@@ -203,6 +207,19 @@ class StopRequests(msgspec.Struct, frozen=True):
     """Answer to `GET /runs?status=stopping`."""
 
     runs: list[StopRequest]
+
+
+class ListedRunner(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of a runner of `GET /runners` as tells what it could take."""
+
+    executor_profile: str
+    status: str
+
+
+class RunnerList(msgspec.Struct, frozen=True):
+    """Answer to `GET /runners`."""
+
+    runners: list[ListedRunner]
 
 
 class RunList(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from fsm_runner.process.child import Exit
 
 
-def failure_text(ended: Exit) -> str:
-    """stderr, else stdout, else the exit code (section 2)."""
+def failure_text(ended: Exit, otherwise: str | None = None) -> str:
+    """stderr, else stdout, else the exit code (section 2), which `otherwise` may tell in other words."""
     said = ended.stderr.text().strip() or ended.stdout.text().strip()
-    return said or f"the command ended with exit code {ended.code}"
+    return said or otherwise or f"the command ended with exit code {ended.code}"

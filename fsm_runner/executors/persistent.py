@@ -49,7 +49,7 @@ class PersistentProcess:
         try:
             await self._complete_or_ended(complete)
             if not complete.done():
-                raise ExecutionFailed(_failure(self._end.result()))
+                raise ExecutionFailed(_failure(self._end.result(), "before its turn was complete"))
             complete.result()
             if not handing_over.done():
                 raise ExecutionFailed("the executor said turn_complete before it had read its turn")
@@ -66,13 +66,14 @@ class PersistentProcess:
         await asyncio.wait([self._end])
         ended = self._end.result()
         if ended is None or ended.code != 0:
-            raise ExecutionFailed(_failure(ended))
+            raise ExecutionFailed(_failure(ended, "between two turns"))
 
     async def stop(self) -> StopSignal:
         """`shutdown`, SIGTERM, SIGKILL, with their grace between them; what it took. Raises `ProcessStuck`."""
-        with contextlib.suppress(TimeoutError):
+        # One that has closed its stdin hears of no shutdown, and is ended by a signal at once.
+        with contextlib.suppress(TimeoutError, InputClosed):
             async with asyncio.timeout(SHUTDOWN_GRACE_S):
-                await self._ask_to_shut_down()
+                await self._child.stdin.write(SHUTDOWN_LINE)
                 await self._child.wait()
         try:
             return await self._child.stop()
@@ -102,11 +103,6 @@ class PersistentProcess:
         either: set[asyncio.Future[Any]] = {complete, self._end}
         await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _ask_to_shut_down(self) -> None:
-        # One that has closed its stdin is ended by a signal.
-        with contextlib.suppress(InputClosed):
-            await self._child.stdin.write(SHUTDOWN_LINE)
-
     def _read(self, chunk: bytes) -> None:
         self._hear(self._lines.feed(chunk))
 
@@ -121,7 +117,6 @@ class PersistentProcess:
     async def _await_end(self) -> Exit | None:
         """How the process has ended; None where it is there but has closed its stdout."""
         await self._child.stdout_ended()
-        self._hear(self._lines.rest())
         try:
             async with asyncio.timeout(EXIT_AFTER_CLOSE_S):
                 ended = await self._child.wait()
@@ -129,10 +124,13 @@ class PersistentProcess:
             return None
         # What the executor may have left running must not speak for the session after its end.
         self._door.close()
+        if ended.code == 0:
+            # It ended in order: its last line may lack a line break, and is no half of one.
+            self._hear(self._lines.rest())
         return ended
 
 
-def _failure(ended: Exit | None) -> str:
+def _failure(ended: Exit | None, when: str) -> str:
     if ended is None:
         return "the executor has closed its stdout, so it can complete no turn"
-    return failure_text(ended)
+    return failure_text(ended, f"the executor ended with exit code {ended.code} {when}")

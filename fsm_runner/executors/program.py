@@ -46,6 +46,8 @@ def executor_program(path: Path, inherited: Mapping[str, str], variables: Iterab
 def _declares_dependencies(path: Path) -> bool:
     """Raises `UsageError` where there is no such file."""
     try:
+        if path.is_dir():
+            raise UsageError(f"the executor {path} is a directory; name the file in it")
         if not path.is_file():
             raise UsageError(f"there is no executor {path}")
         with path.open("rb") as file:

@@ -29,7 +29,7 @@ class Entrance:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = paths.split(scope.get("raw_path", b""))
         door = None if path is None else self._doors.get(path.token)
-        if path is None or door is None or not is_local_client(scope["headers"]):
+        if path is None or door is None or not is_local_client(scope["headers"], scope["http_version"]):
             raise not_found()
         # The server's own limit is for headers that come in pieces; those that come at once it takes as they are.
         if size_bytes(scope["headers"]) > HEADERS_LIMIT_BYTES:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from loguru import logger
 
+from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.executors.port import SessionChannel, TooMuchUndelivered
 from fsm_runner.gateway.limits import GatewayLimits
 from fsm_runner.gateway.refusal import Refusal, shown
@@ -33,6 +34,7 @@ class SessionDoor:
         self._children: OrderedDict[str, None] = OrderedDict()
         self._forwards = 0
         self._is_full = False
+        self._overdue: set[Answered] = set()
 
     @property
     def url(self) -> str:
@@ -55,6 +57,16 @@ class SessionDoor:
         self._children.move_to_end(session_id)
         while len(self._children) > self.limits.known_children:
             self._children.popitem(last=False)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a message that has been waited for in vain is still not answered: the next ones are behind it."""
+        return any(not answered.done() for answered in self._overdue)
+
+    def say_overdue(self, answered: Answered) -> None:
+        """This message is not waited for any more."""
+        self._overdue.add(answered)
+        answered.add_done_callback(self._overdue.discard)
 
     @contextmanager
     def forwarding(self) -> Iterator[None]:

@@ -44,11 +44,17 @@ OF_THE_COORDINATORS_ADDRESS = frozenset(
 _LOCAL_HOST = re.compile(rb"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
-def is_local_client(headers: RawHeaders) -> bool:
-    """No web page, and nobody whom a name of the DNS has led here."""
+def is_local_client(headers: RawHeaders, http_version: str) -> bool:
+    """No web page, and nobody whom a name of the DNS has led here.
+
+    HTTP/1.0 needs no `Host`, and no browser leaves it out. `http_version` as ASGI has it: "1.0", "1.1".
+    """
+    if any(name == b"origin" for name, _ in headers):
+        return False
     hosts = [value for name, value in headers if name == b"host"]
-    has_origin = any(name == b"origin" for name, _ in headers)
-    return len(hosts) == 1 and _LOCAL_HOST.fullmatch(hosts[0]) is not None and not has_origin
+    if not hosts:
+        return http_version == "1.0"
+    return len(hosts) == 1 and _LOCAL_HOST.fullmatch(hosts[0]) is not None
 
 
 def size_bytes(headers: RawHeaders) -> int:

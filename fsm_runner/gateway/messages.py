@@ -8,72 +8,77 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from msgspec import UNSET
 from starlette.responses import Response
 
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.coordinator.transport import Answer
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
 from fsm_runner.gateway.answers import json_bytes, json_response
 from fsm_runner.gateway.call import Call
+from fsm_runner.gateway.content import Field, decode_fields, every_field, text, text_or_none
+from fsm_runner.gateway.door import SessionDoor
 from fsm_runner.gateway.refusal import Refusal, not_found, other_session, shown
 
 TAKEN_OVER: JsonObject = {"ok": True}
+EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
+"""It writes them itself, from the runner's reports (section 1.4)."""
+AFFINITY_FIELDS = ("hostname", "executor_profile")
+"""A resume demands these two (section 1.3): with others of them a session would be another runner's."""
+
+
+class _BindFields(msgspec.Struct, frozen=True):
+    session_id: Field = UNSET
+    executor_session_id: Field = UNSET
+    project_dir: Field = UNSET
+
+
+class _EventFields(msgspec.Struct, frozen=True):
+    session_id: Field = UNSET
+    event_type: Field = UNSET
+
+
+_bind_fields = msgspec.json.Decoder(_BindFields)
+_event_fields = msgspec.json.Decoder(_EventFields)
 
 
 async def bind(call: Call, *, session_in_path: bool = False) -> None:
-    fields = object_of(await call.body.read())
-    _refuse_other_session(call, fields, required=not session_in_path)
-    executor_session_id = _text(fields, "executor_session_id")
-    project_dir = None if fields.get("project_dir") is None else _text(fields, "project_dir")
+    fields = decode_fields(await call.body.read(), _bind_fields)
+    _refuse_other_session(call, fields.session_id, required=not session_in_path)
+    executor_session_id = text(fields.executor_session_id, "executor_session_id")
+    project_dir = text_or_none(fields.project_dir, "project_dir") or None
     await _tell(call, lambda: call.door.channel.bind(executor_session_id, project_dir), 200)
 
 
 async def event(call: Call, *, session_in_path: bool = False) -> None:
     body = await call.body.read()
-    _refuse_other_session(call, object_of(body), required=not session_in_path)
+    fields = decode_fields(body, _event_fields)
+    _refuse_other_session(call, fields.session_id, required=not session_in_path)
+    _refuse_event_of_the_coordinator(fields.event_type)
     await _tell(call, lambda: call.door.channel.event(body), 201)
 
 
 async def metadata(call: Call, *, session_in_path: bool = False) -> None:
-    body = await call.body.read()
-    _refuse_other_session(call, object_of(body), required=not session_in_path)
-    fields = raw_fields(body)
-    fields.pop("session_id", None)
+    fields = every_field(await call.body.read())
+    _refuse_other_session(call, fields.pop("session_id", UNSET), required=not session_in_path)
+    for name in AFFINITY_FIELDS:
+        fields.pop(name, None)
     await _tell(call, lambda: call.door.channel.metadata(msgspec.json.encode(fields)), 200)
 
 
-def object_of(body: bytes) -> JsonObject:
-    """All of it decoded: what the coordinator could not read would be tried for ever. Raises a 400 `Refusal`."""
-    if not body:
-        raise Refusal(400, "The body is missing: a JSON object is expected")
-    try:
-        fields: object = msgspec.json.decode(body)
-    except DECODE_FAULTS as defect:
-        raise Refusal(400, f"The body is no JSON: {defect}") from None
-    if not isinstance(fields, dict):
-        raise Refusal(400, "The body is no JSON object")
-    return fields
-
-
-def raw_fields(body: bytes) -> dict[str, msgspec.Raw]:
-    """The fields of what `object_of` has read, each as it was written."""
-    return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-
-
-def _refuse_other_session(call: Call, fields: JsonObject, *, required: bool) -> None:
-    if not required and "session_id" not in fields:
+def _refuse_other_session(call: Call, session_id: Field, *, required: bool) -> None:
+    if not required and session_id is UNSET:
         return
-    if _text(fields, "session_id") != call.door.session_id:
+    if text(session_id, "session_id") != call.door.session_id:
         raise other_session()
 
 
-def _text(fields: JsonObject, name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value:
-        raise Refusal(400, f"{name}: a text is expected that is not empty")
-    return value
+def _refuse_event_of_the_coordinator(event_type: Field) -> None:
+    kind = text_or_none(event_type, "event_type")
+    if kind in EVENTS_OF_THE_COORDINATOR:
+        raise Refusal(403, f"event_type: {kind} is written by the Agent Coordinator itself, from the run's reports")
 
 
 async def _tell(call: Call, tell: Callable[[], Answered], taken_status: int) -> None:
@@ -87,9 +92,18 @@ async def _tell(call: Call, tell: Callable[[], Answered], taken_status: int) -> 
     except NoTurn as reason:
         raise Refusal(409, shown(str(reason))) from None
     call.door.say_taken()
-    # Whoever stops waiting does not stop the message: the future is looked at, not awaited.
-    await asyncio.wait({answered}, timeout=call.door.limits.hold_s)
+    await _hold(call.door, answered)
     await call.answer(_response(answered) if answered.done() else json_response(TAKEN_OVER, taken_status))
+
+
+async def _hold(door: SessionDoor, answered: Answered) -> None:
+    """Until it is answered or the time is over; not at all while one before it still waits behind its own hold."""
+    if door.is_overdue:
+        return
+    # Whoever stops waiting does not stop the message: the future is looked at, not awaited.
+    await asyncio.wait({answered}, timeout=door.limits.hold_s)
+    if not answered.done():
+        door.say_overdue(answered)
 
 
 def _response(answered: Answered) -> Response:

@@ -1,43 +1,42 @@
 """Starting and resuming child runs."""
 
 import msgspec
+from msgspec import UNSET
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, RunCreated
 from fsm_runner.gateway.call import Call
+from fsm_runner.gateway.content import Field, every_field, text, text_or_none
 from fsm_runner.gateway.family import refuse_unless_child
 from fsm_runner.gateway.forwarding import submit
-from fsm_runner.gateway.messages import object_of, raw_fields
 from fsm_runner.gateway.refusal import Refusal
 
 
 async def create(call: Call) -> None:
-    """`POST /runs` as the executor wrote it, but that the own session is the parent. Raises a 4xx `Refusal`.
-
-    A start may name a session: the coordinator refuses one that exists.
-    """
-    body = await call.body.read()
-    wanted = object_of(body)
-    parent = wanted.get("parent_session_id")
-    if parent is not None and parent != call.door.session_id:
-        raise Refusal(403, "parent_session_id: another session than the one that this address was given to")
-    match wanted.get("type"):
+    """`POST /runs` as the executor wrote it, but that the own session is the parent. Raises a 4xx `Refusal`."""
+    fields = every_field(await call.body.read())
+    _refuse_other_parent(call, fields.get("parent_session_id", UNSET))
+    match text_or_none(fields.get("type", UNSET), "type"):
         case "start_session":
-            pass
+            _refuse_named_session(fields.pop("session_id", UNSET))
         case "resume_session":
-            await _refuse_resume_of_others(call, wanted.get("session_id"))
+            await refuse_unless_child(call, text(fields.get("session_id", UNSET), "session_id"))
         case _:
             raise Refusal(400, "type: expected start_session or resume_session")
-    fields = raw_fields(body)
     fields["parent_session_id"] = msgspec.Raw(msgspec.json.encode(call.door.session_id))
     answer = await submit(call, msgspec.json.encode(fields))
     if answer is not None:
         _remember(call, answer)
 
 
-async def _refuse_resume_of_others(call: Call, session_id: object) -> None:
-    if not isinstance(session_id, str) or not session_id:
-        raise Refusal(400, "session_id: expected for resume_session")
-    await refuse_unless_child(call, session_id)
+def _refuse_other_parent(call: Call, parent_session_id: Field) -> None:
+    if text_or_none(parent_session_id, "parent_session_id") not in {None, call.door.session_id}:
+        raise Refusal(403, "parent_session_id: another session than the one that this address was given to")
+
+
+def _refuse_named_session(session_id: Field) -> None:
+    """The coordinator's answer to a name would tell whether somebody has a session of it."""
+    if text_or_none(session_id, "session_id"):
+        raise Refusal(403, "session_id: start_session gets a new session, which the Agent Coordinator names")
 
 
 def _remember(call: Call, answer: bytes) -> None:

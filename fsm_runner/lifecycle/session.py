@@ -186,7 +186,8 @@ class SessionActor(Actor):
 
 def no_live_executor(session_id: str) -> ExecutionFailed:
     return ExecutionFailed(
-        f"session {session_id} has no live executor on this runner, so it cannot be resumed; start a new session"
+        f"session {session_id} has no live executor on this runner, so it cannot be resumed here; start a new session "
+        "(an executor lives on in the runner that started it, until that one or the session's idle time ends)"
     )
 
 

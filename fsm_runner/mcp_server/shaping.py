@@ -23,7 +23,12 @@ def result_of(session_id: str, result: SessionResult, limits: Limits) -> JsonObj
     """`{session_id, result_text, result_data}`, and a `note` where the data is too large to be sent."""
     shown: JsonObject = {"session_id": session_id, "result_text": None, "result_data": result.result_data}
     if result.result_text is not None:
-        shown["result_text"] = cut_text(result.result_text, limits.result_text_limit_chars)
+        text = (
+            result.result_text
+            if isinstance(result.result_text, str)
+            else msgspec.json.encode(result.result_text).decode()
+        )
+        shown["result_text"] = cut_text(text, limits.result_text_limit_chars)
     size_chars = json_chars(result.result_data)
     if size_chars > limits.object_limit_chars:
         shown["result_data"] = None

@@ -17,7 +17,7 @@ from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from fsm_runner.profiles import load_profile
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.home import PROFILE, make_home
-from tests.support.program import Finished, environment, finish
+from tests.support.program import Finished, environment, finish, program
 
 EARLIER, NOON, LATER = (f"2026-01-01T{hour}:00:00.000000Z" for hour in ("11", "12", "13"))
 ASK_AGENT = {"name": "ask", "type": "autonomous", "description": "Answers."}
@@ -279,3 +279,33 @@ def assert_refused(ended: Finished, *named: str) -> None:
     assert ended.stderr.count("\n") == 1, ended.stderr
     for text in named:
         assert text in ended.stderr, ended.stderr
+
+
+async def test_a_result_that_is_no_text_is_printed_as_json_and_spoils_no_later_one(tmp_path: Path) -> None:
+    async with hand(tmp_path) as desk:
+        run, submitting = await desk.claims("--prompt", "x", "--wait")
+        await desk.answers(run, result_text=5)
+        await desk.completes(run)
+        assert (await submitting).stdout == "5\n"
+        further, submitting = await desk.claims("--session", run["session_id"], "--prompt", "y", "--wait")
+        await desk.answers(further, LATER, result_text="sound")
+        await desk.completes(further)
+        assert (await submitting).stdout == "sound\n"
+
+
+async def test_a_session_that_waits_for_a_turn_can_be_stopped(tmp_path: Path) -> None:
+    async with hand(tmp_path) as desk:
+        session_id = await desk.session()
+        at = ("-c", desk.desk.server.url)
+        assert (await finish(tmp_path, environment(None), "stop", session_id, *at)).code == EXIT_OK
+        assert (await desk.desk.poll(desk.runner_id)).json() == {"stop_sessions": [session_id]}
+        unknown = await finish(tmp_path, environment(None), "stop", "ses_nowhere", *at)
+        assert (unknown.code, "'ses_nowhere' is not stopped" in unknown.stderr) == (EXIT_USAGE, True)
+
+
+async def test_a_run_that_no_runner_takes_is_said_to_wait(tmp_path: Path) -> None:
+    async with hand(tmp_path) as desk:
+        arguments = ("submit", "-c", desk.desk.server.url, "--profile", "typo", "--prompt", "x", "--wait")
+        async with program(tmp_path, environment(None), *arguments) as submitting:
+            said = await submitting.said("is waiting for a runner that takes it")
+            assert said.endswith("; online are runners of the profiles echo")

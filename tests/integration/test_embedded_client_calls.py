@@ -102,6 +102,22 @@ async def test_a_resume_goes_to_the_host_and_profile_that_the_session_is_bound_t
         assert claimed["demands"] == {"hostname": "host", "executor_profile": "echo", "executor_type": "autonomous"}
 
 
+async def test_a_resume_goes_to_the_runner_that_has_the_live_executor_and_to_any_like_it_afterwards() -> None:
+    async with coordinator(SHORT_POLL) as desk:
+        first = await desk.register(**autonomous(project_dir="/first"))
+        twin = await desk.register(**autonomous(project_dir="/twin"))
+        run = await desk.prompt()
+        await desk.claim(first)
+        await desk.bind(run)
+        await desk.report(run, "completed", first, session_status="idle")
+        resumed = await desk.prompt(type="resume_session", session_id=run["session_id"])
+        assert (await desk.poll(twin)).status_code == 204
+        assert (await desk.claim(first))["run_id"] == resumed["run_id"]
+        await desk.report(resumed, "completed", first, session_status="finished")
+        again = await desk.prompt(type="resume_session", session_id=run["session_id"])
+        assert (await desk.claim(twin))["run_id"] == again["run_id"]
+
+
 async def test_an_owned_agent_s_runs_go_to_its_owner() -> None:
     async with coordinator(SHORT_POLL) as desk:
         owner, other = await desk.register(), await desk.register(hostname="other", agents=[])

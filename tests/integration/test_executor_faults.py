@@ -135,8 +135,20 @@ async def test_an_exit_is_noticed_while_somebody_else_holds_the_streams(
 async def test_half_a_line_completes_no_turn(tmp_path: Path, end: Step) -> None:
     async with staged(tmp_path) as bench:
         assert await bench.fails(await bench.start(["bind"], HALF_A_LINE, end)) == HALF_A_LINE[1]
+
+
+@pytest.mark.parametrize("end", [["exit", 5], ["die"]], ids=str)
+async def test_a_line_without_its_break_completes_no_turn_of_an_executor_that_fails(tmp_path: Path, end: Step) -> None:
+    async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["say", '{"type": "turn_complete"}'], ["complain", "half"], end)
         assert await bench.fails(run) == "half"
+
+
+async def test_the_last_line_of_an_executor_that_ends_in_order_needs_no_break(tmp_path: Path) -> None:
+    async with staged(tmp_path) as bench:
+        run = await bench.start(["bind"], ["report"], ["say", '{"type": "turn_complete"}'], ["exit", 0])
+        await bench.completes(run)
+        assert await bench.session_ended() == "finished"
 
 
 async def test_half_a_line_of_a_one_shot_executor_is_its_reason(tmp_path: Path) -> None:
@@ -173,7 +185,7 @@ async def test_an_executor_that_never_reads_ends_by_its_time_limit_or_a_stop(
     [
         ("#!/bin/sh\necho no >&2\nexit 1\n", "no"),
         ("#!/bin/sh\nexec <&-\necho no >&2\nsleep 0.05\nexit 1\n", "no"),
-        ("#!/bin/sh\nexit 0\n", "the command ended with exit code 0"),
+        ("#!/bin/sh\nexit 0\n", "the executor ended with exit code 0 before its turn was complete"),
     ],
     ids=["ends", "closes and ends", "says nothing"],
 )

@@ -120,8 +120,8 @@ async def runs_of(b: Bench) -> int:
         (b'{"type": ["start_session"], "parameters": {}}', 400),
         (b'{"type": "start_session", "parent_session_id": "OTHER", "parameters": {"prompt": "x"}}', 403),
         (b'{"type": "start_session", "parent_session_id": "", "parameters": {"prompt": "x"}}', 403),
-        (b'{"type": "start_session", "parent_session_id": 0, "parameters": {"prompt": "x"}}', 403),
-        (b'{"type": "start_session", "session_id": "OTHER", "parameters": {"prompt": "x"}}', 409),
+        (b'{"type": "start_session", "parent_session_id": 0, "parameters": {"prompt": "x"}}', 400),
+        (b'{"type": "start_session", "session_id": 7, "parameters": {"prompt": "x"}}', 400),
         (b'{"type": "start_session", "agent_name": "echo", "parameters": {}}', 400),
     ],
 )
@@ -133,6 +133,22 @@ async def test_a_run_that_cannot_be_started_starts_nothing(body: bytes, status: 
         assert answer.json()["detail"]
         assert await runs_of(b) == before
         assert (await b.http.get(f"/sessions/{b.other}")).status_code == 403
+
+
+async def test_a_start_that_names_a_session_does_not_tell_whether_there_is_one() -> None:
+    async with bench() as b:
+        before = await runs_of(b)
+        for session_id in (b.other, b.own, "ses_unknown"):
+            answer = await b.http.post("/runs", json={**START, "session_id": session_id})
+            assert answer.status_code == 403
+            assert answer.json() == {
+                "detail": "session_id: start_session gets a new session, which the Agent Coordinator names"
+            }
+        assert b.proxy.calls == []
+        for nothing in (None, ""):
+            answer = await b.http.post("/runs", json={**START, "session_id": nothing})
+            assert answer.status_code == 201
+        assert await runs_of(b) == before + 2
 
 
 async def test_the_other_fields_of_a_run_are_passed_on_as_they_are() -> None:

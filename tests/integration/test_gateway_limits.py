@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, suppress
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -11,7 +13,7 @@ from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.executors.port import Door
 from fsm_runner.gateway.door import SessionDoor
 from fsm_runner.gateway.limits import LIMITS
-from fsm_runner.web.server import HEADERS_LIMIT_BYTES
+from fsm_runner.web.server import HEADERS_LIMIT_BYTES, MAX_CONNECTIONS
 from tests.support.gateway import PATIENT, bench, event_of, path_of, raw_exchange
 from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S
@@ -79,11 +81,11 @@ async def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection(
         assert b"connection: close" in answer.lower()
 
 
-class SlowEvent:
-    """An event whose body begins at once and ends when it is told to."""
+class SlowMessage:
+    """An event, or something else, whose body begins at once and ends when it is told to."""
 
-    def __init__(self, session_id: str) -> None:
-        self._body = msgspec.json.encode(event_of(session_id, 1))
+    def __init__(self, session_id: str, fields: dict[str, str] | None = None) -> None:
+        self._body = msgspec.json.encode(event_of(session_id, 1) if fields is None else fields)
         self._released = asyncio.Event()
 
     async def body(self) -> AsyncGenerator[bytes]:
@@ -106,7 +108,7 @@ ONE_BODY = msgspec.structs.replace(PATIENT, bodies_at_once=1)
 
 async def test_no_more_bodies_are_read_at_once_than_the_limit() -> None:
     async with bench(ONE_BODY) as b:
-        slow = SlowEvent(b.own)
+        slow = SlowMessage(b.own)
         first = asyncio.create_task(b.http.post("/events", content=slow.body()))
         await slow.is_being_read(b.door)
         second = asyncio.create_task(b.http.post("/events", json=event_of(b.own, 2)))
@@ -116,10 +118,11 @@ async def test_no_more_bodies_are_read_at_once_than_the_limit() -> None:
         assert [call.json["content"][0]["text"] for call in b.proxy.calls] == ["1", "2"]
 
 
-async def test_an_event_that_is_still_coming_in_when_the_door_is_closed_is_not_taken() -> None:
+@pytest.mark.parametrize(("method", "path"), [("POST", "/bind"), ("POST", "/events"), ("PATCH", "/metadata")])
+async def test_a_message_that_is_still_coming_in_when_the_door_is_closed_is_not_taken(method: str, path: str) -> None:
     async with bench(ONE_BODY) as b:
-        slow = SlowEvent(b.own)
-        posting = asyncio.create_task(b.http.post("/events", content=slow.body()))
+        slow = SlowMessage(b.own, {"session_id": b.own, "executor_session_id": "exe-1", "event_type": "message"})
+        posting = asyncio.create_task(b.http.request(method, path, content=slow.body()))
         await slow.is_being_read(b.door)
         b.door.close()
         slow.end()
@@ -135,6 +138,17 @@ async def test_headers_above_the_limit_are_refused() -> None:
             assert answer.status_code in {400, 431}
         assert b.proxy.calls == []
         assert (await b.http.get("/health", headers={"x-large": "x" * 10_000})).status_code == 200
+
+
+async def test_no_more_connections_are_held_than_the_limit() -> None:
+    async with bench() as b, AsyncExitStack() as stack:
+        address = urlsplit(b.door.url)
+        for _ in range(MAX_CONNECTIONS):
+            _, writer = await asyncio.open_connection(address.hostname, address.port)
+            stack.callback(writer.close)
+        request = b"GET %s/health HTTP/1.1\r\nHost: localhost\r\n\r\n" % path_of(b.door)
+        with suppress(ConnectionError):
+            assert await raw_exchange(b.door.url, request) == b""
 
 
 class BrokenChannel:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.gateway import bench, event_of, executor_at
@@ -41,6 +42,45 @@ async def test_metadata_is_passed_on_without_the_session() -> None:
         assert (await b.session(b.own))["last_resumed_at"] == "now"
 
 
+async def test_metadata_does_not_move_the_session_to_another_runner() -> None:
+    async with bench() as b:
+        await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
+        forged = {"hostname": "elsewhere", "executor_profile": "another"}
+        for path, body in [
+            ("/metadata", {"session_id": b.own, **forged, "last_resumed_at": "now"}),
+            (f"/sessions/{b.own}/metadata", forged),
+        ]:
+            assert (await b.http.patch(path, json=body)).status_code == 200
+        sent = [call.json for call in b.proxy.calls_for("PATCH", f"/sessions/{b.own}/metadata")]
+        assert sent == [{"last_resumed_at": "now"}, {}]
+        session = await b.session(b.own)
+        assert (session["hostname"], session["executor_profile"]) == ("host", "profile")
+
+
+@pytest.mark.parametrize("project_dir", ["", None])
+async def test_a_bind_without_a_project_dir_may_say_so(project_dir: str | None) -> None:
+    async with bench() as b:
+        body = {"session_id": b.own, "executor_session_id": "exe-1", "project_dir": project_dir}
+        assert (await b.http.post("/bind", json=body)).status_code == 200
+        [call] = b.proxy.calls_for("POST", f"/sessions/{b.own}/bind")
+        assert "project_dir" not in call.json
+
+
+@pytest.mark.parametrize("kind", ["run_start", "run_completed"])
+async def test_an_event_that_the_coordinator_writes_itself_is_refused(kind: str) -> None:
+    async with bench() as b:
+        for body in (
+            msgspec.json.encode(event_of(b.own, event_type=kind)),
+            b'{"session_id": "%s", "event\\u005ftype": "%s"}' % (b.own.encode(), kind.encode()),
+        ):
+            for path in ("/events", f"/sessions/{b.own}/events"):
+                answer = await b.http.post(path, content=body)
+                assert answer.status_code == 403
+                assert kind in answer.json()["detail"]
+        assert b.proxy.calls == []
+        assert (await b.http.post("/events", json=event_of(b.own))).status_code == 201
+
+
 async def test_the_coordinators_own_paths_lead_the_same_way() -> None:
     async with bench() as b:
         bound = await b.http.post(
@@ -69,6 +109,11 @@ BAD_BODIES: list[tuple[bytes, str]] = [
     (b"\xff", "no JSON"),
     (b"[" * 100_000, "no JSON"),
     (b'{"x": "\xff"}', "no JSON"),
+    (b'{"x": "%s\xff"}' % ("ü" * 100_000).encode(), "no JSON"),
+    (b'{"x": "\xc3"}', "no JSON"),
+    (b'{"x": [1,}', "no JSON"),
+    (b'{"x": {"y": nul}}', "no JSON"),
+    (b'{"x": ' + b"[" * 100_000, "no JSON"),
     (b'{"executor_session_id": "e"}', "session_id"),
     (b'{"session_id": "", "executor_session_id": "e"}', "session_id"),
     (b'{"session_id": 7, "executor_session_id": "e"}', "session_id"),

@@ -12,6 +12,8 @@ from tests.support.gateway import ANSWER_LIMIT_S, PATIENT, bench, event_of
 from tests.support.logs import log_lines
 
 IMPATIENT = msgspec.structs.replace(LIMITS, hold_s=0.01)
+HOLD_S = 2.0
+MESSAGES_IN_A_ROW = 10
 MESSAGES = r"/sessions/[^/]+/(events|bind|metadata)"
 
 
@@ -34,6 +36,23 @@ async def test_messages_are_taken_over_at_once_and_arrive_in_order_afterwards() 
         texts = [call.json["content"][0]["text"] for call in b.proxy.acknowledged("POST", r".*/events")]
         assert texts == ["0", "1", "2", "3", "4"]
         assert (await b.session(b.own))["executor_session_id"] == "exe-1"
+
+
+async def test_one_message_alone_is_held_until_the_coordinator_has_answered_it() -> None:
+    async with bench(msgspec.structs.replace(LIMITS, hold_s=HOLD_S)) as b:
+        released = asyncio.Event()
+        b.proxy.fault("POST", MESSAGES, faults.hold_request(released))
+        begun_s = time.monotonic()
+        for number in range(MESSAGES_IN_A_ROW):
+            assert (await b.http.post("/events", json=event_of(b.own, number))).status_code == 201
+        assert HOLD_S <= time.monotonic() - begun_s < HOLD_S * MESSAGES_IN_A_ROW / 2
+
+        released.set()
+        await b.proxy.answered("POST", MESSAGES, MESSAGES_IN_A_ROW)
+        refused = await b.http.post("/events", json={"session_id": b.own, "event_type": "x"})
+        assert refused.status_code == 422, "the coordinator's own answer is waited for again"
+        texts = [call.json["content"][0]["text"] for call in b.proxy.acknowledged("POST", MESSAGES)]
+        assert texts == [str(number) for number in range(MESSAGES_IN_A_ROW)]
 
 
 async def test_the_coordinators_own_answer_is_waited_for() -> None:

@@ -155,10 +155,20 @@ async def test_web_pages_and_other_names_of_this_machine_hear_the_same_404(heade
         assert (await b.http.get("/health", headers={"host": "localhost:1"})).status_code == 200
 
 
-async def test_a_request_without_a_host_hears_it_too() -> None:
+@pytest.mark.parametrize(
+    ("version_and_headers", "status"),
+    [
+        (b"1.0\r\n", b"200"),
+        (b"1.0\r\nHost: localhost\r\n", b"200"),
+        (b"1.0\r\nHost: example.com\r\n", b"404"),
+        (b"1.0\r\nOrigin: null\r\n", b"404"),
+        (b"1.1\r\n", b"400"),
+    ],
+)
+async def test_a_request_without_a_host_is_one_of_http_1_0(version_and_headers: bytes, status: bytes) -> None:
     async with bench() as b:
-        answer = await raw_exchange(b.door.url, b"GET %s/health HTTP/1.0\r\n\r\n" % path_of(b.door))
-        assert answer.startswith(b"HTTP/1.1 404 ")
+        request = b"GET %s/health HTTP/%s\r\n" % (path_of(b.door), version_and_headers)
+        assert (await raw_exchange(b.door.url, request)).startswith(b"HTTP/1.1 %s " % status)
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ async def test_an_end_that_the_coordinator_refuses_is_told_no_more(tmp_path: Pat
         ([["complain", "out of memory\n"], ["exit", 0]], "out of memory"),
         ([["complain", "out of memory\n"], ["say", "progress\n"], ["exit", 7]], "out of memory"),
         ([["say", "progress\n"], ["exit", 7]], "progress"),
-        ([["exit", 7]], "the command ended with exit code 7"),
-        ([["exit", 0]], "the command ended with exit code 0"),
-        ([["die"]], "the command ended with exit code 137"),
+        ([["exit", 7]], "the executor ended with exit code 7 before its turn was complete"),
+        ([["exit", 0]], "the executor ended with exit code 0 before its turn was complete"),
+        ([["die"]], "the executor ended with exit code 137 before its turn was complete"),
     ],
     ids=["0 and stderr", "stderr", "stdout", "exit code", "0", "signal"],
 )

@@ -132,7 +132,8 @@ class Bench:
         return await self.api.run(run.run_id)
 
     async def result(self, run: RunCreated) -> JsonObject | None:
-        return (await self.api.session_result(run.session_id)).result_data
+        data: JsonObject | None = (await self.api.session_result(run.session_id)).result_data
+        return data
 
     async def completes(self, agent: str = "say", **parameters: Any) -> RunCreated:
         """Submit one more run and see it complete: the runner is well."""

@@ -59,13 +59,23 @@ def test_what_connection_names_is_dropped_both_ways() -> None:
     ],
 )
 def test_only_this_machine_is_a_host(host: bytes, is_local: bool) -> None:
-    assert headers.is_local_client([(b"host", host)]) is is_local
+    assert headers.is_local_client([(b"host", host)], "1.1") is is_local
+    assert headers.is_local_client([(b"host", host)], "1.0") is is_local
 
 
-def test_no_host_two_hosts_and_web_pages_are_not_local() -> None:
-    assert not headers.is_local_client([])
-    assert not headers.is_local_client([(b"host", b"localhost"), (b"host", b"localhost")])
-    assert not headers.is_local_client([(b"host", b"localhost"), (b"origin", b"http://localhost")])
+@pytest.mark.parametrize("http_version", ["1.0", "1.1"])
+def test_two_hosts_and_web_pages_are_not_local(http_version: str) -> None:
+    for sent in [
+        [(b"host", b"localhost"), (b"host", b"localhost")],
+        [(b"host", b"localhost"), (b"origin", b"http://localhost")],
+        [(b"origin", b"http://localhost")],
+    ]:
+        assert not headers.is_local_client(sent, http_version)
+
+
+def test_only_http_1_0_needs_no_host() -> None:
+    assert headers.is_local_client([], "1.0")
+    assert not headers.is_local_client([], "1.1")
 
 
 def test_text_from_outside_stays_on_one_line() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.cli.profiles import list_profiles
 from fsm_runner.errors import UsageError
 from fsm_runner.home import HOME_VARIABLE
 from fsm_runner.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
@@ -167,3 +168,24 @@ def test_the_bundled_profiles_load(name: str, tmp_path: Path, monkeypatch: pytes
     loaded = load_profile(name)
     assert [agent.name for agent in loaded.agents] == [name]
     assert loaded.executor_folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["AUTH0_DOMAIN", "AGENT_SESSION_ID", "A B", "", "A=B", "1A"])
+def test_a_variable_that_no_executor_gets_is_refused_by_name(home: Path, name: str) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"env": ["MY_KEY", name]})
+    assert f"env: {name}" in refusal("p").replace("'", "")
+
+
+def test_a_profile_without_a_command_is_refused(home: Path) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"command": ""})
+    assert "$.command" in refusal("p")
+
+
+def test_a_home_without_profiles_is_named_by_the_list(home: Path) -> None:
+    with pytest.raises(UsageError, match=str(home / "profiles")):
+        list_profiles()
+
+
+def test_a_key_that_means_nothing_is_kept_in_mind(home: Path) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"lifecyle": "persistent", "env": []})
+    assert load_profile("p").unknown_keys == ("lifecyle",)

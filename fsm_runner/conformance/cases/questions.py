@@ -41,7 +41,7 @@ async def schema(attempt: Attempt) -> None:
         validator.check_schema(decoded)
     except SchemaError as defect:
         raise CaseFailed(f"what it printed is no JSON Schema: {defect.json_path}: {defect.message}") from None
-    if not decoded.keys() & (_PLAIN_KEYWORDS | validator.VALIDATORS.keys()):
+    if decoded and not decoded.keys() & (_PLAIN_KEYWORDS | validator.VALIDATORS.keys()):
         raise CaseFailed("what it printed is a JSON object, but has none of the keywords of a JSON Schema")
 
 

@@ -92,7 +92,7 @@ class _RunningServer:
 
     def __init__(self, coordinator: Coordinator, listener: socket.socket) -> None:
         self._coordinator = coordinator
-        self._web = WebServer(build_app(coordinator), listener)
+        self._web = WebServer(build_app(coordinator), listener, max_connections=None)
         self._sweeping: asyncio.Task[None] | None = None
 
     @property

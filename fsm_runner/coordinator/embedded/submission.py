@@ -14,6 +14,9 @@ from fsm_runner.coordinator.embedded.store import Store
 from fsm_runner.coordinator.embedded.validation import prompt_check
 from fsm_runner.coordinator.wire import JsonObject, RunCreated, RunRequest
 
+LIVE_STATUSES = frozenset({"running", "idle"})
+"""A session of these has an executor at this moment."""
+
 DEFAULT_EXECUTOR_TYPE = "autonomous"
 """What a run demands that names no agent."""
 
@@ -74,8 +77,20 @@ def _resume(store: Store, submission: Submission) -> RunCreated:
     _refuse_wrong_parameters(agent, request.parameters)
     if request.parent_session_id != session["parent_session_id"]:
         store.sessions.update(session["session_id"], parent_session_id=request.parent_session_id)
-    bound_to = Demands(hostname=session["hostname"], executor_profile=session["executor_profile"])
+    bound_to = Demands(
+        hostname=session["hostname"],
+        executor_profile=session["executor_profile"],
+        runner_id=_runner_of_live_executor(store, session),
+    )
     return _queue(store, submission, session["session_id"], agent, bound_to)
+
+
+def _runner_of_live_executor(store: Store, session: JsonObject) -> str | None:
+    """A persistent executor can be resumed where it lives alone, though others have its host name and profile."""
+    if session["status"] not in LIVE_STATUSES:
+        return None
+    last = store.runs.last_of(session["session_id"])
+    return None if last is None else last.runner_id
 
 
 def _agent(submission: Submission, name: str | None) -> CatalogAgent | None:

@@ -32,6 +32,8 @@ class Turn:
             raise RuntimeError("the turn is completed already")
         if (text is None) == (data is None):
             raise TypeError("a result has either text or data")
+        if not isinstance(text, str | None) or not isinstance(data, dict | None):
+            raise TypeError("a result's text is a str, and its data a dict")
         fields = {"result_text": text} if data is None else {"result_data": data}
         await self._completion(fields, json.dumps(data) if text is None else text)
         self.completed = True

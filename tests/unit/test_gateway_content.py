@@ -1,0 +1,115 @@
+"""What the gateway makes of a body: as little as it can."""
+
+import asyncio
+import tracemalloc
+from typing import cast
+
+import msgspec
+import pytest
+from starlette.types import Message, Scope
+
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.outbox import Answered
+from fsm_runner.coordinator.transport import Answer
+from fsm_runner.executors.port import SessionChannel
+from fsm_runner.gateway import content
+from fsm_runner.gateway.call import Call
+from fsm_runner.gateway.door import SessionDoor
+from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.gateway.refusal import Refusal
+from fsm_runner.gateway.routes import carry_out
+
+BODY_BYTES = 1024 * 1024
+COPIES_LIMIT = 5
+"""So many times a body may be in memory: as it comes in, put together, written anew. As objects it takes more."""
+MANY_SMALL_VALUES = b",".join([b'{"a":1.5}'] * (BODY_BYTES // 10))
+
+
+class Channel:
+    """Answers everything at once."""
+
+    def bind(self, executor_session_id: str, project_dir: str | None) -> Answered:
+        return self.event(b"")
+
+    def event(self, body: bytes) -> Answered:
+        answered: Answered = asyncio.get_running_loop().create_future()
+        answered.set_result(Answer("", 201, b"{}"))
+        return answered
+
+    metadata = event
+
+
+async def status_of(method: str, path: str, body: bytes) -> int:
+    """The answer to a request, from the list of routes on."""
+    sent: list[Message] = []
+
+    arriving = [body]
+
+    async def receive() -> Message:
+        if not arriving:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": arriving.pop(), "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    door = SessionDoor("ses_own", cast(SessionChannel, Channel()), "", LIMITS, lambda: None)
+    scope: Scope = {"type": "http", "method": method, "headers": [], "query_string": b""}
+    try:
+        await carry_out(Call(door, (path,), cast(CoordinatorApi, None), scope, receive, send))
+    except Refusal as refusal:
+        return refusal.status
+    return cast(int, sent[0]["status"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "bind", 201),
+        ("POST", "events", 201),
+        ("PATCH", "metadata", 201),
+        ("POST", "runs", 400),
+    ],
+)
+async def test_a_body_of_many_small_values_is_not_made_into_objects(method: str, path: str, status: int) -> None:
+    head = b'{"session_id":"ses_own","executor_session_id":"e","type":"no_such_type","x":['
+    body = head + MANY_SMALL_VALUES + b"]}"
+    await status_of(method, path, b"{}")
+    tracemalloc.start()
+    try:
+        assert await status_of(method, path, body) == status
+        assert tracemalloc.get_traced_memory()[1] < COPIES_LIMIT * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("path", ["bind", "events"])
+async def test_a_body_of_many_fields_is_not_either(path: str) -> None:
+    fields = b",".join(b'"k%07d":1' % number for number in range(BODY_BYTES // 13))
+    body = b'{"session_id":"ses_own","executor_session_id":"e",' + fields + b"}"
+    await status_of("POST", path, b"{}")
+    tracemalloc.start()
+    try:
+        assert await status_of("POST", path, body) == 201
+        assert tracemalloc.get_traced_memory()[1] < COPIES_LIMIT * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+async def test_what_should_be_a_text_and_is_large_is_not_decoded() -> None:
+    body = b'{"session_id":[' + MANY_SMALL_VALUES + b"]}"
+    tracemalloc.start()
+    try:
+        for method, path in (("POST", "bind"), ("POST", "events"), ("PATCH", "metadata"), ("POST", "runs")):
+            assert await status_of(method, path, body) == 400
+        assert tracemalloc.get_traced_memory()[1] < COPIES_LIMIT * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("body", ["x" * 70_000, "ü" * 70_000, "x" + "ü" * 70_000, "😀" * 70_000])
+def test_characters_at_the_edges_of_pieces_are_whole(body: str) -> None:
+    encoded = msgspec.json.encode({"x": body})
+    assert msgspec.json.encode(content.every_field(encoded)) == encoded
+    with pytest.raises(Refusal, match="no JSON"):
+        content.every_field(encoded[:-2] + b'\xf0"}')
