@@ -133,6 +133,13 @@ async def test_a_result_has_either_text_or_data(tmp_path: Path, misuse: str) -> 
     assert (code, stderr.splitlines()[-1]) == (1, "Error: TypeError: a result has either text or data")
 
 
+@pytest.mark.parametrize("misuse", ["5", 'data="text"', "data=[]"])
+async def test_a_result_s_text_is_text_and_its_data_an_object(tmp_path: Path, misuse: str) -> None:
+    body = f"async def main(session):\n    async for turn in session.turns():\n        await turn.complete({misuse})"
+    code, stderr = await ended_with(tmp_path, body)
+    assert (code, stderr.splitlines()[-1]) == (1, "Error: TypeError: a result's text is a str, and its data a dict")
+
+
 async def test_a_turn_is_completed_once(tmp_path: Path) -> None:
     body = UPPER + '        await turn.complete("again")'
     code, stderr = await ended_with(tmp_path, body)
