@@ -42,7 +42,7 @@ async def refuse_unless_own_or_child(call: Call, session_id: str) -> None:
 
 async def refuse_unless_child(call: Call, session_id: str) -> None:
     """The same. The own session is none."""
-    if not await _is_child(call, session_id):
+    if not await is_child(call, session_id):
         raise call.not_open()
 
 
@@ -56,7 +56,8 @@ async def refuse_unless_child_run(call: Call, run_id: str) -> None:
     await refuse_unless_child(call, (await _run(call, run_id)).session_id)
 
 
-async def _is_child(call: Call, session_id: str) -> bool:
+async def is_child(call: Call, session_id: str) -> bool:
+    """Whether the door's own session is its parent. Raises a 502 `Refusal` where the coordinator cannot be asked."""
     door = call.door
     if session_id == door.session_id or not is_plain(session_id):
         return False

@@ -6,7 +6,7 @@ from msgspec import UNSET
 from fsm_runner.coordinator.wire import DECODE_FAULTS, RunCreated
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.content import Field, every_field, text, text_or_none
-from fsm_runner.gateway.family import refuse_unless_child
+from fsm_runner.gateway.family import is_child
 from fsm_runner.gateway.forwarding import submit
 from fsm_runner.gateway.refusal import Refusal
 
@@ -19,7 +19,8 @@ async def create(call: Call) -> None:
         case "start_session":
             _refuse_named_session(fields.pop("session_id", UNSET))
         case "resume_session":
-            await refuse_unless_child(call, text(fields.get("session_id", UNSET), "session_id"))
+            if not await is_child(call, text(fields.get("session_id", UNSET), "session_id")):
+                raise Refusal(403, "session_id: through this address its own children alone are resumed")
         case _:
             raise Refusal(400, "type: expected start_session or resume_session")
     fields["parent_session_id"] = msgspec.Raw(msgspec.json.encode(call.door.session_id))
