@@ -198,7 +198,8 @@ class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a run of status `stopping` as tells whom it concerns: the rest may be another runner's business."""
 
-    run_id: str
+    run_id: Any
+    """A text, in a run of this runner."""
     session_id: str
     runner_id: str | None = None
 

@@ -188,7 +188,7 @@ class CoordinatorLink:
             return
         self._stops_in_doubt = False
         for request in requests:
-            self._runs.stop_run(request.run_id, ASKED_FOR)
+            self._runs.stop_run(str(request.run_id), ASKED_FOR)
         for session_id in self._unclear_stops.difference(request.session_id for request in requests):
             self._runs.stop_session(session_id, ASKED_FOR)
         self._unclear_stops.clear()
