@@ -1,15 +1,27 @@
 """A stop is about one run: others of the same session go on."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from fsm_runner.coordinator.wire import RunCreated
 from tests.support import faults
-from tests.support.command_executor import held_by, staged
+from tests.support.command_executor import StagedBench, held_by, staged
 from tests.support.proxy import POLL
-from tests.support.runner import waiter
+from tests.support.runner import Waiter, waiter
 
 FAILED = "/runner/runs/{}/failed"
 LONG_S = 600.0
+
+
+class TwoHeld(NamedTuple):
+    at_work: StagedBench
+    held: Waiter
+    first: RunCreated
+    second: RunCreated
+    released: asyncio.Event
 
 
 async def test_a_resume_that_comes_while_the_runner_drains_leaves_the_turn_its_grace_period(tmp_path: Path) -> None:
@@ -27,14 +39,21 @@ async def test_a_resume_that_comes_while_the_runner_drains_leaves_the_turn_its_g
         await at_work.completes(first)
 
 
-async def test_a_stop_of_a_run_that_was_refused_as_busy_leaves_the_turn_at_work(tmp_path: Path) -> None:
+@asynccontextmanager
+async def two_held(folder: Path) -> AsyncIterator[TwoHeld]:
+    """A turn at work, and a resume that was refused as busy and is not told so to the coordinator yet."""
     released = asyncio.Event()
-    async with staged(tmp_path) as at_work, waiter(tmp_path) as held:
+    async with staged(folder) as at_work, waiter(folder) as held:
         first = await at_work.start(["bind"], *held_by(held), ["report"])
         await held.started.pid()
         at_work.proxy.fault("POST", FAILED.format(".*"), faults.hold_request(released))
         second = await at_work.resume(first)
         await at_work.proxy.seen("POST", FAILED.format(second.run_id))
+        yield TwoHeld(at_work, held, first, second, released)
+
+
+async def test_a_stop_of_a_run_that_was_refused_as_busy_leaves_the_turn_at_work(tmp_path: Path) -> None:
+    async with two_held(tmp_path) as (at_work, held, first, second, released):
         await at_work.desk.api.stop_run(second.run_id)
         await at_work.proxy.answered("GET", "/runs", 1)
         released.set()
@@ -45,13 +64,7 @@ async def test_a_stop_of_a_run_that_was_refused_as_busy_leaves_the_turn_at_work(
 
 
 async def test_a_stop_of_the_turn_at_work_reaches_it_though_another_run_of_its_session_is_held(tmp_path: Path) -> None:
-    released = asyncio.Event()
-    async with staged(tmp_path) as at_work, waiter(tmp_path) as held:
-        first = await at_work.start(["bind"], *held_by(held), ["report"])
-        await held.started.pid()
-        at_work.proxy.fault("POST", FAILED.format(".*"), faults.hold_request(released))
-        second = await at_work.resume(first)
-        await at_work.proxy.seen("POST", FAILED.format(second.run_id))
+    async with two_held(tmp_path) as (at_work, _, first, second, released):
         await at_work.desk.api.stop_run(first.run_id)
         await at_work.desk.state(first, "stopping")
         released.set()
