@@ -49,10 +49,10 @@ class OneShotExecution:
             self._door.close()
 
     async def aclose(self) -> None:
-        await self._child.stop(term_grace_s=0)
         self._door.close()
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
+        await self._child.stop(term_grace_s=0)
 
     async def _feed(self, invocation: bytes) -> None:
         # An executor need not read what it does not want to know.

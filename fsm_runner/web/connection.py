@@ -37,6 +37,7 @@ class BoundedHttp(H11Protocol):
     """Set by `bounded_http`."""
     _header_timer: asyncio.TimerHandle | None = None
 
+    # uvicorn narrows asyncio's own parameter in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if not self.bounds.leave_room_for(len(self.connections)):
             self.transport = transport

@@ -161,6 +161,7 @@ class BrokenChannel:
 async def test_a_defect_is_a_500_that_tells_nothing_and_a_line_in_the_log_without_the_door() -> None:
     with log_lines() as log:
         async with bench() as b:
+            # An event is all that comes to this channel.
             door = b.doors.gateway.open(b.own, BrokenChannel())  # type: ignore[arg-type]
             async with httpx.AsyncClient(base_url=door.url) as http:
                 answer = await http.post("/events", json=event_of(b.own))

@@ -132,6 +132,7 @@ async def test_where_a_stream_says_nothing_the_run_is_looked_up_now_and_then(tmp
     async with recorded(tmp_path, msgspec.structs.replace(BLIND, recheck_s=0.05)) as (scene, api):
         calling = await scene.waits()
         await api.has_told("running")
+        # The server runs, so there is one; nothing but its inside can make a stream fall silent.
         hub = scene.desk.server._running._coordinator.hub  # type: ignore[union-attr]
         for subscription in hub._subscriptions:
             subscription._session_id = "nobody"

@@ -175,6 +175,7 @@ async def live(world: World, stage: Stage) -> None:
     # The client needs one method of the API, and takes it as it comes.
     client = CoordinatorClient(stage)  # type: ignore[arg-type]
     channels = ChannelContext(outbox=Outbox(client), clock=EventClock(), hostname="h", executor_profile="p")
+    # Of the launcher a session reads the config alone: its processes are staged.
     context = SessionContext(
         machine=SESSION_MACHINE,
         launcher=FakeLauncher(),  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ def claim_stdout() -> Callable[[str], None]:
         raise ExecutorError(f"standard output is closed: {fault.strerror}") from fault
     os.dup2(_STDERR, _STDOUT)
     if sys.stdout is not None:
+        # A TextIO to the type checker, which knows no `reconfigure`; the interpreter's own stdout has it.
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return lambda line: _write(own, line.encode() + b"\n")
 
