@@ -19,3 +19,9 @@ class UsageError(FsmRunnerError):
     """Bad input: the text names the file, field or flag and says what to do."""
 
     exit_code = EXIT_USAGE
+
+
+def headline(text: str) -> str:
+    """The one line of an error that says most: the first, but of a Python traceback the last."""
+    lines = text.strip().splitlines() or [""]
+    return lines[-1] if lines[0].startswith("Traceback (most recent call last)") else lines[0]

@@ -30,8 +30,10 @@ def run_runner(config: RunnerConfig) -> int:
 
 async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
     async with AsyncExitStack() as stack:
-        url = config.coordinator_url or await _embedded_coordinator(stack, profile)
+        url = config.coordinator_url or await _embedded_coordinator(stack)
         runner = await stack.enter_async_context(assembled_runner(config, profile, url))
+        if config.coordinator_url is None:
+            _say_serving(url, profile)
         with ending_signals(runner):
             code = EXIT_CODES[await runner.live()]
         if code == EXIT_ABORTED:
@@ -45,7 +47,7 @@ def _leave_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -> str:
+async def _embedded_coordinator(stack: AsyncExitStack) -> str:
     from fsm_runner.coordinator.embedded.server import CoordinatorServer
     from fsm_runner.web.listener import PortInUse
 
@@ -54,10 +56,13 @@ async def _embedded_coordinator(stack: AsyncExitStack, profile: LoadedProfile) -
     except PortInUse as error:
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
         raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error
-    logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", server.url)
+    return server.url
+
+
+def _say_serving(url: str, profile: LoadedProfile) -> None:
+    logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", url)
     for example in submit_examples(profile):
         logger.info("submit a run: {}", example)
-    return server.url
 
 
 def submit_examples(profile: LoadedProfile) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import Run, RunStatus
-from fsm_runner.errors import UsageError
+from fsm_runner.errors import UsageError, headline
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
 SESSION_PREFIX = "ses_"
@@ -58,5 +58,5 @@ def _row(run: Run) -> tuple[str, ...]:
 
 
 def _shown(error: str | None) -> str:
-    line = (error or "").strip().partition("\n")[0]
+    line = headline(error or "")
     return line if len(line) <= SHOWN_ERROR_CHARS else line[: SHOWN_ERROR_CHARS - 1] + "…"

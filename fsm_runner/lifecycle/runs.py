@@ -9,6 +9,7 @@ from loguru import logger
 from fsm_runner.coordinator import outbox, wire
 from fsm_runner.coordinator.api import UnreadableRun
 from fsm_runner.coordinator.outbox import Delivery
+from fsm_runner.errors import headline
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from fsm_runner.lifecycle.sessions import Sessions
 
@@ -17,7 +18,7 @@ REMEMBERED_REPORTS = 1_000
 
 
 SHOWN_FAILURE_CHARS = 300
-"""As much of a failure's first line is logged; the coordinator has the rest."""
+"""As much of a failure's headline is logged; the coordinator has the rest."""
 
 
 class Runs:
@@ -132,7 +133,7 @@ class Runs:
         self._remember(actor)
         took_s = asyncio.get_running_loop().time() - began
         if actor.failure:
-            logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, _first_line(actor.failure))
+            logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, _shown(actor.failure))
         else:
             logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
 
@@ -146,6 +147,6 @@ class Runs:
         await self._context.channels.outbox.put(run_id, report)
 
 
-def _first_line(text: str) -> str:
-    line = text.strip().partition("\n")[0]
+def _shown(failure: str) -> str:
+    line = headline(failure)
     return line if len(line) <= SHOWN_FAILURE_CHARS else line[:SHOWN_FAILURE_CHARS] + "…"

@@ -9,7 +9,7 @@ from loguru import logger
 from fsm_runner.coordinator import outbox
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import CompletedSession, EndedSession, Run, StopSignal
-from fsm_runner.errors import FsmRunnerError
+from fsm_runner.errors import FsmRunnerError, headline
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
@@ -193,7 +193,7 @@ def no_live_executor(session_id: str) -> ExecutionFailed:
 
 def _reason(step: Step, payload: object) -> str:
     event = step.event.replace("_", " ")
-    said = str(payload).strip().partition("\n")[0] if isinstance(payload, str | ExecutionFailed) else ""
+    said = headline(str(payload)) if isinstance(payload, str | ExecutionFailed) else ""
     return f"{event}: {said}" if said else event
 
 

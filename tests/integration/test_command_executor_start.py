@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fsm_runner import home as home_module
-from fsm_runner.errors import UsageError
+from fsm_runner.errors import EXIT_USAGE, UsageError
 from fsm_runner.home import HOME_VARIABLE
 from fsm_runner.profiles import LoadedProfile, load_profile
 from tests.support.command_executor import (
@@ -17,6 +17,7 @@ from tests.support.command_executor import (
     staged,
     staged_source,
 )
+from tests.support.program import environment, program
 from tests.support.runner import bench
 
 PEP_723 = """\
@@ -171,3 +172,11 @@ async def _refused(folder: Path, home: LoadedProfile) -> str:
         assert await desk.runners() == []
         assert desk.proxy.calls == []
     return str(refusal.value)
+
+
+async def test_a_runner_that_cannot_start_its_executor_does_not_say_that_it_serves(tmp_path: Path) -> None:
+    home = command_home(tmp_path / "home", command="executors")
+    async with program(tmp_path, environment(home.home), "--profile", PROFILE) as runner:
+        assert await runner.exit_code() == EXIT_USAGE
+    assert len(runner.lines) == 1
+    assert "is a directory" in runner.lines[0]
