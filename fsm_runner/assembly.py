@@ -1,5 +1,6 @@
 """Puts a runner together from its configuration."""
 
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,14 +16,18 @@ from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.policy import EXECUTORS_CONNECTIONS, POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executor_assembly import Surroundings, assembled_executor
+from fsm_runner.journal.identity import RunnerIdentity
+from fsm_runner.keeping import kept
 from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.recovery import Recovery
 from fsm_runner.lifecycle.run import Observer, RunContext
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import Sessions
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.profiles import LoadedProfile
@@ -58,32 +63,49 @@ async def assembled_runner(
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir)
         hostname = socket.gethostname()
-        channels = ChannelContext(
-            outbox=Outbox(client), clock=EventClock(), hostname=hostname, executor_profile=profile.name
+        registration = _registration(config, profile, hostname)
+        keeping = await stack.enter_async_context(kept(config.state_dir, _identity(registration, coordinator_url)))
+        journal = keeping.journal
+        outbox = Outbox(client, journal)
+        channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname=hostname, executor_profile=profile.name)
+        run_timeout_s = profile.profile.run_timeout if config.run_timeout_s is None else config.run_timeout_s
+        sessions = Sessions(
+            SessionContext(
+                machine=session_machine,
+                channels=channels,
+                record=journal,
+                run_timeout_s=run_timeout_s,
+                session_idle_timeout_s=config.session_idle_timeout_s,
+            )
         )
-        sessions = Sessions()
         surroundings = Surroundings(
-            api=executors_api, channels=channels, scripts=scripts, sessions=sessions, session_machine=session_machine
+            api=executors_api, scripts=scripts, sessions=sessions, inherited=os.environ, marks=keeping.marks
         )
         executor = await stack.enter_async_context(assembled_executor(config, profile, surroundings))
         context = RunContext(
             machine=run_machine,
             executor=executor,
             channels=channels,
+            record=journal,
+            look_up=client.found_run,
             project_dir=str(config.project_dir),
             runner_values={MCP_URL_PLACEHOLDER: await _mcp_url(stack, config, executors_api)},
-            run_timeout_s=config.run_timeout_s,
+            run_timeout_s=run_timeout_s,
+            retry_interrupted=profile.profile.retry_interrupted,
             observe=observe,
         )
         runs = Runs(context, sessions, config.max_runs)
         yield RunnerActor(
             runner_machine,
             client,
-            _registration(config, profile, hostname),
+            registration,
             runs,
             scripts,
             {"grace_period_s": config.grace_period_s, "stop_limit_s": STOP_LIMIT_S},
             LinkTimes(poll_timeout_s=config.poll_timeout_s, heartbeat_interval_s=config.heartbeat_interval_s),
+            Recovery(journal.recovered, outbox, runs, sessions, keeping.sweep),
+            journal,
+            config.exit_after_outage_s,
         )
 
 
@@ -105,6 +127,16 @@ def token_auth(config: RunnerConfig) -> TokenAuth | None:
         return None
     request = TokenRequest(client_id=login.client_id, client_secret=login.client_secret, audience=login.audience)
     return TokenAuth(f"https://{login.domain}/oauth/token", request)
+
+
+def _identity(registration: wire.Registration, coordinator_url: str) -> RunnerIdentity:
+    return RunnerIdentity(
+        hostname=registration.hostname,
+        project_dir=registration.project_dir,
+        executor_profile=registration.executor_profile,
+        executor_command=registration.executor.command,
+        coordinator_url=coordinator_url,
+    )
 
 
 def _registration(config: RunnerConfig, profile: LoadedProfile, hostname: str) -> wire.Registration:

@@ -39,6 +39,9 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     grace_period_s: float = 5.0
     run_timeout_s: float | None = None
     session_idle_timeout_s: float | None = None
+    exit_after_outage_s: float | None = None
+    state_dir: Path | None = None
+    """Where journals are kept; None: in memory, and nothing outlives the process."""
     poll_timeout_s: float = 30.0
     heartbeat_interval_s: float = 60.0
     auth0_domain: str | None = None
@@ -155,6 +158,8 @@ SETTINGS = (
     Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_zero),
     Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
     Setting("session_idle_timeout_s", "SESSION_IDLE_TIMEOUT", "--session-idle-timeout", _seconds),
+    Setting("exit_after_outage_s", "EXIT_AFTER_OUTAGE", "--exit-after-outage", _seconds),
+    Setting("state_dir", "STATE_DIR", "--state-dir", _folder),
     Setting("poll_timeout_s", "POLL_TIMEOUT", None, _seconds),
     Setting("heartbeat_interval_s", "HEARTBEAT_INTERVAL", None, _seconds),
     Setting("auth0_domain", "AUTH0_DOMAIN", None, _host),
@@ -171,7 +176,7 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | No
     """
     environ = os.environ if environ is None else environ
     dotenv = read_dotenv(Path(DOTENV_FILE))
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"state_dir": default_state_dir(environ)}
     for setting in SETTINGS:
         sources = (
             (setting.flag or "", flags.get(setting.field)),
@@ -209,7 +214,16 @@ def _parsed(setting: Setting, source: str, text: str) -> object:
 def _consistent(config: RunnerConfig) -> RunnerConfig:
     if config.mcp_port is not None and config.external_mcp_url is not None:
         raise UsageError("--mcp-port (MCP_PORT) and --external-mcp-url (EXTERNAL_MCP_URL) exclude each other: give one")
-    return msgspec.structs.replace(config, project_dir=_existing_folder(config.project_dir))
+    project_dir = _existing_folder(config.project_dir)
+    state_dir = None if config.state_dir is None else config.state_dir.absolute()
+    return msgspec.structs.replace(config, project_dir=project_dir, state_dir=state_dir)
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """Where programs of this user keep what has to outlive them (XDG Base Directory Specification)."""
+    base = environ.get("XDG_STATE_HOME") or ""
+    folder = Path(base) if base.startswith("/") else Path(environ.get("HOME") or "/").joinpath(".local/state")
+    return folder / "fsm-runner"
 
 
 def _existing_folder(path: Path) -> Path:

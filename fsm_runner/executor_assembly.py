@@ -1,7 +1,6 @@
 """The executor that a profile names, ready to work."""
 
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -15,11 +14,8 @@ from fsm_runner.executors.one_shot import OneShotExecutor
 from fsm_runner.executors.port import Doors, Executor
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import executor_program
-from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.script_sync import ScriptSync
-from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
-from fsm_runner.machine.engine import Machine
 from fsm_runner.process.environment import executor_environment, named_variables
 from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
 
@@ -28,10 +24,12 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What an executor works with."""
 
     api: CoordinatorApi
-    channels: ChannelContext
     scripts: ScriptSync
     sessions: Sessions
-    session_machine: Machine
+    inherited: Mapping[str, str]
+    """The environment that the executors' is made from."""
+    marks: Mapping[str, str]
+    """Variables by which what an executor leaves behind is known."""
 
 
 @asynccontextmanager
@@ -43,12 +41,14 @@ async def assembled_executor(
         yield _procedural(config, profile, surroundings)
         return
     try:
-        program = executor_program(profile.executor_path, os.environ, profile.profile.env)
+        program = executor_program(
+            profile.executor_path, surroundings.inherited, profile.profile.env, surroundings.marks
+        )
     except UsageError as defect:
         raise UsageError(f"{profile.path}: command: {defect}") from defect
     except OSError as fault:  # a name that is too long, a folder that may not be entered
         raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
-    for name in sorted(set(profile.profile.env) - os.environ.keys()):
+    for name in sorted(set(profile.profile.env) - surroundings.inherited.keys()):
         logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
     # The gateway brings the web server along, which a procedural runner has no use for.
     from fsm_runner.gateway.gateway import Gateway
@@ -59,28 +59,19 @@ async def assembled_executor(
         if profile.profile.lifecycle == "one_shot":
             yield OneShotExecutor(launcher)
         else:
-            yield PersistentExecutor(surroundings.sessions, _session_context(config, surroundings, launcher))
-
-
-def _session_context(config: RunnerConfig, surroundings: Surroundings, launcher: Launcher) -> SessionContext:
-    return SessionContext(
-        machine=surroundings.session_machine,
-        launcher=launcher,
-        channels=surroundings.channels,
-        run_timeout_s=config.run_timeout_s,
-        session_idle_timeout_s=config.session_idle_timeout_s,
-    )
+            yield PersistentExecutor(surroundings.sessions, launcher)
 
 
 def _procedural(config: RunnerConfig, profile: LoadedProfile, surroundings: Surroundings) -> ProceduralExecutor:
     folder = profile.executor_folder
     if not folder.is_dir():
         raise UsageError(f"{profile.path}: command: there is no folder {folder}")
+    named = named_variables(surroundings.inherited, profile.profile.env)
     executor = ProceduralExecutor(
         folder=folder,
         config=_procedural_config(profile),
         project_dir=config.project_dir,
-        environment=executor_environment(os.environ, named_variables(os.environ, profile.profile.env)),
+        environment=executor_environment(surroundings.inherited, {**named, **surroundings.marks}),
         script_source=surroundings.scripts,
     )
     for agent in profile.agents:

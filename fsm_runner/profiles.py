@@ -31,6 +31,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     lifecycle: Literal["one_shot", "persistent"] = "one_shot"
     env: tuple[str, ...] = ()
     """Names of the runner's environment variables that the executor gets too. Not told to the coordinator."""
+    retry_interrupted: bool = False
+    """Whether runs are carried out again that the end of the runner's process has interrupted."""
+    run_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """How long a run may execute, in seconds, where the runner is not told otherwise."""
 
 
 class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,12 @@ AgentName = Annotated[
 Prompt = Annotated[
     str | None, typer.Option("--prompt", metavar="TEXT", help="What is to be done; the same as prompt=TEXT.")
 ]
+StateDir = Annotated[
+    str | None,
+    typer.Option(
+        "--state-dir", metavar="DIR", help="STATE_DIR: where the journal is kept. [~/.local/state/fsm-runner]"
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="VERBOSE: log everything.", show_default=False)]
 
 
@@ -103,6 +109,15 @@ def runner(
             help="SESSION_IDLE_TIMEOUT: how long a persistent executor may wait for a turn. [no limit]",
         ),
     ] = None,
+    exit_after_outage: Annotated[
+        str | None,
+        typer.Option(
+            "--exit-after-outage",
+            metavar="SECONDS",
+            help="EXIT_AFTER_OUTAGE: end when the coordinator is away for so long. [never]",
+        ),
+    ] = None,
+    state_dir: StateDir = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", show_default=False)] = False,
 ) -> None:
     """Without a command: run the runner until it is told to end (SIGTERM, Ctrl-C).
@@ -122,6 +137,8 @@ def runner(
         "grace_period_s": grace_period,
         "run_timeout_s": run_timeout,
         "session_idle_timeout_s": session_idle_timeout,
+        "exit_after_outage_s": exit_after_outage,
+        "state_dir": state_dir,
     }
     if context.invoked_subcommand is not None:
         if any(flags.values()):
@@ -207,6 +224,23 @@ def runs(
     from fsm_runner.cli.runs import list_runs
 
     list_runs(coordinator_url, status, as_json=json)
+
+
+@app.command()
+def history(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN|SESSION|runner", help="[the latest runs]", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one step a line.", show_default=False)] = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Print what the journal says of a run, a session, the runner itself, or of the latest runs."""
+    from fsm_runner.cli.history import show_history
+    from fsm_runner.config import load_config
+
+    config = load_config({"state_dir": state_dir})
+    show_history(config.state_dir, name, as_json=json)
 
 
 @app.command()

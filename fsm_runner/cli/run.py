@@ -112,7 +112,7 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
     async with (
         CoordinatorServer(port=0) as server,
         assembled_runner(
-            msgspec.structs.replace(config, coordinator_url=None), profile, server.url, observe=progress
+            msgspec.structs.replace(config, coordinator_url=None, state_dir=None), profile, server.url, observe=progress
         ) as runner,
         CoordinatorApi(server.url) as api,
     ):

@@ -16,7 +16,7 @@ from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.profiles import LoadedProfile, load_profile
 
-EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "aborted": EXIT_ABORTED}
+EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED, "aborted": EXIT_ABORTED}
 
 
 def run_runner(config: RunnerConfig) -> int:

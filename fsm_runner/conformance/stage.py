@@ -14,7 +14,7 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.wire import JsonObject, Run, RunRequest
@@ -58,7 +58,7 @@ async def built_stage(target: Target, parameters: JsonObject, timeout_s: float) 
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-check-", ignore_cleanup_errors=True))
         server = await stack.enter_async_context(CoordinatorServer(port=0))
         api = await stack.enter_async_context(CoordinatorApi(server.url))
-        outbox = Outbox(CoordinatorClient(api))
+        outbox = Outbox(CoordinatorClient(api), NothingKept())
         stack.push_async_callback(outbox.aclose)
         gateway = RecordedGateway(api)
         await stack.enter_async_context(gateway)

@@ -57,6 +57,11 @@ class _RunId(msgspec.Struct, frozen=True):
     run_id: str
 
 
+class _Claim(msgspec.Struct, frozen=True):
+    run_id: str
+    runner_id: str
+
+
 class _RunOfPoll(msgspec.Struct, frozen=True):
     run: _RunId
 
@@ -146,6 +151,11 @@ class CoordinatorApi:
         answer = await self._transport.call("GET", "/runs?status=stopping", limit_s=LINE_ANSWER_LIMIT_S, line=True)
         return answer.decoded(wire.StopRequests).runs
 
+    async def claims(self, runner_id: str) -> list[wire.Run | UnreadableRun]:
+        """The runs that this runner has claimed, as the coordinator sees it, and has not begun."""
+        answer = await self._transport.call("GET", "/runs?status=claimed", limit_s=LINE_ANSWER_LIMIT_S, line=True)
+        return [run for raw in answer.decoded(wire.RawRuns).runs if (run := _claim_of(runner_id, raw)) is not None]
+
     async def stop_run(self, run_id: str) -> None:
         await self._acknowledged("POST", f"/runs/{path_segment(run_id)}/stop")
 
@@ -197,6 +207,20 @@ def _polled(answer: Answer) -> Polled:
         remove_scripts=body.remove_scripts or (),
         deregistered=body.deregistered or False,
     )
+
+
+def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
+    """None where it is another runner's, or names none that could be reported."""
+    try:
+        claim = msgspec.json.decode(raw, type=_Claim)
+    except wire.DECODE_FAULTS:
+        return None
+    if claim.runner_id != runner_id:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=wire.Run)
+    except wire.DECODE_FAULTS as defect:
+        return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {defect}")
 
 
 def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:

@@ -9,6 +9,7 @@ from loguru import logger
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.faults import (
     CoordinatorError,
     DuplicateRunner,
@@ -40,6 +41,9 @@ class CoordinatorClient:
         self.api = api
         self.policies = policies
         self.on_registration_lost = on_registration_lost
+        self.on_away: Callable[[], None] = lambda: None
+        """Told of each registration that is not answered."""
+        self.on_registered: Callable[[], None] = lambda: None
         self._sleep = sleep
         self._now = now
         self._answered_at_s = now()
@@ -77,6 +81,7 @@ class CoordinatorClient:
             registered = await self._own_registration(duplicate)
         self.registrations += 1
         self._last = registered
+        self.on_registered()
         self.wake()
         return registered
 
@@ -90,48 +95,48 @@ class CoordinatorClient:
             raise duplicate from None
         return self._last
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST", patience_s: float | None = None) -> Answer:
+    async def deliver(self, delivery: Delivery, *, in_doubt: bool = False) -> Answer:
         """Send until it is acknowledged. Raises `Refused` when the coordinator will never take it.
 
-        A lost registration and missing credentials pass, so they are waited out like an outage. `patience_s`: for so
-        long it is tried while the coordinator takes other calls; None: for ever.
+        A lost registration and missing credentials pass, so they are waited out like an outage. A run's end is not
+        told twice: where the coordinator may have taken it (`in_doubt`, or an answer was lost), it is asked first.
         """
-
-        failures = 0
-        failing_since_s: float | None = None
-
-        async def attempt() -> Answer:
-            nonlocal failing_since_s
-            known_as = self.registrations
-            try:
-                answer = await self.api.deliver(path, body, method)
-            except NotRegistered:
-                if known_as == self.registrations:
-                    self.on_registration_lost()
-                raise
-            except (Unreachable, NotAuthenticated) as fault:
-                failing_since_s = self._now() if failing_since_s is None else failing_since_s
-                if patience_s is not None and self._answered_at_s - failing_since_s >= patience_s:
-                    raise Refused(
-                        f"given up, since it alone has not been taken for {patience_s:g} s: {fault}", 0
-                    ) from fault
-                raise
-            self.note_answer()
-            return answer
+        attempts = _Attempts(self, delivery, in_doubt)
 
         def say_undelivered(fault: Exception, wait_s: float) -> None:
-            nonlocal failures
-            failures += 1
-            level = "WARNING" if failures == LOUD_FAILURE else "DEBUG"
-            logger.log(level, "{} {} is not delivered, and tried until it is ({})", method, path, fault)
+            attempts.failures += 1
+            level = "WARNING" if attempts.failures == LOUD_FAILURE else "DEBUG"
+            said = "{} {} is not delivered, and tried until it is ({})"
+            logger.log(level, said, delivery.method, delivery.path, fault)
 
         return await retrying(
-            attempt,
+            attempts.attempt,
             self.policies.delivery,
             (Unreachable, NotRegistered, NotAuthenticated),
             on_wait=say_undelivered,
             sleep=self._sleep_until_back,
         )
+
+    async def found_run(self, run_id: str) -> wire.RunState | None:
+        """What the coordinator holds of a run, however long it is away; None: it knows no such run."""
+        try:
+            return await retrying(
+                lambda: self.api.run_state(run_id),
+                self.policies.delivery,
+                (Unreachable, NotRegistered, NotAuthenticated),
+                sleep=self._sleep_until_back,
+            )
+        except Refused as refusal:
+            logger.debug("{}: {}", run_id, refusal)
+            return None
+
+    @property
+    def answered_at_s(self) -> float:
+        """When the coordinator has last answered anything."""
+        return self._answered_at_s
+
+    def now_s(self) -> float:
+        return self._now()
 
     def note_answer(self) -> None:
         """The coordinator has answered something: what fails all the same does so by itself."""
@@ -163,6 +168,7 @@ class CoordinatorClient:
             logger.debug("deregistration: {}", answer)
 
     def _say_away(self, fault: Exception, wait_s: float) -> None:
+        self.on_away()
         logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
     def _say_duplicate(self, fault: Exception, wait_s: float) -> None:
@@ -173,3 +179,56 @@ class CoordinatorClient:
             wait_s,
             fault,
         )
+
+
+class _Attempts:
+    """The attempts to deliver one message."""
+
+    def __init__(self, client: CoordinatorClient, delivery: Delivery, in_doubt: bool) -> None:
+        self.failures = 0
+        self._client = client
+        self._delivery = delivery
+        self._in_doubt = in_doubt
+        self._failing_since_s: float | None = None
+
+    async def attempt(self) -> Answer:
+        known_as = self._client.registrations
+        try:
+            answer = await self._taken_already() or await self._send()
+        except NotRegistered:
+            if known_as == self._client.registrations:
+                self._client.on_registration_lost()
+            raise
+        except (Unreachable, NotAuthenticated) as fault:
+            self._lose_patience(fault)
+            raise
+        self._client.note_answer()
+        return answer
+
+    async def _send(self) -> Answer:
+        try:
+            return await self._client.api.deliver(self._delivery.path, self._delivery.body, self._delivery.method)
+        except Unreachable as fault:
+            self._in_doubt = self._in_doubt or fault.may_have_arrived
+            raise
+
+    async def _taken_already(self) -> Answer | None:
+        """The acknowledgement of a run's end that the coordinator holds already."""
+        ending = self._delivery.ending
+        if not self._in_doubt or not isinstance(ending, RunEnding):
+            return None
+        try:
+            found = await self._client.api.run_state(ending.subject)
+        except NotAuthenticated:
+            raise
+        except Refused:
+            return None
+        return Answer(f"GET /runs/{ending.subject}", 200, b'{"ok": true}') if ending.is_known(found) else None
+
+    def _lose_patience(self, fault: CoordinatorError) -> None:
+        """Raises `Refused` where this message alone has not been taken for so long."""
+        patience_s = self._delivery.patience_s
+        if self._failing_since_s is None:
+            self._failing_since_s = self._client.now_s()
+        if patience_s is not None and self._client.answered_at_s - self._failing_since_s >= patience_s:
+            raise Refused(f"given up, since it alone has not been taken for {patience_s:g} s: {fault}", 0) from fault

@@ -7,9 +7,20 @@ from fsm_runner.errors import FsmRunnerError
 class CoordinatorError(FsmRunnerError):
     """A call to the coordinator did not do what it was for."""
 
+    may_have_arrived = False
+    """Whether the coordinator may have acted on the call all the same."""
+
 
 class Unreachable(CoordinatorError):
     """No answer that can be read: no connection, a 5xx, a proxy's HTML, broken JSON. It may pass."""
+
+    may_have_arrived = True
+
+
+class NoConnection(Unreachable):
+    """The call was never sent."""
+
+    may_have_arrived = False
 
 
 class Refused(CoordinatorError):

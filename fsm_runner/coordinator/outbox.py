@@ -1,5 +1,5 @@
 """What runs and their executors have to tell the coordinator: for each session in order, each message until it is
-acknowledged.
+acknowledged, also by a later process of this runner.
 
 The coordinator has no state machine (section 1.1): a `started` that arrives after the terminal report, or a
 `bind` after `completed`, would undo it. So each session has one lane, whoever speaks for it, and the next message
@@ -14,29 +14,47 @@ from typing import Protocol
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator.transport import Answer, path_segment
+from fsm_runner.coordinator.transport import Answer
 
 MESSAGE_OVERHEAD_BYTES = 512
 """What a waiting message counts beyond its body."""
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """One message: where it goes and its JSON body."""
-
-    path: str
-    body: bytes
-    method: str = "POST"
-    patience_s: float | None = None
-    """How long it is tried while the coordinator takes other messages; None: for ever."""
-
-
 class Deliverer(Protocol):
-    async def deliver(
-        self, path: str, body: bytes, method: str = "POST", patience_s: float | None = None
-    ) -> Answer: ...
+    async def deliver(self, delivery: Delivery, *, in_doubt: bool = False) -> Answer: ...
+
+
+class Keeper(Protocol):
+    """Keeps messages for a later process."""
+
+    def message_put(self, session_id: str, content: bytes) -> int: ...
+
+    def message_gone(self, message_id: int) -> None: ...
+
+
+class NothingKept:
+    """The `Keeper` of a process that leaves nothing to a later one."""
+
+    def message_put(self, session_id: str, content: bytes) -> int:
+        return 0
+
+    def message_gone(self, message_id: int) -> None:
+        pass
+
+
+class Kept(Protocol):
+    """A message that an earlier process has left."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def content(self) -> bytes: ...
 
 
 Answered = asyncio.Future[Answer | Refused]
@@ -46,10 +64,13 @@ Answered = asyncio.Future[Answer | Refused]
 class _Letter:
     """A message on its way."""
 
-    __slots__ = ("answered", "delivery", "tried")
+    __slots__ = ("answered", "delivery", "in_doubt", "kept_as", "tried")
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, kept_as: int | None, in_doubt: bool) -> None:
         self.delivery = delivery
+        self.kept_as = kept_as
+        self.in_doubt = in_doubt
+        """Whether the coordinator may have it already."""
         self.answered: Answered = asyncio.get_running_loop().create_future()
         self.tried = False
 
@@ -76,20 +97,52 @@ class _Lane:
 
 
 class Outbox:
-    """The messages of all sessions of one runner. `aclose` ends it."""
+    """The messages of all sessions of one runner. `aclose` ends it; what is not answered then stays with `keeper`."""
 
-    def __init__(self, deliverer: Deliverer) -> None:
+    def __init__(self, deliverer: Deliverer, keeper: Keeper) -> None:
         self._deliverer = deliverer
+        self._keeper = keeper
         self._lanes: dict[str, _Lane] = {}
+        self._endings: dict[str, Answered] = {}
 
-    def put(self, session_id: str, delivery: Delivery) -> Answered:
-        """Send after all that was put before for this session; the future holds the answer, or the refusal."""
+    def put(self, session_id: str, delivery: Delivery, *, in_doubt: bool = False) -> Answered:
+        """Send after all that was put before for this session; the future holds the answer, or the refusal.
+
+        `in_doubt`: the coordinator may have it already, from an earlier process.
+        """
+        kept_as = self._keeper.message_put(session_id, msgspec.msgpack.encode(delivery)) if delivery.kept else None
+        return self._add(session_id, _Letter(delivery, kept_as, in_doubt))
+
+    def restore(self, messages: Iterable[Kept]) -> None:
+        """Send what an earlier process has left, in its order. To be called before anything is put."""
+        for message in messages:
+            try:
+                delivery = msgspec.msgpack.decode(message.content, type=Delivery)
+            except msgspec.DecodeError as defect:
+                logger.error("{}: a message that was kept cannot be read: {}", message.session_id, defect)
+                self._keeper.message_gone(message.id)
+                continue
+            self._add(message.session_id, _Letter(delivery, message.id, in_doubt=True))
+
+    def ending_of(self, subject: str) -> Answered | None:
+        """The message that tells the end of this run or session, where it is on its way."""
+        return self._endings.get(subject)
+
+    def _add(self, session_id: str, letter: _Letter) -> Answered:
         lane = self._lanes.setdefault(session_id, _Lane())
-        letter = _Letter(delivery)
         lane.add(letter)
+        if letter.delivery.ending is not None:
+            self._endings[letter.delivery.ending.subject] = letter.answered
         if lane.sender is None:
             self._send(session_id, lane)
         return letter.answered
+
+    def _forget(self, lane: _Lane, letter: _Letter) -> None:
+        lane.remove(letter)
+        if letter.kept_as is not None:
+            self._keeper.message_gone(letter.kept_as)
+        if letter.delivery.ending is not None:
+            self._endings.pop(letter.delivery.ending.subject, None)
 
     def waiting_bytes(self, session_id: str) -> int:
         """How much of this session is not answered yet."""
@@ -103,7 +156,7 @@ class Outbox:
             return
         unwanted = set(messages)
         for letter in [each for each in lane.letters if each.answered in unwanted and not each.tried]:
-            lane.remove(letter)
+            self._forget(lane, letter)
             letter.answered.cancel()
 
     def give_up(self, session_id: str, messages: Iterable[Answered]) -> None:
@@ -115,7 +168,7 @@ class Outbox:
         last = max((index for index, each in enumerate(lane.letters) if each.answered in unwanted), default=-1)
         given_up = list(lane.letters)[: last + 1]
         for letter in given_up:
-            lane.remove(letter)
+            self._forget(lane, letter)
             letter.answered.cancel()
         if lane.sender is not None and any(letter.tried for letter in given_up):
             lane.sender.cancel()
@@ -132,6 +185,7 @@ class Outbox:
             for letter in lane.letters:
                 letter.answered.cancel()
         self._lanes.clear()
+        self._endings.clear()
 
     def _send(self, session_id: str, lane: _Lane) -> None:
         lane.sender = asyncio.create_task(self._send_all(session_id, lane), name=f"outbox {session_id}")
@@ -140,61 +194,19 @@ class Outbox:
         while lane.letters:
             letter = lane.letters[0]
             letter.tried = True
-            answer = await self._answer_to(session_id, letter.delivery)
-            lane.remove(letter)
+            answer = await self._answer_to(session_id, letter)
+            self._forget(lane, letter)
             if not letter.answered.done():
                 letter.answered.set_result(answer)
         del self._lanes[session_id]
 
-    async def _answer_to(self, session_id: str, delivery: Delivery) -> Answer | Refused:
+    async def _answer_to(self, session_id: str, letter: _Letter) -> Answer | Refused:
+        delivery = letter.delivery
         try:
-            return await self._deliverer.deliver(delivery.path, delivery.body, delivery.method, delivery.patience_s)
+            return await self._deliverer.deliver(delivery, in_doubt=letter.in_doubt)
         except Refused as refusal:
             logger.error("{}: the coordinator refuses a message: {}", session_id, refusal)
             return refusal
         except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
             logger.opt(exception=defect).error("{}: {} could not be sent", session_id, delivery.path)
             return Refused(f"{delivery.path} could not be sent: {defect!r}", 0)
-
-
-def started(run_id: str, runner_id: str) -> Delivery:
-    return _of_run(run_id, "started", wire.RunnerRef(runner_id))
-
-
-def completed(run_id: str, runner_id: str, session_status: wire.CompletedSession = "finished") -> Delivery:
-    return _of_run(run_id, "completed", wire.Completed(runner_id=runner_id, session_status=session_status))
-
-
-def failed(run_id: str, runner_id: str, error: str) -> Delivery:
-    return _of_run(run_id, "failed", wire.Failed(runner_id=runner_id, error=error))
-
-
-def stopped(run_id: str, runner_id: str, signal: wire.StopSignal) -> Delivery:
-    return _of_run(run_id, "stopped", wire.Stopped(runner_id=runner_id, signal=signal))
-
-
-def session_ended(session_id: str, runner_id: str, status: wire.EndedSession) -> Delivery:
-    """Of a persistent executor that has ended between turns."""
-    body = wire.SessionEnded(runner_id=runner_id, status=status)
-    return Delivery(f"/runner/sessions/{path_segment(session_id)}/status", msgspec.json.encode(body))
-
-
-def bind(session_id: str, body: wire.Bind) -> Delivery:
-    return _of_executor(session_id, "bind", msgspec.json.encode(body))
-
-
-def event(session_id: str, body: bytes) -> Delivery:
-    return _of_executor(session_id, "events", body)
-
-
-def metadata(session_id: str, body: bytes) -> Delivery:
-    return _of_executor(session_id, "metadata", body, "PATCH")
-
-
-def _of_executor(session_id: str, what: str, body: bytes, method: str = "POST") -> Delivery:
-    """Its content is somebody else's: one that cannot be taken must not keep the run's report from being told."""
-    return Delivery(f"/sessions/{path_segment(session_id)}/{what}", body, method, NOT_TAKEN_LIMIT_S)
-
-
-def _of_run(run_id: str, report: str, body: msgspec.Struct) -> Delivery:
-    return Delivery(f"/runner/runs/{path_segment(run_id)}/{report}", msgspec.json.encode(body))

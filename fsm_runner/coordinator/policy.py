@@ -41,8 +41,9 @@ STALE_AFTER_S = 120.0
 HEARTBEAT_FLOOR_S = 0.1
 """No heartbeats closer than this, whatever the coordinator asks for."""
 
-STOP_LOOKUP_INTERVAL_S = 1.0
-"""While no poll is held (runner full or draining), stop requests are looked up in the list of runs this often."""
+RUN_LOOKUP_INTERVAL_S = 1.0
+"""While no poll is held (runner full or draining), or what an answer carried may be lost, the list of runs is looked at
+no more often than this."""
 
 TOKEN_MARGIN_S = 60.0
 """A token is renewed this long before it expires."""

@@ -17,6 +17,7 @@ from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
 from fsm_runner.coordinator.faults import (
     AgentNameCollision,
     DuplicateRunner,
+    NoConnection,
     NotAuthenticated,
     NotRegistered,
     Refused,
@@ -141,7 +142,7 @@ class Transport:
 
     def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
         if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
-            return Unreachable(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}")
+            return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}")
         return Unreachable(f"{method} {self.url}{path}: {_fault_text(fault)}")
 
     async def _exchange(

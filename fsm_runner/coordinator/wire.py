@@ -227,6 +227,12 @@ class RunList(msgspec.Struct, frozen=True):
     runs: list[Run]
 
 
+class RawRuns(msgspec.Struct, frozen=True):
+    """Answer to `GET /runs`, its runs undecoded: one that cannot be read must not hide the others."""
+
+    runs: list[msgspec.Raw]
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a run as tells how it is getting on."""
 

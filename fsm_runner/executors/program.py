@@ -26,12 +26,15 @@ class ExecutorProgram(msgspec.Struct, frozen=True):
     """All that it gets beyond the protocol's own variables."""
 
 
-def executor_program(path: Path, inherited: Mapping[str, str], variables: Iterable[str] = ()) -> ExecutorProgram:
-    """`inherited`: the environment that it is made from; `variables`: what of it the profile names.
+def executor_program(
+    path: Path, inherited: Mapping[str, str], variables: Iterable[str] = (), extra: Mapping[str, str] | None = None
+) -> ExecutorProgram:
+    """`inherited`: the environment that it is made from; `variables`: what of it the profile names; `extra`: what it
+    gets besides.
 
     Raises `UsageError` where there is no such file, it is not executable, or it needs a `uv` that is not on PATH.
     """
-    environment = executor_environment(inherited, named_variables(inherited, variables))
+    environment = executor_environment(inherited, {**named_variables(inherited, variables), **(extra or {})})
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
     if not _declares_dependencies(path):
         if not os.access(path, os.X_OK):

@@ -12,9 +12,13 @@ from typing import NamedTuple
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.lifecycle.record import Recorder
 from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.machine.spec import State
 from fsm_runner.retry import RetryPolicy, Waits
+
+INTERRUPTED = "interrupted"
+"""The event that an actor begins with which takes up what an earlier process of the runner has left."""
 
 Activity = Callable[[], Awaitable[object]]
 Settings = Mapping[str, float | None]
@@ -22,10 +26,18 @@ Settings = Mapping[str, float | None]
 
 
 class TimeLimitExceeded(FsmRunnerError):
-    """A state lasted longer than its spec allows."""
+    """A state lasted longer than its spec, or the setting that it names, allows."""
 
-    def __init__(self, state: str, limit_s: float) -> None:
-        super().__init__(f"{state.replace('_', ' ')}: not done within the time limit of {limit_s:g} s")
+    def __init__(self, state: str, limit_s: float, setting: str | None) -> None:
+        limit = "time limit" if setting is None else setting.removesuffix("_s").replace("_", " ")
+        super().__init__(f"{state.replace('_', ' ')}: not done within the {limit} of {limit_s:g} s")
+
+
+class Position(NamedTuple):
+    """Where an earlier process was in a life when it ended."""
+
+    state: str
+    outcome: str | None
 
 
 class _Message(NamedTuple):
@@ -36,13 +48,25 @@ class _Message(NamedTuple):
 
 
 class Actor:
-    """Runs one model through `machine`. Subclasses hand in their activities by name and may override `on_step`."""
+    """Runs one model through `machine`. Subclasses hand in their activities by name and may override `on_step`.
+
+    `left_at`: the life was begun by an earlier process, and goes on with the event `interrupted`.
+    """
 
     def __init__(
-        self, name: str, machine: Machine, activities: Mapping[str, Activity], settings: Settings | None = None
+        self,
+        name: str,
+        machine: Machine,
+        activities: Mapping[str, Activity],
+        settings: Settings | None = None,
+        *,
+        recorder: Recorder,
+        left_at: Position | None = None,
     ) -> None:
         self.name = name
         self.model = machine.model()
+        self._left_at = left_at
+        self._recorder = recorder
         self._machine = machine
         self._activities = activities
         self._settings = settings or {}
@@ -62,7 +86,11 @@ class Actor:
 
     async def run(self) -> str:
         """Live until a final state is reached, and return it. Nothing of the actor runs afterwards."""
-        self._enter()
+        if self._left_at is None:
+            self._record("begun", None, "")
+            self._enter()
+        else:
+            self._go_on(self._left_at)
         try:
             while not self._machine.is_final(self.model):
                 self._take(await self._inbox.get())
@@ -82,8 +110,23 @@ class Actor:
         step = self._machine.fire(self.model, message.event)
         if step.taken:
             self._leave()
+            self._record(step.event, step.source, _reason(message.payload))
             self.on_step(step, message.payload)
             self._enter()
+
+    def _go_on(self, left_at: Position) -> None:
+        """A state that ignores the interruption is entered once more."""
+        if left_at.state in self._machine.spec.states:
+            self.model.state, self.model.outcome = left_at
+        step = self._machine.fire(self.model, INTERRUPTED)
+        self._record(step.event, step.source, "")
+        if step.taken:
+            self.on_step(step, None)
+        self._enter()
+
+    def _record(self, event: str, source: str | None, reason: str) -> None:
+        subject, model = self.name, self.model
+        self._recorder.stepped(self._machine.spec.name, subject, event, source, model.state, model.outcome, reason)
 
     def _enter(self) -> None:
         self._visit += 1
@@ -140,7 +183,8 @@ class Actor:
         return await activity()
 
     def _time_out(self, state: State, limit_s: float, visit: int) -> None:
-        self._answer(state.on_timeout, TimeLimitExceeded(self.model.state, limit_s), visit)
+        setting = state.timeout_s if isinstance(state.timeout_s, str) else None
+        self._answer(state.on_timeout, TimeLimitExceeded(self.model.state, limit_s, setting), visit)
 
     def _answer(self, event: str | None, payload: object, visit: int) -> None:
         if event is not None:
@@ -150,3 +194,10 @@ class Actor:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+def _reason(payload: object) -> str:
+    """Why an event came, where its payload says so."""
+    if isinstance(payload, str):
+        return payload
+    return (str(payload) or type(payload).__name__) if isinstance(payload, BaseException) else ""

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from fsm_runner.coordinator import outbox, wire
-from fsm_runner.coordinator.outbox import Answered, Delivery, Outbox
+from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.delivery import Delivery
+from fsm_runner.coordinator.outbox import Answered, Outbox
 from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
@@ -38,24 +39,24 @@ class OutboxChannel:
             executor_profile=self._context.executor_profile,
             project_dir=project_dir,
         )
-        return self._put(outbox.bind(self._session_id, body))
+        return self._put(delivery.bind(self._session_id, body))
 
     def event(self, body: bytes) -> Answered:
-        return self._put(outbox.event(self._session_id, body))
+        return self._put(delivery.event(self._session_id, body))
 
     def metadata(self, body: bytes) -> Answered:
-        return self._put(outbox.metadata(self._session_id, body))
+        return self._put(delivery.metadata(self._session_id, body))
 
     def result(self, data: wire.JsonObject) -> None:
         event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
         self.event(msgspec.json.encode(event))
 
-    def _put(self, delivery: Delivery) -> Answered:
+    def _put(self, message: Delivery) -> Answered:
         waiting_bytes = self._context.outbox.waiting_bytes(self._session_id)
         limit_bytes = self._context.undelivered_limit_bytes
-        if waiting_bytes + len(delivery.body) > limit_bytes:
+        if waiting_bytes + len(message.body) > limit_bytes:
             raise TooMuchUndelivered(
                 f"{self._session_id}: the coordinator has not taken {waiting_bytes:,} bytes of this session yet, "
                 f"and no more than {limit_bytes:,} bytes are kept for it"
             )
-        return self._context.outbox.put(self._session_id, delivery)
+        return self._context.outbox.put(self._session_id, message)

@@ -14,15 +14,18 @@ from fsm_runner.coordinator.faults import CoordinatorError, NotRegistered
 from fsm_runner.coordinator.policy import (
     HEARTBEAT_FLOOR_S,
     POLL_HOLD_CAP_S,
+    RUN_LOOKUP_INTERVAL_S,
     SHORT_POLL_S,
     STALE_AFTER_S,
-    STOP_LOOKUP_INTERVAL_S,
 )
+from fsm_runner.lifecycle.doubt import Doubt
+from fsm_runner.lifecycle.outage import OutageWatch
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
 
 ASKED_FOR = "the coordinator asks for it"
+LOST = "lost: the answer that brought this run to its runner did not arrive, and the run is not told in full again"
 
 Post = Callable[[str, object], None]
 """Hands the runner an event and its reason."""
@@ -39,7 +42,13 @@ class CoordinatorLink:
     """Polls while runs are wanted and there is room, and never waits for what it has handed on."""
 
     def __init__(
-        self, client: CoordinatorClient, runs: Runs, scripts: ScriptSync, post: Post, times: LinkTimes
+        self,
+        client: CoordinatorClient,
+        runs: Runs,
+        scripts: ScriptSync,
+        post: Post,
+        times: LinkTimes,
+        outage: OutageWatch,
     ) -> None:
         self._client = client
         self._times = times
@@ -49,8 +58,8 @@ class CoordinatorLink:
         self._registered: wire.Registered | None = None
         self._claiming = False
         self._leaving = False
-        self._stops_in_doubt = False
-        """An answer to a poll was lost, and a stop may have been in it: each is told once (section 1.1)."""
+        self._doubt = Doubt()
+        self._outage = outage
         self._unclear_stops: set[str] = set()
         """Sessions to stop of which several runs are held."""
         self._last_beat = 0.0
@@ -65,6 +74,7 @@ class CoordinatorLink:
     def set_registration(self, registered: wire.Registered) -> None:
         """The runner's id and the coordinator's wishes, from now on."""
         self._registered = registered
+        self._doubt.begin(_now())
         self._last_beat = _now()
         self._poll_waits.reset()
         self._has_registration.set()
@@ -93,13 +103,13 @@ class CoordinatorLink:
             if self._registered is None:
                 await self._runs.changed.wait()
             elif self._claiming and not self._runs.full:
-                if self._stops_in_doubt:
-                    await self._look_up_stops(self._registered.runner_id)
+                if self._doubt.is_due(_now()):
+                    await self._look_up(self._registered.runner_id)
                 await self._poll(self._registered)
             elif len(self._runs) > 0:
-                await self._look_up_stops(self._registered.runner_id)
+                await self._look_up(self._registered.runner_id)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(STOP_LOOKUP_INTERVAL_S):
+                    async with asyncio.timeout(RUN_LOOKUP_INTERVAL_S):
                         await self._runs.changed.wait()
             else:
                 await self._runs.changed.wait()
@@ -120,11 +130,12 @@ class CoordinatorLink:
             polled = await self._client.api.poll(registered.runner_id, self._hold_s(registered))
             has_started = self._take(polled, registered.runner_id)
         except CoordinatorError as fault:
-            self._stops_in_doubt = True
+            # The coordinator may hold it on, and give away a run or a stop to nobody.
+            self._doubt.begin(_now(), self._hold_s(registered) if fault.may_have_arrived else 0.0)
             self._post_fault("poll", fault, known_as)
             wait_s = self._poll_waits.next_s()
         else:
-            self._client.note_answer()
+            self._note_answer()
             self._post("coordinator_answered", "poll")
             self._poll_waits.reset()
             wait_s = self._wait_after_answer_s(has_started or _now() - began >= SHORT_POLL_S)
@@ -175,18 +186,40 @@ class CoordinatorLink:
         work, is in the coordinator's list of runs."""
         if self._runs.held_of(session_id) > 1:
             self._unclear_stops.add(session_id)
-            self._stops_in_doubt = True
+            self._doubt.begin(_now())
         else:
             self._runs.stop_session(session_id, ASKED_FOR)
 
-    async def _look_up_stops(self, runner_id: str) -> None:
-        """Stops come with the poll; while none is held, the coordinator's list of runs tells them."""
+    async def _look_up(self, runner_id: str) -> None:
+        """What a lost answer has carried is in the coordinator's list of runs: runs and stops, each told once by a poll
+        (section 1.1)."""
+        began = _now()
+        has_room = self._claiming and not self._runs.full
         try:
-            requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
+            if self._doubt.exists and has_room:
+                await self._take_up_lost_claims(runner_id)
+            await self._look_up_stops(runner_id)
         except CoordinatorError as fault:
-            logger.debug("stop requests could not be looked up: {}", fault)
+            logger.debug("runs could not be looked up: {}", fault)
+            self._doubt.put_off(began)
             return
-        self._stops_in_doubt = False
+        if has_room:
+            self._doubt.settle(began)
+
+    async def _take_up_lost_claims(self, runner_id: str) -> None:
+        for run in await self._client.api.claims(runner_id):
+            if self._runs.knows(run.run_id):
+                continue
+            logger.warning("{}: claimed by this runner, which was never told; it is taken up now", run.run_id)
+            if isinstance(run, UnreadableRun):
+                self._runs.fail_unreadable(run, runner_id)
+            elif run.agent_name is not None and run.resolved_agent_blueprint is None:
+                self._runs.fail(run.run_id, runner_id, LOST)
+            else:
+                self._runs.start(run, runner_id)
+
+    async def _look_up_stops(self, runner_id: str) -> None:
+        requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
         for request in requests:
             self._runs.stop_run(str(request.run_id), ASKED_FOR)
         for session_id in self._unclear_stops.difference(request.session_id for request in requests):
@@ -201,7 +234,7 @@ class CoordinatorLink:
             self._post_fault("heartbeat", fault, known_as)
             await asyncio.sleep(self._beat_waits.next_s())
             return
-        self._client.note_answer()
+        self._note_answer()
         self._beat_waits.reset()
         silent_s = _now() - self._last_beat
         self._last_beat = _now()
@@ -210,10 +243,15 @@ class CoordinatorLink:
         else:
             self._post("coordinator_answered", "heartbeat")
 
+    def _note_answer(self) -> None:
+        self._client.note_answer()
+        self._outage.answered()
+
     def _post_fault(self, call: str, fault: CoordinatorError, known_as: int) -> None:
         """`known_as`: the registration under which the call was sent."""
         logger.debug("{}: {}", call, fault)
         if not isinstance(fault, NotRegistered):
+            self._outage.unanswered()
             self._post("coordinator_lost", fault)
         elif known_as == self._client.registrations:
             self._post("registration_lost", fault)

@@ -5,7 +5,7 @@ from fsm_runner.home import find
 from fsm_runner.lifecycle.vocabulary import VOCABULARIES
 from fsm_runner.machine.check import checked
 from fsm_runner.machine.defects import SpecError
-from fsm_runner.machine.engine import Machine, outcome_is
+from fsm_runner.machine.engine import Guard, Machine, fact, outcome_is
 
 _OUTCOME_GUARD = "outcome_is_"
 
@@ -22,5 +22,8 @@ def load_machine(name: str) -> Machine:
         raise UsageError(str(error)) from error
     if spec.name != name:
         raise UsageError(f"specs/{name}.toml: name: this is the place of the machine {name!r}, not {spec.name!r}")
-    guards = {guard: outcome_is(guard.removeprefix(_OUTCOME_GUARD)) for guard in vocabulary.guards}
-    return Machine(spec, guards)
+    return Machine(spec, {name: _guard(name) for name in vocabulary.guards})
+
+
+def _guard(name: str) -> Guard:
+    return outcome_is(name.removeprefix(_OUTCOME_GUARD)) if name.startswith(_OUTCOME_GUARD) else fact(name)

@@ -10,19 +10,42 @@ from typing import Protocol
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.outbox import Answered, Delivery
+from fsm_runner.coordinator.outbox import Answered
+from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.port import Assignment, Execution, Executor, RunRefused
-from fsm_runner.lifecycle.actor import Actor
+from fsm_runner.journal.journal import JournalStuck
+from fsm_runner.journal.records import OpenRun, Report
+from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.blueprint import RunnerValues, with_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
+from fsm_runner.lifecycle.record import Record
 from fsm_runner.machine.engine import Machine, Step
 
 NO_SUCH_DIRECTORY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
+OPEN_STATUSES = frozenset({"pending", "claimed", "running"})
+"""Of a run whose end the coordinator has not been told."""
+
 ERROR_LIMIT_CHARS = 16_000
 """The longest error text that is reported; what a command wrote in full is in its result event."""
+
+
+INTERRUPTIONS_LIMIT = 3
+"""A run that was interrupted so often is not tried again, whatever the profile says: it may be what kills the
+runner."""
+
+
+class SettledElsewhere(FsmRunnerError):
+    """The coordinator waits for no report of this run any more."""
+
+
+class RunLookUp(Protocol):
+    """What the coordinator holds of a run, however long it is away; None: it knows no such run."""
+
+    async def __call__(self, run_id: str) -> wire.RunState | None: ...
 
 
 class Observer(Protocol):
@@ -37,17 +60,22 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     executor: Executor
     channels: ChannelContext
+    record: Record
+    look_up: RunLookUp
     project_dir: str
     """Where runs work that name no directory of their own."""
     runner_values: RunnerValues
     run_timeout_s: float | None
+    retry_interrupted: bool
+    """Whether a run is carried out again that was interrupted by the end of the runner's process."""
     observe: Observer
 
 
 class RunActor(Actor):
     """From the claim to the acknowledged report."""
 
-    def __init__(self, run: wire.Run, runner_id: str, context: RunContext) -> None:
+    def __init__(self, run: wire.Run, runner_id: str, context: RunContext, left_behind: OpenRun | None = None) -> None:
+        """`left_behind`: what an earlier process has written down of it."""
         super().__init__(
             run.run_id,
             context.machine,
@@ -56,11 +84,15 @@ class RunActor(Actor):
                 "prepare_workspace": self._prepare_workspace,
                 "execute": self._execute,
                 "stop_execution": self._stop_execution,
+                "look_up": self._look_up,
                 "report": self._report,
             },
             {"run_timeout_s": context.run_timeout_s},
+            recorder=context.record,
+            left_at=None if left_behind is None else Position(left_behind.state, left_behind.outcome),
         )
         self.wire_run = with_runner_values(run, context.runner_values)
+        self._claimed_run = run
         self._runner_id = runner_id
         self._context = context
         self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing)
@@ -69,20 +101,44 @@ class RunActor(Actor):
         self._execution: Execution | None = None
         self._session_status: wire.CompletedSession = "finished"
         self._signal: wire.StopSignal = "shutdown"
+        self._left_in = ""
         self.failure = ""
         """Why the run failed; empty where it did not."""
         self.terminal_report: Delivery | None = None
         """How the run ended, as the coordinator was told; None before."""
+        self.over = asyncio.Event()
+        """Nothing of it is left."""
+        if left_behind is not None:
+            self._take_up(left_behind)
+
+    def _take_up(self, left_behind: OpenRun) -> None:
+        self._left_in = left_behind.state
+        self.failure = left_behind.failure
+        if left_behind.report is not None:
+            ending = RunEnding(self.name, _status(left_behind.outcome), self.failure or None)
+            self.terminal_report = Delivery(left_behind.report.path, left_behind.report.body, ending=ending)
+        if self._context.retry_interrupted and left_behind.interruptions < INTERRUPTIONS_LIMIT:
+            self.model.facts = frozenset({"may_run_again"})
 
     async def live(self) -> str:
-        """Run to the end; the final state."""
+        """Run to the end; the final state. Where it is cancelled, its next process takes it up."""
+        if self._left_at is None:
+            self._write_claim()
         self._show_state()
         try:
-            return await self.run()
-        finally:
+            state = await self.run()
             self._context.channels.outbox.give_up(self.wire_run.session_id, self._reports)
+            self._context.record.ended(self.name)
+            return state
+        finally:
             if self._execution is not None:
                 await self._execution.aclose()
+
+    def _write_claim(self) -> None:
+        run = self._claimed_run
+        self._context.record.claimed(
+            run.run_id, run.session_id, run.agent_name, self._runner_id, msgspec.json.encode(run)
+        )
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
@@ -97,6 +153,7 @@ class RunActor(Actor):
         self._context.observe(self.wire_run, self.state, final=final)
 
     async def _accept(self) -> None:
+        await self._context.record.written()
         self._context.executor.accept(self.wire_run)
 
     async def _prepare_workspace(self) -> None:
@@ -105,7 +162,7 @@ class RunActor(Actor):
 
     async def _execute(self) -> None:
         # Not waited for: the executor need not lose the time of a round trip, and the outbox keeps the order.
-        self._put(outbox.started(self.wire_run.run_id, self._runner_id))
+        self._put(delivery.started(self.wire_run.run_id, self._runner_id))
         self._execution = await self._context.executor.start(self._assignment, self._channel)
         self._session_status = await self._execution.wait()
 
@@ -116,14 +173,37 @@ class RunActor(Actor):
             self._signal = "SIGKILL"  # what it took at the least where the stop does not come to an end
             self._signal = await self._execution.stop()
 
+    async def _look_up(self) -> str:
+        """The reason for a failure, where the run is still this runner's. Raises `SettledElsewhere`."""
+        found = await self._context.look_up(self.name)
+        if found is None:
+            raise SettledElsewhere("the coordinator does not know this run any more")
+        if found.status == "stopping":
+            self.post("stop_requested", "the coordinator asks for it")
+        elif found.status not in OPEN_STATUSES:
+            raise SettledElsewhere(f"the coordinator has it as {found.status} already")
+        return f"interrupted: the runner's process ended while the run was {self._left_in.replace('_', ' ')}"
+
     async def _report(self) -> None:
-        self.terminal_report = self._report_of_outcome()
-        answer = await self._put(self.terminal_report)
+        # A report that is on its way from an earlier process is not sent a second time.
+        answered = self._context.channels.outbox.ending_of(self.name) or await self._put_terminal_report()
+        answer = await asyncio.shield(answered)
         if isinstance(answer, Refused):
             raise answer
 
-    def _put(self, report: Delivery) -> Answered:
-        answered = self._context.channels.outbox.put(self.wire_run.session_id, report)
+    async def _put_terminal_report(self) -> Answered:
+        in_doubt = self.terminal_report is not None
+        report = self.terminal_report = self.terminal_report or self._report_of_outcome()
+        record = self._context.record
+        record.settled(self.name, Report(report.path, report.body))
+        try:
+            await record.written()
+        except JournalStuck as stuck:
+            logger.warning("{}: its end is reported without being written down: {}", self.name, stuck)
+        return self._put(report, in_doubt=in_doubt)
+
+    def _put(self, report: Delivery, *, in_doubt: bool = False) -> Answered:
+        answered = self._context.channels.outbox.put(self.wire_run.session_id, report, in_doubt=in_doubt)
         self._reports.append(answered)
         return answered
 
@@ -134,11 +214,15 @@ class RunActor(Actor):
         run_id = self.wire_run.run_id
         match self.model.outcome:
             case "completed":
-                return outbox.completed(run_id, self._runner_id, self._session_status)
+                return delivery.completed(run_id, self._runner_id, self._session_status)
             case "stopped":
-                return outbox.stopped(run_id, self._runner_id, self._signal)
+                return delivery.stopped(run_id, self._runner_id, self._signal)
             case _:
-                return outbox.failed(run_id, self._runner_id, _shortened(self.failure))
+                return delivery.failed(run_id, self._runner_id, _shortened(self.failure))
+
+
+def _status(outcome: str | None) -> wire.RunStatus:
+    return "completed" if outcome == "completed" else "stopped" if outcome == "stopped" else "failed"
 
 
 def _check_workspace(folder: Path) -> None:

@@ -9,8 +9,11 @@ from loguru import logger
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.journal.journal import Journal, JournalStuck
 from fsm_runner.lifecycle.actor import Actor, Settings
 from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
+from fsm_runner.lifecycle.outage import OutageWatch
+from fsm_runner.lifecycle.recovery import Recovery
 from fsm_runner.lifecycle.registrar import Registrar
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
@@ -25,6 +28,7 @@ LAST_ANSWER_LIMIT_S = 0.5
 LEAVING = "the runner is leaving"
 
 CLAIMING_STATES = frozenset({"online", "cut_off"})
+TROUBLED_STATES = frozenset({"cut_off", "suspended", "refused", "gave_up", "aborted"})
 LEAVING_STATES = frozenset({"draining", "stopping_runs", "deregistering"})
 
 
@@ -40,25 +44,35 @@ class RunnerActor(Actor):
         scripts: ScriptSync,
         settings: Settings,
         times: LinkTimes,
+        recovery: Recovery,
+        journal: Journal,
+        exit_after_outage_s: float | None,
     ) -> None:
         super().__init__(
             "runner",
             machine,
             {
+                "recover": recovery.carry_out,
                 "register": self._register,
                 "await_runs": self._await_runs,
                 "stop_runs": self._stop_runs,
                 "deregister": self._deregister,
             },
             settings,
+            recorder=journal,
         )
         self._client = client
         self._runs = runs
         self._scripts = scripts
-        self._link = CoordinatorLink(client, runs, scripts, self.post, times)
+        self._outage = OutageWatch(exit_after_outage_s, lambda reason: self.post("outage_too_long", reason))
+        self._link = CoordinatorLink(client, runs, scripts, self.post, times, self._outage)
         self._registrar = Registrar(client, registration, self._link.set_registration)
         self._fault: BaseException | None = None
         client.on_registration_lost = self._report_not_taken
+        client.on_away = self._outage.unanswered
+        client.on_registered = self._outage.answered
+        journal.on_stuck = self._journal_stuck
+        journal.on_unstuck = self._journal_unstuck
 
     async def live(self) -> str:
         """Run to the end; the final state. No task, run or process of the runner is left then.
@@ -72,6 +86,7 @@ class RunnerActor(Actor):
             for task in side_tasks:
                 task.cancel()
             await asyncio.wait(side_tasks)
+            self._outage.answered()
             await self._registrar.aclose()
             await self._runs.aclose()
             await self._scripts.aclose()
@@ -88,7 +103,11 @@ class RunnerActor(Actor):
         if step.target == "online":
             self._client.wake()
         reason = f" ({payload})" if payload is not None and step.target != "online" else ""
-        level = "WARNING" if step.target in {"cut_off", "refused", "aborted"} or self.model.outcome else "INFO"
+        level = (
+            "WARNING"
+            if step.target in {"cut_off", "suspended", "refused", "gave_up", "aborted"} or self.model.outcome
+            else "INFO"
+        )
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
 
     async def _register(self) -> None:
@@ -99,6 +118,14 @@ class RunnerActor(Actor):
         if self.state in LEAVING_STATES - {"deregistering"}:
             self._registrar.register_meanwhile()
         self.post("registration_lost", "a report was not taken")
+
+    def _journal_stuck(self, stuck: JournalStuck) -> None:
+        self.model.facts = frozenset({"journal_is_stuck"})
+        self.post("journal_stuck", stuck)
+
+    def _journal_unstuck(self) -> None:
+        self.model.facts = frozenset()
+        self.post("journal_unstuck")
 
     async def _await_runs(self) -> None:
         self._runs.close_idle_sessions(LEAVING)

@@ -1,21 +1,22 @@
 """The runs that a runner holds."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
+import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator import delivery, wire
 from fsm_runner.coordinator.api import UnreadableRun
-from fsm_runner.coordinator.outbox import Delivery
+from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.errors import headline
+from fsm_runner.journal.records import EndedRun, OpenRun
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from fsm_runner.lifecycle.sessions import Sessions
 
 REMEMBERED_REPORTS = 1_000
 """So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
-
 
 SHOWN_FAILURE_CHARS = 300
 """As much of a failure's headline is logged; the coordinator has the rest."""
@@ -57,21 +58,52 @@ class Runs:
             logger.warning("{}: handed out again after its end; its report is repeated", run.run_id)
             self._own(self._deliver(run.run_id, self._reports[run.run_id]), run.run_id)
             return False
-        actor = RunActor(run, runner_id, self._context)
-        self._actors[run.run_id] = actor
         logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name, run.session_id)
-        self._own(self._live(actor), run.run_id)
+        self._begin(RunActor(run, runner_id, self._context))
         return True
+
+    def knows(self, run_id: str) -> bool:
+        """Whether the run is at work here, or has ended here."""
+        return run_id in self._actors or run_id in self._reports
+
+    def take_up(self, left_behind: OpenRun) -> None:
+        """Go on with a run that an earlier process of this runner had."""
+        try:
+            run = msgspec.json.decode(left_behind.run, type=wire.Run)
+        except wire.DECODE_FAULTS as defect:
+            said = f"interrupted, and what was written down of the run cannot be read: {defect}"
+            self.fail(left_behind.run_id, left_behind.runner_id, said)
+            self._context.record.ended(left_behind.run_id)
+            return
+        logger.warning("{}: taken up, an earlier process ended while it was {}", run.run_id, left_behind.state)
+        self._begin(RunActor(run, left_behind.runner_id, self._context, left_behind))
+
+    def remember(self, ended: Iterable[EndedRun]) -> None:
+        """Runs that an earlier process has ended."""
+        for run in ended:
+            status = run.report.path.rpartition("/")[2]
+            ending = msgspec.convert({"type": "run", "subject": run.run_id, "status": status}, RunEnding)
+            self._remember(run.run_id, Delivery(run.report.path, run.report.body, ending=ending))
 
     def fail_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
         """Report a run as failed that cannot be read, let alone be started."""
-        logger.error("{}: {}", run.run_id, run.defect)
-        report = outbox.failed(run.run_id, runner_id, run.defect)
-        self._own(self._deliver(run.run_id, report), run.run_id)
+        if run.run_id not in self._reports:
+            self.fail(run.run_id, runner_id, run.defect)
+
+    def fail(self, run_id: str, runner_id: str, error: str) -> None:
+        """Report a run as failed that cannot be started."""
+        logger.error("{}: {}", run_id, error)
+        report = delivery.failed(run_id, runner_id, error)
+        self._remember(run_id, report)
+        self._own(self._deliver(run_id, report), run_id)
 
     def held_of(self, session_id: str) -> int:
         """How many runs of this session are held."""
         return sum(actor.wire_run.session_id == session_id for actor in self._actors.values())
+
+    def ends_of(self, session_id: str) -> list[asyncio.Event]:
+        """Set when the runs of this session that are held now have ended."""
+        return [actor.over for actor in self._actors.values() if actor.wire_run.session_id == session_id]
 
     def stop_run(self, run_id: str, reason: str) -> None:
         if (actor := self._actors.get(run_id)) is not None:
@@ -100,7 +132,7 @@ class Runs:
         await self._sessions.close(reason)
 
     async def aclose(self) -> None:
-        """Kill what still works and give up what is not reported."""
+        """Kill what still works. What is not reported stays in the journal."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -108,6 +140,10 @@ class Runs:
             await asyncio.wait(tasks)
         await self._sessions.aclose()
         await self._context.channels.outbox.aclose()
+
+    def _begin(self, actor: RunActor) -> None:
+        self._actors[actor.name] = actor
+        self._own(self._live(actor), actor.name)
 
     def _own(self, work: Coroutine[Any, Any, None], run_id: str) -> None:
         task = asyncio.create_task(work, name=f"run {run_id}")
@@ -129,22 +165,24 @@ class Runs:
         try:
             state = await actor.live()
         finally:
-            del self._actors[actor.wire_run.run_id]
-        self._remember(actor)
+            del self._actors[actor.name]
+            actor.over.set()
+        if actor.terminal_report is not None:
+            self._remember(actor.name, actor.terminal_report)
         took_s = asyncio.get_running_loop().time() - began
         if actor.failure:
             logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, _shown(actor.failure))
         else:
             logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
 
-    def _remember(self, actor: RunActor) -> None:
-        if actor.terminal_report is not None:
-            self._reports[actor.wire_run.run_id] = actor.terminal_report
+    def _remember(self, run_id: str, report: Delivery) -> None:
+        self._reports[run_id] = report
         while len(self._reports) > REMEMBERED_REPORTS:
             del self._reports[next(iter(self._reports))]
 
     async def _deliver(self, run_id: str, report: Delivery) -> None:
-        await self._context.channels.outbox.put(run_id, report)
+        outbox = self._context.channels.outbox
+        await (outbox.ending_of(run_id) or outbox.put(run_id, report, in_doubt=True))
 
 
 def _shown(failure: str) -> str:

@@ -1,12 +1,13 @@
 """One persistent executor: lives the life of `specs/session.toml`."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import cast
 
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator import outbox
+from fsm_runner.coordinator import delivery
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.wire import CompletedSession, EndedSession, Run, StopSignal
 from fsm_runner.errors import FsmRunnerError, headline
@@ -14,8 +15,9 @@ from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
 from fsm_runner.executors.port import Assignment, ExecutionFailed
-from fsm_runner.lifecycle.actor import Actor
+from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
+from fsm_runner.lifecycle.record import Record
 from fsm_runner.machine.engine import Machine, Step
 
 
@@ -23,8 +25,8 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all sessions of one runner share. Times are in seconds; None: no limit."""
 
     machine: Machine
-    launcher: Launcher
     channels: ChannelContext
+    record: Record
     run_timeout_s: float | None
     session_idle_timeout_s: float | None
 
@@ -68,7 +70,15 @@ class Turn:
 class SessionActor(Actor):
     """From the start of the executor's process to its end."""
 
-    def __init__(self, first: Assignment, context: SessionContext) -> None:
+    def __init__(
+        self,
+        first: Assignment,
+        context: SessionContext,
+        launcher: Launcher | None,
+        left_at: Position | None = None,
+    ) -> None:
+        """`left_at`: where it was when an earlier process of the runner ended, and the executor with it; then there is
+        nothing to launch."""
         super().__init__(
             first.run.session_id,
             context.machine,
@@ -80,17 +90,29 @@ class SessionActor(Actor):
                 "report": self._report,
             },
             {"run_timeout_s": context.run_timeout_s, "session_idle_timeout_s": context.session_idle_timeout_s},
+            recorder=context.record,
+            left_at=left_at,
         )
         self._first = first
         self._context = context
+        self._launcher = launcher
         self._process: PersistentProcess | None = None
-        self.first_turn = Turn(self, invocation_line(first, context.launcher.executor_config))
+        self.first_turn = Turn(self, b"" if launcher is None else invocation_line(first, launcher.executor_config))
         """The turn that starts the session."""
         self._turn: Turn | None = self.first_turn
         self._latest_turn = self.first_turn
         self._ended_between_turns = False
+        self._told_first: tuple[asyncio.Event, ...] = ()
         self._failure: Exception | None = None
         self._ending: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
+
+    def had_its_turns(self, told_first: Iterable[asyncio.Event]) -> None:
+        """No turn was in progress when the earlier process ended. `told_first`: the ends of runs that it had not told
+        yet."""
+        self._complete_turn()
+        self._latest_turn.over.set()
+        self._told_first = tuple(told_first)
+        self._ended_between_turns = True
 
     def further_turn(self, run: Run) -> Turn:
         """Raises `ExecutionFailed` where the executor has a turn already, or has ended."""
@@ -104,8 +126,13 @@ class SessionActor(Actor):
 
     async def live(self) -> str:
         """Run to the end; the final state. Nothing of the executor is left then."""
+        if self._left_at is None:
+            run = self._first.run
+            self._context.record.session_began(self.name, self._first.runner_id, msgspec.json.encode(run))
         try:
-            return await self.run()
+            state = await self.run()
+            self._context.record.session_ended(self.name)
+            return state
         finally:
             self._fail_turn(ExecutionFailed(f"session {self.name} was given up"))
             await self.kill()
@@ -145,8 +172,10 @@ class SessionActor(Actor):
             turn.fail(reason)
 
     async def _start_process(self) -> None:
+        if self._launcher is None:
+            raise ExecutionFailed(f"session {self.name} has nothing to start")
         channel = OutboxChannel(self.name, self._context.channels, self._has_turn)
-        self._process = PersistentProcess(self._context.launcher, self._first, channel)
+        self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
         await self._running().take_turn(self._latest_turn.line)
@@ -173,10 +202,12 @@ class SessionActor(Actor):
         if not self._ended_between_turns:
             return
         # After the report of the run that had the last turn, which makes the session idle.
-        await self._latest_turn.over.wait()
+        for over in (self._latest_turn.over, *self._told_first):
+            await over.wait()
         status = cast(EndedSession, self.model.outcome)
-        report = outbox.session_ended(self.name, self._first.runner_id, status)
-        answer = await self._context.channels.outbox.put(self.name, report)
+        report = delivery.session_ended(self.name, self._first.runner_id, status)
+        outbox = self._context.channels.outbox
+        answer = await asyncio.shield(outbox.ending_of(self.name) or outbox.put(self.name, report))
         if isinstance(answer, Refused):
             raise answer
 

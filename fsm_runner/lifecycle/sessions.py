@@ -5,14 +5,17 @@ import asyncio
 from loguru import logger
 
 from fsm_runner.coordinator.wire import Run
+from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.lifecycle.actor import Position
 from fsm_runner.lifecycle.session import SessionActor, SessionContext, Turn, no_live_executor
 
 
 class Sessions:
     """Those of one runner, by session. Owns their tasks; `aclose` ends whatever is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: SessionContext) -> None:
+        self._context = context
         self._actors: dict[str, SessionActor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -22,11 +25,19 @@ class Sessions:
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
-    def add(self, actor: SessionActor) -> None:
+    def begin(self, first: Assignment, launcher: Launcher) -> SessionActor:
+        return self._add(SessionActor(first, self._context, launcher))
+
+    def take_up(self, first: Assignment, left_at: Position) -> SessionActor:
+        """Bring to its end what an earlier process of this runner had."""
+        return self._add(SessionActor(first, self._context, None, left_at))
+
+    def _add(self, actor: SessionActor) -> SessionActor:
         self._actors[actor.name] = actor
         task = asyncio.create_task(self._live(actor), name=f"session {actor.name}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return actor
 
     def stop_idle(self, session_id: str, reason: str) -> None:
         """End the executor of this session where no run has it; a run that has is stopped itself."""
@@ -70,9 +81,9 @@ class Sessions:
 class PersistentExecutor:
     """The `Executor` of profiles whose `lifecycle` is persistent: each run is a turn of its session's process."""
 
-    def __init__(self, sessions: Sessions, context: SessionContext) -> None:
+    def __init__(self, sessions: Sessions, launcher: Launcher) -> None:
         self._sessions = sessions
-        self._context = context
+        self._launcher = launcher
 
     def accept(self, run: Run) -> None:
         """Any run: what it asks for is between its author and the executor."""
@@ -90,6 +101,4 @@ class PersistentExecutor:
             return live.further_turn(run)
         if live is not None:
             raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-        actor = SessionActor(assignment, self._context)
-        self._sessions.add(actor)
-        return actor.first_turn
+        return self._sessions.begin(assignment, self._launcher).first_turn

@@ -6,21 +6,24 @@ Kept apart from the actors, so that a spec can be checked without loading what t
 from fsm_runner.machine.spec import Vocabulary
 
 RUN = Vocabulary(
-    activities=frozenset({"accept", "prepare_workspace", "execute", "stop_execution", "report"}),
-    guards=frozenset({"outcome_is_completed", "outcome_is_stopped", "outcome_is_failed"}),
+    activities=frozenset({"accept", "prepare_workspace", "execute", "stop_execution", "look_up", "report"}),
+    guards=frozenset({"outcome_is_completed", "outcome_is_stopped", "outcome_is_failed", "may_run_again"}),
     settings=frozenset({"run_timeout_s"}),
-    events=frozenset({"stop_requested"}),
+    events=frozenset({"stop_requested", "interrupted"}),
 )
 
 RUNNER = Vocabulary(
-    activities=frozenset({"register", "await_runs", "stop_runs", "deregister"}),
-    guards=frozenset({"outcome_is_refused"}),
+    activities=frozenset({"recover", "register", "await_runs", "stop_runs", "deregister"}),
+    guards=frozenset({"outcome_is_refused", "outcome_is_gave_up", "journal_is_stuck"}),
     settings=frozenset({"grace_period_s", "stop_limit_s"}),
     events=frozenset(
         {
             "coordinator_lost",
             "coordinator_answered",
             "registration_lost",
+            "outage_too_long",
+            "journal_stuck",
+            "journal_unstuck",
             "drain_requested",
             "hurry_requested",
             "exit_requested",
@@ -32,7 +35,7 @@ SESSION = Vocabulary(
     activities=frozenset({"start_process", "take_turn", "await_exit", "stop_process", "report"}),
     guards=frozenset({"outcome_is_finished", "outcome_is_failed", "outcome_is_stopped"}),
     settings=frozenset({"run_timeout_s", "session_idle_timeout_s"}),
-    events=frozenset({"turn_requested", "stop_requested", "close_requested"}),
+    events=frozenset({"turn_requested", "stop_requested", "close_requested", "interrupted"}),
 )
 
 VOCABULARIES = {"run": RUN, "session": SESSION, "runner": RUNNER}

@@ -17,13 +17,14 @@ logging.getLogger("transitions").setLevel(logging.WARNING)
 
 
 class Model:
-    """What the machine knows of one subject: where it is, and what has been settled about it."""
+    """What the machine knows of one subject: where it is, what has been settled, and what its actor says of it."""
 
-    __slots__ = ("outcome", "state")
+    __slots__ = ("facts", "outcome", "state")
 
     def __init__(self, initial: str) -> None:
         self.state = initial
         self.outcome: str | None = None
+        self.facts: frozenset[str] = frozenset()
 
 
 Guard = Callable[[Model], bool]
@@ -124,3 +125,8 @@ def _model(event: transitions.EventData) -> Model:
 def outcome_is(outcome: str) -> Guard:
     """The guard that holds when this outcome has been settled."""
     return lambda model: model.outcome == outcome
+
+
+def fact(name: str) -> Guard:
+    """The guard that holds while the actor says so, in `Model.facts`."""
+    return lambda model: name in model.facts

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executors.port import Door
@@ -51,7 +51,7 @@ async def gateway_to(
     """A gateway that has its coordinator at this URL."""
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(CoordinatorApi(url, auth))
-        outbox = Outbox(CoordinatorClient(api, FAST))
+        outbox = Outbox(CoordinatorClient(api, FAST), NothingKept())
         stack.push_async_callback(outbox.aclose)
         context = ChannelContext(
             outbox=outbox,

@@ -1,0 +1,89 @@
+"""One message to the coordinator, and those that tell how runs and sessions get on."""
+
+import msgspec
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.coordinator.transport import path_segment
+
+
+class RunEnding(msgspec.Struct, frozen=True, tag="run"):
+    """How a run has ended: what the coordinator says of it once it has taken the report."""
+
+    subject: str
+    """The run's id."""
+    status: wire.RunStatus
+    error: str | None = None
+
+    def is_known(self, found: wire.RunState) -> bool:
+        """Whether the coordinator holds just this."""
+        return found.status == self.status and (self.error is None or found.error == self.error)
+
+
+class SessionEnding(msgspec.Struct, frozen=True, tag="session"):
+    subject: str
+    """The session's id."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One message: where it goes and its JSON body."""
+
+    path: str
+    body: bytes
+    method: str = "POST"
+    patience_s: float | None = None
+    """How long it is tried while the coordinator takes other messages; None: for ever."""
+    ending: RunEnding | SessionEnding | None = None
+    """What it tells the end of, if it does."""
+    kept: bool = True
+    """Whether it is sent by the runner's next process where this one is killed before."""
+
+
+def started(run_id: str, runner_id: str) -> Delivery:
+    # Not kept: after a stop request that came meanwhile it would put the run back to running.
+    return Delivery(_run_path(run_id, "started"), msgspec.json.encode(wire.RunnerRef(runner_id)), kept=False)
+
+
+def completed(run_id: str, runner_id: str, session_status: wire.CompletedSession = "finished") -> Delivery:
+    body = wire.Completed(runner_id=runner_id, session_status=session_status)
+    return _ending(RunEnding(run_id, "completed"), body)
+
+
+def failed(run_id: str, runner_id: str, error: str) -> Delivery:
+    return _ending(RunEnding(run_id, "failed", error), wire.Failed(runner_id=runner_id, error=error))
+
+
+def stopped(run_id: str, runner_id: str, signal: wire.StopSignal) -> Delivery:
+    return _ending(RunEnding(run_id, "stopped"), wire.Stopped(runner_id=runner_id, signal=signal))
+
+
+def session_ended(session_id: str, runner_id: str, status: wire.EndedSession) -> Delivery:
+    """Of a persistent executor that has ended between turns."""
+    body = wire.SessionEnded(runner_id=runner_id, status=status)
+    path = f"/runner/sessions/{path_segment(session_id)}/status"
+    return Delivery(path, msgspec.json.encode(body), ending=SessionEnding(session_id))
+
+
+def bind(session_id: str, body: wire.Bind) -> Delivery:
+    return _of_executor(session_id, "bind", msgspec.json.encode(body))
+
+
+def event(session_id: str, body: bytes) -> Delivery:
+    return _of_executor(session_id, "events", body)
+
+
+def metadata(session_id: str, body: bytes) -> Delivery:
+    return _of_executor(session_id, "metadata", body, "PATCH")
+
+
+def _of_executor(session_id: str, what: str, body: bytes, method: str = "POST") -> Delivery:
+    """Its content is somebody else's: one that cannot be taken must not keep the run's report from being told."""
+    return Delivery(f"/sessions/{path_segment(session_id)}/{what}", body, method, NOT_TAKEN_LIMIT_S)
+
+
+def _ending(ending: RunEnding, body: msgspec.Struct) -> Delivery:
+    return Delivery(_run_path(ending.subject, ending.status), msgspec.json.encode(body), ending=ending)
+
+
+def _run_path(run_id: str, report: str) -> str:
+    return f"/runner/runs/{path_segment(run_id)}/{report}"

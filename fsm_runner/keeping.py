@@ -1,0 +1,45 @@
+"""What lets a later process of the same runner go on where this one was killed: journal, marks on processes, warden."""
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.journal.identity import RunnerIdentity, journal_folder
+from fsm_runner.journal.journal import Journal
+from fsm_runner.lifecycle.recovery import Sweep
+from fsm_runner.process.sweep import sweep
+from fsm_runner.process.tree import OWNER_VARIABLE
+from fsm_runner.process.warden import Warden
+
+
+class Keeping(msgspec.Struct, frozen=True):
+    journal: Journal
+    marks: Mapping[str, str]
+    """Variables in the environment of everything that this runner starts."""
+    sweep: Sweep
+
+
+def _nothing() -> int:
+    return 0
+
+
+@asynccontextmanager
+async def kept(state_dir: Path | None, identity: RunnerIdentity) -> AsyncIterator[Keeping]:
+    """`state_dir` None: nothing outlives the process.
+
+    Raises `UsageError` where the journal cannot be opened, or another process of this runner has it.
+    """
+    instance = secrets.token_hex(8)
+    owner = f"{identity.key}.{instance}"
+    async with AsyncExitStack() as stack:
+        journal = Journal.open(None if state_dir is None else journal_folder(state_dir, identity))
+        stack.push_async_callback(journal.aclose)
+        if state_dir is None:
+            yield Keeping(journal, {}, _nothing)
+            return
+        await stack.enter_async_context(Warden(owner))
+        yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, identity.key, own_instance=instance))

@@ -1,0 +1,30 @@
+"""What the actors write down, as they need it of the journal."""
+
+from typing import Protocol
+
+from fsm_runner.journal.records import Report
+
+
+class Recorder(Protocol):
+    """Writes every step down. Must not block."""
+
+    def stepped(
+        self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
+    ) -> None: ...
+
+
+class Record(Recorder, Protocol):
+    """`fsm_runner.journal.journal.Journal`. None of the notes blocks; `written` tells when they are on disk."""
+
+    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None: ...
+
+    def settled(self, run_id: str, report: Report) -> None: ...
+
+    def ended(self, run_id: str) -> None: ...
+
+    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None: ...
+
+    def session_ended(self, session_id: str) -> None: ...
+
+    async def written(self) -> None:
+        """Raises `JournalStuck`."""

@@ -1,0 +1,57 @@
+"""Takes up what an earlier process of this runner has left: its processes, its messages, its runs and sessions."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.executors.port import Assignment
+from fsm_runner.journal.records import OpenSession, Recovered
+from fsm_runner.lifecycle.actor import Position
+from fsm_runner.lifecycle.runs import Runs
+from fsm_runner.lifecycle.sessions import Sessions
+
+IN_A_TURN = frozenset({"executing", "stopping"})
+"""The states of a run in which its session's executor works for it."""
+
+Sweep = Callable[[], int]
+"""Kills what an earlier process has left running, and returns how much that was; blocks."""
+
+
+class Recovery:
+    def __init__(self, left_behind: Recovered, outbox: Outbox, runs: Runs, sessions: Sessions, sweep: Sweep) -> None:
+        self._left_behind = left_behind
+        self._outbox = outbox
+        self._runs = runs
+        self._sessions = sessions
+        self._sweep = sweep
+
+    async def carry_out(self) -> None:
+        """Processes first: what a run started is gone before anything is said of it.
+
+        Raises `FsmRunnerError` where a process does not end.
+        """
+        killed = await asyncio.to_thread(self._sweep)
+        if killed:
+            logger.warning("runner: {} processes of an earlier process of this runner were killed", killed)
+        self._outbox.restore(self._left_behind.messages)
+        self._runs.remember(self._left_behind.ended)
+        for run in self._left_behind.runs:
+            self._runs.take_up(run)
+        for session in self._left_behind.sessions:
+            self._take_up(session)
+
+    def _take_up(self, session: OpenSession) -> None:
+        try:
+            run = msgspec.json.decode(session.run, type=wire.Run)
+        except wire.DECODE_FAULTS as defect:
+            logger.error("{}: what was written down of it cannot be read: {}", session.session_id, defect)
+            return
+        first = Assignment(run, run.project_dir or "", session.runner_id)
+        actor = self._sessions.take_up(first, Position(session.state, session.outcome))
+        open_runs = [each for each in self._left_behind.runs if each.session_id == session.session_id]
+        if session.state == "idle" or not any(each.state in IN_A_TURN for each in open_runs):
+            actor.had_its_turns(self._runs.ends_of(session.session_id))

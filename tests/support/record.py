@@ -1,0 +1,52 @@
+"""A journal that is written at once, or not at all."""
+
+from typing import NamedTuple
+
+from fsm_runner.journal.records import Report
+
+
+class Step(NamedTuple):
+    machine: str
+    subject: str
+    event: str
+    source: str | None
+    target: str
+    outcome: str | None
+    reason: str
+
+
+class InstantRecord:
+    """The `Record` of tests in virtual time: what was noted, in order."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.claims: list[str] = []
+        self.reports: dict[str, Report] = {}
+        self.open_sessions: list[str] = []
+        self.ended_runs: list[str] = []
+        self.stuck: Exception | None = None
+        """What `written` raises."""
+
+    def stepped(
+        self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
+    ) -> None:
+        self.steps.append(Step(machine, subject, event, source, target, outcome, reason))
+
+    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
+        self.claims.append(run_id)
+
+    def settled(self, run_id: str, report: Report) -> None:
+        self.reports[run_id] = report
+
+    def ended(self, run_id: str) -> None:
+        self.ended_runs.append(run_id)
+
+    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None:
+        self.open_sessions.append(session_id)
+
+    def session_ended(self, session_id: str) -> None:
+        self.open_sessions.remove(session_id)
+
+    async def written(self) -> None:
+        if self.stuck is not None:
+            raise self.stuck
