@@ -219,6 +219,11 @@ def _consistent(config: RunnerConfig) -> RunnerConfig:
     return msgspec.structs.replace(config, project_dir=project_dir, state_dir=state_dir)
 
 
+def load_state_dir(flag: str | None) -> Path:
+    """The folder of the journals, for who only reads them. Raises `UsageError`."""
+    return load_config({"state_dir": flag}).state_dir or default_state_dir(os.environ)
+
+
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """Where programs of this user keep what has to outlive them (XDG Base Directory Specification)."""
     base = environ.get("XDG_STATE_HOME") or ""

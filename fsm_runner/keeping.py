@@ -11,9 +11,7 @@ import msgspec
 from fsm_runner.journal.identity import RunnerIdentity, journal_folder
 from fsm_runner.journal.journal import Journal
 from fsm_runner.lifecycle.recovery import Sweep
-from fsm_runner.process.sweep import sweep
-from fsm_runner.process.tree import OWNER_VARIABLE
-from fsm_runner.process.warden import Warden
+from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -33,13 +31,17 @@ async def kept(state_dir: Path | None, identity: RunnerIdentity) -> AsyncIterato
 
     Raises `UsageError` where the journal cannot be opened, or another process of this runner has it.
     """
-    instance = secrets.token_hex(8)
-    owner = f"{identity.key}.{instance}"
     async with AsyncExitStack() as stack:
         journal = Journal.open(None if state_dir is None else journal_folder(state_dir, identity))
         stack.push_async_callback(journal.aclose)
         if state_dir is None:
             yield Keeping(journal, {}, _nothing)
             return
+        # What they stand on costs time to load, and serves nobody whose runner leaves nothing behind.
+        from fsm_runner.process.sweep import sweep
+        from fsm_runner.process.warden import Warden
+
+        instance = secrets.token_hex(8)
+        owner = owner_of(identity.key, instance)
         await stack.enter_async_context(Warden(owner))
         yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, identity.key, own_instance=instance))

@@ -237,10 +237,9 @@ def history(
 ) -> None:
     """Print what the journal says of a run, a session, the runner itself, or of the latest runs."""
     from fsm_runner.cli.history import show_history
-    from fsm_runner.config import load_config
+    from fsm_runner.config import load_state_dir
 
-    config = load_config({"state_dir": state_dir})
-    show_history(config.state_dir, name, as_json=json)
+    show_history(load_state_dir(state_dir), name, as_json=json)
 
 
 @app.command()

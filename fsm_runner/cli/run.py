@@ -18,6 +18,7 @@ from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.logs import configure_logs
+from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
 
@@ -59,6 +60,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     request = RunRequest(
         agent_name=work.agent_name, parameters=work.parameters(schema), project_dir=str(config.project_dir)
     )
+    adopt_orphans(exclusive=True)
     return asyncio.run(_run(config, profile, request))
 
 

@@ -14,6 +14,7 @@ from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig
 from fsm_runner.coordinator.wire import Agent
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
+from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile
 
 EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED, "aborted": EXIT_ABORTED}
@@ -25,6 +26,7 @@ def run_runner(config: RunnerConfig) -> int:
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
+    adopt_orphans(exclusive=True)
     return asyncio.run(_serve(config, profile))
 
 

@@ -17,9 +17,16 @@ from loguru import logger
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.transport import Answer
+from fsm_runner.errors import FsmRunnerError
 
 MESSAGE_OVERHEAD_BYTES = 512
 """What a waiting message counts beyond its body."""
+
+IN_MEMORY_BYTES = 1024 * 1024
+"""So much of each session waits in memory; the bodies of further messages are with the keeper alone."""
+
+READ_BACK_EACH_S = 1.0
+"""How often it is tried to read a body back which the keeper cannot read."""
 
 
 class Deliverer(Protocol):
@@ -29,19 +36,32 @@ class Deliverer(Protocol):
 class Keeper(Protocol):
     """Keeps messages for a later process."""
 
-    def message_put(self, session_id: str, content: bytes) -> int: ...
+    def message_put(self, session_id: str, content: bytes) -> int | None:
+        """What it is kept as; None: it is not."""
 
     def message_gone(self, message_id: int) -> None: ...
+
+    async def message(self, message_id: int) -> bytes:
+        """The content. Raises `FsmRunnerError` where it cannot be read."""
+
+    async def written(self) -> None:
+        """Return when all messages are kept. Raises `FsmRunnerError` where they are not."""
 
 
 class NothingKept:
     """The `Keeper` of a process that leaves nothing to a later one."""
 
-    def message_put(self, session_id: str, content: bytes) -> int:
-        return 0
+    def message_put(self, session_id: str, content: bytes) -> int | None:
+        return None
 
     def message_gone(self, message_id: int) -> None:
-        pass
+        """There is nothing to forget."""
+
+    async def message(self, message_id: int) -> bytes:
+        raise KeyError(message_id)
+
+    async def written(self) -> None:
+        """There is nothing to wait for."""
 
 
 class Kept(Protocol):
@@ -64,7 +84,7 @@ Answered = asyncio.Future[Answer | Refused]
 class _Letter:
     """A message on its way."""
 
-    __slots__ = ("answered", "delivery", "in_doubt", "kept_as", "tried")
+    __slots__ = ("answered", "delivery", "has_body", "in_doubt", "kept_as", "size_bytes", "tried")
 
     def __init__(self, delivery: Delivery, kept_as: int | None, in_doubt: bool) -> None:
         self.delivery = delivery
@@ -73,10 +93,13 @@ class _Letter:
         """Whether the coordinator may have it already."""
         self.answered: Answered = asyncio.get_running_loop().create_future()
         self.tried = False
+        self.has_body = True
+        self.size_bytes = len(delivery.body) + MESSAGE_OVERHEAD_BYTES
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.delivery.body) + MESSAGE_OVERHEAD_BYTES
+    def drop_body(self) -> None:
+        """The keeper has it."""
+        self.delivery = msgspec.structs.replace(self.delivery, body=b"")
+        self.has_body = False
 
 
 class _Lane:
@@ -104,6 +127,8 @@ class Outbox:
         self._keeper = keeper
         self._lanes: dict[str, _Lane] = {}
         self._endings: dict[str, Answered] = {}
+        self._to_spill: list[_Letter] = []
+        self._spilling: asyncio.Task[None] | None = None
 
     def put(self, session_id: str, delivery: Delivery, *, in_doubt: bool = False) -> Answered:
         """Send after all that was put before for this session; the future holds the answer, or the refusal.
@@ -117,7 +142,7 @@ class Outbox:
         """Send what an earlier process has left, in its order. To be called before anything is put."""
         for message in messages:
             try:
-                delivery = msgspec.msgpack.decode(message.content, type=Delivery)
+                delivery = _decoded(message.content)
             except msgspec.DecodeError as defect:
                 logger.error("{}: a message that was kept cannot be read: {}", message.session_id, defect)
                 self._keeper.message_gone(message.id)
@@ -135,7 +160,26 @@ class Outbox:
             self._endings[letter.delivery.ending.subject] = letter.answered
         if lane.sender is None:
             self._send(session_id, lane)
+        elif lane.size_bytes > IN_MEMORY_BYTES and letter.kept_as is not None:
+            self._spill(letter)
         return letter.answered
+
+    def _spill(self, letter: _Letter) -> None:
+        self._to_spill.append(letter)
+        if self._spilling is None or self._spilling.done():
+            self._spilling = asyncio.create_task(self._spill_all(), name="outbox spill")
+
+    async def _spill_all(self) -> None:
+        while self._to_spill:
+            letters, self._to_spill = self._to_spill, []
+            try:
+                await self._keeper.written()
+            except FsmRunnerError as fault:
+                logger.debug("{} messages stay in memory: {}", len(letters), fault)
+                return
+            for letter in letters:
+                if not letter.tried:
+                    letter.drop_body()
 
     def _forget(self, lane: _Lane, letter: _Letter) -> None:
         lane.remove(letter)
@@ -176,11 +220,13 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Give up what is left; whoever waits for its answer is told by a cancellation."""
-        senders = [lane.sender for lane in self._lanes.values() if lane.sender is not None]
-        for sender in senders:
-            sender.cancel()
-        if senders:
-            await asyncio.wait(senders)
+        tasks = [lane.sender for lane in self._lanes.values() if lane.sender is not None]
+        if self._spilling is not None:
+            tasks.append(self._spilling)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         for lane in self._lanes.values():
             for letter in lane.letters:
                 letter.answered.cancel()
@@ -203,6 +249,8 @@ class Outbox:
     async def _answer_to(self, session_id: str, letter: _Letter) -> Answer | Refused:
         delivery = letter.delivery
         try:
+            if not letter.has_body and letter.kept_as is not None:
+                delivery = await self._read_back(letter.kept_as)
             return await self._deliverer.deliver(delivery, in_doubt=letter.in_doubt)
         except Refused as refusal:
             logger.error("{}: the coordinator refuses a message: {}", session_id, refusal)
@@ -210,3 +258,16 @@ class Outbox:
         except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
             logger.opt(exception=defect).error("{}: {} could not be sent", session_id, delivery.path)
             return Refused(f"{delivery.path} could not be sent: {defect!r}", 0)
+
+    async def _read_back(self, message_id: int) -> Delivery:
+        while True:
+            try:
+                return _decoded(await self._keeper.message(message_id))
+            except FsmRunnerError as fault:
+                logger.warning("a message waits until it can be read: {}", fault)
+            await asyncio.sleep(READ_BACK_EACH_S)
+
+
+def _decoded(content: bytes) -> Delivery:
+    """Raises `msgspec.DecodeError`."""
+    return msgspec.msgpack.decode(content, type=Delivery)

@@ -29,8 +29,8 @@ class TimeLimitExceeded(FsmRunnerError):
     """A state lasted longer than its spec, or the setting that it names, allows."""
 
     def __init__(self, state: str, limit_s: float, setting: str | None) -> None:
-        limit = "time limit" if setting is None else setting.removesuffix("_s").replace("_", " ")
-        super().__init__(f"{state.replace('_', ' ')}: not done within the {limit} of {limit_s:g} s")
+        name = "" if setting is None else f" ({setting.removesuffix('_s').replace('_', ' ')})"
+        super().__init__(f"{state.replace('_', ' ')}: not done within the time limit of {limit_s:g} s{name}")
 
 
 class Position(NamedTuple):

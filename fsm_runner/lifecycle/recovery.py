@@ -18,7 +18,7 @@ IN_A_TURN = frozenset({"executing", "stopping"})
 """The states of a run in which its session's executor works for it."""
 
 Sweep = Callable[[], int]
-"""Kills what an earlier process has left running, and returns how much that was; blocks."""
+"""Kills what an earlier process has left running, and returns how many processes that were; blocks."""
 
 
 class Recovery:
@@ -34,9 +34,7 @@ class Recovery:
 
         Raises `FsmRunnerError` where a process does not end.
         """
-        killed = await asyncio.to_thread(self._sweep)
-        if killed:
-            logger.warning("runner: {} processes of an earlier process of this runner were killed", killed)
+        await asyncio.to_thread(self._sweep)
         self._outbox.restore(self._left_behind.messages)
         self._runs.remember(self._left_behind.ended)
         for run in self._left_behind.runs:

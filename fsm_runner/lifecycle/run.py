@@ -1,9 +1,6 @@
 """One run: lives the life of `specs/run.toml`."""
 
 import asyncio
-import errno
-import os
-import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -15,16 +12,15 @@ from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.executors.port import Assignment, Execution, Executor, RunRefused
+from fsm_runner.executors.port import Assignment, Execution, Executor
 from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.blueprint import RunnerValues, with_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.lifecycle.record import Record
+from fsm_runner.lifecycle.workspace import check_workspace
 from fsm_runner.machine.engine import Machine, Step
-
-NO_SUCH_DIRECTORY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 OPEN_STATUSES = frozenset({"pending", "claimed", "running"})
 """Of a run whose end the coordinator has not been told."""
@@ -157,7 +153,7 @@ class RunActor(Actor):
         self._context.executor.accept(self.wire_run)
 
     async def _prepare_workspace(self) -> None:
-        await asyncio.to_thread(_check_workspace, Path(self._assignment.project_dir))
+        await asyncio.to_thread(check_workspace, Path(self._assignment.project_dir))
         await self._context.executor.prepare(self._assignment)
 
     async def _execute(self) -> None:
@@ -223,29 +219,6 @@ class RunActor(Actor):
 
 def _status(outcome: str | None) -> wire.RunStatus:
     return "completed" if outcome == "completed" else "stopped" if outcome == "stopped" else "failed"
-
-
-def _check_workspace(folder: Path) -> None:
-    if not folder.is_absolute() or "\0" in str(folder):
-        raise RunRefused(f"project directory {str(folder)!r}: not an absolute path")
-    try:
-        is_directory = stat.S_ISDIR(folder.stat().st_mode)
-    except PermissionError:
-        raise _permission_denied(folder) from None
-    except OSError as fault:
-        if fault.errno not in NO_SUCH_DIRECTORY:
-            raise  # a network's file system may come back
-        is_directory = False
-    if not is_directory:
-        raise RunRefused(f"project directory {folder}: there is no such directory on this runner")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise _permission_denied(folder)
-
-
-def _permission_denied(folder: Path) -> RunRefused:
-    return RunRefused(
-        f"Permission denied on workspace {folder}: the runner (uid {os.getuid()}) may not read and enter it"
-    )
 
 
 def _shortened(error: str) -> str:

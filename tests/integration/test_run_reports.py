@@ -41,9 +41,20 @@ async def test_a_stop_that_is_refused_ten_times_is_acknowledged_once(tmp_path: P
         assert desk.reports(run) == ["started", "stopped"]
 
 
-async def test_a_report_whose_answer_is_lost_is_repeated_as_it_was(tmp_path: Path) -> None:
+async def test_a_report_whose_answer_is_lost_is_looked_up_and_not_told_twice(tmp_path: Path) -> None:
     async with running(tmp_path) as (desk, _):
         desk.proxy.fault("POST", TERMINAL_REPORT, faults.lost_answer())
+        run = await desk.submit("say", text="x")
+        assert (await desk.end(run)).status == "completed"
+        (told,) = _terminal(desk, run)
+        (looked_up,) = desk.proxy.acknowledged("GET", f"/runs/{run.run_id}")
+        assert told.begun_at < looked_up.begun_at
+        assert desk.states[run.run_id][-2:] == ["reporting", "completed"]
+
+
+async def test_a_report_that_did_not_arrive_is_repeated_as_it_was(tmp_path: Path) -> None:
+    async with running(tmp_path) as (desk, _):
+        desk.proxy.fault("POST", TERMINAL_REPORT, faults.reset())
         run = await desk.submit("say", text="x")
         assert (await desk.end(run)).status == "completed"
         first, second = _terminal(desk, run)

@@ -147,7 +147,7 @@ async def test_a_not_registered_that_is_answered_after_the_next_registration_cha
             await desk.proxy.wait_for(lambda: desk.proxy.calls_for(method, path)[-1] is not late_call)
             command.gate.write_line("unharmed")
             assert (await desk.end(run)).status == "completed"
-            assert runner.path == ["registering", "online", "registering", "online"]
+            assert runner.path == ["recovering", "registering", "online", "registering", "online"]
             assert len(desk.proxy.acknowledged("POST", REGISTER)) == 1
 
 
@@ -236,7 +236,7 @@ async def test_a_stop_reaches_its_run_beside_one_of_another_runner_that_cannot_b
         assert (await desk.end(run)).status == "stopped"
 
 
-async def test_a_run_that_is_handed_out_again_after_its_end_is_reported_again_and_not_carried_out(
+async def test_a_run_that_is_handed_out_again_after_its_end_is_looked_up_and_not_carried_out(
     tmp_path: Path,
 ) -> None:
     handed_out: list[Answer] = []
@@ -253,10 +253,28 @@ async def test_a_run_that_is_handed_out_again_after_its_end_is_reported_again_an
             run = await desk.completes()
             states = desk.states[run.run_id].copy()
             swallowed = await desk.submit("say", text="the first one comes in its place")
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 2)
+            await desk.proxy.answered("GET", f"/runs/{run.run_id}")
             assert desk.states[run.run_id] == states
             assert desk.states[swallowed.run_id] == []
-            assert desk.reports(run) == ["started", "completed", "completed"]
+            assert desk.reports(run) == ["started", "completed"]
+
+
+async def test_a_run_that_a_restarted_coordinator_hands_out_again_is_reported_again_and_not_carried_out(
+    tmp_path: Path,
+) -> None:
+    def as_if_not_ended(answer: Answer) -> Answer:
+        return Answer(200, msgspec.json.encode({**msgspec.json.decode(answer.body), "status": "claimed"}))
+
+    async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
+        run = await desk.completes()
+        states = desk.states[run.run_id].copy()
+        claimed = msgspec.structs.replace(await desk.api.run(run.run_id), status="claimed")
+        again = Answer(200, msgspec.json.encode({"run": claimed}))
+        desk.proxy.fault("GET", f"/runs/{run.run_id}", faults.rewrite(as_if_not_ended))
+        desk.proxy.fault("GET", POLL, faults.instead("run again", again))
+        await desk.submit("say", text="the held poll is answered, and the next one brings the first run again")
+        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 2)
+        assert desk.states[run.run_id] == states
 
 
 async def test_a_defect_in_the_delivery_of_a_report_fails_the_run_and_the_runner_lives(
