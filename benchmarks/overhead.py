@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead
 
-Every figure is a ratio to a floor that is measured in the same run: for runs, asyncio spawning and reaping the
+The runner works as it does in production: with a journal on disk, and as the reaper of what its commands leave. Every figure is a ratio to a floor that is measured in the same run: for runs, asyncio spawning and reaping the
 same command with captured output; for `--help`, `import typer`. Exit code 1 where a bound is not kept.
 """
 
@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import timeit
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from fsm_runner.home import bundled
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.environment import executor_environment
+from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import load_profile
 
 AGENT = "echo"
@@ -86,15 +88,16 @@ async def instant_coordinator(count: int, in_flight: int) -> AsyncIterator[str]:
 
 async def runner_durations(count: int, in_flight: int) -> Stopwatch:
     watch = Stopwatch(count)
-    config = RunnerConfig(project_dir=Path.cwd())
-    async with (
-        instant_coordinator(count, in_flight) as url,
-        assembled_runner(config, load_profile("echo"), url, observe=watch) as runner,
-    ):
-        living = asyncio.create_task(runner.live())
-        await watch.all_ended.wait()
-        runner.post("drain_requested")
-        await living
+    with tempfile.TemporaryDirectory(prefix="fsm-runner-overhead-") as state_dir:
+        config = RunnerConfig(project_dir=Path.cwd(), state_dir=Path(state_dir))
+        async with (
+            instant_coordinator(count, in_flight) as url,
+            assembled_runner(config, load_profile("echo"), url, observe=watch) as runner,
+        ):
+            living = asyncio.create_task(runner.live())
+            await watch.all_ended.wait()
+            runner.post("drain_requested")
+            await living
     return watch
 
 
@@ -199,6 +202,7 @@ def resident_mb(pid: int) -> float:
 
 def main() -> int:
     configure_logs(verbose=False, quiet=True)
+    adopt_orphans()
     figures = [latency(), throughput(), transition(), help_start()]
     if sys.platform == "linux":
         figures += asyncio.run(idle())

@@ -25,3 +25,15 @@ def headline(text: str) -> str:
     """The one line of an error that says most: the first, but of a Python traceback the last."""
     lines = text.strip().splitlines() or [""]
     return lines[-1] if lines[0].startswith("Traceback (most recent call last)") else lines[0]
+
+
+ERROR_LIMIT_CHARS = 16_000
+"""The longest error text that is reported or written down; what a command wrote in full is in its result event."""
+
+
+def shortened(error: str) -> str:
+    """At most about `ERROR_LIMIT_CHARS` of it: the beginning and the end."""
+    if len(error) <= ERROR_LIMIT_CHARS:
+        return error
+    half = ERROR_LIMIT_CHARS // 2
+    return f"{error[:half]}\n… {len(error) - 2 * half:,} characters left out …\n{error[-half:]}"

@@ -26,7 +26,8 @@ def run_runner(config: RunnerConfig) -> int:
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
-    adopt_orphans(exclusive=True)
+    # As a container's first process it is also given what `docker exec` has left, which no run has started.
+    adopt_orphans(exclusive=os.getpid() != 1)
     return asyncio.run(_serve(config, profile))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from loguru import logger
 
-from fsm_runner.errors import FsmRunnerError
+from fsm_runner.errors import FsmRunnerError, shortened
 from fsm_runner.lifecycle.record import Recorder
 from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.machine.spec import State
@@ -198,6 +198,6 @@ def _is_being_cancelled() -> bool:
 
 def _reason(payload: object) -> str:
     """Why an event came, where its payload says so."""
-    if isinstance(payload, str):
-        return payload
-    return (str(payload) or type(payload).__name__) if isinstance(payload, BaseException) else ""
+    if isinstance(payload, BaseException):
+        return shortened(str(payload)) or type(payload).__name__
+    return shortened(payload) if isinstance(payload, str) else ""

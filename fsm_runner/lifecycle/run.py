@@ -11,7 +11,7 @@ from fsm_runner.coordinator import delivery, wire
 from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
-from fsm_runner.errors import FsmRunnerError
+from fsm_runner.errors import FsmRunnerError, shortened
 from fsm_runner.executors.port import Assignment, Execution, Executor
 from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
@@ -24,10 +24,6 @@ from fsm_runner.machine.engine import Machine, Step
 
 OPEN_STATUSES = frozenset({"pending", "claimed", "running"})
 """Of a run whose end the coordinator has not been told."""
-
-ERROR_LIMIT_CHARS = 16_000
-"""The longest error text that is reported; what a command wrote in full is in its result event."""
-
 
 INTERRUPTIONS_LIMIT = 3
 """A run that was interrupted so often is not tried again, whatever the profile says: it may be what kills the
@@ -214,15 +210,8 @@ class RunActor(Actor):
             case "stopped":
                 return delivery.stopped(run_id, self._runner_id, self._signal)
             case _:
-                return delivery.failed(run_id, self._runner_id, _shortened(self.failure))
+                return delivery.failed(run_id, self._runner_id, shortened(self.failure))
 
 
 def _status(outcome: str | None) -> wire.RunStatus:
     return "completed" if outcome == "completed" else "stopped" if outcome == "stopped" else "failed"
-
-
-def _shortened(error: str) -> str:
-    if len(error) <= ERROR_LIMIT_CHARS:
-        return error
-    half = ERROR_LIMIT_CHARS // 2
-    return f"{error[:half]}\n… {len(error) - 2 * half:,} characters left out …\n{error[-half:]}"

@@ -15,7 +15,10 @@ import msgspec
 from fsm_runner.process.capture import BoundedCapture
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
-from fsm_runner.process.pipes import InputPipe, OutputPipe
+from fsm_runner.process.hunt import Hunt
+from fsm_runner.process.orphans import ORPHANS
+from fsm_runner.process.output import ChildOutput
+from fsm_runner.process.pipes import InputPipe
 from fsm_runner.process.spawn import spawn, spawn_failed
 
 OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
@@ -47,24 +50,22 @@ class Child:
     """A process that leads its own group, its output captured with bounds.
 
     When it exits, in this order: the exit is noticed and the zombie kept; what it left behind in its group is
-    killed, which is safe since the zombie still holds the group's id; its output is read to the end, for
-    `OUTPUT_DRAIN_S` at most; it is reaped. Make one with `start`.
+    killed, which is safe since the zombie still holds the group's id; so is what has left the group, where orphans
+    are adopted; its output is read to the end, for `OUTPUT_DRAIN_S` at most; it is reaped. Make one with `start`.
     """
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", *, stdin: InputPipe | None, stdout: OutputPipe, stderr: OutputPipe
+        self, process: "subprocess.Popen[bytes]", strays: Hunt, *, stdin: InputPipe | None, output: ChildOutput
     ) -> None:
         self._process = process
+        self._strays = strays
         self._loop = asyncio.get_running_loop()
         self._stdin = stdin
-        self._stdout = stdout
-        self._stderr = stderr
+        self._output = output
         self._started_at = time.monotonic()
         self._duration_s: float | None = None
         self._ending: Ending = "shutdown"
         self._watch: ExitWatch | None = None
-        self._drain_limit: asyncio.TimerHandle | None = None
-        self._stdout_ended = asyncio.Event()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[Exit] = self._loop.create_future()
 
@@ -81,31 +82,34 @@ class Child:
         on_stdout: Callable[[bytes], None] | None = None,
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
-        """Starts `command` on the running loop. `env` is its whole environment; its stdin is empty unless piped.
+        """Starts `command` on the running loop. `env` is its whole environment, but for the mark of its tree where
+        orphans are adopted; its stdin is empty unless piped.
 
         `on_stdout` is given all of stdout as it comes, and must not raise; the end of it is `stdout_ended`.
         Raises `SpawnFailed`.
         """
         with ExitStack() as undo:
             try:
-                stdout = OutputPipe(stdout_limit_bytes, on_stdout)
-                undo.callback(stdout.close)
-                stderr = OutputPipe(stderr_limit_bytes)
-                undo.callback(stderr.close)
+                output = ChildOutput(stdout_limit_bytes, stderr_limit_bytes, on_stdout)
+                undo.callback(output.close)
                 stdin = InputPipe() if pipe_stdin else None
                 if stdin is not None:
                     undo.callback(stdin.close)
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
+            strays = Hunt(ORPHANS)
+            undo.callback(strays.forget)
+            stdout, stderr = output.child_ends
             process = spawn(
                 command,
-                env=env,
+                env=strays.marked(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
-                stdout=stdout.child_end,
-                stderr=stderr.child_end,
+                stdout=stdout,
+                stderr=stderr,
             )
-            child = cls(process, stdin=stdin, stdout=stdout, stderr=stderr)
+            strays.led_by(process.pid)
+            child = cls(process, strays, stdin=stdin, output=output)
             child._supervise(watch)
             undo.pop_all()
         return child
@@ -113,12 +117,12 @@ class Child:
     def _supervise(self, watch: Callable[[int, Callable[[], None]], ExitWatch]) -> None:
         try:
             self._watch = watch(self.pid, self._on_exit)
-            self._stdout.start(self._on_output_end)
-            self._stderr.start(self._on_output_end)
+            self._output.start(self._finish_if_alone)
         except (OSError, RuntimeError) as error:  # no descriptor or thread left
             self.kill()
             self._close_pipes()
             self._reap()
+            self._strays.end_blocking()
             raise SpawnFailed(f"process {self.pid} was ended again, it cannot be supervised: {error}") from error
         if self._stdin is not None:
             self._stdin.close_child_end()
@@ -137,12 +141,11 @@ class Child:
 
     async def stdout_ended(self) -> None:
         """Returns when nobody can write to stdout any more, the process itself included; that may be before its end."""
-        await self._stdout_ended.wait()
+        await self._output.stdout_ended.wait()
 
     def forget_output(self) -> None:
         """What it has written so far will not be in its `Exit`."""
-        self._stdout.forget()
-        self._stderr.forget()
+        self._output.forget()
 
     async def wait(self) -> Exit:
         """Returns when nothing is left of the process. Any number of tasks may wait, and be cancelled."""
@@ -151,11 +154,13 @@ class Child:
     async def stop(self, term_grace_s: float = TERM_GRACE_S, kill_grace_s: float = KILL_GRACE_S) -> Ending:
         """Ends the whole group: SIGTERM, `term_grace_s`, SIGKILL. Returns what it took, to each of several callers.
 
-        SIGTERM is sent once, by the first caller; SIGKILL by the one with the least patience.
+        SIGTERM is sent once, by the first caller; SIGKILL by the one with the least patience. What has left the
+        group gets SIGKILL alone, when the process has exited.
         Raises `ProcessStuck` when the process is there `kill_grace_s` after SIGKILL; it stays supervised.
         """
         if self._ending == "shutdown" and not self._has_exited():
             self._ending = "SIGTERM"
+            self._strays.remember(stop=False)
             self._signal_group(signal.SIGTERM)
         if not await self._exits_within(term_grace_s):
             self.kill()
@@ -166,9 +171,13 @@ class Child:
 
     def kill(self) -> None:
         """Sends SIGKILL to the whole group at once; `wait` tells when it is gone."""
-        if not self._has_exited():
-            self._ending = "SIGKILL"
-            self._signal_group(signal.SIGKILL)
+        if self._has_exited():
+            return
+        self._ending = "SIGKILL"
+        if ORPHANS.adopted:
+            self._signal_group(signal.SIGSTOP)  # so that nobody leaves it while it is looked through
+            self._strays.remember(stop=True)
+        self._signal_group(signal.SIGKILL)
 
     def close(self, kill_grace_s: float = KILL_GRACE_S) -> None:
         """Ends everything here and now, blocking: for a loop that shuts down while the child runs. May be repeated.
@@ -184,6 +193,7 @@ class Child:
             self._process.returncode = -signal.SIGKILL  # nobody will ever reap it; Popen need not warn of it
             raise ProcessStuck(f"process {self.pid} is still there {kill_grace_s:g} s after SIGKILL")
         self._note_exit()
+        self._strays.end_blocking()
         self._finish()
 
     async def _exits_within(self, limit_s: float) -> bool:
@@ -201,12 +211,8 @@ class Child:
 
     def _on_exit(self) -> None:
         self._note_exit()
-        self._stdout.read_rest()
-        self._stderr.read_rest()
-        if self._stdout.is_open or self._stderr.is_open:
-            self._drain_limit = self._loop.call_later(OUTPUT_DRAIN_S, self._finish)
-        else:
-            self._finish()
+        self._output.drain(OUTPUT_DRAIN_S)
+        self._strays.end(self._loop, self._finish_if_alone)
 
     def _note_exit(self) -> None:
         if self._duration_s is not None:
@@ -216,36 +222,25 @@ class Child:
         if not self._loop.is_closed():
             self._exited.set_result(None)
 
-    def _on_output_end(self) -> None:
-        if not self._stdout.is_open:
-            self._stdout_ended.set()
-        if self._exited.done() and not self._stdout.is_open and not self._stderr.is_open:
+    def _finish_if_alone(self) -> None:
+        if self._strays.are_gone and not self._output.is_open:
             self._finish()
 
     def _finish(self) -> None:
         if self._process.returncode is not None:
             return
         self._close_pipes()
-        self._stdout_ended.set()
         code, signal_name = self._reap()
-        ended = Exit(
-            code=code,
-            signal=signal_name,
-            stdout=self._stdout.capture,
-            stderr=self._stderr.capture,
-            duration_s=self._duration_s or 0.0,
-        )
+        self._strays.forget()
+        stdout, stderr = self._output.captures
+        ended = Exit(code=code, signal=signal_name, stdout=stdout, stderr=stderr, duration_s=self._duration_s or 0.0)
         if not self._loop.is_closed():
             self._gone.set_result(ended)
 
     def _close_pipes(self) -> None:
-        if self._drain_limit is not None:
-            self._drain_limit.cancel()
         if self._watch is not None:
             self._watch.cancel()
-        for output in (self._stdout, self._stderr):
-            output.read_rest()
-            output.close()
+        self._output.close()
         if self._stdin is not None:
             self._stdin.close()
 

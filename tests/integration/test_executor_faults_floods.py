@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.lifecycle.run import ERROR_LIMIT_CHARS
+from fsm_runner.errors import ERROR_LIMIT_CHARS
 from fsm_runner.process.child import OUTPUT_LIMIT_BYTES
 from tests.support.command_executor import Step, command_home, staged
 

@@ -2,18 +2,39 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fsm_runner.process.child import Child, Exit
+from fsm_runner.process.orphans import ORPHANS, adopt_orphans
+from fsm_runner.process.tree import TREE_VARIABLE, Tree
+from tests.support.processes import with_environment
 
 ENV = {"PATH": os.environ["PATH"]}
 HERE = Path.cwd()
+OWN_MARKS = f"{TREE_VARIABLE}={Tree().mark.partition('.')[0]}"
 PATIENCE_S = 20.0
 """For what should come at once, on a machine that has other things to do."""
 
 
 def start_shell(script: str, *arguments: str) -> Child:
     return Child.start(["/bin/sh", "-c", script, "sh", *arguments], env=ENV, cwd=HERE)
+
+
+@contextmanager
+def adopted_orphans(*, exclusive: bool) -> Iterator[None]:
+    """Orphans are adopted by the process that runs the tests, and at the end no child has left anything."""
+    assert adopt_orphans(exclusive=exclusive)
+    children = set(ORPHANS.unknown_children())
+    try:
+        yield
+        assert with_environment(OWN_MARKS) == []
+        adopt_orphans(exclusive=True)
+        ORPHANS.reap_all()  # where they are not exclusive some zombies could be anybody's
+        assert set(ORPHANS.unknown_children()) <= children
+    finally:
+        ORPHANS.release()
 
 
 async def exit_of(child: Child) -> Exit:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from tests.support.watch import PATIENCE_S
 
@@ -16,6 +17,37 @@ async def gone(pid: int) -> None:
             await (_exit_told(pid) if sys.platform == "linux" else _exit_looked_for(pid))
     except TimeoutError:
         raise AssertionError(f"process {pid} is still there") from None
+
+
+async def reaped(pid: int) -> None:
+    """Return when its process id is free. Raises AssertionError when it stays."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _exit_looked_for(pid)
+    except TimeoutError:
+        raise AssertionError(f"process {pid} is not reaped") from None
+
+
+def is_there(pid: int) -> bool:
+    """Also as a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def with_environment(fragment: str) -> list[int]:
+    """The processes that were started with this in their environment (Linux)."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            content = file.read_bytes()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if fragment.encode() in content:
+            found.append(int(file.parent.name))
+    return found
 
 
 async def _exit_told(pid: int) -> None:
@@ -34,13 +66,5 @@ async def _exit_told(pid: int) -> None:
 
 
 async def _exit_looked_for(pid: int) -> None:
-    while _is_there(pid):  # noqa: ASYNC110 - only Linux tells about the exit of a process that is not a child
+    while is_there(pid):  # noqa: ASYNC110 - only Linux tells about the exit of a process that is not a child
         await asyncio.sleep(LOOK_INTERVAL_S)
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -1,0 +1,196 @@
+"""`fsm-runner history`."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import msgspec
+import typer
+
+from fsm_runner.errors import UsageError, headline
+from fsm_runner.journal.moments import utc_text
+from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
+
+RUNNER_NAME = "runner"
+LATEST_RUNS = 20
+LATEST_RUNNER_STEPS = 50
+SHOWN_REASON_CHARS = 80
+SHOWN_REPORT_CHARS = 500
+"""The whole texts are in `--json`."""
+
+RUN_COLUMNS = ("RUN", "SESSION", "AGENT", "STATE", "CLAIMED", "LASTED")
+STEP_COLUMNS = ("TIME", "STATE", "EVENT", "STAYED", "REASON")
+RUNNER_COLUMNS = ("JOURNAL", *STEP_COLUMNS)
+
+Row = tuple[str, ...]
+Record = RunLife | SessionLife | Step
+
+
+def show_history(state_dir: Path, name: str | None, *, as_json: bool) -> None:
+    """`name`: a run, a session, `runner`, or None for the latest runs; looked for in all journals of `state_dir`.
+
+    Raises `UsageError` where there is no such one, or no journal.
+    """
+    with ExitStack() as stack:
+        readers = _opened(state_dir, stack)
+        if name is None:
+            _show_latest_runs(readers, as_json=as_json)
+        elif name == RUNNER_NAME:
+            _show_runner(readers, as_json=as_json)
+        elif not _show_named(readers, name, as_json=as_json):
+            raise UsageError(
+                f"there is nothing about {name!r} in the journals in {state_dir}; "
+                "`fsm-runner history` lists the latest runs"
+            )
+
+
+def _opened(state_dir: Path, stack: ExitStack) -> list[Reader]:
+    """One that cannot be read does not hide the others."""
+    paths = journals(state_dir)
+    if not paths:
+        raise UsageError(f"there is no journal in {state_dir}: no runner has kept one there (--state-dir, STATE_DIR)")
+    readers = []
+    for path in paths:
+        try:
+            readers.append(stack.enter_context(closing(Reader(path))))
+        except UsageError as error:
+            if len(paths) == 1:
+                raise
+            typer.echo(f"left out: {error}", err=True)
+    return readers
+
+
+def _show_latest_runs(readers: Sequence[Reader], *, as_json: bool) -> None:
+    lives = [life for reader in readers for life in reader.latest_runs(LATEST_RUNS)]
+    lives.sort(key=lambda life: life.claimed_at)
+    latest = lives[-LATEST_RUNS:]
+    if as_json:
+        _print_json(latest)
+    else:
+        _print_table(RUN_COLUMNS, [_run_row(life) for life in latest])
+
+
+def _show_runner(readers: Sequence[Reader], *, as_json: bool) -> None:
+    steps = [step for reader in readers for step in reader.steps_of_runner(LATEST_RUNNER_STEPS)]
+    steps.sort(key=lambda step: step.at)
+    latest = steps[-LATEST_RUNNER_STEPS:]
+    if as_json:
+        _print_json(latest)
+    else:
+        _print_table(RUNNER_COLUMNS, [(step.journal, *_step_row(step, is_open=False)) for step in latest])
+
+
+def _show_named(readers: Sequence[Reader], name: str, *, as_json: bool) -> bool:
+    """Whether any journal knows it."""
+    runs = [_show_run(reader, name, as_json=as_json) for reader in readers]
+    sessions = [_show_session(reader, name, as_json=as_json) for reader in readers]
+    return any(runs) or any(sessions)
+
+
+def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
+    """Whether this journal knows it."""
+    lives = reader.run(run_id)
+    for life in lives:
+        steps = reader.steps_of_run(run_id)
+        if as_json:
+            _print_json([life, *steps])
+        else:
+            typer.echo(f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}")
+            typer.echo()
+            _print_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
+            typer.echo()
+            typer.echo(_ending(life))
+    return bool(lives)
+
+
+def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
+    """Whether this journal knows it."""
+    lives, runs = reader.session(session_id), reader.runs_of_session(session_id)
+    steps = reader.steps_of_session(session_id)
+    if as_json:
+        _print_json([*lives, *steps, *runs])
+        return bool(lives or runs)
+    for life in lives:
+        typer.echo(f"{life.session_id}  runner {life.runner_id}")
+        typer.echo()
+        _print_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
+        typer.echo()
+    if runs:
+        _print_table(RUN_COLUMNS, [_run_row(run) for run in runs])
+    return bool(lives or runs)
+
+
+def _run_row(life: RunLife) -> Row:
+    lasted = f"{_shown_s(_so_far_s(life.claimed_at))} so far" if life.lasted_s is None else _shown_s(life.lasted_s)
+    return (
+        life.run_id,
+        life.session_id,
+        life.agent or "-",
+        life.state or "-",
+        _shown_time(life.claimed_at),
+        lasted,
+    )
+
+
+def _step_row(step: Step, *, is_open: bool) -> Row:
+    """Of an open subject the last state still lasts."""
+    if step.stayed_s is not None:
+        stayed = _shown_s(step.stayed_s)
+    else:
+        stayed = f"{_shown_s(_so_far_s(step.at))} so far" if is_open else ""
+    return (
+        _shown_time(step.at),
+        step.target,
+        step.event,
+        stayed,
+        _shortened(headline(step.reason), SHOWN_REASON_CHARS),
+    )
+
+
+def _ending(life: RunLife) -> str:
+    report = ""
+    if life.report_path is not None:
+        report = f"{life.report_path} {_shortened(life.report_body or '', SHOWN_REPORT_CHARS)}"
+    if life.ended_at is None:
+        return f"open; to be reported: {report}" if report else "open"
+    ending = f"{life.outcome or life.state or 'ended'} after {_shown_s(life.lasted_s or 0.0)}"
+    return f"{ending}; reported: {report}" if report else f"{ending}; nothing was reported"
+
+
+def _so_far_s(at: str) -> float:
+    return seconds_between(at, utc_text())
+
+
+def _shown_time(at: str) -> str:
+    """To the millisecond."""
+    return f"{at[:23]}Z"
+
+
+def _shown_s(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def _shortened(text: str, limit_chars: int) -> str:
+    """And without what a terminal would obey."""
+    plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:limit_chars])
+    return plain if len(text) <= limit_chars else plain[:-1] + "…"
+
+
+def _print_json(records: Sequence[Record]) -> None:
+    for record in records:
+        typer.echo(msgspec.json.encode(record))
+
+
+def _print_table(columns: Row, rows: Sequence[Row]) -> None:
+    table = [columns, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
+    for row in table:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,202 @@
+"""Ends what has left the group of a child that has exited."""
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+
+from loguru import logger
+
+from fsm_runner.process import procfs
+from fsm_runner.process.orphans import Orphans
+from fsm_runner.process.procfs import Process
+
+LIMIT_S = 10.0
+"""So long a child's end waits for what it has left behind: a process that the kernel holds does not end at all."""
+WALK_S = 0.1
+"""How long the loop is held at most to remember what a child has started: some 1,500 processes."""
+SLICE_S = 0.01
+"""How long the loop is held at a time."""
+FIRST_PAUSE_S = 0.001
+LONGEST_PAUSE_S = 0.02
+UNREADABLE_S = 0.05
+"""How long a process may show no environment because it is replacing its program."""
+
+
+class Hunt:
+    """Finds the strays of one child again and again, until none is left.
+
+    They are stopped until a look finds no further one, and only then killed: what is stopped starts nothing, and
+    keeps its place under a limit of processes. Those that are killed leave their children to us, so more may come
+    to light. Where there are none it costs one read; where orphans are not adopted, nothing is looked for.
+    """
+
+    def __init__(self, orphans: Orphans) -> None:
+        """Before the child is started."""
+        self.are_gone = False
+        """Nothing of the child is left but itself, as far as can be seen."""
+        self._orphans = orphans
+        self._tree = orphans.new_tree()
+        self._began_at = 0.0
+        self._stopped: set[tuple[int, int]] = set()
+        self._found: dict[tuple[int, int], Process] = {}
+        self._steps: Iterator[float] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def marked(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """The environment that the child is to be started with."""
+        return self._tree.marked(environment) if self._orphans.adopted else environment
+
+    def led_by(self, leader: int) -> None:
+        """The child has been started, as leader of a session."""
+        self._orphans.started(self._tree, leader)
+
+    def remember(self, *, stop: bool) -> None:
+        """While the child lives: what has left its session can still be told by who started it.
+
+        `stop`: the child is about to be killed, so what was found may start nothing more.
+        """
+        if not self._orphans.adopted:
+            return
+        give_up_at = time.monotonic() + WALK_S
+        try:
+            for process in self._tree.descendants():
+                self._tree.add(process)
+                if stop:
+                    self._stop(process)
+                if time.monotonic() > give_up_at:
+                    return
+        except OSError as error:  # no descriptor left; their marks will tell
+            logger.debug("process {}: what it has started cannot be listed: {}", self._tree.leader, error)
+
+    def end(self, loop: asyncio.AbstractEventLoop, on_gone: Callable[[], None]) -> None:
+        """The child has exited. Calls `on_gone` when nothing is left: before it returns where there was nothing."""
+        hold_until = time.monotonic() + SLICE_S
+        for pause_s in self._begun_steps():
+            if pause_s or time.monotonic() >= hold_until:
+                self._timer = loop.call_later(pause_s, self.end, loop, on_gone)
+                return
+        self.are_gone = True
+        on_gone()
+
+    def end_blocking(self) -> None:
+        """The same here and now; nothing is called back."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for pause_s in self._begun_steps():
+            time.sleep(pause_s)
+        self.are_gone = True
+
+    def forget(self) -> None:
+        """The child has been reaped, or was never started."""
+        self._orphans.remove(self._tree)
+
+    def _begun_steps(self) -> Iterator[float]:
+        if self._steps is None:
+            self._tree.has_ended = True
+            self._began_at = time.monotonic()
+            self._steps = self._steps_within_limit() if self._orphans.adopted else iter(())
+        return self._steps
+
+    def _steps_within_limit(self) -> Iterator[float]:
+        """The seconds to wait before each next step."""
+        for pause_s in self._steps_without_limit():
+            if self._age_s > LIMIT_S:
+                self._give_up()
+                return
+            yield pause_s
+        if self._stopped:
+            logger.debug("process {}: {} that had left its group were ended", self._tree.leader, len(self._stopped))
+
+    @property
+    def _age_s(self) -> float:
+        return time.monotonic() - self._began_at
+
+    def _steps_without_limit(self) -> Iterator[float]:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            yield from self._stop_all()
+            if not self._found:
+                return
+            for process in self._found.values():
+                self._signal(process, signal.SIGKILL)
+                yield 0.0
+            yield pause_s
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _stop_all(self) -> Iterator[float]:
+        """Ends when a look has found nothing that was not stopped before; what it has found is in `_found`."""
+        stopped_before = -1
+        while len(self._stopped) > stopped_before:
+            stopped_before = len(self._stopped)
+            yield from self._look()
+
+    def _look(self) -> Iterator[float]:
+        """Ends when there are strays, or for certain none."""
+        while True:
+            try:
+                unsettled, unreadable = yield from self._pass_through()
+            except OSError:  # no descriptor left, but other children end and give some back
+                yield LONGEST_PAUSE_S
+                continue
+            if self._found or not (unsettled or unreadable):
+                return
+            if not unsettled:
+                if self._age_s >= UNREADABLE_S:
+                    for process in unreadable:
+                        self._orphans.set_aside(process)
+                    return
+                yield FIRST_PAUSE_S
+
+    def _pass_through(self) -> Generator[float, None, tuple[bool, list[Process]]]:
+        """Whether somebody was reaped, who may have left us children meanwhile; and who could not be judged."""
+        found: dict[tuple[int, int], Process] = {}
+        has_reaped, unreadable = False, []
+        for pid in self._orphans.unknown_children():
+            yield 0.0
+            process = procfs.read_process(pid)
+            if process is None or self._orphans.is_foreign(process) or self._orphans.is_given_up(process):
+                continue
+            if process.has_ended and self._orphans.reap(process):
+                has_reaped = True
+                continue
+            belongs = self._orphans.belongs_to(process, self._tree)
+            if belongs:
+                yield from self._take(process, found)
+            elif belongs is None:
+                unreadable.append(process)
+        self._found = found
+        return has_reaped, unreadable
+
+    def _take(self, stray: Process, found: dict[tuple[int, int], Process]) -> Iterator[float]:
+        """Adds it, and all that is below it, to what was found; each is stopped before its children are looked for."""
+        for process in itertools.chain([stray], procfs.descendants(stray)):
+            if not process.has_ended and not self._orphans.is_given_up(process):
+                self._tree.add(process)
+                self._stop(process)
+                found[process.identity] = process
+            yield 0.0
+
+    def _stop(self, process: Process) -> None:
+        if process.identity not in self._stopped:
+            self._stopped.add(process.identity)
+            self._signal(process, signal.SIGSTOP)
+
+    def _signal(self, process: Process, number: signal.Signals) -> None:
+        try:
+            procfs.send(process, number)
+        except PermissionError:
+            if self._orphans.is_given_up(process):
+                return
+            self._orphans.give_up(process)
+            logger.warning("process {} is another user's, so it outlives its run", process.pid)
+        except OSError as error:  # no descriptor left: it is found again
+            self._stopped.discard(process.identity)
+            logger.debug("process {} cannot be signalled: {}", process.pid, error)
+
+    def _give_up(self) -> None:
+        for process in self._found.values():
+            self._orphans.give_up(process)
+        pids = ", ".join(str(process.pid) for process in self._found.values())
+        logger.warning("left by process {} and still there {:g} s after SIGKILL: {}", self._tree.leader, LIMIT_S, pids)

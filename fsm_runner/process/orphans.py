@@ -1,0 +1,201 @@
+"""Takes in the orphans of runs: processes that have left their run's group and whose parent has ended.
+
+As a rule an orphan becomes a child of the system's first process and is lost among all others. On Linux a process
+can ask to be given the orphans among its descendants (PR_SET_CHILD_SUBREAPER). Then they are found by one read of
+the list of our own children, and their zombies are ours to reap.
+
+That list has other children too: those of whoever else starts processes in this program. A process that has our
+own session is never of a run, since each run has sessions of its own and none can be joined; so it is left alone.
+Of the rest, a zombie is reaped only where it can be nobody's but a run's: SIGCHLD or waiting for any child would
+take exit codes from others. That is done at each end of a child, and by a timer while children live.
+"""
+
+import asyncio
+import os
+import sys
+
+from loguru import logger
+
+from fsm_runner.process import procfs
+from fsm_runner.process.procfs import Process
+from fsm_runner.process.tree import Tree, own_mark
+
+REAP_INTERVAL_S = 1.0
+"""How often zombies of orphans are looked for while a child lives."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Orphans:
+    """The trees of this program's children, and which process is of which tree."""
+
+    def __init__(self) -> None:
+        self.adopted = False
+        self._exclusive = False
+        self._trees: dict[str, Tree] = {}
+        self._known: set[int] = set()
+        self._others: set[tuple[int, int]] = set()
+        """Children that have no mark: not read again while they are there."""
+        self._given_up: set[tuple[int, int]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def adopt(self, *, exclusive: bool) -> bool:
+        self.adopted = self.adopted or _become_subreaper(adopt=True)
+        self._exclusive = self.adopted and (self._exclusive or exclusive)
+        return self.adopted
+
+    def release(self) -> None:
+        """Orphans go to the system's first process again."""
+        if self.adopted:
+            _become_subreaper(adopt=False)
+        self.adopted = self._exclusive = False
+
+    def new_tree(self) -> Tree:
+        """Before its leader is started, so that the leader is never taken for an orphan."""
+        tree = Tree()
+        self._trees[tree.mark] = tree
+        return tree
+
+    def started(self, tree: Tree, leader: int) -> None:
+        tree.leader = leader
+        self.know(leader)
+        if self.adopted:
+            self._reap_regularly()
+
+    def remove(self, tree: Tree) -> None:
+        """When its leader is reaped."""
+        self._trees.pop(tree.mark, None)
+        self.forget(tree.leader)
+
+    def know(self, pid: int) -> None:
+        """A child of ours with a session of its own that is no orphan and that somebody waits for."""
+        self._known.add(pid)
+
+    def forget(self, pid: int) -> None:
+        """It has been reaped."""
+        self._known.discard(pid)
+
+    def unknown_children(self) -> list[int]:
+        """Ids of children that may be orphans. Raises OSError where they cannot be read."""
+        return [pid for pid in procfs.adopted_children() if pid not in self._known]
+
+    def is_foreign(self, process: Process) -> bool:
+        """Whether it is no orphan of a run for certain."""
+        return process.session == os.getsid(0) or process.parent != os.getpid() or process.pid in self._known
+
+    def give_up(self, process: Process) -> None:
+        """It does not end; nobody waits for it any more."""
+        self._given_up.add(process.identity)
+
+    def is_given_up(self, process: Process) -> bool:
+        return process.identity in self._given_up
+
+    def belongs_to(self, process: Process, tree: Tree) -> bool | None:
+        """Whether `process`, an unknown child, has to end with `tree`; None where it cannot be read at this moment."""
+        if process.has_ended or process.identity in tree.members:
+            return tree.has(process)
+        environment = procfs.environment(process.pid)
+        mark = own_mark(environment)
+        if mark is not None:
+            return mark == tree.mark or mark not in self._trees
+        if tree.has(process):
+            return True
+        if any(other.has(process) for other in self._trees.values()):
+            return False
+        if self._exclusive:
+            return not any(self._may_own(other, process) for other in self._trees.values() if other is not tree)
+        return False if environment or process.identity in self._others else None
+
+    def set_aside(self, process: Process) -> None:
+        """It stays without anything in its environment."""
+        self._others.add(process.identity)
+
+    def reap(self, process: Process) -> bool:
+        """Reaps a zombie where nobody else can be waiting for it. Whether it is gone."""
+        if not self._is_nobody_elses(process):
+            return False
+        try:
+            reaped, _ = os.waitpid(process.pid, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        return reaped != 0
+
+    def reap_all(self) -> None:
+        """Zombies of orphans, and notes which orphan is of which tree. Raises OSError."""
+        seen = set()
+        for pid in self.unknown_children():
+            process = procfs.read_process(pid)
+            if process is None or self.is_foreign(process):
+                continue
+            seen.add(process.identity)
+            if process.has_ended:
+                self.reap(process)
+            else:
+                self._note(process)
+        self._others &= seen
+        self._given_up &= seen
+
+    def _may_own(self, tree: Tree, process: Process) -> bool:
+        return not tree.has_ended and tree.may_have_started(process)
+
+    def _is_nobody_elses(self, process: Process) -> bool:
+        """A child that this program has started is in our own session or leads its own: it can be in no third one."""
+        return (
+            self._exclusive
+            or process.session != process.pid
+            or process.identity in self._given_up
+            or any(tree.has(process) for tree in self._trees.values())
+        )
+
+    def _note(self, process: Process) -> None:
+        if process.identity in self._others or any(process.identity in tree.members for tree in self._trees.values()):
+            return
+        environment = procfs.environment(process.pid)
+        tree = self._trees.get(own_mark(environment) or "")
+        if tree is not None:
+            tree.add(process)
+        elif environment:
+            self._others.add(process.identity)
+
+    def _reap_regularly(self) -> None:
+        if self._timer is None or self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+            self._timer = self._loop.call_later(REAP_INTERVAL_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        try:
+            self.reap_all()
+        except OSError as error:  # no descriptor left; there may be one the next time
+            logger.debug("orphans cannot be looked for: {}", error)
+        if self.adopted and self._trees:
+            self._reap_regularly()
+
+
+ORPHANS = Orphans()
+"""One for each process, as the list of its children is."""
+
+
+def adopt_orphans(*, exclusive: bool = False) -> bool:
+    """From now on orphans of children are found, ended with their child, and reaped. Returns whether they are.
+
+    `exclusive`: this program has no other children with sessions of their own than those it makes known. Then also
+    an orphan without any mark is a run's, and is ended as soon as no living child can have started it.
+
+    False on macOS, and on Linux before 5.3 or where /proc does not list the children of a process: then what has
+    left its run's process group (`setsid`, daemons) is not ended with the run, but by the sweep when a runner of this
+    identity starts again.
+    """
+    adopted = ORPHANS.adopt(exclusive=exclusive)
+    if not adopted:
+        logger.info("this system does not tell of orphans: what leaves its run's process group outlives the run")
+    return adopted
+
+
+def _become_subreaper(*, adopt: bool) -> bool:
+    if sys.platform != "linux" or not procfs.offers_children() or not procfs.offers_pidfds():
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) == 0)

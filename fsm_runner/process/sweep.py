@@ -1,0 +1,106 @@
+"""Ends what an earlier process of the same runner has left behind, at the start of the next."""
+
+import os
+import signal
+import time
+
+import psutil
+from loguru import logger
+
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
+
+LIMIT_S = 10.0
+"""How long what has been killed may take to end: a process that the kernel holds does not."""
+PAUSE_S = 0.02
+
+_UNREADABLE = (psutil.Error, OSError)
+
+
+class ProcessesLeft(FsmRunnerError):
+    """Processes of an earlier runner did not end after SIGKILL."""
+
+
+def sweep(identity: str, *, own_instance: str, limit_s: float = LIMIT_S) -> int:
+    """Kills every process that an earlier instance of this runner has started, and all that is below one.
+
+    They are told by `OWNER_VARIABLE` in their environment, as far as this user may read it. To be called when it is
+    certain that no other runner of this identity is alive. Blocks. Returns how many were killed.
+    Raises `ProcessesLeft` when some are there `limit_s` after the beginning.
+    """
+    give_up_at = time.monotonic() + limit_s
+    stopped: set[psutil.Process] = set()
+    while found := _left_behind(identity, own_instance):
+        if time.monotonic() > give_up_at:
+            raise ProcessesLeft(_still_there(found))
+        # Stopped first, until a look finds no further one: what is stopped starts nothing.
+        new = found - stopped
+        for process in new or found:
+            _send(process, signal.SIGSTOP if new else signal.SIGKILL)
+        stopped |= new
+        if not new:
+            time.sleep(PAUSE_S)
+    if stopped:
+        logger.info("{} processes that an earlier process of this runner had left behind were ended", len(stopped))
+    return len(stopped)
+
+
+def _left_behind(identity: str, own_instance: str) -> set[psutil.Process]:
+    below: dict[int, list[psutil.Process]] = {}
+    found = []
+    spared = _ourselves()
+    for process in psutil.process_iter():
+        if process in spared:
+            continue
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            below.setdefault(process.ppid(), []).append(process)
+            owner = process.environ().get(OWNER_VARIABLE, "")
+        except _UNREADABLE:  # it has ended, or is another user's
+            continue
+        if owner.startswith(owner_of(identity, "")) and owner != owner_of(identity, own_instance):
+            found.append(process)
+    for process in found:
+        found += below.pop(process.pid, [])
+    return set(found)
+
+
+def _ourselves() -> set[psutil.Process]:
+    """This process, what it has started, and whatever it was started by: a run may have started it."""
+    own = psutil.Process()
+    return {own, *own.parents(), *own.children(recursive=True)}
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        if hasattr(os, "pidfd_open"):
+            _send_by_handle(process, number)
+        else:
+            process.send_signal(number)  # looks at its start time first
+    except _UNREADABLE:  # it has ended, or may not be signalled
+        return
+
+
+def _send_by_handle(process: psutil.Process, number: signal.Signals) -> None:
+    """What the handle is of cannot change any more once it is known to be the process that was looked at."""
+    handle = os.pidfd_open(process.pid)
+    try:
+        if process.is_running():
+            signal.pidfd_send_signal(handle, number)
+    finally:
+        os.close(handle)
+
+
+def _still_there(processes: set[psutil.Process]) -> str:
+    named = []
+    for process in sorted(processes, key=lambda each: each.pid):
+        try:
+            named.append(f"{process.pid} ({process.name()})")
+        except _UNREADABLE:
+            named.append(str(process.pid))
+    return (
+        f"an earlier process of this runner has left processes behind that SIGKILL does not end: {', '.join(named)}. "
+        "Look what holds them (`ps -o pid,stat,wchan,args -p PID`); as a rule a file system that does not answer, or "
+        "another user's rights"
+    )

@@ -1,0 +1,95 @@
+"""The program of the warden: a file that a bare interpreter runs, so it imports nothing but what is built in or tiny.
+
+    python -I -S -E warden_program.py NAME=VALUE
+
+Waits for the end of its standard input, then ends every process with exactly this entry in its environment, and all
+that is below such a process, until a look finds none.
+"""
+
+import os
+import signal
+import sys
+import time
+
+LIMIT_S = 30.0
+"""So long it tries: a process that the kernel holds does not end at all."""
+PAUSE_S = 0.01
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def main() -> None:
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(0, 1024):
+        pass
+    end_all(os.fsencode(sys.argv[1]))
+
+
+def end_all(entry: bytes) -> None:
+    """Stops until a look finds no further one, then kills: what is stopped starts nothing."""
+    give_up_at = time.monotonic() + LIMIT_S
+    stopped: set[tuple[int, bytes]] = set()
+    while (found := marked_trees(entry)) and time.monotonic() < give_up_at:
+        new = found - stopped
+        for identity in new or found:
+            send(identity, signal.SIGSTOP if new else signal.SIGKILL)
+        stopped |= new
+        if not new:
+            time.sleep(PAUSE_S)
+
+
+def marked_trees(entry: bytes) -> set[tuple[int, bytes]]:
+    """Id and start of each process that has the entry, or that is below one that has it."""
+    started: dict[int, bytes] = {}
+    below: dict[int, list[int]] = {}
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - pathlib is not tiny
+        fields = status(pid)
+        if len(fields) < 20 or fields[0] in (b"Z", b"X") or pid == os.getpid():
+            continue
+        started[pid] = fields[19]
+        below.setdefault(int(fields[1]), []).append(pid)
+        if entry in content(f"/proc/{pid}/environ").split(b"\0"):
+            found.append(pid)
+    for pid in found:
+        found += below.pop(pid, [])
+    return {(pid, started[pid]) for pid in found}
+
+
+def status(pid: int) -> list[bytes]:
+    """From the state on: state, parent, group, session …, at 19 the start in clock ticks."""
+    return content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def content(path: str) -> bytes:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:  # it has ended, or is another user's
+        return b""
+    try:
+        return b"".join(iter(lambda: os.read(file, 65_536), b""))
+    except OSError:
+        return b""
+    finally:
+        os.close(file)
+
+
+def send(identity: tuple[int, bytes], number: int) -> None:
+    """To this process alone: the handle is opened first, so if it still is the one that started then, it stays it."""
+    pid, started = identity
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if status(pid)[19:20] == [started]:
+            signal.pidfd_send_signal(handle, number)
+    except OSError:  # it has ended, or may not be signalled
+        return
+    finally:
+        os.close(handle)
+
+
+if __name__ == "__main__":
+    main()

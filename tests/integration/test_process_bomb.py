@@ -1,0 +1,62 @@
+"""Processes that start others as fast as they can, up to a limit."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fsm_runner.process.child import Child
+from tests.support.children import ENV, HERE, OWN_MARKS, PATIENCE_S, adopted_orphans
+from tests.support.processes import with_environment
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+
+LIMIT = 200
+ENDED_WITHIN_S = 8.0
+
+BOMB = """
+import os, resource, sys, time
+
+ends_at = time.monotonic() + 30  # should nobody else end it
+limit, setsid = int(sys.argv[1]), sys.argv[2] == "sessions"
+if os.getuid() == 0:  # who has no limit of processes
+    user = 50_000 + os.getpid() % 10_000
+    os.setgid(user)
+    os.setuid(user)
+else:
+    limit += sum(1 for pid in os.listdir("/proc") if pid.isdigit() and os.stat(f"/proc/{pid}").st_uid == os.getuid())
+resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+told = False
+while time.monotonic() < ends_at:
+    try:
+        if os.fork() == 0 and setsid:
+            os.setsid()
+    except BlockingIOError:
+        if not told:
+            told = True
+            os.write(1, b"full\\n")
+"""
+
+
+@pytest.fixture(autouse=True)
+def adopted() -> Iterator[None]:
+    with adopted_orphans(exclusive=False):
+        yield
+
+
+@pytest.mark.parametrize("spread", ["group", "sessions"])
+async def test_a_stop_ends_them_all(spread: str) -> None:
+    full = asyncio.Event()
+    command = [sys.executable, "-c", BOMB, str(LIMIT), spread]
+    child = Child.start(command, env=ENV, cwd=HERE, on_stdout=lambda _: full.set())
+    try:
+        await asyncio.wait_for(full.wait(), PATIENCE_S)
+        assert len(with_environment(OWN_MARKS)) > LIMIT / 4
+        began = time.monotonic()
+        await child.stop(term_grace_s=0)
+        assert time.monotonic() - began < ENDED_WITHIN_S
+    finally:
+        child.close()
+    assert with_environment(OWN_MARKS) == []

@@ -1,0 +1,129 @@
+"""Strays that do not end hold up a run's end for a limited time, and hold up no other."""
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from fsm_runner.process import hunt, procfs
+from fsm_runner.process.child import Child
+from fsm_runner.process.orphans import ORPHANS
+from tests.support.children import adopted_orphans, exit_of, start_shell
+from tests.support.fifo import Fifo
+from tests.support.processes import is_there
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+
+
+@pytest.fixture(autouse=True)
+def adopted() -> Iterator[None]:
+    with adopted_orphans(exclusive=False):
+        yield
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    messages: list[str] = []
+    handler = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
+    yield messages
+    logger.remove(handler)
+
+
+@pytest.fixture
+async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "signs") as fifo:
+        yield fifo
+
+
+@pytest.fixture
+async def go(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "go") as fifo:
+        yield fifo
+
+
+def start(signs: Fifo, go: Fifo, count: int = 1) -> Child:
+    stray = 'setsid sh -c \'echo $$ >"$0"; exec sleep 1000\' "$1" >&- 2>&- &\n'
+    return start_shell(f'{stray * count} read line <"$2"', str(signs.path), str(go.path))
+
+
+async def end(pid: int) -> None:
+    """As soon as it can be ended, the end of any child does it."""
+    ORPHANS._given_up.clear()
+    await exit_of(start_shell("exit"))
+    assert not is_there(pid)
+
+
+async def test_a_stray_that_the_kernel_holds_is_waited_for_once_and_named(
+    signs: Fifo, go: Fifo, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = start(signs, go)
+    pid = await signs.pid()
+    with monkeypatch.context() as patch:
+        patch.setattr(procfs, "send", lambda process, number: None)
+        patch.setattr(hunt, "LIMIT_S", 0.1)
+        go.write_line()
+        assert (await exit_of(child)).code == 0
+        assert warnings == [f"left by process {child.pid} and still there 0.1 s after SIGKILL: {pid}"]
+        patch.setattr(hunt, "LIMIT_S", 1000.0)
+        await exit_of(start_shell("exit"))
+    assert is_there(pid)
+    await end(pid)
+
+
+async def test_a_stray_of_another_user_is_not_waited_for(
+    signs: Fifo, go: Fifo, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: procfs.Process, number: int) -> None:
+        raise PermissionError
+
+    child = start(signs, go)
+    pid = await signs.pid()
+    with monkeypatch.context() as patch:
+        patch.setattr(procfs, "send", refuse)
+        patch.setattr(hunt, "LIMIT_S", 1000.0)
+        go.write_line()
+        assert (await exit_of(child)).code == 0
+    assert warnings == [f"process {pid} is another user's, so it outlives its run"]
+    await end(pid)
+
+
+async def test_all_are_stopped_before_the_first_is_killed(
+    signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[signal.Signals] = []
+    send = procfs.send
+
+    def note(process: procfs.Process, number: signal.Signals) -> None:
+        sent.append(number)
+        send(process, number)
+
+    child = start(signs, go, count=3)
+    pids = {await signs.pid() for _ in range(3)}
+    monkeypatch.setattr(procfs, "send", note)
+    go.write_line()
+    await exit_of(child)
+    assert sent[:4] == [*[signal.SIGSTOP] * 3, signal.SIGKILL]
+    assert [pid for pid in pids if is_there(pid)] == []
+
+
+async def test_running_out_of_descriptors_holds_it_up_until_there_are_some(
+    signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(24, "Too many open files")] * 3
+    look = procfs.adopted_children
+
+    def look_at_last() -> list[int]:
+        if failures:
+            raise failures.pop()
+        return look()
+
+    child = start(signs, go)
+    pid = await signs.pid()
+    monkeypatch.setattr(procfs, "adopted_children", look_at_last)
+    go.write_line()
+    await exit_of(child)
+    assert not failures
+    assert not is_there(pid)

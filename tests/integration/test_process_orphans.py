@@ -1,0 +1,182 @@
+"""What leaves the group of a child ends with the child."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.process import orphans
+from fsm_runner.process.child import OUTPUT_DRAIN_S, Child
+from fsm_runner.process.orphans import ORPHANS
+from tests.support.children import ENV, HERE, PATIENCE_S, adopted_orphans, exit_of, start_shell
+from tests.support.fifo import Fifo
+from tests.support.processes import gone, is_there, reaped
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+
+STRAY = "echo $$ >$SIGNS; exec sleep 1000"
+IGNORING = "trap '' TERM HUP INT; echo $$ >$SIGNS; sleep 1000 & wait; sleep 1000"
+LEFT_BEHIND = {
+    "in another session": 'setsid sh -c "$STRAY" &',
+    "in another group": 'set -m; sh -c "$STRAY" &',
+    "in another group, environment cleared": 'set -m; env -i SIGNS=$SIGNS sh -c "$STRAY" &',
+    "forked twice": "setsid sh -c 'sh -c \"$STRAY\" &' &",
+    "forked thrice, each in a session": 'setsid sh -c \'setsid sh -c "setsid sh -c \\"\\$STRAY\\" & exit" & exit\' &',
+    "below a session that lives": "setsid sh -c 'setsid sh -c \"$STRAY\" & sleep 1000' &",
+    "below a session that lives, environment cleared": (
+        "setsid sh -c 'env -i SIGNS=$SIGNS setsid sh -c \"$STRAY\" & sleep 1000' &"
+    ),
+    "deaf to hangups": 'nohup sh -c "$STRAY" &',
+    "deaf to hangups, in another session": 'nohup setsid sh -c "$STRAY" &',
+    "deaf to signals, in another session": 'setsid sh -c "$IGNORING" &',
+}
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["exclusive", "among others"])
+def adopted(request: pytest.FixtureRequest) -> Iterator[None]:
+    with adopted_orphans(exclusive=request.param):
+        yield
+
+
+@pytest.fixture
+async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "signs") as fifo:
+        yield fifo
+
+
+@pytest.fixture
+async def go(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "go") as fifo:
+        yield fifo
+
+
+def start(script: str, signs: Fifo, go: Fifo) -> Child:
+    """Its stray writes its process id to `signs`; it exits when there is a line in `go`."""
+    env = {**ENV, "STRAY": STRAY, "IGNORING": IGNORING, "SIGNS": str(signs.path), "GO": str(go.path)}
+    return Child.start(["/bin/sh", "-c", f"{script}\nread line <$GO"], env=env, cwd=HERE)
+
+
+@pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
+async def test_what_is_left_at_the_exit_is_gone_after_the_wait(script: str, signs: Fifo, go: Fifo) -> None:
+    child = start(script, signs, go)
+    pid = await signs.pid()
+    go.write_line()
+    assert (await exit_of(child)).code == 0
+    assert not is_there(pid)
+
+
+@pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
+async def test_what_is_left_at_a_stop_is_gone_after_it(script: str, signs: Fifo, go: Fifo) -> None:
+    child = start(script, signs, go)
+    pid = await signs.pid()
+    assert await child.stop() == "SIGTERM"
+    assert not is_there(pid)
+
+
+@pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
+async def test_close_leaves_nothing(script: str, signs: Fifo, go: Fifo) -> None:
+    child = start(script, signs, go)
+    pid = await signs.pid()
+    child.close()
+    assert not is_there(pid)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_who_has_no_mark_is_told_by_who_started_it(how: str, signs: Fifo, go: Fifo) -> None:
+    child = start('env -i SIGNS=$SIGNS setsid sh -c "$STRAY" &', signs, go)
+    pid = await signs.pid()
+    if how == "stop":
+        await child.stop()
+    else:
+        child.kill()
+        await exit_of(child)
+    assert not is_there(pid)
+
+
+TREE = """
+import os, signal, sys
+
+def grow(depth):
+    os.write(int(sys.argv[1]), b"%d\\n" % os.getpid())
+    for branch in range(3 if depth else 0):
+        if os.fork() == 0:
+            if branch:
+                os.setsid()
+            if branch == 2 and os.fork():  # its child has lost its parent
+                os._exit(0)
+            grow(depth - 1)
+    signal.pause()
+
+sys.argv[1] = os.open(sys.argv[1], os.O_WRONLY)
+grow(3)
+"""
+
+
+async def test_a_tree_of_sessions_and_orphans_is_ended_as_a_whole(signs: Fifo) -> None:
+    child = Child.start([sys.executable, "-c", TREE, str(signs.path)], env=ENV, cwd=HERE)
+    pids = [await signs.pid() for _ in range(1 + 3 + 9 + 27)]
+    assert await child.stop() == "SIGTERM"
+    assert [pid for pid in pids if is_there(pid)] == []
+
+
+async def test_an_output_that_is_held_delays_the_end_by_less_than_the_drain_limit(signs: Fifo, go: Fifo) -> None:
+    child = start(LEFT_BEHIND["in another session"], signs, go)
+    await signs.pid()
+    go.write_line()
+    ended = await exit_of(child)
+    assert asyncio.get_running_loop().time() - child._started_at - ended.duration_s < OUTPUT_DRAIN_S
+
+
+async def test_the_strays_of_others_are_left_alone(tmp_path: Path, signs: Fifo, go: Fifo) -> None:
+    async with Fifo(tmp_path / "other-go") as other_go:
+        child, other = start(LEFT_BEHIND["forked twice"], signs, go), None
+        pid = await signs.pid()
+        other = start(LEFT_BEHIND["forked twice"], signs, other_go)
+        others_pid = await signs.pid()
+        other_go.write_line()
+        await exit_of(other)
+        assert (is_there(pid), is_there(others_pid)) == (True, False)
+        await child.stop()
+        assert not is_there(pid)
+
+
+async def test_orphans_that_end_are_reaped_while_their_child_lives(signs: Fifo, go: Fifo) -> None:
+    child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
+    pid = await signs.pid()
+    await gone(pid)
+    ORPHANS.reap_all()
+    assert not is_there(pid)
+    await child.stop()
+
+
+async def test_an_orphan_that_leads_a_session_is_reaped_once_it_was_seen(tmp_path: Path, signs: Fifo, go: Fifo) -> None:
+    async with Fifo(tmp_path / "end") as end:
+        child = start(f"(setsid sh -c 'echo $$ >$SIGNS; read line <{end.path}' &)", signs, go)
+        pid = await signs.pid()
+        ORPHANS.reap_all()
+        assert is_there(pid)
+        end.write_line()
+        await gone(pid)
+        ORPHANS.reap_all()
+        assert not is_there(pid)
+        await child.stop()
+
+
+async def test_zombies_are_looked_for_while_a_child_lives(
+    signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "REAP_INTERVAL_S", 0.01)
+    child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
+    await reaped(await signs.pid())
+    assert is_there(child.pid)
+    await child.stop()
+
+
+async def test_a_hundred_children_with_strays_at_once() -> None:
+    script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & echo $1"
+    children = [start_shell(script, str(number)) for number in range(100)]
+    async with asyncio.timeout(PATIENCE_S):
+        ends = await asyncio.gather(*(child.wait() for child in children))
+    assert [ended.stdout.text() for ended in ends] == [f"{number}\n" for number in range(100)]

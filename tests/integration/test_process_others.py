@@ -1,0 +1,90 @@
+"""Processes of this program that no run has started are left alone."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.process.orphans import ORPHANS
+from fsm_runner.process.procfs import read_process
+from tests.support.children import adopted_orphans, exit_of, start_shell
+from tests.support.fifo import Fifo
+from tests.support.processes import gone, is_there
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+
+
+@pytest.fixture(autouse=True)
+def adopted() -> Iterator[None]:
+    with adopted_orphans(exclusive=False):
+        yield
+
+
+@pytest.fixture
+async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "signs") as fifo:
+        yield fifo
+
+
+async def start_other(script: str) -> Process:
+    return await asyncio.create_subprocess_exec("/bin/sh", "-c", script, start_new_session=True)
+
+
+def exit_code(pid: int) -> int:
+    """Of a zombie of ours. Raises ChildProcessError where it was reaped."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
+
+
+def start_and_leave(script: str) -> int:
+    return os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsid=True)
+
+
+async def test_another_process_lives_on_when_a_child_ends() -> None:
+    other = await start_other("exec sleep 1000")
+    await exit_of(start_shell("setsid sleep 1000 & exit"))
+    ORPHANS.reap_all()
+    assert other.returncode is None
+    assert is_there(other.pid)
+    other.kill()
+    assert await other.wait() == -signal.SIGKILL
+
+
+async def test_the_exit_code_of_another_process_is_left_to_who_waits_for_it() -> None:
+    pid = start_and_leave("exit 3")
+    await gone(pid)
+    await exit_of(start_shell("setsid sleep 1000 & exit"))
+    ORPHANS.reap_all()
+    assert exit_code(pid) == 3
+
+
+@pytest.mark.parametrize("environment", ["", "env -i"], ids=["as it is", "cleared"])
+async def test_the_orphan_of_another_process_lives_on_when_a_child_ends(environment: str, signs: Fifo) -> None:
+    other = await start_other(f"{environment} setsid /bin/sh -c 'echo $$ >{signs.path}; exec sleep 1000' & exit")
+    pid = await signs.pid()
+    assert await other.wait() == 0
+    for _ in range(3):
+        assert (await exit_of(start_shell("exit 0"))).code == 0
+    assert is_there(pid)
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)
+    assert exit_code(pid) == -signal.SIGKILL
+
+
+async def test_orphans_go_elsewhere_when_they_are_not_adopted_any_more(tmp_path: Path, signs: Fifo) -> None:
+    ORPHANS.release()
+    async with Fifo(tmp_path / "go") as go:
+        script = 'setsid sh -c \'echo $$ >"$0"; exec sleep 1000\' "$1" & read line <"$2"'
+        child = start_shell(script, str(signs.path), str(go.path))
+        pid = await signs.pid()
+        go.write_line()
+        await exit_of(child)
+    orphan = read_process(pid)
+    assert orphan is not None
+    assert orphan.parent != os.getpid()
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)

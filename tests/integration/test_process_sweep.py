@@ -1,0 +1,138 @@
+"""What an earlier process of a runner has left behind is ended when the next one starts."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fsm_runner.process import sweep as sweep_module
+from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
+from fsm_runner.process.sweep import ProcessesLeft, sweep
+from tests.support.children import ENV, HERE, PATIENCE_S
+from tests.support.fifo import Fifo
+from tests.support.processes import gone
+
+IDENTITY = "0123456789abcdef"
+OWN = "own"
+SWEEP = """
+import sys
+from loguru import logger
+from fsm_runner.process.sweep import sweep
+logger.remove()
+print(sweep(sys.argv[1], own_instance=sys.argv[2]))
+"""
+no_setsid = pytest.mark.skipif(shutil.which("setsid") is None, reason="this system has no `setsid`")
+STRAY = "echo $$ >$SIGNS; exec sleep 1000"
+
+
+@pytest.fixture
+def left() -> Iterator[ExitStack]:
+    """What tests leave behind for a sweep."""
+    with ExitStack() as left:
+        yield left
+
+
+@pytest.fixture
+async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "signs") as fifo:
+        yield fifo
+
+
+@contextmanager
+def process(script: str, owner: str | None, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+    env = ENV | variables | ({} if owner is None else {OWNER_VARIABLE: owner})
+    started = subprocess.Popen(["/bin/sh", "-c", script], env=env, start_new_session=True)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def start(left: ExitStack, owner: str | None, script: str = "exec sleep 1000") -> "subprocess.Popen[bytes]":
+    return left.enter_context(process(script, owner))
+
+
+async def swept(identity: str = IDENTITY) -> int:
+    """How many a sweep has killed; in a process of its own, since it spares what its own process has started."""
+    command = [sys.executable, "-W", "error", "-c", SWEEP, identity, OWN]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=HERE)
+    assert done.stderr == ""
+    return int(done.stdout)
+
+
+def died(left: "subprocess.Popen[bytes]") -> bool:
+    return left.wait(PATIENCE_S) == -signal.SIGKILL
+
+
+async def test_what_an_earlier_instance_has_left_is_killed(left: ExitStack) -> None:
+    one, other = (start(left, owner_of(IDENTITY, instance)) for instance in ("earlier", "much-earlier"))
+    deaf = start(left, owner_of(IDENTITY, "earlier"), "trap '' TERM HUP INT; sleep 1000")
+    assert await swept() >= 3
+    assert (died(one), died(other), died(deaf)) == (True, True, True)
+    assert await swept() == 0
+
+
+async def test_all_others_live_on(left: ExitStack) -> None:
+    own, another, longer, unmarked = (
+        start(left, owner)
+        for owner in (owner_of(IDENTITY, OWN), owner_of("f" * 16, "x"), owner_of(f"{IDENTITY}0", "x"), None)
+    )
+    earlier = start(left, owner_of(IDENTITY, "earlier"))
+    assert await swept() == 1
+    assert died(earlier)
+    assert [each.poll() for each in (own, another, longer, unmarked)] == [None] * 4
+
+
+@no_setsid
+async def test_who_has_lost_its_parent_is_found(signs: Fifo) -> None:
+    script = "setsid sh -c 'sh -c \"$STRAY\" &' &"
+    with process(script, owner_of(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
+        pid = await signs.pid()
+        assert parent.wait(PATIENCE_S) == 0
+        assert await swept() == 1
+        await gone(pid)
+
+
+@no_setsid
+async def test_who_is_below_a_marked_one_needs_no_mark(signs: Fifo) -> None:
+    script = 'env -i SIGNS=$SIGNS setsid sh -c "$STRAY" & wait'
+    with process(script, owner_of(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
+        pid = await signs.pid()
+        assert await swept() == 2
+        await gone(pid)
+        assert died(parent)
+
+
+async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_own(left: ExitStack) -> None:
+    earlier = start(left, owner_of(IDENTITY, "earlier"))
+    env = {**os.environ, OWNER_VARIABLE: owner_of(IDENTITY, "the-run")}
+    inside = f"""
+import subprocess
+own = subprocess.Popen(["sleep", "1000"])
+{SWEEP}
+print(own.poll())
+own.kill()
+own.wait()
+"""
+    command = ["/bin/sh", "-c", '"$@"; exit', "sh", sys.executable, "-c", inside, IDENTITY, OWN]
+    done = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "1\nNone\n")
+    assert died(earlier)
+
+
+async def test_what_does_not_end_is_named(left: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = start(left, owner_of(IDENTITY, "earlier"))
+    monkeypatch.setattr(sweep_module, "_ourselves", lambda: {psutil.Process()})
+    monkeypatch.setattr(sweep_module, "_send", lambda process, number: None)
+    with pytest.raises(ProcessesLeft, match=rf"{held.pid} \((sh|sleep)\)"):
+        await asyncio.to_thread(sweep, IDENTITY, own_instance=OWN, limit_s=0.05)
+    assert held.poll() is None

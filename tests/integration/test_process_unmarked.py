@@ -1,0 +1,132 @@
+"""An orphan without any mark, in a program that has no children but its runs'."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from tests.support.children import HERE
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+
+PREAMBLE = """
+import asyncio, os, sys
+from pathlib import Path
+from fsm_runner.process import orphans, procfs
+from fsm_runner.process.child import Child
+from loguru import logger
+
+logger.remove()
+assert orphans.adopt_orphans(exclusive=True)
+DAEMON = "env -i setsid /bin/sh -c '/bin/sh -c \\"echo \\\\$\\\\$ >&3; exec sleep 1000\\" &' 3>&1 >/dev/null 2>&1 &"
+
+class Leader:
+    # Exits when its input ends.
+    def __init__(self, script=""):
+        self.told, self.pid_told = b"", asyncio.Event()
+        command = ["/bin/sh", "-c", script + "\\nread line"]
+        self.child = Child.start(command, env=dict(os.environ), cwd=Path("/"), pipe_stdin=True, on_stdout=self.note)
+
+    def note(self, chunk):
+        self.told += chunk
+        if b"\\n" in self.told:
+            self.pid_told.set()
+
+    async def daemon(self):
+        await self.pid_told.wait()
+        return int(self.told)
+
+    async def exit(self):
+        self.child.stdin.close()
+        await self.child.wait()
+
+def is_there(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+async def later_than(pid):
+    # Until the clock of the kernel's start times has gone on.
+    while procfs.read_process(pid).started_ticks >= await started_now():
+        pass
+
+async def started_now():
+    leader = Leader()
+    ticks = procfs.read_process(leader.child.pid).started_ticks
+    await leader.exit()
+    return ticks
+"""
+
+ALONE = """
+async def main():
+    leader = Leader(DAEMON)
+    pid = await leader.daemon()
+    await leader.exit()
+    print(is_there(pid))
+"""
+BESIDE_AN_OLDER = """
+async def main():
+    older, leader = Leader(), Leader(DAEMON)
+    pid = await leader.daemon()
+    await leader.exit()
+    print(is_there(pid))
+    await older.exit()
+    print(is_there(pid))
+"""
+BESIDE_A_YOUNGER = """
+async def main():
+    leader = Leader(DAEMON)
+    pid = await leader.daemon()
+    await later_than(pid)
+    younger = Leader()
+    await leader.exit()
+    print(is_there(pid))
+    await younger.exit()
+"""
+KNOWN = """
+async def main():
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
+    orphans.ORPHANS.know(pid)
+    await Leader().exit()
+    print(is_there(pid))
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+"""
+OF_OUR_SESSION = """
+async def main():
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {})
+    await Leader().exit()
+    print(is_there(pid))
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+"""
+
+
+def what_it_tells(program: str) -> Sequence[str]:
+    command = [sys.executable, "-W", "error", "-c", f"{PREAMBLE}{program}\nasyncio.run(main())"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=HERE)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_it_ends_with_the_only_child_that_can_have_started_it() -> None:
+    assert what_it_tells(ALONE) == ["False"]
+
+
+def test_it_lives_as_long_as_any_child_that_can_have_started_it() -> None:
+    assert what_it_tells(BESIDE_AN_OLDER) == ["True", "False"]
+
+
+def test_a_child_that_is_younger_cannot_have_started_it() -> None:
+    assert what_it_tells(BESIDE_A_YOUNGER) == ["False"]
+
+
+def test_a_process_that_was_made_known_lives_on() -> None:
+    assert what_it_tells(KNOWN) == ["True"]
+
+
+def test_a_process_of_our_own_session_lives_on() -> None:
+    assert what_it_tells(OF_OUR_SESSION) == ["True"]
