@@ -1,0 +1,167 @@
+"""Takes what was noted to the disk, one batch after another."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from loguru import logger
+
+from fsm_runner.journal.batch import Batch, release
+from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S
+from fsm_runner.journal.writer import Writer
+
+Value = TypeVar("Value")
+OnChange = Callable[[str | None], None]
+"""Told why nothing can be written any more, and None when it can again."""
+
+CLOSED = "it is closed"
+NOT_IN_TIME = "the disk did not take it in time"
+
+
+class Flusher:
+    """One task and one thread. While a batch is being written, the next one gathers in `pending`."""
+
+    def __init__(self, writer: Writer, thread: ThreadPoolExecutor, flush_within_s: float, on_change: OnChange) -> None:
+        self.pending = Batch()
+        self._writer = writer
+        self._thread = thread
+        self._flush_within_s = flush_within_s
+        self._on_change = on_change
+        self._writing: Batch | None = None
+        self._why_stuck: str | None = None
+        self._has_work = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+        self._is_closing = False
+        self._prune_at = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    def noted(self) -> None:
+        """Something was added to `pending`."""
+        if self._has_work.is_set():
+            return
+        self._has_work.set()
+        if self._task is None and not self._is_closing:
+            self._task = asyncio.get_running_loop().create_task(self._flush_until_closed(), name="journal")
+
+    async def written(self) -> str | None:
+        """When all that was noted before is on disk, None; why it is not, where that failed."""
+        batch = self._writing if self.pending.is_empty() else self.pending
+        if batch is None:
+            return None
+        if self._task is None or self._task.done():
+            return CLOSED
+        waiter: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        batch.waiters.append(waiter)
+        if batch is self.pending:
+            self._is_urgent.set()
+        return await waiter
+
+    async def message(self, message_id: int) -> bytes:
+        """Raises KeyError where there is none, sqlite3.Error where it cannot be read."""
+        for batch in (self.pending, self._writing):
+            if batch is not None and message_id in batch.messages:
+                return batch.messages[message_id].content
+        return await self._in_thread(lambda: self._writer.message(message_id))
+
+    async def aclose(self) -> None:
+        """One last attempt at what is left; then the thread closes the file, once it is done with it."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._has_work.set()
+        self._is_urgent.set()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_WITHIN_S):
+                    await self._end()
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _end(self) -> None:
+        try:
+            if self._task is not None:
+                await self._task
+        finally:
+            closed = self._thread.submit(self._writer.close)
+            for batch in (self.pending, self._writing):
+                if batch is not None:
+                    release(batch.take_waiters(), NOT_IN_TIME)
+        await asyncio.wrap_future(closed)
+
+    async def _flush_until_closed(self) -> None:
+        while not self._is_closing:
+            await self._until_due()
+            await self._flush()
+        await self._flush()
+
+    async def _until_due(self) -> None:
+        """At once where somebody waits; otherwise a while after the first record, so that others come along."""
+        await self._has_work.wait()
+        if not self._is_urgent.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._flush_within_s if self._why_stuck is None else RETRY_EACH_S):
+                    await self._is_urgent.wait()
+        self._is_urgent.clear()
+
+    async def _flush(self) -> None:
+        batch, self.pending = self.pending, Batch()
+        self._has_work.clear()
+        if batch.is_empty() and self._why_stuck is None:
+            release(batch.take_waiters(), None)
+            return
+        why_not = await self._attempt(batch)
+        waiters = batch.take_waiters()
+        if why_not is not None:
+            self._keep(batch)
+        self._tell(why_not)
+        release(waiters, why_not)
+        if why_not is None:
+            await self._prune()
+
+    async def _attempt(self, batch: Batch) -> str | None:
+        """Why it is not on disk; None where it is."""
+        self._writing = batch
+        try:
+            await self._in_thread(lambda: self._writer.write(batch))
+        except sqlite3.Error as error:
+            return _reason(error)
+        except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
+            logger.opt(exception=defect).error("journal: a batch cannot be written")
+            return repr(defect)
+        finally:
+            self._writing = None
+        return None
+
+    def _keep(self, batch: Batch) -> None:
+        """It is tried again, before what was noted since."""
+        batch.extend(self.pending)
+        self.pending = batch
+        self._has_work.set()
+
+    def _tell(self, why: str | None) -> None:
+        if (why is None) is not (self._why_stuck is None):
+            # Not called from here: what goes wrong there must not end this task.
+            asyncio.get_running_loop().call_soon(self._on_change, why)
+        self._why_stuck = why
+
+    async def _prune(self) -> None:
+        if time.monotonic() < self._prune_at:
+            return
+        try:
+            has_more = await self._in_thread(self._writer.prune)
+        except sqlite3.Error as error:
+            logger.warning("journal: old records cannot be dropped: {}", _reason(error))
+            has_more = False
+        self._prune_at = time.monotonic() + (0 if has_more else PRUNE_EACH_S)
+
+    async def _in_thread(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _reason(error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    return f"{error} ({name})" if name else str(error)

@@ -1,0 +1,206 @@
+"""The runner's append-only record: what became of each run, of each session and of the runner itself.
+
+What is noted goes to a list, at once; one thread takes the list to the disk, all of it in one transaction. So the
+event loop never waits for the disk, and runs that wait for their records at the same time share one commit.
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.journal.batch import (
+    ClaimedRow,
+    EndedRow,
+    MessageRow,
+    SessionBeganRow,
+    SessionEndedRow,
+    SettledRow,
+    SteppedRow,
+)
+from fsm_runner.journal.flusher import Flusher
+from fsm_runner.journal.limits import FLUSH_WITHIN_S, KEPT_LIMITS, KeptLimits
+from fsm_runner.journal.moments import utc_text
+from fsm_runner.journal.records import Report
+from fsm_runner.journal.writer import Writer
+
+
+class JournalStuck(FsmRunnerError):
+    """The journal cannot be written at the moment. What was noted is kept, in order, and tried again."""
+
+    def __init__(self, path: Path | None, why: str) -> None:
+        super().__init__(f"the journal {path} cannot be written: {why}")
+
+
+class JournalUnreadable(FsmRunnerError):
+    """Something that was written cannot be read back."""
+
+    def __init__(self, path: Path | None, why: str) -> None:
+        super().__init__(f"the journal {path} cannot be read: {why}")
+
+
+class Journal:
+    """The journal of one runner. `aclose` ends it.
+
+    What notes something returns at once and never fails; `written` says when it is on disk. A run is claimed before
+    anything else is noted of it, and settled before it is ended.
+    """
+
+    def __init__(self, writer: Writer, thread: ThreadPoolExecutor, flush_within_s: float) -> None:
+        self.path = writer.path
+        self.recovered = writer.recovered
+        """What an earlier process left, as it was when this one opened the journal."""
+        self.stuck: JournalStuck | None = None
+        """Why nothing can be written at the moment."""
+        self.on_stuck: Callable[[JournalStuck], None] = _ignore_stuck
+        self.on_unstuck: Callable[[], None] = _ignore_unstuck
+        self._process = secrets.token_hex(4)
+        """The monotonic times of one process can be compared."""
+        self._last_transition = writer.last_transition
+        self._last_message = writer.last_message
+        self._flusher = Flusher(writer, thread, flush_within_s, self._change)
+
+    @classmethod
+    def open(
+        cls, folder: Path | None, *, flush_within_s: float = FLUSH_WITHIN_S, limits: KeptLimits = KEPT_LIMITS
+    ) -> "Journal":
+        """Open `journal.sqlite` in a folder, or create both; None: in memory, nothing outlives the process.
+
+        Raises UsageError, which names the file, where it cannot be created or read, is another process's, or was
+        written by a newer version.
+        """
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        try:
+            writer = thread.submit(Writer, folder, limits).result()
+        except BaseException:
+            thread.shutdown()
+            raise
+        return cls(writer, thread, flush_within_s)
+
+    def stepped(
+        self,
+        machine: str,
+        subject: str,
+        event: str,
+        source: str | None,
+        target: str,
+        outcome: str | None,
+        reason: str,
+    ) -> None:
+        """A transition of `subject`. `outcome`: what is settled after it; `reason`: why the event came."""
+        self._last_transition += 1
+        row = SteppedRow(
+            seq=self._last_transition,
+            at=utc_text(),
+            monotonic_s=time.monotonic(),
+            process=self._process,
+            machine=_storable(machine),
+            subject=_storable(subject),
+            event=_storable(event),
+            source=_storable_or_none(source),
+            target=_storable(target),
+            outcome=_storable_or_none(outcome),
+            reason=_storable(reason),
+        )
+        self._flusher.pending.stepped.append(row)
+        self._flusher.noted()
+
+    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
+        """`run`: its JSON. Of a run that is known nothing changes, also where it has ended."""
+        row = ClaimedRow(
+            run_id=_storable(run_id),
+            session_id=_storable(session_id),
+            agent=_storable_or_none(agent),
+            runner_id=_storable(runner_id),
+            claimed_at=utc_text(),
+            run=run,
+        )
+        self._flusher.pending.claimed.append(row)
+        self._flusher.noted()
+
+    def settled(self, run_id: str, report: Report) -> None:
+        """How an open run ended, before the coordinator is told. The latest stands."""
+        key = _storable(run_id)
+        self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body)
+        self._flusher.noted()
+
+    def ended(self, run_id: str) -> None:
+        """The run is in a final state: nothing more is to be done for it."""
+        key = _storable(run_id)
+        self._flusher.pending.ended.setdefault(key, EndedRow(key, utc_text()))
+        self._flusher.noted()
+
+    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None:
+        """`run`: JSON of the run that begins it. A session that has ended is open again, and begins anew."""
+        row = SessionBeganRow(
+            session_id=_storable(session_id),
+            runner_id=_storable(runner_id),
+            began_at=utc_text(),
+            after_seq=self._last_transition,
+            run=run,
+        )
+        self._flusher.pending.sessions.append(row)
+        self._flusher.noted()
+
+    def session_ended(self, session_id: str) -> None:
+        self._flusher.pending.sessions.append(SessionEndedRow(_storable(session_id), utc_text()))
+        self._flusher.noted()
+
+    def message_put(self, session_id: str, content: bytes) -> int:
+        """Keep a message until it is gone. Its id: greater than that of any before that reached the disk."""
+        self._last_message += 1
+        row = MessageRow(self._last_message, _storable(session_id), content)
+        self._flusher.pending.messages[row.id] = row
+        self._flusher.noted()
+        return row.id
+
+    def message_gone(self, message_id: int) -> None:
+        self._flusher.pending.forget_message(message_id)
+        self._flusher.noted()
+
+    async def message(self, message_id: int) -> bytes:
+        """The content of a message that is kept. Raises KeyError where it is gone, JournalUnreadable."""
+        try:
+            return await self._flusher.message(message_id)
+        except sqlite3.Error as error:
+            raise JournalUnreadable(self.path, str(error)) from error
+
+    async def written(self) -> None:
+        """Return when all that was noted before is on disk. Raises JournalStuck when the attempt failed."""
+        why_not = await self._flusher.written()
+        if why_not is not None:
+            raise JournalStuck(self.path, why_not)
+
+    async def aclose(self) -> None:
+        """Write what is left (where that fails it is lost), close the file, and let another process have it."""
+        await self._flusher.aclose()
+
+    def _change(self, why: str | None) -> None:
+        if why is None:
+            self.stuck = None
+            self.on_unstuck()
+        else:
+            self.stuck = JournalStuck(self.path, why)
+            self.on_stuck(self.stuck)
+
+
+def _ignore_stuck(_stuck: JournalStuck) -> None:
+    pass
+
+
+def _ignore_unstuck() -> None:
+    pass
+
+
+def _storable(text: str) -> str:
+    """As SQLite takes it: half a surrogate pair, from a file's name perhaps, is shown as its escape."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _storable_or_none(text: str | None) -> str | None:
+    return None if text is None else _storable(text)

@@ -1,0 +1,50 @@
+"""One process at a time writes a journal."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from fsm_runner.errors import UsageError
+
+LOCK_FILE = "lock"
+_PID_BYTES = 32
+
+
+class FolderLock:
+    """An exclusive lock on a folder. The system gives it back when the process ends, however that happens."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take it. Raises UsageError where another process has it, OSError where its file cannot be made."""
+        self._descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(self._descriptor)
+            os.close(self._descriptor)
+            raise UsageError(_held(folder, holder)) from None
+        except OSError:
+            os.close(self._descriptor)
+            raise
+        self._write_pid()
+
+    def close(self) -> None:
+        """Give it back."""
+        os.close(self._descriptor)
+
+    def _write_pid(self) -> None:
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+        except OSError:  # a full disk: the number is only for the message to the next one
+            return
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
+
+
+def _held(folder: Path, holder: str) -> str:
+    return (
+        f"{folder}: another runner of this identity is at work here (process {holder}): stop it, or let this one "
+        "differ from it in its project directory or profile, or use another --state-dir"
+    )

@@ -1,0 +1,103 @@
+"""Opens a journal's file, or says why it cannot be used."""
+
+import os
+import sqlite3
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from fsm_runner.errors import UsageError
+from fsm_runner.journal.limits import BUSY_WITHIN_S, WAL_KEPT_BYTES, KeptLimits
+from fsm_runner.journal.lock import FolderLock
+from fsm_runner.journal.pruning import Pruner
+from fsm_runner.journal.records import Recovered
+from fsm_runner.journal.recovery import last_number, recover
+from fsm_runner.journal.schema import create_tables, version_of
+
+JOURNAL_FILE = "journal.sqlite"
+CACHED_STATEMENTS = 256
+
+# The first must come before there is anything in the file.
+_PRAGMAS = (
+    "auto_vacuum=INCREMENTAL",
+    "journal_mode=WAL",
+    f"journal_size_limit={WAL_KEPT_BYTES}",
+    "synchronous=FULL",
+    "temp_store=MEMORY",
+    "secure_delete=FAST",
+)
+
+
+class Opened(NamedTuple):
+    path: Path | None
+    connection: sqlite3.Connection
+    lock: FolderLock | None
+    recovered: Recovered
+    last_transition: int
+    last_message: int
+
+
+def opened(folder: Path | None, limits: KeptLimits) -> Opened:
+    """Raises UsageError that names the file."""
+    path = None if folder is None else folder / JOURNAL_FILE
+    with ExitStack() as on_error:
+        lock = None
+        if folder is not None:
+            lock = _locked(folder)
+            on_error.callback(lock.close)
+        connection = _connected(path)
+        on_error.callback(connection.close)
+        try:
+            _prepare(connection, str(path))
+            Pruner(connection, limits).drop_ownerless()
+            last = (last_number(connection, "transitions"), last_number(connection, "messages"))
+            found = Opened(path, connection, lock, recover(connection), *last)
+        except sqlite3.Error as error:
+            raise UsageError(_unusable(path, error)) from None
+        on_error.pop_all()
+        return found
+
+
+def _locked(folder: Path) -> FolderLock:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FolderLock(folder)
+    except OSError as error:
+        raise UsageError(_cannot_create(folder, error)) from None
+
+
+def _connected(path: Path | None) -> sqlite3.Connection:
+    try:
+        if path is not None:
+            # SQLite gives the files that it puts beside it the same permissions.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return sqlite3.connect(
+            ":memory:" if path is None else path,
+            timeout=BUSY_WITHIN_S,
+            isolation_level=None,
+            cached_statements=CACHED_STATEMENTS,
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise UsageError(_cannot_create(path, error)) from None
+
+
+def _prepare(connection: sqlite3.Connection, name: str) -> None:
+    version = version_of(connection, name)
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    if version == 0:
+        create_tables(connection)
+
+
+def _cannot_create(path: Path | None, error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return f"{path}: the journal cannot be created or opened: {why}: make it writable, or use another --state-dir"
+
+
+def _unusable(path: Path | None, error: sqlite3.Error) -> str:
+    if isinstance(error, sqlite3.OperationalError):
+        return f"{path}: the journal cannot be opened: {error}: make it writable, or use another --state-dir"
+    return (
+        f"{path}: cannot be read as a journal: {error}: move it away (what the runs in it came to, and what was not "
+        "reported of them, is lost to the runner), or use another --state-dir"
+    )

@@ -1,0 +1,104 @@
+"""Drops what is too old, or too much, of what has ended."""
+
+import sqlite3
+from typing import NamedTuple
+
+from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, KeptLimits
+from fsm_runner.journal.moments import utc_text
+
+_EVER = "9"
+"""As text, after each time of this journal."""
+
+# What is open has no end that could lie before anything.
+_DELETIONS = (
+    """
+    DELETE FROM transitions WHERE machine = 'run' AND subject IN (
+        SELECT run_id FROM runs WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
+    """,
+    """
+    DELETE FROM runs WHERE seq IN (
+        SELECT seq FROM runs WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
+    """,
+    """
+    DELETE FROM transitions WHERE machine = 'session' AND subject IN (
+        SELECT session_id FROM sessions WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
+    """,
+    """
+    DELETE FROM sessions WHERE seq IN (
+        SELECT seq FROM sessions WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
+    """,
+    """
+    DELETE FROM transitions WHERE seq IN (
+        SELECT seq FROM transitions WHERE machine NOT IN ('run', 'session') AND at <= :before
+        ORDER BY at LIMIT :most)
+    """,
+)
+_OLDEST = """
+SELECT at FROM (
+    SELECT ended_at AS at FROM runs WHERE ended_at IS NOT NULL
+    UNION ALL SELECT ended_at FROM sessions WHERE ended_at IS NOT NULL
+    UNION ALL SELECT at FROM transitions WHERE machine NOT IN ('run', 'session')
+) ORDER BY at LIMIT 1 OFFSET ?
+"""
+_OWNERLESS = """
+DELETE FROM transitions WHERE at < ? AND (
+    (machine = 'run' AND NOT EXISTS (SELECT 1 FROM runs WHERE run_id = subject))
+    OR (machine = 'session' AND NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = subject))
+)
+"""
+
+
+class _Pages(NamedTuple):
+    used: int
+    free: int
+    size_bytes: int
+
+
+class Pruner:
+    """Works in the thread of its connection, a chunk at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, limits: KeptLimits) -> None:
+        self._connection = connection
+        self._limits = limits
+
+    def drop_ownerless(self) -> None:
+        """Old transitions of runs and sessions that the journal does not know: nothing else would ever drop them."""
+        self._connection.execute(_OWNERLESS, (utc_text(self._limits.age_s),))
+
+    def step(self) -> bool:
+        """Drop one chunk and give its pages back; whether there is more. Raises sqlite3.Error."""
+        deleted = self._delete_before(max(utc_text(self._limits.age_s), self._too_much_before()))
+        # By `execute` it would stop after its first page.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
+        if deleted > 0 or self._pages().free > 0:
+            return True
+        # The file becomes shorter with this.
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return False
+
+    def _too_much_before(self) -> str:
+        pages = self._pages()
+        if pages.used * pages.size_bytes <= self._limits.size_bytes:
+            return ""
+        row = self._connection.execute(_OLDEST, (PRUNED_SUBJECTS,)).fetchone()
+        return _EVER if row is None else row[0]
+
+    def _delete_before(self, before: str) -> int:
+        """How many rows went."""
+        rows = 0
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for deletion in _DELETIONS:
+                rows += self._connection.execute(deletion, {"before": before, "most": PRUNED_SUBJECTS}).rowcount
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        return rows
+
+    def _pages(self) -> _Pages:
+        count, free, size_bytes = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return _Pages(count - free, free, size_bytes)

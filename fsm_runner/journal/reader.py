@@ -1,0 +1,214 @@
+"""Reads journals, also while runners are at work with them. Nothing is locked, nothing is changed."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.errors import UsageError
+from fsm_runner.journal.limits import BUSY_WITHIN_S
+from fsm_runner.journal.opening import JOURNAL_FILE
+from fsm_runner.journal.schema import RUN, RUNNER, SESSION, version_of
+
+_STEPS = """
+SELECT at, monotonic_s, process, machine, subject, event, source, target, outcome, reason
+FROM transitions WHERE machine = ? AND subject = ? ORDER BY seq
+"""
+_LATEST_STEPS = """
+SELECT at, monotonic_s, process, machine, subject, event, source, target, outcome, reason FROM (
+    SELECT * FROM transitions WHERE machine = ? ORDER BY seq DESC LIMIT ?
+) ORDER BY seq
+"""
+_LATEST_RUNS = "SELECT run_id FROM runs ORDER BY seq DESC LIMIT ?"
+_RUNS_OF_SESSION = "SELECT run_id FROM runs WHERE session_id = ? ORDER BY seq"
+_RUN = """
+SELECT run_id, session_id, agent, runner_id, claimed_at, ended_at, report_path, report_body FROM runs WHERE run_id = ?
+"""
+_SESSION = "SELECT session_id, runner_id, began_at, ended_at FROM sessions WHERE session_id = ?"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """A transition."""
+
+    journal: str
+    """The name of the journal's folder."""
+    at: str
+    machine: str
+    subject: str
+    event: str
+    source: str | None
+    target: str
+    outcome: str | None
+    reason: str
+    stayed_s: float | None
+    """In the state that it led to; None where that is the last."""
+
+
+class RunLife(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
+    journal: str
+    run_id: str
+    session_id: str
+    agent: str | None
+    runner_id: str
+    claimed_at: str
+    ended_at: str | None
+    state: str
+    """Empty where no transition is known."""
+    outcome: str | None
+    lasted_s: float | None
+    """From its first transition to its last; None while it has not ended."""
+    report_path: str | None
+    report_body: str | None
+
+
+class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
+    """Of a persistent executor; the last, where it began several times."""
+
+    journal: str
+    session_id: str
+    runner_id: str
+    began_at: str
+    ended_at: str | None
+
+
+class _Row(msgspec.Struct, frozen=True):
+    at: str
+    monotonic_s: float
+    process: str
+    machine: str
+    subject: str
+    event: str
+    source: str | None
+    target: str
+    outcome: str | None
+    reason: str
+
+
+class Reader:
+    """One journal, as it is at this moment. `close` ends it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError, which names the file, where it cannot be read."""
+        self.journal = path.parent.name
+        self._path = path
+        try:
+            address = f"{path.absolute().as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_WITHIN_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise UsageError(_cannot_read(path, error)) from None
+        try:
+            self._connection.execute("BEGIN")
+            self.is_empty = version_of(self._connection, str(path)) == 0
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise UsageError(_cannot_read(path, error)) from None
+        except UsageError:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def latest_runs(self, count: int) -> list[RunLife]:
+        """Those claimed last, in the order of their claims."""
+        newest_first = self._rows(_LATEST_RUNS, count)
+        return [life for (run_id,) in reversed(newest_first) for life in self.run(run_id)]
+
+    def run(self, run_id: str) -> list[RunLife]:
+        """It, or nothing."""
+        return [self._run_life(row) for row in self._rows(_RUN, run_id)]
+
+    def session(self, session_id: str) -> list[SessionLife]:
+        """It, or nothing: the executor of a session of one-shot runs has no life of its own."""
+        return [
+            SessionLife(
+                journal=self.journal, session_id=name, runner_id=runner_id, began_at=began_at, ended_at=ended_at
+            )
+            for name, runner_id, began_at, ended_at in self._rows(_SESSION, session_id)
+        ]
+
+    def runs_of_session(self, session_id: str) -> list[RunLife]:
+        return [life for (run_id,) in self._rows(_RUNS_OF_SESSION, session_id) for life in self.run(run_id)]
+
+    def steps_of_run(self, run_id: str) -> list[Step]:
+        return self._steps(_STEPS, RUN, run_id)
+
+    def steps_of_session(self, session_id: str) -> list[Step]:
+        return self._steps(_STEPS, SESSION, session_id)
+
+    def steps_of_runner(self, count: int) -> list[Step]:
+        """The latest, oldest first."""
+        return self._steps(_LATEST_STEPS, RUNNER, count)
+
+    def _run_life(self, row: tuple[str, str, str | None, str, str, str | None, str | None, bytes | None]) -> RunLife:
+        run_id, session_id, agent, runner_id, claimed_at, ended_at, path, body = row
+        steps = self.steps_of_run(run_id)
+        return RunLife(
+            journal=self.journal,
+            run_id=run_id,
+            session_id=session_id,
+            agent=agent,
+            runner_id=runner_id,
+            claimed_at=claimed_at,
+            ended_at=ended_at,
+            state=steps[-1].target if steps else "",
+            outcome=steps[-1].outcome if steps else None,
+            lasted_s=None if ended_at is None else sum(step.stayed_s or 0.0 for step in steps),
+            report_path=path,
+            report_body=None if body is None else body.decode("utf-8", "replace"),
+        )
+
+    def _steps(self, query: str, *values: str | int) -> list[Step]:
+        rows = [_Row(*row) for row in self._rows(query, *values)]
+        return [
+            Step(
+                journal=self.journal,
+                at=row.at,
+                machine=row.machine,
+                subject=row.subject,
+                event=row.event,
+                source=row.source,
+                target=row.target,
+                outcome=row.outcome,
+                reason=row.reason,
+                stayed_s=stayed_s,
+            )
+            for row, stayed_s in zip(rows, _stays(rows), strict=True)
+        ]
+
+    def _rows(self, query: str, *values: str | int) -> list[tuple]:  # type: ignore[type-arg] # as SQLite has them
+        if self.is_empty:
+            return []
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise UsageError(_cannot_read(self._path, error)) from None
+
+
+def journals(state_dir: Path) -> list[Path]:
+    """The files of all identities."""
+    return sorted(state_dir.glob(f"*/{JOURNAL_FILE}"))
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """By the wall clock, which may have been set back in between: never less than nothing."""
+    return max(0.0, (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds())
+
+
+def _stays(rows: Sequence[_Row]) -> list[float | None]:
+    stays: list[float | None] = [_stay_s(row, later) for row, later in pairwise(rows)]
+    return [*stays, None] if rows else []
+
+
+def _stay_s(row: _Row, later: _Row) -> float:
+    """Monotonic times of two processes have nothing to do with each other."""
+    if row.process == later.process:
+        return later.monotonic_s - row.monotonic_s
+    return seconds_between(row.at, later.at)
+
+
+def _cannot_read(path: Path, error: sqlite3.Error) -> str:
+    return f"{path}: the journal cannot be read: {error}"

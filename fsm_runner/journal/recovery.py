@@ -1,0 +1,85 @@
+"""Reads what an earlier process left."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fsm_runner.journal.limits import ENDED_RECOVERED
+from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.journal.schema import RUN, SESSION
+
+FAILED = "failed"
+INTERRUPTED = "interrupted"
+
+_OPEN_RUNS = """
+SELECT run, run_id, session_id, runner_id, report_path, report_body FROM runs WHERE ended_at IS NULL ORDER BY seq
+"""
+_OPEN_SESSIONS = "SELECT session_id, run, runner_id, after_seq FROM sessions WHERE ended_at IS NULL ORDER BY seq"
+_MESSAGES = "SELECT id, session_id, content FROM messages ORDER BY id"
+_ENDED_RUNS = """
+SELECT run_id, report_path, report_body FROM runs WHERE ended_at IS NOT NULL AND report_path IS NOT NULL
+ORDER BY ended_at DESC, seq DESC LIMIT ?
+"""
+_STEPS = """
+SELECT event, target, outcome, reason FROM transitions WHERE machine = ? AND subject = ? AND seq > ? ORDER BY seq
+"""
+_LAST_NUMBER = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
+
+
+class _Life(NamedTuple):
+    """What the transitions of one subject say."""
+
+    state: str = ""
+    outcome: str | None = None
+    failure: str | None = None
+    interruptions: int = 0
+
+
+def recover(connection: sqlite3.Connection) -> Recovered:
+    newest_first = connection.execute(_ENDED_RUNS, (ENDED_RECOVERED,)).fetchall()
+    return Recovered(
+        runs=tuple(_open_runs(connection)),
+        sessions=tuple(_open_sessions(connection)),
+        messages=tuple(KeptMessage(*row) for row in connection.execute(_MESSAGES)),
+        ended=tuple(EndedRun(run_id, Report(path, body)) for run_id, path, body in reversed(newest_first)),
+    )
+
+
+def last_number(connection: sqlite3.Connection, table: str) -> int:
+    """The greatest that was ever given to a row of it."""
+    number: int = connection.execute(_LAST_NUMBER, (table,)).fetchone()[0]
+    return number
+
+
+def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
+    for run, run_id, session_id, runner_id, path, body in connection.execute(_OPEN_RUNS).fetchall():
+        life = _life(connection, RUN, run_id)
+        yield OpenRun(
+            run=run,
+            run_id=run_id,
+            session_id=session_id,
+            runner_id=runner_id,
+            state=life.state,
+            outcome=life.outcome,
+            failure=life.failure or "",
+            report=None if path is None else Report(path, body),
+            interruptions=life.interruptions,
+        )
+
+
+def _open_sessions(connection: sqlite3.Connection) -> Iterator[OpenSession]:
+    for session_id, run, runner_id, after_seq in connection.execute(_OPEN_SESSIONS).fetchall():
+        life = _life(connection, SESSION, session_id, after_seq)
+        yield OpenSession(session_id=session_id, run=run, runner_id=runner_id, state=life.state, outcome=life.outcome)
+
+
+def _life(connection: sqlite3.Connection, machine: str, subject: str, after_seq: int = 0) -> _Life:
+    life = _Life()
+    for event, target, outcome, reason in connection.execute(_STEPS, (machine, subject, after_seq)):
+        life = _Life(
+            state=target,
+            outcome=outcome,
+            failure=reason if life.failure is None and outcome == FAILED else life.failure,
+            interruptions=life.interruptions + (event == INTERRUPTED),
+        )
+    return life

@@ -1,0 +1,118 @@
+"""The journal's file, as its one thread has it."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from itertools import chain, groupby
+from pathlib import Path
+
+from fsm_runner.journal.batch import Batch, SessionBeganRow, SessionEndedRow
+from fsm_runner.journal.limits import KeptLimits
+from fsm_runner.journal.opening import opened
+from fsm_runner.journal.pruning import Pruner
+from fsm_runner.journal.schema import SCHEMA_VERSION
+
+JOURNAL_FILE = "journal.sqlite"
+_CACHED_STATEMENTS = 256
+_MOST_ROWS = 64
+"""In one statement. Each call of SQLite gives the interpreter lock away, and has to get it back from a busy loop."""
+
+# A batch that was tried before may be there already, should a disk have failed after it had taken it.
+_STEPPED = "INSERT INTO transitions VALUES {rows} ON CONFLICT DO NOTHING"
+_CLAIMED = """
+INSERT INTO runs (run_id, session_id, agent, runner_id, claimed_at, run) VALUES {rows} ON CONFLICT DO NOTHING
+"""
+_SETTLED = """
+UPDATE runs SET report_path = new.column2, report_body = new.column3 FROM (VALUES {rows}) AS new
+WHERE run_id = new.column1 AND ended_at IS NULL
+"""
+# What was claimed is needed no more: it may hold a whole agent, and what its parameters say.
+_ENDED = """
+UPDATE runs SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
+WHERE run_id = new.column1 AND ended_at IS NULL
+"""
+_SESSION_BEGAN = """
+INSERT OR REPLACE INTO sessions (session_id, runner_id, began_at, after_seq, run) VALUES {rows}
+"""
+_SESSION_ENDED = """
+UPDATE sessions SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
+WHERE session_id = new.column1 AND ended_at IS NULL
+"""
+_MESSAGE_PUT = "INSERT INTO messages VALUES {rows} ON CONFLICT DO NOTHING"
+_MESSAGE_GONE = "DELETE FROM messages WHERE id IN (VALUES {rows})"
+
+
+class Writer:
+    """An open journal. It belongs to one thread, from its opening to its end."""
+
+    def __init__(self, folder: Path | None, limits: KeptLimits) -> None:
+        """Open or create; None keeps it in memory. Raises UsageError that names the file."""
+        found = opened(folder, limits)
+        self.path = found.path
+        self.recovered = found.recovered
+        self.last_transition = found.last_transition
+        self.last_message = found.last_message
+        self._connection = found.connection
+        self._lock = found.lock
+        self._pruner = Pruner(found.connection, limits)
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self._connection.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def write(self, batch: Batch) -> None:
+        """All of it or nothing. Raises sqlite3.Error where it cannot be written."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._write_records(batch)
+            self._connection.execute("COMMIT")
+        finally:
+            # A COMMIT that failed may have rolled back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def message(self, message_id: int) -> bytes:
+        """Raises KeyError where it is gone, sqlite3.Error where it cannot be read."""
+        row = self._connection.execute("SELECT content FROM messages WHERE id = ?", (message_id,)).fetchone()
+        if row is None:
+            raise KeyError(message_id)
+        content: bytes = row[0]
+        return content
+
+    def prune(self) -> bool:
+        """Drop a little of what is too old or too much; whether there is more."""
+        return self._pruner.step()
+
+    def _write_records(self, batch: Batch) -> None:
+        if batch.is_empty():
+            # Only a write tells whether writing is possible.
+            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._write_rows(_STEPPED, batch.stepped)
+        self._write_rows(_CLAIMED, batch.claimed)
+        self._write_rows(_SETTLED, list(batch.settled.values()))
+        self._write_rows(_ENDED, list(batch.ended.values()))
+        for kind, rows in groupby(batch.sessions, type):
+            self._write_rows(_SESSION_STATEMENTS[kind], list(rows))
+        self._write_rows(_MESSAGE_PUT, list(batch.messages.values()))
+        self._write_rows(_MESSAGE_GONE, [(message_id,) for message_id in batch.gone])
+
+    def _write_rows(self, form: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """In groups of 64, 32, … 1 rows: few calls, and few statements that SQLite has to keep."""
+        at = 0
+        while at < len(rows):
+            count = min(_MOST_ROWS, 1 << (len(rows) - at).bit_length() - 1)
+            group = rows[at : at + count]
+            self._connection.execute(_statement(form, count, len(group[0])), list(chain.from_iterable(group)))
+            at += count
+
+
+_SESSION_STATEMENTS = {SessionBeganRow: _SESSION_BEGAN, SessionEndedRow: _SESSION_ENDED}
+
+
+@cache
+def _statement(form: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return form.format(rows=", ".join([row] * rows))

@@ -1,0 +1,157 @@
+"""A journal that cannot be opened says why, and what can be done; one that can is nobody else's."""
+
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.errors import UsageError
+from fsm_runner.journal.journal import Journal
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
+
+OPEN = """
+import os, sys
+from pathlib import Path
+from fsm_runner.errors import UsageError
+from fsm_runner.journal.journal import Journal
+if os.getuid() == 0:
+    os.setuid(int(sys.argv[2]))
+try:
+    Journal.open(Path(sys.argv[1]))
+except UsageError as error:
+    print(error)
+"""
+
+
+async def written(folder: Path) -> Path:
+    journal = Journal.open(folder)
+    for number in range(200):
+        journal.claimed(f"run_{number}", "ses_1", None, "lnch_1", b"{}" * 100)
+    await journal.aclose()
+    return folder / "journal.sqlite"
+
+
+def carry_out(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+
+def refusal(folder: Path) -> str:
+    """What is said; and that nothing is held afterwards."""
+    before = sorted(Path("/dev/fd").iterdir())
+    with pytest.raises(UsageError) as refused:
+        Journal.open(folder)
+    assert sorted(Path("/dev/fd").iterdir()) == before
+    return str(refused.value)
+
+
+async def test_only_the_user_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "0123"
+    journal = Journal.open(folder)
+    journal.claimed("run_1", "ses_1", None, "lnch_1", b"{}")
+    await journal.written()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    assert set(files) >= {"journal.sqlite", "journal.sqlite-wal", "lock"}
+    assert set(files.values()) == {0o600}
+    await journal.aclose()
+
+
+async def test_it_is_kept_as_it_should_be(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path)
+    connection = journal._flusher._writer._connection
+
+    def read(name: str) -> object:
+        return journal._flusher._thread.submit(lambda: connection.execute(f"PRAGMA {name}").fetchone()[0]).result()
+
+    incremental, full, in_memory = 2, 2, 2
+    assert read("journal_mode") == "wal"
+    assert read("synchronous") == full
+    assert read("auto_vacuum") == incremental
+    assert read("temp_store") == in_memory
+    assert read("journal_size_limit") == 4 * 1024 * 1024
+    await journal.aclose()
+
+
+async def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    file.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    content = file.read_bytes()
+    assert refusal(tmp_path) == (
+        f"{file}: cannot be read as a journal: file is not a database: move it away (what the runs in it came to, and "
+        "what was not reported of them, is lost to the runner), or use another --state-dir"
+    )
+    assert file.read_bytes() == content
+
+
+async def test_a_damaged_journal_is_told_from_one_that_is_whole(tmp_path: Path) -> None:
+    file = await written(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    assert refusal(tmp_path).startswith(f"{file}: cannot be read as a journal: database disk image is malformed: move")
+
+
+async def test_a_journal_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
+    file = await written(tmp_path)
+    carry_out(file, "PRAGMA user_version=2")
+    content = file.read_bytes()
+    assert refusal(tmp_path) == (
+        f"{file}: this journal was written by a newer version of fsm-runner (journal version 2, this one knows 1): "
+        "use that version, or another --state-dir"
+    )
+    assert file.read_bytes() == content
+
+
+async def test_somebody_elses_database_is_not_touched(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    carry_out(file, "CREATE TABLE letters (text TEXT)")
+    content = file.read_bytes()
+    assert refusal(tmp_path) == (
+        f"{file}: is a database, but not a runner's journal: move it away, or use another --state-dir"
+    )
+    assert file.read_bytes() == content
+
+
+async def test_an_opening_that_was_broken_off_is_made_up_for(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").touch()
+    await written(tmp_path)
+    journal = Journal.open(tmp_path)
+    assert len(journal.recovered.runs) == 200
+    await journal.aclose()
+
+
+async def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    assert refusal(tmp_path / "state" / "0123") == (
+        f"{tmp_path}/state/0123: the journal cannot be created or opened: Not a directory: make it writable, or use "
+        "another --state-dir"
+    )
+
+
+async def test_a_folder_in_the_way_of_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite"
+    file.mkdir()
+    assert refusal(tmp_path).startswith(f"{file}: the journal cannot be created or opened: Is a directory: make it")
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(0o500)
+    said = subprocess.run(
+        [sys.executable, "-c", OPEN, str(folder / "0123"), str(NOBODY)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == (
+        f"{folder}/0123: the journal cannot be created or opened: Permission denied: make it writable, or use another "
+        "--state-dir\n"
+    )

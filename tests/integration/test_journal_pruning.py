@@ -1,0 +1,196 @@
+"""A journal keeps within its bounds, and loses nothing that is still needed."""
+
+import sqlite3
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.journal.journal import Journal
+from fsm_runner.journal.limits import KEPT_LIMITS, PRUNED_SUBJECTS, KeptLimits
+from fsm_runner.journal.records import Report
+
+NOTHING_OLD = KeptLimits(age_s=0.0)
+HALF_A_MIB = KeptLimits(size_bytes=512 * 1024)
+REPORT = Report("/runner/runs/run_1/completed", b"x" * 2_000)
+
+
+def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(f"file:{folder}/journal.sqlite?mode=ro", uri=True)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def end_run(journal: Journal, number: int) -> None:
+    run_id = f"run_{number:04}"
+    journal.claimed(run_id, "ses_1", None, "lnch_1", b"{}" * 500)
+    journal.stepped("run", run_id, "accepted", "claimed", "executing", None, "")
+    journal.stepped("run", run_id, "reported", "reporting", "completed", "completed", "")
+    journal.settled(run_id, REPORT)
+    journal.ended(run_id)
+
+
+def note_what_is_open(journal: Journal) -> None:
+    journal.claimed("run_open", "ses_open", None, "lnch_1", b"its run")
+    journal.stepped("run", "run_open", "accepted", "claimed", "executing", None, "")
+    journal.session_began("ses_open", "lnch_1", b"its run")
+    journal.stepped("session", "ses_open", "started", "starting", "busy", None, "")
+    journal.message_put("ses_open", b"content")
+
+
+async def fill(folder: Path, runs: int) -> None:
+    journal = Journal.open(folder)
+    note_what_is_open(journal)
+    for number in range(runs):
+        end_run(journal, number)
+    journal.stepped("runner", "lnch_1", "registered", "registering", "online", None, "")
+    journal.session_began("ses_ended", "lnch_1", b"{}")
+    journal.stepped("session", "ses_ended", "exited", "idle", "ended", "finished", "")
+    journal.session_ended("ses_ended")
+    await journal.aclose()
+
+
+async def pruned(folder: Path, limits: KeptLimits) -> int:
+    """Until there is nothing more to drop; how often it had something."""
+    journal = Journal.open(folder, limits=limits)
+    steps = 0
+    while journal._flusher._thread.submit(journal._flusher._writer.prune).result():
+        steps += 1
+    await journal.aclose()
+    return steps
+
+
+async def assert_what_is_open_is_whole(folder: Path) -> None:
+    journal = Journal.open(folder)
+    await journal.aclose()
+    (run,) = journal.recovered.runs
+    (session,) = journal.recovered.sessions
+    (message,) = journal.recovered.messages
+    assert (run.run_id, run.run, run.state) == ("run_open", b"its run", "executing")
+    assert (session.session_id, session.run, session.state) == ("ses_open", b"its run", "busy")
+    assert message.content == b"content"
+
+
+async def test_what_ended_too_long_ago_goes_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    await fill(tmp_path, 3)
+    await pruned(tmp_path, NOTHING_OLD)
+    assert rows(tmp_path, "SELECT run_id FROM runs") == [("run_open",)]
+    assert rows(tmp_path, "SELECT session_id FROM sessions") == [("ses_open",)]
+    assert rows(tmp_path, "SELECT subject FROM transitions ORDER BY subject") == [("run_open",), ("ses_open",)]
+    await assert_what_is_open_is_whole(tmp_path)
+
+
+async def test_what_is_not_that_old_stays(tmp_path: Path) -> None:
+    await fill(tmp_path, 3)
+    assert await pruned(tmp_path, KeptLimits(age_s=3600.0)) == 0
+    assert len(rows(tmp_path, "SELECT 1 FROM runs")) == 4
+    assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 2
+    assert len(rows(tmp_path, "SELECT 1 FROM transitions")) == 2 + 3 * 2 + 2
+
+
+async def test_age_counts_from_the_end(tmp_path: Path) -> None:
+    await fill(tmp_path, 2)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as connection:
+        connection.execute("UPDATE runs SET claimed_at = '2001-01-01T00:00:00.000000Z'")
+        connection.execute("UPDATE transitions SET at = '2001-01-01T00:00:00.000000Z'")
+        connection.execute("UPDATE runs SET ended_at = '2001-01-02T00:00:00.000000Z' WHERE run_id = 'run_0000'")
+    await pruned(tmp_path, KEPT_LIMITS)
+    assert rows(tmp_path, "SELECT run_id FROM runs ORDER BY run_id") == [("run_0001",), ("run_open",)]
+    assert rows(tmp_path, "SELECT count(*) FROM transitions WHERE subject = 'run_0001'") == [(2,)]
+    assert rows(tmp_path, "SELECT count(*) FROM transitions WHERE machine = 'runner'") == [(0,)]
+    await assert_what_is_open_is_whole(tmp_path)
+
+
+async def test_when_it_is_too_large_the_oldest_go_and_the_file_shrinks(tmp_path: Path) -> None:
+    await fill(tmp_path, 1_000)
+    file = tmp_path / "journal.sqlite"
+    assert file.stat().st_size > 4 * HALF_A_MIB.size_bytes
+    await pruned(tmp_path, HALF_A_MIB)
+    assert HALF_A_MIB.size_bytes / 2 < file.stat().st_size <= HALF_A_MIB.size_bytes
+    left = [run_id for (run_id,) in rows(tmp_path, "SELECT run_id FROM runs WHERE ended_at NOT NULL ORDER BY run_id")]
+    assert left == [f"run_{number:04}" for number in range(1_000 - len(left), 1_000)]
+    assert len(left) > 50
+    assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+    await assert_what_is_open_is_whole(tmp_path)
+
+
+async def test_what_is_open_stays_however_large_it_is(tmp_path: Path) -> None:
+    await fill(tmp_path, 60)
+    await pruned(tmp_path, KeptLimits(size_bytes=0))
+    assert rows(tmp_path, "SELECT run_id FROM runs") == [("run_open",)]
+    await assert_what_is_open_is_whole(tmp_path)
+
+
+async def test_the_file_shrinks_while_it_is_in_use(tmp_path: Path) -> None:
+    await fill(tmp_path, 1_000)
+    before_bytes = (tmp_path / "journal.sqlite").stat().st_size
+    journal = Journal.open(tmp_path, limits=HALF_A_MIB)
+    while journal._flusher._thread.submit(journal._flusher._writer.prune).result():
+        pass
+    assert (tmp_path / "journal.sqlite").stat().st_size < before_bytes / 4
+    await journal.aclose()
+
+
+async def test_little_goes_at_a_time_after_a_flush(tmp_path: Path) -> None:
+    await fill(tmp_path, 3 * PRUNED_SUBJECTS)
+    journal = Journal.open(tmp_path, limits=NOTHING_OLD)
+    left = []
+    for _ in range(4):
+        journal.message_put("ses_open", b"content")
+        await journal.written()
+        left.append(len(rows(tmp_path, "SELECT 1 FROM runs WHERE ended_at NOT NULL")))
+    await journal.aclose()
+    # What follows a flush is done before the next one at the latest.
+    assert all(more - less <= 2 * PRUNED_SUBJECTS for more, less in pairwise(left))
+    assert left[0] >= 2 * PRUNED_SUBJECTS
+    assert left[3] == 0
+
+
+async def test_when_nothing_is_left_to_drop_it_is_not_looked_for_at_each_flush(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path)
+    looks = 0
+    prune = journal._flusher._writer.prune
+
+    def counted() -> bool:
+        nonlocal looks
+        looks += 1
+        return prune()
+
+    journal._flusher._writer.prune = counted  # type: ignore[method-assign]
+    for _ in range(5):
+        journal.message_put("ses_open", b"content")
+        await journal.written()
+    await journal.aclose()
+    assert looks == 1
+
+
+async def test_old_transitions_of_what_is_not_known_go_when_it_is_opened(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path)
+    journal.stepped("run", "run_unknown", "accepted", "claimed", "executing", None, "")
+    journal.stepped("session", "ses_unknown", "started", "starting", "busy", None, "")
+    await journal.aclose()
+    await Journal.open(tmp_path).aclose()
+    assert len(rows(tmp_path, "SELECT 1 FROM transitions")) == 2
+    await Journal.open(tmp_path, limits=NOTHING_OLD).aclose()
+    assert rows(tmp_path, "SELECT 1 FROM transitions") == []
+
+
+async def test_a_disk_that_is_too_full_to_drop_anything_does_not_end_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tmp_path, 1)
+    journal = Journal.open(tmp_path, limits=NOTHING_OLD)
+
+    def fail() -> bool:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(journal._flusher._writer, "prune", fail)
+    for _ in range(2):
+        journal.message_put("ses_open", b"content")
+        await journal.written()
+    assert journal.stuck is None
+    await journal.aclose()
+    assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 3

@@ -1,0 +1,274 @@
+"""What is noted is there again when the journal is opened anew."""
+
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.journal.journal import Journal
+from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+
+NOTHING = Recovered(runs=(), sessions=(), messages=(), ended=())
+REPORT = Report("/runner/runs/run_1/completed", b'{"runner_id": "lnch_1"}')
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "0123"
+
+
+@asynccontextmanager
+async def opened(folder: Path | None) -> AsyncIterator[Journal]:
+    journal = Journal.open(folder)
+    try:
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+async def recovered(folder: Path) -> Recovered:
+    async with opened(folder) as journal:
+        return journal.recovered
+
+
+def claim(journal: Journal, run_id: str, run: bytes = b"{}") -> None:
+    journal.claimed(run_id, "ses_1", "agent", "lnch_1", run)
+
+
+def step(journal: Journal, subject: str, target: str, outcome: str | None = None, reason: str = "") -> None:
+    journal.stepped("run" if subject.startswith("run") else "session", subject, "event", None, target, outcome, reason)
+
+
+async def test_a_new_journal_holds_nothing(folder: Path) -> None:
+    assert await recovered(folder) == NOTHING
+    assert await recovered(folder) == NOTHING
+
+
+async def test_a_claimed_run_is_open(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1", b'{"run_id": "run_1"}')
+    assert (await recovered(folder)).runs == (
+        OpenRun(
+            run=b'{"run_id": "run_1"}',
+            run_id="run_1",
+            session_id="ses_1",
+            runner_id="lnch_1",
+            state="",
+            outcome=None,
+            failure="",
+            report=None,
+            interruptions=0,
+        ),
+    )
+
+
+async def test_open_runs_come_in_the_order_of_their_claims(folder: Path) -> None:
+    names = ["run_c", "run_a", "run_d", "run_b"]
+    async with opened(folder) as journal:
+        for name in names[:3]:
+            claim(journal, name)
+    async with opened(folder) as journal:
+        claim(journal, names[3])
+    assert [run.run_id for run in (await recovered(folder)).runs] == names
+
+
+async def test_a_run_that_is_claimed_again_stays_as_it_was(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1", b"first")
+        claim(journal, "run_1", b"second")
+    async with opened(folder) as journal:
+        claim(journal, "run_1", b"third")
+    assert [run.run for run in (await recovered(folder)).runs] == [b"first"]
+
+
+async def test_a_run_is_where_its_last_transition_led(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        claim(journal, "run_2")
+        step(journal, "run_1", "executing")
+        step(journal, "run_2", "claimed")
+        step(journal, "run_1", "reporting", "completed")
+    first, second = (await recovered(folder)).runs
+    assert (first.state, first.outcome) == ("reporting", "completed")
+    assert (second.state, second.outcome) == ("claimed", None)
+
+
+async def test_the_failure_of_a_run_is_the_reason_for_which_it_failed(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        step(journal, "run_1", "executing", None, "not this")
+        step(journal, "run_1", "stopping", "failed", "time is up")
+        step(journal, "run_1", "reporting", "failed", "it has ended")
+        claim(journal, "run_2")
+        step(journal, "run_2", "stopping", "failed", "")
+        step(journal, "run_2", "reporting", "failed", "not this")
+    assert [run.failure for run in (await recovered(folder)).runs] == ["time is up", ""]
+
+
+async def test_interruptions_of_a_run_are_counted(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        for event in ("interrupted", "accepted", "interrupted"):
+            journal.stepped("run", "run_1", event, "executing", "claimed", None, "")
+    assert [run.interruptions for run in (await recovered(folder)).runs] == [2]
+
+
+async def test_a_settled_run_keeps_its_report_until_it_has_ended(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        journal.settled("run_1", REPORT)
+    assert [run.report for run in (await recovered(folder)).runs] == [REPORT]
+    async with opened(folder) as journal:
+        journal.ended("run_1")
+    assert await recovered(folder) == Recovered(runs=(), sessions=(), messages=(), ended=(EndedRun("run_1", REPORT),))
+
+
+async def test_of_what_was_claimed_nothing_is_left_when_the_run_has_ended(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1", b"a secret parameter")
+        journal.ended("run_1")
+    assert b"a secret parameter" not in (folder / "journal.sqlite").read_bytes()
+    assert await recovered(folder) == NOTHING
+
+
+async def test_a_run_that_has_ended_is_not_opened_by_a_further_claim(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        journal.settled("run_1", REPORT)
+        journal.ended("run_1")
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        journal.settled("run_1", Report("/other", b""))
+    assert await recovered(folder) == Recovered(runs=(), sessions=(), messages=(), ended=(EndedRun("run_1", REPORT),))
+
+
+async def test_the_latest_thousand_ended_runs_are_known_the_oldest_first(folder: Path) -> None:
+    names = [f"run_{number}" for number in range(1_010)]
+    async with opened(folder) as journal:
+        for name in reversed(names):
+            claim(journal, name)
+        for name in names:
+            journal.settled(name, REPORT)
+            journal.ended(name)
+    assert [run.run_id for run in (await recovered(folder)).ended] == names[10:]
+
+
+async def test_a_session_is_open_until_it_has_ended(folder: Path) -> None:
+    async with opened(folder) as journal:
+        journal.session_began("ses_1", "lnch_1", b"its run")
+        journal.session_began("ses_2", "lnch_1", b"{}")
+        step(journal, "ses_1", "busy")
+        step(journal, "ses_1", "stopping", "stopped")
+        journal.session_ended("ses_2")
+    assert (await recovered(folder)).sessions == (
+        OpenSession(session_id="ses_1", run=b"its run", runner_id="lnch_1", state="stopping", outcome="stopped"),
+    )
+
+
+async def test_a_session_that_begins_anew_knows_nothing_of_its_earlier_life(folder: Path) -> None:
+    async with opened(folder) as journal:
+        journal.session_began("ses_1", "lnch_1", b"first")
+        step(journal, "ses_1", "ended", "finished")
+        journal.session_ended("ses_1")
+        journal.session_began("ses_1", "lnch_1", b"second")
+    assert (await recovered(folder)).sessions == (
+        OpenSession(session_id="ses_1", run=b"second", runner_id="lnch_1", state="", outcome=None),
+    )
+    async with opened(folder) as journal:
+        step(journal, "ses_1", "starting")
+    assert [session.state for session in (await recovered(folder)).sessions] == ["starting"]
+
+
+async def test_messages_are_kept_in_order_until_they_are_gone(folder: Path) -> None:
+    async with opened(folder) as journal:
+        ids = [journal.message_put("ses_1", content) for content in (b"one", b"two", b"three")]
+        await journal.written()
+        journal.message_gone(ids[1])
+    one, _, three = ids
+    assert (await recovered(folder)).messages == (
+        KeptMessage(one, "ses_1", b"one"),
+        KeptMessage(three, "ses_1", b"three"),
+    )
+
+
+async def test_ids_of_messages_rise_over_restarts_also_when_none_is_left(folder: Path) -> None:
+    async with opened(folder) as journal:
+        first = journal.message_put("ses_1", b"one")
+        await journal.written()
+        journal.message_gone(first)
+    async with opened(folder) as journal:
+        assert journal.message_put("ses_1", b"two") > first
+
+
+async def test_a_message_can_be_read_back_before_and_after_it_is_on_disk(folder: Path) -> None:
+    async with opened(folder) as journal:
+        put = journal.message_put("ses_1", b"content")
+        assert await journal.message(put) == b"content"
+        await journal.written()
+        assert await journal.message(put) == b"content"
+        journal.message_gone(put)
+        await journal.written()
+        with pytest.raises(KeyError):
+            await journal.message(put)
+
+
+async def test_a_transition_has_its_number_and_its_times(folder: Path) -> None:
+    async with opened(folder) as journal:
+        journal.stepped("runner", "lnch_1", "registered", "registering", "online", None, "why")
+        journal.stepped("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "")
+    async with opened(folder) as journal:
+        journal.stepped("runner", "lnch_1", "registered", None, "online", None, "")
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as connection:
+        rows = connection.execute("SELECT * FROM transitions ORDER BY seq").fetchall()
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", row[1]) for row in rows)
+    assert rows[0][1] <= rows[1][1]
+    assert rows[0][2] <= rows[1][2]
+    assert rows[0][3] == rows[1][3] != rows[2][3]
+    assert [row[4:] for row in rows] == [
+        ("runner", "lnch_1", "registered", "registering", "online", None, "why"),
+        ("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", ""),
+        ("runner", "lnch_1", "registered", None, "online", None, ""),
+    ]
+
+
+NOTES: dict[str, Callable[[Journal, str], object]] = {
+    "run": lambda journal, text: journal.claimed(text, text, text, text, b""),
+    "report": lambda journal, text: journal.settled(text, Report(text, b"")),
+    "end": lambda journal, text: journal.ended(text),
+    "transition": lambda journal, text: journal.stepped(text, text, text, text, text, text, text),
+    "session": lambda journal, text: journal.session_began(text, text, b""),
+    "session end": lambda journal, text: journal.session_ended(text),
+    "message": lambda journal, text: journal.message_put(text, b""),
+}
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "\0", "'; DROP TABLE runs; --", "ü" * 100_000])
+@pytest.mark.parametrize("note", NOTES)
+async def test_no_text_keeps_the_others_from_the_disk(folder: Path, note: str, text: str) -> None:
+    async with opened(folder) as journal:
+        NOTES[note](journal, text)
+        claim(journal, "run_other")
+        await journal.written()
+    assert (await recovered(folder)).runs[-1].run_id == "run_other"
+
+
+async def test_a_text_that_cannot_be_stored_is_shown_by_its_escape(folder: Path) -> None:
+    async with opened(folder) as journal:
+        claim(journal, "run_1")
+        step(journal, "run_1", "reporting", "failed", "no such file: \udcff\n\0ü")
+    assert [run.failure for run in (await recovered(folder)).runs] == ["no such file: \\udcff\n\0ü"]
+
+
+async def test_a_journal_in_memory_leaves_nothing() -> None:
+    async with opened(None) as journal:
+        claim(journal, "run_1")
+        put = journal.message_put("ses_1", b"content")
+        await journal.written()
+        assert journal.path is None
+        assert await journal.message(put) == b"content"
+    async with opened(None) as journal:
+        assert journal.recovered == NOTHING

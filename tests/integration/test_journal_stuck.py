@@ -1,0 +1,203 @@
+"""A journal that cannot be written for a while."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.journal.batch import Batch
+from fsm_runner.journal.journal import Journal, JournalStuck
+from fsm_runner.journal.records import KeptMessage
+
+PATIENCE_S = 20.0
+
+
+class Heard:
+    """What the journal tells of itself."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.changes: list[str] = []
+        self.unstuck = asyncio.Event()
+        journal.on_stuck = lambda stuck: self.changes.append(str(stuck))
+        journal.on_unstuck = self._unstuck
+
+    def _unstuck(self) -> None:
+        self.changes.append("unstuck")
+        self.unstuck.set()
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    journal = Journal.open(tmp_path)
+    try:
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+async def being_written(journal: Journal) -> None:
+    while journal._flusher._writing is None:  # noqa: ASYNC110 - the journal tells of the end alone
+        await asyncio.sleep(0)
+
+
+def set_pragma(journal: Journal, text: str) -> None:
+    connection = journal._flusher._writer._connection
+    journal._flusher._thread.submit(lambda: connection.execute(f"PRAGMA {text}").fetchall()).result()
+
+
+def fill(journal: Journal) -> None:
+    """SQLite's own limit: to the journal it is a full disk."""
+    set_pragma(journal, "max_page_count=1")
+
+
+def free(journal: Journal) -> None:
+    set_pragma(journal, "max_page_count=1000000")
+
+
+def contents(messages: tuple[KeptMessage, ...]) -> list[bytes]:
+    return [message.content for message in messages]
+
+
+async def test_who_waits_is_told_why_it_is_not_written(tmp_path: Path, journal: Journal) -> None:
+    heard = Heard(journal)
+    fill(journal)
+    journal.message_put("ses_1", b"x" * 10_000)
+    expected = f"the journal {tmp_path}/journal.sqlite cannot be written: database or disk is full (SQLITE_FULL)"
+    for _ in range(3):
+        with pytest.raises(JournalStuck) as stuck:
+            await journal.written()
+        assert str(stuck.value) == expected
+    assert str(journal.stuck) == expected
+    assert heard.changes == [expected]
+
+
+async def test_what_was_noted_meanwhile_is_written_in_order_when_it_works_again(
+    tmp_path: Path, journal: Journal
+) -> None:
+    heard = Heard(journal)
+    fill(journal)
+    notes = [bytes([number]) * 10_000 for number in range(5)]
+    for content in notes:
+        journal.message_put("ses_1", content)
+        with pytest.raises(JournalStuck):
+            await journal.written()
+    free(journal)
+    await journal.written()
+    await asyncio.wait_for(heard.unstuck.wait(), PATIENCE_S)
+    assert journal.stuck is None
+    assert len(heard.changes) == 2
+    await journal.aclose()
+    reopened = Journal.open(tmp_path)
+    await reopened.aclose()
+    assert contents(reopened.recovered.messages) == notes
+
+
+async def test_what_came_during_an_attempt_that_failed_is_in_the_next_behind_the_rest(
+    tmp_path: Path, journal: Journal
+) -> None:
+    fill(journal)
+    journal.claimed("run_1", "ses_1", None, "lnch_1", b"x" * 10_000)
+    first = asyncio.create_task(journal.written())
+    await being_written(journal)
+    journal.claimed("run_2", "ses_1", None, "lnch_1", b"x" * 10_000)
+    second = asyncio.create_task(journal.written())
+    for waiting in (first, second):
+        with pytest.raises(JournalStuck):
+            await asyncio.wait_for(waiting, PATIENCE_S)
+    free(journal)
+    await journal.aclose()
+    reopened = Journal.open(tmp_path)
+    await reopened.aclose()
+    assert [run.run_id for run in reopened.recovered.runs] == ["run_1", "run_2"]
+
+
+async def test_it_is_tried_again_though_nobody_asks(journal: Journal) -> None:
+    heard = Heard(journal)
+    fill(journal)
+    journal.message_put("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalStuck):
+        await journal.written()
+    free(journal)
+    await asyncio.wait_for(heard.unstuck.wait(), PATIENCE_S)
+    assert journal.stuck is None
+
+
+async def test_it_hears_that_it_works_again_also_where_nothing_is_left_to_write(journal: Journal) -> None:
+    heard = Heard(journal)
+    fill(journal)
+    put = journal.message_put("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalStuck):
+        await journal.written()
+    journal.message_gone(put)
+    free(journal)
+    await asyncio.wait_for(heard.unstuck.wait(), PATIENCE_S)
+
+
+async def test_an_attempt_with_nothing_to_write_asks_the_disk_all_the_same(tmp_path: Path, journal: Journal) -> None:
+    log = tmp_path / "journal.sqlite-wal"
+    before_bytes = log.stat().st_size
+    journal._flusher._thread.submit(journal._flusher._writer.write, Batch()).result()
+    assert log.stat().st_size > before_bytes
+
+
+async def test_a_hearer_that_breaks_does_not_end_the_journal(journal: Journal) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    defect = RuntimeError("a defect")
+
+    def break_down(_stuck: JournalStuck) -> None:
+        raise defect
+
+    journal.on_stuck = break_down
+    fill(journal)
+    journal.message_put("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalStuck):
+        await journal.written()
+    free(journal)
+    await journal.written()
+    assert told == [defect]
+
+
+async def test_closing_gives_up_what_the_disk_does_not_take(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path)
+    fill(journal)
+    journal.message_put("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalStuck):
+        await journal.written()
+    await asyncio.wait_for(journal.aclose(), PATIENCE_S)
+    reopened = Journal.open(tmp_path)
+    await reopened.aclose()
+    assert reopened.recovered.messages == ()
+
+
+async def test_closing_does_not_wait_for_ever_for_somebody_elses_lock(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path)
+    other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        journal.message_put("ses_1", b"content")
+        waiting = asyncio.create_task(journal.written())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await journal.aclose()
+        with pytest.raises(JournalStuck, match="database is locked"):
+            await waiting
+    finally:
+        other.close()
+
+
+async def test_a_lock_that_is_given_back_in_time_does_no_harm(tmp_path: Path, journal: Journal) -> None:
+    heard = Heard(journal)
+    other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        journal.message_put("ses_1", b"content")
+        waiting = asyncio.create_task(journal.written())
+        await being_written(journal)
+        other.execute("COMMIT")
+        await waiting
+    finally:
+        other.close()
+    assert heard.changes == []

@@ -1,0 +1,214 @@
+"""A journal in memory whose process can be killed at any moment; what had not reached the disk is then forgotten."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fsm_runner.journal.journal import JournalStuck
+from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+
+
+class Life:
+    """One process. `point` is called wherever it may be killed; the `dies_at`th one kills it, None: none does."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.is_dead = False
+        self.died = asyncio.Event()
+        self._points_left = dies_at
+
+    def point(self) -> None:
+        if self._points_left is not None:
+            self._points_left -= 1
+            if self._points_left <= 0:
+                self.is_dead = True
+                self.died.set()
+
+    async def go_on(self) -> None:
+        """Return where the process lives. A dead one does nothing any more."""
+        if self.is_dead:
+            await asyncio.get_running_loop().create_future()
+
+
+class Note(NamedTuple):
+    """A call of one of the journal's methods that note something."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+class MortalJournal:
+    """`Record` and `Keeper` of one process. `past`: what the ones before it have left on the disk."""
+
+    def __init__(self, past: Sequence[Note], life: Life, commit_s: float = 0.0) -> None:
+        self.notes = list(past)
+        self.recovered = recovered(past)
+        self.on_stuck: Callable[[JournalStuck], None] = nothing
+        self.on_unstuck: Callable[[], None] = nothing
+        self.stuck: JournalStuck | None = None
+        self._life = life
+        self._commit_s = commit_s
+        self._on_disk = len(self.notes)
+        self._last_message = sum(note.method == "message_put" for note in past)
+
+    def left_on_disk(self, lost: int) -> list[Note]:
+        """After a kill: all but the last `lost` notes; what was waited for is never lost."""
+        return self.notes[: max(self._on_disk, len(self.notes) - lost)]
+
+    def stick(self) -> None:
+        """The disk is full."""
+        self.stuck = JournalStuck(None, "database or disk is full")
+        self.on_stuck(self.stuck)
+
+    def come_unstuck(self) -> None:
+        self.stuck = None
+        self.on_unstuck()
+
+    def stepped(self, *arguments: str | None) -> None:
+        self._note("stepped", *arguments)
+
+    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
+        self._note("claimed", run_id, session_id, agent, runner_id, run)
+
+    def settled(self, run_id: str, report: Report) -> None:
+        self._note("settled", run_id, report)
+
+    def ended(self, run_id: str) -> None:
+        self._note("ended", run_id)
+
+    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None:
+        self._note("session_began", session_id, runner_id, run)
+
+    def session_ended(self, session_id: str) -> None:
+        self._note("session_ended", session_id)
+
+    def message_put(self, session_id: str, content: bytes) -> int:
+        self._last_message += 1
+        self._note("message_put", session_id, content)
+        return self._last_message
+
+    def message_gone(self, message_id: int) -> None:
+        self._note("message_gone", message_id)
+
+    async def message(self, message_id: int) -> bytes:
+        await self._life.go_on()
+        return next(each.content for each in recovered(self.notes).messages if each.id == message_id)
+
+    async def written(self) -> None:
+        await self._life.go_on()
+        if self.stuck is not None:
+            raise self.stuck
+        noted = len(self.notes)
+        await asyncio.sleep(self._commit_s)
+        await self._life.go_on()
+        if self.stuck is not None:
+            raise self.stuck
+        self._on_disk = max(self._on_disk, noted)
+
+    def _note(self, method: str, *arguments: object) -> None:
+        if not self._life.is_dead:
+            self.notes.append(Note(method, arguments))
+            self._life.point()
+
+
+class _Open:
+    """A run or a session, as the notes tell of it."""
+
+    def __init__(self, begun: tuple[Any, ...]) -> None:
+        self.begun = begun
+        self.state = ""
+        self.outcome: str | None = None
+        self.failure: str | None = None
+        self.interruptions = 0
+        self.report: Report | None = None
+        self.has_ended = False
+
+    def step(self, event: str, target: str, outcome: str | None, reason: str) -> None:
+        self.state, self.outcome = target, outcome
+        if outcome == "failed" and self.failure is None:
+            self.failure = reason
+        self.interruptions += event == "interrupted"
+
+
+class _Reading:
+    """Goes through the notes once."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, _Open] = {}
+        self.ended: list[str] = []
+        self.sessions: dict[str, _Open] = {}
+        self.messages: dict[int, KeptMessage] = {}
+        self._last_message = 0
+
+    def stepped(
+        self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
+    ) -> None:
+        lives = self.runs if machine == "run" else self.sessions if machine == "session" else {}
+        if subject in lives:
+            lives[subject].step(event, target, outcome, reason)
+
+    def claimed(self, run_id: str, *rest: object) -> None:
+        self.runs.setdefault(run_id, _Open((run_id, *rest)))
+
+    def settled(self, run_id: str, report: Report) -> None:
+        if run_id in self.runs and not self.runs[run_id].has_ended:
+            self.runs[run_id].report = report
+
+    def end_run(self, run_id: str) -> None:
+        if run_id in self.runs and not self.runs[run_id].has_ended:
+            self.runs[run_id].has_ended = True
+            self.ended.append(run_id)
+
+    def session_began(self, session_id: str, *rest: object) -> None:
+        self.sessions.pop(session_id, None)
+        self.sessions[session_id] = _Open((session_id, *rest))
+
+    def session_ended(self, session_id: str) -> None:
+        self.sessions.pop(session_id, None)
+
+    def message_put(self, session_id: str, content: bytes) -> None:
+        self._last_message += 1
+        self.messages[self._last_message] = KeptMessage(self._last_message, session_id, content)
+
+    def message_gone(self, message_id: int) -> None:
+        self.messages.pop(message_id, None)
+
+
+def recovered(notes: Sequence[Note]) -> Recovered:
+    """What a journal with these notes hands to the next process."""
+    reading = _Reading()
+    for note in notes:
+        getattr(reading, "end_run" if note.method == "ended" else note.method)(*note.arguments)
+    return Recovered(
+        runs=tuple(_open_run(run) for run in reading.runs.values() if not run.has_ended),
+        sessions=tuple(_open_session(session) for session in reading.sessions.values()),
+        messages=tuple(reading.messages.values()),
+        ended=tuple(
+            EndedRun(run_id, report) for run_id in reading.ended if (report := reading.runs[run_id].report) is not None
+        ),
+    )
+
+
+def _open_run(run: _Open) -> OpenRun:
+    run_id, session_id, _, runner_id, content = run.begun
+    return OpenRun(
+        run=content,
+        run_id=run_id,
+        session_id=session_id,
+        runner_id=runner_id,
+        state=run.state,
+        outcome=run.outcome,
+        failure=run.failure or "",
+        report=run.report,
+        interruptions=run.interruptions,
+    )
+
+
+def _open_session(session: _Open) -> OpenSession:
+    session_id, runner_id, content = session.begun
+    return OpenSession(
+        session_id=session_id, run=content, runner_id=runner_id, state=session.state, outcome=session.outcome
+    )
