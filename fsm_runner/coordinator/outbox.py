@@ -251,6 +251,8 @@ class Outbox:
         try:
             if not letter.has_body and letter.kept_as is not None:
                 delivery = await self._read_back(letter.kept_as)
+            if delivery.ending is not None:
+                await self._write_down()
             return await self._deliverer.deliver(delivery, in_doubt=letter.in_doubt)
         except Refused as refusal:
             logger.error("{}: the coordinator refuses a message: {}", session_id, refusal)
@@ -258,6 +260,14 @@ class Outbox:
         except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
             logger.opt(exception=defect).error("{}: {} could not be sent", session_id, delivery.path)
             return Refused(f"{delivery.path} could not be sent: {defect!r}", 0)
+
+    async def _write_down(self) -> None:
+        """An end, before it is told; and that what stood before it is gone, since a bind that is repeated after an end
+        would set the session back to running."""
+        try:
+            await self._keeper.written()
+        except FsmRunnerError as fault:
+            logger.warning("an end is told without being written down: {}", fault)
 
     async def _read_back(self, message_id: int) -> Delivery:
         while True:

@@ -74,7 +74,8 @@ class CoordinatorLink:
     def set_registration(self, registered: wire.Registered) -> None:
         """The runner's id and the coordinator's wishes, from now on."""
         self._registered = registered
-        self._doubt.begin(_now())
+        # A poll that an earlier process held may still claim a run.
+        self._doubt.begin(_now(), self._hold_s(registered))
         self._last_beat = _now()
         self._poll_waits.reset()
         self._has_registration.set()
@@ -221,7 +222,11 @@ class CoordinatorLink:
     async def _look_up_stops(self, runner_id: str) -> None:
         requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
         for request in requests:
-            self._runs.stop_run(str(request.run_id), ASKED_FOR)
+            run_id = str(request.run_id)
+            if self._runs.knows(run_id):
+                self._runs.stop_run(run_id, ASKED_FOR)
+            else:
+                self._runs.stop_unknown(run_id, runner_id)
         for session_id in self._unclear_stops.difference(request.session_id for request in requests):
             self._runs.stop_session(session_id, ASKED_FOR)
         self._unclear_stops.clear()

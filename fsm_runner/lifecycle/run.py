@@ -13,7 +13,6 @@ from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.errors import FsmRunnerError, shortened
 from fsm_runner.executors.port import Assignment, Execution, Executor
-from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.blueprint import RunnerValues, with_runner_values
@@ -178,21 +177,16 @@ class RunActor(Actor):
 
     async def _report(self) -> None:
         # A report that is on its way from an earlier process is not sent a second time.
-        answered = self._context.channels.outbox.ending_of(self.name) or await self._put_terminal_report()
+        answered = self._context.channels.outbox.ending_of(self.name) or self._put_terminal_report()
         answer = await asyncio.shield(answered)
         if isinstance(answer, Refused):
             raise answer
 
-    async def _put_terminal_report(self) -> Answered:
-        in_doubt = self.terminal_report is not None
+    def _put_terminal_report(self) -> Answered:
         report = self.terminal_report = self.terminal_report or self._report_of_outcome()
-        record = self._context.record
-        record.settled(self.name, Report(report.path, report.body))
-        try:
-            await record.written()
-        except JournalStuck as stuck:
-            logger.warning("{}: its end is reported without being written down: {}", self.name, stuck)
-        return self._put(report, in_doubt=in_doubt)
+        self._context.record.settled(self.name, Report(report.path, report.body))
+        # An earlier process on a full disk may have told an end that it could not write down.
+        return self._put(report, in_doubt=self._left_at is not None)
 
     def _put(self, report: Delivery, *, in_doubt: bool = False) -> Answered:
         answered = self._context.channels.outbox.put(self.wire_run.session_id, report, in_doubt=in_doubt)

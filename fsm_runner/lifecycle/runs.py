@@ -93,7 +93,14 @@ class Runs:
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
         logger.error("{}: {}", run_id, error)
-        report = delivery.failed(run_id, runner_id, error)
+        self._end_at_once(run_id, delivery.failed(run_id, runner_id, error))
+
+    def stop_unknown(self, run_id: str, runner_id: str) -> None:
+        """Report a run as stopped that was claimed, and whose answer was lost."""
+        logger.warning("{}: to be stopped, and never begun here: its claim was lost", run_id)
+        self._end_at_once(run_id, delivery.stopped(run_id, runner_id, "shutdown"))
+
+    def _end_at_once(self, run_id: str, report: Delivery) -> None:
         self._remember(run_id, report)
         self._own(self._deliver(run_id, report), run_id)
 

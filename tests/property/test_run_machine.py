@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.faults import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import RunActor, RunContext
+from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
 MACHINE = load_machine("run")
@@ -26,6 +27,8 @@ FINAL_STATES = {name for name, state in MACHINE.spec.states.items() if state.fin
 OWN_EVENTS = sorted({event for state in MACHINE.spec.states.values() for event in state.own_events})
 TERMINAL_REPORTS = ("completed", "failed", "stopped")
 PROJECT_DIR = tempfile.gettempdir()
+HIDING = ("not_registered", "not_authenticated")
+"""Answers by which the coordinator says that it has not acted."""
 
 RUN = wire.Run(run_id="run_1", session_id="ses_1")
 
@@ -123,7 +126,10 @@ class FakeExecutor:
 
 
 class FakeApi:
-    """The coordinator: obeys whatever reaches it, as the deployed one does, and remembers it in order."""
+    """The coordinator: obeys whatever reaches it, as the deployed one does, and remembers it in order.
+
+    `hidden` are messages that it has taken although its answer says that it has not.
+    """
 
     url = "http://coordinator"
 
@@ -132,32 +138,57 @@ class FakeApi:
         self.taken: list[str] = []
         self.acknowledged: list[str] = []
         self.refused: list[str] = []
+        self.hidden: list[str] = []
+        self.state = wire.RunState(status="claimed")
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
         message = path.rpartition("/")[2]
-        fault = self._faults.pop(0) if self._faults else Fault(0.0, "none", True)
+        fault = self._next_fault()
         await asyncio.sleep(fault.after_s)
-        if fault.acted and fault.kind != "refused":
-            self.taken.append(message)
+        if fault.acted and fault.kind not in {"refused", "no_connection"}:
+            self._take(message, body)
+            if fault.kind in HIDING:
+                self.hidden.append(message)
+        if fault.kind == "refused":
+            self.refused.append(message)
+        self._fail(fault)
+        self.acknowledged.append(message)
+        return Answer(path, 200, b"{}")
+
+    async def run_state(self, run_id: str) -> wire.RunState:
+        fault = self._next_fault()
+        await asyncio.sleep(fault.after_s)
+        if fault.kind != "refused":  # what it holds it does not forget
+            self._fail(fault)
+        return self.state
+
+    def _next_fault(self) -> Fault:
+        return self._faults.pop(0) if self._faults else Fault(0.0, "none", True)
+
+    def _take(self, message: str, body: bytes) -> None:
+        self.taken.append(message)
+        if message in TERMINAL_REPORTS:
+            self.state = wire.RunState(status=message, error=msgspec.json.decode(body).get("error"))
+
+    def _fail(self, fault: Fault) -> None:
         match fault.kind:
             case "unreachable":
                 raise Unreachable("500")
+            case "no_connection":
+                raise NoConnection("refused")
             case "not_registered":
                 raise NotRegistered("401")
             case "not_authenticated":
                 raise NotAuthenticated("403", 403)
             case "refused":
-                self.refused.append(message)
                 raise Refused("404", 404)
-        self.acknowledged.append(message)
-        return Answer(path, 200, b"{}")
 
 
 seconds = st.floats(0, 30, allow_nan=False)
 errors = st.none() | st.sampled_from(sorted(ERRORS))
 doings = st.builds(Do, seconds, errors)
 behaviours = st.one_of(st.builds(Do, seconds), doings, doings, st.just(Hang()))
-kinds = st.sampled_from(["unreachable", "unreachable", "unreachable", "not_registered", "not_authenticated", "refused"])
+kinds = st.sampled_from(["unreachable", "unreachable", "unreachable", "no_connection", *HIDING, "refused"])
 worlds = st.builds(
     World,
     accept=st.builds(Do, st.just(0.0), st.none() | errors),
@@ -210,14 +241,17 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     api, executor = FakeApi(world.faults), FakeExecutor(world)
     # The client needs one method of the API, and takes it as it comes.
     client = CoordinatorClient(api)  # type: ignore[arg-type]
-    outbox = Outbox(client)
+    outbox, record = Outbox(client, NothingKept()), InstantRecord()
     context = RunContext(
         machine=MACHINE,
         executor=executor,
         channels=ChannelContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
+        record=record,
+        look_up=client.found_run,
         project_dir=PROJECT_DIR,
         runner_values={},
         run_timeout_s=world.run_timeout_s,
+        retry_interrupted=False,
         observe=lambda run, state, *, final: None,
     )
     actor = RunActor(RUN, "runner_1", context)
@@ -225,6 +259,8 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     if not ends(world):
         disturbance.add_done_callback(lambda _: actor.post("stop_requested", "the last one"))
     state = await actor.live()
+    assert record.written_down(RUN.run_id) == (state, actor.model.outcome)
+    assert record.ended_runs == [RUN.run_id]
     disturbance.cancel()
     await asyncio.wait([disturbance])
     await outbox.aclose()
@@ -246,9 +282,11 @@ def test_a_run_ends_in_one_final_state_with_one_terminal_report(world: World, se
 
     assert set(terminal) <= {outcome}, "a run has one outcome, and no other is ever reported"
     assert len(acknowledged) + len(refused) <= 1, "nothing is reported again once it was answered"
+    if not set(api.hidden) & set(TERMINAL_REPORTS):
+        assert len(terminal) <= 1, "a report whose answer was lost is not acted upon twice"
     if state != "failed":
-        assert acknowledged == [state]
-    if acknowledged:
+        assert set(terminal) == {state}
+    if terminal:
         assert all(message in TERMINAL_REPORTS for message in api.taken[api.taken.index(outcome) :])
     assert all(execution.closed for execution in executor.executions)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import Refused, Unreachable
-from fsm_runner.coordinator.outbox import Outbox
+from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
@@ -23,6 +23,7 @@ from fsm_runner.lifecycle.run import RunContext
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
+from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
 RUN_MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("session")
@@ -62,9 +63,12 @@ class Stage:
         self.world = world
         self.processes: list[FakeProcess] = []
         self.taken: list[tuple[str, str]] = []
-        """Acknowledged messages: whose, and which."""
+        """Messages that were acted upon: whose, and which."""
+        self.acknowledged: list[tuple[str, str]] = []
         self.states: dict[str, list[str]] = {}
         self._faults = list(world.faults)
+        self._status: dict[str, str] = {}
+        self._errors: dict[str, str | None] = {}
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
         _, of, message = path.rsplit("/", 2)
@@ -74,8 +78,21 @@ class Stage:
             raise Unreachable("500")
         if fault == "refused" and message == "status":
             raise Refused("404", 404)
-        self.taken.append((of, message))
+        self._act(of, message, body)
+        if fault == "lost answer":
+            raise Unreachable("reset")
+        self.acknowledged.append((of, message))
         return Answer(path, 200, body)
+
+    async def run_state(self, run_id: str) -> wire.RunState:
+        await asyncio.sleep(0.01)
+        return wire.RunState(status=self._status.get(run_id, "claimed"), error=self._errors.get(run_id))
+
+    def _act(self, of: str, message: str, body: bytes) -> None:
+        self.taken.append((of, message))
+        if message in TERMINAL_REPORTS:
+            self._status[of] = message
+            self._errors[of] = msgspec.json.decode(body).get("error")
 
     def observe(self, run: wire.Run, state: str, *, final: bool) -> None:
         self.states.setdefault(run.run_id, []).append(state)
@@ -166,30 +183,35 @@ worlds = st.builds(
     run_timeout_s=st.none() | st.floats(0.1, 30),
     session_stop_at_s=st.none() | moments,
     close_at_s=st.floats(0, 80),
-    faults=st.lists(st.sampled_from(["", "unreachable", "refused"]), max_size=8).map(tuple),
+    faults=st.lists(st.sampled_from(["", "unreachable", "lost answer", "refused"]), max_size=8).map(tuple),
 )
 
 
 async def live(world: World, stage: Stage) -> None:
-    sessions = Sessions()
-    # The client needs one method of the API, and takes it as it comes.
+    # The client takes the API's methods as they come.
     client = CoordinatorClient(stage)  # type: ignore[arg-type]
-    channels = ChannelContext(outbox=Outbox(client), clock=EventClock(), hostname="h", executor_profile="p")
-    # Of the launcher a session reads the config alone: its processes are staged.
+    record = InstantRecord()
+    outbox = Outbox(client, NothingKept())
+    channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p")
     context = SessionContext(
         machine=SESSION_MACHINE,
-        launcher=FakeLauncher(),  # type: ignore[arg-type]
         channels=channels,
+        record=record,
         run_timeout_s=world.run_timeout_s,
         session_idle_timeout_s=world.idle_timeout_s,
     )
+    sessions = Sessions(context)
     run_context = RunContext(
         machine=RUN_MACHINE,
-        executor=PersistentExecutor(sessions, context),
+        # Of the launcher a session reads the config alone: its processes are staged.
+        executor=PersistentExecutor(sessions, FakeLauncher()),  # type: ignore[arg-type]
         channels=channels,
+        record=record,
+        look_up=client.found_run,
         project_dir=tempfile.gettempdir(),
         runner_values={},
         run_timeout_s=world.run_timeout_s,
+        retry_interrupted=False,
         observe=stage.observe,
     )
     runs = Runs(run_context, sessions)
@@ -207,6 +229,8 @@ async def live(world: World, stage: Stage) -> None:
     await runs.end_sessions("the test is over")
     assert not sessions
     await runs.aclose()
+    assert record.open_sessions == []
+    assert sorted(record.ended_runs) == sorted(record.claims)
     assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
@@ -226,7 +250,7 @@ def test_each_run_of_a_session_ends_once_and_nothing_of_the_executor_is_left(wor
         assert reports == [states[-1]]
         event(reports[0])
     assert not any(process.alive for process in stage.processes)
-    statuses = [message for of, message in stage.taken if (of, message) == (SESSION, "status")]
+    statuses = [message for of, message in stage.acknowledged if (of, message) == (SESSION, "status")]
     assert len(statuses) <= len(stage.processes)
     event(f"session status reported: {bool(statuses)}")
     last = [message for of, message in stage.taken if message in (*TERMINAL_REPORTS, "status")][-1:]

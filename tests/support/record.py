@@ -1,5 +1,7 @@
 """A journal that is written at once, or not at all."""
 
+import asyncio
+import itertools
 from typing import NamedTuple
 
 from fsm_runner.journal.records import Report
@@ -26,6 +28,8 @@ class InstantRecord:
         self.ended_runs: list[str] = []
         self.stuck: Exception | None = None
         """What `written` raises."""
+        self.commit_s = 0.0
+        """How long `written` takes."""
 
     def stepped(
         self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
@@ -48,5 +52,14 @@ class InstantRecord:
         self.open_sessions.remove(session_id)
 
     async def written(self) -> None:
+        if self.commit_s > 0:
+            await asyncio.sleep(self.commit_s)
         if self.stuck is not None:
             raise self.stuck
+
+    def written_down(self, subject: str) -> tuple[str, str | None]:
+        """The state and the outcome of this subject's last step. Each step begins where the one before it has ended."""
+        life = [step for step in self.steps if step.subject == subject]
+        for before, after in itertools.pairwise(life):
+            assert after.source == before.target, life
+        return life[-1].target, life[-1].outcome

@@ -14,6 +14,7 @@ from fsm_runner.machine.check import check
 from fsm_runner.machine.engine import Machine, Step, UnexpectedEvent
 from fsm_runner.machine.form import decode
 from tests.support.logs import log_lines
+from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
 JOB = """
@@ -103,7 +104,14 @@ class Worker(Actor):
         decoded = decode(tomllib.loads(JOB))
         assert not decoded.problems
         assert check(decoded.spec) == ()
-        super().__init__("job 1", Machine(decoded.spec), {"work": work, "doze": doze}, {"patience_s": patience_s})
+        self.record = InstantRecord()
+        super().__init__(
+            "job 1",
+            Machine(decoded.spec),
+            {"work": work, "doze": doze},
+            {"patience_s": patience_s},
+            recorder=self.record,
+        )
         self.passed: list[Passed] = []
 
     def on_step(self, step: Step, payload: object) -> None:
@@ -224,7 +232,7 @@ def test_a_time_limit_may_be_a_setting() -> None:
         ("overslept", 8),
         ("worked", 13),
     ]
-    assert str(worker.passed[1].payload) == "having a rest: not done within the time limit of 7 s"
+    assert str(worker.passed[1].payload) == "having a rest: not done within the time limit of 7 s (patience)"
 
 
 def test_a_setting_may_say_that_there_is_no_time_limit() -> None:

@@ -2,182 +2,23 @@
 
 import asyncio
 import itertools
-import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import Polled, UnreadableRun
 from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import CoordinatorError, NotRegistered, Unreachable
-from fsm_runner.coordinator.outbox import Outbox
-from fsm_runner.coordinator.policy import POLL_HOLD_CAP_S, STALE_AFTER_S
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.coordinator.transport import Answer
-from fsm_runner.executors.port import Assignment, SessionChannel
-from fsm_runner.lifecycle.channel import ChannelContext
-from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import RunContext
-from fsm_runner.lifecycle.runs import Runs
-from fsm_runner.lifecycle.script_sync import ScriptSync
-from fsm_runner.lifecycle.sessions import Sessions
+from fsm_runner.coordinator.delivery import Delivery
+from fsm_runner.coordinator.faults import NotRegistered, Unreachable
+from fsm_runner.coordinator.policy import POLL_HOLD_CAP_S, RUN_LOOKUP_INTERVAL_S, STALE_AFTER_S
+from fsm_runner.lifecycle.link import LinkTimes
+from tests.support.line import ME, REGISTRATION, RUN, STOP, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 
-MACHINE = load_machine("run")
-PROJECT_DIR = tempfile.gettempdir()
-ME = "runner_me"
-RUN = wire.Run(run_id="run_1", session_id="ses_1")
-STOP = wire.StopRequest(run_id=RUN.run_id, session_id=RUN.session_id, runner_id=ME)
-REGISTERED = wire.Registered(runner_id=ME, poll_timeout_seconds=30, heartbeat_interval_seconds=10)
-REGISTRATION = wire.Registration(
-    hostname="host", project_dir=PROJECT_DIR, executor_profile="fake", executor=wire.ExecutorInfo(type="t", command="c")
-)
-TIMES = LinkTimes(poll_timeout_s=30, heartbeat_interval_s=10)
 POLLS_IN_10_S = 60
 """Of a coordinator that answers at once: the waits are half a second on average, so that a fifth are to be expected."""
-HOT_LOOP_POLLS = 1000
-
-PollAnswer = Polled | CoordinatorError | asyncio.Future[Polled]
-"""What a poll is answered; a future where the answer takes its time."""
-
-
-class FakeApi:
-    """The coordinator. It answers polls as it is told, and holds those that come after."""
-
-    url = "http://coordinator"
-
-    def __init__(self, polls: Iterable[PollAnswer] = ()) -> None:
-        self._polls = iter(polls)
-        self.calls: list[str] = []
-        """Of polls and look-ups, in order."""
-        self.polled_at_s: list[float] = []
-        self.hold_s: list[float] = []
-        self.beaten: list[float] = []
-        """The times at which a heartbeat was taken."""
-        self.silent_until_s = 0.0
-        """Heartbeats before this time are not answered."""
-        self.stop_answers: list[CoordinatorError | list[wire.StopRequest]] = []
-        self.delivered: list[str] = []
-        self.answers: list[asyncio.Future[None]] = []
-        """Of the next heartbeats and deliveries, which wait for them."""
-
-    async def register(self, registration: wire.Registration) -> wire.Registered:
-        return REGISTERED
-
-    async def poll(self, runner_id: str, hold_s: float) -> Polled:
-        assert len(self.polled_at_s) < HOT_LOOP_POLLS, "a hot loop of polls"
-        self.calls.append("poll")
-        self.polled_at_s.append(now_s())
-        self.hold_s.append(hold_s)
-        await asyncio.sleep(0)
-        answer = next(self._polls, None) or asyncio.get_running_loop().create_future()
-        if isinstance(answer, CoordinatorError):
-            raise answer
-        return answer if isinstance(answer, Polled) else await answer
-
-    async def stop_requests(self) -> list[wire.StopRequest]:
-        self.calls.append("look up")
-        answer = self.stop_answers.pop(0) if self.stop_answers else []
-        if isinstance(answer, CoordinatorError):
-            raise answer
-        return answer
-
-    async def heartbeat(self, runner_id: str) -> None:
-        if self.answers:
-            await self.answers.pop(0)
-        if now_s() < self.silent_until_s:
-            raise Unreachable("502")
-        self.beaten.append(now_s())
-
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
-        if self.answers:
-            await self.answers.pop(0)
-        self.delivered.append(path)
-        return Answer(path, 200, b"{}")
-
-
-def now_s() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Endless:
-    """An execution that only a stop ends, and its executor."""
-
-    def __init__(self) -> None:
-        self._stopped = asyncio.Event()
-
-    async def wait(self) -> wire.CompletedSession:
-        await self._stopped.wait()
-        return "finished"
-
-    async def stop(self) -> wire.StopSignal:
-        self._stopped.set()
-        return "SIGTERM"
-
-    async def aclose(self) -> None:
-        self._stopped.set()
-
-
-class EndlessExecutor:
-    def accept(self, run: wire.Run) -> None: ...
-
-    async def prepare(self, assignment: Assignment) -> None: ...
-
-    async def start(self, assignment: Assignment, session: SessionChannel) -> Endless:
-        return Endless()
-
-
-class Line:
-    """A link at work, and what it has posted."""
-
-    def __init__(self, api: FakeApi, times: LinkTimes, max_runs: int | None) -> None:
-        # Link and client take the API's methods as they come.
-        self.client = CoordinatorClient(api)  # type: ignore[arg-type]
-        self.posts: list[str] = []
-        context = RunContext(
-            machine=MACHINE,
-            executor=EndlessExecutor(),
-            channels=ChannelContext(
-                outbox=Outbox(self.client), clock=EventClock(), hostname="host", executor_profile="fake"
-            ),
-            project_dir=PROJECT_DIR,
-            runner_values={},
-            run_timeout_s=None,
-            observe=lambda run, state, *, final: None,
-        )
-        self.runs = Runs(context, Sessions(), max_runs)
-        self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
-        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times)
-
-    def _post(self, event: str, reason: object) -> None:
-        self.posts.append(event)
-
-    async def register_again(self) -> None:
-        self.link.set_registration(await self.client.register(REGISTRATION))
-
-
-@asynccontextmanager
-async def line(
-    api: FakeApi, *, registered: wire.Registered = REGISTERED, times: LinkTimes = TIMES, max_runs: int | None = None
-) -> AsyncIterator[Line]:
-    """Registered and claiming. What polls or beats and breaks is raised at the end."""
-    made = Line(api, times, max_runs)
-    made.link.set_registration(registered)
-    made.link.set_course(claiming=True, leaving=False)
-    tasks = [asyncio.create_task(made.link.poll_forever()), asyncio.create_task(made.link.beat_forever())]
-    try:
-        yield made
-    finally:
-        for task in tasks:
-            task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(ended, asyncio.CancelledError), ended
-        await made.runs.aclose()
-        await made.scripts.aclose()
+AFTER_REGISTRATION = ["claims", "look up"]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +135,7 @@ async def test_a_report_that_is_not_registered_is_sent_again_and_asks_for_a_regi
     api.answers.append(answer)
     told: list[str] = []
     client = CoordinatorClient(api, on_registration_lost=lambda: told.append("lost"))  # type: ignore[arg-type] # as above
-    delivering = asyncio.create_task(client.deliver("/completed", b"{}"))
+    delivering = asyncio.create_task(client.deliver(Delivery("/completed", b"{}")))
     await asyncio.sleep(1)
     if registers:
         await client.register(REGISTRATION)
@@ -307,30 +148,43 @@ async def test_a_report_that_is_not_registered_is_sent_again_and_asks_for_a_regi
 @in_virtual_time
 async def test_stops_are_looked_up_after_a_failed_poll_before_the_next_one() -> None:
     api = FakeApi([Polled(run=RUN), Unreachable("reset")])
-    api.stop_answers = [[STOP]]
+    api.stop_answers = [[], [STOP]]
     async with line(api):
         await asyncio.sleep(20)
-    assert api.calls == ["poll", "poll", "look up", "poll"]
+    assert api.calls[:7] == [*AFTER_REGISTRATION, "poll", "poll", "claims", "look up", "poll"]
     assert api.delivered[-1] == f"/runner/runs/{RUN.run_id}/stopped"
 
 
 @in_virtual_time
 async def test_stops_are_looked_up_until_an_answer_has_come() -> None:
-    api = FakeApi([Polled(run=RUN), Unreachable("reset"), Polled()])
-    api.stop_answers = [Unreachable("reset"), [STOP]]
+    answer: asyncio.Future[Polled] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(1 + RUN_LOOKUP_INTERVAL_S, answer.set_result, Polled())
+    api = FakeApi([Polled(run=RUN), Unreachable("reset"), answer])
+    api.stop_answers = [[], Unreachable("reset"), [STOP]]
     async with line(api):
         await asyncio.sleep(20)
-    assert api.calls == ["poll", "poll", "look up", "poll", "look up", "poll"]
+    assert api.calls[:10] == [
+        *AFTER_REGISTRATION,
+        "poll",
+        "poll",
+        "claims",
+        "look up",
+        "poll",
+        "claims",
+        "look up",
+        "poll",
+    ]
     assert api.delivered[-1] == f"/runner/runs/{RUN.run_id}/stopped"
 
 
 @in_virtual_time
 async def test_a_stop_reaches_a_run_of_a_runner_that_is_full() -> None:
     api = FakeApi([Polled(run=RUN)])
-    api.stop_answers = [[], [], [STOP]]
+    api.stop_answers = [[], [], [], [STOP]]
     async with line(api, max_runs=1):
         await asyncio.sleep(20)
-    assert api.calls == ["poll", "look up", "look up", "look up", "poll"]
+    assert api.calls[:6] == [*AFTER_REGISTRATION, "poll", "look up", "look up", "look up"]
+    assert api.calls[-1] == "poll"
     assert api.delivered[-1] == f"/runner/runs/{RUN.run_id}/stopped"
 
 
@@ -338,8 +192,8 @@ async def test_a_stop_reaches_a_run_of_a_runner_that_is_full() -> None:
 @in_virtual_time
 async def test_a_stop_of_another_runner_is_not_obeyed(owner: str | None) -> None:
     api = FakeApi([Polled(run=RUN), Unreachable("reset")])
-    api.stop_answers = [[wire.StopRequest(run_id=RUN.run_id, session_id=RUN.session_id, runner_id=owner)]]
+    api.stop_answers = [[], [wire.StopRequest(run_id=RUN.run_id, session_id=RUN.session_id, runner_id=owner)]]
     async with line(api) as made:
         await asyncio.sleep(20)
         assert len(made.runs) == 1
-    assert "look up" in api.calls
+    assert not api.stop_answers

@@ -1,7 +1,6 @@
 """The outbox of a run: order, and each message once."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -12,63 +11,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fsm_runner.coordinator import outbox, wire
+from fsm_runner.coordinator import delivery, wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.outbox import Answered, Delivery, Outbox
+from fsm_runner.coordinator.outbox import Answered, NothingKept, Outbox
 from fsm_runner.coordinator.policy import Policies
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import RetryPolicy
+from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.serving import serving
 
 QUICK = Policies(delivery=RetryPolicy(base_s=0.001, cap_s=0.002))
 
 
-LANE = "ses_1"
-TAKEN = Answer("POST /", 200, b"{}")
-
-
-class Gate:
-    """A deliverer whose answers are given by hand, in the order of the calls."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.acknowledged: list[str] = []
-        self._open: deque[asyncio.Future[Answer]] = deque()
-
-    async def deliver(self, path: str, body: bytes, method: str = "POST", patience_s: float | None = None) -> Answer:
-        self.begun.append(path)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._open.append(answer)
-        given = await answer
-        self.acknowledged.append(path)
-        return given
-
-    @property
-    def under_way(self) -> int:
-        return sum(not answer.done() for answer in self._open)
-
-    def acknowledge(self) -> None:
-        self._open.popleft().set_result(TAKEN)
-
-    def refuse(self) -> None:
-        self._open.popleft().set_exception(Refused("404", 404))
-
-
-async def settle() -> None:
-    """Let every task run until it waits for something that is not there yet."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def message(path: str) -> Delivery:
-    return Delivery(path, b"{}")
-
-
 async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     assert gate.begun == ["1"]
@@ -83,7 +43,7 @@ async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged
 
 async def test_a_message_that_is_put_later_is_sent_too() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     for path in ("1", "2"):
         answered = box.put(LANE, message(path))
         await settle()
@@ -94,7 +54,7 @@ async def test_a_message_that_is_put_later_is_sent_too() -> None:
 
 async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_is_sent() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     gate.refuse()
@@ -108,7 +68,7 @@ async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_i
 
 async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     first, second, third = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
     await settle()
     box.withdraw(LANE, [first, second, third])
@@ -125,7 +85,7 @@ async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not
 
 async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_comes_behind_it_is_sent() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     ahead, report, behind = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
     other = box.put("ses_2", message("other"))
     await settle()
@@ -141,7 +101,7 @@ async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_com
 
 async def test_nothing_is_given_up_that_is_answered() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     report, behind = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     gate.acknowledge()
@@ -157,7 +117,7 @@ async def test_nothing_is_given_up_that_is_answered() -> None:
 
 async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     box.put(LANE, message("1")).cancel()
     second = box.put(LANE, message("2"))
     await settle()
@@ -170,7 +130,7 @@ async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> N
 
 async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     answers = [box.put(LANE, message(path)) for path in ("1", "2")]
     await settle()
     await box.aclose()
@@ -182,8 +142,8 @@ async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> 
 
 async def test_an_outbox_can_be_closed_before_it_was_used_and_after_all_is_sent() -> None:
     gate = Gate()
-    await Outbox(gate).aclose()
-    box = Outbox(gate)
+    await Outbox(gate, NothingKept()).aclose()
+    box = Outbox(gate, NothingKept())
     answered = box.put(LANE, message("1"))
     await settle()
     gate.acknowledge()
@@ -201,42 +161,46 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
         paths.append(request.url.path)
         return Response('{"detail": "Runner not registered"}', statuses.pop(0))
 
-    app = Starlette(routes=[Route("/{path:path}", coordinator, methods=["POST"])])
+    async def run(_: Request) -> Response:
+        return Response('{"status": "running"}')
+
+    routes = [Route("/runs/r", run), Route("/{path:path}", coordinator, methods=["POST"])]
+    app = Starlette(routes=routes)
     lost: list[bool] = []
     async with serving(app) as url, CoordinatorApi(url) as api:
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
-        box = Outbox(client)
-        box.put(LANE, outbox.started("r", "runner"))
-        assert isinstance(await box.put(LANE, outbox.completed("r", "runner")), Answer)
+        box = Outbox(client, NothingKept())
+        box.put(LANE, delivery.started("r", "runner"))
+        assert isinstance(await box.put(LANE, delivery.completed("r", "runner")), Answer)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
     assert lost == [True]
 
 
 PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
-    (lambda text: outbox.started(text, "me"), "/runner/runs/{}/started", b'{"runner_id":"me"}'),
+    (lambda text: delivery.started(text, "me"), "/runner/runs/{}/started", b'{"runner_id":"me"}'),
     (
-        lambda text: outbox.completed(text, "me"),
+        lambda text: delivery.completed(text, "me"),
         "/runner/runs/{}/completed",
         b'{"runner_id":"me","status":"success","session_status":"finished"}',
     ),
-    (lambda text: outbox.failed(text, "me", "why"), "/runner/runs/{}/failed", b'{"runner_id":"me","error":"why"}'),
+    (lambda text: delivery.failed(text, "me", "why"), "/runner/runs/{}/failed", b'{"runner_id":"me","error":"why"}'),
     (
-        lambda text: outbox.stopped(text, "me", "SIGKILL"),
+        lambda text: delivery.stopped(text, "me", "SIGKILL"),
         "/runner/runs/{}/stopped",
         b'{"runner_id":"me","signal":"SIGKILL"}',
     ),
     (
-        lambda text: outbox.bind(text, wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
+        lambda text: delivery.bind(text, wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
         "/sessions/{}/bind",
         b'{"executor_session_id":"e","hostname":"h","executor_profile":"p"}',
     ),
     (
-        lambda text: outbox.session_ended(text, "me", "stopped"),
+        lambda text: delivery.session_ended(text, "me", "stopped"),
         "/runner/sessions/{}/status",
         b'{"runner_id":"me","status":"stopped"}',
     ),
     (
-        lambda text: outbox.event(text, b'{"event_type": "result"}'),
+        lambda text: delivery.event(text, b'{"event_type": "result"}'),
         "/sessions/{}/events",
         b'{"event_type": "result"}',
     ),
@@ -248,9 +212,9 @@ PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
 def test_each_message_has_its_place_and_its_body(
     make: Callable[[str], Delivery], path: str, body: bytes, name: str, quoted: str
 ) -> None:
-    delivery = make(name)
-    assert (delivery.method, delivery.path, delivery.body) == ("POST", path.format(quoted), body)
-    assert (delivery.patience_s is None) == path.startswith("/runner")
+    made = make(name)
+    assert (made.method, made.path, made.body) == ("POST", path.format(quoted), body)
+    assert (made.patience_s is None) == path.startswith("/runner")
 
 
 moves = st.sampled_from(["put", "put", "acknowledge", "refuse", "discard", "settle"])
@@ -264,7 +228,7 @@ def test_whatever_happens_order_is_kept_and_nothing_is_sent_twice(steps: list[st
 
 async def _live(steps: list[str]) -> None:
     gate = Gate()
-    box = Outbox(gate)
+    box = Outbox(gate, NothingKept())
     answers: dict[str, Answered] = {}
     for step in steps:
         match step:

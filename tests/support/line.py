@@ -1,0 +1,222 @@
+"""A runner's line to a coordinator that is not there, in virtual time."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import Polled, UnreadableRun
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import CoordinatorError, Unreachable
+from fsm_runner.coordinator.outbox import NothingKept, Outbox
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.transport import Answer
+from fsm_runner.executors.port import Assignment, SessionChannel
+from fsm_runner.lifecycle.channel import ChannelContext
+from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.outage import OutageWatch
+from fsm_runner.lifecycle.run import RunContext
+from fsm_runner.lifecycle.runs import Runs
+from fsm_runner.lifecycle.script_sync import ScriptSync
+from fsm_runner.lifecycle.session import SessionContext
+from fsm_runner.lifecycle.sessions import Sessions
+from tests.support.record import InstantRecord
+
+MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("session")
+PROJECT_DIR = tempfile.gettempdir()
+ME = "runner_me"
+RUN = wire.Run(run_id="run_1", session_id="ses_1")
+STOP = wire.StopRequest(run_id=RUN.run_id, session_id=RUN.session_id, runner_id=ME)
+REGISTERED = wire.Registered(runner_id=ME, poll_timeout_seconds=30, heartbeat_interval_seconds=10)
+REGISTRATION = wire.Registration(
+    hostname="host", project_dir=PROJECT_DIR, executor_profile="fake", executor=wire.ExecutorInfo(type="t", command="c")
+)
+TERMINAL_REPORTS = ("completed", "failed", "stopped")
+TIMES = LinkTimes(poll_timeout_s=30, heartbeat_interval_s=10)
+HOT_LOOP_POLLS = 1000
+
+PollAnswer = Polled | CoordinatorError | asyncio.Future[Polled]
+"""What a poll is answered; a future where the answer takes its time."""
+
+
+class FakeApi:
+    """The coordinator. It answers polls as it is told, and holds those that come after."""
+
+    url = "http://coordinator"
+
+    def __init__(self, polls: Iterable[PollAnswer] = ()) -> None:
+        self._polls = iter(polls)
+        self.calls: list[str] = []
+        """Of polls and look-ups, in order."""
+        self.polled_at_s: list[float] = []
+        self.hold_s: list[float] = []
+        self.beaten: list[float] = []
+        """The times at which a heartbeat was taken."""
+        self.silent_until_s = 0.0
+        """Heartbeats before this time are not answered."""
+        self.stop_answers: list[CoordinatorError | list[wire.StopRequest]] = []
+        self.claim_answers: list[CoordinatorError | list[wire.Run | UnreadableRun]] = []
+        self.asked_for_claims_at_s: list[float] = []
+        self.states: dict[str, wire.RunState] = {}
+        """Of runs; those that are not in it are running."""
+        self.delivered: list[str] = []
+        self.answers: list[asyncio.Future[None]] = []
+        """Of the next heartbeats and deliveries, which wait for them."""
+
+    async def register(self, registration: wire.Registration) -> wire.Registered:
+        return REGISTERED
+
+    async def poll(self, runner_id: str, hold_s: float) -> Polled:
+        assert len(self.polled_at_s) < HOT_LOOP_POLLS, "a hot loop of polls"
+        self.calls.append("poll")
+        self.polled_at_s.append(now_s())
+        self.hold_s.append(hold_s)
+        await asyncio.sleep(0)
+        answer = next(self._polls, None) or asyncio.get_running_loop().create_future()
+        if isinstance(answer, CoordinatorError):
+            raise answer
+        return answer if isinstance(answer, Polled) else await answer
+
+    async def stop_requests(self) -> list[wire.StopRequest]:
+        self.calls.append("look up")
+        answer = self.stop_answers.pop(0) if self.stop_answers else []
+        if isinstance(answer, CoordinatorError):
+            raise answer
+        return answer
+
+    async def claims(self, runner_id: str) -> list[wire.Run | UnreadableRun]:
+        assert runner_id == ME
+        self.calls.append("claims")
+        self.asked_for_claims_at_s.append(now_s())
+        answer = self.claim_answers.pop(0) if self.claim_answers else []
+        if isinstance(answer, CoordinatorError):
+            raise answer
+        return answer
+
+    async def run_state(self, run_id: str) -> wire.RunState:
+        return self.states.get(run_id, wire.RunState(status="running"))
+
+    async def heartbeat(self, runner_id: str) -> None:
+        if self.answers:
+            await self.answers.pop(0)
+        if now_s() < self.silent_until_s:
+            raise Unreachable("502")
+        self.beaten.append(now_s())
+
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+        if self.answers:
+            await self.answers.pop(0)
+        self.delivered.append(path)
+        *_, subject, message = path.split("/")
+        if message in TERMINAL_REPORTS:
+            self.states[subject] = wire.RunState(status=message, error=msgspec.json.decode(body).get("error"))
+        return Answer(path, 200, b"{}")
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Endless:
+    """An execution that only a stop ends, and its executor."""
+
+    def __init__(self) -> None:
+        self._stopped = asyncio.Event()
+
+    async def wait(self) -> wire.CompletedSession:
+        await self._stopped.wait()
+        return "finished"
+
+    async def stop(self) -> wire.StopSignal:
+        self._stopped.set()
+        return "SIGTERM"
+
+    async def aclose(self) -> None:
+        self._stopped.set()
+
+
+class EndlessExecutor:
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def accept(self, run: wire.Run) -> None: ...
+
+    async def prepare(self, assignment: Assignment) -> None: ...
+
+    async def start(self, assignment: Assignment, session: SessionChannel) -> Endless:
+        self.begun.append(assignment.run.run_id)
+        return Endless()
+
+
+class Line:
+    """A link at work, and what it has posted."""
+
+    def __init__(self, api: FakeApi, times: LinkTimes, max_runs: int | None, outage_limit_s: float | None) -> None:
+        # Link and client take the API's methods as they come.
+        self.client = CoordinatorClient(api)  # type: ignore[arg-type]
+        self.posts: list[str] = []
+        self.record = InstantRecord()
+        self.executor = EndlessExecutor()
+        self.outbox = Outbox(self.client, NothingKept())
+        channels = ChannelContext(outbox=self.outbox, clock=EventClock(), hostname="host", executor_profile="fake")
+        session_context = SessionContext(
+            machine=SESSION_MACHINE,
+            channels=channels,
+            record=self.record,
+            run_timeout_s=None,
+            session_idle_timeout_s=None,
+        )
+        context = RunContext(
+            machine=MACHINE,
+            executor=self.executor,
+            channels=channels,
+            record=self.record,
+            look_up=self.client.found_run,
+            project_dir=PROJECT_DIR,
+            runner_values={},
+            run_timeout_s=None,
+            retry_interrupted=False,
+            observe=lambda run, state, *, final: None,
+        )
+        self.sessions = Sessions(session_context)
+        self.runs = Runs(context, self.sessions, max_runs)
+        self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
+        self.outage = OutageWatch(outage_limit_s, lambda reason: self._post("outage_too_long", reason))
+        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times, self.outage)
+
+    def _post(self, event: str, reason: object) -> None:
+        self.posts.append(event)
+
+    async def register_again(self) -> None:
+        self.link.set_registration(await self.client.register(REGISTRATION))
+
+
+@asynccontextmanager
+async def line(
+    api: FakeApi,
+    *,
+    registered: wire.Registered = REGISTERED,
+    times: LinkTimes = TIMES,
+    max_runs: int | None = None,
+    outage_limit_s: float | None = None,
+) -> AsyncIterator[Line]:
+    """Registered and claiming. What polls or beats and breaks is raised at the end."""
+    made = Line(api, times, max_runs, outage_limit_s)
+    made.link.set_registration(registered)
+    made.link.set_course(claiming=True, leaving=False)
+    tasks = [asyncio.create_task(made.link.poll_forever()), asyncio.create_task(made.link.beat_forever())]
+    try:
+        yield made
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(ended, asyncio.CancelledError), ended
+        made.outage.answered()
+        await made.runs.aclose()
+        await made.scripts.aclose()

@@ -1,0 +1,239 @@
+"""A coordinator without a network: it obeys whatever reaches it, as the deployed one does, and keeps account of it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import msgspec
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import Polled, UnreadableRun
+from fsm_runner.coordinator.faults import NoConnection, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator.transport import Answer
+from tests.support.mortal_journal import Life
+
+Value = TypeVar("Value")
+RUNNER_ID = "runner_1"
+TERMINAL = ("completed", "failed", "stopped")
+HOLD_S = 5.0
+REGISTERED = wire.Registered(runner_id=RUNNER_ID, poll_timeout_seconds=HOLD_S, heartbeat_interval_seconds=10)
+OK = Answer("POST /", 200, b"{}")
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What becomes of one call, and how long it takes."""
+
+    kind: Literal["none", "refused connection", "error", "lost answer"] = "none"
+    before_s: float = 0.0
+    """Until the coordinator hears of it."""
+    after_s: float = 0.0
+    """Until its answer, or what comes in its place, is there."""
+
+
+class HeldRun:
+    """A run as the coordinator has it."""
+
+    def __init__(self, run: wire.Run) -> None:
+        self.run = run
+        self.status = "pending"
+        self.error: str | None = None
+        self.reports: list[tuple[str, bytes]] = []
+        """The terminal reports that were acted upon."""
+        self.settled_by_itself = False
+        self.reopened: list[str] = []
+        """What was acted upon after a terminal report, and set run or session back to running."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status in TERMINAL
+
+    def take(self, message: str, body: bytes) -> None:
+        if message in TERMINAL:
+            self.reports.append((message, body))
+            self.status, self.error = message, msgspec.json.decode(body).get("error")
+            return
+        if self.reports:
+            self.reopened.append(message)
+        if message == "started":
+            self.status = "running"
+
+    def listed(self) -> wire.Run:
+        return msgspec.structs.replace(self.run, status=self.status, runner_id=RUNNER_ID)
+
+
+class ModelCoordinator:
+    """Knows one runner. `aclose` ends the polls that it still holds."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, HeldRun] = {}
+        self.knows_runner = False
+        self._stops: list[str] = []
+        self._polls: set[asyncio.Task[Polled]] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def all_settled(self) -> bool:
+        return all(run.is_settled for run in self.runs.values())
+
+    def submit(self, run: wire.Run) -> None:
+        self.runs[run.run_id] = HeldRun(run)
+        self._changed.set()
+
+    def stop(self, run_id: str) -> None:
+        run = self.runs[run_id]
+        if not run.is_settled:
+            run.status = "stopped" if run.status == "pending" else "stopping"
+            run.settled_by_itself = run.is_settled
+            self._stops.append(run.run.session_id)
+            self._changed.set()
+
+    def settle(self, run_id: str) -> None:
+        """As it does with the runs of a runner that it has not heard of for long."""
+        run = self.runs[run_id]
+        if not run.is_settled:
+            run.status, run.settled_by_itself = "failed", True
+
+    def restart(self) -> None:
+        """The registry is gone, and runs that were claimed are handed out again."""
+        self.knows_runner = False
+        for run in self.runs.values():
+            if run.status == "claimed":
+                run.status = "pending"
+        self._changed.set()
+
+    async def poll(self) -> Polled:
+        """It goes on when whoever polls has gone."""
+        self._check_registered()
+        poll = asyncio.create_task(self._hold(), name="a held poll")
+        self._polls.add(poll)
+        poll.add_done_callback(self._polls.discard)
+        return await asyncio.shield(poll)
+
+    async def _hold(self) -> Polled:
+        until_s = asyncio.get_running_loop().time() + HOLD_S
+        while (polled := self._next()) is None:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(until_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                return Polled()
+        return polled
+
+    def _next(self) -> Polled | None:
+        if self._stops:
+            stops, self._stops = tuple(self._stops), []
+            return Polled(stop_sessions=stops)
+        for run in self.runs.values():
+            if run.status == "pending":
+                run.status = "claimed"
+                return Polled(run=run.listed())
+        return None
+
+    def deliver(self, path: str, body: bytes) -> Answer:
+        *_, kind, subject, message = path.split("/")
+        if kind == "runs":
+            self._check_registered()
+            if subject not in self.runs:
+                raise Refused("404", 404)
+            self.runs[subject].take(message, body)
+        elif message == "bind":
+            of_session = [run for run in self.runs.values() if run.run.session_id == subject]
+            if all(run.is_settled for run in of_session):
+                of_session[-1].take(message, body)
+        return OK
+
+    def state(self, run_id: str) -> wire.RunState:
+        if run_id not in self.runs:
+            raise Refused("404", 404)
+        return wire.RunState(status=self.runs[run_id].status, error=self.runs[run_id].error)
+
+    def of_status(self, status: str) -> list[wire.Run]:
+        return [run.listed() for run in self.runs.values() if run.status == status]
+
+    def heartbeat(self) -> None:
+        self._check_registered()
+
+    def _check_registered(self) -> None:
+        if not self.knows_runner:
+            raise NotRegistered("401")
+
+    async def aclose(self) -> None:
+        for poll in self._polls:
+            poll.cancel()
+        if self._polls:
+            await asyncio.wait(self._polls)
+
+
+class Connection:
+    """The `CoordinatorApi` of one process, with the faults that its calls meet in turn."""
+
+    url = "http://coordinator"
+
+    def __init__(
+        self, coordinator: ModelCoordinator, life: Life, faults: deque[Fault], line_faults: deque[Fault]
+    ) -> None:
+        self._coordinator = coordinator
+        self._life = life
+        self._faults = faults
+        """Of messages and of what is asked about single runs."""
+        self._line_faults = line_faults
+
+    async def register(self, registration: wire.Registration) -> wire.Registered:
+        def take_in() -> wire.Registered:
+            self._coordinator.knows_runner = True
+            return REGISTERED
+
+        return await self._exchange(self._line_faults, take_in)
+
+    async def poll(self, runner_id: str, hold_s: float) -> Polled:
+        fault = self._next(self._line_faults)
+        await self._arrive(fault)
+        return await self._answer(fault, await self._coordinator.poll())
+
+    async def heartbeat(self, runner_id: str) -> None:
+        await self._exchange(self._line_faults, self._coordinator.heartbeat)
+
+    async def claims(self, runner_id: str) -> list[wire.Run | UnreadableRun]:
+        return list(await self._exchange(self._line_faults, lambda: self._coordinator.of_status("claimed")))
+
+    async def stop_requests(self) -> list[wire.StopRequest]:
+        stopping = await self._exchange(self._line_faults, lambda: self._coordinator.of_status("stopping"))
+        return [wire.StopRequest(run_id=run.run_id, session_id=run.session_id, runner_id=RUNNER_ID) for run in stopping]
+
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+        return await self._exchange(self._faults, lambda: self._coordinator.deliver(path, body))
+
+    async def run_state(self, run_id: str) -> wire.RunState:
+        return await self._exchange(self._faults, lambda: self._coordinator.state(run_id))
+
+    async def deregister(self, runner_id: str) -> None:
+        await self._exchange(deque(), lambda: None)
+
+    async def _exchange(self, faults: deque[Fault], act: Callable[[], Value]) -> Value:
+        fault = self._next(faults)
+        await self._arrive(fault)
+        return await self._answer(fault, act())
+
+    def _next(self, faults: deque[Fault]) -> Fault:
+        return faults.popleft() if faults else Fault()
+
+    async def _arrive(self, fault: Fault) -> None:
+        await self._life.go_on()
+        await asyncio.sleep(fault.before_s)
+        self._life.point()
+        await self._life.go_on()
+        if fault.kind == "refused connection":
+            raise NoConnection("refused")
+        if fault.kind == "error":
+            raise Unreachable("500")
+
+    async def _answer(self, fault: Fault, answer: Value) -> Value:
+        self._life.point()
+        await self._life.go_on()
+        await asyncio.sleep(fault.after_s)
+        await self._life.go_on()
+        if fault.kind == "lost answer":
+            raise Unreachable("reset")
+        return answer

@@ -1,0 +1,48 @@
+"""A deliverer for the outbox whose answers are given by hand."""
+
+import asyncio
+from collections import deque
+
+from fsm_runner.coordinator.delivery import Delivery
+from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.transport import Answer
+
+LANE = "ses_1"
+TAKEN = Answer("POST /", 200, b"{}")
+
+
+class Gate:
+    """A deliverer whose answers are given by hand, in the order of the calls."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.acknowledged: list[str] = []
+        self._open: deque[asyncio.Future[Answer]] = deque()
+
+    async def deliver(self, delivery: Delivery, *, in_doubt: bool = False) -> Answer:
+        self.begun.append(delivery.path)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._open.append(answer)
+        given = await answer
+        self.acknowledged.append(delivery.path)
+        return given
+
+    @property
+    def under_way(self) -> int:
+        return sum(not answer.done() for answer in self._open)
+
+    def acknowledge(self) -> None:
+        self._open.popleft().set_result(TAKEN)
+
+    def refuse(self) -> None:
+        self._open.popleft().set_exception(Refused("404", 404))
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something that is not there yet."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def message(path: str) -> Delivery:
+    return Delivery(path, b"{}")

@@ -1,0 +1,24 @@
+"""Where an earlier process may have left a life."""
+
+from collections.abc import Iterator
+
+from fsm_runner.lifecycle.actor import Position
+from fsm_runner.machine.spec import Spec
+
+
+def positions(spec: Spec) -> list[Position]:
+    """All states that are not final, each with all the outcomes that may be settled by then."""
+    return sorted(_found(spec), key=str)
+
+
+def _found(spec: Spec) -> Iterator[Position]:
+    seen: set[Position] = set()
+    waiting = [Position(spec.initial, None)]
+    while waiting:
+        position = waiting.pop()
+        if position in seen or spec.states[position.state].final:
+            continue
+        seen.add(position)
+        yield position
+        ways = [rule for rule in spec.transitions if position.state in rule.sources]
+        waiting += [Position(rule.to, position.outcome or rule.decides) for rule in ways]

@@ -1,0 +1,190 @@
+"""An actor goes on where an earlier process has left off, and writes each of its steps down."""
+
+import asyncio
+import tomllib
+
+import pytest
+
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.lifecycle.actor import Actor, Position
+from fsm_runner.machine.check import check
+from fsm_runner.machine.engine import Machine, Step
+from fsm_runner.machine.form import decode
+from tests.support import record
+from tests.support.record import InstantRecord
+from tests.support.virtual_time import run_virtually
+
+CHORE = """
+name = "chore"
+initial = "begun"
+
+[events]
+interrupted = "The process ended."
+quit = "No more of it."
+
+[states.begun]
+invoke = "work"
+timeout_s = 10
+on_done = "worked"
+on_error = "broke"
+on_timeout = "took_too_long"
+
+[states.mending]
+invoke = "mend"
+timeout_s = 10
+on_done = "mended"
+on_error = "broke"
+on_timeout = "took_too_long"
+ignore = ["interrupted"]
+
+[states.done]
+final = true
+outcome = "done"
+
+[states.spoiled]
+final = true
+outcome = "spoiled"
+
+[[transitions]]
+from = "begun"
+event = "interrupted"
+to = "mending"
+decides = "spoiled"
+[[transitions]]
+from = "begun"
+event = "worked"
+to = "done"
+decides = "done"
+[[transitions]]
+from = "mending"
+event = "mended"
+to = "done"
+decides = "done"
+[[transitions]]
+from = ["begun", "mending"]
+event = "quit"
+to = "done"
+decides = "done"
+[[transitions]]
+from = ["begun", "mending"]
+event = "broke"
+to = "spoiled"
+decides = "spoiled"
+[[transitions]]
+from = ["begun", "mending"]
+event = "took_too_long"
+to = "spoiled"
+decides = "spoiled"
+"""
+
+
+class Chore(Actor):
+    def __init__(self, left_at: Position | None, work_error: Exception | None = None) -> None:
+        decoded = decode(tomllib.loads(CHORE))
+        assert not decoded.problems
+        assert check(decoded.spec) == ()
+        self.record = InstantRecord()
+        self.performed: list[str] = []
+        self.passed: list[Step] = []
+        self._work_error = work_error
+        activities = {"work": self._work, "mend": self._mend}
+        super().__init__("chore 1", Machine(decoded.spec), activities, recorder=self.record, left_at=left_at)
+
+    def on_step(self, step: Step, payload: object) -> None:
+        self.passed.append(step)
+
+    async def _work(self) -> str:
+        self.performed.append("work")
+        await asyncio.sleep(1)
+        if self._work_error is not None:
+            raise self._work_error
+        return "well done"
+
+    async def _mend(self) -> int:
+        self.performed.append("mend")
+        return 3
+
+
+def lived(left_at: Position | None, work_error: Exception | None = None, quit_reason: object = None) -> Chore:
+    async def live() -> Chore:
+        chore = Chore(left_at, work_error)
+        if quit_reason is not None:
+            asyncio.get_running_loop().call_later(0.5, chore.post, "quit", quit_reason)
+        assert await chore.run() == chore.state
+        return chore
+
+    return run_virtually(live)
+
+
+def step(event: str, source: str | None, target: str, outcome: str | None, reason: str = "") -> record.Step:
+    return record.Step("chore", "chore 1", event, source, target, outcome, reason)
+
+
+def test_a_life_is_written_down_from_its_beginning() -> None:
+    chore = lived(None)
+    assert chore.record.steps == [
+        step("begun", None, "begun", None),
+        step("worked", "begun", "done", "done", "well done"),
+    ]
+    assert [passed.event for passed in chore.passed] == ["worked"]
+
+
+def test_a_life_that_was_left_behind_begins_with_the_interruption() -> None:
+    chore = lived(Position("begun", None))
+    assert chore.performed == ["mend"]
+    assert chore.record.steps == [
+        step("interrupted", "begun", "mending", "spoiled"),
+        step("mended", "mending", "done", "spoiled"),
+    ]
+    assert [passed.event for passed in chore.passed] == ["interrupted", "mended"]
+
+
+def test_a_state_that_ignores_the_interruption_is_entered_once_more_and_that_is_written_down() -> None:
+    chore = lived(Position("mending", "spoiled"))
+    assert chore.performed == ["mend"]
+    assert chore.record.steps == [
+        step("interrupted", "mending", "mending", "spoiled"),
+        step("mended", "mending", "done", "spoiled"),
+    ]
+    assert [passed.event for passed in chore.passed] == ["mended"]
+
+
+def test_what_an_earlier_process_has_settled_stands() -> None:
+    assert lived(Position("mending", "spoiled")).model.outcome == "spoiled"
+    assert lived(Position("mending", None)).model.outcome == "done"
+
+
+@pytest.mark.parametrize("state", ["", "polishing"])
+def test_a_state_that_the_spec_does_not_know_any_more_is_taken_for_the_initial_one(state: str) -> None:
+    chore = lived(Position(state, "polished"))
+    assert chore.performed == ["mend"]
+    assert chore.model.outcome == "spoiled"
+    assert chore.record.steps[0] == step("interrupted", "begun", "mending", "spoiled")
+
+
+def test_a_life_that_had_come_to_its_end_has_nothing_left_to_do() -> None:
+    chore = lived(Position("done", "done"))
+    assert (chore.performed, chore.passed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(FsmRunnerError("no brush"), "no brush"), (OSError(2, "gone"), "[Errno 2] gone"), (ValueError(), "ValueError")],
+)
+def test_why_an_activity_has_failed_is_written_down(error: Exception, reason: str) -> None:
+    assert lived(None, error).record.steps[-1] == step("broke", "begun", "spoiled", "spoiled", reason)
+
+
+@pytest.mark.parametrize(("said", "reason"), [("somebody wants it", "somebody wants it"), (42, "")])
+def test_why_an_event_was_posted_is_written_down(said: object, reason: str) -> None:
+    assert lived(None, quit_reason=said).record.steps[-1] == step("quit", "begun", "done", "done", reason)
+
+
+def test_an_ignored_event_is_not_written_down() -> None:
+    async def live() -> Chore:
+        chore = Chore(Position("mending", None))
+        chore.post("interrupted")
+        await chore.run()
+        return chore
+
+    assert [each.event for each in run_virtually(live).record.steps] == ["interrupted", "mended"]

@@ -1,0 +1,111 @@
+"""What becomes of log lines that nobody takes."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.logs import LogSink
+
+FULL_DEVICE = Path("/dev/full")
+
+LOGS_AND_EXITS = """
+import sys
+from loguru import logger
+from fsm_runner.logs import configure_logs
+configure_logs(verbose=False)
+for number in range(3):
+    logger.info("line {}", number)
+logger.opt(exception=ValueError("a fault")).error("it broke")
+print("still here")
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for end in (reader, writer):
+        try:
+            os.close(end)
+        except OSError:
+            continue
+
+
+def test_lines_that_no_reader_takes_are_counted_and_told_to_the_next_one(pipe: tuple[int, int], tmp_path: Path) -> None:
+    reader, writer = pipe
+    sink = LogSink(writer)
+    os.close(reader)
+    sink.write("first\n")
+    sink.write("second\n")
+    with (tmp_path / "log").open("wb") as file:
+        os.dup2(file.fileno(), writer)
+        sink.write("third\n")
+        sink.write("fourth\n")
+    said = "… 2 lines of this log could not be written: Broken pipe …\n"
+    assert (tmp_path / "log").read_text() == f"{said}third\nfourth\n"
+
+
+def test_a_line_that_was_cut_is_ended_before_the_next(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    sink = LogSink(writer)
+    long_line = "x" * 1_000_000 + "\n"
+    sink.write(long_line)
+    taken = os.read(reader, len(long_line))
+    sink.write("after\n")
+    why = os.strerror(errno.EAGAIN)
+    assert taken == b"x" * len(taken)
+    assert os.read(reader, 1000).decode() == f"\n… 1 lines of this log could not be written: {why} …\nafter\n"
+
+
+def test_text_that_has_no_form_in_bytes_is_written_as_its_escape(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    LogSink(writer).write("file \udcff\n")
+    assert os.read(reader, 100) == b"file \\udcff\n"
+
+
+@pytest.mark.parametrize("stderr", ["full", "closed by its reader", "closed"])
+def test_a_log_that_takes_nothing_leaves_the_program_as_it_is(stderr: str) -> None:
+    descriptor = _no_place_for_a_log(stderr)
+    command = [sys.executable, "-c", LOGS_AND_EXITS]
+    if stderr == "closed":
+        command = ["/bin/sh", "-c", '"$@" 2>&-', "sh", *command]
+    try:
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=descriptor, timeout=60)
+    finally:
+        os.close(descriptor)
+    assert (ended.returncode, ended.stdout) == (7, b"still here\n")
+
+
+def test_what_cannot_be_written_is_not_tried_again_at_the_end(tmp_path: Path) -> None:
+    """Python's own stream would hold a line back, and write it once there is room."""
+    log = tmp_path / "log"
+    program = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+from loguru import logger
+from fsm_runner.logs import configure_logs
+configure_logs(verbose=False)
+logger.info("lost")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+logger.info("kept")
+"""
+    with log.open("wb") as file:
+        subprocess.run([sys.executable, "-c", program], stderr=file, timeout=60, check=True)
+    first, second = log.read_text().splitlines()
+    assert first == "… 1 lines of this log could not be written: File too large …"
+    assert second.endswith("kept")
+
+
+def _no_place_for_a_log(kind: str) -> int:
+    if kind == "full" and FULL_DEVICE.exists():
+        return os.open(FULL_DEVICE, os.O_WRONLY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer

@@ -1,0 +1,117 @@
+"""An outage that lasts too long is noticed once, and what the runner makes of it."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from fsm_runner.coordinator.faults import Unreachable
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.outage import OutageWatch
+from tests.support.line import FakeApi, PollAnswer, line
+from tests.support.virtual_time import in_virtual_time
+
+RUNNER = load_machine("runner")
+
+
+class Told:
+    def __init__(self, limit_s: float | None) -> None:
+        self.at_s: list[float] = []
+        self.reasons: list[str] = []
+        self.watch = OutageWatch(limit_s, self._tell)
+
+    def _tell(self, reason: str) -> None:
+        self.at_s.append(asyncio.get_running_loop().time())
+        self.reasons.append(reason)
+
+
+@in_virtual_time
+async def test_an_outage_is_told_once_however_many_calls_fail() -> None:
+    told = Told(60)
+    for _ in range(30):
+        told.watch.unanswered()
+        await asyncio.sleep(10)
+    assert told.at_s == [60]
+    assert told.reasons == ["the coordinator has not answered for 60 s"]
+
+
+@in_virtual_time
+async def test_an_answer_ends_the_outage_and_the_next_one_is_told_again() -> None:
+    told = Told(60)
+    told.watch.unanswered()
+    await asyncio.sleep(59)
+    told.watch.answered()
+    await asyncio.sleep(100)
+    assert told.at_s == []
+    told.watch.unanswered()
+    await asyncio.sleep(100)
+    told.watch.answered()
+    told.watch.unanswered()
+    await asyncio.sleep(100)
+    assert told.at_s == [219, 319]
+
+
+@in_virtual_time
+async def test_without_a_limit_nothing_is_ever_told() -> None:
+    told = Told(None)
+    told.watch.unanswered()
+    await asyncio.sleep(1e6)
+    assert told.at_s == []
+
+
+@in_virtual_time
+async def test_answers_without_an_outage_change_nothing() -> None:
+    told = Told(60)
+    told.watch.answered()
+    await asyncio.sleep(100)
+    assert told.at_s == []
+
+
+@pytest.mark.parametrize(("away_s", "times"), [(50, 0), (100, 1), (1000, 1)])
+@in_virtual_time
+async def test_a_line_that_is_dead_for_too_long_is_told_once(away_s: float, times: int) -> None:
+    api = FakeApi(_away(away_s))
+    api.silent_until_s = away_s
+    async with line(api, outage_limit_s=70) as made:
+        await asyncio.sleep(away_s + 100)
+    assert made.posts.count("outage_too_long") == times
+
+
+def _away(away_s: float) -> Iterator[PollAnswer]:
+    while asyncio.get_running_loop().time() < away_s:
+        yield Unreachable("reset")
+
+
+@pytest.mark.parametrize("state", ["registering", "cut_off", "suspended"])
+def test_a_runner_gives_up_after_an_outage_that_is_too_long(state: str) -> None:
+    model = RUNNER.model()
+    model.state = state
+    for event in ("outage_too_long", "runs_ended", "not_deregistered"):
+        RUNNER.fire(model, event)
+    assert (model.state, model.outcome) == ("gave_up", "gave_up")
+
+
+def test_a_runner_that_the_coordinator_answers_does_not_give_up() -> None:
+    model = RUNNER.model()
+    model.state = "online"
+    assert not RUNNER.fire(model, "outage_too_long").taken
+    RUNNER.fire(model, "coordinator_lost")
+    RUNNER.fire(model, "coordinator_answered")
+    assert not RUNNER.fire(model, "outage_too_long").taken
+    assert model.outcome is None
+
+
+@pytest.mark.parametrize("state", [name for name, state in RUNNER.spec.states.items() if not state.final])
+def test_a_runner_claims_nothing_while_its_journal_is_stuck(state: str) -> None:
+    model = RUNNER.model()
+    model.state = state
+    model.facts = frozenset({"journal_is_stuck"})
+    RUNNER.fire(model, "journal_stuck")
+    assert model.state not in {"online", "cut_off"}
+    if model.state == "registering":
+        RUNNER.fire(model, "registered")
+        assert model.state == "suspended"
+    if model.state == "suspended":
+        model.facts = frozenset()
+        RUNNER.fire(model, "journal_unstuck")
+        assert model.state == "online"

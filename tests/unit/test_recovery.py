@@ -1,0 +1,219 @@
+"""What a runner does first with what an earlier process has left: in which order, and what it tells."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.delivery import Delivery
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.executors.port import Assignment
+from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.lifecycle.actor import Position
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.recovery import Recovery
+from tests.support.line import ME, RUN, TIMES, FakeApi, Line
+from tests.support.positions import positions
+from tests.support.virtual_time import in_virtual_time
+
+SESSION = load_machine("session")
+SESSION_STATUS = "/runner/sessions/ses_1/status"
+NOTHING = Recovered(runs=(), sessions=(), messages=(), ended=())
+
+
+class NotSwept(FsmRunnerError):
+    pass
+
+
+@asynccontextmanager
+async def successor(api: FakeApi) -> AsyncIterator[Line]:
+    made = Line(api, TIMES, None, None)
+    try:
+        yield made
+    finally:
+        await made.runs.aclose()
+        await made.scripts.aclose()
+
+
+def recovery(made: Line, left_behind: Recovered, killed: int = 0) -> Recovery:
+    return Recovery(left_behind, made.outbox, made.runs, made.sessions, lambda: killed)
+
+
+def open_run(state: str, outcome: str | None = None, run: bytes | None = None, report: Report | None = None) -> OpenRun:
+    return OpenRun(
+        run=msgspec.json.encode(RUN) if run is None else run,
+        run_id=RUN.run_id,
+        session_id=RUN.session_id,
+        runner_id=ME,
+        state=state,
+        outcome=outcome,
+        failure="",
+        report=report,
+        interruptions=0,
+    )
+
+
+def kept(number: int, message: Delivery) -> KeptMessage:
+    return KeptMessage(number, RUN.session_id, msgspec.msgpack.encode(message))
+
+
+def open_session(state: str, outcome: str | None = None) -> OpenSession:
+    content = msgspec.json.encode(RUN)
+    return OpenSession(session_id=RUN.session_id, run=content, runner_id=ME, state=state, outcome=outcome)
+
+
+@in_virtual_time
+async def test_processes_are_ended_before_anything_is_told_and_messages_come_before_the_end_of_their_run() -> None:
+    api = FakeApi()
+    told_when_swept: list[list[str]] = []
+
+    def sweep() -> int:
+        told_when_swept.append(list(api.delivered))
+        return 2
+
+    left_behind = msgspec.structs.replace(
+        NOTHING, runs=(open_run("executing"),), messages=(kept(1, delivery.event(RUN.session_id, b"{}")),)
+    )
+    async with successor(api) as made:
+        await Recovery(left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
+        await made.runs.all_ended()
+    assert told_when_swept == [[]]
+    assert api.delivered == ["/sessions/ses_1/events", "/runner/runs/run_1/failed"]
+
+
+@in_virtual_time
+async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -> None:
+    api = FakeApi()
+
+    def sweep() -> int:
+        raise NotSwept("process 4711 does not end")
+
+    left_behind = msgspec.structs.replace(
+        NOTHING, runs=(open_run("executing"),), messages=(kept(1, delivery.event(RUN.session_id, b"{}")),)
+    )
+    async with successor(api) as made:
+        with pytest.raises(NotSwept):
+            await Recovery(left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
+        await asyncio.sleep(10)
+        assert len(made.runs) == 0
+    assert api.delivered == []
+
+
+@in_virtual_time
+async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
+    api = FakeApi()
+    message = delivery.completed(RUN.run_id, ME)
+    left_behind = msgspec.structs.replace(
+        NOTHING,
+        runs=(open_run("reporting", "completed", report=Report(message.path, message.body)),),
+        messages=(kept(1, message),),
+    )
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    api.answers.append(answer)
+    async with successor(api) as made:
+        await recovery(made, left_behind).carry_out()
+        on_its_way_bytes = made.outbox.waiting_bytes(RUN.session_id)
+        await asyncio.sleep(10)
+        assert made.outbox.waiting_bytes(RUN.session_id) == on_its_way_bytes > 0
+        answer.set_result(None)
+        await made.runs.all_ended()
+        assert made.record.ended_runs == [RUN.run_id]
+    assert api.delivered == [message.path]
+
+
+@pytest.mark.parametrize("status", ["claimed", "completed"])
+@in_virtual_time
+async def test_a_run_that_an_earlier_process_has_ended_is_not_carried_out_when_it_is_handed_out_again(
+    status: str,
+) -> None:
+    api = FakeApi()
+    api.states[RUN.run_id] = wire.RunState(status=status)
+    message = delivery.completed(RUN.run_id, ME)
+    ended = EndedRun(RUN.run_id, Report(message.path, message.body))
+    async with successor(api) as made:
+        await recovery(made, msgspec.structs.replace(NOTHING, ended=(ended,))).carry_out()
+        assert made.runs.knows(RUN.run_id)
+        assert not made.runs.start(RUN, ME)
+        await made.runs.all_ended()
+        assert made.executor.begun == []
+    assert api.delivered == ([message.path] if status == "claimed" else [])
+
+
+@in_virtual_time
+async def test_a_run_that_cannot_be_read_any_more_is_failed_and_closed() -> None:
+    api = FakeApi()
+    async with successor(api) as made:
+        await recovery(made, msgspec.structs.replace(NOTHING, runs=(open_run("executing", run=b"{"),))).carry_out()
+        await made.runs.all_ended()
+        assert made.record.ended_runs == [RUN.run_id]
+    assert api.delivered == ["/runner/runs/run_1/failed"]
+
+
+POSITIONS = positions(SESSION.spec)
+
+
+@pytest.mark.parametrize("position", POSITIONS, ids="{0.state}-{0.outcome}".format)
+@in_virtual_time
+async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_of_its_runs(position: Position) -> None:
+    api, bodies = FakeApi(), list[bytes]()
+    deliver = api.deliver
+
+    async def keeping(path: str, body: bytes, method: str = "POST") -> object:
+        bodies.append(body)
+        return await deliver(path, body, method)
+
+    api.deliver = keeping  # type: ignore[method-assign,assignment]
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    api.answers.append(answer)  # of the run's report
+    async with successor(api) as made:
+        made.record.open_sessions.append(RUN.session_id)
+        made.record.commit_s = 1.0
+        left_behind = msgspec.structs.replace(
+            NOTHING,
+            runs=(open_run("reporting", "completed"),),
+            sessions=(open_session(position.state, position.outcome),),
+        )
+        await recovery(made, left_behind).carry_out()
+        await asyncio.sleep(10)
+        assert api.delivered == []
+        answer.set_result(None)
+        await made.runs.all_ended()
+        await made.sessions.close("the test is over")
+        assert made.record.open_sessions == []
+    assert api.delivered == ["/runner/runs/run_1/completed", SESSION_STATUS]
+    assert msgspec.json.decode(bodies[-1])["status"] == (position.outcome or "failed")
+
+
+@pytest.mark.parametrize("position", [each for each in POSITIONS if each.state != "idle"], ids=str)
+@pytest.mark.parametrize(("run_state", "outcome"), [("executing", None), ("stopping", "stopped")])
+@in_virtual_time
+async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run_alone(
+    position: Position, run_state: str, outcome: str | None
+) -> None:
+    api = FakeApi()
+    async with successor(api) as made:
+        made.record.open_sessions.append(RUN.session_id)
+        left_behind = msgspec.structs.replace(
+            NOTHING,
+            runs=(open_run(run_state, outcome),),
+            sessions=(open_session(position.state, position.outcome),),
+        )
+        await recovery(made, left_behind).carry_out()
+        await made.runs.all_ended()
+        await made.sessions.close("the test is over")
+        assert made.record.open_sessions == []
+    assert api.delivered == [f"/runner/runs/run_1/{outcome or 'failed'}"]
+
+
+@in_virtual_time
+async def test_a_session_that_was_left_behind_starts_nothing() -> None:
+    """Whatever an older spec makes of its state."""
+    async with successor(FakeApi()) as made:
+        made.record.open_sessions.append(RUN.session_id)
+        actor = made.sessions.take_up(Assignment(RUN, "", ME), Position("polishing", None))
+        await made.sessions.close("the test is over")
+        assert actor.state == "failed"
+        assert made.record.open_sessions == []

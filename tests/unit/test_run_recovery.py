@@ -1,0 +1,260 @@
+"""A run that an earlier process has left behind: what becomes of it, and what the coordinator is told."""
+
+import asyncio
+import tempfile
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator.outbox import NothingKept, Outbox
+from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.transport import Answer
+from fsm_runner.executors.port import Assignment, SessionChannel
+from fsm_runner.journal.journal import JournalStuck
+from fsm_runner.journal.records import OpenRun, Report
+from fsm_runner.lifecycle.actor import Position
+from fsm_runner.lifecycle.channel import ChannelContext
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, RunActor, RunContext
+from tests.support.positions import positions
+from tests.support.record import InstantRecord
+from tests.support.virtual_time import run_virtually
+
+MACHINE = load_machine("run")
+RUN = wire.Run(run_id="run_1", session_id="ses_1")
+TERMINAL = ("completed", "failed", "stopped")
+STATUSES = ("pending", "claimed", "running", "stopping", *TERMINAL, "unknown")
+FAILURE = "exit code 1"
+A_DAY_S = 86_400
+
+
+POSITIONS = positions(MACHINE.spec)
+UNSETTLED = [position for position in POSITIONS if position.outcome is None]
+SETTLED = [position for position in POSITIONS if position.outcome is not None]
+
+
+def named(value: object) -> str:
+    return f"{value.state}-{value.outcome}" if isinstance(value, Position) else str(value)
+
+
+class FakeApi:
+    """A coordinator that holds one run. `away`: how its first look-ups fail."""
+
+    def __init__(self, status: str, away: tuple[CoordinatorError, ...] = ()) -> None:
+        self.status = status
+        self.told: list[str] = []
+        self.bodies: list[bytes] = []
+        self.asked = 0
+        self._away = list(away)
+
+    async def run_state(self, run_id: str) -> wire.RunState:
+        self.asked += 1
+        if self._away:
+            raise self._away.pop(0)
+        if self.status == "unknown":
+            raise Refused("404", 404)
+        return wire.RunState(status=self.status, error=FAILURE if self.status == "failed" else None)
+
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+        self.told.append(path.rpartition("/")[2])
+        self.bodies.append(body)
+        return Answer(path, 200, b"{}")
+
+
+class Work:
+    async def wait(self) -> wire.CompletedSession:
+        return "finished"
+
+    async def stop(self) -> wire.StopSignal:
+        return "SIGTERM"
+
+    async def aclose(self) -> None: ...
+
+
+class Executor:
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def accept(self, run: wire.Run) -> None: ...
+
+    async def prepare(self, assignment: Assignment) -> None: ...
+
+    async def start(self, assignment: Assignment, session: SessionChannel) -> Work:
+        self.begun += 1
+        return Work()
+
+
+class Life(NamedTuple):
+    actor: RunActor
+    api: FakeApi
+    executor: Executor
+    record: InstantRecord
+    took_s: float
+
+
+def lived(
+    api: FakeApi, left_behind: OpenRun | None, *, retry: bool = False, stuck: bool = False, stop: bool = False
+) -> Life:
+    executor, record = Executor(), InstantRecord()
+    if stuck:
+        record.stuck = JournalStuck(None, "database or disk is full")
+
+    async def live() -> Life:
+        client = CoordinatorClient(api)  # type: ignore[arg-type] # it takes the API's methods as they come
+        outbox = Outbox(client, NothingKept())
+        context = RunContext(
+            machine=MACHINE,
+            executor=executor,
+            channels=ChannelContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p"),
+            record=record,
+            look_up=client.found_run,
+            project_dir=tempfile.gettempdir(),
+            runner_values={},
+            run_timeout_s=None,
+            retry_interrupted=retry,
+            observe=lambda run, state, *, final: None,
+        )
+        actor = RunActor(RUN, "me", context, left_behind)
+        if stop:
+            actor.post("stop_requested", "the operator")
+        await actor.live()
+        await outbox.aclose()
+        return Life(actor, api, executor, record, asyncio.get_running_loop().time())
+
+    return run_virtually(live)
+
+
+def left(position: Position, *, interruptions: int = 0, has_report: bool = False) -> OpenRun:
+    """What the journal has of it."""
+    body = msgspec.json.encode({"runner_id": "me", "error": FAILURE})
+    return OpenRun(
+        run=msgspec.json.encode(RUN),
+        run_id=RUN.run_id,
+        session_id=RUN.session_id,
+        runner_id="me",
+        state=position.state,
+        outcome=position.outcome,
+        failure=FAILURE if position.outcome == "failed" else "",
+        report=Report(f"/runner/runs/run_1/{position.outcome}", body) if has_report else None,
+        interruptions=interruptions,
+    )
+
+
+def expected(status: str, *, again: bool) -> tuple[str, list[str]]:
+    """The final state, and what is told, of a run whose end was not settled."""
+    if status == "stopping":
+        return "stopped", ["stopped"]
+    if status not in OPEN_STATUSES:
+        return "settled_elsewhere", []
+    return ("completed", ["started", "completed"]) if again else ("failed", ["failed"])
+
+
+@pytest.mark.parametrize("interruptions", [0, INTERRUPTIONS_LIMIT - 1, INTERRUPTIONS_LIMIT])
+@pytest.mark.parametrize("retry", [False, True])
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("position", UNSETTLED, ids=named)
+def test_a_run_that_was_not_settled_ends_as_the_coordinator_has_it(
+    position: Position, status: str, retry: bool, interruptions: int
+) -> None:
+    life = lived(FakeApi(status), left(position, interruptions=interruptions), retry=retry)
+    again = retry and interruptions < INTERRUPTIONS_LIMIT
+    assert (life.actor.state, life.api.told) == expected(status, again=again)
+    assert life.executor.begun == life.api.told.count("started")
+    assert life.record.written_down(RUN.run_id) == (life.actor.state, life.actor.model.outcome)
+    assert life.record.ended_runs == [RUN.run_id]
+    assert life.record.claims == [], "it was claimed by the earlier process"
+    assert life.record.steps[0].event == "interrupted"
+
+
+@pytest.mark.parametrize("position", UNSETTLED, ids=named)
+def test_a_run_that_was_interrupted_fails_saying_so(position: Position) -> None:
+    life = lived(FakeApi("running"), left(position))
+    error = msgspec.json.decode(life.api.bodies[-1])["error"]
+    assert error == life.actor.failure
+    assert error.startswith("interrupted: ")
+    assert error.endswith(position.state.replace("_", " "))
+    report = life.record.reports[RUN.run_id]
+    assert (report.path, report.body) == ("/runner/runs/run_1/failed", life.api.bodies[-1])
+
+
+@pytest.mark.parametrize("has_report", [False, True])
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("position", SETTLED, ids=named)
+def test_a_run_that_was_settled_is_reported_unless_the_coordinator_has_just_that(
+    position: Position, status: str, has_report: bool
+) -> None:
+    """Also where the report is not in the journal: on a full disk it may have been told all the same."""
+    life = lived(FakeApi(status), left(position, has_report=has_report), retry=True)
+    assert life.actor.state == position.outcome
+    assert life.api.told == ([] if status == position.outcome else [position.outcome])
+    assert life.executor.begun == 0
+    assert life.record.ended_runs == [RUN.run_id]
+
+
+@pytest.mark.parametrize("position", SETTLED, ids=named)
+def test_a_report_that_was_written_down_is_told_as_it_was(position: Position) -> None:
+    left_behind = left(position, has_report=True)
+    assert left_behind.report is not None
+    life = lived(FakeApi("running"), left_behind)
+    assert life.api.bodies == [left_behind.report.body]
+
+
+def test_there_are_positions_to_try() -> None:
+    assert {position.state for position in POSITIONS} == {
+        name for name, state in MACHINE.spec.states.items() if not state.final
+    }
+    assert {position.outcome for position in SETTLED} == set(TERMINAL)
+
+
+@pytest.mark.parametrize("position", UNSETTLED, ids=named)
+def test_a_coordinator_that_is_away_is_waited_for(position: Position) -> None:
+    away = (Unreachable("502"), NoConnection("refused"), NotRegistered("401")) * 3
+    life = lived(FakeApi("running", away), left(position))
+    assert life.api.asked > len(away)
+    assert life.actor.state == "failed"
+    assert life.api.told == ["failed"]
+
+
+def test_a_coordinator_that_does_not_come_back_is_told_after_a_day() -> None:
+    class Away(FakeApi):
+        async def run_state(self, run_id: str) -> wire.RunState:
+            if asyncio.get_running_loop().time() < A_DAY_S + 10:
+                raise Unreachable("502")
+            return await super().run_state(run_id)
+
+    life = lived(Away("running"), left(UNSETTLED[0]))
+    assert life.actor.state == "failed"
+    assert A_DAY_S <= life.took_s <= A_DAY_S + 60
+    assert life.api.told == ["failed"]
+    assert "not done within the time limit" in life.actor.failure
+
+
+@pytest.mark.parametrize("position", UNSETTLED, ids=named)
+def test_a_run_that_is_stopped_while_it_is_looked_up_is_reported_as_stopped(position: Position) -> None:
+    life = lived(FakeApi("running", (Unreachable("502"),) * 100), left(position), retry=True, stop=True)
+    assert (life.actor.state, life.api.told, life.executor.begun) == ("stopped", ["stopped"], 0)
+
+
+@pytest.mark.parametrize("state", ["", "polishing"])
+def test_a_run_in_a_state_that_is_not_known_any_more_is_taken_up_from_the_beginning(state: str) -> None:
+    assert lived(FakeApi("claimed"), left(Position(state, None))).api.told == ["failed"]
+    assert lived(FakeApi("completed"), left(Position(state, None))).actor.state == "settled_elsewhere"
+
+
+def test_a_claim_that_cannot_be_written_down_fails_the_run_with_that_reason() -> None:
+    life = lived(FakeApi("claimed"), None, stuck=True)
+    assert (life.actor.state, life.api.told, life.executor.begun) == ("failed", ["failed"], 0)
+    error = msgspec.json.decode(life.api.bodies[-1])["error"]
+    assert "journal" in error
+    assert "cannot be written: database or disk is full" in error
+
+
+@pytest.mark.parametrize("position", SETTLED, ids=named)
+def test_an_end_that_cannot_be_written_down_is_reported_all_the_same(position: Position) -> None:
+    life = lived(FakeApi("running"), left(position), stuck=True)
+    assert life.actor.state == position.outcome
+    assert life.api.told == [position.outcome]
