@@ -103,7 +103,7 @@ async def assembled_runner(
             scripts,
             {"grace_period_s": config.grace_period_s, "stop_limit_s": STOP_LIMIT_S},
             LinkTimes(poll_timeout_s=config.poll_timeout_s, heartbeat_interval_s=config.heartbeat_interval_s),
-            Recovery(journal.recovered, outbox, runs, sessions, keeping.sweep),
+            Recovery(journal.take_recovered, outbox, runs, sessions, keeping.sweep),
             journal,
             config.exit_after_outage_s,
         )

@@ -74,7 +74,12 @@ class Kept(Protocol):
     def session_id(self) -> str: ...
 
     @property
-    def content(self) -> bytes: ...
+    def content(self) -> bytes | None:
+        """None where it is long, and read back from the keeper when it is its turn."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the content, where that is None."""
 
 
 Answered = asyncio.Future[Answer | Refused]
@@ -141,13 +146,24 @@ class Outbox:
     def restore(self, messages: Iterable[Kept]) -> None:
         """Send what an earlier process has left, in its order. To be called before anything is put."""
         for message in messages:
-            try:
-                delivery = _decoded(message.content)
-            except msgspec.DecodeError as defect:
-                logger.error("{}: a message that was kept cannot be read: {}", message.session_id, defect)
+            letter = self._restored(message)
+            if letter is None:
                 self._keeper.message_gone(message.id)
-                continue
-            self._add(message.session_id, _Letter(delivery, message.id, in_doubt=True))
+            else:
+                self._add(message.session_id, letter)
+
+    def _restored(self, message: Kept) -> _Letter | None:
+        """None where it cannot be read."""
+        if message.content is None:
+            letter = _Letter(Delivery("", b""), message.id, in_doubt=True)
+            letter.size_bytes = message.size_bytes
+            letter.drop_body()
+            return letter
+        try:
+            return _Letter(_decoded(message.content), message.id, in_doubt=True)
+        except msgspec.DecodeError as defect:
+            logger.error("{}: a message that was kept cannot be read: {}", message.session_id, defect)
+            return None
 
     def ending_of(self, subject: str) -> Answered | None:
         """The message that tells the end of this run or session, where it is on its way."""

@@ -24,7 +24,7 @@ from fsm_runner.journal.batch import (
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, KEPT_LIMITS, KeptLimits
 from fsm_runner.journal.moments import utc_text
-from fsm_runner.journal.records import Report
+from fsm_runner.journal.records import Recovered, Report
 from fsm_runner.journal.writer import Writer
 
 
@@ -160,6 +160,11 @@ class Journal:
     def message_gone(self, message_id: int) -> None:
         self._flusher.pending.forget_message(message_id)
         self._flusher.noted()
+
+    def take_recovered(self) -> Recovered:
+        """What an earlier process left, once: whoever takes it up needs no second copy in memory."""
+        recovered, self.recovered = self.recovered, Recovered(runs=(), sessions=(), messages=(), ended=())
+        return recovered
 
     async def message(self, message_id: int) -> bytes:
         """The content of a message that is kept. Raises KeyError where it is gone, JournalUnreadable."""

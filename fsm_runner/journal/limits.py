@@ -13,6 +13,9 @@ BUSY_WITHIN_S = 1.0
 ENDED_RECOVERED = 1_000
 """So many ended runs are known again after a restart, so that one handed out twice is not executed twice."""
 
+RECOVERED_CONTENT_BYTES = 128 * 1024
+"""The longest message that is read when the journal is opened. The end of a run is never longer."""
+
 PRUNE_EACH_S = 60.0
 """Between two times that old records are looked for."""
 PRUNED_SUBJECTS = 50

@@ -45,7 +45,10 @@ class KeptMessage(msgspec.Struct, frozen=True):
 
     id: int
     session_id: str
-    content: bytes
+    content: bytes | None
+    """None where it is long: `Journal.message` reads it when it is needed."""
+    size_bytes: int = 0
+    """Of the content, where that is None."""
 
 
 class EndedRun(msgspec.Struct, frozen=True):

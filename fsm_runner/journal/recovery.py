@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fsm_runner.journal.limits import ENDED_RECOVERED
+from fsm_runner.journal.limits import ENDED_RECOVERED, RECOVERED_CONTENT_BYTES
 from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
 from fsm_runner.journal.schema import RUN, SESSION
 
@@ -15,7 +15,9 @@ _OPEN_RUNS = """
 SELECT run, run_id, session_id, runner_id, report_path, report_body FROM runs WHERE ended_at IS NULL ORDER BY seq
 """
 _OPEN_SESSIONS = "SELECT session_id, run, runner_id, after_seq FROM sessions WHERE ended_at IS NULL ORDER BY seq"
-_MESSAGES = "SELECT id, session_id, content FROM messages ORDER BY id"
+_MESSAGES = """
+SELECT id, session_id, CASE WHEN length(content) <= :most THEN content END, length(content) FROM messages ORDER BY id
+"""
 _ENDED_RUNS = """
 SELECT run_id, report_path, report_body FROM runs WHERE ended_at IS NOT NULL AND report_path IS NOT NULL
 ORDER BY ended_at DESC, seq DESC LIMIT ?
@@ -40,9 +42,14 @@ def recover(connection: sqlite3.Connection) -> Recovered:
     return Recovered(
         runs=tuple(_open_runs(connection)),
         sessions=tuple(_open_sessions(connection)),
-        messages=tuple(KeptMessage(*row) for row in connection.execute(_MESSAGES)),
+        messages=tuple(_messages(connection)),
         ended=tuple(EndedRun(run_id, Report(path, body)) for run_id, path, body in reversed(newest_first)),
     )
+
+
+def _messages(connection: sqlite3.Connection) -> Iterator[KeptMessage]:
+    for number, session_id, content, size_bytes in connection.execute(_MESSAGES, {"most": RECOVERED_CONTENT_BYTES}):
+        yield KeptMessage(number, session_id, content, 0 if content is not None else size_bytes)
 
 
 def last_number(connection: sqlite3.Connection, table: str) -> int:

@@ -1,7 +1,7 @@
 """Takes up what an earlier process of this runner has left: its processes, its messages, its runs and sessions."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from loguru import logger
@@ -9,7 +9,7 @@ from loguru import logger
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.executors.port import Assignment
-from fsm_runner.journal.records import OpenSession, Recovered
+from fsm_runner.journal.records import OpenRun, OpenSession, Recovered
 from fsm_runner.lifecycle.actor import Position
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.sessions import Sessions
@@ -22,8 +22,10 @@ Sweep = Callable[[], int]
 
 
 class Recovery:
-    def __init__(self, left_behind: Recovered, outbox: Outbox, runs: Runs, sessions: Sessions, sweep: Sweep) -> None:
-        self._left_behind = left_behind
+    def __init__(
+        self, take_left_behind: Callable[[], Recovered], outbox: Outbox, runs: Runs, sessions: Sessions, sweep: Sweep
+    ) -> None:
+        self._take_left_behind = take_left_behind
         self._outbox = outbox
         self._runs = runs
         self._sessions = sessions
@@ -35,14 +37,15 @@ class Recovery:
         Raises `FsmRunnerError` where a process does not end.
         """
         await asyncio.to_thread(self._sweep)
-        self._outbox.restore(self._left_behind.messages)
-        self._runs.remember(self._left_behind.ended)
-        for run in self._left_behind.runs:
+        left_behind = self._take_left_behind()
+        self._outbox.restore(left_behind.messages)
+        self._runs.remember(left_behind.ended)
+        for run in left_behind.runs:
             self._runs.take_up(run)
-        for session in self._left_behind.sessions:
-            self._take_up(session)
+        for session in left_behind.sessions:
+            self._take_up(session, left_behind.runs)
 
-    def _take_up(self, session: OpenSession) -> None:
+    def _take_up(self, session: OpenSession, open_runs: Iterable[OpenRun]) -> None:
         try:
             run = msgspec.json.decode(session.run, type=wire.Run)
         except wire.DECODE_FAULTS as defect:
@@ -50,6 +53,6 @@ class Recovery:
             return
         first = Assignment(run, run.project_dir or "", session.runner_id)
         actor = self._sessions.take_up(first, Position(session.state, session.outcome))
-        open_runs = [each for each in self._left_behind.runs if each.session_id == session.session_id]
-        if session.state == "idle" or not any(each.state in IN_A_TURN for each in open_runs):
+        states = {run.state for run in open_runs if run.session_id == session.session_id}
+        if session.state == "idle" or not states & IN_A_TURN:
             actor.had_its_turns(self._runs.ends_of(session.session_id))

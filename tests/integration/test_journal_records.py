@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.journal.journal import Journal
+from fsm_runner.journal.limits import RECOVERED_CONTENT_BYTES
 from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
 
 NOTHING = Recovered(runs=(), sessions=(), messages=(), ended=())
@@ -192,6 +193,19 @@ async def test_messages_are_kept_in_order_until_they_are_gone(folder: Path) -> N
         KeptMessage(one, "ses_1", b"one"),
         KeptMessage(three, "ses_1", b"three"),
     )
+
+
+async def test_a_long_message_is_not_read_before_it_is_asked_for(folder: Path) -> None:
+    longest, longer = bytes(RECOVERED_CONTENT_BYTES), bytes(RECOVERED_CONTENT_BYTES + 1)
+    async with opened(folder) as journal:
+        first, second = (journal.message_put("ses_1", content) for content in (longest, longer))
+    async with opened(folder) as journal:
+        assert journal.take_recovered().messages == (
+            KeptMessage(first, "ses_1", longest),
+            KeptMessage(second, "ses_1", None, len(longer)),
+        )
+        assert await journal.message(second) == longer
+        assert journal.take_recovered().messages == ()
 
 
 async def test_ids_of_messages_rise_over_restarts_also_when_none_is_left(folder: Path) -> None:

@@ -56,7 +56,7 @@ def free(journal: Journal) -> None:
     set_pragma(journal, "max_page_count=1000000")
 
 
-def contents(messages: tuple[KeptMessage, ...]) -> list[bytes]:
+def contents(messages: tuple[KeptMessage, ...]) -> list[bytes | None]:
     return [message.content for message in messages]
 
 

@@ -95,7 +95,7 @@ class MortalJournal:
 
     async def message(self, message_id: int) -> bytes:
         await self._life.go_on()
-        return next(each.content for each in recovered(self.notes).messages if each.id == message_id)
+        return next(each.content or b"" for each in recovered(self.notes).messages if each.id == message_id)
 
     async def written(self) -> None:
         await self._life.go_on()

@@ -164,7 +164,7 @@ class Process:
             ScriptSync(client, Path(PROJECT_DIR)),
             {"grace_period_s": 60, "stop_limit_s": 20},
             TIMES,
-            Recovery(journal.recovered, outbox, runs, sessions, lambda: 0),
+            Recovery(lambda: journal.recovered, outbox, runs, sessions, lambda: 0),
             journal,  # type: ignore[arg-type]
             None,
         )

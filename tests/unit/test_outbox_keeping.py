@@ -181,6 +181,26 @@ async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_h
     await box.aclose()
 
 
+async def test_a_long_message_of_an_earlier_process_is_read_when_it_is_its_turn() -> None:
+    gate, shelf = Doubting(), Shelf()
+    long = Delivery("long", bytes(10_000))
+    ids = [shelf.message_put(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
+    first, second = shelf.left_behind()
+    box = Outbox(gate, shelf)
+    box.restore([first, KeptMessage(second.id, LANE, None, size_bytes=10_000)])
+    await settle()
+    assert box.waiting_bytes(LANE) > 10_000
+    assert shelf.read == []
+    gate.acknowledge()
+    await settle()
+    assert shelf.read == [ids[1]]
+    assert gate.deliveries[-1][0] == long
+    gate.acknowledge()
+    await settle()
+    assert shelf.messages == {}
+    assert box.waiting_bytes(LANE) == 0
+
+
 async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> None:
     gate, shelf = Gate(), Shelf()
     box = Outbox(gate, shelf)

@@ -39,7 +39,7 @@ async def successor(api: FakeApi) -> AsyncIterator[Line]:
 
 
 def recovery(made: Line, left_behind: Recovered, killed: int = 0) -> Recovery:
-    return Recovery(left_behind, made.outbox, made.runs, made.sessions, lambda: killed)
+    return Recovery(lambda: left_behind, made.outbox, made.runs, made.sessions, lambda: killed)
 
 
 def open_run(state: str, outcome: str | None = None, run: bytes | None = None, report: Report | None = None) -> OpenRun:
@@ -78,7 +78,7 @@ async def test_processes_are_ended_before_anything_is_told_and_messages_come_bef
         NOTHING, runs=(open_run("executing"),), messages=(kept(1, delivery.event(RUN.session_id, b"{}")),)
     )
     async with successor(api) as made:
-        await Recovery(left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
+        await Recovery(lambda: left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
         await made.runs.all_ended()
     assert told_when_swept == [[]]
     assert api.delivered == ["/sessions/ses_1/events", "/runner/runs/run_1/failed"]
@@ -96,7 +96,7 @@ async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -
     )
     async with successor(api) as made:
         with pytest.raises(NotSwept):
-            await Recovery(left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
+            await Recovery(lambda: left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
         await asyncio.sleep(10)
         assert len(made.runs) == 0
     assert api.delivered == []
