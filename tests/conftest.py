@@ -1,6 +1,9 @@
 """Applies to all tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from hypothesis import settings
 from loguru import logger
@@ -13,3 +16,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "development")
 
 # Loguru's own handler would write every line of every run to the report of a failing test.
 logger.remove()
+
+# Runners that are not told where to keep their journals keep them here, and not with those of whoever runs the tests.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="fsm-runner-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)

@@ -7,6 +7,7 @@ from fsm_runner.cli.app import app
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, FsmRunnerError
 
 _STDOUT_DESCRIPTOR = 1
+_STDERR_DESCRIPTOR = 2
 
 
 def main() -> None:
@@ -14,13 +15,24 @@ def main() -> None:
     try:
         app()
     except FsmRunnerError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up yet
+        _say(error)
         sys.exit(error.exit_code)
     except OSError as fault:
         # What the system refuses and no command has words for, such as a full disk behind standard output.
-        print(f"error: {fault}", file=sys.stderr)  # noqa: T201 - as above
-        # The interpreter writes at its exit what standard output still holds, and would fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT_DESCRIPTOR)
+        _say(fault)
+        _drop(_STDOUT_DESCRIPTOR)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_ABORTED)
+
+
+def _say(error: Exception) -> None:
+    try:
+        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log may not be set up yet
+    except OSError:  # a full disk behind it, or nobody who reads; the exit code says enough
+        _drop(_STDERR_DESCRIPTOR)
+
+
+def _drop(descriptor: int) -> None:
+    """The interpreter writes at its exit what a stream still holds, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -42,8 +42,8 @@ class CoordinatorClient:
         self.policies = policies
         self.on_registration_lost = on_registration_lost
         self.on_away: Callable[[], None] = lambda: None
-        """Told of each registration that is not answered."""
-        self.on_registered: Callable[[], None] = lambda: None
+        """Told of each registration and message that is not answered."""
+        self.on_answer: Callable[[], None] = lambda: None
         self._sleep = sleep
         self._now = now
         self._answered_at_s = now()
@@ -81,7 +81,7 @@ class CoordinatorClient:
             registered = await self._own_registration(duplicate)
         self.registrations += 1
         self._last = registered
-        self.on_registered()
+        self.note_answer()
         self.wake()
         return registered
 
@@ -141,6 +141,7 @@ class CoordinatorClient:
     def note_answer(self) -> None:
         """The coordinator has answered something: what fails all the same does so by itself."""
         self._answered_at_s = self._now()
+        self.on_answer()
 
     def wake(self) -> None:
         """The coordinator is back: what waits to be delivered is tried at once."""
@@ -200,6 +201,7 @@ class _Attempts:
                 self._client.on_registration_lost()
             raise
         except (Unreachable, NotAuthenticated) as fault:
+            self._client.on_away()
             self._lose_patience(fault)
             raise
         self._client.note_answer()

@@ -6,6 +6,8 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import path_segment
 
+ENDED = frozenset({"completed", "failed", "stopped"})
+
 
 class RunEnding(msgspec.Struct, frozen=True, tag="run"):
     """How a run has ended: what the coordinator says of it once it has taken the report."""
@@ -14,9 +16,13 @@ class RunEnding(msgspec.Struct, frozen=True, tag="run"):
     """The run's id."""
     status: wire.RunStatus
     error: str | None = None
+    overrules: bool = True
+    """Whether it is told although the coordinator holds another end."""
 
     def is_known(self, found: wire.RunState) -> bool:
-        """Whether the coordinator holds just this."""
+        """Whether the coordinator holds this, or another end that stands."""
+        if not self.overrules and found.status in ENDED:
+            return True
         return found.status == self.status and (self.error is None or found.error == self.error)
 
 
@@ -49,12 +55,14 @@ def completed(run_id: str, runner_id: str, session_status: wire.CompletedSession
     return _ending(RunEnding(run_id, "completed"), body)
 
 
-def failed(run_id: str, runner_id: str, error: str) -> Delivery:
-    return _ending(RunEnding(run_id, "failed", error), wire.Failed(runner_id=runner_id, error=error))
+def failed(run_id: str, runner_id: str, error: str, *, overrules: bool = True) -> Delivery:
+    ending = RunEnding(run_id, "failed", error, overrules)
+    return _ending(ending, wire.Failed(runner_id=runner_id, error=error))
 
 
-def stopped(run_id: str, runner_id: str, signal: wire.StopSignal) -> Delivery:
-    return _ending(RunEnding(run_id, "stopped"), wire.Stopped(runner_id=runner_id, signal=signal))
+def stopped(run_id: str, runner_id: str, signal: wire.StopSignal, *, overrules: bool = True) -> Delivery:
+    ending = RunEnding(run_id, "stopped", overrules=overrules)
+    return _ending(ending, wire.Stopped(runner_id=runner_id, signal=signal))
 
 
 def session_ended(session_id: str, runner_id: str, status: wire.EndedSession) -> Delivery:

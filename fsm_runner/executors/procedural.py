@@ -13,6 +13,7 @@ from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.process.child import Child, Exit
+from fsm_runner.threads import in_thread
 
 TIME_LIMIT_S = 300.0
 TIME_LIMIT_EXIT_CODE = 124
@@ -84,7 +85,7 @@ class ProceduralExecutor:
     async def _command(self, agent: Agent) -> list[str]:
         if agent.script is not None:
             # A script that is being replaced is waited for.
-            return await asyncio.to_thread(scripts.script_command, self._project_dir, agent.script)
+            return await in_thread(scripts.script_command, self._project_dir, agent.script)
         return self._own_command(agent)
 
     def _own_command(self, agent: Agent) -> list[str]:

@@ -34,6 +34,7 @@ class SettledRow(NamedTuple):
     run_id: str
     path: str
     body: bytes
+    overrules: bool = True
 
 
 class EndedRow(NamedTuple):

@@ -124,7 +124,7 @@ class Journal:
     def settled(self, run_id: str, report: Report) -> None:
         """How an open run ended, before the coordinator is told. The latest stands."""
         key = _storable(run_id)
-        self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body)
+        self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body, report.overrules)
         self._flusher.noted()
 
     def ended(self, run_id: str) -> None:

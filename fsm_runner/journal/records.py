@@ -8,6 +8,8 @@ class Report(msgspec.Struct, frozen=True):
 
     path: str
     body: bytes
+    overrules: bool = True
+    """Whether it is told although the coordinator holds another end."""
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ FAILED = "failed"
 INTERRUPTED = "interrupted"
 
 _OPEN_RUNS = """
-SELECT run, run_id, session_id, runner_id, report_path, report_body FROM runs WHERE ended_at IS NULL ORDER BY seq
+SELECT run, run_id, session_id, runner_id, report_path, report_body, report_overrules
+FROM runs WHERE ended_at IS NULL ORDER BY seq
 """
 _OPEN_SESSIONS = "SELECT session_id, run, runner_id, after_seq FROM sessions WHERE ended_at IS NULL ORDER BY seq"
 _MESSAGES = """
@@ -59,7 +60,7 @@ def last_number(connection: sqlite3.Connection, table: str) -> int:
 
 
 def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
-    for run, run_id, session_id, runner_id, path, body in connection.execute(_OPEN_RUNS).fetchall():
+    for run, run_id, session_id, runner_id, path, body, overrules in connection.execute(_OPEN_RUNS).fetchall():
         life = _life(connection, RUN, run_id)
         yield OpenRun(
             run=run,
@@ -69,7 +70,7 @@ def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
             state=life.state,
             outcome=life.outcome,
             failure=life.failure or "",
-            report=None if path is None else Report(path, body),
+            report=None if path is None else Report(path, body, bool(overrules)),
             interruptions=life.interruptions,
         )
 

@@ -37,6 +37,7 @@ CREATE TABLE runs (
     run BLOB NOT NULL,
     report_path TEXT,
     report_body BLOB,
+    report_overrules INTEGER,
     ended_at TEXT
 );
 CREATE INDEX runs_by_end ON runs (ended_at);

@@ -24,7 +24,8 @@ _CLAIMED = """
 INSERT INTO runs (run_id, session_id, agent, runner_id, claimed_at, run) VALUES {rows} ON CONFLICT DO NOTHING
 """
 _SETTLED = """
-UPDATE runs SET report_path = new.column2, report_body = new.column3 FROM (VALUES {rows}) AS new
+UPDATE runs SET report_path = new.column2, report_body = new.column3, report_overrules = new.column4
+FROM (VALUES {rows}) AS new
 WHERE run_id = new.column1 AND ended_at IS NULL
 """
 # What was claimed is needed no more: it may hold a whole agent, and what its parameters say.

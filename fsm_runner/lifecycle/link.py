@@ -19,7 +19,6 @@ from fsm_runner.coordinator.policy import (
     STALE_AFTER_S,
 )
 from fsm_runner.lifecycle.doubt import Doubt
-from fsm_runner.lifecycle.outage import OutageWatch
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
@@ -48,7 +47,6 @@ class CoordinatorLink:
         scripts: ScriptSync,
         post: Post,
         times: LinkTimes,
-        outage: OutageWatch,
     ) -> None:
         self._client = client
         self._times = times
@@ -59,7 +57,6 @@ class CoordinatorLink:
         self._claiming = False
         self._leaving = False
         self._doubt = Doubt()
-        self._outage = outage
         self._unclear_stops: set[str] = set()
         """Sessions to stop of which several runs are held."""
         self._last_beat = 0.0
@@ -136,7 +133,7 @@ class CoordinatorLink:
             self._post_fault("poll", fault, known_as)
             wait_s = self._poll_waits.next_s()
         else:
-            self._note_answer()
+            self._client.note_answer()
             self._post("coordinator_answered", "poll")
             self._poll_waits.reset()
             wait_s = self._wait_after_answer_s(has_started or _now() - began >= SHORT_POLL_S)
@@ -239,7 +236,7 @@ class CoordinatorLink:
             self._post_fault("heartbeat", fault, known_as)
             await asyncio.sleep(self._beat_waits.next_s())
             return
-        self._note_answer()
+        self._client.note_answer()
         self._beat_waits.reset()
         silent_s = _now() - self._last_beat
         self._last_beat = _now()
@@ -248,15 +245,11 @@ class CoordinatorLink:
         else:
             self._post("coordinator_answered", "heartbeat")
 
-    def _note_answer(self) -> None:
-        self._client.note_answer()
-        self._outage.answered()
-
     def _post_fault(self, call: str, fault: CoordinatorError, known_as: int) -> None:
         """`known_as`: the registration under which the call was sent."""
         logger.debug("{}: {}", call, fault)
         if not isinstance(fault, NotRegistered):
-            self._outage.unanswered()
+            self._client.on_away()
             self._post("coordinator_lost", fault)
         elif known_as == self._client.registrations:
             self._post("registration_lost", fault)

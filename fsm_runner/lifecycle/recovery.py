@@ -1,6 +1,5 @@
 """Takes up what an earlier process of this runner has left: its processes, its messages, its runs and sessions."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -13,6 +12,7 @@ from fsm_runner.journal.records import OpenRun, OpenSession, Recovered
 from fsm_runner.lifecycle.actor import Position
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.sessions import Sessions
+from fsm_runner.threads import in_thread
 
 IN_A_TURN = frozenset({"executing", "stopping"})
 """The states of a run in which its session's executor works for it."""
@@ -36,7 +36,7 @@ class Recovery:
 
         Raises `FsmRunnerError` where a process does not end.
         """
-        await asyncio.to_thread(self._sweep)
+        await in_thread(self._sweep)
         left_behind = self._take_left_behind()
         self._outbox.restore(left_behind.messages)
         self._runs.remember(left_behind.ended)

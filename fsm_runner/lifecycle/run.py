@@ -20,6 +20,7 @@ from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.lifecycle.record import Record
 from fsm_runner.lifecycle.workspace import check_workspace
 from fsm_runner.machine.engine import Machine, Step
+from fsm_runner.threads import in_thread
 
 OPEN_STATUSES = frozenset({"pending", "claimed", "running"})
 """Of a run whose end the coordinator has not been told."""
@@ -93,10 +94,14 @@ class RunActor(Actor):
         self._session_status: wire.CompletedSession = "finished"
         self._signal: wire.StopSignal = "shutdown"
         self._left_in = ""
+        self._overrules = True
+        """Whether the run's end is known better here than at the coordinator."""
         self.failure = ""
         """Why the run failed; empty where it did not."""
         self.terminal_report: Delivery | None = None
         """How the run ended, as the coordinator was told; None before."""
+        self.settled = asyncio.Event()
+        """Nothing is left but to tell the coordinator how it ended."""
         self.over = asyncio.Event()
         """Nothing of it is left."""
         if left_behind is not None:
@@ -104,10 +109,12 @@ class RunActor(Actor):
 
     def _take_up(self, left_behind: OpenRun) -> None:
         self._left_in = left_behind.state
+        self._overrules = left_behind.outcome is not None and left_behind.interruptions == 0
         self.failure = left_behind.failure
         if left_behind.report is not None:
-            ending = RunEnding(self.name, _status(left_behind.outcome), self.failure or None)
-            self.terminal_report = Delivery(left_behind.report.path, left_behind.report.body, ending=ending)
+            report = left_behind.report
+            ending = RunEnding(self.name, _status(left_behind.outcome), self.failure or None, report.overrules)
+            self.terminal_report = Delivery(report.path, report.body, ending=ending)
         if self._context.retry_interrupted and left_behind.interruptions < INTERRUPTIONS_LIMIT:
             self.model.facts = frozenset({"may_run_again"})
 
@@ -124,6 +131,7 @@ class RunActor(Actor):
         finally:
             if self._execution is not None:
                 await self._execution.aclose()
+            self.settled.set()
 
     def _write_claim(self) -> None:
         run = self._claimed_run
@@ -144,11 +152,12 @@ class RunActor(Actor):
         self._context.observe(self.wire_run, self.state, final=final)
 
     async def _accept(self) -> None:
+        self._overrules = True
         await self._context.record.written()
         self._context.executor.accept(self.wire_run)
 
     async def _prepare_workspace(self) -> None:
-        await asyncio.to_thread(check_workspace, Path(self._assignment.project_dir))
+        await in_thread(check_workspace, Path(self._assignment.project_dir))
         await self._context.executor.prepare(self._assignment)
 
     async def _execute(self) -> None:
@@ -178,13 +187,15 @@ class RunActor(Actor):
     async def _report(self) -> None:
         # A report that is on its way from an earlier process is not sent a second time.
         answered = self._context.channels.outbox.ending_of(self.name) or self._put_terminal_report()
+        self.settled.set()
         answer = await asyncio.shield(answered)
         if isinstance(answer, Refused):
             raise answer
 
     def _put_terminal_report(self) -> Answered:
         report = self.terminal_report = self.terminal_report or self._report_of_outcome()
-        self._context.record.settled(self.name, Report(report.path, report.body))
+        overrules = not isinstance(report.ending, RunEnding) or report.ending.overrules
+        self._context.record.settled(self.name, Report(report.path, report.body, overrules))
         # An earlier process on a full disk may have told an end that it could not write down.
         return self._put(report, in_doubt=self._left_at is not None)
 
@@ -202,9 +213,9 @@ class RunActor(Actor):
             case "completed":
                 return delivery.completed(run_id, self._runner_id, self._session_status)
             case "stopped":
-                return delivery.stopped(run_id, self._runner_id, self._signal)
+                return delivery.stopped(run_id, self._runner_id, self._signal, overrules=self._overrules)
             case _:
-                return delivery.failed(run_id, self._runner_id, shortened(self.failure))
+                return delivery.failed(run_id, self._runner_id, shortened(self.failure), overrules=self._overrules)
 
 
 def _status(outcome: str | None) -> wire.RunStatus:

@@ -25,6 +25,9 @@ LAST_POLL_LIMIT_S = 0.7
 LAST_ANSWER_LIMIT_S = 0.5
 """How long a registration is heard out that the leave has overtaken."""
 
+LAST_REPORTS_LIMIT_S = 3.0
+"""How long a runner that leaves waits for reports to be taken that its next process would send."""
+
 LEAVING = "the runner is leaving"
 
 CLAIMING_STATES = frozenset({"online", "cut_off"})
@@ -65,12 +68,13 @@ class RunnerActor(Actor):
         self._runs = runs
         self._scripts = scripts
         self._outage = OutageWatch(exit_after_outage_s, lambda reason: self.post("outage_too_long", reason))
-        self._link = CoordinatorLink(client, runs, scripts, self.post, times, self._outage)
+        self._link = CoordinatorLink(client, runs, scripts, self.post, times)
         self._registrar = Registrar(client, registration, self._link.set_registration)
+        self._journal = journal
         self._fault: BaseException | None = None
         client.on_registration_lost = self._report_not_taken
         client.on_away = self._outage.unanswered
-        client.on_registered = self._outage.answered
+        client.on_answer = self._outage.answered
         journal.on_stuck = self._journal_stuck
         journal.on_unstuck = self._journal_unstuck
 
@@ -129,14 +133,21 @@ class RunnerActor(Actor):
 
     async def _await_runs(self) -> None:
         self._runs.close_idle_sessions(LEAVING)
-        await self._runs.all_ended()
-        await self._runs.end_sessions(LEAVING)
+        await self._end_of_work()
 
     async def _stop_runs(self) -> None:
         self._runs.stop_all(LEAVING)
         self._runs.close_idle_sessions(LEAVING)
-        await self._runs.all_ended()
-        await self._runs.end_sessions(LEAVING)
+        await self._end_of_work()
+
+    async def _end_of_work(self) -> None:
+        """When nothing is at work any more, what is left to tell is waited for; what is in the journal not for long."""
+        await self._runs.all_settled(LEAVING)
+        is_kept = self._journal.path is not None and self._journal.stuck is None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_REPORTS_LIMIT_S if is_kept else None):
+                await self._runs.all_ended()
+                await self._runs.end_sessions(LEAVING)
 
     async def _deregister(self) -> None:
         runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)

@@ -93,12 +93,12 @@ class Runs:
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
         logger.error("{}: {}", run_id, error)
-        self._end_at_once(run_id, delivery.failed(run_id, runner_id, error))
+        self._end_at_once(run_id, delivery.failed(run_id, runner_id, error, overrules=False))
 
     def stop_unknown(self, run_id: str, runner_id: str) -> None:
         """Report a run as stopped that was claimed, and whose answer was lost."""
         logger.warning("{}: to be stopped, and never begun here: its claim was lost", run_id)
-        self._end_at_once(run_id, delivery.stopped(run_id, runner_id, "shutdown"))
+        self._end_at_once(run_id, delivery.stopped(run_id, runner_id, "shutdown", overrules=False))
 
     def _end_at_once(self, run_id: str, report: Delivery) -> None:
         self._remember(run_id, report)
@@ -133,6 +133,12 @@ class Runs:
     async def all_ended(self) -> None:
         """Return when no run is held."""
         await self._none_left.wait()
+
+    async def all_settled(self, reason: str) -> None:
+        """End the executors that live on when no run is at work, and return when all that is left is to be told."""
+        for actor in list(self._actors.values()):
+            await actor.settled.wait()
+        await self._sessions.all_settled(reason)
 
     async def end_sessions(self, reason: str) -> None:
         """End the executors that live on when no run is held, and return when they and their reports are done."""

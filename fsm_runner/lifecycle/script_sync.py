@@ -9,6 +9,7 @@ from loguru import logger
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import CoordinatorError
 from fsm_runner.executors import scripts
+from fsm_runner.threads import in_thread
 
 
 class ScriptSync:
@@ -71,9 +72,9 @@ class ScriptSync:
         # The name is looked at before it becomes part of a URL or a path.
         scripts.script_folder(self._project_dir, name)
         archive = await self._client.script_archive(name)
-        await asyncio.to_thread(scripts.install, self._project_dir, name, archive)
+        await in_thread(scripts.install, self._project_dir, name, archive)
         logger.info("script {!r} is up to date", name)
 
     async def _remove(self, name: str) -> None:
-        await asyncio.to_thread(scripts.remove, self._project_dir, name)
+        await in_thread(scripts.remove, self._project_dir, name)
         logger.info("script {!r} is gone", name)

@@ -103,6 +103,8 @@ class SessionActor(Actor):
         self._latest_turn = self.first_turn
         self._ended_between_turns = False
         self._told_first: tuple[asyncio.Event, ...] = ()
+        self.settled = asyncio.Event()
+        """No process is left; at most the coordinator is to be told."""
         self._failure: Exception | None = None
         self._ending: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
 
@@ -137,6 +139,7 @@ class SessionActor(Actor):
             self._fail_turn(ExecutionFailed(f"session {self.name} was given up"))
             await self.kill()
             self._settle_ending("SIGKILL")
+            self.settled.set()
 
     async def ending(self) -> StopSignal:
         """What it took to end the executor, once it has ended."""
@@ -199,6 +202,7 @@ class SessionActor(Actor):
             self._ending.set_result(ending)
 
     async def _report(self) -> None:
+        self.settled.set()
         if not self._ended_between_turns:
             return
         # After the report of the run that had the last turn, which makes the session idle.

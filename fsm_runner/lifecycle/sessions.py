@@ -45,6 +45,12 @@ class Sessions:
         if actor is not None and actor.state == "idle":
             actor.post("stop_requested", reason)
 
+    async def all_settled(self, reason: str) -> None:
+        """End all that wait for a turn, and return when no process is left. Nothing may have a turn then."""
+        self.close_idle(reason)
+        for actor in list(self._actors.values()):
+            await actor.settled.wait()
+
     async def close(self, reason: str) -> None:
         """End all that wait for a turn, and return when none is left. Nothing may have a turn then."""
         self.close_idle(reason)

@@ -187,7 +187,8 @@ class Line:
         self.runs = Runs(context, self.sessions, max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
         self.outage = OutageWatch(outage_limit_s, lambda reason: self._post("outage_too_long", reason))
-        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times, self.outage)
+        self.client.on_away, self.client.on_answer = self.outage.unanswered, self.outage.answered
+        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times)
 
     def _post(self, event: str, reason: object) -> None:
         self.posts.append(event)

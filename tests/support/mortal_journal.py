@@ -49,6 +49,7 @@ class MortalJournal:
         self.on_stuck: Callable[[JournalStuck], None] = nothing
         self.on_unstuck: Callable[[], None] = nothing
         self.stuck: JournalStuck | None = None
+        self.path = None
         self._life = life
         self._commit_s = commit_s
         self._on_disk = len(self.notes)

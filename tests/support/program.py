@@ -60,7 +60,7 @@ class Program:
 def environment(home: Path | None, **variables: str) -> dict[str, str]:
     """Nothing of what a developer may have set for a runner of their own."""
     homes = {} if home is None else {HOME_VARIABLE: str(home)}
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "XDG_STATE_HOME") if name in os.environ}
     return {**inherited, "PYTHONPATH": str(REPOSITORY), **homes, **variables}
 
 

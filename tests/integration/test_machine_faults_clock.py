@@ -1,0 +1,96 @@
+"""The system's clock is set, by hand or by a time server, while runs are at work."""
+
+import itertools
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.wire import RunCreated
+from tests.support.command_executor import command_home, held_by, staged
+from tests.support.home import make_home
+from tests.support.proxy import POLL
+from tests.support.runner import Bench, bench, running, waiter
+
+YEAR_S = 365 * 24 * 3600.0
+JUMPS_S = (20 * YEAR_S, -40 * YEAR_S, 20 * YEAR_S)
+HEARTBEAT = "/runner/heartbeat"
+QUICK = Timings(heartbeat_interval_s=0.1, poll_timeout_s=0.5)
+LONG_S = 3600.0
+GENEROUS_S = 30.0
+
+
+class WallClock:
+    """`time.time` of this process: the true one, or so much later."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead_s = 0.0
+        self._true = time.time
+        monkeypatch.setattr(time, "time", lambda: self._true() + self.ahead_s)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    return WallClock(monkeypatch)
+
+
+async def timestamps(desk: Bench, runs: list[RunCreated]) -> list[str]:
+    """Of the events that the runner made for these runs, in the order of the runs."""
+    events = [event for run in runs for event in await desk.api.session_events(run.session_id)]
+    return [event.timestamp for event in events if event.event_type == "result"]
+
+
+async def test_no_run_ends_by_it(tmp_path: Path, clock: WallClock) -> None:
+    async with bench(tmp_path, QUICK) as desk, AsyncExitStack() as stack:
+        runner = await stack.enter_async_context(
+            desk.running(make_home(tmp_path / "home"), run_timeout_s=LONG_S, state_dir=tmp_path / "state")
+        )
+        command = await stack.enter_async_context(waiter(tmp_path))
+        run = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        for jump_s in JUMPS_S:
+            clock.ahead_s += jump_s
+            await desk.proxy.answered("POST", HEARTBEAT, len(desk.proxy.calls_for("POST", HEARTBEAT)) + 2)
+            await desk.proxy.answered("GET", POLL, len(desk.proxy.calls_for("GET", POLL)) + 2)
+            assert desk.states[run.run_id][-1] == "executing"
+        command.gate.write_line("through the ages")
+        assert (await desk.end(run)).status == "completed"
+        assert await desk.result(run) == {"heard": "through the ages"}
+        assert runner.path == ["recovering", "registering", "online"]
+
+
+async def test_the_time_limit_of_a_run_is_kept_all_the_same(tmp_path: Path, clock: WallClock) -> None:
+    async with running(tmp_path, run_timeout_s=1.0) as (desk, _), waiter(tmp_path) as command:
+        run = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        began = time.monotonic()
+        clock.ahead_s -= YEAR_S
+        assert "run timeout" in ((await desk.end(run)).error or "")
+        assert time.monotonic() - began < GENEROUS_S
+
+
+async def test_an_executor_that_waits_for_a_turn_does_not_end_by_it(tmp_path: Path, clock: WallClock) -> None:
+    home = command_home(tmp_path / "home")
+    async with staged(tmp_path, home, session_idle_timeout_s=LONG_S) as stage, waiter(tmp_path) as command:
+        first = await stage.start(["report"])
+        pid = (await stage.completes(first))["pid"]
+        for jump_s in JUMPS_S:
+            clock.ahead_s += jump_s
+            assert (await stage.completes(await stage.resume(first, ["report"])))["pid"] == pid
+        last = await stage.resume(first, *held_by(command))
+        assert await command.started.pid() == pid
+        command.gate.write_line()
+        await stage.completes(last)
+
+
+async def test_timestamps_of_events_never_go_back(tmp_path: Path, clock: WallClock) -> None:
+    async with running(tmp_path) as (desk, _):
+        runs = [await desk.completes()]
+        for jump_s in JUMPS_S:
+            clock.ahead_s += jump_s
+            runs += [await desk.completes(), await desk.completes()]
+        told = await timestamps(desk, runs)
+    assert len(told) == len(runs)
+    assert all(earlier < later for earlier, later in itertools.pairwise(told))

@@ -1,0 +1,137 @@
+"""A runner that is told not to wait for its coordinator for ever."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fsm_runner import assembly
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK
+from fsm_runner.lifecycle.outage import OutageWatch
+from tests.support import faults
+from tests.support.home import PROFILE, make_home
+from tests.support.program import environment, program
+from tests.support.proxy import POLL, TERMINAL_REPORT, FaultProxy
+from tests.support.runner import bench, waiter
+from tests.support.virtual_time import in_virtual_time
+
+REGISTER = "/runner/register"
+FORGETS_SOON = Timings(heartbeat_interval_s=0.1, poll_timeout_s=1, stale_after_s=0.5)
+STOP_LIMIT_S = 0.2
+FAILED_POLLS = 5
+LIMIT_S = 10.0
+UNKNOWN_URL = "http://127.0.0.1:9"
+
+
+def cut_off(proxy: FaultProxy) -> None:
+    """Every call from now on is reset."""
+    for method in ("GET", "POST", "DELETE"):
+        proxy.fault(method, ".*", faults.reset(), times=None)
+
+
+def kept_messages(state_dir: Path) -> int:
+    (journal,) = state_dir.glob("*/journal.sqlite")
+    connection = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
+    try:
+        count: int = connection.execute("SELECT count(*) FROM messages").fetchone()[0]
+        return count
+    finally:
+        connection.close()
+
+
+async def test_what_was_not_reported_is_reported_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "STOP_LIMIT_S", STOP_LIMIT_S)
+    home, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
+    async with bench(tmp_path, FORGETS_SOON) as desk, waiter(tmp_path) as command:
+        async with desk.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
+            run = await desk.submit("wait", **command.parameters)
+            await command.started.pid()
+            cut_off(desk.proxy)
+            command.gate.write_line("before the end")
+            await desk.state(run, "reporting")
+            assert await runner.ended() == "gave_up"
+            assert runner.path[-4:] == ["draining", "stopping_runs", "deregistering", "gave_up"]
+        assert kept_messages(state_dir) > 0
+        assert desk.proxy.acknowledged("POST", TERMINAL_REPORT) == []
+        desk.proxy.heal()
+        async with desk.running(home, state_dir=state_dir):
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            await desk.completes()
+        assert desk.reports(run).count("completed") == 1
+        assert await desk.result(run) == {"heard": "before the end"}
+        assert kept_messages(state_dir) == 0
+
+
+async def test_a_run_at_work_is_stopped_and_its_end_is_reported_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "STOP_LIMIT_S", STOP_LIMIT_S)
+    home, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
+    async with bench(tmp_path, FORGETS_SOON) as desk, waiter(tmp_path) as command:
+        async with desk.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
+            run = await desk.submit("wait", **command.parameters)
+            await command.started.pid()
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
+            cut_off(desk.proxy)
+            assert await runner.ended() == "gave_up"
+        desk.proxy.heal()
+        async with desk.running(home, state_dir=state_dir):
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/stopped")
+        assert len(desk.proxy.acknowledged("POST", TERMINAL_REPORT)) == 1
+
+
+async def test_it_leaves_with_the_exit_code_of_a_failure(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk:
+        arguments = ("-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(tmp_path / "state"))
+        env = environment(tmp_path / "home")
+        async with program(tmp_path, env, *arguments, "--exit-after-outage", "1") as runner:
+            await desk.proxy.answered("POST", REGISTER)
+            cut_off(desk.proxy)
+            assert await runner.exit_code() == EXIT_FAILED
+            said = await runner.said("outage_too_long")
+            assert "the coordinator has not answered for 1 s" in said
+            assert "→ gave_up" in runner.lines[-1]
+
+
+async def test_a_coordinator_that_was_never_there_counts_too(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    arguments = ("-x", PROFILE, "-c", UNKNOWN_URL, "--state-dir", str(tmp_path / "state"), "--exit-after-outage", "1")
+    async with program(tmp_path, environment(tmp_path / "home"), *arguments) as runner:
+        assert await runner.exit_code() == EXIT_FAILED
+        await runner.said("→ gave_up")
+
+
+@in_virtual_time
+async def test_an_answer_ends_the_outage() -> None:
+    said: list[str] = []
+    watch = OutageWatch(LIMIT_S, said.append)
+    for _ in range(3):
+        watch.unanswered()
+        await asyncio.sleep(0.6 * LIMIT_S)
+        watch.unanswered()
+        watch.answered()
+    assert said == []
+    watch.unanswered()
+    await asyncio.sleep(1.1 * LIMIT_S)
+    assert said == ["the coordinator has not answered for 10 s"]
+
+
+async def test_without_the_flag_it_stays(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path, FORGETS_SOON) as desk:
+        arguments = ("-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(tmp_path / "state"))
+        async with program(tmp_path, environment(tmp_path / "home"), *arguments) as runner:
+            await desk.proxy.answered("POST", REGISTER)
+            cut_off(desk.proxy)
+            await desk.proxy.seen("GET", POLL, FAILED_POLLS)
+            assert runner.process.returncode is None
+            desk.proxy.heal()
+            run = await desk.submit("say", text="still here")
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            runner.terminate()
+            assert await runner.exit_code() == EXIT_OK

@@ -1,0 +1,47 @@
+"""A runner that leaves while the coordinator is away leaves its reports to its next process."""
+
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.lifecycle import runner as runner_module
+from tests.support import faults
+from tests.support.home import make_home
+from tests.support.proxy import REPORT, TERMINAL_REPORT
+from tests.support.runner import bench
+
+
+async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "LAST_REPORTS_LIMIT_S", 0.05)
+    profile, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
+    async with bench(tmp_path) as desk:
+        async with desk.running(profile, state_dir=state_dir, grace_period_s=60) as first:
+            desk.proxy.fault("POST", REPORT + ".*", faults.reset(), times=None)
+            run = await desk.submit("say", text="x")
+            await desk.proxy.seen("POST", REPORT + "started")
+            await desk.state(run, "reporting")
+            assert await first.drain() == "stopped"
+            assert first.path[-3:] == ["draining", "deregistering", "stopped"]
+        assert desk.proxy.acknowledged("POST", TERMINAL_REPORT) == []
+        async with desk.running(profile, state_dir=state_dir) as second:
+            assert (await desk.end(run)).status == "completed"
+            assert second.path[0] == "recovering"
+        (told,) = desk.proxy.acknowledged("POST", TERMINAL_REPORT)
+        assert told.path.endswith("/completed")
+
+
+async def test_what_is_kept_in_memory_alone_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "LAST_REPORTS_LIMIT_S", 0.05)
+    async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home"), grace_period_s=60) as runner:
+        desk.proxy.fault("POST", REPORT + ".*", faults.reset(), times=None)
+        run = await desk.submit("say", text="x")
+        await desk.state(run, "reporting")
+        runner.actor.post("drain_requested", "the test is over")
+        await runner.goes_through("draining")
+        await desk.proxy.seen("POST", REPORT + "started", 5)
+        assert runner.actor.state == "draining"
+        desk.proxy.heal()
+        assert await runner.ended() == "stopped"
+        assert (await desk.api.run(run.run_id)).status == "completed"
