@@ -2,8 +2,9 @@
 
     python -m benchmarks.overhead
 
-The runner works as it does in production: with a journal on disk, and as the reaper of what its commands leave. Every figure is a ratio to a floor that is measured in the same run: for runs, asyncio spawning and reaping the
-same command with captured output; for `--help`, `import typer`. Exit code 1 where a bound is not kept.
+The runner works as it does in production: with a journal on disk, and as the reaper of what its commands leave. Every
+figure is a ratio to a floor that is measured in the same run: for runs, asyncio spawning and reaping the same command
+with captured output; for `--help`, `import typer`. Exit code 1 where a bound is not kept.
 """
 
 import asyncio

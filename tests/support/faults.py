@@ -83,6 +83,16 @@ def lost_answer() -> Kind:
     return Kind("lost answer", respond)
 
 
+def duplicated() -> Kind:
+    """The coordinator is sent the call a second time, as by a proxy that has missed its first answer."""
+
+    async def respond(forward: Forward) -> Answer | None:
+        await forward()
+        return await forward()
+
+    return Kind("duplicated", respond, genuine=True)
+
+
 def hold(released: asyncio.Event) -> Kind:
     """The coordinator acts on the call at once; its answer is held until `released` is set."""
 

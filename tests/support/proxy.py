@@ -5,8 +5,7 @@ import itertools
 import re
 import socket
 import struct
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -39,6 +38,8 @@ class Call:
     fault: Kind | None = None
     carried_out: bool = False
     """The coordinator has answered, whatever the runner hears of it."""
+    handed_on: int = 0
+    """How often the coordinator was sent it."""
     status: int | None = None
     """What the runner was answered; None while it waits, and where it never got an answer."""
     answered_at: int | None = None
@@ -71,6 +72,7 @@ class FaultProxy:
         self.upstream_url = upstream_url
         self.calls: list[Call] = []
         self._watch = Watch(self._described)
+        self._changes = 0
         self._rules: list[Rule] = []
         self._counter = itertools.count(1)
         self._connections: set[asyncio.Task[None]] = set()
@@ -86,10 +88,7 @@ class FaultProxy:
     ) -> None:
         if self._server is not None:
             self._server.close()
-        for connection in list(self._connections):
-            connection.cancel()
-        if self._connections:
-            await asyncio.wait(list(self._connections))
+        await self.cut()
         await self._upstream.aclose()
 
     @property
@@ -131,6 +130,27 @@ class FaultProxy:
         """The `count`th call that matches, once the coordinator has answered it, whatever the runner hears of that."""
         return await self._nth(count, method, path_pattern, lambda call: call.carried_out)
 
+    async def wait_until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Return when `holds` says so. It is asked again after each beginning and end of a call."""
+        seen = -1
+
+        def has_changed() -> bool:
+            return self._changes != seen
+
+        while True:
+            seen = self._changes
+            if await holds():
+                return
+            await self.wait_for(has_changed, what)
+
+    async def cut(self) -> None:
+        """Break all connections; of the calls that are under way nobody hears an answer."""
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        if connections:
+            await asyncio.wait(connections)
+
     async def _nth(self, count: int, method: str, path_pattern: str, ripe: Callable[[Call], bool]) -> Call:
         def found() -> list[Call]:
             return [call for call in self.calls_for(method, path_pattern) if ripe(call)]
@@ -158,16 +178,17 @@ class FaultProxy:
         kind = None if rule is None else rule.use()
         call = Call(method, path, body, next(self._counter), kind)
         self.calls.append(call)
-        self._watch.changed()
+        self._changed()
         return call, kind
 
     def end(self, call: Call, status: int | None) -> None:
         call.status = status
         call.answered_at = next(self._counter)
-        self._watch.changed()
+        self._changed()
 
     async def forward(self, call: Call, target: str) -> Answer | None:
         headers = {"content-type": "application/json"} if call.body else None
+        call.handed_on += 1
         try:
             answer = await self._upstream.request(
                 call.method, self.upstream_url + target, content=call.body, headers=headers
@@ -175,8 +196,12 @@ class FaultProxy:
         except httpx.TransportError:
             return None
         call.carried_out = True
-        self._watch.changed()
+        self._changed()
         return Answer(answer.status_code, answer.content, answer.headers.get("content-type", ""))
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._watch.changed()
 
     def _described(self) -> str:
         return "\n".join(map(str, self.calls[-SHOWN_CALLS:]))
@@ -220,10 +245,14 @@ class _Connection:
             await asyncio.wait({responding, hung_up}, return_when=asyncio.FIRST_COMPLETED)
             return await responding if responding.done() else None
         finally:
-            for task in (responding, hung_up):
+            tasks: set[asyncio.Task[Any]] = {responding, hung_up}
+            for task in tasks:
                 task.cancel()
-                with suppress(asyncio.CancelledError, OSError):
-                    await task
+            # Not awaited one by one: whoever suppresses their cancellation suppresses his own.
+            await asyncio.wait(tasks)
+            for task in tasks:
+                if not task.cancelled():
+                    task.exception()
 
     async def _request(self) -> tuple[str, str, bytes] | None:
         method, target, body = "", "", bytearray()
