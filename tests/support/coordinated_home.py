@@ -1,0 +1,60 @@
+"""A runner's home without agents, and a coordinator's folders with all of them: a run can be submitted before there is
+a runner, and while it is away."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fsm_runner.coordinator.wire import Agent
+from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
+from tests.support.command_executor import COMMAND, write_executor
+from tests.support.scripts import write_script
+
+PROFILE = "coordinated"
+SCRIPT = "script"
+"""The agent that is not a command of the executor's folder, but a script of the coordinator."""
+STAGED = "staged"
+"""The agent of whoever has a persistent executor."""
+
+
+def write_coordinated_home(
+    folder: Path, agents: Mapping[str, str | None], executor: str | None = None, **profile_fields: Any
+) -> LoadedProfile:
+    """Below `folder`: `home`, and the coordinator's `agents` and `scripts`.
+
+    `agents`: shell commands by the name of their agent; None: it has nothing to start. `executor`: the source of a
+    persistent one, in place of the procedural one.
+    """
+    home = folder / "home"
+    commands = home / Path(PROCEDURAL_COMMAND).parent / "commands"
+    for place in (home / "profiles", commands, folder / "agents", folder / "scripts"):
+        place.mkdir(parents=True)
+    agent = Agent(name=STAGED, type="autonomous", parameters_schema={"type": "object"})
+    (folder / "agents" / f"{STAGED}.json").write_bytes(msgspec.json.encode(agent))
+    for name, command in agents.items():
+        _write_agent(folder / "agents", name, command)
+        (commands / name).write_text(f"#!/bin/sh\n{command}\n")
+        (commands / name).chmod(0o755)
+    if script := agents.get(SCRIPT):
+        write_script(folder / "scripts", SCRIPT, script)
+    if executor is None:
+        profile = Profile(type="procedural", command=PROCEDURAL_COMMAND, **profile_fields)
+    else:
+        write_executor(home / COMMAND, executor)
+        profile = Profile(type="autonomous", command=COMMAND, lifecycle="persistent", **profile_fields)
+    path = home / "profiles" / f"{PROFILE}.json"
+    path.write_bytes(msgspec.json.encode(profile))
+    return LoadedProfile(name=PROFILE, path=path, home=home, profile=profile, agents=(), agent_files={})
+
+
+def _write_agent(folder: Path, name: str, command: str | None) -> None:
+    agent = Agent(
+        name=name,
+        type="procedural",
+        script=SCRIPT if name == SCRIPT else None,
+        command=f"commands/{name}" if command and name != SCRIPT else None,
+        parameters_schema={"type": "object"},
+    )
+    (folder / f"{name}.json").write_bytes(msgspec.json.encode(agent))

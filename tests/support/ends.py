@@ -1,0 +1,23 @@
+"""What a coordinator has been told of the ends of runs."""
+
+from collections.abc import Iterable
+
+import httpx
+
+from fsm_runner.coordinator.wire import RunCreated
+
+
+async def ends_told(url: str, run: RunCreated) -> list[str]:
+    """The status of each report upon which the coordinator has ended the run, in order; its own verdicts are there
+    too. It writes them down itself, so those are here whose answers were lost."""
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        return (await all_ends_told(http, [run]))[run.run_id]
+
+
+async def all_ends_told(http: httpx.AsyncClient, runs: Iterable[RunCreated]) -> dict[str, list[str]]:
+    ends: dict[str, list[str]] = {}
+    for run in runs:
+        answer = await http.get(f"/sessions/{run.session_id}/events")
+        events = [each for each in answer.json()["events"] if each["event_type"] == "run_completed"]
+        ends[run.run_id] = [each["status"] for each in events if each["run_id"] == run.run_id]
+    return ends
