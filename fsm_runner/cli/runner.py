@@ -1,6 +1,7 @@
 """`fsm-runner`: the runner, until it is told to end."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from contextlib import AsyncExitStack
@@ -16,6 +17,9 @@ from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile
+
+LAST_WORDS_LIMIT_S = 1.0
+"""How long a runner that leaves at once may take to close its journal."""
 
 EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED, "aborted": EXIT_ABORTED}
 
@@ -40,14 +44,19 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
         with ending_signals(runner):
             code = EXIT_CODES[await runner.live()]
         if code == EXIT_ABORTED:
-            _leave_at_once(code)
+            await _leave_at_once(stack, code)
         return code
 
 
-def _leave_at_once(code: int) -> NoReturn:
+async def _leave_at_once(stack: AsyncExitStack, code: int) -> NoReturn:
     """Past threads that a file system holds up, which the interpreter would wait for. No command is left."""
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_LIMIT_S):
+                await stack.aclose()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 async def _embedded_coordinator(stack: AsyncExitStack) -> str:

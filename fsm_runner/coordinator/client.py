@@ -9,7 +9,7 @@ from loguru import logger
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.delivery import Delivery, RunEnding
+from fsm_runner.coordinator.delivery import Delivery, RunEnding, RunStart
 from fsm_runner.coordinator.faults import (
     CoordinatorError,
     DuplicateRunner,
@@ -98,8 +98,8 @@ class CoordinatorClient:
     async def deliver(self, delivery: Delivery, *, in_doubt: bool = False) -> Answer:
         """Send until it is acknowledged. Raises `Refused` when the coordinator will never take it.
 
-        A lost registration and missing credentials pass, so they are waited out like an outage. A run's end is not
-        told twice: where the coordinator may have taken it (`in_doubt`, or an answer was lost), it is asked first.
+        A lost registration and missing credentials pass, so they are waited out like an outage. A run's beginning
+        and end are not told twice: where the coordinator may know (`in_doubt`, a lost answer), it is asked first.
         """
         attempts = _Attempts(self, delivery, in_doubt)
 
@@ -215,17 +215,17 @@ class _Attempts:
             raise
 
     async def _taken_already(self) -> Answer | None:
-        """The acknowledgement of a run's end that the coordinator holds already."""
-        ending = self._delivery.ending
-        if not self._in_doubt or not isinstance(ending, RunEnding):
+        """The acknowledgement of what the coordinator holds already of a run."""
+        told = self._delivery.start or self._delivery.ending
+        if not self._in_doubt or not isinstance(told, RunStart | RunEnding):
             return None
         try:
-            found = await self._client.api.run_state(ending.subject)
+            found = await self._client.api.run_state(told.subject)
         except NotAuthenticated:
             raise
         except Refused:
             return None
-        return Answer(f"GET /runs/{ending.subject}", 200, b'{"ok": true}') if ending.is_known(found) else None
+        return Answer(f"GET /runs/{told.subject}", 200, b'{"ok": true}') if told.is_known(found) else None
 
     def _lose_patience(self, fault: CoordinatorError) -> None:
         """Raises `Refused` where this message alone has not been taken for so long."""

@@ -6,7 +6,18 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import path_segment
 
+NOT_STARTED = frozenset({"pending", "claimed"})
 ENDED = frozenset({"completed", "failed", "stopped"})
+
+
+class RunStart(msgspec.Struct, frozen=True, tag="start"):
+    """That a run has begun. Told a second time, it would undo a stop request that came meanwhile."""
+
+    subject: str
+    """The run's id."""
+
+    def is_known(self, found: wire.RunState) -> bool:
+        return found.status not in NOT_STARTED
 
 
 class RunEnding(msgspec.Struct, frozen=True, tag="run"):
@@ -41,13 +52,16 @@ class Delivery(msgspec.Struct, frozen=True):
     """How long it is tried while the coordinator takes other messages; None: for ever."""
     ending: RunEnding | SessionEnding | None = None
     """What it tells the end of, if it does."""
+    start: RunStart | None = None
+    """What it tells the beginning of, if it does."""
     kept: bool = True
     """Whether it is sent by the runner's next process where this one is killed before."""
 
 
 def started(run_id: str, runner_id: str) -> Delivery:
+    body = msgspec.json.encode(wire.RunnerRef(runner_id))
     # Not kept: after a stop request that came meanwhile it would put the run back to running.
-    return Delivery(_run_path(run_id, "started"), msgspec.json.encode(wire.RunnerRef(runner_id)), kept=False)
+    return Delivery(_run_path(run_id, "started"), body, start=RunStart(run_id), kept=False)
 
 
 def completed(run_id: str, runner_id: str, session_status: wire.CompletedSession = "finished") -> Delivery:

@@ -8,7 +8,7 @@ import pytest
 
 from fsm_runner.coordinator.wire import RunCreated
 from tests.support import faults
-from tests.support.proxy import TERMINAL_REPORT, Call
+from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT, Call
 from tests.support.runner import Bench, running, waiter
 
 REFUSALS = 10
@@ -50,6 +50,20 @@ async def test_a_report_whose_answer_is_lost_is_looked_up_and_not_told_twice(tmp
         (looked_up,) = desk.proxy.acknowledged("GET", f"/runs/{run.run_id}")
         assert told.begun_at < looked_up.begun_at
         assert desk.states[run.run_id][-2:] == ["reporting", "completed"]
+
+
+async def test_a_beginning_whose_answer_is_lost_is_not_told_again_over_a_stop(tmp_path: Path) -> None:
+    released = asyncio.Event()
+    async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
+        desk.proxy.fault("POST", REPORT + "started", faults.lost_answer())
+        desk.proxy.fault("GET", "/runs/[^/]+", faults.hold_request(released))
+        run = await desk.submit("wait", **command.parameters)
+        await desk.proxy.seen("GET", f"/runs/{run.run_id}")
+        desk.proxy.fault("GET", POLL, faults.lost_answer())
+        await desk.api.stop_run(run.run_id)
+        released.set()
+        assert (await desk.end(run)).status == "stopped"
+        assert len(desk.proxy.calls_for("POST", f"/runner/runs/{run.run_id}/started")) == 1
 
 
 async def test_a_report_that_did_not_arrive_is_repeated_as_it_was(tmp_path: Path) -> None:

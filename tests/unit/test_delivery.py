@@ -26,8 +26,8 @@ COMPLETED = delivery.completed("run_1", "me")
 FAILED = delivery.failed("run_1", "me", "exit code 1")
 STOPPED = delivery.stopped("run_1", "me", "SIGTERM")
 ENDS = [COMPLETED, FAILED, STOPPED]
+STARTED = delivery.started("run_1", "me")
 OTHERS = [
-    delivery.started("run_1", "me"),
     delivery.event("ses_1", b"{}"),
     delivery.metadata("ses_1", b"{}"),
     delivery.bind("ses_1", wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
@@ -141,6 +141,19 @@ async def test_an_end_of_a_run_that_the_coordinator_does_not_know_is_told_all_th
     with pytest.raises(Refused):
         await refusing.take(COMPLETED, in_doubt=True)
     assert refusing.calls == ["ask", "tell"]
+
+
+@pytest.mark.parametrize("status", ["pending", "claimed"])
+@in_virtual_time
+async def test_a_beginning_that_the_coordinator_does_not_know_is_told_again(status: str) -> None:
+    assert await Coordinator(LOST, wire.RunState(status=status)).take(STARTED) == ["tell", "ask", "tell"]
+    assert await Coordinator(NOT_SENT).take(STARTED) == ["tell", "tell"]
+
+
+@pytest.mark.parametrize("status", ["running", "stopping", "completed", "failed", "stopped"])
+@in_virtual_time
+async def test_a_beginning_that_the_coordinator_knows_is_not_told_again(status: str) -> None:
+    assert await Coordinator(LOST, wire.RunState(status=status)).take(STARTED) == ["tell", "ask"]
 
 
 @pytest.mark.parametrize("message", OTHERS, ids=lambda message: message.path)

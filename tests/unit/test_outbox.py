@@ -162,7 +162,7 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
         return Response('{"detail": "Runner not registered"}', statuses.pop(0))
 
     async def run(_: Request) -> Response:
-        return Response('{"status": "running"}')
+        return Response('{"status": "claimed"}')
 
     routes = [Route("/runs/r", run), Route("/{path:path}", coordinator, methods=["POST"])]
     app = Starlette(routes=routes)
