@@ -64,7 +64,7 @@ async def assembled_runner(
         scripts = ScriptSync(client, config.project_dir)
         hostname = socket.gethostname()
         registration = _registration(config, profile, hostname)
-        keeping = await stack.enter_async_context(kept(config.state_dir, _identity(registration, coordinator_url)))
+        keeping = await stack.enter_async_context(kept(config.state_dir, _identity(registration, api.url)))
         journal = keeping.journal
         outbox = Outbox(client, journal)
         channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname=hostname, executor_profile=profile.name)

@@ -138,6 +138,10 @@ class CoordinatorClient:
     def now_s(self) -> float:
         return self._now()
 
+    def is_silent_for(self, limit_s: float) -> bool:
+        """Whether the coordinator has answered nothing for so long."""
+        return self._now() - self._answered_at_s >= limit_s
+
     def note_answer(self) -> None:
         """The coordinator has answered something: what fails all the same does so by itself."""
         self._answered_at_s = self._now()
@@ -173,6 +177,7 @@ class CoordinatorClient:
         logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
     def _say_duplicate(self, fault: Exception, wait_s: float) -> None:
+        self.note_answer()
         logger.warning(
             "the coordinator still holds an earlier runner of this identity for online; "
             "it lets go within {:.0f} s of that one's last heartbeat; trying again in {:.1f} s ({})",

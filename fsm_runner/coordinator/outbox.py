@@ -16,6 +16,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.errors import FsmRunnerError
 
@@ -24,6 +25,9 @@ MESSAGE_OVERHEAD_BYTES = 512
 
 IN_MEMORY_BYTES = 1024 * 1024
 """So much of each session waits in memory; the bodies of further messages are with the keeper alone."""
+
+WRITE_DOWN_LIMIT_S = 5.0
+"""How long an end waits to be written down before it is told all the same."""
 
 READ_BACK_EACH_S = 1.0
 """How often it is tried to read a body back which the keeper cannot read."""
@@ -176,7 +180,7 @@ class Outbox:
             self._endings[letter.delivery.ending.subject] = letter.answered
         if lane.sender is None:
             self._send(session_id, lane)
-        elif lane.size_bytes > IN_MEMORY_BYTES and letter.kept_as is not None:
+        elif lane.size_bytes > IN_MEMORY_BYTES and letter.kept_as is not None and letter.delivery.ending is None:
             self._spill(letter)
         return letter.answered
 
@@ -281,15 +285,23 @@ class Outbox:
         """An end, before it is told; and that what stood before it is gone, since a bind that is repeated after an end
         would set the session back to running."""
         try:
-            await self._keeper.written()
+            async with asyncio.timeout(WRITE_DOWN_LIMIT_S):
+                await self._keeper.written()
+        except TimeoutError:
+            logger.warning("an end is told without being written down: the disk does not answer")
         except FsmRunnerError as fault:
             logger.warning("an end is told without being written down: {}", fault)
 
     async def _read_back(self, message_id: int) -> Delivery:
+        """Raises `Refused` where it cannot be read for too long: what stands behind it would never be told."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + NOT_TAKEN_LIMIT_S
         while True:
             try:
                 return _decoded(await self._keeper.message(message_id))
             except FsmRunnerError as fault:
+                if loop.time() >= give_up_at:
+                    raise Refused(f"given up, since it cannot be read: {fault}", 0) from fault
                 logger.warning("a message waits until it can be read: {}", fault)
             await asyncio.sleep(READ_BACK_EACH_S)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from loguru import logger
 
 from fsm_runner.journal.batch import Batch, release
-from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S
+from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
 from fsm_runner.journal.writer import Writer
 
 Value = TypeVar("Value")
@@ -19,6 +19,7 @@ OnChange = Callable[[str | None], None]
 """Told why nothing can be written any more, and None when it can again."""
 
 CLOSED = "it is closed"
+DISK_IS_SILENT = "the disk does not answer"
 NOT_IN_TIME = "the disk did not take it in time"
 
 
@@ -125,6 +126,7 @@ class Flusher:
     async def _attempt(self, batch: Batch) -> str | None:
         """Why it is not on disk; None where it is."""
         self._writing = batch
+        slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._tell, DISK_IS_SILENT)
         try:
             await self._in_thread(lambda: self._writer.write(batch))
         except sqlite3.Error as error:
@@ -132,7 +134,11 @@ class Flusher:
         except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
             logger.opt(exception=defect).error("journal: a batch cannot be written")
             return repr(defect)
+        except asyncio.CancelledError:
+            release(batch.take_waiters(), NOT_IN_TIME)
+            raise
         finally:
+            slow.cancel()
             self._writing = None
         return None
 

@@ -13,8 +13,6 @@ from fsm_runner.journal.opening import opened
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.schema import SCHEMA_VERSION
 
-JOURNAL_FILE = "journal.sqlite"
-_CACHED_STATEMENTS = 256
 _MOST_ROWS = 64
 """In one statement. Each call of SQLite gives the interpreter lock away, and has to get it back from a busy loop."""
 

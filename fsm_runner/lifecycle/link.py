@@ -195,7 +195,7 @@ class CoordinatorLink:
         has_room = self._claiming and not self._runs.full
         try:
             if self._doubt.exists and has_room:
-                await self._take_up_lost_claims(runner_id)
+                has_room = await self._take_up_lost_claims(runner_id)
             await self._look_up_stops(runner_id)
         except CoordinatorError as fault:
             logger.debug("runs could not be looked up: {}", fault)
@@ -204,10 +204,13 @@ class CoordinatorLink:
         if has_room:
             self._doubt.settle(began)
 
-    async def _take_up_lost_claims(self, runner_id: str) -> None:
+    async def _take_up_lost_claims(self, runner_id: str) -> bool:
+        """Whether there was room for all of them."""
         for run in await self._client.api.claims(runner_id):
-            if self._runs.knows(run.run_id):
+            if self._runs.is_at_work(run.run_id) or self._runs.repeat_end(run.run_id):
                 continue
+            if not self._claiming or self._runs.full:
+                return False
             logger.warning("{}: claimed by this runner, which was never told; it is taken up now", run.run_id)
             if isinstance(run, UnreadableRun):
                 self._runs.fail_unreadable(run, runner_id)
@@ -215,14 +218,15 @@ class CoordinatorLink:
                 self._runs.fail(run.run_id, runner_id, LOST)
             else:
                 self._runs.start(run, runner_id)
+        return True
 
     async def _look_up_stops(self, runner_id: str) -> None:
         requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
         for request in requests:
             run_id = str(request.run_id)
-            if self._runs.knows(run_id):
+            if self._runs.is_at_work(run_id):
                 self._runs.stop_run(run_id, ASKED_FOR)
-            else:
+            elif not self._runs.repeat_end(run_id):
                 self._runs.stop_unknown(run_id, runner_id)
         for session_id in self._unclear_stops.difference(request.session_id for request in requests):
             self._runs.stop_session(session_id, ASKED_FOR)

@@ -14,8 +14,8 @@ from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.sessions import Sessions
 from fsm_runner.threads import in_thread
 
-IN_A_TURN = frozenset({"executing", "stopping"})
-"""The states of a run in which its session's executor works for it."""
+IN_A_TURN = frozenset({"executing", "stopping", "recovering"})
+"""The states of a run in which its session's executor works for it, or did when the process ended."""
 
 Sweep = Callable[[], int]
 """Kills what an earlier process has left running, and returns how many processes that were; blocks."""

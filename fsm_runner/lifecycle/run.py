@@ -85,7 +85,7 @@ class RunActor(Actor):
         )
         self.wire_run = with_runner_values(run, context.runner_values)
         self._claimed_run = run
-        self._runner_id = runner_id
+        self.runner_id = runner_id
         self._context = context
         self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing)
         self._reports: list[Answered] = []
@@ -136,7 +136,7 @@ class RunActor(Actor):
     def _write_claim(self) -> None:
         run = self._claimed_run
         self._context.record.claimed(
-            run.run_id, run.session_id, run.agent_name, self._runner_id, msgspec.json.encode(run)
+            run.run_id, run.session_id, run.agent_name, self.runner_id, msgspec.json.encode(run)
         )
 
     def on_step(self, step: Step, payload: object) -> None:
@@ -162,7 +162,7 @@ class RunActor(Actor):
 
     async def _execute(self) -> None:
         # Not waited for: the executor need not lose the time of a round trip, and the outbox keeps the order.
-        self._put(delivery.started(self.wire_run.run_id, self._runner_id))
+        self._put(delivery.started(self.wire_run.run_id, self.runner_id))
         self._execution = await self._context.executor.start(self._assignment, self._channel)
         self._session_status = await self._execution.wait()
 
@@ -211,11 +211,11 @@ class RunActor(Actor):
         run_id = self.wire_run.run_id
         match self.model.outcome:
             case "completed":
-                return delivery.completed(run_id, self._runner_id, self._session_status)
+                return delivery.completed(run_id, self.runner_id, self._session_status)
             case "stopped":
-                return delivery.stopped(run_id, self._runner_id, self._signal, overrules=self._overrules)
+                return delivery.stopped(run_id, self.runner_id, self._signal, overrules=self._overrules)
             case _:
-                return delivery.failed(run_id, self._runner_id, shortened(self.failure), overrules=self._overrules)
+                return delivery.failed(run_id, self.runner_id, shortened(self.failure), overrules=self._overrules)
 
 
 def _status(outcome: str | None) -> wire.RunStatus:

@@ -26,7 +26,10 @@ LAST_ANSWER_LIMIT_S = 0.5
 """How long a registration is heard out that the leave has overtaken."""
 
 LAST_REPORTS_LIMIT_S = 3.0
-"""How long a runner that leaves waits for reports to be taken that its next process would send."""
+"""A runner that leaves waits for its last reports; when the coordinator has answered nothing for so long, they are left
+to its next process."""
+
+SILENCE_LOOK_S = 0.25
 
 LEAVING = "the runner is leaving"
 
@@ -107,11 +110,7 @@ class RunnerActor(Actor):
         if step.target == "online":
             self._client.wake()
         reason = f" ({payload})" if payload is not None and step.target != "online" else ""
-        level = (
-            "WARNING"
-            if step.target in {"cut_off", "suspended", "refused", "gave_up", "aborted"} or self.model.outcome
-            else "INFO"
-        )
+        level = "WARNING" if step.target in TROUBLED_STATES or self.model.outcome else "INFO"
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
 
     async def _register(self) -> None:
@@ -141,17 +140,32 @@ class RunnerActor(Actor):
         await self._end_of_work()
 
     async def _end_of_work(self) -> None:
-        """When nothing is at work any more, what is left to tell is waited for; what is in the journal not for long."""
+        """When nothing is at work any more, what is left to tell is waited for while the coordinator answers; where it
+        does not, the next process of this runner tells it."""
         await self._runs.all_settled(LEAVING)
-        is_kept = self._journal.path is not None and self._journal.stuck is None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_REPORTS_LIMIT_S if is_kept else None):
-                await self._runs.all_ended()
-                await self._runs.end_sessions(LEAVING)
+        telling = asyncio.create_task(self._tell_the_rest(), name="last reports")
+        try:
+            await asyncio.wait([telling], timeout=LAST_REPORTS_LIMIT_S)
+            while not telling.done() and not (self._is_kept() and self._client.is_silent_for(LAST_REPORTS_LIMIT_S)):
+                await asyncio.wait([telling], timeout=SILENCE_LOOK_S)
+        finally:
+            telling.cancel()
+            await asyncio.wait([telling])
+
+    async def _tell_the_rest(self) -> None:
+        await self._runs.all_ended()
+        await self._runs.end_sessions(LEAVING)
+
+    def _is_kept(self) -> bool:
+        return self._journal.path is not None and self._journal.stuck is None
 
     async def _deregister(self) -> None:
         runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)
         if runner_id is None:
+            return
+        if self._is_kept() and self._runs.has_only_ends_to_tell:
+            # The coordinator fails what is open when a runner leaves, and these have an end.
+            logger.warning("not deregistered: {} ends are left to this runner's next process", len(self._runs))
             return
         given_up = self._runs.names
         await self._client.deregister(runner_id)

@@ -54,17 +54,22 @@ class Runs:
         if run.run_id in self._actors:
             logger.warning("{}: handed out again while it is at work here; once is enough", run.run_id)
             return False
-        if run.run_id in self._reports:
-            logger.warning("{}: handed out again after its end; its report is repeated", run.run_id)
-            self._own(self._deliver(run.run_id, self._reports[run.run_id]), run.run_id)
+        if self.repeat_end(run.run_id):
             return False
         logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name, run.session_id)
         self._begin(RunActor(run, runner_id, self._context))
         return True
 
-    def knows(self, run_id: str) -> bool:
-        """Whether the run is at work here, or has ended here."""
-        return run_id in self._actors or run_id in self._reports
+    def is_at_work(self, run_id: str) -> bool:
+        return run_id in self._actors
+
+    def repeat_end(self, run_id: str) -> bool:
+        """Tell once more how the run has ended here, where the coordinator does not know; whether it has ended here."""
+        if run_id not in self._reports:
+            return False
+        logger.warning("{}: open at the coordinator after its end here; its report is repeated", run_id)
+        self._own(self._deliver(run_id, self._reports[run_id]), run_id)
+        return True
 
     def take_up(self, left_behind: OpenRun) -> None:
         """Go on with a run that an earlier process of this runner had."""
@@ -134,6 +139,11 @@ class Runs:
         """Return when no run is held."""
         await self._none_left.wait()
 
+    @property
+    def has_only_ends_to_tell(self) -> bool:
+        """Whether runs are held, and nothing of any of them is at work."""
+        return bool(self._actors) and all(actor.settled.is_set() for actor in self._actors.values())
+
     async def all_settled(self, reason: str) -> None:
         """End the executors that live on when no run is at work, and return when all that is left is to be told."""
         for actor in list(self._actors.values()):
@@ -177,6 +187,10 @@ class Runs:
         began = asyncio.get_running_loop().time()
         try:
             state = await actor.live()
+        except Exception as defect:
+            if actor.terminal_report is None:
+                self.fail(actor.name, actor.runner_id, f"the runner's own fault: {defect!r}")
+            raise
         finally:
             del self._actors[actor.name]
             actor.over.set()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.lifecycle import runner as runner_module
 from tests.support import faults
 from tests.support.home import make_home
@@ -16,7 +17,7 @@ async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_
 ) -> None:
     monkeypatch.setattr(runner_module, "LAST_REPORTS_LIMIT_S", 0.05)
     profile, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
-    async with bench(tmp_path) as desk:
+    async with bench(tmp_path, Timings(stale_after_s=0.2)) as desk:
         async with desk.running(profile, state_dir=state_dir, grace_period_s=60) as first:
             desk.proxy.fault("POST", REPORT + ".*", faults.reset(), times=None)
             run = await desk.submit("say", text="x")
@@ -25,6 +26,7 @@ async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_
             assert await first.drain() == "stopped"
             assert first.path[-3:] == ["draining", "deregistering", "stopped"]
         assert desk.proxy.acknowledged("POST", TERMINAL_REPORT) == []
+        assert desk.proxy.calls_for("DELETE", ".*") == []  # the coordinator would fail a run whose end is known
         async with desk.running(profile, state_dir=state_dir) as second:
             assert (await desk.end(run)).status == "completed"
             assert second.path[0] == "recovering"

@@ -32,7 +32,7 @@ async def test_a_claim_that_nobody_knows_is_taken_up_after_a_registration() -> N
     async with line(api) as made:
         await asyncio.sleep(0.5)
         assert made.executor.begun == [RUN.run_id]
-        assert made.runs.knows(RUN.run_id)
+        assert made.runs.is_at_work(RUN.run_id)
     assert api.calls[:3] == ["claims", "look up", "poll"]
     assert reports(api, RUN.run_id) == ["started"]
 

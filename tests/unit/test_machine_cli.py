@@ -46,15 +46,15 @@ def test_check_lists_the_defects_of_a_file() -> None:
     assert result.exit_code == 1
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0] == "broken.toml:21: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
-    assert 'broken.toml:77: transitions[1].to: "exekuting" is no state (did you mean "executing"?)' in lines
+    assert lines[0] == "broken.toml:22: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
+    assert 'broken.toml:92: transitions[1].to: "exekuting" is no state (did you mean "executing"?)' in lines
 
 
 def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "run.toml").write_text(BROKEN)
     monkeypatch.setenv("FSM_RUNNER_HOME", str(tmp_path))
-    assert invoke("check").stdout.startswith("specs/run.toml:21: ")
+    assert invoke("check").stdout.startswith("specs/run.toml:22: ")
     (tmp_path / "specs" / "run.toml").write_text(BROKEN.replace('name = "run"', 'name = "walk"'))
     assert (
         invoke("check", "run").stdout == "specs/run.toml:1: name: this is the place of the machine 'run', not 'walk'\n"
@@ -83,7 +83,7 @@ def test_diagram_refuses_an_unknown_format_and_a_broken_machine() -> None:
     Path("broken.toml").write_text(BROKEN)
     error = refusal("diagram", "broken.toml")
     assert error.exit_code == 1
-    assert "broken.toml:21: " in str(error)
+    assert "broken.toml:22: " in str(error)
 
 
 def test_diagram_renews_a_document_and_checks_it() -> None:

@@ -82,36 +82,10 @@ def _away(away_s: float) -> Iterator[PollAnswer]:
         yield Unreachable("reset")
 
 
-@pytest.mark.parametrize("state", ["registering", "cut_off", "suspended"])
+@pytest.mark.parametrize("state", ["registering", "online", "cut_off", "suspended"])
 def test_a_runner_gives_up_after_an_outage_that_is_too_long(state: str) -> None:
     model = RUNNER.model()
     model.state = state
     for event in ("outage_too_long", "runs_ended", "not_deregistered"):
         RUNNER.fire(model, event)
     assert (model.state, model.outcome) == ("gave_up", "gave_up")
-
-
-def test_a_runner_that_the_coordinator_answers_does_not_give_up() -> None:
-    model = RUNNER.model()
-    model.state = "online"
-    assert not RUNNER.fire(model, "outage_too_long").taken
-    RUNNER.fire(model, "coordinator_lost")
-    RUNNER.fire(model, "coordinator_answered")
-    assert not RUNNER.fire(model, "outage_too_long").taken
-    assert model.outcome is None
-
-
-@pytest.mark.parametrize("state", [name for name, state in RUNNER.spec.states.items() if not state.final])
-def test_a_runner_claims_nothing_while_its_journal_is_stuck(state: str) -> None:
-    model = RUNNER.model()
-    model.state = state
-    model.facts = frozenset({"journal_is_stuck"})
-    RUNNER.fire(model, "journal_stuck")
-    assert model.state not in {"online", "cut_off"}
-    if model.state == "registering":
-        RUNNER.fire(model, "registered")
-        assert model.state == "suspended"
-    if model.state == "suspended":
-        model.facts = frozenset()
-        RUNNER.fire(model, "journal_unstuck")
-        assert model.state == "online"
