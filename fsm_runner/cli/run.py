@@ -4,6 +4,8 @@ import asyncio
 import sys
 import time
 from collections.abc import Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -111,11 +113,15 @@ def _sound_profiles() -> tuple[list[LoadedProfile], str]:
 
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
     progress = Progress(shown=sys.stderr.isatty() and not config.verbose)
+    with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
+        here = msgspec.structs.replace(config, coordinator_url=None, state_dir=Path(state_dir))
+        return await _run_in(here, profile, request, progress)
+
+
+async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequest, progress: Progress) -> int:
     async with (
         CoordinatorServer(port=0) as server,
-        assembled_runner(
-            msgspec.structs.replace(config, coordinator_url=None, state_dir=None), profile, server.url, observe=progress
-        ) as runner,
+        assembled_runner(config, profile, server.url, observe=progress) as runner,
         CoordinatorApi(server.url) as api,
     ):
         living = asyncio.create_task(runner.live(), name="runner")

@@ -151,9 +151,9 @@ class CoordinatorApi:
         answer = await self._transport.call("GET", "/runs?status=stopping", limit_s=LINE_ANSWER_LIMIT_S, line=True)
         return answer.decoded(wire.StopRequests).runs
 
-    async def claims(self, runner_id: str) -> list[wire.Run | UnreadableRun]:
-        """The runs that this runner has claimed, as the coordinator sees it, and has not begun."""
-        answer = await self._transport.call("GET", "/runs?status=claimed", limit_s=LINE_ANSWER_LIMIT_S, line=True)
+    async def held(self, runner_id: str, status: wire.RunStatus) -> list[wire.Run | UnreadableRun]:
+        """The runs of this status that this runner holds, as the coordinator sees it."""
+        answer = await self._transport.call("GET", f"/runs?status={status}", limit_s=LINE_ANSWER_LIMIT_S, line=True)
         return [run for raw in answer.decoded(wire.RawRuns).runs if (run := _claim_of(runner_id, raw)) is not None]
 
     async def stop_run(self, run_id: str) -> None:

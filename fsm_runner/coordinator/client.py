@@ -18,7 +18,7 @@ from fsm_runner.coordinator.faults import (
     Refused,
     Unreachable,
 )
-from fsm_runner.coordinator.policy import POLICIES, Policies
+from fsm_runner.coordinator.policy import POLICIES, STALE_AFTER_S, Policies
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import Sleep, retrying
 
@@ -180,8 +180,8 @@ class CoordinatorClient:
         self.note_answer()
         logger.warning(
             "the coordinator still holds an earlier runner of this identity for online; "
-            "it lets go within {:.0f} s of that one's last heartbeat; trying again in {:.1f} s ({})",
-            self.policies.duplicate_runner.limit_s or 0,
+            "it lets go {:.0f} s after that one's last heartbeat; trying again in {:.1f} s ({})",
+            STALE_AFTER_S,
             wait_s,
             fault,
         )

@@ -24,6 +24,7 @@ from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
 
 ASKED_FOR = "the coordinator asks for it"
+FORGOTTEN = "lost: this runner has begun the run, and nothing of it is left, nor in its journal"
 LOST = "lost: the answer that brought this run to its runner did not arrive, and the run is not told in full again"
 
 Post = Callable[[str, object], None]
@@ -60,6 +61,8 @@ class CoordinatorLink:
         self._unclear_stops: set[str] = set()
         """Sessions to stop of which several runs are held."""
         self._last_beat = 0.0
+        self._next_look_up_s = 0.0
+        """While no poll is held."""
         self._poll_waits = Waits(client.policies.poll)
         self._short_poll_waits = Waits(client.policies.short_poll)
         self._beat_waits = Waits(client.policies.heartbeat)
@@ -105,9 +108,11 @@ class CoordinatorLink:
                     await self._look_up(self._registered.runner_id)
                 await self._poll(self._registered)
             elif len(self._runs) > 0:
-                await self._look_up(self._registered.runner_id)
+                if _now() >= self._next_look_up_s:
+                    self._next_look_up_s = _now() + RUN_LOOKUP_INTERVAL_S
+                    await self._look_up(self._registered.runner_id)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RUN_LOOKUP_INTERVAL_S):
+                    async with asyncio.timeout_at(self._next_look_up_s):
                         await self._runs.changed.wait()
             else:
                 await self._runs.changed.wait()
@@ -195,6 +200,7 @@ class CoordinatorLink:
         has_room = self._claiming and not self._runs.full
         try:
             if self._doubt.exists and has_room:
+                await self._fail_forgotten_runs(runner_id)
                 has_room = await self._take_up_lost_claims(runner_id)
             await self._look_up_stops(runner_id)
         except CoordinatorError as fault:
@@ -206,7 +212,7 @@ class CoordinatorLink:
 
     async def _take_up_lost_claims(self, runner_id: str) -> bool:
         """Whether there was room for all of them."""
-        for run in await self._client.api.claims(runner_id):
+        for run in await self._client.api.held(runner_id, "claimed"):
             if self._runs.is_at_work(run.run_id) or self._runs.repeat_end(run.run_id):
                 continue
             if not self._claiming or self._runs.full:
@@ -219,6 +225,12 @@ class CoordinatorLink:
             else:
                 self._runs.start(run, runner_id)
         return True
+
+    async def _fail_forgotten_runs(self, runner_id: str) -> None:
+        """Those that an earlier process has begun, whose journal is gone."""
+        for run in await self._client.api.held(runner_id, "running"):
+            if not self._runs.is_at_work(run.run_id) and not self._runs.repeat_end(run.run_id):
+                self._runs.fail(run.run_id, runner_id, FORGOTTEN)
 
     async def _look_up_stops(self, runner_id: str) -> None:
         requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]

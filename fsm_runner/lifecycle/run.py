@@ -153,6 +153,8 @@ class RunActor(Actor):
 
     async def _accept(self) -> None:
         self._overrules = True
+        if self._left_in:
+            logger.warning("{}: is carried out again", self.name)
         await self._context.record.written()
         self._context.executor.accept(self.wire_run)
 

@@ -67,6 +67,8 @@ class Runs:
         """Tell once more how the run has ended here, where the coordinator does not know; whether it has ended here."""
         if run_id not in self._reports:
             return False
+        if self._context.channels.outbox.ending_of(run_id) is not None:
+            return True
         logger.warning("{}: open at the coordinator after its end here; its report is repeated", run_id)
         self._own(self._deliver(run_id, self._reports[run_id]), run_id)
         return True
@@ -102,7 +104,7 @@ class Runs:
 
     def stop_unknown(self, run_id: str, runner_id: str) -> None:
         """Report a run as stopped that was claimed, and whose answer was lost."""
-        logger.warning("{}: to be stopped, and never begun here: its claim was lost", run_id)
+        logger.warning("{}: to be stopped, and not at work here: it is reported as stopped", run_id)
         self._end_at_once(run_id, delivery.stopped(run_id, runner_id, "shutdown", overrules=False))
 
     def _end_at_once(self, run_id: str, report: Delivery) -> None:

@@ -60,6 +60,8 @@ class FakeApi:
         self.silent_until_s = 0.0
         """Heartbeats before this time are not answered."""
         self.stop_answers: list[CoordinatorError | list[wire.StopRequest]] = []
+        self.running: list[wire.Run | UnreadableRun] = []
+        """What this runner has begun, as the coordinator sees it."""
         self.claim_answers: list[CoordinatorError | list[wire.Run | UnreadableRun]] = []
         self.asked_for_claims_at_s: list[float] = []
         self.states: dict[str, wire.RunState] = {}
@@ -89,8 +91,10 @@ class FakeApi:
             raise answer
         return answer
 
-    async def claims(self, runner_id: str) -> list[wire.Run | UnreadableRun]:
+    async def held(self, runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
         assert runner_id == ME
+        if status == "running":
+            return self.running
         self.calls.append("claims")
         self.asked_for_claims_at_s.append(now_s())
         answer = self.claim_answers.pop(0) if self.claim_answers else []

@@ -195,8 +195,8 @@ class Connection:
     async def heartbeat(self, runner_id: str) -> None:
         await self._exchange(self._line_faults, self._coordinator.heartbeat)
 
-    async def claims(self, runner_id: str) -> list[wire.Run | UnreadableRun]:
-        return list(await self._exchange(self._line_faults, lambda: self._coordinator.of_status("claimed")))
+    async def held(self, runner_id: str, status: wire.RunStatus) -> list[wire.Run | UnreadableRun]:
+        return list(await self._exchange(self._line_faults, lambda: self._coordinator.of_status(status)))
 
     async def stop_requests(self) -> list[wire.StopRequest]:
         stopping = await self._exchange(self._line_faults, lambda: self._coordinator.of_status("stopping"))

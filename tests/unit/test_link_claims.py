@@ -70,11 +70,13 @@ async def test_a_claim_by_a_poll_that_was_given_up_is_found_as_long_as_the_coord
     late_s = LONG_AFTER_S + 20.0
     api = FakeApi(_each_second(Unreachable("reset"), LONG_AFTER_S))
 
-    async def claims(runner_id: str) -> list[wire.Run | UnreadableRun]:
+    async def held(runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
+        if status != "claimed":
+            return []
         api.asked_for_claims_at_s.append(asyncio.get_running_loop().time())
         return [RUN] if api.asked_for_claims_at_s[-1] >= late_s else []
 
-    api.claims = claims  # type: ignore[method-assign] # the answer depends on the time
+    api.held = held  # type: ignore[method-assign] # the answer depends on the time
     async with line(api) as made:
         await asyncio.sleep(late_s - 0.1)
         assert made.executor.begun == []
@@ -220,3 +222,27 @@ async def test_a_run_that_was_claimed_for_nobody_and_is_to_be_stopped_is_reporte
         await asyncio.sleep(1)
         assert made.executor.begun == []
     assert reports(api, RUN.run_id) == ["stopped"]
+
+
+@in_virtual_time
+async def test_a_run_that_an_earlier_process_has_begun_and_nobody_remembers_fails_as_lost() -> None:
+    api = FakeApi()
+    api.running = [RUN]
+    api.states[RUN.run_id] = wire.RunState(status="running")
+    async with line(api) as made:
+        await asyncio.sleep(0.5)
+        assert made.executor.begun == []
+    assert reports(api, RUN.run_id) == ["failed"]
+
+
+@in_virtual_time
+async def test_a_run_that_is_at_work_here_is_not_taken_for_lost() -> None:
+    api = FakeApi()
+    api.claim_answers = [[RUN]]
+    async with line(api) as made:
+        await asyncio.sleep(0.5)
+        api.running = [RUN]
+        await made.register_again()
+        await asyncio.sleep(100)
+        assert made.runs.is_at_work(RUN.run_id)
+    assert reports(api, RUN.run_id) == ["started"]
