@@ -105,8 +105,9 @@ class CoordinatorLink:
                 await self._runs.changed.wait()
             elif self._claiming and not self._runs.full:
                 if self._doubt.is_due(_now()):
-                    await self._look_up(self._registered.runner_id)
-                await self._poll(self._registered)
+                    await self._look_up(self._registered.runner_id)  # which may fill the runner
+                else:
+                    await self._poll(self._registered)
             elif len(self._runs) > 0:
                 if _now() >= self._next_look_up_s:
                     self._next_look_up_s = _now() + RUN_LOOKUP_INTERVAL_S

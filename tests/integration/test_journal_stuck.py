@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -201,3 +202,22 @@ async def test_a_lock_that_is_given_back_in_time_does_no_harm(tmp_path: Path, jo
     finally:
         other.close()
     assert heard.changes == []
+
+
+async def test_a_disk_that_does_not_answer_counts_as_stuck_until_it_does(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fsm_runner.journal.flusher.SLOW_DISK_S", 0.05)
+    heard, answers = Heard(journal), threading.Event()
+    journal._flusher._thread.submit(answers.wait)
+    journal.stepped("run", "run_1", "begun", None, "claimed", None, "")
+    writing = asyncio.create_task(journal.written())
+    async with asyncio.timeout(PATIENCE_S):
+        while not heard.changes:  # noqa: ASYNC110 - the journal tells by a call
+            await asyncio.sleep(0.01)
+    assert "does not answer" in heard.changes[0]
+    assert journal.stuck is not None
+    answers.set()
+    await writing
+    await heard.unstuck.wait()
+    assert journal.stuck is None

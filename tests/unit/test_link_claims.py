@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ HOLD_S = 30
 LONG_AFTER_S = 100.0
 """No registration is in doubt any more."""
 BLUEPRINT = {"name": "echo"}
+OTHER = wire.Run(run_id="run_3", session_id="ses_3")
 NAMED = wire.Run(run_id="run_2", session_id="ses_2", agent_name="echo")
 
 
@@ -246,3 +248,47 @@ async def test_a_run_that_is_at_work_here_is_not_taken_for_lost() -> None:
         await asyncio.sleep(100)
         assert made.runs.is_at_work(RUN.run_id)
     assert reports(api, RUN.run_id) == ["started"]
+
+
+@in_virtual_time
+async def test_a_claim_that_is_told_while_the_runner_begins_to_leave_is_not_taken_up() -> None:
+    api = FakeApi()
+
+    async with line(api) as made:
+
+        async def held(runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
+            made.link.set_course(claiming=False, leaving=True)
+            return [RUN] if status == "claimed" else []
+
+        api.held = held  # type: ignore[method-assign] # the runner's course changes while it is asked
+        await asyncio.sleep(5)
+        assert made.executor.begun == []
+    assert api.delivered == []
+
+
+@in_virtual_time
+async def test_claims_beyond_the_number_of_runs_wait_until_there_is_room() -> None:
+    api = FakeApi()
+    api.claim_answers = [[RUN, OTHER], [OTHER], [OTHER]]
+    async with line(api, max_runs=1) as made:
+        await asyncio.sleep(0.5)
+        assert made.executor.begun == [RUN.run_id]
+        made.runs.stop_run(RUN.run_id, "the test makes room")
+        await asyncio.sleep(20)
+        assert made.executor.begun == [RUN.run_id, OTHER.run_id]
+
+
+@in_virtual_time
+async def test_a_run_that_has_ended_here_and_is_claimed_again_has_its_end_told_again() -> None:
+    api = FakeApi(_each_second(Unreachable("reset"), math.inf))
+    api.claim_answers = [[RUN]]
+    async with line(api) as made:
+        await asyncio.sleep(0.5)
+        made.runs.stop_run(RUN.run_id, "the test ends it")
+        await made.runs.all_ended()
+        api.claim_answers = [[RUN]]
+        api.states[RUN.run_id] = wire.RunState(status="claimed")
+        await made.register_again()
+        await asyncio.sleep(100)
+        assert made.executor.begun == [RUN.run_id]
+    assert reports(api, RUN.run_id) == ["started", "stopped", "stopped"]

@@ -6,7 +6,8 @@ import msgspec
 
 from fsm_runner.coordinator import delivery
 from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, NothingKept, Outbox
+from fsm_runner.coordinator.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NothingKept, Outbox
+from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import KeptMessage
@@ -26,6 +27,7 @@ class Shelf:
         self.stuck: FsmRunnerError | None = None
         self.read: list[int] = []
         self.unreadable_times = 0
+        self.hangs = False
 
     def message_put(self, session_id: str, content: bytes) -> int:
         self.last_id += 1
@@ -43,6 +45,8 @@ class Shelf:
         return self.messages[message_id][1]
 
     async def written(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.stuck is not None:
             raise self.stuck
 
@@ -289,3 +293,47 @@ async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
         await settle()
     assert [each.body for each, _ in gate.deliveries] == [BIG] * 4
     assert shelf.read == [3, 3, 3, 3, 4]
+
+
+@in_virtual_time
+async def test_a_body_that_can_never_be_read_back_holds_the_end_of_its_run_up_for_a_limited_time() -> None:
+    gate, shelf = Doubting(), Shelf()
+    kept = shelf.message_put(LANE, msgspec.msgpack.encode(Delivery("lost", BIG)))
+    shelf.unreadable_times = 1_000_000
+    box = Outbox(gate, shelf)
+    box.restore([KeptMessage(kept, LANE, None, size_bytes=len(BIG))])
+    box.put(LANE, delivery.completed("run_1", "me"))
+    await asyncio.sleep(NOT_TAKEN_LIMIT_S - 1)
+    assert gate.begun == []
+    await asyncio.sleep(2)
+    assert gate.begun == ["/runner/runs/run_1/completed"]
+    await box.aclose()
+
+
+@in_virtual_time
+async def test_the_end_of_a_run_stays_in_memory_however_much_waits_before_it() -> None:
+    gate, shelf = Doubting(), Shelf()
+    box = Outbox(gate, shelf)
+    for number in range(6):
+        box.put(LANE, Delivery(f"{number}", BIG))
+    end = delivery.completed("run_1", "me")
+    box.put(LANE, end)
+    for _ in range(7):
+        await settle()
+        gate.acknowledge()
+    await settle()
+    assert gate.deliveries[-1][0] == end
+    assert 7 not in shelf.read
+
+
+@in_virtual_time
+async def test_an_end_is_told_though_the_disk_does_not_answer() -> None:
+    gate, shelf = Doubting(), Shelf()
+    shelf.hangs = True
+    box = Outbox(gate, shelf)
+    box.put(LANE, delivery.completed("run_1", "me"))
+    await asyncio.sleep(WRITE_DOWN_LIMIT_S - 0.1)
+    assert gate.begun == []
+    await asyncio.sleep(0.2)
+    assert gate.begun == ["/runner/runs/run_1/completed"]
+    await box.aclose()
