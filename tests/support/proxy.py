@@ -88,6 +88,8 @@ class FaultProxy:
     ) -> None:
         if self._server is not None:
             self._server.close()
+        # A connection that was accepted in this turn of the loop is known in the next.
+        await asyncio.sleep(0)
         await self.cut()
         await self._upstream.aclose()
 
