@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import faults
+from tests.support.doomed_runner import WRITTEN
 from tests.support.faults import Answer
 from tests.support.proxy import POLL
 from tests.support.stage import REGISTER, Scenario, Stage
@@ -72,7 +73,7 @@ SCENARIOS = (
         is_healed=True,
     ),
 )
-RUNNERS = Repertoire("runner", SCENARIOS)
+RUNNERS = Repertoire("runner", SCENARIOS, (WRITTEN,))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
