@@ -1,6 +1,5 @@
 """What was measured of a runner while it worked: whether it grows."""
 
-import os
 import statistics
 from collections.abc import Sequence
 
@@ -29,14 +28,11 @@ class Bound(msgspec.Struct, frozen=True):
         return first * (1 + self.share) + self.more
 
 
-POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""So many does the loop's own pool have at most; each is started when all others are busy for the first time."""
-
 BOUNDS = {
     "resident_mb": Bound(0.1, 3),
     "descriptors": Bound(0.1, 10),
     "tasks": Bound(0.1, 20),
-    "threads": Bound(0, POOL_THREADS),
+    "threads": Bound(0, 2),
     "processes": Bound(0.1, 10),
     "zombies": Bound(0, 3),
     "journal_mb": Bound(0.1, 1),
