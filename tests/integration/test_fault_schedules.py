@@ -27,7 +27,7 @@ from tests.support.runner import FAST, Bench, RunningRunner
 from tests.support.schedules import Cut, Disturbance, Killed, Plan, Schedule, Spoiled, spoil, until
 
 SEED = os.environ.get("FAULT_SEED")
-SEEDS = [int(SEED)] if SEED else range(int(os.environ.get("FAULT_SCHEDULES", "10")))
+SEEDS = [int(SEED)] if SEED else range(int(os.environ.get("FAULT_SCHEDULES", "14")))
 
 POLL_TIMEOUT_S = 0.3
 HEARTBEAT_S = 0.2

@@ -11,7 +11,7 @@ from fsm_runner.lifecycle.machines import load_machine
 from tests.support import faults
 from tests.support.command_executor import SESSION_STATUS, held_by, staged_source
 from tests.support.coordinated_home import STAGED
-from tests.support.doomed_runner import BREAK_STOP, HOLD_START, WRITTEN
+from tests.support.doomed_runner import BREAK_STOP, HOLD_START
 from tests.support.stage import REFUSED, Act, Scenario, Stage, Steps, nothing_more
 from tests.support.theatre import Repertoire, entering, short_transitions, theatre
 
@@ -101,7 +101,7 @@ SCENARIOS = (
         "was being stopped", held, first_killed_at=entering("session", "stopping"), provoke_first=stop_when_busy
     ),
 )
-SESSIONS = Repertoire("session", SCENARIOS, (WRITTEN,))
+SESSIONS = Repertoire("session", SCENARIOS)
 
 
 async def test_the_scenarios_take_every_transition_of_a_session(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import faults
-from tests.support.doomed_runner import WRITTEN
 from tests.support.faults import Answer
 from tests.support.proxy import POLL
 from tests.support.stage import REGISTER, Scenario, Stage
@@ -73,7 +72,7 @@ SCENARIOS = (
         is_healed=True,
     ),
 )
-RUNNERS = Repertoire("runner", SCENARIOS, (WRITTEN,))
+RUNNERS = Repertoire("runner", SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -24,11 +24,9 @@ Triple = tuple[str, str, str]
 class Repertoire:
     """The scenarios for one machine. What their rehearsals came to is known to all tests that are performed of it."""
 
-    def __init__(self, machine: str, scenarios: Sequence[Scenario], moments: Sequence[str] = STEP_MOMENTS) -> None:
-        """`moments`: when, of each step, a runner is killed."""
+    def __init__(self, machine: str, scenarios: Sequence[Scenario]) -> None:
         self.machine = machine
         self.scenarios = scenarios
-        self.moments = moments
         self.rehearsed: dict[str, Outcome] = {}
 
     def before(self, scenario: Scenario) -> Iterator[Scenario]:
@@ -70,7 +68,7 @@ class Theatre:
         new = [each for each in await self.triples(scenario) if each not in taken]
         writes = (await self._rehearsed(scenario)).writes if scenario.every_write else 0
         return [
-            *(StepPoint(self._repertoire.machine, *each, when) for each in new for when in self._repertoire.moments),
+            *(StepPoint(self._repertoire.machine, *each, when) for each in new for when in STEP_MOMENTS),
             *(WritePoint(number + 1, when) for number in range(writes) for when in WRITE_MOMENTS),
         ]
 
