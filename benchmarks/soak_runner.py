@@ -27,7 +27,7 @@ RUNS_A_SECOND = 20
 
 def bound_journal(runs: int) -> None:
     """In place of the limits that a journal meets after months."""
-    defaults: dict[str, object] = Journal.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
+    defaults: dict[str, object] = Journal.open.__func__.__kwdefaults__  # type: ignore[attr-defined] # of a classmethod
     assert "limits" in defaults
     defaults["limits"] = KeptLimits(size_bytes=runs * JOURNAL_BYTES_A_RUN)
     assert hasattr(flusher, "PRUNE_EACH_S")

@@ -30,6 +30,7 @@ LAST_REPORTS_LIMIT_S = 3.0
 to its next process."""
 
 SILENCE_LOOK_S = 0.25
+"""How often it is looked whether the coordinator has answered meanwhile."""
 
 LEAVING = "the runner is leaving"
 
