@@ -4,8 +4,8 @@ What an answer means beyond its status is the business of `api.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -14,6 +14,7 @@ import msgspec
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
+from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
 from fsm_runner.coordinator.faults import (
     AgentNameCollision,
     DuplicateRunner,
@@ -28,7 +29,6 @@ from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
     ANSWER_LIMIT_S,
     CONNECT_LIMIT_S,
-    KEPT_IDLE_S,
     REPORT_CONNECTIONS,
 )
 from fsm_runner.errors import UsageError
@@ -78,13 +78,14 @@ class Transport:
     def __init__(self, url: str, auth: httpx.Auth | None, connections: int) -> None:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
-        self._http = _http_client(self.url, auth, connections)
+        new_client = _client_factory(self.url, auth)
+        self._connections = Connections(new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
-        self._line_http = _http_client(self.url, auth, REPORT_CONNECTIONS)
+        self._line = Connections(new_client, REPORT_CONNECTIONS)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
-        await self._line_http.aclose()
+        await self._connections.aclose()
+        await self._line.aclose()
 
     @asynccontextmanager
     async def open(
@@ -99,20 +100,20 @@ class Transport:
         limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
         # A header that comes from elsewhere may hold any byte; as text, httpx takes ASCII alone.
         raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        try:
-            request = self._http.build_request(
-                method, self.url + path, content=content, headers=raw_headers, timeout=limits
-            )
-            async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
-                response = await self._http.send(request, stream=True)
-        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as fault:
-            raise self._unreachable(method, path, fault) from fault
-        except httpx.InvalidURL as defect:
-            raise _no_url(method, self.url, defect) from defect
-        try:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
+                    http = await stack.enter_async_context(self._connections.one())
+                    request = http.build_request(
+                        method, self.url + path, content=content, headers=raw_headers, timeout=limits
+                    )
+                    response = await http.send(request, stream=True)
+            except (httpx.HTTPError, httpx.StreamError, TimeoutError) as fault:
+                raise self._unreachable(method, path, fault) from fault
+            except httpx.InvalidURL as defect:
+                raise _no_url(method, self.url, defect) from defect
+            stack.push_async_callback(response.aclose)
             yield response
-        finally:
-            await response.aclose()
 
     async def call(
         self,
@@ -127,10 +128,10 @@ class Transport:
 
         Raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
         """
-        http = self._line_http if line else self._http
+        connections = self._line if line else self._connections
         try:
             # httpx limits each read; an answer that drips would never end by that.
-            async with asyncio.timeout(CONNECT_LIMIT_S + limit_s):
+            async with asyncio.timeout(CONNECT_LIMIT_S + limit_s), connections.one() as http:
                 answer = await self._exchange(http, method, path, content, limit_s)
         except (httpx.HTTPError, TimeoutError) as fault:
             raise self._unreachable(method, path, fault) from fault
@@ -181,23 +182,23 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _http_client(url: str, auth: httpx.Auth | None, connections: int) -> httpx.AsyncClient:
+def _client_factory(url: str, auth: httpx.Auth | None) -> Callable[[], httpx.AsyncClient]:
     """Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good."""
     parts = urlsplit(url)
+    # A proxy has no business between a runner and a coordinator of the same machine.
+    trust_env = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
+
+    def new_client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(auth=auth, limits=ONE_CONNECTION, trust_env=trust_env, verify=certificates)
+
     try:
-        return httpx.AsyncClient(
-            auth=auth,
-            limits=httpx.Limits(
-                max_connections=connections, max_keepalive_connections=REPORT_CONNECTIONS, keepalive_expiry=KEPT_IDLE_S
-            ),
-            # A proxy has no business between a runner and a coordinator of the same machine.
-            trust_env=parts.hostname not in {"localhost", "127.0.0.1", "::1"},
-            # Certificates take memory and time to load, and plain HTTP has no use for them.
-            verify=parts.scheme == "https",
-        )
+        # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
+        certificates = httpx.create_ssl_context(verify=parts.scheme == "https", trust_env=trust_env)
+        new_client()
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
         variables = "the proxy or certificate variables of the environment cannot be used"
         raise UsageError(f"coordinator URL {url!r}: {variables}: {fault}") from fault
+    return new_client
 
 
 def _no_url(method: str, url: str, defect: httpx.InvalidURL) -> Refused:

@@ -20,6 +20,7 @@ from fsm_runner.cli.submission import create_run, say_outcome
 from fsm_runner.config import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi, Polled, UnreadableRun
+from fsm_runner.coordinator.connections import Connections
 from fsm_runner.coordinator.faults import CoordinatorError, RegistrationConflictError, Unreachable
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.executor_assembly import _procedural_config
@@ -207,7 +208,8 @@ def api_that_is_answered(*answers: tuple[int, bytes]) -> CoordinatorApi:
         return httpx.Response(status, content=content)
 
     api = CoordinatorApi("http://localhost")
-    api._transport._http = api._transport._line_http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    transport = httpx.MockTransport(answer)
+    api._transport._connections = api._transport._line = Connections(lambda: httpx.AsyncClient(transport=transport), 1)
     return api
 
 
