@@ -1,7 +1,7 @@
 """Kept connections to one coordinator, each with a client of its own.
 
 A pool of httpx looks at each of its connections when a request begins and again when it ends. With twenty of them that
-is a quarter of what a run costs, so each pool here holds a single one, and which is used is decided by a stack.
+was two fifths of what a run cost the loop, so each pool here holds a single one, and a stack says which is used.
 """
 
 import asyncio

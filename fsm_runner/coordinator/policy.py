@@ -17,7 +17,7 @@ ANSWER_LIMIT_S = 60.0
 """How long an answer may take. Long, since a call that was given up may still be carried out later."""
 
 REPORT_CONNECTIONS = 20
-"""So many reports are under way at once, the others wait. The pool looks at each connection for each request."""
+"""So many reports are under way at once, the others wait."""
 
 EXECUTORS_CONNECTIONS = 500
 """Apart from these, so many calls of executors and MCP clients: none of them may keep a report waiting. Many, since a

@@ -1,0 +1,123 @@
+"""Kept connections against a real server, which knows how many there are."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from fsm_runner.coordinator import connections as connections_module
+from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
+
+
+class Counter:
+    """A server that answers a request when it is let, and counts its connections."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.requests = asyncio.Semaphore(0)
+        self.ended = asyncio.Semaphore(0)
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                self.requests.release()
+                await self.may_answer.wait()
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+        self.ended.release()
+
+
+@asynccontextmanager
+async def kept(limit: int) -> AsyncIterator[tuple[Connections, Counter]]:
+    counter = Counter()
+    server = await asyncio.start_server(counter.serve, "127.0.0.1", 0)
+    counter.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    connections = Connections(lambda: httpx.AsyncClient(limits=ONE_CONNECTION, trust_env=False), limit)
+    try:
+        yield connections, counter
+    finally:
+        await connections.aclose()
+        server.close()
+        for _ in range(counter.accepted):
+            await counter.ended.acquire()
+
+
+async def ask(connections: Connections, counter: Counter) -> int:
+    async with connections.one() as client:
+        return (await client.get(counter.url)).status_code
+
+
+async def ask_at_once(connections: Connections, counter: Counter, count: int) -> None:
+    counter.may_answer.clear()
+    asked = [asyncio.create_task(ask(connections, counter)) for _ in range(count)]
+    for _ in asked:
+        await counter.requests.acquire()
+    counter.may_answer.set()
+    assert await asyncio.gather(*asked) == [204] * count
+
+
+async def test_one_after_the_other_they_share_a_connection() -> None:
+    async with kept(5) as (connections, counter):
+        for _ in range(4):
+            assert await ask(connections, counter) == 204
+        assert counter.accepted == 1
+
+
+async def test_what_was_opened_at_once_is_used_again() -> None:
+    async with kept(3) as (connections, counter):
+        await ask_at_once(connections, counter, 3)
+        await ask_at_once(connections, counter, 3)
+        assert counter.accepted == 3
+
+
+async def test_one_more_than_the_limit_waits_for_its_turn() -> None:
+    async with kept(2) as (connections, counter):
+        counter.may_answer.clear()
+        asked = [asyncio.create_task(ask(connections, counter)) for _ in range(3)]
+        await counter.requests.acquire()
+        await counter.requests.acquire()
+        counter.may_answer.set()
+        assert await asyncio.gather(*asked) == [204] * 3
+        assert counter.accepted == 2
+
+
+async def test_a_request_that_is_given_up_makes_room() -> None:
+    async with kept(1) as (connections, counter):
+        counter.may_answer.clear()
+        given_up = asyncio.create_task(ask(connections, counter))
+        await counter.requests.acquire()
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        counter.may_answer.set()
+        assert await ask(connections, counter) == 204
+
+
+async def test_connections_that_nobody_uses_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with kept(3) as (connections, counter):
+        await ask_at_once(connections, counter, 3)
+        monkeypatch.setattr(connections_module, "KEPT_IDLE_S", -1.0)
+        async with connections.one():
+            await counter.ended.acquire()
+            await counter.ended.acquire()
+            counter.ended.release()
+            counter.ended.release()
+        assert counter.accepted == 3
+
+
+async def test_one_in_use_is_closed_with_the_others() -> None:
+    async with kept(2) as (connections, counter):
+        counter.may_answer.clear()
+        asked = asyncio.create_task(ask(connections, counter))
+        await counter.requests.acquire()
+        await connections.aclose()
+        with pytest.raises(httpx.HTTPError):
+            await asked
+        counter.may_answer.set()
