@@ -36,8 +36,9 @@ PARAMETERS = '{"message": "hello"}'
 COMMAND = [str(bundled() / "executors/procedural/commands/echo"), "--message", "hello"]
 
 ONE_BY_ONE = 150
-AT_ONCE = 600
+AT_ONCE = 400
 IN_FLIGHT = 50
+ROUNDS = 5
 IDLE_S = 20.0
 HELP_STARTS = 15
 
@@ -141,10 +142,15 @@ def latency() -> Figure:
 
 
 def throughput() -> Figure:
+    """The median of several rounds, each with a floor of its own: a machine's speed changes within seconds."""
+    share = statistics.median(throughput_share() for _ in range(ROUNDS))
+    return Figure(f"throughput with {IN_FLIGHT} in flight", share, "% of floor", "at least 50", share >= 50)
+
+
+def throughput_share() -> float:
     floor = asyncio.run(floor_rate(AT_ONCE, IN_FLIGHT))
     watch = asyncio.run(runner_durations(AT_ONCE, IN_FLIGHT))
-    share = 100 * AT_ONCE / (watch.last_end - watch.first_claim) / floor
-    return Figure(f"throughput with {IN_FLIGHT} in flight", share, "% of floor", "at least 50", share >= 50)
+    return 100 * AT_ONCE / (watch.last_end - watch.first_claim) / floor
 
 
 def transition() -> Figure:
