@@ -32,7 +32,7 @@ BOUNDS = {
     "resident_mb": Bound(0.1, 3),
     "descriptors": Bound(0.1, 10),
     "tasks": Bound(0.1, 20),
-    "threads": Bound(0, 2),
+    "threads": Bound(0, 1),
     "processes": Bound(0.1, 10),
     "zombies": Bound(0, 3),
     "journal_mb": Bound(0.1, 1),

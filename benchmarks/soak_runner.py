@@ -7,6 +7,8 @@ FOLDER holds `home`, `state` and `project`. For each line on stdin the number of
 
 import asyncio
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fsm_runner.assembly import assembled_runner
@@ -18,11 +20,13 @@ from fsm_runner.journal.limits import PRUNE_EACH_S, KeptLimits
 from fsm_runner.logs import configure_logs
 from fsm_runner.profiles import load_profile
 
-JOURNAL_BYTES_A_RUN = 400
-"""So much the journal may keep for each run of the soak: its bound has to be met long before the end."""
-PRUNED_TIMES = 20
-RUNS_A_SECOND = 20
+JOURNAL_BYTES_A_RUN = 100
+"""So much the journal may keep for each run of the soak, of some 1,600 bytes that a run takes: its bound is met when
+one run of sixteen has ended, long before the first third has."""
+PRUNED_TIMES = 50
+RUNS_A_SECOND = 40
 """A guess, for the time between two prunings."""
+POOL_THREADS = 6
 
 
 def bound_journal(runs: int) -> None:
@@ -42,10 +46,18 @@ async def tell_tasks() -> None:
         print(len(asyncio.all_tasks()), flush=True)
 
 
+async def fill_thread_pool() -> None:
+    """The loop starts threads when it needs them, over minutes: all of them now, so that one more is a leak."""
+    everyone = threading.Barrier(POOL_THREADS)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(POOL_THREADS))
+    await asyncio.gather(*(asyncio.to_thread(everyone.wait) for _ in range(POOL_THREADS)))
+
+
 async def main() -> None:
     url, folder, runs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     configure_logs(verbose=False)
     bound_journal(runs)
+    await fill_thread_pool()
     config = RunnerConfig(
         coordinator_url=url, profile="soak", project_dir=folder / "project", state_dir=folder / "state", max_runs=None
     )

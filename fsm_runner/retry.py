@@ -1,7 +1,6 @@
 """Trying again: the one place where a failed call turns into a wait."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -48,10 +47,14 @@ async def retrying(
     *,
     on_wait: OnWait | None = None,
     sleep: Sleep = asyncio.sleep,
-    now: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] | None = None,
 ) -> Value:
-    """Call `attempt` until it succeeds, fails for good or the policy is used up; then its last failure is raised."""
+    """Call `attempt` until it succeeds, fails for good or the policy is used up; then its last failure is raised.
+
+    `now` and `sleep` are of one clock: the event loop's, where none is given.
+    """
     waits = Waits(policy)
+    now = now or asyncio.get_running_loop().time
     began = now()
     failures = 0
     while True:

@@ -85,6 +85,22 @@ async def test_run_stops_its_command_on_a_signal(tmp_path: Path) -> None:
             assert not any("Traceback" in line for line in running.lines)
 
 
+async def test_run_keeps_its_journal_for_itself_and_no_longer_than_it_lasts(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    temporary, state = tmp_path / "temporary", tmp_path / "state"
+    temporary.mkdir()
+    env = environment(tmp_path / "home") | {"TMPDIR": str(temporary), "STATE_DIR": str(state)}
+    async with waiter(tmp_path) as command:
+        words = [f"{key}={value}" for key, value in command.parameters.items()]
+        async with program(tmp_path, env, "run", "wait", *words) as running:
+            await command.started.pid()
+            assert len(list(temporary.glob("fsm-runner-run-*/*/journal.sqlite"))) == 1
+            running.process.send_signal(signal.SIGINT)
+            await running.exit_code()
+    assert not list(temporary.iterdir())
+    assert not state.exists()
+
+
 async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     env = environment(tmp_path / "home")

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsm_runner.coordinator.faults import Unreachable
+from fsm_runner.coordinator.client import CoordinatorClient
+from fsm_runner.coordinator.faults import DuplicateRunner, Unreachable
+from fsm_runner.coordinator.wire import Registered, Registration, RegistrationConflict
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.outage import OutageWatch
-from tests.support.line import FakeApi, PollAnswer, line
+from tests.support.line import REGISTRATION, FakeApi, PollAnswer, line
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
@@ -89,3 +91,20 @@ def test_a_runner_gives_up_after_an_outage_that_is_too_long(state: str) -> None:
     for event in ("outage_too_long", "runs_ended", "not_deregistered"):
         RUNNER.fire(model, event)
     assert (model.state, model.outcome) == ("gave_up", "gave_up")
+
+
+@in_virtual_time
+async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_away() -> None:
+    class Occupied(FakeApi):
+        faults = iter([Unreachable("refused")])
+
+        async def register(self, registration: Registration) -> Registered:
+            raise next(self.faults, DuplicateRunner("online", RegistrationConflict(error="duplicate_runner")))
+
+    told = Told(60)
+    client = CoordinatorClient(Occupied())  # type: ignore[arg-type] # of the API it needs this much
+    client.on_away, client.on_answer = told.watch.unanswered, told.watch.answered
+    with pytest.raises(DuplicateRunner):
+        await client.register(REGISTRATION)
+    assert asyncio.get_running_loop().time() > 600
+    assert told.at_s == []

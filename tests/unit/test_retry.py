@@ -1,5 +1,6 @@
 """The waits that a policy asks for. Sleep, clock and jitter are replaced, so nothing is waited for here."""
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -8,6 +9,7 @@ import pytest
 
 from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.retry import RetryPolicy, Waits, retrying
+from tests.support.virtual_time import in_virtual_time
 
 
 class Passing(Exception):
@@ -158,6 +160,13 @@ async def test_each_wait_is_told_with_its_failure_before_it_begins(clock: Clock)
         now=clock.now,
     )
     assert told == [("0", 1, 0), ("1", 2, 1)]
+
+
+@in_virtual_time
+async def test_the_limit_is_of_the_clock_that_is_slept_by() -> None:
+    with pytest.raises(Passing):
+        await retrying(Attempts(*passing(10_000)), RetryPolicy(base_s=1, cap_s=9, limit_s=600), (Passing,))
+    assert 500 < asyncio.get_running_loop().time() <= 600
 
 
 @pytest.mark.usefixtures("_longest_waits")

@@ -1,0 +1,32 @@
+"""A run whose own machinery breaks, by a defect of the runner."""
+
+import asyncio
+
+import pytest
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import Polled
+from fsm_runner.lifecycle.run import RunActor
+from tests.support.line import RUN, FakeApi, line
+from tests.support.virtual_time import in_virtual_time
+
+OTHER = wire.Run(run_id="run_2", session_id="ses_2")
+
+
+@in_virtual_time
+async def test_it_is_reported_as_failed_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = RunActor.live
+
+    async def live_or_break(actor: RunActor) -> str:
+        if actor.name == RUN.run_id:
+            raise ZeroDivisionError("a defect")
+        return await live(actor)
+
+    monkeypatch.setattr(RunActor, "live", live_or_break)
+    api = FakeApi([Polled(run=RUN), Polled(run=OTHER)])
+    async with line(api) as made:
+        await asyncio.sleep(1)
+        assert made.executor.begun == [OTHER.run_id]
+        assert not made.runs.is_at_work(RUN.run_id)
+        assert api.delivered[0] == f"/runner/runs/{RUN.run_id}/failed"
+        assert "ZeroDivisionError" in (api.states[RUN.run_id].error or "")
