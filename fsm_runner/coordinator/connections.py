@@ -35,14 +35,20 @@ class Connections:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client with nothing else under way: the one that was used last, so that the others can be let go."""
+        """A client with nothing else under way: the one that was used last, so that the others can be let go.
+
+        It is kept only where all went well: a request that is given up at a bad moment leaves its connection in use
+        for ever, and the next one would wait for it.
+        """
         async with self._room:
             client = self._idle.pop().client if self._idle else self._made()
             try:
                 await self._let_go_of_unused()
                 yield client
-            finally:
-                self._idle.append(_Idle(client, time.monotonic()))
+            except BaseException:
+                await self._close(client)
+                raise
+            self._idle.append(_Idle(client, time.monotonic()))
 
     async def aclose(self) -> None:
         """Close them all, those in use too."""
@@ -57,6 +63,8 @@ class Connections:
     async def _let_go_of_unused(self) -> None:
         unused_before_s = time.monotonic() - KEPT_IDLE_S
         while self._idle and self._idle[0].since_s < unused_before_s:
-            client = self._idle.popleft().client
-            self._open.discard(client)
-            await client.aclose()
+            await self._close(self._idle.popleft().client)
+
+    async def _close(self, client: httpx.AsyncClient) -> None:
+        self._open.discard(client)
+        await client.aclose()

@@ -10,6 +10,7 @@ import pytest
 
 from fsm_runner.coordinator import connections as connections_module
 from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
+from tests.support.watch import PATIENCE_S
 
 
 class Counter:
@@ -98,6 +99,26 @@ async def test_a_request_that_is_given_up_makes_room() -> None:
         await asyncio.wait({given_up})
         counter.may_answer.set()
         assert await ask(connections, counter) == 204
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["a first request", "a request of a kept connection"])
+async def test_a_request_may_be_given_up_at_any_moment(warm: bool) -> None:
+    turns = 0
+    has_ended = False
+    while not has_ended:
+        async with kept(1) as (connections, counter):
+            if warm:
+                await ask(connections, counter)
+            given_up = asyncio.create_task(ask(connections, counter))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            has_ended = given_up.done()
+            given_up.cancel()
+            await asyncio.wait({given_up})
+            async with asyncio.timeout(PATIENCE_S):
+                assert await ask(connections, counter) == 204, f"given up in turn {turns} of the loop"
+        turns += 1
+    assert turns > 3
 
 
 async def test_connections_that_nobody_uses_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
