@@ -41,14 +41,12 @@ async def assembled_executor(
         yield _procedural(config, profile, surroundings)
         return
     try:
-        program = executor_program(
-            profile.executor_path, surroundings.inherited, profile.profile.env, surroundings.marks
-        )
+        program = executor_program(profile.executor_path, surroundings.inherited, profile.variables, surroundings.marks)
     except UsageError as defect:
         raise UsageError(f"{profile.path}: command: {defect}") from defect
     except OSError as fault:  # a name that is too long, a folder that may not be entered
         raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
-    for name in sorted(set(profile.profile.env) - surroundings.inherited.keys()):
+    for name in sorted(set(profile.named_variables) - surroundings.inherited.keys()):
         logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
     # The gateway brings the web server along, which a procedural runner has no use for.
     from fsm_runner.gateway.gateway import Gateway

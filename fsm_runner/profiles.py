@@ -1,6 +1,7 @@
 """Profiles and the agents that a runner brings along. Contract: protocol.md, section 5."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -8,6 +9,7 @@ import msgspec
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside
 from fsm_runner.home import homes
 
 Form = TypeVar("Form")
@@ -47,6 +49,8 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
     agents: tuple[Agent, ...]
     agent_files: dict[str, Path]
     """By the agents' names."""
+    manifest: ExecutorManifest = ExecutorManifest()
+    """What the executor says of itself."""
     unknown_keys: tuple[str, ...] = ()
     """What the file says besides; a key that is misspelled is among them."""
 
@@ -57,9 +61,18 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def executor_path(self) -> Path:
-        """The executor's file: in the profile's home, else in a later one. It need not exist."""
-        places = [home / self.profile.command for home in (self.home, *homes())]
-        return next((place for place in places if place.is_file()), places[0])
+        """The executor's file. It need not exist."""
+        return _executor_path(self.home, self.profile.command)
+
+    @property
+    def named_variables(self) -> tuple[str, ...]:
+        """The runner's variables that the profile passes on to the executor."""
+        return (*self.profile.env, *self.manifest.variables_in(self.profile.config))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All of the runner's variables that the executor gets, where they are set."""
+        return (*self.named_variables, *self.manifest.env)
 
     def executor_info(self) -> ExecutorInfo:
         """The profile as it is told to the coordinator."""
@@ -92,7 +105,11 @@ def load_profile(name: str) -> LoadedProfile:
     path = paths[name]
     home = path.parent.parent
     profile = read_json(path, Profile)
-    _refuse_runners_own(path, profile)
+    manifest = manifest_beside(_executor_path(home, profile.command))
+    for defect in manifest.defects(profile.config):
+        raise UsageError(f"{path}: {defect}")
+    _refuse_runners_own(path, "env", profile.env)
+    _refuse_runners_own(path, "config.env", manifest.variables_in(profile.config))
     agents = _agents(path, home, profile)
     return LoadedProfile(
         name=name,
@@ -101,16 +118,23 @@ def load_profile(name: str) -> LoadedProfile:
         profile=profile,
         agents=tuple(agent for _, agent in agents),
         agent_files={agent.name: file for file, agent in agents},
+        manifest=manifest,
         unknown_keys=tuple(sorted(read_json(path, dict[str, msgspec.Raw]).keys() - Profile.__struct_fields__)),
     )
 
 
-def _refuse_runners_own(path: Path, profile: Profile) -> None:
-    for name in profile.env:
+def _executor_path(home: Path, command: str) -> Path:
+    """In the profile's home, else in a later one."""
+    places = [each / command for each in (home, *homes())]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _refuse_runners_own(path: Path, key: str, names: Iterable[str]) -> None:
+    for name in names:
         if name.startswith(RUNNERS_OWN_VARIABLES):
-            raise UsageError(f"{path}: env: {name} is the runner's own, and no executor gets it")
+            raise UsageError(f"{path}: {key}: {name} is the runner's own, and no executor gets it")
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UsageError(f"{path}: env: {name!r} is not the name of a variable")
+            raise UsageError(f"{path}: {key}: {name!r} is not the name of a variable")
 
 
 def read_json(path: Path, form: type[Form]) -> Form:

@@ -8,6 +8,7 @@ import msgspec
 from fsm_runner.conformance.case import Lifecycle
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.executors.manifest import manifest_beside
 from fsm_runner.executors.program import ExecutorProgram, executor_program
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
@@ -29,7 +30,7 @@ def find_target(path_text: str, profile_name: str | None) -> Target:
     path = Path.cwd() / path_text
     profiles = [load_profile(profile_name)] if profile_name is not None else _profiles_of(path)
     profile = profiles[0] if profiles else None
-    variables = () if profile is None else profile.profile.env
+    variables = manifest_beside(path).env if profile is None else profile.variables
     return Target(
         program=executor_program(path, os.environ, variables),
         profile=None if profile is None else profile.name,

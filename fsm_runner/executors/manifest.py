@@ -1,0 +1,74 @@
+"""What an executor says of itself in `executor.json` beside its file: what it needs of whoever starts it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+MANIFEST_FILE = "executor.json"
+
+
+class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    env: tuple[str, ...] = ()
+    """Variables that it gets with every profile, where they are set."""
+    config_schema: JsonObject | None = None
+    """JSON Schema (2020-12) of a profile's `config`; None: anything. Where it has a property `env`, that is a list of
+    names of further variables."""
+
+    def variables_in(self, config: JsonObject) -> tuple[str, ...]:
+        properties, names = (self.config_schema or {}).get("properties"), config.get("env")
+        if not isinstance(properties, dict) or "env" not in properties or not isinstance(names, list):
+            return ()
+        return tuple(name for name in names if isinstance(name, str))
+
+    def defects(self, config: JsonObject) -> Iterator[str]:
+        """What is wrong with a profile's config: where, and why."""
+        if self.config_schema is None:
+            return
+        # It takes a tenth of a second to load.
+        from jsonschema import Draft202012Validator
+
+        for error in Draft202012Validator(self.config_schema).iter_errors(config):
+            yield _said(error)
+
+
+def manifest_beside(executor: Path) -> ExecutorManifest:
+    """Empty where there is none. Raises `UsageError` naming the file."""
+    path = executor.parent / MANIFEST_FILE
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=ExecutorManifest)
+    except (FileNotFoundError, NotADirectoryError):
+        return ExecutorManifest()
+    except DECODE_FAULTS as defect:
+        raise UsageError(f"{path}: {defect}") from defect
+    except OSError as fault:
+        raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
+    if manifest.config_schema is not None:
+        _check_schema(path, manifest.config_schema)
+    return manifest
+
+
+def _check_schema(path: Path, schema: JsonObject) -> None:
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as defect:
+        raise UsageError(f"{path}: config_schema: {defect.message}") from defect
+
+
+def _said(error: "ValidationError") -> str:
+    where = ".".join(["config", *map(str, error.absolute_path)])
+    match error.validator, error.schema, error.instance:
+        case "additionalProperties", {"properties": dict(known)}, dict(given):
+            unknown = sorted(given.keys() - known.keys())
+            return f"{where}: there is no {', '.join(unknown)}; there are: {', '.join(known)}"
+        case _:
+            return f"{where}: {error.message}"
