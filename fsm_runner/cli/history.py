@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from fsm_runner.errors import UsageError, headline
+from fsm_runner.executors.notes import Usage
 from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
 
@@ -154,6 +155,8 @@ def _ending(life: RunLife) -> str:
     if life.ended_at is None:
         return f"open; to be reported: {report}" if report else "open"
     ending = f"{life.outcome or life.state or 'ended'} after {_shown_s(life.lasted_s or 0.0)}"
+    if life.usage is not None:
+        ending += f" ({msgspec.json.decode(life.usage, type=Usage)})"
     return f"{ending}; reported: {report}" if report else f"{ending}; nothing was reported"
 
 

@@ -7,6 +7,7 @@ import msgspec
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.coordinator.wire import CompletedSession, JsonObject, Run, StopSignal
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.executors.notes import Notes
 
 
 class RunRefused(FsmRunnerError):
@@ -39,6 +40,9 @@ class SessionChannel(Protocol):
 
     def metadata(self, body: bytes) -> Answered:
         """A JSON object of session fields, unchanged."""
+
+    def note(self, notes: Notes) -> None:
+        """For the runner's own record of the run that is at work; the coordinator is told by `metadata`."""
 
     def result(self, data: JsonObject) -> None:
         """A result event of this data."""

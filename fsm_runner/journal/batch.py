@@ -37,6 +37,11 @@ class SettledRow(NamedTuple):
     overrules: bool = True
 
 
+class UsedRow(NamedTuple):
+    run_id: str
+    usage: bytes
+
+
 class EndedRow(NamedTuple):
     run_id: str
     ended_at: str
@@ -67,12 +72,13 @@ class Batch:
     Between kinds there is no order, except that a run is claimed, then settled, then ended.
     """
 
-    __slots__ = ("claimed", "ended", "gone", "messages", "sessions", "settled", "stepped", "waiters")
+    __slots__ = ("claimed", "ended", "gone", "messages", "sessions", "settled", "stepped", "used", "waiters")
 
     def __init__(self) -> None:
         self.stepped: list[SteppedRow] = []
         self.claimed: list[ClaimedRow] = []
         self.settled: dict[str, SettledRow] = {}
+        self.used: dict[str, UsedRow] = {}
         self.ended: dict[str, EndedRow] = {}
         self.sessions: list[SessionBeganRow | SessionEndedRow] = []
         self.messages: dict[int, MessageRow] = {}
@@ -81,7 +87,14 @@ class Batch:
 
     def is_empty(self) -> bool:
         return not (
-            self.stepped or self.claimed or self.settled or self.ended or self.sessions or self.messages or self.gone
+            self.stepped
+            or self.claimed
+            or self.settled
+            or self.used
+            or self.ended
+            or self.sessions
+            or self.messages
+            or self.gone
         )
 
     def forget_message(self, message_id: int) -> None:
@@ -94,6 +107,7 @@ class Batch:
         self.stepped.extend(newer.stepped)
         self.claimed.extend(newer.claimed)
         self.settled.update(newer.settled)
+        self.used.update(newer.used)
         for ended in newer.ended.values():
             self.ended.setdefault(ended.run_id, ended)
         self.sessions.extend(newer.sessions)

@@ -20,6 +20,7 @@ from fsm_runner.journal.batch import (
     SessionEndedRow,
     SettledRow,
     SteppedRow,
+    UsedRow,
 )
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, KEPT_LIMITS, KeptLimits
@@ -125,6 +126,12 @@ class Journal:
         """How an open run ended, before the coordinator is told. The latest stands."""
         key = _storable(run_id)
         self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body, report.overrules)
+        self._flusher.noted()
+
+    def used(self, run_id: str, usage: bytes) -> None:
+        """`usage`: JSON. The latest stands."""
+        key = _storable(run_id)
+        self._flusher.pending.used[key] = UsedRow(key, usage)
         self._flusher.noted()
 
     def ended(self, run_id: str) -> None:

@@ -12,7 +12,7 @@ from fsm_runner.journal.lock import FolderLock
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered
 from fsm_runner.journal.recovery import last_number, recover
-from fsm_runner.journal.schema import create_tables, version_of
+from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, renew_tables, version_of
 
 JOURNAL_FILE = "journal.sqlite"
 CACHED_STATEMENTS = 256
@@ -87,6 +87,8 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
         connection.execute(f"PRAGMA {pragma}").fetchall()
     if version == 0:
         create_tables(connection)
+    elif version < SCHEMA_VERSION:
+        renew_tables(connection, version)
 
 
 def _cannot_create(path: Path | None, error: Exception) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.journal.schema import RUN, RUNNER, SESSION, version_of
+from fsm_runner.journal.schema import RUN, RUNNER, SESSION, WITH_USAGE, version_of
 
 _STEPS = """
 SELECT at, monotonic_s, process, machine, subject, event, source, target, outcome, reason
@@ -25,7 +25,8 @@ SELECT at, monotonic_s, process, machine, subject, event, source, target, outcom
 _LATEST_RUNS = "SELECT run_id FROM runs ORDER BY seq DESC LIMIT ?"
 _RUNS_OF_SESSION = "SELECT run_id FROM runs WHERE session_id = ? ORDER BY seq"
 _RUN = """
-SELECT run_id, session_id, agent, runner_id, claimed_at, ended_at, report_path, report_body FROM runs WHERE run_id = ?
+SELECT run_id, session_id, agent, runner_id, claimed_at, ended_at, report_path, report_body, {usage}
+FROM runs WHERE run_id = ?
 """
 _SESSION = "SELECT session_id, runner_id, began_at, ended_at FROM sessions WHERE session_id = ?"
 
@@ -62,6 +63,11 @@ class RunLife(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     """From its first transition to its last; None while it has not ended."""
     report_path: str | None
     report_body: str | None
+    usage: msgspec.Raw | None
+    """JSON, as the runner keeps it; None where the executor has told none."""
+
+
+_RunRow = tuple[str, str, str | None, str, str, str | None, str | None, bytes | None, bytes | None]
 
 
 class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
@@ -101,13 +107,16 @@ class Reader:
             raise UsageError(_cannot_read(path, error)) from None
         try:
             self._connection.execute("BEGIN")
-            self.is_empty = version_of(self._connection, str(path)) == 0
+            version = version_of(self._connection, str(path))
         except sqlite3.Error as error:
             self._connection.close()
             raise UsageError(_cannot_read(path, error)) from None
         except UsageError:
             self._connection.close()
             raise
+        self.is_empty = version == 0
+        # Its runner renews a journal of an older version when it is started again.
+        self._run_query = _RUN.format(usage="usage" if version >= WITH_USAGE else "NULL")
 
     def close(self) -> None:
         self._connection.close()
@@ -119,7 +128,7 @@ class Reader:
 
     def run(self, run_id: str) -> list[RunLife]:
         """It, or nothing."""
-        return [self._run_life(row) for row in self._rows(_RUN, run_id)]
+        return [self._run_life(row) for row in self._rows(self._run_query, run_id)]
 
     def session(self, session_id: str) -> list[SessionLife]:
         """It, or nothing: the executor of a session of one-shot runs has no life of its own."""
@@ -143,8 +152,8 @@ class Reader:
         """The latest, oldest first."""
         return self._steps(_LATEST_STEPS, RUNNER, count)
 
-    def _run_life(self, row: tuple[str, str, str | None, str, str, str | None, str | None, bytes | None]) -> RunLife:
-        run_id, session_id, agent, runner_id, claimed_at, ended_at, path, body = row
+    def _run_life(self, row: _RunRow) -> RunLife:
+        run_id, session_id, agent, runner_id, claimed_at, ended_at, path, body, usage = row
         steps = self.steps_of_run(run_id)
         return RunLife(
             journal=self.journal,
@@ -159,6 +168,7 @@ class Reader:
             lasted_s=None if ended_at is None else sum(step.stayed_s or 0.0 for step in steps),
             report_path=path,
             report_body=None if body is None else body.decode("utf-8", "replace"),
+            usage=None if usage is None else msgspec.Raw(usage),
         )
 
     def _steps(self, query: str, *values: str | int) -> list[Step]:

@@ -4,7 +4,9 @@ import sqlite3
 
 from fsm_runner.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+WITH_USAGE = 2
+"""The version from which on a run has its usage."""
 RUN = "run"
 SESSION = "session"
 RUNNER = "runner"
@@ -38,7 +40,8 @@ CREATE TABLE runs (
     report_path TEXT,
     report_body BLOB,
     report_overrules INTEGER,
-    ended_at TEXT
+    ended_at TEXT,
+    usage BLOB
 );
 CREATE INDEX runs_by_end ON runs (ended_at);
 CREATE INDEX runs_by_session ON runs (session_id);
@@ -60,6 +63,10 @@ CREATE TABLE messages (
 """
 
 
+_RENEWALS = {1: "ALTER TABLE runs ADD COLUMN usage BLOB"}
+"""What makes of a journal of this version one of the next."""
+
+
 def version_of(connection: sqlite3.Connection, name: str) -> int:
     """0: nothing is in it yet. Raises UsageError, which names the file, where it is not a journal of ours."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -79,5 +86,14 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN EXCLUSIVE")
     for statement in filter(str.strip, _TABLES.split(";")):
         connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def renew_tables(connection: sqlite3.Connection, version: int) -> None:
+    """Of an older version, in one step or not at all."""
+    connection.execute("BEGIN EXCLUSIVE")
+    for each in range(version, SCHEMA_VERSION):
+        connection.execute(_RENEWALS[each])
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     connection.execute("COMMIT")

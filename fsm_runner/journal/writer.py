@@ -26,6 +26,7 @@ UPDATE runs SET report_path = new.column2, report_body = new.column3, report_ove
 FROM (VALUES {rows}) AS new
 WHERE run_id = new.column1 AND ended_at IS NULL
 """
+_USED = "UPDATE runs SET usage = new.column2 FROM (VALUES {rows}) AS new WHERE run_id = new.column1"
 # What was claimed is needed no more: it may hold a whole agent, and what its parameters say.
 _ENDED = """
 UPDATE runs SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
@@ -92,6 +93,7 @@ class Writer:
         self._write_rows(_STEPPED, batch.stepped)
         self._write_rows(_CLAIMED, batch.claimed)
         self._write_rows(_SETTLED, list(batch.settled.values()))
+        self._write_rows(_USED, list(batch.used.values()))
         self._write_rows(_ENDED, list(batch.ended.values()))
         for kind, rows in groupby(batch.sessions, type):
             self._write_rows(_SESSION_STATEMENTS[kind], list(rows))

@@ -9,6 +9,7 @@ from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.outbox import Answered, Outbox
 from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.executors.notes import Notes
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
 
 
@@ -23,12 +24,20 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutboxChannel:
-    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now."""
+    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now; `on_note` is told
+    what is for the record of the run that has the turn."""
 
-    def __init__(self, session_id: str, context: ChannelContext, has_turn: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        context: ChannelContext,
+        has_turn: Callable[[], bool],
+        on_note: Callable[[Notes], None] = lambda _: None,
+    ) -> None:
         self._session_id = session_id
         self._context = context
         self._has_turn = has_turn
+        self._on_note = on_note
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> Answered:
         if not self._has_turn():
@@ -46,6 +55,9 @@ class OutboxChannel:
 
     def metadata(self, body: bytes) -> Answered:
         return self._put(delivery.metadata(self._session_id, body))
+
+    def note(self, notes: Notes) -> None:
+        self._on_note(notes)
 
     def result(self, data: wire.JsonObject) -> None:
         event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)

@@ -12,6 +12,7 @@ from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.errors import FsmRunnerError, shortened
+from fsm_runner.executors.notes import Notes, Usage
 from fsm_runner.executors.port import Assignment, Execution, Executor
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.lifecycle.actor import Actor, Position
@@ -87,7 +88,7 @@ class RunActor(Actor):
         self._claimed_run = run
         self.runner_id = runner_id
         self._context = context
-        self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing)
+        self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing, self._note)
         self._reports: list[Answered] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
@@ -96,6 +97,8 @@ class RunActor(Actor):
         self._left_in = ""
         self._overrules = True
         """Whether the run's end is known better here than at the coordinator."""
+        self.usage: Usage | None = None
+        """What the executor says that the run has cost."""
         self.failure = ""
         """Why the run failed; empty where it did not."""
         self.terminal_report: Delivery | None = None
@@ -146,6 +149,15 @@ class RunActor(Actor):
             logger.info("{}: stop ({})", self.name, payload or "requested")
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         self._show_state()
+
+    def _note(self, notes: Notes) -> None:
+        """A detail stands in the journal as a step that leads nowhere."""
+        if notes.status_detail is not None:
+            logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), notes.status_detail)
+            self._record("detail", self.state, notes.status_detail)
+        if notes.usage is not None:
+            self.usage = notes.usage
+            self._context.record.used(self.name, msgspec.json.encode(notes.usage))
 
     def _show_state(self) -> None:
         final = self._context.machine.is_final(self.model)

@@ -199,10 +199,11 @@ class Runs:
         if actor.terminal_report is not None:
             self._remember(actor.name, actor.terminal_report)
         took_s = asyncio.get_running_loop().time() - began
+        used = "" if actor.usage is None else f" ({actor.usage})"
         if actor.failure:
-            logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, _shown(actor.failure))
+            logger.warning("{}: {} after {:.2f} s{}: {}", actor.name, state, took_s, used, _shown(actor.failure))
         else:
-            logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
+            logger.info("{}: {} after {:.2f} s{}", actor.name, state, took_s, used)
 
     def _remember(self, run_id: str, report: Delivery) -> None:
         self._reports[run_id] = report

@@ -1,7 +1,7 @@
 """One persistent executor: lives the life of `specs/session.toml`."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import msgspec
@@ -13,12 +13,19 @@ from fsm_runner.coordinator.wire import CompletedSession, EndedSession, Run, Sto
 from fsm_runner.errors import FsmRunnerError, headline
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
+from fsm_runner.executors.notes import Notes
 from fsm_runner.executors.persistent import PersistentProcess
 from fsm_runner.executors.port import Assignment, ExecutionFailed
 from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.lifecycle.record import Record
 from fsm_runner.machine.engine import Machine, Step
+
+OnNote = Callable[[Notes], None]
+
+
+def _noted_by_nobody(_: Notes) -> None:
+    pass
 
 
 class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +41,10 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
 class Turn:
     """What one run wants of a session: the `Execution` of that run."""
 
-    def __init__(self, session: "SessionActor", line: bytes) -> None:
+    def __init__(self, session: "SessionActor", line: bytes, on_note: OnNote) -> None:
         self.line = line
+        self.on_note = on_note
+        """Told what is for the record of its run."""
         self.over = asyncio.Event()
         """Its run has ended and been reported."""
         self._session = session
@@ -76,6 +85,7 @@ class SessionActor(Actor):
         context: SessionContext,
         launcher: Launcher | None,
         left_at: Position | None = None,
+        on_note: OnNote = _noted_by_nobody,
     ) -> None:
         """`left_at`: where it was when an earlier process of the runner ended, and the executor with it; then there is
         nothing to launch."""
@@ -97,7 +107,9 @@ class SessionActor(Actor):
         self._context = context
         self._launcher = launcher
         self._process: PersistentProcess | None = None
-        self.first_turn = Turn(self, b"" if launcher is None else invocation_line(first, launcher.executor_config))
+        self.first_turn = Turn(
+            self, b"" if launcher is None else invocation_line(first, launcher.executor_config), on_note
+        )
         """The turn that starts the session."""
         self._turn: Turn | None = self.first_turn
         self._latest_turn = self.first_turn
@@ -116,13 +128,13 @@ class SessionActor(Actor):
         self._told_first = tuple(told_first)
         self._ended_between_turns = True
 
-    def further_turn(self, run: Run) -> Turn:
+    def further_turn(self, run: Run, on_note: OnNote) -> Turn:
         """Raises `ExecutionFailed` where the executor has a turn already, or has ended."""
         if self._turn is not None:
             raise ExecutionFailed(f"session {self.name} is busy: its executor has not completed its turn yet")
         if self.state != "idle":
             raise no_live_executor(self.name)
-        self._turn = self._latest_turn = Turn(self, turn_line(run))
+        self._turn = self._latest_turn = Turn(self, turn_line(run), on_note)
         self.post("turn_requested", run.run_id)
         return self._turn
 
@@ -177,7 +189,7 @@ class SessionActor(Actor):
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = OutboxChannel(self.name, self._context.channels, self._has_turn)
+        channel = OutboxChannel(self.name, self._context.channels, self._has_turn, self._note)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
@@ -214,6 +226,10 @@ class SessionActor(Actor):
         answer = await asyncio.shield(outbox.ending_of(self.name) or outbox.put(self.name, report))
         if isinstance(answer, Refused):
             raise answer
+
+    def _note(self, notes: Notes) -> None:
+        if self._turn is not None:
+            self._turn.on_note(notes)
 
     def _has_turn(self) -> bool:
         return self._turn is not None

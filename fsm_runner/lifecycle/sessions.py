@@ -8,7 +8,7 @@ from fsm_runner.coordinator.wire import Run
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.lifecycle.actor import Position
-from fsm_runner.lifecycle.session import SessionActor, SessionContext, Turn, no_live_executor
+from fsm_runner.lifecycle.session import OnNote, SessionActor, SessionContext, Turn, no_live_executor
 
 
 class Sessions:
@@ -25,8 +25,8 @@ class Sessions:
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
-    def begin(self, first: Assignment, launcher: Launcher) -> SessionActor:
-        return self._add(SessionActor(first, self._context, launcher))
+    def begin(self, first: Assignment, launcher: Launcher, on_note: OnNote) -> SessionActor:
+        return self._add(SessionActor(first, self._context, launcher, on_note=on_note))
 
     def take_up(self, first: Assignment, left_at: Position) -> SessionActor:
         """Bring to its end what an earlier process of this runner had."""
@@ -104,7 +104,7 @@ class PersistentExecutor:
         if run.type == "resume_session":
             if live is None:
                 raise no_live_executor(run.session_id)
-            return live.further_turn(run)
+            return live.further_turn(run, session.note)
         if live is not None:
             raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-        return self._sessions.begin(assignment, self._launcher).first_turn
+        return self._sessions.begin(assignment, self._launcher, session.note).first_turn

@@ -77,6 +77,9 @@ class MortalJournal:
     def settled(self, run_id: str, report: Report) -> None:
         self._note("settled", run_id, report)
 
+    def used(self, run_id: str, usage: bytes) -> None:
+        """What a run has cost decides nothing."""
+
     def ended(self, run_id: str) -> None:
         self._note("ended", run_id)
 

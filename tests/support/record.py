@@ -25,6 +25,7 @@ class InstantRecord:
         self.claims: list[str] = []
         self.reports: dict[str, Report] = {}
         self.open_sessions: list[str] = []
+        self.usages: dict[str, bytes] = {}
         self.ended_runs: list[str] = []
         self.stuck: Exception | None = None
         """What `written` raises."""
@@ -41,6 +42,9 @@ class InstantRecord:
 
     def settled(self, run_id: str, report: Report) -> None:
         self.reports[run_id] = report
+
+    def used(self, run_id: str, usage: bytes) -> None:
+        self.usages[run_id] = usage
 
     def ended(self, run_id: str) -> None:
         self.ended_runs.append(run_id)
