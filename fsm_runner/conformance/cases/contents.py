@@ -3,8 +3,8 @@
 from typing import Any
 
 from fsm_runner.conformance import judgement
-from fsm_runner.conformance.attempt import Attempt
-from fsm_runner.conformance.case import Case
+from fsm_runner.conformance.attempt import Attempt, said_error
+from fsm_runner.conformance.case import Case, CaseFailed
 from fsm_runner.coordinator.wire import JsonObject
 
 HUGE_CHARACTERS = 5_000_000
@@ -28,12 +28,24 @@ async def metadata(attempt: Attempt) -> None:
     await _carried_out(attempt, metadata=METADATA)
 
 
-async def huge_parameter(attempt: Attempt) -> None:
-    await _carried_out(attempt, with_result=True, parameters=_with_text(attempt, "x" * HUGE_CHARACTERS))
+async def huge_parameter(attempt: Attempt) -> str | None:
+    """A model takes no prompt of any length. One that has bound its session has read all of the invocation."""
+    async with attempt.trial() as trial:
+        try:
+            await trial.take_turn(attempt.line(trial.run, parameters=_with_text(attempt, "x" * HUGE_CHARACTERS)))
+        except CaseFailed:
+            has_bound = any(each.accepted for each in trial.record.binds())
+            if trial.exit is None or trial.exit.code == 0 or not has_bound or not said_error(trial.stderr):
+                raise
+            return "refuses it"
+        judgement.a_result(trial.record.results())
+    return None
 
 
 async def unusual_text(attempt: Attempt) -> None:
-    await _carried_out(attempt, with_result=True, parameters=_with_text(attempt, UNUSUAL_TEXT))
+    async with attempt.trial() as trial:
+        await trial.take_turn(attempt.line(trial.run, parameters=_with_text(attempt, UNUSUAL_TEXT)))
+        judgement.a_result(trial.record.results())
 
 
 def _with_text(attempt: Attempt, text: str) -> JsonObject:
@@ -44,11 +56,9 @@ def _with_text(attempt: Attempt, text: str) -> JsonObject:
     return {**parameters, name: text}
 
 
-async def _carried_out(attempt: Attempt, *, with_result: bool = False, **changes: Any) -> None:
+async def _carried_out(attempt: Attempt, **changes: Any) -> None:
     async with attempt.trial() as trial:
         await trial.take_turn(attempt.line(trial.run, **changes))
-        if with_result:
-            judgement.a_result(trial.record.results())
 
 
 CASES = (
@@ -61,7 +71,7 @@ CASES = (
     Case(name="metadata", asks="metadata never fails it.", check=metadata, needs_start=True),
     Case(
         name="huge-parameter",
-        asks=f"It carries out a start with a parameter of {HUGE_CHARACTERS:,} characters, and tells a result.",
+        asks=f"It carries out a start with a parameter of {HUGE_CHARACTERS:,} characters, or binds and then refuses it.",
         check=huge_parameter,
         needs_start=True,
     ),
