@@ -82,7 +82,12 @@ async def program(cwd: Path, env: Mapping[str, str], *arguments: str) -> AsyncIt
 
 
 async def finish(
-    cwd: Path, env: Mapping[str, str], *arguments: str, stdout: int = PIPE, stderr: int = PIPE
+    cwd: Path,
+    env: Mapping[str, str],
+    *arguments: str,
+    stdout: int = PIPE,
+    stderr: int = PIPE,
+    patience_s: float = PATIENCE_S,
 ) -> Finished:
     """Run it to its end."""
     command = [sys.executable, "-m", "fsm_runner", *arguments]
@@ -90,7 +95,7 @@ async def finish(
         *command, cwd=cwd, env=env, stdin=DEVNULL, stdout=stdout, stderr=stderr
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        out, err = await asyncio.wait_for(process.communicate(), patience_s)
     finally:
         if process.returncode is None:
             process.kill()

@@ -1,0 +1,1 @@
+"""Claude Code behind the executor protocol: what `ao-claude-code-exec` does."""

@@ -1,0 +1,40 @@
+"""The profile's `config`: protocol.md, section 2.2, and what goes beyond it (`executor.json` is its schema)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from claude_agent_sdk import SettingSource
+from jsonschema import Draft202012Validator
+
+from fsm_executor import ExecutorError
+from fsm_executor.invocation import JsonObject
+
+MANIFEST = Path(__file__).parent.parent / "executor.json"
+
+
+@dataclass(frozen=True)
+class Config:
+    permission_mode: Literal["bypassPermissions", "acceptEdits", "default"] = "bypassPermissions"
+    setting_sources: tuple[SettingSource, ...] = ("user", "project", "local")
+    model: str | None = None
+    max_turns: int | None = None
+    max_budget_usd: float | None = None
+    allowed_tools: tuple[str, ...] = ()
+    disallowed_tools: tuple[str, ...] = ()
+    append_system_prompt: str | None = None
+    env: tuple[str, ...] = ()
+    """The runner has passed these variables on already."""
+
+
+def decoded_config(given: JsonObject) -> Config:
+    """Raises `ExecutorError` naming the key. A runner of ours has looked at it when it loaded the profile; others
+    have not."""
+    schema = json.loads(MANIFEST.read_text())["config_schema"]
+    for defect in Draft202012Validator(schema).iter_errors(given):
+        raise ExecutorError(f"the profile's {'.'.join(['config', *map(str, defect.absolute_path)])}: {defect.message}")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return Config(**fields)

@@ -1,0 +1,77 @@
+"""How the program is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claude_agent_sdk import ClaudeAgentOptions
+from claude_agent_sdk.types import SystemPromptFile, SystemPromptPreset
+
+from claude_code_executor.config import Config
+from claude_code_executor.surroundings import PROGRAM_VARIABLES
+from fsm_executor import ExecutorError, Invocation
+from fsm_executor.invocation import JsonObject
+
+LINE_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of the program's output. One that is longer ends the session."""
+
+
+def options_of(
+    invocation: Invocation, config: Config, resume: str | None, folder: Path, on_stderr: Callable[[str], None]
+) -> ClaudeAgentOptions:
+    """`resume`: the id of the conversation that goes on. `folder`: a private one, for what is too long or too secret
+    for a command line; it has to last as long as the program."""
+    blueprint = invocation.agent_blueprint
+    schema = blueprint.get("output_schema")
+    return ClaudeAgentOptions(
+        permission_mode=config.permission_mode,
+        setting_sources=list(config.setting_sources),
+        model=config.model,
+        max_turns=config.max_turns,
+        max_budget_usd=config.max_budget_usd,
+        allowed_tools=list(config.allowed_tools),
+        disallowed_tools=list(config.disallowed_tools),
+        system_prompt=_system_prompt(blueprint, config, resume, folder),
+        mcp_servers=_mcp_servers(blueprint.get("mcp_servers"), folder),
+        output_format={"type": "json_schema", "schema": schema} if isinstance(schema, dict) else None,
+        resume=resume,
+        env=PROGRAM_VARIABLES,
+        max_buffer_size=LINE_LIMIT_BYTES,
+        stderr=on_stderr,
+    )
+
+
+def _system_prompt(
+    blueprint: JsonObject, config: Config, resume: str | None, folder: Path
+) -> SystemPromptFile | SystemPromptPreset:
+    """The agent's own, at a start, else the program's."""
+    prompt, more = blueprint.get("system_prompt"), config.append_system_prompt
+    if resume is None and isinstance(prompt, str) and prompt:
+        file = folder / "system-prompt"
+        file.write_text("\n\n".join(filter(None, [prompt, more])))
+        return {"type": "file", "path": str(file)}
+    own: SystemPromptPreset = {"type": "preset", "preset": "claude_code"}
+    if more is not None:
+        own["append"] = more
+    return own
+
+
+def _mcp_servers(servers: Any, folder: Path) -> str | dict[str, Any]:
+    """A file, since the headers of a server are credentials, and anybody may read a command line."""
+    if not servers:
+        return {}
+    file = folder / "mcp.json"
+    file.write_text(json.dumps({"mcpServers": {name: _mcp_server(name, server) for name, server in servers.items()}}))
+    return str(file)
+
+
+def _mcp_server(name: str, server: Any) -> JsonObject:
+    if not isinstance(server, dict) or not isinstance(server.get("url"), str):
+        raise ExecutorError(f"the agent's mcp_servers.{name} has no url")
+    headers = server.get("config") or {}
+    if not isinstance(headers, dict):
+        raise ExecutorError(f"the agent's mcp_servers.{name}.config is no object")
+    return {"type": "http", "url": server["url"], "headers": {key: str(value) for key, value in headers.items()}}

@@ -1,0 +1,127 @@
+"""The running program: its messages as they come, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ClaudeSDKError
+from claude_agent_sdk.types import Message
+
+from claude_code_executor.config import Config
+from claude_code_executor.options import options_of
+from fsm_executor import ExecutorError, Invocation
+
+INTERRUPT_S = 1.0
+"""For the program to hear that the turn is given up. The runner sends SIGTERM 5 s after its shutdown, and SIGKILL 5 s
+after that."""
+
+KEPT_STDERR_LINES = 20
+
+
+class ProgramEnded(ExecutorError):
+    """Claude Code is gone, or was never there."""
+
+
+class Program:
+    """Claude Code, connected."""
+
+    def __init__(self, client: ClaudeSDKClient, stderr: deque[str]) -> None:
+        self._client = client
+        self._stderr = stderr
+        self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
+        """None: there will be no more."""
+        self._reading = asyncio.create_task(self._read(), name="messages of Claude Code")
+        self._fault: ClaudeSDKError | None = None
+
+    async def ask(self, prompt: str) -> str:
+        """Begin a turn; the id by which its result is known. Raises `ProgramEnded`."""
+        message_id = str(uuid.uuid4())
+        content = {"type": "user", "uuid": message_id, "message": {"role": "user", "content": prompt}}
+
+        async def messages() -> AsyncIterator[dict[str, object]]:
+            yield {**content, "parent_tool_use_id": None}
+
+        try:
+            await self._client.query(messages())
+        except ClaudeSDKError as fault:
+            self._fault = self._fault or fault
+            raise self.ending() from fault
+        return message_id
+
+    async def message(self) -> Message:
+        """The next one. Raises `ProgramEnded`."""
+        message = await self._messages.get()
+        if message is None:
+            raise self.ending()
+        return message
+
+    async def ended(self) -> None:
+        """Return when it has ended, or cannot be heard any more."""
+        await asyncio.wait({self._reading})
+
+    def ending(self) -> ProgramEnded:
+        return ending_of(self._fault, self._stderr)
+
+    def pass_over(self) -> None:
+        """What has come since the last turn, of what the program does by itself."""
+        while not self._messages.empty() and not self._reading.done():
+            self._messages.get_nowait()
+
+    async def interrupt(self) -> None:
+        """The turn is given up: what its tools have started ends."""
+        with contextlib.suppress(ClaudeSDKError, TimeoutError):
+            async with asyncio.timeout(INTERRUPT_S):
+                await self._client.interrupt()
+
+    async def aclose(self) -> None:
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._client.receive_messages():
+                self._messages.put_nowait(message)
+        except ClaudeSDKError as fault:
+            self._fault = fault
+        finally:
+            self._messages.put_nowait(None)
+
+
+@asynccontextmanager
+async def running_program(invocation: Invocation, config: Config, resume: str | None) -> AsyncIterator[Program]:
+    """Raises `ProgramEnded` where it cannot be started. Interrupted, if need be, and ended when the block is left."""
+    stderr: deque[str] = deque(maxlen=KEPT_STDERR_LINES)
+    with TemporaryDirectory(prefix="claude-code-") as folder:
+        options = options_of(invocation, config, resume, Path(folder), stderr.append)
+        client = await _connected(options, stderr)
+        program = Program(client, stderr)
+        try:
+            yield program
+        except asyncio.CancelledError:
+            await program.interrupt()
+            raise
+        finally:
+            await program.aclose()
+            await client.disconnect()
+
+
+async def _connected(options: ClaudeAgentOptions, stderr: deque[str]) -> ClaudeSDKClient:
+    client = ClaudeSDKClient(options)
+    try:
+        await client.connect()
+    except ClaudeSDKError as fault:
+        raise ending_of(fault, stderr) from fault
+    return client
+
+
+def ending_of(fault: ClaudeSDKError | None, stderr: deque[str]) -> ProgramEnded:
+    """What the program has said itself tells more than how it ended."""
+    said = "\n".join(stderr) or str(fault or "it has closed its output")
+    return ProgramEnded(f"Claude Code has ended: {said}")

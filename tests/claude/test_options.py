@@ -1,0 +1,98 @@
+"""What of agent and profile reaches the real Claude Code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.claude import ClaudeBench, claude
+from tests.support.messages_api import Calls, Says
+
+OWN_PROMPT = "You are Claude Code"
+
+
+async def test_the_agents_system_prompt_takes_the_place_of_the_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = {"poet": {"system_prompt": "You write in verse."}}
+    config = {"append_system_prompt": "Be brief."}
+    async with claude(tmp_path, monkeypatch, agents=agents, config=config) as bench:
+        await bench.completes(await bench.start(agent="poet", prompt="a poem"))
+        await bench.completes(await bench.start("without an agent"))
+    as_poet, as_itself = (asked.system for asked in bench.api.asked)
+    assert "You write in verse.\n\nBe brief." in as_poet
+    assert "You write in verse." not in as_itself
+    assert "Be brief." in as_itself
+    assert len(as_itself) > 10 * len(as_poet)
+
+
+async def test_a_system_prompt_may_be_longer_than_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Be kind. " * 30_000
+    async with claude(tmp_path, monkeypatch, agents={"kind": {"system_prompt": text}}) as bench:
+        await bench.completes(await bench.start(agent="kind", prompt="hello"))
+    assert text.strip() in bench.api.asked[0].system
+
+
+@pytest.mark.parametrize("sources", [["project"], []], ids=["project", "isolated"])
+async def test_the_projects_own_instructions_are_heeded_where_the_profile_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str]
+) -> None:
+    async with claude(tmp_path, monkeypatch, config={"setting_sources": sources}) as bench:
+        (bench.project / "CLAUDE.md").write_text("Speak of the zebra.")
+        await bench.completes(await bench.start())
+    assert ("Speak of the zebra." in json.dumps(bench.api.asked[0].body)) is bool(sources)
+
+
+async def test_a_tool_may_be_kept_from_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, config={"disallowed_tools": ["Write"]}) as bench:
+        await bench.completes(await bench.start())
+    assert "Write" not in bench.api.asked[0].tools
+    assert "Bash" in bench.api.asked[0].tools
+
+
+async def _runs_a_command(bench: ClaudeBench) -> dict[str, object]:
+    """The event of a command that makes a file."""
+    bench.api.will(Calls("Bash", {"command": "touch made-by-a-command"}), Says("done"))
+    run = await bench.start()
+    await bench.completes(run)
+    (event,) = [event for event in await bench.events(run) if event["event_type"] == "post_tool"]
+    return event
+
+
+async def test_what_would_have_to_be_asked_for_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, config={"permission_mode": "default"}) as bench:
+        event = await _runs_a_command(bench)
+        assert not (bench.project / "made-by-a-command").exists()
+    assert event["error"]
+
+
+async def test_what_the_profile_allows_need_not_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"permission_mode": "default", "allowed_tools": ["Bash(touch:*)"]}
+    async with claude(tmp_path, monkeypatch, config=config) as bench:
+        event = await _runs_a_command(bench)
+        assert (bench.project / "made-by-a-command").exists()
+    assert event["error"] is None
+
+
+async def test_files_may_be_changed_where_edits_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, config={"permission_mode": "acceptEdits"}) as bench:
+        file = bench.project / "made.txt"
+        bench.api.will(Calls("Write", {"file_path": str(file), "content": "yes"}), Says("done"))
+        await bench.completes(await bench.start())
+        assert file.read_text() == "yes"
+
+
+async def test_a_turn_has_no_more_answers_than_the_profile_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch, config={"max_turns": 2}) as bench:
+        bench.api.otherwise = Calls("Bash", {"command": "true"})
+        error = await bench.fails(await bench.start())
+    assert "not done after 2 answers" in error
+
+
+async def test_a_session_costs_no_more_than_the_profile_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, config={"max_budget_usd": 0.0001}) as bench:
+        bench.api.otherwise = Calls("Bash", {"command": "true"})
+        error = await bench.fails(await bench.start())
+    assert "budget of 0.0001 USD" in error

@@ -1,0 +1,48 @@
+"""Answers in the form of an agent's output_schema."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.claude import claude
+from tests.support.messages_api import Calls, Says
+
+SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+AGENTS: dict[str, dict[str, Any]] = {"counter": {"output_schema": SCHEMA}}
+TOOL = "StructuredOutput"
+
+
+async def test_the_answer_is_the_results_data_and_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, agents=AGENTS) as bench:
+        bench.api.will(Calls(TOOL, {"count": 3}, text="Here it comes."))
+        run = await bench.start(agent="counter", prompt="how many?")
+        await bench.completes(run)
+        assert await bench.desk.result(run) == {"count": 3}
+        assert await bench.said(run) == [("user", "how many?")]
+        assert bench.told(run) == ["started", "bind", "message", "metadata", "result", "completed"]
+
+
+async def test_a_wrong_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, agents=AGENTS) as bench:
+        bench.api.will(Calls(TOOL, {"count": "three"}), Calls(TOOL, {"count": 3}))
+        run = await bench.start(agent="counter", prompt="how many?")
+        await bench.completes(run)
+        assert await bench.desk.result(run) == {"count": 3}
+
+
+async def test_an_answer_that_stays_wrong_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, agents=AGENTS) as bench:
+        bench.api.otherwise = Calls(TOOL, {"count": "three"})
+        error = await bench.fails(await bench.start(agent="counter", prompt="how many?"))
+    assert "output_schema" in error
+
+
+async def test_an_answer_in_words_alone_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, agents=AGENTS) as bench:
+        bench.api.otherwise = Says("There are three.")
+        run = await bench.start(agent="counter", prompt="how many?")
+        error = await bench.fails(run)
+        assert "result" not in bench.told(run)
+    assert "output_schema" in error
+    assert "There are three." in error

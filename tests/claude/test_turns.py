@@ -1,0 +1,144 @@
+"""Turns of the real Claude Code: what it is asked, and what the coordinator is told of it."""
+
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from fsm_runner.executors.notes import Usage
+from tests.support.claude import MODEL, TOKEN, claude
+from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
+
+LARGE_CHARS = 5_000_000
+
+
+async def test_a_turn_is_told_from_the_bind_to_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.will(Says("Good day."))
+        run = await bench.start("hello")
+        assert await bench.completes(run) == "Good day."
+        assert bench.told(run) == ["started", "bind", "message", "message", "metadata", "result", "completed"]
+        assert await bench.said(run) == [("user", "hello"), ("assistant", "Good day.")]
+        session = await bench.session(run)
+        (asked,) = bench.api.asked
+    assert asked.headers["authorization"] == f"Bearer {TOKEN}"
+    assert asked.body["model"].startswith(MODEL)
+    assert asked.prompts == ["hello"]
+    assert session["executor_session_id"] == asked.headers["x-claude-code-session-id"]
+
+
+async def test_its_usage_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.will(Calls("Bash", {"command": "true"}), Says("done"), Says("and again"))
+        first = await bench.start()
+        await bench.completes(first)
+        second = await bench.resume(first, "again")
+        await bench.completes(second)
+        kept = [bench.history(run)[0].usage for run in (first, second)]
+        told = [fields["usage"] for fields in bench.metadata(first)]
+    usages = [msgspec.json.decode(usage or b"", type=Usage) for usage in kept]
+    assert [msgspec.convert(usage, Usage) for usage in told] == usages
+    assert [usage.turns for usage in usages] == [2, 1]
+    assert [usage.input_tokens for usage in usages] == [2 * INPUT_TOKENS, INPUT_TOKENS]
+    assert [usage.output_tokens for usage in usages] == [2 * OUTPUT_TOKENS, OUTPUT_TOKENS]
+    # The program counts what the whole session has cost; each turn has its own share of it.
+    first_cost, second_cost = (usage.cost_usd for usage in usages)
+    assert first_cost
+    assert second_cost == pytest.approx(first_cost / 2)
+
+
+async def test_three_turns_are_one_conversation_of_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.will(Says("one"), Says("two"), Says("three"))
+        first = await bench.start("first")
+        results = [await bench.completes(first)]
+        results += [await bench.completes(await bench.resume(first, text)) for text in ("second", "third")]
+        assert results == ["one", "two", "three"]
+        assert await bench.said(first) == [
+            *[("user", "first"), ("assistant", "one")],
+            *[("user", "second"), ("assistant", "two")],
+            *[("user", "third"), ("assistant", "three")],
+        ]
+        assert bench.told(first).count("bind") == 1
+        assert (await bench.session(first))["status"] == "idle"
+        conversations = {asked.headers["x-claude-code-session-id"] for asked in bench.api.asked}
+    assert len(conversations) == 1
+    assert bench.api.asked[-1].prompts == ["first", "second", "third"]
+
+
+async def test_a_new_process_goes_on_with_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, "one_shot") as bench:
+        bench.api.will(Says("one"), Says("two"))
+        first = await bench.start("first")
+        await bench.completes(first)
+        before = await bench.session(first)
+        assert await bench.completes(await bench.resume(first, "second")) == "two"
+        after = await bench.session(first)
+    assert bench.api.asked[-1].prompts == ["first", "second"]
+    assert after["executor_session_id"] == before["executor_session_id"]
+    assert (before["last_resumed_at"], bool(after["last_resumed_at"])) == (None, True)
+
+
+async def test_an_unknown_conversation_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = "6d1f7a52-2f6f-4c5e-9a83-0b6a7f6f6f6f"
+    async with claude(tmp_path, monkeypatch, "one_shot") as bench:
+        first = await bench.start()
+        await bench.completes(first)
+        async with httpx.AsyncClient(base_url=bench.desk.server.url, trust_env=False) as http:
+            patch = await http.patch(f"/sessions/{first.session_id}/metadata", json={"executor_session_id": unknown})
+        assert patch.is_success
+        error = await bench.fails(await bench.resume(first, "go on"))
+    assert "No conversation found" in error
+    assert unknown in error
+
+
+async def test_tools_are_told_as_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        file = bench.project / "made.txt"
+        write = {"file_path": str(file), "content": "by the model"}
+        bench.api.will(
+            Calls("Write", write, text="I shall write it."),
+            Calls("Bash", {"command": "echo bad >&2; exit 3"}),
+            Says("It is written."),
+        )
+        run = await bench.start()
+        assert await bench.completes(run) == "It is written."
+        events = await bench.events(run)
+    assert file.read_text() == "by the model"
+    kinds = [event["event_type"] for event in events]
+    assert kinds == ["message", "message", "post_tool", "post_tool", "message", "result"]
+    written, failed = (event for event in events if event["event_type"] == "post_tool")
+    assert (written["tool_name"], written["tool_input"], written["error"]) == ("Write", write, None)
+    assert str(file) in str(written["tool_output"])
+    assert (failed["tool_name"], failed["tool_output"]) == ("Bash", None)
+    assert "Exit code 3" in failed["error"]
+    assert "bad" in failed["error"]
+    assert bench.api.asked[-1].tool_results[-1]["is_error"] is True
+
+
+async def test_a_message_of_five_megabytes_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "word " * (LARGE_CHARS // 5)
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.will(Says(text))
+        run = await bench.start()
+        assert await bench.completes(run) == text
+        assert (await bench.said(run))[-1] == ("assistant", text)
+
+
+async def test_declared_parameters_are_a_block_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = {"reviewer": {"parameters_schema": {"type": "object", "properties": {"files": {"type": "array"}}}}}
+    async with claude(tmp_path, monkeypatch, agents=agents) as bench:
+        run = await bench.start(agent="reviewer", files=["a.py", "b.py"], depth=2, note="line 1\nline 2")
+        await bench.completes(run)
+        (prompt,) = bench.api.asked[0].prompts
+        assert await bench.said(run) == [("user", prompt), ("assistant", "ok")]
+    assert prompt.splitlines() == [
+        "<inputs>",
+        'files: ["a.py", "b.py"]',
+        "depth: 2",
+        "note:",
+        "  line 1",
+        "  line 2",
+        "</inputs>",
+    ]

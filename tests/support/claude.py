@@ -1,0 +1,168 @@
+"""A runner whose executor is the real Claude Code, which talks to a local server in place of the API."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from fsm_runner.coordinator.wire import JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.executors.manifest import manifest_beside
+from fsm_runner.journal.opening import JOURNAL_FILE
+from fsm_runner.journal.reader import Reader, RunLife, Step
+from fsm_runner.profiles import LoadedProfile, Profile
+from tests.support.messages_api import MessagesApi, messages_api
+from tests.support.program import REPOSITORY
+from tests.support.runner import Bench, RunningRunner, bench
+
+COMMAND = "executors/claude-code/ao-claude-code-exec"
+MODEL = "claude-sonnet-5"
+TOKEN = "the-token-of-the-tests"
+RETRIES = "2"
+PASSED_ON = ["CLAUDE_CODE_MAX_RETRIES"]
+"""What the profile's config names in `env`."""
+
+
+def needed_variables(api_url: str, folder: Path) -> dict[str, str]:
+    """What a runner has to find for the program to work, as root too. What it keeps, it keeps in `folder`: the files
+    that start somebody's own shell have no business here."""
+    return {
+        "ANTHROPIC_BASE_URL": api_url,
+        "CLAUDE_CODE_OAUTH_TOKEN": TOKEN,
+        "CLAUDE_CONFIG_DIR": str(folder / "claude-config"),
+        "CLAUDE_CODE_MAX_RETRIES": RETRIES,
+        "IS_SANDBOX": "1",
+        "HOME": str(folder),
+    }
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for name in ("ANTHROPIC_API_KEY", "CLAUDECODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def claude_profile(lifecycle: str = "persistent", **config: Any) -> LoadedProfile:
+    fields = {"model": MODEL, "setting_sources": [], "env": PASSED_ON, **config}
+    fields = {"type": "autonomous", "command": COMMAND, "lifecycle": lifecycle, "config": fields}
+    return LoadedProfile(
+        name="claude",
+        path=REPOSITORY / "profiles" / "claude.json",
+        home=REPOSITORY,
+        profile=msgspec.convert(fields, Profile),
+        agents=(),
+        agent_files={},
+        manifest=manifest_beside(REPOSITORY / COMMAND),
+    )
+
+
+class ClaudeBench:
+    """A coordinator, a runner with Claude Code, and the API that it talks to."""
+
+    def __init__(self, desk: Bench, runner: RunningRunner, api: MessagesApi, state_dir: Path) -> None:
+        self.desk = desk
+        self.runner = runner
+        self.api = api
+        self._state_dir = state_dir
+
+    @property
+    def project(self) -> Path:
+        return self.desk.folder / "project"
+
+    async def start(self, prompt: str = "hello", agent: str | None = None, **parameters: Any) -> RunCreated:
+        """A run of a new session."""
+        request = RunRequest(agent_name=agent, parameters=parameters or {"prompt": prompt})
+        return await self.desk.api.create_run(request)
+
+    async def resume(self, run: RunCreated, prompt: str) -> RunCreated:
+        request = RunRequest(type="resume_session", session_id=run.session_id, parameters={"prompt": prompt})
+        return await self.desk.api.create_run(request)
+
+    async def completes(self, run: RunCreated) -> str | None:
+        """See the run complete; the text of its session's result then."""
+        ended = await self.desk.end(run)
+        assert ended.status == "completed", ended.error
+        result: str | None = (await self.desk.api.session_result(run.session_id)).result_text
+        return result
+
+    async def fails(self, run: RunCreated) -> str:
+        """See the run fail; the reason that the coordinator was given."""
+        ended: Run = await self.desk.end(run)
+        assert (ended.status, bool(ended.error)) == ("failed", True)
+        return ended.error or ""
+
+    async def session(self, run: RunCreated) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False) as http:
+            answer = await http.get(f"/sessions/{run.session_id}")
+        session: dict[str, Any] = answer.json()["session"]
+        return session
+
+    async def events(self, run: RunCreated) -> list[dict[str, Any]]:
+        """Of the run's session, but for those that the coordinator writes itself."""
+        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False) as http:
+            answer = await http.get(f"/sessions/{run.session_id}/events")
+        return [event for event in answer.json()["events"] if event["event_type"] not in ("run_start", "run_completed")]
+
+    async def said(self, run: RunCreated) -> list[tuple[str, str]]:
+        """The messages of the run's session: who, and what."""
+        events = [event for event in await self.events(run) if event["event_type"] == "message"]
+        return [(event["role"], event["content"][0]["text"]) for event in events]
+
+    def told(self, run: RunCreated) -> list[str]:
+        """What the coordinator has taken of the run and its session, in order."""
+        path = f"(/runner/runs/{run.run_id}|/sessions/{run.session_id})/(.*)"
+        calls = [call for call in self.desk.proxy.calls if call.acknowledged and call.is_for(call.method, path)]
+        calls.sort(key=lambda call: call.answered_at or 0)
+        kinds = [call.path.rsplit("/", 1)[1] for call in calls]
+        return [
+            str(call.json["event_type"]) if kind == "events" else kind for call, kind in zip(calls, kinds, strict=True)
+        ]
+
+    def metadata(self, run: RunCreated) -> list[JsonObject]:
+        return [call.json for call in self.desk.proxy.acknowledged("PATCH", f"/sessions/{run.session_id}/metadata")]
+
+    def history(self, run: RunCreated) -> tuple[RunLife, list[Step]]:
+        """What the runner's journal has of the run."""
+        (path,) = self._state_dir.glob(f"*/{JOURNAL_FILE}")
+        reader = Reader(path)
+        try:
+            (life,) = reader.run(run.run_id)
+            return life, reader.steps_of_run(run.run_id)
+        finally:
+            reader.close()
+
+
+def write_agents(folder: Path, agents: Mapping[str, JsonObject]) -> Path:
+    """As the embedded coordinator reads them."""
+    folder.mkdir()
+    for name, fields in agents.items():
+        agent = {"name": name, "type": "autonomous", "description": "of the tests", **fields}
+        (folder / f"{name}.json").write_text(json.dumps(agent))
+    return folder
+
+
+@asynccontextmanager
+async def claude(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lifecycle: str = "persistent",
+    *,
+    agents: Mapping[str, JsonObject] | None = None,
+    config: JsonObject | None = None,
+    variables: Mapping[str, str] | None = None,
+    **overrides: Any,
+) -> AsyncIterator[ClaudeBench]:
+    """`config`: of the profile; `variables`: of the runner, where they are to be others; `overrides`: fields of
+    `RunnerConfig`."""
+    agents_dir = write_agents(folder / "agents", agents or {})
+    state_dir = folder / "state"
+    async with messages_api() as api, bench(folder, agents_dir=agents_dir) as desk:
+        set_variables(monkeypatch, {**needed_variables(api.url, folder), **(variables or {})})
+        profile = claude_profile(lifecycle, **(config or {}))
+        async with desk.running(profile, state_dir=state_dir, **overrides) as runner:
+            yield ClaudeBench(desk, runner, api, state_dir)
