@@ -99,10 +99,10 @@ async def test_a_damaged_journal_is_told_from_one_that_is_whole(tmp_path: Path) 
 
 async def test_a_journal_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
     file = await written(tmp_path)
-    carry_out(file, "PRAGMA user_version=2")
+    carry_out(file, "PRAGMA user_version=3")
     content = file.read_bytes()
     assert refusal(tmp_path) == (
-        f"{file}: this journal was written by a newer version of fsm-runner (journal version 2, this one knows 1): "
+        f"{file}: this journal was written by a newer version of fsm-runner (journal version 3, this one knows 2): "
         "use that version, or another --state-dir"
     )
     assert file.read_bytes() == content

@@ -71,7 +71,7 @@ CASES = (
     Case(name="metadata", asks="metadata never fails it.", check=metadata, needs_start=True),
     Case(
         name="huge-parameter",
-        asks=f"It carries out a start with a parameter of {HUGE_CHARACTERS:,} characters, or binds and then refuses it.",
+        asks=f"It carries out a start with a parameter of {HUGE_CHARACTERS:,} characters, or refuses it once bound.",
         check=huge_parameter,
         needs_start=True,
     ),

@@ -1,0 +1,126 @@
+"""The parts of the executor for Claude Code that need no program: prompts, surroundings, failures."""
+
+import json
+import os
+
+import pytest
+from claude_agent_sdk import ResultMessage
+from claude_agent_sdk.types import RateLimitInfo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_code_executor.config import Config, decoded_config
+from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output, usage_of
+from claude_code_executor.prompt import prompt_of
+from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
+from fsm_executor import ExecutorError
+
+ORDINARY_USER = 1000
+TOKEN = {"CLAUDE_CODE_OAUTH_TOKEN": "a token"}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def result(subtype: str = "success", **fields: object) -> ResultMessage:
+    given = {"duration_ms": 1500, "duration_api_ms": 1, "is_error": False, "num_turns": 2, "session_id": "s", **fields}
+    return ResultMessage(subtype=subtype, **given)  # type: ignore[arg-type]  # each test names what it is about
+
+
+@given(st.text())
+def test_a_prompt_is_given_as_it_is(prompt: str) -> None:
+    assert prompt_of({"prompt": prompt, "more": 1}, has_schema=False) == prompt
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), json_values))
+def test_every_parameter_is_in_the_block(parameters: dict[str, object]) -> None:
+    first, *lines, last = prompt_of(parameters, has_schema=True).split("\n")
+    assert (first, last) == ("<inputs>", "</inputs>")
+    for key, value in parameters.items():
+        if not isinstance(value, str):
+            assert f"{key}: {json.dumps(value, ensure_ascii=False)}" in lines
+        else:
+            assert any(line.startswith(f"{key}:") for line in lines)
+
+
+def test_parameters_without_a_prompt_are_a_block_too() -> None:
+    assert prompt_of({"topic": "bees"}, has_schema=False) == "<inputs>\ntopic: bees\n</inputs>"
+
+
+def test_a_config_that_a_runner_has_not_looked_at_is_refused_with_its_key() -> None:
+    with pytest.raises(ExecutorError, match=r"config\.max_turns: 0 is less than the minimum of 1"):
+        decoded_config({"max_turns": 0})
+    assert decoded_config({"setting_sources": [], "max_turns": 3}) == Config(setting_sources=(), max_turns=3)
+
+
+def test_an_ordinary_user_needs_a_credential_and_no_more() -> None:
+    check_surroundings(TOKEN, Config(), ORDINARY_USER)
+    check_surroundings({"ANTHROPIC_API_KEY": "a key"}, Config(), ORDINARY_USER)
+
+
+def test_root_has_to_say_that_it_is_in_a_sandbox() -> None:
+    with pytest.raises(ExecutorError, match="IS_SANDBOX=1"):
+        check_surroundings(TOKEN, Config(), 0)
+    check_surroundings({**TOKEN, "IS_SANDBOX": "1"}, Config(), 0)
+    check_surroundings(TOKEN, Config(permission_mode="acceptEdits"), 0)
+
+
+def test_the_gateways_address_is_not_for_the_program() -> None:
+    environment = {
+        **TOKEN,
+        "AGENT_ORCHESTRATOR_API_URL": "http://door",
+        "AGENT_SESSION_ID": "ses_1",
+        "PYTHONPATH": "kit",
+    }
+    leave_own_variables_out(environment)
+    assert environment == TOKEN
+    assert "AGENT_ORCHESTRATOR_API_URL" not in os.environ
+
+
+def test_an_api_error_is_no_success_whatever_it_is_called() -> None:
+    with pytest.raises(TurnFailed, match=r"API Error: Overloaded \(HTTP 529\)"):
+        refuse_failure(result(is_error=True, result="API Error: Overloaded", api_error_status=529), Config(), None)
+
+
+def test_a_limit_is_said_with_the_time_of_its_end_only_where_it_was_the_reason() -> None:
+    failed = result(is_error=True, result="limit", api_error_status=429)
+    with pytest.raises(TurnFailed, match=r"limit \(HTTP 429\) \(the limit resets at 2027-01-15 08:00:00 UTC\)"):
+        refuse_failure(failed, Config(), RateLimitInfo("rejected", resets_at=1_800_000_000))
+    with pytest.raises(TurnFailed, match=r"limit \(HTTP 429\)$"):
+        refuse_failure(failed, Config(), RateLimitInfo("allowed_warning", resets_at=1_800_000_000))
+
+
+@pytest.mark.parametrize(
+    ("subtype", "said"),
+    [
+        ("error_max_turns", "not done after 3 answers"),
+        ("error_max_budget_usd", "budget of 0.5 USD"),
+        ("error_max_structured_output_retries", "output_schema"),
+        ("error_during_execution", "what went wrong"),
+        ("error_of_tomorrow", "what went wrong"),
+    ],
+)
+def test_each_kind_of_end_has_its_words(subtype: str, said: str) -> None:
+    ended = result(subtype, errors=["what went wrong"])
+    with pytest.raises(TurnFailed, match=said):
+        refuse_failure(ended, Config(max_turns=3, max_budget_usd=0.5), None)
+
+
+@pytest.mark.parametrize("output", [None, "text", ["a"], 1])
+def test_an_answer_that_is_no_object_is_none(output: object) -> None:
+    with pytest.raises(TurnFailed, match="it said: so there"):
+        structured_output(result(structured_output=output, result="so there"))
+
+
+def test_usage_is_of_one_turn_where_the_program_counts_on() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 6, "cache_read_input_tokens": 7, "cache_creation_input_tokens": None}
+    assert usage_of(result(total_cost_usd=0.75, usage=usage), 0.5) == {
+        "input_tokens": 5,
+        "output_tokens": 6,
+        "cache_read_tokens": 7,
+        "cost_usd": 0.25,
+        "duration_s": 1.5,
+        "turns": 2,
+    }

@@ -1,0 +1,38 @@
+"""What of a session's metadata is for the runner's own record."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsm_runner.executors.notes import SHOWN_DETAIL_CHARS, Notes, Usage, notes_in
+
+
+def noted(**fields: Any) -> Notes | None:
+    return notes_in({key: msgspec.json.encode(value) for key, value in fields.items()})
+
+
+def test_metadata_of_other_kinds_is_none_of_it() -> None:
+    assert noted(last_resumed_at="2026-01-01T00:00:00.000000Z") is None
+
+
+def test_a_detail_is_kept_within_bounds() -> None:
+    assert noted(status_detail="x" * 10_000) == Notes("x" * SHOWN_DETAIL_CHARS)
+
+
+def test_usage_is_what_an_executor_can_count() -> None:
+    usage = Usage(input_tokens=1200, output_tokens=30, cost_usd=0.01234, turns=2)
+    assert noted(usage=msgspec.to_builtins(usage) | {"others": 1}) == Notes(usage=usage)
+    assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 answers"
+
+
+@pytest.mark.parametrize("fields", [{"usage": "much"}, {"usage": {"turns": "2"}}, {"status_detail": {"a": 1}}])
+def test_what_has_another_form_is_the_coordinators_to_judge(fields: dict[str, Any]) -> None:
+    assert noted(**fields) is None
+
+
+@given(st.dictionaries(st.sampled_from(["usage", "status_detail"]), st.binary(max_size=30)))
+def test_no_metadata_is_a_fault_of_the_runner(fields: dict[str, bytes]) -> None:
+    assert isinstance(notes_in(fields), Notes | None)
