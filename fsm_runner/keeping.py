@@ -1,6 +1,5 @@
 """What lets a later process of the same runner go on where this one was killed: journal, marks on processes, warden."""
 
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -41,7 +40,7 @@ async def kept(state_dir: Path | None, identity: RunnerIdentity) -> AsyncIterato
         from fsm_runner.process.sweep import sweep
         from fsm_runner.process.warden import Warden
 
-        instance = secrets.token_hex(8)
-        owner = owner_of(identity.key, instance)
+        owner = owner_of(identity.key, journal.process)
         await stack.enter_async_context(Warden(owner))
-        yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, identity.key, own_instance=instance))
+        earlier = frozenset(owner_of(identity.key, process) for process in journal.earlier_processes)
+        yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, earlier))

@@ -4,7 +4,6 @@ What is noted goes to a list, at once; one thread takes the list to the disk, al
 event loop never waits for the disk, and runs that wait for their records at the same time share one commit.
 """
 
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable
@@ -58,8 +57,10 @@ class Journal:
         """Why nothing can be written at the moment."""
         self.on_stuck: Callable[[JournalStuck], None] = _ignore_stuck
         self.on_unstuck: Callable[[], None] = _ignore_unstuck
-        self._process = secrets.token_hex(4)
+        self.process = writer.process
         """The monotonic times of one process can be compared."""
+        self.earlier_processes = writer.earlier_processes
+        """Of this runner; none of them is alive."""
         self._last_transition = writer.last_transition
         self._last_message = writer.last_message
         self._flusher = Flusher(writer, thread, flush_within_s, self._change)
@@ -97,7 +98,7 @@ class Journal:
             seq=self._last_transition,
             at=utc_text(),
             monotonic_s=time.monotonic(),
-            process=self._process,
+            process=self.process,
             machine=_storable(machine),
             subject=_storable(subject),
             event=_storable(event),

@@ -14,6 +14,8 @@ BUSY_WITHIN_S = 1.0
 """How long somebody else's lock on the file is waited for."""
 ENDED_RECOVERED = 1_000
 """So many ended runs are known again after a restart, so that one handed out twice is not executed twice."""
+PROCESSES_KNOWN = 100
+"""So many earlier processes of the runner are known: each start ends what all of them have left, or is none."""
 
 RECOVERED_CONTENT_BYTES = 128 * 1024
 """The longest message that is read when the journal is opened. The end of a run is never longer."""

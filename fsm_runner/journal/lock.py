@@ -46,5 +46,5 @@ def _holder(descriptor: int) -> str:
 def _held(folder: Path, holder: str) -> str:
     return (
         f"{folder}: another runner of this identity is at work here (process {holder}): stop it, or let this one "
-        "differ from it in its project directory or profile, or use another --state-dir"
+        "differ from it in its project directory, profile or host name"
     )

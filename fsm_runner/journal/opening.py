@@ -1,14 +1,16 @@
 """Opens a journal's file, or says why it cannot be used."""
 
 import os
+import secrets
 import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from fsm_runner.errors import UsageError
-from fsm_runner.journal.limits import BUSY_WITHIN_S, WAL_KEPT_BYTES, KeptLimits
+from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, KeptLimits
 from fsm_runner.journal.lock import FolderLock
+from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered
 from fsm_runner.journal.recovery import last_number, recover
@@ -35,6 +37,10 @@ class Opened(NamedTuple):
     recovered: Recovered
     last_transition: int
     last_message: int
+    process: str
+    """What this process of the runner is called, and no other."""
+    earlier_processes: tuple[str, ...]
+    """Of the same journal. None of them is alive: each has had the lock."""
 
 
 def opened(folder: Path | None, limits: KeptLimits) -> Opened:
@@ -51,7 +57,10 @@ def opened(folder: Path | None, limits: KeptLimits) -> Opened:
             _prepare(connection, str(path))
             Pruner(connection, limits).drop_ownerless()
             last = (last_number(connection, "transitions"), last_number(connection, "messages"))
-            found = Opened(path, connection, lock, recover(connection), *last)
+            process = secrets.token_hex(8)
+            found = Opened(
+                path, connection, lock, recover(connection), *last, process, _earlier_processes(connection, process)
+            )
         except sqlite3.Error as error:
             raise UsageError(_unusable(path, error)) from None
         on_error.pop_all()
@@ -91,12 +100,25 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
         renew_tables(connection, version)
 
 
+def _earlier_processes(connection: sqlite3.Connection, process: str) -> tuple[str, ...]:
+    """And writes this one down, before it can have started anything."""
+    connection.execute("BEGIN IMMEDIATE")
+    earlier = connection.execute("SELECT process FROM processes ORDER BY seq").fetchall()
+    connection.execute("INSERT INTO processes (process, began_at) VALUES (?, ?)", (process, utc_text()))
+    forgotten = "DELETE FROM processes WHERE seq <= (SELECT max(seq) FROM processes) - ?"
+    connection.execute(forgotten, (PROCESSES_KNOWN,))
+    connection.execute("COMMIT")
+    return tuple(name for (name,) in earlier)
+
+
 def _cannot_create(path: Path | None, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) else str(error)
     return f"{path}: the journal cannot be created or opened: {why}: make it writable, or use another --state-dir"
 
 
 def _unusable(path: Path | None, error: sqlite3.Error) -> str:
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        return f"{path}: the journal cannot be opened: the disk is full: free some space, then start the runner again"
     if isinstance(error, sqlite3.OperationalError):
         return f"{path}: the journal cannot be opened: {error}: make it writable, or use another --state-dir"
     return (

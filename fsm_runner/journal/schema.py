@@ -1,6 +1,7 @@
 """The tables of a journal."""
 
 import sqlite3
+from itertools import chain
 
 from fsm_runner.errors import UsageError
 
@@ -55,6 +56,11 @@ CREATE TABLE sessions (
     ended_at TEXT
 );
 CREATE INDEX sessions_by_end ON sessions (ended_at);
+CREATE TABLE processes (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    process TEXT NOT NULL UNIQUE,
+    began_at TEXT NOT NULL
+);
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     session_id TEXT NOT NULL,
@@ -63,7 +69,12 @@ CREATE TABLE messages (
 """
 
 
-_RENEWALS = {1: "ALTER TABLE runs ADD COLUMN usage BLOB"}
+_RENEWALS = {
+    1: (
+        "ALTER TABLE runs ADD COLUMN usage BLOB",
+        next(statement for statement in _TABLES.split(";") if "CREATE TABLE processes" in statement),
+    )
+}
 """What makes of a journal of this version one of the next."""
 
 
@@ -93,7 +104,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 def renew_tables(connection: sqlite3.Connection, version: int) -> None:
     """Of an older version, in one step or not at all."""
     connection.execute("BEGIN EXCLUSIVE")
-    for each in range(version, SCHEMA_VERSION):
-        connection.execute(_RENEWALS[each])
+    for statement in chain.from_iterable(_RENEWALS[each] for each in range(version, SCHEMA_VERSION)):
+        connection.execute(statement)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     connection.execute("COMMIT")

@@ -53,6 +53,8 @@ class Writer:
         self.recovered = found.recovered
         self.last_transition = found.last_transition
         self.last_message = found.last_message
+        self.process = found.process
+        self.earlier_processes = found.earlier_processes
         self._connection = found.connection
         self._lock = found.lock
         self._pruner = Pruner(found.connection, limits)

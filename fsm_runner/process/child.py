@@ -18,6 +18,7 @@ from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
 from fsm_runner.process.hunt import Hunt
 from fsm_runner.process.orphans import ORPHANS
 from fsm_runner.process.output import ChildOutput
+from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.pipes import InputPipe
 from fsm_runner.process.spawn import spawn, spawn_failed
 
@@ -97,7 +98,7 @@ class Child:
                     undo.callback(stdin.close)
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
-            strays = Hunt(ORPHANS)
+            strays = Hunt(ORPHANS, env.get(OWNER_VARIABLE))
             undo.callback(strays.forget)
             stdout, stderr = output.child_ends
             process = spawn(
@@ -107,6 +108,7 @@ class Child:
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
                 stdout=stdout,
                 stderr=stderr,
+                watermark=strays.watermark,
             )
             strays.led_by(process.pid)
             child = cls(process, strays, stdin=stdin, output=output)

@@ -32,12 +32,12 @@ class Hunt:
     to light. Where there are none it costs one read; where orphans are not adopted, nothing is looked for.
     """
 
-    def __init__(self, orphans: Orphans) -> None:
-        """Before the child is started."""
+    def __init__(self, orphans: Orphans, owner: str | None = None) -> None:
+        """Before the child is started. `owner`: see `Tree`."""
         self.are_gone = False
         """Nothing of the child is left but itself, as far as can be seen."""
         self._orphans = orphans
-        self._tree = orphans.new_tree()
+        self._tree = orphans.new_tree(owner)
         self._began_at = 0.0
         self._stopped: set[tuple[int, int]] = set()
         self._found: dict[tuple[int, int], Process] = {}
@@ -47,6 +47,11 @@ class Hunt:
     def marked(self, environment: Mapping[str, str]) -> Mapping[str, str]:
         """The environment that the child is to be started with."""
         return self._tree.marked(environment) if self._orphans.adopted else environment
+
+    @property
+    def watermark(self) -> int:
+        """What the child is to be started with, besides."""
+        return self._tree.watermark
 
     def led_by(self, leader: int) -> None:
         """The child has been started, as leader of a session."""

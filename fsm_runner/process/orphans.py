@@ -19,6 +19,7 @@ from loguru import logger
 from fsm_runner.process import procfs
 from fsm_runner.process.procfs import Process
 from fsm_runner.process.tree import Tree, own_mark
+from fsm_runner.process.watermark import owner_part_of, watermark_of
 
 REAP_INTERVAL_S = 1.0
 """How often zombies of orphans are looked for while a child lives."""
@@ -51,9 +52,9 @@ class Orphans:
             _become_subreaper(adopt=False)
         self.adopted = self._exclusive = False
 
-    def new_tree(self) -> Tree:
+    def new_tree(self, owner: str | None) -> Tree:
         """Before its leader is started, so that the leader is never taken for an orphan."""
-        tree = Tree()
+        tree = Tree(owner)
         self._trees[tree.mark] = tree
         return tree
 
@@ -95,6 +96,9 @@ class Orphans:
         """Whether `process`, an unknown child, has to end with `tree`; None where it cannot be read at this moment."""
         if process.has_ended or process.identity in tree.members:
             return tree.has(process)
+        value = watermark_of(process.pid)
+        if value is not None and owner_part_of(value) == owner_part_of(tree.watermark):
+            return value == tree.watermark or all(value != each.watermark for each in self._trees.values())
         environment = procfs.environment(process.pid)
         mark = own_mark(environment)
         if mark is not None:
@@ -151,8 +155,10 @@ class Orphans:
     def _note(self, process: Process) -> None:
         if process.identity in self._others or any(process.identity in tree.members for tree in self._trees.values()):
             return
-        environment = procfs.environment(process.pid)
+        value, environment = watermark_of(process.pid), procfs.environment(process.pid)
         tree = self._trees.get(own_mark(environment) or "")
+        if tree is None and value is not None:
+            tree = next((each for each in self._trees.values() if each.watermark == value), None)
         if tree is not None:
             tree.add(process)
         elif environment:

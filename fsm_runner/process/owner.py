@@ -3,6 +3,6 @@
 OWNER_VARIABLE = "FSM_RUNNER_OWNER"
 
 
-def owner_of(identity: str, instance: str) -> str:
-    """The value of `OWNER_VARIABLE`: a runner's identity stays the same, its instance is another at each start."""
-    return f"{identity}.{instance}"
+def owner_of(identity: str, process: str) -> str:
+    """The value of `OWNER_VARIABLE`: a runner's identity stays the same, its process is another at each start."""
+    return f"{identity}.{process}"

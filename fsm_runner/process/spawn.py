@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.watermark import watermarked
 
 _INTERPRETER_LINE_BYTES = 256
 """How much of a script the kernel looks at for its `#!` line."""
@@ -22,19 +23,35 @@ _EXHAUSTED = {
 
 
 def spawn(
-    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: int, stdout: int, stderr: int
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    watermark: int | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Starts `command` as the leader of a new session, and so of a new process group.
 
-    `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited.
+    `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited. What is
+    started, and whatever that starts, can be told by `watermark` (`watermark_of`).
     Raises `SpawnFailed`.
     """
     if not command or not command[0]:
         raise SpawnFailed("there is no command to start: its name is empty")
     try:
-        return subprocess.Popen(  # noqa: S603 - no shell; the command is the caller's to choose
-            command, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=True, start_new_session=True
-        )
+        with watermarked(watermark):
+            return subprocess.Popen(  # noqa: S603 - no shell; the command is the caller's to choose
+                command,
+                env=env,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                close_fds=True,
+                start_new_session=True,
+            )
     except OSError as error:
         raise spawn_failed(error, command, env, cwd) from error
     except ValueError as error:  # NUL, `=` in a variable's name, text that has no form in bytes

@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Collection
 
 import psutil
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
+from fsm_runner.process.owner import OWNER_VARIABLE
+from fsm_runner.process.watermark import owner_part, owner_part_of, watermark_of
 
 LIMIT_S = 10.0
 """How long what has been killed may take to end: a process that the kernel holds does not."""
@@ -21,16 +23,16 @@ class ProcessesLeft(FsmRunnerError):
     """Processes of an earlier runner did not end after SIGKILL."""
 
 
-def sweep(identity: str, *, own_instance: str, limit_s: float = LIMIT_S) -> int:
-    """Kills every process that an earlier instance of this runner has started, and all that is below one.
+def sweep(owners: Collection[str], *, limit_s: float = LIMIT_S) -> int:
+    """Kills every process that was started by one of these processes of a runner, and all that is below one.
 
-    They are told by `OWNER_VARIABLE` in their environment, as far as this user may read it. To be called when it is
-    certain that no other runner of this identity is alive. Blocks. Returns how many were killed.
+    They are told by `OWNER_VARIABLE` in their environment or by their watermark, as far as this user may read them.
+    None of the owners may be alive. Blocks. Returns how many were killed.
     Raises `ProcessesLeft` when some are there `limit_s` after the beginning.
     """
     give_up_at = time.monotonic() + limit_s
     stopped: set[psutil.Process] = set()
-    while found := _left_behind(identity, own_instance):
+    while found := _left_behind(owners):
         if time.monotonic() > give_up_at:
             raise ProcessesLeft(_still_there(found))
         # Stopped first, until a look finds no further one: what is stopped starts nothing.
@@ -45,10 +47,11 @@ def sweep(identity: str, *, own_instance: str, limit_s: float = LIMIT_S) -> int:
     return len(stopped)
 
 
-def _left_behind(identity: str, own_instance: str) -> set[psutil.Process]:
+def _left_behind(owners: Collection[str]) -> set[psutil.Process]:
     below: dict[int, list[psutil.Process]] = {}
     found = []
     spared = _ourselves()
+    owner_parts = frozenset(map(owner_part, owners))
     for process in psutil.process_iter():
         if process in spared:
             continue
@@ -56,11 +59,12 @@ def _left_behind(identity: str, own_instance: str) -> set[psutil.Process]:
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             below.setdefault(process.ppid(), []).append(process)
-            owner = process.environ().get(OWNER_VARIABLE, "")
+            value = watermark_of(process.pid)
+            is_left = value is not None and owner_part_of(value) in owner_parts
+            if is_left or process.environ().get(OWNER_VARIABLE) in owners:
+                found.append(process)
         except _UNREADABLE:  # it has ended, or is another user's
             continue
-        if owner.startswith(owner_of(identity, "")) and owner != owner_of(identity, own_instance):
-            found.append(process)
     for process in found:
         found += below.pop(process.pid, [])
     return set(found)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from fsm_runner.process import procfs
 from fsm_runner.process.procfs import Process
+from fsm_runner.process.watermark import watermark
 
 TREE_VARIABLE = "FSM_RUNNER_TREE"
 """In the environment of everything that a child starts: the marks of the trees that it is in, outermost first."""
@@ -18,14 +19,17 @@ _numbers = itertools.count(1)
 class Tree:
     """A child that leads its session, and what came from it, wherever that has moved to.
 
-    A process is of the tree when it has its mark in its environment; when it is in the leader's session or group,
-    which no process of another tree can join; or when it was seen below one that is of the tree.
+    A process is of the tree when it has its mark in its environment, or its watermark; when it is in the leader's
+    session or group, which no process of another tree can join; or when it was seen below one that is of the tree.
     """
 
-    __slots__ = ("_sessions", "_variable", "has_ended", "leader", "mark", "members")
+    __slots__ = ("_sessions", "has_ended", "leader", "mark", "members", "watermark")
 
-    def __init__(self) -> None:
-        self.mark = f"{_OWN_MARKS}{next(_numbers)}"
+    def __init__(self, owner: str | None = None) -> None:
+        """`owner`: the value of `OWNER_VARIABLE` of whoever starts it, by which others than this process find it."""
+        number = next(_numbers)
+        self.mark = f"{_OWN_MARKS}{number}"
+        self.watermark = watermark(owner or _OWN_MARKS, number)
         self.leader = 0
         """The leader's process id, which is not given away while the tree is known; 0 before it is started."""
         self.has_ended = False

@@ -1,7 +1,7 @@
 """Ends what a runner leaves behind when it dies without a word: by SIGKILL, or for want of memory.
 
 The warden is a tiny process of its own that holds one end of a pipe. The other end is the runner's alone, so the
-pipe ends with the runner, however that dies. What has the runner's mark in its environment is then ended. The mark is
+pipe ends with the runner, however that dies. What has the runner's mark or watermark is then ended. The mark is
 that of this one process of the runner, so the next one has nothing to fear.
 
 The kernel's own means (PR_SET_PDEATHSIG) reaches only direct children, is lost when a setuid program is executed,
@@ -26,6 +26,7 @@ from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.procfs import offers_pidfds
 from fsm_runner.process.spawn import spawn
 from fsm_runner.process.tree import TREE_VARIABLE
+from fsm_runner.process.watermark import owner_part
 
 LEAVE_S = 5.0
 """How long the warden may take to look once more and leave, when its runner ends."""
@@ -42,7 +43,7 @@ class Warden:
     """
 
     def __init__(self, owner: str) -> None:
-        self._entry = f"{OWNER_VARIABLE}={owner}"
+        self._told = (f"{OWNER_VARIABLE}={owner}", str(owner_part(owner)))
         self._process: subprocess.Popen[bytes] | None = None
         self._runners_end = -1
         self._watch: ExitWatch | None = None
@@ -61,7 +62,7 @@ class Warden:
             return self
         wardens_end, self._runners_end = os.pipe()
         try:
-            self._process = _started(self._entry, wardens_end)
+            self._process = _started(self._told, wardens_end)
             ORPHANS.know(self._process.pid)
             self._watch = watch_exit(self._process.pid, self._note_end)
         except BaseException:
@@ -115,9 +116,9 @@ def _can_work() -> bool:
     return bool(sys.executable) and Path("/proc/self/environ").exists() and offers_pidfds()
 
 
-def _started(entry: str, stdin: int) -> "subprocess.Popen[bytes]":
+def _started(told: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
     return spawn(
-        [sys.executable, "-I", "-S", "-E", warden_program.__file__, entry],
+        [sys.executable, "-I", "-S", "-E", warden_program.__file__, *told],
         env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         cwd=Path("/"),
         stdin=stdin,

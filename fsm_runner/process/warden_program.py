@@ -1,12 +1,13 @@
 """The program of the warden: a file that a bare interpreter runs, so it imports nothing but what is built in or tiny.
 
-    python -I -S -E warden_program.py NAME=VALUE
+    python -I -S -E warden_program.py NAME=VALUE OWNER_PART
 
-Waits for the end of its standard input, then ends every process with exactly this entry in its environment, and all
-that is below such a process, until a look finds none.
+Waits for the end of its standard input, then ends every process with exactly this entry in its environment, or with a
+watermark of this owner (`watermark.py`), and all that is below such a process, until a look finds none.
 """
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import time
 LIMIT_S = 30.0
 """So long it tries: a process that the kernel holds does not end at all."""
 PAUSE_S = 0.01
+TREE_BITS = 31
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -23,14 +25,14 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 1024):
         pass
-    end_all(os.fsencode(sys.argv[1]))
+    end_all(os.fsencode(sys.argv[1]), int(sys.argv[2]))
 
 
-def end_all(entry: bytes) -> None:
+def end_all(entry: bytes, owner_part: int) -> None:
     """Stops until a look finds no further one, then kills: what is stopped starts nothing."""
     give_up_at = time.monotonic() + LIMIT_S
     stopped: set[tuple[int, bytes]] = set()
-    while (found := marked_trees(entry)) and time.monotonic() < give_up_at:
+    while (found := marked_trees(entry, owner_part)) and time.monotonic() < give_up_at:
         new = found - stopped
         for identity in new or found:
             send(identity, signal.SIGSTOP if new else signal.SIGKILL)
@@ -39,8 +41,8 @@ def end_all(entry: bytes) -> None:
             time.sleep(PAUSE_S)
 
 
-def marked_trees(entry: bytes) -> set[tuple[int, bytes]]:
-    """Id and start of each process that has the entry, or that is below one that has it."""
+def marked_trees(entry: bytes, owner_part: int) -> set[tuple[int, bytes]]:
+    """Id and start of each process that has the mark or the watermark, or that is below one that has."""
     started: dict[int, bytes] = {}
     below: dict[int, list[int]] = {}
     found = []
@@ -50,11 +52,19 @@ def marked_trees(entry: bytes) -> set[tuple[int, bytes]]:
             continue
         started[pid] = fields[19]
         below.setdefault(int(fields[1]), []).append(pid)
-        if entry in content(f"/proc/{pid}/environ").split(b"\0"):
+        if watermark(pid) >> TREE_BITS == owner_part or entry in content(f"/proc/{pid}/environ").split(b"\0"):
             found.append(pid)
     for pid in found:
         found += below.pop(pid, [])
     return {(pid, started[pid]) for pid in found}
+
+
+def watermark(pid: int) -> int:
+    """0 where it cannot be read."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
+    except OSError:
+        return 0
 
 
 def status(pid: int) -> list[bytes]:

@@ -99,6 +99,24 @@ async def test_a_report_that_waits_is_shown(tmp_path: Path, capsys: Console) -> 
     assert printed(capsys)[-1] == "open; to be reported: /runner/runs/run_1/completed {}"
 
 
+async def test_what_a_run_has_used_is_shown(tmp_path: Path, capsys: Console) -> None:
+    await live(tmp_path / "0123", "run_1")
+    journal = Journal.open(tmp_path / "0123")
+    journal.used("run_1", b'{"input_tokens":1200,"cost_usd":0.5}')
+    await journal.aclose()
+    show_history(tmp_path, "run_1", as_json=False)
+    assert "(1,200 tokens in, 0.5000 USD); reported: " in printed(capsys)[-1]
+    show_history(tmp_path, "run_1", as_json=True)
+    assert objects(capsys)[0]["usage"] == {"input_tokens": 1200, "cost_usd": 0.5}
+
+
+async def test_a_journal_of_an_older_version_is_shown_as_it_is(tmp_path: Path, capsys: Console) -> None:
+    await live(tmp_path / "0123", "run_1")
+    carry_out(tmp_path / "0123", "ALTER TABLE runs DROP COLUMN usage", "PRAGMA user_version=1")
+    show_history(tmp_path, "run_1", as_json=False)
+    assert printed(capsys)[-1].startswith("failed after ")
+
+
 async def test_json_has_the_run_and_each_step_in_full(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
     set_times(tmp_path / "0123")
@@ -118,6 +136,7 @@ async def test_json_has_the_run_and_each_step_in_full(tmp_path: Path, capsys: Co
         "lasted_s": pytest.approx(2.002),
         "report_path": "/runner/runs/run_1/failed",
         "report_body": '{"error":"it broke"}',
+        "usage": None,
     }
     assert [each["stayed_s"] for each in steps] == [1.0, 1.0, pytest.approx(0.002), None]
     assert steps[2] == {

@@ -25,8 +25,10 @@ PEP_723 = """\
 # /// script
 # requires-python = ">=3.10"
 # dependencies = []
+# [tool.uv]
 # ///
 """
+"""With settings of uv's own: without them the runner's own environment would do."""
 SAYS_WHO = "#!/bin/sh\necho {who} >&2\nexit 1\n"
 
 

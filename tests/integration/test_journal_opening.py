@@ -11,6 +11,7 @@ import pytest
 
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.journal import Journal
+from fsm_runner.journal.schema import SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -106,6 +107,19 @@ async def test_a_journal_of_a_newer_version_is_not_touched(tmp_path: Path) -> No
         "use that version, or another --state-dir"
     )
     assert file.read_bytes() == content
+
+
+async def test_a_journal_of_an_older_version_is_renewed_and_goes_on(tmp_path: Path) -> None:
+    file = await written(tmp_path)
+    for statement in ("ALTER TABLE runs DROP COLUMN usage", "DROP TABLE processes", "PRAGMA user_version=1"):
+        carry_out(file, statement)
+    journal = Journal.open(tmp_path)
+    assert len(journal.recovered.runs) == 200
+    journal.used("run_0", b'{"turns":1}')
+    await journal.aclose()
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert connection.execute("SELECT usage FROM runs WHERE run_id = 'run_0'").fetchone() == (b'{"turns":1}',)
 
 
 async def test_somebody_elses_database_is_not_touched(tmp_path: Path) -> None:

@@ -16,18 +16,19 @@ import pytest
 from fsm_runner.process import sweep as sweep_module
 from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
 from fsm_runner.process.sweep import ProcessesLeft, sweep
+from fsm_runner.process.watermark import watermark, watermarked
 from tests.support.children import ENV, HERE, PATIENCE_S
 from tests.support.fifo import Fifo
 from tests.support.processes import gone
 
 IDENTITY = "0123456789abcdef"
-OWN = "own"
+EARLIER = [owner_of(IDENTITY, process) for process in ("earlier", "much-earlier")]
 SWEEP = """
 import sys
 from loguru import logger
 from fsm_runner.process.sweep import sweep
 logger.remove()
-print(sweep(sys.argv[1], own_instance=sys.argv[2]))
+print(sweep(sys.argv[1:]))
 """
 no_setsid = pytest.mark.skipif(shutil.which("setsid") is None, reason="this system has no `setsid`")
 STRAY = "echo $$ >$SIGNS; exec sleep 1000"
@@ -61,9 +62,9 @@ def start(left: ExitStack, owner: str | None, script: str = "exec sleep 1000") -
     return left.enter_context(process(script, owner))
 
 
-async def swept(identity: str = IDENTITY) -> int:
+async def swept() -> int:
     """How many a sweep has killed; in a process of its own, since it spares what its own process has started."""
-    command = [sys.executable, "-W", "error", "-c", SWEEP, identity, OWN]
+    command = [sys.executable, "-W", "error", "-c", SWEEP, *EARLIER]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=HERE)
     assert done.stderr == ""
     return int(done.stdout)
@@ -73,8 +74,8 @@ def died(left: "subprocess.Popen[bytes]") -> bool:
     return left.wait(PATIENCE_S) == -signal.SIGKILL
 
 
-async def test_what_an_earlier_instance_has_left_is_killed(left: ExitStack) -> None:
-    one, other = (start(left, owner_of(IDENTITY, instance)) for instance in ("earlier", "much-earlier"))
+async def test_what_earlier_processes_have_left_is_killed(left: ExitStack) -> None:
+    one, other = (start(left, owner) for owner in EARLIER)
     deaf = start(left, owner_of(IDENTITY, "earlier"), "trap '' TERM HUP INT; sleep 1000")
     assert await swept() >= 3
     assert (died(one), died(other), died(deaf)) == (True, True, True)
@@ -82,14 +83,14 @@ async def test_what_an_earlier_instance_has_left_is_killed(left: ExitStack) -> N
 
 
 async def test_all_others_live_on(left: ExitStack) -> None:
-    own, another, longer, unmarked = (
+    alive, another, longer, unmarked = (
         start(left, owner)
-        for owner in (owner_of(IDENTITY, OWN), owner_of("f" * 16, "x"), owner_of(f"{IDENTITY}0", "x"), None)
+        for owner in (owner_of(IDENTITY, "alive"), owner_of("f" * 16, "earlier"), f"{EARLIER[0]}0", None)
     )
     earlier = start(left, owner_of(IDENTITY, "earlier"))
     assert await swept() == 1
     assert died(earlier)
-    assert [each.poll() for each in (own, another, longer, unmarked)] == [None] * 4
+    assert [each.poll() for each in (alive, another, longer, unmarked)] == [None] * 4
 
 
 @no_setsid
@@ -112,6 +113,20 @@ async def test_who_is_below_a_marked_one_needs_no_mark(signs: Fifo) -> None:
         assert died(parent)
 
 
+@no_setsid
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit that serves as a watermark")
+async def test_who_has_lost_its_parent_and_its_environment_is_found(signs: Fifo) -> None:
+    script = 'env -i SIGNS=$SIGNS STRAY="$STRAY" setsid sh -c \'sh -c "$STRAY" &\' &'
+    with (
+        watermarked(watermark(EARLIER[0], 7)),
+        process(script, EARLIER[0], STRAY=STRAY, SIGNS=str(signs.path)) as parent,
+    ):
+        pid = await signs.pid()
+        assert parent.wait(PATIENCE_S) == 0
+    assert await swept() == 1
+    await gone(pid)
+
+
 async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_own(left: ExitStack) -> None:
     earlier = start(left, owner_of(IDENTITY, "earlier"))
     env = {**os.environ, OWNER_VARIABLE: owner_of(IDENTITY, "the-run")}
@@ -123,7 +138,7 @@ print(own.poll())
 own.kill()
 own.wait()
 """
-    command = ["/bin/sh", "-c", '"$@"; exit', "sh", sys.executable, "-c", inside, IDENTITY, OWN]
+    command = ["/bin/sh", "-c", '"$@"; exit', "sh", sys.executable, "-c", inside, *EARLIER]
     done = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "1\nNone\n")
     assert died(earlier)
@@ -134,5 +149,5 @@ async def test_what_does_not_end_is_named(left: ExitStack, monkeypatch: pytest.M
     monkeypatch.setattr(sweep_module, "_ourselves", lambda: {psutil.Process()})
     monkeypatch.setattr(sweep_module, "_send", lambda process, number: None)
     with pytest.raises(ProcessesLeft, match=rf"{held.pid} \((sh|sleep)\)"):
-        await asyncio.to_thread(sweep, IDENTITY, own_instance=OWN, limit_s=0.05)
+        await asyncio.to_thread(sweep, EARLIER, limit_s=0.05)
     assert held.poll() is None

@@ -1,4 +1,4 @@
-"""An orphan without any mark, in a program that has no children but its runs'."""
+"""An orphan that has cleared its environment, in a program that has no children but its runs'."""
 
 import subprocess
 import sys
@@ -105,23 +105,33 @@ async def main():
 """
 
 
-def what_it_tells(program: str) -> Sequence[str]:
-    command = [sys.executable, "-W", "error", "-c", f"{PREAMBLE}{program}\nasyncio.run(main())"]
+WITHOUT_WATERMARKS = """
+from fsm_runner.process import watermark
+watermark._LIMIT = None
+"""
+"""As where somebody has set a limit of their own."""
+
+
+def what_it_tells(program: str, *, has_watermarks: bool = True) -> Sequence[str]:
+    preamble = PREAMBLE if has_watermarks else PREAMBLE + WITHOUT_WATERMARKS
+    command = [sys.executable, "-W", "error", "-c", f"{preamble}{program}\nasyncio.run(main())"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=HERE)
     assert done.stderr == ""
     return done.stdout.split()
 
 
-def test_it_ends_with_the_only_child_that_can_have_started_it() -> None:
-    assert what_it_tells(ALONE) == ["False"]
+@pytest.mark.parametrize("program", [ALONE, BESIDE_AN_OLDER, BESIDE_A_YOUNGER], ids=["alone", "older", "younger"])
+def test_it_ends_with_the_child_that_has_started_it(program: str) -> None:
+    assert set(what_it_tells(program)) == {"False"}
 
 
-def test_it_lives_as_long_as_any_child_that_can_have_started_it() -> None:
-    assert what_it_tells(BESIDE_AN_OLDER) == ["True", "False"]
+def test_without_a_watermark_it_lives_as_long_as_any_child_that_can_have_started_it() -> None:
+    assert what_it_tells(ALONE, has_watermarks=False) == ["False"]
+    assert what_it_tells(BESIDE_AN_OLDER, has_watermarks=False) == ["True", "False"]
 
 
 def test_a_child_that_is_younger_cannot_have_started_it() -> None:
-    assert what_it_tells(BESIDE_A_YOUNGER) == ["False"]
+    assert what_it_tells(BESIDE_A_YOUNGER, has_watermarks=False) == ["False"]
 
 
 def test_a_process_that_was_made_known_lives_on() -> None:

@@ -35,6 +35,7 @@ SCRIPT = '''
 setsid sh -c "$STRAY" &
 setsid sh -c 'sh -c "$STRAY" &' &
 env -i SIGNS=$SIGNS setsid sh -c "$STRAY" &
+env -i SIGNS=$SIGNS STRAY="$STRAY" setsid sh -c 'sh -c "$STRAY" &' &
 trap "" TERM; sh -c "$STRAY" &
 echo $$ >$SIGNS
 wait
@@ -49,7 +50,7 @@ async def main():
 
 asyncio.run(main())
 """
-STARTED_BY_A_RUNNER = 5
+STARTED_BY_A_RUNNER = 6
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ async def test_a_warden_that_does_not_leave_is_ended(owner: str, monkeypatch: py
 
 
 async def test_its_program_imports_little() -> None:
-    command = [sys.executable, "-I", "-S", "-E", "-X", "importtime", warden_program.__file__, "NOBODY=HAS-THIS"]
+    command = [sys.executable, "-I", "-S", "-E", "-X", "importtime", warden_program.__file__, "NOBODY=HAS-THIS", "0"]
     done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert (done.returncode, "signal" in imported) == (0, True)
