@@ -95,6 +95,8 @@ class RunActor(Actor):
         self._session_status: wire.CompletedSession = "finished"
         self._signal: wire.StopSignal = "shutdown"
         self._left_in = ""
+        self._often = ""
+        """What is to be said of the times before, where it is not carried out again for them."""
         self._overrules = True
         """Whether the run's end is known better here than at the coordinator."""
         self.usage: Usage | None = None
@@ -110,6 +112,11 @@ class RunActor(Actor):
         if left_behind is not None:
             self._take_up(left_behind)
 
+    @property
+    def was_taken_up(self) -> bool:
+        """Whether an earlier process of the runner has begun it."""
+        return self._left_at is not None
+
     def _take_up(self, left_behind: OpenRun) -> None:
         self._left_in = left_behind.state
         self._overrules = left_behind.outcome is not None and left_behind.interruptions == 0
@@ -120,6 +127,8 @@ class RunActor(Actor):
             self.terminal_report = Delivery(report.path, report.body, ending=ending)
         if self._context.retry_interrupted and left_behind.interruptions < INTERRUPTIONS_LIMIT:
             self.model.facts = frozenset({"may_run_again"})
+        elif self._context.retry_interrupted:
+            self._often = f", {left_behind.interruptions + 1} times; it is not carried out again"
 
     async def live(self) -> str:
         """Run to the end; the final state. Where it is cancelled, its next process takes it up."""
@@ -196,7 +205,9 @@ class RunActor(Actor):
             self.post("stop_requested", "the coordinator asks for it")
         elif found.status not in OPEN_STATUSES:
             raise SettledElsewhere(f"the coordinator has it as {found.status} already")
-        return f"interrupted: the runner's process ended while the run was {self._left_in.replace('_', ' ')}"
+        return (
+            f"interrupted: the runner's process ended while the run was {self._left_in.replace('_', ' ')}{self._often}"
+        )
 
     async def _report(self) -> None:
         # A report that is on its way from an earlier process is not sent a second time.

@@ -198,12 +198,14 @@ class Runs:
             actor.over.set()
         if actor.terminal_report is not None:
             self._remember(actor.name, actor.terminal_report)
-        took_s = asyncio.get_running_loop().time() - began
+        took = f"{asyncio.get_running_loop().time() - began:.2f} s"
+        if actor.was_taken_up:
+            took += " since it was taken up"
         used = "" if actor.usage is None else f" ({actor.usage})"
         if actor.failure:
-            logger.warning("{}: {} after {:.2f} s{}: {}", actor.name, state, took_s, used, _shown(actor.failure))
+            logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, _shown(actor.failure))
         else:
-            logger.info("{}: {} after {:.2f} s{}", actor.name, state, took_s, used)
+            logger.info("{}: {} after {}{}", actor.name, state, took, used)
 
     def _remember(self, run_id: str, report: Delivery) -> None:
         self._reports[run_id] = report

@@ -12,6 +12,7 @@ import pytest
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.schema import SCHEMA_VERSION
+from tests.support.small_disk import needs_mount, small_disk
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -120,6 +121,21 @@ async def test_a_journal_of_an_older_version_is_renewed_and_goes_on(tmp_path: Pa
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         assert connection.execute("SELECT usage FROM runs WHERE run_id = 'run_0'").fetchone() == (b'{"turns":1}',)
+
+
+@needs_mount
+async def test_on_a_full_disk_it_is_said_what_to_do(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        folder = disk.path / "state"
+        journal = Journal.open(folder)
+        journal.claimed("run_1", "ses_1", None, "lnch_1", b"{}")
+        await journal.aclose()
+        disk.fill()
+        assert "free some space" in refusal(folder)
+        disk.free()
+        journal = Journal.open(folder)
+        assert [run.run_id for run in journal.recovered.runs] == ["run_1"]
+        await journal.aclose()
 
 
 async def test_somebody_elses_database_is_not_touched(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which journal a runner opens."""
+"""Which journal a runner opens, and what it takes for its own."""
 
 from pathlib import Path
 
@@ -7,6 +7,9 @@ import pytest
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.config import RunnerConfig
 from fsm_runner.profiles import load_profile
+from tests.support.home import PROFILE, make_home
+from tests.support.program import environment, program
+from tests.support.runner import bench, waiter
 
 
 async def journals_of(state_dir: Path, *urls: str) -> int:
@@ -24,6 +27,24 @@ async def test_a_coordinator_is_the_same_however_its_url_ends(tmp_path: Path, wr
 
 async def test_another_coordinator_has_another_journal(tmp_path: Path) -> None:
     assert await journals_of(tmp_path / "state", "http://127.0.0.1:9", "http://127.0.0.1:10") == 2
+
+
+async def test_another_runner_of_its_identity_ends_nothing_that_is_at_work(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, waiter(tmp_path) as held:
+        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--state-dir")
+        env = environment(tmp_path / "home")
+        async with program(tmp_path, env, *flags, str(tmp_path / "one"), "--grace-period", "60") as one:
+            await one.said("online")
+            run = await desk.submit("wait", **held.parameters)
+            await held.started.pid()
+            async with program(tmp_path, env, *flags, str(tmp_path / "other")) as other:
+                # It has swept before it registers.
+                await other.said("still holds an earlier runner")
+            held.gate.write_line()
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            one.terminate()
+            assert await one.exit_code() == 0
 
 
 def _journals_in(state_dir: Path) -> int:

@@ -181,6 +181,18 @@ def test_a_run_that_was_interrupted_fails_saying_so(position: Position) -> None:
     assert (report.path, report.body) == ("/runner/runs/run_1/failed", life.api.bodies[-1])
 
 
+@pytest.mark.parametrize(
+    ("retry", "interruptions", "said"),
+    [
+        (False, INTERRUPTIONS_LIMIT, "executing"),
+        (True, INTERRUPTIONS_LIMIT, "executing, 4 times; it is not carried out again"),
+    ],
+)
+def test_one_that_was_interrupted_too_often_says_so(retry: bool, interruptions: int, said: str) -> None:
+    life = lived(FakeApi("running"), left(Position("executing", None), interruptions=interruptions), retry=retry)
+    assert life.actor.failure == f"interrupted: the runner's process ended while the run was {said}"
+
+
 @pytest.mark.parametrize("has_report", [False, True])
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("position", SETTLED, ids=named)
