@@ -91,6 +91,15 @@ async def test_a_turn_has_no_more_answers_than_the_profile_says(
     assert "not done after 2 answers" in error
 
 
+async def test_each_run_of_a_session_has_its_own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, config={"max_turns": 2}) as bench:
+        two_answers = (Calls("Bash", {"command": "true"}), Says("done"))
+        bench.api.will(*two_answers, *two_answers)
+        first = await bench.start()
+        await bench.completes(first)
+        assert await bench.completes(await bench.resume(first, "again")) == "done"
+
+
 async def test_a_session_costs_no_more_than_the_profile_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"max_budget_usd": 0.0001}) as bench:
         bench.api.otherwise = Calls("Bash", {"command": "true"})

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fsm_runner.executors.notes import Usage
-from tests.support.claude import MODEL, TOKEN, claude
+from tests.support.claude import MODEL, TOKEN, claude, claude_profile
 from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
 
 LARGE_CHARS = 5_000_000
@@ -78,6 +78,19 @@ async def test_a_new_process_goes_on_with_the_conversation(tmp_path: Path, monke
     assert bench.api.asked[-1].prompts == ["first", "second"]
     assert after["executor_session_id"] == before["executor_session_id"]
     assert (before["last_resumed_at"], bool(after["last_resumed_at"])) == (None, True)
+
+
+async def test_a_runner_that_was_restarted_goes_on_with_the_conversation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch, "one_shot") as bench:
+        bench.api.will(Says("one"), Says("two"))
+        first = await bench.start("first")
+        await bench.completes(first)
+        await bench.runner.drain()
+        async with bench.desk.running(claude_profile("one_shot"), state_dir=tmp_path / "later"):
+            assert await bench.completes(await bench.resume(first, "second")) == "two"
+    assert bench.api.asked[-1].prompts == ["first", "second"]
 
 
 async def test_an_unknown_conversation_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What the documents state, compared with what the program does."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,18 @@ def row_of(name: str, policy: RetryPolicy) -> list[str]:
 def test_the_table_of_retries_is_what_the_client_does() -> None:
     policies: dict[str, RetryPolicy] = msgspec.structs.asdict(POLICIES)
     assert list(rows("Retries"))[1:] == [row_of(name, policy) for name, policy in policies.items()]
+
+
+def test_the_tables_of_claude_code_are_what_its_files_say() -> None:
+    document = (ROOT / "docs" / "claude-code.md").read_text()
+    keys = json.loads((ROOT / "executors/claude-code/executor.json").read_text())["config_schema"]["properties"]
+    command = "executors/claude-code/ao-claude-code-exec"
+    found = {path.stem: json.loads(path.read_text()) for path in (ROOT / "profiles").glob("*.json")}
+    profiles = {name: profile["config"]["model"] for name, profile in found.items() if profile["command"] == command}
+    documented = [row.split("|")[1:3] for row in document.splitlines() if row.startswith("| `")]
+    named = {name.strip(" `"): value.strip() for name, value in documented}
+    assert profiles.items() <= named.items()
+    assert keys.keys() <= named.keys()
 
 
 def test_every_setting_is_documented() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from claude_code_executor.config import decoded_config
 from claude_code_executor.narrator import Narrator
@@ -24,11 +25,12 @@ async def converse(session: Session) -> None:
     leave_own_variables_out()
     async with running_program(session.invocation, config, resume) as program:
         narrator = Narrator(session, program, config)
-        async for turn in _turns(session, program):
-            await narrator.carry_out(turn)
+        async with aclosing(_turns(session, program)) as turns:
+            async for turn in turns:
+                await narrator.carry_out(turn)
 
 
-async def _turns(session: Session, program: Program) -> AsyncIterator[Turn]:
+async def _turns(session: Session, program: Program) -> AsyncGenerator[Turn, None]:
     """As they come. Raises `ProgramEnded` where the program ends in between."""
     turns = session.turns()
     ended = asyncio.ensure_future(program.ended())

@@ -23,7 +23,7 @@ def options_of(
     invocation: Invocation, config: Config, resume: str | None, folder: Path, on_stderr: Callable[[str], None]
 ) -> ClaudeAgentOptions:
     """`resume`: the id of the conversation that goes on. `folder`: a private one, for what is too long or too secret
-    for a command line; it has to last as long as the program."""
+    for a command line; the program reads it when it starts."""
     blueprint = invocation.agent_blueprint
     schema = blueprint.get("output_schema")
     return ClaudeAgentOptions(

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ClaudeSDKError
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 from claude_agent_sdk.types import Message
 
 from claude_code_executor.config import Config
@@ -38,7 +38,8 @@ class Program:
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         """None: there will be no more."""
         self._reading = asyncio.create_task(self._read(), name="messages of Claude Code")
-        self._fault: ClaudeSDKError | None = None
+        self._fault: Exception | None = None
+        """The SDK has classes for its own faults, and raises bare ones too."""
 
     async def ask(self, prompt: str) -> str:
         """Begin a turn; the id by which its result is known. Raises `ProgramEnded`."""
@@ -50,7 +51,7 @@ class Program:
 
         try:
             await self._client.query(messages())
-        except ClaudeSDKError as fault:
+        except Exception as fault:
             self._fault = self._fault or fault
             raise self.ending() from fault
         return message_id
@@ -76,7 +77,7 @@ class Program:
 
     async def interrupt(self) -> None:
         """The turn is given up: what its tools have started ends."""
-        with contextlib.suppress(ClaudeSDKError, TimeoutError):
+        with contextlib.suppress(Exception):  # it is gone, or does not listen; it is ended all the same
             async with asyncio.timeout(INTERRUPT_S):
                 await self._client.interrupt()
 
@@ -88,7 +89,7 @@ class Program:
         try:
             async for message in self._client.receive_messages():
                 self._messages.put_nowait(message)
-        except ClaudeSDKError as fault:
+        except Exception as fault:  # noqa: BLE001 - whoever waits for a message has to hear of it
             self._fault = fault
         finally:
             self._messages.put_nowait(None)
@@ -101,27 +102,28 @@ async def running_program(invocation: Invocation, config: Config, resume: str | 
     with TemporaryDirectory(prefix="claude-code-") as folder:
         options = options_of(invocation, config, resume, Path(folder), stderr.append)
         client = await _connected(options, stderr)
-        program = Program(client, stderr)
-        try:
-            yield program
-        except asyncio.CancelledError:
-            await program.interrupt()
-            raise
-        finally:
-            await program.aclose()
-            await client.disconnect()
+    # What was in the folder has been read: no credentials are left there, however this process ends.
+    program = Program(client, stderr)
+    try:
+        yield program
+    except asyncio.CancelledError:
+        await program.interrupt()
+        raise
+    finally:
+        await program.aclose()
+        await client.disconnect()
 
 
 async def _connected(options: ClaudeAgentOptions, stderr: deque[str]) -> ClaudeSDKClient:
     client = ClaudeSDKClient(options)
     try:
         await client.connect()
-    except ClaudeSDKError as fault:
+    except Exception as fault:
         raise ending_of(fault, stderr) from fault
     return client
 
 
-def ending_of(fault: ClaudeSDKError | None, stderr: deque[str]) -> ProgramEnded:
+def ending_of(fault: Exception | None, stderr: deque[str]) -> ProgramEnded:
     """What the program has said itself tells more than how it ended."""
     said = "\n".join(stderr) or str(fault or "it has closed its output")
     return ProgramEnded(f"Claude Code has ended: {said}")
