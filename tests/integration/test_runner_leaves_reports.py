@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.wire import RunCreated
 from fsm_runner.lifecycle import runner as runner_module
+from fsm_runner.lifecycle.registrar import Registrar
 from tests.support import faults
 from tests.support.home import make_home
-from tests.support.proxy import REPORT, TERMINAL_REPORT
+from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT
 from tests.support.runner import bench
 
 
@@ -32,6 +34,28 @@ async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_
             assert second.path[0] == "recovering"
         (told,) = desk.proxy.acknowledged("POST", TERMINAL_REPORT)
         assert told.path.endswith("/completed")
+
+
+async def test_a_run_that_comes_at_the_last_moment_is_told_before_the_runner_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner_id = Registrar.runner_id
+    late: list[RunCreated] = []
+    async with bench(tmp_path) as desk:
+
+        async def after_one_more_run(registrar: Registrar, limit_s: float) -> str | None:
+            """Nothing was at work any more, and the poll that is still held brings something."""
+            late.append(await desk.submit("say", text="x"))
+            await desk.state(late[0], "reporting")
+            return await runner_id(registrar, limit_s)
+
+        monkeypatch.setattr(Registrar, "runner_id", after_one_more_run)
+        async with desk.running(make_home(tmp_path / "home"), state_dir=tmp_path / "state") as runner:
+            desk.proxy.fault("POST", TERMINAL_REPORT, faults.delay(0.2))
+            await desk.proxy.seen("GET", POLL)
+            assert await runner.drain() == "stopped"
+        assert (await desk.api.run(late[0].run_id)).status in ("completed", "stopped")
+        assert await desk.runners() == []
 
 
 async def test_what_is_kept_in_memory_alone_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
