@@ -22,6 +22,9 @@ from fsm_runner.machine.engine import Machine, Step
 LAST_POLL_LIMIT_S = 0.7
 """How long a held poll is heard out after the leave: a deployed coordinator looks each 0.5 s who has left."""
 
+LATE_RUN_LIMIT_S = 2.0
+"""How long a run may take to be stopped and told that the held poll has brought when nothing was at work any more."""
+
 LAST_ANSWER_LIMIT_S = 0.5
 """How long a registration is heard out that the leave has overtaken."""
 
@@ -144,9 +147,6 @@ class RunnerActor(Actor):
         """When nothing is at work any more, what is left to tell is waited for while the coordinator answers; where it
         does not, the next process of this runner tells it."""
         await self._runs.all_settled(LEAVING)
-        await self._tell_while_answered()
-
-    async def _tell_while_answered(self) -> None:
         telling = asyncio.create_task(self._tell_the_rest(), name="last reports")
         try:
             await asyncio.wait([telling], timeout=LAST_REPORTS_LIMIT_S)
@@ -167,9 +167,10 @@ class RunnerActor(Actor):
         runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)
         if runner_id is None:
             return
-        if self._runs.has_only_ends_to_tell and not self._client.is_silent_for(LAST_REPORTS_LIMIT_S):
-            # Of a run that the held poll has brought at the last moment.
-            await self._tell_while_answered()
+        if len(self._runs) > 0 and not self._client.is_silent_for(LAST_REPORTS_LIMIT_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LATE_RUN_LIMIT_S):
+                    await self._end_of_work()
         if self._is_kept() and self._runs.has_only_ends_to_tell:
             # The coordinator fails what is open when a runner leaves, and these have an end.
             logger.warning("not deregistered: {} ends are left to this runner's next process", len(self._runs))
