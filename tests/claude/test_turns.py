@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from fsm_runner.executors.notes import Usage
+from tests.support import faults
 from tests.support.claude import MODEL, TOKEN, claude, claude_profile
 from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
 
@@ -46,6 +47,14 @@ async def test_its_usage_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.Mo
     first_cost, second_cost = (usage.cost_usd for usage in usages)
     assert first_cost
     assert second_cost == pytest.approx(first_cost / 2)
+
+
+async def test_a_coordinator_need_not_take_the_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.desk.proxy.fault("PATCH", "/sessions/[^/]+/metadata", faults.status(422), times=None)
+        run = await bench.start()
+        assert await bench.completes(run) == "ok"
+        assert bench.history(run)[0].usage
 
 
 async def test_three_turns_are_one_conversation_of_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from claude_agent_sdk import AssistantMessage, ResultMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
@@ -11,7 +12,7 @@ from claude_code_executor.config import Config
 from claude_code_executor.outcome import refuse_failure, structured_output, usage_of
 from claude_code_executor.program import Program
 from claude_code_executor.prompt import prompt_of
-from fsm_executor import Session
+from fsm_executor import GatewayError, Session
 from fsm_executor.turn import Turn
 
 ANSWER_TOOL = "StructuredOutput"
@@ -51,7 +52,7 @@ class Narrator:
             case SystemMessage(subtype="init", data={"session_id": str(conversation_id)}):
                 await self._begin(conversation_id)
             case SystemMessage(subtype="api_retry", data=data):
-                await self._session.metadata(status_detail=_retry(data))
+                await self._note(status_detail=_retry(data))
             case RateLimitEvent(rate_limit_info=limit):
                 self._limit = limit
             case AssistantMessage():
@@ -90,9 +91,14 @@ class Narrator:
         else:
             await self._session.tool(tool.name, tool.input, result.content)
 
+    async def _note(self, **fields: Any) -> None:
+        """For the runner's record; a coordinator need not take what it does not know."""
+        with contextlib.suppress(GatewayError):
+            await self._session.metadata(**fields)
+
     async def _end(self, turn: Turn, result: ResultMessage) -> None:
         self._tools.clear()
-        await self._session.metadata(usage=usage_of(result, self._cost_usd))
+        await self._note(usage=usage_of(result, self._cost_usd))
         self._cost_usd = result.total_cost_usd or self._cost_usd
         refuse_failure(result, self._config, self._limit)
         if self._has_output_schema:
