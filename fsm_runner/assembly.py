@@ -16,6 +16,7 @@ from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.policy import EXECUTORS_CONNECTIONS, POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executor_assembly import Surroundings, assembled_executor
+from fsm_runner.health import Health, answering
 from fsm_runner.journal.identity import RunnerIdentity
 from fsm_runner.keeping import kept
 from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
@@ -95,7 +96,7 @@ async def assembled_runner(
             observe=observe,
         )
         runs = Runs(context, sessions, config.max_runs)
-        yield RunnerActor(
+        runner = RunnerActor(
             runner_machine,
             client,
             registration,
@@ -107,6 +108,9 @@ async def assembled_runner(
             journal,
             config.exit_after_outage_s,
         )
+        if journal.path is not None:
+            await stack.enter_async_context(answering(journal.path.parent, lambda: Health(runner.state, len(runs))))
+        yield runner
 
 
 async def _mcp_url(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> str:

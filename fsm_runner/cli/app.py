@@ -243,6 +243,15 @@ def history(
 
 
 @app.command()
+def health(state_dir: StateDir = None) -> None:
+    """Ask the runners that are at work here whether they are well. Exit code 1 where one is not, or there is none."""
+    from fsm_runner.cli.health import show_health
+    from fsm_runner.config import load_state_dir
+
+    raise typer.Exit(show_health(load_state_dir(state_dir)))
+
+
+@app.command()
 def stop(
     name: Annotated[str, typer.Argument(metavar="RUN|SESSION", show_default=False)],
     coordinator_url: CoordinatorUrl = None,

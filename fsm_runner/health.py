@@ -1,0 +1,95 @@
+"""Whether a runner is well: it is asked over a socket in the folder of its journal, and its event loop answers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+SOCKET_FILE = "health.sock"
+ANSWER_LIMIT_S = 3.0
+"""A runner that is well answers at once; one that does not for so long is stuck."""
+LONGEST_ANSWER_BYTES = 64 * 1024
+
+UNWELL_STATES = frozenset({"suspended"})
+"""It lives, and takes no runs before there is space on its disk. A coordinator that is away is nobody's fault here."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    state: str
+    """Of the runner's machine."""
+    runs: int
+    """How many are held."""
+
+    @property
+    def is_well(self) -> bool:
+        return self.state not in UNWELL_STATES
+
+    def __str__(self) -> str:
+        return f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
+
+
+class Stuck(msgspec.Struct, frozen=True):
+    """A runner that is there and does not answer."""
+
+    @property
+    def is_well(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"does not answer within {ANSWER_LIMIT_S:g} s"
+
+
+@asynccontextmanager
+async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator[None]:
+    """Answer whoever asks. Where no socket can be made there, the runner works all the same and cannot be asked."""
+    path = folder / SOCKET_FILE
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(msgspec.json.encode(health()) + b"\n")
+            await writer.drain()
+        writer.close()
+
+    try:
+        # Of an earlier process; the journal's lock says that it is gone.
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(answer, path)
+    except OSError as fault:  # as a rule a path that is too long for a socket
+        logger.info("this runner cannot be asked for its health: {}: {}", path, fault)
+        yield
+        return
+    try:
+        async with server:
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def sockets(state_dir: Path) -> list[Path]:
+    """Of all runners with journals in this directory, also of those that were killed."""
+    return sorted(state_dir.glob(f"*/{SOCKET_FILE}"))
+
+
+async def ask_all(paths: Iterable[Path]) -> dict[str, Health | Stuck]:
+    """Those that are at work, by the names of their folders."""
+    answers = {path.parent.name: await _ask(path) for path in paths}
+    return {name: answer for name, answer in answers.items() if answer is not None}
+
+
+async def _ask(path: Path) -> Health | Stuck | None:
+    """None: nobody is there."""
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_ANSWER_BYTES)
+            try:
+                return msgspec.json.decode(await reader.readline(), type=Health)
+            finally:
+                writer.close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return None
+    except (TimeoutError, OSError, ValueError, msgspec.MsgspecError):
+        return Stuck()

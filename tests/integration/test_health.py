@@ -1,0 +1,104 @@
+"""Whether a runner is well, as it says itself and as `fsm-runner health` tells."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fsm_runner import health
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK
+from fsm_runner.health import SOCKET_FILE, Health, answering, ask_all, sockets
+from tests.support.home import PROFILE, make_home
+from tests.support.program import Finished, Program, environment, finish, program
+from tests.support.runner import Bench, bench, waiter
+
+
+@asynccontextmanager
+async def runner_process(folder: Path) -> AsyncIterator[tuple[Bench, Program]]:
+    make_home(folder / "home")
+    async with bench(folder) as desk:
+        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--state-dir", str(folder / "state"))
+        async with program(folder, environment(folder / "home"), *flags) as runner:
+            await runner.said("online")
+            yield desk, runner
+
+
+async def asked(folder: Path) -> Finished:
+    return await finish(folder, environment(None), "health", "--state-dir", str(folder / "state"))
+
+
+async def test_one_that_is_well_says_what_it_does(tmp_path: Path) -> None:
+    async with runner_process(tmp_path) as (desk, _), waiter(tmp_path) as held:
+        assert (await asked(tmp_path)).stdout.endswith(": online, 0 runs held\n")
+        await desk.submit("wait", **held.parameters)
+        await held.started.pid()
+        answer = await asked(tmp_path)
+        assert answer.code == EXIT_OK
+        assert answer.stdout.endswith(": online, 1 run held\n")
+        held.gate.write_line()
+
+
+async def test_one_whose_coordinator_is_away_is_well(tmp_path: Path) -> None:
+    async with runner_process(tmp_path) as (desk, runner):
+        desk.proxy.upstream_url = "http://127.0.0.1:9"
+        await desk.proxy.cut()
+        await runner.said("cut_off")
+        answer = await asked(tmp_path)
+        assert (answer.code, answer.stdout.partition(": ")[2]) == (EXIT_OK, "cut off, 0 runs held\n")
+
+
+async def test_one_that_is_stuck_is_not(tmp_path: Path) -> None:
+    async with runner_process(tmp_path) as (_, runner):
+        os.kill(runner.process.pid, signal.SIGSTOP)
+        try:
+            answer = await asked(tmp_path)
+        finally:
+            os.kill(runner.process.pid, signal.SIGCONT)
+        assert answer.code == EXIT_FAILED
+        assert "does not answer within 3 s" in answer.stdout
+
+
+async def test_one_that_has_ended_or_was_killed_is_none(tmp_path: Path) -> None:
+    async with runner_process(tmp_path) as (_, runner):
+        runner.terminate()
+        assert await runner.exit_code() == EXIT_OK
+        assert not list((tmp_path / "state").glob(f"*/{SOCKET_FILE}"))
+        assert (await asked(tmp_path)).code == EXIT_FAILED
+        (folder,) = (tmp_path / "state").iterdir()
+        left = await asyncio.start_unix_server(lambda *_: None, folder / SOCKET_FILE)
+        left.close()
+        answer = await asked(tmp_path)
+        assert (answer.code, answer.stdout) == (EXIT_FAILED, "")
+        assert f"no runner is at work with a journal in {tmp_path / 'state'}" in answer.stderr
+
+
+async def test_one_that_can_take_no_runs_is_not_well(tmp_path: Path) -> None:
+    (tmp_path / "runner").mkdir()
+    async with answering(tmp_path / "runner", lambda: Health("suspended", 3)):
+        (answer,) = (await ask_all(sockets(tmp_path))).values()
+    assert (answer.is_well, str(answer)) == (False, "suspended, 3 runs held")
+
+
+async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "LONGEST_ANSWER_BYTES", 10)
+    (tmp_path / "runner").mkdir()
+    for said in (b"no JSON\n", b'{"state": 1}\n', b"x" * 100, b""):
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = said) -> None:
+            writer.write(said)
+            writer.close()
+
+        async with await asyncio.start_unix_server(answer, tmp_path / "runner" / SOCKET_FILE):
+            (answered,) = (await ask_all(sockets(tmp_path))).values()
+            assert not answered.is_well
+
+
+async def test_a_runner_works_where_no_socket_can_be_made(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    async with answering(folder, lambda: Health("online", 0)):
+        assert await ask_all(sockets(tmp_path)) == {}
