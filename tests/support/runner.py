@@ -119,6 +119,9 @@ class Bench:
     async def submit(self, agent: str, **parameters: Any) -> RunCreated:
         return await self.api.create_run(RunRequest(agent_name=agent, parameters=parameters))
 
+    async def submit_prompt(self, prompt: str) -> RunCreated:
+        return await self.api.create_run(RunRequest(parameters={"prompt": prompt}))
+
     async def submit_in(self, project_dir: str, agent: str, **parameters: Any) -> RunCreated:
         return await self.api.create_run(RunRequest(agent_name=agent, parameters=parameters, project_dir=project_dir))
 

@@ -1,0 +1,209 @@
+"""The images, built and run for real."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.claude import needed_variables
+from tests.support.containers import (
+    BASE,
+    CLAUDE_CODE,
+    HOME,
+    PROCEDURAL,
+    Container,
+    build,
+    container,
+    engine,
+    needs_engine,
+)
+from tests.support.messages_api import Calls, Says, messages_api
+from tests.support.program import REPOSITORY
+from tests.support.runner import Bench
+from tests.support.scripts import script_bench
+from tests.support.watch import PATIENCE_S
+
+pytestmark = needs_engine
+
+DOCKER = REPOSITORY / "docker"
+IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
+LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp")
+SCRIPTS = {
+    "write": 'id -u > written; echo "{\\"uid\\": \\"$(id -u)\\"}"',
+    "stay": "touch started; exec sleep 1000",
+    "tell": "env",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> None:
+    """All of them, as stages of one file."""
+    for image in IMAGES:
+        build(image, DOCKER / "Dockerfile", "--target", image.removeprefix("agent-runner-"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """As `docker-images.md` has it: `mkdir -p workspace; chmod 777 workspace`."""
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+@asynccontextmanager
+async def at_work(folder: Path, image: str, *options: str) -> AsyncIterator[tuple[Bench, Container]]:
+    """A coordinator here, and a container that has registered at it."""
+    async with script_bench(folder, SCRIPTS) as desk:
+        url = f"AGENT_ORCHESTRATOR_API_URL={desk.proxy.url}"
+        async with container(f"fsm-runner-{image.rpartition('-')[2]}", image, "--env", url, *options) as running:
+            await running.says("→ online")
+            yield desk, running
+
+
+async def completes(desk: Bench, agent: str, **parameters: str) -> dict[str, object]:
+    run = await desk.submit(agent, **parameters)
+    await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+    result = await desk.result(run)
+    assert result is not None
+    return result
+
+
+async def configuration(image: str) -> dict[str, object]:
+    shown = json.loads((await engine("inspect", image)).stdout)[0]["Config"]
+    return {key: shown.get(key) for key in ("User", "Env", "Entrypoint", "WorkingDir", "StopSignal", "Healthcheck")}
+
+
+async def test_both_ways_of_building_give_the_same(tmp_path: Path) -> None:
+    for image in IMAGES:
+        name = image.removeprefix("agent-runner-")
+        base = () if image == BASE else ("--build-arg", f"BASE_IMAGE={BASE}-apart")
+        build(f"{image}-apart", DOCKER / name / "Dockerfile", *base)
+        assert await configuration(f"{image}-apart") == await configuration(image)
+
+
+@pytest.mark.parametrize(
+    ("image", "profiles"), [(PROCEDURAL, ["echo", "test-procedural"]), (CLAUDE_CODE, ["best", "quick"])]
+)
+async def test_an_image_has_the_profiles_of_its_executor_alone(image: str, profiles: list[str]) -> None:
+    listed = await engine("run", "--rm", "--network", "none", image, "--profile-list")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == profiles
+    refused = await engine("run", "--rm", "--network", "none", "--env", "PROFILE=nothing", image)
+    assert refused.code == 2
+    assert f"Profile not found: 'nothing'; there are: {', '.join(profiles)}" in refused.stderr
+
+
+@pytest.mark.parametrize("file", sorted(DOCKER.glob("*/profiles/*.json")), ids=lambda file: file.stem)
+def test_its_profiles_are_those_of_the_project(file: Path) -> None:
+    assert file.read_text() == (REPOSITORY / "profiles" / file.name).read_text()
+
+
+async def test_an_agent_runs_from_submission_to_result(tmp_path: Path) -> None:
+    async with at_work(tmp_path, PROCEDURAL) as (desk, running):
+        assert await completes(desk, "echo", message="hello") == {"message": "hello"}
+        listed = await running.execute("uv", "run", "--script", "agent-runner", "--profile-list")
+        assert listed.stdout.splitlines()[0].startswith("echo ")
+        assert (await running.execute("sh", "-c", "command -v pip")).code != 0
+
+
+async def test_it_runs_with_nothing_writable_but_what_it_needs(tmp_path: Path, workspace: Path) -> None:
+    options = (*LOCKED_DOWN, "--volume", f"{workspace}:/workspace")
+    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, running):
+        uid = (await running.execute("id", "-u")).stdout.strip()
+        assert uid != "0"
+        assert await completes(desk, "run-write") == {"uid": uid}
+        written = workspace / "written"
+        assert (written.read_text().strip(), str(written.stat().st_uid)) == (uid, uid)
+        listed = await running.execute("uv", "run", "--script", "agent-runner", "--profile-list")
+        assert listed.code == 0
+
+
+async def test_a_workspace_that_is_not_its_own_fails_the_run_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir(mode=0o700)
+    options = ("--volume", f"{tmp_path / 'workspace'}:/workspace")
+    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, _):
+        run = await desk.submit("echo", message="hello")
+        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+        assert "Permission denied on workspace" in ((await desk.api.run(run.run_id)).error or "")
+
+
+async def test_a_stop_with_a_run_at_work_is_told_and_in_order(tmp_path: Path, workspace: Path) -> None:
+    options = ("--env", "GRACE_PERIOD=0", "--volume", f"{workspace}:/workspace")
+    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, running):
+        run = await desk.submit("run-stay")
+        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
+        await engine("stop", "--time", "20", running.name, limit_s=2 * PATIENCE_S)
+        assert await running.exit_code() == 0
+        assert (await desk.api.run(run.run_id)).status == "stopped"
+        assert await desk.runners() == []
+
+
+async def test_its_health_is_what_the_runner_says(tmp_path: Path) -> None:
+    async with at_work(tmp_path, PROCEDURAL) as (_, running):
+        assert (await running.execute("fsm-runner", "health")).stdout.endswith(": online, 0 runs held\n")
+        kill = "kill -{} $(pgrep -f 'fsm-runner$' || cat /proc/1/task/1/children)"
+        assert (await running.execute("sh", "-c", kill.format("STOP"))).code == 0
+        assert (await running.execute("fsm-runner", "health")).code == 1
+        assert (await running.execute("sh", "-c", kill.format("CONT"))).code == 0
+        assert (await running.execute("fsm-runner", "health")).code == 0
+
+
+async def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+    url = "AGENT_ORCHESTRATOR_API_URL=http://127.0.0.1:9"
+    async with container("fsm-runner-alone", PROCEDURAL, "--env", url) as running:
+        await running.says("Cannot connect to Agent Coordinator at http://127.0.0.1:9")
+
+
+async def test_what_an_executor_sees_is_nothing_of_the_containers(tmp_path: Path, workspace: Path) -> None:
+    options = ("--env", "SECRET=x", "--env", "AUTH0_RUNNER_CLIENT_SECRET=y", "--volume", f"{workspace}:/workspace")
+    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, _):
+        told = await completes(desk, "run-tell")
+        names = {line.partition("=")[0] for line in str(told["stdout"]).splitlines()}
+    assert {"PATH", "HOME", "AGENT_SESSION_ID"} <= names
+    assert not {"SECRET", "AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "STATE_DIR"} & names
+
+
+async def test_an_image_of_somebody_elses_is_as_the_documents_show_it(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    executor = context / "my-executor"
+    executor.mkdir()
+    shutil.copy(REPOSITORY / "tests/support/executors/plain-python", executor / "run")
+    (executor / "run").chmod(0o755)
+    profile = {"type": "autonomous", "command": "executors/my-executor/run", "lifecycle": "persistent"}
+    (context / "my-profile.json").write_text(json.dumps(profile))
+    (context / "Dockerfile").write_text(
+        f"FROM {BASE}:latest\n"
+        "RUN touch /usr/local/bin/my-tool\n"
+        f"COPY my-executor/ {HOME}/executors/my-executor/\n"
+        f"COPY my-profile.json {HOME}/profiles/\n"
+        "ENV PROFILE=my-profile\n"
+    )
+    build("agent-runner-mine", context / "Dockerfile", context=context)
+    async with at_work(tmp_path, "agent-runner-mine") as (desk, running):
+        assert (
+            await running.execute("sh", "-c", "stat -c %U /proc/$(cat /proc/1/task/1/children | cut -d' ' -f1)")
+        ).stdout == "runner\n"
+        assert (await desk.runners())[0]["executor_profile"] == "my-profile"
+
+
+async def test_claude_code_works_with_a_secret_from_a_file(tmp_path: Path, workspace: Path) -> None:
+    secret = tmp_path / "token"
+    async with messages_api() as api:
+        variables = needed_variables(api.url, tmp_path)
+        secret.write_text(variables["CLAUDE_CODE_OAUTH_TOKEN"])
+        secret.chmod(0o644)
+        file = "/run/secrets/CLAUDE_CODE_OAUTH_TOKEN"
+        options = [*LOCKED_DOWN, "--volume", f"{secret}:{file}:ro", "--volume", f"{workspace}:/workspace"]
+        options += ["--env", f"ANTHROPIC_BASE_URL={api.url}", "--env", "PROFILE=quick"]
+        api.will(Calls("Write", {"file_path": "/workspace/made", "content": "by the model"}), Says("done"))
+        async with at_work(tmp_path, CLAUDE_CODE, *options) as (desk, running):
+            run = await desk.submit_prompt("make it")
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            assert (await desk.api.session_result(run.session_id)).result_text == "done"
+            assert (workspace / "made").read_text() == "by the model"
+            assert (await running.execute("claude", "--version")).code == 0
+            assert (await running.execute("node", "--version")).code == 0

@@ -1,0 +1,100 @@
+"""Images that are built, and containers that run, with the engine that this machine has: podman or docker."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.program import REPOSITORY
+from tests.support.watch import PATIENCE_S
+
+BUILD_LIMIT_S = 600
+LOOK_INTERVAL_S = 0.1
+HOME = "/app/servers/agent-runner"
+BASE, PROCEDURAL, CLAUDE_CODE = "agent-runner-base", "agent-runner-procedural", "agent-runner-claude-code"
+
+
+def _works(engine: str) -> bool:
+    return shutil.which(engine) is not None and subprocess.run([engine, "info"], capture_output=True).returncode == 0
+
+
+ENGINE = next((engine for engine in ("podman", "docker") if _works(engine)), None)
+needs_engine = pytest.mark.skipif(ENGINE is None, reason="neither podman nor docker works here")
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    stdout: str
+    stderr: str
+
+
+async def engine(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
+    """One command of the engine, run to its end."""
+    assert ENGINE is not None
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(ENGINE, *arguments, stdout=pipe, stderr=pipe, cwd=REPOSITORY)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), limit_s)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    # What the engine itself cannot do here (units of systemd for health checks) is none of the image's.
+    said = [line for line in err.decode().splitlines() if "systemd connection" not in line]
+    return Ended(process.returncode, out.decode(), "\n".join(said))
+
+
+def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> None:
+    """Raises AssertionError with what the engine says."""
+    assert ENGINE is not None
+    form = ["--format", "docker", "--pull=never"] if ENGINE == "podman" else []
+    command = [ENGINE, "build", *form, *options, "--tag", tag, "--file", str(file), str(context)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY)
+    assert built.returncode == 0, built.stderr[-4000:]
+
+
+class Container:
+    """One that was started. With the host's network: a coordinator of the test is at 127.0.0.1."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def logs(self) -> str:
+        ended = await engine("logs", self.name)
+        return ended.stdout + ended.stderr
+
+    async def says(self, text: str) -> None:
+        """Return when its log has this text."""
+        log = ""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while text not in log:
+                    await asyncio.sleep(LOOK_INTERVAL_S)  # the engine tells of no new line of a log
+                    log = await self.logs()
+        except TimeoutError:
+            raise AssertionError(f"waited in vain for {text!r}:\n{log}") from None
+
+    async def execute(self, *command: str) -> Ended:
+        return await engine("exec", self.name, *command)
+
+    async def exit_code(self) -> int:
+        return int((await engine("wait", self.name)).stdout)
+
+
+@asynccontextmanager
+async def container(name: str, image: str, *options: str) -> AsyncIterator[Container]:
+    """Removed at the end."""
+    await engine("rm", "--force", name)
+    started = await engine("run", "--detach", "--network", "host", "--name", name, *options, image)
+    assert started.code == 0, started.stderr
+    try:
+        yield Container(name)
+    finally:
+        await engine("rm", "--force", "--time=0" if ENGINE == "podman" else "--force", name)
