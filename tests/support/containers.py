@@ -54,7 +54,7 @@ async def engine(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
 def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> None:
     """Raises AssertionError with what the engine says."""
     assert ENGINE is not None
-    form = ["--format", "docker", "--pull=never"] if ENGINE == "podman" else []
+    form = ["--format", "docker", "--pull=missing"] if ENGINE == "podman" else []
     command = [ENGINE, "build", *form, *options, "--tag", tag, "--file", str(file), str(context)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY)
     assert built.returncode == 0, built.stderr[-4000:]
