@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import typer
 
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import PROMPT, ending_signals
@@ -59,6 +60,8 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     """The exit code: 0 where the run completed, 1 where it did not."""
     configure_logs(verbose=config.verbose, quiet=True)
     profile, schema = _place(work, profile_name)
+    for key in profile.unknown_keys:
+        typer.echo(f"warning: {profile.path}: {key}: this key means nothing here", err=True)
     request = RunRequest(
         agent_name=work.agent_name, parameters=work.parameters(schema), project_dir=str(config.project_dir)
     )

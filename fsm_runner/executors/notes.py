@@ -24,7 +24,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_usd: float | None = None
     duration_s: float | None = None
     turns: int | None = None
-    """Answers of the model."""
+    """As the executor counts them: of the model, as a rule, and not of the session."""
 
     def __str__(self) -> str:
         tokens = [(self.input_tokens, "tokens in"), (self.output_tokens, "out")]
@@ -32,7 +32,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.cost_usd is not None:
             said.append(f"{self.cost_usd:.4f} USD")
         if self.turns is not None:
-            said.append(f"{self.turns} {'answer' if self.turns == 1 else 'answers'}")
+            said.append(f"{self.turns} {'turn' if self.turns == 1 else 'turns'}")
         return ", ".join(said)
 
 

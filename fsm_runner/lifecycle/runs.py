@@ -56,7 +56,7 @@ class Runs:
             return False
         if self.repeat_end(run.run_id):
             return False
-        logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name, run.session_id)
+        logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name or "-", run.session_id)
         self._begin(RunActor(run, runner_id, self._context))
         return True
 

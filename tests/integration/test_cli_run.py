@@ -101,6 +101,14 @@ async def test_run_keeps_its_journal_for_itself_and_no_longer_than_it_lasts(tmp_
     assert not state.exists()
 
 
+async def test_a_key_of_a_profile_that_means_nothing_is_named(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    home.path.write_text(home.path.read_text().replace("{", '{"cofig": {}, ', 1))
+    ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=x")
+    assert (ended.code, ended.stdout) == (EXIT_OK, '{"said": "x"}\n')
+    assert f"{home.path}: cofig: this key means nothing here" in ended.stderr
+
+
 async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     env = environment(tmp_path / "home")
@@ -117,6 +125,8 @@ async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(
 async def test_a_runner_whose_coordinator_finds_its_port_taken_says_so(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     with socket.socket() as taken:
+        # Connections of a test before this one may still be known to the system.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):  # somebody else has it: just as well
             taken.bind((DEFAULT_HOST, DEFAULT_PORT))
             taken.listen()

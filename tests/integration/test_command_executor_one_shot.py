@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.coordinator.wire import RunCreated
 from tests.support.command_executor import (
     SESSION_STATUS,
     StagedBench,
@@ -24,6 +25,42 @@ LARGE_CHARS = 300_000
 
 def one_shot(folder: Path, source: str | None = None, **overrides: Any) -> AbstractAsyncContextManager[StagedBench]:
     return staged(folder, command_home(folder / "home", source, lifecycle="one_shot"), **overrides)
+
+
+async def test_runs_of_one_session_come_one_after_another(tmp_path: Path) -> None:
+    async with one_shot(tmp_path) as bench, waiter(tmp_path) as held:
+        first = await bench.start(["bind"], *held_by(held), ["event", "first"])
+        await held.started.pid()
+        further = [await bench.resume(first, ["event", text]) for text in ("second", "third")]
+        for run in further:
+            await bench.desk.state(run, "executing")
+        # Another session has to wait for none of them.
+        await bench.completes(await bench.start(["bind"]))
+        assert _texts(bench, first) == []
+        held.gate.write_line()
+        for run in (first, *further):
+            await bench.completes(run)
+        assert _texts(bench, first) == ["first", "second", "third"]
+
+
+async def test_one_that_waits_for_another_can_be_stopped_and_holds_up_none(tmp_path: Path) -> None:
+    async with one_shot(tmp_path) as bench, waiter(tmp_path) as held:
+        first = await bench.start(["bind"], *held_by(held), ["event", "first"])
+        await held.started.pid()
+        second, third = [await bench.resume(first, ["event", text]) for text in ("second", "third")]
+        for run in (second, third):
+            await bench.desk.state(run, "executing")
+        bench.runner.actor._runs.stop_run(second.run_id, "the test")
+        assert (await bench.end(second)).status == "stopped"
+        held.gate.write_line()
+        await bench.completes(third)
+        assert _texts(bench, first) == ["first", "third"]
+
+
+def _texts(bench: StagedBench, run: RunCreated) -> list[str]:
+    calls = bench.proxy.acknowledged("POST", f"/sessions/{run.session_id}/events")
+    messages = [call.json for call in calls if call.json["event_type"] == "message"]
+    return [message["content"][0]["text"] for message in messages]
 
 
 async def test_exit_code_0_completes_the_run_and_finishes_the_session(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_detail_is_kept_within_bounds() -> None:
 def test_usage_is_what_an_executor_can_count() -> None:
     usage = Usage(input_tokens=1200, output_tokens=30, cost_usd=0.01234, turns=2)
     assert noted(usage=msgspec.to_builtins(usage) | {"others": 1}) == Notes(usage=usage)
-    assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 answers"
+    assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 turns"
 
 
 @pytest.mark.parametrize("fields", [{"usage": "much"}, {"usage": {"turns": "2"}}, {"status_detail": {"a": 1}}])
