@@ -5,17 +5,20 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.delivery import Delivery, RunEnding, RunStart
 from fsm_runner.coordinator.faults import (
+    AgentNameCollision,
     CoordinatorError,
     DuplicateRunner,
     NotAuthenticated,
     NotRegistered,
     Refused,
+    RegistrationConflictError,
     Unreachable,
 )
 from fsm_runner.coordinator.policy import POLICIES, STALE_AFTER_S, Policies
@@ -53,17 +56,30 @@ class CoordinatorClient:
         self._last: wire.Registered | None = None
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
-        """Register, however long the coordinator is away, and wait out an earlier runner of the same identity.
+        """Register, however long the coordinator is away, and wait out a runner of the same identity or agents.
 
-        Raises `DuplicateRunner` when that one does not go away, `AgentNameCollision` and `Refused` at once.
+        An agent that the coordinator has itself is left out: its runs come to every runner that they match.
+        Raises `RegistrationConflictError` when the other runner does not go away, `Refused` at once.
         """
         return await retrying(
-            lambda: self._register_while_away(registration),
-            self.policies.duplicate_runner,
-            (DuplicateRunner,),
-            on_wait=self._say_duplicate,
+            lambda: self._register_with_own_agents(registration),
+            self.policies.registration_conflict,
+            (RegistrationConflictError,),
+            on_wait=self._say_conflict,
             sleep=self._sleep,
         )
+
+    async def _register_with_own_agents(self, registration: wire.Registration) -> wire.Registered:
+        agents = registration.agents
+        while True:
+            try:
+                return await self._register_while_away(msgspec.structs.replace(registration, agents=agents))
+            except AgentNameCollision as collision:
+                own = [agent for agent in agents if agent.name != collision.conflict.agent_name]
+                if collision.conflict.existing_runner_id is not None or len(own) == len(agents):
+                    raise
+                agents = own
+                logger.info("the coordinator has agent {} itself: its definition counts", collision.conflict.agent_name)
 
     async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
         return await retrying(
@@ -176,11 +192,13 @@ class CoordinatorClient:
         self.on_away()
         logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
-    def _say_duplicate(self, fault: Exception, wait_s: float) -> None:
+    def _say_conflict(self, fault: Exception, wait_s: float) -> None:
         self.note_answer()
+        what = "agents that this one brings" if isinstance(fault, AgentNameCollision) else "this identity"
         logger.warning(
-            "the coordinator still holds an earlier runner of this identity for online; "
+            "the coordinator holds another runner of {} for online; "
             "it lets go {:.0f} s after that one's last heartbeat; trying again in {:.1f} s ({})",
+            what,
             STALE_AFTER_S,
             wait_s,
             fault,

@@ -63,7 +63,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """One retry policy for each kind of call."""
 
     register: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=30)
-    duplicate_runner: RetryPolicy = RetryPolicy(base_s=5, cap_s=30, limit_s=780)
+    registration_conflict: RetryPolicy = RetryPolicy(base_s=5, cap_s=30, limit_s=780)
     """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin."""
     poll: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=15)
     short_poll: RetryPolicy = RetryPolicy(base_s=0.05, cap_s=1)

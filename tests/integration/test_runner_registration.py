@@ -20,7 +20,7 @@ from tests.support.runner import FAST, bench, running, waiter
 REGISTER = "/runner/register"
 HEARTBEAT = "/runner/heartbeat"
 NOT_REGISTERED = faults.status(401, "Runner not registered")
-PATIENT = msgspec.structs.replace(FAST, duplicate_runner=FAST.register)
+PATIENT = msgspec.structs.replace(FAST, registration_conflict=FAST.register)
 
 
 async def test_a_second_runner_of_one_identity_waits_and_gives_up(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ async def test_a_second_runner_of_one_identity_waits_and_gives_up(tmp_path: Path
                 assert await second.ended() == "refused"
         assert EXIT_CODES["refused"] == EXIT_FAILED
         assert len(desk.proxy.calls_for("POST", REGISTER)) > 2
-        assert any("earlier runner of this identity" in line for line in lines)
+        assert any("another runner of this identity" in line for line in lines)
         assert any("already online" in line for line in lines)
         assert first.actor.state == "online"
         assert len(await desk.runners()) == 1
@@ -51,16 +51,47 @@ async def test_a_second_runner_of_one_identity_gets_in_when_the_first_leaves(tmp
         await desk.completes()
 
 
-async def test_an_agent_that_another_runner_has_is_refused_at_once(tmp_path: Path) -> None:
+async def test_an_agent_that_another_runner_has_is_waited_for_and_given_up(tmp_path: Path) -> None:
     async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
-        before = len(desk.proxy.calls_for("POST", REGISTER))
         other = _renamed(make_home(tmp_path / "other home"), "other")
         with log_lines() as lines:
-            async with desk.running(other, PATIENT, registers=False) as second:
+            async with desk.running(other, registers=False) as second:
                 assert await second.ended() == "refused"
-        assert len(desk.proxy.calls_for("POST", REGISTER)) == before + 1
         assert any("An agent named" in line and "already defined" in line for line in lines)
         await desk.completes()
+
+
+async def test_a_replica_takes_the_agents_over_when_the_runner_that_has_them_leaves(tmp_path: Path) -> None:
+    other = _renamed(make_home(tmp_path / "other home"), "other")
+    async with (
+        bench(tmp_path) as desk,
+        desk.running(make_home(tmp_path / "home")) as first,
+        desk.running(other, PATIENT, registers=False) as second,
+    ):
+        await desk.proxy.seen("POST", REGISTER, 3)
+        assert await first.drain() == "stopped"
+        await second.goes_through("online")
+        await desk.completes()
+
+
+async def test_replicas_share_the_agents_that_the_coordinator_has_itself(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    agents_dir = home.agent_files["say"].parent
+    async with (
+        bench(tmp_path, agents_dir=agents_dir) as desk,
+        desk.running(home, max_runs=1),
+        desk.running(_renamed(home, "replica"), max_runs=1),
+        waiter(tmp_path, "first") as first,
+        waiter(tmp_path, "second") as second,
+    ):
+        runs = [await desk.submit("wait", **each.parameters) for each in (first, second)]
+        for each in (first, second):
+            await each.started.line()
+        holders = {(await desk.api.run(run.run_id)).runner_id for run in runs}
+        assert len(holders) == len(runs)
+        for each, run in zip((first, second), runs, strict=True):
+            each.gate.write_line()
+            assert (await desk.end(run)).status == "completed"
 
 
 @pytest.mark.parametrize("code", [401, 403, 422])

@@ -107,7 +107,7 @@ def _be_quick() -> None:
     in_time = RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=10)
     policies = Policies(
         register=quick,
-        duplicate_runner=in_time,
+        registration_conflict=in_time,
         poll=quick,
         short_poll=quick,
         heartbeat=quick,

@@ -28,7 +28,7 @@ from tests.support.watch import PATIENCE_S, Watch
 _QUICK = RetryPolicy(base_s=0.01, cap_s=0.05)
 FAST = Policies(
     register=_QUICK,
-    duplicate_runner=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=0.5),
+    registration_conflict=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=0.5),
     poll=_QUICK,
     heartbeat=_QUICK,
     delivery=_QUICK,

@@ -172,7 +172,7 @@ async def test_the_limit_is_of_the_clock_that_is_slept_by() -> None:
 @pytest.mark.usefixtures("_longest_waits")
 def test_an_earlier_runner_s_identity_is_waited_for_until_the_coordinator_lets_it_go() -> None:
     """Stale after 120 s, removed after 600 s, looked at each 30 s (section 1.1)."""
-    policy = POLICIES.duplicate_runner
+    policy = POLICIES.registration_conflict
     waits = Waits(policy)
     begins = list(itertools.takewhile(lambda at_s: at_s <= (policy.limit_s or 0), _sums(waits)))
     assert begins[-1] > 600 + 30
