@@ -63,7 +63,7 @@ async def assembled_runner(
         )
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir)
-        hostname = socket.gethostname()
+        hostname = config.hostname or socket.gethostname()
         registration = _registration(config, profile, hostname)
         keeping = await stack.enter_async_context(kept(config.state_dir, _identity(registration, api.url)))
         journal = keeping.journal

@@ -30,6 +30,8 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None: the runner brings an embedded coordinator."""
     profile: str = "echo"
     project_dir: Path = Path()
+    hostname: str | None = None
+    """What the coordinator knows this machine as; None: as the machine is called."""
     tags: tuple[str, ...] = ()
     require_matching_tags: bool = False
     verbose: bool = False
@@ -97,6 +99,12 @@ def _host(value: str) -> str:
     return value
 
 
+def _machine_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value):
+        raise ValueError("expected a name of letters, digits, '.', '_' and '-'")
+    return value
+
+
 def _folder(value: str) -> Path:
     return Path(value)
 
@@ -149,6 +157,7 @@ SETTINGS = (
     Setting("coordinator_url", "AGENT_ORCHESTRATOR_API_URL", "--coordinator-url", _url),
     Setting("profile", "PROFILE", "--profile", _text),
     Setting("project_dir", "PROJECT_DIR", "--project-dir", _folder),
+    Setting("hostname", "RUNNER_HOSTNAME", "--hostname", _machine_name),
     Setting("tags", "RUNNER_TAGS", "--tags", _words),
     Setting("require_matching_tags", "REQUIRE_MATCHING_TAGS", "--require-matching-tags", _truth),
     Setting("verbose", "VERBOSE", "--verbose", _truth),

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -86,6 +88,8 @@ async def _ask(path: Path) -> Health | Stuck | None:
         async with asyncio.timeout(ANSWER_LIMIT_S):
             reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_ANSWER_BYTES)
             try:
+                if not _is_here(writer.get_extra_info("socket")):
+                    return None
                 return msgspec.json.decode(await reader.readline(), type=Health)
             finally:
                 writer.close()
@@ -93,3 +97,12 @@ async def _ask(path: Path) -> Health | Stuck | None:
         return None
     except (TimeoutError, OSError, ValueError, msgspec.MsgspecError):
         return Stuck()
+
+
+def _is_here(connection: socket.socket) -> bool:
+    """False where the other end is in another container, which shares the state directory: it is asked there."""
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS: no container to be in
+        return True
+    form = "3i"
+    pid, _, _ = struct.unpack(form, connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form)))
+    return bool(pid)

@@ -24,6 +24,28 @@ for name in CLAUDE_CODE_OAUTH_TOKEN ANTHROPIC_API_KEY AUTH0_RUNNER_CLIENT_ID AUT
     unset "${name}_FILE"
 done
 
+# A container that takes another's place has its volume, and its sessions, but a host name that the engine has made up. It goes
+# by the name of the one before, which nobody else may do meanwhile: the lock is held as long as the runner lives.
+take_name() {
+    exec 9>>"$names/$1"
+    flock --nonblock 9 && RUNNER_HOSTNAME=$1 && export RUNNER_HOSTNAME
+}
+read -r hostname < /proc/sys/kernel/hostname
+case $hostname in
+    *[!0-9a-f]*) ;; # a name that somebody has chosen
+    ????????????)
+        names=$STATE_DIR/names
+        if [ -z "${RUNNER_HOSTNAME-}" ] && mkdir -p "$names" 2>/dev/null && [ -w "$names" ]; then
+            for name in "$hostname" "$names"/*; do
+                name=${name##*/}
+                # Its own only when it has one: after a restart.
+                [ -e "$names/$name" ] && take_name "$name" && break
+            done
+            [ -n "${RUNNER_HOSTNAME-}" ] || take_name "$hostname" || take_name "$hostname-2"
+        fi
+        ;;
+esac
+
 # Claude Code's own settings, where a volume has none yet.
 if [ -n "${CLAUDE_CONFIG_DIR-}" ] && [ -d /app/claude-config ] && [ ! -e "$CLAUDE_CONFIG_DIR/.claude.json" ]; then
     mkdir -p "$CLAUDE_CONFIG_DIR"

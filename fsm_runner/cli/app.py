@@ -68,6 +68,10 @@ def runner(
         bool, typer.Option("--profile-list", "-l", help="List the profiles and exit.", show_default=False)
     ] = False,
     project_dir: ProjectDir = None,
+    hostname: Annotated[
+        str | None,
+        typer.Option("--hostname", metavar="NAME", help="RUNNER_HOSTNAME: who this is. [the machine's host name]"),
+    ] = None,
     tags: Annotated[
         str | None, typer.Option("--tags", "-t", metavar="A,B", help="RUNNER_TAGS: what this runner can do.")
     ] = None,
@@ -128,6 +132,7 @@ def runner(
         "coordinator_url": coordinator_url,
         "profile": profile,
         "project_dir": project_dir,
+        "hostname": hostname,
         "tags": tags,
         "require_matching_tags": _given(require_matching_tags),
         "verbose": _given(verbose),

@@ -1,7 +1,6 @@
 """The images, built and run for real."""
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +29,14 @@ pytestmark = needs_engine
 
 DOCKER = REPOSITORY / "docker"
 IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
+LOCKED_DOWN_FROM_ROOT = (
+    *("--read-only", "--tmpfs", "/tmp"),
+    *("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID"),
+)
+"""For an image that starts as root, to give its rights up."""
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp")
+RUNNER = "$(cut -d' ' -f1 /proc/1/task/1/children)"
+"""Its process in the container, for a shell there: the child of the init."""
 SCRIPTS = {
     "write": 'id -u > written; echo "{\\"uid\\": \\"$(id -u)\\"}"',
     "stay": "touch started; exec sleep 1000",
@@ -74,7 +80,10 @@ async def completes(desk: Bench, agent: str, **parameters: str) -> dict[str, obj
 
 async def configuration(image: str) -> dict[str, object]:
     shown = json.loads((await engine("inspect", image)).stdout)[0]["Config"]
-    return {key: shown.get(key) for key in ("User", "Env", "Entrypoint", "WorkingDir", "StopSignal", "Healthcheck")}
+    labels = sorted(shown["Labels"])
+    return {"Labels": labels} | {
+        key: shown.get(key) for key in ("User", "Env", "Entrypoint", "WorkingDir", "StopSignal", "Healthcheck")
+    }
 
 
 async def test_both_ways_of_building_give_the_same(tmp_path: Path) -> None:
@@ -141,14 +150,14 @@ async def test_a_stop_with_a_run_at_work_is_told_and_in_order(tmp_path: Path, wo
         assert await desk.runners() == []
 
 
-async def test_its_health_is_what_the_runner_says(tmp_path: Path) -> None:
-    async with at_work(tmp_path, PROCEDURAL) as (_, running):
+async def test_it_is_healthy_while_its_runner_answers(tmp_path: Path) -> None:
+    async with at_work(tmp_path, PROCEDURAL, "--health-interval", "1s") as (_, running):
         assert (await running.execute("fsm-runner", "health")).stdout.endswith(": online, 0 runs held\n")
-        kill = "kill -{} $(pgrep -f 'fsm-runner$' || cat /proc/1/task/1/children)"
-        assert (await running.execute("sh", "-c", kill.format("STOP"))).code == 0
-        assert (await running.execute("fsm-runner", "health")).code == 1
-        assert (await running.execute("sh", "-c", kill.format("CONT"))).code == 0
-        assert (await running.execute("fsm-runner", "health")).code == 0
+        await running.comes_to_be("healthy")
+        assert (await running.execute("sh", "-c", f"kill -STOP {RUNNER}")).code == 0
+        await running.comes_to_be("unhealthy")
+        assert (await running.execute("sh", "-c", f"kill -CONT {RUNNER}")).code == 0
+        await running.comes_to_be("healthy")
 
 
 async def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path) -> None:
@@ -166,28 +175,89 @@ async def test_what_an_executor_sees_is_nothing_of_the_containers(tmp_path: Path
     assert not {"SECRET", "AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "STATE_DIR"} & names
 
 
-async def test_an_image_of_somebody_elses_is_as_the_documents_show_it(tmp_path: Path) -> None:
-    context = tmp_path / "context"
-    context.mkdir()
-    executor = context / "my-executor"
-    executor.mkdir()
-    shutil.copy(REPOSITORY / "tests/support/executors/plain-python", executor / "run")
-    (executor / "run").chmod(0o755)
+NEEDS_PACKAGE = """#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["tabulate>=0.9"]
+# ///
+import tabulate
+"""
+
+
+def own_image(folder: Path, executor: str, preparation: str) -> str:
+    """An image that is made as the documents show it. Its tag."""
+    context = folder / "context"
+    (context / "my-executor").mkdir(parents=True)
+    program = context / "my-executor" / "run"
+    program.write_text(executor)
+    program.chmod(0o755)
     profile = {"type": "autonomous", "command": "executors/my-executor/run", "lifecycle": "persistent"}
     (context / "my-profile.json").write_text(json.dumps(profile))
     (context / "Dockerfile").write_text(
         f"FROM {BASE}:latest\n"
-        "RUN touch /usr/local/bin/my-tool\n"
+        f"RUN {preparation}\n"
         f"COPY my-executor/ {HOME}/executors/my-executor/\n"
         f"COPY my-profile.json {HOME}/profiles/\n"
         "ENV PROFILE=my-profile\n"
     )
-    build("agent-runner-mine", context / "Dockerfile", context=context)
-    async with at_work(tmp_path, "agent-runner-mine") as (desk, running):
-        assert (
-            await running.execute("sh", "-c", "stat -c %U /proc/$(cat /proc/1/task/1/children | cut -d' ' -f1)")
-        ).stdout == "runner\n"
+    tag = "agent-runner-mine"
+    build(tag, context / "Dockerfile", "--build-arg", f"BASE_IMAGE={BASE}:latest", context=context)
+    return tag
+
+
+EXECUTORS = REPOSITORY / "tests/support/executors"
+OWN = {
+    "in shell": (
+        (EXECUTORS / "plain-shell").read_text(),
+        "apt-get update && apt-get install -y jq",
+        ("--env", "UV_OFFLINE=1"),
+        "20 characters",
+    ),
+    "in Python, with its package installed": (
+        NEEDS_PACKAGE + (EXECUTORS / "plain-python").read_text(),
+        "uv pip install --python /app/venv/bin/python tabulate",
+        ("--env", "UV_OFFLINE=1"),
+        "4 words",
+    ),
+    "in Python, with its package fetched": (
+        NEEDS_PACKAGE + (EXECUTORS / "plain-python").read_text(),
+        "true",
+        (),
+        "4 words",
+    ),
+}
+
+
+@pytest.mark.parametrize(("executor", "preparation", "options", "answer"), OWN.values(), ids=OWN)
+async def test_an_image_with_an_executor_of_ones_own(
+    tmp_path: Path, executor: str, preparation: str, options: tuple[str, ...], answer: str
+) -> None:
+    image = own_image(tmp_path, executor, preparation)
+    async with at_work(tmp_path, image, *LOCKED_DOWN_FROM_ROOT, *options) as (desk, running):
+        assert (await running.execute("sh", "-c", f"stat -c %U /proc/{RUNNER}")).stdout == "runner\n"
         assert (await desk.runners())[0]["executor_profile"] == "my-profile"
+        run = await desk.submit_prompt("four words are these")
+        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+        assert (await desk.api.session_result(run.session_id)).result_text == answer
+
+
+async def test_secrets_come_from_files_that_are_named(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("sk-ant-secret\n")
+    token.chmod(0o644)
+    options = ("--volume", f"{token}:/somewhere/token:ro", "--env", "CLAUDE_CODE_OAUTH_TOKEN_FILE=/somewhere/token")
+    async with at_work(tmp_path, PROCEDURAL, *options) as (_, running):
+        look = f"tr '\\0' '\\n' < /proc/{RUNNER}/environ"
+        variables = (await running.execute("sh", "-c", look)).stdout.splitlines()
+        assert "CLAUDE_CODE_OAUTH_TOKEN=sk-ant-secret" in variables
+        assert not [line for line in variables if line.startswith("CLAUDE_CODE_OAUTH_TOKEN_FILE=")]
+
+
+async def test_a_named_file_that_is_not_there_is_said_to_be_missing() -> None:
+    variable = "AUTH0_RUNNER_CLIENT_SECRET_FILE=/nowhere"
+    refused = await engine("run", "--rm", "--network", "none", "--env", variable, PROCEDURAL)
+    assert refused.code == 2
+    assert "AUTH0_RUNNER_CLIENT_SECRET_FILE: /nowhere cannot be read" in refused.stderr
 
 
 async def test_claude_code_works_with_a_secret_from_a_file(tmp_path: Path, workspace: Path) -> None:

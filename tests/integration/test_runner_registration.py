@@ -79,8 +79,8 @@ async def test_replicas_share_the_agents_that_the_coordinator_has_itself(tmp_pat
     agents_dir = home.agent_files["say"].parent
     async with (
         bench(tmp_path, agents_dir=agents_dir) as desk,
-        desk.running(home, max_runs=1),
-        desk.running(_renamed(home, "replica"), max_runs=1),
+        desk.running(home, max_runs=1, hostname="one"),
+        desk.running(home, max_runs=1, hostname="two"),
         waiter(tmp_path, "first") as first,
         waiter(tmp_path, "second") as second,
     ):

@@ -1,8 +1,10 @@
 """Images that are built, and containers that run, with the engine that this machine has: podman or docker."""
 
 import asyncio
+import fcntl
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from tests.support.watch import PATIENCE_S
 
 BUILD_LIMIT_S = 600
 LOOK_INTERVAL_S = 0.1
+VERDICT_LIMIT_S = 60
+"""For a health check's start period, and as many failures in a row as count."""
 HOME = "/app/servers/agent-runner"
 BASE, PROCEDURAL, CLAUDE_CODE = "agent-runner-base", "agent-runner-procedural", "agent-runner-claude-code"
 
@@ -27,6 +31,24 @@ ENGINE = next((engine for engine in ("podman", "docker") if _works(engine)), Non
 needs_engine = pytest.mark.skipif(ENGINE is None, reason="neither podman nor docker works here")
 
 
+def _compose() -> tuple[str, ...] | None:
+    """What reads compose files with this engine; None where containers cannot find one another by name."""
+    if ENGINE == "docker":
+        works = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+        return ("docker", "compose") if works else None
+    if ENGINE is None:
+        return None
+    backend = subprocess.run(["podman", "info", "--format", "{{.Host.NetworkBackend}}"], capture_output=True, text=True)
+    resolver = {"cni": "dnsname", "netavark": "aardvark-dns"}[backend.stdout.strip()]
+    places = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni", "/usr/lib/podman", "/usr/libexec/podman")
+    found = any(Path(place, resolver).exists() for place in places)
+    return (sys.executable, "-m", "podman_compose", "--in-pod=false") if found else None
+
+
+COMPOSE = _compose()
+needs_compose = pytest.mark.skipif(COMPOSE is None, reason="there is no compose, or no names on its networks, here")
+
+
 @dataclass(frozen=True)
 class Ended:
     code: int
@@ -37,8 +59,18 @@ class Ended:
 async def engine(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
     """One command of the engine, run to its end."""
     assert ENGINE is not None
+    return await _ended(ENGINE, *arguments, limit_s=limit_s)
+
+
+async def compose(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
+    """One command of compose, run to its end."""
+    assert COMPOSE is not None
+    return await _ended(*COMPOSE, *arguments, limit_s=limit_s)
+
+
+async def _ended(*command: str, limit_s: float) -> Ended:
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(ENGINE, *arguments, stdout=pipe, stderr=pipe, cwd=REPOSITORY)
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=REPOSITORY)
     try:
         out, err = await asyncio.wait_for(process.communicate(), limit_s)
     finally:
@@ -56,7 +88,10 @@ def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> No
     assert ENGINE is not None
     form = ["--format", "docker", "--pull=missing"] if ENGINE == "podman" else []
     command = [ENGINE, "build", *form, *options, "--tag", tag, "--file", str(file), str(context)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY)
+    with Path(__file__).open() as lock:
+        # Two at once would build the same layers twice.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY)
     assert built.returncode == 0, built.stderr[-4000:]
 
 
@@ -83,6 +118,19 @@ class Container:
 
     async def execute(self, *command: str) -> Ended:
         return await engine("exec", self.name, *command)
+
+    async def comes_to_be(self, verdict: str) -> None:
+        """Return when the engine's own verdict of the image's health check is this: `healthy` or `unhealthy`."""
+        found = ""
+        try:
+            async with asyncio.timeout(VERDICT_LIMIT_S):
+                while found != verdict:
+                    if ENGINE == "podman":  # which leaves the timing to systemd, where there is one
+                        await engine("healthcheck", "run", self.name)
+                    await asyncio.sleep(LOOK_INTERVAL_S)  # the engine tells of it only when asked
+                    found = (await engine("inspect", "--format", "{{.State.Health.Status}}", self.name)).stdout.strip()
+        except TimeoutError:
+            raise AssertionError(f"waited in vain for {verdict!r}: it is {found!r}") from None
 
     async def exit_code(self) -> int:
         return int((await engine("wait", self.name)).stdout)
