@@ -30,6 +30,7 @@ from fsm_runner.logs import configure_logs
 from fsm_runner.process.environment import executor_environment
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import load_profile
+from fsm_runner.redaction import Redactor
 
 AGENT = "echo"
 PARAMETERS = '{"message": "hello"}'
@@ -214,7 +215,7 @@ def use_own_interpreter() -> None:
 
 
 def main() -> int:
-    configure_logs(verbose=False, quiet=True)
+    configure_logs(Redactor(), verbose=False, quiet=True)
     use_own_interpreter()
     adopt_orphans()
     figures = [latency(), throughput(), transition(), help_start()]

@@ -34,6 +34,7 @@ from fsm_runner.coordinator.wire import Agent, Run, RunRequest
 from fsm_runner.home import HOME_VARIABLE
 from fsm_runner.logs import configure_logs
 from fsm_runner.profiles import PROCEDURAL_COMMAND, Profile
+from fsm_runner.redaction import Redactor
 
 IN_FLIGHT = 50
 SAMPLES = 45
@@ -264,7 +265,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     given = parser.parse_args()
-    configure_logs(verbose=False, quiet=True)
+    configure_logs(Redactor(), verbose=False, quiet=True)
     began = time.monotonic()
     print(f"{given.runs} runs, {IN_FLIGHT} in flight, seed {given.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="fsm-runner-soak-") as folder:

@@ -19,6 +19,7 @@ from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import PRUNE_EACH_S, KeptLimits
 from fsm_runner.logs import configure_logs
 from fsm_runner.profiles import load_profile
+from fsm_runner.redaction import Redactor
 
 JOURNAL_BYTES_A_RUN = 100
 """So much the journal may keep for each run of the soak, of some 1,600 bytes that a run takes: its bound is met when
@@ -55,7 +56,7 @@ async def fill_thread_pool() -> None:
 
 async def main() -> None:
     url, folder, runs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    configure_logs(verbose=False)
+    configure_logs(Redactor(), verbose=False)
     bound_journal(runs)
     await fill_thread_pool()
     config = RunnerConfig(

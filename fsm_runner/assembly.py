@@ -32,6 +32,7 @@ from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import Sessions
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.profiles import LoadedProfile
+from fsm_runner.redaction import Redactor
 
 STOP_LIMIT_S = 20.0
 """How long the runs that are left at the end of the grace period may take to be stopped and reported."""
@@ -49,11 +50,13 @@ async def assembled_runner(
     *,
     observe: Observer = _nobody,
     policies: Policies = POLICIES,
+    redactor: Redactor | None = None,
 ) -> AsyncIterator[RunnerActor]:
-    """A runner that is ready to `live`.
+    """A runner that is ready to `live`. `redactor`: what knows the secrets; None: one that knows the environment's.
 
     Raises `UsageError` where the profile's executor cannot be had, a port is taken, or a machine is not sound.
     """
+    redactor = redactor or Redactor.of_variables(os.environ)
     run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
     async with AsyncExitStack() as stack:
         auth = token_auth(config)
@@ -65,10 +68,18 @@ async def assembled_runner(
         scripts = ScriptSync(client, config.project_dir)
         hostname = config.hostname or socket.gethostname()
         registration = _registration(config, profile, hostname)
-        keeping = await stack.enter_async_context(kept(config.state_dir, _identity(registration, api.url)))
+        keeping = await stack.enter_async_context(
+            kept(config.state_dir, _identity(registration, api.url), redactor.text)
+        )
         journal = keeping.journal
         outbox = Outbox(client, journal)
-        channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname=hostname, executor_profile=profile.name)
+        channels = ChannelContext(
+            outbox=outbox,
+            clock=EventClock(),
+            hostname=hostname,
+            executor_profile=profile.name,
+            redactor=redactor,
+        )
         run_timeout_s = profile.profile.run_timeout if config.run_timeout_s is None else config.run_timeout_s
         sessions = Sessions(
             SessionContext(

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fsm_runner.errors import UsageError
+from fsm_runner.redaction import Redactor
 
 DOTENV_FILE = ".env"
 LOCAL_COORDINATOR_URL = "http://localhost:8765"
@@ -208,6 +209,11 @@ def read_dotenv(path: Path) -> Mapping[str, str | None]:
         return dotenv.dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as fault:
         raise UsageError(f"{path}: cannot be read: {fault}") from fault
+
+
+def known_secrets() -> Redactor:
+    """Of this process's environment and of `.env`. Raises `UsageError` where that cannot be read."""
+    return Redactor.of_variables(os.environ, read_dotenv(Path(DOTENV_FILE)))
 
 
 def _parsed(setting: Setting, source: str, text: str) -> object:

@@ -1,5 +1,7 @@
 """Errors that are meant for the person at the terminal, and the exit codes that go with them."""
 
+import re
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 """What was asked for was tried and failed: a run, a check, a registration."""
@@ -26,6 +28,9 @@ def headline(text: str) -> str:
     lines = text.strip().splitlines() or [""]
     return lines[-1] if lines[0].startswith("Traceback (most recent call last)") else lines[0]
 
+
+LEFT_OUT = re.compile(r"\n?… [0-9,]+ (?:bytes|characters) left out …\n")
+"""What stands where the middle of a text was left out."""
 
 ERROR_LIMIT_CHARS = 16_000
 """The longest error text that is reported or written down; what a command wrote in full is in its result event."""

@@ -1,6 +1,6 @@
 """What lets a later process of the same runner go on where this one was killed: journal, marks on processes, warden."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,15 @@ def _nothing() -> int:
 
 
 @asynccontextmanager
-async def kept(state_dir: Path | None, identity: RunnerIdentity) -> AsyncIterator[Keeping]:
+async def kept(
+    state_dir: Path | None, identity: RunnerIdentity, redacted: Callable[[str], str]
+) -> AsyncIterator[Keeping]:
     """`state_dir` None: nothing outlives the process.
 
     Raises `UsageError` where the journal cannot be opened, or another process of this runner has it.
     """
     async with AsyncExitStack() as stack:
-        journal = Journal.open(None if state_dir is None else journal_folder(state_dir, identity))
+        journal = Journal.open(None if state_dir is None else journal_folder(state_dir, identity), redacted=redacted)
         stack.push_async_callback(journal.aclose)
         if state_dir is None:
             yield Keeping(journal, {}, _nothing)

@@ -5,17 +5,19 @@ import sys
 
 from loguru import logger
 
+from fsm_runner.redaction import Redactor
+
 _FORMAT = "<dim>{time:HH:mm:ss.SSS}</dim> <level>{level: <7}</level> {message}"
 _FORMAT_WITH_DATE = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level: <7} {message}"
 
 
-def configure_logs(*, verbose: bool, quiet: bool = False) -> None:
-    """INFO and above; `verbose`: everything; `quiet`: warnings and errors alone."""
+def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) -> None:
+    """INFO and above; `verbose`: everything; `quiet`: warnings and errors alone. Secrets are not shown."""
     logger.remove()
     if sys.stderr is None:  # closed by whoever started the program
         return
     level = "DEBUG" if verbose else "WARNING" if quiet else "INFO"
-    sink = LogSink(sys.stderr.fileno())
+    sink = LogSink(sys.stderr.fileno(), redactor)
     logger.add(
         sink,
         level=level,
@@ -33,8 +35,9 @@ class LogSink:
     Nothing is buffered: what is left in a buffer would be tried again, and fail again, at the program's exit.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, redactor: Redactor) -> None:
         self._descriptor = descriptor
+        self._redactor = redactor
         self._lost_lines = 0
         self._why = ""
         self._is_cut = False
@@ -48,7 +51,7 @@ class LogSink:
             if self._lost_lines:
                 self._put(f"… {self._lost_lines:,} lines of this log could not be written: {self._why} …\n")
                 self._lost_lines = 0
-            self._put(text)
+            self._put(self._redactor.text(text))
         except OSError as fault:
             self._lost_lines += 1
             self._why = fault.strerror or str(fault)

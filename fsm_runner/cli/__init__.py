@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 from fsm_runner.cli.app import app
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, FsmRunnerError
@@ -24,11 +25,24 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_ABORTED)
+    except Exception:  # noqa: BLE001 - the interpreter would show it too, but with the secrets that it may quote
+        _say_defect(traceback.format_exc())
+        sys.exit(EXIT_FAILED)
 
 
 def _say(error: Exception) -> None:
+    _print_without_secrets(f"error: {error}")
+
+
+def _say_defect(trace: str) -> None:
+    _print_without_secrets(f"{trace}error: a defect of fsm-runner itself; please report it with the lines above")
+
+
+def _print_without_secrets(text: str) -> None:
+    from fsm_runner.redaction import Redactor
+
     try:
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log may not be set up yet
+        print(Redactor.of_variables(os.environ).text(text), file=sys.stderr, flush=True)  # noqa: T201 - no log yet
     except OSError:  # a full disk behind it, or nobody who reads; the exit code says enough
         _drop(_STDERR_DESCRIPTOR)
 

@@ -14,7 +14,7 @@ import typer
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import PROMPT, ending_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
-from fsm_runner.config import RunnerConfig
+from fsm_runner.config import RunnerConfig, known_secrets
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
@@ -58,7 +58,7 @@ class Progress:
 
 def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     """The exit code: 0 where the run completed, 1 where it did not."""
-    configure_logs(verbose=config.verbose, quiet=True)
+    configure_logs(known_secrets(), verbose=config.verbose, quiet=True)
     profile, schema = _place(work, profile_name)
     for key in profile.unknown_keys:
         typer.echo(f"warning: {profile.path}: {key}: this key means nothing here", err=True)

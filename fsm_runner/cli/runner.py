@@ -11,12 +11,13 @@ from loguru import logger
 
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import ending_signals
-from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig
+from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig, known_secrets
 from fsm_runner.coordinator.wire import Agent
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile
+from fsm_runner.redaction import Redactor
 
 LAST_WORDS_LIMIT_S = 1.0
 """How long a runner that leaves at once may take to close its journal."""
@@ -26,19 +27,20 @@ EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED
 
 def run_runner(config: RunnerConfig) -> int:
     """The exit code."""
-    configure_logs(verbose=config.verbose)
+    redactor = known_secrets()
+    configure_logs(redactor, verbose=config.verbose)
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
     # As a container's first process it is also given what `docker exec` has left, which no run has started.
     adopt_orphans(exclusive=os.getpid() != 1)
-    return asyncio.run(_serve(config, profile))
+    return asyncio.run(_serve(config, profile, redactor))
 
 
-async def _serve(config: RunnerConfig, profile: LoadedProfile) -> int:
+async def _serve(config: RunnerConfig, profile: LoadedProfile, redactor: Redactor) -> int:
     async with AsyncExitStack() as stack:
         url = config.coordinator_url or await _embedded_coordinator(stack)
-        runner = await stack.enter_async_context(assembled_runner(config, profile, url))
+        runner = await stack.enter_async_context(assembled_runner(config, profile, url, redactor=redactor))
         if config.coordinator_url is None:
             _say_serving(url, profile)
         with ending_signals(runner):

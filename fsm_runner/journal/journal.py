@@ -49,7 +49,10 @@ class Journal:
     anything else is noted of it, and settled before it is ended.
     """
 
-    def __init__(self, writer: Writer, thread: ThreadPoolExecutor, flush_within_s: float) -> None:
+    def __init__(
+        self, writer: Writer, thread: ThreadPoolExecutor, flush_within_s: float, redacted: Callable[[str], str]
+    ) -> None:
+        self._redacted = redacted
         self.path = writer.path
         self.recovered = writer.recovered
         """What an earlier process left, as it was when this one opened the journal."""
@@ -67,9 +70,16 @@ class Journal:
 
     @classmethod
     def open(
-        cls, folder: Path | None, *, flush_within_s: float = FLUSH_WITHIN_S, limits: KeptLimits = KEPT_LIMITS
+        cls,
+        folder: Path | None,
+        *,
+        flush_within_s: float = FLUSH_WITHIN_S,
+        limits: KeptLimits = KEPT_LIMITS,
+        redacted: Callable[[str], str] = str,
     ) -> "Journal":
         """Open `journal.sqlite` in a folder, or create both; None: in memory, nothing outlives the process.
+
+        `redacted` gives the reason of a step without secrets.
 
         Raises UsageError, which names the file, where it cannot be created or read, is another process's, or was
         written by a newer version.
@@ -80,7 +90,7 @@ class Journal:
         except BaseException:
             thread.shutdown()
             raise
-        return cls(writer, thread, flush_within_s)
+        return cls(writer, thread, flush_within_s, redacted)
 
     def stepped(
         self,
@@ -105,7 +115,7 @@ class Journal:
             source=_storable_or_none(source),
             target=_storable(target),
             outcome=_storable_or_none(outcome),
-            reason=_storable(reason),
+            reason=_storable(self._redacted(reason)),
         )
         self._flusher.pending.stepped.append(row)
         self._flusher.noted()

@@ -11,6 +11,7 @@ from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executors.notes import Notes
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
+from fsm_runner.redaction import Redactor
 
 
 class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +21,7 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     clock: EventClock
     hostname: str
     executor_profile: str
+    redactor: Redactor = msgspec.field(default_factory=Redactor)
     undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES
 
 
@@ -64,6 +66,7 @@ class OutboxChannel:
         self.event(msgspec.json.encode(event))
 
     def _put(self, message: Delivery) -> Answered:
+        message = msgspec.structs.replace(message, body=self._context.redactor.json(message.body))
         waiting_bytes = self._context.outbox.waiting_bytes(self._session_id)
         limit_bytes = self._context.undelivered_limit_bytes
         if waiting_bytes + len(message.body) > limit_bytes:

@@ -153,7 +153,7 @@ class RunActor(Actor):
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
-            self.failure = str(payload) or type(payload).__name__
+            self.failure = self._context.channels.redactor.text(str(payload) or type(payload).__name__)
         if step.event == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)

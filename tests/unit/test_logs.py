@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.logs import LogSink
+from fsm_runner.redaction import Redactor
 
 FULL_DEVICE = Path("/dev/full")
 
@@ -17,7 +18,8 @@ LOGS_AND_EXITS = """
 import sys
 from loguru import logger
 from fsm_runner.logs import configure_logs
-configure_logs(verbose=False)
+from fsm_runner.redaction import Redactor
+configure_logs(Redactor(), verbose=False)
 for number in range(3):
     logger.info("line {}", number)
 logger.opt(exception=ValueError("a fault")).error("it broke")
@@ -39,7 +41,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_lines_that_no_reader_takes_are_counted_and_told_to_the_next_one(pipe: tuple[int, int], tmp_path: Path) -> None:
     reader, writer = pipe
-    sink = LogSink(writer)
+    sink = LogSink(writer, Redactor())
     os.close(reader)
     sink.write("first\n")
     sink.write("second\n")
@@ -54,7 +56,7 @@ def test_lines_that_no_reader_takes_are_counted_and_told_to_the_next_one(pipe: t
 def test_a_line_that_was_cut_is_ended_before_the_next(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.set_blocking(writer, False)
-    sink = LogSink(writer)
+    sink = LogSink(writer, Redactor())
     long_line = "x" * 1_000_000 + "\n"
     sink.write(long_line)
     taken = os.read(reader, len(long_line))
@@ -66,7 +68,7 @@ def test_a_line_that_was_cut_is_ended_before_the_next(pipe: tuple[int, int]) -> 
 
 def test_text_that_has_no_form_in_bytes_is_written_as_its_escape(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    LogSink(writer).write("file \udcff\n")
+    LogSink(writer, Redactor()).write("file \udcff\n")
     assert os.read(reader, 100) == b"file \\udcff\n"
 
 
@@ -91,7 +93,8 @@ import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 from loguru import logger
 from fsm_runner.logs import configure_logs
-configure_logs(verbose=False)
+from fsm_runner.redaction import Redactor
+configure_logs(Redactor(), verbose=False)
 logger.info("lost")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 logger.info("kept")

@@ -1,0 +1,148 @@
+"""Secrets, and texts without them: what is logged, written down and reported goes through here."""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus, urlsplit
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS
+from fsm_runner.errors import LEFT_OUT
+
+MASK = "***"
+SHORTEST_SECRET_CHARS = 6
+"""A shorter value is a word that stands in many texts; hiding it would tell more than it hides."""
+SHORTEST_PART_CHARS = 4
+"""Of a secret that was cut in two where something was left out: so much of it is hidden too."""
+
+_SECRET_NAME = re.compile(
+    r"token|secret|passw(or)?d|passphrase|credential|(api|access|private|signing|encryption)_?key", re.IGNORECASE
+)
+_NO_SECRET_NAME = re.compile(r"_(file|path|dir|url|uri|id|name|host|port|ttl|timeout|limit|tokens)$", re.IGNORECASE)
+"""Variables about a secret: where it is, how long it lasts, whose it is."""
+_LOGIN = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+"""User and password of a URL, such as a proxy's."""
+
+
+class Redactor:
+    """Knows secrets, and puts `***` in their place: as they are, and as JSON, a URL or base64 shows them."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: set[str] = set()
+        self._forms: list[str] = []
+        """The longest first: a part of it may be another secret."""
+        for secret in secrets:
+            self.add(secret)
+
+    @classmethod
+    def of_variables(cls, *environments: Mapping[str, str | None]) -> "Redactor":
+        """With the values of the variables that hold secrets by their names, and of logins in URLs."""
+        return cls(secret for variables in environments for secret in _secrets_in(variables))
+
+    def add(self, secret: str) -> None:
+        """One more, from now on. Texts may hold it with or without white space around it."""
+        secret = secret.strip()
+        if len(secret) >= SHORTEST_SECRET_CHARS:
+            self._secrets.add(secret)
+            self._forms = sorted({form for each in self._secrets for form in _forms_of(each)}, key=len, reverse=True)
+
+    def replace(self, old: str, new: str) -> None:
+        """A secret that is used no more, for one that is: a token that was renewed."""
+        self._secrets.discard(old.strip())
+        self.add(new)
+
+    def text(self, text: str) -> str:
+        """The text without secrets, also where something was left out in the middle of one."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, MASK)
+        if LEFT_OUT.search(text):
+            text = self._without_cut_secrets(text)
+        if "://" in text and "@" in text:
+            text = _LOGIN.sub(rf"\1{MASK}@", text)
+        return text
+
+    def json(self, body: bytes) -> bytes:
+        """The same for the texts in a JSON document, which stays one. What is no JSON is left as it is."""
+        if not self._forms:
+            return body
+        shown = body.decode(errors="replace")
+        if not any(form in shown for form in self._forms):
+            return body
+        try:
+            return msgspec.json.encode(_mapped(msgspec.json.decode(body), self.text))
+        except DECODE_FAULTS:
+            return body
+
+    def _without_cut_secrets(self, text: str) -> str:
+        parts = LEFT_OUT.split(text)
+        marks = LEFT_OUT.findall(text)
+        for index in range(len(marks)):
+            parts[index] = self._without_beginning_at_the_end(parts[index])
+            parts[index + 1] = self._without_end_at_the_beginning(parts[index + 1])
+        return "".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True))
+
+    def _without_beginning_at_the_end(self, text: str) -> str:
+        length = max(self._parts(lambda form, length: text.endswith(form[:length])), default=0)
+        return text[:-length] + MASK if length else text
+
+    def _without_end_at_the_beginning(self, text: str) -> str:
+        length = max(self._parts(lambda form, length: text.startswith(form[-length:])), default=0)
+        return MASK + text[length:] if length else text
+
+    def _parts(self, is_there: Callable[[str, int], bool]) -> Iterator[int]:
+        """The lengths of the parts of secrets that are there."""
+        for form in self._forms:
+            for length in range(SHORTEST_PART_CHARS, len(form)):
+                if is_there(form, length):
+                    yield length
+
+
+def _secrets_in(variables: Mapping[str, str | None]) -> Iterator[str]:
+    for name, value in variables.items():
+        if not value:
+            continue
+        if _SECRET_NAME.search(name) and not _NO_SECRET_NAME.search(name):
+            yield value
+            # A key of several lines is shown line by line, with an indentation perhaps.
+            yield from value.splitlines()
+        if "://" in value and "@" in value and (password := _password(value)):
+            yield password
+
+
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        return None
+
+
+def _forms_of(secret: str) -> set[str]:
+    quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    lower = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), each) for each in quoted}
+    in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    return {secret, repr(secret)[1:-1], *quoted, *lower, *in_json, *_base64_forms(secret.encode(errors="replace"))}
+
+
+def _base64_forms(secret: bytes) -> Iterator[str]:
+    """As it is seen inside of something longer: of three places where it may begin, what does not depend on the
+    neighbours."""
+    for before in range(3):
+        first = (before * 8 + 5) // 6
+        last = (before + len(secret)) * 8 // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(bytes(before) + secret).decode()[first:last]
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON document with all of its texts changed, names too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_mapped(each, change) for each in value]
+    if isinstance(value, dict):
+        return {change(key): _mapped(each, change) for key, each in value.items()}
+    return value

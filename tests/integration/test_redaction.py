@@ -1,0 +1,83 @@
+"""What the runner knows for secret is seen nowhere, whatever an executor does to show it."""
+
+import asyncio
+import base64
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.support.home import PROFILE, make_home
+from tests.support.program import environment, finish, program
+from tests.support.scripts import script_bench
+
+SECRET = "S3cr3t/of+the?runner=&zwölf"
+SCRIPTS = {
+    # In two writes, and in forms that are not the secret's own.
+    "fail": "head -c 9 secret >&2; tail -c +10 secret >&2; echo >&2; base64 -w 0 secret >&2; cat url >&2; exit 3",
+    "show": "cat secret; echo; cat url; echo; base64 -w 0 secret",
+    "json": "cat object",
+}
+
+
+def forms() -> list[str]:
+    return [SECRET, quote(SECRET, safe=""), base64.b64encode(SECRET.encode()).decode()]
+
+
+async def test_a_secret_is_in_no_log_journal_report_or_result(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "url").write_text(quote(SECRET, safe=""))
+    (tmp_path / "object").write_text(f'{{"token": "{SECRET}", "{SECRET}": 1}}')
+    variables = environment(
+        tmp_path / "home", DEPLOY_TOKEN=SECRET, HTTP_PROXY=f"http://me:{quote(SECRET, safe='')}@[::1]:9"
+    )
+    state = ("--state-dir", str(tmp_path / "state"))
+    async with script_bench(tmp_path, SCRIPTS) as desk:
+        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--verbose", *state)
+        async with program(tmp_path, variables, *flags) as runner:
+            await runner.said("online")
+            runs = [await desk.submit(f"run-{name}") for name in SCRIPTS]
+            ends = ("failed", "completed", "completed")
+            for run, end in zip(runs, ends, strict=True):
+                await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/{end}")
+            told = [await desk.api.run(run.run_id) for run in runs]
+            results = [await desk.result(run) for run in runs[1:]]
+            shown = await finish(tmp_path, variables, "health", *state)
+            journal = b"".join(await asyncio.to_thread(_contents, tmp_path / "state"))
+            commands = b"".join(await asyncio.to_thread(_command_lines))
+            runner.terminate()
+            assert await runner.exit_code() == 0
+        histories = [await finish(tmp_path, variables, "history", run.run_id, *state) for run in runs]
+    assert results[1] == {"token": "***", "***": 1}
+    assert (told[0].error or "").startswith("***\n")
+    seen = [
+        *runner.lines,
+        *(str(each) for each in (*told, *results)),
+        shown.stdout,
+        *(each.stdout + each.stderr for each in histories),
+        journal.decode(errors="replace"),
+        commands.decode(errors="replace"),
+    ]
+    assert [form for form in forms() if any(form in text for text in seen)] == []
+
+
+async def test_an_error_of_the_command_line_shows_no_login(tmp_path: Path) -> None:
+    url = "http://me:pass-word@127.0.0.1:9"
+    refused = await finish(tmp_path, environment(None), "submit", "echo", "-c", url)
+    assert refused.code != 0
+    assert "127.0.0.1:9" in refused.stderr
+    assert "pass-word" not in refused.stderr
+
+
+def _contents(folder: Path) -> list[bytes]:
+    return [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
+
+
+def _command_lines() -> list[bytes]:
+    """Of all processes, where the system shows them in files."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(file.read_bytes())
+        except OSError:  # it has ended
+            continue
+    return lines

@@ -1,0 +1,129 @@
+"""No secret gets through, in whatever form it is shown."""
+
+import base64
+import json
+import string
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
+
+import msgspec
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fsm_runner.errors import shortened
+from fsm_runner.process.capture import BoundedCapture
+from fsm_runner.redaction import MASK, SHORTEST_PART_CHARS, SHORTEST_SECRET_CHARS, Redactor
+
+secrets = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=SHORTEST_SECRET_CHARS, max_size=60
+).filter(lambda text: MASK not in text and text == text.strip())
+plain_secrets = st.text(string.ascii_lowercase, min_size=12, max_size=40)
+surroundings = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "json": lambda secret: json.dumps(secret)[1:-1],
+    "json in UTF-8": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
+    "python": lambda secret: repr(secret)[1:-1],
+    "url": lambda secret: quote(secret, safe=""),
+    "url path": quote,
+    "form": quote_plus,
+    "url in lower case": lambda secret: "".join(
+        char if char.isascii() and quote(char, safe="") == char else "".join(f"%{byte:02x}" for byte in char.encode())
+        for char in secret
+    ),
+}
+
+
+@given(secrets, st.sampled_from(sorted(FORMS)), surroundings, surroundings)
+@example("a\"b\\c'd", "json", "", "")
+@example("s3cr/t+=?&", "url", "a", "b")
+def test_a_secret_is_hidden_in_every_form(secret: str, form: str, before: str, after: str) -> None:
+    shown = FORMS[form](secret)
+    hidden = Redactor([secret]).text(f"{before}\0{shown}\0{after}")
+    assert f"\0{shown}\0" not in hidden
+    assert f"\0{MASK}\0" in hidden
+
+
+@given(secrets, st.binary(max_size=7), st.binary(max_size=7), st.booleans())
+def test_a_secret_is_hidden_inside_of_something_in_base64(secret: str, before: bytes, after: bytes, safe: bool) -> None:
+    encode = base64.urlsafe_b64encode if safe else base64.b64encode
+    hidden = Redactor([secret]).text(encode(before + secret.encode() + after).decode())
+    assert MASK in hidden
+    # What is left at its edges is of no more than the two bytes that share a group with the neighbours.
+    left = hidden.split(MASK)
+    assert len(left[0]) <= len(encode(before)) + 2
+    assert len(left[-1]) <= len(encode(after)) + 4
+
+
+@given(secrets, st.recursive(surroundings | st.integers() | st.none(), lambda inner: st.lists(inner, max_size=3)))
+def test_json_stays_json(secret: str, other: object) -> None:
+    redactor = Redactor([secret])
+    body = msgspec.json.encode({"is": f"before {secret} after", "deep": [{"er": secret}], "other": other})
+    decoded = msgspec.json.decode(redactor.json(body))
+    assert decoded["deep"] == [{"er": MASK}]
+    assert secret not in decoded["is"]
+    untouched = msgspec.json.encode({"other": "nothing here"})
+    assert redactor.json(untouched) == untouched
+
+
+@given(plain_secrets, st.integers(0, 60), st.integers(0, 60), st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_a_secret_is_hidden_where_the_middle_was_left_out(
+    secret: str, before: int, after: int, writes: list[int]
+) -> None:
+    # The filling shares no character with the secret, so that any part of it that is left can be seen.
+    stream = ("A" * before + secret + "B" * after).encode()
+    capture = BoundedCapture(40)
+    for size in writes * (len(stream) // sum(writes) + 1):
+        capture.add(stream[:size])
+        stream = stream[size:]
+    hidden = Redactor([secret]).text(capture.text())
+    assert _longest_part(secret, hidden) < SHORTEST_PART_CHARS
+
+
+@given(plain_secrets, st.integers(0, 20_000))
+def test_a_report_that_is_shortened_holds_no_part_of_a_secret(secret: str, before: int) -> None:
+    text = "A" * before + secret + "B" * 20_000
+    assert _longest_part(secret, shortened(Redactor([secret]).text(text))) == 0
+
+
+def _longest_part(secret: str, text: str) -> int:
+    """How many characters of the secret stand there in a row. The words between the parts do not count."""
+    text = "".join(char for char in text.replace("bytes left out", "").replace("characters left out", ""))
+    lengths = [
+        end - begin
+        for begin in range(len(secret))
+        for end in range(begin + 1, len(secret) + 1)
+        if secret[begin:end] in text
+    ]
+    return max(lengths, default=0)
+
+
+@given(st.dictionaries(st.sampled_from(["API_TOKEN", "MY_SECRET", "DB_PASSWORD", "PATH", "TOKEN_FILE"]), secrets))
+def test_variables_are_secrets_by_their_names(variables: dict[str, str]) -> None:
+    redactor = Redactor.of_variables(variables)
+    hidden = {name for name in variables if name not in {"PATH", "TOKEN_FILE"}}
+    for name in hidden:
+        assert redactor.text(f"\0{variables[name]}\0") == f"\0{MASK}\0"
+
+
+def test_what_only_tells_of_a_secret_is_shown() -> None:
+    shown = {"TOKEN_FILE": "/run/secrets/token", "MAX_TOKENS": "100000", "SECRET_NAME": "my-secret", "A_TOKEN": "short"}
+    redactor = Redactor.of_variables(shown)
+    assert [redactor.text(value) for value in shown.values()] == list(shown.values())
+
+
+def test_a_login_in_a_url_is_hidden() -> None:
+    redactor = Redactor.of_variables({"HTTPS_PROXY": "http://me:pass-word@proxy:3128"})
+    assert redactor.text("cannot reach http://me:pass-word@proxy:3128/x") == "cannot reach http://me:***@proxy:3128/x"
+    assert redactor.text("http://you:other@proxy and pass-word") == "http://you:***@proxy and ***"
+
+
+def test_a_secret_that_is_part_of_another_uncovers_nothing_of_it() -> None:
+    assert Redactor(["secret", "secretive-more"]).text("a secretive-more, a secret") == "a ***, a ***"
+
+
+def test_a_token_that_was_renewed_takes_the_place_of_the_last_one() -> None:
+    redactor = Redactor(["first-token"])
+    redactor.replace("first-token", "second-token")
+    assert redactor.text("first-token second-token") == f"first-token {MASK}"
