@@ -19,7 +19,7 @@ from fsm_runner.executor_assembly import Surroundings, assembled_executor
 from fsm_runner.health import Health, answering
 from fsm_runner.journal.identity import RunnerIdentity
 from fsm_runner.keeping import kept
-from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
+from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
@@ -101,7 +101,7 @@ async def assembled_runner(
             record=journal,
             look_up=client.found_run,
             project_dir=str(config.project_dir),
-            runner_values={MCP_URL_PLACEHOLDER: await _mcp_url(stack, config, executors_api)},
+            runner_values=await _runner_values(stack, config, executors_api),
             run_timeout_s=run_timeout_s,
             retry_interrupted=profile.profile.retry_interrupted,
             observe=observe,
@@ -124,13 +124,16 @@ async def assembled_runner(
         yield runner
 
 
-async def _mcp_url(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> str:
+async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:
     """Where executors find the orchestrator's tools. Raises `UsageError` where the configured port is taken."""
     if config.external_mcp_url is not None:
-        return config.external_mcp_url
-    server = await stack.enter_async_context(McpServer(api, config.mcp_port))
+        external = {MCP_URL_PLACEHOLDER: config.external_mcp_url}
+        return lambda _: external
+    # Whoever fixes the port has clients of its own in mind, which have no session.
+    server = McpServer(api, config.mcp_port, open_to_all=config.mcp_port is not None)
+    await stack.enter_async_context(server)
     logger.debug("MCP server at {}", server.url)
-    return server.url
+    return lambda session_id: {MCP_URL_PLACEHOLDER: server.url_of(session_id)}
 
 
 def token_auth(config: RunnerConfig) -> TokenAuth | None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from loguru import logger
 
 from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.mcp_server.addresses import PATH, Addresses
 from fsm_runner.mcp_server.limits import LIMITS, Limits
 from fsm_runner.web.listener import listen, url_of
 
@@ -18,31 +19,43 @@ SERVICE_MODULE = "fsm_runner.mcp_server.service"
 class McpServer:
     """An async context manager, or `start` and `aclose`. `port` None takes a free one.
 
+    `open_to_all`: clients without a session's address are served too, at the bare `url`.
     Connections that come before the SDK is loaded wait in the socket's queue.
     """
 
-    def __init__(self, api: CoordinatorApi, port: int | None = None, *, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, api: CoordinatorApi, port: int | None = None, *, open_to_all: bool = False, limits: Limits = LIMITS
+    ) -> None:
         self._api = api
         self._port = port
         self._limits = limits
+        self._addresses = Addresses(open_to_all=open_to_all)
         self._listener: socket.socket | None = None
-        self._url = ""
+        self._origin = ""
         self._serving: asyncio.Task[None] | None = None
         self._loaded = False
         self._ending = asyncio.Event()
 
     @property
     def url(self) -> str:
-        if not self._url:
+        return f"{self._started_origin}{PATH}"
+
+    @property
+    def _started_origin(self) -> str:
+        if not self._origin:
             raise RuntimeError("the MCP server is not started")
-        return self._url
+        return self._origin
+
+    def url_of(self, session_id: str) -> str:
+        """The session's own address."""
+        return f"{self._started_origin}{self._addresses.path_of(session_id)}"
 
     async def start(self) -> None:
         """Raises `UsageError` where the port cannot be had, `PortInUse` where somebody else listens there."""
         listener = await listen(HOST, self._port or 0)
         listener.setblocking(False)
         self._listener = listener
-        self._url = f"{url_of(listener)}/mcp"
+        self._origin = url_of(listener)
         asyncio.get_running_loop().add_reader(listener, self._somebody_comes, listener)
 
     async def aclose(self) -> None:
@@ -80,9 +93,9 @@ class McpServer:
             # It takes the better part of a second, for which the runner's loop must not stand still.
             service = await asyncio.to_thread(importlib.import_module, SERVICE_MODULE)
             self._loaded = True
-            async with service.McpService(self._api, listener, self._limits):
+            async with service.McpService(self._api, listener, self._limits, self._addresses):
                 await self._ending.wait()
         except Exception as fault:  # noqa: BLE001 - whatever it is, the runner's other work goes on without MCP
-            logger.opt(exception=fault).error("the MCP server at {} cannot serve: {}", self._url, fault)
+            logger.opt(exception=fault).error("the MCP server at {} cannot serve: {}", self.url, fault)
         finally:
             listener.close()

@@ -19,6 +19,7 @@ from sse_starlette import sse
 from fsm_runner import __version__
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.mcp_server.addresses import Addresses
 from fsm_runner.mcp_server.caller import Caller, caller_of
 from fsm_runner.mcp_server.calls import CallKey, Calls
 from fsm_runner.mcp_server.failures import ToolFailure
@@ -43,7 +44,7 @@ Context = ServerRequestContext[Any, Any]
 class McpService:
     """Serves while it is entered. Takes `listener` over: it is closed at the end."""
 
-    def __init__(self, api: CoordinatorApi, listener: socket.socket, limits: Limits) -> None:
+    def __init__(self, api: CoordinatorApi, listener: socket.socket, limits: Limits, addresses: Addresses) -> None:
         self._toolbox = Toolbox(api, limits)
         self._calls = Calls()
         self._ending = False
@@ -65,7 +66,7 @@ class McpService:
             security_settings=_security(listener.getsockname()[1]),
             max_request_body_size=limits.body_limit_bytes,
         )
-        self._web = WebServer(Front(self._manager.handle_request), listener)
+        self._web = WebServer(Front(self._manager.handle_request, addresses), listener)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "McpService":

@@ -49,4 +49,5 @@ async def test_a_runner_whose_mcp_port_is_taken_does_not_start(tmp_path: Path) -
 async def test_an_external_server_is_named_in_its_place(tmp_path: Path) -> None:
     url = "http://mcp.example/mcp"
     async with staged(tmp_path, external_mcp_url=url) as at_work:
-        assert at_work.runner.actor._runs._context.runner_values == {"${runner.orchestrator_mcp_url}": url}
+        values = at_work.runner.actor._runs._context.runner_values("ses_1")
+        assert values == {"${runner.orchestrator_mcp_url}": url}

@@ -82,7 +82,7 @@ async def waiting(
 async def recorded(folder: Path, limits: Limits) -> AsyncIterator[tuple[Scene, RecordingApi]]:
     async with running(folder) as (desk, _), waiter(folder) as gate:
         api = RecordingApi(desk.server.url)
-        async with api, McpServer(api, limits=limits) as server, mcp_client(server.url) as client:
+        async with api, McpServer(api, open_to_all=True, limits=limits) as server, mcp_client(server.url) as client:
             yield Scene(desk, gate, server, client), api
 
 

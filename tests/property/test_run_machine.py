@@ -16,6 +16,7 @@ from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import RunActor, RunContext
@@ -249,7 +250,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
         record=record,
         look_up=client.found_run,
         project_dir=PROJECT_DIR,
-        runner_values={},
+        runner_values=no_runner_values,
         run_timeout_s=world.run_timeout_s,
         retry_interrupted=False,
         observe=lambda run, state, *, final: None,

@@ -16,6 +16,7 @@ from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, SessionChannel
+from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
@@ -182,7 +183,7 @@ class Line:
             record=self.record,
             look_up=self.client.found_run,
             project_dir=PROJECT_DIR,
-            runner_values={},
+            runner_values=no_runner_values,
             run_timeout_s=None,
             retry_interrupted=False,
             observe=lambda run, state, *, final: None,

@@ -61,7 +61,7 @@ async def mcp_client(url: str, mode: str = MODERN, **headers: str | bytes) -> As
 
 @asynccontextmanager
 async def mcp_server(coordinator_url: str, limits: Limits = QUICK) -> AsyncIterator[McpServer]:
-    async with CoordinatorApi(coordinator_url) as api, McpServer(api, limits=limits) as server:
+    async with CoordinatorApi(coordinator_url) as api, McpServer(api, open_to_all=True, limits=limits) as server:
         yield server
 
 

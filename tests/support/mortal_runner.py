@@ -13,6 +13,7 @@ from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
@@ -150,7 +151,7 @@ class Process:
             record=journal,
             look_up=client.found_run,
             project_dir=PROJECT_DIR,
-            runner_values={},
+            runner_values=no_runner_values,
             run_timeout_s=None,
             retry_interrupted=world.retry_interrupted,
             observe=lambda run, state, *, final: None,

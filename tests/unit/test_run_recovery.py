@@ -17,6 +17,7 @@ from fsm_runner.executors.port import Assignment, SessionChannel
 from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.lifecycle.actor import Position
+from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, RunActor, RunContext
@@ -113,7 +114,7 @@ def lived(
             record=record,
             look_up=client.found_run,
             project_dir=tempfile.gettempdir(),
-            runner_values={},
+            runner_values=no_runner_values,
             run_timeout_s=None,
             retry_interrupted=retry,
             observe=lambda run, state, *, final: None,
