@@ -15,6 +15,7 @@ from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig, known_secrets
 from fsm_runner.coordinator.wire import Agent
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
+from fsm_runner.process.hidden import hide_memory
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile
 from fsm_runner.redaction import Redactor
@@ -27,6 +28,7 @@ EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED
 
 def run_runner(config: RunnerConfig) -> int:
     """The exit code."""
+    hide_memory()
     redactor = known_secrets()
     configure_logs(redactor, verbose=config.verbose)
     profile = load_profile(config.profile)

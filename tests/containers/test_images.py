@@ -1,8 +1,6 @@
 """The images, built and run for real."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,32 +9,26 @@ from tests.support.claude import needed_variables
 from tests.support.containers import (
     BASE,
     CLAUDE_CODE,
-    HOME,
+    LOCKED_DOWN_FROM_ROOT,
     PROCEDURAL,
-    Container,
+    RUNNER,
+    at_work,
     build,
     container,
     engine,
     needs_engine,
+    own_image,
 )
 from tests.support.messages_api import Calls, Says, messages_api
 from tests.support.program import REPOSITORY
 from tests.support.runner import Bench
-from tests.support.scripts import script_bench
 from tests.support.watch import PATIENCE_S
 
 pytestmark = needs_engine
 
 DOCKER = REPOSITORY / "docker"
 IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
-LOCKED_DOWN_FROM_ROOT = (
-    *("--read-only", "--tmpfs", "/tmp"),
-    *("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID"),
-)
-"""For an image that starts as root, to give its rights up."""
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp")
-RUNNER = "$(cut -d' ' -f1 /proc/1/task/1/children)"
-"""Its process in the container, for a shell there: the child of the init."""
 SCRIPTS = {
     "write": 'id -u > written; echo "{\\"uid\\": \\"$(id -u)\\"}"',
     "stay": "touch started; exec sleep 1000",
@@ -58,16 +50,6 @@ def workspace(tmp_path: Path) -> Path:
     folder.mkdir()
     folder.chmod(0o777)
     return folder
-
-
-@asynccontextmanager
-async def at_work(folder: Path, image: str, *options: str) -> AsyncIterator[tuple[Bench, Container]]:
-    """A coordinator here, and a container that has registered at it."""
-    async with script_bench(folder, SCRIPTS) as desk:
-        url = f"AGENT_ORCHESTRATOR_API_URL={desk.proxy.url}"
-        async with container(f"fsm-runner-{image.rpartition('-')[2]}", image, "--env", url, *options) as running:
-            await running.says("→ online")
-            yield desk, running
 
 
 async def completes(desk: Bench, agent: str, **parameters: str) -> dict[str, object]:
@@ -111,7 +93,7 @@ def test_its_profiles_are_those_of_the_project(file: Path) -> None:
 
 
 async def test_an_agent_runs_from_submission_to_result(tmp_path: Path) -> None:
-    async with at_work(tmp_path, PROCEDURAL) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL) as (desk, running):
         assert await completes(desk, "echo", message="hello") == {"message": "hello"}
         listed = await running.execute("uv", "run", "--script", "agent-runner", "--profile-list")
         assert listed.stdout.splitlines()[0].startswith("echo ")
@@ -120,7 +102,7 @@ async def test_an_agent_runs_from_submission_to_result(tmp_path: Path) -> None:
 
 async def test_it_runs_with_nothing_writable_but_what_it_needs(tmp_path: Path, workspace: Path) -> None:
     options = (*LOCKED_DOWN, "--volume", f"{workspace}:/workspace")
-    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, running):
         uid = (await running.execute("id", "-u")).stdout.strip()
         assert uid != "0"
         assert await completes(desk, "run-write") == {"uid": uid}
@@ -133,7 +115,7 @@ async def test_it_runs_with_nothing_writable_but_what_it_needs(tmp_path: Path, w
 async def test_a_workspace_that_is_not_its_own_fails_the_run_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir(mode=0o700)
     options = ("--volume", f"{tmp_path / 'workspace'}:/workspace")
-    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, _):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, _):
         run = await desk.submit("echo", message="hello")
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
         assert "Permission denied on workspace" in ((await desk.api.run(run.run_id)).error or "")
@@ -141,7 +123,7 @@ async def test_a_workspace_that_is_not_its_own_fails_the_run_with_what_to_do(tmp
 
 async def test_a_stop_with_a_run_at_work_is_told_and_in_order(tmp_path: Path, workspace: Path) -> None:
     options = ("--env", "GRACE_PERIOD=0", "--volume", f"{workspace}:/workspace")
-    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, running):
         run = await desk.submit("run-stay")
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
         await engine("stop", "--time", "20", running.name, limit_s=2 * PATIENCE_S)
@@ -151,7 +133,7 @@ async def test_a_stop_with_a_run_at_work_is_told_and_in_order(tmp_path: Path, wo
 
 
 async def test_it_is_healthy_while_its_runner_answers(tmp_path: Path) -> None:
-    async with at_work(tmp_path, PROCEDURAL, "--health-interval", "1s") as (_, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, "--health-interval", "1s") as (_, running):
         assert (await running.execute("fsm-runner", "health")).stdout.endswith(": online, 0 runs held\n")
         await running.comes_to_be("healthy")
         assert (await running.execute("sh", "-c", f"kill -STOP {RUNNER}")).code == 0
@@ -168,7 +150,7 @@ async def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path) -> None:
 
 async def test_what_an_executor_sees_is_nothing_of_the_containers(tmp_path: Path, workspace: Path) -> None:
     options = ("--env", "SECRET=x", "--env", "AUTH0_RUNNER_CLIENT_SECRET=y", "--volume", f"{workspace}:/workspace")
-    async with at_work(tmp_path, PROCEDURAL, *options) as (desk, _):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, _):
         told = await completes(desk, "run-tell")
         names = {line.partition("=")[0] for line in str(told["stdout"]).splitlines()}
     assert {"PATH", "HOME", "AGENT_SESSION_ID"} <= names
@@ -182,27 +164,6 @@ NEEDS_PACKAGE = """#!/usr/bin/env -S uv run --script
 # ///
 import tabulate
 """
-
-
-def own_image(folder: Path, executor: str, preparation: str) -> str:
-    """An image that is made as the documents show it. Its tag."""
-    context = folder / "context"
-    (context / "my-executor").mkdir(parents=True)
-    program = context / "my-executor" / "run"
-    program.write_text(executor)
-    program.chmod(0o755)
-    profile = {"type": "autonomous", "command": "executors/my-executor/run", "lifecycle": "persistent"}
-    (context / "my-profile.json").write_text(json.dumps(profile))
-    (context / "Dockerfile").write_text(
-        f"FROM {BASE}:latest\n"
-        f"RUN {preparation}\n"
-        f"COPY my-executor/ {HOME}/executors/my-executor/\n"
-        f"COPY my-profile.json {HOME}/profiles/\n"
-        "ENV PROFILE=my-profile\n"
-    )
-    tag = "agent-runner-mine"
-    build(tag, context / "Dockerfile", "--build-arg", f"BASE_IMAGE={BASE}:latest", context=context)
-    return tag
 
 
 EXECUTORS = REPOSITORY / "tests/support/executors"
@@ -233,7 +194,7 @@ async def test_an_image_with_an_executor_of_ones_own(
     tmp_path: Path, executor: str, preparation: str, options: tuple[str, ...], answer: str
 ) -> None:
     image = own_image(tmp_path, executor, preparation)
-    async with at_work(tmp_path, image, *LOCKED_DOWN_FROM_ROOT, *options) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, image, *LOCKED_DOWN_FROM_ROOT, *options) as (desk, running):
         assert (await running.execute("sh", "-c", f"stat -c %U /proc/{RUNNER}")).stdout == "runner\n"
         assert (await desk.runners())[0]["executor_profile"] == "my-profile"
         run = await desk.submit_prompt("four words are these")
@@ -246,7 +207,7 @@ async def test_secrets_come_from_files_that_are_named(tmp_path: Path) -> None:
     token.write_text("sk-ant-secret\n")
     token.chmod(0o644)
     options = ("--volume", f"{token}:/somewhere/token:ro", "--env", "CLAUDE_CODE_OAUTH_TOKEN_FILE=/somewhere/token")
-    async with at_work(tmp_path, PROCEDURAL, *options) as (_, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (_, running):
         look = f"tr '\\0' '\\n' < /proc/{RUNNER}/environ"
         variables = (await running.execute("sh", "-c", look)).stdout.splitlines()
         assert "CLAUDE_CODE_OAUTH_TOKEN=sk-ant-secret" in variables
@@ -270,7 +231,7 @@ async def test_claude_code_works_with_a_secret_from_a_file(tmp_path: Path, works
         options = [*LOCKED_DOWN, "--volume", f"{secret}:{file}:ro", "--volume", f"{workspace}:/workspace"]
         options += ["--env", f"ANTHROPIC_BASE_URL={api.url}", "--env", "PROFILE=quick"]
         api.will(Calls("Write", {"file_path": "/workspace/made", "content": "by the model"}), Says("done"))
-        async with at_work(tmp_path, CLAUDE_CODE, *options) as (desk, running):
+        async with at_work(tmp_path, SCRIPTS, CLAUDE_CODE, *options) as (desk, running):
             run = await desk.submit_prompt("make it")
             await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
             assert (await desk.api.session_result(run.session_id)).result_text == "done"

@@ -2,10 +2,11 @@
 
 import asyncio
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.program import REPOSITORY
+from tests.support.runner import Bench
+from tests.support.scripts import script_bench
 from tests.support.watch import PATIENCE_S
 
 BUILD_LIMIT_S = 600
@@ -47,6 +50,15 @@ def _compose() -> tuple[str, ...] | None:
 
 COMPOSE = _compose()
 needs_compose = pytest.mark.skipif(COMPOSE is None, reason="there is no compose, or no names on its networks, here")
+
+
+LOCKED_DOWN_FROM_ROOT = (
+    *("--read-only", "--tmpfs", "/tmp"),
+    *("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID"),
+)
+"""For an image that starts as root, to give its rights up."""
+RUNNER = "$(cut -d' ' -f1 /proc/1/task/1/children)"
+"""Its process in the container, for a shell there: the child of the init."""
 
 
 @dataclass(frozen=True)
@@ -146,3 +158,36 @@ async def container(name: str, image: str, *options: str) -> AsyncIterator[Conta
         yield Container(name)
     finally:
         await engine("rm", "--force", "--time=0" if ENGINE == "podman" else "--force", name)
+
+
+@asynccontextmanager
+async def at_work(
+    folder: Path, scripts: Mapping[str, str], image: str, *options: str
+) -> AsyncIterator[tuple[Bench, Container]]:
+    """A coordinator here, and a container that has registered at it."""
+    async with script_bench(folder, scripts) as desk:
+        url = f"AGENT_ORCHESTRATOR_API_URL={desk.proxy.url}"
+        async with container(f"fsm-runner-{image.rpartition('-')[2]}", image, "--env", url, *options) as running:
+            await running.says("→ online")
+            yield desk, running
+
+
+def own_image(folder: Path, executor: str, preparation: str) -> str:
+    """An image that is made as the documents show it. Its tag."""
+    context = folder / "context"
+    (context / "my-executor").mkdir(parents=True)
+    program = context / "my-executor" / "run"
+    program.write_text(executor)
+    program.chmod(0o755)
+    profile = {"type": "autonomous", "command": "executors/my-executor/run", "lifecycle": "persistent"}
+    (context / "my-profile.json").write_text(json.dumps(profile))
+    (context / "Dockerfile").write_text(
+        f"FROM {BASE}:latest\n"
+        f"RUN {preparation}\n"
+        f"COPY my-executor/ {HOME}/executors/my-executor/\n"
+        f"COPY my-profile.json {HOME}/profiles/\n"
+        "ENV PROFILE=my-profile\n"
+    )
+    tag = "agent-runner-mine"
+    build(tag, context / "Dockerfile", "--build-arg", f"BASE_IMAGE={BASE}:latest", context=context)
+    return tag

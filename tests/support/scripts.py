@@ -23,6 +23,7 @@ async def script_bench(folder: Path, scripts: Mapping[str, str]) -> AsyncIterato
     """For each script an agent `run-{script}` that runs it; the scripts lie in `{folder}/scripts`."""
     agents_dir, scripts_dir = folder / "agents", folder / "scripts"
     agents_dir.mkdir()
+    scripts_dir.mkdir()
     for name, text in scripts.items():
         write_script(scripts_dir, name, text)
         agent = Agent(name=f"run-{name}", type="procedural", script=name, parameters_schema={"type": "object"})

@@ -1,0 +1,52 @@
+"""An executor that tries everything from inside: what stops it is what docs/security.md says."""
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.command_executor import PROFILE, command_home
+from tests.support.fifo import Fifo
+from tests.support.hostility import HOSTILE, LAST_ATTEMPT, VARIABLES, documented, outcomes_of, stopped, victim_of
+from tests.support.program import environment, program
+from tests.support.runner import bench
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what it tries is in /proc")
+
+
+async def attempted(folder: Path, *flags: str) -> dict[str, str]:
+    """The outcomes of all attempts at a runner with these flags."""
+    command_home(folder / "home", f"#!{sys.executable} -I\n{HOSTILE}")
+    workspace = folder / "other workspace"
+    workspace.mkdir()
+    (workspace / "private").write_text("private")
+    state = ("--state-dir", str(folder / "state"), "--grace-period", "0")
+    async with bench(folder) as desk, Fifo(folder / "waiting") as waiting:
+        arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, *state, *flags)
+        async with program(folder, environment(folder / "home", **VARIABLES), *arguments) as runner:
+            await runner.said("online")
+            victim = await victim_of(desk, waiting.path, workspace)
+            outcomes = await outcomes_of(
+                desk,
+                victim,
+                psutil.Process(runner.process.pid),
+                runner_pid=runner.process.pid,
+                other_pid=await waiting.pid(),
+                other_workspace=str(workspace),
+                state_dir=str(folder / "state"),
+            )
+            runner.terminate()
+            assert await runner.exit_code() == 0
+    return outcomes
+
+
+async def test_an_executor_of_the_same_user(tmp_path: Path) -> None:
+    outcomes = await attempted(tmp_path)
+    assert not psutil.pid_exists(int(outcomes[LAST_ATTEMPT].removeprefix("pid ")))
+    expected = documented("same")
+    assert expected.pop(LAST_ATTEMPT)
+    if os.getuid() == 0:  # nothing is hidden from root
+        expected |= {"runner-environment": False, "runner-memory": False}
+    assert stopped(outcomes) == expected, outcomes
