@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -73,20 +74,22 @@ class ProceduralExecutor:
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> "ProceduralExecution":
         run = assignment.run
-        command = await self._command(_agent(run))
-        child = Child.start(
-            [*command, *command_arguments(run.parameters)],
-            cwd=Path(assignment.project_dir),
-            env=self._environment | {"AGENT_SESSION_ID": run.session_id},
-        )
-        session.bind(f"proc_{run.session_id}", assignment.project_dir)
-        return ProceduralExecution(child, session, self._config.timeout)
-
-    async def _command(self, agent: Agent) -> list[str]:
-        if agent.script is not None:
-            # A script that is being replaced is waited for.
-            return await in_thread(scripts.script_command, self._project_dir, agent.script)
-        return self._own_command(agent)
+        agent = _agent(run)
+        with ExitStack() as resources:
+            if agent.script is None:
+                command = self._own_command(agent)
+            else:
+                # One that is being replaced is waited for.
+                script = await in_thread(scripts.use_script, self._project_dir, agent.script)
+                resources.callback(script.close)
+                command = script.command
+            child = Child.start(
+                [*command, *command_arguments(run.parameters)],
+                cwd=Path(assignment.project_dir),
+                env=self._environment | {"AGENT_SESSION_ID": run.session_id},
+            )
+            session.bind(f"proc_{run.session_id}", assignment.project_dir)
+            return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())
 
     def _own_command(self, agent: Agent) -> list[str]:
         """An agent's command lies in the executor's folder: it comes from outside, and nobody else has looked at it."""
@@ -100,7 +103,9 @@ class ProceduralExecutor:
 class ProceduralExecution:
     """One command at work."""
 
-    def __init__(self, child: Child, session: SessionChannel, time_limit_s: float) -> None:
+    def __init__(self, child: Child, session: SessionChannel, time_limit_s: float, resources: ExitStack) -> None:
+        """`resources` are held until the end."""
+        self._resources = resources
         self._child = child
         self._session = session
         self._time_limit_s = time_limit_s
@@ -120,7 +125,8 @@ class ProceduralExecution:
         return await self._child.stop()
 
     async def aclose(self) -> None:
-        await self._child.stop(term_grace_s=0)
+        with self._resources:
+            await self._child.stop(term_grace_s=0)
 
     async def _wait_within_limit(self) -> bool:
         try:

@@ -5,12 +5,9 @@ gzip tar (protocol.md, section 1.1, `GET /scripts/{name}/download`), and nobody 
 Everything here is synchronous: it works on files.
 """
 
-import fcntl
-import os
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -18,6 +15,7 @@ import msgspec
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.script_archive import BadArchive, unpack
+from fsm_runner.executors.script_versions import VersionInUse, put_version, remove_versions, use_version
 
 SCRIPT_NAME_BYTES = 128
 """How long a script's name may be, in UTF-8."""
@@ -69,57 +67,63 @@ def install(project_dir: Path, name: str, archive: bytes) -> None:
     Whatever is wrong with the archive, the earlier version stays as it was. Raises `BadScript`.
     """
     folder = script_folder(project_dir, name)
-    with _readable_errors(name), _locked(folder.parent, create=True):
-        _recover(folder)
-        incoming = _incoming(folder)
-        incoming.mkdir()
-        try:
-            unpack(archive, name, incoming)
-            _script_file(incoming / name, "its archive").chmod(0o755)
-            _swap(incoming / name, folder)
-        finally:
-            _discard(incoming)
+
+    def fill(incoming: Path) -> Path:
+        unpack(archive, name, incoming)
+        _script_file(incoming / name, name, "its archive").chmod(0o755)
+        return incoming / name
+
+    with _readable_errors(name):
+        put_version(folder, fill)
 
 
 def remove(project_dir: Path, name: str) -> None:
     """Removes the script; one that is not there is fine. Raises `BadScript`."""
-    folder = script_folder(project_dir, name)
-    if not folder.parent.is_dir():
-        return
-    with _readable_errors(name), _locked(folder.parent):
-        for leftover in (folder, _replaced(folder), _incoming(folder)):
-            _discard(leftover)
+    with _readable_errors(name):
+        remove_versions(script_folder(project_dir, name))
 
 
-def script_command(project_dir: Path, name: str) -> list[str]:
-    """The command that runs the script: its file, after the interpreter where it does not name one itself.
+class ScriptInUse:
+    """A version of a script that stays as it is until this is closed, and the command that runs it."""
+
+    def __init__(self, command: list[str], version: VersionInUse) -> None:
+        self.command = command
+        self._version = version
+
+    def close(self) -> None:
+        """May be repeated."""
+        self._version.close()
+
+
+def use_script(project_dir: Path, name: str) -> ScriptInUse:
+    """The present version, to be run. The command is its file, after the interpreter where it does not name one itself.
 
     Raises `BadScript`.
     """
     folder = script_folder(project_dir, name).absolute()
     with _readable_errors(name):
+        version = use_version(folder)
+        if version is None:
+            raise BadScript(f"script `{name}` is not installed: there is no {folder}")
         try:
-            return _command(folder)
-        except (BadScript, OSError):
-            if not folder.parent.is_dir():
-                raise
-        with _locked(folder.parent):  # it was seen in the middle of a swap, perhaps, or of one that was interrupted
-            _recover(folder)
-            return _command(folder)
+            if not version.folder.is_relative_to(folder.parent.resolve()):
+                raise BadScript(f"script `{name}`: {folder} is a link out of {folder.parent}")
+            return ScriptInUse(_command(version.folder, name), version)
+        except BaseException:
+            version.close()
+            raise
 
 
-def _command(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise BadScript(f"script `{folder.name}` is not installed: there is no {folder}")
-    script_file = _script_file(folder, str(folder))
+def _command(folder: Path, name: str) -> list[str]:
+    script_file = _script_file(folder, name, str(folder))
     with script_file.open("rb") as file:
         names_its_interpreter = file.read(2) == b"#!"
     interpreter = None if names_its_interpreter else _INTERPRETERS.get(script_file.suffix)
     return [interpreter, str(script_file)] if interpreter else [str(script_file)]
 
 
-def _script_file(folder: Path, shown_folder: str) -> Path:
-    place = f"script `{folder.name}`: {DESCRIPTION_FILE} in {shown_folder}"
+def _script_file(folder: Path, name: str, shown_folder: str) -> Path:
+    place = f"script `{name}`: {DESCRIPTION_FILE} in {shown_folder}"
     try:
         script = msgspec.json.decode((folder / DESCRIPTION_FILE).read_bytes(), type=Script)
     except FileNotFoundError:
@@ -140,65 +144,6 @@ def _script_file(folder: Path, shown_folder: str) -> Path:
 
 def _store(project_dir: Path) -> Path:
     return project_dir / "scripts"
-
-
-# No script's name begins with a dot, so these can never be the folder of another one.
-
-
-def _incoming(folder: Path) -> Path:
-    return folder.with_name(f".incoming-{folder.name}")
-
-
-def _replaced(folder: Path) -> Path:
-    return folder.with_name(f".replaced-{folder.name}")
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Two renames, as POSIX replaces no folder that has something in it, and `_recover` for what is between them."""
-    replaced = _replaced(folder)
-    if os.path.lexists(folder):
-        folder.rename(replaced)
-    try:
-        new.rename(folder)
-    except OSError:
-        if os.path.lexists(replaced):
-            replaced.rename(folder)
-        raise
-    # A run of the old version may be writing into it: what stays is removed by the next call.
-    with suppress(OSError):
-        _discard(replaced)
-
-
-def _recover(folder: Path) -> None:
-    """Undoes or completes what an interrupted `install` has left."""
-    _discard(_incoming(folder))
-    replaced = _replaced(folder)
-    if not os.path.lexists(replaced):
-        return
-    if os.path.lexists(folder):
-        _discard(replaced)
-    else:
-        replaced.rename(folder)
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(store: Path, *, create: bool = False) -> Iterator[None]:
-    """One change at a time, also among the threads and processes of several runners with one project directory."""
-    if create:
-        store.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import errno
+import subprocess
 import sys
 import tarfile
 import threading
@@ -12,16 +13,27 @@ from fsm_runner.executors.scripts import (
     BadScript,
     install,
     remove,
-    script_command,
     script_folder,
+    use_script,
     valid_script_name,
 )
-from tests.support.script_archives import INSTALLED, archive, description, file, files_in, output_of, script, special
+from tests.support.script_archives import (
+    INSTALLED,
+    archive,
+    description,
+    file,
+    files_in,
+    output_of,
+    script,
+    script_command,
+    special,
+    versions_of,
+)
 
 
 def test_an_installed_script_runs(tmp_path: Path) -> None:
     install(tmp_path, "tidy", script())
-    assert script_command(tmp_path, "tidy") == [str(tmp_path / "scripts/tidy/run.sh")]
+    assert script_command(tmp_path, "tidy") == [str((tmp_path / "scripts/tidy/run.sh").resolve())]
     assert output_of(tmp_path) == "one\n"
     assert files_in(tmp_path) == INSTALLED
 
@@ -62,13 +74,13 @@ def test_a_script_without_a_first_line_gets_its_interpreter(
 ) -> None:
     packed = archive(file("tidy/script.json", description(script_file)), file(f"tidy/{script_file}", content))
     install(tmp_path, "tidy", packed)
-    assert script_command(tmp_path, "tidy") == [*before, str(tmp_path / "scripts/tidy" / script_file)]
+    assert script_command(tmp_path, "tidy") == [*before, str((tmp_path / "scripts/tidy" / script_file).resolve())]
 
 
 def test_the_command_is_absolute_also_for_a_relative_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     install(Path(), "tidy", script())
-    assert script_command(Path(), "tidy") == [str(tmp_path / "scripts/tidy/run.sh")]
+    assert script_command(Path(), "tidy") == [str((tmp_path / "scripts/tidy/run.sh").resolve())]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +104,7 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_name_that_is_a_folder_is_taken(tmp_path: Path, name: str) -> None:
     packed = archive(file(f"{name}/script.json", description()), file(f"{name}/run.sh", b"echo one"))
     install(tmp_path, name, packed)
-    assert script_command(tmp_path, name)[-1] == str(script_folder(tmp_path, name) / "run.sh")
+    assert script_command(tmp_path, name)[-1] == str((script_folder(tmp_path, name) / "run.sh").resolve())
 
 
 def test_a_removed_script_is_gone_and_may_be_removed_again(tmp_path: Path) -> None:
@@ -115,7 +127,7 @@ def test_a_broken_script_names_file_and_field(tmp_path: Path) -> None:
     install(tmp_path, "tidy", script())
     folder = tmp_path / "scripts/tidy"
     (folder / "script.json").write_text('{"name": "tidy", "script_file": 5}')
-    with pytest.raises(BadScript, match=rf"script.json in {folder}: .*\$.script_file"):
+    with pytest.raises(BadScript, match=rf"script.json in {folder.resolve()}: .*\$.script_file"):
         script_command(tmp_path, "tidy")
 
 
@@ -134,45 +146,82 @@ def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         install(tmp_path, "tidy", script())
 
 
-def test_an_install_that_was_interrupted_between_its_renames_is_undone(tmp_path: Path) -> None:
-    install(tmp_path, "tidy", script())
-    (tmp_path / "scripts/tidy").rename(tmp_path / "scripts/.replaced-tidy")
-    (tmp_path / "scripts/.incoming-tidy/tidy").mkdir(parents=True)
-    assert output_of(tmp_path) == "one\n"
-    assert files_in(tmp_path) == INSTALLED
-
-
-def test_an_install_that_was_interrupted_before_it_cleaned_up_is_completed(tmp_path: Path) -> None:
-    install(tmp_path, "tidy", script())
-    (tmp_path / "scripts/.replaced-tidy/old").mkdir(parents=True)
-    (tmp_path / "scripts/.incoming-tidy/tidy").mkdir(parents=True)
+def test_a_script_in_use_goes_on_with_its_version(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", script(b"#!/bin/sh\n. $(dirname $0)/words\n", file("tidy/words", b"echo one\n")))
+    used = use_script(tmp_path, "tidy")
     install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
     assert output_of(tmp_path) == "two\n"
-    assert files_in(tmp_path) == INSTALLED
-
-
-def test_removing_takes_what_an_interrupted_install_has_left(tmp_path: Path) -> None:
-    install(tmp_path, "tidy", script())
-    (tmp_path / "scripts/tidy").rename(tmp_path / "scripts/.replaced-tidy")
     remove(tmp_path, "tidy")
-    assert files_in(tmp_path) == ["scripts"]
-
-
-def test_a_swap_that_fails_puts_the_old_version_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert subprocess.run(used.command, capture_output=True, text=True, check=True).stdout == "one\n"
+    used.close()
     install(tmp_path, "tidy", script())
+    assert len(versions_of(tmp_path, "tidy")) == 1
+
+
+def test_a_folder_that_was_made_by_hand_is_used_and_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "scripts/tidy"
+    folder.mkdir(parents=True)
+    (folder / "script.json").write_bytes(description())
+    (folder / "run.sh").write_text("echo by hand\n")
+    used = use_script(tmp_path, "tidy")
+    assert output_of(tmp_path) == "by hand\n"
+    install(tmp_path, "tidy", script())
+    assert output_of(tmp_path) == "one\n"
+    assert len(versions_of(tmp_path, "tidy")) == 2
+    used.close()
+    remove(tmp_path, "tidy")
+    assert list((tmp_path / "scripts").iterdir()) == []
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, when: Callable[[Path, Path], bool]) -> None:
+    """A rename fails when it is this one, as if the process had ended there."""
     rename = Path.rename
 
-    def no_way_in(self: Path, target: Path) -> Path:
-        if self.parent.name == ".incoming-tidy":
+    def failing(self: Path, target: Path) -> Path:
+        if when(self, target):
             raise OSError(errno.EIO, "Input/output error", str(self))
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", no_way_in)
-    with pytest.raises(BadScript, match="Input/output error"):
-        install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
-    assert (tmp_path / "scripts/tidy/run.sh").read_bytes() == b"#!/bin/sh\necho one\n"
+    monkeypatch.setattr(Path, "rename", failing)
+
+
+@pytest.mark.parametrize("part", [".incoming-", ".link-"])
+def test_an_install_that_fails_leaves_the_old_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    install(tmp_path, "tidy", script())
+    with monkeypatch.context() as patches:
+        interrupt(patches, lambda source, _: part in str(source))
+        with pytest.raises(BadScript, match="Input/output error"):
+            install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
     assert output_of(tmp_path) == "one\n"
     assert files_in(tmp_path) == INSTALLED
+    install(tmp_path, "tidy", script(b"#!/bin/sh\necho three\n"))
+    assert output_of(tmp_path) == "three\n"
+    assert len(versions_of(tmp_path, "tidy")) == 1
+
+
+def test_an_install_over_a_folder_that_was_interrupted_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scripts/tidy").mkdir(parents=True)
+    with monkeypatch.context() as patches:
+        interrupt(patches, lambda source, _: ".link-" in str(source))
+        with pytest.raises(BadScript, match="Input/output error"):
+            install(tmp_path, "tidy", script())
+    assert not (tmp_path / "scripts/tidy").exists()
+    assert output_of(tmp_path) == "one\n"
+    assert files_in(tmp_path) == INSTALLED
+
+
+def test_removing_takes_what_an_interrupted_install_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "tidy", script())
+    with monkeypatch.context() as patches:
+        interrupt(patches, lambda source, _: ".link-" in str(source))
+        with pytest.raises(BadScript, match="Input/output error"):
+            install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
+    remove(tmp_path, "tidy")
+    assert list((tmp_path / "scripts").iterdir()) == []
 
 
 def test_a_link_in_the_script_s_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -185,6 +234,17 @@ def test_a_link_in_the_script_s_place_is_replaced_and_not_followed(tmp_path: Pat
     assert output_of(tmp_path) == "one\n"
     assert files_in(elsewhere) == ["precious"]
     assert files_in(tmp_path / "scripts") == ["tidy", "tidy/run.sh", "tidy/script.json"]
+
+
+def test_a_link_out_of_the_store_is_not_run(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "script.json").write_bytes(description())
+    (elsewhere / "run.sh").touch()
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/tidy").symlink_to(elsewhere)
+    with pytest.raises(BadScript, match="link out of"):
+        use_script(tmp_path, "tidy")
 
 
 def test_installs_and_reads_at_once_see_one_version_or_the_other(tmp_path: Path) -> None:

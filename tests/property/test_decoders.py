@@ -31,6 +31,7 @@ from fsm_runner.parameters import parse_parameters
 from fsm_runner.process.capture import BoundedCapture
 from fsm_runner.process.child import Exit
 from fsm_runner.profiles import LoadedProfile, load_profile
+from tests.support.script_archives import script_command
 
 Json = Any
 
@@ -382,13 +383,13 @@ def test_a_script_is_found_or_refused(content: bytes) -> None:
         (folder / "run.sh").write_text("#!/bin/sh\n")
         (folder / "script.json").write_bytes(content)
         try:
-            command = scripts.script_command(Path(project), "tool")
+            command = script_command(Path(project), "tool")
         except scripts.BadScript as refusal:
             str(refusal).encode()
             event("refused")
             return
     event("found")
-    assert Path(command[-1]).is_relative_to(folder)
+    assert Path(command[-1]).is_relative_to(folder.resolve())
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,13 +2,12 @@
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
 
-from fsm_runner.executors.scripts import (
-    script_command,
-)
+from fsm_runner.executors.scripts import use_script
 
 
 def description(script_file: object = "run.sh", **more: object) -> bytes:
@@ -41,12 +40,29 @@ def script(content: bytes = b"#!/bin/sh\necho one\n", *more: tuple[tarfile.TarIn
     return archive(file("tidy/script.json", description()), file("tidy/run.sh", content), *more)
 
 
+def script_command(project_dir: Path, name: str) -> list[str]:
+    """Of a use that is over."""
+    used = use_script(project_dir, name)
+    used.close()
+    return used.command
+
+
 def output_of(project_dir: Path) -> str:
     return subprocess.run(script_command(project_dir, "tidy"), capture_output=True, text=True, check=True).stdout
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """As who looks there sees it: through links, without what is hidden."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [str(Path(place, name).relative_to(folder)) for name in (*folders, *files) if not name.startswith(".")]
+    return sorted(found)
+
+
+def versions_of(project_dir: Path, name: str) -> list[str]:
+    folder = project_dir / "scripts" / ".versions" / name
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 INSTALLED = ["scripts", "scripts/tidy", "scripts/tidy/run.sh", "scripts/tidy/script.json"]
