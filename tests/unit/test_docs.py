@@ -72,3 +72,10 @@ def test_links_lead_somewhere(document: Path) -> None:
 )
 def test_the_diagrams_are_current(name: str, document: str) -> None:
     assert check_document(name, None, None, str(ROOT / document)) == 0
+
+
+def test_the_tests_that_the_promises_name_are_there() -> None:
+    document = (ROOT / "docs" / "security.md").read_text()
+    named = set(re.findall(r"`(tests/[^`]+)`", document))
+    assert named
+    assert [name for name in sorted(named) if not list(ROOT.glob(name))] == []
