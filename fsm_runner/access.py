@@ -1,7 +1,6 @@
 """Whether the user that executors are started as may use what they need, and nothing of the runner's own."""
 
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def check_program(user: RunUser, path: Path, program: ExecutorProgram) -> None:
 
 def check_folder(user: RunUser, folder: Path, commands: list[Path]) -> None:
     """Of the procedural executor, with its agents' commands. Blocks. Raises `UsageError`, and `OSError`."""
-    _check_open(user, {folder: "rx", **dict.fromkeys(commands, "rx"), Path(sys.executable): "x"})
+    _check_open(user, {folder: "rx", **dict.fromkeys(commands, "rx")})
 
 
 def _check_open(user: RunUser, paths: Mapping[Path, str]) -> None:
@@ -30,15 +29,12 @@ def _check_open(user: RunUser, paths: Mapping[Path, str]) -> None:
     if denied is None:
         return
     path, place, right = denied
-    needed = "" if path == place else f", and needs {path} in it"
+    what_for = "" if path == place else f", which {path} needs"
+    letters = "x" if path != place else "r" if right == "r" and not place.is_dir() else "rx"
     raise UsageError(
-        f"{RUN_AS}: {user} may not {RIGHTS[right]} {place}{needed}: open it to that user (`chmod a+{_letters(place)} "
-        f"{place}`), or keep it elsewhere"
+        f"{RUN_AS}: {user} may not {RIGHTS[right]} {place}{what_for}: open it to that user "
+        f"(`chmod a+{letters} {place}`), or keep it elsewhere"
     )
-
-
-def _letters(place: Path) -> str:
-    return "rx" if place.is_dir() else "r" if not place.stat().st_mode & stat.S_IXUSR else "rx"
 
 
 def _check_cache(user: RunUser, environment: Mapping[str, str]) -> None:

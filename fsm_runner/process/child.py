@@ -123,7 +123,7 @@ class Child:
                 for end in (stdout, stderr, *(() if stdin is None else (stdin.child_end,))):
                     os.fchown(end, confinement.user.uid, confinement.user.gid)
             process = spawn(
-                command,
+                confinement.command(command),
                 env=strays.marked(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,

@@ -2,17 +2,20 @@
 
 import math
 import resource
+import sys
+from collections.abc import Sequence
 
 import msgspec
 from loguru import logger
 
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.process.user import RunUser, warn_of_missing_rights
+from fsm_runner.process.user import CAP_SYS_PTRACE, CAP_SYS_RESOURCE, RunUser, lacks_capability
 
 CPU_SLACK_S = 1
 """The kernel's own limit lies so much above the one that is watched, so that whoever it ends has exceeded that one."""
 CPU_KILL_S = 5
 """From SIGXCPU, which a process may ignore, to SIGKILL; in CPU time."""
+_SHELL = "/bin/sh"
 
 
 class Confinement(msgspec.Struct, frozen=True):
@@ -22,13 +25,29 @@ class Confinement(msgspec.Struct, frozen=True):
 
     def tell_what_is_lost(self) -> None:
         """In the log, where this system or the runner's rights fall short of what is asked for."""
-        if self.user is not None:
-            warn_of_missing_rights(self.user, limits_files=self.limits.open_files is not None)
-        if not hasattr(resource, "prlimit") and (self.limits.open_files is not None or self.limits.cpu_s is not None):
+        if self.limits.memory_bytes is None:
+            return
+        if sys.platform != "linux" or (self.user is not None and lacks_capability(CAP_SYS_PTRACE)):
             logger.warning(
-                "this system cannot set limits of a process that was started: open files are not limited, and a "
-                "process that uses too much CPU time is ended when it is looked at, twice a second"
+                "what processes share cannot be told here (it takes Linux, and CAP_SYS_PTRACE where executors have a "
+                "user of their own): it counts as memory of each of them"
             )
+
+    def command(self, command: Sequence[str]) -> Sequence[str]:
+        """What is to be started in place of `command`: itself, or a shell that sets the kernel's limits and becomes it.
+
+        Only where they cannot be set from here, for then it is the shell that says what is wrong with a command.
+        """
+        if not self._limits_itself:
+            return command
+        lines = [
+            f"ulimit -{which} -{letter} {value}"
+            for _, letter, soft, hard in self._kernel_limits
+            for which, value in (("S", soft), ("H", hard))
+        ]
+        # Where there is less already it is left as it is.
+        script = "; ".join(f"{line} 2>/dev/null" for line in lines)
+        return [_SHELL, "-c", f'{script}; exec "$@"', "sh", *command]
 
     def set_kernel_limits(self, pid: int) -> None:
         """Of a child that was started just now, and of what it starts from now on.
@@ -41,11 +60,27 @@ class Confinement(msgspec.Struct, frozen=True):
         is within its limit, in words that do not say so. There is none of processes: RLIMIT_NPROC counts all of a
         user's, of whatever run, and none of root's.
         """
+        if not self._limits_itself:
+            for name, _, soft, hard in self._kernel_limits:
+                _set(pid, name, soft, hard)
+
+    @property
+    def _kernel_limits(self) -> list[tuple[str, str, int, int]]:
+        """Name, letter in the shell, the limit that counts, and how far a process may raise it."""
+        found = []
         if self.limits.open_files is not None:
-            _set(pid, "RLIMIT_NOFILE", self.limits.open_files, self.limits.open_files)
+            found.append(("RLIMIT_NOFILE", "n", self.limits.open_files, self.limits.open_files))
         if self.limits.cpu_s is not None:
             soft_s = math.ceil(self.limits.cpu_s) + CPU_SLACK_S
-            _set(pid, "RLIMIT_CPU", soft_s, soft_s + CPU_KILL_S)
+            found.append(("RLIMIT_CPU", "t", soft_s, soft_s + CPU_KILL_S))
+        return found
+
+    @property
+    def _limits_itself(self) -> bool:
+        """On macOS, and where we have not all of root's rights: then another user's limits are not ours to set."""
+        if not self._kernel_limits:
+            return False
+        return not hasattr(resource, "prlimit") or (self.user is not None and lacks_capability(CAP_SYS_RESOURCE))
 
 
 UNCONFINED = Confinement()
@@ -53,8 +88,6 @@ UNCONFINED = Confinement()
 
 def _set(pid: int, name: str, soft: int, hard: int) -> None:
     """Never more than it has already."""
-    if not hasattr(resource, "prlimit"):
-        return
     number = getattr(resource, name)
     try:
         most = resource.prlimit(pid, number)[1]
@@ -63,5 +96,5 @@ def _set(pid: int, name: str, soft: int, hard: int) -> None:
         resource.prlimit(pid, number, (soft, hard))
     except ProcessLookupError:
         return
-    except OSError as fault:  # a setuid program; another user's, in a container without CAP_SYS_RESOURCE
+    except OSError as fault:  # as a rule a setuid program
         logger.warning("process {} goes without {}: {}", pid, name, fault.strerror)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 READ_BYTES = 65_536
+_LIMIT_NAME_CHARS = 26
+"""The width of the first column in a process's file `limits`."""
 _NOT_TO_BE_READ = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -66,6 +68,12 @@ def read_process(pid: int) -> Process | None:
 def environment(pid: int) -> list[bytes]:
     """Each `NAME=value` that the process was started with; empty also while it is replacing its program."""
     return [entry for entry in _content(f"/proc/{pid}/environ").split(b"\0") if entry]
+
+
+def limits(pid: int) -> list[tuple[bytes, bytes]]:
+    """The names of its resource limits with the values that count (the soft ones), which every user may read."""
+    lines = _content(f"/proc/{pid}/limits").splitlines()[1:]
+    return [(line[:_LIMIT_NAME_CHARS].strip(), line[_LIMIT_NAME_CHARS:].split()[0]) for line in lines]
 
 
 def proportional_bytes(pid: int) -> int | None:

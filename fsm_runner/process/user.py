@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import functools
 import os
 import re
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import msgspec
-from loguru import logger
 
 from fsm_runner.errors import UsageError
 
@@ -31,8 +31,10 @@ done
 RIGHTS = {"d": "see", "r": "read", "w": "write to", "x": "enter or execute"}
 _LOOK_LIMIT_S = 30.0
 
-_MAY_READ_ANY_PROCESS, _MAY_LIMIT_ANY_PROCESS = 19, 24
-"""CAP_SYS_PTRACE and CAP_SYS_RESOURCE."""
+CAP_SYS_PTRACE = 19
+"""To look into any process."""
+CAP_SYS_RESOURCE = 24
+"""To set the limits of any process."""
 
 
 class RunUser(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,31 +105,15 @@ def _id(text: str) -> int:
         raise UsageError(f"{RUN_AS}: {text!r} is not the number of a user or group") from None
 
 
-def warn_of_missing_rights(user: RunUser, *, limits_files: bool) -> None:
-    """Root may have been left without the rights to look at another user's processes, as in a container."""
-    lacking = _lacking_capabilities({_MAY_READ_ANY_PROCESS, _MAY_LIMIT_ANY_PROCESS})
-    if _MAY_READ_ANY_PROCESS in lacking:
-        logger.warning(
-            "the runner may not read the processes of {} (it lacks CAP_SYS_PTRACE): what leaves its run's process "
-            "group may outlive the run, and a runner that was killed",
-            user,
-        )
-    if limits_files and _MAY_LIMIT_ANY_PROCESS in lacking:
-        logger.warning(
-            "the runner may not set limits of processes of {} (it lacks CAP_SYS_RESOURCE): open files are not limited",
-            user,
-        )
-
-
-def _lacking_capabilities(wanted: set[int]) -> set[int]:
-    """Nothing where the system has none."""
+@functools.cache
+def lacks_capability(number: int) -> bool:
+    """Whether this process is without that right of root's, as it may be in a container. False where there is none."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
-        return set()
+        return False
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    held = int(found[1], 16) if found else 0
-    return {number for number in wanted if found and not held >> number & 1}
+    return found is not None and not int(found[1], 16) >> number & 1
 
 
 def denied_to(user: RunUser, wanted: Iterable[tuple[Path, str]]) -> list[tuple[Path, str]]:
@@ -189,7 +175,8 @@ def with_rights_of(
 
 
 def _steps(path: Path, rights: str) -> Iterator[tuple[Path, str]]:
-    for folder in reversed(path.parents):
+    """What has to be allowed for it, from the top on; also on the way to where a link leads."""
+    for folder in (*reversed(path.parents), *reversed(path.resolve().parents)):
         yield folder, "x"
     for right in rights:
         yield path, right
