@@ -1,7 +1,7 @@
 """Whether the user that executors are started as may use what they need, and nothing of the runner's own."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fsm_runner.errors import UsageError
@@ -14,17 +14,17 @@ KIT_FILE = KIT_FOLDER / "fsm_executor" / "__init__.py"
 
 def check_program(user: RunUser, path: Path, program: ExecutorProgram) -> None:
     """Of an executor in the file `path`. Blocks. Raises `UsageError` naming the folder or file, and `OSError`."""
-    _check_open(user, {Path(program.command[0]): "x", path.parent: "rx", path: "r", KIT_FILE: "r"})
+    _check_open(user, [(Path(program.command[0]), "x"), (path.parent, "rx"), (path, "r"), (KIT_FILE, "r")])
     if Path(program.command[0]).name == UV:
         _check_cache(user, program.environment)
 
 
 def check_folder(user: RunUser, folder: Path, commands: list[Path]) -> None:
     """Of the procedural executor, with its agents' commands. Blocks. Raises `UsageError`, and `OSError`."""
-    _check_open(user, {folder: "rx", **dict.fromkeys(commands, "rx")})
+    _check_open(user, [(folder, "rx"), *((command, "rx") for command in commands)])
 
 
-def _check_open(user: RunUser, paths: Mapping[Path, str]) -> None:
+def _check_open(user: RunUser, paths: Iterable[tuple[Path, str]]) -> None:
     denied = first_denied(user, paths)
     if denied is None:
         return

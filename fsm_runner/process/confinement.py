@@ -11,8 +11,10 @@ from loguru import logger
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.process.user import CAP_SYS_PTRACE, CAP_SYS_RESOURCE, RunUser, lacks_capability
 
+CPU_SLACK = 1.25
 CPU_SLACK_S = 1
-"""The kernel's own limit lies so much above the one that is watched, so that whoever it ends has exceeded that one."""
+"""The kernel's own limit lies so much above the one that is watched, so that whoever it ends has exceeded that one: it
+counts by the ticks of its clock, which on a busy machine can be an eighth more than what was used."""
 CPU_KILL_S = 5
 """From SIGXCPU, which a process may ignore, to SIGKILL; in CPU time."""
 _SHELL = "/bin/sh"
@@ -71,7 +73,7 @@ class Confinement(msgspec.Struct, frozen=True):
         if self.limits.open_files is not None:
             found.append(("RLIMIT_NOFILE", "n", self.limits.open_files, self.limits.open_files))
         if self.limits.cpu_s is not None:
-            soft_s = math.ceil(self.limits.cpu_s) + CPU_SLACK_S
+            soft_s = math.ceil(self.limits.cpu_s * CPU_SLACK) + CPU_SLACK_S
             found.append(("RLIMIT_CPU", "t", soft_s, soft_s + CPU_KILL_S))
         return found
 

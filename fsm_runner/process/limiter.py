@@ -44,6 +44,9 @@ class Limited(Protocol):
     def terminate(self) -> None:
         """SIGTERM to its group, if it was not sent yet."""
 
+    def kill(self) -> None:
+        """SIGKILL to its group; what is elsewhere is stopped until it has exited, and killed then."""
+
     async def exits_within(self, limit_s: float) -> bool: ...
 
     async def stop(self, term_grace_s: float) -> object:
@@ -60,6 +63,8 @@ class Limiter:
         self._usage = usage
         self._before = Usage()
         self._output_bytes = 0
+        self._forks_away = False
+        """It has started so many processes since the last look that nobody knows how many there are by the next."""
         self._looked_at_s = 0.0
         self._hit = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -102,7 +107,10 @@ class Limiter:
         else:
             await self._hit.wait()
         logger.warning("process {} is ended: {}", child.pid, self.exceeded)
-        child.terminate()
+        if self._forks_away:
+            child.kill()
+        else:
+            child.terminate()
         give_up_at = time.monotonic() + TERM_GRACE_S
         while time.monotonic() < give_up_at and not await child.exits_within(FIRST_LOOK_S):
             if await self._is_runaway():
@@ -125,6 +133,7 @@ class Limiter:
                 pause_s = LOOK_INTERVAL_S
                 continue
             if exceeded is not None and self.exceeded is None:
+                self._forks_away = usage.is_cut
                 self._exceed(exceeded)
             pause_s = self._pause_s(usage, longest_s, took_s=time.monotonic() - began)
 

@@ -90,7 +90,7 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
 def _denied_to(user: RunUser, file: Path) -> str | None:
     """What keeps that user from it; None where nothing does."""
     try:
-        denied = first_denied(user, {file: "rx"})
+        denied = first_denied(user, [(file, "rx")])
     except OSError:
         return None
     if denied is None:

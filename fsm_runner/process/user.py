@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -143,11 +143,11 @@ def denied_to(user: RunUser, wanted: Iterable[tuple[Path, str]]) -> list[tuple[P
     return [pairs[int(number)] for number in asked.stdout.split()]
 
 
-def first_denied(user: RunUser, paths: Mapping[Path, str]) -> tuple[Path, Path, str] | None:
+def first_denied(user: RunUser, paths: Iterable[tuple[Path, str]]) -> tuple[Path, Path, str] | None:
     """`paths` with the rights that each needs, as `rx`. The first path that the user has not all rights for, and what
     denies it: the path itself or a folder above it, and the right. Raises OSError.
     """
-    steps = [(path, place, right) for path, rights in paths.items() for place, right in _steps(path, rights)]
+    steps = [(path, place, right) for path, rights in paths for place, right in _steps(path, rights)]
     denied = set(denied_to(user, {(place, right): None for _, place, right in steps}))
     return next((step for step in steps if step[1:] in denied), None)
 

@@ -235,12 +235,12 @@ async def test_the_kernel_ends_a_process_that_nobody_looks_at(monkeypatch: pytes
     monkeypatch.setattr(limiter, "FIRST_LOOK_S", 1000.0)
     seen = await ended(BURNS, cpu_s=0.5)
     assert seen.signal == "SIGXCPU"
-    assert "CPU limit of 0.5 s exceeded (2." in (seen.exceeded or "")
+    assert "CPU limit of 0.5 s exceeded (" in (seen.exceeded or "")
 
 
 async def test_the_kernels_limit_lies_above_the_one_that_is_watched() -> None:
-    child = start("import signal; signal.pause()", cpu_s=1.5)
-    soft_s = 2 + CPU_SLACK_S
+    child = start("import signal; signal.pause()", cpu_s=100)
+    soft_s = 125 + CPU_SLACK_S
     assert resource.prlimit(child.pid, resource.RLIMIT_CPU) == (soft_s, soft_s + CPU_KILL_S)
     await child.stop()
 
