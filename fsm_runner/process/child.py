@@ -26,6 +26,7 @@ from fsm_runner.process.pipes import InputPipe
 from fsm_runner.process.reaping import reap
 from fsm_runner.process.spawn import spawn, spawn_failed
 from fsm_runner.process.usage import TreeUsage
+from fsm_runner.process.user import give_pipes
 
 OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
 """How much of stdout, and of stderr, is kept unless the caller says otherwise."""
@@ -119,9 +120,7 @@ class Child:
             undo.callback(strays.forget)
             stdout, stderr = output.child_ends
             if confinement.user is not None:
-                # So that it can open /dev/stderr anew, which is a file of whoever has made the pipe.
-                for end in (stdout, stderr, *(() if stdin is None else (stdin.child_end,))):
-                    os.fchown(end, confinement.user.uid, confinement.user.gid)
+                give_pipes(confinement.user, (stdout, stderr, *(() if stdin is None else (stdin.child_end,))))
             process = spawn(
                 confinement.command(command),
                 env=strays.marked(env),

@@ -1,5 +1,6 @@
 """The user that executors are started as, and what the machine looks like with that user's eyes."""
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -31,6 +32,7 @@ done
 RIGHTS = {"d": "see", "r": "read", "w": "write to", "x": "enter or execute"}
 _LOOK_LIMIT_S = 30.0
 
+_NEEDED_CAPABILITIES = {5: "CAP_KILL", 6: "CAP_SETGID", 7: "CAP_SETUID"}
 CAP_SYS_PTRACE = 19
 """To look into any process."""
 CAP_SYS_RESOURCE = 24
@@ -66,6 +68,12 @@ def find_user(text: str) -> RunUser:
         raise UsageError(
             f"{RUN_AS}: {text!r}: only root can start executors as another user, and the runner is uid {os.geteuid()}: "
             "leave it out, or start the runner as that user"
+        )
+    lacking = [name for number, name in _NEEDED_CAPABILITIES.items() if lacks_capability(number)]
+    if lacking:
+        raise UsageError(
+            f"{RUN_AS}: {text!r}: this root may not start and stop what is another user's, as it lacks "
+            f"{', '.join(lacking)}: give it that (a container's `cap_add`), or leave the setting out"
         )
     import grp
     import pwd
@@ -116,6 +124,14 @@ def lacks_capability(number: int) -> bool:
     return found is not None and not int(found[1], 16) >> number & 1
 
 
+def give_pipes(user: RunUser, ends: Iterable[int]) -> None:
+    """Of a child that is about to be started as that user: it may open /dev/stderr anew then, which is a file of whoever
+    has made the pipe."""
+    for end in ends:
+        with contextlib.suppress(PermissionError):  # a root without CAP_CHOWN: then it uses what it has open
+            os.fchown(end, user.uid, user.gid)
+
+
 def denied_to(user: RunUser, wanted: Iterable[tuple[Path, str]]) -> list[tuple[Path, str]]:
     """Those pairs of a path and a right (`d`irectory that can be seen, `r`ead, `w`rite, e`x`ecute) that the user has
     not.
@@ -163,6 +179,7 @@ def with_rights_of(
     if user is None or sys.platform != "linux":
         return work(*args, **kwargs)
     libc = ctypes.CDLL(None)
+    libc.setfsuid.restype = ctypes.c_uint
     libc.setfsgid(user.gid)
     libc.setfsuid(user.uid)
     try:

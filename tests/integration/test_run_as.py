@@ -138,7 +138,7 @@ async def test_a_stop_ends_the_users_processes(place: Path) -> None:
     async with running(place) as desk, waiter(place) as held:
         for fifo in (held.started, held.gate):
             fifo.path.chmod(0o666)
-        run = await desk.submit("ignore-sigterm", **held.parameters)
+        run = await desk.submit("wait", **held.parameters)
         pid = await held.started.pid()
         await desk.api.stop_run(run.run_id)
         assert (await desk.end(run)).status == "stopped"
