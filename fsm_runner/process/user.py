@@ -125,7 +125,7 @@ def lacks_capability(number: int) -> bool:
 
 
 def give_pipes(user: RunUser, ends: Iterable[int]) -> None:
-    """Of a child that is about to be started as that user: it may open /dev/stderr anew then, which is a file of whoever
+    """Of a child that is about to be started as that user: so it may open /dev/stderr anew, which is a file of whoever
     has made the pipe."""
     for end in ends:
         with contextlib.suppress(PermissionError):  # a root without CAP_CHOWN: then it uses what it has open
