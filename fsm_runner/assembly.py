@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from loguru import logger
 
+from fsm_runner.access import check_journal
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
@@ -31,8 +32,11 @@ from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import Sessions
 from fsm_runner.mcp_server.server import McpServer
+from fsm_runner.process.confinement import Confinement
+from fsm_runner.process.user import find_user
 from fsm_runner.profiles import LoadedProfile
 from fsm_runner.redaction import Redactor
+from fsm_runner.threads import in_thread
 
 STOP_LIMIT_S = 20.0
 """How long the runs that are left at the end of the grace period may take to be stopped and reported."""
@@ -58,6 +62,7 @@ async def assembled_runner(
     """
     redactor = redactor or Redactor.of_variables(os.environ)
     run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
+    confinement = _confinement(config, profile)
     async with AsyncExitStack() as stack:
         auth = token_auth(config)
         api = await stack.enter_async_context(CoordinatorApi(coordinator_url, auth))
@@ -65,13 +70,15 @@ async def assembled_runner(
             CoordinatorApi(coordinator_url, auth, connections=EXECUTORS_CONNECTIONS)
         )
         client = CoordinatorClient(api, policies)
-        scripts = ScriptSync(client, config.project_dir)
+        scripts = ScriptSync(client, config.project_dir, confinement.user)
         hostname = config.hostname or socket.gethostname()
         registration = _registration(config, profile, hostname)
         keeping = await stack.enter_async_context(
             kept(config.state_dir, _identity(registration, api.url), redactor.text)
         )
         journal = keeping.journal
+        if confinement.user is not None and journal.path is not None:
+            await in_thread(check_journal, confinement.user, journal.path.parent)
         outbox = Outbox(client, journal)
         channels = ChannelContext(
             outbox=outbox,
@@ -91,7 +98,12 @@ async def assembled_runner(
             )
         )
         surroundings = Surroundings(
-            api=executors_api, scripts=scripts, sessions=sessions, inherited=os.environ, marks=keeping.marks
+            api=executors_api,
+            scripts=scripts,
+            sessions=sessions,
+            inherited=os.environ,
+            marks=keeping.marks,
+            confinement=confinement,
         )
         executor = await stack.enter_async_context(assembled_executor(config, profile, surroundings))
         context = RunContext(
@@ -104,6 +116,7 @@ async def assembled_runner(
             runner_values=await _runner_values(stack, config, executors_api),
             run_timeout_s=run_timeout_s,
             retry_interrupted=profile.profile.retry_interrupted,
+            user=confinement.user,
             observe=observe,
         )
         runs = Runs(context, sessions, config.max_runs)
@@ -122,6 +135,14 @@ async def assembled_runner(
         if journal.path is not None:
             await stack.enter_async_context(answering(journal.path.parent, lambda: Health(runner.state, len(runs))))
         yield runner
+
+
+def _confinement(config: RunnerConfig, profile: LoadedProfile) -> Confinement:
+    """What executors are held to. Raises `UsageError` where they cannot be started as the configured user."""
+    user = None if config.run_as is None else find_user(config.run_as)
+    confinement = Confinement(config.run_limits.before(profile.profile.limits), user)
+    confinement.tell_what_is_lost()
+    return confinement
 
 
 async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:

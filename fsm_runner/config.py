@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fsm_runner.errors import UsageError
+from fsm_runner.process.limits import NO_LIMITS, ResourceLimits, parse_limits
 from fsm_runner.redaction import Redactor
 
 DOTENV_FILE = ".env"
@@ -41,6 +42,9 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_runs: int | None = None
     grace_period_s: float = 5.0
     run_timeout_s: float | None = None
+    run_limits: ResourceLimits = NO_LIMITS
+    run_as: str | None = None
+    """The user that executors are started as; None: the runner's own."""
     session_idle_timeout_s: float | None = None
     exit_after_outage_s: float | None = None
     state_dir: Path | None = None
@@ -114,6 +118,13 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
+def _user(value: str) -> str:
+    # Whether there is such a user is looked up where executors are started: other commands read this setting too.
+    if not re.fullmatch("[^:\\s]+(:[^:\\s]+)?", value):
+        raise ValueError("expected USER or UID:GID")
+    return value
+
+
 def _truth(value: str) -> bool:
     if value.lower() in TRUE_WORDS:
         return True
@@ -167,6 +178,8 @@ SETTINGS = (
     Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
     Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_zero),
     Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
+    Setting("run_limits", "RUN_LIMITS", "--run-limits", parse_limits),
+    Setting("run_as", "RUN_AS", "--run-as", _user),
     Setting("session_idle_timeout_s", "SESSION_IDLE_TIMEOUT", "--session-idle-timeout", _seconds),
     Setting("exit_after_outage_s", "EXIT_AFTER_OUTAGE", "--exit-after-outage", _seconds),
     Setting("state_dir", "STATE_DIR", "--state-dir", _folder),

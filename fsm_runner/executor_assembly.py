@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 from loguru import logger
 
+from fsm_runner.access import check_folder, check_program
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
@@ -16,8 +18,10 @@ from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import executor_program
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
+from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.environment import executor_environment, named_variables
 from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
+from fsm_runner.threads import in_thread
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,13 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """The environment that the executors' is made from."""
     marks: Mapping[str, str]
     """Variables by which what an executor leaves behind is known."""
+    confinement: Confinement = UNCONFINED
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What executors get whatever the runner's own environment says."""
+        user = self.confinement.user
+        return {**self.marks, **({} if user is None else user.variables)}
 
 
 @asynccontextmanager
@@ -38,29 +49,33 @@ async def assembled_executor(
 ) -> AsyncIterator[Executor]:
     """Raises `UsageError` naming the profile where its executor cannot be had."""
     if profile.profile.command == PROCEDURAL_COMMAND:
-        yield _procedural(config, profile, surroundings)
+        yield await _procedural(config, profile, surroundings)
         return
     try:
-        program = executor_program(profile.executor_path, surroundings.inherited, profile.variables, surroundings.marks)
+        program = executor_program(
+            profile.executor_path, surroundings.inherited, profile.variables, surroundings.variables
+        )
     except UsageError as defect:
         raise UsageError(f"{profile.path}: command: {defect}") from defect
     except OSError as fault:  # a name that is too long, a folder that may not be entered
         raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
     for name in sorted(set(profile.named_variables) - surroundings.inherited.keys()):
         logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
+    if (user := surroundings.confinement.user) is not None:
+        await in_thread(check_program, user, profile.executor_path, program)
     # The gateway brings the web server along, which a procedural runner has no use for.
     from fsm_runner.gateway.gateway import Gateway
 
     async with Gateway(surroundings.api) as gateway:
         doors: Doors = gateway
-        launcher = Launcher(program, doors, profile.profile.config)
+        launcher = Launcher(program, doors, profile.profile.config, surroundings.confinement)
         if profile.profile.lifecycle == "one_shot":
             yield OneShotExecutor(launcher)
         else:
             yield PersistentExecutor(surroundings.sessions, launcher)
 
 
-def _procedural(config: RunnerConfig, profile: LoadedProfile, surroundings: Surroundings) -> ProceduralExecutor:
+async def _procedural(config: RunnerConfig, profile: LoadedProfile, surroundings: Surroundings) -> ProceduralExecutor:
     folder = profile.executor_folder
     if not folder.is_dir():
         raise UsageError(f"{profile.path}: command: there is no folder {folder}")
@@ -69,15 +84,27 @@ def _procedural(config: RunnerConfig, profile: LoadedProfile, surroundings: Surr
         folder=folder,
         config=_procedural_config(profile),
         project_dir=config.project_dir,
-        environment=executor_environment(surroundings.inherited, {**named, **surroundings.marks}),
+        environment=executor_environment(surroundings.inherited, {**named, **surroundings.variables}),
         script_source=surroundings.scripts,
+        confinement=surroundings.confinement,
     )
+    commands = _commands(executor, profile)
+    if (user := surroundings.confinement.user) is not None:
+        await in_thread(check_folder, user, folder, commands)
+    return executor
+
+
+def _commands(executor: ProceduralExecutor, profile: LoadedProfile) -> list[Path]:
+    """The files that the profile's agents start. Raises `UsageError` naming the agent's file."""
+    commands = []
     for agent in profile.agents:
         try:
-            executor.check(agent)
+            command = executor.check(agent)
         except FsmRunnerError as defect:
             raise UsageError(f"{profile.agent_files[agent.name]}: command: {defect}") from defect
-    return executor
+        if command is not None:
+            commands.append(command)
+    return commands
 
 
 def _procedural_config(profile: LoadedProfile) -> ProceduralConfig:

@@ -11,6 +11,7 @@ from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, Json
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside
 from fsm_runner.home import homes
+from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 
 Form = TypeVar("Form")
 
@@ -37,6 +38,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Whether runs are carried out again that the end of the runner's process has interrupted."""
     run_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """How long a run may execute, in seconds, where the runner is not told otherwise."""
+    limits: ResourceLimits = NO_LIMITS
+    """What a run may use of the machine, where the runner is not told otherwise."""
 
 
 class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,6 +105,21 @@ def runner(
         str | None,
         typer.Option("--run-timeout", metavar="SECONDS", help="RUN_TIMEOUT: how long a run may execute. [no limit]"),
     ] = None,
+    run_limits: Annotated[
+        str | None,
+        typer.Option(
+            "--run-limits",
+            metavar="LIMITS",
+            help="RUN_LIMITS: what a run may use: memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB. "
+            "[no limit]",
+        ),
+    ] = None,
+    run_as: Annotated[
+        str | None,
+        typer.Option(
+            "--run-as", metavar="USER|UID:GID", help="RUN_AS: who executors are started as, where the runner is root."
+        ),
+    ] = None,
     session_idle_timeout: Annotated[
         str | None,
         typer.Option(
@@ -141,6 +156,8 @@ def runner(
         "max_runs": max_runs,
         "grace_period_s": grace_period,
         "run_timeout_s": run_timeout,
+        "run_limits": run_limits,
+        "run_as": run_as,
         "session_idle_timeout_s": session_idle_timeout,
         "exit_after_outage_s": exit_after_outage,
         "state_dir": state_dir,

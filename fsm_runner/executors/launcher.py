@@ -9,6 +9,7 @@ from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.executors.port import Assignment, Door, Doors, SessionChannel
 from fsm_runner.executors.program import ExecutorProgram
 from fsm_runner.process.child import Child
+from fsm_runner.process.confinement import UNCONFINED, Confinement
 
 
 def protocol_variables(session_id: str, door: Door) -> dict[str, str]:
@@ -25,10 +26,17 @@ class Launched(msgspec.Struct, frozen=True):
 class Launcher:
     """Starts one executor as often as it is needed."""
 
-    def __init__(self, program: ExecutorProgram, doors: Doors, executor_config: JsonObject) -> None:
+    def __init__(
+        self,
+        program: ExecutorProgram,
+        doors: Doors,
+        executor_config: JsonObject,
+        confinement: Confinement = UNCONFINED,
+    ) -> None:
         self.executor_config = executor_config
         self._program = program
         self._doors = doors
+        self._confinement = confinement
 
     def launch(
         self, assignment: Assignment, channel: SessionChannel, on_stdout: Callable[[bytes], None] | None = None
@@ -43,6 +51,7 @@ class Launcher:
                 cwd=Path(assignment.project_dir),
                 pipe_stdin=True,
                 on_stdout=on_stdout,
+                confinement=self._confinement,
             )
         except BaseException:
             door.close()

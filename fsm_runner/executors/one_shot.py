@@ -75,7 +75,7 @@ class OneShotExecution:
         self._turn.close()
         # What the executor may have left running must not speak for the session after its end.
         self._door.close()
-        if ended.code != 0:
+        if not ended.succeeded:
             raise ExecutionFailed(failure_text(ended))
         return "finished"
 

@@ -48,8 +48,8 @@ class PersistentProcess:
         handing_over = asyncio.create_task(self._hand_over(line, complete), name=f"turn of {self._session_id}")
         try:
             await self._complete_or_ended(complete)
-            if not complete.done():
-                raise ExecutionFailed(_failure(self._end.result(), "before its turn was complete"))
+            if self._child.exceeded is not None or not complete.done():
+                raise ExecutionFailed(self._failure("before its turn was complete"))
             complete.result()
             if not handing_over.done():
                 raise ExecutionFailed("the executor said turn_complete before it had read its turn")
@@ -65,8 +65,8 @@ class PersistentProcess:
         # Awaited by way of `wait`: a wait that is cancelled must not cancel the watch.
         await asyncio.wait([self._end])
         ended = self._end.result()
-        if ended is None or ended.code != 0:
-            raise ExecutionFailed(_failure(ended, "between two turns"))
+        if self._child.exceeded is not None or ended is None or not ended.succeeded:
+            raise ExecutionFailed(self._failure("between two turns"))
 
     async def stop(self) -> StopSignal:
         """`shutdown`, SIGTERM, SIGKILL, with their grace between them; what it took. Raises `ProcessStuck`."""
@@ -129,8 +129,11 @@ class PersistentProcess:
             self._hear(self._lines.rest())
         return ended
 
-
-def _failure(ended: Exit | None, when: str) -> str:
-    if ended is None:
-        return "the executor has closed its stdout, so it can complete no turn"
-    return failure_text(ended, f"the executor ended with exit code {ended.code} {when}")
+    def _failure(self, when: str) -> str:
+        """Why the process has ended, is ended, or can never complete a turn."""
+        if self._child.exceeded is not None:
+            return self._child.exceeded
+        ended = self._end.result()
+        if ended is None:
+            return "the executor has closed its stdout, so it can complete no turn"
+        return failure_text(ended, f"the executor ended with exit code {ended.code} {when}")

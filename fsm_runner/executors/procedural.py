@@ -14,6 +14,8 @@ from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.process.child import Child, Exit
+from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.user import with_rights_of
 from fsm_runner.threads import in_thread
 
 TIME_LIMIT_S = 300.0
@@ -44,21 +46,28 @@ class ProceduralExecutor:
         project_dir: Path,
         environment: dict[str, str],
         script_source: ScriptSource,
+        confinement: Confinement = UNCONFINED,
     ) -> None:
         self._folder = folder
         self._config = config
         self._project_dir = project_dir
         self._environment = environment
         self._script_source = script_source
+        self._confinement = confinement
 
-    def check(self, agent: Agent) -> None:
-        """Raises an `FsmRunnerError` where an agent of this runner's own has a command that is not there."""
-        if agent.script is None and agent.command is not None:
-            program = Path(self._own_command(agent)[0])
-            if not program.is_file():
-                raise ExecutionFailed(f"there is no file {program}")
-            if not os.access(program, os.X_OK):
-                raise ExecutionFailed(f"{program} is not executable: run `chmod +x {program}`")
+    def check(self, agent: Agent) -> Path | None:
+        """The command of an agent of this runner's own; None where it has a script.
+
+        Raises an `FsmRunnerError` where the command is not there.
+        """
+        if agent.script is not None or agent.command is None:
+            return None
+        program = Path(self._own_command(agent)[0])
+        if not program.is_file():
+            raise ExecutionFailed(f"there is no file {program}")
+        if not os.access(program, os.X_OK):
+            raise ExecutionFailed(f"{program} is not executable: run `chmod +x {program}`")
+        return program
 
     def accept(self, run: Run) -> None:
         if run.type == "resume_session":
@@ -80,13 +89,16 @@ class ProceduralExecutor:
                 command = self._own_command(agent)
             else:
                 # One that is being replaced is waited for.
-                script = await in_thread(scripts.use_script, self._project_dir, agent.script)
+                script = await in_thread(
+                    with_rights_of, self._confinement.user, scripts.use_script, self._project_dir, agent.script
+                )
                 resources.callback(script.close)
                 command = script.command
             child = Child.start(
                 [*command, *command_arguments(run.parameters)],
                 cwd=Path(assignment.project_dir),
                 env=self._environment | {"AGENT_SESSION_ID": run.session_id},
+                confinement=self._confinement,
             )
             session.bind(f"proc_{run.session_id}", assignment.project_dir)
             return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())
@@ -115,9 +127,9 @@ class ProceduralExecution:
         ended = await self._child.wait()
         code = ended.code if in_time else TIME_LIMIT_EXIT_CODE
         self._session.result(result_data(code, ended))
-        if not in_time:
+        if not in_time and ended.exceeded is None:
             raise ExecutionFailed(f"the command did not end within its time limit of {self._time_limit_s:g} s")
-        if code != 0:
+        if not ended.succeeded:
             raise ExecutionFailed(failure_text(ended))
         return "finished"
 

@@ -12,6 +12,9 @@ from fsm_runner.errors import UsageError
 from fsm_runner.executors.script_header import is_met_here, script_head
 from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
 
+UV = "uv"
+"""What starts scripts that declare what they need."""
+
 
 class ExecutorProgram(msgspec.Struct, frozen=True):
     """An executor that can be started."""
@@ -40,7 +43,7 @@ def executor_program(
         return ExecutorProgram((str(path),), environment)
     if is_met_here(head):
         return ExecutorProgram((sys.executable, str(path)), environment)
-    uv = shutil.which("uv", path=environment["PATH"])
+    uv = shutil.which(UV, path=environment["PATH"])
     if uv is None:
         raise UsageError(
             f"the executor {path} declares its dependencies (PEP 723), "

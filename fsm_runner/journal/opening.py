@@ -72,9 +72,17 @@ def opened(folder: Path | None, limits: KeptLimits) -> Opened:
 def _locked(folder: Path) -> FolderLock:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(folder)
         return FolderLock(folder)
     except OSError as error:
         raise UsageError(_cannot_create(folder, error)) from None
+
+
+def _close_to_others(folder: Path) -> None:
+    """Where somebody else has made it. What is in it is nobody's but the runner's."""
+    status = folder.stat()
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        folder.chmod(0o700)
 
 
 def _connected(path: Path | None) -> sqlite3.Connection:

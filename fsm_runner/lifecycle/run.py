@@ -21,6 +21,7 @@ from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.lifecycle.record import Record
 from fsm_runner.lifecycle.workspace import check_workspace
 from fsm_runner.machine.engine import Machine, Step
+from fsm_runner.process.user import RunUser
 from fsm_runner.threads import in_thread
 
 OPEN_STATUSES = frozenset({"pending", "claimed", "running"})
@@ -62,6 +63,8 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     retry_interrupted: bool
     """Whether a run is carried out again that was interrupted by the end of the runner's process."""
     observe: Observer
+    user: RunUser | None = None
+    """Who executors are started as, where that is another user than the runner's."""
 
 
 class RunActor(Actor):
@@ -180,7 +183,7 @@ class RunActor(Actor):
         self._context.executor.accept(self.wire_run)
 
     async def _prepare_workspace(self) -> None:
-        await in_thread(check_workspace, Path(self._assignment.project_dir))
+        await in_thread(check_workspace, Path(self._assignment.project_dir), self._context.user)
         await self._context.executor.prepare(self._assignment)
 
     async def _execute(self) -> None:

@@ -9,15 +9,18 @@ from loguru import logger
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import CoordinatorError
 from fsm_runner.executors import scripts
+from fsm_runner.process.user import RunUser, with_rights_of
 from fsm_runner.threads import in_thread
 
 
 class ScriptSync:
     """Brings scripts in and takes them away, in the order asked for per script. `aclose` ends it."""
 
-    def __init__(self, client: CoordinatorClient, project_dir: Path) -> None:
+    def __init__(self, client: CoordinatorClient, project_dir: Path, user: RunUser | None = None) -> None:
+        """`user`: who executors are started as, where that is another one. The scripts are that user's then."""
         self._client = client
         self._project_dir = project_dir
+        self._user = user
         self._changes: set[asyncio.Task[None]] = set()
         self._last_change: dict[str, asyncio.Task[None]] = {}
 
@@ -72,9 +75,9 @@ class ScriptSync:
         # The name is looked at before it becomes part of a URL or a path.
         scripts.script_folder(self._project_dir, name)
         archive = await self._client.script_archive(name)
-        await in_thread(scripts.install, self._project_dir, name, archive)
+        await in_thread(with_rights_of, self._user, scripts.install, self._project_dir, name, archive)
         logger.info("script {!r} is up to date", name)
 
     async def _remove(self, name: str) -> None:
-        await in_thread(scripts.remove, self._project_dir, name)
+        await in_thread(with_rights_of, self._user, scripts.remove, self._project_dir, name)
         logger.info("script {!r} is gone", name)

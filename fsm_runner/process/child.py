@@ -13,14 +13,20 @@ from typing import Literal, Self
 import msgspec
 
 from fsm_runner.process.capture import BoundedCapture
+from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
 from fsm_runner.process.hunt import Hunt
+from fsm_runner.process.limiter import Limiter, open_files_text
+from fsm_runner.process.limits import ResourceLimits
 from fsm_runner.process.orphans import ORPHANS
 from fsm_runner.process.output import ChildOutput
 from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.pipes import InputPipe
+from fsm_runner.process.reaping import reap
 from fsm_runner.process.spawn import spawn, spawn_failed
+from fsm_runner.process.usage import TreeUsage
+from fsm_runner.process.user import give_pipes
 
 OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
 """How much of stdout, and of stderr, is kept unless the caller says otherwise."""
@@ -28,9 +34,6 @@ OUTPUT_DRAIN_S = 1.0
 """How long output is still read after the exit: a process that left the group may hold the pipe for ever."""
 TERM_GRACE_S = 5.0
 KILL_GRACE_S = 5.0
-LOST_STATUS_CODE = 255
-"""The exit code of a child whose status the kernel threw away, because SIGCHLD is ignored in this process."""
-
 Ending = Literal["shutdown", "SIGTERM", "SIGKILL"]
 """What it took to end a process; `shutdown` where it ended by itself."""
 
@@ -45,6 +48,12 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     stderr: BoundedCapture
     duration_s: float
     """From the start to the exit; reading the rest of its output is not counted."""
+    exceeded: str | None = None
+    """The limit that it did not keep, for people; None where it kept all."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code == 0 and self.exceeded is None
 
 
 class Child:
@@ -56,13 +65,21 @@ class Child:
     """
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", strays: Hunt, *, stdin: InputPipe | None, output: ChildOutput
+        self,
+        process: "subprocess.Popen[bytes]",
+        strays: Hunt,
+        *,
+        stdin: InputPipe | None,
+        output: ChildOutput,
+        limits: ResourceLimits,
     ) -> None:
         self._process = process
         self._strays = strays
         self._loop = asyncio.get_running_loop()
         self._stdin = stdin
         self._output = output
+        self._limits = limits
+        self._limiter = Limiter(limits, TreeUsage(strays.living, lambda: strays.reaped_cpu_s))
         self._started_at = time.monotonic()
         self._duration_s: float | None = None
         self._ending: Ending = "shutdown"
@@ -81,10 +98,11 @@ class Child:
         stdout_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         stderr_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         on_stdout: Callable[[bytes], None] | None = None,
+        confinement: Confinement = UNCONFINED,
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
         """Starts `command` on the running loop. `env` is its whole environment, but for the mark of its tree where
-        orphans are adopted; its stdin is empty unless piped.
+        orphans are adopted; its stdin is empty unless piped. What exceeds its limits is ended.
 
         `on_stdout` is given all of stdout as it comes, and must not raise; the end of it is `stdout_ended`.
         Raises `SpawnFailed`.
@@ -101,17 +119,21 @@ class Child:
             strays = Hunt(ORPHANS, env.get(OWNER_VARIABLE))
             undo.callback(strays.forget)
             stdout, stderr = output.child_ends
+            if confinement.user is not None:
+                give_pipes(confinement.user, (stdout, stderr, *(() if stdin is None else (stdin.child_end,))))
             process = spawn(
-                command,
+                confinement.command(command),
                 env=strays.marked(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
                 stdout=stdout,
                 stderr=stderr,
                 watermark=strays.watermark,
+                user=confinement.user,
             )
+            confinement.set_kernel_limits(process.pid)
             strays.led_by(process.pid)
-            child = cls(process, strays, stdin=stdin, output=output)
+            child = cls(process, strays, stdin=stdin, output=output, limits=confinement.limits)
             child._supervise(watch)
             undo.pop_all()
         return child
@@ -119,15 +141,17 @@ class Child:
     def _supervise(self, watch: Callable[[int, Callable[[], None]], ExitWatch]) -> None:
         try:
             self._watch = watch(self.pid, self._on_exit)
-            self._output.start(self._finish_if_alone)
+            counts_output = self._limits.output_bytes is not None
+            self._output.start(self._finish_if_alone, self._note_output if counts_output else None)
         except (OSError, RuntimeError) as error:  # no descriptor or thread left
             self.kill()
             self._close_pipes()
-            self._reap()
+            reap(self._process)
             self._strays.end_blocking()
             raise SpawnFailed(f"process {self.pid} was ended again, it cannot be supervised: {error}") from error
         if self._stdin is not None:
             self._stdin.close_child_end()
+        self._limiter.start(self)
 
     @property
     def pid(self) -> int:
@@ -140,6 +164,11 @@ class Child:
         if self._stdin is None:
             raise ValueError("this child was started without a pipe to its stdin")
         return self._stdin
+
+    @property
+    def exceeded(self) -> str | None:
+        """The limit that it did not keep; then it is ended, or has ended."""
+        return self._limiter.exceeded
 
     async def stdout_ended(self) -> None:
         """Returns when nobody can write to stdout any more, the process itself included; that may be before its end."""
@@ -160,16 +189,20 @@ class Child:
         group gets SIGKILL alone, when the process has exited.
         Raises `ProcessStuck` when the process is there `kill_grace_s` after SIGKILL; it stays supervised.
         """
+        self.terminate()
+        if not await self.exits_within(term_grace_s):
+            self.kill()
+            if not await self.exits_within(kill_grace_s):
+                raise ProcessStuck(f"process {self.pid} is still there {kill_grace_s:g} s after SIGKILL")
+        await self.wait()
+        return self._ending
+
+    def terminate(self) -> None:
+        """Sends SIGTERM to the whole group, once."""
         if self._ending == "shutdown" and not self._has_exited():
             self._ending = "SIGTERM"
             self._strays.remember(stop=False)
             self._signal_group(signal.SIGTERM)
-        if not await self._exits_within(term_grace_s):
-            self.kill()
-            if not await self._exits_within(kill_grace_s):
-                raise ProcessStuck(f"process {self.pid} is still there {kill_grace_s:g} s after SIGKILL")
-        await self.wait()
-        return self._ending
 
     def kill(self) -> None:
         """Sends SIGKILL to the whole group at once; `wait` tells when it is gone."""
@@ -198,7 +231,8 @@ class Child:
         self._strays.end_blocking()
         self._finish()
 
-    async def _exits_within(self, limit_s: float) -> bool:
+    async def exits_within(self, limit_s: float) -> bool:
+        """Whether the process has exited by then; what it has left behind may still be there."""
         await asyncio.wait({self._exited}, timeout=limit_s)
         return self._exited.done()
 
@@ -210,6 +244,9 @@ class Child:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
             return  # nobody left in it, or (macOS: zombies only; setuid programs) nobody that may be signalled
+
+    def _note_output(self) -> None:
+        self._limiter.note_output(self._output.total_bytes)
 
     def _on_exit(self) -> None:
         self._note_exit()
@@ -232,10 +269,19 @@ class Child:
         if self._process.returncode is not None:
             return
         self._close_pipes()
-        code, signal_name = self._reap()
+        reaped = reap(self._process)
+        self._limiter.note_end(reaped.cpu_s, was_cpu_killed=reaped.signal == "SIGXCPU")
+        self._limiter.close()
         self._strays.forget()
         stdout, stderr = self._output.captures
-        ended = Exit(code=code, signal=signal_name, stdout=stdout, stderr=stderr, duration_s=self._duration_s or 0.0)
+        ended = Exit(
+            code=reaped.code,
+            signal=reaped.signal,
+            stdout=stdout,
+            stderr=stderr,
+            duration_s=self._duration_s or 0.0,
+            exceeded=self.exceeded or open_files_text(self._limits, reaped.code, stdout, stderr),
+        )
         if not self._loop.is_closed():
             self._gone.set_result(ended)
 
@@ -245,23 +291,3 @@ class Child:
         self._output.close()
         if self._stdin is not None:
             self._stdin.close()
-
-    def _reap(self) -> tuple[int, str | None]:
-        """The exit code and the signal's name. Tells `Popen` too, which would warn of a child it has not seen end."""
-        try:
-            _, status = os.waitpid(self.pid, 0)
-        except ChildProcessError:
-            self._process.returncode = LOST_STATUS_CODE
-            return LOST_STATUS_CODE, None
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-        if self._process.returncode >= 0:
-            return self._process.returncode, None
-        number = -self._process.returncode
-        return 128 + number, _signal_name(number)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a realtime signal
-        return f"signal {number}"

@@ -75,6 +75,28 @@ class Hunt:
         except OSError as error:  # no descriptor left; their marks will tell
             logger.debug("process {}: what it has started cannot be listed: {}", self._tree.leader, error)
 
+    def living(self) -> Iterator[Process]:
+        """Whoever is of the child's tree at this moment, the child first; one may be named twice. Raises OSError."""
+        if not procfs.offers_processes():
+            # psutil takes its time to load, and is needed here alone.
+            from fsm_runner.process.portable import processes_below
+
+            yield from processes_below(self._tree.leader)
+            return
+        leader = procfs.read_process(self._tree.leader)
+        if leader is not None:
+            yield leader
+            yield from procfs.descendants(leader)
+        if self._orphans.adopted:
+            for orphan in self._orphans.of(self._tree):
+                yield orphan
+                yield from procfs.descendants(orphan)
+
+    @property
+    def reaped_cpu_s(self) -> float:
+        """CPU time of those that have left the child as orphans and have ended."""
+        return self._tree.reaped_cpu_s
+
     def end(self, loop: asyncio.AbstractEventLoop, on_gone: Callable[[], None]) -> None:
         """The child has exited. Calls `on_gone` when nothing is left: before it returns where there was nothing."""
         hold_until = time.monotonic() + SLICE_S

@@ -13,6 +13,7 @@ take exit codes from others. That is done at each end of a child, and by a timer
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
 
 from loguru import logger
 
@@ -111,6 +112,17 @@ class Orphans:
             return not any(self._may_own(other, process) for other in self._trees.values() if other is not tree)
         return False if environment or process.identity in self._others else None
 
+    def of(self, tree: Tree) -> Iterator[Process]:
+        """Those orphans that are of this tree. Raises OSError."""
+        for pid in self.unknown_children():
+            process = procfs.read_process(pid)
+            if process is None or self.is_foreign(process):
+                continue
+            if not process.has_ended:
+                self._note(process)
+            if tree.has(process):
+                yield process
+
     def set_aside(self, process: Process) -> None:
         """It stays without anything in its environment."""
         self._others.add(process.identity)
@@ -120,9 +132,13 @@ class Orphans:
         if not self._is_nobody_elses(process):
             return False
         try:
-            reaped, _ = os.waitpid(process.pid, os.WNOHANG)
+            reaped, _, used = os.wait4(process.pid, os.WNOHANG)
         except ChildProcessError:
             return True
+        if reaped:
+            for tree in self._trees.values():
+                if tree.has(process):
+                    tree.reaped_cpu_s += used.ru_utime + used.ru_stime
         return reaped != 0
 
     def reap_all(self) -> None:

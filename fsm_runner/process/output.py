@@ -38,9 +38,18 @@ class ChildOutput:
     def is_open(self) -> bool:
         return self._stdout.is_open or self._stderr.is_open
 
-    def start(self, on_end: Callable[[], None]) -> None:
-        """Begins to read; `on_end` is called when both streams have ended. Raises OSError."""
+    @property
+    def total_bytes(self) -> int:
+        """Of both streams together, since the last time that they were forgotten."""
+        return self._stdout.capture.total_bytes + self._stderr.capture.total_bytes
+
+    def start(self, on_end: Callable[[], None], on_read: Callable[[], None] | None = None) -> None:
+        """Begins to read; `on_end` is called when both streams have ended, `on_read` when anything was read.
+
+        Raises OSError.
+        """
         self._on_end = on_end
+        self._stdout.on_read = self._stderr.on_read = on_read
         self._stdout.start(self._note_end)
         self._stderr.start(self._note_end)
 

@@ -23,6 +23,8 @@ class OutputPipe:
         self._on_end: Callable[[], None] | None = None
         self._limit_bytes = limit_bytes
         self._on_chunk = on_chunk
+        self.on_read: Callable[[], None] | None = None
+        """Called when anything was read."""
         self.capture = BoundedCapture(limit_bytes)
         self._fd, self.child_end = os.pipe()
         os.set_blocking(self._fd, False)
@@ -79,6 +81,8 @@ class OutputPipe:
             self.capture.add(chunk)
             if self._on_chunk is not None:
                 self._on_chunk(chunk)
+            if self.on_read is not None:
+                self.on_read()
 
 
 class InputPipe:

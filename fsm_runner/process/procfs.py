@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 READ_BYTES = 65_536
+_LIMIT_NAME_CHARS = 26
+"""The width of the first column in a process's file `limits`."""
 _NOT_TO_BE_READ = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -25,6 +27,11 @@ class Process(msgspec.Struct, frozen=True):
     session: int
     started_ticks: int
     """When it was started, in clock ticks since the system was."""
+    own_ticks: int = 0
+    """CPU time that it has used itself, all threads together, in clock ticks."""
+    reaped_ticks: int = 0
+    """CPU time of children that have ended and that it has waited for, with that of theirs."""
+    resident_pages: int = 0
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -37,9 +44,10 @@ class Process(msgspec.Struct, frozen=True):
 
 def read_process(pid: int) -> Process | None:
     content = _content(f"/proc/{pid}/stat")
-    # pid (command) state ppid pgrp session … starttime; the command may hold anything, parentheses too.
+    # pid (command) state ppid pgrp session … utime stime cutime cstime … starttime vsize rss; the command may hold
+    # anything, parentheses too.
     fields = content.rpartition(b")")[2].split()
-    if len(fields) < 20:
+    if len(fields) < 22:
         return None
     parent, group, session = map(int, fields[1:4])
     if session < 0:  # it was reaped this moment
@@ -51,12 +59,37 @@ def read_process(pid: int) -> Process | None:
         group=group,
         session=session,
         started_ticks=int(fields[19]),
+        own_ticks=int(fields[11]) + int(fields[12]),
+        reaped_ticks=int(fields[13]) + int(fields[14]),
+        resident_pages=int(fields[21]),
     )
 
 
 def environment(pid: int) -> list[bytes]:
     """Each `NAME=value` that the process was started with; empty also while it is replacing its program."""
     return [entry for entry in _content(f"/proc/{pid}/environ").split(b"\0") if entry]
+
+
+def limits(pid: int) -> list[tuple[bytes, bytes]]:
+    """The names of its resource limits with the values that count (the soft ones), which every user may read."""
+    lines = _content(f"/proc/{pid}/limits").splitlines()[1:]
+    return [(line[:_LIMIT_NAME_CHARS].strip(), line[_LIMIT_NAME_CHARS:].split()[0]) for line in lines]
+
+
+def proportional_bytes(pid: int) -> int | None:
+    """Its resident memory, what it shares divided by the number of those that share it (PSS).
+
+    The kernel walks through its page tables for that. None where it may not be read, or the kernel is older than 4.14.
+    """
+    for line in _content(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def offers_processes() -> bool:
+    """Whether /proc is there at all."""
+    return os.access("/proc/self/stat", os.R_OK)
 
 
 def offers_children() -> bool:

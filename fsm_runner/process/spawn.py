@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.user import RIGHTS, RunUser, first_denied
 from fsm_runner.process.watermark import watermarked
 
 _INTERPRETER_LINE_BYTES = 256
@@ -31,11 +32,12 @@ def spawn(
     stdout: int,
     stderr: int,
     watermark: int | None = None,
+    user: RunUser | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Starts `command` as the leader of a new session, and so of a new process group.
 
     `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited. What is
-    started, and whatever that starts, can be told by `watermark` (`watermark_of`).
+    started, and whatever that starts, can be told by `watermark` (`watermark_of`). `user` None: that of this process.
     Raises `SpawnFailed`.
     """
     if not command or not command[0]:
@@ -51,21 +53,26 @@ def spawn(
                 stderr=stderr,
                 close_fds=True,
                 start_new_session=True,
+                user=None if user is None else user.uid,
+                group=None if user is None else user.gid,
+                extra_groups=None if user is None else user.groups,
             )
     except OSError as error:
-        raise spawn_failed(error, command, env, cwd) from error
+        raise spawn_failed(error, command, env, cwd, user) from error
     except ValueError as error:  # NUL, `=` in a variable's name, text that has no form in bytes
         raise SpawnFailed(
             f"`{_shown(command[0])}` cannot be started: {_bad_text(command, env, cwd)}: {error}"
         ) from error
 
 
-def spawn_failed(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> SpawnFailed:
+def spawn_failed(
+    error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path, user: RunUser | None = None
+) -> SpawnFailed:
     """`error`, raised while `command` was being started, with its likely cause and what to do."""
-    return SpawnFailed(f"`{command[0]}` cannot be started: {_reason(error, command, env, cwd)}")
+    return SpawnFailed(f"`{command[0]}` cannot be started: {_reason(error, command, env, cwd, user)}")
 
 
-def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
+def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path, user: RunUser | None) -> str:
     if error.errno in _EXHAUSTED:
         return _EXHAUSTED[error.errno]
     if error.errno == errno.E2BIG:
@@ -75,7 +82,21 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
     file = _executable(command[0], env, cwd)
     if file is None:
         return f"command not found; it was looked for in PATH ({env.get('PATH', os.defpath)})"
+    if user is not None and error.errno == errno.EACCES and (denied := _denied_to(user, file)) is not None:
+        return denied
     return _file_reason(error, file)
+
+
+def _denied_to(user: RunUser, file: Path) -> str | None:
+    """What keeps that user from it; None where nothing does."""
+    try:
+        denied = first_denied(user, [(file, "rx")])
+    except OSError:
+        return None
+    if denied is None:
+        return None
+    _, place, right = denied
+    return f"{user}, whom executors are started as, may not {RIGHTS[right]} {place}: open it (`chmod a+rx {place}`)"
 
 
 def _too_long(command: Sequence[str], env: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ class Tree:
     session or group, which no process of another tree can join; or when it was seen below one that is of the tree.
     """
 
-    __slots__ = ("_sessions", "has_ended", "leader", "mark", "members", "watermark")
+    __slots__ = ("_sessions", "has_ended", "leader", "mark", "members", "reaped_cpu_s", "watermark")
 
     def __init__(self, owner: str | None = None) -> None:
         """`owner`: the value of `OWNER_VARIABLE` of whoever starts it, by which others than this process find it."""
@@ -36,6 +36,8 @@ class Tree:
         """The leader has exited: what is left has to end too."""
         self.members: set[tuple[int, int]] = set()
         """Who was found to be of the tree."""
+        self.reaped_cpu_s = 0.0
+        """CPU time of those that have come to us as orphans, and were reaped."""
         self._sessions: set[int] = set()
 
     def marked(self, environment: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,10 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fsm_runner.process import procfs
+
 _LIMIT: int | None = getattr(resource, "RLIMIT_RTTIME", None)
+_LIMIT_NAME = b"Max realtime timeout"
 _TREE_BITS = 31
 _OWNER_BITS = 31
 _BASE = 1 << (_OWNER_BITS + _TREE_BITS)
@@ -31,14 +34,24 @@ def owner_part_of(value: int) -> int:
 
 
 def watermark_of(pid: int) -> int | None:
-    """None where it has none, has ended, or is another user's."""
+    """None where it has none, or has ended."""
     if _LIMIT is None:
         return None
     try:
         value, _ = resource.prlimit(pid, _LIMIT)
+    except PermissionError:
+        value = _public_value(pid)
     except OSError:
         return None
     return value if value >= _BASE else None
+
+
+def _public_value(pid: int) -> int:
+    """Of another user's process, where we lack the right to its limits (CAP_SYS_RESOURCE): everybody may read them.
+
+    0 where it has ended. Raises OSError where no descriptor is left.
+    """
+    return next((int(line[1]) for line in procfs.limits(pid) if line[0] == _LIMIT_NAME and line[1].isdigit()), 0)
 
 
 @contextmanager

@@ -35,6 +35,11 @@ URL = ("--coordinator-url", "http://127.0.0.1:9")
         (("--max-runs", "many", *URL), ("--max-runs", "many")),
         (("--grace-period", "-1", *URL), ("--grace-period", "-1")),
         (("--run-timeout", "nan", *URL), ("--run-timeout", "nan")),
+        (("--run-limits", "memory=lots", *URL), ("--run-limits", "memory: expected a number of bytes", "512MiB")),
+        (
+            ("--run-limits", "ram=1GiB", *URL),
+            ("--run-limits", "ram=1GiB", "memory, processes, open_files, cpu, output"),
+        ),
         (("coordinator", "--port", "70000"), ("70000",)),
         (("coordinator", "--port", "http"), ("http",)),
         (("coordinator", "--agents-dir", "nowhere"), ("nowhere",)),

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from fsm_runner.process.child import Child
-from tests.support.children import ENV, HERE, OWN_MARKS, PATIENCE_S, adopted_orphans
+from fsm_runner.process.confinement import Confinement
+from fsm_runner.process.limits import ResourceLimits
+from tests.support.children import ENV, HERE, OWN_MARKS, PATIENCE_S, adopted_orphans, exit_of
 from tests.support.processes import with_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
@@ -59,4 +61,17 @@ async def test_a_stop_ends_them_all(spread: str) -> None:
         assert time.monotonic() - began < ENDED_WITHIN_S
     finally:
         child.close()
+    assert with_environment(OWN_MARKS) == []
+
+
+@pytest.mark.parametrize("spread", ["group", "sessions"])
+async def test_a_limit_of_processes_ends_them_all(spread: str) -> None:
+    """While it grows, and before it comes to any limit of the system's."""
+    command = [sys.executable, "-c", BOMB, str(LIMIT), spread]
+    child = Child.start(command, env=ENV, cwd=HERE, confinement=Confinement(ResourceLimits(processes=20)))
+    try:
+        ended = await exit_of(child)
+    finally:
+        child.close()
+    assert (ended.exceeded or "").startswith("process limit of 20 exceeded (")
     assert with_environment(OWN_MARKS) == []

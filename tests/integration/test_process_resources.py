@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fsm_runner.process.child import LOST_STATUS_CODE, Child
+from fsm_runner.process.child import Child
 from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch
+from fsm_runner.process.reaping import LOST_STATUS_CODE
 from tests.support.children import ENV, HERE, PATIENCE_S, exit_of, is_reaped, open_descriptors, start_shell
 
 

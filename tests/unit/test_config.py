@@ -12,6 +12,7 @@ import typer.main
 from fsm_runner.cli.app import app
 from fsm_runner.config import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.errors import UsageError
+from fsm_runner.process.limits import ResourceLimits
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 FLAGS_OF_NO_SETTING = {"--profile-list", "--version"}
@@ -96,6 +97,8 @@ GOOD_VALUES: dict[str, tuple[str, object]] = {
     "max_runs": ("3", 3),
     "grace_period_s": ("2.5", 2.5),
     "run_timeout_s": ("1e3", 1000.0),
+    "run_limits": ("memory=1GiB, cpu=1.5", ResourceLimits(memory_bytes=1 << 30, cpu_s=1.5)),
+    "run_as": ("nobody:nogroup", "nobody:nogroup"),
     "session_idle_timeout_s": ("60", 60.0),
     "exit_after_outage_s": ("90", 90.0),
     "state_dir": ("/var/lib/runner", Path("/var/lib/runner")),
@@ -174,6 +177,12 @@ BAD_VALUES = [
     ("grace_period_s", "-1"),
     ("grace_period_s", "soon"),
     ("run_timeout_s", "nan"),
+    ("run_limits", "memory"),
+    ("run_limits", "memory=2GB"),
+    ("run_limits", "processes=0"),
+    ("run_limits", "cpu=1,cpu=2"),
+    ("run_as", "a b"),
+    ("run_as", "a:"),
     ("session_idle_timeout_s", "0"),
     ("exit_after_outage_s", "never"),
     ("poll_timeout_s", "inf"),

@@ -9,6 +9,7 @@ import pytest
 from fsm_runner.cli.profiles import list_profiles
 from fsm_runner.errors import UsageError
 from fsm_runner.home import HOME_VARIABLE
+from fsm_runner.process.limits import ResourceLimits
 from fsm_runner.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
 
 PROFILE = {"type": "procedural", "command": PROCEDURAL_COMMAND}
@@ -67,6 +68,13 @@ def test_agents_may_lie_in_any_folder(home: Path, tmp_path: Path) -> None:
     assert [agent.name for agent in load_profile("p").agents] == ["a"]
 
 
+def test_a_profile_says_what_its_runs_may_use(home: Path) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"limits": {"memory_bytes": 1 << 30, "cpu_s": 1.5}})
+    assert load_profile("p").profile.limits == ResourceLimits(memory_bytes=1 << 30, cpu_s=1.5)
+    write(home / "profiles" / "q.json", PROFILE)
+    assert load_profile("q").profile.limits == ResourceLimits()
+
+
 def test_a_profile_without_agents_has_none(home: Path) -> None:
     write(home / "profiles" / "p.json", PROFILE)
     assert load_profile("p").agents == ()
@@ -84,6 +92,15 @@ def test_a_profile_without_agents_has_none(home: Path) -> None:
         (PROFILE | {"type": "other"}, "$.type"),
         (PROFILE | {"command": 5}, "$.command"),
         (PROFILE | {"config": []}, "$.config"),
+        (PROFILE | {"limits": 5}, "$.limits"),
+        (PROFILE | {"limits": {"memory": 5}}, "unknown field `memory` - at `$.limits`"),
+        (PROFILE | {"limits": {"memory_bytes": 0}}, "$.limits.memory_bytes"),
+        (PROFILE | {"limits": {"memory_bytes": "2GiB"}}, "$.limits.memory_bytes"),
+        (PROFILE | {"limits": {"processes": 1.5}}, "$.limits.processes"),
+        (PROFILE | {"limits": {"open_files": -1}}, "$.limits.open_files"),
+        (PROFILE | {"limits": {"cpu_s": 0}}, "$.limits.cpu_s"),
+        (PROFILE | {"limits": {"cpu_s": 1e300}}, "$.limits.cpu_s"),
+        (PROFILE | {"limits": {"output_bytes": True}}, "$.limits.output_bytes"),
         (PROFILE | {"agents_dir": 5}, "$.agents_dir"),
         (PROFILE | {"lifecycle": "eternal"}, "$.lifecycle"),
         (PROFILE | {"agents_dir": "nowhere"}, "agents_dir"),

@@ -1,0 +1,110 @@
+"""What one run may use of the machine, as it is declared: in a profile, or in the text of a flag."""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+MOST_BYTES = 1 << 60
+MOST_COUNT = 1_000_000_000
+MOST_S = 1_000_000_000.0
+
+_UNITS_BYTES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+Bytes = Annotated[int, msgspec.Meta(gt=0, le=MOST_BYTES)]
+Count = Annotated[int, msgspec.Meta(gt=0, le=MOST_COUNT)]
+
+
+class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of all processes of one run together, unless it is said otherwise. None: no limit."""
+
+    memory_bytes: Bytes | None = None
+    """Resident memory; what several of the processes share counts once, where the system tells."""
+    processes: Count | None = None
+    open_files: Count | None = None
+    """In each process: so the kernel counts them."""
+    cpu_s: Annotated[float, msgspec.Meta(gt=0, le=MOST_S)] | None = None
+    """Of all processors together, also of processes that have ended."""
+    output_bytes: Bytes | None = None
+    """stdout and stderr together; of a persistent executor, in each turn."""
+
+    def before(self, others: "ResourceLimits") -> "ResourceLimits":
+        """These, and of the others what is not limited here."""
+        own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return msgspec.structs.replace(others, **own)
+
+    @property
+    def need_looks(self) -> bool:
+        """Whether the processes of a run have to be looked at, again and again."""
+        return self.memory_bytes is not None or self.processes is not None or self.cpu_s is not None
+
+
+NO_LIMITS = ResourceLimits()
+
+
+def parse_limits(text: str) -> ResourceLimits:
+    """Of `memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB`, of which each may be left out.
+
+    Raises ValueError that says what was expected.
+    """
+    fields: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in _FORMS:
+            raise ValueError(f"expected NAME=VALUE, separated by commas; NAME is one of {', '.join(_FORMS)}")
+        field, parse = _FORMS[name]
+        if field in fields:
+            raise ValueError(f"{name} is given twice")
+        try:
+            fields[field] = parse(value)
+        except ValueError as defect:
+            raise ValueError(f"{name}: {defect}") from None
+    return ResourceLimits(**fields)
+
+
+def parse_size(text: str) -> int:
+    """Bytes. Raises ValueError."""
+    match = re.fullmatch("([0-9]{1,20})(KiB|MiB|GiB|)", text)
+    size_bytes = int(match[1]) * _UNITS_BYTES[match[2]] if match else 0
+    if not 1 <= size_bytes <= MOST_BYTES:
+        raise ValueError("expected a number of bytes above 0, or one with KiB, MiB or GiB, such as 512MiB")
+    return size_bytes
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= MOST_COUNT:
+        raise ValueError("expected a whole number from 1 up")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", text) or not 0 < float(text) <= MOST_S:
+        raise ValueError("expected a number of seconds above 0")
+    return float(text)
+
+
+_FORMS: dict[str, tuple[str, Any]] = {
+    "memory": ("memory_bytes", parse_size),
+    "processes": ("processes", _count),
+    "open_files": ("open_files", _count),
+    "cpu": ("cpu_s", _seconds),
+    "output": ("output_bytes", parse_size),
+}
+
+
+def size_text(size_bytes: int) -> str:
+    """For people, such as `2.1 GiB`; never less than it is."""
+    unit, unit_bytes = _unit_of(size_bytes)
+    tenths = -(-size_bytes * 10 // unit_bytes)
+    return f"{tenths // 10:,}{f'.{tenths % 10}' if tenths % 10 else ''} {unit or 'bytes'}"
+
+
+def limit_text(limit_bytes: int) -> str:
+    """The same, exactly."""
+    _, unit_bytes = _unit_of(limit_bytes)
+    return f"{limit_bytes:,} bytes" if limit_bytes * 10 % unit_bytes else size_text(limit_bytes)
+
+
+def _unit_of(size_bytes: int) -> tuple[str, int]:
+    """The largest that it holds."""
+    return max((each for each in _UNITS_BYTES.items() if each[1] <= size_bytes), key=lambda each: each[1])

@@ -1,0 +1,342 @@
+"""Children that use more than they may, and children that do not."""
+
+import asyncio
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fsm_runner.process import limiter, procfs
+from fsm_runner.process.child import Child, Exit
+from fsm_runner.process.confinement import CPU_KILL_S, CPU_SLACK_S, Confinement
+from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.process.portable import processes_below
+from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
+from tests.support.fifo import Fifo
+from tests.support.logs import log_lines
+from tests.support.processes import with_environment
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+
+MIB = 1 << 20
+GROWS = """
+import sys
+kept = []
+while True:
+    kept.append(bytearray(1 << 20))
+"""
+FORKS = """
+import os, signal, sys
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        if sys.argv[2:]:
+            os.setsid()
+        break
+signal.pause()
+"""
+BURNS = "while True: pass"
+DEAF = "import signal\nfor number in (signal.SIGTERM, signal.SIGXCPU): signal.signal(number, signal.SIG_IGN)\n"
+BURNS_IN_CHILDREN = """
+import os, signal, sys, time
+if sys.argv[1] == "ignored":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    child = os.fork()
+    if child == 0:
+        if sys.argv[1] == "orphans":
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+        while time.process_time() < 0.25:
+            pass
+        os._exit(0)
+    if sys.argv[1] == "ignored":
+        try:
+            os.wait()
+        except ChildProcessError:
+            pass
+    else:
+        os.wait()
+        if sys.argv[1] == "orphans":
+            time.sleep(0.3)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    descriptors = open_descriptors()
+    with adopted_orphans(exclusive=False):
+        yield
+    assert open_descriptors() == descriptors
+    assert with_environment(OWN_MARKS) == []
+
+
+def start(script: str, *arguments: str, **limits: float) -> Child:
+    confinement = Confinement(ResourceLimits(**limits))  # type: ignore[arg-type]
+    return Child.start([sys.executable, "-c", script, *arguments], env=ENV, cwd=HERE, confinement=confinement)
+
+
+async def ended(script: str, *arguments: str, **limits: float) -> Exit:
+    """How a child ends by itself, or is made to."""
+    child = start(script, *arguments, **limits)
+    ended = await exit_of(child)
+    await no_watcher()
+    assert child.exceeded is None or child.exceeded == ended.exceeded
+    return ended
+
+
+async def no_watcher() -> None:
+    """What was cancelled ends in the loop's next turn."""
+    await asyncio.sleep(0)
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")] == []
+
+
+async def test_memory() -> None:
+    with log_lines() as lines:
+        seen = await ended(GROWS, memory_bytes=200 * MIB)
+    assert seen.exceeded is not None
+    assert seen.exceeded.startswith("memory limit of 200 MiB exceeded (")
+    assert seen.exceeded.endswith(" MiB in 1 process)")
+    assert seen.signal == "SIGTERM"
+    assert not seen.succeeded
+    assert any(seen.exceeded in line for line in lines)
+
+
+async def test_who_ignores_sigterm_and_goes_on_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "TERM_GRACE_S", 1000.0)
+    seen = await ended(DEAF + GROWS, memory_bytes=100 * MIB)
+    assert seen.signal == "SIGKILL"
+    assert "memory limit of 100 MiB" in (seen.exceeded or "")
+
+
+async def test_who_ignores_sigterm_and_uses_no_more_is_killed_after_its_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "TERM_GRACE_S", 0.2)
+    seen = await ended(f"{DEAF}kept = bytes(b'x' * {100 * MIB})\nsignal.pause()", memory_bytes=90 * MIB)
+    assert seen.signal == "SIGKILL"
+    assert "memory limit of 90 MiB" in (seen.exceeded or "")
+
+
+async def test_memory_of_several_processes_is_summed_up_and_what_they_share_counts_once(tmp_path: Path) -> None:
+    """Of 6 x 60 MiB that are shared nothing is exceeded; of 6 x 60 that are not, 200 MiB are."""
+    script = f"""
+import os, sys
+kept = bytearray(os.urandom(1 << 20)) * 60
+children = 0
+while children < 5 and os.fork():
+    children += 1
+if sys.argv[1] == "own":
+    for place in range(0, len(kept), 4096):
+        kept[place] = 1
+with open({str(tmp_path / "gate")!r}, "rb", buffering=0) as gate:
+    gate.readline()
+for _ in range(children):
+    os.wait()
+"""
+    async with Fifo(tmp_path / "gate") as gate:
+        child = start(script, "shared", memory_bytes=200 * MIB)
+        await looked_at(child, processes=6)
+        for _ in range(6):
+            gate.write_line()
+        shared = await exit_of(child)
+        assert (shared.code, shared.exceeded) == (0, None)
+        own = await ended(script, "own", memory_bytes=200 * MIB)
+        assert (own.exceeded or "").endswith(" processes)")
+
+
+async def looked_at(child: Child, processes: int) -> None:
+    """Return when a watcher has seen so many processes, twice."""
+    usage = child._limiter._usage
+    looked, seen, look = asyncio.Event(), 0, usage.look
+
+    async def counting(most_processes: int | None = None):  # type: ignore[no-untyped-def]
+        nonlocal seen
+        found = await look(most_processes)
+        seen += found.processes >= processes
+        if seen == 2:
+            looked.set()
+        return found
+
+    usage.look = counting  # type: ignore[method-assign]
+    await asyncio.wait_for(looked.wait(), 20)
+
+
+@pytest.mark.parametrize("spread", [(), ("sessions",)], ids=["group", "sessions"])
+async def test_processes(spread: tuple[str, ...]) -> None:
+    seen = await ended(FORKS, "40", *spread, processes=20)
+    assert (seen.exceeded or "").startswith("process limit of 20 exceeded (")
+    assert "processes" in (seen.exceeded or "")
+
+
+async def test_as_many_processes_as_are_allowed_are_not_too_many() -> None:
+    child = start(FORKS, "9", processes=10)
+    await looked_at(child, processes=10)
+    assert child.exceeded is None
+    await child.stop()
+    assert (await exit_of(child)).exceeded is None
+
+
+async def test_open_files() -> None:
+    seen = await ended("kept = [open('/dev/null') for _ in range(100)]", open_files=50)
+    assert seen.code == 1
+    assert (seen.exceeded or "").startswith("limit of 50 open files in a process reached: Traceback")
+    assert "Too many open files" in (seen.exceeded or "")
+
+
+async def test_who_copes_with_the_limit_of_open_files_has_not_failed() -> None:
+    script = """
+kept = []
+try:
+    while True: kept.append(open("/dev/null"))
+except OSError as fault:
+    print(fault, len(kept))
+"""
+    seen = await ended(script, open_files=50)
+    assert (seen.succeeded, seen.stdout.text()) == (True, "[Errno 24] Too many open files: '/dev/null' 47\n")
+
+
+async def test_a_limit_of_open_files_alone_needs_no_watcher() -> None:
+    child = start("input()", open_files=50)
+    await no_watcher()
+    assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE) == (50, 50)
+    await exit_of(child)
+
+
+async def test_a_limit_is_never_more_than_there_is() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    child = start("import signal; signal.pause()", open_files=most + 1)
+    assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE) == (most, most)
+    await child.stop()
+
+
+async def test_cpu_time() -> None:
+    seen = await ended(BURNS, cpu_s=0.5)
+    assert (seen.exceeded or "").startswith("CPU limit of 0.5 s exceeded (")
+    assert (seen.exceeded or "").endswith(" s used)")
+
+
+@pytest.mark.parametrize("kind", ["waited for", "ignored", "orphans"])
+async def test_cpu_time_of_those_that_have_ended(kind: str) -> None:
+    assert "CPU limit of 1 s exceeded" in ((await ended(BURNS_IN_CHILDREN, kind, cpu_s=1)).exceeded or "")
+
+
+async def test_cpu_time_that_was_used_up_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "FIRST_LOOK_S", 1000.0)
+    seen = await ended("import time\nwhile time.process_time() < 0.3: pass", cpu_s=0.2)
+    assert seen.code == 0
+    assert "CPU limit of 0.2 s exceeded (0." in (seen.exceeded or "")
+
+
+async def test_the_kernel_ends_a_process_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "FIRST_LOOK_S", 1000.0)
+    seen = await ended(BURNS, cpu_s=0.5)
+    assert seen.signal == "SIGXCPU"
+    assert "CPU limit of 0.5 s exceeded (" in (seen.exceeded or "")
+
+
+async def test_the_kernels_limit_lies_above_the_one_that_is_watched() -> None:
+    child = start("import signal; signal.pause()", cpu_s=100)
+    soft_s = 125 + CPU_SLACK_S
+    assert resource.prlimit(child.pid, resource.RLIMIT_CPU) == (soft_s, soft_s + CPU_KILL_S)
+    await child.stop()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_output(stream: str) -> None:
+    seen = await ended(f"import sys\nwhile True: sys.{stream}.write('x' * 1000)", output_bytes=MIB)
+    assert seen.exceeded == "output limit of 1 MiB exceeded"
+    assert not seen.succeeded
+
+
+async def test_output_of_both_streams_is_summed_up() -> None:
+    script = "import sys; sys.stdout.write('x' * int(sys.argv[1])); sys.stderr.write('x' * 1000)"
+    assert (await ended(script, "1000", output_bytes=2000)).exceeded is None
+    assert (await ended(script, "1001", output_bytes=2000)).exceeded == "output limit of 2,000 bytes exceeded"
+
+
+async def test_who_ignores_sigterm_and_goes_on_writing_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "TERM_GRACE_S", 1000.0)
+    seen = await ended(f"{DEAF}import sys\nwhile True: sys.stdout.write('x' * 1000)", output_bytes=MIB)
+    assert (seen.exceeded, seen.signal) == ("output limit of 1 MiB exceeded", "SIGKILL")
+
+
+async def test_a_child_within_its_limits_is_left_alone() -> None:
+    generous = {"memory_bytes": 1 << 30, "processes": 10, "open_files": 100, "cpu_s": 100, "output_bytes": MIB}
+    child = start("print(input())", **generous)
+    assert [task.get_name() for task in asyncio.all_tasks()].count(f"limits of process {child.pid}") == 1
+    seen = await exit_of(child)
+    assert seen.exceeded is None
+    await no_watcher()
+
+
+async def test_a_child_without_limits_has_no_watcher() -> None:
+    child = Child.start(["/bin/cat"], env=ENV, cwd=HERE, pipe_stdin=True, confinement=Confinement(NO_LIMITS))
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")] == []
+    child.stdin.close()
+    assert (await exit_of(child)).succeeded
+
+
+async def test_the_others_go_on() -> None:
+    others = [start("import signal; signal.pause()", memory_bytes=200 * MIB) for _ in range(3)]
+    assert (await exit_of(start(GROWS, memory_bytes=200 * MIB))).exceeded
+    assert [each.exceeded for each in others] == [None] * 3
+    assert [await each.stop() for each in others] == ["SIGTERM"] * 3
+
+
+async def test_a_child_that_is_closed_has_no_watcher_any_more() -> None:
+    child = start(BURNS, cpu_s=1000)
+    child.close()
+    await no_watcher()
+
+
+async def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start(GROWS, memory_bytes=200 * MIB)
+    look, failed = child._limiter._usage.look, 0
+
+    async def failing(most_processes: int | None = None):  # type: ignore[no-untyped-def]
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise OSError(24, "no descriptor left")
+        return await look(most_processes)
+
+    monkeypatch.setattr(child._limiter._usage, "look", failing)
+    assert "memory limit" in ((await exit_of(child)).exceeded or "")
+    assert failed > 1
+
+
+async def test_an_idle_child_costs_next_to_nothing() -> None:
+    child = start("import signal; signal.pause()", memory_bytes=1 << 30, processes=10, cpu_s=1000)
+    await looked_at(child, processes=1)
+    usage = child._limiter._usage
+    began = time.process_time()
+    for _ in range(200):
+        await usage.look()
+    assert (time.process_time() - began) / 200 < 0.002
+    await child.stop()
+
+
+async def test_psutil_finds_what_the_kernels_files_tell() -> None:
+    """As on systems without such files."""
+    child = start(FORKS, "3", processes=100)
+    await looked_at(child, processes=4)
+    ours = {each.pid: each for each in child._strays.living()}
+    theirs = {each.pid: each for each in processes_below(child.pid)}
+    assert theirs.keys() == ours.keys()
+    assert {each.session for each in theirs.values()} == {child.pid}
+    for pid, each in theirs.items():
+        assert abs(each.resident_pages - ours[pid].resident_pages) * os.sysconf("SC_PAGE_SIZE") < MIB
+        assert each.started_ticks > 0
+    await child.stop()
+    assert list(processes_below(child.pid)) == []
+
+
+async def test_shared_memory_is_read_from_the_kernel() -> None:
+    share = procfs.proportional_bytes(os.getpid())
+    assert share is not None
+    assert 0 < share <= psutil.Process().memory_info().rss + MIB
+    assert procfs.proportional_bytes(2**22 + 1) is None

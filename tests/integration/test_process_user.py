@@ -1,0 +1,352 @@
+"""Children of another user: what they may do, and that they end like any other child."""
+
+import asyncio
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fsm_runner.errors import UsageError
+from fsm_runner.process import confinement, user
+from fsm_runner.process.child import Child, Exit
+from fsm_runner.process.confinement import Confinement
+from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.process.owner import OWNER_VARIABLE
+from fsm_runner.process.user import (
+    CAP_SYS_RESOURCE,
+    RunUser,
+    denied_to,
+    find_user,
+    first_denied,
+    lacks_capability,
+    with_rights_of,
+)
+from fsm_runner.process.warden import Warden
+from fsm_runner.process.watermark import watermark, watermarked
+from tests.support.children import ENV, OWN_MARKS, PATIENCE_S, adopted_orphans, exit_of, open_descriptors
+from tests.support.fifo import Fifo
+from tests.support.logs import log_lines
+from tests.support.processes import gone, is_there, with_environment
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="users as Linux has them"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user"),
+]
+
+NOBODY = RunUser(name="nobody", uid=65534, gid=65534, groups=(), home="/nonexistent")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    descriptors = open_descriptors()
+    with adopted_orphans(exclusive=False):
+        yield
+    assert open_descriptors() == descriptors
+    assert with_environment(OWN_MARKS) == []
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter and write to."""
+    with tempfile.TemporaryDirectory(prefix="run-as-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def start(
+    script: str, *arguments: str, limits: ResourceLimits = NO_LIMITS, user: RunUser = NOBODY, stdin: str = ""
+) -> Child:
+    command = ["/bin/sh", "-c", script, "sh", *arguments]
+    child = Child.start(command, env=ENV, cwd=Path("/"), confinement=Confinement(limits, user), pipe_stdin=bool(stdin))
+    if stdin:
+        os.write(child.stdin._fd, stdin.encode())
+    return child
+
+
+async def ended(script: str, *arguments: str, user: RunUser = NOBODY) -> Exit:
+    return await exit_of(start(script, *arguments, user=user))
+
+
+async def test_it_has_this_user_this_group_and_no_others() -> None:
+    seen = await ended("id -u; id -g; id -G", user=RunUser(name="x", uid=50_001, gid=50_002, groups=(5, 7), home="/"))
+    uid, gid, groups = seen.stdout.text().splitlines()
+    assert (uid, gid) == ("50001", "50002")
+    assert set(groups.split()) == {"50002", "5", "7"}
+    assert (await ended("id -G")).stdout.text() == "65534\n"
+
+
+async def test_it_can_do_nothing_to_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = str(os.getpid())
+    for forbidden in ("kill -0 $1", "kill -TERM $1", "cat /proc/$1/environ", "ls /proc/$1/fd", "cat /proc/$1/mem"):
+        seen = await ended(forbidden, runner)
+        assert seen.code != 0, forbidden
+        assert "ermi" in seen.stderr.text(), forbidden
+        assert seen.stdout.text() == ""
+
+
+async def test_it_may_open_its_own_streams_anew() -> None:
+    seen = await exit_of(start("head -n 1 /dev/stdin >/dev/stdout; echo err >/dev/stderr", stdin="in\n"))
+    assert (seen.stdout.text(), seen.stderr.text()) == ("in\n", "err\n")
+
+
+async def test_a_stop_ends_it_and_what_has_left_its_group(place: Path) -> None:
+    async with Fifo(place / "signs") as signs:
+        signs.path.chmod(0o666)
+        stray = 'echo $$ >"$1"; exec sleep 1000'
+        child = start(f"trap '' TERM; env -i setsid sh -c '{stray}' sh \"$1\" & echo $$ >\"$1\"; wait", str(signs.path))
+        pids = [await signs.pid(), await signs.pid()]
+        assert {psutil.Process(pid).uids().effective for pid in pids} == {NOBODY.uid}
+        await child.stop(term_grace_s=0)
+        for pid in pids:
+            await gone(pid)
+
+
+async def test_what_it_leaves_behind_ends_with_it(place: Path) -> None:
+    async with Fifo(place / "signs") as signs:
+        signs.path.chmod(0o666)
+        stray = 'echo $$ >"$1"; exec sleep 1000'
+        command = ["/bin/sh", "-c", f"env -i setsid sh -c '{stray}' sh \"$1\" & read line", "sh", str(signs.path)]
+        child = Child.start(command, env=ENV, cwd=Path("/"), confinement=Confinement(user=NOBODY), pipe_stdin=True)
+        pid = await signs.pid()
+        await child.stdin.write(b"go\n")
+        assert (await exit_of(child)).succeeded
+        await gone(pid)
+
+
+@pytest.fixture(params=[False, True], ids=["all of root's rights", "not the right to set limits"])
+def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process really has is one of the two; the other is put on."""
+    lacks_all: bool = request.param
+    if not lacks_all and lacks_capability(CAP_SYS_RESOURCE):
+        pytest.skip("this root has not the right to set limits of others")
+    monkeypatch.setattr(confinement, "lacks_capability", lambda number: lacks_all)
+
+
+@pytest.mark.usefixtures("rights")
+async def test_its_limits_are_kept() -> None:
+    limits = ResourceLimits(cpu_s=0.3, open_files=40)
+    child = start("while :; do :; done", limits=limits)
+    assert "CPU limit" in ((await exit_of(child)).exceeded or "")
+    shown = "ulimit -Sn; ulimit -Hn; ulimit -St; ulimit -Ht"
+    # With all rights they are set after the start.
+    seen = await exit_of(start(f"read line; {shown}", limits=limits, stdin="go\n"))
+    assert seen.stdout.text().split() == ["40", "40", "2", "7"]
+
+
+@pytest.mark.usefixtures("rights")
+async def test_it_cannot_raise_its_limits() -> None:
+    seen = await exit_of(
+        start("read line; ulimit -n 50; ulimit -n", limits=ResourceLimits(open_files=40), stdin="go\n")
+    )
+    assert seen.stdout.text() in ("40\n", "")
+
+
+async def test_the_shell_that_sets_limits_leaves_a_command_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confinement, "lacks_capability", lambda number: True)
+    limits = ResourceLimits(open_files=1 << 29)  # more than there is: it stays as it is
+    seen = await exit_of(start('printf "<%s>" "$@"; ulimit -n', "a b", "$(id)", "", "'\n", limits=limits))
+    assert seen.stdout.text() == f"<a b><$(id)><><'\n>{resource.getrlimit(resource.RLIMIT_NOFILE)[0]}\n"
+
+
+async def test_a_warden_ends_it(place: Path) -> None:
+    owner = "0123456789abcdef.user-test"
+    script = 'env -i setsid sh -c \'echo $$ >"$1"; exec sleep 1000\' sh "$1" & echo $$ >"$1"; wait'
+    async with Fifo(place / "signs") as signs, Warden(owner):
+        signs.path.chmod(0o666)
+        child = Child.start(
+            ["/bin/sh", "-c", script, "sh", str(signs.path)],
+            env={**ENV, OWNER_VARIABLE: owner},
+            cwd=Path("/"),
+            confinement=Confinement(user=NOBODY),
+        )
+        pids = [await signs.pid(), await signs.pid()]
+        assert all(map(is_there, pids))
+    # The warden has left, and has ended both before.
+    assert (await exit_of(child)).signal == "SIGKILL"
+    for pid in pids:
+        await gone(pid)
+
+
+async def test_a_sweep_ends_what_an_earlier_process_has_left(place: Path) -> None:
+    owner = "0123456789abcdef.earlier-user-test"
+    with watermarked(watermark(owner, 1)):
+        left = subprocess.Popen(  # noqa: ASYNC220 - it is left behind, and no child of the loop's
+            ["sleep", "1000"], env={**ENV, OWNER_VARIABLE: owner}, user=NOBODY.uid, group=NOBODY.gid, extra_groups=[]
+        )
+    script = "import sys; from fsm_runner.process.sweep import sweep; print(sweep(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, owner]
+    try:
+        swept = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        assert swept.stdout == "1\n", swept.stderr
+        assert left.wait(PATIENCE_S) == -9
+    finally:
+        left.kill()
+        left.wait()
+
+
+async def test_a_command_that_the_user_may_not_run_is_told_with_what_denies_it(place: Path) -> None:
+    closed = place / "closed"
+    closed.mkdir(mode=0o700)
+    command = closed / "command"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    with pytest.raises(SpawnFailed) as raised:
+        Child.start([str(command)], env=ENV, cwd=Path("/"), confinement=Confinement(user=NOBODY))
+    assert str(raised.value) == (
+        f"`{command}` cannot be started: nobody (uid 65534), whom executors are started as, may not enter or execute "
+        f"{closed}: open it (`chmod a+rx {closed}`)"
+    )
+
+
+def test_users_are_found_by_name_and_number() -> None:
+    by_name = find_user("nobody")
+    assert (by_name.name, by_name.uid) == ("nobody", 65534)
+    assert by_name.gid in by_name.groups
+    assert find_user("65534") == by_name
+    assert by_name.variables == {"HOME": by_name.home, "USER": "nobody", "LOGNAME": "nobody"}
+    named = find_user("nobody:0")
+    assert (named.uid, named.gid, named.groups) == (65534, 0, ())
+    unknown = find_user("54321:12345")
+    assert (unknown.name, unknown.uid, unknown.gid, unknown.groups, unknown.home) == ("54321", 54321, 12345, (), "/")
+    assert (str(by_name), str(unknown)) == ("nobody (uid 65534)", "54321")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("root", "is root itself"),
+        ("0", "is root itself"),
+        ("0:65534", "is root itself"),
+        ("no-such-user", "there is no user 'no-such-user' here"),
+        ("54321", "a number that is no user's needs a group, as in UID:GID"),
+        ("nobody:no-such-group", "there is no group 'no-such-group' here"),
+        ("99999999999:1", "'99999999999' is not the number of a user or group"),
+        ("4294967295:1", "is not the number of a user or group"),
+        ("1:99999999999", "is not the number of a user or group"),
+    ],
+)
+def test_users_that_cannot_be_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        find_user(text)
+    assert str(refused.value).startswith("--run-as (RUN_AS): ")
+    assert reason in str(refused.value)
+
+
+def test_only_root_can_start_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="only root can start executors as another user, and the runner is uid 1000"):
+        find_user("nobody")
+
+
+def test_a_root_that_may_not_change_users_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user, "lacks_capability", lambda number: number in (6, 7))
+    with pytest.raises(UsageError, match="as it lacks CAP_SETGID, CAP_SETUID: give it that"):
+        find_user("nobody")
+
+
+def test_the_kernel_is_asked_what_a_user_may_do(place: Path) -> None:
+    (place / "closed").mkdir(mode=0o700)
+    (place / "closed/within").mkdir(mode=0o777)
+    (place / "a b\n* $(x)").mkdir()
+    own, closed, within, odd = place, place / "closed", place / "closed/within", place / "a b\n* $(x)"
+    wanted = [(own, "w"), (closed, "x"), (odd, "r"), (odd, "w"), (within, "d"), (place / "absent", "d")]
+    assert denied_to(NOBODY, wanted) == [(closed, "x"), (odd, "w"), (within, "d"), (place / "absent", "d")]
+    assert denied_to(NOBODY, []) == []
+
+
+def test_groups_count_for_what_a_user_may_do(place: Path) -> None:
+    (place / "group").mkdir()
+    (place / "group").chmod(0o770)
+    os.chown(place / "group", 0, 12345)
+    assert denied_to(NOBODY, [(place / "group", "w")])
+    member = RunUser(name="x", uid=65534, gid=65534, groups=(12345,), home="/")
+    assert denied_to(member, [(place / "group", "w")]) == []
+
+
+def test_the_way_to_where_a_link_leads_counts_too(place: Path) -> None:
+    closed = place / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").touch()
+    (place / "link").symlink_to(closed / "file")
+    assert first_denied(NOBODY, [(place / "link", "r")]) == (place / "link", closed, "x")
+    closed.chmod(0o755)
+    assert first_denied(NOBODY, [(place / "link", "r")]) is None
+    (closed / "file").chmod(0o600)
+    assert first_denied(NOBODY, [(place / "link", "r")]) == (place / "link", place / "link", "r")
+
+
+async def test_work_with_a_users_rights_follows_no_link_that_the_user_may_not(place: Path) -> None:
+    secret = place / "secret"
+    secret.write_text("of the runner")
+    secret.chmod(0o600)
+    (place / "link").symlink_to(secret)
+    with pytest.raises(PermissionError):
+        await asyncio.to_thread(with_rights_of, NOBODY, (place / "link").read_text)
+    assert await asyncio.to_thread(with_rights_of, None, (place / "link").read_text) == "of the runner"
+    await asyncio.to_thread(with_rights_of, NOBODY, (place / "own").mkdir)
+    assert ((place / "own").stat().st_uid, (place / "own").stat().st_gid) == (NOBODY.uid, NOBODY.gid)
+    # The thread that has done it has its own rights again, as has this one.
+    for _ in range(20):
+        assert await asyncio.to_thread(secret.read_text) == "of the runner"
+    (place / "ours").mkdir()
+    assert (place / "ours").stat().st_uid == 0
+
+
+async def test_rights_come_back_after_a_fault(place: Path) -> None:
+    def fails_and_reads() -> str:
+        with pytest.raises(ZeroDivisionError):
+            with_rights_of(NOBODY, lambda: 1 // 0)
+        secret = place / "secret"
+        secret.touch(mode=0o600)
+        return stat.filemode(secret.stat().st_mode) if secret.owner() == "root" else "not ours"
+
+    assert await asyncio.to_thread(fails_and_reads) == "-rw-------"
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs `setpriv`")
+def test_a_root_may_lack_rights() -> None:
+    asked = "from fsm_runner.process.user import lacks_capability as lacks; print(lacks(19), lacks(7))"
+    bound = ["setpriv", "--bounding-set=-sys_ptrace", sys.executable, "-c", asked]
+    assert subprocess.run(bound, capture_output=True, text=True).stdout == "True False\n"
+
+
+def test_what_cannot_be_told_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = Confinement(ResourceLimits(memory_bytes=1), NOBODY)
+    with log_lines() as lines:
+        monkeypatch.setattr(confinement, "lacks_capability", lambda number: False)
+        limited.tell_what_is_lost()
+        monkeypatch.setattr(confinement, "lacks_capability", lambda number: True)
+        Confinement(ResourceLimits(cpu_s=1), NOBODY).tell_what_is_lost()
+        assert lines == []
+        limited.tell_what_is_lost()
+    assert "CAP_SYS_PTRACE" in lines[0]
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs `setpriv`")
+def test_a_watermark_is_known_without_the_right_to_limits_and_to_look_into_processes() -> None:
+    """By the runner, and by the warden."""
+    value = watermark("owner", 7)
+    with watermarked(value):
+        child = subprocess.Popen(
+            ["env", "-i", "sleep", "1000"], user=NOBODY.uid, group=NOBODY.gid, extra_groups=[], stdin=subprocess.DEVNULL
+        )
+    asked = (
+        "import sys; from fsm_runner.process.watermark import watermark_of; "
+        "from fsm_runner.process.warden_program import watermark; pid = int(sys.argv[1]); "
+        "print(watermark_of(pid), watermark(pid), watermark_of(1))"
+    )
+    bound = ["setpriv", "--bounding-set=-sys_ptrace,-sys_resource", sys.executable, "-c", asked, str(child.pid)]
+    try:
+        assert subprocess.run(bound, capture_output=True, text=True).stdout == f"{value} {value} None\n"
+    finally:
+        child.kill()
+        child.wait()

@@ -1,0 +1,171 @@
+"""Runs that exceed a limit fail, and say which; the others and the runner go on."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsm_runner.process import limiter
+from fsm_runner.process.limits import ResourceLimits
+from tests.support.command_executor import GRACE_S, Step, command_home, short_graces, staged
+from tests.support.home import make_home
+from tests.support.logs import log_lines
+from tests.support.processes import gone
+from tests.support.runner import Bench, bench, waiter
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+
+MIB = 1 << 20
+COMMANDS = {
+    "grow": "kept = []\nwhile True: kept.append(bytearray(1 << 20))",
+    "fork": "import os, signal\nfor _ in range(30):\n    if os.fork() == 0: break\nsignal.pause()",
+    "open": "kept = [open('/dev/null') for _ in range(100)]",
+    "burn": "while True: pass",
+    "chatter": "while True: print('x' * 1000)",
+    "shrug": "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nwhile True: print('x' * 1000)",
+}
+
+
+def home_of(folder: Path, **profile_fields: Any) -> Any:
+    """In place of commands that are of no use here."""
+    home = make_home(folder, **profile_fields)
+    commands = folder / "executors/procedural/commands"
+    for name, script in zip(
+        ("flood", "hang", "write-nul", "leave-a-child", "fail", "no-object"), COMMANDS, strict=True
+    ):
+        (commands / name).write_text(f"#!{sys.executable} -IS\n{COMMANDS[script]}\n")
+    return home
+
+
+AGENTS = dict(zip(COMMANDS, ("flood", "hang", "write-nul", "leave-a-child", "fail", "no-object"), strict=True))
+
+
+async def error_of(desk: Bench, name: str) -> tuple[str, str]:
+    """Of a run that fails: its id, and its reason."""
+    run = await desk.submit(AGENTS[name])
+    ended = await desk.end(run)
+    assert ended.status == "failed"
+    assert desk.reports(run)[-1] == "failed"
+    return run.run_id, ended.error or ""
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "reason"),
+    [
+        ("grow", ResourceLimits(memory_bytes=200 * MIB), "memory limit of 200 MiB exceeded ("),
+        ("fork", ResourceLimits(processes=10), "process limit of 10 exceeded ("),
+        ("open", ResourceLimits(open_files=50), "limit of 50 open files in a process reached: Traceback"),
+        ("burn", ResourceLimits(cpu_s=0.5), "CPU limit of 0.5 s exceeded (0."),
+        ("chatter", ResourceLimits(output_bytes=MIB), "output limit of 1 MiB exceeded"),
+        ("shrug", ResourceLimits(output_bytes=MIB), "output limit of 1 MiB exceeded"),
+    ],
+)
+async def test_a_run_fails_with_the_limit_that_it_has_exceeded_and_the_others_go_on(
+    tmp_path: Path, name: str, limits: ResourceLimits, reason: str
+) -> None:
+    home = home_of(tmp_path / "home")
+    async with bench(tmp_path) as desk, desk.running(home, run_limits=limits), waiter(tmp_path) as held:
+        other = await desk.submit("wait", **held.parameters)
+        await held.started.pid()
+        with log_lines() as lines:
+            run_id, error = await error_of(desk, name)
+            assert error.startswith(reason)
+            await desk.completes()  # whose log lines come after those of the run that has failed
+        assert any(run_id in line and reason in line for line in lines)
+        held.gate.write_line("still here")
+        assert (await desk.end(other)).status == "completed"
+
+
+async def test_a_profile_says_limits_and_the_flag_wins_one_by_one(tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home", limits=ResourceLimits(output_bytes=MIB, cpu_s=0.5))
+    async with bench(tmp_path) as desk, desk.running(home, run_limits=ResourceLimits(output_bytes=2 * MIB)):
+        assert (await error_of(desk, "chatter"))[1] == "output limit of 2 MiB exceeded"
+        assert "CPU limit of 0.5 s" in (await error_of(desk, "burn"))[1]
+
+
+async def test_a_stop_is_a_stop_also_of_a_run_with_limits(tmp_path: Path) -> None:
+    limits = ResourceLimits(memory_bytes=1 << 30, cpu_s=100)
+    home = make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, desk.running(home, run_limits=limits) as runner, waiter(tmp_path) as held:
+        run = await desk.submit("wait", **held.parameters)
+        pid = await held.started.pid()
+        runner.actor.post("hurry_requested", "the test wants it")
+        assert (await desk.end(run)).status == "stopped"
+        await gone(pid)
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")]
+
+
+def one_shot(folder: Path) -> Any:
+    return command_home(folder, lifecycle="one_shot")
+
+
+async def test_a_one_shot_executor_fails_with_its_limit(tmp_path: Path) -> None:
+    limits = ResourceLimits(output_bytes=MIB)
+    async with staged(tmp_path, one_shot(tmp_path / "home"), run_limits=limits) as bench:
+        run = await bench.start(["complain", "x" * 1000, 2000])
+        assert await bench.fails(run) == "output limit of 1 MiB exceeded"
+        await bench.completes(await bench.start(["complain", "x" * 1000, 1000]))
+
+
+async def test_a_turn_fails_with_its_limit_and_nothing_of_its_executor_is_left(tmp_path: Path) -> None:
+    limits = ResourceLimits(output_bytes=MIB)
+    async with staged(tmp_path, run_limits=limits) as bench, waiter(tmp_path) as held:
+        run = await bench.start(["tell_pid", str(held.started.path)], ["say", "x" * 1000, 2000])
+        pid = await held.started.pid()
+        assert await bench.fails(run) == "output limit of 1 MiB exceeded"
+        await gone(pid)
+        assert await bench.session(run) == "failed"
+
+
+async def test_a_turn_that_is_complete_at_its_limit_fails_all_the_same(tmp_path: Path) -> None:
+    async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench:
+        # In one write, so that both are read at once.
+        complete = '{"type": "turn_complete"}\n'
+        run = await bench.start(["silent"], ["say", "x" * 1000 + "\n" + complete])
+        assert await bench.fails(run) == "output limit of 1,000 bytes exceeded"
+
+
+async def test_output_counts_in_each_turn_anew(tmp_path: Path) -> None:
+    async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench:
+        first = await bench.start(["say", "x" * 800 + "\n"])
+        await bench.completes(first)
+        for _ in range(3):
+            await bench.completes(await bench.resume(first, ["say", "x" * 800 + "\n"]))
+
+
+async def test_a_limit_between_two_turns_ends_the_session(tmp_path: Path) -> None:
+    limits = ResourceLimits(output_bytes=1000)
+    async with staged(tmp_path, run_limits=limits) as bench, waiter(tmp_path) as held:
+        with log_lines() as lines:
+            run = await bench.start(["afterwards", ["await", str(held.gate.path)], ["say", "x" * 2000 + "\n"]])
+            await bench.completes(run)
+            held.gate.write_line()
+            assert await bench.session_ended() == "failed"
+        assert any("output limit of 1,000 bytes exceeded" in line and run.session_id in line for line in lines)
+
+
+async def test_an_executor_that_hides_its_end_fails_with_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes stdout, and is there for as long as it is let."""
+    short_graces(monkeypatch)
+    monkeypatch.setattr(limiter, "TERM_GRACE_S", GRACE_S)
+    async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench, waiter(tmp_path) as held:
+        hidden: list[Step] = [
+            ["ignore_sigterm"],
+            ["complain", "x" * 1100],
+            ["close", 1],
+            ["await", str(held.gate.path)],
+        ]
+        assert await bench.fails(await bench.start(*hidden)) == "output limit of 1,000 bytes exceeded"
+
+
+async def test_an_executor_within_its_limits_works_turn_after_turn(tmp_path: Path) -> None:
+    generous = ResourceLimits(memory_bytes=1 << 30, processes=10, open_files=100, cpu_s=100, output_bytes=MIB)
+    async with staged(tmp_path, run_limits=generous) as bench:
+        first = await bench.start(["bind"])
+        await bench.completes(first)
+        for _ in range(3):
+            await bench.completes(await bench.resume(first, ["event", "more"]))

@@ -1,0 +1,124 @@
+"""CPU time is counted once, wherever the kernel puts that of processes that have ended."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from fsm_runner.process import procfs, usage
+from fsm_runner.process.procfs import Process
+from fsm_runner.process.usage import TreeUsage
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class FakeTree:
+    """Processes by their ids, with seconds of their own and of those that they have waited for."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, Process] = {}
+        self.reaped_s = 0.0
+        self.usage = TreeUsage(lambda: iter(list(self.processes.values())), lambda: self.reaped_s)
+
+    def has(self, pid: int, own_s: float = 0.0, reaped_s: float = 0.0, pages: int = 0) -> None:
+        self.processes[pid] = Process(
+            pid=pid,
+            state="R",
+            parent=1,
+            group=1,
+            session=1,
+            started_ticks=pid,
+            own_ticks=round(own_s * TICKS_PER_S),
+            reaped_ticks=round(reaped_s * TICKS_PER_S),
+            resident_pages=pages,
+        )
+
+    async def cpu_s(self) -> float:
+        return (await self.usage.look()).cpu_s
+
+
+@pytest.fixture
+def tree(monkeypatch: pytest.MonkeyPatch) -> FakeTree:
+    tree = FakeTree()
+
+    def nothing(process: Process) -> Iterator[Process]:
+        return iter(())
+
+    monkeypatch.setattr(procfs, "read_process", lambda pid: tree.processes.get(pid))
+    monkeypatch.setattr(procfs, "descendants", nothing)
+    return tree
+
+
+async def test_what_a_parent_has_waited_for_counts_once(tree: FakeTree) -> None:
+    tree.has(1)
+    tree.has(2, own_s=3)
+    assert await tree.cpu_s() == 3
+    del tree.processes[2]
+    tree.has(1, reaped_s=3.5)
+    assert await tree.cpu_s() == 3.5
+    assert await tree.cpu_s() == 3.5
+
+
+async def test_what_nobody_has_waited_for_counts_as_it_was_last_seen(tree: FakeTree) -> None:
+    tree.has(1)
+    tree.has(2, own_s=3)
+    await tree.cpu_s()
+    del tree.processes[2]
+    tree.has(1, own_s=1)
+    assert await tree.cpu_s() == 4
+    assert tree.usage.ended_cpu_s() == 3
+
+
+async def test_what_was_reaped_by_us_counts_once(tree: FakeTree) -> None:
+    tree.has(1)
+    tree.has(2, own_s=3)
+    await tree.cpu_s()
+    del tree.processes[2]
+    tree.reaped_s = 3.25
+    assert await tree.cpu_s() == 3.25
+    assert tree.usage.ended_cpu_s() == 3.25
+
+
+async def test_a_whole_family_that_has_ended_counts_once(tree: FakeTree) -> None:
+    tree.has(1)
+    tree.has(2, own_s=1, reaped_s=2)
+    tree.has(3, own_s=4)
+    await tree.cpu_s()
+    del tree.processes[2], tree.processes[3]
+    tree.has(1, reaped_s=7)
+    assert await tree.cpu_s() == 7
+
+
+async def test_an_id_that_was_given_away_is_another_process(tree: FakeTree) -> None:
+    tree.has(1)
+    tree.has(2, own_s=3)
+    await tree.cpu_s()
+    tree.processes[2] = Process(pid=2, state="R", parent=1, group=1, session=1, started_ticks=77, own_ticks=0)
+    assert await tree.cpu_s() == 3
+
+
+async def test_a_process_whose_parents_have_ended_is_still_of_the_tree(tree: FakeTree) -> None:
+    tree.has(1)
+    tree.has(2, own_s=3, pages=10)
+    await tree.cpu_s()
+    shown = tree.processes
+    tree.usage._processes = lambda: iter([shown[1]])  # the other cannot be reached from the first any more
+    looked = await tree.usage.look()
+    assert (looked.processes, looked.cpu_s, looked.memory_bytes) == (2, 3, 10 * PAGE_BYTES)
+
+
+async def test_more_than_is_asked_for_is_not_counted(tree: FakeTree) -> None:
+    for pid in range(1, 100):
+        tree.has(pid)
+    looked = await tree.usage.look(most_processes=10)
+    assert (looked.processes, looked.is_cut) == (11, True)
+
+
+async def test_a_long_look_lets_others_have_their_turn(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "SLICE_S", 0.0)
+    tree.has(1)
+    tree.has(2, own_s=3)
+    assert await tree.cpu_s() == 3
+    del tree.processes[2]
+    assert await tree.cpu_s() == 0  # less than it was, and never more
