@@ -107,6 +107,8 @@ async def test_everything_together_with_replicas_that_keep_their_names(
         submit = ("fsm-runner", "submit", "echo", "message=hello", "--wait", "-c", "http://coordinator:8765")
         printed = await project.do("exec", "-T", "procedural-runner", *submit)
         assert json.loads(printed) == {"message": "hello"}
+        # Of its own runner alone, also where replicas have one state volume.
+        assert len((await project.do("exec", "-T", "procedural-runner", "fsm-runner", "health")).splitlines()) == 1
         await project.do("up", "--detach", "--force-recreate", *replicas)
         again = await runners(url, 3)
         assert {each["hostname"] for each in again} == {each["hostname"] for each in at_first}
