@@ -3,13 +3,15 @@
 import asyncio
 import base64
 import functools
+import math
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jwt
 import msgspec
 import trustme
@@ -76,8 +78,9 @@ class Issuer:
     def claims(self, **changed: Any) -> dict[str, Any]:
         """None as a value leaves a claim out."""
         now = time.time()
-        issuer = self.demand.issuer
-        claims = {"iss": issuer, "aud": AUDIENCE, "sub": CLIENT_ID, "iat": now, "exp": now + self.lifetime_s, **changed}
+        # Readers take whole seconds.
+        times = {"iat": int(now), "exp": math.ceil(now + self.lifetime_s)}
+        claims = {"iss": self.demand.issuer, "aud": AUDIENCE, "sub": CLIENT_ID, **times, **changed}
         return {name: value for name, value in claims.items() if value is not None}
 
     def token(self, *, key_id: str | None = None, **changed: Any) -> str:
@@ -130,6 +133,17 @@ class Issuer:
         self._watch.changed()
         await self.gate.wait()
         return Response("<html>Bad Gateway</html>", 502) if self.away else JSONResponse({"keys": self.keys})
+
+
+class Signed(httpx.Auth):
+    """Somebody who always has a token that is valid."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._issuer.token()}"
+        yield request
 
 
 @asynccontextmanager
