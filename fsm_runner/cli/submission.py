@@ -14,7 +14,7 @@ import typer
 from fsm_runner.assembly import token_auth
 from fsm_runner.config import LOCAL_COORDINATOR_URL, known_secrets, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.faults import NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest, SessionEvent
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 from fsm_runner.logs import configure_logs
@@ -105,6 +105,8 @@ async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
     """Raises `UsageError` with the coordinator's reasons where it will not take the run."""
     try:
         return await api.create_run(request)
+    except NotAuthenticated:
+        raise
     except Refused as refusal:
         raise UsageError(_reason(request, refusal)) from refusal
 
@@ -116,6 +118,8 @@ async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[s
     """
     try:
         return Counter(event.timestamp for event in await _results(api, request.session_id or ""))
+    except NotAuthenticated:
+        raise
     except Refused as refusal:
         raise UsageError(_reason(request, refusal)) from refusal
 

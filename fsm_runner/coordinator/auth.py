@@ -59,6 +59,8 @@ class TokenAuth(httpx.Auth):
         self._renewal: asyncio.Task[_Token | None] | None = None
         self._fault: Unreachable | NotAuthenticated | None = None
         """Of the last renewal."""
+        self._is_said = False
+        """Whether the log says that renewals fail."""
         self._ask_again_at = 0.0
         self._is_closed = False
 
@@ -124,9 +126,11 @@ class TokenAuth(httpx.Auth):
         return self._token
 
     def _failed(self, fault: Unreachable | NotAuthenticated) -> None:
-        if self._fault is None:
+        # A refusal that somebody waits for is his to tell: it ends the start of a runner, or a command.
+        if not self._is_said and (self._token is not None or isinstance(fault, Unreachable)):
             lasting = "; the present token is used until it expires" if self._token is not None else ""
             logger.warning("no new token, the token service is asked again by and by{}: {}", lasting, fault)
+            self._is_said = True
         self._fault = fault
         self._ask_again_at = self._now() + self._waits.next_s()
 
@@ -136,8 +140,9 @@ class TokenAuth(httpx.Auth):
         before, present = self._latest
         self._on_token(before, issued.text)
         self._latest = (present, issued.text)
-        if self._fault is not None:
+        if self._is_said:
             logger.info("there is a new token, the token service is back: {}", self._service.url)
+        self._is_said = False
         self._fault = None
         self._ask_again_at = 0.0
         self._waits.reset()

@@ -147,10 +147,11 @@ async def test_wrong_credentials_end_the_start(place: Place, tmp_path: Path) -> 
 async def test_a_command_with_wrong_credentials_says_so(place: Place, tmp_path: Path, command: tuple[str, ...]) -> None:
     make_home(tmp_path / "home")
     ended = await finish(tmp_path, place.env(AUTH0_RUNNER_CLIENT_SECRET="not-the-s3cret"), *command)
-    assert ended.code != EXIT_OK
+    assert ended.code == EXIT_FAILED
+    assert ended.stderr.startswith(f"error: POST {place.issuer.token_url}: HTTP 401")
     assert "AUTH0_RUNNER_CLIENT_SECRET" in ended.stderr
     assert "not-the-s3cret" not in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 async def test_a_token_service_that_is_away_is_waited_for(place: Place, tmp_path: Path) -> None:

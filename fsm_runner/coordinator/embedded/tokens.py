@@ -21,8 +21,8 @@ SCHEME = b"bearer"
 REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "the token has expired"),
     (jwt.ImmatureSignatureError, "the token is not valid yet: the clocks of two machines differ"),
-    (jwt.InvalidAudienceError, "the token is for another audience than AUTH0_AUDIENCE"),
-    (jwt.InvalidIssuerError, "the token was issued by another service than AUTH0_DOMAIN"),
+    (jwt.InvalidAudienceError, "the token is for another audience than this coordinator's AUTH0_AUDIENCE"),
+    (jwt.InvalidIssuerError, "the token was issued by another service than this coordinator's AUTH0_DOMAIN"),
     (jwt.MissingRequiredClaimError, "the token lacks exp, iss or aud"),
 )
 """What a refusal says. None repeats what the caller has sent."""
