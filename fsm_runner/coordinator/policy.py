@@ -56,6 +56,9 @@ TOKEN_LIFETIME_CAP_S = 7 * 24 * 3600.0
 TOKEN_ANSWER_LIMIT_BYTES = 64 * 1024
 """The largest answer of the token service that is read. A token has to fit into a header."""
 
+REFUSAL_LIMIT_BYTES = 64 * 1024
+"""The largest 401 that is read to see what it means."""
+
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest answer that is read, a script's archive included."""
 

@@ -7,13 +7,19 @@ from contextlib import asynccontextmanager
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Unreachable
-from fsm_runner.coordinator.policy import POLICIES, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S, TOKEN_MARGIN_S
+from fsm_runner.coordinator.policy import (
+    POLICIES,
+    REFUSAL_LIMIT_BYTES,
+    TOKEN_ANSWER_LIMIT_BYTES,
+    TOKEN_LIFETIME_CAP_S,
+    TOKEN_MARGIN_S,
+)
 from fsm_runner.coordinator.token_service import TokenRequest
 from fsm_runner.redaction import MASK, Redactor
 from tests.support.embedded import Clock
@@ -41,6 +47,8 @@ class Service:
         self.seen: list[str] = []
         """The tokens of the calls to the coordinator."""
         self.refused: set[str] = set()
+        self.endless = False
+        """Whether a refusal never ends."""
         self.all_there: asyncio.Barrier | None = None
         """Calls are answered when so many are there."""
         self._watch = Watch(lambda: f"asked {self.asked} times")
@@ -51,6 +59,12 @@ class Service:
     def app(self) -> Starlette:
         routes = [Route("/oauth/token", self._token, methods=["POST"]), Route("/health", self._health)]
         return Starlette(routes=routes)
+
+    async def _endless(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * REFUSAL_LIMIT_BYTES
+            # So that the server hears that nobody listens any more.
+            await asyncio.sleep(0)
 
     async def _token(self, _: Request) -> Response:
         self.asked += 1
@@ -65,6 +79,8 @@ class Service:
         if self.all_there is not None and token in self.refused:
             await self.all_there.wait()
         refused = token in self.refused
+        if refused and self.endless:
+            return StreamingResponse(self._endless(), 401)
         return JSONResponse({"detail": "token expired"} if refused else {"status": "ok"}, 401 if refused else 200)
 
 
@@ -263,6 +279,16 @@ async def test_an_absurd_answer_is_a_service_that_is_away(body: bytes) -> None:
             await at.api.health()
         at.service.answer = None
         at.clock.now_s += POLICIES.token.cap_s
+        await at.api.health()
+
+
+async def test_a_refusal_without_end_is_not_read_to_its_end() -> None:
+    async with bench() as at:
+        at.service.refused = {"token-1"}
+        at.service.endless = True
+        with pytest.raises(Unreachable, match="HTTP 401"):
+            await at.api.health()
+        at.service.refused = set()
         await at.api.health()
 
 

@@ -70,6 +70,8 @@ class SigningKeys:
             return known
         if (fetching := self._fetch_where_allowed()) is not None:
             await asyncio.wait([fetching])
+            if not fetching.cancelled():
+                fetching.result()
         if key_id not in self._keys and self._fault is not None:
             raise KeysAway(f"the keys of the token service cannot be had: {self._fault}")
         return self._keys.get(key_id)
