@@ -11,11 +11,12 @@ from fsm_runner.access import check_journal
 from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
+from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.outbox import Outbox
 from fsm_runner.coordinator.policy import EXECUTORS_CONNECTIONS, POLICIES, Policies
 from fsm_runner.coordinator.timestamps import EventClock
+from fsm_runner.coordinator.token_service import TokenRequest
 from fsm_runner.executor_assembly import Surroundings, assembled_executor
 from fsm_runner.health import Health, answering
 from fsm_runner.journal.identity import RunnerIdentity
@@ -36,6 +37,7 @@ from fsm_runner.process.confinement import Confinement
 from fsm_runner.process.user import find_user
 from fsm_runner.profiles import LoadedProfile
 from fsm_runner.redaction import Redactor
+from fsm_runner.retry import RetryPolicy
 from fsm_runner.threads import in_thread
 
 STOP_LIMIT_S = 20.0
@@ -64,7 +66,9 @@ async def assembled_runner(
     run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
     confinement = _confinement(config, profile)
     async with AsyncExitStack() as stack:
-        auth = token_auth(config)
+        auth = token_auth(config, redactor, policies.token)
+        if auth is not None:
+            stack.push_async_callback(auth.aclose)
         api = await stack.enter_async_context(CoordinatorApi(coordinator_url, auth))
         executors_api = await stack.enter_async_context(
             CoordinatorApi(coordinator_url, auth, connections=EXECUTORS_CONNECTIONS)
@@ -157,15 +161,19 @@ async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: Coord
     return lambda session_id: {MCP_URL_PLACEHOLDER: server.url_of(session_id)}
 
 
-def token_auth(config: RunnerConfig) -> TokenAuth | None:
-    """The credentials for the configured coordinator; the embedded one asks for none."""
+def token_auth(config: RunnerConfig, redactor: Redactor, policy: RetryPolicy = POLICIES.token) -> TokenAuth | None:
+    """The credentials for the configured coordinator; the one that a runner brings along asks for none.
+
+    `redactor` is told the secrets. Raises `UsageError` where a proxy or certificate variable is no good.
+    """
     login = config.auth0
     if login is None and any((config.auth0_domain, config.auth0_client_id, config.auth0_client_secret)):
         logger.warning("not all four AUTH0_… variables are set, so the coordinator is called without a token")
     if login is None or config.coordinator_url is None:
         return None
     request = TokenRequest(client_id=login.client_id, client_secret=login.client_secret, audience=login.audience)
-    return TokenAuth(f"https://{login.domain}/oauth/token", request)
+    redactor.add(login.client_secret)
+    return TokenAuth(f"https://{login.domain}/oauth/token", request, policy=policy, on_token=redactor.replace)
 
 
 def _identity(registration: wire.Registration, coordinator_url: str) -> RunnerIdentity:

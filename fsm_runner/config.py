@@ -6,7 +6,7 @@ Names are those of protocol.md, section 7. Empty strings count as not set, since
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -190,6 +190,12 @@ SETTINGS = (
     Setting("auth0_client_secret", "AUTH0_RUNNER_CLIENT_SECRET", None, _text),
     Setting("auth0_audience", "AUTH0_AUDIENCE", None, _text),
 )
+COORDINATOR_SETTINGS = (
+    Setting("auth_enabled", "AUTH_ENABLED", None, _truth),
+    Setting("domain", "AUTH0_DOMAIN", None, _host),
+    Setting("audience", "AUTH0_AUDIENCE", None, _text),
+)
+"""Of `fsm-runner coordinator`, beside its flags."""
 
 
 def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> RunnerConfig:
@@ -198,9 +204,17 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | No
     Raises `UsageError` naming the flag or variable whose value is wrong.
     """
     environ = os.environ if environ is None else environ
+    fields = {"state_dir": default_state_dir(environ), **given_fields(SETTINGS, flags, environ)}
+    return _consistent(RunnerConfig(**fields))
+
+
+def given_fields(
+    settings: Iterable[Setting], flags: Mapping[str, str | None], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values of those that are given somewhere, by field. Raises `UsageError` as `load_config` does."""
     dotenv = read_dotenv(Path(DOTENV_FILE))
-    fields: dict[str, Any] = {"state_dir": default_state_dir(environ)}
-    for setting in SETTINGS:
+    fields: dict[str, Any] = {}
+    for setting in settings:
         sources = (
             (setting.flag or "", flags.get(setting.field)),
             (setting.variable, environ.get(setting.variable)),
@@ -209,7 +223,7 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | No
         given = next(((source, text) for source, text in sources if text), None)
         if given is not None:
             fields[setting.field] = _parsed(setting, *given)
-    return _consistent(RunnerConfig(**fields))
+    return fields
 
 
 def read_dotenv(path: Path) -> Mapping[str, str | None]:

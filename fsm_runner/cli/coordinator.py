@@ -8,6 +8,7 @@ import typer
 from fsm_runner.errors import UsageError
 
 if TYPE_CHECKING:
+    from fsm_runner.coordinator.embedded.demand import TokenDemand
     from fsm_runner.coordinator.embedded.server import CoordinatorServer
 
 
@@ -22,7 +23,10 @@ def serve(
         str | None, typer.Option(metavar="DIR", help="Folder of scripts, {name}/script.json.")
     ] = None,
 ) -> None:
-    """Run a coordinator that needs nothing else installed."""
+    """Run a coordinator that needs nothing else installed.
+
+    With AUTH_ENABLED=true every call has to bring a token of AUTH0_DOMAIN for AUTH0_AUDIENCE.
+    """
     import asyncio
 
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
@@ -34,11 +38,31 @@ def serve(
         database=_path(database),
         agents_dir=_path(agents_dir),
         scripts_dir=_path(scripts_dir),
+        demand=_token_demand(),
     )
     try:
         asyncio.run(_serve_until_signalled(server, kept_in=database or None))
     except PortInUse as error:
         raise UsageError(f"{error}; choose another one with --port") from error
+
+
+def _token_demand() -> "TokenDemand | None":
+    """None where none is asked for. Raises `UsageError` naming the variable that is wrong or missing."""
+    import os
+
+    from fsm_runner.config import COORDINATOR_SETTINGS, given_fields
+    from fsm_runner.coordinator.embedded.demand import TokenDemand
+
+    fields = given_fields(COORDINATOR_SETTINGS, {}, os.environ)
+    if not fields.pop("auth_enabled", False):
+        return None
+    missing = [each.variable for each in COORDINATOR_SETTINGS[1:] if each.field not in fields]
+    if missing:
+        raise UsageError(
+            f"AUTH_ENABLED is true, but not set: {', '.join(missing)}; tokens are checked by the keys of AUTH0_DOMAIN "
+            "and have to be for AUTH0_AUDIENCE"
+        )
+    return TokenDemand(**fields)
 
 
 def _port(text: str) -> int:
@@ -66,4 +90,11 @@ async def _serve_until_signalled(server: "CoordinatorServer", kept_in: str | Non
             f"fsm-runner submit AGENT key=value --coordinator-url {server.url}",
             err=True,
         )
+        if server.is_open_to_others:
+            typer.echo(
+                "WARNING: this coordinator listens on more than 127.0.0.1 and asks for no tokens, so anyone who "
+                "reaches its port can run commands here: set AUTH_ENABLED=true with AUTH0_DOMAIN and AUTH0_AUDIENCE, "
+                "or listen on 127.0.0.1",
+                err=True,
+            )
         await asked_to_end.wait()

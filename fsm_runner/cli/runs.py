@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from fsm_runner.cli.submission import coordinator_api
-from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.faults import NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import Run, RunStatus
 from fsm_runner.errors import UsageError, headline
 
@@ -36,6 +36,8 @@ def stop(url: str | None, name: str) -> None:
     """A run, or a session with the executor that waits in it. Raises `UsageError` where there is no such one."""
     try:
         asyncio.run(_stop(url, name))
+    except NotAuthenticated:
+        raise
     except Refused as refusal:
         raise UsageError(f"{name!r} is not stopped: {refusal}") from refusal
 

@@ -4,17 +4,20 @@ import codecs
 import json
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
 import typer
 
 from fsm_runner.assembly import token_auth
-from fsm_runner.config import LOCAL_COORDINATOR_URL, load_config
+from fsm_runner.config import LOCAL_COORDINATOR_URL, known_secrets, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator.faults import NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest, SessionEvent
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
+from fsm_runner.logs import configure_logs
 from fsm_runner.parameters import parse_parameters
 
 
@@ -84,17 +87,26 @@ class _Rejection(msgspec.Struct, frozen=True):
     detail: _Detail | str
 
 
-def coordinator_api(url: str | None) -> CoordinatorApi:
+@asynccontextmanager
+async def coordinator_api(url: str | None) -> AsyncIterator[CoordinatorApi]:
     """The coordinator that the flag, the environment or `.env` names, else the one on this machine."""
     config = load_config({"coordinator_url": url})
     named_url = config.coordinator_url or LOCAL_COORDINATOR_URL
-    return CoordinatorApi(named_url, token_auth(msgspec.structs.replace(config, coordinator_url=named_url)))
+    redactor = known_secrets()
+    configure_logs(redactor, verbose=config.verbose, quiet=True)
+    auth = token_auth(msgspec.structs.replace(config, coordinator_url=named_url), redactor)
+    async with AsyncExitStack() as stack:
+        if auth is not None:
+            stack.push_async_callback(auth.aclose)
+        yield await stack.enter_async_context(CoordinatorApi(named_url, auth))
 
 
 async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
     """Raises `UsageError` with the coordinator's reasons where it will not take the run."""
     try:
         return await api.create_run(request)
+    except NotAuthenticated:
+        raise
     except Refused as refusal:
         raise UsageError(_reason(request, refusal)) from refusal
 
@@ -106,6 +118,8 @@ async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[s
     """
     try:
         return Counter(event.timestamp for event in await _results(api, request.session_id or ""))
+    except NotAuthenticated:
+        raise
     except Refused as refusal:
         raise UsageError(_reason(request, refusal)) from refusal
 

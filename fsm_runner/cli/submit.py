@@ -9,7 +9,7 @@ import typer
 
 from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import CoordinatorError, Refused, Unreachable
+from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Refused, Unreachable
 from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.coordinator.wire import RunRequest
 from fsm_runner.errors import EXIT_OK, UsageError
@@ -61,6 +61,8 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
         return RunRequest(parameters=work.parameters(), additional_demands=demands)
     try:
         agent = await api.agent(work.agent_name)
+    except NotAuthenticated:
+        raise
     except Refused as refusal:
         raise UsageError(f"Agent not found: {work.agent_name!r} ({refusal})") from refusal
     return RunRequest(

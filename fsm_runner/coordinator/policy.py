@@ -46,7 +46,18 @@ RUN_LOOKUP_INTERVAL_S = 1.0
 no more often than this."""
 
 TOKEN_MARGIN_S = 60.0
-"""A token is renewed this long before it expires."""
+"""A token is renewed this long before it expires, or"""
+TOKEN_MARGIN_SHARE = 0.25
+"""when this share of its life is left, where that is shorter."""
+
+TOKEN_LIFETIME_CAP_S = 7 * 24 * 3600.0
+"""No token is used longer than this, whatever the token service names."""
+
+TOKEN_ANSWER_LIMIT_BYTES = 64 * 1024
+"""The largest answer of the token service that is read. A token has to fit into a header."""
+
+REFUSAL_LIMIT_BYTES = 64 * 1024
+"""The largest 401 that is read to see what it means."""
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest answer that is read, a script's archive included."""
@@ -74,6 +85,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     script: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
     look_up: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
     """Of `submit --wait`, for the state of its run."""
+    token: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=30)
+    """Between questions to the token service, after a failure."""
     deregister: RetryPolicy = RetryPolicy(base_s=0.1, cap_s=1, limit_s=3)
 
 

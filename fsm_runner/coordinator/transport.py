@@ -4,7 +4,7 @@ What an answer means beyond its status is the business of `api.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -25,6 +25,7 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
+from fsm_runner.coordinator.outgoing import client_factory, fault_text
 from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
     ANSWER_LIMIT_S,
@@ -78,7 +79,7 @@ class Transport:
     def __init__(self, url: str, auth: httpx.Auth | None, connections: int) -> None:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
-        new_client = _client_factory(self.url, auth)
+        new_client = client_factory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
         self._connections = Connections(new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
         self._line = Connections(new_client, REPORT_CONNECTIONS)
@@ -143,8 +144,8 @@ class Transport:
 
     def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
         if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
-            return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {_fault_text(fault)}")
-        return Unreachable(f"{method} {self.url}{path}: {_fault_text(fault)}")
+            return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {fault_text(fault)}")
+        return Unreachable(f"{method} {self.url}{path}: {fault_text(fault)}")
 
     async def _exchange(
         self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, limit_s: float
@@ -182,25 +183,6 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _client_factory(url: str, auth: httpx.Auth | None) -> Callable[[], httpx.AsyncClient]:
-    """Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good."""
-    parts = urlsplit(url)
-    # A proxy has no business between a runner and a coordinator of the same machine.
-    trust_env = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
-
-    def new_client() -> httpx.AsyncClient:
-        return httpx.AsyncClient(auth=auth, limits=ONE_CONNECTION, trust_env=trust_env, verify=certificates)
-
-    try:
-        # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
-        certificates = httpx.create_ssl_context(verify=parts.scheme == "https", trust_env=trust_env)
-        new_client()
-    except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
-        variables = "the proxy or certificate variables of the environment cannot be used"
-        raise UsageError(f"coordinator URL {url!r}: {variables}: {fault}") from fault
-    return new_client
-
-
 def _no_url(method: str, url: str, defect: httpx.InvalidURL) -> Refused:
     message = f"{method} {url}: a name from outside makes no URL: {defect}"
     return Refused(message, httpx.codes.REQUEST_URI_TOO_LONG)
@@ -211,11 +193,6 @@ def path_segment(text: str) -> str:
     if text in {".", ".."}:
         return text.replace(".", "%2E")
     return quote(text, safe="", errors="surrogatepass")
-
-
-def _fault_text(fault: Exception) -> str:
-    """Time-outs have no text of their own."""
-    return str(fault) or type(fault).__name__
 
 
 def _fault_of(answer: Answer) -> Unreachable | NotRegistered | Refused:

@@ -56,7 +56,7 @@ async def test_a_client_in_the_middle_of_a_request_does_not_delay_the_stop() -> 
     async with coordinator() as desk:
         host, port = desk.server.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /runs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        writer.write(b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         await writer.drain()
         await desk.http.get("/health")
         stopped_at = monotonic()

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth, TokenRequest
+from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.faults import NotAuthenticated, NotRegistered, Unreachable
+from fsm_runner.coordinator.token_service import TokenRequest
 from tests.support.serving import serving
 
 LOGIN = TokenRequest(client_id="me", client_secret="s3cret", audience="coordinator")
@@ -82,16 +83,6 @@ async def test_a_lost_registration_asks_for_no_token() -> None:
         with pytest.raises(NotRegistered):
             await api.health()
     assert len(issuer.asked) == 1
-
-
-async def test_a_token_is_renewed_before_it_expires() -> None:
-    issuer = Issuer()
-    issuer.expires_in = 30
-    issuer.accepted = {"token-1", "token-2"}
-    async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
-        await api.health()
-        await api.health()
-    assert issuer.seen == ["token-1", "token-2"]
 
 
 @pytest.mark.parametrize(("status", "fault"), [(401, NotAuthenticated), (403, NotAuthenticated), (503, Unreachable)])

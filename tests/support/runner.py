@@ -33,6 +33,7 @@ FAST = Policies(
     heartbeat=_QUICK,
     delivery=_QUICK,
     script=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=5),
+    token=_QUICK,
     deregister=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=2),
 )
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,15 +12,18 @@ from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    """Its base URL."""
+async def serving(app: ASGIApp, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Its base URL, which names `localhost` where it serves over TLS."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, log_level=logging.CRITICAL)
+    config.load()
+    config.ssl = tls
     server = uvicorn.Server(config)
     # A listening socket takes connections from now on, also before the server has got to them.
     task = asyncio.create_task(server.serve(sockets=[listener]), name="test server")
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        port = listener.getsockname()[1]
+        yield f"http://127.0.0.1:{port}" if tls is None else f"https://localhost:{port}"
     finally:
         server.should_exit = True
         await task

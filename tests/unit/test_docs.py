@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner import errors
 from fsm_runner.cli.machine_diagram import check_document
-from fsm_runner.config import SETTINGS
+from fsm_runner.config import COORDINATOR_SETTINGS, SETTINGS
 from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.retry import RetryPolicy
 
@@ -50,7 +50,7 @@ def test_the_tables_of_claude_code_are_what_its_files_say() -> None:
 
 def test_every_setting_is_documented() -> None:
     documented = [cell for row in rows("Configuration") for cell in row[:2]]
-    for setting in SETTINGS:
+    for setting in (*SETTINGS, *COORDINATOR_SETTINGS):
         assert any(f"`{setting.variable}`" in cell for cell in documented), setting.variable
         assert setting.flag is None or any(f"`{setting.flag}`" in cell for cell in documented), setting.flag
 

@@ -8,16 +8,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from fsm_runner.coordinator.embedded.agents import load_agents
 from fsm_runner.coordinator.embedded.app import build_app
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
+from fsm_runner.coordinator.embedded.demand import TokenDemand
+from fsm_runner.coordinator.embedded.guards import local_hosts
 from fsm_runner.coordinator.embedded.scripts import load_scripts
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.outgoing import is_loopback
 from fsm_runner.web.listener import listen
 from fsm_runner.web.server import WebServer
+
+if TYPE_CHECKING:
+    from fsm_runner.coordinator.embedded.tokens import TokenVerifier
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
@@ -27,7 +34,8 @@ class CoordinatorServer:
     """A coordinator over HTTP. An async context manager, or `start` and `stop`.
 
     Without `database` everything is kept in memory and lost at the end. Port 0 takes a free one. It handles no
-    signals: they are the program's. `clock` gives the seconds by which runners become stale.
+    signals: they are the program's. `demand`: the tokens that callers have to bring; None: none. `clock` gives the
+    seconds by which runners become stale.
     """
 
     def __init__(
@@ -38,12 +46,14 @@ class CoordinatorServer:
         agents_dir: Path | None = None,
         scripts_dir: Path | None = None,
         *,
+        demand: TokenDemand | None = None,
         timings: Timings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._port = host, port
         self._database = database
         self._agents_dir, self._scripts_dir = agents_dir, scripts_dir
+        self._demand = demand
         self._timings = timings
         self._clock = clock
         self._running: _RunningServer | None = None
@@ -55,13 +65,22 @@ class CoordinatorServer:
             raise RuntimeError("the coordinator is not started")
         return self._running.url
 
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether whoever reaches this machine over a network can run agents on it."""
+        if self._running is None:
+            raise RuntimeError("the coordinator is not started")
+        return self._demand is None and not self._running.is_on_loopback
+
     async def start(self) -> None:
-        """Raises UsageError: a port in use, a database that cannot be opened, a bad agent or script file."""
+        """Raises UsageError: a port in use, a database that cannot be opened, a bad agent or script file, a proxy or
+        certificate variable that is no good."""
         scripts = {} if self._scripts_dir is None else load_scripts(self._scripts_dir)
         agents = [] if self._agents_dir is None else load_agents(self._agents_dir, scripts)
+        verifier = None if self._demand is None else _verifier_of(self._demand)
         listener = await listen(self._host, self._port)
         coordinator = Coordinator(timings=self._timings, agents=agents, scripts=scripts, clock=self._clock)
-        running = _RunningServer(coordinator, listener)
+        running = _RunningServer(coordinator, listener, self._host, verifier)
         try:
             await coordinator.worker.open(self._database)
             await running.serve()
@@ -90,9 +109,14 @@ class CoordinatorServer:
 class _RunningServer:
     """A coordinator that serves."""
 
-    def __init__(self, coordinator: Coordinator, listener: socket.socket) -> None:
+    def __init__(
+        self, coordinator: Coordinator, listener: socket.socket, host: str, verifier: "TokenVerifier | None"
+    ) -> None:
         self._coordinator = coordinator
-        self._web = WebServer(build_app(coordinator), listener, max_connections=None)
+        self._verifier = verifier
+        self.is_on_loopback = is_loopback(listener.getsockname()[0])
+        hosts = local_hosts(host) if self.is_on_loopback else None
+        self._web = WebServer(build_app(coordinator, hosts, verifier), listener, max_connections=None)
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -111,6 +135,8 @@ class _RunningServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeping
         await self._web.end_connections()
+        if self._verifier is not None:
+            await self._verifier.aclose()
         await self._coordinator.worker.close()
 
     async def _sweep(self) -> None:
@@ -121,3 +147,10 @@ class _RunningServer:
                 await self._coordinator.expire_runners()
             except sqlite3.Error as error:
                 logger.warning("coordinator: what silent runners held could not be written down: {}", error)
+
+
+def _verifier_of(demand: TokenDemand) -> "TokenVerifier":
+    # Cryptography takes its time to load, and a coordinator without tokens has no use for it.
+    from fsm_runner.coordinator.embedded.tokens import TokenVerifier
+
+    return TokenVerifier(demand)

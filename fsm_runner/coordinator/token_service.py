@@ -1,0 +1,117 @@
+"""One question to a token service, and its answer or a fault. Contract: protocol.md, section 6."""
+
+import re
+from collections.abc import Callable
+
+import httpx
+import msgspec
+
+from fsm_runner.coordinator.faults import NotAuthenticated, Unreachable
+from fsm_runner.coordinator.outgoing import Exchanged, client_factory, exchanged
+from fsm_runner.coordinator.policy import ANSWER_LIMIT_S, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S
+from fsm_runner.coordinator.wire import DECODE_FAULTS
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429})
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+"""What a header can carry: visible ASCII, nothing else."""
+_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+
+
+class TokenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /oauth/token`."""
+
+    client_id: str
+    client_secret: str
+    audience: str
+    grant_type: str = "client_credentials"
+
+    def __repr__(self) -> str:
+        return f"TokenRequest(client_id={self.client_id!r}, audience={self.audience!r})"
+
+
+class IssuedToken(msgspec.Struct, frozen=True):
+    """Of a form that a header can carry."""
+
+    text: str
+    lifetime_s: float
+    """Above 0, at most `TOKEN_LIFETIME_CAP_S`."""
+
+    def __repr__(self) -> str:
+        return f"IssuedToken(lifetime_s={self.lifetime_s!r})"
+
+
+class _TokenAnswer(msgspec.Struct, frozen=True):
+    access_token: str
+    expires_in: float
+    """Seconds."""
+
+
+class _OAuthError(msgspec.Struct, frozen=True):
+    """RFC 6749, section 5.2."""
+
+    error: str = ""
+
+
+class TokenService:
+    """Asked with one login."""
+
+    def __init__(self, url: str, request: TokenRequest) -> None:
+        """Raises `UsageError` where a proxy or certificate variable is no good."""
+        self.url = url
+        self._body = msgspec.json.encode(request)
+        self._new_client: Callable[[], httpx.AsyncClient] = client_factory(url, "token service")
+
+    async def new_token(self) -> IssuedToken:
+        """Raises `Unreachable` where the service is away, `NotAuthenticated` where it says no; without secrets."""
+        answer = await exchanged(
+            self._new_client,
+            "POST",
+            self.url,
+            self._body,
+            limit_s=ANSWER_LIMIT_S,
+            limit_bytes=TOKEN_ANSWER_LIMIT_BYTES,
+        )
+        said = f"POST {self.url}: HTTP {answer.status}"
+        if _is_refusal(answer):
+            raise NotAuthenticated(
+                f"{said}{_error_code(answer)}: the token service of AUTH0_DOMAIN does not accept "
+                "AUTH0_RUNNER_CLIENT_ID and AUTH0_RUNNER_CLIENT_SECRET for AUTH0_AUDIENCE: correct these variables",
+                answer.status,
+            )
+        if not httpx.codes.is_success(answer.status):
+            raise Unreachable(said)
+        try:
+            token = msgspec.json.decode(answer.body, type=_TokenAnswer)
+        except DECODE_FAULTS as defect:
+            raise Unreachable(f"{said}: not a token: {_without_values(defect)}") from None
+        if not _TOKEN.fullmatch(token.access_token):
+            raise Unreachable(f"{said}: not a token: access_token is empty or has characters that no header takes")
+        if not token.expires_in > 0:
+            raise Unreachable(f"{said}: not a token: expires_in is {token.expires_in:g}, not above 0")
+        return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_CAP_S))
+
+
+def _is_refusal(answer: Exchanged) -> bool:
+    """What is in front of the service while it is away gives pages, the service itself gives JSON."""
+    if answer.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        return True
+    is_final = httpx.codes.is_client_error(answer.status) and answer.status not in TRANSIENT_STATUSES
+    return is_final and _error_of(answer) is not None
+
+
+def _error_of(answer: Exchanged) -> _OAuthError | None:
+    try:
+        return msgspec.json.decode(answer.body, type=_OAuthError)
+    except DECODE_FAULTS:
+        return None
+
+
+def _error_code(answer: Exchanged) -> str:
+    """Only where it is a code: a text may repeat what was sent."""
+    error = _error_of(answer)
+    return f" ({error.error})" if error is not None and _ERROR_CODE.fullmatch(error.error) else ""
+
+
+def _without_values(defect: Exception) -> str:
+    """msgspec names types and paths, never values; Python's own errors may quote what they have read."""
+    return str(defect) if isinstance(defect, msgspec.DecodeError) else type(defect).__name__

@@ -1,0 +1,328 @@
+"""When the token is renewed, who waits for that, and what becomes of a token service that fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.auth import TokenAuth
+from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Unreachable
+from fsm_runner.coordinator.policy import (
+    POLICIES,
+    REFUSAL_LIMIT_BYTES,
+    TOKEN_ANSWER_LIMIT_BYTES,
+    TOKEN_LIFETIME_CAP_S,
+    TOKEN_MARGIN_S,
+)
+from fsm_runner.coordinator.token_service import TokenRequest
+from fsm_runner.redaction import MASK, Redactor
+from tests.support.embedded import Clock
+from tests.support.logs import log_lines
+from tests.support.serving import serving
+from tests.support.watch import Watch
+
+SECRET = "client-s3cret"
+LOGIN = TokenRequest(client_id="me", client_secret=SECRET, audience="coordinator")
+LIFETIME_S = 3600.0
+RENEWAL = "token-renewal"
+
+
+class Service:
+    """Issues numbered tokens, and is the coordinator that takes them, but for those that are refused."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answer: Response | None = None
+        """Given in place of a token."""
+        self.expires_in: float = LIFETIME_S
+        self.gate = asyncio.Event()
+        """The token service holds its answers back while it is not set."""
+        self.gate.set()
+        self.seen: list[str] = []
+        """The tokens of the calls to the coordinator."""
+        self.refused: set[str] = set()
+        self.endless = False
+        """Whether a refusal never ends."""
+        self.all_there: asyncio.Barrier | None = None
+        """Calls are answered when so many are there."""
+        self._watch = Watch(lambda: f"asked {self.asked} times")
+
+    async def has_been_asked(self, times: int) -> None:
+        await self._watch.until(lambda: self.asked >= times, f"{times} questions")
+
+    def app(self) -> Starlette:
+        routes = [Route("/oauth/token", self._token, methods=["POST"]), Route("/health", self._health)]
+        return Starlette(routes=routes)
+
+    async def _endless(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * REFUSAL_LIMIT_BYTES
+            # So that the server hears that nobody listens any more.
+            await asyncio.sleep(0)
+
+    async def _token(self, _: Request) -> Response:
+        self.asked += 1
+        number = self.asked
+        self._watch.changed()
+        await self.gate.wait()
+        return self.answer or JSONResponse({"access_token": f"token-{number}", "expires_in": self.expires_in})
+
+    async def _health(self, request: Request) -> Response:
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        self.seen.append(token)
+        if self.all_there is not None and token in self.refused:
+            await self.all_there.wait()
+        refused = token in self.refused
+        if refused and self.endless:
+            return StreamingResponse(self._endless(), 401)
+        return JSONResponse({"detail": "token expired"} if refused else {"status": "ok"}, 401 if refused else 200)
+
+
+class Bench:
+    def __init__(self, service: Service, api: CoordinatorApi, auth: TokenAuth, clock: Clock) -> None:
+        self.service = service
+        self.api = api
+        self.auth = auth
+        self.clock = clock
+
+    async def renewed(self) -> None:
+        """Return when no renewal is under way."""
+        if renewals := [task for task in asyncio.all_tasks() if task.get_name() == RENEWAL]:
+            await asyncio.wait(renewals)
+
+
+@asynccontextmanager
+async def bench(redactor: Redactor | None = None) -> AsyncIterator[Bench]:
+    service, clock = Service(), Clock()
+    async with serving(service.app()) as url:
+        on_token = (redactor or Redactor()).replace
+        auth = TokenAuth(f"{url}/oauth/token", LOGIN, on_token=on_token, now=clock)
+        try:
+            async with CoordinatorApi(url, auth) as api:
+                yield Bench(service, api, auth, clock)
+        finally:
+            service.gate.set()
+            await auth.aclose()
+    assert not any(task.get_name() == RENEWAL for task in asyncio.all_tasks())
+
+
+async def test_a_renewal_holds_up_nobody_while_the_old_token_is_valid() -> None:
+    async with bench() as at:
+        await at.api.health()
+        at.clock.now_s += LIFETIME_S - TOKEN_MARGIN_S - 1
+        await at.api.health()
+        assert at.service.asked == 1
+        at.clock.now_s += 1
+        at.service.gate.clear()
+        await asyncio.gather(*(at.api.health() for _ in range(10)))
+        await at.service.has_been_asked(2)
+        await at.api.health()
+        assert at.service.seen == ["token-1"] * 13
+        at.service.gate.set()
+        await at.renewed()
+        await at.api.health()
+        assert at.service.seen[-1] == "token-2"
+        assert at.service.asked == 2
+
+
+async def test_an_expired_token_is_not_used_and_callers_share_the_wait_for_the_next() -> None:
+    async with bench() as at:
+        await at.api.health()
+        at.clock.now_s += LIFETIME_S
+        at.service.gate.clear()
+        calls = [asyncio.create_task(at.api.health()) for _ in range(10)]
+        await at.service.has_been_asked(2)
+        calls[0].cancel()  # who gives up does not take the others with it
+        at.service.gate.set()
+        await asyncio.gather(*calls[1:])
+        assert at.service.seen == ["token-1", *["token-2"] * 9]
+        assert at.service.asked == 2
+
+
+async def test_a_life_counts_from_when_the_token_was_asked_for() -> None:
+    async with bench() as at:
+        at.service.gate.clear()
+        call = asyncio.create_task(at.api.health())
+        await at.service.has_been_asked(1)
+        # The answer takes longer than the token lasts. It is used once all the same, by those who waited for it.
+        at.clock.now_s += LIFETIME_S
+        at.service.gate.set()
+        await call
+        await at.api.health()
+        assert at.service.seen == ["token-1", "token-2"]
+
+
+async def test_a_short_life_has_a_short_margin() -> None:
+    async with bench() as at:
+        at.service.expires_in = 4
+        await at.api.health()
+        at.clock.now_s += 2.9
+        await at.api.health()
+        assert at.service.asked == 1
+        at.clock.now_s += 0.2
+        await at.api.health()
+        await at.renewed()
+        await at.api.health()
+        assert at.service.seen == ["token-1", "token-1", "token-1", "token-2"]
+
+
+async def test_callers_whose_token_was_refused_share_one_renewal() -> None:
+    async with bench() as at:
+        await at.api.health()
+        at.service.refused = {"token-1"}
+        at.service.all_there = asyncio.Barrier(10)
+        await asyncio.gather(*(at.api.health() for _ in range(10)))
+        assert at.service.asked == 2
+        assert at.service.seen == ["token-1"] * 11 + ["token-2"] * 10
+
+
+async def test_a_token_service_that_is_away_is_asked_again_after_a_wait_and_said_once() -> None:
+    async with bench() as at:
+        at.service.answer = Response("<html>Bad Gateway</html>", 502)
+        with log_lines() as lines:
+            for _ in range(5):
+                with pytest.raises(Unreachable, match=r"oauth/token: HTTP 502") as caught:
+                    await at.api.health()
+                assert not caught.value.may_have_arrived
+            assert at.service.asked == 1
+            for _ in range(3):
+                at.clock.now_s += POLICIES.token.cap_s
+                with pytest.raises(Unreachable):
+                    await at.api.health()
+            assert at.service.asked == 4
+            at.service.answer = None
+            at.clock.now_s += POLICIES.token.cap_s
+            await at.api.health()
+        assert at.service.seen == ["token-5"]
+        assert len([line for line in lines if "no new token" in line]) == 1
+        assert len([line for line in lines if "token service is back" in line]) == 1
+
+
+async def test_a_token_is_used_to_its_end_while_the_token_service_is_away() -> None:
+    async with bench() as at:
+        await at.api.health()
+        at.service.answer = Response(status_code=503)
+        at.clock.now_s += LIFETIME_S - TOKEN_MARGIN_S
+        with log_lines() as lines:
+            await at.api.health()
+            await at.renewed()
+            await at.api.health()
+        assert any("used until it expires" in line for line in lines)
+        at.clock.now_s += TOKEN_MARGIN_S
+        with pytest.raises(Unreachable, match="503"):
+            await at.api.health()
+        assert at.service.seen == ["token-1"] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "fault"),
+    [
+        (401, b"", NotAuthenticated),
+        (403, b"<html>", NotAuthenticated),
+        (400, b'{"error": "invalid_request"}', NotAuthenticated),
+        (404, b"<html>no such page", Unreachable),
+        (408, b"{}", Unreachable),
+        (429, b'{"error": "too_many_requests"}', Unreachable),
+        (302, b"", Unreachable),
+        (500, b"{}", Unreachable),
+    ],
+)
+async def test_a_refusal_is_told_from_a_service_that_is_away(
+    status: int, body: bytes, fault: type[CoordinatorError]
+) -> None:
+    async with bench() as at:
+        at.service.answer = Response(body, status)
+        with pytest.raises(fault, match=f"HTTP {status}"):
+            await at.api.health()
+        with pytest.raises(fault, match=f"HTTP {status}"):
+            await at.api.health()
+        assert at.service.asked == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"<html>",
+        b'{"access_token": "x"}',
+        b'{"access_token": "", "expires_in": 60}',
+        b'{"access_token": "a\\nb", "expires_in": 60}',
+        b'{"access_token": "a b", "expires_in": 60}',
+        b'{"access_token": "t\\u00f6ken", "expires_in": 60}',
+        b'{"access_token": "\\ud800", "expires_in": 60}',
+        b'{"access_token": 7, "expires_in": 60}',
+        b'{"access_token": "x", "expires_in": -1}',
+        b'{"access_token": "x", "expires_in": 0}',
+        b'{"access_token": "x", "expires_in": NaN}',
+        b'{"access_token": "x", "expires_in": Infinity}',
+        b'{"access_token": "x", "expires_in": 1e999}',
+        b'{"access_token": "x", "expires_in": "60"}',
+        b'{"access_token": "x", "expires_in": ' + b"9" * 5000 + b"}",
+        b'{"x": ' + b"[" * 50_000,
+        b" " * (TOKEN_ANSWER_LIMIT_BYTES + 1),
+        b'{"access_token": "' + b"x" * 64 * 1024 * 1024 + b'", "expires_in": 60}',
+    ],
+    ids=lambda body: body[:60].decode(),
+)
+async def test_an_absurd_answer_is_a_service_that_is_away(body: bytes) -> None:
+    async with bench() as at:
+        at.service.answer = Response(body)
+        with pytest.raises(Unreachable, match="oauth/token"):
+            await at.api.health()
+        at.service.answer = None
+        at.clock.now_s += POLICIES.token.cap_s
+        await at.api.health()
+
+
+async def test_a_refusal_without_end_is_not_read_to_its_end() -> None:
+    async with bench() as at:
+        at.service.refused = {"token-1"}
+        at.service.endless = True
+        with pytest.raises(Unreachable, match="HTTP 401"):
+            await at.api.health()
+        at.service.refused = set()
+        await at.api.health()
+
+
+async def test_an_endless_life_has_an_end() -> None:
+    async with bench() as at:
+        at.service.expires_in = 1e300
+        await at.api.health()
+        at.clock.now_s += TOKEN_LIFETIME_CAP_S
+        await at.api.health()
+        assert at.service.seen == ["token-1", "token-2"]
+
+
+async def test_who_waits_when_the_program_ends_is_told_so() -> None:
+    async with bench() as at:
+        at.service.gate.clear()
+        call = asyncio.create_task(at.api.health())
+        await at.service.has_been_asked(1)
+        await at.auth.aclose()
+        with pytest.raises(Unreachable, match="the program ends"):
+            await call
+
+
+async def test_tokens_and_the_secret_are_shown_nowhere() -> None:
+    redactor = Redactor([SECRET])
+    async with bench(redactor) as at:
+        with log_lines() as lines:
+            for _ in range(3):
+                await at.api.health()
+                at.clock.now_s += LIFETIME_S
+            at.service.answer = JSONResponse({"error": SECRET, "error_description": f"no {SECRET}"}, 401)
+            with pytest.raises(NotAuthenticated) as caught:
+                await at.api.health()
+        for text in (*lines, str(caught.value), repr(LOGIN), repr(caught.value)):
+            assert SECRET not in text
+            assert "token-" not in text
+        # The one before the present one may still be under way.
+        assert [redactor.text(f"token-{number}") for number in (1, 2, 3)] == ["token-1", MASK, MASK]
