@@ -10,6 +10,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.faults import NotAuthenticated, Unreachable
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_S, CONNECT_LIMIT_S, TOKEN_MARGIN_S
+from fsm_runner.coordinator.reading import bound
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 
 NOT_REGISTERED_TEXT = "Runner not registered"
@@ -48,6 +49,7 @@ class TokenAuth(httpx.Auth):
         answer = yield request
         if answer.status_code != httpx.codes.UNAUTHORIZED:
             return
+        await bound(answer)
         # As bytes: the text of an answer depends on the character set that it names.
         if NOT_REGISTERED_TEXT.encode() not in await answer.aread():
             request.headers["Authorization"] = f"Bearer {await self._valid_token(instead_of=token)}"

@@ -31,6 +31,7 @@ from fsm_runner.coordinator.policy import (
     CONNECT_LIMIT_S,
     REPORT_CONNECTIONS,
 )
+from fsm_runner.coordinator.reading import PLAIN, NoCookies, chunks_of
 from fsm_runner.errors import UsageError
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
@@ -154,7 +155,7 @@ class Transport:
         url = self.url + path
         async with http.stream(method, url, content=content, headers=headers, timeout=limits) as response:
             body = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in chunks_of(response):
                 body += chunk
                 if len(body) > ANSWER_LIMIT_BYTES:
                     raise Unreachable(f"{method} {url}: the answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
@@ -189,7 +190,14 @@ def _client_factory(url: str, auth: httpx.Auth | None) -> Callable[[], httpx.Asy
     trust_env = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
 
     def new_client() -> httpx.AsyncClient:
-        return httpx.AsyncClient(auth=auth, limits=ONE_CONNECTION, trust_env=trust_env, verify=certificates)
+        return httpx.AsyncClient(
+            auth=auth,
+            headers={"accept-encoding": PLAIN},
+            cookies=NoCookies(),
+            limits=ONE_CONNECTION,
+            trust_env=trust_env,
+            verify=certificates,
+        )
 
     try:
         # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
