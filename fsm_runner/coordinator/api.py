@@ -6,19 +6,20 @@ Contract: protocol.md, section 1.
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S, REPORT_CONNECTIONS
+from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S, POLL_NAMES_LIMIT, REPORT_CONNECTIONS
 from fsm_runner.coordinator.transport import Answer, Transport, path_segment
 
 NO_CONTENT = 204
 
 Form = TypeVar("Form")
+_Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=POLL_NAMES_LIMIT)]
 
 
 class UnreadableRun(msgspec.Struct, frozen=True):
@@ -41,9 +42,9 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
 class _PollBody(msgspec.Struct, frozen=True):
     """The answer to a poll, but for the run."""
 
-    stop_sessions: tuple[str, ...] | None = None
-    sync_scripts: tuple[str, ...] | None = None
-    remove_scripts: tuple[str, ...] | None = None
+    stop_sessions: _Names | None = None
+    sync_scripts: _Names | None = None
+    remove_scripts: _Names | None = None
     deregistered: bool | None = None
 
 

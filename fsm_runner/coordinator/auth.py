@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import httpx
 import msgspec
@@ -10,6 +10,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.faults import NoConnection, NotAuthenticated, Unreachable
 from fsm_runner.coordinator.policy import POLICIES, REFUSAL_LIMIT_BYTES, TOKEN_MARGIN_S, TOKEN_MARGIN_SHARE
+from fsm_runner.coordinator.reading import bound
 from fsm_runner.coordinator.token_service import IssuedToken, TokenRequest, TokenService
 from fsm_runner.retry import RetryPolicy, Waits
 
@@ -26,26 +27,6 @@ class _Token(msgspec.Struct, frozen=True):
     text: str
     renew_at: float
     expires_at: float
-
-
-class _Bounded(httpx.AsyncByteStream):
-    """The body of a 401. Whoever reads it raises `Unreachable` where it is longer than such an answer can be."""
-
-    def __init__(self, body: object) -> None:
-        if not isinstance(body, httpx.AsyncByteStream):
-            raise TypeError("the answer to an asynchronous request is read asynchronously")
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left_bytes = REFUSAL_LIMIT_BYTES
-        async for chunk in self._body:
-            left_bytes -= len(chunk)
-            if left_bytes < 0:
-                raise Unreachable(f"HTTP 401 with more than {REFUSAL_LIMIT_BYTES:,} bytes is not a coordinator's")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
 
 
 def _nobody(old: str, new: str) -> None:
@@ -91,7 +72,7 @@ class TokenAuth(httpx.Auth):
         answer = yield request
         if answer.status_code != httpx.codes.UNAUTHORIZED:
             return
-        answer.stream = _Bounded(answer.stream)
+        await bound(answer, REFUSAL_LIMIT_BYTES)
         # As bytes: the text of an answer depends on the character set that it names.
         if NOT_REGISTERED_TEXT.encode() not in await answer.aread():
             self._forget(token)

@@ -11,6 +11,7 @@ import msgspec
 
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.policy import CONNECT_LIMIT_S
+from fsm_runner.coordinator.reading import PLAIN, NoCookies, chunks_of
 from fsm_runner.errors import UsageError
 
 LOCALHOST = "localhost"
@@ -44,7 +45,14 @@ def client_factory(
     limits = limits or httpx.Limits()
 
     def new_client() -> httpx.AsyncClient:
-        return httpx.AsyncClient(auth=auth, limits=limits, trust_env=through_proxies, verify=certificates)
+        return httpx.AsyncClient(
+            auth=auth,
+            headers={"accept-encoding": PLAIN},
+            cookies=NoCookies(),
+            limits=limits,
+            trust_env=through_proxies,
+            verify=certificates,
+        )
 
     try:
         # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
@@ -75,8 +83,7 @@ async def exchanged(
     limit_bytes: int,
 ) -> Exchanged:
     """One call on a connection of its own, JSON there and back. Raises `Unreachable`, nothing else."""
-    # What is not compressed has the length that it seems to have.
-    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    headers = {"content-type": "application/json"}
     limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
     body = bytearray()
     try:
@@ -86,7 +93,7 @@ async def exchanged(
             new_client() as http,
             http.stream(method, url, content=content, headers=headers, timeout=limits) as response,
         ):
-            async for chunk in response.aiter_raw():
+            async for chunk in chunks_of(response):
                 body += chunk
                 if len(body) > limit_bytes:
                     raise Unreachable(f"{method} {url}: the answer is larger than {limit_bytes:,} bytes")

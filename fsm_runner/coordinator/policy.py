@@ -62,6 +62,9 @@ REFUSAL_LIMIT_BYTES = 64 * 1024
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest answer that is read, a script's archive included."""
 
+POLL_NAMES_LIMIT = 10_000
+"""So many sessions to stop, or scripts, may one poll name; an answer with more is no coordinator's."""
+
 NOT_TAKEN_LIMIT_S = 300.0
 """A message of an executor is given up when it alone is not taken for so long, while the coordinator answers others:
 what comes behind it, the run's report too, would never be told."""

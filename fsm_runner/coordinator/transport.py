@@ -32,6 +32,7 @@ from fsm_runner.coordinator.policy import (
     CONNECT_LIMIT_S,
     REPORT_CONNECTIONS,
 )
+from fsm_runner.coordinator.reading import chunks_of
 from fsm_runner.errors import UsageError
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
@@ -155,7 +156,7 @@ class Transport:
         url = self.url + path
         async with http.stream(method, url, content=content, headers=headers, timeout=limits) as response:
             body = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in chunks_of(response):
                 body += chunk
                 if len(body) > ANSWER_LIMIT_BYTES:
                     raise Unreachable(f"{method} {url}: the answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")

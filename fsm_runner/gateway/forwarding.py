@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fsm_runner.coordinator.faults import CoordinatorError, Refused
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES
+from fsm_runner.coordinator.reading import PLAIN, chunks_of
 from fsm_runner.gateway import headers
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.paths import url_path
@@ -30,7 +31,7 @@ async def look_up(call: Call, names: tuple[str, ...]) -> httpx.Response:
     try:
         async with (
             asyncio.timeout(call.door.limits.look_up_s),
-            _open(call, "GET", url_path(names), [("accept-encoding", "identity")], None) as response,
+            _open(call, "GET", url_path(names), [("accept-encoding", PLAIN)], None) as response,
         ):
             body = await _read(response)
     except TimeoutError:
@@ -91,9 +92,7 @@ async def _stream(call: Call, response: httpx.Response) -> None:
 async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
     try:
-        if response.is_stream_consumed:
-            return response.content
-        async for chunk in response.aiter_bytes():
+        async for chunk in chunks_of(response):
             body += chunk
             if len(body) > ANSWER_LIMIT_BYTES:
                 raise Refusal(502, f"The Agent Coordinator's answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")

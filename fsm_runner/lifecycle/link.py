@@ -206,10 +206,12 @@ class CoordinatorLink:
             await self._look_up_stops(runner_id)
         except CoordinatorError as fault:
             logger.debug("runs could not be looked up: {}", fault)
-            self._doubt.put_off(began)
+            self._doubt.put_off(_now())
             return
         if has_room:
             self._doubt.settle(began)
+            # From its end: however long a look-up takes, a poll has its turn before the next one.
+            self._doubt.put_off(_now())
 
     async def _take_up_lost_claims(self, runner_id: str) -> bool:
         """Whether there was room for all of them."""

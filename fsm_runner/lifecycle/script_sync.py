@@ -12,6 +12,12 @@ from fsm_runner.executors import scripts
 from fsm_runner.process.user import RunUser, with_rights_of
 from fsm_runner.threads import in_thread
 
+CHANGES_AT_ONCE = 4
+"""So many scripts are brought in or taken away at once: reports go over the same connections, and are not to wait."""
+
+CHANGES_LIMIT = 10_000
+"""So many changes are kept until it is their turn."""
+
 
 class ScriptSync:
     """Brings scripts in and takes them away, in the order asked for per script. `aclose` ends it."""
@@ -23,14 +29,13 @@ class ScriptSync:
         self._user = user
         self._changes: set[asyncio.Task[None]] = set()
         self._last_change: dict[str, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     def sync(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._change(name, self._install)
+        self._change_all(names, self._install)
 
     def remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._change(name, self._remove)
+        self._change_all(names, self._remove)
 
     async def ready(self, name: str) -> None:
         """Return when no change of this script is under way; one that is not here yet is brought in.
@@ -50,6 +55,13 @@ class ScriptSync:
         if changes:
             await asyncio.wait(changes)
 
+    def _change_all(self, names: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+        for name in names:
+            if len(self._changes) >= CHANGES_LIMIT:
+                logger.error("{:,} scripts wait to be changed; further ones stay as they are", CHANGES_LIMIT)
+                return
+            self._change(name, work)
+
     def _change(self, name: str, work: Callable[[str], Awaitable[None]]) -> None:
         change = asyncio.create_task(self._after(self._last_change.get(name), name, work), name=f"script {name}")
         self._changes.add(change)
@@ -67,7 +79,8 @@ class ScriptSync:
         if earlier is not None:
             await asyncio.wait([earlier])
         try:
-            await work(name)
+            async with self._turns:
+                await work(name)
         except (CoordinatorError, scripts.BadScript, OSError) as fault:
             logger.error("script {!r} stays as it was: {}", name, fault)
 

@@ -9,6 +9,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import CoordinatorError
+from fsm_runner.coordinator.reading import chunks_of
 from fsm_runner.coordinator.transport import path_segment
 from fsm_runner.mcp_server.sse import EventParser
 from fsm_runner.retry import RetryPolicy, Waits
@@ -59,7 +60,7 @@ class Listener:
                 raise NoStream(f"HTTP {response.status_code}, {offered or 'no content type'}")
             self._hear(hears=True)
             parser = EventParser()
-            async for chunk in response.aiter_bytes():
+            async for chunk in chunks_of(response):
                 if parser.feed(chunk):
                     self._changed()
 

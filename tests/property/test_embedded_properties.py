@@ -5,10 +5,12 @@ import itertools
 from typing import Any
 
 import httpx
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator.embedded.bodies import decode_object
+from fsm_runner.coordinator.embedded.bodies import NESTING_LIMIT, decode_object
 from fsm_runner.coordinator.embedded.matching import Capabilities, Demands, meets
 from fsm_runner.coordinator.embedded.placeholders import fill
 from fsm_runner.coordinator.embedded.refusal import Refusal
@@ -80,12 +82,30 @@ def test_what_holds_no_placeholder_is_left_as_it_is(value: Any, params: dict[str
         assert fill(value, params, scope) == value
 
 
+def test_placeholders_are_filled_in_at_any_depth_that_can_be_decoded() -> None:
+    depth = 900
+    value: Any = msgspec.json.decode(b'{"a":[' * (depth // 2) + b'"${params.x}"' + b"]}" * (depth // 2))
+    filled = fill(value, {"x": "here"}, {})
+    assert b'"here"' in msgspec.json.encode(filled)
+    assert b"params" in msgspec.json.encode(value)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_object_or_a_422(body: bytes) -> None:
     try:
         assert isinstance(decode_object(body), dict)
     except Refusal as refusal:
         assert refusal.status == 422
+
+
+def test_a_body_is_an_object_down_to_the_limit_of_its_nesting() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b',"b":"' + b"[" * 1000 + b'"}'
+
+    assert decode_object(nested(NESTING_LIMIT))
+    for depth in (NESTING_LIMIT + 1, 900, 100_000):
+        with pytest.raises(Refusal, match="nested too deeply"):
+            decode_object(nested(depth))
 
 
 ids = st.sampled_from(["{run}", "{session}", "{runner}", "echo", "unknown", "..", "%00", "é"])

@@ -16,6 +16,13 @@ class Answer(msgspec.Struct, frozen=True):
     content_type: str = "application/json"
 
 
+class Raw(msgspec.Struct, frozen=True):
+    """What is written as it stands, be it HTTP or not; then the connection is closed, or reset."""
+
+    content: bytes
+    resets: bool = False
+
+
 Forward = Callable[[], Awaitable[Answer | None]]
 """Lets the coordinator answer; None where it cannot be reached."""
 
@@ -24,7 +31,7 @@ class Kind(msgspec.Struct, frozen=True):
     """One kind of fault: what the runner gets in place of the coordinator's answer; None resets the connection."""
 
     name: str
-    respond: Callable[[Forward], Awaitable[Answer | None]]
+    respond: Callable[[Forward], Awaitable[Answer | Raw | None]]
     genuine: bool = False
     """Whether it is the coordinator's answer that the runner gets in the end."""
 
@@ -42,10 +49,10 @@ def rewrite_run(change: Callable[[dict[str, Any]], dict[str, Any]], times: int =
     return rewrite(changed)
 
 
-def instead(name: str, answer: Answer | None) -> Kind:
+def instead(name: str, answer: Answer | Raw | None) -> Kind:
     """This answer; the coordinator does not hear of the call."""
 
-    async def respond(_: Forward) -> Answer | None:
+    async def respond(_: Forward) -> Answer | Raw | None:
         return answer
 
     return Kind(name, respond)

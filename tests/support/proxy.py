@@ -15,7 +15,7 @@ import h11
 import httpx
 import msgspec
 
-from tests.support.faults import Answer, Kind, Rule
+from tests.support.faults import Answer, Kind, Raw, Rule
 from tests.support.watch import Watch
 
 READ_BYTES = 64 * 1024
@@ -223,7 +223,10 @@ class _Connection:
             method, target, body = request
             call, kind = self._proxy.begin(method, target, body)
             answer = await self._unless_hung_up(self._respond(kind, call, target))
-            self._proxy.end(call, None if answer is None else answer.status)
+            self._proxy.end(call, answer.status if isinstance(answer, Answer) else None)
+            if isinstance(answer, Raw):
+                await self._write(answer)
+                return
             if answer is None:
                 self._reset()
                 return
@@ -233,13 +236,13 @@ class _Connection:
                 return
             self._http.start_next_cycle()
 
-    async def _respond(self, kind: Kind | None, call: Call, target: str) -> Answer | None:
+    async def _respond(self, kind: Kind | None, call: Call, target: str) -> Answer | Raw | None:
         async def forward() -> Answer | None:
             return await self._proxy.forward(call, target)
 
         return await (forward() if kind is None else kind.respond(forward))
 
-    async def _unless_hung_up(self, response: Coroutine[Any, Any, Answer | None]) -> Answer | None:
+    async def _unless_hung_up(self, response: Coroutine[Any, Any, Answer | Raw | None]) -> Answer | Raw | None:
         """The runner sends nothing while it waits for an answer: what can be read then is the end."""
         responding = asyncio.create_task(response, name="proxy call")
         hung_up = asyncio.create_task(self._reader.read(1), name="proxy hang-up")
@@ -284,6 +287,15 @@ class _Connection:
             h11.EndOfMessage(),
         ):
             self._writer.write(self._http.send(event) or b"")
+
+    async def _write(self, answer: Raw) -> None:
+        self._writer.write(answer.content)
+        await self._writer.drain()
+        if answer.resets:
+            self._reset()
+        else:
+            self._writer.close()
+            await self._writer.wait_closed()
 
     def _reset(self) -> None:
         connection = self._writer.get_extra_info("socket")

@@ -10,6 +10,10 @@ from fsm_runner.coordinator.wire import JsonObject
 
 T = TypeVar("T")
 
+NESTING_LIMIT = 200
+"""So deep a body may be nested. What is kept of it stands some levels deeper in answers, and both this program and its
+clients come to an end of what they can write and read: one run would make the list of all of them unreadable."""
+
 _PLACE = re.compile(r"^(?P<message>.*) - at `\$(?P<path>.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"missing required field `(?P<name>[^`]+)`")
 _PATH_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d*|\.\.\.)\]")
@@ -61,12 +65,29 @@ def decode_object(body: bytes) -> JsonObject:
     try:
         decoded: Any = msgspec.json.decode(body)
     except RecursionError:
-        raise invalid_field(["body"], "JSON is nested too deeply", "json_invalid") from None
+        raise _too_deep() from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise invalid_field(["body"], f"JSON decode error: {error}", "json_invalid") from None
     if not isinstance(decoded, dict):
         raise invalid_field(["body"], "Input should be a JSON object", "dict_type")
+    # Brackets are counted first: hardly any body has so many that it has to be looked through.
+    if body.count(b"{") + body.count(b"[") > NESTING_LIMIT and _is_deeper(decoded, NESTING_LIMIT):
+        raise _too_deep()
     return decoded
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        inside = (inner for each in level for inner in (each.values() if isinstance(each, dict) else each))
+        level = [inner for inner in inside if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep() -> Refusal:
+    return invalid_field(["body"], "JSON is nested too deeply", "json_invalid")
 
 
 def without_nulls(fields: JsonObject) -> JsonObject:

@@ -22,15 +22,18 @@ def fill(value: Any, params: JsonObject, scope: JsonObject) -> Any:
         return _as_text(source[key]) if key in source else match[0]
 
     def filled(part: Any) -> Any:
-        if isinstance(part, str):
-            return _PLACEHOLDER.sub(replacement, part) if "${" in part else part
-        if isinstance(part, dict):
-            return {key: filled(inner) for key, inner in part.items()}
-        if isinstance(part, list):
-            return [filled(inner) for inner in part]
-        return part
+        return _PLACEHOLDER.sub(replacement, part) if isinstance(part, str) and "${" in part else part
 
-    return filled(value)
+    # Without recursion: JSON may be decoded to a depth that calls cannot reach.
+    whole = [filled(value)]
+    unseen: list[JsonObject | list[Any]] = [whole]
+    while unseen:
+        container: Any = unseen.pop()
+        for place, part in list(container.items() if isinstance(container, dict) else enumerate(container)):
+            container[place] = part.copy() if isinstance(part, dict | list) else filled(part)
+            if isinstance(part, dict | list):
+                unseen.append(container[place])
+    return whole[0]
 
 
 def _as_text(value: Any) -> str:

@@ -1,0 +1,237 @@
+"""Whatever is sent to an operation of the two HTTP servers is answered, soon, and as their documents say."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.gateway.limits import LIMITS
+from tests.support.embedded import ANSWER_LIMIT_S, Desk, autonomous, coordinator
+from tests.support.gateway import DoorFactory, gateway_to
+from tests.support.hostile_requests import Sent, as_bytes, each_field_spoiled, nested, requests
+from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, Operation, operations
+from tests.support.scripts import write_script
+
+REQUESTS = 12
+TIMINGS = Timings(poll_timeout_s=0.02, keep_alive_s=0.02)
+STRANGE_PATH_STATUSES = frozenset({307, 404, 405})
+"""An encoded `/`, or nothing at all, in place of a name makes another path; one with a `/` too many is redirected."""
+SEEN_BYTES = 1_000_000
+"""A stream is read no further."""
+
+
+class Answered:
+    def __init__(self, sent: Sent, response: httpx.Response, body: bytes) -> None:
+        self.sent = sent
+        self.status = response.status_code
+        self.content_type = response.headers.get("content-type", "")
+        self.body = body
+
+    def __repr__(self) -> str:
+        sent = self.sent
+        return (
+            f"{sent.operation} {sent.target[:200]} {(sent.content or b'')[:300]!r} {sent.headers}: HTTP {self.status}"
+        )
+
+    def defects(self) -> list[str]:
+        if self.sent.is_strange and self.status in STRANGE_PATH_STATUSES:
+            return []
+        return self.sent.operation.defects(self.status, self.content_type, self.body)
+
+
+class Place:
+    """A server, and names of what it knows."""
+
+    def __init__(self, desk: Desk, url: str) -> None:
+        self.desk = desk
+        self.url = url
+        self.http = httpx.AsyncClient(timeout=ANSWER_LIMIT_S, trust_env=False)
+
+    async def known(self) -> dict[str, str]:
+        """There is a runner with an agent, a run, and a session, whatever was done to earlier ones."""
+        raise NotImplementedError
+
+    async def is_well(self) -> None:
+        """It serves a plain request."""
+        raise NotImplementedError
+
+    async def send_all(self, sent: list[Sent]) -> list[Answered]:
+        known = await self.known()
+        answers = [await self._send(each, known) for each in sent]
+        await self.is_well()
+        return answers
+
+    async def _send(self, sent: Sent, known: dict[str, str]) -> Answered:
+        target, content = sent.target, sent.content
+        for name, value in known.items():
+            target = target.replace(f"{{{name}}}", value)
+            content = None if content is None else content.replace(f"{{{name}}}".encode(), value.encode())
+        whole = (urlsplit(self.url).path + target.replace("{", "%7B").replace("}", "%7D")).encode()
+        headers = [*sent.headers, *([] if content is None else [(b"content-length", b"%d" % len(content))])]
+        body = bytearray()
+        async with (
+            asyncio.timeout(ANSWER_LIMIT_S),
+            self.http.stream(
+                sent.operation.method, self.url, headers=headers, content=content, extensions={"target": whole}
+            ) as response,
+        ):
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > SEEN_BYTES or response.headers["content-type"].startswith("text/event-stream"):
+                    break
+        return Answered(sent, response, bytes(body))
+
+
+class CoordinatorPlace(Place):
+    _count = 0
+
+    async def known(self) -> dict[str, str]:
+        CoordinatorPlace._count += 1
+        profile = f"profile-{CoordinatorPlace._count}"
+        agent = {"name": profile, "type": "autonomous"}
+        runner_id = await self.desk.register(**autonomous(executor_profile=profile, agents=[agent]))
+        run = await self.desk.prompt(agent_name=profile)
+        return {
+            "session_id": run["session_id"],
+            "run_id": run["run_id"],
+            "parent_session_id": run["session_id"],
+            "runner_id": runner_id,
+            "agent_name": profile,
+            "name": "tool",
+        }
+
+    async def is_well(self) -> None:
+        for path in ("/health", "/runs", "/sessions", "/agents", "/runners"):
+            assert (await self.desk.http.get(path)).status_code == 200, path
+
+
+class GatewayPlace(Place):
+    """An executor's door, which is opened anew for each session."""
+
+    def __init__(self, desk: Desk, doors: DoorFactory) -> None:
+        super().__init__(desk, "")
+        self._doors = doors
+
+    async def known(self) -> dict[str, str]:
+        own = await self.desk.prompt()
+        child = await self.desk.prompt(parent_session_id=own["session_id"])
+        self.url = self._doors.door(own["session_id"]).url
+        return {
+            "session_id": own["session_id"],
+            "run_id": child["run_id"],
+            "parent_session_id": own["session_id"],
+            "runner_id": "x",
+            "agent_name": "echo",
+            "name": "echo",
+        }
+
+    async def is_well(self) -> None:
+        assert (await self.http.get(f"{self.url}/health")).status_code == 200
+
+
+class House:
+    """Both places, on one loop that goes on while something is sent."""
+
+    def __init__(self, run: asyncio.Runner, direct: Place, door: Place) -> None:
+        self._run = run
+        self._places = {COORDINATOR: direct, GATEWAY: door}
+
+    def send(self, file: str, sent: list[Sent]) -> list[Answered]:
+        return self._run.run(self._places[file].send_all(sent))
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    stack = AsyncExitStack()
+    scripts_dir = tmp_path_factory.mktemp("scripts")
+    write_script(scripts_dir, "tool", "true")
+
+    async def build() -> House:
+        desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=scripts_dir))
+        await desk.register()
+        doors = await stack.enter_async_context(gateway_to(desk.server.url, LIMITS))
+        direct, door = CoordinatorPlace(desk, desk.server.url), GatewayPlace(desk, doors)
+        for place in (direct, door):
+            await stack.enter_async_context(place.http)
+        return House(runner, direct, door)
+
+    with asyncio.Runner() as runner:
+        yield runner.run(build())
+        runner.run(stack.aclose())
+
+
+def many(file: str) -> st.SearchStrategy[list[Sent]]:
+    return st.lists(st.one_of(*map(requests, operations(file))), min_size=REQUESTS // 2, max_size=REQUESTS)
+
+
+def refuse_defects(answers: list[Answered]) -> None:
+    found = [f"{each!r}: {defect}" for each in answers for defect in each.defects()]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_a_method_that_no_document_names_is_refused(house: House, file: str) -> None:
+    every = operations(file)
+    documented = {(each.method, each.path) for each in every}
+    methods = ("GET", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "X" * 100, "*")
+    asked = [
+        msgspec.structs.replace(each, method=method)
+        for each in every
+        for method in methods
+        if (method, each.path) not in documented
+    ]
+    for answered in house.send(file, [Sent(each, each.path, False, b"{}") for each in asked]):
+        assert answered.status == (405 if file == COORDINATOR else 403), answered
+        assert "detail" in msgspec.json.decode(answered.body), answered
+
+
+async def test_a_gateway_whose_coordinator_is_away_answers_as_documented() -> None:
+    limits = msgspec.structs.replace(LIMITS, hold_s=0.01)
+    async with coordinator() as desk, gateway_to("http://127.0.0.1:1", limits) as doors:
+        place = GatewayPlace(desk, doors)
+        known = await place.known()
+        async with place.http:
+            for operation in operations(GATEWAY):
+                body = None if operation.body is None else as_bytes(operation.example)
+                query = "?session_id={session_id}" if operation.queries else ""
+                answered = await place._send(Sent(operation, operation.path + query, False, body), known)
+                assert answered.defects() == []
+                if operation.method == "GET":
+                    assert answered.status == 502, answered
+
+
+with_body = [(file, each) for file in DOCUMENTS for each in operations(file) if each.body is not None]
+
+
+@pytest.mark.parametrize(("file", "operation"), with_body, ids=lambda value: str(value).partition(".")[0])
+def test_every_field_of_an_example_may_be_anything(house: House, file: str, operation: Operation) -> None:
+    refuse_defects(house.send(file, list(each_field_spoiled(operation))))
+
+
+def test_what_is_taken_can_be_told_again_however_deep_it_is(house: House) -> None:
+    """A run that is kept and cannot be written would hide all others."""
+    (create,) = (each for each in operations(COORDINATOR) if str(each) == "POST /runs")
+    bodies = (b'{"parameters":{"prompt":"x","deep":%s}}' % nested(depth) for depth in range(150, 1_000))
+    refuse_defects(house.send(COORDINATOR, [Sent(create, "/runs", False, body) for body in bodies]))
+
+
+thorough = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@thorough
+@given(many(COORDINATOR))
+def test_the_coordinator_answers_as_documented(house: House, sent: list[Sent]) -> None:
+    refuse_defects(house.send(COORDINATOR, sent))
+
+
+@thorough
+@given(many(GATEWAY))
+def test_the_gateway_answers_as_documented(house: House, sent: list[Sent]) -> None:
+    refuse_defects(house.send(GATEWAY, sent))

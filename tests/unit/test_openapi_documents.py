@@ -1,0 +1,104 @@
+"""The documents of the HTTP servers, compared with what the servers are made of."""
+
+import itertools
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import httpx
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from starlette.types import Receive, Scope, Send
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.embedded import bodies, routes_client, routes_runner
+from tests.support.gateway import RecordingCoordinator, at_target, executor_at, gateway_to, path_of
+from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, operations
+from tests.support.serving import serving
+
+STRUCTS = [
+    *(wire.Registration, wire.Registered, wire.RunnerRef, wire.Run, wire.RunList, wire.RunRequest, wire.RunCreated),
+    *(wire.RunnerList, wire.AgentOffer, wire.SessionList, wire.SessionStatus, wire.SessionResult, wire.Bind),
+    *(bodies.CompletedReport, bodies.FailedReport, bodies.StoppedReport, bodies.SessionEndReport),
+    *(bodies.EventHead, bodies.SessionPatch),
+]
+OWN, CHILD = "ses_own", "ses_child"
+
+
+def test_the_coordinators_document_has_its_routes_and_no_others() -> None:
+    routes = [*routes_runner.ROUTES, *routes_client.ROUTES]
+    served = {(method, route.path) for route in routes for method in route.methods or () if method != "HEAD"}
+    assert {(each.method, each.path) for each in operations(COORDINATOR)} == served
+
+
+def test_the_schemas_are_those_of_the_structs() -> None:
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    documented = DOCUMENTS[COORDINATOR]["components"]["schemas"]
+    assert {name: documented.get(name) for name in schemas} == schemas
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_a_document_is_sound(file: str) -> None:
+    document = DOCUMENTS[file]
+    assert document["openapi"].startswith("3.1.")
+    methods = [each for item in document["paths"].values() for each in item.values() if "responses" in each]
+    names = [each["operationId"] for each in methods]
+    assert len(names) == len(set(names)) == len(operations(file))
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    for path, item in document["paths"].items():
+        named = [each["name"] for each in item.get("parameters", ())]
+        assert re.findall(r"{(\w+)}", path) == named, path
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_the_examples_are_what_their_schemas_say(file: str) -> None:
+    for each in operations(file):
+        assert each.body is None or each.body.defects(each.example) == [], each
+
+
+class Household(RecordingCoordinator):
+    """Whatever session or run is asked for, it is the door's own or its child's, as its name says."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session_id = OWN if OWN in scope["path"] else CHILD
+        session = {"session_id": session_id, "parent_session_id": None if session_id == OWN else OWN}
+        self.answer = {"session": session, "run_id": scope["path"].split("/")[-1], "status": "pending", **session}
+        await super().__call__(scope, receive, send)
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[tuple[httpx.AsyncClient, bytes]]:
+    """With what every path begins with."""
+    async with AsyncExitStack() as stack:
+        doors = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(Household()))))
+        door = doors.door(OWN)
+        yield await stack.enter_async_context(executor_at(door)), path_of(door)
+
+
+async def is_open(executor: tuple[httpx.AsyncClient, bytes], method: str, path: str) -> bool:
+    """Whether it is, for the own session or for a child."""
+    http, start = executor
+    for session_id in (OWN, CHILD):
+        filled = re.sub(r"{\w+}", session_id, path)
+        query = b"?session_id=" + session_id.encode() if path.startswith("/sse") else b""
+        body = {"session_id": OWN, "executor_session_id": "x", "event_type": "message"}
+        if path == "/runs":
+            body = {"type": "start_session"}
+        answer = await at_target(http, method, start + filled.encode() + query, json=body if method != "GET" else None)
+        if answer.status_code != 403:
+            assert answer.is_success, (method, path, answer.text)
+            return True
+        assert "is not open to executors" in answer.text or "another session" in answer.text, answer.text
+    return False
+
+
+async def test_the_gateways_document_has_what_is_open_and_nothing_else(
+    executor: tuple[httpx.AsyncClient, bytes],
+) -> None:
+    documented = {(each.method, each.path) for each in operations(GATEWAY)}
+    paths = sorted({each.path for file in DOCUMENTS for each in operations(file)})
+    methods = ["GET", "POST", "PATCH", "PUT", "DELETE"]
+    found = {each for each in itertools.product(methods, paths) if await is_open(executor, *each)}
+    assert found == documented
