@@ -1,5 +1,6 @@
 """What the real Claude Code, and what a model does with its shell, gets to see of the runner."""
 
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +19,11 @@ async def shell_variables(bench: ClaudeBench) -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
+def names_in(record: Path) -> set[str]:
+    """Of the variables that `env -0` has written there."""
+    return {entry.partition("=")[0] for entry in record.read_text().split("\0")}
+
+
 async def test_the_models_shell_has_nothing_of_the_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH0_RUNNER_CLIENT_SECRET", "a secret")
     monkeypatch.setenv("SOMETHING_ELSE", "of the runner")
@@ -29,6 +35,26 @@ async def test_the_models_shell_has_nothing_of_the_runner(tmp_path: Path, monkey
     hidden = {"AUTH0_RUNNER_CLIENT_SECRET", "SOMETHING_ELSE", "PYTHONPATH", "CLAUDE_CODE_OAUTH_TOKEN"}
     assert not hidden & seen.keys()
     assert not {name for name in seen if name.startswith("AGENT_")}
+
+
+async def test_hooks_and_mcp_servers_of_the_project_have_nothing_of_the_runner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTH0_RUNNER_CLIENT_SECRET", "a secret")
+    async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
+        settings = bench.project / ".claude/settings.json"
+        settings.parent.mkdir(parents=True)
+        record = {name: str(tmp_path / name) for name in ("hook", "server")}
+        hook = {"hooks": [{"type": "command", "command": f"env -0 > {record['hook']}"}]}
+        settings.write_text(json.dumps({"hooks": {"UserPromptSubmit": [hook]}, "enableAllProjectMcpServers": True}))
+        server = {"command": "sh", "args": ["-c", f"env -0 > {record['server']}; exec sleep 1000"]}
+        (bench.project / ".mcp.json").write_text(json.dumps({"mcpServers": {"near": server}}))
+        await bench.completes(await bench.start())
+    for file in record.values():
+        seen = names_in(Path(file))
+        assert {"PATH", "HOME"} <= seen
+        assert not {"AUTH0_RUNNER_CLIENT_SECRET", "PYTHONPATH", "CLAUDE_CODE_OAUTH_TOKEN"} & seen
+        assert not {name for name in seen if name.startswith("AGENT_")}
 
 
 @pytest.mark.parametrize(
