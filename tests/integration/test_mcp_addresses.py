@@ -50,7 +50,11 @@ async def test_who_calls_is_the_session_of_the_address_whatever_the_headers_say(
         assert run.parent_session_id == "ses_own"
 
 
-@pytest.mark.parametrize("path", [PATH, f"{PATH}/", "/", f"{PATH}/ses_own", f"{PATH}/c2VzX293bg.AAAA", OURS])
+@pytest.mark.parametrize(
+    "path",
+    [PATH, f"{PATH}/", "/", f"{PATH}/ses_own", f"{PATH}/c2VzX293bg.AAAA", OURS],
+    ids=["bare", "slash", "root", "name", "forged", "of another server"],
+)
 async def test_without_an_address_of_this_server_there_is_nothing(path: str) -> None:
     async with (
         CoordinatorApi("http://127.0.0.1:9") as api,
