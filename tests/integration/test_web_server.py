@@ -237,7 +237,7 @@ async def test_a_coordinator_has_as_many_connections_as_come() -> None:
             await asyncio.open_connection(address.hostname, address.port) for _ in range(MAX_CONNECTIONS + 10)
         ]
         for reader, writer in connections:
-            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         for _, writer in connections:
             writer.close()
