@@ -15,7 +15,10 @@ SERVE = ("coordinator", "--port", "0")
 WARNING = "asks for no tokens"
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8765", "[::1]", "[::1]:80"])
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8765", "[::1]", "[::1]:80", "host.docker.internal:8765"],
+)
 async def test_this_machines_own_hosts_are_answered(host: str) -> None:
     async with coordinator() as desk:
         assert (await desk.http.get("/health", headers={"Host": host})).status_code == 200

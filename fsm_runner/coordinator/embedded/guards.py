@@ -15,7 +15,9 @@ OPEN_PATH = "/health"
 """Answered without a token: whoever watches over the process has none."""
 
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[^\[\]:@/]+)(:[0-9]{1,5})?")
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "host.docker.internal", "host.containers.internal"})
+"""The last two are what containers on a desktop call this machine, whose loopback they reach. No server of the internet
+can have a name in `.internal`."""
 
 
 class RefuseBrowsers:
