@@ -21,7 +21,7 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
-from fsm_runner.coordinator.policy import POLICIES, STALE_AFTER_S, Policies
+from fsm_runner.coordinator.policy import POLICIES, REMOVED_AFTER_S, STALE_AFTER_S, Policies
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import Sleep, retrying
 
@@ -194,12 +194,14 @@ class CoordinatorClient:
 
     def _say_conflict(self, fault: Exception, wait_s: float) -> None:
         self.note_answer()
-        what = "agents that this one brings" if isinstance(fault, AgentNameCollision) else "this identity"
+        held, after_s = "another runner of this identity for online", STALE_AFTER_S
+        if isinstance(fault, AgentNameCollision):
+            held, after_s = "agents that this runner brings for another one's", REMOVED_AFTER_S
         logger.warning(
-            "the coordinator holds another runner of {} for online; "
-            "it lets go {:.0f} s after that one's last heartbeat; trying again in {:.1f} s ({})",
-            what,
-            STALE_AFTER_S,
+            "the coordinator holds {}; where that runner is gone, it lets go {:.0f} s after its last heartbeat; "
+            "trying again in {:.1f} s ({})",
+            held,
+            after_s,
             wait_s,
             fault,
         )

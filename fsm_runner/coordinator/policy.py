@@ -38,6 +38,9 @@ SHORT_POLL_S = 0.5
 STALE_AFTER_S = 120.0
 """Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
 
+REMOVED_AFTER_S = 600.0
+"""After so long it forgets the runner and its agents (section 1.1)."""
+
 HEARTBEAT_FLOOR_S = 0.1
 """No heartbeats closer than this, whatever the coordinator asks for."""
 

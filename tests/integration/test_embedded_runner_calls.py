@@ -53,6 +53,19 @@ async def test_an_online_identity_is_refused_whatever_its_tags() -> None:
         }
 
 
+async def test_what_waits_for_an_agents_owner_is_taken_by_the_next_one() -> None:
+    async with coordinator() as desk:
+        gone = await desk.register()
+        waiting = await desk.submit()
+        assert (await desk.http.delete(f"/runners/{gone}", params={"self": "true"})).status_code == 200
+        stranger = await desk.register(hostname="stranger", agents=[])
+        poll = await desk.held_poll(stranger)
+        heir = await desk.register(hostname="heir")
+        assert (await desk.claim(heir))["run_id"] == waiting["run_id"]
+        assert not poll.done()
+        poll.cancel()
+
+
 async def test_an_agent_name_of_another_runner_is_refused_and_changes_nothing() -> None:
     async with coordinator() as desk:
         owner = await desk.register()

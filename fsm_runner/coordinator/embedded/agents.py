@@ -88,6 +88,10 @@ class AgentCatalog:
         if owned or len(others) != len(self.by_name):
             self.by_name = {**others, **owned}
 
+    def owned_by(self, runner_id: str) -> frozenset[str]:
+        """The names of a runner's agents."""
+        return frozenset(name for name, agent in self.by_name.items() if agent.runner_id == runner_id)
+
     def tagged(self, tags: frozenset[str]) -> list[CatalogAgent]:
         """The agents that have all of these tags, by name."""
         return [agent for _, agent in sorted(self.by_name.items()) if tags.issubset(agent.agent.tags or ())]

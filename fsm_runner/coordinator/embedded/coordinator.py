@@ -70,6 +70,8 @@ class Coordinator:
         self._take_agents(capabilities, body.get("agents") or [])
         runner = self.registry.add(capabilities, executor)
         runner.scripts_to_sync = list(self.scripts)
+        if owned := self.agents.owned_by(runner.runner_id):
+            await self.worker.do(Store.hand_over, runner.runner_id, owned)
         for session_id in await self.worker.do(_stopping_of, runner.runner_id):
             self.registry.queue_stop(runner.runner_id, session_id)
         answer = Registered(

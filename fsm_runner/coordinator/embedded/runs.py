@@ -1,6 +1,7 @@
 """Runs in the database: the queue, and what became of each."""
 
 import sqlite3
+from collections.abc import Collection
 
 import msgspec
 
@@ -24,6 +25,13 @@ class RunRow(msgspec.Struct, frozen=True):
     session_id: str
     status: str
     runner_id: str | None
+
+
+class _OfAgent(msgspec.Struct, frozen=True):
+    """As much of a request as tells whose it is."""
+
+    type: str
+    agent_name: str | None = None
 
 
 class RunTable:
@@ -63,6 +71,17 @@ class RunTable:
             return None
         self._tell("run_updated", _brief(row))
         return _shown(row)
+
+    def hand_over(self, runner_id: str, agents: Collection[str]) -> None:
+        """The runner owns these agents now: their runs that wait for an earlier owner, who is gone, are for it."""
+        for row in list(self._database.execute("SELECT seq, demands, request FROM runs WHERE status = 'pending'")):
+            demands, run = _decode_demands(row["demands"]), msgspec.json.decode(row["request"], type=_OfAgent)
+            # A resume waits for the executor that has its session, whoever owns the agent.
+            if run.type == "start_session" and run.agent_name in agents and demands.runner_id is not None:
+                owned = msgspec.structs.replace(demands, runner_id=runner_id)
+                self._database.execute(
+                    "UPDATE runs SET demands = ? WHERE seq = ?", (msgspec.json.encode(owned), row["seq"])
+                )
 
     def release(self, run_id: str) -> None:
         """Undo a claim whose answer nobody receives; the run keeps its place in the queue."""

@@ -3,6 +3,7 @@
 Plain and synchronous; every method is for the store's own thread (see `worker.py`).
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,9 @@ class Store:
 
     def claim(self, runner: Capabilities) -> JsonObject | None:
         return self.runs.claim(runner)
+
+    def hand_over(self, runner_id: str, agents: Collection[str]) -> None:
+        self.runs.hand_over(runner_id, agents)
 
     def report_started(self, run_id: str) -> None:
         """Raises a 404 Refusal, as all reports do."""
