@@ -3,8 +3,13 @@
 # `docker run IMAGE --profile-list`.
 set -eu
 
-if [ "$(id -u)" = 0 ]; then
-    # An image that was built on the base image, and names no user.
+fail() {
+    echo "Error: $1" >&2
+    exit 2
+}
+
+if [ "$(id -u)" = 0 ] && [ -z "${RUN_AS-}" ]; then
+    # An image that was built on the base image, and names no user. With RUN_AS it is the executors that give root up.
     export HOME=/home/runner
     exec setpriv --reuid runner --regid runner --init-groups "$0" "$@"
 fi
@@ -12,17 +17,27 @@ fi
 # NAME_FILE names a file with the value of NAME; without it, /run/secrets/NAME is looked for.
 for name in CLAUDE_CODE_OAUTH_TOKEN ANTHROPIC_API_KEY AUTH0_RUNNER_CLIENT_ID AUTH0_RUNNER_CLIENT_SECRET; do
     eval "value=\${$name-} file=\${${name}_FILE-}"
-    if [ -n "$file" ] && [ ! -r "$file" ]; then
-        echo "Error: ${name}_FILE: $file cannot be read" >&2
-        exit 2
+    unset "${name}_FILE"
+    if [ -z "$file" ]; then
+        file=/run/secrets/$name
+        [ -e "$file" ] || continue
     fi
-    [ -n "$file" ] || file=/run/secrets/$name
-    if [ -z "$value" ] && [ -r "$file" ]; then
+    [ -f "$file" ] && [ -r "$file" ] || fail "$name: $file cannot be read by uid $(id -u)"
+    if [ -z "$value" ]; then
         value=$(cat "$file")
         export "$name=$value"
     fi
-    unset "${name}_FILE"
 done
+
+# What was installed as root while the image was built has left a cache that is root's.
+[ -w "$UV_CACHE_DIR" ] || [ ! -e "$UV_CACHE_DIR" ] || export UV_CACHE_DIR="$UV_CACHE_DIR-own"
+
+starts_runner=true
+case ${1-} in '' | -*) ;; *) starts_runner=false ;; esac
+for word in "$@"; do
+    case $word in -l | --profile-list | -h | --help | --version) starts_runner=false ;; esac
+done
+$starts_runner || exec fsm-runner "$@"
 
 # A container that takes another's place has its volume, and its sessions, but a host name that the engine has made up. It goes
 # by the name of the one before, which nobody else may do meanwhile: the lock is held as long as the runner lives.
@@ -46,10 +61,9 @@ case $hostname in
         ;;
 esac
 
-# Claude Code's own settings, where a volume has none yet.
+# Claude Code's own settings, where a volume has none yet. One that cannot be written is the runner's to complain of.
 if [ -n "${CLAUDE_CONFIG_DIR-}" ] && [ -d /app/claude-config ] && [ ! -e "$CLAUDE_CONFIG_DIR/.claude.json" ]; then
-    mkdir -p "$CLAUDE_CONFIG_DIR"
-    cp -R /app/claude-config/. "$CLAUDE_CONFIG_DIR"
+    mkdir -p "$CLAUDE_CONFIG_DIR" 2>/dev/null && cp -R /app/claude-config/. "$CLAUDE_CONFIG_DIR"
 fi
 
 exec fsm-runner "$@"

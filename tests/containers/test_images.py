@@ -91,7 +91,7 @@ async def test_an_image_has_the_profiles_of_its_executor_alone(image: str, profi
 async def test_an_image_has_no_installer_compiler_cache_or_program_with_the_rights_of_others(image: str) -> None:
     look = (
         "for name in pip gcc cc make; do command -v $name; done; find / -xdev -type f -perm /6000 2>/dev/null; "
-        "find /var/lib/apt/lists /var/cache/apt /root/.cache /tmp -type f 2>/dev/null; true"
+        "find /var/lib/apt/lists /var/cache/apt /root/.cache /tmp -type f ! -name lock 2>/dev/null; true"
     )
     found = await engine("run", "--rm", "--network", "none", "--user", "0", "--entrypoint", "sh", image, "-c", look)
     assert (found.code, found.stdout) == (0, "")
@@ -206,16 +206,44 @@ async def test_an_image_with_an_executor_of_ones_own(
     async with at_work(tmp_path, SCRIPTS, image, *LOCKED_DOWN_FROM_ROOT, *options) as (desk, running):
         assert (await running.execute("sh", "-c", f"stat -c %U /proc/{RUNNER}")).stdout == "runner\n"
         assert (await desk.runners())[0]["executor_profile"] == "my-profile"
+        await running.comes_to_be("healthy")
         run = await desk.submit_prompt("four words are these")
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
         assert (await desk.api.session_result(run.session_id)).result_text == answer
 
 
-async def test_a_named_file_that_is_not_there_is_said_to_be_missing() -> None:
-    variable = "AUTH0_RUNNER_CLIENT_SECRET_FILE=/nowhere"
-    refused = await engine("run", "--rm", "--network", "none", "--env", variable, PROCEDURAL)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--env", "AUTH0_RUNNER_CLIENT_SECRET_FILE=/nowhere"),
+        ("--env", "AUTH0_RUNNER_CLIENT_SECRET_FILE=/tmp"),
+        ("--volume", "{file}:/run/secrets/AUTH0_RUNNER_CLIENT_SECRET:ro"),
+    ],
+    ids=["missing", "folder", "closed"],
+)
+async def test_a_secret_that_cannot_be_read_ends_the_start(tmp_path: Path, options: tuple[str, ...]) -> None:
+    file = tmp_path / "secret"
+    file.touch(0o600)
+    named = [option.format(file=file) for option in options]
+    refused = await engine("run", "--rm", "--network", "none", *named, PROCEDURAL)
     assert refused.code == 2
-    assert "AUTH0_RUNNER_CLIENT_SECRET_FILE: /nowhere cannot be read" in refused.stderr
+    assert "Error: AUTH0_RUNNER_CLIENT_SECRET: " in refused.stderr
+    assert "cannot be read by uid 10001" in refused.stderr
+
+
+async def test_a_command_beside_the_runner_takes_no_name_in_its_volume() -> None:
+    volume = "fsm-runner-names"
+    await engine("volume", "rm", "--force", volume)
+    try:
+        for command in (("--profile-list",), ("history",), ("health",)):
+            await engine(
+                "run", "--rm", "--network", "bridge", "--volume", f"{volume}:/var/lib/fsm-runner", PROCEDURAL, *command
+            )
+        options = ("--network", "none", "--volume", f"{volume}:/var/lib/fsm-runner", "--entrypoint", "ls", PROCEDURAL)
+        left = await engine("run", "--rm", *options, "/var/lib/fsm-runner")
+        assert (left.code, left.stdout) == (0, "")
+    finally:
+        await engine("volume", "rm", "--force", volume)
 
 
 @pytest.mark.parametrize("file", ["/run/secrets/CLAUDE_CODE_OAUTH_TOKEN", "/somewhere/token"])
