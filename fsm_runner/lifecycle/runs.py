@@ -18,6 +18,9 @@ from fsm_runner.lifecycle.sessions import Sessions
 REMEMBERED_REPORTS = 1_000
 """So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
 
+HELD_LIMIT = 10_000
+"""So many runs and reports of runs are under way at once, whatever a coordinator says that this runner holds."""
+
 SHOWN_FAILURE_CHARS = 300
 """As much of a failure's headline is logged; the coordinator has the rest."""
 
@@ -42,7 +45,12 @@ class Runs:
 
     @property
     def full(self) -> bool:
-        return self._max_runs is not None and len(self._tasks) >= self._max_runs
+        return self.flooded or (self._max_runs is not None and len(self._tasks) >= self._max_runs)
+
+    @property
+    def flooded(self) -> bool:
+        """Whether nothing more may be begun, not even a report."""
+        return len(self._tasks) >= HELD_LIMIT
 
     @property
     def names(self) -> frozenset[str]:
