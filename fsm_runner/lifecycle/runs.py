@@ -10,7 +10,7 @@ from loguru import logger
 from fsm_runner.coordinator import delivery, wire
 from fsm_runner.coordinator.api import UnreadableRun
 from fsm_runner.coordinator.delivery import Delivery, RunEnding
-from fsm_runner.errors import headline
+from fsm_runner.errors import headline, shortened
 from fsm_runner.journal.records import EndedRun, OpenRun
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from fsm_runner.lifecycle.sessions import Sessions
@@ -107,8 +107,8 @@ class Runs:
 
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
-        logger.error("{}: {}", run_id, error)
-        self._end_at_once(run_id, delivery.failed(run_id, runner_id, error, overrules=False))
+        logger.error("{}: {}", run_id, _shown(error))
+        self._end_at_once(run_id, delivery.failed(run_id, runner_id, shortened(error), overrules=False))
 
     def stop_unknown(self, run_id: str, runner_id: str) -> None:
         """Report a run as stopped that was claimed, and whose answer was lost."""
