@@ -13,7 +13,7 @@ Json = Any
 
 KNOWN = {"session_id", "run_id", "runner_id", "agent_name", "name", "parent_session_id"}
 """Fields and parameters that name something. `{session_id}` in a drawn request is replaced by one that there is."""
-DEPTHS = (50, 190, 210, 480, 900, 985)
+DEPTHS = (50, 250, 490, 510, 900, 985)
 """Of JSON that Python can decode, though not everything that follows could."""
 
 
