@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -157,14 +158,14 @@ class House:
         self._run.run(self._places[file].send_raw(sent))
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """New for each test: what is kept of long requests makes every list longer."""
     stack = AsyncExitStack()
-    scripts_dir = tmp_path_factory.mktemp("scripts")
-    write_script(scripts_dir, "tool", "true")
+    write_script(tmp_path, "tool", "true")
 
     async def build() -> House:
-        desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=scripts_dir))
+        desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=tmp_path))
         await desk.register()
         doors = await stack.enter_async_context(gateway_to(desk.server.url, LIMITS))
         direct, door = CoordinatorPlace(desk, desk.server.url), GatewayPlace(desk, doors)
