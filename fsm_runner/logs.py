@@ -1,14 +1,25 @@
 """What the program says of itself: lines on stderr."""
 
 import os
+import re
 import sys
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from fsm_runner.redaction import Redactor
 
+if TYPE_CHECKING:
+    from loguru import Record
+
+MESSAGE_LIMIT_CHARS = 8_000
+"""The longest message; what is left out stands in a report or in the journal."""
+
 _FORMAT = "<dim>{time:HH:mm:ss.SSS}</dim> <level>{level: <7}</level> {message}"
 _FORMAT_WITH_DATE = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level: <7} {message}"
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters but for tabs and line feeds, and what turns the direction of writing."""
 
 
 def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) -> None:
@@ -16,6 +27,7 @@ def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) ->
     logger.remove()
     if sys.stderr is None:  # closed by whoever started the program
         return
+    logger.configure(patcher=lambda record: _make_plain(record, redactor))
     level = "DEBUG" if verbose else "WARNING" if quiet else "INFO"
     sink = LogSink(sys.stderr.fileno(), redactor)
     logger.add(
@@ -26,6 +38,17 @@ def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) ->
         diagnose=False,
         backtrace=False,
     )
+
+
+def _make_plain(record: "Record", redactor: Redactor) -> None:
+    """What others have written stands in messages, such as the names of runs: it controls no terminal, and no line of
+    it looks like the beginning of another message."""
+    # Before it is cut: half of a secret would not be known for one.
+    text = redactor.text(record["message"])
+    if len(text) > MESSAGE_LIMIT_CHARS:
+        text = f"{text[:MESSAGE_LIMIT_CHARS]}… ({len(text) - MESSAGE_LIMIT_CHARS:,} more characters)"
+    text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    record["message"] = text.replace("\n", "\n    ")
 
 
 class LogSink:

@@ -14,7 +14,7 @@ import msgspec
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S, POLL_NAMES_LIMIT, REPORT_CONNECTIONS
-from fsm_runner.coordinator.transport import Answer, Transport, path_segment
+from fsm_runner.coordinator.transport import Answer, Transport, path_segment, shown
 
 NO_CONTENT = 204
 
@@ -221,7 +221,7 @@ def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | No
     try:
         return msgspec.json.decode(raw, type=wire.Run)
     except wire.DECODE_FAULTS as defect:
-        return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {defect}")
+        return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {shown(str(defect))}")
 
 
 def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
@@ -229,4 +229,4 @@ def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun |
         return msgspec.json.decode(raw, type=wire.Run | None)
     except wire.DECODE_FAULTS as defect:
         run_id = answer.decoded(_RunOfPoll).run.run_id
-        return UnreadableRun(run_id, f"the run that was handed out cannot be read: {defect}")
+        return UnreadableRun(run_id, f"the run that was handed out cannot be read: {shown(str(defect))}")

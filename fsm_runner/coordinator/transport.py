@@ -43,6 +43,12 @@ SHOWN_ANSWER_CHARS = 300
 Form = TypeVar("Form")
 
 
+def shown(text: str) -> str:
+    """What somebody else has written, for a message: its beginning, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_ANSWER_CHARS else line[:SHOWN_ANSWER_CHARS] + "…"
+
+
 class Answer(msgspec.Struct, frozen=True):
     """An answer that was read to its end."""
 
@@ -57,8 +63,7 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The beginning of its text, on one line."""
-        text = " ".join(self.text.split())
-        return text if len(text) <= SHOWN_ANSWER_CHARS else text[:SHOWN_ANSWER_CHARS] + "…"
+        return shown(self.text)
 
     @property
     def text(self) -> str:
@@ -70,7 +75,9 @@ class Answer(msgspec.Struct, frozen=True):
         try:
             return msgspec.json.decode(self.body, type=form)
         except wire.DECODE_FAULTS as defect:
-            said = f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {defect}: {self.shown}"
+            said = (
+                f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {shown(str(defect))}: {self.shown}"
+            )
             raise Unreachable(said) from defect
 
 
@@ -228,8 +235,9 @@ def _registration_conflict(answer: Answer) -> RegistrationConflictError | None:
         return None
     match detail.error:
         case "duplicate_runner":
-            return DuplicateRunner(detail.message or "a runner with the same identity is online", detail)
+            return DuplicateRunner(shown(detail.message) or "a runner with the same identity is online", detail)
         case "agent_name_collision":
-            return AgentNameCollision(detail.message or f"agent {detail.agent_name} belongs to another runner", detail)
+            message = detail.message or f"agent {detail.agent_name} belongs to another runner"
+            return AgentNameCollision(shown(message), detail)
         case _:
             return None

@@ -204,6 +204,7 @@ class CoordinatorLink:
                 await self._fail_forgotten_runs(runner_id)
                 has_room = await self._take_up_lost_claims(runner_id)
             await self._look_up_stops(runner_id)
+            has_room = has_room and not self._runs.flooded
         except CoordinatorError as fault:
             logger.debug("runs could not be looked up: {}", fault)
             self._doubt.put_off(_now())
@@ -232,6 +233,8 @@ class CoordinatorLink:
     async def _fail_forgotten_runs(self, runner_id: str) -> None:
         """Those that an earlier process has begun, whose journal is gone."""
         for run in await self._client.api.held(runner_id, "running"):
+            if self._runs.flooded:
+                return
             if not self._runs.is_at_work(run.run_id) and not self._runs.repeat_end(run.run_id):
                 self._runs.fail(run.run_id, runner_id, FORGOTTEN)
 
@@ -241,7 +244,7 @@ class CoordinatorLink:
             run_id = str(request.run_id)
             if self._runs.is_at_work(run_id):
                 self._runs.stop_run(run_id, ASKED_FOR)
-            elif not self._runs.repeat_end(run_id):
+            elif not self._runs.flooded and not self._runs.repeat_end(run_id):
                 self._runs.stop_unknown(run_id, runner_id)
         for session_id in self._unclear_stops.difference(request.session_id for request in requests):
             self._runs.stop_session(session_id, ASKED_FOR)

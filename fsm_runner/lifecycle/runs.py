@@ -10,13 +10,16 @@ from loguru import logger
 from fsm_runner.coordinator import delivery, wire
 from fsm_runner.coordinator.api import UnreadableRun
 from fsm_runner.coordinator.delivery import Delivery, RunEnding
-from fsm_runner.errors import headline
+from fsm_runner.errors import headline, shortened
 from fsm_runner.journal.records import EndedRun, OpenRun
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from fsm_runner.lifecycle.sessions import Sessions
 
 REMEMBERED_REPORTS = 1_000
 """So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
+
+HELD_LIMIT = 10_000
+"""So many runs and reports of runs are under way at once, whatever a coordinator says that this runner holds."""
 
 SHOWN_FAILURE_CHARS = 300
 """As much of a failure's headline is logged; the coordinator has the rest."""
@@ -42,7 +45,12 @@ class Runs:
 
     @property
     def full(self) -> bool:
-        return self._max_runs is not None and len(self._tasks) >= self._max_runs
+        return self.flooded or (self._max_runs is not None and len(self._tasks) >= self._max_runs)
+
+    @property
+    def flooded(self) -> bool:
+        """Whether nothing more may be begun, not even a report."""
+        return len(self._tasks) >= HELD_LIMIT
 
     @property
     def names(self) -> frozenset[str]:
@@ -99,8 +107,8 @@ class Runs:
 
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
-        logger.error("{}: {}", run_id, error)
-        self._end_at_once(run_id, delivery.failed(run_id, runner_id, error, overrules=False))
+        logger.error("{}: {}", run_id, _shown(error))
+        self._end_at_once(run_id, delivery.failed(run_id, runner_id, shortened(error), overrules=False))
 
     def stop_unknown(self, run_id: str, runner_id: str) -> None:
         """Report a run as stopped that was claimed, and whose answer was lost."""

@@ -18,6 +18,7 @@ from sse_starlette import sse
 
 from fsm_runner import __version__
 from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.nesting import is_deeper
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.mcp_server.addresses import Addresses
 from fsm_runner.mcp_server.caller import Caller, caller_of
@@ -25,7 +26,6 @@ from fsm_runner.mcp_server.calls import CallKey, Calls
 from fsm_runner.mcp_server.failures import ToolFailure
 from fsm_runner.mcp_server.front import Front
 from fsm_runner.mcp_server.limits import Limits
-from fsm_runner.mcp_server.shaping import is_deeper
 from fsm_runner.mcp_server.toolbox import Toolbox, ToolResult
 from fsm_runner.mcp_server.tools import TOOLS, Tool
 from fsm_runner.mcp_server.waiting import Report

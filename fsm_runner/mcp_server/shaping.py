@@ -1,7 +1,5 @@
 """Results cut to what a client and its model can take, with a note on what was left out."""
 
-from collections.abc import Iterable
-
 import msgspec
 
 from fsm_runner.coordinator.wire import JsonObject, SessionResult
@@ -47,19 +45,3 @@ def fitting(items: list[JsonObject], limit_chars: int) -> list[JsonObject]:
         if room_chars < 0:
             return items[:count]
     return items
-
-
-def is_deeper(value: object, levels: int) -> bool:
-    """Whether objects and lists are nested in one another more than so many times."""
-    layer = [value]
-    for _ in range(levels + 1):
-        layer = [child for each in layer for child in _children(each)]
-        if not layer:
-            return False
-    return True
-
-
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.gateway.limits import LIMITS
 from tests.support.embedded import ANSWER_LIMIT_S, Desk, autonomous, coordinator
-from tests.support.gateway import DoorFactory, gateway_to
+from tests.support.gateway import DoorFactory, gateway_to, raw_exchange
 from tests.support.hostile_requests import Sent, as_bytes, each_field_spoiled, nested, requests
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, Operation, operations
 from tests.support.scripts import write_script
@@ -23,8 +24,6 @@ REQUESTS = 12
 TIMINGS = Timings(poll_timeout_s=0.02, keep_alive_s=0.02)
 STRANGE_PATH_STATUSES = frozenset({307, 404, 405})
 """An encoded `/`, or nothing at all, in place of a name makes another path; one with a `/` too many is redirected."""
-SEEN_BYTES = 1_000_000
-"""A stream is read no further."""
 
 
 class Answered:
@@ -68,6 +67,15 @@ class Place:
         await self.is_well()
         return answers
 
+    async def send_raw(self, sent: list[bytes]) -> None:
+        """What is answered, if anything, is a refusal."""
+        await self.known()
+        for each in sent:
+            with suppress(ConnectionError):
+                answer = await raw_exchange(self.url, each)
+                assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), (each[:100], answer)
+        await self.is_well()
+
     async def _send(self, sent: Sent, known: dict[str, str]) -> Answered:
         target, content = sent.target, sent.content
         for name, value in known.items():
@@ -84,8 +92,8 @@ class Place:
         ):
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > SEEN_BYTES or response.headers["content-type"].startswith("text/event-stream"):
-                    break
+                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    break  # it has no end
         return Answered(sent, response, bytes(body))
 
 
@@ -146,15 +154,18 @@ class House:
     def send(self, file: str, sent: list[Sent]) -> list[Answered]:
         return self._run.run(self._places[file].send_all(sent))
 
+    def send_raw(self, file: str, sent: list[bytes]) -> None:
+        self._run.run(self._places[file].send_raw(sent))
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """New for each test: what is kept of long requests makes every list longer."""
     stack = AsyncExitStack()
-    scripts_dir = tmp_path_factory.mktemp("scripts")
-    write_script(scripts_dir, "tool", "true")
+    write_script(tmp_path, "tool", "true")
 
     async def build() -> House:
-        desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=scripts_dir))
+        desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=tmp_path))
         await desk.register()
         doors = await stack.enter_async_context(gateway_to(desk.server.url, LIMITS))
         direct, door = CoordinatorPlace(desk, desk.server.url), GatewayPlace(desk, doors)
@@ -190,6 +201,31 @@ def test_a_method_that_no_document_names_is_refused(house: House, file: str) -> 
     for answered in house.send(file, [Sent(each, each.path, False, b"{}") for each in asked]):
         assert answered.status == (405 if file == COORDINATOR else 403), answered
         assert "detail" in msgspec.json.decode(answered.body), answered
+
+
+HOST = b"host: 127.0.0.1\r\n"
+POST = b"POST /runs HTTP/1.1\r\n" + HOST
+NO_REQUESTS = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/9.9\r\n" + HOST + b"\r\n",
+    b"GET http://elsewhere/runs HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET " + b"/x" * 100_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/1.1\r\n" + HOST + b"x: y\r\n" * 50_000,
+    b"GET / HTTP/1.1\r\n" + HOST + b"x: a\0b\r\n\r\n",
+    b"CONNECT elsewhere:80 HTTP/1.1\r\n" + HOST + b"\r\n",
+    POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\n{}",
+    POST + b"content-length: -1\r\n\r\n{}",
+    POST + b"content-length: 9" + b"9" * 30 + b"\r\n\r\n",
+    POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_what_is_no_request_is_refused_or_hung_up_on(house: House, file: str) -> None:
+    house.send_raw(file, NO_REQUESTS)
 
 
 async def test_a_gateway_whose_coordinator_is_away_answers_as_documented() -> None:

@@ -119,7 +119,9 @@ def altered(rng: random.Random, value: Json) -> bytes:
     """The JSON with a thing or two that should not be."""
     copy = json.loads(json.dumps(value))
     for _ in range(rng.choice([1, 1, 2])):
-        *way, last = rng.choice(list(_ways(copy)) or [["x"]])
+        if not (ways := list(_ways(copy))):
+            return as_bytes({rng.choice(NAMES): rng.choice(VALUES)})
+        *way, last = rng.choice(ways)
         place = copy
         for step in way:
             place = place[step]
@@ -134,8 +136,6 @@ def altered(rng: random.Random, value: Json) -> bytes:
                 place[rng.choice(NAMES)] = rng.choice(VALUES)
             case _:
                 place[last] = [place[last]]
-        if not isinstance(copy, dict) or not copy:
-            break
     return as_bytes(copy)
 
 

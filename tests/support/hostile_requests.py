@@ -13,7 +13,7 @@ Json = Any
 
 KNOWN = {"session_id", "run_id", "runner_id", "agent_name", "name", "parent_session_id"}
 """Fields and parameters that name something. `{session_id}` in a drawn request is replaced by one that there is."""
-DEPTHS = (50, 190, 210, 480, 900, 985)
+DEPTHS = (50, 250, 490, 510, 900, 985)
 """Of JSON that Python can decode, though not everything that follows could."""
 
 
@@ -45,7 +45,7 @@ TOKENS: dict[str, bytes] = {
     "no utf-8": b'"\xff\xfe"',
     "overlong": b'"\xc0\xaf"',
     "coded surrogate": b'"\xed\xa0\x80"',
-    "long": b'"' + b"x" * 100_000 + b'"',
+    "long": b'"' + b"x" * 20_000 + b'"',
     "unclosed": b"[" * 50_000,
     "hex": b"0x10",
     "comment": b"/**/1",

@@ -5,7 +5,6 @@ import itertools
 import math
 from collections.abc import Iterator
 
-import msgspec
 import pytest
 
 from fsm_runner.coordinator import wire
@@ -13,7 +12,7 @@ from fsm_runner.coordinator.api import Polled, UnreadableRun
 from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, Unreachable
 from fsm_runner.coordinator.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
 from fsm_runner.lifecycle.link import LOST
-from tests.support.line import RUN, STOP, TIMES, FakeApi, PollAnswer, line
+from tests.support.line import RUN, STOP, FakeApi, PollAnswer, line
 from tests.support.virtual_time import in_virtual_time
 
 HOLD_S = 30
@@ -110,26 +109,6 @@ async def test_the_list_is_asked_for_at_most_once_an_interval_and_not_after_the_
     assert all(later - earlier > RUN_LOOKUP_INTERVAL_S - 1e-6 for earlier, later in itertools.pairwise(after_the_fault))
     assert len(after_the_fault) > 10
     assert HOLD_S + POLL_MARGIN_S <= after_the_fault[-1] <= HOLD_S + POLL_MARGIN_S + 5
-
-
-@pytest.mark.parametrize("answers", [True, False])
-@in_virtual_time
-async def test_polls_have_their_turn_however_long_a_look_up_takes(answers: bool) -> None:
-    api = FakeApi(itertools.repeat(NoConnection("refused"), 20))
-
-    async def held(runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
-        api.calls.append("look up")
-        await asyncio.sleep(3 * RUN_LOOKUP_INTERVAL_S)
-        if not answers:
-            raise Unreachable("timeout")
-        return []
-
-    api.held = held  # type: ignore[method-assign] # the answer takes its time
-    async with line(api, times=msgspec.structs.replace(TIMES, poll_timeout_s=100)):
-        await asyncio.sleep(60)
-    looked_up = [len(list(calls)) for call, calls in itertools.groupby(api.calls) if call == "look up"]
-    assert len(looked_up) > 5
-    assert max(looked_up) == (3 if answers else 1)  # what is running, claimed, and to be stopped
 
 
 @in_virtual_time

@@ -112,3 +112,20 @@ def _no_place_for_a_log(kind: str) -> int:
     reader, writer = os.pipe()
     os.close(reader)
     return writer
+
+
+FOREIGN = """
+from loguru import logger
+from fsm_runner.logs import configure_logs
+configure_logs(verbose=False)
+logger.info("{}: claimed", "run_1\\n2026-01-01T00:00:00.000+0000 INFO    all is well\\r\\x1b[2J\\u202e\\x00")
+logger.info("{}: claimed", "x" * 1_000_000)
+"""
+
+
+def test_what_others_have_written_is_no_message_of_its_own_and_controls_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", FOREIGN], capture_output=True, text=True, check=True)
+    first, forged, long = ended.stderr.splitlines()
+    assert first.endswith("INFO    run_1")
+    assert forged == r"    2026-01-01T00:00:00.000+0000 INFO    all is well\r\x1b[2J\u202e\x00: claimed"
+    assert long.endswith("xxx… (992,009 more characters)")

@@ -6,11 +6,12 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field
+from fsm_runner.coordinator.nesting import is_deeper
 from fsm_runner.coordinator.wire import JsonObject
 
 T = TypeVar("T")
 
-NESTING_LIMIT = 200
+NESTING_LIMIT = 500
 """So deep a body may be nested. What is kept of it stands some levels deeper in answers, and both this program and its
 clients come to an end of what they can write and read: one run would make the list of all of them unreadable."""
 
@@ -71,19 +72,9 @@ def decode_object(body: bytes) -> JsonObject:
     if not isinstance(decoded, dict):
         raise invalid_field(["body"], "Input should be a JSON object", "dict_type")
     # Brackets are counted first: hardly any body has so many that it has to be looked through.
-    if body.count(b"{") + body.count(b"[") > NESTING_LIMIT and _is_deeper(decoded, NESTING_LIMIT):
+    if body.count(b"{") + body.count(b"[") > NESTING_LIMIT and is_deeper(decoded, NESTING_LIMIT):
         raise _too_deep()
     return decoded
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        inside = (inner for each in level for inner in (each.values() if isinstance(each, dict) else each))
-        level = [inner for inner in inside if isinstance(inner, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 def _too_deep() -> Refusal:
