@@ -117,7 +117,8 @@ def _no_place_for_a_log(kind: str) -> int:
 FOREIGN = """
 from loguru import logger
 from fsm_runner.logs import configure_logs
-configure_logs(verbose=False)
+from fsm_runner.redaction import Redactor
+configure_logs(Redactor(), verbose=False)
 logger.info("{}: claimed", "run_1\\n2026-01-01T00:00:00.000+0000 INFO    all is well\\r\\x1b[2J\\u202e\\x00")
 logger.info("{}: claimed", "x" * 1_000_000)
 """
