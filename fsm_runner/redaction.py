@@ -121,7 +121,8 @@ def _password(url: str) -> str | None:
 
 
 def _forms_of(secret: str) -> set[str]:
-    quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    # A variable may hold bytes that are no text.
+    quoted = {each(secret, errors="replace") for each in (quote, quote_plus)} | {quote(secret, "", errors="replace")}
     lower = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), each) for each in quoted}
     in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
     return {secret, repr(secret)[1:-1], *quoted, *lower, *in_json, *_base64_forms(secret.encode(errors="replace"))}

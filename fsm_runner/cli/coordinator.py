@@ -29,9 +29,12 @@ def serve(
     """
     import asyncio
 
+    from fsm_runner.config import known_secrets
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
+    from fsm_runner.logs import configure_logs
     from fsm_runner.web.listener import PortInUse
 
+    configure_logs(known_secrets(), verbose=False)
     server = CoordinatorServer(
         host=host or DEFAULT_HOST,
         port=_port(port) if port else DEFAULT_PORT,

@@ -55,11 +55,11 @@ class _RawRun(msgspec.Struct, frozen=True):
 
 
 class _RunId(msgspec.Struct, frozen=True):
-    run_id: str
+    run_id: wire.Identifier
 
 
 class _Claim(msgspec.Struct, frozen=True):
-    run_id: str
+    run_id: wire.Identifier
     runner_id: str
 
 

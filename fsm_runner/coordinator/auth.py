@@ -9,7 +9,13 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator.faults import NoConnection, NotAuthenticated, Unreachable
-from fsm_runner.coordinator.policy import POLICIES, REFUSAL_LIMIT_BYTES, TOKEN_MARGIN_S, TOKEN_MARGIN_SHARE
+from fsm_runner.coordinator.policy import (
+    POLICIES,
+    REFUSAL_LIMIT_BYTES,
+    TOKEN_MARGIN_S,
+    TOKEN_MARGIN_SHARE,
+    TOKEN_REPLACED_EACH_S,
+)
 from fsm_runner.coordinator.reading import bound
 from fsm_runner.coordinator.token_service import IssuedToken, TokenRequest, TokenService
 from fsm_runner.retry import RetryPolicy, Waits
@@ -64,6 +70,8 @@ class TokenAuth(httpx.Auth):
         """Whether the log says that renewals fail."""
         self._ask_again_at = 0.0
         self._is_closed = False
+        self._replaced_at: float | None = None
+        """When a token was last given up since the coordinator refused it."""
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Raises `NoConnection` where the token service is away, `NotAuthenticated` where it says no."""
@@ -74,8 +82,7 @@ class TokenAuth(httpx.Auth):
             return
         await bound(answer, REFUSAL_LIMIT_BYTES)
         # As bytes: the text of an answer depends on the character set that it names.
-        if NOT_REGISTERED_TEXT.encode() not in await answer.aread():
-            self._forget(token)
+        if NOT_REGISTERED_TEXT.encode() not in await answer.aread() and self._may_be_replaced(token):
             request.headers["Authorization"] = f"Bearer {await self._usable_token()}"
             yield request
 
@@ -102,10 +109,19 @@ class TokenAuth(httpx.Auth):
                 return brought.text
         raise self._reason()
 
-    def _forget(self, refused: str) -> None:
-        """The coordinator does not take it. Another one that has come meanwhile stays."""
+    def _may_be_replaced(self, refused: str) -> bool:
+        """The coordinator does not take it. Another one that has come meanwhile stays.
+
+        False where the last one was replaced a moment ago: then it is not the token that is wrong, and each call would
+        cost one more.
+        """
         if self._token is not None and self._token.text == refused:
+            now = self._now()
+            if self._replaced_at is not None and now - self._replaced_at < TOKEN_REPLACED_EACH_S:
+                return False
+            self._replaced_at = now
             self._token = None
+        return True
 
     def _renew_where_allowed(self) -> asyncio.Task[_Token | None] | None:
         """The renewal that is under way, or a new one; None while the wait after a failure lasts."""

@@ -82,10 +82,12 @@ class CoordinatorClient:
                 logger.info("the coordinator has agent {} itself: its definition counts", collision.conflict.agent_name)
 
     async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
+        # Credentials that are no good end a start. Those of a runner that was taken in before may become good again.
+        passing = (Unreachable, NotRegistered, NotAuthenticated) if self.registrations else (Unreachable, NotRegistered)
         return await retrying(
             lambda: self._register_once(registration),
             self.policies.register,
-            (Unreachable, NotRegistered),
+            passing,
             on_wait=self._say_away,
             sleep=self._sleep,
         )

@@ -38,6 +38,9 @@ SHORT_POLL_S = 0.5
 STALE_AFTER_S = 120.0
 """Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
 
+TOKEN_REPLACED_EACH_S = 10.0
+"""A token that the coordinator refuses is replaced no more often: it may refuse all."""
+
 REMOVED_AFTER_S = 600.0
 """After so long it forgets the runner and its agents (section 1.1)."""
 

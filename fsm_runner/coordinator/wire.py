@@ -3,7 +3,7 @@
 The client and the embedded coordinator share them. Fields that are not named here are ignored on both sides.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,6 +12,10 @@ DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueE
 
 JsonObject = dict[str, Any]
 """A JSON object whose content is its owner's business: parameters, schemas, results, an executor's `config`."""
+
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+"""An id that the runner has to put into a URL. With an empty one, or one that no server reads to its end, nothing could
+be told or asked, and it would be tried for ever."""
 
 RunType = Literal["start_session", "resume_session"]
 ExecutionMode = Literal["sync", "async_poll", "async_callback"]
@@ -65,7 +69,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 class Registered(_Message, frozen=True, kw_only=True):
     """Answer to `POST /runner/register`."""
 
-    runner_id: str
+    runner_id: Identifier
     poll_timeout_seconds: float = 30.0
     heartbeat_interval_seconds: float = 60.0
 
@@ -73,8 +77,8 @@ class Registered(_Message, frozen=True, kw_only=True):
 class Run(_Message, frozen=True, kw_only=True):
     """A run as the coordinator hands it out and lists it (section 1.2). Times are ISO 8601 text."""
 
-    run_id: str
-    session_id: str
+    run_id: Identifier
+    session_id: Identifier
     type: RunType = "start_session"
     agent_name: str | None = None
     parameters: JsonObject = {}
@@ -199,7 +203,7 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a run of status `stopping` as tells whom it concerns: the rest may be another runner's business."""
 
     run_id: Any
-    """A text, in a run of this runner."""
+    """An `Identifier`, in a run of this runner."""
     session_id: str
     runner_id: str | None = None
 

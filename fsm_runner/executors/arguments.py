@@ -10,6 +10,9 @@ from fsm_runner.errors import UsageError
 _UNPRINTABLE = frozenset({"Cc", "Cs"})
 """Unicode's control characters, and halves of a surrogate pair, which have no form in bytes."""
 
+COMMAND_LIMIT_CHARS = 32_000
+"""Splitting takes four times as long for each doubling: with a million, nothing else gets its turn for a minute."""
+
 
 class BadParameter(UsageError):
     """A parameter that cannot become an argument; the text names its key."""
@@ -39,6 +42,8 @@ def command_arguments(parameters: JsonObject) -> list[str]:
 
 def split_command(command: str) -> list[str]:
     """The words of `command`, split as a shell does; nothing is expanded. Raises `BadCommand`."""
+    if len(command) > COMMAND_LIMIT_CHARS:
+        raise BadCommand(f"the command is longer than {COMMAND_LIMIT_CHARS:,} characters")
     try:
         words = shlex.split(command)
     except ValueError as error:

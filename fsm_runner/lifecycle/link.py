@@ -241,7 +241,10 @@ class CoordinatorLink:
     async def _look_up_stops(self, runner_id: str) -> None:
         requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
         for request in requests:
-            run_id = str(request.run_id)
+            try:
+                run_id = msgspec.convert(request.run_id, wire.Identifier)
+            except (msgspec.ValidationError, RecursionError):
+                continue  # what has no name cannot be told
             if self._runs.is_at_work(run_id):
                 self._runs.stop_run(run_id, ASKED_FOR)
             elif not self._runs.flooded and not self._runs.repeat_end(run_id):

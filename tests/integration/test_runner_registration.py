@@ -105,6 +105,15 @@ async def test_a_registration_that_is_refused_says_why(tmp_path: Path, code: int
         assert len(desk.proxy.calls) == 1
 
 
+async def test_credentials_that_are_refused_later_end_no_runner_that_was_taken_in(tmp_path: Path) -> None:
+    timings = Timings(heartbeat_interval_s=0.1, stale_after_s=0.0)
+    async with bench(tmp_path, timings) as desk, desk.running(make_home(tmp_path / "home")) as runner:
+        desk.proxy.fault("POST", REGISTER, faults.status(401, "Not authenticated"), times=3)
+        desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+        await runner.goes_through("online", "registering", "online")
+        await desk.completes()
+
+
 async def test_a_coordinator_that_is_away_is_waited_for(tmp_path: Path) -> None:
     async with bench(tmp_path) as desk:
         for kind in (faults.reset(), faults.html(), faults.status(502), faults.broken_json()):

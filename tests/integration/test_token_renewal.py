@@ -6,7 +6,13 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Unreachable
-from fsm_runner.coordinator.policy import POLICIES, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S, TOKEN_MARGIN_S
+from fsm_runner.coordinator.policy import (
+    POLICIES,
+    TOKEN_ANSWER_LIMIT_BYTES,
+    TOKEN_LIFETIME_CAP_S,
+    TOKEN_MARGIN_S,
+    TOKEN_REPLACED_EACH_S,
+)
 from fsm_runner.redaction import MASK, Redactor
 from tests.support.logs import log_lines
 from tests.support.token_bench import LIFETIME_S, LOGIN, SECRET, bench
@@ -80,6 +86,19 @@ async def test_callers_whose_token_was_refused_share_one_renewal() -> None:
         await asyncio.gather(*(at.api.health() for _ in range(10)))
         assert at.service.asked == 2
         assert at.service.seen == ["token-1"] * 11 + ["token-2"] * 10
+
+
+async def test_a_coordinator_that_refuses_all_tokens_does_not_cost_one_for_each_call() -> None:
+    async with bench() as at:
+        at.service.refused = {f"token-{number}" for number in range(1, 100)}
+        for _ in range(10):
+            with pytest.raises(NotAuthenticated):
+                await at.api.health()
+        assert at.service.asked == 2
+        at.clock.now_s += TOKEN_REPLACED_EACH_S
+        with pytest.raises(NotAuthenticated):
+            await at.api.health()
+        assert at.service.asked == 3
 
 
 async def test_a_token_service_that_is_away_is_asked_again_after_a_wait_and_said_once() -> None:

@@ -119,6 +119,11 @@ def test_a_login_in_a_url_is_hidden() -> None:
     assert redactor.text("http://you:other@proxy and pass-word") == "http://you:***@proxy and ***"
 
 
+def test_a_variable_that_is_no_text_is_hidden_too() -> None:
+    secret = "s3cret-\udcff"
+    assert repr(secret) not in Redactor.of_variables({"A_TOKEN": secret}).text(f"A_TOKEN: {secret!r}: not UTF-8 text")
+
+
 def test_a_secret_that_is_part_of_another_uncovers_nothing_of_it() -> None:
     assert Redactor(["secret", "secretive-more"]).text("a secretive-more, a secret") == "a ***, a ***"
 

@@ -75,6 +75,15 @@ def test_a_token_with_another_byte_is_not(data: st.DataObject) -> None:
     assert not is_accepted(b"Bearer " + token)
 
 
+@given(st.integers(0, 2), st.text("=+/ \n", min_size=1, max_size=3))
+def test_a_token_with_more_than_its_form_is_not(part: int, more: str) -> None:
+    parts = WHOLE.split(".")
+    parts[part] += more
+    changed = ".".join(parts)
+    assume(changed.strip() != WHOLE)
+    assert not is_accepted(b"Bearer " + changed.encode())
+
+
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, len(WHOLE)), st.binary(max_size=20))
 def test_a_token_with_a_part_replaced_is_not(begin: int, length: int, put: bytes) -> None:
     token = WHOLE.encode()

@@ -92,3 +92,9 @@ def test_a_command_that_cannot_be_split_is_refused(command: str, reason: str) ->
     with pytest.raises(BadCommand, match=reason) as raised:
         split_command(command)
     assert json.dumps(command) in str(raised.value)
+
+
+def test_a_command_of_any_length_is_refused_before_it_is_split() -> None:
+    assert split_command("x" * 32_000)
+    with pytest.raises(BadCommand, match="longer than 32,000 characters"):
+        split_command("x" * 1_000_000)

@@ -197,3 +197,17 @@ async def test_a_stop_of_another_runner_is_not_obeyed(owner: str | None) -> None
         await asyncio.sleep(20)
         assert len(made.runs) == 1
     assert not api.stop_answers
+
+
+@in_virtual_time
+async def test_a_stop_of_what_is_no_run_id_is_passed_over() -> None:
+    deep: list[object] = []
+    for _ in range(5_000):
+        deep = [deep]
+    api = FakeApi([Polled(run=RUN), Unreachable("reset")])
+    no_ids = [deep, 1, None, "", "x" * 2000]
+    bad = [wire.StopRequest(run_id=each, session_id="s", runner_id=ME) for each in no_ids]
+    api.stop_answers = [[], [*bad, STOP]]
+    async with line(api):
+        await asyncio.sleep(20)
+    assert api.delivered == [f"/runner/runs/{RUN.run_id}/{report}" for report in ("started", "stopped")]

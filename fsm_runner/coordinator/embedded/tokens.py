@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 
 import jwt
 import msgspec
@@ -17,6 +18,8 @@ LEEWAY_S = 10.0
 """How far the clocks of this machine and of the token service may be apart."""
 TOKEN_LIMIT_BYTES = 16 * 1024
 SCHEME = b"bearer"
+_FORM = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+"""One form for one token (RFC 7515, section 3.1): padding and other letters are no more than what base64 bears."""
 
 REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "the token has expired"),
@@ -90,6 +93,8 @@ def _bearer_token(authorizations: list[bytes]) -> bytes:
 
 
 def _header_of(token: bytes) -> _Header:
+    if _FORM.fullmatch(token) is None:
+        raise _not_authenticated("the token is no signed JWT with a key id")
     part = token.partition(b".")[0]
     try:
         text = base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
