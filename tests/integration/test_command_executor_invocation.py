@@ -14,6 +14,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.home import HOME_VARIABLE
 from fsm_runner.process.environment import KIT_FOLDER, PASSED_ON, executor_environment
 from fsm_runner.profiles import load_profile
+from fsm_runner.redaction import MASK
 from tests.support.command_executor import AGENT, PROFILE, StagedBench, command_home, staged
 from tests.support.faults import Answer, rewrite
 from tests.support.proxy import POLL
@@ -143,7 +144,8 @@ async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
             "PATH": executor_environment(os.environ, {})["PATH"],
             "PYTHONPATH": str(KIT_FOLDER),
             "AGENT_SESSION_ID": run.session_id,
-            "CLAUDE_CODE_OAUTH_TOKEN": "the executor's",
+            # It has it, but may not show it.
+            "CLAUDE_CODE_OAUTH_TOKEN": MASK,
         }
 
 

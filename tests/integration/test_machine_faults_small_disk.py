@@ -14,6 +14,7 @@ from tests.support.home import make_home
 from tests.support.logs import log_lines
 from tests.support.proxy import POLL
 from tests.support.runner import Bench, bench
+from tests.support.script_archives import versions_of
 from tests.support.scripts import script_bench, write_script
 from tests.support.small_disk import SIZE_BYTES, SmallDisk, needs_mount, small_disk
 from tests.support.watch import PATIENCE_S
@@ -76,7 +77,8 @@ async def test_the_earlier_version_of_a_script_stays_where_there_is_no_room_for_
             await update_is_tried(desk, lines)
         assert [line for line in lines if NO_SPACE in line]
         assert await desk.result(await desk.completes("run-tidy")) == {"version": 1}
-        assert [path.name for path in (project_disk.path / "scripts").iterdir()] == ["tidy"]
+        assert [path.name for path in (project_disk.path / "scripts").glob("[!.]*")] == ["tidy"]
+        assert len(versions_of(project_disk.path, "tidy")) == 1
 
 
 async def update_is_tried(desk: Bench, lines: list[str]) -> None:
