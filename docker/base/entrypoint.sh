@@ -11,6 +11,8 @@ fail() {
 if [ "$(id -u)" = 0 ] && [ -z "${RUN_AS-}" ]; then
     # An image that was built on the base image, and names no user. With RUN_AS it is the executors that give root up.
     export HOME=/home/runner
+    setpriv --reuid runner --regid runner --init-groups true 2>/dev/null ||
+        fail "root's rights cannot be given up: start it with --user 10001:10001, or with --cap-add SETUID --cap-add SETGID"
     exec setpriv --reuid runner --regid runner --init-groups "$0" "$@"
 fi
 

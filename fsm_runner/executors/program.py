@@ -49,4 +49,4 @@ def executor_program(
             f"the executor {path} declares its dependencies (PEP 723), "
             "which are not installed here, so `uv` has to be on PATH"
         )
-    return ExecutorProgram((uv, "run", "--script", str(path)), environment | uv_variables(inherited))
+    return ExecutorProgram((uv, "run", "--quiet", "--script", str(path)), environment | uv_variables(inherited))

@@ -28,7 +28,7 @@ pytestmark = needs_engine
 
 DOCKER = REPOSITORY / "docker"
 IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
-LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp")
+LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:exec")
 SCRIPTS = {
     "write": 'id -u > written; echo "{\\"uid\\": \\"$(id -u)\\"}"',
     "stay": "touch started; exec sleep 1000",
@@ -229,6 +229,12 @@ async def test_a_secret_that_cannot_be_read_ends_the_start(tmp_path: Path, optio
     assert refused.code == 2
     assert "Error: AUTH0_RUNNER_CLIENT_SECRET: " in refused.stderr
     assert "cannot be read by uid 10001" in refused.stderr
+
+
+async def test_an_image_of_root_that_may_not_give_its_rights_up_says_what_to_do() -> None:
+    refused = await engine("run", "--rm", "--network", "none", "--cap-drop", "ALL", BASE)
+    assert refused.code == 2
+    assert "--cap-add SETUID --cap-add SETGID" in refused.stderr
 
 
 async def test_a_command_beside_the_runner_takes_no_name_in_its_volume() -> None:

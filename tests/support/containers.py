@@ -53,7 +53,7 @@ needs_compose = pytest.mark.skipif(COMPOSE is None, reason="there is no compose,
 
 
 LOCKED_DOWN_FROM_ROOT = (
-    *("--read-only", "--tmpfs", "/tmp"),
+    *("--read-only", "--tmpfs", "/tmp:exec"),
     *("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID"),
 )
 """For an image that starts as root, to give its rights up."""

@@ -71,7 +71,7 @@ def test_one_that_is_not_is_started_by_uv(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_bytes(header('dependencies = ["no-such-package"]'))
     uv, *rest = executor_program(script, {"PATH": "/nowhere"}).command
-    assert (Path(uv).name, rest) == ("uv", ["run", "--script", str(script)])
+    assert (Path(uv).name, rest) == ("uv", ["run", "--quiet", "--script", str(script)])
 
 
 def test_a_file_without_a_header_has_none(tmp_path: Path) -> None:
