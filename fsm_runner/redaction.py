@@ -1,6 +1,7 @@
 """Secrets, and texts without them: what is logged, written down and reported goes through here."""
 
 import base64
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,9 @@ SHORTEST_PART_CHARS = 4
 """Of a secret that was cut in two where something was left out: so much of it is hidden too."""
 
 _SECRET_NAME = re.compile(
-    r"token|secret|passw(or)?d|passphrase|credential|(api|access|private|signing|encryption)_?key", re.IGNORECASE
+    r"token|secret|passw(or)?d|passphrase|pgpass|credential|cookie|webhook|_(pwd|pat|auth)$"
+    r"|(api|access|private|signing|encryption)_?key",
+    re.IGNORECASE,
 )
 _NO_SECRET_NAME = re.compile(r"_(file|path|dir|url|uri|id|name|host|port|ttl|timeout|limit|tokens)$", re.IGNORECASE)
 """Variables about a secret: where it is, how long it lasts, whose it is."""
@@ -34,6 +37,8 @@ class Redactor:
         self._secrets: set[str] = set()
         self._forms: list[str] = []
         """The longest first: a part of it may be another secret."""
+        self._base64: list[str] = []
+        """Those of them that a program breaks into lines."""
         for secret in secrets:
             self.add(secret)
 
@@ -48,6 +53,7 @@ class Redactor:
         if len(secret) >= SHORTEST_SECRET_CHARS:
             self._secrets.add(secret)
             self._forms = sorted({form for each in self._secrets for form in _forms_of(each)}, key=len, reverse=True)
+            self._base64 = sorted({form for each in self._secrets for form in _base64_of(each)}, key=len, reverse=True)
 
     def replace(self, old: str, new: str) -> None:
         """A secret that is used no more, for one that is: a token that was renewed."""
@@ -59,6 +65,8 @@ class Redactor:
         for form in self._forms:
             if form in text:
                 text = text.replace(form, MASK)
+        if "\n" in text:
+            text = self._without_broken_lines(text)
         if LEFT_OUT.search(text):
             text = self._without_cut_secrets(text)
         if "://" in text and "@" in text:
@@ -70,12 +78,21 @@ class Redactor:
         if not self._forms:
             return body
         shown = body.decode(errors="replace")
-        if not any(form in shown for form in self._forms):
+        joined = shown.replace("\\r", "").replace("\\n", "")
+        if not any(form in shown for form in self._forms) and not any(form in joined for form in self._base64):
             return body
         try:
             return msgspec.json.encode(_mapped(msgspec.json.decode(body), self.text))
         except DECODE_FAULTS:
             return body
+
+    def _without_broken_lines(self, text: str) -> str:
+        """Base64 is broken into lines of 64 or 76 characters."""
+        joined = text.replace("\r\n", "").replace("\n", "")
+        for form in self._base64:
+            if form in joined:
+                text = re.sub(r"(?:\r?\n)?".join(map(re.escape, form)), MASK, text)
+        return text
 
     def _without_cut_secrets(self, text: str) -> str:
         parts = LEFT_OUT.split(text)
@@ -125,7 +142,19 @@ def _forms_of(secret: str) -> set[str]:
     quoted = {each(secret, errors="replace") for each in (quote, quote_plus)} | {quote(secret, "", errors="replace")}
     lower = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), each) for each in quoted}
     in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
-    return {secret, repr(secret)[1:-1], *quoted, *lower, *in_json, *_base64_forms(secret.encode(errors="replace"))}
+    in_json |= {each.replace("/", "\\/") for each in in_json} | {_escaped(each) for each in in_json}
+    in_json |= {json.dumps(each)[1:-1] for each in in_json}
+    in_html = {html.escape(secret), html.escape(secret, quote=False)}
+    return {secret, repr(secret)[1:-1], *quoted, *lower, *in_json, *in_html, *_base64_of(secret)}
+
+
+def _escaped(text_in_json: str) -> str:
+    """As encoders write it that think of web pages: what means something in HTML is a number."""
+    return re.sub("[&<>+']", lambda char: f"\\u{ord(char[0]):04x}", text_in_json)
+
+
+def _base64_of(secret: str) -> set[str]:
+    return set(_base64_forms(secret.encode(errors="replace")))
 
 
 def _base64_forms(secret: bytes) -> Iterator[str]:

@@ -124,7 +124,7 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
 async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequest, progress: Progress) -> int:
     async with (
         CoordinatorServer(port=0) as server,
-        assembled_runner(config, profile, server.url, observe=progress) as runner,
+        assembled_runner(config, profile, server.url, observe=progress, redactor=known_secrets()) as runner,
         CoordinatorApi(server.url) as api,
     ):
         living = asyncio.create_task(runner.live(), name="runner")

@@ -67,6 +67,8 @@ async def _embedded_coordinator(stack: AsyncExitStack) -> str:
     from fsm_runner.coordinator.embedded.server import CoordinatorServer
     from fsm_runner.web.listener import PortInUse
 
+    if os.environ.get("AUTH_ENABLED"):
+        logger.warning("AUTH_ENABLED says nothing here: a coordinator that a runner brings along asks for no tokens")
     try:
         server = await stack.enter_async_context(CoordinatorServer())
     except PortInUse as error:

