@@ -12,7 +12,15 @@ import httpx
 import pytest
 
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from tests.support.containers import BUILD_LIMIT_S, ENGINE, compose, needs_compose
+from tests.support.containers import (
+    BUILD_LIMIT_S,
+    CLAUDE_CODE,
+    ENGINE,
+    PROCEDURAL,
+    build,
+    compose,
+    needs_compose,
+)
 from tests.support.program import REPOSITORY
 from tests.support.watch import PATIENCE_S
 
@@ -22,6 +30,13 @@ DOCKER = REPOSITORY / "docker"
 HOST = "host.containers.internal" if ENGINE == "podman" else "host.docker.internal"
 """This host, from inside a container: podman below version 5 cannot give it a name of one's choice."""
 LOOK_INTERVAL_S = 0.1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> None:
+    """What compose builds is there already, so that it is not built twice at the same time."""
+    for image in (PROCEDURAL, CLAUDE_CODE):
+        build(image, DOCKER / "Dockerfile", "--target", image.removeprefix("agent-runner-"))
 
 
 class Project:
