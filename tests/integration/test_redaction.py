@@ -81,3 +81,11 @@ def _command_lines() -> list[bytes]:
         except OSError:  # it has ended
             continue
     return lines
+
+
+async def test_what_a_dotenv_file_holds_is_hidden_in_the_result_of_one_run(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    (tmp_path / ".env").write_text("DEPLOY_TOKEN=dotenv-secret-123\n")
+    variables = environment(tmp_path / "home")
+    ended = await finish(tmp_path, variables, "run", "say", "text=dotenv-secret-123", "--profile", PROFILE)
+    assert (ended.code, ended.stdout) == (0, '{"said": "***"}\n')
