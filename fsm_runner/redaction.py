@@ -5,11 +5,11 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 import msgspec
 
+from fsm_runner.coordinator.nesting import with_texts
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.errors import LEFT_OUT
 
@@ -74,7 +74,7 @@ class Redactor:
         return text
 
     def json(self, body: bytes) -> bytes:
-        """The same for the texts in a JSON document, which stays one. What is no JSON is left as it is."""
+        """The same for the texts in a JSON document, which stays one. What cannot be read as one is taken as a text."""
         if not self._forms:
             return body
         shown = body.decode(errors="replace")
@@ -82,9 +82,9 @@ class Redactor:
         if not any(form in shown for form in self._forms) and not any(form in joined for form in self._base64):
             return body
         try:
-            return msgspec.json.encode(_mapped(msgspec.json.decode(body), self.text))
-        except DECODE_FAULTS:
-            return body
+            return msgspec.json.encode(with_texts(msgspec.json.decode(body), self.text, names=True))
+        except DECODE_FAULTS:  # nested too deeply, perhaps in order to be left as it is
+            return self.text(shown).encode()
 
     def _without_broken_lines(self, text: str) -> str:
         """Base64 is broken into lines of 64 or 76 characters."""
@@ -165,14 +165,3 @@ def _base64_forms(secret: bytes) -> Iterator[str]:
         last = (before + len(secret)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(bytes(before) + secret).decode()[first:last]
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON document with all of its texts changed, names too."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, list):
-        return [_mapped(each, change) for each in value]
-    if isinstance(value, dict):
-        return {change(key): _mapped(each, change) for key, each in value.items()}
-    return value

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -83,6 +84,12 @@ def test_json_stays_json(secret: str, other: object) -> None:
     assert secret not in decoded["is"]
     untouched = msgspec.json.encode({"other": "nothing here"})
     assert redactor.json(untouched) == untouched
+
+
+@pytest.mark.parametrize("depth", [10, 500, 900, 5_000])
+def test_no_depth_keeps_a_secret_from_being_hidden(depth: int) -> None:
+    body = b"[" * depth + b'{"a secret":"a secret"}' + b"]" * depth
+    assert Redactor(["a secret"]).json(body) == body.replace(b"a secret", b"***")
 
 
 @given(plain_secrets, st.integers(0, 60), st.integers(0, 60), st.lists(st.integers(1, 20), min_size=1, max_size=8))

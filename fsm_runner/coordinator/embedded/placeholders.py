@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from fsm_runner.coordinator.nesting import with_texts
 from fsm_runner.coordinator.wire import JsonObject
 
 _PLACEHOLDER = re.compile(r"\$\{(params|scope)\.([^{}]+)\}")
@@ -21,19 +22,7 @@ def fill(value: Any, params: JsonObject, scope: JsonObject) -> Any:
         source, key = sources[match[1]], match[2]
         return _as_text(source[key]) if key in source else match[0]
 
-    def filled(part: Any) -> Any:
-        return _PLACEHOLDER.sub(replacement, part) if isinstance(part, str) and "${" in part else part
-
-    # Without recursion: JSON may be decoded to a depth that calls cannot reach.
-    whole = [filled(value)]
-    unseen: list[JsonObject | list[Any]] = [whole]
-    while unseen:
-        container: Any = unseen.pop()
-        for place, part in list(container.items() if isinstance(container, dict) else enumerate(container)):
-            container[place] = part.copy() if isinstance(part, dict | list) else filled(part)
-            if isinstance(part, dict | list):
-                unseen.append(container[place])
-    return whole[0]
+    return with_texts(value, lambda text: _PLACEHOLDER.sub(replacement, text) if "${" in text else text)
 
 
 def _as_text(value: Any) -> str:
