@@ -39,6 +39,10 @@ TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
 """Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
 SHOWN_ANSWER_CHARS = 300
+_LOGIN_HINT = (
+    "; it asks for a token, and none is configured: set AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, "
+    "AUTH0_RUNNER_CLIENT_SECRET and AUTH0_AUDIENCE"
+)
 
 Form = TypeVar("Form")
 
@@ -87,6 +91,7 @@ class Transport:
     def __init__(self, url: str, auth: httpx.Auth | None, connections: int) -> None:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
+        self._brings_token = auth is not None
         new_client = client_factory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
         self._connections = Connections(new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
@@ -147,7 +152,7 @@ class Transport:
         except httpx.InvalidURL as defect:
             raise _no_url(method, self.url, defect) from defect
         if not httpx.codes.is_success(answer.status):
-            raise _fault_of(answer)
+            raise self._fault_of(answer)
         return answer
 
     def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
@@ -168,6 +173,22 @@ class Transport:
                 if len(body) > ANSWER_LIMIT_BYTES:
                     raise Unreachable(f"{method} {url}: the answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
             return Answer(f"{method} {url}", response.status_code, bytes(body))
+
+    def _fault_of(self, answer: Answer) -> Unreachable | NotRegistered | Refused:
+        status = answer.status
+        message = str(answer)
+        if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
+            return NotRegistered(message)
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            hint = _LOGIN_HINT if status == httpx.codes.UNAUTHORIZED and not self._brings_token else ""
+            return NotAuthenticated(message + hint, status, answer.body)
+        if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
+            return conflict
+        if status in TOO_LARGE_STATUSES:
+            return Refused(message, status, answer.body)
+        if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
+            return Refused(message, status, answer.body)
+        return Unreachable(message)
 
 
 class _Reason(msgspec.Struct, frozen=True):
@@ -201,22 +222,6 @@ def path_segment(text: str) -> str:
     if text in {".", ".."}:
         return text.replace(".", "%2E")
     return quote(text, safe="", errors="surrogatepass")
-
-
-def _fault_of(answer: Answer) -> Unreachable | NotRegistered | Refused:
-    status = answer.status
-    message = str(answer)
-    if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
-        return NotRegistered(message)
-    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        return NotAuthenticated(message, status, answer.body)
-    if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
-        return conflict
-    if status in TOO_LARGE_STATUSES:
-        return Refused(message, status, answer.body)
-    if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
-        return Refused(message, status, answer.body)
-    return Unreachable(message)
 
 
 def _is_a_coordinators(answer: Answer) -> bool:

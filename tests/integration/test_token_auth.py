@@ -36,7 +36,7 @@ class Issuer:
         )
 
     async def health(self, request: Request) -> Response:
-        token = request.headers["authorization"].removeprefix("Bearer ")
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
         self.seen.append(token)
         if token in self.accepted:
             return JSONResponse({"status": "ok"})
@@ -61,6 +61,18 @@ async def test_one_token_serves_concurrent_calls() -> None:
         }
     ]
     assert issuer.seen == ["token-1"] * 10
+
+
+async def test_a_401_names_the_variables_of_a_login_where_there_is_none() -> None:
+    issuer = Issuer()
+    issuer.accepted = set()
+    async with serving(issuer.app()) as url:
+        async with CoordinatorApi(url) as api:
+            with pytest.raises(NotAuthenticated, match="AUTH0_DOMAIN"):
+                await api.health()
+        async with CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
+            with pytest.raises(NotAuthenticated, match=r"token expired[^A]*$"):
+                await api.health()
 
 
 async def test_a_refused_token_is_replaced_once() -> None:
