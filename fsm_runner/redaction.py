@@ -39,6 +39,8 @@ class Redactor:
         """The longest first: a part of it may be another secret."""
         self._base64: list[str] = []
         """Those of them that a program breaks into lines."""
+        self._encoded_forms: list[bytes] = []
+        self._encoded_base64: list[bytes] = []
         for secret in secrets:
             self.add(secret)
 
@@ -54,6 +56,8 @@ class Redactor:
             self._secrets.add(secret)
             self._forms = sorted({form for each in self._secrets for form in _forms_of(each)}, key=len, reverse=True)
             self._base64 = sorted({form for each in self._secrets for form in _base64_of(each)}, key=len, reverse=True)
+            self._encoded_forms = [form.encode(errors="replace") for form in self._forms]
+            self._encoded_base64 = [form.encode(errors="replace") for form in self._base64]
 
     def replace(self, old: str, new: str) -> None:
         """A secret that is used no more, for one that is: a token that was renewed."""
@@ -75,16 +79,21 @@ class Redactor:
 
     def json(self, body: bytes) -> bytes:
         """The same for the texts in a JSON document, which stays one. What cannot be read as one is taken as a text."""
-        if not self._forms:
-            return body
-        shown = body.decode(errors="replace")
-        joined = shown.replace("\\r", "").replace("\\n", "")
-        if not any(form in shown for form in self._forms) and not any(form in joined for form in self._base64):
+        if not self._holds_one(body):
             return body
         try:
             return msgspec.json.encode(with_texts(msgspec.json.decode(body), self.text, names=True))
         except DECODE_FAULTS:  # nested too deeply, perhaps in order to be left as it is
-            return self.text(shown).encode()
+            return self.text(body.decode(errors="replace")).encode()
+
+    def _holds_one(self, body: bytes) -> bool:
+        """Looked for in the bytes: what is reported may be megabytes, and few of them hold a secret."""
+        if any(form in body for form in self._encoded_forms):
+            return True
+        if not self._encoded_base64 or b"\\n" not in body:
+            return False
+        joined = body.replace(b"\\r", b"").replace(b"\\n", b"")
+        return any(form in joined for form in self._encoded_base64)
 
     def _without_broken_lines(self, text: str) -> str:
         """Base64 is broken into lines of 64 or 76 characters."""

@@ -46,8 +46,10 @@ class BoundedCapture:
         chunk = chunk[room:]
         until_the_end = chunk[: limit - self._oldest]
         from_the_start = chunk[len(until_the_end) :]
-        self._tail[self._oldest : self._oldest + len(until_the_end)] = until_the_end
-        self._tail[: len(from_the_start)] = from_the_start
+        # A bytearray would first make a copy of what it is given.
+        with memoryview(self._tail) as ring:
+            ring[self._oldest : self._oldest + len(until_the_end)] = until_the_end
+            ring[: len(from_the_start)] = from_the_start
         if chunk:
             self._oldest = (self._oldest + len(chunk)) % limit
 
@@ -70,11 +72,12 @@ class BoundedCapture:
         return f"{head}{line_break}… {left_out:,} bytes left out …\n{tail.decode(errors='replace')}"
 
     def _tail_bytes(self) -> bytes:
-        return bytes(self._tail[self._oldest :] + self._tail[: self._oldest])
+        with memoryview(self._tail) as tail:
+            return b"".join((tail[self._oldest :], tail[: self._oldest]))
 
     def bytes(self) -> bytes:
         """What is kept: the whole stream, or its beginning and its end with nothing to show between them."""
-        return bytes(self._head) + self._tail_bytes()
+        return b"".join((self._head, self._tail_bytes()))
 
 
 def _without_cut_end(head: bytearray) -> tuple[str, int]:

@@ -311,6 +311,23 @@ async def test_every_change_of_a_run_is_on_the_event_stream() -> None:
         ]
 
 
+async def test_an_event_of_many_lines_is_one_line_on_the_event_stream() -> None:
+    event = {"event_type": "result", "timestamp": "1", "result_data": {"number": 2**200, "text": "a\nb\r\n"}}
+    async with coordinator() as desk:
+        run = await desk.prompt()
+        event["session_id"] = run["session_id"]
+        query = f"/sse/sessions?include_init=false&session_id={run['session_id']}"
+        async with desk.http.stream("GET", query, timeout=AT_ONCE_S) as stream:
+            path = f"/sessions/{run['session_id']}/events"
+            assert (await desk.http.post(path, content=json.dumps(event, indent="\r\n "))).status_code == 201
+            lines = stream.aiter_lines()
+            assert await anext(lines) == "event: event"
+            told = json.loads((await anext(lines)).removeprefix("data: "))
+            assert await anext(lines) == ""
+        assert told == {"session_id": run["session_id"], "data": event}
+        assert (await desk.http.get(path)).json()["events"] == [event]
+
+
 async def test_unknown_paths_methods_and_web_pages_are_refused_as_json() -> None:
     async with coordinator() as desk:
         assert (await desk.http.get("/nothing")).json() == {"detail": "Not Found"}

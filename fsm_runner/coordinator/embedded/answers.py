@@ -28,14 +28,19 @@ def coordinator_of(request: Request) -> Coordinator:
     return coordinator
 
 
-async def object_of(request: Request) -> JsonObject:
-    """The body as a JSON object. Raises a 422 Refusal, and a 413 one above `BODY_LIMIT_BYTES`."""
+async def body_of(request: Request) -> bytes:
+    """Raises a 413 Refusal above `BODY_LIMIT_BYTES`."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_LIMIT_BYTES:
             raise Refusal(413, f"The body is larger than {BODY_LIMIT_BYTES} bytes")
-    return decode_object(bytes(body))
+    return bytes(body)
+
+
+async def object_of(request: Request) -> JsonObject:
+    """The body as a JSON object. Raises a 422 Refusal, and a 413 one above `BODY_LIMIT_BYTES`."""
+    return decode_object(await body_of(request))
 
 
 def required_query(request: Request, name: str) -> str:

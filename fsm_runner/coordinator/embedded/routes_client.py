@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from fsm_runner.coordinator.embedded.answers import OK, coordinator_of, json_response, object_of
-from fsm_runner.coordinator.embedded.bodies import EventHead, SessionPatch, convert
+from fsm_runner.coordinator.embedded.answers import OK, body_of, coordinator_of, json_response, object_of
+from fsm_runner.coordinator.embedded.bodies import EventHead, SessionPatch, convert, decode_object
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.hub import event_text
 from fsm_runner.coordinator.embedded.refusal import Refusal
@@ -91,8 +91,8 @@ async def session_events(request: Request) -> Response:
 
 
 async def add_event(request: Request) -> Response:
-    body = await object_of(request)
-    event = convert(body, EventHead)
+    body = await body_of(request)
+    event = convert(decode_object(body), EventHead)
     await coordinator_of(request).worker.do(Store.add_event, request.path_params["session_id"], event, body)
     return json_response(OK, 201)
 

@@ -13,6 +13,17 @@ from fsm_runner.coordinator.wire import Bind, JsonObject
 
 RESULT_STATUSES = ("finished", "idle")
 UNDELETABLE_STATUSES = ("running", "idle")
+_NULL = msgspec.Raw(b"null")
+
+
+class _Result(msgspec.Struct, frozen=True):
+    """What a result event says, of any form."""
+
+    result_text: msgspec.Raw = _NULL
+    result_data: msgspec.Raw = _NULL
+
+
+_decode_result = msgspec.json.Decoder(_Result).decode
 
 
 class SessionTable:
@@ -101,26 +112,26 @@ class SessionTable:
         self._notices.add("session_deleted", {"session_id": session_id, "runs_deleted": counts["runs_count"]})
         return counts
 
-    def add_event(self, event: EventHead, body: JsonObject) -> None:
-        """The session has to exist."""
+    def add_event(self, event: EventHead, body: bytes) -> None:
+        """The session has to exist. `body`: the whole event, a JSON object that may be megabytes; kept as it came."""
         self._database.execute(
             "INSERT INTO events (session_id, event_type, timestamp, body) VALUES (?, ?, ?, ?)",
-            (event.session_id, event.event_type, event.timestamp, msgspec.json.encode(body)),
+            (event.session_id, event.event_type, event.timestamp, body),
         )
-        self._notices.add("event", {"session_id": event.session_id, "data": body})
+        self._notices.add("event", {"session_id": event.session_id, "data": msgspec.Raw(body)})
 
     def note(self, session_id: str, event_type: str, **fields: str | None) -> None:
         """An event that the coordinator writes itself."""
         head = EventHead(event_type, session_id, utc_now())
-        self.add_event(head, {**msgspec.structs.asdict(head), **fields})
+        self.add_event(head, msgspec.json.encode({**msgspec.structs.asdict(head), **fields}))
 
-    def events(self, session_id: str) -> list[JsonObject]:
+    def events(self, session_id: str) -> list[msgspec.Raw]:
         """By timestamp, as text. Raises a 404 Refusal."""
         self.get(session_id)
         rows = self._database.execute(
             "SELECT body FROM events WHERE session_id = ? ORDER BY timestamp, seq", (session_id,)
         )
-        return [msgspec.json.decode(row["body"]) for row in rows]
+        return [msgspec.Raw(row["body"]) for row in rows]
 
     def result(self, session_id: str) -> JsonObject:
         """What the result event with the greatest timestamp says. Raises a 404 or 400 Refusal."""
@@ -133,8 +144,7 @@ class SessionTable:
         )
         if row is None:
             raise Refusal(404, "No result found")
-        event = msgspec.json.decode(row["body"])
-        return {"result_text": event.get("result_text"), "result_data": event.get("result_data")}
+        return msgspec.structs.asdict(_decode_result(row["body"]))
 
     def _tell(self, kind: str, row: sqlite3.Row | None) -> None:
         if row is not None:

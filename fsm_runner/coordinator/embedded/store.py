@@ -103,7 +103,7 @@ class Store:
         """Raises a 404 or 409 Refusal."""
         return {"ok": True, "session_id": session_id, "deleted": self.sessions.delete(session_id)}
 
-    def add_event(self, session_id: str, event: EventHead, body: JsonObject) -> None:
+    def add_event(self, session_id: str, event: EventHead, body: bytes) -> None:
         """Raises a 404 Refusal, and a 400 one where the event names another session."""
         self.sessions.get(session_id)
         if event.session_id != session_id:
