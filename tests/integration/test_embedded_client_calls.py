@@ -1,5 +1,7 @@
 """What submits work and looks at it: protocol.md, sections 1.3 and 1.4."""
 
+import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,32 @@ async def test_parameters_that_do_not_fit_the_schema_are_refused_in_detail() -> 
         assert {error["path"] for error in detail["validation_errors"]} == {"$", "$.message"}
         assert all(error["message"] and error["schema_path"] for error in detail["validation_errors"])
         assert (await desk.http.get("/sessions")).json() == {"sessions": []}
+
+
+def _nested(levels: int) -> dict[str, Any]:
+    innermost: dict[str, Any] = {}
+    return functools.reduce(lambda inner, _: {"a": inner}, range(levels), innermost)
+
+
+@pytest.mark.parametrize(
+    ("schema", "parameters", "path"),
+    [
+        ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 50 + "!"}, "$.a"),
+        ({"properties": {"a": {"pattern": r"^(a|aa)+\1$"}}}, {"a": "a" * 50 + "!"}, "$.a"),
+        ({"properties": {"a": {"const": 1}}}, _nested(400), "$"),
+        ({"properties": {"a b": {"items": {"type": "string"}}}}, {"a b": ["x", 1]}, '$["a b"][1]'),
+    ],
+    ids=["pattern", "pattern that refers back", "depth", "names"],
+)
+async def test_whatever_parameters_are_checking_them_has_an_end(
+    schema: dict[str, Any], parameters: dict[str, Any], path: str
+) -> None:
+    async with coordinator() as desk:
+        await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
+        async with asyncio.timeout(AT_ONCE_S):
+            answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": parameters})
+        assert answer.status_code == 400
+        assert [error["path"] for error in answer.json()["detail"]["validation_errors"]] == [path]
 
 
 async def test_without_an_agent_a_prompt_is_needed() -> None:

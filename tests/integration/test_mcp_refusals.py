@@ -74,7 +74,7 @@ async def test_parameters_that_do_not_fit_are_spelled_out() -> None:
     async with desk_and_client() as (desk, client):
         await desk.register()
         refused = await call(client, "start_agent_session", parameters={"massage": "x"}, agent_name="echo")
-    assert "'message' is a required property" in refused["error"]
+    assert '"message" is a required property' in refused["error"]
     assert "massage" in refused["error"]
     assert refused["parameters_schema"]["required"] == ["message"]
 

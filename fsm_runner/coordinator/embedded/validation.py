@@ -1,20 +1,25 @@
 """Parameters against an agent's `parameters_schema` (protocol.md, section 1.3).
 
-jsonschema is imported only when there is a schema to check.
+Parameters may come from an executor: whatever they are, checking them has an end. So the work for a `pattern` is
+bounded. The library that does this is imported only when there is a schema to check.
 """
 
+import json
+import re
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from fsm_runner.coordinator.embedded.refusal import Refusal
 from fsm_runner.coordinator.wire import JsonObject
 
 if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.protocols import Validator
+    from jsonschema_rs import ValidationError, Validator
 
 SHOWN_ERRORS = 20
+PATTERN_STEPS_LIMIT = 100_000
+"""How often a `pattern` may go back and try another way: a text takes some milliseconds then, and does not match."""
 
 PROMPT_SCHEMA: JsonObject = {
     "type": "object",
@@ -22,6 +27,9 @@ PROMPT_SCHEMA: JsonObject = {
     "required": ["prompt"],
 }
 """What an autonomous agent without a schema of its own takes."""
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class BrokenSchemaError(Exception):
@@ -39,9 +47,9 @@ class ParameterCheck:
     def refuse_unless_valid(self, parameters: JsonObject) -> None:
         """Raises a 400 Refusal that lists what does not fit."""
         try:
-            errors = _described(self._validator.iter_errors(parameters))
-        except Exception as error:  # noqa: BLE001 - a schema with a dangling $ref or a bad pattern raises anything
-            raise broken_schema(f"{type(error).__name__}: {error}") from None
+            errors = [_described(error) for error in islice(self._validator.iter_errors(parameters), SHOWN_ERRORS)]
+        except ValueError as fault:  # nested more deeply than can be compared
+            errors = [{"path": "$", "message": f"cannot be checked: {fault}", "schema_path": ""}]
         if errors:
             raise Refusal(
                 400,
@@ -66,31 +74,29 @@ def broken_schema(defect: str) -> Refusal:
 
 
 def _validator_for(schema: JsonObject) -> "Validator":
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import Draft202012Validator, validator_for
-    from referencing import Registry
+    import jsonschema_rs
 
+    limits = jsonschema_rs.FancyRegexOptions(backtrack_limit=PATTERN_STEPS_LIMIT)
     try:
-        kind = validator_for(schema, default=Draft202012Validator)
-        kind.check_schema(schema)
-    except SchemaError as error:
-        raise BrokenSchemaError(f"{error.json_path}: {error.message}") from None
-    except (RecursionError, TypeError, ValueError) as error:
-        raise BrokenSchemaError(f"{type(error).__name__}: {error}") from None
-    # An empty registry: a $ref to an address is refused, not fetched.
-    return kind(schema, registry=Registry())
+        # A `format` is a note, as JSON Schema has it; a $ref to an address is refused, not fetched.
+        return jsonschema_rs.validator_for(schema, validate_formats=False, pattern_options=limits, offline=True)
+    except jsonschema_rs.ValidationError as error:
+        raise BrokenSchemaError(f"{_json_path(error.instance_path)}: {error.message}") from None
+    except ValueError as error:
+        raise BrokenSchemaError(str(error)) from None
 
 
-def _described(errors: "Iterable[ValidationError]") -> list[dict[str, Any]]:
-    described = []
-    for error in errors:
-        described.append(
-            {
-                "path": error.json_path,
-                "message": error.message,
-                "schema_path": "/".join(str(step) for step in error.absolute_schema_path),
-            }
-        )
-        if len(described) == SHOWN_ERRORS:
-            break
-    return described
+def _described(error: "ValidationError") -> JsonObject:
+    return {
+        "path": _json_path(error.instance_path),
+        "message": error.message,
+        "schema_path": "/".join(map(str, error.schema_path)),
+    }
+
+
+def _json_path(steps: Iterable[str | int]) -> str:
+    """As JSONPath writes it: `$.items[0]`."""
+    return "$" + "".join(
+        f".{step}" if isinstance(step, str) and _PLAIN_NAME.fullmatch(step) else f"[{json.dumps(step)}]"
+        for step in steps
+    )
