@@ -10,7 +10,8 @@ import pytest
 
 from fsm_runner.coordinator.embedded.answers import BODY_LIMIT_BYTES
 from fsm_runner.coordinator.embedded.timings import Timings
-from tests.support.embedded import AT_ONCE_S, ECHO_AGENT, autonomous, coordinator
+from tests.support.embedded import ECHO_AGENT, autonomous, coordinator
+from tests.support.watch import AT_ONCE_S
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 

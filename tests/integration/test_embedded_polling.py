@@ -5,7 +5,8 @@ import asyncio
 import httpx
 
 from fsm_runner.coordinator.embedded.timings import Timings
-from tests.support.embedded import ANSWER_LIMIT_S, AT_ONCE_S, Clock, Desk, autonomous, coordinator
+from tests.support.embedded import ANSWER_LIMIT_S, Clock, Desk, autonomous, coordinator
+from tests.support.watch import AT_ONCE_S
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 

@@ -16,8 +16,7 @@ from fsm_runner.cli.coordinator import serve
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.errors import UsageError
 from tests.support.embedded import coordinator
-
-SHUTDOWN_LIMIT_S = 0.5
+from tests.support.watch import AT_ONCE_S
 
 
 async def test_a_port_in_use_is_said_to_be() -> None:
@@ -43,7 +42,7 @@ async def test_a_stop_ends_held_polls_and_streams_at_once_and_leaves_nothing() -
             await anext(lines)
             stopped_at = monotonic()
             await server.stop()
-            assert monotonic() - stopped_at < SHUTDOWN_LIMIT_S
+            assert monotonic() - stopped_at < AT_ONCE_S
             assert [line async for line in lines][-1] == ""
         assert (await poll).status_code == 204
         with pytest.raises(httpx.ConnectError):
@@ -61,7 +60,7 @@ async def test_a_client_in_the_middle_of_a_request_does_not_delay_the_stop() -> 
         await desk.http.get("/health")
         stopped_at = monotonic()
         await desk.server.stop()
-        assert monotonic() - stopped_at < SHUTDOWN_LIMIT_S
+        assert monotonic() - stopped_at < AT_ONCE_S
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.close()

@@ -29,7 +29,7 @@ from tests.support.mcp import (
     until_nothing_waits,
 )
 from tests.support.runner import Bench, Waiter, running, waiter
-from tests.support.watch import PATIENCE_S
+from tests.support.watch import AT_ONCE_S, PATIENCE_S
 
 RUN = r"/runs/run_[^/]+"
 STREAM = r"/sse/sessions"
@@ -259,8 +259,8 @@ async def test_a_server_that_stops_answers_those_who_wait(tmp_path: Path, protoc
         calling = await scene.waits()
         began = monotonic()
         await scene.server.aclose()
-        assert monotonic() - began < 1
-        assert "shutting down" in said(await asyncio.wait_for(calling, 1))["error"]
+        assert monotonic() - began < AT_ONCE_S
+        assert "shutting down" in said(await asyncio.wait_for(calling, AT_ONCE_S))["error"]
         await until_nothing_waits()
         await scene.server.aclose()
         scene.gate.gate.write_line()

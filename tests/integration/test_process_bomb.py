@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,18 +9,19 @@ import pytest
 from fsm_runner.process.child import Child
 from fsm_runner.process.confinement import Confinement
 from fsm_runner.process.limits import ResourceLimits
-from tests.support.children import ENV, HERE, OWN_MARKS, PATIENCE_S, adopted_orphans, exit_of
+from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of
 from tests.support.processes import with_environment
+from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
 
 LIMIT = 200
-ENDED_WITHIN_S = 8.0
 
 BOMB = """
 import os, resource, sys, time
 
 ends_at = time.monotonic() + 30  # should nobody else end it
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # hundreds of them leave nothing of a machine otherwise
 limit, setsid = int(sys.argv[1]), sys.argv[2] == "sessions"
 if os.getuid() == 0:  # who has no limit of processes
     user = 50_000 + os.getpid() % 10_000
@@ -56,9 +56,8 @@ async def test_a_stop_ends_them_all(spread: str) -> None:
     try:
         await asyncio.wait_for(full.wait(), PATIENCE_S)
         assert len(with_environment(OWN_MARKS)) > LIMIT / 4
-        began = time.monotonic()
-        await child.stop(term_grace_s=0)
-        assert time.monotonic() - began < ENDED_WITHIN_S
+        async with asyncio.timeout(PATIENCE_S):
+            await child.stop(term_grace_s=0)
     finally:
         child.close()
     assert with_environment(OWN_MARKS) == []

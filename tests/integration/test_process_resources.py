@@ -12,7 +12,8 @@ from fsm_runner.process.child import Child
 from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch
 from fsm_runner.process.reaping import LOST_STATUS_CODE
-from tests.support.children import ENV, HERE, PATIENCE_S, exit_of, is_reaped, open_descriptors, start_shell
+from tests.support.children import ENV, HERE, exit_of, is_reaped, open_descriptors, start_shell
+from tests.support.watch import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,10 @@ from fsm_runner.process import sweep as sweep_module
 from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
 from fsm_runner.process.sweep import ProcessesLeft, sweep
 from fsm_runner.process.watermark import watermark, watermarked
-from tests.support.children import ENV, HERE, PATIENCE_S
+from tests.support.children import ENV, HERE
 from tests.support.fifo import Fifo
 from tests.support.processes import gone
+from tests.support.watch import PATIENCE_S
 
 IDENTITY = "0123456789abcdef"
 EARLIER = [owner_of(IDENTITY, process) for process in ("earlier", "much-earlier")]

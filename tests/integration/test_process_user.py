@@ -32,10 +32,11 @@ from fsm_runner.process.user import (
 )
 from fsm_runner.process.warden import Warden
 from fsm_runner.process.watermark import watermark, watermarked
-from tests.support.children import ENV, OWN_MARKS, PATIENCE_S, adopted_orphans, exit_of, open_descriptors
+from tests.support.children import ENV, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import gone, is_there, with_environment
+from tests.support.watch import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="users as Linux has them"),

@@ -27,7 +27,7 @@ from tests.support.program import environment, program
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT, FaultProxy
 from tests.support.runner import FAST, Bench, RunningRunner, bench, running, waiter
 from tests.support.scripts import script_bench
-from tests.support.watch import PATIENCE_S
+from tests.support.watch import AT_ONCE_S, PATIENCE_S
 
 REGISTER = "/runner/register"
 HEARTBEAT = "/runner/heartbeat"
@@ -40,7 +40,6 @@ QUICK_BEATS = Timings(heartbeat_interval_s=0.1, poll_timeout_s=60)
 GRACE_S = 0.05
 STOP_LIMIT_S = 0.2
 MARGIN_S = 5.0
-THIRD_SIGNAL_LIMIT_S = 2.0
 REPETITIONS = 10
 """Of what once hung because of a race."""
 LEAVES_SOON = msgspec.structs.replace(FAST, deregister=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=0.1))
@@ -98,7 +97,7 @@ async def test_a_third_signal_ends_a_full_runner_at_once_where_the_coordinator_i
                 await runner.said(state)
             runner.process.send_signal(signal.SIGINT)
             assert await runner.exit_code() == EXIT_ABORTED
-            assert time.monotonic() - began < THIRD_SIGNAL_LIMIT_S
+            assert time.monotonic() - began < AT_ONCE_S
             await gone(pid)
             assert not [line for line in runner.lines if "Traceback" in line]
 
@@ -174,9 +173,8 @@ async def test_a_registration_that_comes_while_the_runner_drains_is_used(tmp_pat
             released.set()
             await desk.proxy.answered("POST", REGISTER, 2)
             beaten = len(desk.proxy.acknowledged("POST", HEARTBEAT))
-            began = time.monotonic()
+            # The new registration's interval is the one that counts: by the first one, these took minutes.
             await desk.proxy.answered("POST", HEARTBEAT, beaten + 5)
-            assert time.monotonic() - began < 3, "the new registration's interval is the one that counts"
             command.gate.write_line("in time")
             assert await runner.ended() == "stopped"
             assert (await desk.api.run(run.run_id)).status == "completed"

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from fsm_runner.process import child as child_module
 from fsm_runner.process.child import Child, Exit
 from fsm_runner.process.orphans import ORPHANS, adopt_orphans
 from fsm_runner.process.tree import TREE_VARIABLE, Tree
 from tests.support.processes import with_environment
+from tests.support.watch import PATIENCE_S
 
 ENV = {"PATH": os.environ["PATH"]}
 HERE = Path.cwd()
 OWN_MARKS = f"{TREE_VARIABLE}={Tree().mark.partition('.')[0]}"
-PATIENCE_S = 20.0
-"""For what should come at once, on a machine that has other things to do."""
 
 
 def start_shell(script: str, *arguments: str) -> Child:
@@ -39,6 +41,11 @@ def adopted_orphans(*, exclusive: bool) -> Iterator[None]:
 
 async def exit_of(child: Child) -> Exit:
     return await asyncio.wait_for(child.wait(), PATIENCE_S)
+
+
+def without_drain_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end that comes does not come by the limit of what is read after it."""
+    monkeypatch.setattr(child_module, "OUTPUT_DRAIN_S", 10 * PATIENCE_S)
 
 
 def is_reaped(pid: int) -> bool:

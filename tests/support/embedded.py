@@ -12,7 +12,6 @@ from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.embedded.timings import Timings
 
 ANSWER_LIMIT_S = 10
-AT_ONCE_S = 2
 """Far below the time for which a poll is held here."""
 
 ECHO_AGENT = {

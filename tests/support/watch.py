@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 PATIENCE_S = 20.0
 """For what should come at once, on a machine that has other things to do."""
+AT_ONCE_S = 8.0
+"""What waits for nothing takes less, on such a machine too; a time limit that is waited for in vain takes more."""
 
 
 class Watch:
