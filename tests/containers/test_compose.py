@@ -14,29 +14,18 @@ import pytest
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from tests.support.containers import (
     BUILD_LIMIT_S,
-    CLAUDE_CODE,
+    DOCKER,
     ENGINE,
-    PROCEDURAL,
-    build,
     compose,
     needs_compose,
 )
-from tests.support.program import REPOSITORY
 from tests.support.watch import PATIENCE_S
 
 pytestmark = needs_compose
 
-DOCKER = REPOSITORY / "docker"
 HOST = "host.containers.internal" if ENGINE == "podman" else "host.docker.internal"
 """This host, from inside a container: podman below version 5 cannot give it a name of one's choice."""
 LOOK_INTERVAL_S = 0.1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def images() -> None:
-    """What compose builds is there already, so that it is not built twice at the same time."""
-    for image in (PROCEDURAL, CLAUDE_CODE):
-        build(image, DOCKER / "Dockerfile", "--target", image.removeprefix("agent-runner-"))
 
 
 class Project:
@@ -69,7 +58,7 @@ class Project:
 @asynccontextmanager
 async def up(project: Project, *options: str) -> AsyncIterator[None]:
     try:
-        await project.do("up", "--detach", "--build", *options, limit_s=BUILD_LIMIT_S)
+        await project.do("up", "--detach", *options, limit_s=BUILD_LIMIT_S)
         yield
     finally:
         await project.do("down", "--volumes")
@@ -115,7 +104,7 @@ async def test_everything_together_with_replicas_that_keep_their_names(
     files = ("docker-compose.yml", "all.yml")
     project = Project(tmp_path, "fsm-runner-all", files, ("agent-runner", "procedural-runner"))
     replicas = ("--scale", "procedural-runner=2")
-    async with up(project, *replicas):
+    async with up(project, "--build", *replicas):
         at_first = await runners(url, 3)
         assert sorted(each["executor_profile"] for each in at_first) == ["best", "echo", "echo"]
         assert len({each["hostname"] for each in at_first}) == 3

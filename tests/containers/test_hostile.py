@@ -5,24 +5,20 @@ from pathlib import Path
 import psutil
 
 from tests.support.containers import (
-    BASE,
     LOCKED_DOWN_FROM_ROOT,
     RUNNER,
     at_work,
-    build,
     engine,
     needs_engine,
     own_image,
 )
 from tests.support.fifo import Fifo
 from tests.support.hostility import HOSTILE, LAST_ATTEMPT, VARIABLES, documented, outcomes_of, stopped, victim_of
-from tests.support.program import REPOSITORY
 
 pytestmark = needs_engine
 
 
 async def test_an_executor_of_the_same_user(tmp_path: Path) -> None:
-    build(BASE, REPOSITORY / "docker" / "Dockerfile", "--target", "base")
     image = own_image(tmp_path, f"#!/usr/bin/env python3\n{HOSTILE}", "true")
     workspace = tmp_path / "workspace"
     (workspace / "other").mkdir(parents=True)

@@ -9,6 +9,8 @@ from tests.support.claude import needed_variables
 from tests.support.containers import (
     BASE,
     CLAUDE_CODE,
+    DOCKER,
+    IMAGES,
     LOCKED_DOWN_FROM_ROOT,
     PROCEDURAL,
     RUNNER,
@@ -26,21 +28,12 @@ from tests.support.watch import PATIENCE_S
 
 pytestmark = needs_engine
 
-DOCKER = REPOSITORY / "docker"
-IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:exec")
 SCRIPTS = {
     "write": 'id -u > written; echo "{\\"uid\\": \\"$(id -u)\\"}"',
     "stay": "touch started; exec sleep 1000",
     "tell": "env",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def images() -> None:
-    """All of them, as stages of one file."""
-    for image in IMAGES:
-        build(image, DOCKER / "Dockerfile", "--target", image.removeprefix("agent-runner-"))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ VERDICT_LIMIT_S = 60
 """For a health check's start period, and as many failures in a row as count."""
 HOME = "/app/servers/agent-runner"
 BASE, PROCEDURAL, CLAUDE_CODE = "agent-runner-base", "agent-runner-procedural", "agent-runner-claude-code"
+IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
+DOCKER = REPOSITORY / "docker"
 
 
 def _works(engine: str) -> bool:
@@ -83,7 +86,9 @@ async def compose(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
 
 async def _ended(*command: str, limit_s: float) -> Ended:
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=REPOSITORY)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=pipe, stderr=pipe, cwd=REPOSITORY, env=_environment()
+    )
     try:
         out, err = await asyncio.wait_for(process.communicate(), limit_s)
     finally:
@@ -96,17 +101,24 @@ async def _ended(*command: str, limit_s: float) -> Ended:
     return Ended(process.returncode, out.decode(), "\n".join(said))
 
 
+def _environment() -> dict[str, str]:
+    # Podman's own format has no health checks. Compose's builds find the layers of the others by that too.
+    return {**os.environ, "BUILDAH_FORMAT": "docker"}
+
+
 def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> None:
     """Raises AssertionError with what the engine says."""
     assert ENGINE is not None
-    form = ["--format", "docker", "--pull=missing"] if ENGINE == "podman" else []
-    command = [ENGINE, "build", *form, *options, "--tag", tag, "--file", str(file), str(context)]
+    pull = ["--pull=missing"] if ENGINE == "podman" else []
+    command = [ENGINE, "build", *pull, *options, "--tag", tag, "--file", str(file), str(context)]
     # The watch over tests that hang is for less than a build with nothing cached; this one has a limit of its own.
     faulthandler.cancel_dump_traceback_later()
     with Path(__file__).open() as lock:
         # Two at once would build the same layers twice.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY)
+        built = subprocess.run(
+            command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY, env=_environment()
+        )
     assert built.returncode == 0, built.stderr[-4000:]
 
 
