@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from fsm_runner.coordinator.reading import PLAIN, NoCookies, chunks_of
 from fsm_runner.errors import UsageError
 
 LOCALHOST = "localhost"
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class Exchanged(msgspec.Struct, frozen=True):
@@ -54,15 +57,22 @@ def client_factory(
             verify=certificates,
         )
 
+    # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
+    # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
     try:
-        # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
-        # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
         certificates: ssl.SSLContext = httpx.create_ssl_context(verify=parts.scheme == "https")
+    except OSError as fault:
+        raise UsageError(f"{what} {url!r}: {_those_set(_CERTIFICATES)} cannot be used: {fault}") from fault
+    try:
         new_client()
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
-        variables = "the proxy or certificate variables of the environment cannot be used"
-        raise UsageError(f"{what} {url!r}: {variables}: {fault}") from fault
+        raise UsageError(f"{what} {url!r}: {_those_set(_PROXIES)} cannot be used: {fault}") from fault
     return new_client
+
+
+def _those_set(variables: tuple[str, ...]) -> str:
+    """By their names alone: the URL of a proxy may hold a password."""
+    return ", ".join(name for name in os.environ if name.upper() in variables) or " or ".join(variables)
 
 
 def fault_text(fault: Exception) -> str:

@@ -78,7 +78,7 @@ async def test_any_host_is_answered_by_a_coordinator_that_others_reach() -> None
         ({"AUTH_ENABLED": "yes", "AUTH0_DOMAIN": "https://tenant.example/", "AUTH0_AUDIENCE": "a"}, "AUTH0_DOMAIN"),
         (
             {"AUTH_ENABLED": "on", "AUTH0_DOMAIN": "t.example", "AUTH0_AUDIENCE": "a", "SSL_CERT_FILE": "/no/file"},
-            "certificate variables",
+            "SSL_CERT_FILE",
         ),
     ],
 )

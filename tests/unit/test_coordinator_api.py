@@ -477,6 +477,6 @@ def test_an_environment_that_cannot_be_used_is_refused(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UsageError, match="variables of the environment cannot be used"):
+    with pytest.raises(UsageError, match=rf"\b{variable}\b.* cannot be used: "):
         CoordinatorApi("https://coordinator.example")
     CoordinatorApi("http://localhost:8765")
