@@ -122,7 +122,7 @@ class Child:
             if confinement.user is not None:
                 give_pipes(confinement.user, (stdout, stderr, *(() if stdin is None else (stdin.child_end,))))
             process = spawn(
-                confinement.command(command),
+                command,
                 env=strays.marked(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
@@ -130,8 +130,8 @@ class Child:
                 stderr=stderr,
                 watermark=strays.watermark,
                 user=confinement.user,
+                prelude=confinement.prelude,
             )
-            confinement.set_kernel_limits(process.pid)
             strays.led_by(process.pid)
             child = cls(process, strays, stdin=stdin, output=output, limits=confinement.limits)
             child._supervise(watch)

@@ -3,13 +3,12 @@
 import math
 import resource
 import sys
-from collections.abc import Sequence
 
 import msgspec
 from loguru import logger
 
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.process.user import CAP_SYS_PTRACE, CAP_SYS_RESOURCE, RunUser, lacks_capability
+from fsm_runner.process.user import CAP_SYS_PTRACE, RunUser, lacks_capability
 
 CPU_SLACK = 1.25
 CPU_SLACK_S = 1
@@ -35,68 +34,42 @@ class Confinement(msgspec.Struct, frozen=True):
                 "user of their own): it counts as memory of each of them"
             )
 
-    def command(self, command: Sequence[str]) -> Sequence[str]:
-        """What is to be started in place of `command`: itself, or a shell that sets the kernel's limits and becomes it.
+    @property
+    def prelude(self) -> list[str]:
+        """What is put before a command: a shell that sets the kernel's limits and becomes the command. May be empty.
 
-        Only where they cannot be set from here, for then it is the shell that says what is wrong with a command.
-        """
-        if not self._limits_itself:
-            return command
-        lines = [
-            f"ulimit -{which} -{letter} {value}"
-            for _, letter, soft, hard in self._kernel_limits
-            for which, value in (("S", soft), ("H", hard))
-        ]
-        # Where there is less already it is left as it is.
-        script = "; ".join(f"{line} 2>/dev/null" for line in lines)
-        return [_SHELL, "-c", f'{script}; exec "$@"', "sh", *command]
-
-    def set_kernel_limits(self, pid: int) -> None:
-        """Of a child that was started just now, and of what it starts from now on.
-
-        What it has started before this call has them not; that is a matter of microseconds, and setting them between
-        fork and exec would take a `preexec_fn`, which may deadlock. Where the process is root's it can raise them.
+        So nothing of the command has ever run without them, which a parent that sets them after the start cannot say;
+        between fork and exec Python can do it in a `preexec_fn` alone, which may deadlock. Where a process is root's it
+        can raise them.
 
         There is none of memory: RLIMIT_AS counts address space, of which Node.js, Go and others reserve far more than
         they use, and RLIMIT_DATA the stacks and heaps of all threads, used or not; either makes a program fail that
         is within its limit, in words that do not say so. There is none of processes: RLIMIT_NPROC counts all of a
         user's, of whatever run, and none of root's.
         """
-        if not self._limits_itself:
-            for name, _, soft, hard in self._kernel_limits:
-                _set(pid, name, soft, hard)
+        settings = [
+            f"ulimit -{which} -{letter} {_at_most_as_now(number, value)}"
+            for number, letter, soft, hard in self._kernel_limits
+            for which, value in (("S", soft), ("H", hard))
+        ]
+        return [_SHELL, "-c", " && ".join([*settings, 'exec "$@"']), "sh"] if settings else []
 
     @property
-    def _kernel_limits(self) -> list[tuple[str, str, int, int]]:
-        """Name, letter in the shell, the limit that counts, and how far a process may raise it."""
+    def _kernel_limits(self) -> list[tuple[int, str, int, int]]:
+        """Number, letter in the shell, the limit that counts, and how far a process may raise it."""
         found = []
         if self.limits.open_files is not None:
-            found.append(("RLIMIT_NOFILE", "n", self.limits.open_files, self.limits.open_files))
+            found.append((resource.RLIMIT_NOFILE, "n", self.limits.open_files, self.limits.open_files))
         if self.limits.cpu_s is not None:
             soft_s = math.ceil(self.limits.cpu_s * CPU_SLACK) + CPU_SLACK_S
-            found.append(("RLIMIT_CPU", "t", soft_s, soft_s + CPU_KILL_S))
+            found.append((resource.RLIMIT_CPU, "t", soft_s, soft_s + CPU_KILL_S))
         return found
-
-    @property
-    def _limits_itself(self) -> bool:
-        """On macOS, and where we have not all of root's rights: then another user's limits are not ours to set."""
-        if not self._kernel_limits:
-            return False
-        return not hasattr(resource, "prlimit") or (self.user is not None and lacks_capability(CAP_SYS_RESOURCE))
 
 
 UNCONFINED = Confinement()
 
 
-def _set(pid: int, name: str, soft: int, hard: int) -> None:
-    """Never more than it has already."""
-    number = getattr(resource, name)
-    try:
-        most = resource.prlimit(pid, number)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.prlimit(pid, number, (soft, hard))
-    except ProcessLookupError:
-        return
-    except OSError as fault:  # as a rule a setuid program
-        logger.warning("process {} goes without {}: {}", pid, name, fault.strerror)
+def _at_most_as_now(number: int, value: int) -> int:
+    """Root could set more than this process has, but is to be limited and not freed."""
+    _, most = resource.getrlimit(number)
+    return value if most == resource.RLIM_INFINITY else min(value, most)

@@ -33,19 +33,23 @@ def spawn(
     stderr: int,
     watermark: int | None = None,
     user: RunUser | None = None,
+    prelude: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
     """Starts `command` as the leader of a new session, and so of a new process group.
 
     `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited. What is
     started, and whatever that starts, can be told by `watermark` (`watermark_of`). `user` None: that of this process.
-    Raises `SpawnFailed`.
+    `prelude` is another program with its arguments, which is started in its place and becomes it. Raises `SpawnFailed`;
+    where there is a prelude, as far as it can be told beforehand that the command cannot be started.
     """
     if not command or not command[0]:
         raise SpawnFailed("there is no command to start: its name is empty")
     try:
+        if prelude and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
+            raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
         with watermarked(watermark):
-            return subprocess.Popen(  # noqa: S603 - no shell; the command is the caller's to choose
-                command,
+            return subprocess.Popen(  # noqa: S603 - the command is the caller's to choose, and no shell reads it
+                [*prelude, *command],
                 env=env,
                 cwd=cwd,
                 stdin=stdin,
@@ -81,7 +85,7 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
         return fault
     file = _executable(command[0], env, cwd)
     if file is None:
-        return f"command not found; it was looked for in PATH ({env.get('PATH', os.defpath)})"
+        return _not_found(env)
     if user is not None and error.errno == errno.EACCES and (denied := _denied_to(user, file)) is not None:
         return denied
     return _file_reason(error, file)
@@ -122,6 +126,16 @@ def _directory_fault(cwd: Path) -> str | None:
     return None
 
 
+def _command_defect(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str | None:
+    """What can be seen of it without trying."""
+    file = _executable(command[0], env, cwd)
+    return _not_found(env) if file is None else _file_defect(file)
+
+
+def _not_found(env: Mapping[str, str]) -> str:
+    return f"command not found; it was looked for in PATH ({env.get('PATH', os.defpath)})"
+
+
 def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
     """The file that `name` stands for, also where it does not exist; None where PATH has no such file."""
     if "/" in name:
@@ -130,7 +144,7 @@ def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
     return Path(found) if found else None
 
 
-def _file_reason(error: OSError, file: Path) -> str:
+def _file_defect(file: Path) -> str | None:
     try:
         mode = file.stat().st_mode
     except FileNotFoundError:
@@ -142,21 +156,23 @@ def _file_reason(error: OSError, file: Path) -> str:
     if not os.access(file, os.X_OK):
         return f"{file} is not executable: run `chmod +x {file}`"
     interpreter = _interpreter(file)
-    if interpreter and error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
-        return _interpreter_reason(error, file, interpreter)
+    if interpreter and interpreter.endswith("\r"):
+        return f"{file} has Windows line endings (CRLF) in its `#!` line: convert it to LF"
+    if interpreter and not os.access(interpreter, os.F_OK):
+        return f"the interpreter in the first line of {file}, {interpreter}, does not exist"
+    if interpreter and not os.access(interpreter, os.X_OK):
+        return f"the interpreter in the first line of {file}, {interpreter}, is not executable"
+    return None
+
+
+def _file_reason(error: OSError, file: Path) -> str:
+    if (defect := _file_defect(file)) is not None:
+        return defect
     if error.errno == errno.ENOENT:
         return f"{file} exists, but the loader that it was built for does not: it is a program of another system"
     if error.errno == errno.ENOEXEC:
         return f"{file} is no program of this machine, and no script: a script's first line is `#!` and its interpreter"
     return f"{file}: {error.strerror}"
-
-
-def _interpreter_reason(error: OSError, file: Path, interpreter: str) -> str:
-    if interpreter.endswith("\r"):
-        return f"{file} has Windows line endings (CRLF) in its `#!` line: convert it to LF"
-    if error.errno == errno.EACCES:
-        return f"the interpreter in the first line of {file}, {interpreter}, is not executable"
-    return f"the interpreter in the first line of {file}, {interpreter}, does not exist"
 
 
 def _interpreter(file: Path) -> str | None:

@@ -35,8 +35,6 @@ _LOOK_LIMIT_S = 30.0
 _NEEDED_CAPABILITIES = {5: "CAP_KILL", 6: "CAP_SETGID", 7: "CAP_SETUID"}
 CAP_SYS_PTRACE = 19
 """To look into any process."""
-CAP_SYS_RESOURCE = 24
-"""To set the limits of any process."""
 
 
 class RunUser(msgspec.Struct, frozen=True, kw_only=True):

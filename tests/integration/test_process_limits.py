@@ -67,6 +67,9 @@ while True:
 """
 
 
+SHOWS = "import resource, sys; print(resource.getrlimit(getattr(resource, sys.argv[1])))"
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     descriptors = open_descriptors()
@@ -200,17 +203,14 @@ except OSError as fault:
 
 
 async def test_a_limit_of_open_files_alone_needs_no_watcher() -> None:
-    child = start("input()", open_files=50)
+    child = start(SHOWS, "RLIMIT_NOFILE", open_files=50)
     await no_watcher()
-    assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE) == (50, 50)
-    await exit_of(child)
+    assert (await exit_of(child)).stdout.text() == "(50, 50)\n"
 
 
 async def test_a_limit_is_never_more_than_there_is() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    child = start("import signal; signal.pause()", open_files=most + 1)
-    assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE) == (most, most)
-    await child.stop()
+    assert (await ended(SHOWS, "RLIMIT_NOFILE", open_files=most + 1)).stdout.text() == f"({most}, {most})\n"
 
 
 async def test_cpu_time() -> None:
@@ -239,10 +239,9 @@ async def test_the_kernel_ends_a_process_that_nobody_looks_at(monkeypatch: pytes
 
 
 async def test_the_kernels_limit_lies_above_the_one_that_is_watched() -> None:
-    child = start("import signal; signal.pause()", cpu_s=100)
     soft_s = 125 + CPU_SLACK_S
-    assert resource.prlimit(child.pid, resource.RLIMIT_CPU) == (soft_s, soft_s + CPU_KILL_S)
-    await child.stop()
+    shown = (await ended(SHOWS, "RLIMIT_CPU", cpu_s=100)).stdout.text()
+    assert shown == f"({soft_s}, {soft_s + CPU_KILL_S})\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

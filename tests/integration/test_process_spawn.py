@@ -1,10 +1,17 @@
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from fsm_runner.process.child import Child
+from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.limits import ResourceLimits
+
+PATH = "/usr/bin:/bin"
+Refusal = Callable[..., Awaitable[str]]
+"""Of a command, a working directory and an environment: what the message says."""
+CONFINEMENTS = {"directly": UNCONFINED, "by way of a shell": Confinement(ResourceLimits(open_files=50))}
 
 
 @pytest.fixture
@@ -23,12 +30,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def refusal(
-    command: Sequence[str], cwd: Path, env: dict[str, str] | None = None, *, path: str = "/usr/bin:/bin"
-) -> str:
-    with pytest.raises(SpawnFailed) as raised:
-        Child.start(command, env={"PATH": path} if env is None else env, cwd=cwd)
-    return str(raised.value)
+@pytest.fixture(params=list(CONFINEMENTS.values()), ids=list(CONFINEMENTS))
+def confinement(request: pytest.FixtureRequest) -> Confinement:
+    found: Confinement = request.param
+    return found
+
+
+@pytest.fixture
+def refusal(confinement: Confinement) -> Refusal:
+    async def refused(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> str:
+        with pytest.raises(SpawnFailed) as raised:
+            Child.start(command, env={"PATH": PATH} if env is None else env, cwd=cwd, confinement=confinement)
+        return str(raised.value)
+
+    return refused
 
 
 @pytest.mark.parametrize(
@@ -41,26 +56,34 @@ async def refusal(
         ("./no-interpreter", "first line of {folder}/no-interpreter, /no/such/interpreter, does not exist"),
         ("./interpreter-not-executable", "{folder}/plain, is not executable"),
         ("./windows", "Windows line endings (CRLF)"),
-        ("./no-first-line", "a script's first line is `#!`"),
-        ("no-such-command", "command not found; it was looked for in PATH (/usr/bin:/bin)"),
+        ("no-such-command", f"command not found; it was looked for in PATH ({PATH})"),
     ],
 )
-async def test_the_message_says_why_a_command_did_not_start(folder: Path, name: str, reason: str) -> None:
+async def test_the_message_says_why_a_command_did_not_start(
+    folder: Path, refusal: Refusal, name: str, reason: str
+) -> None:
     message = await refusal([name], folder)
     assert message.startswith(f"`{name}` cannot be started: ")
     assert reason.format(folder=folder) in message
 
 
-async def test_a_script_without_the_right_to_run_is_told_when_it_is_found_in_path(folder: Path) -> None:
-    assert "run `chmod +x" in await refusal(["plain"], folder, path=str(folder))
+async def test_what_is_no_program_and_no_script_is_told(folder: Path) -> None:
+    with pytest.raises(SpawnFailed, match="a script's first line is `#!`"):
+        Child.start(["./no-first-line"], env={"PATH": PATH}, cwd=folder)
 
 
-async def test_a_missing_working_directory_is_told(folder: Path) -> None:
+async def test_a_script_without_the_right_to_run_is_told_when_it_is_found_in_path(
+    folder: Path, refusal: Refusal
+) -> None:
+    assert "run `chmod +x" in await refusal(["plain"], folder, {"PATH": str(folder)})
+
+
+async def test_a_missing_working_directory_is_told(folder: Path, refusal: Refusal) -> None:
     assert "working directory" in await refusal(["/bin/true"], folder / "absent")
     assert "is not a directory" in await refusal(["/bin/true"], folder / "plain")
 
 
-async def test_arguments_that_are_too_long_are_told(folder: Path) -> None:
+async def test_arguments_that_are_too_long_are_told(folder: Path, refusal: Refusal) -> None:
     message = await refusal(["/bin/true", "x" * 3_000_000], folder)
     assert "too long" in message
     assert "3,000,000" in message
@@ -74,20 +97,24 @@ async def test_arguments_that_are_too_long_are_told(folder: Path) -> None:
         (["/bin/e\0cho"], "its name"),
     ],
 )
-async def test_text_that_no_argument_can_hold_is_told(folder: Path, command: list[str], place: str) -> None:
+async def test_text_that_no_argument_can_hold_is_told(
+    folder: Path, refusal: Refusal, command: list[str], place: str
+) -> None:
     assert place in await refusal(command, folder)
 
 
 @pytest.mark.parametrize("env", [{"A": "a\0b"}, {"A=B": "c"}])
-async def test_text_that_no_variable_can_hold_is_told(folder: Path, env: dict[str, str]) -> None:
+async def test_text_that_no_variable_can_hold_is_told(folder: Path, refusal: Refusal, env: dict[str, str]) -> None:
     assert "environment variable" in await refusal(["/bin/true"], folder, env)
 
 
 @pytest.mark.parametrize("command", [[], [""]])
-async def test_an_empty_command_is_told(folder: Path, command: list[str]) -> None:
+async def test_an_empty_command_is_told(folder: Path, refusal: Refusal, command: list[str]) -> None:
     assert "empty" in await refusal(command, folder)
 
 
-async def test_a_relative_command_is_looked_for_in_the_working_directory(folder: Path) -> None:
-    ended = await Child.start(["./works"], env={}, cwd=folder).wait()
+async def test_a_relative_command_is_looked_for_in_the_working_directory(
+    folder: Path, confinement: Confinement
+) -> None:
+    ended = await Child.start(["./works"], env={}, cwd=folder, confinement=confinement).wait()
     assert ended.stdout.text() == "hello\n"

@@ -22,12 +22,10 @@ from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.user import (
-    CAP_SYS_RESOURCE,
     RunUser,
     denied_to,
     find_user,
     first_denied,
-    lacks_capability,
     with_rights_of,
 )
 from fsm_runner.process.warden import Warden
@@ -123,39 +121,23 @@ async def test_what_it_leaves_behind_ends_with_it(place: Path) -> None:
         await gone(pid)
 
 
-@pytest.fixture(params=[False, True], ids=["all of root's rights", "not the right to set limits"])
-def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this process really has is one of the two; the other is put on."""
-    lacks_all: bool = request.param
-    if not lacks_all and lacks_capability(CAP_SYS_RESOURCE):
-        pytest.skip("this root has not the right to set limits of others")
-    monkeypatch.setattr(confinement, "lacks_capability", lambda number: lacks_all)
-
-
-@pytest.mark.usefixtures("rights")
 async def test_its_limits_are_kept() -> None:
     limits = ResourceLimits(cpu_s=0.3, open_files=40)
     child = start("while :; do :; done", limits=limits)
     assert "CPU limit" in ((await exit_of(child)).exceeded or "")
-    shown = "ulimit -Sn; ulimit -Hn; ulimit -St; ulimit -Ht"
-    # With all rights they are set after the start.
-    seen = await exit_of(start(f"read line; {shown}", limits=limits, stdin="go\n"))
+    seen = await exit_of(start("ulimit -Sn; ulimit -Hn; ulimit -St; ulimit -Ht", limits=limits))
     assert seen.stdout.text().split() == ["40", "40", "2", "7"]
 
 
-@pytest.mark.usefixtures("rights")
 async def test_it_cannot_raise_its_limits() -> None:
-    seen = await exit_of(
-        start("read line; ulimit -n 50; ulimit -n", limits=ResourceLimits(open_files=40), stdin="go\n")
-    )
+    seen = await exit_of(start("ulimit -n 50; ulimit -n", limits=ResourceLimits(open_files=40)))
     assert seen.stdout.text() in ("40\n", "")
 
 
-async def test_the_shell_that_sets_limits_leaves_a_command_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confinement, "lacks_capability", lambda number: True)
-    limits = ResourceLimits(open_files=1 << 29)  # more than there is: it stays as it is
+async def test_the_shell_that_sets_limits_leaves_a_command_as_it_is() -> None:
+    limits = ResourceLimits(open_files=1 << 29)  # more than there is
     seen = await exit_of(start('printf "<%s>" "$@"; ulimit -n', "a b", "$(id)", "", "'\n", limits=limits))
-    assert seen.stdout.text() == f"<a b><$(id)><><'\n>{resource.getrlimit(resource.RLIMIT_NOFILE)[0]}\n"
+    assert seen.stdout.text() == f"<a b><$(id)><><'\n>{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n"
 
 
 async def test_a_warden_ends_it(place: Path) -> None:
