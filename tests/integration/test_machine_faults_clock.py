@@ -62,7 +62,7 @@ async def test_no_run_ends_by_it(tmp_path: Path, clock: WallClock) -> None:
 
 
 async def test_the_time_limit_of_a_run_is_kept_all_the_same(tmp_path: Path, clock: WallClock) -> None:
-    async with running(tmp_path, run_timeout_s=1.0) as (desk, _), waiter(tmp_path) as command:
+    async with running(tmp_path, run_timeout_s=3.0) as (desk, _), waiter(tmp_path) as command:
         run = await desk.submit("wait", **command.parameters)
         await command.started.pid()
         began = time.monotonic()

@@ -36,6 +36,9 @@ LIBRARIES = (
     "typer",
 )
 
+LIFE_LIMIT_S = 3 * PATIENCE_S
+"""From the fork to the end, with all that it waits for."""
+
 
 class Forked:
     """A child. `log` is what it says on stderr."""
@@ -48,7 +51,7 @@ class Forked:
         """Negative: the number of the signal that has killed it."""
 
     async def ended(self) -> int:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LIFE_LIMIT_S):
             return await asyncio.shield(self.code)
 
     async def signal(self, number: signal.Signals) -> None:
