@@ -167,7 +167,7 @@ async def test_an_executor_that_never_reads_ends_by_its_time_limit_or_a_stop(
 ) -> None:
     async with waiter(tmp_path) as held:
         home = command_home(tmp_path / "home", f"#!/bin/sh\necho $$ > {held.started.path}\nexec sleep 1000\n")
-        async with staged(tmp_path, home, run_timeout_s=SHORT_S if way == "limit" else None) as bench:
+        async with staged(tmp_path, home, run_timeout_s=2.0 if way == "limit" else None) as bench:
             run = await bench.desk.submit("staged", text="x" * size_chars)
             pid = await held.started.pid()
             if way == "limit":
