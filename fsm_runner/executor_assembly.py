@@ -61,6 +61,8 @@ async def assembled_executor(
         raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
     for name in sorted(set(profile.named_variables) - surroundings.inherited.keys()):
         logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
+    if (hint := profile.manifest.credentials_defect(surroundings.inherited)) is not None:
+        logger.warning("{}: {}", profile.path, hint)
     if (user := surroundings.confinement.user) is not None:
         await in_thread(check_program, user, profile.executor_path, program)
     # The gateway brings the web server along, which a procedural runner has no use for.

@@ -1,6 +1,6 @@
 """What an executor says of itself in `executor.json` beside its file: what it needs of whoever starts it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,19 @@ MANIFEST_FILE = "executor.json"
 class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: tuple[str, ...] = ()
     """Variables that it gets with every profile, where they are set."""
+    credentials: tuple[str, ...] = ()
+    """Variables of which one has to be set, and no other: without it every run fails."""
     config_schema: JsonObject | None = None
     """JSON Schema (2020-12) of a profile's `config`; None: anything. Where it has a property `env`, that is a list of
     names of further variables."""
+
+    def credentials_defect(self, environment: Mapping[str, str]) -> str | None:
+        """What is wrong with the credentials that are set."""
+        given = [name for name in self.credentials if environment.get(name)]
+        if not self.credentials or len(given) == 1:
+            return None
+        needed = " or ".join(self.credentials)
+        return f"set {needed}, one of them: {'more than one' if given else 'none'} is set, so runs will fail"
 
     def variables_in(self, config: JsonObject) -> tuple[str, ...]:
         properties, names = (self.config_schema or {}).get("properties"), config.get("env")

@@ -8,6 +8,7 @@ import pytest
 
 from fsm_runner import home as home_module
 from fsm_runner.errors import EXIT_USAGE, UsageError
+from fsm_runner.executors.manifest import manifest_beside
 from fsm_runner.home import HOME_VARIABLE
 from fsm_runner.profiles import LoadedProfile, load_profile
 from tests.support.command_executor import (
@@ -17,6 +18,7 @@ from tests.support.command_executor import (
     staged,
     staged_source,
 )
+from tests.support.logs import log_lines
 from tests.support.program import environment, program
 from tests.support.runner import bench
 
@@ -174,6 +176,29 @@ async def _refused(folder: Path, home: LoadedProfile) -> str:
         assert await desk.runners() == []
         assert desk.proxy.calls == []
     return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "none is set"),
+        ({"A_TOKEN": ""}, "none is set"),
+        ({"A_KEY": "k"}, None),
+        ({"A_TOKEN": "t", "A_KEY": "k"}, "more than one is set"),
+    ],
+)
+async def test_a_runner_says_at_its_start_that_credentials_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str | None
+) -> None:
+    home = command_home(tmp_path / "home")
+    home.executor_path.with_name("executor.json").write_text('{"credentials": ["A_TOKEN", "A_KEY"]}')
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with log_lines() as lines:
+        async with staged(tmp_path, msgspec.structs.replace(home, manifest=manifest_beside(home.executor_path))):
+            pass
+    warnings = [line for line in lines if "A_TOKEN or A_KEY" in line]
+    assert warnings == [] if said is None else said in warnings[0]
 
 
 async def test_a_runner_that_cannot_start_its_executor_does_not_say_that_it_serves(tmp_path: Path) -> None:
