@@ -1,14 +1,14 @@
-"""What a Python script says it needs, in the header of PEP 723."""
+"""What a Python script says it needs, in the header of PEP 723.
+
+`packaging` and `importlib.metadata` are loaded only where there is such a header.
+"""
 
 import re
 import sys
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 from fsm_runner.errors import UsageError
 
@@ -44,6 +44,8 @@ def is_met_here(head: bytes) -> bool:
 
     One that has settings of other tools, or cannot be read, is left to `uv`, which says what is wrong with it.
     """
+    from packaging.specifiers import SpecifierSet
+
     found = _HEADER.search(head)
     if found is None:
         return False
@@ -59,6 +61,10 @@ def is_met_here(head: bytes) -> bool:
 
 def _is_installed(requirement_text: str) -> bool:
     """Extras bring requirements of their own, which nobody looks through here."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
     requirement = Requirement(requirement_text)
     if requirement.marker is not None and not requirement.marker.evaluate():
         return True

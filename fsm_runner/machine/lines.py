@@ -15,20 +15,25 @@ _CLOSERS = ("]", "}", '"""', "'''")
 
 
 class Lines:
-    """The line of each path; of one that has no line of its own, the line of what it is in."""
+    """The line of each path, list elements included; of one that has no line of its own, the line of what it is in."""
 
-    def __init__(self, lines: dict[Path, int] | None = None) -> None:
-        self._lines = lines or {}
+    def __init__(self, text: str | None = None) -> None:
+        """The text must be TOML that `tomllib` accepts; None: there is none, and nothing has a line."""
+        self._text = text
+        self._lines: dict[Path, int] | None = None
 
     def of(self, path: Path) -> int | None:
+        if self._text is None:
+            return None
+        if self._lines is None:  # a sound spec is never asked, and this takes longer than all else of its reading
+            self._lines = _indexed(self._text)
         for length in range(len(path), -1, -1):
             if (line := self._lines.get(path[:length])) is not None:
                 return line
         return None
 
 
-def index_lines(text: str) -> Lines:
-    """The lines of all keys, list elements included. The text must be TOML that `tomllib` accepts."""
+def _indexed(text: str) -> dict[Path, int]:
     lines: dict[Path, int] = {(): 1}
     table: Path = ()
     tables_in: dict[Path, int] = {}
@@ -41,7 +46,7 @@ def index_lines(text: str) -> Lines:
         table = _header(content, tables_in)
         for length in range(1, len(table) + 1):
             lines.setdefault(table[:length], number)
-    return Lines(lines)
+    return lines
 
 
 def _statements(lines: list[str]) -> Iterator[tuple[int, list[str]]]:

@@ -8,7 +8,7 @@ import msgspec
 
 from fsm_runner.machine.defects import Defect, Path, SpecError, in_order, place_of
 from fsm_runner.machine.form import Problem, decode
-from fsm_runner.machine.lines import Lines, index_lines
+from fsm_runner.machine.lines import Lines
 from fsm_runner.machine.spec import Spec
 
 __all__ = ["SPEC_LIMIT_BYTES", "Defect", "Source", "SpecError", "load", "read"]
@@ -45,7 +45,7 @@ def read(path: FilePath | str) -> Source:
     text = _text(path)
     raw = _toml(str(path), text)
     decoded = decode(raw)
-    lines = index_lines(text)
+    lines = Lines(text)
     return Source(
         spec=decoded.spec,
         file=str(path),

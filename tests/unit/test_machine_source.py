@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.machine.check import check_file
-from fsm_runner.machine.lines import index_lines
+from fsm_runner.machine.lines import Lines
 from fsm_runner.machine.source import SPEC_LIMIT_BYTES, SpecError, load, read
 
 LINED = """\
@@ -40,7 +40,7 @@ to = "y"
 
 
 def test_each_key_has_the_line_that_it_is_written_on() -> None:
-    lines = index_lines(LINED)
+    lines = Lines(LINED)
     expected: dict[tuple[str | int, ...], int] = {
         ("name",): 2,
         ("states",): 4,
@@ -66,7 +66,7 @@ def test_each_key_has_the_line_that_it_is_written_on() -> None:
 
 
 def test_a_key_that_is_not_there_has_the_line_of_its_table() -> None:
-    lines = index_lines(LINED.replace("\n", "\r\n"))
+    lines = Lines(LINED.replace("\n", "\r\n"))
     assert lines.of(("transitions", 1, "from")) == 26
     assert lines.of(("nothing",)) == 1
 
