@@ -1,5 +1,6 @@
 """What the program says of itself: lines on stderr."""
 
+import logging
 import os
 import re
 import sys
@@ -38,6 +39,18 @@ def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) ->
         diagnose=False,
         backtrace=False,
     )
+    logging.basicConfig(handlers=[_OfLibraries()], level=logging.WARNING, force=True)
+
+
+class _OfLibraries(logging.Handler):
+    """Brings what libraries say into this log, where secrets are hidden and control characters written out.
+
+    Their warnings are about what callers have sent, as often as those like to: they are for who looks for details.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "ERROR" if record.levelno >= logging.ERROR else "DEBUG"
+        logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, record.getMessage())
 
 
 def _make_plain(record: "Record", redactor: Redactor) -> None:

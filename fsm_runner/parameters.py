@@ -14,6 +14,9 @@ import msgspec
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.errors import UsageError
 
+FILE_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of a file that is named in place of a text; as much as a coordinator takes for a whole run."""
+
 
 class _KeySchema(msgspec.Struct, frozen=True):
     """As much of a property's JSON Schema as tells how to read its text."""
@@ -86,7 +89,11 @@ def _check_text(word: str) -> None:
 
 def _file_text(word: str, path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        with path.open("rb") as file:
+            content = file.read(FILE_LIMIT_BYTES + 1)
+        if len(content) > FILE_LIMIT_BYTES:
+            raise UsageError(f"{word!r}: {path} is larger than {FILE_LIMIT_BYTES:,} bytes")
+        return content.decode()
     except OSError as fault:
         raise UsageError(f"{word!r}: {path} cannot be read: {fault.strerror}") from fault
     except UnicodeDecodeError as defect:

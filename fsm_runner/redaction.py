@@ -153,8 +153,12 @@ def _forms_of(secret: str) -> set[str]:
     in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
     in_json |= {each.replace("/", "\\/") for each in in_json} | {_escaped(each) for each in in_json}
     in_json |= {json.dumps(each)[1:-1] for each in in_json}
+    as_bytes = secret.encode(errors="replace")
+    byte_by_byte = {"".join(f"%{byte:{style}}" for byte in as_bytes) for style in ("02X", "02x")}
+    in_hex = {as_bytes.hex(), as_bytes.hex().upper()}
     in_html = {html.escape(secret), html.escape(secret, quote=False)}
-    return {secret, repr(secret)[1:-1], *quoted, *lower, *in_json, *in_html, *_base64_of(secret)}
+    in_ascii = {*byte_by_byte, *in_hex, *_base64_of(secret)}
+    return {secret, repr(secret)[1:-1], *quoted, *lower, *in_json, *in_html, *in_ascii}
 
 
 def _escaped(text_in_json: str) -> str:

@@ -62,17 +62,23 @@ def client_factory(
     try:
         certificates: ssl.SSLContext = httpx.create_ssl_context(verify=parts.scheme == "https")
     except OSError as fault:
-        raise UsageError(f"{what} {url!r}: {_those_set(_CERTIFICATES)} cannot be used: {fault}") from fault
+        raise UsageError(f"{what} {url!r}: {_certificates_used()} cannot be used: {fault}") from fault
     try:
         new_client()
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
-        raise UsageError(f"{what} {url!r}: {_those_set(_PROXIES)} cannot be used: {fault}") from fault
+        raise UsageError(f"{what} {url!r}: {_proxies_set()} cannot be used: {fault}") from fault
     return new_client
 
 
-def _those_set(variables: tuple[str, ...]) -> str:
-    """By their names alone: the URL of a proxy may hold a password."""
-    return ", ".join(name for name in os.environ if name.upper() in variables) or " or ".join(variables)
+def _certificates_used() -> str:
+    """The file goes before the folder."""
+    set_ones = [f"{name}={os.environ[name]!r}" for name in _CERTIFICATES if os.environ.get(name)]
+    return set_ones[0] if set_ones else "the system's certificates"
+
+
+def _proxies_set() -> str:
+    """By their names alone: a URL may hold a password."""
+    return ", ".join(name for name in os.environ if name.upper() in _PROXIES)
 
 
 def fault_text(fault: Exception) -> str:

@@ -8,6 +8,8 @@ import msgspec
 MOST_BYTES = 1 << 60
 MOST_COUNT = 1_000_000_000
 MOST_S = 1_000_000_000.0
+LEAST_OPEN_FILES = 10
+"""With fewer a program cannot even load its libraries, and could not say so."""
 
 _UNITS_BYTES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -21,7 +23,7 @@ class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memory_bytes: Bytes | None = None
     """Resident memory; what several of the processes share counts once, where the system tells."""
     processes: Count | None = None
-    open_files: Count | None = None
+    open_files: Annotated[int, msgspec.Meta(ge=LEAST_OPEN_FILES, le=MOST_COUNT)] | None = None
     """In each process: so the kernel counts them."""
     cpu_s: Annotated[float, msgspec.Meta(gt=0, le=MOST_S)] | None = None
     """Of all processors together, also of processes that have ended."""
@@ -71,10 +73,14 @@ def parse_size(text: str) -> int:
     return size_bytes
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= MOST_COUNT:
-        raise ValueError("expected a whole number from 1 up")
+def _count(text: str, least: int = 1) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= MOST_COUNT:
+        raise ValueError(f"expected a whole number from {least} up")
     return int(text)
+
+
+def _open_files(text: str) -> int:
+    return _count(text, LEAST_OPEN_FILES)
 
 
 def _seconds(text: str) -> float:
@@ -86,7 +92,7 @@ def _seconds(text: str) -> float:
 _FORMS: dict[str, tuple[str, Any]] = {
     "memory": ("memory_bytes", parse_size),
     "processes": ("processes", _count),
-    "open_files": ("open_files", _count),
+    "open_files": ("open_files", _open_files),
     "cpu": ("cpu_s", _seconds),
     "output": ("output_bytes", parse_size),
 }

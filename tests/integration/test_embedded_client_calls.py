@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from fsm_runner.coordinator.embedded import answers
 from fsm_runner.coordinator.embedded.answers import BODY_LIMIT_BYTES
 from fsm_runner.coordinator.embedded.timings import Timings
 from tests.support.embedded import ECHO_AGENT, autonomous, coordinator
@@ -371,3 +373,21 @@ async def test_a_body_over_the_limit_is_413() -> None:
         answer = await desk.http.post("/runs", content=b" " * (BODY_LIMIT_BYTES + 1))
         assert answer.status_code == 413
         assert "detail" in answer.json()
+
+
+@pytest.mark.parametrize(
+    ("announced_bytes", "status"), [(BODY_LIMIT_BYTES + 1, b"413"), (10, b"408")], ids=["too large", "too slow"]
+)
+async def test_a_body_that_is_announced_and_does_not_come_is_not_waited_for(
+    announced_bytes: int, status: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "BODY_WITHIN_S", 0.1)
+    async with coordinator() as desk:
+        url = httpx.URL(desk.server.url)
+        assert url.port is not None
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % announced_bytes)
+        async with asyncio.timeout(AT_ONCE_S):
+            answer = await reader.read()  # to the end: the connection is closed then
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        writer.close()

@@ -37,6 +37,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "url": lambda secret: quote(secret, safe=""),
     "url path": quote,
     "form": quote_plus,
+    "url, each byte": lambda secret: "".join(f"%{byte:02X}" for byte in secret.encode()),
+    "hexadecimal": lambda secret: secret.encode().hex(),
     "url in lower case": lambda secret: "".join(
         char if char.isascii() and quote(char, safe="") == char else "".join(f"%{byte:02x}" for byte in char.encode())
         for char in secret

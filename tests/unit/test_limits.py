@@ -32,6 +32,7 @@ def test_each_limit_may_be_left_out_and_set_apart_by_blanks() -> None:
         ("output=" + "9" * 5000, "output: expected a number of bytes"),
         ("processes=1_0", "processes: expected a whole number"),
         ("open_files=1.0", "open_files: expected a whole number"),
+        ("open_files=9", "open_files: expected a whole number from 10 up"),
         ("cpu=0", "cpu: expected a number of seconds"),
         ("cpu=inf", "cpu: expected a number of seconds"),
         ("cpu=1e3", "cpu: expected a number of seconds"),
@@ -55,7 +56,7 @@ def test_each_limit_wins_by_itself() -> None:
 
 def test_processes_are_looked_at_only_for_what_has_to_be_summed_up() -> None:
     assert not NO_LIMITS.need_looks
-    assert not ResourceLimits(open_files=5, output_bytes=5).need_looks
+    assert not ResourceLimits(open_files=50, output_bytes=5).need_looks
     for limits in (ResourceLimits(memory_bytes=5), ResourceLimits(processes=5), ResourceLimits(cpu_s=5)):
         assert limits.need_looks
 

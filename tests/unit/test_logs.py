@@ -28,6 +28,20 @@ sys.exit(7)
 """
 
 
+LIBRARIES_LOG = """
+import logging
+from fsm_runner.logs import configure_logs
+from fsm_runner.redaction import Redactor
+configure_logs(Redactor(["s3cr3t-value"]), verbose={verbose})
+logging.getLogger("library").warning("a caller said %s", "s3cr3t-value\\x1b[31m")
+try:
+    raise ValueError("s3cr3t-value")
+except ValueError:
+    logging.getLogger("library").exception("it broke")
+logging.getLogger("library").info("nobody wants to know")
+"""
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     reader, writer = os.pipe()
@@ -130,3 +144,14 @@ def test_what_others_have_written_is_no_message_of_its_own_and_controls_nothing(
     assert first.endswith("INFO    run_1")
     assert forged == r"    2026-01-01T00:00:00.000+0000 INFO    all is well\r\x1b[2J\u202e\x00: claimed"
     assert long.endswith("xxx… (992,009 more characters)")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_libraries_say_is_shown_as_all_else_is(verbose: bool) -> None:
+    program = LIBRARIES_LOG.format(verbose=verbose)
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert "library: it broke" in shown
+    assert "ValueError: ***" in shown
+    assert "s3cr3t-value" not in shown
+    assert "nobody" not in shown
+    assert ("library: a caller said ***\\x1b[31m" in shown) == verbose

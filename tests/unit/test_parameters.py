@@ -154,6 +154,11 @@ def test_a_file_s_text_is_the_value_and_takes_the_declared_type(tmp_path: Path) 
     assert parse_parameters(words, SCHEMA) == {"text": "ein Löffel\nZucker\n", "count": 5}
 
 
+def test_a_file_without_end_is_not_read_to_it() -> None:
+    with pytest.raises(UsageError, match="/dev/zero is larger than 67,108,864 bytes"):
+        parse_parameters(["text=@/dev/zero"], None)
+
+
 def test_a_file_s_text_is_taken_byte_for_byte(tmp_path: Path) -> None:
     (tmp_path / "windows.txt").write_bytes(b"a\r\nb\r")
     assert parse_parameters([f"text=@{tmp_path / 'windows.txt'}"], SCHEMA) == {"text": "a\r\nb\r"}

@@ -1,5 +1,7 @@
 """Responses, and the pieces of a request that every route needs."""
 
+import asyncio
+
 import msgspec
 from loguru import logger
 from starlette.exceptions import HTTPException
@@ -13,6 +15,8 @@ from fsm_runner.coordinator.wire import JsonObject
 
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
 """Above the largest result event: two outputs of 4 MiB, each byte of which JSON may write as six."""
+BODY_WITHIN_S = 60.0
+"""How long a body may take to arrive; a slower one is answered with 408."""
 
 OK: JsonObject = {"ok": True}
 
@@ -29,13 +33,24 @@ def coordinator_of(request: Request) -> Coordinator:
 
 
 async def body_of(request: Request) -> bytes:
-    """Raises a 413 Refusal above `BODY_LIMIT_BYTES`."""
+    """Raises a 413 Refusal above `BODY_LIMIT_BYTES`, announced or sent, and a 408 one after `BODY_WITHIN_S`."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > BODY_LIMIT_BYTES:
+        raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT_BYTES:
-            raise Refusal(413, f"The body is larger than {BODY_LIMIT_BYTES} bytes")
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise Refusal(408, f"The body has not arrived within {BODY_WITHIN_S:g} s") from None
     return bytes(body)
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, f"The body is larger than {BODY_LIMIT_BYTES} bytes")
 
 
 async def object_of(request: Request) -> JsonObject:

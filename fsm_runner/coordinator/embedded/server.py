@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
+MAX_CONNECTIONS = 800
+"""Its clients are many; a process may often have 1,024 files open in all."""
 
 
 class CoordinatorServer:
@@ -116,7 +118,7 @@ class _RunningServer:
         self._verifier = verifier
         self.is_on_loopback = is_loopback(listener.getsockname()[0])
         hosts = local_hosts(host) if self.is_on_loopback else None
-        self._web = WebServer(build_app(coordinator, hosts, verifier), listener, max_connections=None)
+        self._web = WebServer(build_app(coordinator, hosts, verifier), listener, max_connections=MAX_CONNECTIONS)
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
