@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator.embedded import answers
+from fsm_runner.coordinator.embedded import answers, validation
 from fsm_runner.coordinator.embedded.answers import BODY_LIMIT_BYTES
 from fsm_runner.coordinator.embedded.timings import Timings
 from tests.support.embedded import ECHO_AGENT, autonomous, coordinator
@@ -55,6 +55,38 @@ async def test_whatever_parameters_are_checking_them_has_an_end(
             answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": parameters})
         assert answer.status_code == 400
         assert [error["path"] for error in answer.json()["detail"]["validation_errors"]] == [path]
+
+
+def _doubling(steps: int) -> dict[str, Any]:
+    """A schema that takes twice as long with each step."""
+    defs: dict[str, Any] = {f"s{i}": {"anyOf": [{"$ref": f"#/$defs/s{i + 1}"}] * 2} for i in range(steps)}
+    return {"$defs": {**defs, f"s{steps}": {"type": "string"}}, "$ref": "#/$defs/s0"}
+
+
+async def test_a_schema_that_takes_for_ever_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "CHECK_WITHIN_S", 1.0)
+    async with coordinator() as desk:
+        endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
+        await desk.register(agents=[endless, ECHO_AGENT])
+        body = {"agent_name": "endless", "parameters": {}}
+        asking = asyncio.create_task(desk.http.post("/runs", json=body))
+        assert (await desk.http.get("/health")).status_code == 200
+        answer = await asking
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "parameter_validation_failed")
+        assert "takes more than 1 s" in answer.json()["detail"]["message"]
+        monkeypatch.undo()
+        await desk.submit()
+
+
+async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        await desk.submit()
+        program = desk.inside.checks._program
+        assert program is not None
+        program._child.kill()
+        await program._child.wait()
+        await desk.submit()
 
 
 async def test_without_an_agent_a_prompt_is_needed() -> None:
@@ -388,6 +420,6 @@ async def test_a_body_that_is_announced_and_does_not_come_is_not_waited_for(
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % announced_bytes)
         async with asyncio.timeout(AT_ONCE_S):
-            answer = await reader.read()  # to the end: the connection is closed then
+            answer = await reader.readline()
         assert answer.startswith(b"HTTP/1.1 " + status)
         writer.close()

@@ -1,14 +1,13 @@
 """The agents that runs can name: from a folder of files, and from the runners that own them."""
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from fsm_runner.coordinator.embedded.bodies import without_nulls
 from fsm_runner.coordinator.embedded.matching import demands_from
-from fsm_runner.coordinator.embedded.validation import BrokenSchemaError, ParameterCheck, broken_schema, prompt_check
+from fsm_runner.coordinator.embedded.validation import PROMPT_SCHEMA
 from fsm_runner.coordinator.wire import Agent, JsonObject
 from fsm_runner.errors import UsageError
 
@@ -45,22 +44,12 @@ class CatalogAgent:
         owner = {} if self.runner_id is None else {"runner_id": self.runner_id}
         return {**self.definition, "type": self.type, **owner}
 
-    @cached_property
-    def check(self) -> ParameterCheck | None:
-        """What its parameters are checked with. Raises BrokenSchemaError."""
-        schema = self.agent.parameters_schema
-        if schema is not None:
-            return ParameterCheck(schema)
-        return prompt_check() if self.type == "autonomous" else None
-
-    def refuse_unless_valid(self, parameters: JsonObject) -> None:
-        """Raises a 400 Refusal where the parameters, or the schema itself, are wrong."""
-        try:
-            check = self.check
-        except BrokenSchemaError as error:
-            raise broken_schema(str(error)) from None
-        if check is not None:
-            check.refuse_unless_valid(parameters)
+    @property
+    def schema(self) -> JsonObject | None:
+        """What its parameters have to fit; None: any do."""
+        if self.agent.parameters_schema is not None:
+            return self.agent.parameters_schema
+        return PROMPT_SCHEMA if self.type == "autonomous" else None
 
 
 class AgentNameTakenError(Exception):
@@ -116,17 +105,25 @@ def load_agents(folder: Path, scripts: Iterable[str]) -> list[CatalogAgent]:
 def _load_agent(file: Path, scripts: frozenset[str]) -> CatalogAgent:
     try:
         agent = CatalogAgent(msgspec.json.decode(file.read_bytes(), type=JsonObject))
-        # Looked at now, so that a broken schema is the author's message and not each submitter's.
-        _ = agent.check
+        if agent.agent.parameters_schema is not None:
+            _refuse_broken_schema(agent.agent.parameters_schema)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from None
-    except BrokenSchemaError as error:
-        raise UsageError(f"{file}: parameters_schema: {error}") from None
     if agent.type not in AGENT_TYPES:
         raise UsageError(f"{file}: type: {agent.type!r} is none of {', '.join(AGENT_TYPES)}")
     if agent.agent.script is not None and agent.agent.script not in scripts:
         known = ", ".join(sorted(scripts)) or "none"
         raise UsageError(f"{file}: script: there is no script {agent.agent.script!r}; there is: {known}")
     return agent
+
+
+def _refuse_broken_schema(schema: JsonObject) -> None:
+    """Now, so that it is the author's message and not each submitter's. Raises ValueError."""
+    from fsm_runner.coordinator.embedded.check_program import BrokenSchemaError, validator_of
+
+    try:
+        validator_of(schema)
+    except BrokenSchemaError as error:
+        raise ValueError(f"parameters_schema: {error}") from None

@@ -15,8 +15,9 @@ from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field, runn
 from fsm_runner.coordinator.embedded.registry import Presence, Registry, Runner
 from fsm_runner.coordinator.embedded.scripts import Script
 from fsm_runner.coordinator.embedded.store import StopOrder, Store
-from fsm_runner.coordinator.embedded.submission import Submission, submit
+from fsm_runner.coordinator.embedded.submission import Submission, schema_of, submit
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.embedded.validation import ParameterChecks
 from fsm_runner.coordinator.embedded.worker import StoreWorker
 from fsm_runner.coordinator.wire import JsonObject, Registered, Registration, RunCreated, RunRequest
 
@@ -38,6 +39,7 @@ class Coordinator:
         self.scripts = dict(scripts or {})
         self.hub = EventHub()
         self.worker = StoreWorker(self.hub)
+        self.checks = ParameterChecks()
         self.registry = Registry(self.timings, clock)
         self.polls = Polls(self.registry, self.worker, self.timings.poll_timeout_s)
 
@@ -102,6 +104,9 @@ class Coordinator:
         except msgspec.ValidationError as error:
             raise invalid_field(["body", "additional_demands"], str(error)) from None
         submission = Submission(request, additional_demands, self.agents.by_name, self.scripts)
+        schema = await self.worker.do(schema_of, submission)
+        if schema is not None:
+            await self.checks.refuse_unless_valid(schema, request.parameters)
         created = await self.worker.do(submit, submission)
         self.registry.wake_all()
         return created

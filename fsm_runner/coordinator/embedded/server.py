@@ -139,6 +139,7 @@ class _RunningServer:
         await self._web.end_connections()
         if self._verifier is not None:
             await self._verifier.aclose()
+        await self._coordinator.checks.aclose()
         await self._coordinator.worker.close()
 
     async def _sweep(self) -> None:

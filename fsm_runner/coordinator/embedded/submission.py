@@ -11,7 +11,7 @@ from fsm_runner.coordinator.embedded.placeholders import fill
 from fsm_runner.coordinator.embedded.refusal import Refusal
 from fsm_runner.coordinator.embedded.scripts import Script
 from fsm_runner.coordinator.embedded.store import Store
-from fsm_runner.coordinator.embedded.validation import prompt_check
+from fsm_runner.coordinator.embedded.validation import PROMPT_SCHEMA
 from fsm_runner.coordinator.wire import JsonObject, RunCreated, RunRequest
 
 LIVE_STATUSES = frozenset({"running", "idle"})
@@ -30,13 +30,21 @@ class Submission(msgspec.Struct, frozen=True):
     scripts: Mapping[str, Script]
 
 
+def schema_of(store: Store, submission: Submission) -> JsonObject | None:
+    """What the parameters have to fit; None: any do. Raises the Refusals of `submit` for an agent and a session."""
+    if submission.request.type == "resume_session":
+        submission, _ = _completed(store, submission)
+    agent = _agent(submission, submission.request.agent_name)
+    return PROMPT_SCHEMA if agent is None else agent.schema
+
+
 def submit(store: Store, submission: Submission) -> RunCreated:
-    """Queue the run. Raises a Refusal: 400 wrong parameters, 404 unknown agent or session, 409 session exists."""
+    """Queue the run, whose parameters fit. Raises a Refusal: 400 no resume, 404 unknown agent or session, 409 session
+    exists."""
     request = submission.request
     if request.type == "resume_session":
         return _resume(store, submission)
     agent = _agent(submission, request.agent_name)
-    _refuse_wrong_parameters(agent, request.parameters)
     session_id = request.session_id or new_session_id()
     store.sessions.create(
         {
@@ -52,7 +60,8 @@ def submit(store: Store, submission: Submission) -> RunCreated:
     return _queue(store, submission, session_id, agent, Demands())
 
 
-def _resume(store: Store, submission: Submission) -> RunCreated:
+def _completed(store: Store, submission: Submission) -> tuple[Submission, JsonObject]:
+    """A resume with what it leaves to its session, and the session."""
     request = submission.request
     if not request.session_id:
         raise Refusal(400, "session_id is required for resume_session")
@@ -74,7 +83,13 @@ def _resume(store: Store, submission: Submission) -> RunCreated:
                 "agent_name": agent.name,
             },
         )
-    _refuse_wrong_parameters(agent, request.parameters)
+    return submission, session
+
+
+def _resume(store: Store, submission: Submission) -> RunCreated:
+    submission, session = _completed(store, submission)
+    request = submission.request
+    agent = _agent(submission, request.agent_name)
     if request.parent_session_id != session["parent_session_id"]:
         store.sessions.update(session["session_id"], parent_session_id=request.parent_session_id)
     bound_to = Demands(
@@ -101,13 +116,6 @@ def _agent(submission: Submission, name: str | None) -> CatalogAgent | None:
         known = ", ".join(sorted(submission.agents)) or "none"
         raise Refusal(404, f"Agent not found: {name}. Available agents: {known}")
     return agent
-
-
-def _refuse_wrong_parameters(agent: CatalogAgent | None, parameters: JsonObject) -> None:
-    if agent is None:
-        prompt_check().refuse_unless_valid(parameters)
-    else:
-        agent.refuse_unless_valid(parameters)
 
 
 def _queue(

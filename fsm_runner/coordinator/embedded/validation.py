@@ -1,25 +1,30 @@
 """Parameters against an agent's `parameters_schema` (protocol.md, section 1.3).
 
-Parameters may come from an executor: whatever they are, checking them has an end. So the work for a `pattern` is
-bounded. The library that does this is imported only when there is a schema to check.
+Parameters may come from an executor, and schemas from whoever may register: there are small ones of both that take for
+ever together (`$ref`s that double at each step, patterns). So a program of its own checks them, which can be ended.
 """
 
-import json
-import re
-from collections.abc import Iterable
-from functools import cache
-from itertools import islice
-from typing import TYPE_CHECKING
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
 
 from fsm_runner.coordinator.embedded.refusal import Refusal
 from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.process.child import Child
+from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
 
-if TYPE_CHECKING:
-    from jsonschema_rs import ValidationError, Validator
+_PROGRAM = Path(__file__).with_name("check_program.py")
+CHECK_WITHIN_S = 5.0
+"""Others wait as long for their turn."""
+OUTPUT_LIMIT_BYTES = 4096
+"""Of what it says on stderr, for nobody."""
 
-SHOWN_ERRORS = 20
-PATTERN_STEPS_LIMIT = 100_000
-"""How often a `pattern` may go back and try another way: a text takes some milliseconds then, and does not match."""
+_PASSED_ON = ("LD_LIBRARY_PATH",)
+"""What an interpreter may need to start."""
 
 PROMPT_SCHEMA: JsonObject = {
     "type": "object",
@@ -29,74 +34,114 @@ PROMPT_SCHEMA: JsonObject = {
 """What an autonomous agent without a schema of its own takes."""
 
 
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+class _Verdict(msgspec.Struct, frozen=True):
+    errors: tuple[dict[str, str], ...] = ()
+    broken: str | None = None
 
 
-class BrokenSchemaError(Exception):
-    """A `parameters_schema` that is no JSON Schema; the text says where and why."""
+_decode_verdict = msgspec.json.Decoder(_Verdict).decode
 
 
-class ParameterCheck:
-    """The check for one schema, prepared once: Draft 2020-12 or what `$schema` says. Nothing is fetched."""
+class ParameterChecks:
+    """One program for all checks, started for the first. Use `aclose` at the end."""
 
-    def __init__(self, schema: JsonObject) -> None:
-        """Raises BrokenSchemaError."""
-        self.schema = schema
-        self._validator = _validator_for(schema)
+    def __init__(self) -> None:
+        self._program: _CheckProgram | None = None
+        self._turn = asyncio.Lock()
 
-    def refuse_unless_valid(self, parameters: JsonObject) -> None:
-        """Raises a 400 Refusal that lists what does not fit."""
-        try:
-            errors = [_described(error) for error in islice(self._validator.iter_errors(parameters), SHOWN_ERRORS)]
-        except ValueError as fault:  # nested more deeply than can be compared
-            errors = [{"path": "$", "message": f"cannot be checked: {fault}", "schema_path": ""}]
-        if errors:
+    async def refuse_unless_valid(self, schema: JsonObject, parameters: JsonObject) -> None:
+        """Raises a 400 Refusal where the parameters, or the schema itself, are wrong; a 503 one where no process can be
+        started that finds it out."""
+        question = b"%s\n%s\n" % (msgspec.json.encode(schema), msgspec.json.encode(parameters))
+        async with self._turn:
+            verdict = await self._verdict(question)
+        if verdict.broken is not None:
+            message = f"The agent's parameters_schema is no valid JSON Schema: {verdict.broken}"
+            raise Refusal(400, {"error": "invalid_parameters_schema", "message": message})
+        if verdict.errors:
             raise Refusal(
                 400,
                 {
                     "error": "parameter_validation_failed",
-                    "message": f"Parameters do not match the agent's schema: {errors[0]['message']}",
-                    "validation_errors": errors,
-                    "parameters_schema": self.schema,
+                    "message": f"Parameters do not match the agent's schema: {verdict.errors[0]['message']}",
+                    "validation_errors": verdict.errors,
+                    "parameters_schema": schema,
                 },
             )
 
+    async def aclose(self) -> None:
+        async with self._turn:
+            await self._end_program()
 
-@cache
-def prompt_check() -> ParameterCheck:
-    """The check for `PROMPT_SCHEMA`."""
-    return ParameterCheck(PROMPT_SCHEMA)
+    async def _verdict(self, question: bytes) -> _Verdict:
+        try:
+            if self._program is None or self._program.has_ended:
+                self._program = _CheckProgram()
+            async with asyncio.timeout(CHECK_WITHIN_S):
+                return _decode_verdict(await self._program.answer_to(question))
+        except SpawnFailed as fault:
+            raise Refusal(503, f"Parameters cannot be checked at the moment: {fault}") from None
+        except BaseException as fault:
+            # Whoever asks next is not to be given the answer to this.
+            await self._end_program()
+            if not isinstance(fault, TimeoutError | InputClosed | _Ended):
+                raise
+        message = f"cannot be checked: it takes more than {CHECK_WITHIN_S:g} s, or too much memory"
+        return _Verdict(({"path": "$", "message": message, "schema_path": ""},))
 
-
-def broken_schema(defect: str) -> Refusal:
-    message = f"The agent's parameters_schema is no valid JSON Schema: {defect}"
-    return Refusal(400, {"error": "invalid_parameters_schema", "message": message})
-
-
-def _validator_for(schema: JsonObject) -> "Validator":
-    import jsonschema_rs
-
-    limits = jsonschema_rs.FancyRegexOptions(backtrack_limit=PATTERN_STEPS_LIMIT)
-    try:
-        # A `format` is a note, as JSON Schema has it; a $ref to an address is refused, not fetched.
-        return jsonschema_rs.validator_for(schema, validate_formats=False, pattern_options=limits, offline=True)
-    except jsonschema_rs.ValidationError as error:
-        raise BrokenSchemaError(f"{_json_path(error.instance_path)}: {error.message}") from None
-    except ValueError as error:
-        raise BrokenSchemaError(str(error)) from None
-
-
-def _described(error: "ValidationError") -> JsonObject:
-    return {
-        "path": _json_path(error.instance_path),
-        "message": error.message,
-        "schema_path": "/".join(map(str, error.schema_path)),
-    }
+    async def _end_program(self) -> None:
+        program, self._program = self._program, None
+        if program is not None:
+            await program.end()
 
 
-def _json_path(steps: Iterable[str | int]) -> str:
-    """As JSONPath writes it: `$.items[0]`."""
-    return "$" + "".join(
-        f".{step}" if isinstance(step, str) and _PLAIN_NAME.fullmatch(step) else f"[{json.dumps(step)}]"
-        for step in steps
-    )
+class _Ended(Exception):
+    """The program has, without an answer."""
+
+
+class _CheckProgram:
+    """A process that answers one question after another."""
+
+    def __init__(self) -> None:
+        """Raises `SpawnFailed`."""
+        self._answer = bytearray()
+        self._answered = asyncio.Event()
+        self._child = Child.start(
+            [sys.executable, "-I", str(_PROGRAM)],
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            cwd=Path("/"),
+            pipe_stdin=True,
+            stdout_limit_bytes=OUTPUT_LIMIT_BYTES,
+            stderr_limit_bytes=OUTPUT_LIMIT_BYTES,
+            on_stdout=self._take,
+        )
+        self._ending = asyncio.create_task(self._child.wait(), name="end of the parameter check")
+
+    @property
+    def has_ended(self) -> bool:
+        """By itself, or since somebody has killed it."""
+        return self._ending.done()
+
+    async def answer_to(self, question: bytes) -> bytes:
+        """Raises `InputClosed` or `_Ended` where it ends instead."""
+        self._answer.clear()
+        self._answered.clear()
+        await self._child.stdin.write(question)
+        answered = asyncio.create_task(self._answered.wait(), name="answer of the parameter check")
+        try:
+            await asyncio.wait((answered, self._ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answered.cancel()
+        if not self._answered.is_set():
+            raise _Ended
+        return bytes(self._answer)
+
+    async def end(self) -> None:
+        with suppress(ProcessStuck):
+            await self._child.stop(term_grace_s=0)
+        self._ending.cancel()
+
+    def _take(self, chunk: bytes) -> None:
+        self._answer += chunk
+        if self._answer.endswith(b"\n"):
+            self._answered.set()
