@@ -1,9 +1,11 @@
 """Puts a runner together from its configuration."""
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from loguru import logger
 
@@ -18,6 +20,7 @@ from fsm_runner.coordinator.policy import EXECUTORS_CONNECTIONS, POLICIES, Polic
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.token_service import TokenRequest
 from fsm_runner.executor_assembly import Surroundings, assembled_executor
+from fsm_runner.executors.port import RunRefused
 from fsm_runner.health import Health, answering
 from fsm_runner.journal.identity import RunnerIdentity
 from fsm_runner.keeping import kept
@@ -32,20 +35,34 @@ from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import Sessions
+from fsm_runner.lifecycle.workspace import check_workspace
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.process.confinement import Confinement
-from fsm_runner.process.user import find_user
+from fsm_runner.process.user import RunUser, find_user
 from fsm_runner.profiles import LoadedProfile
 from fsm_runner.redaction import Redactor
 from fsm_runner.retry import RetryPolicy
 from fsm_runner.threads import in_thread
 
+WORKSPACE_LOOK_S = 5.0
+"""How long the start waits for a file system that does not answer."""
 STOP_LIMIT_S = 20.0
 """How long the runs that are left at the end of the grace period may take to be stopped and reported."""
 
 
 def _nobody(run: wire.Run, state: str, *, final: bool) -> None:
     pass
+
+
+async def _tell_of_workspace(project_dir: Path, user: RunUser | None) -> None:
+    """In the log, where runs that name no directory of their own could not work. It may be mended meanwhile."""
+    try:
+        async with asyncio.timeout(WORKSPACE_LOOK_S):
+            await in_thread(check_workspace, project_dir, user)
+    except RunRefused as defect:
+        logger.warning("runs will fail: {}", defect)
+    except OSError as fault:  # the time limit is one
+        logger.warning("runs may fail: {} cannot be looked at: {}", project_dir, fault.strerror or "it takes too long")
 
 
 @asynccontextmanager
@@ -65,6 +82,7 @@ async def assembled_runner(
     redactor = redactor or Redactor.of_variables(os.environ)
     run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
     confinement = _confinement(config, profile)
+    await _tell_of_workspace(config.project_dir, confinement.user)
     async with AsyncExitStack() as stack:
         auth = token_auth(config, redactor, policies.token)
         if auth is not None:

@@ -16,6 +16,19 @@ if [ "$(id -u)" = 0 ] && [ -z "${RUN_AS-}" ]; then
     exec setpriv --reuid runner --regid runner --init-groups "$0" "$@"
 fi
 
+# The init is of the runner's user, as it could not send signals to it otherwise. In a container that has one already
+# (`docker run --init`), and for a command beside the runner (`docker exec`), there is no need of another.
+[ $$ != 1 ] || exec tini -- "$0" "$@"
+
+# Empty counts as not set, and then the image's own values are meant.
+: "${AGENT_ORCHESTRATOR_API_URL:=http://host.docker.internal:8765}" "${PROJECT_DIR:=/workspace}" "${STATE_DIR:=/var/lib/fsm-runner}"
+export AGENT_ORCHESTRATOR_API_URL PROJECT_DIR STATE_DIR
+if [ -z "${PROFILE-}" ]; then
+    for profile in best echo; do
+        [ ! -e "$FSM_RUNNER_HOME/profiles/$profile.json" ] || export PROFILE=$profile
+    done
+fi
+
 # NAME_FILE names a file with the value of NAME; without it, /run/secrets/NAME is looked for.
 for name in CLAUDE_CODE_OAUTH_TOKEN ANTHROPIC_API_KEY AUTH0_RUNNER_CLIENT_ID AUTH0_RUNNER_CLIENT_SECRET; do
     eval "value=\${$name-} file=\${${name}_FILE-}"

@@ -123,6 +123,8 @@ def _earlier_processes(connection: sqlite3.Connection, process: str) -> tuple[st
 
 def _cannot_create(path: Path | None, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) else str(error)
+    if isinstance(error, PermissionError):
+        why = f"{why} for uid {os.getuid()}"
     return f"{path}: the journal cannot be created or opened: {why}: make it writable, or use another --state-dir"
 
 

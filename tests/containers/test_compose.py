@@ -28,6 +28,13 @@ HOST = "host.containers.internal" if ENGINE == "podman" else "host.docker.intern
 LOOK_INTERVAL_S = 0.1
 
 
+@pytest.fixture(autouse=True)
+def gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Podman below version 5 knows no `host-gateway`."""
+    if ENGINE == "podman":
+        monkeypatch.setenv("HOST_GATEWAY", "127.0.0.1")
+
+
 class Project:
     """The files as they are, under a name of their own, with a workspace that the runner may write."""
 
@@ -43,8 +50,7 @@ class Project:
         workspace.mkdir()
         workspace.chmod(0o777)
         file = folder / "local.yml"
-        hosts = "extra_hosts: !reset [], " if ENGINE == "podman" else ""
-        service = f"{{{hosts}volumes: ['{workspace}:/workspace']}}"
+        service = f"{{volumes: ['{workspace}:/workspace']}}"
         file.write_text("services:\n" + "".join(f"  {runner}: {service}\n" for runner in runners))
         return file
 

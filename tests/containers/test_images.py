@@ -117,7 +117,8 @@ async def test_it_runs_with_nothing_writable_but_what_it_needs(tmp_path: Path, w
 async def test_a_workspace_that_is_not_its_own_fails_the_run_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir(mode=0o700)
     options = ("--volume", f"{tmp_path / 'workspace'}:/workspace")
-    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, _):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, running):
+        await running.says("runs will fail: Permission denied on workspace /workspace")
         run = await desk.submit("echo", message="hello")
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
         assert "Permission denied on workspace" in ((await desk.api.run(run.run_id)).error or "")
@@ -148,6 +149,15 @@ async def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path) -> None:
     url = "AGENT_ORCHESTRATOR_API_URL=http://127.0.0.1:9"
     async with container("fsm-runner-alone", PROCEDURAL, "--env", url) as running:
         await running.says("Cannot connect to Agent Coordinator at http://127.0.0.1:9")
+
+
+async def test_empty_variables_leave_the_images_own_values() -> None:
+    names = ("AGENT_ORCHESTRATOR_API_URL", "PROFILE", "PROJECT_DIR", "STATE_DIR")
+    empty = [word for name in names for word in ("--env", f"{name}=")]
+    async with container("fsm-runner-empty", CLAUDE_CODE, *empty) as running:
+        await running.says("Cannot connect to Agent Coordinator at http://host.docker.internal:8765")
+        assert "runs will fail: Permission denied" not in await running.logs()
+        assert (await running.execute("sh", "-c", "ls /var/lib/fsm-runner/*/journal.sqlite")).code == 0
 
 
 async def test_what_an_executor_sees_is_nothing_of_the_containers(tmp_path: Path, workspace: Path) -> None:
@@ -203,6 +213,10 @@ async def test_an_image_with_an_executor_of_ones_own(
         run = await desk.submit_prompt("four words are these")
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
         assert (await desk.api.session_result(run.session_id)).result_text == answer
+        # Whoever is the container's first process may tell the runner so.
+        await engine("stop", "--time", "20", running.name, limit_s=2 * PATIENCE_S)
+        assert await running.exit_code() == 0
+        assert await desk.runners() == []
 
 
 @pytest.mark.parametrize(

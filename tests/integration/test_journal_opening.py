@@ -182,6 +182,7 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
         check=True,
     )
     assert said.stdout == (
-        f"{folder}/0123: the journal cannot be created or opened: Permission denied: make it writable, or use another "
+        f"{folder}/0123: the journal cannot be created or opened: Permission denied for uid {NOBODY}: "
+        "make it writable, or use another "
         "--state-dir\n"
     )
