@@ -1,5 +1,6 @@
 """A journal that cannot be opened says why, and what can be done; one that can is nobody else's."""
 
+import os
 import sqlite3
 import stat
 import subprocess
@@ -181,8 +182,9 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
+    uid = NOBODY if os.getuid() == 0 else os.getuid()
     assert said.stdout == (
-        f"{folder}/0123: the journal cannot be created or opened: Permission denied for uid {NOBODY}: "
+        f"{folder}/0123: the journal cannot be created or opened: Permission denied for uid {uid}: "
         "make it writable, or use another "
         "--state-dir\n"
     )
