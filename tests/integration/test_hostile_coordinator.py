@@ -22,6 +22,7 @@ import pytest
 
 from fsm_runner.coordinator import transport
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.embedded.validation import CHECK_PROGRAM
 from fsm_runner.lifecycle import doubt, link
 from fsm_runner.process.child import Child
 from fsm_runner.profiles import LoadedProfile
@@ -114,7 +115,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     start = Child.start
 
     def recorded(command: list[str], **fields: Any) -> Child:
-        found.started.append(list(command))
+        if str(CHECK_PROGRAM) not in command:  # the coordinator's own
+            found.started.append(list(command))
         return start(command, **fields)
 
     monkeypatch.setattr(Child, "start", recorded)

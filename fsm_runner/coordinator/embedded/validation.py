@@ -17,7 +17,7 @@ from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.process.child import Child
 from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
 
-_PROGRAM = Path(__file__).with_name("check_program.py")
+CHECK_PROGRAM = Path(__file__).with_name("check_program.py")
 CHECK_WITHIN_S = 5.0
 """Others wait as long for their turn."""
 OUTPUT_LIMIT_BYTES = 4096
@@ -107,7 +107,7 @@ class _CheckProgram:
         self._answer = bytearray()
         self._answered = asyncio.Event()
         self._child = Child.start(
-            [sys.executable, "-I", str(_PROGRAM)],
+            [sys.executable, "-I", str(CHECK_PROGRAM)],
             env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
             cwd=Path("/"),
             pipe_stdin=True,
