@@ -1,6 +1,7 @@
 """Scenarios that are rehearsed with a runner that lives, and then performed with one that dies at a point of each."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.support.stage import AGENTS, Scenario
 
 AT_ONCE = 4
 """So many runners are killed at the same time."""
+MOMENTS = int(os.environ.get("KILL_MOMENTS", "3"))
+"""At so many moments of a step a runner is killed, at most; with fewer than there are, they take turns."""
 LONG_S = 4.0
 """A time limit of the spec above this is not waited for here."""
 
@@ -68,8 +71,12 @@ class Theatre:
         new = [each for each in await self.triples(scenario) if each not in taken]
         writes = (await self._rehearsed(scenario)).writes if scenario.every_write else 0
         return [
-            *(StepPoint(self._repertoire.machine, *each, when) for each in new for when in STEP_MOMENTS),
-            *(WritePoint(number + 1, when) for number in range(writes) for when in WRITE_MOMENTS),
+            *(
+                StepPoint(self._repertoire.machine, *each, when)
+                for number, each in enumerate(new)
+                for when in _moments(STEP_MOMENTS, number)
+            ),
+            *(WritePoint(number + 1, when) for number in range(writes) for when in _moments(WRITE_MOMENTS, number)),
         ]
 
     async def _rehearsed(self, scenario: Scenario) -> Outcome:
@@ -102,6 +109,11 @@ class Theatre:
         if not folder.exists():
             write_coordinated_home(folder, AGENTS, scenario.executor, **scenario.profile)
         return folder
+
+
+def _moments(there_are: tuple[str, ...], number: int) -> list[str]:
+    """Those for the step, or write, of this number."""
+    return [there_are[(number + turn) % len(there_are)] for turn in range(min(MOMENTS, len(there_are)))]
 
 
 @asynccontextmanager
