@@ -1,4 +1,7 @@
-"""Images that are built, and containers that run, with the engine that this machine has: podman or docker."""
+"""Images that are built, and containers that run, with the engine that this machine has: podman or docker.
+
+As a program (`python -m tests.support.containers`) it builds the images, where there is an engine.
+"""
 
 import asyncio
 import faulthandler
@@ -122,6 +125,12 @@ def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> No
     assert built.returncode == 0, built.stderr[-4000:]
 
 
+def build_images() -> None:
+    """All of them, as stages of one file."""
+    for image in IMAGES:
+        build(image, DOCKER / "Dockerfile", "--target", image.removeprefix("agent-runner-"))
+
+
 class Container:
     """One that was started. With the host's network: a coordinator of the test is at 127.0.0.1."""
 
@@ -206,3 +215,7 @@ def own_image(folder: Path, executor: str, preparation: str) -> str:
     tag = "agent-runner-mine"
     build(tag, context / "Dockerfile", "--build-arg", f"BASE_IMAGE={BASE}:latest", context=context)
     return tag
+
+
+if __name__ == "__main__" and ENGINE is not None:
+    build_images()

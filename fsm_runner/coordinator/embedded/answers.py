@@ -54,7 +54,7 @@ def _too_large() -> Refusal:
 
 
 async def object_of(request: Request) -> JsonObject:
-    """The body as a JSON object. Raises a 422 Refusal, and a 413 one above `BODY_LIMIT_BYTES`."""
+    """The body as a JSON object. Raises a 422 Refusal, and those of `body_of`."""
     return decode_object(await body_of(request))
 
 

@@ -21,7 +21,7 @@ CHECK_PROGRAM = Path(__file__).with_name("check_program.py")
 CHECK_WITHIN_S = 5.0
 """Others wait as long for their turn."""
 OUTPUT_LIMIT_BYTES = 4096
-"""Of what it says on stderr, for nobody."""
+"""Kept of each of its outputs: answers are taken as they come, and what it says on stderr is for nobody."""
 
 _PASSED_ON = ("LD_LIBRARY_PATH",)
 """What an interpreter may need to start."""

@@ -1,0 +1,99 @@
+"""Parameters against the schemas of agents: protocol.md, section 1.3."""
+
+import asyncio
+import functools
+from typing import Any
+
+import pytest
+
+from fsm_runner.coordinator.embedded import validation
+from tests.support.embedded import ECHO_AGENT, coordinator
+from tests.support.watch import AT_ONCE_S
+
+
+async def test_parameters_that_do_not_fit_the_schema_are_refused_in_detail() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": {"message": 1, "x": 2}})
+        assert answer.status_code == 400
+        detail = answer.json()["detail"]
+        assert detail["error"] == "parameter_validation_failed"
+        assert detail["parameters_schema"] == ECHO_AGENT["parameters_schema"]
+        assert {error["path"] for error in detail["validation_errors"]} == {"$", "$.message"}
+        assert all(error["message"] and error["schema_path"] for error in detail["validation_errors"])
+        assert (await desk.http.get("/sessions")).json() == {"sessions": []}
+
+
+def _nested(levels: int) -> dict[str, Any]:
+    innermost: dict[str, Any] = {}
+    return functools.reduce(lambda inner, _: {"a": inner}, range(levels), innermost)
+
+
+@pytest.mark.parametrize(
+    ("schema", "parameters", "path"),
+    [
+        ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 50 + "!"}, "$.a"),
+        ({"properties": {"a": {"pattern": r"^(a|aa)+\1$"}}}, {"a": "a" * 50 + "!"}, "$.a"),
+        ({"properties": {"a": {"const": 1}}}, _nested(400), "$"),
+        ({"properties": {"a b": {"items": {"type": "string"}}}}, {"a b": ["x", 1]}, '$["a b"][1]'),
+    ],
+    ids=["pattern", "pattern that refers back", "depth", "names"],
+)
+async def test_whatever_parameters_are_checking_them_has_an_end(
+    schema: dict[str, Any], parameters: dict[str, Any], path: str
+) -> None:
+    async with coordinator() as desk:
+        await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
+        async with asyncio.timeout(AT_ONCE_S):
+            answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": parameters})
+        assert answer.status_code == 400
+        assert [error["path"] for error in answer.json()["detail"]["validation_errors"]] == [path]
+
+
+def _doubling(steps: int) -> dict[str, Any]:
+    """A schema that takes twice as long with each step."""
+    defs: dict[str, Any] = {f"s{i}": {"anyOf": [{"$ref": f"#/$defs/s{i + 1}"}] * 2} for i in range(steps)}
+    return {"$defs": {**defs, f"s{steps}": {"type": "string"}}, "$ref": "#/$defs/s0"}
+
+
+async def test_a_schema_that_takes_for_ever_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "CHECK_WITHIN_S", 1.0)
+    async with coordinator() as desk:
+        endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
+        await desk.register(agents=[endless, ECHO_AGENT])
+        body = {"agent_name": "endless", "parameters": {}}
+        asking = asyncio.create_task(desk.http.post("/runs", json=body))
+        assert (await desk.http.get("/health")).status_code == 200
+        answer = await asking
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "parameter_validation_failed")
+        assert "takes more than 1 s" in answer.json()["detail"]["message"]
+        monkeypatch.undo()
+        await desk.submit()
+
+
+async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        await desk.submit()
+        program = desk.inside.checks._program
+        assert program is not None
+        program._child.kill()
+        await program._child.wait()
+        await desk.submit()
+
+
+async def test_without_an_agent_a_prompt_is_needed() -> None:
+    async with coordinator() as desk:
+        assert (await desk.http.post("/runs", json={"parameters": {"prompt": "hi"}})).status_code == 201
+        answer = await desk.http.post("/runs", json={"parameters": {"prompt": 1}})
+        assert answer.json()["detail"]["error"] == "parameter_validation_failed"
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": 1}, {"$ref": "http://127.0.0.1:9/x.json"}, {"properties": {"a": {"pattern": "("}}}]
+)
+async def test_a_broken_schema_is_said_to_be_broken(schema: dict[str, Any]) -> None:
+    async with coordinator() as desk:
+        await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
+        answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": {"a": "b"}})
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "invalid_parameters_schema")
