@@ -100,7 +100,7 @@ def _url(value: str) -> str:
 
 def _host(value: str) -> str:
     name, colon, port = value.partition(":")
-    if not re.fullmatch(r"[A-Za-z0-9.-]+", name) or (colon and not re.fullmatch(r"[0-9]{1,5}", port)):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name) or (colon and not re.fullmatch(r"[0-9]{1,5}", port)):
         raise ValueError("expected a host name, such as tenant.eu.auth0.com")
     if colon:
         _port(port)

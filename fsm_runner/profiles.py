@@ -1,7 +1,5 @@
 """Profiles and the agents that a runner brings along. Contract: protocol.md, section 5."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -9,7 +7,7 @@ import msgspec
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside
+from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
 from fsm_runner.home import homes
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 
@@ -17,10 +15,6 @@ Form = TypeVar("Form")
 
 PROCEDURAL_COMMAND = "executors/procedural/ao-procedural-exec"
 """The `command` of profiles whose executor is built into the runner (`fsm_runner/executors/procedural.py`)."""
-
-
-RUNNERS_OWN_VARIABLES = ("AUTH0_", "AGENT_ORCHESTRATOR_", "AGENT_SESSION_ID")
-"""How the variables begin that a profile cannot pass on: the runner's credentials, and what it sets itself."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,8 +105,8 @@ def load_profile(name: str) -> LoadedProfile:
     manifest = manifest_beside(_executor_path(home, profile.command))
     for defect in manifest.defects(profile.config):
         raise UsageError(f"{path}: {defect}")
-    _refuse_runners_own(path, "env", profile.env)
-    _refuse_runners_own(path, "config.env", manifest.variables_in(profile.config))
+    refuse_runners_own(path, "env", profile.env)
+    refuse_runners_own(path, "config.env", manifest.variables_in(profile.config))
     agents = _agents(path, home, profile)
     return LoadedProfile(
         name=name,
@@ -130,14 +124,6 @@ def _executor_path(home: Path, command: str) -> Path:
     """In the profile's home, else in a later one."""
     places = [each / command for each in (home, *homes())]
     return next((place for place in places if place.is_file()), places[0])
-
-
-def _refuse_runners_own(path: Path, key: str, names: Iterable[str]) -> None:
-    for name in names:
-        if name.startswith(RUNNERS_OWN_VARIABLES):
-            raise UsageError(f"{path}: {key}: {name} is the runner's own, and no executor gets it")
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UsageError(f"{path}: {key}: {name!r} is not the name of a variable")
 
 
 def read_json(path: Path, form: type[Form]) -> Form:

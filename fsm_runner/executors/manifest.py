@@ -1,6 +1,7 @@
 """What an executor says of itself in `executor.json` beside its file: what it needs of whoever starts it."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 MANIFEST_FILE = "executor.json"
+RUNNERS_OWN_VARIABLES = ("AUTH0_", "AGENT_ORCHESTRATOR_", "AGENT_SESSION_ID")
+"""How the variables begin that a profile cannot pass on: the runner's credentials, and what it sets itself."""
 
 
 class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: tuple[str, ...] = ()
     """Variables that it gets with every profile, where they are set."""
     credentials: tuple[str, ...] = ()
-    """Variables of which one has to be set, and no other: without it every run fails."""
+    """Variables of which one has to be set, and no other."""
     config_schema: JsonObject | None = None
     """JSON Schema (2020-12) of a profile's `config`; None: anything. Where it has a property `env`, that is a list of
     names of further variables."""
@@ -30,7 +33,7 @@ class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.credentials or len(given) == 1:
             return None
         needed = " or ".join(self.credentials)
-        return f"set {needed}, one of them: {'more than one' if given else 'none'} is set, so runs will fail"
+        return f"the executor needs {needed} to be set, one alone: {'more than one' if given else 'none'} is set"
 
     def variables_in(self, config: JsonObject) -> tuple[str, ...]:
         properties, names = (self.config_schema or {}).get("properties"), config.get("env")
@@ -60,9 +63,20 @@ def manifest_beside(executor: Path) -> ExecutorManifest:
         raise UsageError(f"{path}: {defect}") from defect
     except OSError as fault:
         raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
+    refuse_runners_own(path, "env", manifest.env)
+    refuse_runners_own(path, "credentials", manifest.credentials)
     if manifest.config_schema is not None:
         _check_schema(path, manifest.config_schema)
     return manifest
+
+
+def refuse_runners_own(path: Path, key: str, names: Iterable[str]) -> None:
+    """Raises `UsageError` for variables of the runner that no file may pass on, and for what names none."""
+    for name in names:
+        if name.startswith(RUNNERS_OWN_VARIABLES):
+            raise UsageError(f"{path}: {key}: {name} is the runner's own, and no executor gets it")
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            raise UsageError(f"{path}: {key}: {name!r} is not the name of a variable")
 
 
 def _check_schema(path: Path, schema: JsonObject) -> None:

@@ -188,6 +188,7 @@ BAD_VALUES = [
     ("poll_timeout_s", "inf"),
     ("heartbeat_interval_s", "1 minute"),
     ("auth0_domain", "https://tenant.auth0.com"),
+    ("auth0_domain", "."),
     ("auth0_domain", "tenant.auth0.com:"),
     ("auth0_domain", "tenant.auth0.com:0"),
     ("auth0_domain", "tenant.auth0.com:99999"),

@@ -78,6 +78,9 @@ def test_one_that_does_not_is_refused_with_file_and_key(home: Path, config: dict
         ("no JSON", "executor.json: JSON is malformed"),
         ({"evn": []}, "executor.json: Object contains unknown field `evn`"),
         ({"env": "TOKEN"}, "executor.json: Expected `array`"),
+        ({"env": ["AUTH0_RUNNER_CLIENT_SECRET"]}, "executor.json: env: AUTH0_RUNNER_CLIENT_SECRET is the runner's own"),
+        ({"credentials": ["AUTH0_DOMAIN"]}, "executor.json: credentials: AUTH0_DOMAIN is the runner's own"),
+        ({"env": ["A B"]}, "executor.json: env: 'A B' is not the name of a variable"),
         ({"config_schema": {"type": "objekt"}}, "executor.json: config_schema: 'objekt' is not valid"),
     ],
 )
