@@ -2,13 +2,13 @@
 
 import logging
 import os
-import re
 import sys
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from fsm_runner.redaction import Redactor
+from fsm_runner.terminal import printable
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -18,9 +18,6 @@ MESSAGE_LIMIT_CHARS = 8_000
 
 _FORMAT = "<dim>{time:HH:mm:ss.SSS}</dim> <level>{level: <7}</level> {message}"
 _FORMAT_WITH_DATE = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level: <7} {message}"
-
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters but for tabs and line feeds, and what turns the direction of writing."""
 
 
 def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) -> None:
@@ -60,8 +57,7 @@ def _make_plain(record: "Record", redactor: Redactor) -> None:
     text = redactor.text(record["message"])
     if len(text) > MESSAGE_LIMIT_CHARS:
         text = f"{text[:MESSAGE_LIMIT_CHARS]}… ({len(text) - MESSAGE_LIMIT_CHARS:,} more characters)"
-    text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
-    record["message"] = text.replace("\n", "\n    ")
+    record["message"] = printable(text).replace("\n", "\n    ")
 
 
 class LogSink:

@@ -5,7 +5,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote
 
 import msgspec
 
@@ -26,8 +26,26 @@ _SECRET_NAME = re.compile(
 )
 _NO_SECRET_NAME = re.compile(r"_(file|path|dir|url|uri|id|name|host|port|ttl|timeout|limit|tokens)$", re.IGNORECASE)
 """Variables about a secret: where it is, how long it lasts, whose it is."""
-_LOGIN = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
-"""User and password of a URL, such as a proxy's."""
+SHORTEST_TOKEN_CHARS = 16
+"""A user name in a URL that is this long is taken for a token, as in `https://ghp_…@github.com`. A shorter one, such
+as `git`, is shown: it is part of many results and hides nothing."""
+
+_LOGIN_PATTERN = r"(:(?:\\?/){2})([^/\\?#\s\"'<>`]*)@"
+_LOGIN = re.compile(_LOGIN_PATTERN)
+"""User and password of a URL, up to the last `@` before its path: a password may hold one. JSON may escape slashes."""
+_LOGIN_IN_JSON = re.compile(_LOGIN_PATTERN.encode())
+
+
+def without_logins(text: str) -> str:
+    """The text with `***` for each password in a URL, and for each user name that may be a token."""
+    return _LOGIN.sub(_masked_login, text) if "@" in text else text
+
+
+def _masked_login(login: re.Match[str]) -> str:
+    user, colon, password = login[2].partition(":")
+    if len(user) >= SHORTEST_TOKEN_CHARS:
+        user = MASK
+    return f"{login[1]}{user}{colon}{MASK if password else ''}@"
 
 
 class Redactor:
@@ -73,13 +91,11 @@ class Redactor:
             text = self._without_broken_lines(text)
         if LEFT_OUT.search(text):
             text = self._without_cut_secrets(text)
-        if "://" in text and "@" in text:
-            text = _LOGIN.sub(rf"\1{MASK}@", text)
-        return text
+        return without_logins(text)
 
     def json(self, body: bytes) -> bytes:
         """The same for the texts in a JSON document, which stays one. What cannot be read as one is taken as a text."""
-        if not self._holds_one(body):
+        if not self._holds_one(body) and not _holds_login(body):
             return body
         try:
             return msgspec.json.encode(with_texts(msgspec.json.decode(body), self.text, names=True))
@@ -135,15 +151,21 @@ def _secrets_in(variables: Mapping[str, str | None]) -> Iterator[str]:
             yield value
             # A key of several lines is shown line by line, with an indentation perhaps.
             yield from value.splitlines()
-        if "://" in value and "@" in value and (password := _password(value)):
-            yield password
+        for login in _LOGIN.finditer(value):
+            user, _, password = login[2].partition(":")
+            secrets = [password, user] if len(user) >= SHORTEST_TOKEN_CHARS else [password]
+            # A program may show the password as it was typed, or as the URL has it.
+            yield from secrets
+            yield from map(unquote, secrets)
 
 
-def _password(url: str) -> str | None:
-    try:
-        return urlsplit(url).password
-    except ValueError:
-        return None
+def _holds_login(body: bytes) -> bool:
+    """Whether a JSON document holds a login that has to be hidden."""
+    return b"@" in body and any(
+        _masked_login(login) != login[0]
+        for found in _LOGIN_IN_JSON.finditer(body)
+        if (login := _LOGIN.fullmatch(found[0].decode(errors="replace")))
+    )
 
 
 def _forms_of(secret: str) -> set[str]:

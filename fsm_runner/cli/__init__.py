@@ -40,9 +40,11 @@ def _say_defect(trace: str) -> None:
 
 def _print_without_secrets(text: str) -> None:
     from fsm_runner.redaction import Redactor
+    from fsm_runner.terminal import printable
 
+    plain = printable(Redactor.of_variables(os.environ).text(text))
     try:
-        print(Redactor.of_variables(os.environ).text(text), file=sys.stderr, flush=True)  # noqa: T201 - no log yet
+        print(plain, file=sys.stderr, flush=True)  # noqa: T201 - no log yet
     except OSError:  # a full disk behind it, or nobody who reads; the exit code says enough
         _drop(_STDERR_DESCRIPTOR)
 

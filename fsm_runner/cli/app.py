@@ -169,7 +169,7 @@ def runner(
     if version:
         from fsm_runner import __version__
 
-        typer.echo(__version__)
+        typer.echo(__version__)  # noqa: TID251 - its own text
         return
     if profile_list:
         from fsm_runner.cli.profiles import list_profiles

@@ -82,22 +82,22 @@ async def _serve_until_signalled(server: "CoordinatorServer", kept_in: str | Non
     import asyncio
     import signal
 
+    from fsm_runner.cli.output import say
+
     asked_to_end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_end.set)
     async with server:
         kept = f"keeps everything in {kept_in}" if kept_in else "keeps everything in memory (lost at the end)"
-        typer.echo(
+        say(
             f"Coordinator at {server.url}, {kept}. Submit a run: "
-            f"fsm-runner submit AGENT key=value --coordinator-url {server.url}",
-            err=True,
+            f"fsm-runner submit AGENT key=value --coordinator-url {server.url}"
         )
         if server.is_open_to_others:
-            typer.echo(
+            say(
                 "WARNING: this coordinator listens on more than 127.0.0.1 and asks for no tokens, so anyone who "
                 "reaches its port can run commands here: set AUTH_ENABLED=true with AUTH0_DOMAIN and AUTH0_AUDIENCE, "
-                "or listen on 127.0.0.1",
-                err=True,
+                "or listen on 127.0.0.1"
             )
         await asked_to_end.wait()

@@ -6,9 +6,9 @@ import signal
 from collections.abc import Iterator
 
 import msgspec
-import typer
 from loguru import logger
 
+from fsm_runner.cli.output import show, show_json
 from fsm_runner.conformance import report
 from fsm_runner.conformance.case import LIFECYCLES, Lifecycle, Outcome
 from fsm_runner.conformance.stage import built_stage
@@ -60,20 +60,20 @@ async def _checked(
     target: Target, lifecycles: tuple[Lifecycle, ...], parameters: JsonObject, timeout_s: float, *, as_json: bool
 ) -> list[Outcome]:
     if not as_json:
-        typer.echo(_introduction(target))
+        show(_introduction(target))
     seen = []
     with _ended_by_signals():
         async with built_stage(target, parameters, timeout_s) as stage:
             for lifecycle in lifecycles:
                 if not as_json:
-                    typer.echo(f"\n{report.heading(lifecycle)}")
+                    show(f"\n{report.heading(lifecycle)}")
                 async for outcome in outcomes(stage, lifecycle):
                     seen.append(outcome)
-                    typer.echo(report.json_line(outcome) if as_json else report.row(outcome))
+                    show_json(outcome) if as_json else show(report.row(outcome))
     if not as_json:
         for failure in (each for each in seen if each.status == "FAILED"):
-            typer.echo(f"\n{report.failure(failure)}")
-        typer.echo(f"\n{report.summary(seen)}")
+            show(f"\n{report.failure(failure)}")
+        show(f"\n{report.summary(seen)}")
     return seen
 
 

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 import msgspec
-import typer
 
+from fsm_runner.cli.output import show
 from fsm_runner.errors import FsmRunnerError, UsageError
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "executor"
@@ -31,8 +31,8 @@ def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> No
         raise UsageError(f"already there, and not overwritten: {', '.join(existing)}")
     for file in files:
         _write(file)
-        typer.echo(f"wrote {file.path}")
-    typer.echo(_next_steps(name, folder, files))
+        show(f"wrote {file.path}")
+    show(_next_steps(name, folder, files))
 
 
 def new_files(name: str, folder: Path, lifecycle: str, language: str) -> list[NewFile]:

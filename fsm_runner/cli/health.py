@@ -3,8 +3,7 @@
 import asyncio
 from pathlib import Path
 
-import typer
-
+from fsm_runner.cli.output import say, show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from fsm_runner.health import ask_all, sockets
 
@@ -13,7 +12,7 @@ def show_health(state_dir: Path) -> int:
     """One line for each runner that is at work; the exit code: 0 where there is one and all are well."""
     answers = asyncio.run(ask_all(sockets(state_dir)))
     for name, answer in answers.items():
-        typer.echo(f"{name}: {answer}")
+        show(f"{name}: {answer}")
     if not answers:
-        typer.echo(f"no runner is at work with a journal in {state_dir}", err=True)
+        say(f"no runner is at work with a journal in {state_dir}")
     return EXIT_OK if answers and all(answer.is_well for answer in answers.values()) else EXIT_FAILED

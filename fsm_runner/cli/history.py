@@ -5,12 +5,13 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
-import typer
 
+from fsm_runner.cli.output import say, show, show_json
 from fsm_runner.errors import UsageError, headline
 from fsm_runner.executors.notes import Usage
 from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
+from fsm_runner.terminal import printable
 
 RUNNER_NAME = "runner"
 LATEST_RUNS = 20
@@ -57,7 +58,7 @@ def _opened(state_dir: Path, stack: ExitStack) -> list[Reader]:
         except UsageError as error:
             if len(paths) == 1:
                 raise
-            typer.echo(f"left out: {error}", err=True)
+            say(f"left out: {error}")
     return readers
 
 
@@ -96,11 +97,11 @@ def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
         if as_json:
             _print_json([life, *steps])
         else:
-            typer.echo(f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}")
-            typer.echo()
+            show(f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}")
+            show()
             _print_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
-            typer.echo()
-            typer.echo(_ending(life))
+            show()
+            show(_ending(life))
     return bool(lives)
 
 
@@ -112,10 +113,10 @@ def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
         _print_json([*lives, *steps, *runs])
         return bool(lives or runs)
     for life in lives:
-        typer.echo(f"{life.session_id}  runner {life.runner_id}")
-        typer.echo()
+        show(f"{life.session_id}  runner {life.runner_id}")
+        show()
         _print_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
-        typer.echo()
+        show()
     if runs:
         _print_table(RUN_COLUMNS, [_run_row(run) for run in runs])
     return bool(lives or runs)
@@ -182,18 +183,18 @@ def _shown_s(seconds: float) -> str:
 
 
 def _shortened(text: str, limit_chars: int) -> str:
-    """And without what a terminal would obey."""
-    plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:limit_chars])
-    return plain if len(text) <= limit_chars else plain[:-1] + "…"
+    """One line of at most `limit_chars` characters."""
+    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return line if len(line) <= limit_chars else line[: limit_chars - 1] + "…"
 
 
 def _print_json(records: Sequence[Record]) -> None:
     for record in records:
-        typer.echo(msgspec.json.encode(record))
+        show_json(record)
 
 
 def _print_table(columns: Row, rows: Sequence[Row]) -> None:
     table = [columns, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
     for row in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

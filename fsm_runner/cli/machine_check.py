@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import typer
-
+from fsm_runner.cli.output import show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.home import find_all
 from fsm_runner.lifecycle.vocabulary import VOCABULARIES
@@ -48,7 +47,7 @@ def check_specs(file: str | None) -> int:
     paths = list(own.values()) if file is None else [find_spec(file)]
     defects = [defect for path in paths for defect in defects_of(path, own)]
     for defect in defects:
-        typer.echo(defect)
+        show(defect)
     return EXIT_FAILED if defects else EXIT_OK
 
 

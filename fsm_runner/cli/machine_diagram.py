@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from fsm_runner.cli.machine_check import find_spec
+from fsm_runner.cli.output import show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 from fsm_runner.machine.check import checked
 from fsm_runner.machine.defects import SpecError
@@ -64,8 +65,8 @@ def check_document(file: str, form: str | None, output: str | None, document: st
             f"{document}: there is no line {marker(spec.name, 'markdown')} (or mermaid, or dot), "
             f"and the whole file is not what --format {form} gives"
         )
-    typer.echo(_difference(document, present, wanted), nl=False)
-    typer.echo(f"{document} is not current; renew it: fsm-runner machine diagram {_quoted(file, '--output', document)}")
+    show(_difference(document, present, wanted).rstrip("\n"))
+    show(f"{document} is not current; renew it: fsm-runner machine diagram {_quoted(file, '--output', document)}")
     return EXIT_FAILED
 
 
@@ -86,7 +87,7 @@ def _sound(file: str) -> Spec:
 def _print(spec: Spec, form: str) -> None:
     if form == "png" and sys.stdout.isatty():
         raise UsageError("a png is not for a terminal: give --output FILE, or redirect standard output")
-    typer.echo(_render(spec, form), nl=False)
+    typer.echo(_render(spec, form), nl=False)  # noqa: TID251 - an image, or text that the renderer has made printable
 
 
 def _render(spec: Spec, form: str) -> bytes:

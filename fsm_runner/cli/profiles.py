@@ -2,6 +2,7 @@
 
 import typer
 
+from fsm_runner.cli.output import say, show
 from fsm_runner.errors import EXIT_USAGE, UsageError
 from fsm_runner.profiles import load_profile, profile_paths, profile_places
 
@@ -17,11 +18,11 @@ def list_profiles() -> None:
         try:
             loaded = load_profile(name)
         except UsageError as error:
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}")
             broken = True
             continue
         agents = ", ".join(agent.name for agent in loaded.agents)
         about = loaded.profile.description or (f"agents: {agents}" if agents else loaded.profile.command)
-        typer.echo(f"{name:<{width}}  {loaded.profile.type:<10}  {about}")
+        show(f"{name:<{width}}  {loaded.profile.type:<10}  {about}")
     if broken:
         raise typer.Exit(EXIT_USAGE)

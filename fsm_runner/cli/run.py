@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-import typer
 
 from fsm_runner.assembly import assembled_runner
+from fsm_runner.cli.output import say
 from fsm_runner.cli.signals import PROMPT, ending_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
 from fsm_runner.config import RunnerConfig, known_secrets
@@ -61,7 +61,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     configure_logs(known_secrets(), verbose=config.verbose, quiet=True)
     profile, schema = _place(work, profile_name)
     for key in profile.unknown_keys:
-        typer.echo(f"warning: {profile.path}: {key}: this key means nothing here", err=True)
+        say(f"warning: {profile.path}: {key}: this key means nothing here")
     request = RunRequest(
         agent_name=work.agent_name, parameters=work.parameters(schema), project_dir=str(config.project_dir)
     )

@@ -3,13 +3,12 @@
 import asyncio
 from typing import get_args
 
-import msgspec
-import typer
-
+from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import Run, RunStatus
 from fsm_runner.errors import UsageError, headline
+from fsm_runner.terminal import printable
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
 SESSION_PREFIX = "ses_"
@@ -24,12 +23,12 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
     runs = asyncio.run(_fetch(url, status))
     if as_json:
         for run in runs:
-            typer.echo(msgspec.json.encode(run))
+            show_json(run)
         return
     rows = [COLUMNS, *(_row(run) for run in runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def stop(url: str | None, name: str) -> None:
@@ -60,5 +59,5 @@ def _row(run: Run) -> tuple[str, ...]:
 
 
 def _shown(error: str | None) -> str:
-    line = headline(error or "")
+    line = printable(headline(error or ""))
     return line if len(line) <= SHOWN_ERROR_CHARS else line[: SHOWN_ERROR_CHARS - 1] + "…"

@@ -1,7 +1,5 @@
 """What a command line asks for, handing it to a coordinator, and saying what came of it."""
 
-import codecs
-import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
-import typer
 
 from fsm_runner.assembly import token_auth
+from fsm_runner.cli.output import say, show_result
 from fsm_runner.config import LOCAL_COORDINATOR_URL, known_secrets, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused
@@ -139,20 +137,11 @@ async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | 
             raise FsmRunnerError(
                 f"run {run_id} {run.status}, but its result has nowhere to go: standard output is closed"
             )
-        # `color`: what looks like a colour belongs to the result and must not be taken out of it.
-        typer.echo(_shown(value), color=True)
+        show_result(value)
     if run.status == "completed":
         return EXIT_OK
-    typer.echo(f"error: run {run_id} {run.status}" + (f": {run.error}" if run.error else ""), err=True)
+    say(f"error: run {run_id} {run.status}" + (f": {run.error}" if run.error else ""))
     return EXIT_FAILED
-
-
-def _shown(value: object) -> str:
-    """A text as it is, data as one line of JSON; what standard output's character set lacks is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    if isinstance(value, str):
-        return value.encode(encoding, "backslashreplace").decode(encoding)
-    return json.dumps(value, ensure_ascii=codecs.lookup(encoding).name != "utf-8")
 
 
 async def _result(api: CoordinatorApi, session_id: str, earlier: Counter[str] | None) -> object:

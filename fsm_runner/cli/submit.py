@@ -1,12 +1,9 @@
 """`fsm-runner submit`."""
 
 import asyncio
-import json
 import shlex
 
-import msgspec
-import typer
-
+from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Refused, Unreachable
@@ -42,13 +39,13 @@ async def _submit(url: str | None, work: Work, profile: str | None, *, wait: boo
         created = await create_run(api, request)
         run_id, session_id = created.run_id, created.session_id
         if not wait:
-            typer.echo(json.dumps(msgspec.to_builtins(created)))
+            show_json(created)
             return EXIT_OK
-        typer.echo(f"{run_id} of {session_id} is submitted; to stop it: fsm-runner stop {run_id}{there}", err=True)
+        say(f"{run_id} of {session_id} is submitted; to stop it: fsm-runner stop {run_id}{there}")
         await _wait_for_end(api, run_id)
         code = await say_outcome(api, run_id, earlier)
         if await _lives_on(api, session_id):
-            typer.echo(f"to go on: fsm-runner submit --session {session_id} --prompt … --wait{there}", err=True)
+            say(f"to go on: fsm-runner submit --session {session_id} --prompt … --wait{there}")
         return code
 
 
@@ -91,7 +88,7 @@ async def _say_who_could_take_it(api: CoordinatorApi, run_id: str) -> None:
     except CoordinatorError:
         return
     there_are = f"online are runners of the profiles {', '.join(online)}" if online else "no runner is online"
-    typer.echo(f"{run_id} is waiting for a runner that takes it; {there_are}", err=True)
+    say(f"{run_id} is waiting for a runner that takes it; {there_are}")
 
 
 async def _lives_on(api: CoordinatorApi, session_id: str) -> bool:

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from fsm_runner.conformance.case import Lifecycle, Outcome
 from fsm_runner.conformance.cases import CASES
-from fsm_runner.conformance.transcript import printable
 
 STATUS_WIDTH = 8
 NAME_WIDTH = max(len(case.name) for case in CASES)
@@ -27,7 +24,7 @@ def failure(outcome: Outcome) -> str:
     lines = [
         f"FAILED {outcome.case} ({outcome.lifecycle})",
         f"asked:  {outcome.asks}",
-        f"seen:   {printable(outcome.message or '')}",
+        f"seen:   {outcome.message or ''}",
         *outcome.transcript,
     ]
     return f"\n{INDENT}".join(lines)
@@ -43,7 +40,3 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     if any(each.status == "-" for each in outcomes):
         text += " (-: not asked of this lifecycle)"
     return text
-
-
-def json_line(outcome: Outcome) -> str:
-    return msgspec.json.encode(outcome).decode()

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from fsm_runner.terminal import printable
+
 SHOWN_CHARS = 600
 """Of one entry; its beginning and its end."""
 ENTRIES_LIMIT = 200
@@ -35,12 +37,3 @@ def shortened(text: str) -> str:
         return text
     half = SHOWN_CHARS // 2
     return f"{text[:half]} … {len(text) - 2 * half:,} characters left out … {text[-half:]}"
-
-
-def printable(text: str) -> str:
-    """Without what could change the terminal that it is shown on."""
-    return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -26,7 +26,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_of_processes(folder: Path, bundled_profile: str | None = None) -> AsyncIterator[Desk]:
+async def desk_of_processes(
+    folder: Path, bundled_profile: str | None = None, *, state_dir: Path | None = None
+) -> AsyncIterator[Desk]:
     """Without a bundled profile the runner has the agents that are made for tests."""
     make_home(folder / "home")
     env = environment(None if bundled_profile else folder / "home")
@@ -34,7 +36,8 @@ async def desk_of_processes(folder: Path, bundled_profile: str | None = None) ->
         found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
         assert found is not None
         url = found[0]
-        async with program(folder, env, "--profile", bundled_profile or PROFILE, "-c", url) as runner:
+        state = ("--state-dir", str(state_dir)) if state_dir else ()
+        async with program(folder, env, "--profile", bundled_profile or PROFILE, "-c", url, *state) as runner:
             await runner.said("registered")
             yield Desk(folder, url, env)
             runner.terminate()
@@ -67,6 +70,29 @@ async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
         assert failed.code == EXIT_FAILED
         assert "it broke" in failed.stderr
         assert (await desk.does("runs", "--status", "failed")).stdout.splitlines()[1].endswith("  it broke")
+
+
+async def test_no_command_lets_a_run_control_the_terminal(tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path / "state"))
+    async with desk_of_processes(tmp_path, state_dir=tmp_path / "state") as desk:
+        waited = await desk.does("submit", "fail-in-colour", "where=a\u009bplace", "--wait")
+        assert r"it \x1b]0;owned\x07broke\x1b[31m in a\x9bplace" in waited.stderr
+        run_id = waited.stderr.split()[0]
+        seen = [waited, *[await desk.does(*words) for words in (("runs",), ("runs", "--json"))]]
+        seen += [await desk.does("history", *words, *state) for words in ((run_id,), (run_id, "--json"))]
+        seen.append(await desk.does("run", "fail-in-colour", "where=a\u009bplace", "--profile", PROFILE))
+    assert all("broke" in each.stdout + each.stderr for each in seen)
+    assert [each for each in seen if re.search("[\x1b\x07\x9b]", each.stdout + each.stderr)] == []
+    assert "\x1b[31m" in json.loads(seen[2].stdout)["error"]
+
+
+async def test_the_password_of_a_coordinators_url_is_not_shown(tmp_path: Path) -> None:
+    async with desk_of_processes(tmp_path) as desk:
+        url = desk.url.replace("://", "://me:s3cret-pass@")
+        waited = await finish(tmp_path, desk.env, "submit", "say", "text=hello", "--wait", "-c", url)
+    assert (waited.code, waited.stdout) == (EXIT_OK, '{"said": "hello"}\n')
+    assert f"-c {desk.url.replace('://', '://me:***@')}\n" in waited.stderr
+    assert "s3cret-pass" not in waited.stderr
 
 
 async def test_a_session_goes_on_as_the_program_says(tmp_path: Path) -> None:

@@ -146,6 +146,39 @@ def test_a_login_in_a_url_is_hidden() -> None:
     assert redactor.text("http://you:other@proxy and pass-word") == "http://you:***@proxy and ***"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:p@ss@host/x", "https://me:***@host/x"),
+        ("https://me:p%40ss@host/", "https://me:***@host/"),
+        ("https://ghp_0123456789abcdef@github.com/a/b", "https://***@github.com/a/b"),
+        ("https://ghp_0123456789abcdef:x-oauth-basic@github.com", "https://***:***@github.com"),
+        ("https://x-access-token:abc@github.com", "https://x-access-token:***@github.com"),
+        ("postgresql://me:pw@[::1]:5432/db", "postgresql://me:***@[::1]:5432/db"),
+        ("ssh://git@github.com/a", "ssh://git@github.com/a"),
+        ("http://host/a@b:c@d", "http://host/a@b:c@d"),
+        ("https://host?to=me:you@example.com", "https://host?to=me:you@example.com"),
+        ("see http://a:1@b and c@d", "see http://a:***@b and c@d"),
+    ],
+)
+def test_logins_are_hidden_in_texts_and_in_json(url: str, shown: str) -> None:
+    redactor = Redactor()
+    assert redactor.text(url) == shown
+    assert json.loads(redactor.json(json.dumps({"text": url}).encode())) == {"text": shown}
+    escaped = json.dumps({"text": url}).replace("/", "\\/").encode()
+    assert json.loads(redactor.json(escaped)) == {"text": shown}
+
+
+def test_json_without_a_login_to_hide_is_not_written_anew() -> None:
+    body = b'{ "n": 1.50, "from": "ssh://git@github.com/a", "to": "me@example.com" }'
+    assert Redactor(["s3cret-value"]).json(body) is body
+
+
+def test_the_password_of_a_url_in_a_variable_is_a_secret_as_typed_and_as_encoded() -> None:
+    redactor = Redactor.of_variables({"DATABASE_URL": "postgresql://me:p%40ss-word@db/x"})
+    assert redactor.text("p@ss-word p%40ss-word") == "*** ***"
+
+
 def test_a_variable_that_is_no_text_is_hidden_too() -> None:
     secret = "s3cret-\udcff"
     assert repr(secret) not in Redactor.of_variables({"A_TOKEN": secret}).text(f"A_TOKEN: {secret!r}: not UTF-8 text")

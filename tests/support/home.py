@@ -15,6 +15,7 @@ COMMANDS = {
     "say": 'printf \'{"said": "%s"}\' "$2"',
     "fail": 'echo "on stdout"; echo "it broke" >&2; exit "$2"',
     "say-where": 'printf \'{"directory": "%s"}\' "$PWD"',
+    "fail-in-colour": 'printf "it \\033]0;owned\\007broke\\033[31m in $2" >&2; exit 1',
     "wait": 'echo $$ > "$2"; read answer < "$4"; printf \'{"heard": "%s"}\' "$answer"',
     "ignore-sigterm": 'trap \'\' TERM; echo $$ > "$2"; while ! read answer < "$4"; do :; done',
     "leave-a-child": 'sleep 1000 & echo $! > "$2"; read answer < "$4"',
