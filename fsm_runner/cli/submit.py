@@ -5,10 +5,11 @@ import shlex
 
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
+from fsm_runner.cli.waiting import reasons_to_wait
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Refused, Unreachable
 from fsm_runner.coordinator.policy import POLICIES
-from fsm_runner.coordinator.wire import RunRequest
+from fsm_runner.coordinator.wire import Run, RunRequest
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.retry import retrying
 
@@ -77,18 +78,18 @@ async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
             return
         looks += 1
         if run.status == "pending" and looks == PENDING_LOOKS:
-            await _say_who_could_take_it(api, run_id)
+            await _say_why_it_waits(api, run)
         await asyncio.sleep(LOOK_INTERVAL_S)
 
 
-async def _say_who_could_take_it(api: CoordinatorApi, run_id: str) -> None:
-    """Nobody waits for the answer where there is none."""
+async def _say_why_it_waits(api: CoordinatorApi, run: Run) -> None:
+    """Says nothing where the coordinator does not answer: this is a hint only."""
     try:
-        online = sorted({runner.executor_profile for runner in await api.runners() if runner.status == "online"})
+        runners = await api.runners()
     except CoordinatorError:
         return
-    there_are = f"online are runners of the profiles {', '.join(online)}" if online else "no runner is online"
-    say(f"{run_id} is waiting for a runner that takes it; {there_are}")
+    for line in reasons_to_wait(run, runners):
+        say(line)
 
 
 async def _lives_on(api: CoordinatorApi, session_id: str) -> bool:

@@ -215,10 +215,16 @@ class StopRequests(msgspec.Struct, frozen=True):
 
 
 class ListedRunner(msgspec.Struct, frozen=True, kw_only=True):
-    """As much of a runner of `GET /runners` as tells what it could take."""
+    """As much of a runner of `GET /runners` as tells which runs it takes. None: the coordinator does not say."""
 
     executor_profile: str
     status: str
+    runner_id: str | None = None
+    hostname: str | None = None
+    project_dir: str | None = None
+    executor: JsonObject | None = None
+    tags: list[str] | None = None
+    require_matching_tags: bool | None = None
 
 
 class RunnerList(msgspec.Struct, frozen=True):

@@ -307,5 +307,5 @@ async def test_a_run_that_no_runner_takes_is_said_to_wait(tmp_path: Path) -> Non
     async with hand(tmp_path) as desk:
         arguments = ("submit", "-c", desk.desk.server.url, "--profile", "typo", "--prompt", "x", "--wait")
         async with program(tmp_path, environment(None), *arguments) as submitting:
-            said = await submitting.said("is waiting for a runner that takes it")
-            assert said.endswith("; online are runners of the profiles echo")
+            said = await submitting.said("the run demands 'typo'")
+            assert f"({desk.runner_id}): its profile is 'echo'" in said

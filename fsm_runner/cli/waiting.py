@@ -1,0 +1,90 @@
+"""Why a run still waits for a runner: what it demands, compared with what the runners that are online offer."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, ListedRunner, Run
+
+ONLINE = "online"
+SHOWN_RUNNERS = 10
+"""Further runners are counted only."""
+
+
+class _Demands(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run asks of its runner (section 1.3); absent where it does not ask for it."""
+
+    hostname: str | None = None
+    project_dir: str | None = None
+    executor_profile: str | None = None
+    executor_type: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
+    """The lines of the hint for a run that is pending: one for the run, then one for each runner that is online."""
+    waiting = f"{run.run_id} is waiting for a runner that takes it"
+    online = [runner for runner in runners if runner.status == ONLINE]
+    if not online:
+        return [f"{waiting}; no runner is online"]
+    demands = _demands(run.demands)
+    if demands is None:
+        return [f"{waiting}; online: {', '.join(sorted(map(_name, online)))}"]
+    mismatches = {_name(runner): _mismatches(demands, runner) for runner in online}
+    lines = [f"{waiting}; online:", *(_line(name, mismatches[name]) for name in sorted(mismatches)[:SHOWN_RUNNERS])]
+    if len(mismatches) > SHOWN_RUNNERS:
+        lines.append(f"  … and {len(mismatches) - SHOWN_RUNNERS} more")
+    return lines
+
+
+def _demands(stated: JsonObject | None) -> _Demands | None:
+    """None where the coordinator's answer cannot be read."""
+    present = {key: value for key, value in (stated or {}).items() if value is not None}
+    try:
+        return msgspec.convert(present, _Demands)
+    except DECODE_FAULTS:
+        return None
+
+
+def _mismatches(demands: _Demands, runner: ListedRunner) -> list[str]:
+    """Each demand that this runner does not meet, in words."""
+    compared = (
+        ("profile", demands.executor_profile, runner.executor_profile),
+        ("type", demands.executor_type, _executor_type(runner)),
+        ("host name", demands.hostname, runner.hostname),
+        ("project directory", demands.project_dir, runner.project_dir),
+    )
+    reasons = [
+        f"its {what} is {offered!r}, the run demands {demanded!r}"
+        for what, demanded, offered in compared
+        # A coordinator that does not show a property leaves it open.
+        if demanded is not None and offered is not None and demanded != offered
+    ]
+    tags = runner.tags or ()
+    if missing := [tag for tag in demands.tags if tag not in tags]:
+        reasons.append(f"it lacks {_tags(missing)}")
+    if runner.require_matching_tags and not set(tags) & set(demands.tags):
+        demanded = _tags(demands.tags) if demands.tags else "no tag"
+        reasons.append(f"it takes only runs that share one of its tags ({', '.join(tags)}), the run demands {demanded}")
+    return reasons
+
+
+def _executor_type(runner: ListedRunner) -> str | None:
+    stated = (runner.executor or {}).get("type")
+    return stated if isinstance(stated, str) else None
+
+
+def _line(name: str, mismatches: Sequence[str]) -> str:
+    if not mismatches:
+        return f"  {name}: meets all demands; it may be full, or the agent may belong to another runner"
+    return f"  {name}: {'; '.join(mismatches)}"
+
+
+def _name(runner: ListedRunner) -> str:
+    where = f" on {runner.hostname}" if runner.hostname else ""
+    identity = f" ({runner.runner_id})" if runner.runner_id else ""
+    return f"profile {runner.executor_profile}{where}{identity}"
+
+
+def _tags(tags: Sequence[str]) -> str:
+    return f"the tag{'s' if len(tags) > 1 else ''} {', '.join(tags)}"
