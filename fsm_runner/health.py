@@ -2,19 +2,26 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 from loguru import logger
 
+from fsm_runner.journal.identity import KEY_DIGITS
+
 SOCKET_FILE = "health.sock"
 ANSWER_LIMIT_S = 3.0
 """A runner that is well answers at once; one that does not for so long is stuck."""
 LONGEST_ANSWER_BYTES = 64 * 1024
+
+ADDRESS_LIMIT_BYTES = 100
+"""The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""
+_OWN_DESCRIPTORS = Path("/proc/self/fd")
 
 UNWELL_STATES = frozenset({"suspended"})
 """It lives, and takes no runs before there is space on its disk. A coordinator that is away is nobody's fault here."""
@@ -56,19 +63,45 @@ async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator
             await writer.drain()
         writer.close()
 
-    try:
-        # Of an earlier process; the journal's lock says that it is gone.
-        path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(answer, path)
-    except OSError as fault:  # as a rule a path that is too long for a socket
-        logger.info("this runner cannot be asked for its health: {}: {}", path, fault)
-        yield
-        return
-    try:
-        async with server:
+    with contextlib.ExitStack() as stack:
+        try:
+            # An earlier process left it; the journal's lock says that this process is gone.
+            path.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(answer, stack.enter_context(_address(path)))
+        except OSError as fault:
+            logger.warning("`fsm-runner health` cannot reach this runner: {}: {}", path, fault)
             yield
+            return
+        try:
+            async with server:
+                yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """The address of a socket with this path. A path that is too long is reached through a descriptor of its folder.
+
+    Raises OSError where the folder cannot be opened.
+    """
+    if not _is_too_long(path) or not _OWN_DESCRIPTORS.is_dir():
+        yield str(path)
+        return
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield str(_OWN_DESCRIPTORS / str(descriptor) / path.name)
     finally:
-        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_too_long(path: Path) -> bool:
+    return len(os.fsencode(path)) > ADDRESS_LIMIT_BYTES
+
+
+def is_out_of_reach(state_dir: Path) -> bool:
+    """Whether the path of this directory is too long for the sockets in it, on a system without `/proc`."""
+    return _is_too_long(state_dir / ("0" * KEY_DIGITS) / SOCKET_FILE) and not _OWN_DESCRIPTORS.is_dir()
 
 
 def sockets(state_dir: Path) -> list[Path]:
@@ -86,7 +119,8 @@ async def _ask(path: Path) -> Health | Stuck | None:
     """None: nobody is there."""
     try:
         async with asyncio.timeout(ANSWER_LIMIT_S):
-            reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_ANSWER_BYTES)
+            with _address(path) as address:
+                reader, writer = await asyncio.open_unix_connection(address, limit=LONGEST_ANSWER_BYTES)
             try:
                 if not _is_here(writer.get_extra_info("socket")):
                     return None

@@ -43,5 +43,14 @@ def find(relative: str) -> Path:
 def find_all(pattern: str) -> dict[str, Path]:
     """What `find` finds, for each relative path that matches a pattern in any home or in what is bundled."""
     places = (*homes(), bundled())
-    matches = {path.relative_to(place).as_posix() for place in places for path in place.glob(pattern)}
+    matches = {path.relative_to(place).as_posix() for place in places for path in visible(place, pattern)}
     return {relative: find(relative) for relative in sorted(matches)}
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The paths below a folder that match a pattern, in order, without those with a name that starts with a dot.
+
+    Editors keep their locks under such names (`.#agent.json`), macOS its metadata (`._agent.json`).
+    """
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]

@@ -8,7 +8,7 @@ import msgspec
 from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
-from fsm_runner.home import homes
+from fsm_runner.home import homes, visible
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 
 Form = TypeVar("Form")
@@ -87,7 +87,7 @@ def profile_paths() -> dict[str, Path]:
     """All profiles that there are, by name; an earlier home's hide those of a later one."""
     paths: dict[str, Path] = {}
     for home in homes():
-        for path in sorted((home / "profiles").glob("*.json")):
+        for path in visible(home / "profiles", "*.json"):
             paths.setdefault(path.stem, path)
     return dict(sorted(paths.items()))
 
@@ -145,7 +145,7 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
             raise UsageError(f"{path}: agents_dir: there is no folder {folder}")
     except OSError as fault:
         raise UsageError(f"{path}: agents_dir: {folder} cannot be read: {fault.strerror}") from fault
-    agents = [(file, read_json(file, Agent)) for file in sorted(folder.glob("*.json"))]
+    agents = [(file, read_json(file, Agent)) for file in visible(folder, "*.json")]
     files: dict[str, Path] = {}
     for file, agent in agents:
         if agent.name in files:

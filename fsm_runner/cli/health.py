@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fsm_runner.cli.output import say, show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from fsm_runner.health import ask_all, sockets
+from fsm_runner.health import ask_all, is_out_of_reach, sockets
 
 
 def show_health(state_dir: Path) -> int:
@@ -15,4 +15,6 @@ def show_health(state_dir: Path) -> int:
         show(f"{name}: {answer}")
     if not answers:
         say(f"no runner is at work with a journal in {state_dir}")
+        if is_out_of_reach(state_dir):
+            say(f"{state_dir} is too long for the path of a socket on this system: use a shorter --state-dir")
     return EXIT_OK if answers and all(answer.is_well for answer in answers.values()) else EXIT_FAILED

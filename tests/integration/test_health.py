@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner import health
+from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from fsm_runner.health import SOCKET_FILE, Health, answering, ask_all, sockets
 from tests.support.home import PROFILE, make_home
@@ -76,6 +77,31 @@ async def test_one_that_has_ended_or_was_killed_is_none(tmp_path: Path) -> None:
         assert f"no runner is at work with a journal in {tmp_path / 'state'}" in answer.stderr
 
 
+async def test_one_with_a_state_directory_of_any_length_is_asked(tmp_path: Path) -> None:
+    state = tmp_path / ("s" * 120) / "state"
+    folder = state / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    async with answering(folder, lambda: Health("online", 1)):
+        asked = await finish(tmp_path, environment(None), "health", "--state-dir", str(state))
+    assert (asked.code, asked.stdout) == (EXIT_OK, "0123456789abcdef: online, 1 run held\n")
+    assert sockets(state) == []
+
+
+async def test_a_path_that_is_too_long_is_said_where_nothing_shortens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(health, "_OWN_DESCRIPTORS", tmp_path / "no-proc")
+    state = tmp_path / ("s" * 120)
+    folder = state / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    async with answering(folder, lambda: Health("online", 1)):
+        code = await asyncio.to_thread(show_health, state)
+    assert code == EXIT_FAILED
+    assert f"{state} is too long for the path of a socket on this system: use a shorter --state-dir" in (
+        capsys.readouterr().err
+    )
+
+
 async def test_one_that_can_take_no_runs_is_not_well(tmp_path: Path) -> None:
     (tmp_path / "runner").mkdir()
     async with answering(tmp_path / "runner", lambda: Health("suspended", 3)):
@@ -95,10 +121,3 @@ async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monke
         async with await asyncio.start_unix_server(answer, tmp_path / "runner" / SOCKET_FILE):
             (answered,) = (await ask_all(sockets(tmp_path))).values()
             assert not answered.is_well
-
-
-async def test_a_runner_works_where_no_socket_can_be_made(tmp_path: Path) -> None:
-    folder = tmp_path / ("long" * 40)
-    folder.mkdir()
-    async with answering(folder, lambda: Health("online", 0)):
-        assert await ask_all(sockets(tmp_path)) == {}

@@ -95,10 +95,20 @@ def test_a_script_file_outside_of_its_folder_is_refused(tmp_path: Path, script_f
         load_scripts(tmp_path)
 
 
-def test_a_script_without_description_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty/script\.json"):
-        load_scripts(tmp_path)
+def test_what_is_no_script_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    write_script(tmp_path, {"script_file": "run.sh"})
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "script.json").write_text("no JSON")
+    assert list(load_scripts(tmp_path)) == ["tool"]
+
+
+def test_hidden_files_are_no_agents(tmp_path: Path) -> None:
+    write_agent(tmp_path, {"name": "a"})
+    # The lock of an editor is a link to nothing.
+    (tmp_path / ".#agent.json").symlink_to("me@host.1234:5678")
+    (tmp_path / "._agent.json").write_bytes(b"\x00\x05\x16\x07")
+    assert [agent.name for agent in load_agents(tmp_path, ())] == ["a"]
 
 
 def test_an_archive_of_the_same_files_is_the_same(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_a_home_s_own_spec_hides_the_bundled_one_and_leaves_the_others(
     monkeypatch.setenv(HOME_VARIABLE, str(elsewhere))
     assert find("specs/run.toml") == bundled() / "specs" / "run.toml"
     (elsewhere / "specs").mkdir()
+    (elsewhere / "specs" / "._zoo.toml").touch()
     for name in ("run.toml", "zoo.toml"):
         (elsewhere / "specs" / name).touch()
     assert find("specs/run.toml") == elsewhere / "specs" / "run.toml"

@@ -60,6 +60,17 @@ def test_what_is_told_to_the_coordinator_is_the_profile_without_its_name(home: P
     )
 
 
+def test_hidden_files_are_neither_profiles_nor_agents(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(home / "profiles" / "p.json", PROFILE | {"agents_dir": "agents"})
+    write(home / "agents" / "a.json", {"name": "a"})
+    for folder in ("profiles", "agents"):
+        # The lock of an editor is a link to nothing.
+        (home / folder / ".#p.json").symlink_to("me@host.1234:5678")
+        (home / folder / "._p.json").write_bytes(b"\x00\x05\x16\x07")
+    list_profiles()
+    assert capsys.readouterr().out == "p  procedural  agents: a\n"
+
+
 def test_agents_may_lie_in_any_folder(home: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

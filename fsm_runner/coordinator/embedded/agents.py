@@ -10,6 +10,7 @@ from fsm_runner.coordinator.embedded.matching import demands_from
 from fsm_runner.coordinator.embedded.validation import PROMPT_SCHEMA
 from fsm_runner.coordinator.wire import Agent, JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.home import visible
 
 AGENT_TYPES = ("autonomous", "procedural")
 
@@ -93,7 +94,7 @@ def load_agents(folder: Path, scripts: Iterable[str]) -> list[CatalogAgent]:
     known_scripts = frozenset(scripts)
     files: dict[str, Path] = {}
     agents = []
-    for file in sorted(folder.glob("*.json")):
+    for file in visible(folder, "*.json"):
         agent = _load_agent(file, known_scripts)
         if agent.name in files:
             raise UsageError(f"{file}: name: an agent {agent.name!r} is already defined in {files[agent.name]}")

@@ -10,6 +10,7 @@ import msgspec
 from fsm_runner.coordinator.embedded.matching import Demands, demands_from
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.home import visible
 
 DESCRIPTION_FILE = "script.json"
 
@@ -47,11 +48,13 @@ def _add(tar: tarfile.TarFile, name: str, file: Path, mode: int) -> None:
 
 
 def load_scripts(folder: Path) -> dict[str, Script]:
-    """The scripts in `{folder}/{name}/script.json`. Raises UsageError that names file and field."""
+    """The scripts in `{folder}/{name}/script.json`. A folder without that file, such as `__pycache__`, is passed over.
+
+    Raises UsageError that names file and field.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of scripts")
-    found = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return {entry.name: _load_script(entry) for entry in found}
+    return {file.parent.name: _load_script(file.parent) for file in visible(folder, f"*/{DESCRIPTION_FILE}")}
 
 
 def _load_script(folder: Path) -> Script:
