@@ -47,8 +47,13 @@ def decode(raw: dict[str, Any]) -> Decoded:
 
 def similar(name: str, known: Collection[str]) -> str:
     """A hint at the name that was probably meant, to be put behind a message; else nothing."""
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {quoted(close[0])}?)" if close else ""
+    close = closest(name, known)
+    return f" (did you mean {quoted(close)}?)" if close is not None else ""
+
+
+def closest(name: str, known: Collection[str]) -> str | None:
+    """The known name that was probably meant."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 
 def _fields(form: type[msgspec.Struct], raw: dict[str, Any], at: Path, problems: list[Problem]) -> dict[str, Any]:

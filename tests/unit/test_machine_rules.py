@@ -1,7 +1,12 @@
 """Each rule, shown on the smallest change that breaks a sound spec: the message, and the line it points at."""
 
+import copy
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from fsm_runner.lifecycle.vocabulary import VOCABULARIES
@@ -9,7 +14,7 @@ from fsm_runner.machine.check import check, check_file, checked
 from fsm_runner.machine.defects import SpecError
 from fsm_runner.machine.rules import RULES
 from fsm_runner.machine.source import load
-from fsm_runner.machine.spec import Vocabulary
+from fsm_runner.machine.spec import Spec, Vocabulary
 
 SPECS = Path(__file__).parents[2] / "specs"
 DOCS = Path(__file__).parents[2] / "docs" / "machines.md"
@@ -236,7 +241,7 @@ BROKEN = {
     ),
     "event not declared": (
         'pushed = "Someone',
-        'pulled = "Someone',
+        'kicked = "Someone',
         '3: events: the actor of this machine posts "pushed", which is not declared',
     ),
 }
@@ -270,7 +275,9 @@ def test_without_a_vocabulary_what_an_actor_can_do_is_not_judged(spec_file: Path
 
 
 def test_defects_come_by_line_and_each_once(spec_file: Path) -> None:
-    spec_file.write_text(SOUND.replace('event = "pushed"', 'event = "x"').replace("cap_s = 2", "cap_s = 0.5"))
+    spec_file.write_text(
+        SOUND.replace("is_wide", "x").replace('to = "done"', 'to = "x"').replace("cap_s = 2", "cap_s = 0.5")
+    )
     defects = check_file(spec_file, VOCABULARY)
     lines = [defect.line or 0 for defect in defects]
     assert lines == sorted(lines)
@@ -308,3 +315,40 @@ def test_the_programs_own_specs_are_sound(name: str) -> None:
 def test_each_rule_is_in_the_documentation() -> None:
     documented = DOCS.read_text()
     assert [rule.find.__name__ for rule in RULES if f"| `{rule.find.__name__}` |" not in documented] == []
+
+
+def _with_one_misspelt_reference(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name, and the spec with that name misspelt at one of the places that refer to something."""
+    for index, transition in enumerate(raw["transitions"]):
+        for key in ("from", "event", "to"):
+            names = [transition[key]] if isinstance(transition[key], str) else transition[key]
+            for place, name in enumerate(names):
+                changed = copy.deepcopy(raw)
+                changed["transitions"][index][key] = [*names[:place], f"{name}x", *names[place + 1 :]]
+                if key != "from":
+                    changed["transitions"][index][key] = f"{name}x"
+                yield name, changed
+    for state, fields in raw["states"].items():
+        for place, name in enumerate(fields.get("ignore", ())):
+            changed = copy.deepcopy(raw)
+            changed["states"][state]["ignore"][place] = f"{name}x"
+            yield name, changed
+        for key in ("on_done", "on_error", "on_timeout"):
+            if (name := fields.get(key)) is not None:
+                changed = copy.deepcopy(raw)
+                changed["states"][state][key] = f"{name}x"
+                yield name, changed
+    for name, doc in raw["events"].items():
+        changed = copy.deepcopy(raw)
+        del changed["events"][name]
+        changed["events"][f"{name}x"] = doc
+        yield name, changed
+
+
+@pytest.mark.parametrize("machine", sorted(VOCABULARIES))
+def test_a_misspelt_name_is_reported_without_its_consequences(machine: str) -> None:
+    raw = tomllib.loads((SPECS / f"{machine}.toml").read_text())
+    for name, changed in _with_one_misspelt_reference(raw):
+        defects = [str(defect) for defect in check(msgspec.convert(changed, Spec), VOCABULARIES[machine])]
+        assert defects, name
+        assert [defect for defect in defects if f"{name}x" not in defect] == []

@@ -9,8 +9,8 @@ from fsm_runner.machine.rules.case import Case, rule
 
 @rule("states", "events", "transitions")
 def declared_event_is_answered(case: Case) -> Iterator[Problem]:
-    for name, state in case.work:
-        for event in case.spec.events:
+    for name, state in case.answering:
+        for event in case.posted_events:
             is_taken, is_ignored = (name, event) in case.by_pair, event in state.ignore
             if is_taken and is_ignored:
                 yield Problem(("states", name, "ignore"), f"{quoted(event)} is ignored here, and has a transition")
@@ -21,7 +21,7 @@ def declared_event_is_answered(case: Case) -> Iterator[Problem]:
 
 @rule("transitions")
 def own_event_is_taken(case: Case) -> Iterator[Problem]:
-    for name, state in case.work:
+    for name, state in case.answering:
         for key in ("on_done", "on_error", "on_timeout"):
             event = getattr(state, key)
             if event is not None and (name, event) not in case.by_pair:
@@ -31,7 +31,10 @@ def own_event_is_taken(case: Case) -> Iterator[Problem]:
 @rule("transitions")
 def guarded_choice_is_complete(case: Case) -> Iterator[Problem]:
     """Guards are asked in the order of the file, so the transition without one is the last and the only one."""
+    answering = {name for name, _ in case.answering}
     for (source, event), ways in case.by_pair.items():
+        if source not in answering:
+            continue
         pair = f"{quoted(event)} in {quoted(source)}"
         seen: set[str] = set()
         is_settled = False

@@ -35,6 +35,39 @@ class Case:
         return pairs
 
     @cached_property
+    def names_states_alone(self) -> bool:
+        """Whether every transition joins states that exist. If not, the ways through the machine cannot be judged."""
+        names = {name for transition in self.spec.transitions for name in (*transition.sources, transition.to)}
+        return names <= self.spec.states.keys()
+
+    @cached_property
+    def answering(self) -> list[tuple[str, State]]:
+        """The states whose answers can be judged.
+
+        A misspelt name is reported by itself. The event that it was meant for is missing where it belongs, and a
+        report of that would hide the cause.
+        """
+        sources = {source for transition in self.spec.transitions for source in transition.sources}
+        if not sources <= self.spec.states.keys():
+            return []
+        return [(name, state) for name, state in self.work if not self._has_unknown_event(name, state)]
+
+    @cached_property
+    def posted_events(self) -> list[str]:
+        """The declared events that the actor posts. The others are reported by themselves."""
+        posted = self.spec.events if self.vocabulary is None else self.vocabulary.events
+        return [event for event in self.spec.events if event in posted]
+
+    def known_events(self, state: State) -> set[str]:
+        """The events that this state may take. What the actor posts counts: if undeclared, it is reported once."""
+        posted = self.vocabulary.events if self.vocabulary is not None else frozenset()
+        return {*self.spec.events, *state.own_events, *posted}
+
+    def _has_unknown_event(self, name: str, state: State) -> bool:
+        taken = {event for source, event in self.by_pair if source == name}
+        return not {*taken, *state.ignore} <= self.known_events(state)
+
+    @cached_property
     def steps(self) -> list[tuple[str, str]]:
         """From which state to which state a transition leads, whatever its guard."""
         known = self.spec.states

@@ -62,7 +62,7 @@ def transition_event_is_known(case: Case) -> Iterator[Problem]:
             state = case.spec.states.get(source)
             if state is None or source in case.damaged_states:
                 continue
-            known = {*case.spec.events, *state.own_events}
+            known = case.known_events(state)
             if transition.event not in known:
                 yield Problem(("transitions", index, "event"), _unknown_event(transition.event, source, known))
 
@@ -74,8 +74,8 @@ def ignored_event_is_known(case: Case) -> Iterator[Problem]:
             place: Path = ("states", name, "ignore", index)
             if event in state.own_events:
                 yield Problem(place, f"{quoted(event)} is how this state itself ends: it needs a transition")
-            elif event not in case.spec.events:
-                yield Problem(place, _unknown_event(event, name, case.spec.events))
+            elif event not in (known := case.known_events(state)):
+                yield Problem(place, _unknown_event(event, name, known))
         for event in _repeated(state.ignore):
             yield Problem(("states", name, "ignore"), f"names {quoted(event)} more than once")
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from fsm_runner.machine.defects import Path, quoted
-from fsm_runner.machine.form import Problem, similar
+from fsm_runner.machine.form import Problem, closest, similar
 from fsm_runner.machine.rules.case import Case, rule
 
 
@@ -39,7 +39,8 @@ def events_are_those_of_the_actor(case: Case) -> Iterator[Problem]:
             if event not in posted:
                 message = f"the actor of this machine never posts {quoted(event)}{similar(event, posted)}"
                 yield Problem(("events", event), message)
-        for event in sorted(posted - case.spec.events.keys()):
+        meant = {closest(event, posted) for event in case.spec.events.keys() - posted}
+        for event in sorted(posted - case.spec.events.keys() - meant):
             yield Problem(("events",), f"the actor of this machine posts {quoted(event)}, which is not declared")
 
 
