@@ -16,6 +16,11 @@ class Unreachable(CoordinatorError):
 
     may_have_arrived = True
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """`status`: of the HTTP answer that came instead of the coordinator's; None where none came."""
+        super().__init__(message)
+        self.status = status
+
 
 class NoConnection(Unreachable):
     """The call was never sent."""

@@ -188,7 +188,7 @@ class Transport:
             return Refused(message, status, answer.body)
         if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
             return Refused(message, status, answer.body)
-        return Unreachable(message)
+        return Unreachable(message, status)
 
 
 class _Reason(msgspec.Struct, frozen=True):

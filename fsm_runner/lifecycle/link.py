@@ -18,6 +18,7 @@ from fsm_runner.coordinator.policy import (
     SHORT_POLL_S,
     STALE_AFTER_S,
 )
+from fsm_runner.lifecycle.cut_polls import CutPolls
 from fsm_runner.lifecycle.doubt import Doubt
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
@@ -61,6 +62,8 @@ class CoordinatorLink:
         self._unclear_stops: set[str] = set()
         """Sessions to stop of which several runs are held."""
         self._last_beat = 0.0
+        """By the client's clock: the coordinator's time goes on while this process is stopped."""
+        self._cut_polls = CutPolls()
         self._next_look_up_s = 0.0
         """While no poll is held."""
         self._poll_waits = Waits(client.policies.poll)
@@ -76,7 +79,7 @@ class CoordinatorLink:
         self._registered = registered
         # A poll that an earlier process held may still claim a run.
         self._doubt.begin(_now(), self._hold_s(registered))
-        self._last_beat = _now()
+        self._last_beat = self._client.now_s()
         self._poll_waits.reset()
         self._has_registration.set()
         self._registered_anew.set()
@@ -123,12 +126,18 @@ class CoordinatorLink:
             await self._has_registration.wait()
             if self._registered is not None:
                 await asyncio.sleep(self._heartbeat_interval_s(self._registered))
-                await self._beat(self._registered.runner_id)
+                if not await self._beat(self._registered.runner_id):
+                    await asyncio.sleep(self._beat_waits.next_s())
+
+    async def is_answered(self) -> bool:
+        """Send a heartbeat now. False where the coordinator does not answer, or has never registered this runner."""
+        return self._registered is not None and await self._beat(self._registered.runner_id)
 
     async def _poll(self, registered: wire.Registered) -> None:
         """One poll, and a wait where the next one would come too soon."""
         known_as = self._client.registrations
         began = _now()
+        failure: CoordinatorError | None = None
         self._no_poll_held.clear()
         try:
             polled = await self._client.api.poll(registered.runner_id, self._hold_s(registered))
@@ -136,17 +145,31 @@ class CoordinatorLink:
         except CoordinatorError as fault:
             # The coordinator may hold it on, and give away a run or a stop to nobody.
             self._doubt.begin(_now(), self._hold_s(registered) if fault.may_have_arrived else 0.0)
-            self._post_fault("poll", fault, known_as)
-            wait_s = self._poll_waits.next_s()
+            failure = fault
         else:
             self._client.note_answer()
             self._post("coordinator_answered", "poll")
             self._poll_waits.reset()
+            self._cut_polls.reset()
             wait_s = self._wait_after_answer_s(has_started or _now() - began >= SHORT_POLL_S)
         finally:
             self._no_poll_held.set()
+        if failure is not None:
+            wait_s = await self._wait_after_failure_s(registered, failure, _now() - began, known_as)
         if wait_s > 0:
             await self._pause(wait_s)
+
+    async def _wait_after_failure_s(
+        self, registered: wire.Registered, fault: CoordinatorError, held_s: float, known_as: int
+    ) -> float:
+        """Where a proxy may have cut the poll, a heartbeat shows whether the coordinator is away."""
+        if self._cut_polls.may_be(fault, held_s) and await self._beat(registered.runner_id):
+            self._cut_polls.note(fault, held_s, self._hold_s(registered))
+            if held_s >= SHORT_POLL_S:
+                return 0.0
+        else:
+            self._post_fault("poll", fault, known_as)
+        return self._poll_waits.next_s()
 
     async def _pause(self, wait_s: float) -> None:
         """Cut short by a registration: the coordinator is back."""
@@ -253,22 +276,23 @@ class CoordinatorLink:
             self._runs.stop_session(session_id, ASKED_FOR)
         self._unclear_stops.clear()
 
-    async def _beat(self, runner_id: str) -> None:
+    async def _beat(self, runner_id: str) -> bool:
+        """Whether the coordinator has answered, be it that it does not know this runner."""
         known_as = self._client.registrations
         try:
             await self._client.api.heartbeat(runner_id)
         except CoordinatorError as fault:
             self._post_fault("heartbeat", fault, known_as)
-            await asyncio.sleep(self._beat_waits.next_s())
-            return
+            return isinstance(fault, NotRegistered)
         self._client.note_answer()
         self._beat_waits.reset()
-        silent_s = _now() - self._last_beat
-        self._last_beat = _now()
+        silent_s = self._client.now_s() - self._last_beat
+        self._last_beat = self._client.now_s()
         if silent_s > STALE_AFTER_S:
             self._post("registration_lost", f"no heartbeat for {silent_s:.0f} s, so the runner counts as stale")
         else:
             self._post("coordinator_answered", "heartbeat")
+        return True
 
     def _post_fault(self, call: str, fault: CoordinatorError, known_as: int) -> None:
         """`known_as`: the registration under which the call was sent."""

@@ -74,8 +74,10 @@ class RunnerActor(Actor):
         self._client = client
         self._runs = runs
         self._scripts = scripts
-        self._outage = OutageWatch(exit_after_outage_s, lambda reason: self.post("outage_too_long", reason))
         self._link = CoordinatorLink(client, runs, scripts, self.post, times)
+        self._outage = OutageWatch(
+            exit_after_outage_s, lambda reason: self.post("outage_too_long", reason), self._link.is_answered
+        )
         self._registrar = Registrar(client, registration, self._link.set_registration)
         self._journal = journal
         self._fault: BaseException | None = None
@@ -97,7 +99,7 @@ class RunnerActor(Actor):
             for task in side_tasks:
                 task.cancel()
             await asyncio.wait(side_tasks)
-            self._outage.answered()
+            await self._outage.aclose()
             await self._registrar.aclose()
             await self._runs.aclose()
             await self._scripts.aclose()

@@ -261,6 +261,9 @@ async def test_every_change_of_a_run_is_on_the_event_stream() -> None:
     async with coordinator(Timings(keep_alive_s=0.02)) as desk:
         runner_id = await desk.register()
         async with desk.http.stream("GET", "/sse/sessions", timeout=AT_ONCE_S) as stream:
+            # Without these a proxy may keep events back.
+            assert stream.headers["cache-control"] == "no-cache"
+            assert stream.headers["x-accel-buffering"] == "no"
             lines = stream.aiter_lines()
             assert await anext(lines) == "event: init"
             while not (await anext(lines)).startswith(": keep-alive"):

@@ -213,6 +213,7 @@ async def test_a_sessions_changes_are_told_as_they_happen() -> None:
         query = {"session_id": b.own, "include_init": "false"}
         async with b.http.stream("GET", "/sse/sessions", params=query) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["x-accel-buffering"] == "no"
             lines = answer.aiter_lines()
             await b.desk.event({"session_id": b.other})
             await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})

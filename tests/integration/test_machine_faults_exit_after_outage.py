@@ -121,6 +121,20 @@ async def test_an_answer_ends_the_outage() -> None:
     assert said == ["the coordinator has not answered for 10 s"]
 
 
+async def test_a_proxy_that_cuts_polls_does_not_end_a_runner_whose_heartbeats_are_answered(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, waiter(tmp_path) as command:
+        desk.proxy.fault("GET", POLL, faults.cut_after(0.2), times=None)
+        async with desk.running(home, exit_after_outage_s=0.5, heartbeat_interval_s=1000) as runner:
+            await desk.proxy.seen("GET", POLL, FAILED_POLLS)
+            run = await desk.submit("wait", **command.parameters)
+            await command.started.pid()
+            command.gate.write_line()
+            assert (await desk.end(run)).status == "completed"
+            assert "cut_off" not in runner.path
+            assert "draining" not in runner.path
+
+
 async def test_without_the_flag_it_stays(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     async with bench(tmp_path, FORGETS_SOON) as desk:

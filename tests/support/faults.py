@@ -142,6 +142,21 @@ def delay(seconds: float) -> Kind:
     return Kind(f"delay {seconds:g} s", respond, genuine=True)
 
 
+def cut_after(seconds: float) -> Kind:
+    """A proxy whose time-out is this long: the coordinator holds the call on, and the runner gets a 504."""
+
+    async def respond(forward: Forward) -> Answer | None:
+        forwarding = asyncio.ensure_future(forward())
+        try:
+            done, _ = await asyncio.wait([forwarding], timeout=seconds)
+            return await forwarding if done else Answer(504, b"<html>504 Gateway Time-out</html>", "text/html")
+        finally:
+            forwarding.cancel()
+            await asyncio.wait([forwarding])
+
+    return Kind("cut", respond)
+
+
 def rewrite(change: Callable[[Answer], Answer]) -> Kind:
     """The coordinator's answer, changed."""
 

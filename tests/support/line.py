@@ -163,7 +163,7 @@ class Line:
 
     def __init__(self, api: FakeApi, times: LinkTimes, max_runs: int | None, outage_limit_s: float | None) -> None:
         # Link and client take the API's methods as they come.
-        self.client = CoordinatorClient(api)  # type: ignore[arg-type]
+        self.client = CoordinatorClient(api, now=now_s)  # type: ignore[arg-type]
         self.posts: list[str] = []
         self.record = InstantRecord()
         self.executor = EndlessExecutor()
@@ -191,9 +191,11 @@ class Line:
         self.sessions = Sessions(session_context)
         self.runs = Runs(context, self.sessions, max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
-        self.outage = OutageWatch(outage_limit_s, lambda reason: self._post("outage_too_long", reason))
-        self.client.on_away, self.client.on_answer = self.outage.unanswered, self.outage.answered
         self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times)
+        self.outage = OutageWatch(
+            outage_limit_s, lambda reason: self._post("outage_too_long", reason), self.link.is_answered
+        )
+        self.client.on_away, self.client.on_answer = self.outage.unanswered, self.outage.answered
 
     def _post(self, event: str, reason: object) -> None:
         self.posts.append(event)
@@ -223,6 +225,6 @@ async def line(
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(ended, asyncio.CancelledError), ended
-        made.outage.answered()
+        await made.outage.aclose()
         await made.runs.aclose()
         await made.scripts.aclose()

@@ -4,16 +4,21 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from loguru import logger
 
+from fsm_runner.coordinator.api import Polled
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import DuplicateRunner, Unreachable
 from fsm_runner.coordinator.wire import Registered, Registration, RegistrationConflict
+from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.outage import OutageWatch
-from tests.support.line import REGISTRATION, FakeApi, PollAnswer, line
+from tests.support.line import ME, REGISTRATION, FakeApi, PollAnswer, line
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
+RARE_BEATS = Registered(runner_id=ME, poll_timeout_seconds=30, heartbeat_interval_seconds=1000)
+RARE_BEATS_TIMES = LinkTimes(poll_timeout_s=30, heartbeat_interval_s=1000)
 
 
 class Told:
@@ -108,3 +113,73 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
         await client.register(REGISTRATION)
     assert asyncio.get_running_loop().time() > 600
     assert told.at_s == []
+
+
+class CutApi(FakeApi):
+    """A coordinator behind a proxy that answers each poll with 504 after `after_s`."""
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__()
+        self._after_s = after_s
+
+    async def poll(self, runner_id: str, hold_s: float) -> Polled:
+        self.polled_at_s.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self._after_s)
+        raise Unreachable("GET http://coordinator/runner/runs: HTTP 504", 504)
+
+
+@pytest.mark.parametrize("after_s", [4.0, 0.1], ids=["after 4 s", "at once"])
+@in_virtual_time
+async def test_a_proxy_that_cuts_polls_is_no_outage_while_heartbeats_are_answered(after_s: float) -> None:
+    warnings: list[str] = []
+    sink = logger.add(warnings.append, level="WARNING", format="{message}")
+    api = CutApi(after_s)
+    async with line(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as made:
+        await asyncio.sleep(60)
+    logger.remove(sink)
+    assert set(made.posts) == {"coordinator_answered"}
+    (said,) = warnings
+    assert f"polls are cut after {after_s:.1f} s" in said
+    assert "poll, which may take 30 s; raise that time-out above 45 s" in said
+    assert len(api.polled_at_s) >= (14 if after_s == 4.0 else 4)
+
+
+@in_virtual_time
+async def test_one_poll_that_breaks_off_is_not_warned_of() -> None:
+    warnings: list[str] = []
+    sink = logger.add(warnings.append, level="WARNING", format="{message}")
+    broken: asyncio.Future[Polled] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(20, broken.set_exception, Unreachable("reset"))
+    async with line(FakeApi([broken])) as made:
+        await asyncio.sleep(60)
+    logger.remove(sink)
+    assert "coordinator_lost" not in made.posts
+    assert warnings == []
+
+
+@in_virtual_time
+async def test_polls_that_fail_at_once_are_no_outage_while_a_heartbeat_is_answered() -> None:
+    api = FakeApi(Unreachable("500") for _ in range(1000))
+    async with line(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as made:
+        await asyncio.sleep(100)
+    assert "outage_too_long" not in made.posts
+    assert made.posts.count("coordinator_lost") > 1
+    assert 4 <= len(api.beaten) <= 9
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+@in_virtual_time
+async def test_an_answer_during_the_last_heartbeat_ends_the_outage(is_back: bool) -> None:
+    heartbeat: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    said: list[str] = []
+    watch = OutageWatch(12, said.append, lambda: heartbeat)
+    watch.unanswered()
+    await asyncio.sleep(13)
+    assert said == []
+    if is_back:
+        watch.answered()
+    watch.unanswered()
+    heartbeat.set_result(False)
+    await asyncio.sleep(100)
+    assert said == ([] if is_back else ["the coordinator has not answered for 12 s"])
+    await watch.aclose()

@@ -127,7 +127,8 @@ async def stream_sessions(request: Request) -> Response:
     return StreamingResponse(
         _changes(coordinator_of(request), session_id, with_init=with_init),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache"},
+        # nginx collects an answer before it passes it on, unless this header forbids it.
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
