@@ -9,13 +9,10 @@ from tests.support.containers import (
     RUNNER,
     at_work,
     engine,
-    needs_engine,
     own_image,
 )
 from tests.support.fifo import Fifo
 from tests.support.hostility import HOSTILE, LAST_ATTEMPT, VARIABLES, documented, outcomes_of, stopped, victim_of
-
-pytestmark = needs_engine
 
 
 async def test_an_executor_of_the_same_user(tmp_path: Path) -> None:

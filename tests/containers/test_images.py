@@ -18,15 +18,12 @@ from tests.support.containers import (
     build,
     container,
     engine,
-    needs_engine,
     own_image,
 )
 from tests.support.messages_api import Calls, Says, messages_api
 from tests.support.program import REPOSITORY
 from tests.support.runner import Bench
 from tests.support.watch import PATIENCE_S
-
-pytestmark = needs_engine
 
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:exec")
 SCRIPTS = {

@@ -14,10 +14,13 @@ import pytest
 from fsm_runner.config import LOCAL_COORDINATOR_URL
 from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from tests.support.default_port import default_port
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
 from tests.support.program import environment, finish, program
 from tests.support.runner import waiter
+
+__all__ = ["default_port"]
 
 FULL_DEVICE = Path("/dev/full")
 PROCESSES = 4
@@ -109,7 +112,9 @@ async def test_a_key_of_a_profile_that_means_nothing_is_named(tmp_path: Path) ->
     assert f"{home.path}: cofig: this key means nothing here" in ended.stderr
 
 
-async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(tmp_path: Path) -> None:
+async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(
+    tmp_path: Path, default_port: None
+) -> None:
     make_home(tmp_path / "home")
     env = environment(tmp_path / "home")
     async with program(tmp_path, env, "--profile", PROFILE) as runner:
@@ -122,7 +127,7 @@ async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(
         assert await runner.exit_code() == EXIT_OK
 
 
-async def test_a_runner_whose_coordinator_finds_its_port_taken_says_so(tmp_path: Path) -> None:
+async def test_a_runner_whose_coordinator_finds_its_port_taken_says_so(tmp_path: Path, default_port: None) -> None:
     make_home(tmp_path / "home")
     with socket.socket() as taken:
         # Connections of a test before this one may still be known to the system.
