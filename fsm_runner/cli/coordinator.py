@@ -27,8 +27,7 @@ def serve(
 
     With AUTH_ENABLED=true every call has to bring a token of AUTH0_DOMAIN for AUTH0_AUDIENCE.
     """
-    import asyncio
-
+    from fsm_runner import event_loop
     from fsm_runner.config import known_secrets
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, CoordinatorServer
     from fsm_runner.logs import configure_logs
@@ -44,7 +43,7 @@ def serve(
         demand=_token_demand(),
     )
     try:
-        asyncio.run(_serve_until_signalled(server, kept_in=database or None))
+        event_loop.run(_serve_until_signalled(server, kept_in=database or None))
     except PortInUse as error:
         raise UsageError(f"{error}; choose another one with --port") from error
 

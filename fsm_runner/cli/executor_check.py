@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 from loguru import logger
 
+from fsm_runner import event_loop
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.conformance import report
 from fsm_runner.conformance.case import LIFECYCLES, Lifecycle, Outcome
@@ -44,7 +45,7 @@ def check_executor(
     # Much of what a runner would warn of is what the suite is for, and said in the transcripts.
     logger.disable("fsm_runner")
     try:
-        seen = asyncio.run(
+        seen = event_loop.run(
             _checked(target, lifecycles or (target.lifecycle,), decoded_parameters, timeout_s, as_json=as_json)
         )
     except asyncio.CancelledError:

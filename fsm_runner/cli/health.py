@@ -1,8 +1,8 @@
 """`fsm-runner health`."""
 
-import asyncio
 from pathlib import Path
 
+from fsm_runner import event_loop
 from fsm_runner.cli.output import say, show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from fsm_runner.health import ask_all, is_out_of_reach, sockets
@@ -10,7 +10,7 @@ from fsm_runner.health import ask_all, is_out_of_reach, sockets
 
 def show_health(state_dir: Path) -> int:
     """One line for each runner that is at work; the exit code: 0 where there is one and all are well."""
-    answers = asyncio.run(ask_all(sockets(state_dir)))
+    answers = event_loop.run(ask_all(sockets(state_dir)))
     for name, answer in answers.items():
         show(f"{name}: {answer}")
     if not answers:

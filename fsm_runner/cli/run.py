@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from fsm_runner import event_loop
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.output import say
 from fsm_runner.cli.signals import PROMPT, ending_signals
@@ -66,7 +67,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
         agent_name=work.agent_name, parameters=work.parameters(schema), project_dir=str(config.project_dir)
     )
     adopt_orphans(exclusive=True)
-    return asyncio.run(_run(config, profile, request))
+    return event_loop.run(_run(config, profile, request))
 
 
 def _place(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from loguru import logger
 
+from fsm_runner import event_loop
 from fsm_runner.assembly import assembled_runner
 from fsm_runner.cli.signals import ending_signals
 from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig, known_secrets
@@ -36,7 +37,7 @@ def run_runner(config: RunnerConfig) -> int:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
     # As a container's first process it is also given what `docker exec` has left, which no run has started.
     adopt_orphans(exclusive=os.getpid() != 1)
-    return asyncio.run(_serve(config, profile, redactor))
+    return event_loop.run(_serve(config, profile, redactor))
 
 
 async def _serve(config: RunnerConfig, profile: LoadedProfile, redactor: Redactor) -> int:

@@ -1,8 +1,8 @@
 """`fsm-runner runs` and `fsm-runner stop`."""
 
-import asyncio
 from typing import get_args
 
+from fsm_runner import event_loop
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused
@@ -20,7 +20,7 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
     statuses = get_args(RunStatus)
     if status is not None and status not in statuses:
         raise UsageError(f"--status: there is no {status!r}, there are {', '.join(statuses)}")
-    runs = asyncio.run(_fetch(url, status))
+    runs = event_loop.run(_fetch(url, status))
     if as_json:
         for run in runs:
             show_json(run)
@@ -34,7 +34,7 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
 def stop(url: str | None, name: str) -> None:
     """A run, or a session with the executor that waits in it. Raises `UsageError` where there is no such one."""
     try:
-        asyncio.run(_stop(url, name))
+        event_loop.run(_stop(url, name))
     except NotAuthenticated:
         raise
     except Refused as refusal:

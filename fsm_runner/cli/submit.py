@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 
+from fsm_runner import event_loop
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
 from fsm_runner.cli.waiting import reasons_to_wait
@@ -28,7 +29,7 @@ def submit_run(url: str | None, work: Work, profile: str | None, *, wait: bool) 
     """
     if profile and work.session_id is not None:
         raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name none")
-    return asyncio.run(_submit(url, work, profile, wait=wait))
+    return event_loop.run(_submit(url, work, profile, wait=wait))
 
 
 async def _submit(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:

@@ -28,7 +28,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 def live(main: Main, invocation: Invocation, lines: LineReader, write_line: Callable[[str], None], name: str) -> int:
     """The exit code. Raises what the author's code raises."""
     try:
-        return asyncio.run(_Life(main, invocation, lines, write_line).live(name))
+        return asyncio.run(_Life(main, invocation, lines, write_line).live(name))  # noqa: TID251 - the kit has the standard library alone
     except asyncio.CancelledError as fault:
         raise ExecutorError("the executor has cancelled its own work") from fault
 

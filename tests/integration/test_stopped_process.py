@@ -1,0 +1,65 @@
+"""A process that is stopped by SIGSTOP, as `docker pause` stops it, while an answer of the coordinator arrives."""
+
+import asyncio
+import os
+import signal
+import sys
+
+PROGRAM = """
+import asyncio, os, signal, sys, threading
+from fsm_runner import event_loop
+from fsm_runner.coordinator.faults import CoordinatorError
+from fsm_runner.coordinator.transport import Transport
+
+LIMIT_S = 0.8
+
+async def called(transport, path):
+    try:
+        return (await transport.call("GET", path, limit_s=LIMIT_S)).text
+    except CoordinatorError as fault:
+        return str(fault)
+
+async def main():
+    transport = Transport(sys.argv[1], None, 2)
+    calls = [asyncio.create_task(called(transport, path)) for path in ("/answered", "/silent")]
+    # From a thread: the loop is in its selector when the process stops.
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+    print(await asyncio.gather(*calls))
+    await transport.aclose()
+
+event_loop.run(main())
+"""
+STOPPED_S = 0.8 + 0.5 + 0.1
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\nthe whole answer"
+
+
+async def test_an_answer_that_arrives_during_a_stop_is_not_discarded() -> None:
+    stopped = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if request.startswith(b"GET /answered"):
+            await stopped.wait()
+            writer.write(ANSWER)
+            await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with server:
+        await asyncio.to_thread(_wait_until_stopped, program.pid)
+        stopped.set()
+        await asyncio.sleep(STOPPED_S)
+        program.send_signal(signal.SIGCONT)
+        printed = (await program.communicate())[0].decode()
+    assert "['the whole answer', 'GET " in printed
+    assert "/silent: ReadTimeout'" in printed
+
+
+def _wait_until_stopped(pid: int) -> None:
+    # WNOWAIT: a process that ended instead is left for asyncio.
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
