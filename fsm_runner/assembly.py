@@ -141,7 +141,7 @@ async def assembled_runner(
             user=confinement.user,
             observe=observe,
         )
-        runs = Runs(context, sessions, config.max_runs)
+        runs = Runs(context, sessions, config.max_runs, repeated_report=policies.repeated_report)
         runner = RunnerActor(
             runner_machine,
             client,

@@ -91,6 +91,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat: RetryPolicy = RetryPolicy(base_s=1, cap_s=15)
     delivery: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=30)
     """Reports, binds and events. The time limit of the run's `reporting` state bounds it."""
+    repeated_report: RetryPolicy = RetryPolicy(base_s=2, cap_s=600)
+    """Between two reports of one run that has ended here and that the coordinator goes on to show as open."""
     script: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
     look_up: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
     """Of `submit --wait`, for the state of its run."""

@@ -10,13 +10,13 @@ from loguru import logger
 from fsm_runner.coordinator import delivery, wire
 from fsm_runner.coordinator.api import UnreadableRun
 from fsm_runner.coordinator.delivery import Delivery, RunEnding
+from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.errors import headline, shortened
 from fsm_runner.journal.records import EndedRun, OpenRun
+from fsm_runner.lifecycle.ended_runs import EndedRuns
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from fsm_runner.lifecycle.sessions import Sessions
-
-REMEMBERED_REPORTS = 1_000
-"""So many ended runs are known again when a coordinator that was restarted hands them out once more (section 1.1)."""
+from fsm_runner.retry import RetryPolicy
 
 HELD_LIMIT = 10_000
 """So many runs and reports of runs are under way at once, whatever a coordinator says that this runner holds."""
@@ -28,12 +28,21 @@ SHOWN_FAILURE_CHARS = 300
 class Runs:
     """Starts runs, finds them for a stop, and owns their tasks. `aclose` ends whatever is left."""
 
-    def __init__(self, context: RunContext, sessions: Sessions, max_runs: int | None = None) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        sessions: Sessions,
+        max_runs: int | None = None,
+        *,
+        repeated_report: RetryPolicy = POLICIES.repeated_report,
+    ) -> None:
         self._context = context
         self._sessions = sessions
         self._max_runs = max_runs
         self._actors: dict[str, RunActor] = {}
-        self._reports: dict[str, Delivery] = {}
+        self._ended_runs = EndedRuns(repeated_report, self._tell_again)
+        self._handed_out_again: set[str] = set()
+        """Runs at work of which the log has said so."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
         """Set at each start and end; whoever waits on it clears it."""
@@ -60,7 +69,10 @@ class Runs:
     def start(self, run: wire.Run, runner_id: str) -> bool:
         """Whether the run is new. One that is at work here, or has ended here, is not carried out again."""
         if run.run_id in self._actors:
-            logger.warning("{}: handed out again while it is at work here; once is enough", run.run_id)
+            # Logged once for each run: a coordinator may repeat it in every second.
+            if run.run_id not in self._handed_out_again:
+                self._handed_out_again.add(run.run_id)
+                logger.warning("{}: handed out again while it is at work here; it is not started again", run.run_id)
             return False
         if self.repeat_end(run.run_id):
             return False
@@ -72,13 +84,11 @@ class Runs:
         return run_id in self._actors
 
     def repeat_end(self, run_id: str) -> bool:
-        """Tell once more how the run has ended here, where the coordinator does not know; whether it has ended here."""
-        if run_id not in self._reports:
+        """Report again how the run ended here, since the coordinator has it as open; False: it did not end here."""
+        if run_id not in self._ended_runs:
             return False
-        if self._context.channels.outbox.ending_of(run_id) is not None:
-            return True
-        logger.warning("{}: open at the coordinator after its end here; its report is repeated", run_id)
-        self._own(self._deliver(run_id, self._reports[run_id]), run_id)
+        if self._context.channels.outbox.ending_of(run_id) is None:
+            self._ended_runs.repeat(run_id)
         return True
 
     def take_up(self, left_behind: OpenRun) -> None:
@@ -98,11 +108,11 @@ class Runs:
         for run in ended:
             status = run.report.path.rpartition("/")[2]
             ending = msgspec.convert({"type": "run", "subject": run.run_id, "status": status}, RunEnding)
-            self._remember(run.run_id, Delivery(run.report.path, run.report.body, ending=ending))
+            self._ended_runs.add(run.run_id, Delivery(run.report.path, run.report.body, ending=ending))
 
     def fail_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
         """Report a run as failed that cannot be read, let alone be started."""
-        if run.run_id not in self._reports:
+        if not self.is_at_work(run.run_id) and not self.repeat_end(run.run_id):
             self.fail(run.run_id, runner_id, run.defect)
 
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
@@ -116,7 +126,7 @@ class Runs:
         self._end_at_once(run_id, delivery.stopped(run_id, runner_id, "shutdown", overrules=False))
 
     def _end_at_once(self, run_id: str, report: Delivery) -> None:
-        self._remember(run_id, report)
+        self._ended_runs.add(run_id, report)
         self._own(self._deliver(run_id, report), run_id)
 
     def held_of(self, session_id: str) -> int:
@@ -166,6 +176,7 @@ class Runs:
 
     async def aclose(self) -> None:
         """Kill what still works. What is not reported stays in the journal."""
+        self._ended_runs.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -203,9 +214,10 @@ class Runs:
             raise
         finally:
             del self._actors[actor.name]
+            self._handed_out_again.discard(actor.name)
             actor.over.set()
         if actor.terminal_report is not None:
-            self._remember(actor.name, actor.terminal_report)
+            self._ended_runs.add(actor.name, actor.terminal_report)
         took = f"{asyncio.get_running_loop().time() - began:.2f} s"
         if actor.was_taken_up:
             took += " since it was taken up"
@@ -215,10 +227,9 @@ class Runs:
         else:
             logger.info("{}: {} after {}{}", actor.name, state, took, used)
 
-    def _remember(self, run_id: str, report: Delivery) -> None:
-        self._reports[run_id] = report
-        while len(self._reports) > REMEMBERED_REPORTS:
-            del self._reports[next(iter(self._reports))]
+    def _tell_again(self, run_id: str, report: Delivery) -> None:
+        logger.warning("{}: still open at the coordinator although it ended here; its report is sent again", run_id)
+        self._own(self._deliver(run_id, report), run_id)
 
     async def _deliver(self, run_id: str, report: Delivery) -> None:
         outbox = self._context.channels.outbox

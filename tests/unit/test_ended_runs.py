@@ -1,0 +1,100 @@
+"""A coordinator that repeats an ended run without end is answered ever less often."""
+
+import asyncio
+import itertools
+
+from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.api import Polled, UnreadableRun
+from fsm_runner.coordinator.delivery import Delivery
+from fsm_runner.lifecycle import ended_runs
+from fsm_runner.lifecycle.ended_runs import EndedRuns
+from fsm_runner.retry import RetryPolicy
+from tests.support.line import RUN, FakeApi, line, now_s
+from tests.support.logs import log_lines
+from tests.support.virtual_time import in_virtual_time
+
+REPORT = delivery.failed("run_1", "runner_me", "broken", overrules=False)
+POLICY = RetryPolicy(base_s=2, cap_s=600)
+DAY_S = 24 * 3600.0
+
+
+class Told:
+    """When each report was repeated."""
+
+    def __init__(self, policy: RetryPolicy = POLICY) -> None:
+        self.at_s: list[float] = []
+        self.runs = EndedRuns(policy, self._note)
+
+    def _note(self, run_id: str, report: Delivery) -> None:
+        assert (run_id, report) == ("run_1", REPORT)
+        self.at_s.append(now_s())
+
+
+@in_virtual_time
+async def test_the_first_request_is_answered_at_once_and_later_ones_ever_less_often() -> None:
+    told = Told()
+    told.runs.add("run_1", REPORT)
+    began_s = now_s()
+    for _ in range(int(DAY_S)):
+        told.runs.repeat("run_1")
+        await asyncio.sleep(1)
+    assert told.at_s[0] == began_s
+    assert 100 < len(told.at_s) < 1_000
+    assert max(later - earlier for earlier, later in itertools.pairwise(told.at_s)) <= POLICY.cap_s + 1
+    told.runs.close()
+
+
+@in_virtual_time
+async def test_a_request_that_comes_too_early_is_answered_later() -> None:
+    told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
+    told.runs.add("run_1", REPORT)
+    told.runs.repeat("run_1")
+    told.runs.repeat("run_1")
+    await asyncio.sleep(1_001)
+    assert len(told.at_s) == 2
+    await asyncio.sleep(10_000)
+    assert len(told.at_s) == 2
+
+
+@in_virtual_time
+async def test_nothing_is_told_of_a_run_that_was_forgotten_meanwhile() -> None:
+    told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
+    told.runs.add("run_1", REPORT)
+    told.runs.repeat("run_1")
+    told.runs.repeat("run_1")
+    for number in range(ended_runs.REMEMBERED_RUNS):
+        told.runs.add(f"other_{number}", REPORT)
+    assert "run_1" not in told.runs
+    await asyncio.sleep(2_000)
+    assert len(told.at_s) == 1
+
+
+@in_virtual_time
+async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_less_often() -> None:
+    api = FakeApi(Polled(run=RUN) for _ in range(100_000))
+    async with line(api) as made:
+        await asyncio.sleep(1)
+        assert made.executor.begun == [RUN.run_id]
+        made.runs.stop_run(RUN.run_id, "the test ends it")
+        await asyncio.sleep(1)
+        with log_lines() as lines:
+            for _ in range(300):
+                # The coordinator takes each report and forgets it.
+                api.states[RUN.run_id] = wire.RunState(status="claimed")
+                await asyncio.sleep(1)
+    repeated = [text for text in lines if "its report is sent again" in text]
+    assert 3 < len(repeated) < 30
+    assert len([path for path in api.delivered if path.endswith("/stopped")]) <= len(repeated) + 1
+    assert made.executor.begun == [RUN.run_id]
+
+
+@in_virtual_time
+async def test_a_run_at_work_that_is_handed_out_again_is_warned_of_once_and_not_failed() -> None:
+    unreadable = UnreadableRun(RUN.run_id, "no session")
+    api = FakeApi([Polled(run=RUN)] * 20 + [Polled(run=unreadable)] * 5)
+    with log_lines() as lines:
+        async with line(api) as made:
+            await asyncio.sleep(100)
+            assert made.runs.is_at_work(RUN.run_id)
+    assert len([text for text in lines if "handed out again" in text]) == 1
+    assert [path.rpartition("/")[2] for path in api.delivered] == ["started"]
