@@ -129,6 +129,12 @@ class CoordinatorApi:
     async def agent(self, name: str) -> wire.Agent:
         return await self._get(f"/agents/{path_segment(name)}", wire.Agent)
 
+    async def agent_definition(self, name: str) -> wire.JsonObject:
+        """The whole agent, as a run's blueprint has it. Raises `Refused` with status 404 where there is none."""
+        path = f"/agents/{path_segment(name)}"
+        answer = await self._transport.call("GET", path, limit_s=LINE_ANSWER_LIMIT_S, line=True)
+        return answer.decoded(wire.JsonObject)
+
     async def agents(self, tags: Collection[str] = ()) -> list[wire.AgentOffer]:
         """All agents, or those that have all of these tags."""
         query = f"?tags={path_segment(','.join(tags))}" if tags else ""

@@ -20,13 +20,12 @@ from fsm_runner.coordinator.policy import (
 )
 from fsm_runner.lifecycle.cut_polls import CutPolls
 from fsm_runner.lifecycle.doubt import Doubt
+from fsm_runner.lifecycle.lost_claims import LostClaims
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.retry import Waits
 
 ASKED_FOR = "the coordinator asks for it"
-FORGOTTEN = "lost: this runner has begun the run, and nothing of it is left, nor in its journal"
-LOST = "lost: the answer that brought this run to its runner did not arrive, and the run is not told in full again"
 
 Post = Callable[[str, object], None]
 """Hands the runner an event and its reason."""
@@ -49,7 +48,10 @@ class CoordinatorLink:
         scripts: ScriptSync,
         post: Post,
         times: LinkTimes,
+        *,
+        has_history: bool,
     ) -> None:
+        """`has_history`: the journal is one that an earlier process of this runner has written to."""
         self._client = client
         self._times = times
         self._runs = runs
@@ -59,6 +61,7 @@ class CoordinatorLink:
         self._claiming = False
         self._leaving = False
         self._doubt = Doubt()
+        self._lost_claims = LostClaims(client.api, runs, has_history=has_history)
         self._unclear_stops: set[str] = set()
         """Sessions to stop of which several runs are held."""
         self._last_beat = 0.0
@@ -221,45 +224,25 @@ class CoordinatorLink:
         """What a lost answer has carried is in the coordinator's list of runs: runs and stops, each told once by a poll
         (section 1.1)."""
         began = _now()
-        has_room = self._claiming and not self._runs.full
+        is_complete, has_room = False, self._has_room()
         try:
             if self._doubt.exists and has_room:
-                await self._fail_forgotten_runs(runner_id)
-                has_room = await self._take_up_lost_claims(runner_id)
+                await self._lost_claims.fail_forgotten(runner_id)
+                is_complete = await self._lost_claims.take_up(runner_id, self._has_room)
+                has_room = is_complete or self._has_room()
             await self._look_up_stops(runner_id)
-            has_room = has_room and not self._runs.flooded
         except CoordinatorError as fault:
             logger.debug("runs could not be looked up: {}", fault)
             self._doubt.put_off(_now())
             return
-        if has_room:
-            self._doubt.settle(began)
+        if has_room and not self._runs.flooded:
+            if is_complete:
+                self._doubt.settle(began)
             # From its end: however long a look-up takes, a poll has its turn before the next one.
             self._doubt.put_off(_now())
 
-    async def _take_up_lost_claims(self, runner_id: str) -> bool:
-        """Whether there was room for all of them."""
-        for run in await self._client.api.held(runner_id, "claimed"):
-            if self._runs.is_at_work(run.run_id) or self._runs.repeat_end(run.run_id):
-                continue
-            if not self._claiming or self._runs.full:
-                return False
-            logger.warning("{}: claimed by this runner, which was never told; it is taken up now", run.run_id)
-            if isinstance(run, UnreadableRun):
-                self._runs.fail_unreadable(run, runner_id)
-            elif run.agent_name is not None and run.resolved_agent_blueprint is None:
-                self._runs.fail(run.run_id, runner_id, LOST)
-            else:
-                self._runs.start(run, runner_id)
-        return True
-
-    async def _fail_forgotten_runs(self, runner_id: str) -> None:
-        """Those that an earlier process has begun, whose journal is gone."""
-        for run in await self._client.api.held(runner_id, "running"):
-            if self._runs.flooded:
-                return
-            if not self._runs.is_at_work(run.run_id) and not self._runs.repeat_end(run.run_id):
-                self._runs.fail(run.run_id, runner_id, FORGOTTEN)
+    def _has_room(self) -> bool:
+        return self._claiming and not self._runs.full
 
     async def _look_up_stops(self, runner_id: str) -> None:
         requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]

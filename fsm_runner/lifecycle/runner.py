@@ -74,7 +74,9 @@ class RunnerActor(Actor):
         self._client = client
         self._runs = runs
         self._scripts = scripts
-        self._link = CoordinatorLink(client, runs, scripts, self.post, times)
+        self._link = CoordinatorLink(
+            client, runs, scripts, self.post, times, has_history=bool(journal.earlier_processes)
+        )
         self._outage = OutageWatch(
             exit_after_outage_s, lambda reason: self.post("outage_too_long", reason), self._link.is_answered
         )

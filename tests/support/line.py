@@ -11,7 +11,7 @@ import msgspec
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import Polled, UnreadableRun
 from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import CoordinatorError, Unreachable
+from fsm_runner.coordinator.faults import CoordinatorError, Refused, Unreachable
 from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.coordinator.transport import Answer
@@ -67,6 +67,8 @@ class FakeApi:
         self.asked_for_claims_at_s: list[float] = []
         self.states: dict[str, wire.RunState] = {}
         """Of runs; those that are not in it are running."""
+        self.agents: dict[str, wire.JsonObject | CoordinatorError] = {}
+        """The definitions of agents; those that are not in it do not exist."""
         self.delivered: list[str] = []
         self.answers: list[asyncio.Future[None]] = []
         """Of the next heartbeats and deliveries, which wait for them."""
@@ -99,6 +101,13 @@ class FakeApi:
         self.calls.append("claims")
         self.asked_for_claims_at_s.append(now_s())
         answer = self.claim_answers.pop(0) if self.claim_answers else []
+        if isinstance(answer, CoordinatorError):
+            raise answer
+        return answer
+
+    async def agent_definition(self, name: str) -> wire.JsonObject:
+        self.calls.append(f"agent {name}")
+        answer = self.agents.get(name, Refused("Agent not found", 404))
         if isinstance(answer, CoordinatorError):
             raise answer
         return answer
@@ -148,6 +157,7 @@ class Endless:
 class EndlessExecutor:
     def __init__(self) -> None:
         self.begun: list[str] = []
+        self.assignments: dict[str, Assignment] = {}
 
     def accept(self, run: wire.Run) -> None: ...
 
@@ -155,13 +165,22 @@ class EndlessExecutor:
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Endless:
         self.begun.append(assignment.run.run_id)
+        self.assignments[assignment.run.run_id] = assignment
         return Endless()
 
 
 class Line:
     """A link at work, and what it has posted."""
 
-    def __init__(self, api: FakeApi, times: LinkTimes, max_runs: int | None, outage_limit_s: float | None) -> None:
+    def __init__(
+        self,
+        api: FakeApi,
+        times: LinkTimes,
+        max_runs: int | None,
+        outage_limit_s: float | None,
+        *,
+        has_history: bool = True,
+    ) -> None:
         # Link and client take the API's methods as they come.
         self.client = CoordinatorClient(api, now=now_s)  # type: ignore[arg-type]
         self.posts: list[str] = []
@@ -191,7 +210,7 @@ class Line:
         self.sessions = Sessions(session_context)
         self.runs = Runs(context, self.sessions, max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
-        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times)
+        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times, has_history=has_history)
         self.outage = OutageWatch(
             outage_limit_s, lambda reason: self._post("outage_too_long", reason), self.link.is_answered
         )
@@ -212,9 +231,10 @@ async def line(
     times: LinkTimes = TIMES,
     max_runs: int | None = None,
     outage_limit_s: float | None = None,
+    has_history: bool = True,
 ) -> AsyncIterator[Line]:
     """Registered and claiming. What polls or beats and breaks is raised at the end."""
-    made = Line(api, times, max_runs, outage_limit_s)
+    made = Line(api, times, max_runs, outage_limit_s, has_history=has_history)
     made.link.set_registration(registered)
     made.link.set_course(claiming=True, leaving=False)
     tasks = [asyncio.create_task(made.link.poll_forever()), asyncio.create_task(made.link.beat_forever())]

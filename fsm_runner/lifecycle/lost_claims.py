@@ -1,0 +1,113 @@
+"""Runs that the coordinator holds for this runner although no answer brought them here."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import CoordinatorApi, UnreadableRun
+from fsm_runner.coordinator.faults import NotAuthenticated, Refused, Unreachable
+from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.lifecycle.blueprint import unresolved
+from fsm_runner.lifecycle.runs import Runs
+
+FORGOTTEN = "lost: this runner has begun the run, and nothing of it is left, nor in its journal"
+PERHAPS_BEGUN = (
+    "lost: the run was claimed before this runner's journal began, so an earlier process may have begun it; "
+    "submit it again"
+)
+LOST = "lost: the answer that brought this run to its runner did not arrive, and the run cannot be restored"
+
+Course = Callable[[], bool]
+"""Whether the runner may take up another run now."""
+
+
+class LostClaims:
+    """Takes up runs from the coordinator's list, each at most once.
+
+    A run of the list was not begun here where neither this process nor the journal knows it: a run is on disk before
+    it is begun. That says nothing where the journal was lost, so the claims that a runner with a new journal finds at
+    first fail. Runs that appear later were claimed by a poll that was given up, whose answer nobody can have received.
+    """
+
+    def __init__(self, api: CoordinatorApi, runs: Runs, *, has_history: bool) -> None:
+        """`has_history`: the journal is one that an earlier process of this runner has written to."""
+        self._api = api
+        self._runs = runs
+        self._are_new = has_history
+        """Whether a claim that is unknown here cannot have been begun by an earlier process."""
+        self._unanswered_since_s: dict[str, float] = {}
+        """Runs whose agent the coordinator did not show yet."""
+
+    async def take_up(self, runner_id: str, may_take_up: Course) -> bool:
+        """Whether nothing is left to be taken up. Raises `CoordinatorError` where the list cannot be had."""
+        listed = await self._api.held(runner_id, "claimed")
+        names = {run.run_id for run in listed}
+        self._unanswered_since_s = {run: at for run, at in self._unanswered_since_s.items() if run in names}
+        is_complete = True
+        for run in listed:
+            if self._runs.is_at_work(run.run_id) or self._runs.repeat_end(run.run_id):
+                continue
+            if not may_take_up():
+                return False
+            if not self._are_new:
+                self._runs.fail(run.run_id, runner_id, PERHAPS_BEGUN)
+            elif isinstance(run, UnreadableRun):
+                self._runs.fail_unreadable(run, runner_id)
+            elif not await self._start(run, runner_id, may_take_up):
+                is_complete = False
+        self._are_new = True
+        return is_complete
+
+    async def fail_forgotten(self, runner_id: str) -> None:
+        """Those that an earlier process has begun, whose journal is gone. Raises `CoordinatorError`."""
+        for run in await self._api.held(runner_id, "running"):
+            if self._runs.flooded:
+                return
+            if not self._runs.is_at_work(run.run_id) and not self._runs.repeat_end(run.run_id):
+                self._runs.fail(run.run_id, runner_id, FORGOTTEN)
+
+    async def _start(self, run: wire.Run, runner_id: str, may_take_up: Course) -> bool:
+        """False where the run has to wait: for its agent's definition, or for room."""
+        if run.agent_name is not None and run.resolved_agent_blueprint is None:
+            try:
+                blueprint = await self._blueprint(run.agent_name)
+            except Unreachable as fault:
+                return self._wait_for_agent(run, runner_id, fault)
+            except _CannotRestore as reason:
+                self._runs.fail(run.run_id, runner_id, f"{LOST}: {reason}; submit it again")
+                return True
+            run = msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
+            if not may_take_up():  # the runner may have begun to leave meanwhile
+                return False
+        logger.warning("{}: claimed by a poll whose answer did not arrive; it is taken up now", run.run_id)
+        self._runs.start(run, runner_id)
+        return True
+
+    async def _blueprint(self, agent_name: str) -> wire.JsonObject:
+        """The agent as the run would have brought it. Raises `_CannotRestore`, `Unreachable` or `NotRegistered`."""
+        try:
+            definition = await self._api.agent_definition(agent_name)
+        except NotAuthenticated:
+            raise
+        except Refused as refusal:
+            raise _CannotRestore(f"agent {agent_name!r} is not available: {refusal}") from refusal
+        if missing := unresolved(definition):
+            shown = ", ".join(missing)
+            raise _CannotRestore(f"only the coordinator can fill in what agent {agent_name!r} refers to: {shown}")
+        return definition
+
+    def _wait_for_agent(self, run: wire.Run, runner_id: str, fault: Unreachable) -> bool:
+        """One agent that cannot be had must not hold up the others, and its run not for ever."""
+        now_s = asyncio.get_running_loop().time()
+        waited_s = now_s - self._unanswered_since_s.setdefault(run.run_id, now_s)
+        if waited_s < NOT_TAKEN_LIMIT_S:
+            return False
+        self._runs.fail(run.run_id, runner_id, f"{LOST}: agent {run.agent_name!r} is not available: {fault}")
+        return True
+
+
+class _CannotRestore(Exception):
+    """The text completes the run's error."""
