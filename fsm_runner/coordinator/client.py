@@ -21,7 +21,14 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
-from fsm_runner.coordinator.policy import POLICIES, REMOVED_AFTER_S, STALE_AFTER_S, Policies
+from fsm_runner.coordinator.policy import (
+    CONFLICT_SAID_EACH_S,
+    POLICIES,
+    REMOVED_AFTER_S,
+    STALE_AFTER_S,
+    STALE_LOOKED_FOR_EACH_S,
+    Policies,
+)
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import Sleep, retrying
 
@@ -54,6 +61,8 @@ class CoordinatorClient:
         self.registrations = 0
         """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
         self._last: wire.Registered | None = None
+        self._conflict_said_s = -CONFLICT_SAID_EACH_S
+        """When the log last said that another runner is in the way, by `now`."""
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Register, however long the coordinator is away, and wait out a runner of the same identity or agents.
@@ -194,17 +203,20 @@ class CoordinatorClient:
         self.on_away()
         logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
-    def _say_conflict(self, fault: Exception, wait_s: float) -> None:
+    def _say_conflict(self, fault: Exception, _wait_s: float) -> None:
         self.note_answer()
+        if self._now() - self._conflict_said_s < CONFLICT_SAID_EACH_S:
+            return
+        self._conflict_said_s = self._now()
         held, after_s = "another runner of this identity for online", STALE_AFTER_S
         if isinstance(fault, AgentNameCollision):
             held, after_s = "agents that this runner brings for another one's", REMOVED_AFTER_S
         logger.warning(
-            "the coordinator holds {}; where that runner is gone, it lets go {:.0f} s after its last heartbeat; "
-            "trying again in {:.1f} s ({})",
+            "the coordinator holds {}; where that runner is gone, it lets go {:.0f} to {:.0f} s after its last "
+            "heartbeat; trying again every few seconds ({})",
             held,
             after_s,
-            wait_s,
+            after_s + STALE_LOOKED_FOR_EACH_S,
             fault,
         )
 

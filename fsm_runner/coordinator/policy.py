@@ -38,6 +38,12 @@ SHORT_POLL_S = 0.5
 STALE_AFTER_S = 120.0
 """Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
 
+STALE_LOOKED_FOR_EACH_S = 30.0
+"""How often a deployed coordinator looks for runners that are stale, or that it removes (section 1.1)."""
+
+CONFLICT_SAID_EACH_S = 30.0
+"""How often the log repeats that another runner keeps this one from being registered."""
+
 TOKEN_REPLACED_EACH_S = 10.0
 """A token that the coordinator refuses is replaced no more often: it may refuse all."""
 
@@ -83,8 +89,9 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """One retry policy for each kind of call."""
 
     register: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=30)
-    registration_conflict: RetryPolicy = RetryPolicy(base_s=5, cap_s=30, limit_s=780)
-    """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin."""
+    registration_conflict: RetryPolicy = RetryPolicy(base_s=1, cap_s=3, limit_s=780)
+    """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin. The cap is
+    what a restarted runner may wait longer than the coordinator makes it."""
     poll: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=15)
     short_poll: RetryPolicy = RetryPolicy(base_s=0.05, cap_s=1)
     """Between polls that were answered at once and brought no run."""

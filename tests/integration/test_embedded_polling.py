@@ -3,9 +3,10 @@
 import asyncio
 
 import httpx
+import pytest
 
 from fsm_runner.coordinator.embedded.timings import Timings
-from tests.support.embedded import ANSWER_LIMIT_S, Clock, Desk, autonomous, coordinator
+from tests.support.embedded import ANSWER_LIMIT_S, Clock, Desk, autonomous, coordinator, registration
 from tests.support.watch import AT_ONCE_S
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
@@ -123,6 +124,35 @@ async def test_a_poll_that_is_hung_up_claims_nothing() -> None:
         run = await desk.submit()
         assert await desk.run_status(run) == "pending"
         assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
+
+
+@pytest.mark.parametrize(("calls_again", "after_s", "status"), [(False, 19, 409), (False, 21, 200), (True, 21, 409)])
+async def test_an_identity_is_free_20_s_after_its_poll_was_hung_up(
+    calls_again: bool, after_s: float, status: int
+) -> None:
+    clock = Clock()
+    async with coordinator(clock=clock) as desk:
+        runner_id = await desk.register()
+        await hang_up(desk, runner_id)
+        await desk.until_nothing_is_held(runner_id)
+        if calls_again:
+            await desk.http.post("/runner/heartbeat", json={"runner_id": runner_id})
+        clock.now_s += after_s
+        assert (await desk.http.post("/runner/register", json=registration())).status_code == status
+        listed = (await desk.http.get("/runners")).json()["runners"]
+        assert [runner["status"] for runner in listed] == ["online"]
+
+
+async def test_an_identity_is_not_free_while_a_poll_is_held() -> None:
+    clock = Clock()
+    async with coordinator(clock=clock) as desk:
+        runner_id = await desk.register()
+        await hang_up(desk, runner_id)
+        await desk.until_nothing_is_held(runner_id)
+        poll = await desk.held_poll(runner_id)
+        clock.now_s += 100
+        assert (await desk.http.post("/runner/register", json=registration())).status_code == 409
+        poll.cancel()
 
 
 async def test_a_poll_that_is_hung_up_takes_no_stop_with_it() -> None:

@@ -117,6 +117,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "deregister": (lambda api: api.deregister("a/b"), "DELETE /runners/a%2Fb?self=true"),
     "script_archive": (lambda api: api.script_archive("a?b"), "GET /scripts/a%3Fb/download"),
     "agent": (lambda api: api.agent("a#b"), "GET /agents/a%23b"),
+    "agent_definition": (lambda api: api.agent_definition("a/b"), "GET /agents/a%2Fb"),
     "create_run": (lambda api: api.create_run(wire.RunRequest(agent_name="a")), "POST /runs"),
     "run": (lambda api: api.run(".."), "GET /runs/%2E%2E"),
     "runs": (lambda api: api.runs(), "GET /runs"),

@@ -9,11 +9,13 @@ from loguru import logger
 from fsm_runner.coordinator.api import Polled
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import DuplicateRunner, Unreachable
+from fsm_runner.coordinator.policy import CONFLICT_SAID_EACH_S
 from fsm_runner.coordinator.wire import Registered, Registration, RegistrationConflict
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.outage import OutageWatch
 from tests.support.line import ME, REGISTRATION, FakeApi, PollAnswer, line
+from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
@@ -107,11 +109,14 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
             raise next(self.faults, DuplicateRunner("online", RegistrationConflict(error="duplicate_runner")))
 
     told = Told(60)
-    client = CoordinatorClient(Occupied())  # type: ignore[arg-type] # of the API it needs this much
+    loop = asyncio.get_running_loop()
+    client = CoordinatorClient(Occupied(), now=loop.time)  # type: ignore[arg-type] # of the API it needs this much
     client.on_away, client.on_answer = told.watch.unanswered, told.watch.answered
-    with pytest.raises(DuplicateRunner):
+    with log_lines() as lines, pytest.raises(DuplicateRunner):
         await client.register(REGISTRATION)
-    assert asyncio.get_running_loop().time() > 600
+    assert loop.time() > 600
+    warnings = [text for text in lines if "lets go 120 to 150 s after its last heartbeat" in text]
+    assert loop.time() / CONFLICT_SAID_EACH_S - 5 < len(warnings) <= loop.time() / CONFLICT_SAID_EACH_S + 1
     assert told.at_s == []
 
 

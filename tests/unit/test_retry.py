@@ -176,6 +176,7 @@ def test_an_earlier_runner_s_identity_is_waited_for_until_the_coordinator_lets_i
     waits = Waits(policy)
     begins = list(itertools.takewhile(lambda at_s: at_s <= (policy.limit_s or 0), _sums(waits)))
     assert begins[-1] > 600 + 30
+    assert policy.cap_s == 3, "docs/operations.md and README.md name the sum of this and the coordinator's 150 s"
 
 
 def _sums(waits: Waits) -> Iterator[float]:

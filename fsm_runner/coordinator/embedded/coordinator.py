@@ -67,7 +67,7 @@ class Coordinator:
         registration, executor = _registration(body)
         capabilities = _capabilities(registration)
         known = self.registry.get(capabilities.runner_id)
-        if known is not None and not known.stale:
+        if known is not None and not self.registry.may_be_replaced(known):
             raise _duplicate(registration, known.runner_id)
         self._take_agents(capabilities, body.get("agents") or [])
         runner = self.registry.add(capabilities, executor)

@@ -31,6 +31,11 @@ class Hangup:
             self._watch.cancel()
             await asyncio.wait([self._watch])
 
+    @property
+    def was_noticed(self) -> bool:
+        """Whether the watch knows already that the client is gone."""
+        return self._gone
+
     async def happened(self) -> bool:
         """As far as this process can know at this moment.
 

@@ -30,6 +30,8 @@ class Runner:
         self.heard_at = self.registered_at
         self.heard_s = 0.0
         self.stale = False
+        self.hung_up_s: float | None = None
+        """When the connection of its last poll ended before the answer; None: it has called since."""
         self.presence = Presence.REGISTERED
         self.scripts_to_sync: list[str] = []
         self.claiming = claiming
@@ -57,6 +59,7 @@ class Runner:
         """The event that is set whenever the poll has to look again."""
         poll = asyncio.Event()
         self._held_polls.add(poll)
+        self.hung_up_s = None
         try:
             yield poll
         finally:
@@ -94,6 +97,17 @@ class Registry:
     def heard(self, runner: Runner) -> None:
         """A heartbeat. A stale runner stays stale until it registers again."""
         runner.heard_s, runner.heard_at = self._clock(), utc_now()
+        runner.hung_up_s = None
+
+    def hung_up(self, runner: Runner) -> None:
+        """The connection of its poll has ended before the answer: its process may be gone."""
+        runner.hung_up_s = self._clock()
+
+    def may_be_replaced(self, runner: Runner) -> bool:
+        """Whether another process may register under its identity: it is stale, or its process seems to be gone."""
+        if runner.stale:
+            return True
+        return runner.hung_up_s is not None and self._clock() - runner.hung_up_s > self._timings.gone_after_s
 
     def silent_s(self, runner: Runner) -> float:
         return self._clock() - runner.heard_s

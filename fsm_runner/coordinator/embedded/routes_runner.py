@@ -33,6 +33,8 @@ class HeldPoll(Response):
         with self._runner.held_poll() as wake:
             async with Hangup(receive, wake.set) as hangup:
                 answer = await self._coordinator.polls.hold(self._runner, wake, hangup)
+                if hangup.was_noticed:
+                    self._coordinator.registry.hung_up(self._runner)
                 response = Response(status_code=204) if answer is None else json_response(answer)
                 await response(scope, receive, send)
 

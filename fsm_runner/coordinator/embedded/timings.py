@@ -12,6 +12,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """How often a runner should send a heartbeat; told to it when it registers."""
     stale_after_s: float = 120
     """Without a heartbeat for this long, a runner is stale: another process may take its identity."""
+    gone_after_s: float = 20
+    """When the connection of its poll has ended and it neither polls nor sends a heartbeat for this long, another
+    process may take its identity, before it counts as stale. A runner whose connection broke polls again sooner."""
     removed_after_s: float = 600
     """Without a heartbeat for this long, a runner is removed and its open runs have failed."""
     sweep_interval_s: float = 30
