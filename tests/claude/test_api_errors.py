@@ -8,37 +8,96 @@ import pytest
 
 from tests.support.claude import RETRIES, claude
 from tests.support.logs import log_lines
-from tests.support.messages_api import Fails, Hangs
+from tests.support.messages_api import Calls, Fails, Hangs, Says
 
 RUN_TIMEOUT_S = 4.0
+WITH_KEY = {"CLAUDE_CODE_OAUTH_TOKEN": "", "ANTHROPIC_API_KEY": "sk-ant-test"}
+DEFAULT_RETRIES = {"CLAUDE_CODE_MAX_RETRIES": "10"}
 
 
-async def test_credentials_that_are_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with claude(tmp_path, monkeypatch) as bench:
-        bench.api.otherwise = Fails(401, "authentication_error", "invalid bearer token")
+def limit_headers(status: str, resets_at: int, **more: str) -> dict[str, str]:
+    """Headers of the API that tell how much of a subscription is used."""
+    known = {"status": status, "reset": str(resets_at), "representative-claim": "five_hour", **more}
+    return {f"anthropic-ratelimit-unified-{name}": value for name, value in known.items()}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "the API does not accept CLAUDE_CODE_OAUTH_TOKEN; `claude setup-token` makes a new one (HTTP 401)"),
+        (WITH_KEY, "the API does not accept ANTHROPIC_API_KEY; set it to a valid key (HTTP 401)"),
+    ],
+    ids=["token", "key"],
+)
+async def test_credentials_that_are_not_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    """The program alone would ask eleven times, for three minutes."""
+    async with claude(tmp_path, monkeypatch, variables={**variables, **DEFAULT_RETRIES}) as bench:
+        bench.api.otherwise = Fails(401, "authentication_error", "invalid")
         run = await bench.start()
-        error = await bench.fails(run)
+        assert await bench.fails(run) == f"Error: {said}"
         assert "result" not in bench.told(run)
-    assert "401" in error
-    assert "CLAUDE_CODE_OAUTH_TOKEN" in error
-    assert "claude setup-token" in error
+        assert len(bench.api.asked) == 2
+
+
+async def test_a_request_that_is_forbidden_names_the_credential_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch, variables={**WITH_KEY, **DEFAULT_RETRIES}) as bench:
+        bench.api.otherwise = Fails(403, "permission_error", "not for you")
+        error = await bench.fails(await bench.start())
+        assert len(bench.api.asked) == 1
+    assert "not for you" in error
+    assert "(HTTP 403: the API, or a proxy in front of it, refuses the request with ANTHROPIC_API_KEY;" in error
+    assert "CLAUDE_CODE_OAUTH_TOKEN" not in error
+
+
+async def test_a_credential_of_the_settings_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
+        bench.write_settings({"env": {"ANTHROPIC_API_KEY": "sk-ant-of-the-project"}})
+        bench.api.otherwise = Fails(403, "permission_error", "not for you")
+        error = await bench.fails(await bench.start())
+    assert "refuses the request with ANTHROPIC_API_KEY;" in error
 
 
 async def test_a_limit_that_is_reached_is_said_with_the_time_of_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resets_at = int(time.time()) + 3600
-    limit = {
-        "anthropic-ratelimit-unified-status": "rejected",
-        "anthropic-ratelimit-unified-reset": str(resets_at),
-        "anthropic-ratelimit-unified-representative-claim": "five_hour",
-    }
+    limit = limit_headers("rejected", resets_at)
     async with claude(tmp_path, monkeypatch) as bench:
         bench.api.otherwise = Fails(429, "rate_limit_error", "slow down", limit)
         error = await bench.fails(await bench.start())
         assert len(bench.api.asked) == 1
     assert "5-hour limit" in error
     assert time.strftime("resets at %Y-%m-%d %H:%M:%S UTC", time.gmtime(resets_at)) in error
+
+
+async def test_the_time_of_a_limit_is_not_part_of_another_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit can be reached while the API still answers, for example because additional usage is paid for."""
+    limit = limit_headers("rejected", int(time.time()) + 3600)
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.will(Calls("Bash", {"command": "true"}, headers=limit))
+        bench.api.otherwise = Fails(400, "invalid_request_error", "there is something wrong with it")
+        run = await bench.start()
+        error = await bench.fails(run)
+        assert any("five_hour is reached" in detail for detail in bench.details(run))
+    assert "there is something wrong with it" in error
+    assert "resets at" not in error
+
+
+async def test_a_limit_that_is_close_is_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resets_at = int(time.time()) + 3600
+    used = {"5h-utilization": "0.93", "5h-reset": str(resets_at), "5h-surpassed-threshold": "0.9"}
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.will(Says("ok", limit_headers("allowed_warning", resets_at, **used)))
+        run = await bench.start()
+        assert await bench.completes(run) == "ok"
+        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(resets_at))
+        assert bench.details(run) == [f"93% of the usage limit five_hour is used; it resets at {until}"]
 
 
 async def test_an_overload_is_waited_for_in_sight_and_then_said(

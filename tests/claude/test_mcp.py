@@ -1,6 +1,9 @@
 """Tools of a server over HTTP, with its headers: the runner's own, by which a model starts other agents."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,62 @@ from tests.support.messages_api import Calls, Says
 SERVER = {"url": MCP_URL_PLACEHOLDER, "config": {"X-Agent-Tags": "", "X-Additional-Demands": "${params.demands}"}}
 AGENTS = {"conductor": {"mcp_servers": {"orchestrator": SERVER}, "parameters_schema": {"type": "object"}}}
 START = "mcp__orchestrator__start_agent_session"
+
+
+def needs(url: str) -> dict[str, dict[str, object]]:
+    """An agent with a server at the URL."""
+    return {"needy": {"mcp_servers": {"far": {"url": url}}}}
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A server that accepts connections; it closes them, without an answer, from the event on."""
+    released = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await released.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp", released
+    finally:
+        released.set()
+        server.close()
+
+
+async def test_a_server_that_fails_is_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, agents=needs("http://127.0.0.1:9/mcp")) as bench:
+        first = await bench.start(agent="needy", prompt="hello")
+        assert await bench.completes(first) == "ok"
+        second = await bench.resume(first, "again")
+        assert await bench.completes(second) == "ok"
+        (detail,) = bench.details(first)
+        assert bench.details(second) == []
+    assert detail.startswith("the MCP server far is not connected: ECONNREFUSED")
+
+
+async def test_a_server_that_does_not_answer_is_reported_while_the_turn_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with silent_server() as (url, released), claude(tmp_path, monkeypatch, agents=needs(url)) as bench:
+        run = await bench.start(agent="needy", prompt="hello")
+        call = await bench.desk.proxy.answered("PATCH", f"/sessions/{run.session_id}/metadata")
+        assert call.json["status_detail"] == "the turn waits for MCP servers that do not answer: far"
+        assert not bench.api.asked
+        released.set()
+        assert await bench.completes(run) == "ok"
+
+
+async def test_a_server_that_the_profile_requires_fails_the_run_before_the_model_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"mcp_required": True}
+    async with claude(tmp_path, monkeypatch, agents=needs("http://127.0.0.1:9/mcp"), config=config) as bench:
+        error = await bench.fails(await bench.start(agent="needy", prompt="hello"))
+        assert not bench.api.asked
+        assert await bench.completes(await bench.start("without an agent")) == "ok"
+    assert "mcp_required) are not connected: far: ECONNREFUSED" in error
 
 
 async def conduct(bench: ClaudeBench, demands: str) -> dict[str, object]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.claude import ClaudeBench, claude
+from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.profiles import load_profile
+from tests.support.claude import MODEL, ClaudeBench, claude
 from tests.support.messages_api import Calls, Says
 
 OWN_PROMPT = "You are Claude Code"
@@ -50,18 +52,18 @@ async def test_a_tool_may_be_kept_from_the_model(tmp_path: Path, monkeypatch: py
     assert "Bash" in bench.api.asked[0].tools
 
 
-async def _runs_a_command(bench: ClaudeBench) -> dict[str, object]:
-    """The event of a command that makes a file."""
+async def _runs_a_command(bench: ClaudeBench) -> tuple[RunCreated, dict[str, object]]:
+    """The run, and the event, of a command that makes a file."""
     bench.api.will(Calls("Bash", {"command": "touch made-by-a-command"}), Says("done"))
     run = await bench.start()
     await bench.completes(run)
     (event,) = [event for event in await bench.events(run) if event["event_type"] == "post_tool"]
-    return event
+    return run, event
 
 
 async def test_what_would_have_to_be_asked_for_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"permission_mode": "default"}) as bench:
-        event = await _runs_a_command(bench)
+        _, event = await _runs_a_command(bench)
         assert not (bench.project / "made-by-a-command").exists()
     assert event["error"]
 
@@ -69,7 +71,7 @@ async def test_what_would_have_to_be_asked_for_is_denied(tmp_path: Path, monkeyp
 async def test_what_the_profile_allows_need_not_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"permission_mode": "default", "allowed_tools": ["Bash(touch:*)"]}
     async with claude(tmp_path, monkeypatch, config=config) as bench:
-        event = await _runs_a_command(bench)
+        _, event = await _runs_a_command(bench)
         assert (bench.project / "made-by-a-command").exists()
     assert event["error"] is None
 
@@ -105,3 +107,63 @@ async def test_a_session_costs_no_more_than_the_profile_says(tmp_path: Path, mon
         bench.api.otherwise = Calls("Bash", {"command": "true"})
         error = await bench.fails(await bench.start())
     assert "budget of 0.0001 USD" in error
+
+
+async def test_settings_that_do_not_load_are_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program goes on without them, and so without what they deny."""
+    async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
+        file = bench.write_settings('{"permissions": {"deny": ["Bash(touch:*)"]},}')
+        run, event = await _runs_a_command(bench)
+        assert (event["error"], (bench.project / "made-by-a-command").exists()) == (None, True)
+        (detail,) = bench.details(run)
+    assert "did not load" in detail
+    assert f"{file}: Invalid or malformed JSON" in detail
+
+
+async def test_permissions_that_are_ignored_are_a_status_detail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"setting_sources": ["project"], "permission_mode": "default"}
+    async with claude(tmp_path, monkeypatch, config=config) as bench:
+        bench.write_settings({"permissions": {"allow": ["Bash(touch:*)"]}})
+        run, event = await _runs_a_command(bench)
+        (detail,) = bench.details(run)
+    assert event["error"]
+    assert (
+        "Ignoring 1 permissions.allow entry from .claude/settings.json: this workspace has not been trusted" in detail
+    )
+
+
+RESTRICTED = ["restricted-isolated-quick", "restricted-project-quick"]
+
+
+@pytest.mark.parametrize("profile", RESTRICTED)
+async def test_a_restricted_profile_changes_files_of_the_project_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    config = load_profile(profile).profile.config
+    async with claude(tmp_path, monkeypatch, config={**config, "model": MODEL}) as bench:
+        (bench.project / "folder").mkdir()
+        kept = bench.project / "kept.txt"
+        kept.write_text("kept")
+        outside = tmp_path / "outside.txt"
+        changes = [
+            *(
+                Calls("Bash", {"command": text})
+                for text in ("rm -rf folder", "sed -i s/kept/lost/ kept.txt", ": > made")
+            ),
+            Calls("Monitor", {"command": "touch made", "description": "makes a file", "timeout_ms": 1000}),
+            Calls("Write", {"file_path": str(outside), "content": "no"}),
+            Calls("Write", {"file_path": str(bench.project / ".claude" / "settings.json"), "content": "{}"}),
+        ]
+        allowed = [
+            Calls("Write", {"file_path": str(bench.project / "written.txt"), "content": "yes"}),
+            Calls("Glob", {"pattern": "*.txt"}),
+        ]
+        bench.api.will(*changes, *allowed, Says("done"))
+        run = await bench.start()
+        await bench.completes(run)
+        errors = [bool(event["error"]) for event in await bench.events(run) if event["event_type"] == "post_tool"]
+        assert errors == [True] * len(changes) + [False] * len(allowed)
+        assert sorted(path.name for path in bench.project.iterdir()) == ["folder", "kept.txt", "written.txt"]
+        assert (kept.read_text(), outside.exists()) == ("kept", False)

@@ -115,6 +115,21 @@ async def test_an_unknown_conversation_is_said_to_be_one(tmp_path: Path, monkeyp
     assert unknown in error
 
 
+async def test_a_session_without_a_conversation_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, "one_shot") as bench:
+        first = await bench.start()
+        await bench.completes(first)
+        path = f"/sessions/{first.session_id}"
+        unbound = faults.Answer(200, b'{"session": {"executor_session_id": null}}')
+        bench.desk.proxy.fault("GET", path, faults.instead("unbound", unbound))
+        error = await bench.fails(await bench.resume(first, "go on"))
+        said = "has no executor_session_id, so there is no conversation to resume"
+        assert error == f"Error: session {first.session_id} {said}"
+        bench.desk.proxy.fault("GET", path, faults.status(404, "Session not found"))
+        error = await bench.fails(await bench.resume(first, "go on"))
+        assert error == f"Error: session {first.session_id} not found: the coordinator does not know it"
+
+
 async def test_tools_are_told_as_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         file = bench.project / "made.txt"

@@ -126,6 +126,17 @@ class ClaudeBench:
     def metadata(self, run: RunCreated) -> list[JsonObject]:
         return [call.json for call in self.desk.proxy.acknowledged("PATCH", f"/sessions/{run.session_id}/metadata")]
 
+    def write_settings(self, settings: JsonObject | str) -> Path:
+        """The project's settings; a text is written as it is."""
+        file = self.project / ".claude" / "settings.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+        return file
+
+    def details(self, run: RunCreated) -> list[str]:
+        """The status details of the run, in the runner's journal."""
+        return [step.reason for step in self.history(run)[1] if step.event == "detail"]
+
     def history(self, run: RunCreated) -> tuple[RunLife, list[Step]]:
         """What the runner's journal has of the run."""
         (path,) = self._state_dir.glob(f"*/{JOURNAL_FILE}")

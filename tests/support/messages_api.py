@@ -29,6 +29,8 @@ class Says:
     """The model's words, which end its turn."""
 
     text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the HTTP response."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Calls:
     tool_input: Mapping[str, Any]
     text: str = ""
     """Said before it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the HTTP response."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class MessagesApi:
         match reply:
             case Says() | Calls():
                 events = self._events(reply, body.get("model", MODEL))
-                return StreamingResponse(_streamed(events), media_type="text/event-stream")
+                return StreamingResponse(_streamed(events), headers=dict(reply.headers), media_type="text/event-stream")
             case Fails(status, kind, message, headers):
                 error = {"type": "error", "error": {"type": kind, "message": message}}
                 return JSONResponse(error, status_code=status, headers=dict(headers))

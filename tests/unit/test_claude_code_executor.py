@@ -4,12 +4,13 @@ import json
 import os
 
 import pytest
-from claude_agent_sdk import ResultMessage
-from claude_agent_sdk.types import RateLimitInfo
+from claude_agent_sdk import ResultMessage, SystemMessage
+from claude_agent_sdk.types import RateLimitEvent, RateLimitInfo, RateLimitStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_code_executor.config import Config, decoded_config
+from claude_code_executor.diagnosis import Diagnosis
 from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output, usage_of
 from claude_code_executor.prompt import prompt_of
 from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
@@ -27,6 +28,10 @@ json_values = st.recursive(
 def result(subtype: str = "success", **fields: object) -> ResultMessage:
     given = {"duration_ms": 1500, "duration_api_ms": 1, "is_error": False, "num_turns": 2, "session_id": "s", **fields}
     return ResultMessage(subtype=subtype, **given)  # type: ignore[arg-type]  # each test names what it is about
+
+
+def limit_event(status: RateLimitStatus) -> RateLimitEvent:
+    return RateLimitEvent(RateLimitInfo(status, resets_at=1_800_000_000), uuid="u", session_id="s")
 
 
 @given(st.text())
@@ -80,16 +85,46 @@ def test_the_gateways_address_is_not_for_the_program() -> None:
 
 
 def test_an_api_error_is_no_success_whatever_it_is_called() -> None:
-    with pytest.raises(TurnFailed, match=r"API Error: Overloaded \(HTTP 529\)"):
-        refuse_failure(result(is_error=True, result="API Error: Overloaded", api_error_status=529), Config(), None)
+    failed = result(is_error=True, result="API Error: Overloaded", api_error_status=529)
+    with pytest.raises(TurnFailed, match=r"^API Error: Overloaded \(HTTP 529\)$"):
+        refuse_failure(failed, Config(), Diagnosis().cause_of(failed))
 
 
-def test_a_limit_is_said_with_the_time_of_its_end_only_where_it_was_the_reason() -> None:
-    failed = result(is_error=True, result="limit", api_error_status=429)
-    with pytest.raises(TurnFailed, match=r"limit \(HTTP 429\) \(the limit resets at 2027-01-15 08:00:00 UTC\)"):
-        refuse_failure(failed, Config(), RateLimitInfo("rejected", resets_at=1_800_000_000))
-    with pytest.raises(TurnFailed, match=r"limit \(HTTP 429\)$"):
-        refuse_failure(failed, Config(), RateLimitInfo("allowed_warning", resets_at=1_800_000_000))
+def test_the_time_of_a_limit_is_part_of_the_failure_that_the_limit_causes() -> None:
+    diagnosis = Diagnosis()
+    limited = result(is_error=True, result="limit", api_error_status=429)
+    assert diagnosis.cause_of(limited) == " (HTTP 429)"
+    diagnosis.detail_of(limit_event("allowed_warning"))
+    assert diagnosis.cause_of(limited) == " (HTTP 429)"
+    diagnosis.detail_of(limit_event("rejected"))
+    assert diagnosis.cause_of(limited) == " (HTTP 429) (the limit resets at 2027-01-15 08:00:00 UTC)"
+    for other in (result("error_max_turns"), result(is_error=True, api_error_status=400)):
+        assert "the limit resets" not in diagnosis.cause_of(other)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("none", "CLAUDE_CODE_OAUTH_TOKEN"),
+        ("ANTHROPIC_API_KEY", "ANTHROPIC_API_KEY"),
+        ("apiKeyHelper", "the key of the settings' apiKeyHelper"),
+        (None, "CLAUDE_CODE_OAUTH_TOKEN"),
+    ],
+)
+def test_a_refused_credential_is_the_one_in_use(source: str | None, name: str) -> None:
+    diagnosis = Diagnosis()
+    diagnosis.detail_of(SystemMessage("init", {"apiKeySource": source}))
+    assert f"does not accept {name}" in diagnosis.cause_of(result(is_error=True, api_error_status=401))
+
+
+def test_each_turn_may_repeat_a_refused_request_once() -> None:
+    diagnosis = Diagnosis()
+    refused = SystemMessage("api_retry", {"error_status": 401, "attempt": 1, "max_retries": 10, "retry_delay_ms": 500})
+    for _ in range(2):
+        diagnosis.detail_of(SystemMessage("init", {}))
+        assert diagnosis.detail_of(refused) == "the API answers with HTTP 401; retry 1 of 10 in 0.5 s"
+    with pytest.raises(TurnFailed, match="HTTP 401"):
+        diagnosis.detail_of(refused)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +140,7 @@ def test_a_limit_is_said_with_the_time_of_its_end_only_where_it_was_the_reason()
 def test_each_kind_of_end_has_its_words(subtype: str, said: str) -> None:
     ended = result(subtype, errors=["what went wrong"])
     with pytest.raises(TurnFailed, match=said):
-        refuse_failure(ended, Config(max_turns=3, max_budget_usd=0.5), None)
+        refuse_failure(ended, Config(max_turns=3, max_budget_usd=0.5), "")
 
 
 @pytest.mark.parametrize("output", [None, "text", ["a"], 1])

@@ -25,6 +25,8 @@ class Config:
     max_budget_usd: float | None = None
     allowed_tools: tuple[str, ...] = ()
     disallowed_tools: tuple[str, ...] = ()
+    tools: tuple[str, ...] | None = None
+    mcp_required: bool = False
     append_system_prompt: str | None = None
     env: tuple[str, ...] = ()
     """The runner has passed these variables on already."""

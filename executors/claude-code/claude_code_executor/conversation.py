@@ -14,6 +14,8 @@ from claude_code_executor.surroundings import check_surroundings, leave_own_vari
 from fsm_executor import ExecutorError, Session
 from fsm_executor.turn import Turn
 
+NOT_FOUND = 404
+
 
 async def converse(session: Session) -> None:
     """Raises `ExecutorError` where a turn fails: the protocol's way to say so is to end."""
@@ -54,9 +56,13 @@ async def _turns(session: Session, program: Program) -> AsyncGenerator[Turn, Non
 async def _conversation_id(session: Session) -> str:
     """What the program has called this session (protocol.md, section 2.2: resume)."""
     status, answer = await session.request("GET", f"/sessions/{session.id}")
+    if status == NOT_FOUND:
+        raise ExecutorError(f"session {session.id} not found: the coordinator does not know it")
+    if not 200 <= status < 300:
+        raise ExecutorError(f"session {session.id} cannot be resumed: the coordinator answered with {status}: {answer}")
     found = answer.get("session", answer) if isinstance(answer, dict) else {}
-    conversation_id = found.get("executor_session_id")
-    if status != 200 or not isinstance(conversation_id, str) or not conversation_id:
-        raise ExecutorError(f"session {session.id} cannot be resumed: the coordinator knows no conversation of it")
+    conversation_id = found.get("executor_session_id") if isinstance(found, dict) else None
+    if not isinstance(conversation_id, str) or not conversation_id:
+        raise ExecutorError(f"session {session.id} has no executor_session_id, so there is no conversation to resume")
     await session.metadata(last_resumed_at=session.now())
     return conversation_id

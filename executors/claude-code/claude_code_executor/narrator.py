@@ -6,9 +6,11 @@ import contextlib
 from typing import Any
 
 from claude_agent_sdk import AssistantMessage, ResultMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
-from claude_agent_sdk.types import ConversationResetMessage, Message, RateLimitEvent, RateLimitInfo, ToolResultBlock
+from claude_agent_sdk.types import ConversationResetMessage, Message, ToolResultBlock
 
 from claude_code_executor.config import Config
+from claude_code_executor.diagnosis import Diagnosis
+from claude_code_executor.mcp_servers import McpServers
 from claude_code_executor.outcome import refuse_failure, structured_output, usage_of
 from claude_code_executor.program import Program
 from claude_code_executor.prompt import prompt_of
@@ -28,7 +30,9 @@ class Narrator:
         self._has_parameters_schema = bool(blueprint.get("parameters_schema"))
         self._has_output_schema = bool(blueprint.get("output_schema"))
         self._bound_as: str | None = None
-        self._limit: RateLimitInfo | None = None
+        self._diagnosis = Diagnosis()
+        required = blueprint.get("mcp_servers") or {} if config.mcp_required else {}
+        self._mcp_servers = McpServers(program, required, lambda detail: self._note(status_detail=detail))
         self._cost_usd = 0.0
         self._unsaid_prompt: str | None = None
         self._tools: dict[str, ToolUseBlock] = {}
@@ -38,6 +42,7 @@ class Narrator:
         """Raises `ExecutorError` where the turn fails."""
         prompt = prompt_of(turn.parameters, has_schema=self._has_parameters_schema)
         self._unsaid_prompt = prompt
+        await self._mcp_servers.settle()
         self._program.pass_over()
         asked = await self._program.ask(prompt)
         while True:
@@ -48,13 +53,11 @@ class Narrator:
             await self._tell(message)
 
     async def _tell(self, message: Message) -> None:
+        for detail in filter(None, [*self._program.warnings(), self._diagnosis.detail_of(message)]):
+            await self._note(status_detail=detail)
         match message:
             case SystemMessage(subtype="init", data={"session_id": str(conversation_id)}):
                 await self._begin(conversation_id)
-            case SystemMessage(subtype="api_retry", data=data):
-                await self._note(status_detail=_retry(data))
-            case RateLimitEvent(rate_limit_info=limit):
-                self._limit = limit
             case AssistantMessage():
                 await self._tell_answer(message)
             case UserMessage(content=list() as blocks):
@@ -100,7 +103,7 @@ class Narrator:
         self._tools.clear()
         await self._note(usage=usage_of(result, self._cost_usd))
         self._cost_usd = result.total_cost_usd or self._cost_usd
-        refuse_failure(result, self._config, self._limit)
+        refuse_failure(result, self._config, self._diagnosis.cause_of(result))
         if self._has_output_schema:
             await turn.complete(data=structured_output(result))
         else:
@@ -111,13 +114,6 @@ def _answers(result: ResultMessage, asked: str) -> bool:
     """Whether it is the result of what was asked. The program has turns of its own, for tasks in the background."""
     answered = {result.user_message_uuid, *(result.user_message_uuids or ())}
     return asked in answered or answered == {None}
-
-
-def _retry(data: dict[str, Any]) -> str:
-    status = data.get("error_status")
-    what = "the API cannot be reached" if status is None else f"the API answers with HTTP {status}"
-    wait_s = data.get("retry_delay_ms", 0) / 1000
-    return f"{what}; retry {data.get('attempt')} of {data.get('max_retries')} in {wait_s:.1f} s"
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:

@@ -32,6 +32,7 @@ def options_of(
         model=config.model,
         max_turns=config.max_turns,
         max_budget_usd=config.max_budget_usd,
+        tools=None if config.tools is None else list(config.tools),
         allowed_tools=list(config.allowed_tools),
         disallowed_tools=list(config.disallowed_tools),
         system_prompt=_system_prompt(blueprint, config, resume, folder),
@@ -63,6 +64,8 @@ def _mcp_servers(servers: Any, folder: Path) -> str | dict[str, Any]:
     """A file, since the headers of a server are credentials, and anybody may read a command line."""
     if not servers:
         return {}
+    if not isinstance(servers, dict):
+        raise ExecutorError("the agent's mcp_servers is no object")
     file = folder / "mcp.json"
     file.write_text(json.dumps({"mcpServers": {name: _mcp_server(name, server) for name, server in servers.items()}}))
     return str(file)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from claude_agent_sdk import ResultMessage
-from claude_agent_sdk.types import RateLimitInfo
 
 from claude_code_executor.config import Config
-from claude_code_executor.surroundings import TOKEN
 from fsm_executor import ExecutorError
 from fsm_executor.invocation import JsonObject
 
@@ -33,10 +29,10 @@ def usage_of(result: ResultMessage, cost_before_usd: float) -> JsonObject:
     return {**counted, **cost, "duration_s": result.duration_ms / 1000, "turns": result.num_turns}
 
 
-def refuse_failure(result: ResultMessage, config: Config, limit: RateLimitInfo | None) -> None:
-    """Raises `TurnFailed`. The subtype of an API error is `success`."""
+def refuse_failure(result: ResultMessage, config: Config, cause: str) -> None:
+    """Raises `TurnFailed`. The subtype of an API error is `success`. `cause`: what the result's own text lacks."""
     if result.is_error or result.subtype != "success":
-        raise TurnFailed(_failure(result, config) + _reset(limit))
+        raise TurnFailed(_failure(result, config) + cause)
 
 
 def _failure(result: ResultMessage, config: Config) -> str:
@@ -48,25 +44,7 @@ def _failure(result: ResultMessage, config: Config) -> str:
         case "error_max_structured_output_retries":
             return "the model has not answered in the form of the agent's output_schema, however often it was asked to"
         case _:
-            said = result.result or "; ".join(result.errors or ()) or f"Claude Code ended it with {result.subtype}"
-            return said + _http(result.api_error_status)
-
-
-def _http(status: int | None) -> str:
-    match status:
-        case None:
-            return ""
-        case 401 | 403:
-            return f" (HTTP {status}: the API does not accept {TOKEN}; `claude setup-token` makes a new one)"
-        case _:
-            return f" (HTTP {status})"
-
-
-def _reset(limit: RateLimitInfo | None) -> str:
-    if limit is None or limit.status != "rejected" or limit.resets_at is None:
-        return ""
-    resets_at = datetime.fromtimestamp(limit.resets_at, UTC)
-    return f" (the limit resets at {resets_at:%Y-%m-%d %H:%M:%S} UTC)"
+            return result.result or "; ".join(result.errors or ()) or f"Claude Code ended it with {result.subtype}"
 
 
 def structured_output(result: ResultMessage) -> JsonObject:

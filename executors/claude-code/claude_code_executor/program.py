@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import signal
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator
@@ -11,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
-from claude_agent_sdk.types import Message
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ProcessError, ResultError
+from claude_agent_sdk.types import McpServerStatus, Message
 
 from claude_code_executor.config import Config
 from claude_code_executor.options import options_of
@@ -23,6 +25,12 @@ INTERRUPT_S = 1.0
 after that."""
 
 KEPT_STDERR_LINES = 20
+
+IGNORED_SETTING = "Ignoring "
+"""How the program begins such a warning. It ignores, for example, what a project that is not trusted allows."""
+
+# The SDK raises the faults that it logs. Without a handler Python prints them on stderr, before the run's error.
+logging.getLogger("claude_agent_sdk").addHandler(logging.NullHandler())
 
 
 class ProgramEnded(ExecutorError):
@@ -35,6 +43,7 @@ class Program:
     def __init__(self, client: ClaudeSDKClient, stderr: deque[str]) -> None:
         self._client = client
         self._stderr = stderr
+        self._warned: set[str] = set()
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         """None: there will be no more."""
         self._reading = asyncio.create_task(self._read(), name="messages of Claude Code")
@@ -62,6 +71,20 @@ class Program:
         if message is None:
             raise self.ending()
         return message
+
+    async def mcp_servers(self) -> list[McpServerStatus]:
+        """The program's MCP servers and their states. Raises `ProgramEnded`."""
+        try:
+            return (await self._client.get_mcp_status())["mcpServers"]
+        except Exception as fault:
+            self._fault = self._fault or fault
+            raise self.ending() from fault
+
+    def warnings(self) -> list[str]:
+        """Lines of stderr about settings that the program ignores, each line once."""
+        new = [line for line in self._stderr if line.startswith(IGNORED_SETTING) and line not in self._warned]
+        self._warned.update(new)
+        return new
 
     async def ended(self) -> None:
         """Return when it has ended, or cannot be heard any more."""
@@ -106,7 +129,8 @@ async def running_program(invocation: Invocation, config: Config, resume: str | 
     program = Program(client, stderr)
     try:
         yield program
-    except asyncio.CancelledError:
+    except BaseException:
+        # The turn may be in progress. Without the interrupt its requests and tools go on until the program is ended.
         await program.interrupt()
         raise
     finally:
@@ -124,6 +148,26 @@ async def _connected(options: ClaudeAgentOptions, stderr: deque[str]) -> ClaudeS
 
 
 def ending_of(fault: Exception | None, stderr: deque[str]) -> ProgramEnded:
-    """What the program has said itself tells more than how it ended."""
-    said = "\n".join(stderr) or str(fault or "it has closed its output")
-    return ProgramEnded(f"Claude Code has ended: {said}")
+    """How the program ended, and the last lines of its stderr."""
+    how = _how_it_ended(fault)
+    said = "\n".join(stderr).strip()
+    tail = f"; the end of its stderr:\n{said}" if said else ""
+    return ProgramEnded(f"Claude Code has ended: {how}{tail}")
+
+
+def _how_it_ended(fault: Exception | None) -> str:
+    if fault is None:
+        return "it has closed its output"
+    if not isinstance(fault, ProcessError) or isinstance(fault, ResultError) or fault.exit_code is None:
+        return str(fault) or type(fault).__name__
+    if fault.exit_code >= 0:
+        return f"exit code {fault.exit_code}"
+    killed = f"it was killed by {_signal_name(-fault.exit_code)}"
+    return f"{killed}; the system does that when memory runs out" if fault.exit_code == -signal.SIGKILL else killed
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -37,6 +37,17 @@ def check_surroundings(environment: Mapping[str, str], config: Config, user_id: 
         )
 
 
+def credential_in_use(source: object) -> str:
+    """The name of the credential. `source`: what the program calls `apiKeySource`; settings can bring one, too."""
+    match source:
+        case "apiKeyHelper":
+            return "the key of the settings' apiKeyHelper"
+        case str(name) if name != "none":
+            return name
+        case _:
+            return TOKEN
+
+
 def leave_own_variables_out(environment: MutableMapping[str, str] = os.environ) -> None:
     """The program inherits what this process has. To be called when the gateway is known."""
     for name in OWN_VARIABLES:

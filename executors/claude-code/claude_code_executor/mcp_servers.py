@@ -1,0 +1,70 @@
+"""Whether the MCP servers are connected before a turn begins, and which are not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+
+from claude_agent_sdk.types import McpServerStatus
+
+from claude_code_executor.outcome import TurnFailed
+from claude_code_executor.program import Program
+
+POLL_S = 0.1
+SLOW_S = 2.0
+"""A server that takes longer is reported while it is awaited."""
+CONNECT_LIMIT_S = 60.0
+"""The program itself gives up after 30 s, unless its MCP_TIMEOUT says otherwise."""
+
+IN_USE = ("connected", "disabled")
+"""Statuses that need no report: somebody has disabled the server on purpose."""
+
+
+class McpServers:
+    """`required`: names of servers without which no turn begins. `note`: takes a status detail."""
+
+    def __init__(self, program: Program, required: Collection[str], note: Callable[[str], Awaitable[None]]) -> None:
+        self._program = program
+        self._required = required
+        self._note = note
+        self._reported: set[str] = set()
+
+    async def settle(self) -> None:
+        """Wait while servers are being connected; the program would not begin a turn before. Report those that fail.
+
+        Raises `TurnFailed` when a required server is not connected, and `ProgramEnded`.
+        """
+        servers = await self._settled()
+        missing = {name: _reason(servers.get(name)) for name in self._required if not _is_connected(servers.get(name))}
+        if missing:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+            raise TurnFailed(f"MCP servers that the profile requires (mcp_required) are not connected: {reasons}")
+        failed = {name for name, server in servers.items() if server["status"] not in IN_USE}
+        for name in sorted(failed - self._reported):
+            await self._note(f"the MCP server {name} is not connected: {_reason(servers[name])}")
+        self._reported = failed
+
+    async def _settled(self) -> dict[str, McpServerStatus]:
+        began_at = time.monotonic()
+        is_reported = False
+        while True:
+            servers = {server["name"]: server for server in await self._program.mcp_servers()}
+            pending = [name for name, server in servers.items() if server["status"] == "pending"]
+            waited_s = time.monotonic() - began_at
+            if not pending or waited_s >= CONNECT_LIMIT_S:
+                return servers
+            if waited_s >= SLOW_S and not is_reported:
+                await self._note(f"the turn waits for MCP servers that do not answer: {', '.join(pending)}")
+                is_reported = True
+            await asyncio.sleep(POLL_S)
+
+
+def _is_connected(server: McpServerStatus | None) -> bool:
+    return server is not None and server["status"] == "connected"
+
+
+def _reason(server: McpServerStatus | None) -> str:
+    if server is None:
+        return "Claude Code does not know it"
+    return server.get("error") or server["status"]
