@@ -3,6 +3,9 @@
 # `docker run IMAGE --profile-list`.
 set -eu
 
+# As process 1 of a container this shell would not get the signal otherwise. What it becomes below resets the trap.
+trap 'exit 143' TERM
+
 fail() {
     echo "Error: $1" >&2
     exit 2

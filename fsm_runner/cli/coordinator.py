@@ -79,24 +79,22 @@ def _path(text: str | None) -> Path | None:
 
 async def _serve_until_signalled(server: "CoordinatorServer", kept_in: str | None) -> None:
     import asyncio
-    import signal
 
     from fsm_runner.cli.output import say
+    from fsm_runner.cli.signals import on_ending_signals
 
     asked_to_end = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked_to_end.set)
-    async with server:
-        kept = f"keeps everything in {kept_in}" if kept_in else "keeps everything in memory (lost at the end)"
-        say(
-            f"Coordinator at {server.url}, {kept}. Submit a run: "
-            f"fsm-runner submit AGENT key=value --coordinator-url {server.url}"
-        )
-        if server.is_open_to_others:
+    with on_ending_signals(lambda _: asked_to_end.set()):
+        async with server:
+            kept = f"keeps everything in {kept_in}" if kept_in else "keeps everything in memory (lost at the end)"
             say(
-                "WARNING: this coordinator listens on more than 127.0.0.1 and asks for no tokens, so anyone who "
-                "reaches its port can run commands here: set AUTH_ENABLED=true with AUTH0_DOMAIN and AUTH0_AUDIENCE, "
-                "or listen on 127.0.0.1"
+                f"Coordinator at {server.url}, {kept}. Submit a run: "
+                f"fsm-runner submit AGENT key=value --coordinator-url {server.url}"
             )
-        await asked_to_end.wait()
+            if server.is_open_to_others:
+                say(
+                    "WARNING: this coordinator listens on more than 127.0.0.1 and asks for no tokens, so anyone who "
+                    "reaches its port can run commands here: set AUTH_ENABLED=true with AUTH0_DOMAIN and "
+                    "AUTH0_AUDIENCE, or listen on 127.0.0.1"
+                )
+            await asked_to_end.wait()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Iterator
 
 import msgspec
@@ -10,6 +9,7 @@ from loguru import logger
 
 from fsm_runner import event_loop
 from fsm_runner.cli.output import show, show_json
+from fsm_runner.cli.signals import on_ending_signals
 from fsm_runner.conformance import report
 from fsm_runner.conformance.case import LIFECYCLES, Lifecycle, Outcome
 from fsm_runner.conformance.stage import built_stage
@@ -22,7 +22,6 @@ from fsm_runner.process.errors import SpawnFailed
 DEFAULT_PARAMETERS = '{"prompt": "hello"}'
 DEFAULT_TIMEOUT_S = 30.0
 BOTH = "both"
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check_executor(
@@ -81,19 +80,14 @@ async def _checked(
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """An executor must not outlive its check: whoever ends this program ends the case first."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
 
-    def end() -> None:
+    def end(_: str) -> None:
         if task is not None and not task.cancelling():  # a second signal must not cut the first one's work short
             task.cancel()
 
-    for number in ENDING_SIGNALS:
-        loop.add_signal_handler(number, end)
-    try:
+    with on_ending_signals(end):
         yield
-    finally:
-        for number in ENDING_SIGNALS:
-            loop.remove_signal_handler(number)
 
 
 def _introduction(target: Target) -> str:

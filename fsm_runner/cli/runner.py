@@ -35,7 +35,7 @@ def run_runner(config: RunnerConfig) -> int:
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
-    # As a container's first process it is also given what `docker exec` has left, which no run has started.
+    # Process 1 of a container, where no init could be forked above it, also gets orphans that no run has started.
     adopt_orphans(exclusive=os.getpid() != 1)
     return event_loop.run(_serve(config, profile, redactor))
 

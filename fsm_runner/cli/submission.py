@@ -1,6 +1,5 @@
 """What a command line asks for, handing it to a coordinator, and saying what came of it."""
 
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -133,11 +132,12 @@ async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | 
     of_this_run = earlier is None or run.status == "completed"
     value = await _result(api, run.session_id, earlier) if of_this_run else None
     if value is not None:
-        if sys.stdout is None:
+        try:
+            show_result(value)
+        except OSError as fault:
             raise FsmRunnerError(
-                f"run {run_id} {run.status}, but its result has nowhere to go: standard output is closed"
-            )
-        show_result(value)
+                f"run {run_id} {run.status}, but its result cannot be written to standard output: {fault.strerror}"
+            ) from fault
     if run.status == "completed":
         return EXIT_OK
     say(f"error: run {run_id} {run.status}" + (f": {run.error}" if run.error else ""))

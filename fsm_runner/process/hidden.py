@@ -1,6 +1,5 @@
 """Keeps other processes of the same user out of this one's memory and environment."""
 
-import ctypes
 import sys
 
 _PR_SET_DUMPABLE = 4
@@ -12,4 +11,7 @@ def hide_memory() -> None:
     What is started from here is not hidden. On other systems than Linux nothing is.
     """
     if sys.platform == "linux":
+        # Imported here because it takes longer than all else that process 1 of a container loads.
+        import ctypes
+
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

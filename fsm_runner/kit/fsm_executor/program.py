@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fsm_executor.errors import ExecutorError
 from fsm_executor.inbox import read_invocation
+from fsm_executor.inherited import settle
 from fsm_executor.invocation import SCHEMA_VERSIONS, invocation_schema
 from fsm_executor.lines import LineReader
-from fsm_executor.streams import claim_stdin, claim_stdout
+from fsm_executor.streams import claim_stdin, claim_stdout, print_line
 
 if TYPE_CHECKING:
     from fsm_executor.session import Session
@@ -31,22 +32,21 @@ def run(main: Main, *, name: str, version: str) -> NoReturn:
     turn that was not completed, or an exception; the last line on stderr says which. 2: unknown arguments.
     143: ended by SIGTERM, with `main` cancelled.
     """
+    settle()
     sys.exit(_exit_code(main, name, version, sys.argv[1:]))
 
 
 def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int:
-    if arguments == ["--version"]:
-        _say({"executor": name, "version": version, "schema_versions": list(SCHEMA_VERSIONS)})
-        return EXIT_OK
-    if arguments == ["--schema"]:
-        _say(invocation_schema())
-        return EXIT_OK
-    if arguments:
-        sys.stderr.write(
-            f"Usage: {name} [--version | --schema]\nWithout arguments: a runner writes to standard input\n"
-        )
-        return EXIT_USAGE
     try:
+        if arguments == ["--version"]:
+            return _say({"executor": name, "version": version, "schema_versions": list(SCHEMA_VERSIONS)})
+        if arguments == ["--schema"]:
+            return _say(invocation_schema())
+        if arguments:
+            sys.stderr.write(
+                f"Usage: {name} [--version | --schema]\nWithout arguments: a runner writes to standard input\n"
+            )
+            return EXIT_USAGE
         lines = LineReader(claim_stdin())
         invocation = read_invocation(lines)
         # Half of the time that an executor takes to start; bad input is answered without.
@@ -65,8 +65,10 @@ def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int
         return _failed(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
-def _say(value: object) -> None:
-    sys.stdout.write(f"{json.dumps(value)}\n")
+def _say(value: object) -> int:
+    """The exit code. Raises `ExecutorError` where standard output does not take it."""
+    print_line(json.dumps(value))
+    return EXIT_OK
 
 
 def _failed(reason: str) -> int:

@@ -1,0 +1,58 @@
+"""A command from its start to its exit code."""
+
+import os
+import sys
+import traceback
+
+from fsm_runner.cli.app import app
+from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, FsmRunnerError
+from fsm_runner.process.inherited import settle_signals, settle_streams
+
+_STDOUT_DESCRIPTOR = 1
+
+
+def run_command() -> None:
+    """What the arguments of this process ask for; raises `SystemExit` with the exit code."""
+    settle_streams()
+    settle_signals()
+    try:
+        app()
+    except FsmRunnerError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except OSError as fault:
+        # What the system refuses and no command has words for, such as a full disk behind standard output.
+        _say(fault if fault.filename is None else f"{fault.filename}: {fault.strerror}")
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_ABORTED)
+    except Exception:  # noqa: BLE001 - the interpreter would show it too, but with the secrets that it may quote
+        _say_defect(traceback.format_exc())
+        sys.exit(EXIT_FAILED)
+    finally:
+        _drop_unwritten()
+
+
+def _say(error: object) -> None:
+    _print_without_secrets(f"error: {error}")
+
+
+def _say_defect(trace: str) -> None:
+    _print_without_secrets(f"{trace}error: a defect of fsm-runner itself; please report it with the lines above")
+
+
+def _print_without_secrets(text: str) -> None:
+    from fsm_runner.redaction import Redactor
+    from fsm_runner.terminal import printable
+
+    plain = printable(Redactor.of_variables(os.environ).text(text))
+    print(plain, file=sys.stderr, flush=True)  # noqa: T201 - no log yet
+
+
+def _drop_unwritten() -> None:
+    """At its exit the interpreter would write what standard output did not take, and fail with an exit code of its
+    own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT_DESCRIPTOR)

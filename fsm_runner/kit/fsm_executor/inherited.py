@@ -1,0 +1,37 @@
+"""Puts the state that an executor inherits from its parent into a known form: standard streams and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+_NEVER_IGNORED = (signal.SIGCHLD, signal.SIGTERM)
+"""The exit codes of children are lost where SIGCHLD is ignored; SIGTERM is how a runner stops an executor."""
+
+
+def settle() -> None:
+    """Open descriptors 0 to 2 where they are closed, so that no socket gets one of them; unblock all signals.
+
+    A closed standard input is empty then, a closed standard error discards what it is given, and a write to a closed
+    standard output fails.
+    """
+    for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        if _is_closed(descriptor):
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    sys.stdout = sys.stdout or open(_STDOUT, "w", closefd=False)  # noqa: SIM115 - open as long as the program runs
+    sys.stderr = sys.stderr or open(_STDERR, "w", closefd=False)  # noqa: SIM115
+    for number in _NEVER_IGNORED:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,105 @@
+"""Puts the state that a program inherits from its parent into a known form: standard streams and signals.
+
+A parent can close descriptors 0 to 2, ignore signals and block them, and all of that survives `exec`.
+"""
+
+import errno
+import io
+import os
+import select
+import signal
+import sys
+from types import FrameType
+from typing import TextIO
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+_RESET_IN_CHILDREN = frozenset({"SIGPIPE", "SIGXFSZ"})
+"""Python itself ignores these, and `subprocess` restores their default in each child."""
+_JOB_CONTROL = frozenset({"SIGTTIN", "SIGTTOU"})
+"""Ignored and handled differ for these: a handled one makes each read or write of the terminal start again for ever.
+A child cannot receive them: it has a session of its own, without a terminal."""
+_NEVER_IGNORED = frozenset({"SIGCHLD", "SIGTERM"})
+"""The kernel discards the exit codes of children where SIGCHLD is ignored. SIGTERM is how a program is told to end."""
+
+
+def settle_streams() -> None:
+    """Open descriptors 0 to 2 where they are closed, so that no socket and no database file gets one of them.
+
+    Standard input is empty then, standard error discards what it is given, and a write to standard output fails: a
+    result that cannot be delivered is an error. A write to standard error never fails, whatever is behind it: a
+    message that cannot be shown must not end a command.
+    """
+    # In ascending order: the system gives out the lowest free descriptor.
+    for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        if _is_closed(descriptor):
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    sys.stdin = sys.stdin or open(_STDIN, closefd=False)  # noqa: SIM115 - open as long as the program runs
+    sys.stdout = _text_stream(_Results(_STDOUT, "w", closefd=False), sys.stdout)
+    sys.stderr = _text_stream(_Diagnostics(_STDERR, "w", closefd=False), sys.stderr)
+
+
+class _Results(io.FileIO):
+    """Its errors name the stream; a descriptor that the parent has made non-blocking is waited for."""
+
+    def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
+        try:
+            while (written := super().write(content)) is None:
+                select.select([], [self], [])
+        except OSError as fault:
+            reason = "it is closed" if fault.errno == errno.EBADF else fault.strerror
+            raise OSError(fault.errno, reason, "standard output") from fault
+        return written
+
+
+class _Diagnostics(io.FileIO):
+    """Drops what its descriptor does not take: a full disk, a reader that has gone."""
+
+    def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
+        try:
+            return super().write(content) or len(content)
+        except OSError:
+            return len(content)
+
+
+def _text_stream(raw: io.FileIO, inherited: TextIO | None) -> io.TextIOWrapper:
+    """As the interpreter opened it (PYTHONIOENCODING, a terminal's line buffering), where it did."""
+    buffer = io.BufferedWriter(raw)
+    if inherited is None:
+        return io.TextIOWrapper(buffer, errors="backslashreplace")
+    return io.TextIOWrapper(buffer, inherited.encoding, inherited.errors, line_buffering=bool(inherited.line_buffering))
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+def settle_signals() -> None:
+    """Unblock all signals, and ignore those that the parent ignores without passing that on to children.
+
+    `nohup` ignores SIGHUP, and a shell SIGINT for what it starts in the background: these stay ignored. A handler that
+    does nothing takes the place of "ignore", since `exec` resets handlers and keeps what is ignored: the signals of
+    children have their default action.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is not signal.SIG_IGN or _name(number) in _RESET_IN_CHILDREN | _JOB_CONTROL:
+            continue
+        signal.signal(number, signal.SIG_DFL if _name(number) in _NEVER_IGNORED else _ignore)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def is_ignored(number: signal.Signals) -> bool:
+    """Whether the parent ignored this signal, so that the program has to ignore it too."""
+    return signal.getsignal(number) in (signal.SIG_IGN, _ignore)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _name(number: int) -> str:
+    return number.name if isinstance(number, signal.Signals) else ""

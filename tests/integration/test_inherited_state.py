@@ -1,0 +1,262 @@
+"""Closed and failing standard streams, ignored and blocked signals, and being process 1 of a container."""
+
+import asyncio
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK
+from tests.support.executor_program import ECHO, KIT
+from tests.support.fifo import Fifo
+from tests.support.home import PROFILE, make_home
+from tests.support.inheritance import inheriting, may_unshare
+from tests.support.processes import reaped, with_environment
+from tests.support.program import environment
+from tests.support.runner import Bench, bench
+
+PATIENCE_S = 60.0
+REGISTER = "/runner/register"
+FULL_DEVICE = Path("/dev/full")
+FSM_RUNNER = (sys.executable, "-m", "fsm_runner")
+CLOSED = [each for size in (1, 2, 3) for each in itertools.combinations((0, 1, 2), size)]
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
+needs_namespace = pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
+
+LOOKS_AT_DESCRIPTORS = """
+import os, sys
+from fsm_runner.process.inherited import settle_streams
+settle_streams()
+assert os.open(sys.argv[1], os.O_RDONLY) > 2
+if "0" in sys.argv[2]:
+    assert sys.stdin.read() == ""
+print("a message", file=sys.stderr, flush=True)
+try:
+    print("a result", flush=True)
+except OSError as fault:
+    assert "1" in sys.argv[2], fault
+    assert str(fault) == "[Errno 9] it is closed: 'standard output'"
+    os._exit(7)
+"""
+
+SHOWS_SIGNALS = """#!/bin/sh
+exec awk '/^SigBlk/ { blocked = $2 } /^SigIgn/ { ignored = $2 }
+    END { printf "{\\"blocked\\": \\"%s\\", \\"ignored\\": \\"%s\\"}", blocked, ignored }' /proc/self/status
+"""
+NONE = "0" * 16
+
+
+def ends(command: list[str], cwd: Path, env: dict[str, str], stderr: int = PIPE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=cwd, env=env, stdin=DEVNULL, stdout=PIPE, stderr=stderr, text=True, timeout=PATIENCE_S, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", CLOSED, ids=str)
+def test_no_file_gets_the_number_of_a_standard_stream(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    digits = "".join(map(str, closed))
+    look = [sys.executable, "-c", LOOKS_AT_DESCRIPTORS, __file__, digits]
+    ended = ends(inheriting(look, closed=closed), tmp_path, environment(None))
+    assert (ended.returncode, ended.stdout) == ((7, "") if 1 in closed else (0, "a result\n")), ended.stderr
+    assert ended.stderr == ("" if 2 in closed else "a message\n")
+
+
+def test_run_works_without_standard_error_and_input(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    command = inheriting([*FSM_RUNNER, "run", "say", "text=hello"], closed=(0, 2))
+    ended = ends(command, tmp_path, environment(tmp_path / "home"))
+    assert (ended.returncode, ended.stdout) == (EXIT_OK, '{"said": "hello"}\n')
+
+
+def test_a_result_without_standard_output_is_an_error(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    command = inheriting([*FSM_RUNNER, "run", "say", "text=hello"], closed=(1,))
+    ended = ends(command, tmp_path, environment(tmp_path / "home"))
+    assert ended.returncode == EXIT_FAILED
+    assert re.fullmatch(
+        "error: run run_[0-9a-f]+ completed, but its result cannot be written to standard output: it is closed\n",
+        ended.stderr,
+    )
+
+
+@needs_full_device
+def test_other_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with FULL_DEVICE.open("w") as full:
+        ended = subprocess.run([*FSM_RUNNER, "--version"], stdout=full, stderr=PIPE, text=True, timeout=PATIENCE_S)
+    assert (ended.returncode, ended.stderr) == (EXIT_FAILED, "error: standard output: No space left on device\n")
+
+
+@needs_full_device
+async def test_a_message_that_cannot_be_written_does_not_cost_the_result(tmp_path: Path) -> None:
+    """`submit --wait` says which run it has submitted before it waits."""
+    async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
+        submit = [*FSM_RUNNER, "submit", "say", "text=x", "--wait", "-c", desk.server.url]
+        full = os.open(FULL_DEVICE, os.O_WRONLY)
+        try:
+            ended = await asyncio.to_thread(ends, submit, tmp_path, environment(None), full)
+        finally:
+            os.close(full)
+    assert (ended.returncode, ended.stdout) == (EXIT_OK, '{"said": "x"}\n')
+
+
+def test_a_reader_that_is_slow_and_a_pipe_that_does_not_block_get_the_whole_output(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    program = "from fsm_runner.process.inherited import settle_streams; settle_streams(); print('x' * 1_000_000)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=writer, env=environment(None))
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        assert len(stream.read()) == 1_000_001
+    assert process.wait(PATIENCE_S) == 0
+
+
+@linux_only
+async def test_a_runner_is_not_impaired_by_what_its_parent_closed_ignored_and_blocked(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    (home.executor_folder / "commands" / "say").write_text(SHOWS_SIGNALS)
+    async with bench(tmp_path) as desk, impaired_runner(tmp_path, desk) as process:
+        assert standard_streams(process.pid) == [Path(os.devnull)] * 3
+        shown = await completed(desk)
+        assert shown == {"blocked": NONE, "ignored": NONE}
+        for number in (signal.SIGHUP, signal.SIGINT):
+            process.send_signal(number)
+        # A runner that drains claims nothing.
+        await completed(desk)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
+
+
+@asynccontextmanager
+async def impaired_runner(folder: Path, desk: Bench) -> AsyncIterator[Process]:
+    command = inheriting(
+        [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")],
+        closed=(0, 1, 2),
+        ignored=(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1),
+        blocked=(signal.SIGTERM, signal.SIGCHLD, signal.SIGINT),
+    )
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment(folder / "home"))
+    try:
+        await desk.proxy.answered("POST", REGISTER)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def completed(desk: Bench) -> dict[str, str]:
+    """Submit a run and see it reported as completed; its result."""
+    run = await desk.submit("say")
+    await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+    result = await desk.result(run)
+    assert result is not None
+    return result
+
+
+def test_an_executor_is_not_impaired_by_what_its_parent_closed_ignored_and_blocked(tmp_path: Path) -> None:
+    body = """
+import fsm_executor, os, signal, subprocess, sys
+async def main(session): pass
+if sys.argv[1:]:
+    fsm_executor.run(main, name="test", version="1")
+sys.argv.append("--version")
+try:
+    fsm_executor.run(main, name="test", version="1")
+except SystemExit:
+    assert subprocess.run(["sh", "-c", "exit 3"]).returncode == 3
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    assert os.open(os.devnull, os.O_RDONLY) > 2
+    raise
+"""
+    command = inheriting(
+        [sys.executable, "-c", body], closed=(0, 2), ignored=(signal.SIGCHLD,), blocked=(signal.SIGTERM,)
+    )
+    ended = ends(command, tmp_path, environment(None, PYTHONPATH=str(KIT)))
+    assert (ended.returncode, json.loads(ended.stdout)["executor"]) == (0, "test")
+
+
+def test_an_executor_without_standard_output_says_so(tmp_path: Path) -> None:
+    invocation = {"schema_version": "2.2", "mode": "start", "session_id": "s", "parameters": {}}
+    ended = subprocess.run(
+        inheriting([sys.executable, str(ECHO)], closed=(1,)),
+        input=json.dumps(invocation),
+        stderr=PIPE,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment(None, PYTHONPATH=str(KIT)),
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: standard output is closed: a runner reads the end of each turn there\n"
+
+
+@needs_namespace
+async def test_process_1_of_a_container_reaps_orphans_and_heeds_a_signal_at_any_time(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid), Fifo(tmp_path / "gate") as gate:
+        # The init waits for signals before anything else of the program is loaded.
+        await desk.proxy.answered("POST", REGISTER)
+        orphan = f"ORPHAN={tmp_path}"
+        leave = ["nsenter", "--target", str(pid), "--pid", "sh", "-c", f"head -n 1 {gate.path} >/dev/null 2>&1 &"]
+        ended = await asyncio.to_thread(ends, leave, tmp_path, {**environment(None), "ORPHAN": str(tmp_path)})
+        assert ended.returncode == 0, ended.stderr
+        (child,) = with_environment(orphan)
+        gate.write_line()
+        await reaped(child)
+        os.kill(pid, signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
+
+
+@needs_namespace
+async def test_process_1_of_a_container_heeds_a_signal_before_the_program_is_loaded(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid):
+        async with asyncio.timeout(PATIENCE_S):
+            while not blocked_signals(pid):  # noqa: ASYNC110 - the kernel tells nobody of it
+                await asyncio.sleep(0.001)
+        os.kill(pid, signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
+    assert not desk.proxy.calls
+
+
+@asynccontextmanager
+async def process_1(folder: Path, desk: Bench) -> AsyncIterator[tuple[Process, int]]:
+    """What starts a runner in a process namespace of its own, and the runner's id outside of that."""
+    command = [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")]
+    unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    process = await asyncio.create_subprocess_exec(
+        *unshare, *command, cwd=folder, env=environment(folder / "home"), stdin=DEVNULL
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (children := children_of(process.pid)):  # noqa: ASYNC110 - the kernel tells nobody of a fork
+                await asyncio.sleep(0.001)
+        yield process, children[0]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def standard_streams(pid: int) -> list[Path]:
+    return [Path(f"/proc/{pid}/fd/{number}").readlink() for number in range(3)]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def blocked_signals(pid: int) -> int:
+    """Of the process, as the kernel's bit mask."""
+    found = re.search(r"^SigBlk:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1], 16) if found else 0
