@@ -20,6 +20,7 @@ from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
 from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.environment import executor_environment, named_variables
+from fsm_runner.process.open_files import OPEN_FILES
 from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
 from fsm_runner.threads import in_thread
 
@@ -67,8 +68,10 @@ async def assembled_executor(
         await in_thread(check_program, user, profile.executor_path, program)
     # The gateway brings the web server along, which a procedural runner has no use for.
     from fsm_runner.gateway.gateway import Gateway
+    from fsm_runner.gateway.limits import LIMITS
 
-    async with Gateway(surroundings.api) as gateway:
+    limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections))
+    async with Gateway(surroundings.api, limits) as gateway:
         doors: Doors = gateway
         launcher = Launcher(program, doors, profile.profile.config, surroundings.confinement)
         if profile.profile.lifecycle == "one_shot":

@@ -17,11 +17,12 @@ from fsm_runner.cli.signals import PROMPT, ending_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
 from fsm_runner.config import RunnerConfig, known_secrets
 from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.embedded.server import MAX_CONNECTIONS, CoordinatorServer
 from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.logs import configure_logs
+from fsm_runner.process.open_files import OPEN_FILES
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
@@ -59,6 +60,7 @@ class Progress:
 
 def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     """The exit code: 0 where the run completed, 1 where it did not."""
+    OPEN_FILES.raise_limit()
     configure_logs(known_secrets(), verbose=config.verbose, quiet=True)
     profile, schema = _place(work, profile_name)
     for key in profile.unknown_keys:
@@ -124,7 +126,7 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
 
 async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequest, progress: Progress) -> int:
     async with (
-        CoordinatorServer(port=0) as server,
+        CoordinatorServer(port=0, max_connections=OPEN_FILES.share(MAX_CONNECTIONS)) as server,
         assembled_runner(config, profile, server.url, observe=progress, redactor=known_secrets()) as runner,
         CoordinatorApi(server.url) as api,
     ):

@@ -17,6 +17,7 @@ from fsm_runner.coordinator.wire import Agent
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.hidden import hide_memory
+from fsm_runner.process.open_files import OPEN_FILES
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile
 from fsm_runner.redaction import Redactor
@@ -30,6 +31,7 @@ EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED
 def run_runner(config: RunnerConfig) -> int:
     """The exit code."""
     hide_memory()
+    OPEN_FILES.raise_limit()
     redactor = known_secrets()
     configure_logs(redactor, verbose=config.verbose)
     profile = load_profile(config.profile)
@@ -65,13 +67,13 @@ async def _leave_at_once(stack: AsyncExitStack, code: int) -> NoReturn:
 
 
 async def _embedded_coordinator(stack: AsyncExitStack) -> str:
-    from fsm_runner.coordinator.embedded.server import CoordinatorServer
+    from fsm_runner.coordinator.embedded.server import MAX_CONNECTIONS, CoordinatorServer
     from fsm_runner.web.listener import PortInUse
 
     if os.environ.get("AUTH_ENABLED"):
         logger.warning("AUTH_ENABLED says nothing here: a coordinator that a runner brings along asks for no tokens")
     try:
-        server = await stack.enter_async_context(CoordinatorServer())
+        server = await stack.enter_async_context(CoordinatorServer(max_connections=OPEN_FILES.share(MAX_CONNECTIONS)))
     except PortInUse as error:
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
         raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error

@@ -4,13 +4,15 @@ import secrets
 from collections.abc import Callable
 from types import TracebackType
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.executors.port import Door, SessionChannel
+from fsm_runner.gateway import paths
 from fsm_runner.gateway.app import build_app
 from fsm_runner.gateway.door import SessionDoor
 from fsm_runner.gateway.limits import LIMITS, GatewayLimits
+from fsm_runner.web.connection import Bounds
 from fsm_runner.web.listener import listen
 from fsm_runner.web.server import WebServer
 
@@ -32,7 +34,12 @@ class Gateway:
         self._web: WebServer | None = None
 
     async def start(self) -> None:
-        web = WebServer(self._wrap(build_app(self._api, self._doors)), await listen(HOST, 0))
+        bounds = Bounds(
+            max_connections=self._limits.connections,
+            served_at_once=min(self._limits.served_at_once, self._limits.connections // 2),
+            owner_of=self._token_of,
+        )
+        web = WebServer(self._wrap(build_app(self._api, self._doors)), await listen(HOST, 0), bounds)
         try:
             await web.start()
         except BaseException:
@@ -66,6 +73,11 @@ class Gateway:
         door = SessionDoor(session_id, channel, f"{self._web.url}/{token}", self._limits, lambda: self._forget(key))
         self._doors[key] = door
         return door
+
+    def _token_of(self, scope: Scope) -> bytes | None:
+        """Of the door that the request came through; None where there is no such door."""
+        path = paths.split(scope.get("raw_path", b""))
+        return path.token if path is not None and path.token in self._doors else None
 
     def _forget(self, key: bytes) -> None:
         self._doors.pop(key, None)

@@ -8,6 +8,11 @@ import msgspec
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
+    connections: int = 1_000
+    """Connections that executors hold at once. When all are taken, a new one replaces the one that has gone longest
+    without service, or waits."""
+    served_at_once: int = 16
+    """Requests of one session that are served at once; further ones wait. At most half of the connections."""
     body_bytes: int = 16 * 1024 * 1024
     """The largest body of an executor's request; a larger one is answered with 413."""
     body_s: float = 60.0

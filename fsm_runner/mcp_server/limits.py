@@ -17,6 +17,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     twice: as text and as structured content."""
     body_limit_bytes: int = 1024 * 1024
     """Of a request; more is answered with 413."""
+    connections: int = 400
+    """Connections that clients hold at once; a call keeps one until it is answered. When all are taken, a new one
+    replaces the one that has gone longest without service, or waits."""
+    served_at_once: int = 100
+    """Requests of one session that are served at once; further ones wait. At most half of the connections."""
     waiting_calls: int = 100
     """So many calls wait at once for a run; further ones are refused and told to use another mode."""
     recheck_s: float = 10.0

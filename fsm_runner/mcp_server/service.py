@@ -29,6 +29,7 @@ from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.mcp_server.toolbox import Toolbox, ToolResult
 from fsm_runner.mcp_server.tools import TOOLS, Tool
 from fsm_runner.mcp_server.waiting import Report
+from fsm_runner.web.connection import Bounds
 from fsm_runner.web.server import WebServer
 
 INSTRUCTIONS = "Starts and looks after sessions of other agents. list_agent_blueprints tells which agents there are."
@@ -66,7 +67,12 @@ class McpService:
             security_settings=_security(listener.getsockname()[1]),
             max_request_body_size=limits.body_limit_bytes,
         )
-        self._web = WebServer(Front(self._manager.handle_request, addresses), listener)
+        bounds = Bounds(
+            max_connections=limits.connections,
+            served_at_once=min(limits.served_at_once, limits.connections // 2),
+            owner_of=lambda scope: addresses.session_of(scope.get("path", "").rstrip("/")),
+        )
+        self._web = WebServer(Front(self._manager.handle_request, addresses), listener, bounds)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "McpService":

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.open_files import OPEN_FILES
 from fsm_runner.process.user import RIGHTS, RunUser, first_denied
 from fsm_runner.process.watermark import watermarked
 
@@ -45,9 +46,10 @@ def spawn(
     if not command or not command[0]:
         raise SpawnFailed("there is no command to start: its name is empty")
     try:
-        if prelude and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
-            raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
-        with watermarked(watermark):
+        with OPEN_FILES.inherited() as limiting, watermarked(watermark):
+            prelude = [*limiting, *prelude]
+            if prelude and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
+                raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
             return subprocess.Popen(  # noqa: S603 - the command is the caller's to choose, and no shell reads it
                 [*prelude, *command],
                 env=env,

@@ -1,55 +1,125 @@
-"""A server's connections, with bounds: uvicorn has none for how many there are, nor for one that asks nothing."""
+"""A server's connections, with bounds: uvicorn limits neither their number nor the time without a request."""
 
 import asyncio
+import math
+import select
+from collections.abc import Callable, Hashable
+from typing import Any
 
+import msgspec
 from loguru import logger
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-FULL_SAID_EVERY_S = 60.0
-"""That connections are closed is said in the log no more often than this: whoever opens them can do so all the time."""
+from fsm_runner.web.acceptor import REPEATED_EACH_S, WHEN_ONE_ENDS
+from fsm_runner.web.turns import Overloaded, Turns
+
+OwnerOf = Callable[[Scope], Hashable]
+"""Whose request it is. None: nobody's in particular."""
 
 
-class ConnectionBounds:
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits for the connections of one server."""
+
+    max_connections: int = 1_000
+    """Connections held at once, idle ones included. When all are taken, a new one replaces the one that has gone
+    longest without service, or waits in the system's queue."""
+    header_within_s: float = 10.0
+    """A connection that has sent no whole request header within this time, at first and after each answer, is
+    closed."""
+    replaceable_after_s: float = 2.0
+    """How long a connection must have gone without service before a new one may replace it. Longer than clients send
+    requests on a kept connection (`KEPT_IDLE_S` of the executor kit), so that no request is under way on it."""
+    served_at_once: int | None = None
+    """Requests of one owner that are served at once; further ones wait for their turn. None: no limit."""
+    owner_of: OwnerOf = lambda _: None
+
+
+class Connections:
     """What the connections of one server share."""
 
-    def __init__(self, url: str, max_connections: int | None, header_within_s: float) -> None:
-        self.header_within_s = header_within_s
+    def __init__(self, url: str, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.turns = None if bounds.served_at_once is None else Turns(bounds.served_at_once)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when one has ended, or could be replaced in a while."""
         self._url = url
-        self._max_connections = max_connections
-        self._said_at: float | None = None
+        self._open: set[BoundedHttp] = set()
+        self._unserved: dict[BoundedHttp, float] = {}
+        """Since when each is idle or waits for its turn, longest first; loop time in seconds."""
+        self.is_waited_for = False
+        """Whether new connections wait in the system's queue."""
+        self._said_at_s = -math.inf
 
-    def leave_room_for(self, connections: int) -> bool:
-        """Whether one more may be taken beside so many."""
-        return self._max_connections is None or connections < self._max_connections
+    def has_room(self, being_set_up: int) -> bool:
+        has_room = len(self._open) + being_set_up < self.bounds.max_connections
+        self.is_waited_for = self.is_waited_for and not has_room
+        return has_room
 
-    def say_full(self, now_s: float) -> None:
-        if self._said_at is None or now_s >= self._said_at + FULL_SAID_EVERY_S:
-            self._said_at = now_s
-            logger.warning("{}: {} connections are open, further ones are closed", self._url, self._max_connections)
+    def make_room(self) -> float:
+        """The connection that has gone longest without service gives way. See `Room`."""
+        self.is_waited_for = True
+        now_s = asyncio.get_running_loop().time()
+        for connection, since_s in self._unserved.items():
+            if now_s < since_s + self.bounds.replaceable_after_s:
+                return since_s + self.bounds.replaceable_after_s - now_s
+            if not connection.has_unread_request():
+                connection.give_way()
+                return WHEN_ONE_ENDS  # that one, in the next step of the loop
+        self._say_full(now_s)
+        return WHEN_ONE_ENDS
+
+    def opened(self, connection: "BoundedHttp") -> None:
+        self._open.add(connection)
+
+    def ended(self, connection: "BoundedHttp") -> None:
+        self._open.discard(connection)
+        self._unserved.pop(connection, None)
+        self.on_change()
+
+    def unserved(self, connection: "BoundedHttp") -> None:
+        """From now on it is idle, or waits for its turn."""
+        self._unserved[connection] = asyncio.get_running_loop().time()
+        self.on_change()
+
+    def served(self, connection: "BoundedHttp") -> None:
+        self._unserved.pop(connection, None)
+
+    def _say_full(self, now_s: float) -> None:
+        if now_s >= self._said_at_s + REPEATED_EACH_S:
+            self._said_at_s = now_s
+            most = self.bounds.max_connections
+            logger.warning("{}: {} connections are open and in use, new ones wait", self._url, most)
 
 
 class BoundedHttp(H11Protocol):
-    """One connection. Its timer runs exactly while no request is at work; what arrives meanwhile does not wind it up
-    again, as it does uvicorn's keep-alive timer, which is stopped by the first byte.
+    """One connection. Its header timer runs exactly while no request is at work. Bytes that arrive do not restart it,
+    unlike uvicorn's keep-alive timer, which the first byte stops.
     """
 
-    bounds: ConnectionBounds
-    """Set by `bounded_http`."""
-    _header_timer: asyncio.TimerHandle | None = None
+    others: Connections
+    """This one and the others of its server; set by `bounded_http`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._application = self.app
+        self.app = self._serve
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._turn: asyncio.Future[None] | None = None
+        """What its request waits for."""
 
     # uvicorn narrows asyncio's own parameter in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if not self.bounds.leave_room_for(len(self.connections)):
-            self.transport = transport
-            self.bounds.say_full(self.loop.time())
-            transport.abort()
-            return
         super().connection_made(transport)
+        self.others.opened(self)
         self._time_the_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_timer()
+        self._refuse_turn()
+        self.others.ended(self)
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -59,20 +129,83 @@ class BoundedHttp(H11Protocol):
         super().on_response_complete()
         self._time_the_header()
 
+    def has_unread_request(self) -> bool:
+        """Whether it only looks idle: the request has arrived and was not read yet."""
+        if self._turn is not None:
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def give_way(self) -> None:
+        """Make room for another one. A request that waits for its turn is answered with 503."""
+        self.others.served(self)
+        if self._turn is None:
+            self.transport.abort()
+        else:
+            self._refuse_turn()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_to_client(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.others.is_waited_for:
+                # A client that knows of the end sends no further request on a connection that is about to be replaced.
+                message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}
+            await send(message)
+
+        turns = self.others.turns
+        if turns is None:
+            await self._application(scope, receive, send_to_client)
+            return
+        owner = self.others.bounds.owner_of(scope)
+        try:
+            await self._take_turn(turns, owner)
+        except Overloaded:
+            await _answer_overloaded(send_to_client)
+            return
+        try:
+            await self._application(scope, receive, send_to_client)
+        finally:
+            turns.end(owner)
+
+    async def _take_turn(self, turns: Turns, owner: Hashable) -> None:
+        self._turn = turns.begin(owner)
+        if self._turn is None:
+            return
+        self.others.unserved(self)
+        try:
+            await turns.come(owner, self._turn)
+        finally:
+            self._turn = None
+            self.others.served(self)
+
+    def _refuse_turn(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_exception(Overloaded())
+
     def _time_the_header(self) -> None:
         """Called after everything that can begin or end a request."""
         if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_timer()
         elif self._header_timer is None:
             # What has been written already is still sent: a client may be slow to read its last answer.
-            self._header_timer = self.loop.call_later(self.bounds.header_within_s, self.transport.close)
+            within_s = self.others.bounds.header_within_s
+            self._header_timer = self.loop.call_later(within_s, self.transport.close)
+            self.others.unserved(self)
 
     def _stop_timer(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+            self.others.served(self)
 
 
-def bounded_http(bounds: ConnectionBounds) -> type[BoundedHttp]:
-    """The class of one server's connections: uvicorn makes them itself and hands nothing of ours on."""
-    return type("ServersHttp", (BoundedHttp,), {"bounds": bounds})
+async def _answer_overloaded(send: Send) -> None:
+    body = b'{"detail":"Too many requests of this session are at work; send fewer at once"}'
+    headers = [(b"content-type", b"application/json"), CLOSE_HEADER, (b"retry-after", b"1")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def bounded_http(others: Connections) -> type[BoundedHttp]:
+    """The class of one server's connections: uvicorn makes them itself and passes on nothing of ours."""
+    return type("ServersHttp", (BoundedHttp,), {"others": others})

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,7 +13,7 @@ from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.executors.port import Door
 from fsm_runner.gateway.door import SessionDoor
 from fsm_runner.gateway.limits import LIMITS
-from fsm_runner.web.server import HEADERS_LIMIT_BYTES, MAX_CONNECTIONS
+from fsm_runner.web.server import HEADERS_LIMIT_BYTES
 from tests.support.gateway import PATIENT, bench, event_of, path_of, raw_exchange
 from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S
@@ -140,15 +140,19 @@ async def test_headers_above_the_limit_are_refused() -> None:
         assert (await b.http.get("/health", headers={"x-large": "x" * 10_000})).status_code == 200
 
 
-async def test_no_more_connections_are_held_than_the_limit() -> None:
-    async with bench() as b, AsyncExitStack() as stack:
+async def test_requests_of_one_session_wait_for_each_other_and_keep_nobody_elses_waiting() -> None:
+    """More than half of all connections hold requests whose bodies do not come."""
+    limits = msgspec.structs.replace(PATIENT, connections=8)
+    async with bench(limits) as b, AsyncExitStack() as stack:
         address = urlsplit(b.door.url)
-        for _ in range(MAX_CONNECTIONS):
+        request = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n" % path_of(b.door)
+        for _ in range(7):
             _, writer = await asyncio.open_connection(address.hostname, address.port)
             stack.callback(writer.close)
-        request = b"GET %s/health HTTP/1.1\r\nHost: localhost\r\n\r\n" % path_of(b.door)
-        with suppress(ConnectionError):
-            assert await raw_exchange(b.door.url, request) == b""
+            writer.write(request)
+        async with httpx.AsyncClient(base_url=b.doors.door(b.other).url, timeout=PATIENCE_S) as other:
+            assert (await other.get("/health")).status_code == 200
+            assert (await other.post("/events", json=event_of(b.other))).status_code == 201
 
 
 class BrokenChannel:

@@ -119,6 +119,23 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used_again(monkeyp
         assert len(recording.clients) == 3
 
 
+async def test_an_idle_connection_is_closed_so_that_others_can_have_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsm_executor.gateway, "KEPT_IDLE_S", 0.05)
+    after_answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        after_answers.put_nowait(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(PATIENCE_S):
+        gateway = Gateway("http://127.0.0.1:{1}".format(*server.sockets[0].getsockname()))
+        for _ in range(2):
+            assert await gateway.request("GET", "/") == Answer(200, {})
+            assert await after_answers.get() == b""
+
+
 async def test_a_call_that_is_cancelled_while_it_connects_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     connecting, cancelled, connected = threading.Event(), threading.Event(), threading.Event()
     connect = HTTPConnection.connect

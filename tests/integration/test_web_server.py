@@ -1,18 +1,23 @@
 """The bounds of a server's connections, on real sockets."""
 
 import asyncio
+import os
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_executor.gateway import KEPT_IDLE_S
+from fsm_runner.web import acceptor
+from fsm_runner.web.acceptor import ACCEPTED_AT_ONCE, WHEN_ONE_ENDS
+from fsm_runner.web.connection import Bounds, Connections
 from fsm_runner.web.listener import listen
-from fsm_runner.web.server import ACCEPTED_AT_ONCE, HEADER_WITHIN_S, MAX_CONNECTIONS, WebServer
+from fsm_runner.web.server import WebServer
 from tests.support.children import open_descriptors
 from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S, Watch
@@ -90,10 +95,22 @@ class Client:
 
 
 class Bench:
-    def __init__(self, app: Application, url: str, stack: AsyncExitStack) -> None:
+    def __init__(self, app: Application, server: WebServer, stack: AsyncExitStack) -> None:
         self.app = app
-        self.url = url
+        self.server = server
+        self.url = server.url
         self._stack = stack
+
+    async def watch_connections(self, condition: Callable[[Connections], bool]) -> None:
+        """The server tells nobody."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition(self.server._connections):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    async def watch_log(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     async def client(self) -> Client:
         address = urlsplit(self.url)
@@ -106,33 +123,127 @@ class Bench:
 async def served(**bounds: Any) -> AsyncIterator[Bench]:
     app = Application()
     async with AsyncExitStack() as stack:
-        server = WebServer(app, await listen("127.0.0.1", 0), **bounds)
+        server = WebServer(app, await listen("127.0.0.1", 0), Bounds(**bounds))
         await server.start()
         stack.push_async_callback(server.stop)
-        yield Bench(app, server.url, stack)
+        yield Bench(app, server, stack)
 
 
-async def test_one_connection_too_many_is_closed_and_the_others_work() -> None:
-    with log_lines() as log:
-        async with served(max_connections=5) as b:
-            clients = [await b.client() for _ in range(5)]
-            for client in clients:
-                assert await client.get() == b"whole"
-            for _ in range(3):
-                assert await (await b.client()).is_closed()
-            for client in clients:
-                assert await client.get() == b"whole"
-    [line] = [line for line in log if "further ones are closed" in line]
-    assert b.url in line
-    assert "5 connections" in line
-
-
-async def test_a_place_that_becomes_free_is_given_again() -> None:
-    async with served(max_connections=1, header_within_s=SHORT_S) as b:
-        idle = await b.client()
-        assert await (await b.client()).is_closed()
-        assert await idle.is_closed()
+async def test_a_new_connection_replaces_the_one_that_was_idle_for_longest() -> None:
+    async with served(max_connections=5, replaceable_after_s=SHORT_S) as b:
+        clients = [await b.client() for _ in range(5)]
+        for client in (*clients[1:], clients[0]):
+            assert await client.get() == b"whole"
         assert await (await b.client()).get() == b"whole"
+        assert await clients[1].is_closed()
+        assert [client.is_open() for client in clients] == [True, False, True, True, True]
+
+
+async def test_a_connection_waits_while_all_others_are_in_use() -> None:
+    with log_lines() as log:
+        async with served(max_connections=5, replaceable_after_s=0) as b:
+            held = [await b.client() for _ in range(5)]
+            for client in held:
+                client.send(GET_HELD)
+            await b.app.watch.until(lambda: b.app.held == 5, "the requests to be held")
+            waiting = [await b.client() for _ in range(40)]
+            for client in waiting:
+                client.send(GET)
+            b.app.released.set()
+            for client in (*held, *waiting):
+                assert await client.answer() == b"whole"
+    [line] = [line for line in log if "5 connections are open and in use, new ones wait" in line]
+    assert b.url in line
+
+
+async def test_a_client_is_told_that_its_connection_ends_while_others_wait() -> None:
+    async with served(max_connections=1) as b:
+        held = await b.client()
+        held.send(GET_HELD)
+        await b.app.watch.until(lambda: b.app.held == 1, "the request to be held")
+        waiting = await b.client()
+        waiting.send(GET)
+        await b.watch_connections(lambda connections: connections.is_waited_for)
+        b.app.released.set()
+        head = await held.reader.readuntil(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert b"connection: close" not in await waiting.reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_connection_whose_request_has_arrived_is_not_replaced() -> None:
+    async with served(max_connections=1, replaceable_after_s=0) as b:
+        client = await b.client()
+        assert await client.get() == b"whole"
+        client.send(GET)  # at once, and the server has not read it
+        assert b.server._connections.make_room() == WHEN_ONE_ENDS
+        assert await client.answer() == b"whole"
+
+
+async def test_an_owner_has_a_number_of_turns_and_the_others_have_theirs() -> None:
+    async with served(served_at_once=2, owner_of=lambda scope: scope["query_string"]) as b:
+        hog = [await b.client() for _ in range(5)]
+        for client in hog:
+            client.send(GET.replace(b"/ ", b"/held?hog "))
+        await b.app.watch.until(lambda: b.app.held == 2, "the first two requests")
+        other = await b.client()
+        assert await other.get() == b"whole"
+        assert b.app.held == 2
+        hog[3].writer.close()
+        b.app.released.set()
+        for client in (hog[0], hog[1], hog[2], hog[4]):
+            assert await client.answer() == b"whole"
+        assert await (await b.client()).get() == b"whole"
+
+
+async def test_a_request_that_waits_for_its_turn_gives_way_to_others() -> None:
+    bounds = {"max_connections": 4, "served_at_once": 2, "replaceable_after_s": SHORT_S}
+    async with served(**bounds, owner_of=lambda scope: scope["query_string"]) as b:
+        hog = [await b.client() for _ in range(4)]
+        for client in hog:
+            client.send(GET.replace(b"/ ", b"/held?hog "))
+        await b.app.watch.until(lambda: b.app.held == 2, "the first two requests")
+        assert await (await b.client()).get() == b"whole"
+        ends = {asyncio.create_task(client.reader.readline()) for client in hog}
+        [ended], held = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert (await ended).startswith(b"HTTP/1.1 503 ")
+        b.app.released.set()
+        for end in held:
+            assert (await end).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_connections_wait_while_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio's own servers log a failure for each of them, and again for each at each attempt."""
+    monkeypatch.setattr(acceptor, "RETRY_S", 0.01)
+    with log_lines() as log:
+        async with served() as b:
+            address = urlsplit(b.url)
+            assert await (await b.client()).get() == b"whole"
+            sockets = [socket.socket() for _ in range(40)]
+            with no_descriptor_left():
+                for each in sockets:
+                    each.connect((address.hostname, address.port))
+                    each.sendall(GET)
+                await b.watch_log(lambda: [line for line in log if "no connection can be accepted now" in line])
+                for _ in range(10):
+                    await asyncio.sleep(0.01)  # several attempts
+            for each in sockets:
+                reader, writer = await asyncio.open_connection(sock=each)
+                assert await Client(reader, writer).answer() == b"whole"
+                writer.close()
+    [line] = [line for line in log if "Too many open files" in line]
+    assert b.url in line
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    lowest = os.dup(0)
+    os.close(lowest)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_a_connection_that_asks_nothing_is_closed() -> None:
@@ -213,8 +324,7 @@ async def test_a_connection_that_goes_on_asking_is_kept_beyond_the_limit() -> No
         assert await client.get() == b"whole"
 
 
-async def test_a_crowd_at_the_door_does_not_take_the_descriptors() -> None:
-    """All of it waits when the loop gets to it: no more than a few steps' worth is let in before it is turned away."""
+async def test_a_crowd_takes_no_more_descriptors_than_there_are_places() -> None:
     crowd = 400
     async with served(max_connections=5) as b:
         address = urlsplit(b.url)
@@ -226,22 +336,25 @@ async def test_a_crowd_at_the_door_does_not_take_the_descriptors() -> None:
             most = max(most, open_descriptors() - before - crowd)
         for each in with_crowd:
             each.close()
-    assert 5 <= most <= 5 + 5 * ACCEPTED_AT_ONCE
+    assert most == 5
 
 
-async def test_a_coordinator_has_as_many_connections_as_come() -> None:
-    """Each runner holds a poll there."""
-    async with CoordinatorServer(port=0) as server:
-        address = urlsplit(server.url)
-        connections = [
-            await asyncio.open_connection(address.hostname, address.port) for _ in range(MAX_CONNECTIONS + 10)
-        ]
-        for reader, writer in connections:
-            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-        for _, writer in connections:
-            writer.close()
+async def test_a_burst_is_accepted_in_several_steps() -> None:
+    async with served() as b:
+        address = urlsplit(b.url)
+        before = open_descriptors()
+        burst = [socket.create_connection((address.hostname, address.port)) for _ in range(3 * ACCEPTED_AT_ONCE)]
+        seen, steps = 0, []
+        while seen < len(burst):
+            await asyncio.sleep(0)
+            seen, last = open_descriptors() - before - len(burst), seen
+            steps.append(seen - last)
+        for each in burst:
+            each.close()
+    assert max(steps) == ACCEPTED_AT_ONCE
 
 
-def test_the_defaults_leave_room_in_a_usual_limit_of_open_files() -> None:
-    assert (MAX_CONNECTIONS, HEADER_WITHIN_S) == (200, 10.0)
+def test_the_defaults() -> None:
+    bounds = Bounds()
+    assert (bounds.max_connections, bounds.header_within_s, bounds.replaceable_after_s) == (1_000, 10.0, 2.0)
+    assert bounds.replaceable_after_s > KEPT_IDLE_S

@@ -20,6 +20,7 @@ from fsm_runner.coordinator.embedded.guards import local_hosts
 from fsm_runner.coordinator.embedded.scripts import load_scripts
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.coordinator.outgoing import is_loopback
+from fsm_runner.web.connection import Bounds
 from fsm_runner.web.listener import listen
 from fsm_runner.web.server import WebServer
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
-MAX_CONNECTIONS = 800
-"""Its clients are many; a process may often have 1,024 files open in all."""
+MAX_CONNECTIONS = 4_000
+"""Each runner holds a poll, and each client of its events a stream."""
 
 
 class CoordinatorServer:
@@ -49,6 +50,7 @@ class CoordinatorServer:
         scripts_dir: Path | None = None,
         *,
         demand: TokenDemand | None = None,
+        max_connections: int = MAX_CONNECTIONS,
         timings: Timings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -56,6 +58,7 @@ class CoordinatorServer:
         self._database = database
         self._agents_dir, self._scripts_dir = agents_dir, scripts_dir
         self._demand = demand
+        self._bounds = Bounds(max_connections=max_connections)
         self._timings = timings
         self._clock = clock
         self._running: _RunningServer | None = None
@@ -82,7 +85,7 @@ class CoordinatorServer:
         verifier = None if self._demand is None else _verifier_of(self._demand)
         listener = await listen(self._host, self._port)
         coordinator = Coordinator(timings=self._timings, agents=agents, scripts=scripts, clock=self._clock)
-        running = _RunningServer(coordinator, listener, self._host, verifier)
+        running = _RunningServer(coordinator, listener, self._host, verifier, self._bounds)
         try:
             await coordinator.worker.open(self._database)
             await running.serve()
@@ -112,13 +115,18 @@ class _RunningServer:
     """A coordinator that serves."""
 
     def __init__(
-        self, coordinator: Coordinator, listener: socket.socket, host: str, verifier: "TokenVerifier | None"
+        self,
+        coordinator: Coordinator,
+        listener: socket.socket,
+        host: str,
+        verifier: "TokenVerifier | None",
+        bounds: Bounds,
     ) -> None:
         self._coordinator = coordinator
         self._verifier = verifier
         self.is_on_loopback = is_loopback(listener.getsockname()[0])
         hosts = local_hosts(host) if self.is_on_loopback else None
-        self._web = WebServer(build_app(coordinator, hosts, verifier), listener, max_connections=MAX_CONNECTIONS)
+        self._web = WebServer(build_app(coordinator, hosts, verifier), listener, bounds)
         self._sweeping: asyncio.Task[None] | None = None
 
     @property

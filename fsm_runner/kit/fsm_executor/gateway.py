@@ -43,6 +43,7 @@ class Gateway:
         self._one_at_a_time = asyncio.Lock()
         self._connection: HTTPConnection | None = None
         self._used_at = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
         try:
             self._parts = urlsplit(self._base_url)
             self._port = self._parts.port
@@ -58,6 +59,7 @@ class Gateway:
         """
         content = None if body is None else json.dumps(body, allow_nan=False).encode()
         async with self._one_at_a_time:
+            self._stop_idle_timer()
             connection = self._kept_connection() or self._new_connection()
             self._connection = connection
             given_up = threading.Event()
@@ -68,6 +70,8 @@ class Gateway:
                 self._give_up(connection)
                 raise
             self._used_at = time.monotonic()
+            # An executor that waits for its next turn must not keep a connection from others.
+            self._idle_timer = asyncio.get_running_loop().call_later(KEPT_IDLE_S, self.close)
         return answer
 
     async def tell(self, method: str, path: str, body: Any) -> None:
@@ -80,6 +84,7 @@ class Gateway:
 
     def close(self) -> None:
         """No request is under way."""
+        self._stop_idle_timer()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -91,6 +96,11 @@ class Gateway:
         if under_way is not None:
             with contextlib.suppress(OSError):  # it is not connected any more
                 under_way.shutdown(socket.SHUT_RDWR)
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
     def _kept_connection(self) -> HTTPConnection | None:
         connection = self._connection
@@ -130,7 +140,9 @@ class Gateway:
 
 def _has_input(connection: socket.socket) -> bool:
     """An idle connection that has something to read has been closed at the other end."""
-    return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()  # select() fails where an executor has more than 1,023 files open
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _decoded(content: bytes) -> Any:

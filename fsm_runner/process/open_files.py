@@ -1,0 +1,115 @@
+"""The limit of open files (`ulimit -n`, RLIMIT_NOFILE): raised for this program alone, and divided among its parts.
+
+A runner needs several descriptors for each run, so it raises its soft limit to the hard one. What it starts gets the
+original soft limit: programs that use select() fail with descriptors above 1,023, and some programs close every
+possible descriptor one by one.
+
+Three quarters of the descriptors are for processes of runs, less `OWN_DESCRIPTORS`. The last quarter is for
+connections, in four equal shares: gateway, MCP server, calls that these two pass on, bundled coordinator. So runs that
+are claimed can always reach their gateway, the journal can be written and their ends can be reported.
+"""
+
+import fcntl
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MOST_DESCRIPTORS = 1 << 20
+"""The limit is raised no further; a hard limit may be infinite."""
+PORTABLE_DESCRIPTORS = 10_240
+"""What macOS allows where the hard limit is infinite."""
+OWN_DESCRIPTORS = 32
+"""Kept for the journal, reports to the coordinator, look-ups of names and the start of a process."""
+SIXTEENTHS = 16
+LEAST_SHARE = 4
+LOW_NUMBERS = 16
+"""Numbers below the original limit that have to be free for a start under that limit."""
+
+_SHELL = "/bin/sh"
+
+
+class OpenFiles:
+    """The limit of this process. Call `raise_limit` once, before anything is started."""
+
+    def __init__(self) -> None:
+        self._inherited: int | None = None
+        """The soft limit of everything that is started; None: the same as that of this process."""
+
+    @property
+    def limit(self) -> int:
+        """How many descriptors this process may have."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+    @property
+    def in_use(self) -> int:
+        """Descriptors that are open now."""
+        try:
+            if sys.platform == "linux" and (size := os.stat("/proc/self/fd").st_size):  # noqa: PTH116 - called often
+                return size  # since Linux 6.2 the number of its entries
+            return len(os.listdir("/dev/fd")) - 1  # noqa: PTH208 - called often; listing it opens one more
+        except OSError:  # none is left
+            return self.limit
+
+    @property
+    def for_runs(self) -> int:
+        """Descriptors in use up to which a further run may be claimed."""
+        return self.limit * 3 // 4 - OWN_DESCRIPTORS
+
+    def share(self, most: int, sixteenths: int = 1) -> int:
+        """Connections that one part of the program may have: that share of all descriptors, `most` at most."""
+        return min(most, max(LEAST_SHARE, self.limit * sixteenths // SIXTEENTHS))
+
+    def raise_limit(self) -> None:
+        """Up to the hard limit, for this process alone."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return
+        most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+        for wanted in (most, min(most, PORTABLE_DESCRIPTORS)):
+            if wanted <= soft:
+                return
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            except (OSError, ValueError):
+                continue
+            self._inherited = soft
+            return
+
+    @contextmanager
+    def inherited(self) -> Iterator[list[str]]:
+        """What is started in here has the original soft limit, if its command is put behind the words that are given.
+
+        The limit is lowered for that moment, which costs nothing. Where too few descriptors with low numbers are left
+        for a start under that limit, the words are a shell that lowers its own. Raises OSError where no descriptor is
+        left.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self._inherited is None or self._inherited >= soft:
+            yield []
+        elif _are_low_numbers_free(self._inherited):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._inherited, hard))
+            try:
+                yield []
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        else:
+            yield [_SHELL, "-c", f'ulimit -S -n {self._inherited} && exec "$@"', "sh"]
+
+
+def _are_low_numbers_free(limit: int) -> bool:
+    """The system gives the lowest free number: while the first of the last ones is free, so are most of them."""
+    first = limit - min(LOW_NUMBERS, limit // 2)
+    descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lowest = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, first)
+        os.close(lowest)
+    finally:
+        os.close(descriptor)
+    return lowest == first
+
+
+OPEN_FILES = OpenFiles()
+"""One for each process, as its limit is."""

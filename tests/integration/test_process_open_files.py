@@ -1,0 +1,90 @@
+"""The limit of open files: high for the runner, unchanged for what it starts."""
+
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from fsm_runner.process import spawn
+from fsm_runner.process.child import Child
+from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.open_files import OpenFiles
+from tests.support.children import ENV, HERE, exit_of, open_descriptors
+
+SHOW = [sys.executable, "-c", "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"]
+LOW = 200
+_, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+@contextmanager
+def soft_limit(limit: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenFiles]:
+    """Raised from a low limit."""
+    files = OpenFiles()
+    monkeypatch.setattr(spawn, "OPEN_FILES", files)
+    with soft_limit(LOW):
+        files.raise_limit()
+        yield files
+
+
+@contextmanager
+def crowd() -> Iterator[None]:
+    """Every number below the low limit is taken."""
+    with ExitStack() as stack:
+        while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= LOW:
+            stack.callback(os.close, descriptor)
+        stack.callback(os.close, descriptor)
+        yield
+
+
+async def limit_of_a_child(confinement: Confinement = UNCONFINED) -> str:
+    return (await exit_of(Child.start(SHOW, env=ENV, cwd=HERE, confinement=confinement))).stdout.text()
+
+
+async def test_the_limit_is_raised_for_the_program_alone(files: OpenFiles) -> None:
+    assert files.limit == HARD
+    assert await limit_of_a_child() == f"{LOW} {HARD}\n"
+    with crowd():
+        assert await limit_of_a_child() == f"{LOW} {HARD}\n"
+    assert files.limit == HARD
+    assert await limit_of_a_child(Confinement(ResourceLimits(open_files=300))) == "300 300\n"
+
+
+async def test_a_start_by_way_of_a_shell_has_the_same_errors(files: OpenFiles) -> None:
+    with crowd():
+        for command, said in (("no-such", "command not found"), ("./no-such", "does not exist"), ("/etc", "directory")):
+            with pytest.raises(SpawnFailed, match=said):
+                Child.start([command], env=ENV, cwd=HERE)
+        with pytest.raises(SpawnFailed, match="does not exist"):
+            Child.start(SHOW, env=ENV, cwd=HERE / "no-such")
+
+
+def test_a_limit_that_is_high_enough_stays() -> None:
+    files = OpenFiles()
+    with soft_limit(HARD):
+        files.raise_limit()
+        with files.inherited() as words:
+            assert (words, files.limit) == ([], HARD)
+
+
+def test_the_descriptors_in_use_are_counted() -> None:
+    files = OpenFiles()
+    assert files.in_use == open_descriptors() - 1  # that look has one open itself
+    with crowd():
+        assert files.in_use > LOW
+    with soft_limit(LOW):
+        assert (files.for_runs, files.share(1_000), files.share(1_000, 8), files.share(10)) == (118, 12, 100, 10)
