@@ -8,7 +8,7 @@ import pytest
 
 from fsm_runner.coordinator.embedded import validation
 from tests.support.embedded import ECHO_AGENT, coordinator
-from tests.support.watch import AT_ONCE_S
+from tests.support.watch import PATIENCE_S
 
 
 async def test_parameters_that_do_not_fit_the_schema_are_refused_in_detail() -> None:
@@ -44,7 +44,7 @@ async def test_whatever_parameters_are_checking_them_has_an_end(
 ) -> None:
     async with coordinator() as desk:
         await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
-        async with asyncio.timeout(AT_ONCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": parameters})
         assert answer.status_code == 400
         assert [error["path"] for error in answer.json()["detail"]["validation_errors"]] == [path]

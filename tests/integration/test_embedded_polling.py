@@ -6,14 +6,15 @@ import httpx
 import pytest
 
 from fsm_runner.coordinator.embedded.timings import Timings
-from tests.support.embedded import ANSWER_LIMIT_S, Clock, Desk, autonomous, coordinator, registration
-from tests.support.watch import AT_ONCE_S
+from tests.support.embedded import Clock, Desk, autonomous, coordinator, registration
+from tests.support.watch import PATIENCE_S
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
+RUNS = 200
 
 
 async def answered(poll: asyncio.Task[httpx.Response]) -> httpx.Response:
-    async with asyncio.timeout(AT_ONCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         return await poll
 
 
@@ -205,13 +206,14 @@ async def test_two_hundred_runs_are_claimed_exactly_once_and_oldest_first() -> N
         claimed: list[tuple[str, str]] = []
 
         async def work(runner_id: str) -> None:
-            while (answer := await desk.poll(runner_id)).status_code == 200:
-                claimed.append((answer.json()["run"]["run_id"], runner_id))
+            while len(claimed) < RUNS:
+                if (answer := await desk.poll(runner_id)).status_code == 200:
+                    claimed.append((answer.json()["run"]["run_id"], runner_id))
 
-        async with asyncio.timeout(ANSWER_LIMIT_S), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             for runner_id in runners:
                 group.create_task(work(runner_id))
-            submitting = [group.create_task(desk.prompt()) for _ in range(200)]
+            submitting = [group.create_task(desk.prompt()) for _ in range(RUNS)]
         submitted = {task.result()["run_id"] for task in submitting}
         assert sorted(run_id for run_id, _ in claimed) == sorted(submitted)
         listed = (await desk.http.get("/runs", params={"status": "claimed"})).json()["runs"]

@@ -33,7 +33,7 @@ POLL_TIMEOUT_S = 0.3
 HEARTBEAT_S = 0.2
 TIMINGS = Timings(poll_timeout_s=POLL_TIMEOUT_S, heartbeat_interval_s=HEARTBEAT_S, stale_after_s=2 * HEARTBEAT_S)
 PATIENT = msgspec.structs.replace(FAST, registration_conflict=RetryPolicy(base_s=0.01, cap_s=0.1, limit_s=20))
-END_LIMIT_S = 30.0
+END_LIMIT_S = 120.0
 """Within this time of the last fault everything has ended; most of it is for a busy machine."""
 LOOK_INTERVAL_S = 0.1
 

@@ -10,8 +10,8 @@ import pytest
 
 from fsm_runner.journal.journal import Journal, JournalStuck
 from fsm_runner.journal.records import Report
+from tests.support.watch import PATIENCE_S
 
-PATIENCE_S = 20.0
 NEVER_BY_ITSELF_S = 3600.0
 
 

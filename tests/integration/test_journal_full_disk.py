@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from fsm_runner.journal.journal import Journal
+from tests.support.watch import PATIENCE_S
 
-PATIENCE_S = 60.0
 REPOSITORY = Path(__file__).parents[2]
 BALLAST_BYTES = 512 * 1024
 
@@ -55,7 +55,7 @@ async def main():
     ballast.unlink()
     if limit_bytes:
         limit_files(None)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await unstuck.wait()
     await journal.written()
     print(json.dumps({"count": count, "raised": raised, "stuck": stuck, "at_the_end": str(journal.stuck)}))

@@ -12,8 +12,8 @@ import pytest
 
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.journal import Journal
+from tests.support.watch import PATIENCE_S
 
-PATIENCE_S = 20.0
 REPOSITORY = Path(__file__).parents[2]
 
 HOLD = """

@@ -11,8 +11,7 @@ import pytest
 from fsm_runner.journal.batch import Batch
 from fsm_runner.journal.journal import Journal, JournalStuck
 from fsm_runner.journal.records import KeptMessage
-
-PATIENCE_S = 20.0
+from tests.support.watch import PATIENCE_S
 
 
 class Heard:
@@ -181,7 +180,7 @@ async def test_closing_does_not_wait_for_ever_for_somebody_elses_lock(tmp_path: 
         journal.message_put("ses_1", b"content")
         waiting = asyncio.create_task(journal.written())
         await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await journal.aclose()
         with pytest.raises(JournalStuck, match="database is locked"):
             await waiting

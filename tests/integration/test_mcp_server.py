@@ -18,6 +18,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.mcp_server import server as server_module
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.web.listener import PortInUse
+from fsm_runner.web.server import WebServer
 from tests.support.logs import log_lines
 from tests.support.mcp import HANDSHAKE, MODERN, mcp_client, mcp_server
 from tests.support.program import REPOSITORY
@@ -102,7 +103,10 @@ async def test_nothing_is_left_behind(protocol: str) -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_connections_that_say_nothing_do_not_hold_up_the_end() -> None:
+async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = WebServer.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "header_within_s", 10 * PATIENCE_S)
     async with mcp_server(NOBODY) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -123,7 +127,7 @@ async def test_an_end_while_it_loads_is_no_failure(monkeypatch: pytest.MonkeyPat
 
     def load(_: str) -> None:
         loop.call_soon_threadsafe(loading.set)
-        may_go_on.wait(PATIENCE_S)
+        may_go_on.wait(10 * PATIENCE_S)
 
     monkeypatch.setattr(importlib, "import_module", load)
     with log_lines() as lines:

@@ -20,6 +20,7 @@ from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_o
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import with_environment
+from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 
@@ -165,7 +166,7 @@ async def looked_at(child: Child, processes: int) -> None:
         return found
 
     usage.look = counting  # type: ignore[method-assign]
-    await asyncio.wait_for(looked.wait(), 20)
+    await asyncio.wait_for(looked.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize("spread", [(), ("sessions",)], ids=["group", "sessions"])

@@ -20,6 +20,7 @@ from fsm_runner.process.warden import Warden
 from tests.support.children import ENV, HERE, is_reaped, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there, with_environment
+from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warden needs /proc")
 
@@ -147,7 +148,7 @@ async def test_a_warden_that_was_ended_is_told_of_and_reaped(owner: str) -> None
     async with Warden(owner) as warden:
         assert warden.pid is not None
         os.kill(warden.pid, signal.SIGKILL)
-        await asyncio.wait_for(warden._ended.wait(), 20)
+        await asyncio.wait_for(warden._ended.wait(), PATIENCE_S)
         assert is_reaped(warden.pid)
 
 

@@ -24,6 +24,7 @@ from tests.support.program import environment, finish, program
 from tests.support.rights import open_place, without_rights
 from tests.support.runner import Bench, bench, waiter
 from tests.support.scripts import script_bench
+from tests.support.watch import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="users as Linux has them"),
@@ -274,6 +275,6 @@ async def test_a_runner_that_is_not_root_refuses(place: Path) -> None:
         env={**environment(place / "home"), "XDG_STATE_HOME": str(place / "project")},
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await asyncio.wait_for(process.communicate(), 20)
+    _, said = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == EXIT_USAGE
     assert b"--run-as (RUN_AS): 'nobody': only root can start executors as another user, and the runner is uid" in said

@@ -28,7 +28,7 @@ LONG_S = "600"
 async def runner_process(folder: Path, grace_period_s: str = LONG_S) -> AsyncIterator[tuple[Bench, Program]]:
     """A coordinator here, a runner in a process of its own that holds a poll."""
     make_home(folder / "home")
-    async with bench(folder, Timings(poll_timeout_s=60)) as desk:
+    async with bench(folder, Timings(poll_timeout_s=600)) as desk:
         arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--grace-period", grace_period_s)
         async with program(folder, environment(folder / "home"), *arguments) as runner:
             await desk.proxy.seen("GET", POLL)
@@ -36,7 +36,7 @@ async def runner_process(folder: Path, grace_period_s: str = LONG_S) -> AsyncIte
 
 
 async def test_a_runner_with_nothing_to_do_is_gone_at_once(tmp_path: Path) -> None:
-    """Though its poll is held for a minute, and its runs would have ten."""
+    """Though its poll is held for ten minutes, and its runs would have ten."""
     async with runner_process(tmp_path) as (desk, runner):
         began = time.monotonic()
         runner.terminate()
@@ -167,7 +167,7 @@ async def test_a_coordinator_that_is_away_does_not_keep_a_runner_from_ending(tmp
 async def test_a_run_that_the_last_poll_brings_after_the_leave_is_reported_stopped(tmp_path: Path) -> None:
     """The coordinator had handed it out before the runner left, and the answer was long on its way."""
     released = asyncio.Event()
-    async with bench(tmp_path, Timings(poll_timeout_s=60)) as desk:
+    async with bench(tmp_path, Timings(poll_timeout_s=600)) as desk:
         desk.proxy.fault("GET", POLL, faults.hold(released))
         async with desk.running(make_home(tmp_path / "home")) as runner:
             run = await desk.submit("say", text="too late")
@@ -183,7 +183,7 @@ async def test_a_run_that_the_last_poll_brings_after_the_leave_is_reported_stopp
 
 async def test_a_poll_that_is_never_answered_does_not_keep_a_runner_from_ending(tmp_path: Path) -> None:
     released = asyncio.Event()
-    async with bench(tmp_path, Timings(poll_timeout_s=60)) as desk:
+    async with bench(tmp_path, Timings(poll_timeout_s=600)) as desk:
         desk.proxy.fault("GET", POLL, faults.hold(released))
         async with desk.running(make_home(tmp_path / "home")) as runner:
             run = await desk.submit("say", text="lost")

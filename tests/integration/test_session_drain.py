@@ -75,7 +75,7 @@ async def test_an_idle_executor_ends_while_another_one_has_its_grace_period(tmp_
 async def runner_process(folder: Path) -> AsyncIterator[tuple[Bench, Program]]:
     """A coordinator here, a runner in a process of its own that holds a poll."""
     command_home(folder / "home")
-    async with bench(folder, Timings(poll_timeout_s=60)) as desk:
+    async with bench(folder, Timings(poll_timeout_s=LONG_S)) as desk:
         arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--grace-period", f"{LONG_S:g}")
         async with program(folder, environment(folder / "home"), *arguments) as runner:
             await desk.proxy.seen("GET", POLL)

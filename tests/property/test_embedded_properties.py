@@ -16,8 +16,7 @@ from fsm_runner.coordinator.embedded.placeholders import fill
 from fsm_runner.coordinator.embedded.refusal import Refusal
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.embedded.timings import Timings
-
-ANSWER_LIMIT_S = 5
+from tests.support.watch import PATIENCE_S
 
 names = st.sampled_from(["a", "b"])
 tag_lists = st.lists(st.sampled_from(["x", "y", "z"]), max_size=3, unique=True)
@@ -214,7 +213,7 @@ def filled_in(value: Any, known: dict[str, str]) -> Any:
 async def send_all(sent: list[tuple[str, str, str, Any]]) -> list[httpx.Response]:
     async with (
         CoordinatorServer(port=0, timings=Timings(poll_timeout_s=0.01)) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=ANSWER_LIMIT_S) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http,
     ):
         runner_id = (await http.post("/runner/register", json=REGISTRATION)).json()["runner_id"]
         run = (await http.post("/runs", json={"parameters": {"prompt": "x"}})).json()

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.gateway.limits import LIMITS
-from tests.support.embedded import ANSWER_LIMIT_S, Desk, autonomous, coordinator
+from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.gateway import DoorFactory, gateway_to, raw_exchange
 from tests.support.hostile_requests import Sent, as_bytes, each_field_spoiled, nested, requests
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, Operation, operations
 from tests.support.scripts import write_script
+from tests.support.watch import PATIENCE_S
 
 REQUESTS = 12
 TIMINGS = Timings(poll_timeout_s=0.02, keep_alive_s=0.02)
@@ -51,7 +52,7 @@ class Place:
     def __init__(self, desk: Desk, url: str) -> None:
         self.desk = desk
         self.url = url
-        self.http = httpx.AsyncClient(timeout=ANSWER_LIMIT_S, trust_env=False)
+        self.http = httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False)
 
     async def known(self) -> dict[str, str]:
         """There is a runner with an agent, a run, and a session, whatever was done to earlier ones."""
@@ -85,7 +86,7 @@ class Place:
         headers = [*sent.headers, *([] if content is None else [(b"content-length", b"%d" % len(content))])]
         body = bytearray()
         async with (
-            asyncio.timeout(ANSWER_LIMIT_S),
+            asyncio.timeout(PATIENCE_S),
             self.http.stream(
                 sent.operation.method, self.url, headers=headers, content=content, extensions={"target": whole}
             ) as response,

@@ -10,9 +10,10 @@ import httpx
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.embedded.timings import Timings
+from tests.support.watch import PATIENCE_S
 
-ANSWER_LIMIT_S = 10
-"""Far below the time for which a poll is held here."""
+HELD_FOR_LONG = Timings(poll_timeout_s=10 * PATIENCE_S)
+"""A poll that should be woken and is not fails its test, rather than end by itself."""
 
 ECHO_AGENT = {
     "name": "echo",
@@ -79,13 +80,13 @@ class Desk:
         """A poll that the coordinator holds at this moment."""
         held_before = len(self._held(runner_id))
         poll = asyncio.create_task(self.poll(runner_id))
-        async with asyncio.timeout(ANSWER_LIMIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self._held(runner_id)) == held_before:  # noqa: ASYNC110 - the program has no event for this
                 await asyncio.sleep(0)
         return poll
 
     async def until_nothing_is_held(self, runner_id: str) -> None:
-        async with asyncio.timeout(ANSWER_LIMIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while self._held(runner_id):  # noqa: ASYNC110 - the program has no event for this
                 await asyncio.sleep(0)
 
@@ -132,8 +133,8 @@ def autonomous(**overrides: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def coordinator(timings: Timings | None = None, **settings: Any) -> AsyncIterator[Desk]:
+async def coordinator(timings: Timings = HELD_FOR_LONG, **settings: Any) -> AsyncIterator[Desk]:
     async with CoordinatorServer(port=0, timings=timings, **settings) as server:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_LIMIT_S, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as http:
             yield Desk(server, http)

@@ -25,8 +25,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.runner import FAST
 from tests.support.watch import PATIENCE_S
 
-ANSWER_LIMIT_S = 20
-PATIENT = msgspec.structs.replace(LIMITS, hold_s=20)
+PATIENT = msgspec.structs.replace(LIMITS, hold_s=10 * PATIENCE_S)
 """The coordinator's own answer is waited for, however busy the machine is."""
 
 
@@ -65,7 +64,7 @@ async def gateway_to(
 
 def executor_at(door: Door) -> httpx.AsyncClient:
     """An executor that joins paths to the URL that it was given."""
-    return httpx.AsyncClient(base_url=door.url, timeout=ANSWER_LIMIT_S, trust_env=False)
+    return httpx.AsyncClient(base_url=door.url, timeout=PATIENCE_S, trust_env=False)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ MODERN, HANDSHAKE = "auto", "legacy"
 """The two generations of the protocol, as the SDK's client names them."""
 
 QUICK = Limits(
-    sync_limit_s=PATIENCE_S,
+    sync_limit_s=10 * PATIENCE_S,
     look_up=RetryPolicy(base_s=0.02, cap_s=0.05),
     stream=RetryPolicy(base_s=0.02, cap_s=0.05),
     recheck_s=3600,

@@ -30,7 +30,7 @@ def schema(name: str) -> JsonObject:
 def run(name: str, *arguments: str, path: str | None = None) -> "subprocess.CompletedProcess[bytes]":
     command = [str(EXECUTOR / (agent(name).command or "")), *arguments]
     environment = executor_environment(os.environ if path is None else {"PATH": path}, {})
-    return subprocess.run(command, capture_output=True, env=environment, timeout=30)
+    return subprocess.run(command, capture_output=True, env=environment, timeout=60)
 
 
 def run_with(name: str, parameters: JsonObject) -> "subprocess.CompletedProcess[bytes]":
@@ -77,7 +77,7 @@ def test_echo_gives_its_message_back(message: str) -> None:
 def test_echo_speaks_utf_8_in_any_locale(locale: str) -> None:
     command = [str(EXECUTOR / "commands/echo"), "--message", "ü😀"]
     environment = {"PATH": os.environ["PATH"], "LC_ALL": locale}
-    ended = subprocess.run(command, capture_output=True, env=environment, timeout=30)
+    ended = subprocess.run(command, capture_output=True, env=environment, timeout=60)
     assert ended.stdout.decode() == '{"message": "ü😀"}\n'
 
 

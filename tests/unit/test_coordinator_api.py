@@ -27,6 +27,7 @@ from fsm_runner.coordinator.faults import (
 from fsm_runner.coordinator.policy import REPORT_CONNECTIONS
 from fsm_runner.coordinator.transport import checked_url, path_segment
 from fsm_runner.errors import UsageError
+from tests.support.watch import PATIENCE_S
 
 REGISTRATION = wire.Registration(
     hostname="h",
@@ -423,7 +424,7 @@ async def test_no_number_of_reports_keeps_the_poll_waiting() -> None:
         reports = [asyncio.create_task(api.deliver("/report", b"{}")) for _ in range(REPORT_CONNECTIONS + 20)]
         for _ in range(REPORT_CONNECTIONS):
             await reports_held.acquire()
-        assert await asyncio.wait_for(api.poll("r", 1), 20) == Polled()
+        assert await asyncio.wait_for(api.poll("r", 1), PATIENCE_S) == Polled()
         released.set()
         assert all(isinstance(fault, Unreachable) for fault in await asyncio.gather(*reports, return_exceptions=True))
 
