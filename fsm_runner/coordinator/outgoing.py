@@ -12,7 +12,8 @@ import msgspec
 
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.policy import CONNECT_LIMIT_S
-from fsm_runner.coordinator.reading import PLAIN, NoCookies, chunks_of
+from fsm_runner.coordinator.reading import NoCookies, chunks_of
+from fsm_runner.coordinator.unpacking import PLAIN
 from fsm_runner.errors import UsageError
 
 LOCALHOST = "localhost"

@@ -1,8 +1,4 @@
-"""The bodies of answers. No more of one is in memory than has come over the line.
-
-Nothing is asked for that is compressed, and what is compressed all the same is not read: 13 KB can be made to mean
-8 GiB, and httpx decodes each piece as a whole.
-"""
+"""The bodies of answers, in pieces, so that a limit on their size holds before they are in memory."""
 
 from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar
@@ -10,46 +6,48 @@ from typing import Any
 
 import httpx
 
-PLAIN = "identity"
-"""What is asked for as `Accept-Encoding`."""
-
-
-def is_compressed(answer: httpx.Response) -> bool:
-    return answer.headers.get("content-encoding", PLAIN).strip().lower() not in {"", PLAIN}
+from fsm_runner.coordinator.unpacking import PLAIN, READABLE, encoding_of, unpacked
 
 
 async def chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it comes in, or as it was read already. Raises `httpx.HTTPError`, also where it is compressed."""
+    """The body, unpacked, as it comes in, or as it was read already. Raises `httpx.HTTPError`."""
     if answer.is_stream_consumed:
         yield answer.content
         return
-    if is_compressed(answer):
-        raise httpx.DecodingError("the answer is compressed, which nobody has asked for")
-    async for chunk in answer.aiter_raw():
+    encoding = encoding_of(answer)
+    raw = answer.aiter_raw()
+    async for chunk in raw if encoding == PLAIN else unpacked(raw, encoding):
         yield chunk
 
 
 async def bound(answer: httpx.Response, limit_bytes: int) -> None:
-    """Before httpx reads a body as a whole: one that is too large raises `httpx.DecodingError` then, and a compressed
-    one is dropped."""
+    """Before httpx reads a body as a whole: one that is too large, or broken, raises `httpx.DecodingError` then. One
+    that is compressed in a way that cannot be read is dropped."""
     stream = answer.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         return
-    if is_compressed(answer):
+    encoding = encoding_of(answer)
+    if encoding == PLAIN:
+        answer.stream = _Bounded(stream, limit_bytes)
+    elif encoding in READABLE:
+        answer.stream = _Bounded(stream, limit_bytes, encoding)
+        # Else httpx would unpack it once more.
+        del answer.headers["content-encoding"]
+    else:
         await stream.aclose()
         answer.stream = httpx.ByteStream(b"")
-    else:
-        answer.stream = _Bounded(stream, limit_bytes)
 
 
 class _Bounded(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, limit_bytes: int) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, limit_bytes: int, encoding: str = PLAIN) -> None:
         self._stream = stream
         self._limit_bytes = limit_bytes
+        self._encoding = encoding
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left_bytes = self._limit_bytes
-        async for chunk in self._stream:
+        raw = aiter(self._stream)
+        async for chunk in raw if self._encoding == PLAIN else unpacked(raw, self._encoding):
             left_bytes -= len(chunk)
             if left_bytes < 0:
                 raise httpx.DecodingError(f"the answer is larger than {self._limit_bytes:,} bytes")

@@ -6,12 +6,14 @@ import tarfile
 import unicodedata
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 MEMBERS_LIMIT = 1_000
 UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
 _HEADERS_PER_MEMBER_BYTES = 8 * tarfile.BLOCKSIZE
 """A member's header, the extended header before it, and the padding after its content."""
 _READ_BYTES = 64 * 1024
+_GZIP_MAGIC = b"\x1f\x8b"
 
 DEPTH_LIMIT = 50
 """As many folders may lie in one another."""
@@ -31,17 +33,23 @@ class BadArchive(Exception):
 def unpack(archive: bytes, name: str, target: Path) -> None:
     """Unpacks the gzip tar `archive` into the empty folder `target`, which then holds the one folder `name`.
 
+    A plain tar is taken too: a server that labels the archive with `Content-Encoding: gzip` has it unzipped on the way.
+
     Only plain files and folders below `{name}/` are taken, and of them only content and the owner's x bit.
     Raises `BadArchive`, and OSError when something cannot be written; both may leave a part in `target`.
     """
     try:
         with (
-            gzip.GzipFile(fileobj=io.BytesIO(archive)) as unzipped,
+            _unzipped(archive) as unzipped,
             tarfile.open(fileobj=_LimitedStream(unzipped), mode="r|") as tar,
         ):
             _unpack_members(tar, name, target)
     except _UNREADABLE as error:
         raise BadArchive(f"what came is no sound gzip tar: {error}") from error
+
+
+def _unzipped(archive: bytes) -> BinaryIO | gzip.GzipFile:
+    return gzip.GzipFile(fileobj=io.BytesIO(archive)) if archive.startswith(_GZIP_MAGIC) else io.BytesIO(archive)
 
 
 def _unpack_members(tar: tarfile.TarFile, name: str, target: Path) -> None:
@@ -121,7 +129,7 @@ class _Names:
 class _LimitedStream(io.RawIOBase):
     """The unzipped archive, up to as much as a sound one can have: its headers can be made to unpack to any size."""
 
-    def __init__(self, source: gzip.GzipFile) -> None:
+    def __init__(self, source: BinaryIO | gzip.GzipFile) -> None:
         self._source = source
         self._left_bytes = UNPACKED_LIMIT_BYTES + MEMBERS_LIMIT * _HEADERS_PER_MEMBER_BYTES + tarfile.RECORDSIZE
 

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from fsm_runner.coordinator.faults import CoordinatorError, Refused
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES
-from fsm_runner.coordinator.reading import PLAIN, chunks_of
+from fsm_runner.coordinator.reading import chunks_of
+from fsm_runner.coordinator.unpacking import PLAIN, READABLE, encoding_of
 from fsm_runner.gateway import headers
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.paths import url_path
@@ -74,18 +75,19 @@ def _away(fault: CoordinatorError) -> Refusal:
 
 
 async def _stream(call: Call, response: httpx.Response) -> None:
-    # An answer that the credentials had to look at has been read, and decoded, already.
+    # An answer that the credentials had to look at has been read, and unpacked, already.
     was_read = response.is_stream_consumed
-    sent = headers.to_executor(response.headers.raw, body_rewritten=was_read)
+    encoding = encoding_of(response)
+    # Some proxies compress what was asked for plain. An executor that takes no such answer could not read it.
+    is_unasked = encoding in READABLE and not headers.accepts(call.headers, encoding)
+    is_rewritten = was_read or is_unasked
+    sent = headers.to_executor(response.headers.raw, body_rewritten=is_rewritten)
     await call.send({"type": "http.response.start", "status": response.status_code, "headers": sent})
-    if was_read:
-        await call.send({"type": "http.response.body", "body": response.content, "more_body": True})
-    else:
-        try:
-            async for chunk in response.aiter_raw():
-                await call.send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except httpx.HTTPError as fault:
-            raise AnswerBroken(f"an answer of the coordinator broke off: {fault!r}") from fault
+    try:
+        async for chunk in chunks_of(response) if is_rewritten else response.aiter_raw():
+            await call.send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except httpx.HTTPError as fault:
+        raise AnswerBroken(f"an answer of the coordinator broke off: {fault!r}") from fault
     await call.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -79,6 +79,16 @@ def to_coordinator(headers: RawHeaders, *, accept_any_encoding: bool = True) -> 
     return kept
 
 
+def accepts(headers: RawHeaders, encoding: str) -> bool:
+    """Whether a request takes an answer that is compressed so (`Accept-Encoding`)."""
+    named = b",".join(value for name, value in headers if name == b"accept-encoding").decode("latin-1").lower()
+    weights = {}
+    for offer in named.split(","):
+        name, _, parameters = offer.partition(";")
+        weights[name.strip()] = re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", parameters) is None
+    return weights.get(encoding, weights.get("*", False))
+
+
 def to_executor(headers: RawHeaders, *, body_rewritten: bool = False) -> list[tuple[bytes, bytes]]:
     """`body_rewritten`: the body has been decoded, so that its length and encoding are no longer those named."""
     headers = list(headers)

@@ -1,4 +1,5 @@
 import errno
+import gzip
 import subprocess
 import sys
 import tarfile
@@ -36,6 +37,11 @@ def test_an_installed_script_runs(tmp_path: Path) -> None:
     assert script_command(tmp_path, "tidy") == [str((tmp_path / "scripts/tidy/run.sh").resolve())]
     assert output_of(tmp_path) == "one\n"
     assert files_in(tmp_path) == INSTALLED
+
+
+def test_an_archive_that_was_unzipped_on_its_way_is_taken(tmp_path: Path) -> None:
+    install(tmp_path, "tidy", gzip.decompress(script()))
+    assert output_of(tmp_path) == "one\n"
 
 
 def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> None:

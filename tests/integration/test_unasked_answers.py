@@ -1,9 +1,10 @@
 """What comes with an answer that nobody has asked for: compression, which can mean any size, and cookies."""
 
+import asyncio
 import gzip
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 
@@ -11,16 +12,20 @@ import msgspec
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from fsm_runner.coordinator import transport, wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.token_service import TokenRequest
+from fsm_runner.coordinator.faults import NotRegistered, Unreachable
+from fsm_runner.coordinator.token_service import TokenRequest, TokenService
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.serving import serving
 
 MIB = 1 << 20
 BOMB_MIB = 256
 PEAK_LIMIT_MIB = 32
+REGISTRATION = wire.Registration(
+    hostname="h", project_dir="/p", executor_profile="x", executor=wire.ExecutorInfo(type="procedural", command="c")
+)
 
 
 @cache
@@ -62,7 +67,7 @@ async def little_memory() -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("status", [200, 400, 401, 409, 503])
 @pytest.mark.parametrize("with_token", [False, True])
-async def test_a_compressed_answer_is_not_unpacked(status: int, with_token: bool) -> None:
+async def test_an_answer_that_is_compressed_twice_is_not_unpacked(status: int, with_token: bool) -> None:
     answers = Answers(status, bomb(), (b"content-encoding", b"gzip, gzip"), (b"content-type", b"application/json"))
     async with serving(answers) as url:
         auth = TokenAuth(f"{url}/oauth/token", TokenRequest(client_id="c", client_secret="s", audience="a"))
@@ -71,6 +76,85 @@ async def test_a_compressed_answer_is_not_unpacked(status: int, with_token: bool
                 await api.health()
     assert {asked[b"accept-encoding"] for asked in answers.asked} == {b"identity"}
     assert len(answers.asked) == (2 if with_token and status == 401 else 1)
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [(b"gzip", gzip.compress), (b"deflate", zlib.compress)])
+async def test_a_proxy_that_always_compresses_changes_nothing(encoding: bytes, pack: Callable[[bytes], bytes]) -> None:
+    body = b'{"runner_id": "rnr_1", "runs": []}'
+    async with serving(Answers(200, pack(body), (b"content-encoding", encoding))) as url, CoordinatorApi(url) as api:
+        assert (await api.register(REGISTRATION)).runner_id == "rnr_1"
+        await api.heartbeat("rnr_1")
+        assert await api.runs() == []
+        assert await api.script_archive("s") == body
+
+
+@pytest.mark.parametrize("with_token", [False, True])
+async def test_a_compressed_401_is_read_for_what_it_means(with_token: bool) -> None:
+    body = gzip.compress(b'{"detail": "Runner not registered"}')
+    answers = Answers(401, body, (b"content-encoding", b"gzip"))
+    async with serving(answers) as url:
+        auth = TokenAuth(f"{url}/oauth/token", TokenRequest(client_id="c", client_secret="s", audience="a"))
+        async with CoordinatorApi(url, auth if with_token else None) as api:
+            with pytest.raises(NotRegistered):
+                await api.heartbeat("rnr_1")
+    assert len(answers.asked) == 1
+
+
+async def test_a_token_service_may_compress() -> None:
+    body = gzip.compress(b'{"access_token": "t", "expires_in": 60}')
+    async with serving(Answers(200, body, (b"content-encoding", b"gzip"))) as url:
+        service = TokenService(url, TokenRequest(client_id="c", client_secret="s", audience="a"))
+        assert (await service.new_token()).text == "t"
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+@pytest.mark.parametrize("with_token", [False, True])
+async def test_a_bomb_is_unpacked_no_further_than_the_limit(
+    status: int, with_token: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", MIB)
+    answers = Answers(status, gzip.decompress(bomb()), (b"content-encoding", b"gzip"))
+    async with serving(answers) as url:
+        auth = TokenAuth(f"{url}/oauth/token", TokenRequest(client_id="c", client_secret="s", audience="a"))
+        async with CoordinatorApi(url, auth if with_token else None) as api, little_memory():
+            with pytest.raises(Unreachable, match="larger than"):
+                await api.health()
+
+
+async def test_an_executor_gets_a_compressed_answer_only_where_it_takes_one() -> None:
+    body = b'{"status": "healthy"}'
+    answers = Answers(200, gzip.compress(body), (b"content-encoding", b"gzip"), (b"content-length", b"41"))
+    async with serving(answers) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        for offered, is_packed in {"identity": False, "gzip;q=0, *": False, "*": True, "br, gzip;q=0.5": True}.items():
+            async with http.stream("GET", "/health", headers={"accept-encoding": offered}) as answer:
+                raw = b"".join([chunk async for chunk in answer.aiter_raw()])
+            assert (raw == body) is not is_packed
+            assert ("content-encoding" in answer.headers) is is_packed
+
+
+async def test_a_stream_of_events_is_unpacked_as_it_comes() -> None:
+    go = asyncio.Event()
+
+    async def coordinator(scope: Scope, receive: Receive, send: Send) -> None:
+        packer = zlib.compressobj(wbits=31)
+        head = [(b"content-type", b"text/event-stream"), (b"content-encoding", b"gzip")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for event in (b"event: one\n\n", b"event: two\n\n"):
+            packed = packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)
+            await send({"type": "http.response.body", "body": packed, "more_body": True})
+            await go.wait()
+        await send({"type": "http.response.body", "body": packer.flush()})
+
+    async with (
+        serving(coordinator) as url,
+        gateway_to(url) as doors,
+        executor_at(doors.door("ses_own")) as http,
+        http.stream("GET", "/sse/sessions?session_id=ses_own", headers={"accept-encoding": "identity"}) as answer,
+    ):
+        chunks = answer.aiter_raw()
+        assert await anext(chunks) == b"event: one\n\n"
+        go.set()
+        assert b"".join([chunk async for chunk in chunks]) == b"event: two\n\n"
 
 
 async def test_the_gateway_does_not_unpack_what_it_looks_up() -> None:
