@@ -5,14 +5,22 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
+_NO_PROXY = "no_proxy"
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+"""Where the runner's gateway and its MCP server are; no proxy can reach them."""
+
+
+def _both_cases(*names: str) -> tuple[str, ...]:
+    """Programs differ in whether they read a proxy variable in lower case, in upper case, or in both."""
+    return (*names, *(name.upper() for name in names))
+
 
 PASSED_ON = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TERM"),
         *("LANG", "LANGUAGE", "TZ"),
-        *_PROXIES,
-        *(name.upper() for name in _PROXIES),
+        *_both_cases(*_PROXIES, _NO_PROXY),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
     }
 )
@@ -37,10 +45,13 @@ def executor_environment(inherited: Mapping[str, str], extra: Mapping[str, str])
     """What is passed on of `inherited`, then `extra`, which wins.
 
     PATH ends with the folder of the interpreter that runs this program: `#!/usr/bin/env python3` finds one
-    where the system has none of its own, and the system's own where it has.
+    where the system has none of its own, and the system's own where it has. Where a proxy is passed on, this machine
+    is exempt from it.
     """
     environment = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith("LC_")}
     environment.update(extra)
+    if any(environment.get(name) for name in _both_cases(*_PROXIES)):
+        environment.update(_exempting_this_machine(environment))
     environment["PATH"] = _with_own_interpreter(environment.get("PATH") or os.defpath)
     return environment
 
@@ -50,3 +61,16 @@ def _with_own_interpreter(path: str) -> str:
         return path
     folder = str(Path(sys.executable).parent)
     return path if folder in path.split(os.pathsep) else f"{path}{os.pathsep}{folder}"
+
+
+def _exempting_this_machine(environment: Mapping[str, str]) -> dict[str, str]:
+    """NO_PROXY in both cases: what is set in that case, else in the other one, and this machine's names."""
+    exempting = {}
+    names = _both_cases(_NO_PROXY)
+    for name, other in zip(names, reversed(names), strict=True):
+        hosts = environment.get(name) or environment.get(other) or ""
+        listed = hosts.replace(",", " ").split()
+        # `*` is every host, but for many programs only where it stands alone.
+        missing = () if listed == ["*"] else [host for host in _THIS_MACHINE if host not in listed]
+        exempting[name] = ",".join(filter(None, [hosts.rstrip(", "), *missing]))
+    return exempting

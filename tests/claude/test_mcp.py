@@ -93,8 +93,10 @@ async def conduct(bench: ClaudeBench, demands: str) -> dict[str, object]:
 
 
 async def test_the_model_starts_an_agent_and_hears_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner's MCP server is on this machine, where no proxy can reach it."""
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     async with (
-        claude(tmp_path, monkeypatch, agents=AGENTS) as bench,
+        claude(tmp_path, monkeypatch, agents=AGENTS, variables=proxies) as bench,
         bench.desk.running(make_home(tmp_path / "home")),
     ):
         answer = await conduct(bench, "{}")

@@ -1,6 +1,7 @@
 """What an executor is given: its invocation, its environment and its working directory (protocol.md, section 2)."""
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from fsm_runner.coordinator.wire import JsonObject, RunRequest
 from fsm_runner.errors import UsageError
 from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.process.environment import KIT_FOLDER, PASSED_ON, executor_environment
+from fsm_runner.process.environment import KIT_FOLDER, executor_environment
 from fsm_runner.profiles import load_profile
 from fsm_runner.redaction import MASK
 from tests.support.command_executor import AGENT, PROFILE, StagedBench, command_home, staged
@@ -25,6 +26,7 @@ LIFECYCLES: tuple[Lifecycle, ...] = ("one_shot", "persistent")
 CONFIG = {"model": "opus", "depth": [1, {"two": None}], "ratio": 0.5, "text": "${runner.orchestrator_mcp_url}"}
 MCP_URL = "http://tools.example:1234/mcp"
 REPORT = [["report"]]
+DEAD_PROXY = "http://127.0.0.1:9"
 DEPTH = 800
 """Beyond what a function can go through that calls itself for each level."""
 UNKNOWN_AGENT = "thinker"
@@ -140,13 +142,33 @@ async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
         url = environment.pop("AGENT_ORCHESTRATOR_API_URL")
         assert url.startswith("http://127.0.0.1:")
         assert environment == {
-            **{name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")},
-            "PATH": executor_environment(os.environ, {})["PATH"],
+            **executor_environment(os.environ, {}),
             "PYTHONPATH": str(KIT_FOLDER),
             "AGENT_SESSION_ID": run.session_id,
             # It has it, but may not show it.
             "CLAUDE_CODE_OAUTH_TOKEN": MASK,
         }
+
+
+BINDS_BY_URLLIB = f"""#!{sys.executable} -IS
+import json, os, sys, urllib.request
+invocation = json.load(sys.stdin)
+assert os.environ["http_proxy"] == "{DEAD_PROXY}"
+body = json.dumps({{"session_id": invocation["session_id"], "executor_session_id": "x"}}).encode()
+urllib.request.urlopen(urllib.request.Request(
+    os.environ["AGENT_ORCHESTRATOR_API_URL"] + "/bind", body, {{"Content-Type": "application/json"}}))
+"""
+
+
+async def test_an_executor_reaches_its_gateway_past_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most HTTP clients take every host to the proxy that is not exempt."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, DEAD_PROXY)
+    home = command_home(tmp_path / "home", BINDS_BY_URLLIB, lifecycle="one_shot")
+    async with staged(tmp_path, home) as at_work:
+        run = await at_work.start()
+        await at_work.completes(run)
+        assert "bind" in at_work.told(run)
 
 
 async def test_a_python_path_that_the_profile_names_comes_before_the_kit(
