@@ -15,6 +15,7 @@ from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.process.child import Child, Exit
 from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.executable import not_executable
 from fsm_runner.process.user import with_rights_of
 from fsm_runner.threads import in_thread
 
@@ -65,8 +66,8 @@ class ProceduralExecutor:
         program = Path(self._own_command(agent)[0])
         if not program.is_file():
             raise ExecutionFailed(f"there is no file {program}")
-        if not os.access(program, os.X_OK):
-            raise ExecutionFailed(f"{program} is not executable: run `chmod +x {program}`")
+        if (reason := not_executable(program)) is not None:
+            raise ExecutionFailed(f"{program} {reason}")
         return program
 
     def accept(self, run: Run) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.script_header import is_met_here, script_head
 from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.process.executable import not_executable
 
 UV = "uv"
 """What starts scripts that declare what they need."""
@@ -38,8 +39,8 @@ def executor_program(
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
     head = script_head(path)
     if head is None:
-        if not os.access(path, os.X_OK):
-            raise UsageError(f"the executor {path} is not executable: run `chmod +x {path}`")
+        if (reason := not_executable(path)) is not None:
+            raise UsageError(f"the executor {path} {reason}")
         return ExecutorProgram((str(path),), environment)
     if is_met_here(head):
         return ExecutorProgram((sys.executable, str(path)), environment)

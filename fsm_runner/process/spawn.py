@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.executable import file_defect, noexec_mount
 from fsm_runner.process.open_files import OPEN_FILES
 from fsm_runner.process.user import RIGHTS, RunUser, first_denied
 from fsm_runner.process.watermark import watermarked
-
-_INTERPRETER_LINE_BYTES = 256
-"""How much of a script the kernel looks at for its `#!` line."""
 
 _EXHAUSTED = {
     errno.EAGAIN: "too many processes: raise the limit (`ulimit -u`, a container's pids limit) or run fewer at once",
@@ -88,8 +86,11 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
     file = _executable(command[0], env, cwd)
     if file is None:
         return _not_found(env)
-    if user is not None and error.errno == errno.EACCES and (denied := _denied_to(user, file)) is not None:
-        return denied
+    # Asked with the rights of that user, a `noexec` mount looks like a lack of rights.
+    if user is not None and error.errno == errno.EACCES and noexec_mount(file) is None:
+        denied = _denied_to(user, file)
+        if denied is not None:
+            return denied
     return _file_reason(error, file)
 
 
@@ -131,7 +132,7 @@ def _directory_fault(cwd: Path) -> str | None:
 def _command_defect(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str | None:
     """What can be seen of it without trying."""
     file = _executable(command[0], env, cwd)
-    return _not_found(env) if file is None else _file_defect(file)
+    return _not_found(env) if file is None else file_defect(file)
 
 
 def _not_found(env: Mapping[str, str]) -> str:
@@ -146,45 +147,14 @@ def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
     return Path(found) if found else None
 
 
-def _file_defect(file: Path) -> str | None:
-    try:
-        mode = file.stat().st_mode
-    except FileNotFoundError:
-        return f"{file} does not exist"
-    except OSError as unreadable:
-        return f"{file}: {unreadable.strerror}"
-    if stat.S_ISDIR(mode):
-        return f"{file} is a directory"
-    if not os.access(file, os.X_OK):
-        return f"{file} is not executable: run `chmod +x {file}`"
-    interpreter = _interpreter(file)
-    if interpreter and interpreter.endswith("\r"):
-        return f"{file} has Windows line endings (CRLF) in its `#!` line: convert it to LF"
-    if interpreter and not os.access(interpreter, os.F_OK):
-        return f"the interpreter in the first line of {file}, {interpreter}, does not exist"
-    if interpreter and not os.access(interpreter, os.X_OK):
-        return f"the interpreter in the first line of {file}, {interpreter}, is not executable"
-    return None
-
-
 def _file_reason(error: OSError, file: Path) -> str:
-    if (defect := _file_defect(file)) is not None:
+    if (defect := file_defect(file)) is not None:
         return defect
     if error.errno == errno.ENOENT:
         return f"{file} exists, but the loader that it was built for does not: it is a program of another system"
     if error.errno == errno.ENOEXEC:
         return f"{file} is no program of this machine, and no script: a script's first line is `#!` and its interpreter"
     return f"{file}: {error.strerror}"
-
-
-def _interpreter(file: Path) -> str | None:
-    try:
-        with file.open("rb") as script:
-            line = script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
-    except OSError:
-        return None
-    words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
-    return os.fsdecode(words[0]) if line.startswith(b"#!") else None
 
 
 def _bad_text(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:

@@ -43,9 +43,11 @@ def may_mount() -> bool:
 
 
 @contextmanager
-def small_disk(path: Path) -> Iterator[SmallDisk]:
+def small_disk(path: Path, *options: str) -> Iterator[SmallDisk]:
+    """`options`: of its mount, such as `noexec`."""
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "none", path], check=True)
+    all_options = ",".join([f"size={SIZE_BYTES}", *options])
+    subprocess.run(["mount", "-t", "tmpfs", "-o", all_options, "none", path], check=True)
     try:
         yield SmallDisk(path)
     finally:

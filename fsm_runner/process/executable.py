@@ -1,0 +1,79 @@
+"""Why a file cannot be executed, as far as it can be seen without trying."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+_INTERPRETER_LINE_BYTES = 256
+"""How much of a script the kernel looks at for its `#!` line."""
+_MOUNTS = Path("/proc/self/mountinfo")
+_NOEXEC = getattr(os, "ST_NOEXEC", 0)
+"""0 where the system does not tell whether a mount permits execution (macOS)."""
+
+
+def file_defect(file: Path) -> str | None:
+    """What is wrong with the file, or with the interpreter that its first line names; None where nothing is seen."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return f"{file} does not exist"
+    except OSError as unreadable:
+        return f"{file}: {unreadable.strerror}"
+    if stat.S_ISDIR(mode):
+        return f"{file} is a directory"
+    if (reason := not_executable(file)) is not None:
+        return f"{file} {reason}"
+    interpreter = _interpreter(file)
+    if interpreter is None:
+        return None
+    if interpreter.endswith("\r"):
+        return f"{file} has Windows line endings (CRLF) in its `#!` line: convert it to LF"
+    shown = f"the interpreter in the first line of {file}, {interpreter},"
+    if not os.access(interpreter, os.F_OK):
+        return f"{shown} does not exist"
+    if (reason := not_executable(Path(interpreter))) is not None:
+        return f"{shown} {reason}"
+    return None
+
+
+def not_executable(file: Path) -> str | None:
+    """Why this process may not execute a file that is there, and what to do, to be put after its name."""
+    if os.access(file, os.X_OK):
+        return None
+    if (mount := noexec_mount(file)) is not None:
+        return (
+            f"is on {mount}, which is mounted with `noexec`, so no program there can be started: move it, or mount "
+            f"{mount} with `exec`"
+        )
+    return f"is not executable: run `chmod +x {file}`"
+
+
+def noexec_mount(file: Path) -> Path | None:
+    """The mount point that the file is below, where nothing that is mounted there may be executed."""
+    try:
+        forbidden = os.statvfs(file).f_flag & _NOEXEC
+    except OSError:
+        return None
+    return _mount_point(file) if forbidden else None
+
+
+def _mount_point(file: Path) -> Path:
+    real = file.resolve()
+    mounts = {_unescaped(line.split(b" ")[4]) for line in _MOUNTS.read_bytes().splitlines()}
+    return next(place for place in (real, *real.parents) if place in mounts or place.parent == place)
+
+
+def _unescaped(field: bytes) -> Path:
+    r"""Of mountinfo, which writes a space as `\040`."""
+    return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)))
+
+
+def _interpreter(file: Path) -> str | None:
+    try:
+        with file.open("rb") as script:
+            line = script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
+    except OSError:
+        return None
+    words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
+    return (os.fsdecode(words[0]) or None) if line.startswith(b"#!") else None

@@ -1,0 +1,89 @@
+"""Programs on a file system that is mounted with `noexec`: what is reported names the mount."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.coordinator.wire import Agent
+from fsm_runner.errors import UsageError
+from fsm_runner.executors.port import ExecutionFailed
+from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
+from fsm_runner.executors.program import executor_program
+from fsm_runner.process.child import Child
+from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.user import RunUser
+from tests.support.home import make_home
+from tests.support.scripts import script_bench
+from tests.support.small_disk import needs_mount, small_disk
+
+pytestmark = needs_mount
+
+NOBODY = RunUser(name="nobody", uid=65534, gid=65534, groups=(), home="/")
+CONFINEMENTS = [UNCONFINED, Confinement(ResourceLimits(open_files=50)), Confinement(user=NOBODY)]
+
+
+def script(path: Path, interpreter: str | Path = "/bin/sh") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{interpreter}\necho hello\n")
+    path.chmod(0o755)
+    return path
+
+
+def reason(mount: Path) -> str:
+    return (
+        f"is on {mount}, which is mounted with `noexec`, so no program there can be started: move it, or mount {mount} "
+        "with `exec`"
+    )
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "a disk", "noexec") as disk:
+        yield disk.path
+
+
+async def said(command: Path, cwd: Path, confinement: Confinement) -> str:
+    with pytest.raises(SpawnFailed) as raised:
+        Child.start([str(command)], env={}, cwd=cwd, confinement=confinement)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("confinement", CONFINEMENTS, ids=["directly", "by way of a shell", "as another user"])
+async def test_a_command_or_its_interpreter_on_such_a_mount_is_reported(
+    tmp_path: Path, mount: Path, confinement: Confinement
+) -> None:
+    command = script(mount / "folder" / "command")
+    link = tmp_path / "link"
+    link.symlink_to(command)
+    started = "cannot be started: "
+    assert await said(command, tmp_path, confinement) == f"`{command}` {started}{command} {reason(mount)}"
+    assert await said(link, tmp_path, confinement) == f"`{link}` {started}{link} {reason(mount)}"
+    # The path of an interpreter ends at a space.
+    outside = script(tmp_path / "outside", interpreter=link)
+    if confinement.user is None:  # that user may not enter the folder of the test
+        assert await said(outside, tmp_path, confinement) == (
+            f"`{outside}` {started}the interpreter in the first line of {outside}, {link}, {reason(mount)}"
+        )
+
+
+def test_an_executor_and_an_agents_command_are_refused_at_the_start(tmp_path: Path, mount: Path) -> None:
+    command = script(mount / "commands" / "say")
+    with pytest.raises(UsageError) as refused:
+        executor_program(command, {})
+    assert str(refused.value) == f"the executor {command} {reason(mount)}"
+    executor = ProceduralExecutor(mount, ProceduralConfig(), tmp_path, {}, script_source=NotImplemented)
+    with pytest.raises(ExecutionFailed) as failed:
+        executor.check(Agent(name="say", command="commands/say"))
+    assert str(failed.value) == f"{command} {reason(mount)}"
+
+
+async def test_a_run_of_a_script_on_such_a_mount_fails_with_the_reason(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "project", "noexec") as project:
+        async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk, desk.running(make_home(tmp_path / "home")):
+            failed = await desk.end(await desk.submit("run-tidy"))
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert reason(project.path) in failed.error
