@@ -11,6 +11,7 @@ from starlette.responses import Response
 from fsm_runner.coordinator.embedded.bodies import decode_object
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 from fsm_runner.coordinator.wire import JsonObject
 
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
@@ -70,6 +71,13 @@ async def refused(_: Request, error: Exception) -> Response:
     if not isinstance(error, Refusal):
         raise error
     return json_response({"detail": error.detail}, error.status)
+
+
+async def troubled(_: Request, error: Exception) -> Response:
+    """The database cannot be used at the moment; the worker has logged it."""
+    if not isinstance(error, DatabaseTrouble):
+        raise error
+    return json_response({"detail": str(error)}, error.status)
 
 
 async def http_error(_: Request, error: Exception) -> Response:

@@ -8,10 +8,11 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from fsm_runner.coordinator.embedded import routes_client, routes_runner
-from fsm_runner.coordinator.embedded.answers import http_error, hung_up, refused, unexpected
+from fsm_runner.coordinator.embedded.answers import http_error, hung_up, refused, troubled, unexpected
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.guards import DemandTokens, RefuseBrowsers, RefuseForeignHosts
 from fsm_runner.coordinator.embedded.refusal import Refusal
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 
 if TYPE_CHECKING:
     from fsm_runner.coordinator.embedded.tokens import TokenVerifier
@@ -32,6 +33,7 @@ def build_app(
         middleware=guards,
         exception_handlers={
             Refusal: refused,
+            DatabaseTrouble: troubled,
             HTTPException: http_error,
             ClientDisconnect: hung_up,
             Exception: unexpected,

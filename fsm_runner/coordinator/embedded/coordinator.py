@@ -17,6 +17,7 @@ from fsm_runner.coordinator.embedded.scripts import Script
 from fsm_runner.coordinator.embedded.store import StopOrder, Store
 from fsm_runner.coordinator.embedded.submission import Submission, schema_of, submit
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 from fsm_runner.coordinator.embedded.validation import ParameterChecks
 from fsm_runner.coordinator.embedded.worker import StoreWorker
 from fsm_runner.coordinator.wire import JsonObject, Registered, Registration, RunCreated, RunRequest
@@ -41,6 +42,8 @@ class Coordinator:
         self.worker = StoreWorker(self.hub)
         self.checks = ParameterChecks()
         self.registry = Registry(self.timings, clock)
+        self._left: dict[str, str] = {}
+        """Why runners have left whose runs and sessions are still open in the database."""
         self.polls = Polls(self.registry, self.worker, self.timings.poll_timeout_s)
 
     def close(self) -> None:
@@ -72,16 +75,35 @@ class Coordinator:
         self._take_agents(capabilities, body.get("agents") or [])
         runner = self.registry.add(capabilities, executor)
         runner.scripts_to_sync = list(self.scripts)
-        if owned := self.agents.owned_by(runner.runner_id):
-            await self.worker.do(Store.hand_over, runner.runner_id, owned)
-        for session_id in await self.worker.do(_stopping_of, runner.runner_id):
-            self.registry.queue_stop(runner.runner_id, session_id)
+        try:
+            await self._restore(runner)
+        except DatabaseTrouble:
+            runner.stale = True  # it was not told that it is registered, so it registers again
+            raise
         answer = Registered(
             runner_id=runner.runner_id,
             poll_timeout_seconds=self.timings.poll_timeout_s,
             heartbeat_interval_seconds=self.timings.heartbeat_interval_s,
         )
         return {**msgspec.structs.asdict(answer), "poll_endpoint": POLL_ENDPOINT}
+
+    async def _restore(self, runner: Runner) -> None:
+        """What the database has for a runner that comes."""
+        await self._close_left(runner.runner_id)
+        if owned := self.agents.owned_by(runner.runner_id):
+            await self.worker.do(Store.hand_over, runner.runner_id, owned)
+        for session_id in await self.worker.do(_stopping_of, runner.runner_id):
+            self.registry.queue_stop(runner.runner_id, session_id)
+
+    async def close_left_runners(self) -> None:
+        """Make up for what could not be written down of runners that have left."""
+        for runner_id in list(self._left):
+            await self._close_left(runner_id)
+
+    async def _close_left(self, runner_id: str) -> None:
+        if reason := self._left.get(runner_id):
+            await self.worker.do(Store.close_runner, runner_id, reason)
+            self._left.pop(runner_id, None)
 
     async def deregister_itself(self, runner_id: str) -> None:
         """The runner leaves: at once, and with what it still holds. Raises a 404 Refusal."""
@@ -150,7 +172,8 @@ class Coordinator:
             self.agents.replace_owned(runner.runner_id, ())
         # A claim under way is first undone by its poll, so that no run fails that nobody has got.
         async with runner.claiming:
-            await self.worker.do(Store.close_runner, runner.runner_id, reason)
+            self._left[runner.runner_id] = reason
+            await self._close_left(runner.runner_id)
 
     def _take_agents(self, capabilities: Capabilities, definitions: list[JsonObject]) -> None:
         try:

@@ -2,9 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fsm_runner.coordinator.embedded.trouble import DatabaseFiles, trouble_of
 from fsm_runner.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -58,7 +59,22 @@ class Database:
 
     def __init__(self, file: Path | None) -> None:
         """Open or create; None keeps it in memory. Raises UsageError that names the file."""
+        self._file = file
         self._connection = _connect(file)
+        self._files = DatabaseFiles(file)
+
+    @property
+    def changes(self) -> int:
+        """How many rows were changed since it was opened."""
+        return self._connection.total_changes
+
+    def check(self, *, by_writing: bool) -> None:
+        """Raises `DatabaseTrouble` where it cannot be used, as far as is known without, or also by, writing to it."""
+        self._files.check_presence()
+        self._files.check_space()
+        if by_writing:
+            with self.transaction():
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
         self._connection.close()
@@ -73,16 +89,34 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
+        """All of it or nothing. Raises `DatabaseTrouble` where the file or its disk is the cause."""
+        try:
+            with self._all_or_nothing():
+                yield
+        except sqlite3.Error as error:
+            if (trouble := trouble_of(self._file, error)) is None:
+                raise
+            raise trouble from error
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        self._roll_back()  # where the disk failed, an earlier one may not have worked
         self._connection.execute("BEGIN IMMEDIATE")
+        changes = self.changes
         try:
             yield
+            if self.changes != changes:
+                self._files.check_presence()
             self._connection.execute("COMMIT")
         except BaseException:
-            # A COMMIT that failed may have rolled back by itself.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # the first error counts
+                self._roll_back()
             raise
+
+    def _roll_back(self) -> None:
+        # A COMMIT that failed may have rolled back by itself.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
 
 def _connect(file: Path | None) -> sqlite3.Connection:

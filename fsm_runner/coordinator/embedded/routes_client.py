@@ -12,6 +12,7 @@ from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.hub import event_text
 from fsm_runner.coordinator.embedded.refusal import Refusal
 from fsm_runner.coordinator.embedded.store import Store
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 from fsm_runner.coordinator.wire import Bind
 
 AFFINITY_FIELDS = ("hostname", "project_dir", "executor_profile", "executor_session_id")
@@ -141,6 +142,8 @@ async def _changes(coordinator: Coordinator, session_id: str | None, *, with_ini
             yield event_text("init", {"sessions": shown})
         async for text in subscription.texts(coordinator.timings.keep_alive_s):
             yield text
+    except DatabaseTrouble:  # logged by the worker; the answer has begun, so it can only end
+        return
     finally:
         coordinator.hub.unsubscribe(subscription)
 

@@ -18,6 +18,7 @@ from fsm_runner.coordinator.embedded.hangup import Hangup
 from fsm_runner.coordinator.embedded.refusal import Refusal
 from fsm_runner.coordinator.embedded.registry import Runner
 from fsm_runner.coordinator.embedded.store import Store
+from fsm_runner.coordinator.embedded.trouble import UNAVAILABLE
 from fsm_runner.coordinator.wire import RunnerRef
 
 
@@ -39,7 +40,10 @@ class HeldPoll(Response):
                 await response(scope, receive, send)
 
 
-async def health(_: Request) -> Response:
+async def health(request: Request) -> Response:
+    trouble = await coordinator_of(request).worker.trouble()
+    if trouble is not None:
+        return json_response({"status": "unhealthy", "detail": str(trouble)}, UNAVAILABLE)
     return json_response({"status": "healthy"})
 
 

@@ -3,14 +3,11 @@
 import asyncio
 import contextlib
 import socket
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
-
-from loguru import logger
 
 from fsm_runner.coordinator.embedded.agents import load_agents
 from fsm_runner.coordinator.embedded.app import build_app
@@ -19,6 +16,7 @@ from fsm_runner.coordinator.embedded.demand import TokenDemand
 from fsm_runner.coordinator.embedded.guards import local_hosts
 from fsm_runner.coordinator.embedded.scripts import load_scripts
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 from fsm_runner.coordinator.outgoing import is_loopback
 from fsm_runner.web.connection import Bounds
 from fsm_runner.web.listener import listen
@@ -154,10 +152,10 @@ class _RunningServer:
         """Runners that nobody asks about are looked at too, for those who only listen."""
         while True:
             await asyncio.sleep(self._coordinator.timings.sweep_interval_s)
-            try:
-                await self._coordinator.expire_runners()
-            except sqlite3.Error as error:
-                logger.warning("coordinator: what silent runners held could not be written down: {}", error)
+            with contextlib.suppress(DatabaseTrouble):  # logged by the worker
+                if await self._coordinator.worker.trouble() is None:
+                    await self._coordinator.expire_runners()
+                    await self._coordinator.close_left_runners()
 
 
 def _verifier_of(demand: TokenDemand) -> "TokenVerifier":

@@ -1,17 +1,24 @@
 """The one thread in which the store works, so that the event loop never waits for the disk."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from loguru import logger
+
 from fsm_runner.coordinator.embedded.hub import EventHub
 from fsm_runner.coordinator.embedded.notices import Notice
 from fsm_runner.coordinator.embedded.store import Store
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+QUIET_S = 60.0
+"""The log does not repeat within this time that the database cannot be used, although it could be meanwhile."""
 
 
 class StoreWorker:
@@ -21,6 +28,9 @@ class StoreWorker:
         self._hub = hub
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="coordinator-store")
         self._store: Store | None = None
+        self._trouble: DatabaseTrouble | None = None
+        """Why the last write failed; None: it did not."""
+        self._logged_s = -QUIET_S
 
     async def open(self, file: Path | None) -> None:
         """Raises UsageError that names the file."""
@@ -33,27 +43,62 @@ class StoreWorker:
         self._thread.shutdown(wait=True)
 
     async def do(self, operation: Callable[Concatenate[Store, P], T], *values: P.args, **named: P.kwargs) -> T:
-        """Carry out `operation(store, …)`. What it raises leaves no trace in the database."""
-        store = self._store
-        if store is None:
-            raise RuntimeError("the store is not open")
+        """Carry out `operation(store, …)`. What it raises leaves no trace in the database.
 
-        def work() -> tuple[T, list[Notice]]:
+        Raises `DatabaseTrouble` where the database cannot be used.
+        """
+        store = self._opened()
+
+        def work() -> tuple[T, list[Notice], bool]:
+            changes = store.database.changes
             try:
                 with store.database.transaction():
                     result = operation(store, *values, **named)
             except BaseException:
                 store.notices.take()
                 raise
-            return result, store.notices.take()
+            return result, store.notices.take(), store.database.changes != changes
 
-        result, notices = await self._in_thread(work)
+        try:
+            result, notices, has_written = await self._in_thread(work)
+        except DatabaseTrouble as trouble:
+            self._note(trouble)
+            raise
+        if has_written:
+            self._note(None)
         self._hub.publish(notices)
         return result
+
+    async def trouble(self) -> DatabaseTrouble | None:
+        """Why the database cannot be used; None: it can. Tries to write where a write has failed before."""
+        store, has_failed = self._opened(), self._trouble is not None
+        try:
+            await self._in_thread(lambda: store.database.check(by_writing=has_failed))
+        except DatabaseTrouble as trouble:
+            self._note(trouble)
+            return trouble
+        self._note(None)
+        return None
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Something else that reads files, in the same thread."""
         return await self._in_thread(work)
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise RuntimeError("the store is not open")
+        return self._store
+
+    def _note(self, trouble: DatabaseTrouble | None) -> None:
+        """In the log once when it begins and once when it ends, however many requests fail meanwhile."""
+        had_trouble, self._trouble = self._trouble is not None, trouble
+        if had_trouble is (trouble is not None):
+            return
+        if trouble is None:
+            logger.info("coordinator: the database can be used again")
+        elif time.monotonic() - self._logged_s >= QUIET_S:
+            self._logged_s = time.monotonic()
+            logger.error("coordinator: requests that need to write are answered with {}: {}", trouble.status, trouble)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

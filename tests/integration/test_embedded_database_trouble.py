@@ -1,0 +1,232 @@
+"""A coordinator whose database cannot be used says so, loses nothing that it has accepted, and goes on by itself."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fsm_runner.coordinator.embedded.database import Database
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble, trouble_of
+from tests.support.embedded import ANSWER_LIMIT_S, Clock, Desk, coordinator, registration
+from tests.support.logs import log_lines
+from tests.support.small_disk import needs_mount, small_disk
+
+LARGE_TEXT = "x" * 100_000
+HELD: list[sqlite3.Connection] = []
+"""Open connections that lock a file for the time of a test."""
+
+
+async def health(desk: Desk) -> tuple[int, str]:
+    answer = await desk.http.get("/health")
+    return answer.status_code, answer.json()["status"]
+
+
+async def sent(desk: Desk, text: str = LARGE_TEXT) -> httpx.Response:
+    body = {"agent_name": "echo", "parameters": {"message": text}}
+    return await desk.http.post("/runs", json=body)
+
+
+@needs_mount
+async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is_space(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
+        async with coordinator(database=disk.path / "runs.sqlite") as desk:
+            runner_id = await desk.register()
+            run = await desk.submit()
+            assert await health(desk) == (200, "healthy")
+            disk.fill()
+            for _ in range(5):
+                refused = await sent(desk)
+                assert refused.status_code == 507
+                assert "disk is full: free some space" in refused.json()["detail"]
+            assert await health(desk) == (503, "unhealthy")
+            assert await desk.run_status(run) == "pending"  # reads go on
+            disk.free()
+            assert (await sent(desk)).status_code == 201
+            assert await health(desk) == (200, "healthy")
+            assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
+        said = [line for line in lines if "database" in line]
+        assert len(said) == 2, said
+        assert "answered with 507" in said[0]
+        assert "can be used again" in said[1]
+        assert not [line for line in lines if "could not be answered" in line]
+
+
+@needs_mount
+async def test_a_full_disk_is_noticed_and_its_end_as_well_without_a_request_that_writes(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
+        timings = Timings(sweep_interval_s=0.01)
+        async with coordinator(timings, database=disk.path / "runs.sqlite"):
+            disk.fill()
+            await until(lambda: any("disk is full" in line for line in lines))
+            disk.free()
+            await until(lambda: any("can be used again" in line for line in lines))
+
+
+@needs_mount
+async def test_a_runner_that_leaves_while_nothing_can_be_written_has_its_runs_closed_later(tmp_path: Path) -> None:
+    clock = Clock()
+    with small_disk(tmp_path / "disk") as disk:
+        timings = Timings(sweep_interval_s=0.01)
+        async with coordinator(timings, database=disk.path / "runs.sqlite", clock=clock) as desk:
+            runner_id = await desk.register()
+            run = await desk.submit()
+            await desk.claim(runner_id)
+            disk.fill()
+            while (await sent(desk)).status_code == 201:  # the log of the database has some room at first
+                pass
+            left = await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
+            disk.free()
+            assert left.status_code in (200, 507)
+            async with asyncio.timeout(ANSWER_LIMIT_S * 6):
+                while await desk.run_status(run) != "failed":  # noqa: ASYNC110 - the next sweep does it
+                    await asyncio.sleep(0.01)
+
+
+def put_another_there(file: Path) -> None:
+    file.unlink()
+    file.write_bytes(b"")
+
+
+def delete_the_folder(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+def delete_the_log(file: Path) -> None:
+    file.with_name(f"{file.name}-wal").unlink()
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, put_another_there, delete_the_folder, delete_the_log])
+async def test_a_database_that_was_deleted_is_written_no_more_and_said_once(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    file = tmp_path / "folder" / "runs.sqlite"
+    file.parent.mkdir()
+    with log_lines() as lines:
+        async with coordinator(database=file) as desk:
+            await desk.register()
+            run = await desk.submit()
+            harm(file)
+            assert await health(desk) == (503, "unhealthy")
+            for _ in range(3):
+                refused = await sent(desk, "hello")
+                assert refused.status_code == 503
+                assert "deleted or replaced" in refused.json()["detail"]
+            assert await desk.run_status(run) == "pending"
+    assert len([line for line in lines if "deleted or replaced" in line]) == 1
+
+
+async def test_a_database_that_is_put_back_is_used_again(tmp_path: Path) -> None:
+    file, aside = tmp_path / "runs.sqlite", tmp_path / "aside"
+    async with coordinator(database=file) as desk:
+        await desk.register()
+        file.rename(aside)
+        assert (await sent(desk, "hello")).status_code == 503
+        aside.rename(file)
+        assert (await sent(desk, "hello")).status_code == 201
+        assert await health(desk) == (200, "healthy")
+
+
+async def test_a_registration_that_cannot_be_carried_out_can_be_repeated(tmp_path: Path) -> None:
+    file, aside = tmp_path / "runs.sqlite", tmp_path / "aside"
+    async with coordinator(database=file) as desk:
+        runner_id = await desk.register()
+        await desk.submit()
+        await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
+        # Registering now writes: the waiting run gets its new owner.
+        file.rename(aside)
+        assert (await desk.http.post("/runner/register", json=registration())).status_code == 503
+        aside.rename(file)
+        assert await desk.register() == runner_id
+
+
+def read_only(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+
+
+def locked(file: Path) -> sqlite3.Connection:
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    HELD.append(holder)
+    return sqlite3.connect(file, timeout=0)
+
+
+def damaged(file: Path) -> sqlite3.Connection:
+    size = file.stat().st_size
+    with file.open("r+b") as content:
+        content.seek(100)
+        content.write(os.urandom(size - 100))
+    return sqlite3.connect(file)
+
+
+def no_database(file: Path) -> sqlite3.Connection:
+    file.write_bytes(b"something else" * 1_000)
+    return sqlite3.connect(file)
+
+
+@pytest.mark.parametrize(
+    ("opened", "said"),
+    [
+        (read_only, "it cannot be written"),
+        (locked, "another process has locked it"),
+        (damaged, "it is damaged"),
+        (no_database, "it is damaged"),
+    ],
+)
+def test_each_trouble_is_named_with_what_to_do(
+    tmp_path: Path, opened: Callable[[Path], sqlite3.Connection], said: str
+) -> None:
+    file = tmp_path / "runs.sqlite"
+    with sqlite3.connect(file) as made:
+        made.execute("CREATE TABLE t (x)")
+    made.close()
+    connection = opened(file)
+    try:
+        with pytest.raises(sqlite3.Error) as raised:
+            connection.execute("INSERT INTO t VALUES (1)")
+        trouble = trouble_of(file, raised.value)
+        assert trouble is not None
+        assert str(trouble).startswith(f"the database {file} cannot be used: {said}")
+        assert trouble.status == 503
+    finally:
+        connection.close()
+        while HELD:
+            HELD.pop().close()
+
+
+def test_a_defect_of_a_statement_is_no_trouble_of_the_database(tmp_path: Path) -> None:
+    database = Database(tmp_path / "runs.sqlite")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), database.transaction():
+        database.execute("SELECT * FROM nowhere")
+    with pytest.raises(sqlite3.IntegrityError), database.transaction():
+        database.execute("INSERT INTO runs (run_id) VALUES ('run_1')")
+    database.check(by_writing=True)
+    database.close()
+
+
+def test_a_transaction_that_could_not_be_undone_is_undone_by_the_next_one(tmp_path: Path) -> None:
+    database = Database(tmp_path / "runs.sqlite")
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("PRAGMA user_version=7")
+    with database.transaction():
+        assert database.row("PRAGMA user_version") is not None
+    database.close()
+    assert sqlite3.connect(tmp_path / "runs.sqlite").execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_a_database_in_memory_is_never_missing() -> None:
+    database = Database(None)
+    database.check(by_writing=True)
+    assert not isinstance(trouble_of(None, sqlite3.OperationalError("syntax")), DatabaseTrouble)
+    database.close()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not happened():  # noqa: ASYNC110 - the log has no event for this
+            await asyncio.sleep(0.01)
