@@ -13,9 +13,10 @@ import pytest
 from fsm_runner.coordinator.embedded.database import Database
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble, trouble_of
-from tests.support.embedded import ANSWER_LIMIT_S, Clock, Desk, coordinator, registration
+from tests.support.embedded import Clock, Desk, coordinator, registration
 from tests.support.logs import log_lines
 from tests.support.small_disk import needs_mount, small_disk
+from tests.support.watch import PATIENCE_S
 
 LARGE_TEXT = "x" * 100_000
 HELD: list[sqlite3.Connection] = []
@@ -83,7 +84,7 @@ async def test_a_runner_that_leaves_while_nothing_can_be_written_has_its_runs_cl
             left = await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
             disk.free()
             assert left.status_code in (200, 507)
-            async with asyncio.timeout(ANSWER_LIMIT_S * 6):
+            async with asyncio.timeout(PATIENCE_S):
                 while await desk.run_status(run) != "failed":  # noqa: ASYNC110 - the next sweep does it
                     await asyncio.sleep(0.01)
 
@@ -227,6 +228,6 @@ def test_a_database_in_memory_is_never_missing() -> None:
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not happened():  # noqa: ASYNC110 - the log has no event for this
             await asyncio.sleep(0.01)
