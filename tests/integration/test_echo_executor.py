@@ -87,7 +87,10 @@ async def test_sigterm_ends_it() -> None:
     [
         ("{not json", "bad JSON"),
         ("[]", "JSON object"),
-        (json.dumps(invocation(schema_version="3.0")), "schema_version"),
+        (
+            json.dumps(invocation(schema_version="3.0")),
+            'Unsupported schema version: schema_version has to be "2.2", not "3.0"',
+        ),
         (json.dumps(invocation(mode="restart")), "mode"),
         (json.dumps({key: value for key, value in invocation().items() if key != "parameters"}), "parameters"),
     ],

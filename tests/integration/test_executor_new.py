@@ -147,7 +147,10 @@ async def refused_by_shell(text: str | None) -> str:
         ('{"a": "\\x"}', "bad JSON"),
         ("[]", "no object"),
         ("[" * 100_000 + "]", "bad JSON"),
-        (json.dumps(invocation(schema_version="3.0")), "schema_version"),
+        (
+            json.dumps(invocation(schema_version="3.0")),
+            'Unsupported schema version: schema_version has to be "2.2", not "3.0"',
+        ),
         (json.dumps(invocation(mode="restart")), "mode"),
         (json.dumps(invocation(session_id="")), "session_id"),
         (json.dumps(invocation(parameters=[])), "parameters"),

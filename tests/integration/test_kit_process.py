@@ -101,6 +101,33 @@ async def test_an_exception_is_the_error_with_its_traceback_above(tmp_path: Path
     lines = stderr.splitlines()
     assert (code, lines[-1]) == (1, "Error: ValueError: no such file")
     assert lines[0] == "lookedTraceback (most recent call last):"
+    assert [line.rpartition(", in ")[2] for line in lines if line.startswith("  File")] == ["main"]
+
+
+async def test_a_traceback_has_the_frames_of_the_author_alone(tmp_path: Path) -> None:
+    """Also those of a cause, and where the exception was raised in the kit or in asyncio."""
+    body = """
+import asyncio
+
+async def half():
+    raise KeyError("first")
+
+async def main(session):
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.gather(half())
+    except KeyError:
+        await session.message("nobody", "said it")
+"""
+    code, stderr = await ended_with(tmp_path, body)
+    frames = [line.rpartition(", in ")[2] for line in stderr.splitlines() if line.startswith("  File")]
+    assert (code, frames) == (1, ["main", "half", "main"])
+    assert stderr.endswith("\nError: ValueError: a message's role is one of user, assistant, not 'nobody'\n")
+
+
+async def test_a_function_that_is_not_async_is_the_error(tmp_path: Path) -> None:
+    code, stderr = await ended_with(tmp_path, "def main(session): pass")
+    assert (code, stderr) == (1, "Error: the function given to fsm_executor.run has to be `async def`\n")
 
 
 async def test_an_executor_fails_with_a_reason_of_its_own(tmp_path: Path) -> None:

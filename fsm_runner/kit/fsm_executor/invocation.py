@@ -46,6 +46,8 @@ class Field:
     accepts: Callable[[Any], bool]
     expected: str
     required: bool = False
+    fault: str = ""
+    """What a refusal begins with, where other implementations of the protocol have words for it."""
 
 
 def _is_text(value: Any) -> bool:
@@ -69,8 +71,9 @@ FIELDS = (
         "Version of the protocol.",
         {"enum": list(SCHEMA_VERSIONS)},
         lambda value: value in SCHEMA_VERSIONS,
-        f"a supported version, {_one_of(SCHEMA_VERSIONS)}",
+        _one_of(SCHEMA_VERSIONS),
         required=True,
+        fault="Unsupported schema version: ",
     ),
     Field(
         "mode",
@@ -121,7 +124,7 @@ def invocation_of(value: Any) -> Invocation:
             if each.required:
                 raise ProtocolError(f"the invocation has no {each.name}")
         elif not each.accepts(found):
-            raise ProtocolError(f"{each.name} has to be {each.expected}, not {shown(found)}")
+            raise ProtocolError(f"{each.fault}{each.name} has to be {each.expected}, not {shown(found)}")
         else:
             given[each.name] = found
     return Invocation(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections.abc import Callable
@@ -47,7 +48,10 @@ class _Life:
 
     async def live(self, name: str) -> int:
         loop = asyncio.get_running_loop()
-        work = asyncio.ensure_future(self._main(self._session))
+        working = self._main(self._session)
+        if not inspect.isawaitable(working):
+            raise ExecutorError("the function given to fsm_executor.run has to be `async def`")
+        work = asyncio.ensure_future(working)
         loop.add_signal_handler(signal.SIGTERM, self._end, work, EXIT_TERMINATED)
         # A thread reads standard input whatever it is, also a file. Nobody waits for it: it may read for ever.
         threading.Thread(target=self._listen, args=(loop, work), name=f"stdin of {name}", daemon=True).start()

@@ -58,10 +58,10 @@ def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever the author's code raises is the run's error
-        import traceback
+        from fsm_executor.tracebacks import authors_traceback
 
         _flush_prints()
-        traceback.print_exc()
+        sys.stderr.write(authors_traceback(error))
         return _failed(f"{type(error).__name__}: {error}".rstrip(": "))
 
 

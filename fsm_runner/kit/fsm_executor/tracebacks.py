@@ -1,0 +1,37 @@
+"""Tracebacks of the author's code."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+_KIT_FOLDER = Path((lambda: None).__code__.co_filename).parent
+"""As tracebacks name it; `__file__` can be another path to the same folder."""
+_INTERNAL_FOLDERS = (_KIT_FOLDER, Path(os.__file__).parent / "asyncio")
+
+
+def authors_traceback(error: BaseException) -> str:
+    """The traceback without the frames of this package and of asyncio, which surround the author's.
+
+    An exception whose frames are all internal keeps them.
+    """
+    report = traceback.TracebackException.from_exception(error)
+    for each in _with_related(report, set()):
+        each.stack[:] = [
+            frame for frame in each.stack if Path(frame.filename).parent not in _INTERNAL_FOLDERS
+        ] or each.stack[:]
+    return "".join(report.format())
+
+
+def _with_related(
+    report: traceback.TracebackException | None, seen: set[int]
+) -> Iterator[traceback.TracebackException]:
+    """The exception, its causes, and those of a group."""
+    if report is None or id(report) in seen:
+        return
+    seen.add(id(report))
+    yield report
+    for other in (report.__cause__, report.__context__, *(getattr(report, "exceptions", None) or ())):
+        yield from _with_related(other, seen)
