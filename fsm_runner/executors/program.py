@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.script_header import is_met_here, script_head
+from fsm_runner.executors.script_header import DISTRIBUTION, extra_for, is_met_here, script_head
 from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
 from fsm_runner.process.executable import not_executable
 
@@ -46,8 +46,16 @@ def executor_program(
         return ExecutorProgram((sys.executable, str(path)), environment)
     uv = shutil.which(UV, path=environment["PATH"])
     if uv is None:
-        raise UsageError(
-            f"the executor {path} declares its dependencies (PEP 723), "
-            "which are not installed here, so `uv` has to be on PATH"
-        )
+        raise UsageError(f"the executor {path} declares its dependencies (PEP 723), {_how_to_get_them(head)}")
     return ExecutorProgram((uv, "run", "--quiet", "--script", str(path)), environment | uv_variables(inherited))
+
+
+def _how_to_get_them(head: bytes) -> str:
+    """The dependencies of a script that neither this environment nor `uv` offers."""
+    extra = extra_for(head)
+    if extra is None:
+        return "which are not installed here, so `uv` has to be on PATH"
+    return (
+        f"which are not installed here: run `pip install '{DISTRIBUTION}[{extra}]'` in the runner's environment "
+        f"({sys.prefix}), or put `uv` on PATH, which fetches them"
+    )

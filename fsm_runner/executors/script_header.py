@@ -6,11 +6,19 @@
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fsm_runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "fsm-runner"
+"""The runner, as package managers call it."""
 
 SCRIPT_HEADER_BYTES = 64 * 1024
 """As much of a file is searched for it."""
@@ -44,28 +52,42 @@ def is_met_here(head: bytes) -> bool:
 
     One that has settings of other tools, or cannot be read, is left to `uv`, which says what is wrong with it.
     """
+    missing = _missing_here(head)
+    return missing is not None and not missing
+
+
+def extra_for(head: bytes) -> str | None:
+    """The extra of the runner's distribution that installs all that the script lacks here; None: there is no such."""
+    missing = _missing_here(head)
+    if not missing:
+        return None
+    extras = sorted(_extras().items(), key=lambda item: len(item[1]))
+    return next((name for name, offered in extras if all(_is_among(each, offered) for each in missing)), None)
+
+
+def _missing_here(head: bytes) -> list["Requirement"] | None:
+    """The requirements that are not installed here; None where packages alone would not help."""
+    from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
     found = _HEADER.search(head)
     if found is None:
-        return False
+        return None
     lines = [line.removeprefix(b"#").removeprefix(b" ") for line in found["lines"].splitlines()]
     try:
         header = msgspec.convert(tomllib.loads(b"\n".join(lines).decode()), _Header)
         python = ".".join(map(str, sys.version_info[:3]))
-        is_for_this_python = SpecifierSet(header.requires_python).contains(python)
-        return not header.tool and is_for_this_python and all(map(_is_installed, header.dependencies))
+        if header.tool or not SpecifierSet(header.requires_python).contains(python):
+            return None
+        return [each for each in map(Requirement, header.dependencies) if not _is_installed(each)]
     except (ValueError, msgspec.ValidationError):
-        return False
+        return None
 
 
-def _is_installed(requirement_text: str) -> bool:
-    """Extras bring requirements of their own, which nobody looks through here."""
+def _is_installed(requirement: "Requirement") -> bool:
+    """Extras bring requirements of their own, which are not looked through here."""
     from importlib import metadata
 
-    from packaging.requirements import Requirement
-
-    requirement = Requirement(requirement_text)
     if requirement.marker is not None and not requirement.marker.evaluate():
         return True
     if requirement.url is not None or requirement.extras:
@@ -75,3 +97,37 @@ def _is_installed(requirement_text: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return requirement.specifier.contains(version, prereleases=True)
+
+
+def _extras() -> dict[str, list["Requirement"]]:
+    """What each extra of the runner's distribution adds; empty where the runner is not installed as one."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    try:
+        runner = metadata.distribution(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return {}
+    requirements = [each for each in map(Requirement, runner.requires or ()) if each.marker is not None]
+    names = runner.metadata.get_all("Provides-Extra") or ()
+    return {name: [each for each in requirements if _belongs_to(each, name)] for name in names}
+
+
+def _belongs_to(requirement: "Requirement", extra: str) -> bool:
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _is_among(wanted: "Requirement", offered: Iterable["Requirement"]) -> bool:
+    """Whether one of the offered requirements is at least as strict."""
+    from packaging.utils import canonicalize_name
+
+    name = canonicalize_name(wanted.name)
+    return any(
+        canonicalize_name(each.name) == name
+        and set(wanted.specifier) <= set(each.specifier)
+        and wanted.extras <= each.extras
+        and wanted.url == each.url
+        for each in offered
+    )

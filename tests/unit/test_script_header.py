@@ -1,6 +1,8 @@
 """Which scripts are run in the runner's own environment, and which are left to `uv`."""
 
+import json
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsm_runner.errors import UsageError
 from fsm_runner.executors.program import executor_program
-from fsm_runner.executors.script_header import is_met_here, script_head
+from fsm_runner.executors.script_header import DISTRIBUTION, extra_for, is_met_here, script_head
+from tests.support.program import REPOSITORY
 
 MSGSPEC = metadata.version("msgspec")
 
@@ -78,3 +82,65 @@ def test_a_file_without_a_header_has_none(tmp_path: Path) -> None:
     file = tmp_path / "plain"
     file.write_text("#!/bin/sh\n")
     assert script_head(file) is None
+
+
+def runner_distribution(folder: Path, *requirements: str) -> None:
+    """Metadata of an installed runner whose extras have these requirements, each with its marker."""
+    lines = ["Metadata-Version: 2.4", f"Name: {DISTRIBUTION}", "Version: 0", "Requires-Dist: msgspec"]
+    lines += [f"Requires-Dist: {each}" for each in requirements]
+    lines += [f"Provides-Extra: {name}" for name in ("dev", "claude-code")]
+    info = folder / "fsm_runner-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def runner_with_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sdk = "no-such-sdk==1.2"
+    runner_distribution(
+        tmp_path,
+        f"{sdk}; extra == 'claude-code'",
+        *(f"{each}; extra == 'dev'" for each in (sdk, "no-such-tool>=2", "other")),
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+
+@pytest.mark.usefixtures("runner_with_extras")
+@pytest.mark.parametrize(
+    ("dependencies", "extra"),
+    [
+        ('["no-such-sdk==1.2"]', "claude-code"),
+        ('["No.Such_SDK", "msgspec"]', "claude-code"),
+        ('["no-such-sdk==1.2", "no-such-tool"]', "dev"),
+        ('["no-such-sdk==1.3"]', None),
+        ('["no-such-sdk[fast]"]', None),
+        ('["no-such-sdk", "no-such-package"]', None),
+        ('["msgspec"]', None),
+        ('["???"]', None),
+    ],
+)
+def test_the_smallest_extra_of_the_runner_that_has_what_is_missing_is_named(
+    dependencies: str, extra: str | None
+) -> None:
+    assert extra_for(header(f"dependencies = {dependencies}")) == extra
+
+
+@pytest.mark.usefixtures("runner_with_extras")
+def test_a_script_whose_dependencies_an_extra_offers_is_refused_with_the_command_that_installs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(header('dependencies = ["no-such-sdk==1.2"]'))
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(UsageError) as refused:
+        executor_program(script, {"PATH": "/nowhere"})
+    assert "run `pip install 'fsm-runner[claude-code]'` in the runner's environment" in str(refused.value)
+    assert str(script) in str(refused.value)
+
+
+def test_the_requirements_of_the_claude_code_executor_are_those_of_the_extra() -> None:
+    """So the message about a missing extra names it, and the extra is enough."""
+    head = script_head(REPOSITORY / "executors/claude-code/ao-claude-code-exec")
+    assert head is not None
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"dependencies = {json.dumps(declared['claude-code'])}".encode() in head
