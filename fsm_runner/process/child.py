@@ -23,6 +23,7 @@ from fsm_runner.process.orphans import ORPHANS
 from fsm_runner.process.output import ChildOutput
 from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.pipes import InputPipe
+from fsm_runner.process.priority import lower_priority
 from fsm_runner.process.reaping import reap
 from fsm_runner.process.spawn import spawn, spawn_failed
 from fsm_runner.process.usage import TreeUsage
@@ -132,6 +133,7 @@ class Child:
                 user=confinement.user,
                 prelude=confinement.prelude,
             )
+            lower_priority(process.pid)
             strays.led_by(process.pid)
             child = cls(process, strays, stdin=stdin, output=output, limits=confinement.limits)
             child._supervise(watch)
@@ -258,6 +260,7 @@ class Child:
             return
         self._duration_s = time.monotonic() - self._started_at
         self._signal_group(signal.SIGKILL)
+        self._limiter.note_exit()
         if not self._loop.is_closed():
             self._exited.set_result(None)
 

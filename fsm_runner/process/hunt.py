@@ -9,13 +9,18 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from loguru import logger
 
 from fsm_runner.process import procfs
-from fsm_runner.process.orphans import Orphans
+from fsm_runner.process.freeze import freeze
+from fsm_runner.process.orphans import Orphans, Relation
 from fsm_runner.process.procfs import Process
+from fsm_runner.process.progress import Progress, named
+from fsm_runner.process.tree import Tree
 
-LIMIT_S = 10.0
-"""So long a child's end waits for what it has left behind: a process that the kernel holds does not end at all."""
-WALK_S = 0.1
-"""How long the loop is held at most to remember what a child has started: some 1,500 processes."""
+STUCK_S = 10.0
+"""A child's end waits for as long as anything changes among the processes that it left behind, and then this long: a
+process that the kernel holds does not end at all."""
+WALK_CPU_S = 0.1
+"""How long the loop is held at most to stop or remember what a child has started: about 1,500 processes. It is CPU
+time, because a child that leaves the runner little of that is the one that has to be stopped in one go."""
 SLICE_S = 0.01
 """How long the loop is held at a time."""
 FIRST_PAUSE_S = 0.001
@@ -30,6 +35,9 @@ class Hunt:
     They are stopped until a look finds no further one, and only then killed: what is stopped starts nothing, and
     keeps its place under a limit of processes. Those that are killed leave their children to us, so more may come
     to light. Where there are none it costs one read; where orphans are not adopted, nothing is looked for.
+
+    A hunt goes on for as long as anything is started or ends. `cgroup.kill` would end a tree at once, but few
+    containers let a runner make a cgroup, so it would be a second way beside this one and not instead of it.
     """
 
     def __init__(self, orphans: Orphans, owner: str | None = None) -> None:
@@ -39,6 +47,7 @@ class Hunt:
         self._orphans = orphans
         self._tree = orphans.new_tree(owner)
         self._began_at = 0.0
+        self._progress = Progress()
         self._stopped: set[tuple[int, int]] = set()
         self._found: dict[tuple[int, int], Process] = {}
         self._steps: Iterator[float] | None = None
@@ -64,13 +73,16 @@ class Hunt:
         """
         if not self._orphans.adopted:
             return
-        give_up_at = time.monotonic() + WALK_S
+        give_up_at = time.thread_time() + WALK_CPU_S
         try:
+            for _ in self._freeze() if stop else ():
+                if time.thread_time() > give_up_at:
+                    break
             for process in self._tree.descendants():
                 self._tree.add(process)
                 if stop:
                     self._stop(process)
-                if time.monotonic() > give_up_at:
+                if time.thread_time() > give_up_at:
                     return
         except OSError as error:  # no descriptor left; their marks will tell
             logger.debug("process {}: what it has started cannot be listed: {}", self._tree.leader, error)
@@ -123,34 +135,26 @@ class Hunt:
         if self._steps is None:
             self._tree.has_ended = True
             self._began_at = time.monotonic()
-            self._steps = self._steps_within_limit() if self._orphans.adopted else iter(())
+            self._steps = self._all_steps() if self._orphans.adopted else iter(())
         return self._steps
 
-    def _steps_within_limit(self) -> Iterator[float]:
+    def _all_steps(self) -> Iterator[float]:
         """The seconds to wait before each next step."""
-        for pause_s in self._steps_without_limit():
-            if self._age_s > LIMIT_S:
-                self._give_up()
-                return
-            yield pause_s
-        if self._stopped:
-            logger.debug("process {}: {} that had left its group were ended", self._tree.leader, len(self._stopped))
-
-    @property
-    def _age_s(self) -> float:
-        return time.monotonic() - self._began_at
-
-    def _steps_without_limit(self) -> Iterator[float]:
         pause_s = FIRST_PAUSE_S
         while True:
             yield from self._stop_all()
             if not self._found:
+                break
+            if self._progress.is_stuck(frozenset(self._found), STUCK_S):
+                self._give_up()
                 return
             for process in self._found.values():
                 self._signal(process, signal.SIGKILL)
                 yield 0.0
             yield pause_s
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        if self._stopped:
+            logger.debug("process {}: {} that had left its group were ended", self._tree.leader, len(self._stopped))
 
     def _stop_all(self) -> Iterator[float]:
         """Ends when a look has found nothing that was not stopped before; what it has found is in `_found`."""
@@ -164,13 +168,20 @@ class Hunt:
         while True:
             try:
                 unsettled, unreadable = yield from self._pass_through()
-            except OSError:  # no descriptor left, but other children end and give some back
+            except OSError as error:  # no descriptor left, but other children end and give some back
+                if self._progress.is_stuck(frozenset(), STUCK_S):
+                    logger.warning(
+                        "the processes that process {} left behind cannot be looked for, so they may outlive it: {}",
+                        self._tree.leader,
+                        error,
+                    )
+                    return
                 yield LONGEST_PAUSE_S
                 continue
             if self._found or not (unsettled or unreadable):
                 return
             if not unsettled:
-                if self._age_s >= UNREADABLE_S:
+                if time.monotonic() - self._began_at >= UNREADABLE_S:
                     for process in unreadable:
                         self._orphans.set_aside(process)
                     return
@@ -179,35 +190,48 @@ class Hunt:
     def _pass_through(self) -> Generator[float, None, tuple[bool, list[Process]]]:
         """Whether somebody was reaped, who may have left us children meanwhile; and who could not be judged."""
         found: dict[tuple[int, int], Process] = {}
-        has_reaped, unreadable = False, []
+        has_reaped, has_frozen, unreadable = False, False, []
         for pid in self._orphans.unknown_children():
             yield 0.0
+            if self._orphans.is_of_another(pid, self._tree):
+                continue
             process = procfs.read_process(pid)
             if process is None or self._orphans.is_foreign(process) or self._orphans.is_given_up(process):
                 continue
             if process.has_ended and self._orphans.reap(process):
                 has_reaped = True
                 continue
-            belongs = self._orphans.belongs_to(process, self._tree)
-            if belongs:
-                yield from self._take(process, found)
-            elif belongs is None:
+            relation = self._orphans.relation(process, self._tree)
+            if relation is Relation.UNREADABLE:
                 unreadable.append(process)
+            elif relation is not Relation.FOREIGN:
+                if not has_frozen:
+                    has_frozen = True
+                    yield from self._freeze()
+                tree = self._tree if relation is Relation.OWN else self._orphans.leftovers
+                yield from self._take(process, tree, found)
         self._found = found
         return has_reaped, unreadable
 
-    def _take(self, stray: Process, found: dict[tuple[int, int], Process]) -> Iterator[float]:
+    def _freeze(self) -> Iterator[float]:
+        """Raises OSError."""
+        for _ in freeze(lambda value: self._orphans.ends_with(value, self._tree)):
+            yield 0.0
+
+    def _take(self, stray: Process, tree: Tree, found: dict[tuple[int, int], Process]) -> Iterator[float]:
         """Adds it, and all that is below it, to what was found; each is stopped before its children are looked for."""
         for process in itertools.chain([stray], procfs.descendants(stray)):
             if not process.has_ended and not self._orphans.is_given_up(process):
-                self._tree.add(process)
+                tree.add(process)
                 self._stop(process)
                 found[process.identity] = process
             yield 0.0
 
     def _stop(self, process: Process) -> None:
-        if process.identity not in self._stopped:
-            self._stopped.add(process.identity)
+        if process.identity in self._stopped:
+            return
+        self._stopped.add(process.identity)
+        if not process.is_stopped:
             self._signal(process, signal.SIGSTOP)
 
     def _signal(self, process: Process, number: signal.Signals) -> None:
@@ -225,5 +249,5 @@ class Hunt:
     def _give_up(self) -> None:
         for process in self._found.values():
             self._orphans.give_up(process)
-        pids = ", ".join(str(process.pid) for process in self._found.values())
-        logger.warning("left by process {} and still there {:g} s after SIGKILL: {}", self._tree.leader, LIMIT_S, pids)
+        pids = named([str(process.pid) for process in self._found.values()])
+        logger.warning("left by process {} and still there {:g} s after SIGKILL: {}", self._tree.leader, STUCK_S, pids)

@@ -75,6 +75,11 @@ class Limiter:
             self._watching = asyncio.create_task(self._watch(child), name=f"limits of process {child.pid}")
             self._watching.add_done_callback(lambda ended: _tell_fault(ended, child.pid))
 
+    def note_exit(self) -> None:
+        """The child has exited and what it left behind is being killed, so there is nothing more to look at."""
+        if self.exceeded is None:
+            self.close()
+
     def close(self) -> None:
         """Nothing is left of the child, or its loop has ended. May be repeated."""
         if self._watching is not None and not self._watching.done() and not self._watching.get_loop().is_closed():

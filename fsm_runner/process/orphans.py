@@ -11,6 +11,7 @@ take exit codes from others. That is done at each end of a child, and by a timer
 """
 
 import asyncio
+import enum
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from loguru import logger
 
 from fsm_runner.process import procfs
+from fsm_runner.process.exit_watch import has_exited
 from fsm_runner.process.procfs import Process
 from fsm_runner.process.tree import Tree, own_mark
 from fsm_runner.process.watermark import owner_part_of, watermark_of
@@ -28,13 +30,29 @@ REAP_INTERVAL_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+class Relation(enum.Enum):
+    """Of an orphan to a tree that ends."""
+
+    OWN = enum.auto()
+    LEFTOVER = enum.auto()
+    """No known tree's. It has to end, but nothing that it uses may be charged to the tree that happens to end now."""
+    FOREIGN = enum.auto()
+    UNREADABLE = enum.auto()
+    """At this moment: it may be replacing its program."""
+
+
 class Orphans:
     """The trees of this program's children, and which process is of which tree."""
 
     def __init__(self) -> None:
         self.adopted = False
+        self.leftovers = Tree()
+        """Orphans that have to end and that no known tree has started."""
         self._exclusive = False
         self._trees: dict[str, Tree] = {}
+        self._by_watermark: dict[int, Tree] = {}
+        self._noted: set[int] = set()
+        """Ids of orphans of known trees. Nobody else reaps them, so their ids are not given away."""
         self._known: set[int] = set()
         self._others: set[tuple[int, int]] = set()
         """Children that have no mark: not read again while they are there."""
@@ -56,7 +74,7 @@ class Orphans:
     def new_tree(self, owner: str | None) -> Tree:
         """Before its leader is started, so that the leader is never taken for an orphan."""
         tree = Tree(owner)
-        self._trees[tree.mark] = tree
+        self._trees[tree.mark] = self._by_watermark[tree.watermark] = tree
         return tree
 
     def started(self, tree: Tree, leader: int) -> None:
@@ -68,6 +86,7 @@ class Orphans:
     def remove(self, tree: Tree) -> None:
         """When its leader is reaped."""
         self._trees.pop(tree.mark, None)
+        self._by_watermark.pop(tree.watermark, None)
         self.forget(tree.leader)
 
     def know(self, pid: int) -> None:
@@ -93,28 +112,50 @@ class Orphans:
     def is_given_up(self, process: Process) -> bool:
         return process.identity in self._given_up
 
-    def belongs_to(self, process: Process, tree: Tree) -> bool | None:
-        """Whether `process`, an unknown child, has to end with `tree`; None where it cannot be read at this moment."""
+    def relation(self, process: Process, tree: Tree) -> Relation:
+        """What `process`, an unknown child, is to `tree`, whose leader has exited."""
         if process.has_ended or process.identity in tree.members:
-            return tree.has(process)
+            return self._owned(process, tree)
         value = watermark_of(process.pid)
         if value is not None and owner_part_of(value) == owner_part_of(tree.watermark):
-            return value == tree.watermark or all(value != each.watermark for each in self._trees.values())
+            if value == tree.watermark:
+                return Relation.OWN
+            return Relation.LEFTOVER if self.ends_with(value, tree) else Relation.FOREIGN
         environment = procfs.environment(process.pid)
         mark = own_mark(environment)
         if mark is not None:
-            return mark == tree.mark or mark not in self._trees
-        if tree.has(process):
-            return True
-        if any(other.has(process) for other in self._trees.values()):
-            return False
+            if mark == tree.mark:
+                return Relation.OWN
+            return Relation.FOREIGN if mark in self._trees else Relation.LEFTOVER
+        owned = self._owned(process, tree)
+        if owned is not Relation.FOREIGN or any(other.has(process) for other in self._trees.values()):
+            return owned
         if self._exclusive:
-            return not any(self._may_own(other, process) for other in self._trees.values() if other is not tree)
-        return False if environment or process.identity in self._others else None
+            may_be_anothers = any(self._may_own(other, process) for other in self._trees.values() if other is not tree)
+            return Relation.FOREIGN if may_be_anothers else Relation.LEFTOVER
+        return Relation.FOREIGN if environment or process.identity in self._others else Relation.UNREADABLE
+
+    def is_of_another(self, pid: int, tree: Tree) -> bool:
+        """Whether its watermark is another known tree's. Cheap, so that a large tree does not hold up the others."""
+        value = watermark_of(pid)
+        return value is not None and value != tree.watermark and value in self._by_watermark
+
+    def ends_with(self, value: int, tree: Tree) -> bool:
+        """Whether a process with this watermark has to end with `tree`."""
+        if value in self._by_watermark:
+            return value == tree.watermark
+        return owner_part_of(value) == owner_part_of(tree.watermark)
+
+    def _owned(self, process: Process, tree: Tree) -> Relation:
+        if tree.has(process):
+            return Relation.OWN
+        return Relation.LEFTOVER if self.leftovers.has(process) else Relation.FOREIGN
 
     def of(self, tree: Tree) -> Iterator[Process]:
         """Those orphans that are of this tree. Raises OSError."""
         for pid in self.unknown_children():
+            if self.is_of_another(pid, tree):
+                continue
             process = procfs.read_process(pid)
             if process is None or self.is_foreign(process):
                 continue
@@ -136,6 +177,7 @@ class Orphans:
         except ChildProcessError:
             return True
         if reaped:
+            self._noted.discard(process.pid)
             for tree in self._trees.values():
                 if tree.has(process):
                     tree.reaped_cpu_s += used.ru_utime + used.ru_stime
@@ -144,7 +186,12 @@ class Orphans:
     def reap_all(self) -> None:
         """Zombies of orphans, and notes which orphan is of which tree. Raises OSError."""
         seen = set()
-        for pid in self.unknown_children():
+        held = {pid for pid, _ in self._given_up}
+        children = self.unknown_children()
+        self._noted.intersection_update(children)
+        for pid in children:
+            if pid in self._noted and pid not in held and not has_exited(pid):
+                continue
             process = procfs.read_process(pid)
             if process is None or self.is_foreign(process):
                 continue
@@ -155,6 +202,7 @@ class Orphans:
                 self._note(process)
         self._others &= seen
         self._given_up &= seen
+        self.leftovers.members &= seen
 
     def _may_own(self, tree: Tree, process: Process) -> bool:
         return not tree.has_ended and tree.may_have_started(process)
@@ -165,7 +213,7 @@ class Orphans:
             self._exclusive
             or process.session != process.pid
             or process.identity in self._given_up
-            or any(tree.has(process) for tree in self._trees.values())
+            or any(tree.has(process) for tree in (self.leftovers, *self._trees.values()))
         )
 
     def _note(self, process: Process) -> None:
@@ -174,9 +222,10 @@ class Orphans:
         value, environment = watermark_of(process.pid), procfs.environment(process.pid)
         tree = self._trees.get(own_mark(environment) or "")
         if tree is None and value is not None:
-            tree = next((each for each in self._trees.values() if each.watermark == value), None)
+            tree = self._by_watermark.get(value)
         if tree is not None:
             tree.add(process)
+            self._noted.add(process.pid)
         elif environment:
             self._others.add(process.identity)
 

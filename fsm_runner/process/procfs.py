@@ -38,6 +38,11 @@ class Process(msgspec.Struct, frozen=True):
         return self.pid, self.started_ticks
 
     @property
+    def is_stopped(self) -> bool:
+        """By a signal. One that was just sent may not show yet."""
+        return self.state == "T"
+
+    @property
     def has_ended(self) -> bool:
         return self.state in ("Z", "X")
 
@@ -112,6 +117,11 @@ def offers_pidfds() -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def process_ids() -> list[int]:
+    """Of all processes that this one can see, as a rule the oldest first. Raises OSError."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - paths cost more than the rest
 
 
 def adopted_children() -> list[int]:

@@ -4,16 +4,20 @@ import os
 import signal
 import time
 from collections.abc import Collection
+from contextlib import suppress
 
 import psutil
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.process.freeze import freeze
 from fsm_runner.process.owner import OWNER_VARIABLE
+from fsm_runner.process.procfs import offers_pidfds
+from fsm_runner.process.progress import Progress, named
 from fsm_runner.process.watermark import owner_part, owner_part_of, watermark_of
 
-LIMIT_S = 10.0
-"""How long what has been killed may take to end: a process that the kernel holds does not."""
+STUCK_S = 10.0
+"""How long nothing may change among the processes that were killed: a process that the kernel holds does not end."""
 PAUSE_S = 0.02
 
 _UNREADABLE = (psutil.Error, OSError)
@@ -23,20 +27,20 @@ class ProcessesLeft(FsmRunnerError):
     """Processes of an earlier runner did not end after SIGKILL."""
 
 
-def sweep(owners: Collection[str], *, limit_s: float = LIMIT_S) -> int:
+def sweep(owners: Collection[str], *, stuck_s: float = STUCK_S) -> int:
     """Kills every process that was started by one of these processes of a runner, and all that is below one.
 
     They are told by `OWNER_VARIABLE` in their environment or by their watermark, as far as this user may read them.
-    None of the owners may be alive. Blocks. Returns how many were killed.
-    Raises `ProcessesLeft` when some are there `limit_s` after the beginning.
+    None of the owners may be alive. Blocks for as long as any of them starts another. Returns how many were killed.
+    Raises `ProcessesLeft` when the same ones have been there for `stuck_s`.
     """
-    give_up_at = time.monotonic() + limit_s
+    progress = Progress()
     stopped: set[psutil.Process] = set()
-    while found := _left_behind(owners):
-        if time.monotonic() > give_up_at:
-            raise ProcessesLeft(_still_there(found))
+    while found := _frozen_and_found(owners):
         # Stopped first, until a look finds no further one: what is stopped starts nothing.
         new = found - stopped
+        if not new and progress.is_stuck(frozenset(found), stuck_s):
+            raise ProcessesLeft(_still_there(found))
         for process in new or found:
             _send(process, signal.SIGSTOP if new else signal.SIGKILL)
         stopped |= new
@@ -47,11 +51,22 @@ def sweep(owners: Collection[str], *, limit_s: float = LIMIT_S) -> int:
     return len(stopped)
 
 
-def _left_behind(owners: Collection[str]) -> set[psutil.Process]:
-    below: dict[int, list[psutil.Process]] = {}
-    found = []
+def _frozen_and_found(owners: Collection[str]) -> set[psutil.Process]:
     spared = _ourselves()
     owner_parts = frozenset(map(owner_part, owners))
+    if offers_pidfds():
+        # psutil needs some 0.2 ms for a process. Meanwhile that process can start others, so it is stopped first.
+        with suppress(OSError):  # no descriptor left
+            for _ in freeze(lambda value: owner_part_of(value) in owner_parts, {each.pid for each in spared}):
+                pass
+    return _left_behind(owners, owner_parts, spared)
+
+
+def _left_behind(
+    owners: Collection[str], owner_parts: Collection[int], spared: Collection[psutil.Process]
+) -> set[psutil.Process]:
+    below: dict[int, list[psutil.Process]] = {}
+    found = []
     for process in psutil.process_iter():
         if process in spared:
             continue
@@ -97,14 +112,14 @@ def _send_by_handle(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _still_there(processes: set[psutil.Process]) -> str:
-    named = []
+    texts = []
     for process in sorted(processes, key=lambda each: each.pid):
         try:
-            named.append(f"{process.pid} ({process.name()})")
+            texts.append(f"{process.pid} ({process.name()})")
         except _UNREADABLE:
-            named.append(str(process.pid))
+            texts.append(str(process.pid))
     return (
-        f"an earlier process of this runner has left processes behind that SIGKILL does not end: {', '.join(named)}. "
+        f"an earlier process of this runner has left processes behind that SIGKILL does not end: {named(texts)}. "
         "Look what holds them (`ps -o pid,stat,wchan,args -p PID`); as a rule a file system that does not answer, or "
         "another user's rights"
     )

@@ -11,10 +11,16 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
-LIMIT_S = 30.0
-"""So long it tries: a process that the kernel holds does not end at all."""
+STUCK_S = 30.0
+"""It goes on for as long as a process is started or ends, and then this long: a process that the kernel holds does not
+end at all."""
+LONGEST_GAP_S = 1.0
 PAUSE_S = 0.01
+PASSES = 20
+"""At most this many passes in a row that stop processes; then they are killed, too."""
 TREE_BITS = 31
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -30,15 +36,44 @@ def main() -> None:
 
 def end_all(entry: bytes, owner_part: int) -> None:
     """Stops until a look finds no further one, then kills: what is stopped starts nothing."""
-    give_up_at = time.monotonic() + LIMIT_S
     stopped: set[tuple[int, bytes]] = set()
-    while (found := marked_trees(entry, owner_part)) and time.monotonic() < give_up_at:
+    before: set[tuple[int, bytes]] = set()
+    unchanged_s, looked_at = 0.0, time.monotonic()
+    while unchanged_s < STUCK_S:
+        freeze(owner_part)
+        found = marked_trees(entry, owner_part)
+        if not found:
+            return
         new = found - stopped
         for identity in new or found:
             send(identity, signal.SIGSTOP if new else signal.SIGKILL)
         stopped |= new
+        now = time.monotonic()
+        # Without a look nothing can be seen to change, so a long time between two looks hardly counts.
+        unchanged_s = unchanged_s + min(now - looked_at, LONGEST_GAP_S) if found == before else 0.0
+        before, looked_at = found, now
         if not new:
             time.sleep(PAUSE_S)
+
+
+def freeze(owner_part: int) -> None:
+    """Stops each process with a watermark of this owner, until a pass finds no further one.
+
+    That takes few system calls, so it overtakes processes that start others faster than `marked_trees` reads them.
+    """
+    frozen = {os.getpid()}
+    for _ in range(PASSES):
+        before = len(frozen)
+        for pid in reversed(process_ids()):
+            if pid not in frozen and has_watermark(pid, owner_part):
+                frozen.add(pid)
+                send_if(pid, signal.SIGSTOP, partial(has_watermark, pid, owner_part))
+        if len(frozen) == before:
+            return
+
+
+def process_ids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - pathlib is not tiny
 
 
 def marked_trees(entry: bytes, owner_part: int) -> set[tuple[int, bytes]]:
@@ -46,17 +81,21 @@ def marked_trees(entry: bytes, owner_part: int) -> set[tuple[int, bytes]]:
     started: dict[int, bytes] = {}
     below: dict[int, list[int]] = {}
     found = []
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - pathlib is not tiny
+    for pid in process_ids():
         fields = status(pid)
         if len(fields) < 20 or fields[0] in (b"Z", b"X") or pid == os.getpid():
             continue
         started[pid] = fields[19]
         below.setdefault(int(fields[1]), []).append(pid)
-        if watermark(pid) >> TREE_BITS == owner_part or entry in content(f"/proc/{pid}/environ").split(b"\0"):
+        if has_watermark(pid, owner_part) or entry in content(f"/proc/{pid}/environ").split(b"\0"):
             found.append(pid)
     for pid in found:
         found += below.pop(pid, [])
     return {(pid, started[pid]) for pid in found}
+
+
+def has_watermark(pid: int, owner_part: int) -> bool:
+    return watermark(pid) >> TREE_BITS == owner_part
 
 
 def watermark(pid: int) -> int:
@@ -89,14 +128,19 @@ def content(path: str) -> bytes:
 
 
 def send(identity: tuple[int, bytes], number: int) -> None:
-    """To this process alone: the handle is opened first, so if it still is the one that started then, it stays it."""
+    """To this process alone."""
     pid, started = identity
+    send_if(pid, number, lambda: status(pid)[19:20] == [started])
+
+
+def send_if(pid: int, number: int, is_meant: Callable[[], bool]) -> None:
+    """The handle is opened first: if the id is still that of the process that is meant, the handle is too."""
     try:
         handle = os.pidfd_open(pid)
     except OSError:
         return
     try:
-        if status(pid)[19:20] == [started]:
+        if is_meant():
             signal.pidfd_send_signal(handle, number)
     except OSError:  # it has ended, or may not be signalled
         return

@@ -1,5 +1,6 @@
 """Strays that do not end hold up a run's end for a limited time, and hold up no other."""
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -63,11 +64,11 @@ async def test_a_stray_that_the_kernel_holds_is_waited_for_once_and_named(
     pid = await signs.pid()
     with monkeypatch.context() as patch:
         patch.setattr(procfs, "send", lambda process, number: None)
-        patch.setattr(hunt, "LIMIT_S", 0.1)
+        patch.setattr(hunt, "STUCK_S", 0.1)
         go.write_line()
         assert (await exit_of(child)).code == 0
         assert warnings == [f"left by process {child.pid} and still there 0.1 s after SIGKILL: {pid}"]
-        patch.setattr(hunt, "LIMIT_S", 1000.0)
+        patch.setattr(hunt, "STUCK_S", 1000.0)
         await exit_of(start_shell("exit"))
     assert is_there(pid)
     await end(pid)
@@ -83,7 +84,7 @@ async def test_a_stray_of_another_user_is_not_waited_for(
     pid = await signs.pid()
     with monkeypatch.context() as patch:
         patch.setattr(procfs, "send", refuse)
-        patch.setattr(hunt, "LIMIT_S", 1000.0)
+        patch.setattr(hunt, "STUCK_S", 1000.0)
         go.write_line()
         assert (await exit_of(child)).code == 0
     assert warnings == [f"process {pid} is another user's, so it outlives its run"]
@@ -93,19 +94,31 @@ async def test_a_stray_of_another_user_is_not_waited_for(
 async def test_all_are_stopped_before_the_first_is_killed(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[signal.Signals] = []
-    send = procfs.send
+    stopped_at_kill: list[set[int]] = []
+    stopped: set[int] = set()
+    signal_through = signal.pidfd_send_signal
+    handle_of: dict[int, int] = {}
+    open_handle = os.pidfd_open
 
-    def note(process: procfs.Process, number: signal.Signals) -> None:
-        sent.append(number)
-        send(process, number)
+    def opened(pid: int, flags: int = 0) -> int:
+        handle = open_handle(pid, flags)
+        handle_of[handle] = pid
+        return handle
+
+    def note(handle: int, number: int) -> None:
+        if number == signal.SIGSTOP:
+            stopped.add(handle_of[handle])
+        elif number == signal.SIGKILL:
+            stopped_at_kill.append(set(stopped))
+        signal_through(handle, number)
 
     child = start(signs, go, count=3)
     pids = {await signs.pid() for _ in range(3)}
-    monkeypatch.setattr(procfs, "send", note)
+    monkeypatch.setattr(os, "pidfd_open", opened)
+    monkeypatch.setattr(signal, "pidfd_send_signal", note)
     go.write_line()
     await exit_of(child)
-    assert sent[:4] == [*[signal.SIGSTOP] * 3, signal.SIGKILL]
+    assert pids <= stopped_at_kill[0]
     assert [pid for pid in pids if is_there(pid)] == []
 
 

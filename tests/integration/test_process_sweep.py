@@ -150,5 +150,5 @@ async def test_what_does_not_end_is_named(left: ExitStack, monkeypatch: pytest.M
     monkeypatch.setattr(sweep_module, "_ourselves", lambda: {psutil.Process()})
     monkeypatch.setattr(sweep_module, "_send", lambda process, number: None)
     with pytest.raises(ProcessesLeft, match=rf"{held.pid} \((sh|sleep)\)"):
-        await asyncio.to_thread(sweep, EARLIER, limit_s=0.05)
+        await asyncio.to_thread(sweep, EARLIER, stuck_s=0.05)
     assert held.poll() is None

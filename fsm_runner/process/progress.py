@@ -1,0 +1,34 @@
+"""Tells processes that take long to end from processes that never will."""
+
+import time
+from collections.abc import Hashable
+
+LONGEST_GAP_S = 1.0
+"""At most this much of the time between two looks counts: without a look nothing can be seen to change."""
+NAMED = 20
+"""At most this many processes are named in a message."""
+
+
+class Progress:
+    """Whether killing processes still changes anything. There is no limit as long as one is started or ends."""
+
+    def __init__(self) -> None:
+        self._remaining: frozenset[Hashable] = frozenset()
+        self._looked_at = time.monotonic()
+        self._unchanged_s = 0.0
+
+    def is_stuck(self, remaining: frozenset[Hashable], limit_s: float) -> bool:
+        """After a look at what remains, and before it is killed again: whether it has been the same for `limit_s`."""
+        now = time.monotonic()
+        if remaining == self._remaining:
+            self._unchanged_s += min(now - self._looked_at, LONGEST_GAP_S)
+        else:
+            self._unchanged_s = 0.0
+        self._remaining, self._looked_at = remaining, now
+        return self._unchanged_s > limit_s
+
+
+def named(processes: list[str]) -> str:
+    """The first `NAMED` of them, and how many there are besides."""
+    more = f" and {len(processes) - NAMED:,} more" if len(processes) > NAMED else ""
+    return ", ".join(processes[:NAMED]) + more

@@ -1,0 +1,201 @@
+"""Processes that go on starting others are hunted until they are gone, and are charged to nobody else."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fsm_runner.process import child as child_module
+from fsm_runner.process import freeze, hunt, procfs, sweep, warden_program
+from fsm_runner.process.child import Child
+from fsm_runner.process.confinement import Confinement
+from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.orphans import ORPHANS
+from fsm_runner.process.priority import LOWERED_BY
+from fsm_runner.process.progress import Progress, named
+from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, start_shell
+from tests.support.fifo import Fifo
+from tests.support.logs import log_lines
+from tests.support.processes import with_environment
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+
+CHAIN = """
+import os, time
+
+ends_at = time.monotonic() + 60  # should nobody else end it
+read, write = os.pipe()
+if os.fork():
+    os.close(write)
+    os.read(read, 1)  # until the first one of the chain has left the group
+    os._exit(0)
+os.setsid()
+os.write(1, b"up\\n")
+for number in (1, 2, write):
+    os.close(number)
+while time.monotonic() < ends_at:
+    time.sleep(0.005)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
+"""Starts a chain of processes, one at a time and each in a session of its own, and exits."""
+
+BURNS = "import time, os\nos.setsid()\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ntime.sleep(1000)"
+
+
+@pytest.fixture(autouse=True)
+def adopted() -> Iterator[None]:
+    with adopted_orphans(exclusive=True):
+        yield
+
+
+class Powerless:
+    """No signal arrives before there were some looks.
+
+    `changing`: each of them finds other processes than the last one, and a hunt gives up at once where it does not.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: int, *, changing: bool = False) -> None:
+        self.left = looks
+        self._changing = changing
+        self._seen: list[int] = []
+        self._patch = monkeypatch
+        if changing:
+            monkeypatch.setattr(hunt, "STUCK_S", 0.0)
+        self._children, self._send, self._stop = procfs.adopted_children, procfs.send, freeze._stop
+        monkeypatch.setattr(procfs, "adopted_children", self.children)
+        monkeypatch.setattr(procfs, "send", self.send)
+        monkeypatch.setattr(freeze, "_stop", self.stop)
+
+    def children(self) -> list[int]:
+        self.left -= 1
+        if self.left == 0:
+            self._patch.setattr(hunt, "STUCK_S", 1000.0)
+        seen = self._children()
+        while self._changing and self.left > 0 and set(seen) <= set(self._seen):
+            time.sleep(0.001)
+            seen = self._children()
+        self._seen = seen
+        return seen
+
+    def send(self, process: procfs.Process, number: signal.Signals) -> None:
+        if self.left <= 0:
+            self._send(process, number)
+
+    def stop(self, pid: int, is_meant: object) -> bool:
+        return self.left <= 0 and self._stop(pid, is_meant)  # type: ignore[arg-type]
+
+
+async def test_a_hunt_does_not_give_up_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    powerless = Powerless(monkeypatch, looks=40, changing=True)
+    child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE)
+    with log_lines() as lines:
+        assert (await exit_of(child)).code == 0
+    assert powerless.left <= 0
+    assert with_environment(OWN_MARKS) == []
+    assert not [line for line in lines if "still there" in line]
+
+
+async def test_a_loop_that_closes_does_not_give_up_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    powerless, is_up = Powerless(monkeypatch, looks=40, changing=True), asyncio.Event()
+    child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE, on_stdout=lambda _: is_up.set())
+    try:
+        await asyncio.wait_for(is_up.wait(), 60)
+    finally:
+        child.close()
+    assert powerless.left <= 0
+    assert with_environment(OWN_MARKS) == []
+
+
+STRAY = "setsid sh -c 'echo $$ >$SIGNS; exec sleep 1000' &\n"
+
+
+@pytest.fixture
+async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
+    async with Fifo(tmp_path / "signs") as fifo:
+        yield fifo
+
+
+async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what the script starts to the next child that ends."""
+    go = signs.path.with_name("go")
+    env = {**ENV, "SIGNS": str(signs.path), "GO": str(go), "PYTHON": sys.executable, "BURNS": BURNS}
+    with monkeypatch.context() as patch:
+        patch.setattr(hunt, "STUCK_S", 0.05)
+        patch.setattr(child_module, "OUTPUT_DRAIN_S", 0.0)
+        async with Fifo(go) as gate:
+            child = Child.start(["/bin/sh", "-c", f"{script}\nread line <$GO"], env=env, cwd=HERE)
+            for _ in range(count):
+                await signs.line()
+            Powerless(patch, looks=10_000)
+            gate.write_line()
+            await exit_of(child)
+    ORPHANS._given_up.clear()
+    assert len(with_environment(OWN_MARKS)) == count
+
+
+async def test_another_child_is_not_charged_with_the_processes_that_its_end_kills(
+    signs: Fifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await given_up(5 * STRAY, signs, 5, monkeypatch)
+    # The end takes longer than the limiter waits for its next look.
+    Powerless(monkeypatch, looks=20)
+    innocent = Child.start(["true"], env=ENV, cwd=HERE, confinement=Confinement(ResourceLimits(processes=2)))
+    ended = await exit_of(innocent)
+    assert (ended.code, ended.exceeded) == (0, None)
+    assert with_environment(OWN_MARKS) == []
+
+
+async def test_another_child_is_not_charged_with_the_cpu_time_of_processes_that_its_end_kills(
+    signs: Fifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await given_up('"$PYTHON" -c "$BURNS" >$SIGNS &', signs, 1, monkeypatch)
+    innocent = Child.start(["true"], env=ENV, cwd=HERE, confinement=Confinement(ResourceLimits(cpu_s=0.2)))
+    ended = await exit_of(innocent)
+    assert (ended.code, ended.exceeded) == (0, None)
+    assert with_environment(OWN_MARKS) == []
+
+
+async def test_a_child_yields_to_the_runner() -> None:
+    ended = await exit_of(start_shell("sleep 0.01; cut -d' ' -f19 /proc/$$/stat"))
+    assert ended.stdout.text() == f"{os.getpriority(os.PRIO_PROCESS, 0) + LOWERED_BY}\n"
+
+
+def test_the_wardens_program_goes_on_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look finds another process, until there is none."""
+    looks = iter([{(pid, b"1")} for pid in range(50)] + [set()])
+    monkeypatch.setattr(warden_program, "STUCK_S", 1e-9)
+    monkeypatch.setattr(warden_program, "freeze", lambda owner_part: None)
+    monkeypatch.setattr(warden_program, "send", lambda identity, number: None)
+    monkeypatch.setattr(warden_program, "marked_trees", lambda entry, owner_part: next(looks))
+    warden_program.end_all(b"A=B", 0)
+    assert list(looks) == []
+
+
+def test_a_sweep_goes_on_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([{psutil.Process(), number} for number in range(50)] + [set()])
+    monkeypatch.setattr(sweep, "_frozen_and_found", lambda owners: next(looks))
+    monkeypatch.setattr(sweep, "_send", lambda process, number: None)
+    assert sweep.sweep(["owner"], stuck_s=0.0) == 51
+    assert list(looks) == []
+
+
+def test_processes_are_stuck_when_nothing_changes_between_enough_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 3.0, 1000.0, 1001.0, 1002.0, 1003.0, 1004.0, 1005.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    progress, two, one = Progress(), frozenset({1, 2}), frozenset({1})
+    # Between the third and the fourth look this process was stopped: without a look nothing can be seen to change.
+    assert [progress.is_stuck(two, 3.0) for _ in range(4)] == [False] * 4
+    assert [progress.is_stuck(one, 3.0) for _ in range(5)] == [False, False, False, False, True]
+
+
+def test_a_message_names_some_processes_and_counts_the_rest() -> None:
+    assert named(["1", "2"]) == "1, 2"
+    assert named([str(number) for number in range(3_000)]).endswith(", 18, 19 and 2,980 more")
