@@ -27,6 +27,7 @@ from fsm_runner.journal.identity import RunnerIdentity
 from fsm_runner.keeping import kept
 from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.lifecycle.channel import ChannelContext
+from fsm_runner.lifecycle.descriptors import check_limit
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.recovery import Recovery
@@ -157,6 +158,7 @@ async def assembled_runner(
             journal,
             config.exit_after_outage_s,
         )
+        check_limit(config.max_runs)
         if journal.path is not None:
             await stack.enter_async_context(answering(journal.path.parent, lambda: Health(runner.state, len(runs))))
         yield runner

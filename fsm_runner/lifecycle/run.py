@@ -120,6 +120,11 @@ class RunActor(Actor):
         """Whether an earlier process of the runner has begun it."""
         return self._left_at is not None
 
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether its executor is still to be started."""
+        return self._execution is None and not self.settled.is_set()
+
     def _take_up(self, left_behind: OpenRun) -> None:
         self._left_in = left_behind.state
         self._overrules = left_behind.outcome is not None and left_behind.interruptions == 0

@@ -38,7 +38,7 @@ SILENCE_LOOK_S = 0.25
 LEAVING = "the runner is leaving"
 
 CLAIMING_STATES = frozenset({"online", "cut_off"})
-TROUBLED_STATES = frozenset({"cut_off", "suspended", "refused", "gave_up", "aborted"})
+TROUBLED_STATES = frozenset({"cut_off", "suspended", "saturated", "refused", "gave_up", "aborted"})
 LEAVING_STATES = frozenset({"draining", "stopping_runs", "deregistering"})
 
 
@@ -88,6 +88,8 @@ class RunnerActor(Actor):
         client.on_answer = self._outage.answered
         journal.on_stuck = self._journal_stuck
         journal.on_unstuck = self._journal_unstuck
+        runs.descriptors.on_short = self._descriptors_short
+        runs.descriptors.on_freed = self._descriptors_freed
 
     async def live(self) -> str:
         """Run to the end; the final state. No task, run or process of the runner is left then.
@@ -131,12 +133,20 @@ class RunnerActor(Actor):
         self.post("registration_lost", "a report was not taken")
 
     def _journal_stuck(self, stuck: JournalStuck) -> None:
-        self.model.facts = frozenset({"journal_is_stuck"})
+        self.model.facts |= {"journal_is_stuck"}
         self.post("journal_stuck", stuck)
 
     def _journal_unstuck(self) -> None:
-        self.model.facts = frozenset()
+        self.model.facts -= {"journal_is_stuck"}
         self.post("journal_unstuck")
+
+    def _descriptors_short(self, reason: str) -> None:
+        self.model.facts |= {"descriptors_are_short"}
+        self.post("descriptors_short", reason)
+
+    def _descriptors_freed(self) -> None:
+        self.model.facts -= {"descriptors_are_short"}
+        self.post("descriptors_freed")
 
     async def _await_runs(self) -> None:
         self._runs.close_idle_sessions(LEAVING)

@@ -13,6 +13,7 @@ from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.policy import POLICIES
 from fsm_runner.errors import headline, shortened
 from fsm_runner.journal.records import EndedRun, OpenRun
+from fsm_runner.lifecycle.descriptors import DescriptorWatch
 from fsm_runner.lifecycle.ended_runs import EndedRuns
 from fsm_runner.lifecycle.run import RunActor, RunContext
 from fsm_runner.lifecycle.sessions import Sessions
@@ -44,6 +45,7 @@ class Runs:
         self._handed_out_again: set[str] = set()
         """Runs at work of which the log has said so."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self.descriptors = DescriptorWatch(self)
         self.changed = asyncio.Event()
         """Set at each start and end; whoever waits on it clears it."""
         self._none_left = asyncio.Event()
@@ -54,12 +56,18 @@ class Runs:
 
     @property
     def full(self) -> bool:
-        return self.flooded or (self._max_runs is not None and len(self._tasks) >= self._max_runs)
+        has_reached_most = self._max_runs is not None and len(self._tasks) >= self._max_runs
+        return self.flooded or has_reached_most or not self.descriptors.has_room
 
     @property
     def flooded(self) -> bool:
         """Whether nothing more may be begun, not even a report."""
         return len(self._tasks) >= HELD_LIMIT
+
+    @property
+    def unstarted(self) -> int:
+        """Runs whose executor is still to be started."""
+        return sum(actor.is_unstarted for actor in self._actors.values())
 
     @property
     def names(self) -> frozenset[str]:
@@ -182,6 +190,7 @@ class Runs:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self.descriptors.close()
         await self._sessions.aclose()
         await self._context.channels.outbox.aclose()
 
@@ -194,6 +203,7 @@ class Runs:
         self._tasks.add(task)
         self._none_left.clear()
         self.changed.set()
+        self.descriptors.look()
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
@@ -201,6 +211,7 @@ class Runs:
         if not self._tasks:
             self._none_left.set()
         self.changed.set()
+        self.descriptors.look()
         if not task.cancelled() and (fault := task.exception()) is not None:
             logger.opt(exception=fault).error("{} broke; the other runs go on", task.get_name())
 

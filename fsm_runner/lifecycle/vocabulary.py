@@ -14,7 +14,7 @@ RUN = Vocabulary(
 
 RUNNER = Vocabulary(
     activities=frozenset({"recover", "register", "await_runs", "stop_runs", "deregister"}),
-    guards=frozenset({"outcome_is_refused", "outcome_is_gave_up", "journal_is_stuck"}),
+    guards=frozenset({"outcome_is_refused", "outcome_is_gave_up", "journal_is_stuck", "descriptors_are_short"}),
     settings=frozenset({"grace_period_s", "stop_limit_s"}),
     events=frozenset(
         {
@@ -24,6 +24,8 @@ RUNNER = Vocabulary(
             "outage_too_long",
             "journal_stuck",
             "journal_unstuck",
+            "descriptors_short",
+            "descriptors_freed",
             "drain_requested",
             "hurry_requested",
             "exit_requested",

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.support import faults
+from tests.support.doomed_runner import SHORT_OF_DESCRIPTORS
 from tests.support.faults import Answer
 from tests.support.proxy import POLL
 from tests.support.stage import REGISTER, Scenario, Stage
 from tests.support.theatre import Repertoire, theatre
 
 NOT_REGISTERED = faults.instead("not registered", Answer(401, b'{"detail": "Runner not registered"}'))
+HEARTBEAT = "/runner/heartbeat"
 OUTAGE_S = "0.3"
 SHORT_GRACE_S = "0.3"
 
@@ -20,7 +22,8 @@ def lose_polls(stage: Stage) -> None:
     stage.proxy.fault("GET", POLL, faults.reset(), times=3)
 
 
-def lose_every_poll_after_the_first(stage: Stage) -> None:
+def lose_every_call_of_the_line(stage: Stage) -> None:
+    stage.proxy.fault("POST", HEARTBEAT, faults.reset(), times=None)
     stage.proxy.fault("GET", POLL, faults.delay(0))
     stage.proxy.fault("GET", POLL, faults.delay(0))
     stage.proxy.fault("GET", POLL, faults.reset(), times=None)
@@ -37,6 +40,12 @@ def refuse_the_runner(stage: Stage) -> None:
 async def complete_after_polls(stage: Stage) -> None:
     await stage.proxy.seen("GET", POLL, 5)
     stage.let_go()
+
+
+async def complete_until_online(stage: Stage) -> None:
+    stage.let_go()
+    # It polls again then, and conditions are looked at with each call.
+    await stage.proxy.wait_for(lambda: any("saturated → online" in line for line in stage.log), "descriptors")
 
 
 async def leave_at_work(stage: Stage) -> None:
@@ -64,9 +73,16 @@ SCENARIOS = (
     Scenario(name="leaves at the end of its grace", provoke=leave_at_work, flags=("--grace-period", SHORT_GRACE_S)),
     Scenario(name="is hurried", provoke=hurry),
     Scenario(name="is refused", arrange=refuse_the_runner, provoke=end_by_itself),
+    Scenario(name="has few descriptors", provoke=complete_until_online, broken=(SHORT_OF_DESCRIPTORS,)),
+    Scenario(
+        name="leaves while it has few descriptors",
+        provoke=leave_at_work,
+        flags=("--grace-period", SHORT_GRACE_S),
+        broken=(SHORT_OF_DESCRIPTORS,),
+    ),
     Scenario(
         name="is cut off for too long",
-        arrange=lose_every_poll_after_the_first,
+        arrange=lose_every_call_of_the_line,
         provoke=end_by_itself,
         flags=("--exit-after-outage", OUTAGE_S),
         is_healed=True,

@@ -32,7 +32,9 @@ NEVER_S = 3600.0
 HOLD_ACCEPT = "--hold-accept"
 HOLD_START = "--hold-start"
 BREAK_STOP = "--break-stop"
-"""What makes a run stay in `claimed`, a session in `starting`, and a stop of either fail: nothing from outside can."""
+SHORT_OF_DESCRIPTORS = "--short-of-descriptors"
+"""What makes a run stay in `claimed`, a session in `starting`, and a stop of either fail, and what leaves descriptors
+for one run alone: nothing from outside can."""
 
 
 class StepPoint(NamedTuple):
@@ -83,7 +85,12 @@ def main(arguments: list[str]) -> None:
     if isinstance(point, StepPoint):
         _write_only_when_asked()
         _die_at_step(point)
-    for wanted, install in ((HOLD_ACCEPT, _hold_accept), (HOLD_START, _hold_start), (BREAK_STOP, _break_stop)):
+    for wanted, install in (
+        (HOLD_ACCEPT, _hold_accept),
+        (HOLD_START, _hold_start),
+        (BREAK_STOP, _break_stop),
+        (SHORT_OF_DESCRIPTORS, _have_few_descriptors),
+    ):
         if wanted in broken:
             install()
     from fsm_runner.cli import main as fsm_runner
@@ -196,6 +203,13 @@ def _hold_start() -> None:
         await asyncio.Event().wait()
 
     _replace(SessionActor, "_start_process", start)
+
+
+def _have_few_descriptors() -> None:
+    from fsm_runner.lifecycle.descriptors import DescriptorWatch
+
+    _replace(DescriptorWatch, "has_room", property(lambda watch: len(watch._load) == 0))
+    _replace(DescriptorWatch, "_has_enough", property(lambda watch: len(watch._load) == 0))
 
 
 def _break_stop() -> None:

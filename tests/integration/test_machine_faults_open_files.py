@@ -1,0 +1,100 @@
+"""The runner has few open files left: it claims no further run, and goes on when there are enough."""
+
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.errors import EXIT_OK, EXIT_USAGE
+from fsm_runner.health import ask_all, sockets
+from tests.support.durable import durable
+from tests.support.home import PROFILE, make_home
+from tests.support.program import Program, environment, program
+from tests.support.proxy import POLL
+from tests.support.runner import Bench, bench, waiter
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of another process, a call of Linux")
+
+REGISTER = "/runner/register"
+QUICK = Timings(poll_timeout_s=0.3)
+"""A poll that is held when descriptors get short may bring one more run, so it is not held for long."""
+ROOM = 10
+"""For one run: 8 have to be left before it is claimed, and fewer are left while it is at work."""
+
+
+def descriptors_of(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@asynccontextmanager
+async def runner_with_room_for_one(folder: Path, desk: Bench, *flags: str) -> AsyncIterator[Program]:
+    arguments = ("-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state"), *flags)
+    async with program(folder, environment(folder / "home"), *arguments) as runner:
+        await desk.proxy.seen("GET", POLL)
+        pid = runner.process.pid
+        wanted = descriptors_of(pid) + ROOM
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (math.ceil((wanted + 32) * 4 / 3), hard))
+        yield runner
+
+
+async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with (
+        bench(tmp_path, QUICK) as desk,
+        waiter(tmp_path) as command,
+        runner_with_room_for_one(tmp_path, desk) as runner,
+    ):
+        first = await desk.submit("wait", **command.parameters)
+        await command.started.pid()
+        assert "descriptors (`ulimit -n`) are in use" in await runner.said("→ saturated")
+        polls = desk.proxy.calls_for("GET", POLL)
+        await desk.proxy.wait_for(lambda: polls[-1].answered_at is not None, "the end of the last poll")
+        [health] = (await ask_all(sockets(tmp_path / "state"))).values()
+        assert (str(health), health.is_well) == ("saturated, 1 run held", True)
+        second = await desk.submit("say", text="second")
+        assert (await desk.api.run(second.run_id)).status == "pending"
+        command.gate.write_line()
+        for run in (first, second):
+            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+        await runner.said("saturated → online")
+        runner.terminate()
+        assert await runner.exit_code() == EXIT_OK
+        assert not [line for line in runner.lines if "ERROR" in line or "Traceback" in line]
+    states = [step.target for step in durable(tmp_path / "state").steps if step.machine == "runner"]
+    assert states[:4] == ["recovering", "registering", "online", "saturated"]
+
+
+async def test_commands_that_exceed_their_time_give_their_descriptors_back(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with (
+        bench(tmp_path, QUICK) as desk,
+        runner_with_room_for_one(tmp_path, desk, "--run-timeout", "0.05") as runner,
+    ):
+        runs = [await desk.submit("hang") for _ in range(5)]
+        for run in runs:
+            report = await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+            assert "not done within the time limit of 0.05 s" in report.json["error"]
+        runner.terminate()
+        assert await runner.exit_code() == EXIT_OK
+
+
+def test_a_limit_that_is_too_low_for_one_run_is_refused_at_the_start(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    command = ["sh", "-c", 'ulimit -n 60; exec "$@"', "sh", sys.executable, "-m", "fsm_runner"]
+    ended = subprocess.run(
+        [*command, "-x", PROFILE, "-c", "http://127.0.0.1:9", "--state-dir", str(tmp_path / "state")],
+        cwd=tmp_path,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == EXIT_USAGE
+    assert "the limit of open files is 60, too low for a single run" in ended.stderr.splitlines()[-1]

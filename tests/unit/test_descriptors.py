@@ -1,0 +1,148 @@
+"""When descriptors are short for a further run, and what the runner makes of it."""
+
+import asyncio
+
+import pytest
+
+from fsm_runner.errors import UsageError
+from fsm_runner.lifecycle.descriptors import LOOK_AGAIN_S, DescriptorWatch, check_limit
+from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.machine.engine import Model
+from fsm_runner.process.open_files import OpenFiles
+from tests.support.logs import log_lines
+from tests.support.virtual_time import in_virtual_time
+
+RUNNER = load_machine("runner")
+SHORT, STUCK = "descriptors_are_short", "journal_is_stuck"
+
+
+class FakeOpenFiles(OpenFiles):
+    """118 descriptors are for runs."""
+
+    limit = 200
+    in_use = 20
+
+
+def has_room(told: "Told") -> bool:
+    return told.watch.has_room
+
+
+class FakeLoad:
+    held = 0
+    unstarted = 0
+
+    def __len__(self) -> int:
+        return self.held
+
+
+class Told:
+    def __init__(self) -> None:
+        self.files, self.load = FakeOpenFiles(), FakeLoad()
+        self.changes: list[str] = []
+        self.watch = DescriptorWatch(self.load, self.files)
+        self.watch.on_short = self.changes.append
+        self.watch.on_freed = lambda: self.changes.append("freed")
+
+    def look(self, *, held: int, unstarted: int, in_use: int) -> list[str]:
+        """What it has told by now."""
+        self.load.held, self.load.unstarted, self.files.in_use = held, unstarted, in_use
+        self.watch.look()
+        return self.changes
+
+
+@in_virtual_time
+async def test_a_run_without_a_process_counts_as_if_it_had_one() -> None:
+    told = Told()
+    assert told.look(held=11, unstarted=11, in_use=20) == []
+    assert has_room(told)
+    [reason] = told.look(held=12, unstarted=12, in_use=20)
+    assert not has_room(told)
+    assert reason == ("20 of 200 descriptors (`ulimit -n`) are in use, and the rest is reserved; 12 runs are held")
+    told.watch.close()
+
+
+@in_virtual_time
+async def test_runs_are_claimed_again_when_there_is_room_for_several() -> None:
+    told = Told()
+    assert len(told.look(held=20, unstarted=0, in_use=111)) == 1
+    assert len(told.look(held=19, unstarted=0, in_use=105)) == 1
+    assert has_room(told)
+    assert told.look(held=18, unstarted=0, in_use=104)[1:] == ["freed"]
+
+
+@in_virtual_time
+async def test_with_no_run_held_there_only_has_to_be_room_for_one() -> None:
+    """What holds the descriptors are executors that wait for a turn, and they may do so for ever."""
+    told = Told()
+    told.look(held=0, unstarted=0, in_use=111)
+    assert told.look(held=0, unstarted=0, in_use=110)[1:] == ["freed"]
+
+
+@in_virtual_time
+async def test_while_descriptors_are_short_it_looks_by_itself() -> None:
+    told = Told()
+    told.look(held=1, unstarted=0, in_use=118)
+    told.files.in_use = 20
+    await asyncio.sleep(LOOK_AGAIN_S + 0.1)
+    assert told.changes[1:] == ["freed"]
+    told.look(held=1, unstarted=0, in_use=118)
+    told.watch.close()
+    told.files.in_use = 20
+    await asyncio.sleep(10 * LOOK_AGAIN_S)
+    assert len(told.changes) == len(["short", "freed", "short"])
+
+
+def test_a_limit_that_is_too_low_for_one_run_is_refused() -> None:
+    files = FakeOpenFiles()
+    check_limit(None, files)
+    files.in_use = 110
+    check_limit(None, files)
+    files.in_use = 111
+    with pytest.raises(UsageError, match="is 200, too low for a single run: raise it to 202 at least"):
+        check_limit(None, files)
+    files.limit = 202
+    check_limit(None, files)
+
+
+@pytest.mark.parametrize(("max_runs", "warnings"), [(19, 0), (20, 1), (None, 0)])
+def test_more_runs_than_the_limit_holds_are_warned_of(max_runs: int | None, warnings: int) -> None:
+    with log_lines() as log:
+        check_limit(max_runs, FakeOpenFiles())
+    assert len([line for line in log if "about 19 runs at once and not for --max-runs 20" in line]) == warnings
+
+
+def model_in(state: str, *facts: str) -> Model:
+    model = RUNNER.model()
+    model.state, model.facts = state, frozenset(facts)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "events", "target"),
+    [
+        ("online", [SHORT], ["descriptors_short"], "saturated"),
+        ("cut_off", [SHORT], ["descriptors_short"], "saturated"),
+        ("saturated", [], ["descriptors_freed"], "online"),
+        ("saturated", [SHORT], ["coordinator_lost", "coordinator_answered", "journal_unstuck"], "saturated"),
+        ("saturated", [SHORT, STUCK], ["journal_stuck"], "suspended"),
+        ("suspended", [SHORT, STUCK], ["descriptors_short"], "suspended"),
+        ("suspended", [STUCK], ["descriptors_freed"], "suspended"),
+        ("suspended", [SHORT], ["journal_unstuck"], "saturated"),
+        ("suspended", [SHORT], ["journal_unstuck", "descriptors_freed"], "online"),
+        ("suspended", [], ["journal_unstuck"], "online"),
+        ("registering", [SHORT], ["descriptors_short", "registered"], "saturated"),
+        ("registering", [SHORT, STUCK], ["registered"], "suspended"),
+        ("registering", [], ["descriptors_short", "descriptors_freed", "registered"], "online"),
+        ("saturated", [SHORT], ["registration_lost", "registered"], "saturated"),
+        ("saturated", [SHORT], ["drain_requested", "descriptors_freed"], "draining"),
+        ("draining", [SHORT], ["descriptors_short"], "draining"),
+        ("saturated", [SHORT], ["hurry_requested", "descriptors_short"], "stopping_runs"),
+        ("saturated", [SHORT], ["exit_requested"], "aborted"),
+        ("recovering", [SHORT], ["descriptors_short", "recovered", "registered"], "saturated"),
+    ],
+)
+def test_each_combination_has_its_state(state: str, facts: list[str], events: list[str], target: str) -> None:
+    model = model_in(state, *facts)
+    for event in events:
+        RUNNER.fire(model, event)
+    assert model.state == target
