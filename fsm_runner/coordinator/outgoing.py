@@ -4,21 +4,22 @@ import asyncio
 import ipaddress
 import os
 import ssl
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 from fsm_runner.coordinator.faults import Unreachable
+from fsm_runner.coordinator.hints import challenge_of, fault_text
 from fsm_runner.coordinator.policy import CONNECT_LIMIT_S
+from fsm_runner.coordinator.proxies import Proxy, proxy_for
 from fsm_runner.coordinator.reading import NoCookies, chunks_of
+from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, target_of, too_often_text
 from fsm_runner.coordinator.unpacking import PLAIN
 from fsm_runner.errors import UsageError
 
 LOCALHOST = "localhost"
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class Exchanged(msgspec.Struct, frozen=True):
@@ -26,6 +27,10 @@ class Exchanged(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
+    challenge: str = ""
+    """Its `WWW-Authenticate`, or `Proxy-Authenticate` of a proxy."""
+    redirect: httpx.URL | None = None
+    """Where it redirects to, where that was not followed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -36,39 +41,58 @@ def is_loopback(host: str) -> bool:
         return host.lower() == LOCALHOST
 
 
+class ClientFactory:
+    """Makes HTTP clients for one server, with the proxies and certificates of the environment."""
+
+    def __init__(self, url: str, what: str, auth: httpx.Auth | None, limits: httpx.Limits | None) -> None:
+        """`what` says whose URL it is. Raises `UsageError` where a variable of the environment is no good."""
+        self._url = url
+        self._auth = auth
+        self._limits = limits or httpx.Limits()
+        self.proxy: Proxy | None = None
+        # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
+        # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
+        try:
+            self._certificates: ssl.SSLContext = httpx.create_ssl_context(verify=urlsplit(url).scheme == "https")
+        except OSError as fault:
+            raise UsageError(f"{what} {url!r}: {_certificates_used()} cannot be used: {fault}") from fault
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL as fault:
+            raise UsageError(f"{what} {url!r}: {fault}") from fault
+        # A proxy has no business between two programs of the same machine.
+        self.proxy = None if is_loopback(address.host) else proxy_for(address)
+        if self.proxy is not None:
+            try:
+                self()
+            except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
+                raise UsageError(f"{what} {url!r}: {self.proxy.variable} cannot be used: {fault}") from fault
+
+    def __call__(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            auth=self._auth,
+            headers={"accept-encoding": PLAIN},
+            cookies=NoCookies(),
+            limits=self._limits,
+            # Of the environment, httpx would take the proxies, and refuses entries of NO_PROXY that curl accepts.
+            trust_env=False,
+            proxy=None if self.proxy is None else self.proxy.url,
+            verify=self._certificates,
+        )
+
+    def fault_text(self, fault: Exception, *, was_answered: bool = False) -> str:
+        """What went wrong with a call, and what to do about it. `was_answered`: earlier calls were answered."""
+        return fault_text(fault, self._url, self.proxy, was_answered=was_answered)
+
+
 def client_factory(
     url: str, what: str, *, auth: httpx.Auth | None = None, limits: httpx.Limits | None = None
-) -> Callable[[], httpx.AsyncClient]:
+) -> ClientFactory:
     """Makes clients for the host of this URL; `what` says whose URL it is.
 
     Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good.
     """
-    parts = urlsplit(url)
-    # A proxy has no business between two programs of the same machine.
-    through_proxies = not is_loopback(parts.hostname or "")
-    limits = limits or httpx.Limits()
-
-    def new_client() -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            auth=auth,
-            headers={"accept-encoding": PLAIN},
-            cookies=NoCookies(),
-            limits=limits,
-            trust_env=through_proxies,
-            verify=certificates,
-        )
-
-    # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
-    # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
-    try:
-        certificates: ssl.SSLContext = httpx.create_ssl_context(verify=parts.scheme == "https")
-    except OSError as fault:
-        raise UsageError(f"{what} {url!r}: {_certificates_used()} cannot be used: {fault}") from fault
-    try:
-        new_client()
-    except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
-        raise UsageError(f"{what} {url!r}: {_proxies_set()} cannot be used: {fault}") from fault
-    return new_client
+    return ClientFactory(url, what, auth, limits)
 
 
 def _certificates_used() -> str:
@@ -77,21 +101,8 @@ def _certificates_used() -> str:
     return set_ones[0] if set_ones else "the system's certificates"
 
 
-def _proxies_set() -> str:
-    """By their names alone: a URL may hold a password."""
-    return ", ".join(name for name in os.environ if name.upper() in _PROXIES)
-
-
-def fault_text(fault: Exception) -> str:
-    """What to do stands with it where that can be known. Time-outs have no text of their own."""
-    text = str(fault) or type(fault).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"{text}; name the file with its authority's certificate in SSL_CERT_FILE"
-    return text
-
-
 async def exchanged(
-    new_client: Callable[[], httpx.AsyncClient],
+    new_client: ClientFactory,
     method: str,
     url: str,
     content: bytes | None = None,
@@ -100,20 +111,34 @@ async def exchanged(
     limit_bytes: int,
 ) -> Exchanged:
     """One call on a connection of its own, JSON there and back. Raises `Unreachable`, nothing else."""
-    headers = {"content-type": "application/json"}
-    limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
-    body = bytearray()
     try:
         # httpx limits each read; an answer that drips would never end by that.
-        async with (
-            asyncio.timeout(limit_s),
-            new_client() as http,
-            http.stream(method, url, content=content, headers=headers, timeout=limits) as response,
-        ):
+        async with asyncio.timeout(limit_s), new_client() as http:
+            limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
+            return await exchange(http, method, url, content, limits=limits, limit_bytes=limit_bytes)
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as fault:
+        raise Unreachable(f"{method} {url}: {new_client.fault_text(fault)}") from fault
+
+
+async def exchange(
+    http: httpx.AsyncClient, method: str, url: str, content: bytes | None, *, limits: httpx.Timeout, limit_bytes: int
+) -> Exchanged:
+    """The answer to one call, after the redirects that are followed.
+
+    Raises `Unreachable` where it is too large or redirected too often, and what httpx raises.
+    """
+    headers = {"content-type": "application/json"} if content is not None else None
+    target: httpx.URL | str = url
+    for _ in range(FOLLOWED_TIMES + 1):
+        async with http.stream(method, target, content=content, headers=headers, timeout=limits) as response:
+            followed = followed_target(response)
+            if followed is not None:
+                target = followed
+                continue
+            body = bytearray()
             async for chunk in chunks_of(response):
                 body += chunk
                 if len(body) > limit_bytes:
                     raise Unreachable(f"{method} {url}: the answer is larger than {limit_bytes:,} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as fault:
-        raise Unreachable(f"{method} {url}: {fault_text(fault)}") from fault
-    return Exchanged(response.status_code, bytes(body))
+        return Exchanged(response.status_code, bytes(body), challenge_of(response), target_of(response))
+    raise Unreachable(f"{method} {url}: {too_often_text(httpx.URL(target))}")

@@ -1,19 +1,25 @@
 """One question to a token service, and its answer or a fault. Contract: protocol.md, section 6."""
 
 import re
-from collections.abc import Callable
 
 import httpx
 import msgspec
 
 from fsm_runner.coordinator.faults import NotAuthenticated, Unreachable
+from fsm_runner.coordinator.hints import asks_for_password, proxy_hint
 from fsm_runner.coordinator.outgoing import Exchanged, client_factory, exchanged
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_S, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S
+from fsm_runner.coordinator.redirects import redirect_text
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 
+_PATH = "/oauth/token"
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header can carry: visible ASCII, nothing else."""
+_ASKS_FOR_LOGIN = (
+    ": something before the token service asks for a user name and a password (WWW-Authenticate: Basic), which the "
+    "runner has not; let calls of the token service pass without them"
+)
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -59,7 +65,7 @@ class TokenService:
         """Raises `UsageError` where a proxy or certificate variable is no good."""
         self.url = url
         self._body = msgspec.json.encode(request)
-        self._new_client: Callable[[], httpx.AsyncClient] = client_factory(url, "token service")
+        self._new_client = client_factory(url, "token service")
 
     async def new_token(self) -> IssuedToken:
         """Raises `Unreachable` where the service is away, `NotAuthenticated` where it says no; without secrets."""
@@ -72,6 +78,10 @@ class TokenService:
             limit_bytes=TOKEN_ANSWER_LIMIT_BYTES,
         )
         said = f"POST {self.url}: HTTP {answer.status}"
+        if answer.redirect is not None:
+            raise Unreachable(f"{said}: {redirect_text(_PATH, answer.redirect)}")
+        if _asks_for_login(answer):
+            raise NotAuthenticated(said + _ASKS_FOR_LOGIN, answer.status)
         if _is_refusal(answer):
             raise NotAuthenticated(
                 f"{said}{_error_code(answer)}: the token service of AUTH0_DOMAIN does not accept "
@@ -79,7 +89,7 @@ class TokenService:
                 answer.status,
             )
         if not httpx.codes.is_success(answer.status):
-            raise Unreachable(said)
+            raise Unreachable(said + proxy_hint(answer.status, self._new_client.proxy))
         try:
             token = msgspec.json.decode(answer.body, type=_TokenAnswer)
         except DECODE_FAULTS as defect:
@@ -89,6 +99,12 @@ class TokenService:
         if not token.expires_in > 0:
             raise Unreachable(f"{said}: not a token: expires_in is {token.expires_in:g}, not above 0")
         return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_CAP_S))
+
+
+def _asks_for_login(answer: Exchanged) -> bool:
+    """By something before the token service: that itself gives an error code of OAuth."""
+    is_asked = answer.status == httpx.codes.UNAUTHORIZED and asks_for_password(answer.challenge)
+    return is_asked and _error_code(answer) == ""
 
 
 def _is_refusal(answer: Exchanged) -> bool:

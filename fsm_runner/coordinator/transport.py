@@ -25,24 +25,21 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
-from fsm_runner.coordinator.outgoing import client_factory, fault_text
+from fsm_runner.coordinator.hints import login_hint, page_hint, proxy_hint
+from fsm_runner.coordinator.outgoing import client_factory, exchange
 from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
     ANSWER_LIMIT_S,
     CONNECT_LIMIT_S,
     REPORT_CONNECTIONS,
 )
-from fsm_runner.coordinator.reading import chunks_of
+from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, redirect_text, target_of, too_often_text
 from fsm_runner.errors import UsageError
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
 """Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
 SHOWN_ANSWER_CHARS = 300
-_LOGIN_HINT = (
-    "; it asks for a token, and none is configured: set AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, "
-    "AUTH0_RUNNER_CLIENT_SECRET and AUTH0_AUDIENCE"
-)
 
 Form = TypeVar("Form")
 
@@ -60,6 +57,10 @@ class Answer(msgspec.Struct, frozen=True):
     """Method and URL, for messages."""
     status: int
     body: bytes
+    challenge: str = ""
+    """Its `WWW-Authenticate` header."""
+    redirect: httpx.URL | None = None
+    """Where it redirects to, where that was not followed."""
 
     def __str__(self) -> str:
         return f"{self.call}: HTTP {self.status}: {self.shown}"
@@ -92,10 +93,11 @@ class Transport:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
         self._brings_token = auth is not None
-        new_client = client_factory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
-        self._connections = Connections(new_client, connections)
+        self._new_client = client_factory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
+        self._was_answered = False
+        self._connections = Connections(self._new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
-        self._line = Connections(new_client, REPORT_CONNECTIONS)
+        self._line = Connections(self._new_client, REPORT_CONNECTIONS)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
@@ -105,29 +107,48 @@ class Transport:
     async def open(
         self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
     ) -> AsyncIterator[httpx.Response]:
-        """An open answer of any status, its body unread. Raises `Unreachable`, `Refused` where the URL is none.
+        """An open answer of any status but redirects, its body unread. Raises `Unreachable`, `Refused` where the URL
+        is none.
 
-        Content that comes as a stream cannot be sent a second time: `Unreachable` where new credentials would ask
-        for that. What its iterator raises is passed through.
+        Content that comes as a stream cannot be sent a second time: `Unreachable` where new credentials, or a
+        redirect, would ask for that. What its iterator raises is passed through.
         """
-        # No limit on how long the body takes: it may be a stream of events.
-        limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
         # A header that comes from elsewhere may hold any byte; as text, httpx takes ASCII alone.
         raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
                     http = await stack.enter_async_context(self._connections.one())
-                    request = http.build_request(
-                        method, self.url + path, content=content, headers=raw_headers, timeout=limits
-                    )
-                    response = await http.send(request, stream=True)
+                    response = await self._opened(http, method, path, raw_headers, content)
             except (httpx.HTTPError, httpx.StreamError, TimeoutError) as fault:
                 raise self._unreachable(method, path, fault) from fault
             except httpx.InvalidURL as defect:
                 raise _no_url(method, self.url, defect) from defect
             stack.push_async_callback(response.aclose)
             yield response
+
+    async def _opened(
+        self,
+        http: httpx.AsyncClient,
+        method: str,
+        path: str,
+        raw_headers: list[tuple[bytes, bytes]],
+        content: bytes | AsyncIterator[bytes] | None,
+    ) -> httpx.Response:
+        # No limit on how long the body takes: it may be a stream of events.
+        limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
+        url: httpx.URL | str = self.url + path
+        for _ in range(FOLLOWED_TIMES + 1):
+            request = http.build_request(method, url, content=content, headers=raw_headers, timeout=limits)
+            response = await http.send(request, stream=True)
+            target = target_of(response)
+            if target is None:
+                return response
+            await response.aclose()
+            if followed_target(response) is None or isinstance(content, AsyncIterator):
+                raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, target)}", response.status_code)
+            url = target
+        raise Unreachable(f"{method} {self.url}{path}: {too_often_text(httpx.URL(url))}")
 
     async def call(
         self,
@@ -152,43 +173,46 @@ class Transport:
         except httpx.InvalidURL as defect:
             raise _no_url(method, self.url, defect) from defect
         if not httpx.codes.is_success(answer.status):
-            raise self._fault_of(answer)
+            raise self._fault_of(path, answer)
         return answer
 
     def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
-        if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
-            return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {fault_text(fault)}")
-        return Unreachable(f"{method} {self.url}{path}: {fault_text(fault)}")
+        text = self._new_client.fault_text(fault, was_answered=self._was_answered)
+        if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+            return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {text}")
+        return Unreachable(f"{method} {self.url}{path}: {text}")
 
     async def _exchange(
         self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, limit_s: float
     ) -> Answer:
-        headers = {"content-type": "application/json"} if content is not None else None
         limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S, pool=None)
         url = self.url + path
-        async with http.stream(method, url, content=content, headers=headers, timeout=limits) as response:
-            body = bytearray()
-            async for chunk in chunks_of(response):
-                body += chunk
-                if len(body) > ANSWER_LIMIT_BYTES:
-                    raise Unreachable(f"{method} {url}: the answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
-            return Answer(f"{method} {url}", response.status_code, bytes(body))
+        got = await exchange(http, method, url, content, limits=limits, limit_bytes=ANSWER_LIMIT_BYTES)
+        self._was_answered = True
+        return Answer(f"{method} {url}", got.status, got.body, got.challenge, got.redirect)
 
-    def _fault_of(self, answer: Answer) -> Unreachable | NotRegistered | Refused:
+    def _fault_of(self, path: str, answer: Answer) -> Unreachable | NotRegistered | Refused:
         status = answer.status
         message = str(answer)
         if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
             return NotRegistered(message)
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            hint = _LOGIN_HINT if status == httpx.codes.UNAUTHORIZED and not self._brings_token else ""
-            return NotAuthenticated(message + hint, status, answer.body)
+            return NotAuthenticated(message + self._login_hint(answer), status, answer.body)
         if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
             return conflict
         if status in TOO_LARGE_STATUSES:
             return Refused(message, status, answer.body)
         if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
             return Refused(message, status, answer.body)
-        return Unreachable(message, status)
+        if answer.redirect is not None:
+            return Unreachable(f"{answer.call}: HTTP {status}: {redirect_text(path, answer.redirect)}", status)
+        hint = page_hint(self.url, status, answer.text) or proxy_hint(status, self._new_client.proxy)
+        return Unreachable(message + hint, status)
+
+    def _login_hint(self, answer: Answer) -> str:
+        if answer.status != httpx.codes.UNAUTHORIZED:
+            return proxy_hint(answer.status, self._new_client.proxy)
+        return login_hint(answer.challenge, self.url, brings_token=self._brings_token)
 
 
 class _Reason(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import httpx
 import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -12,6 +13,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.outgoing import client_factory, exchanged
+from fsm_runner.coordinator.redirects import redirect_text
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.errors import FsmRunnerError
 
@@ -96,6 +98,9 @@ class SigningKeys:
             answer = await exchanged(
                 self._new_client, "GET", self._url, limit_s=KEYS_LIMIT_S, limit_bytes=KEYS_LIMIT_BYTES
             )
+            if answer.redirect is not None:
+                path = httpx.URL(self._url).raw_path.decode("ascii")
+                raise Unreachable(f"GET {self._url}: HTTP {answer.status}: {redirect_text(path, answer.redirect)}")
             self._keys = _keys_of(self._url, answer.status, answer.body)
         except Unreachable as fault:
             if self._fault is None:

@@ -1,0 +1,150 @@
+"""What a failed call means for the person who set it up, and what to do about it."""
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+import anyio
+import httpx
+
+from fsm_runner.coordinator.proxies import Proxy
+
+DOCKER_HOST = "host.docker.internal"
+_UNRESOLVED_DOCKER_HOST = (
+    f"; Docker on Linux sets this name only where the container is started with --add-host {DOCKER_HOST}:host-gateway "
+    "(in a compose file: extra_hosts)"
+)
+_OTHER_NAME = "; the server has a certificate for another name: use a name in the URL for which it is valid"
+_NOT_VALID_NOW = "; renew the server's certificate, or set this machine's clock"
+_UNKNOWN_AUTHORITY = "; name the file with its authority's certificate in SSL_CERT_FILE"
+_NO_TLS = "; the server speaks no TLS on this port: if it is the right port, use http:// in the URL"
+_MAYBE_NO_TLS = "; the connection ended during the TLS handshake: if the port serves plain HTTP, use http:// in the URL"
+_TLS = "; the port expects TLS: use https:// in the URL"
+_MAYBE_TLS = "; a port that expects TLS answers plain HTTP so: if it does, use https:// in the URL"
+
+_NO_AUTH0 = (
+    "; it asks for a token, and none is configured: set AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, "
+    "AUTH0_RUNNER_CLIENT_SECRET and AUTH0_AUDIENCE"
+)
+_NO_LOGIN = (
+    "; it asks for a user name and a password (WWW-Authenticate: Basic): put them into the coordinator URL, as in "
+    "http://USER:PASSWORD@HOST"
+)
+_LOGIN_REFUSED = "; it does not accept the user name and password of the coordinator URL"
+_LOGIN_BESIDE_AUTH0 = (
+    "; a proxy before it asks for a user name and a password (WWW-Authenticate: Basic), and a call that carries a "
+    "token cannot carry them as well: let the proxy pass calls that have a token"
+)
+
+_OTHER_NAME_CODES = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_NOT_VALID_NOW_CODES = frozenset({9, 10})
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_UNKNOWN_AUTHORITY_CODES = frozenset({2, 18, 19, 20, 21})
+"""No issuer is found, or one that signed itself and is not trusted."""
+_NO_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+_HANDSHAKE_ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError, ssl.SSLEOFError)
+_ANSWERS_OF_TLS = ("Server disconnected without sending a response", "illegal request line")
+"""What a server with TLS makes of plain HTTP: it hangs up, or sends an alert, which is no text."""
+_PLAIN_TO_TLS_PAGE = re.compile(
+    r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server|speaking plain HTTP"
+)
+_GATEWAY_STATUSES = frozenset({403, 502, 503, 504})
+"""With these a proxy answers for itself."""
+_BASIC = re.compile(r"(^|,)\s*basic\b", re.IGNORECASE)
+
+
+def fault_text(fault: Exception, url: str, proxy: Proxy | None = None, *, was_answered: bool = False) -> str:
+    """What went wrong with a call of this URL, and what to do about it where that can be known.
+
+    `was_answered`: the server has answered earlier calls, so it is set up correctly.
+    """
+    # Time-outs have no text of their own.
+    text = str(fault) or type(fault).__name__
+    if (hint := _hint_of_cause(fault, url, proxy)) is not None:
+        return text + hint
+    if proxy is not None and isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"the proxy {proxy} cannot be reached: {text}"
+    if proxy is not None and isinstance(fault, httpx.ProxyError):
+        status = int(text[:3]) if text[:3].isdigit() else 0
+        return f"the proxy {proxy} does not connect to it: {text}{proxy_hint(status, proxy)}"
+    if httpx.URL(url).scheme == "https":
+        return text + _MAYBE_NO_TLS if isinstance(fault, httpx.ConnectError) and _handshake_ended(fault) else text
+    is_suspect = isinstance(fault, httpx.RemoteProtocolError) and not was_answered
+    return text + _MAYBE_TLS if is_suspect and text.startswith(_ANSWERS_OF_TLS) else text
+
+
+def page_hint(url: str, status: int, page: str) -> str:
+    """What to do about an answer that is no coordinator's, where that can be known; empty otherwise."""
+    is_plain = httpx.URL(url).scheme == "http"
+    return _TLS if is_plain and status == httpx.codes.BAD_REQUEST and _PLAIN_TO_TLS_PAGE.search(page) else ""
+
+
+def challenge_of(answer: httpx.Response) -> str:
+    """How it asks for credentials: its `WWW-Authenticate` header."""
+    challenge: str = answer.headers.get("www-authenticate", "")
+    return challenge
+
+
+def asks_for_password(challenge: str) -> bool:
+    """Whether a `WWW-Authenticate` header asks for a user name and password."""
+    return _BASIC.search(challenge) is not None
+
+
+def login_hint(challenge: str, url: str, *, brings_token: bool) -> str:
+    """What to do about a 401 of the coordinator at this URL."""
+    if not asks_for_password(challenge):
+        return "" if brings_token else _NO_AUTH0
+    if brings_token:
+        return _LOGIN_BESIDE_AUTH0
+    return _LOGIN_REFUSED if httpx.URL(url).userinfo else _NO_LOGIN
+
+
+def proxy_hint(status: int, proxy: Proxy | None) -> str:
+    """What an answer may have to do with the proxy through which it came; empty where nothing."""
+    if proxy is None:
+        return ""
+    if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
+        return f"; the proxy {proxy} asks for a login: set {proxy.variable} to http://USER:PASSWORD@HOST:PORT"
+    return f"; the call went through the proxy {proxy}" if status in _GATEWAY_STATUSES else ""
+
+
+def _hint_of_cause(fault: Exception, url: str, proxy: Proxy | None) -> str | None:
+    """None where nothing below the HTTP client says more."""
+    for cause in _causes(fault):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return _certificate_hint(cause.verify_code)
+            case ssl.SSLError() if cause.reason in _NO_TLS_REASONS:
+                return _NO_TLS
+            case socket.gaierror():
+                host = httpx.URL(url if proxy is None else proxy.url).host
+                return f": {host}" + (_UNRESOLVED_DOCKER_HOST if host == DOCKER_HOST else "")
+    return None
+
+
+def _certificate_hint(code: int) -> str:
+    if code in _OTHER_NAME_CODES:
+        return _OTHER_NAME
+    if code in _NOT_VALID_NOW_CODES:
+        return _NOT_VALID_NOW
+    return _UNKNOWN_AUTHORITY if code in _UNKNOWN_AUTHORITY_CODES else ""
+
+
+def _handshake_ended(fault: Exception) -> bool:
+    """Whether the connection came about, and then ended."""
+    causes = list(_causes(fault))
+    was_refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+    return not was_refused and any(isinstance(cause, _HANDSHAKE_ENDED) for cause in causes)
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    """The fault, and what it came from."""
+    seen: list[BaseException] = [fault]
+    for each in seen:
+        yield each
+        members = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        for cause in (each.__cause__ or each.__context__, *members):
+            if cause is not None and cause not in seen:
+                seen.append(cause)

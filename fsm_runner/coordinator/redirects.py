@@ -1,0 +1,57 @@
+"""Which redirects are followed, and what is said of the others.
+
+307 and 308 keep method and body, so a call can be repeated. It goes to the same host alone, since it may carry
+credentials.
+"""
+
+import httpx
+
+from fsm_runner.redaction import without_logins
+
+FOLLOWED_STATUSES = frozenset({307, 308})
+FOLLOWED_TIMES = 5
+"""The number of redirects that one call follows."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SHOWN_CHARS = 300
+
+
+def target_of(answer: httpx.Response) -> httpx.URL | None:
+    """Where it redirects to; None where it does not, or does not say where to."""
+    return None if answer.next_request is None else answer.next_request.url
+
+
+def followed_target(answer: httpx.Response) -> httpx.URL | None:
+    """Where the call is to be repeated; None where the answer stands."""
+    target = target_of(answer)
+    if target is None or answer.status_code not in FOLLOWED_STATUSES:
+        return None
+    return target if _is_same_host(answer.request.url, target) else None
+
+
+def redirect_text(path: str, target: httpx.URL) -> str:
+    """What to do about a call of `path`, below a configured URL, that was redirected to `target`."""
+    url = without_logins(str(target))
+    configured = url.removesuffix(path)
+    if configured == url:
+        return f"redirects to {_shown(url)}; configure that one, if it is the right server and no page for a login"
+    return f"redirects to {_shown(url)}; configure that one ({_shown(configured)})"
+
+
+def too_often_text(target: httpx.URL) -> str:
+    return f"redirects more than {FOLLOWED_TIMES} times, at last to {_shown(without_logins(str(target)))}"
+
+
+def _is_same_host(asked: httpx.URL, target: httpx.URL) -> bool:
+    """The same scheme, host and port; or the same host by HTTPS, where both ports are the usual ones."""
+    here, there = _place(asked), _place(target)
+    is_upgrade = (asked.scheme, here[1], target.scheme, there[1]) == ("http", 80, "https", 443)
+    return here[0] == there[0] and (is_upgrade or (asked.scheme == target.scheme and here[1] == there[1]))
+
+
+def _place(url: httpx.URL) -> tuple[bytes, int | None]:
+    return url.raw_host, url.port or _DEFAULT_PORTS.get(url.scheme)
+
+
+def _shown(url: str) -> str:
+    return url if len(url) <= _SHOWN_CHARS else url[:_SHOWN_CHARS] + "…"

@@ -1,0 +1,153 @@
+"""Redirects: 307 and 308 to the same host are followed, the others are named with what to configure."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.auth import TokenAuth
+from fsm_runner.coordinator.embedded.signing_keys import KeysAway, SigningKeys
+from fsm_runner.coordinator.faults import Unreachable
+from fsm_runner.coordinator.token_service import TokenRequest, TokenService
+from tests.support.gateway import executor_at, gateway_to
+from tests.support.serving import serving
+
+LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
+REGISTRATION = wire.Registration(
+    hostname="h", project_dir="/p", executor_profile="x", executor=wire.ExecutorInfo(type="procedural", command="c")
+)
+ANSWER = {"runner_id": "rnr_1", "run_id": "run_1", "session_id": "ses_1", "status": "pending", "access_token": "t"}
+
+Target = Callable[[str], str]
+"""The `Location` for the path of a request, with its query."""
+
+
+class Redirecting:
+    """Redirects what does not begin with `/moved`, and answers the rest. Keeps what arrives."""
+
+    def __init__(self, status: int, target: Target) -> None:
+        self._status = status
+        self._target = target
+        self.arrived: list[tuple[str, str, bytes, bytes]] = []
+        """Method, path, body and `Authorization`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        path = scope["raw_path"].decode() + ("?" + scope["query_string"].decode() if scope["query_string"] else "")
+        authorization = dict(scope["headers"]).get(b"authorization", b"")
+        self.arrived.append((scope["method"], path, message.get("body", b""), authorization))
+        if path.startswith("/moved"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": json.dumps({**ANSWER, "expires_in": 60}).encode()})
+        else:
+            headers = [(b"location", location.encode())] if (location := self._target(path)) else []
+            await send({"type": "http.response.start", "status": self._status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"<html>moved</html>"})
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for _, path, _, _ in self.arrived]
+
+
+def moved(path: str) -> str:
+    return f"/moved{path}"
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_redirect_to_the_same_host_is_followed_with_body_and_token(status: int) -> None:
+    app = Redirecting(status, moved)
+    async with serving(app) as url:
+        auth = TokenAuth(f"{url}/oauth/token", LOGIN)
+        async with CoordinatorApi(url, auth) as api:
+            assert (await api.register(REGISTRATION)).runner_id == "rnr_1"
+            await api.deliver("/runner/runs/run_1/started", b'{"runner_id": "rnr_1"}')
+            assert b"rnr_1" in await api.script_archive("s")
+            await api.deregister("rnr_1")
+    assert app.paths == [
+        *("/oauth/token", "/moved/oauth/token"),
+        *("/runner/register", "/moved/runner/register"),
+        *("/runner/runs/run_1/started", "/moved/runner/runs/run_1/started"),
+        *("/scripts/s/download", "/moved/scripts/s/download"),
+        *("/runners/rnr_1?self=true", "/moved/runners/rnr_1?self=true"),
+    ]
+    for asked, repeated in zip(app.arrived[::2], app.arrived[1::2], strict=True):
+        assert (asked[0], *asked[2:]) == (repeated[0], *repeated[2:])
+    assert app.arrived[-1][3] == b"Bearer t"
+
+
+async def test_calls_of_executors_are_redirected_as_well() -> None:
+    app = Redirecting(308, moved)
+    async with serving(app) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        assert (await http.get("/health")).json()["runner_id"] == "rnr_1"
+        created = await http.post("/runs", json={"type": "start_session", "parameters": {}})
+        assert created.json()["run_id"] == "run_1"
+        assert (await http.post("/runs/run_1/stop")).status_code == 200
+    assert app.paths[:4] == ["/health", "/moved/health", "/runs", "/moved/runs"]
+    assert app.paths[-2:] == ["/runs/run_1/stop", "/moved/runs/run_1/stop"]
+
+
+NOT_FOLLOWED: dict[str, tuple[int, Target]] = {
+    "301": (301, moved),
+    "302": (302, moved),
+    "303": (303, moved),
+    "another host": (307, lambda path: f"http://other.invalid{path}"),
+    "another port": (308, lambda path: f"http://127.0.0.1:9{path}"),
+    "another scheme": (307, lambda path: f"https://127.0.0.1{path}"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOLLOWED)
+async def test_other_redirects_are_named_with_what_to_configure(name: str) -> None:
+    status, target = NOT_FOLLOWED[name]
+    app = Redirecting(status, target)
+    async with serving(app) as url, CoordinatorApi(url) as api:
+        with pytest.raises(Unreachable) as raised:
+            await api.register(REGISTRATION)
+        there = target("/runner/register") if "://" in target("") else f"{url}/moved/runner/register"
+        configured = there.removesuffix("/runner/register")
+        said = f"HTTP {status}: redirects to {there}; configure that one ({configured})"
+        assert str(raised.value) == f"POST {url}/runner/register: {said}"
+        async with gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+            refused = await http.get("/health")
+            assert (refused.status_code, "detail" in refused.json()) == (502, True)
+    assert app.paths == ["/runner/register", "/health"]
+
+
+async def test_a_redirect_to_a_page_for_a_login_is_named_without_its_own_login() -> None:
+    app = Redirecting(302, lambda _: "https://user:secret@sso.invalid/login?next=/")
+    async with serving(app) as url, CoordinatorApi(url) as api:
+        with pytest.raises(Unreachable, match="; configure that one, if it is the right server") as raised:
+            await api.health()
+    assert "redirects to https://user:***@sso.invalid/login?next=/;" in str(raised.value)
+
+
+async def test_a_redirect_without_a_target_is_an_answer_like_others() -> None:
+    async with serving(Redirecting(307, lambda _: "")) as url, CoordinatorApi(url) as api:
+        with pytest.raises(Unreachable, match="HTTP 307"):
+            await api.health()
+
+
+async def test_redirects_in_a_circle_end() -> None:
+    app = Redirecting(307, lambda path: path)
+    async with serving(app) as url, CoordinatorApi(url) as api:
+        with pytest.raises(Unreachable, match=f"redirects more than 5 times, at last to {url}/health"):
+            await api.health()
+        assert len(app.arrived) == 6
+        with pytest.raises(Unreachable, match="redirects more than 5 times"):
+            async with api.forward("GET", "/health", [], None):
+                pass
+
+
+async def test_a_token_service_that_redirects_is_named() -> None:
+    app = Redirecting(302, lambda path: f"https://tenant.invalid{path}")
+    async with serving(app) as url:
+        said = r"HTTP 302: redirects to https://tenant\.invalid/\S+; configure that one \(https://tenant\.invalid\)"
+        with pytest.raises(Unreachable, match=said):
+            await TokenService(f"{url}/oauth/token", LOGIN).new_token()
+        keys = SigningKeys(f"{url}/.well-known/jwks.json")
+        with pytest.raises(KeysAway, match=said):
+            await keys.key("key-1")
+        await keys.aclose()
