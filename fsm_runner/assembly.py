@@ -160,7 +160,9 @@ async def assembled_runner(
         )
         check_limit(config.max_runs)
         if journal.path is not None:
-            await stack.enter_async_context(answering(journal.path.parent, lambda: Health(runner.state, len(runs))))
+            await stack.enter_async_context(
+                answering(journal.path.parent, lambda: Health(runner.state, len(runs), keeping.problem()))
+            )
         yield runner
 
 

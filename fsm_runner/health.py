@@ -32,13 +32,16 @@ class Health(msgspec.Struct, frozen=True):
     """Of the runner's machine."""
     runs: int
     """How many are held."""
+    problem: str | None = None
+    """What does not work although the runner is in a state that is well, for people."""
 
     @property
     def is_well(self) -> bool:
-        return self.state not in UNWELL_STATES
+        return self.state not in UNWELL_STATES and self.problem is None
 
     def __str__(self) -> str:
-        return f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
+        text = f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
+        return text if self.problem is None else f"{text}; {self.problem}"
 
 
 class Stuck(msgspec.Struct, frozen=True):

@@ -18,6 +18,8 @@ class Keeping(msgspec.Struct, frozen=True):
     marks: Mapping[str, str]
     """Variables in the environment of everything that this runner starts."""
     sweep: Sweep
+    problem: Callable[[], str | None] = lambda: None
+    """What would be lost if this process were killed at this moment; None where nothing would."""
 
 
 def _nothing() -> int:
@@ -43,6 +45,6 @@ async def kept(
         from fsm_runner.process.warden import Warden
 
         owner = owner_of(identity.key, journal.process)
-        await stack.enter_async_context(Warden(owner))
+        warden = await stack.enter_async_context(Warden(owner))
         earlier = frozenset(owner_of(identity.key, process) for process in journal.earlier_processes)
-        yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, earlier))
+        yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, earlier), lambda: warden.problem)

@@ -13,6 +13,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,35 +21,44 @@ from typing import Self
 from loguru import logger
 
 from fsm_runner.process import warden_program
+from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch, watch_exit
 from fsm_runner.process.orphans import ORPHANS
 from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.procfs import offers_pidfds
+from fsm_runner.process.reaping import Reaped, reap
 from fsm_runner.process.spawn import spawn
 from fsm_runner.process.tree import TREE_VARIABLE
 from fsm_runner.process.watermark import owner_part
+from fsm_runner.retry import RetryPolicy, Waits
 
 LEAVE_S = 5.0
-"""How long the warden may take to look once more and leave, when its runner ends."""
+"""How long a runner that ends waits for its warden, which looks once more. After that the warden goes on alone."""
+RESTARTS = RetryPolicy(base_s=0.5, cap_s=30.0)
+STEADY_S = 60.0
+"""A warden that has lived this long is replaced as quickly as the first one."""
 
 _PASSED_ON = ("LD_LIBRARY_PATH", TREE_VARIABLE)
 """What an interpreter may need to start, and what tells that the warden is itself part of a run."""
+_NO_WARDEN = "there is no warden, so a killed runner would leave its executors running until it starts again"
 
 
 class Warden:
     """An async context manager for the life of a runner. `owner` is the value of `OWNER_VARIABLE` of all it starts.
 
-    At the end it ends what is left, too. Where Linux' /proc or pidfds are missing (macOS) it is not started: what a
-    killed runner leaves there goes on until the sweep of the next start.
+    At the end it ends what is left, too. A warden that is killed is replaced. Where Linux' /proc or pidfds are missing
+    (macOS) it is not started: what a killed runner leaves there goes on until the sweep of the next start.
     """
 
     def __init__(self, owner: str) -> None:
+        self.problem: str | None = None
+        """Why a runner that was killed at this moment would leave its executors running; None where it would not."""
         self._told = (f"{OWNER_VARIABLE}={owner}", str(owner_part(owner)))
         self._process: subprocess.Popen[bytes] | None = None
         self._runners_end = -1
         self._watch: ExitWatch | None = None
         self._ended = asyncio.Event()
-        self._is_leaving = False
+        self._replacing: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -60,51 +70,89 @@ class Warden:
         if not _can_work():
             logger.info("this system has no warden: what a killed runner leaves behind ends when it starts again")
             return self
-        wardens_end, self._runners_end = os.pipe()
-        try:
-            self._process = _started(self._told, wardens_end)
-            ORPHANS.know(self._process.pid)
-            self._watch = watch_exit(self._process.pid, self._note_end)
-        except BaseException:
-            self._let_go()
-            self._end()
-            raise
-        finally:
-            os.close(wardens_end)
+        self._start()
+        self._replacing = asyncio.create_task(self._replace_each(), name="warden")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.wait([self._replacing])
         if self._process is None:
             return
-        self._is_leaving = True
         self._let_go()
         try:
             async with asyncio.timeout(LEAVE_S):
                 await self._ended.wait()
         except TimeoutError:
-            logger.warning("the warden, process {}, does not leave: what it has to end is held", self._process.pid)
+            logger.warning("the warden, process {}, still ends what this runner has started", self._process.pid)
+            self._process.returncode = 0  # nobody waits for it any more; Popen need not warn of it
         finally:
-            self._end()
+            self._stop_watching()
 
-    def _end(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            self._reap(self._process)
+    def _start(self) -> None:
+        """Raises as `__aenter__`."""
+        wardens_end, self._runners_end = os.pipe()
+        try:
+            self._ended.clear()
+            self._process = _started(self._told, wardens_end)
+            ORPHANS.know(self._process.pid)
+            self._watch = watch_exit(self._process.pid, self._note_end)
+        except BaseException:
+            self._let_go()
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                self._reap(process)
+            raise
+        finally:
+            os.close(wardens_end)
+
+    async def _replace_each(self) -> None:
+        waits = Waits(RESTARTS)
+        while True:
+            started_at = time.monotonic()
+            await self._ended.wait()
+            if time.monotonic() - started_at > STEADY_S:
+                waits.reset()
+            await self._replace(waits)
+
+    async def _replace(self, waits: Waits) -> None:
+        while self.problem is not None:
+            await asyncio.sleep(waits.next_s())
+            try:
+                self._start()
+            except (SpawnFailed, OSError, RuntimeError) as fault:
+                problem = f"{_NO_WARDEN}: it cannot be started again: {fault}"
+                if problem != self.problem:
+                    logger.warning("{}; it is tried again every {:g} s or sooner", problem, RESTARTS.cap_s)
+                self.problem = problem
+            else:
+                self.problem = None
+                logger.info("there is a warden again: process {}", self.pid)
 
     def _note_end(self) -> None:
         if self._process is not None:
-            self._reap(self._process)
-        if not self._is_leaving:
-            logger.warning("the warden has ended: were the runner killed, its runs would go on until it starts again")
+            ended = self._reap(self._process)
+            is_leaving = self._runners_end < 0
+            if not is_leaving:
+                how = f"was ended by {ended.signal}" if ended.signal else f"has ended with exit code {ended.code}"
+                self.problem = f"{_NO_WARDEN}: process {self._process.pid} {how}"
+                logger.warning("{}; another one is started", self.problem)
+                self._process = None
+                self._let_go()
         self._ended.set()
 
-    def _reap(self, process: "subprocess.Popen[bytes]") -> None:
-        process.wait()
+    def _reap(self, process: "subprocess.Popen[bytes]") -> Reaped:
+        reaped = reap(process)
         ORPHANS.forget(process.pid)
+        return reaped
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _let_go(self) -> None:
         if self._runners_end >= 0:

@@ -11,15 +11,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
+from fsm_runner.journal.identity import RunnerIdentity
+from fsm_runner.keeping import kept
+from fsm_runner.process import warden as warden_module
 from fsm_runner.process import warden_program
+from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.orphans import ORPHANS
 from fsm_runner.process.owner import OWNER_VARIABLE
 from fsm_runner.process.warden import Warden
+from fsm_runner.retry import RetryPolicy
 from tests.support.children import ENV, HERE, is_reaped, open_descriptors
 from tests.support.fifo import Fifo
-from tests.support.processes import gone, is_there, with_environment
+from tests.support.logs import log_lines
+from tests.support.processes import gone, is_there, reaped, with_environment
 from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warden needs /proc")
@@ -45,13 +52,21 @@ wait
 async def main():
     owner = sys.argv[1]
     async with Warden(owner) as warden:
-        os.write(os.open(os.environ["SIGNS"], os.O_WRONLY), b"%d\\n" % warden.pid)
+        signs = os.open(os.environ["SIGNS"], os.O_WRONLY)
+        first = warden.pid
+        os.write(signs, b"%d\\n" % first)
         child = Child.start(["/bin/sh", "-c", SCRIPT], env={**os.environ, OWNER_VARIABLE: owner}, cwd=Path("/"))
+        while warden.pid in (first, None):
+            await asyncio.sleep(0.01)
+        os.write(signs, b"%d\\n" % warden.pid)
         await child.wait()
 
 asyncio.run(main())
 """
 STARTED_BY_A_RUNNER = 6
+IDENTITY = RunnerIdentity(
+    hostname="here", project_dir="/", executor_profile="echo", executor_command="echo", coordinator_url="http://there"
+)
 
 
 @pytest.fixture
@@ -144,20 +159,106 @@ async def test_a_warden_is_no_orphan(owner: str) -> None:
         assert warden.pid not in ORPHANS.unknown_children()
 
 
-async def test_a_warden_that_was_ended_is_told_of_and_reaped(owner: str) -> None:
+async def replaced(warden: Warden, pid: int) -> int:
+    """The process id of the warden that comes after the one with this id."""
+    async with asyncio.timeout(PATIENCE_S):
+        while warden.pid in (pid, None):  # noqa: ASYNC110 - nothing tells of it but the log
+            await asyncio.sleep(0.01)
+    assert warden.pid is not None
+    return warden.pid
+
+
+async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> None:
+    with log_lines() as lines:
+        async with Warden(owner) as warden:
+            assert warden.pid is not None
+            first = warden.pid
+            os.kill(first, signal.SIGKILL)
+            await asyncio.wait_for(warden._ended.wait(), PATIENCE_S)
+            assert is_reaped(first)
+            problem = warden.problem or ""
+            assert problem.endswith(f": process {first} was ended by SIGKILL")
+            second = await replaced(warden, first)
+            assert not warden.problem
+            assert second not in ORPHANS.unknown_children()
+            left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: owner})
+        assert await left.wait() == -signal.SIGKILL
+    assert is_reaped(second)
+    assert [line for line in lines if "warden" in line] == [
+        "there is no warden, so a killed runner would leave its executors running until it starts again: "
+        f"process {first} was ended by SIGKILL; another one is started",
+        f"there is a warden again: process {second}",
+    ]
+
+
+async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_warden(owner: str, signs: Fifo) -> None:
+    async with runner(owner, signs) as (process, warden, started):
+        os.kill(warden, signal.SIGKILL)
+        second = await signs.pid()
+        process.kill()
+        await process.wait()
+        for pid in (*started, second):
+            await gone(pid)
+    assert with_environment(owner) == []
+
+
+async def test_a_warden_that_cannot_be_started_again_is_tried_again(
+    owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, failures = warden_module._started, 3
+
+    def started(told: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise SpawnFailed("too many processes")
+        return start(told, stdin)
+
+    monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
+    descriptors = open_descriptors()
+    with log_lines() as lines:
+        async with Warden(owner) as warden:
+            assert warden.pid is not None
+            monkeypatch.setattr(warden_module, "_started", started)
+            os.kill(warden.pid, signal.SIGKILL)
+            await replaced(warden, warden.pid)
+    assert failures == 0
+    assert open_descriptors() == descriptors
+    assert len([line for line in lines if "it cannot be started again: too many processes" in line]) == 1
+
+
+async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
+    owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
     async with Warden(owner) as warden:
         assert warden.pid is not None
         os.kill(warden.pid, signal.SIGKILL)
         await asyncio.wait_for(warden._ended.wait(), PATIENCE_S)
-        assert is_reaped(warden.pid)
+    assert warden.pid is None
 
 
-async def test_a_warden_that_does_not_leave_is_ended(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
+    before = {child.pid for child in psutil.Process().children()}
+    async with kept(tmp_path, IDENTITY, str) as keeping:
+        (warden,) = (child for child in psutil.Process().children() if child.pid not in before)
+        assert keeping.problem() is None
+        warden.kill()
+        await reaped(warden.pid)
+        assert (keeping.problem() or "").startswith("there is no warden, so a killed runner would leave its executors")
+
+
+async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsm_runner.process.warden.LEAVE_S", 0.05)
     async with Warden(owner) as warden:
         assert warden.pid is not None
         os.kill(warden.pid, signal.SIGSTOP)
-    assert is_reaped(warden.pid)
+    assert not is_reaped(warden.pid)
+    os.kill(warden.pid, signal.SIGCONT)
+    await gone(warden.pid)
+    is_reaped(warden.pid)
+    ORPHANS.forget(warden.pid)
 
 
 async def test_its_program_imports_little() -> None:
