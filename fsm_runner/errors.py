@@ -23,10 +23,21 @@ class UsageError(FsmRunnerError):
     exit_code = EXIT_USAGE
 
 
+STDOUT_MARK = "--- stdout ---"
+"""The line between the stderr and the stdout of a process in an error."""
+_ENDING = re.compile(r"\((?:exit code|killed by) .*\)")
+"""The last line of such an error, which says how the process ended."""
+
+
 def headline(text: str) -> str:
-    """The one line of an error that says most: the first, but of a Python traceback the last."""
+    """The one line of an error that says most: the first, but of a Python traceback the last. How a process ended is
+    added to it."""
     lines = text.strip().splitlines() or [""]
-    return lines[-1] if lines[0].startswith("Traceback (most recent call last)") else lines[0]
+    ending = f" {lines.pop()}" if len(lines) > 1 and _ENDING.fullmatch(lines[-1]) else ""
+    if STDOUT_MARK in lines[1:]:
+        lines = lines[: lines.index(STDOUT_MARK, 1)]
+    line = lines[-1] if lines[0].startswith("Traceback (most recent call last)") else lines[0]
+    return line + ending
 
 
 LEFT_OUT = re.compile(r"\n?… [0-9,]+ (?:bytes|characters) left out …\n")

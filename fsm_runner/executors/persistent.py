@@ -136,4 +136,4 @@ class PersistentProcess:
         ended = self._end.result()
         if ended is None:
             return "the executor has closed its stdout, so it can complete no turn"
-        return failure_text(ended, f"the executor ended with exit code {ended.code} {when}")
+        return failure_text(ended, "the executor", when)

@@ -30,10 +30,11 @@ def reap(process: "subprocess.Popen[bytes]") -> Reaped:
     if process.returncode >= 0:
         return Reaped(process.returncode, cpu_s=cpu_s)
     number = -process.returncode
-    return Reaped(128 + number, _signal_name(number), cpu_s)
+    return Reaped(128 + number, signal_name(number), cpu_s)
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Such as SIGKILL."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a realtime signal

@@ -36,7 +36,7 @@ async def test_credentials_that_are_not_accepted(
     async with claude(tmp_path, monkeypatch, variables={**variables, **DEFAULT_RETRIES}) as bench:
         bench.api.otherwise = Fails(401, "authentication_error", "invalid")
         run = await bench.start()
-        assert await bench.fails(run) == f"Error: {said}"
+        assert await bench.fails(run) == f"Error: {said} (exit code 1 before its turn was complete)"
         assert "result" not in bench.told(run)
         assert len(bench.api.asked) == 2
 

@@ -12,6 +12,8 @@ from tests.support.claude import MODEL, TOKEN, claude, claude_profile
 from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
 
 LARGE_CHARS = 5_000_000
+ENDED = "(exit code 1)"
+"""How a one-shot executor fails."""
 
 
 async def test_a_turn_is_told_from_the_bind_to_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +126,10 @@ async def test_a_session_without_a_conversation_is_not_resumed(tmp_path: Path, m
         bench.desk.proxy.fault("GET", path, faults.instead("unbound", unbound))
         error = await bench.fails(await bench.resume(first, "go on"))
         said = "has no executor_session_id, so there is no conversation to resume"
-        assert error == f"Error: session {first.session_id} {said}"
+        assert error == f"Error: session {first.session_id} {said} {ENDED}"
         bench.desk.proxy.fault("GET", path, faults.status(404, "Session not found"))
         error = await bench.fails(await bench.resume(first, "go on"))
-        assert error == f"Error: session {first.session_id} not found: the coordinator does not know it"
+        assert error == f"Error: session {first.session_id} not found: the coordinator does not know it {ENDED}"
 
 
 async def test_tools_are_told_as_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ async def test_runs_are_submitted_listed_and_stopped(tmp_path: Path) -> None:
         failed = await desk.does("submit", "fail", "code=2", "--wait")
         assert failed.code == EXIT_FAILED
         assert "it broke" in failed.stderr
-        assert (await desk.does("runs", "--status", "failed")).stdout.splitlines()[1].endswith("  it broke")
+        listed = (await desk.does("runs", "--status", "failed")).stdout.splitlines()
+        assert listed[1].endswith("  it broke (exit code 2)")
 
 
 async def test_no_command_lets_a_run_control_the_terminal(tmp_path: Path) -> None:

@@ -78,13 +78,24 @@ async def test_exit_code_0_completes_the_run_and_finishes_the_session(tmp_path: 
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([["say", "on stdout"], ["complain", " on stderr\n"], ["exit", 3]], "on stderr"),
-        ([["say", " on stdout\n"], ["complain", " \n"], ["exit", 3]], "on stdout"),
+        (
+            [["say", "on stdout"], ["complain", " on stderr\n"], ["exit", 3]],
+            "on stderr\n--- stdout ---\non stdout\n(exit code 3)",
+        ),
+        ([["say", " on stdout\n"], ["complain", " \n"], ["exit", 3]], "on stdout (exit code 3)"),
         ([["exit", 3]], "the command ended with exit code 3"),
         ([["die"]], "the command ended with exit code 137"),
-        ([["complain", "not \xff UTF-8"], ["exit", 1]], "not \ufffd UTF-8"),
+        (
+            [["complain", "progress 10%"], ["die"]],
+            "progress 10% (killed by SIGKILL, exit code 137, perhaps for lack of memory)",
+        ),
+        (
+            [["complain", "it was killed"], ["exit", 137]],
+            "it was killed (exit code 137, which a shell gives for SIGKILL)",
+        ),
+        ([["complain", "not \xff UTF-8"], ["exit", 1]], "not \ufffd UTF-8 (exit code 1)"),
     ],
-    ids=["stderr", "stdout", "exit code", "signal", "no UTF-8"],
+    ids=["both", "stdout", "exit code", "signal", "signal and stderr", "signal in a shell", "no UTF-8"],
 )
 async def test_any_other_exit_code_fails_the_run_with_what_was_said(
     tmp_path: Path, steps: list[Step], reason: str
@@ -117,7 +128,7 @@ async def test_an_invocation_larger_than_a_pipe_arrives_whole(tmp_path: Path) ->
     [
         ("#!/bin/sh\nexit 0\n", "completed", None),
         ("#!/bin/sh\nexec 0<&-\nexit 0\n", "completed", None),
-        ("#!/bin/sh\necho no >&2\nexit 1\n", "failed", "no"),
+        ("#!/bin/sh\necho no >&2\nexit 1\n", "failed", "no (exit code 1)"),
     ],
 )
 async def test_an_executor_need_not_read_its_invocation(

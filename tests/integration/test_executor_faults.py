@@ -1,5 +1,6 @@
 """Executors that misbehave: each ends with its documented outcome, within its limits."""
 
+import re
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -23,6 +24,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 LARGE_CHARS = 300_000
 """More than a pipe holds."""
 HALF_A_LINE: Step = ["say", '{"type": "turn_complete"']
+IN_ITS_TURN = "before its turn was complete"
 SHORT_S = 0.3
 
 
@@ -52,7 +54,7 @@ async def test_a_turn_of_an_executor_that_closes_its_stdout_fails(tmp_path: Path
 async def test_an_executor_that_closes_its_stdout_may_still_say_why_it_ends(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["close", STDOUT], ["complain", "no more"], ["exit", 3])
-        assert await bench.fails(run) == "no more"
+        assert await bench.fails(run) == f"no more (exit code 3 {IN_ITS_TURN})"
 
 
 async def test_an_executor_that_closes_its_stdout_between_turns_is_ended_and_has_failed(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ async def test_a_turn_for_an_executor_that_ends_instead_fails_with_its_reason(tm
         second = await bench.resume(first)
         await bench.desk.state(second, "executing")
         held.gate.write_line()
-        assert await bench.fails(second) == "I had enough"
+        assert await bench.fails(second) == f"I had enough (exit code 1 {IN_ITS_TURN})"
 
 
 async def test_what_was_said_before_the_turn_that_failed_is_told_too(tmp_path: Path) -> None:
@@ -102,7 +104,8 @@ async def test_what_was_said_before_the_turn_that_failed_is_told_too(tmp_path: P
         await bench.completes(first)
         held.gate.write_line()
         await held.started.pid()
-        assert await bench.fails(await bench.resume(first, ["exit", 1])) == "the disk is full"
+        error = await bench.fails(await bench.resume(first, ["exit", 1]))
+        assert error == f"the disk is full (exit code 1 {IN_ITS_TURN})"
 
 
 async def test_a_turn_that_is_completed_with_a_closed_stdin_counts(tmp_path: Path) -> None:
@@ -134,14 +137,15 @@ async def test_an_exit_is_noticed_while_somebody_else_holds_the_streams(
 @pytest.mark.parametrize("end", [["exit", 0], ["exit", 5], ["die"]], ids=str)
 async def test_half_a_line_completes_no_turn(tmp_path: Path, end: Step) -> None:
     async with staged(tmp_path) as bench:
-        assert await bench.fails(await bench.start(["bind"], HALF_A_LINE, end)) == HALF_A_LINE[1]
+        error = await bench.fails(await bench.start(["bind"], HALF_A_LINE, end))
+        assert re.fullmatch(rf"{re.escape(HALF_A_LINE[1])} \(.* {IN_ITS_TURN}.*\)", error)
 
 
 @pytest.mark.parametrize("end", [["exit", 5], ["die"]], ids=str)
 async def test_a_line_without_its_break_completes_no_turn_of_an_executor_that_fails(tmp_path: Path, end: Step) -> None:
     async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["say", '{"type": "turn_complete"}'], ["complain", "half"], end)
-        assert await bench.fails(run) == "half"
+        assert (await bench.fails(run)).startswith('half\n--- stdout ---\n{"type": "turn_complete"}\n(')
 
 
 async def test_the_last_line_of_an_executor_that_ends_in_order_needs_no_break(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ async def test_the_last_line_of_an_executor_that_ends_in_order_needs_no_break(tm
 
 async def test_half_a_line_of_a_one_shot_executor_is_its_reason(tmp_path: Path) -> None:
     async with one_shot(tmp_path) as bench:
-        assert await bench.fails(await bench.start(HALF_A_LINE, ["die"])) == HALF_A_LINE[1]
+        assert (await bench.fails(await bench.start(HALF_A_LINE, ["die"]))).startswith(f"{HALF_A_LINE[1]} (killed by ")
         await bench.completes(await bench.start(HALF_A_LINE, ["exit", 0]))
 
 
@@ -183,9 +187,9 @@ async def test_an_executor_that_never_reads_ends_by_its_time_limit_or_a_stop(
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("#!/bin/sh\necho no >&2\nexit 1\n", "no"),
-        ("#!/bin/sh\nexec <&-\necho no >&2\nsleep 0.05\nexit 1\n", "no"),
-        ("#!/bin/sh\nexit 0\n", "the executor ended with exit code 0 before its turn was complete"),
+        ("#!/bin/sh\necho no >&2\nexit 1\n", f"no (exit code 1 {IN_ITS_TURN})"),
+        ("#!/bin/sh\nexec <&-\necho no >&2\nsleep 0.05\nexit 1\n", f"no (exit code 1 {IN_ITS_TURN})"),
+        ("#!/bin/sh\nexit 0\n", f"the executor ended with exit code 0 {IN_ITS_TURN}"),
     ],
     ids=["ends", "closes and ends", "says nothing"],
 )

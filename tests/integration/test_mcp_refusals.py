@@ -59,7 +59,7 @@ async def test_a_run_that_fails_or_is_stopped_is_an_error_with_its_session(tmp_p
         mcp_client(server.url) as client,
     ):
         failed = await call(client, "start_agent_session", parameters={"code": "3"}, agent_name="fail")
-        assert failed["error"] == "it broke"
+        assert failed["error"] == "it broke\n--- stdout ---\non stdout\n(exit code 3)"
         assert await call(client, "get_agent_session_status", session_id=failed["session_id"]) == {"status": "failed"}
         arguments = {"parameters": gate.parameters, "agent_name": "wait"}
         calling = asyncio.create_task(call(client, "start_agent_session", **arguments))

@@ -74,7 +74,7 @@ async def test_an_executor_is_the_users_and_has_its_way_to_the_coordinator(place
     source = '#!/bin/sh\nread -r invocation; echo "$(id -u) $HOME ${AGENT_ORCHESTRATOR_API_URL%%:*}" >&2; exit 1\n'
     home = command_home(place / "home", source, lifecycle="one_shot")
     async with bench(place) as desk, desk.running(home, run_as=f"{USER}:{UID}"):
-        assert (await desk.end(await desk.submit("staged"))).error == f"{UID} /nonexistent http"
+        assert (await desk.end(await desk.submit("staged"))).error == f"{UID} /nonexistent http (exit code 1)"
 
 
 async def test_a_hostile_command_reaches_nothing_of_the_runner(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ async def test_a_cache_of_uv_that_the_user_may_not_write_is_named(place: Path, m
     assert "set UV_CACHE_DIR" in said
     monkeypatch.setenv("UV_CACHE_DIR", str(place / "project/cache"))
     async with bench(place) as desk, desk.running(home, run_as=USER):
-        assert (await desk.end(await desk.submit("staged"))).error == str(place / "project/cache")
+        assert (await desk.end(await desk.submit("staged"))).error == f"{place}/project/cache (exit code 1)"
 
 
 async def test_a_journal_that_the_user_could_have_is_refused(place: Path) -> None:

@@ -54,7 +54,9 @@ async def test_the_result_is_on_the_session_before_the_run_is_reported(
 
 async def test_a_command_that_fails_is_reported_with_its_stderr(tmp_path: Path) -> None:
     async with running(tmp_path) as (desk, _):
-        assert (await desk.end(await desk.submit("fail", code=3))).error == "it broke"
+        assert (await desk.end(await desk.submit("fail", code=3))).error == (
+            "it broke\n--- stdout ---\non stdout\n(exit code 3)"
+        )
 
 
 async def test_the_time_limit_of_a_command_is_named_in_its_report(tmp_path: Path) -> None:

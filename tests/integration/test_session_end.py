@@ -13,6 +13,7 @@ from tests.support.processes import gone
 from tests.support.runner import waiter
 
 SESSIONS = 20
+KILLED = "(killed by SIGKILL before its turn was complete, exit code 137, perhaps for lack of memory)"
 IDLE_LIMIT_S = 2.0
 """Far longer than a turn takes to come."""
 
@@ -68,14 +69,18 @@ async def test_an_end_that_the_coordinator_refuses_is_told_no_more(tmp_path: Pat
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([["complain", "out of memory\n"], ["exit", 0]], "out of memory"),
-        ([["complain", "out of memory\n"], ["say", "progress\n"], ["exit", 7]], "out of memory"),
-        ([["say", "progress\n"], ["exit", 7]], "progress"),
+        ([["complain", "no more\n"], ["exit", 0]], "no more (exit code 0 before its turn was complete)"),
+        (
+            [["complain", "a warning\n"], ["say", "it broke\n"], ["exit", 7]],
+            "a warning\n--- stdout ---\nit broke\n(exit code 7 before its turn was complete)",
+        ),
+        ([["say", "progress\n"], ["exit", 7]], "progress (exit code 7 before its turn was complete)"),
         ([["exit", 7]], "the executor ended with exit code 7 before its turn was complete"),
         ([["exit", 0]], "the executor ended with exit code 0 before its turn was complete"),
         ([["die"]], "the executor ended with exit code 137 before its turn was complete"),
+        ([["complain", "progress 10%"], ["die"]], f"progress 10% {KILLED}"),
     ],
-    ids=["0 and stderr", "stderr", "stdout", "exit code", "0", "signal"],
+    ids=["0 and stderr", "both", "stdout", "exit code", "0", "signal", "signal and stderr"],
 )
 @pytest.mark.parametrize("turn", [1, 2])
 async def test_an_exit_in_a_turn_fails_its_run_and_tells_no_status(

@@ -14,6 +14,15 @@ from fsm_runner.errors import headline
             'Traceback (most recent call last):\n  File "x", line 1\nValueError: no\nError: ValueError: no\n',
             "Error: ValueError: no",
         ),
+        ("progress 10% (killed by SIGKILL, exit code 137)", "progress 10% (killed by SIGKILL, exit code 137)"),
+        ("it broke\nhere\n(killed by SIGKILL, exit code 137)", "it broke (killed by SIGKILL, exit code 137)"),
+        ("a warning\n--- stdout ---\nit broke\n(exit code 3)", "a warning (exit code 3)"),
+        (
+            "Traceback (most recent call last):\nValueError: no\n--- stdout ---\nprogress\n(exit code 1)",
+            "ValueError: no (exit code 1)",
+        ),
+        ("--- stdout ---\n(exit code 1)", "--- stdout --- (exit code 1)"),
+        ("(exit code 1)", "(exit code 1)"),
         ("it said:\nTraceback (most recent call last):\nValueError: no", "it said:"),
     ],
 )

@@ -49,5 +49,6 @@ def _laid_out(spec: Spec, form: str, *options: str) -> bytes:
     except OSError as error:
         raise GraphvizFailed(f"{program}: {error.strerror or error}") from error
     if done.returncode != 0:
-        raise GraphvizFailed(done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}")
+        how = f"exit code {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
+        raise GraphvizFailed(f"{done.stderr.decode(errors='replace').strip()} ({how})".lstrip())
     return done.stdout

@@ -1,0 +1,50 @@
+"""What an executor's failure says: its output, and how it ended."""
+
+import pytest
+
+from fsm_runner.executors.endings import STDOUT_TAIL_CHARS, failure_text
+from fsm_runner.process.capture import BoundedCapture
+from fsm_runner.process.child import Exit
+from fsm_runner.redaction import MASK, Redactor
+
+SECRET = "a-secret-of-some-length"
+
+
+def ended(code: int, stderr: str = "", stdout: str = "", signal: str | None = None) -> Exit:
+    captures = []
+    for text in (stdout, stderr):
+        capture = BoundedCapture(100_000)
+        capture.add(text.encode())
+        captures.append(capture)
+    return Exit(code=code, signal=signal, stdout=captures[0], stderr=captures[1], duration_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("exit_", "text"),
+    [
+        (ended(3), "the command ended with exit code 3"),
+        (ended(3, "no\n"), "no (exit code 3)"),
+        (ended(3, "", "no\nmore\n"), "no\nmore\n(exit code 3)"),
+        (ended(3, "a warning", "no"), "a warning\n--- stdout ---\nno\n(exit code 3)"),
+        (ended(139, "10%", signal="SIGSEGV"), "10% (killed by SIGSEGV, exit code 139)"),
+        (ended(137, "10%", signal="SIGKILL"), "10% (killed by SIGKILL, exit code 137, perhaps for lack of memory)"),
+        (ended(143, "10%"), "10% (exit code 143, which a shell gives for SIGTERM)"),
+        (ended(255, "10%"), "10% (exit code 255)"),
+    ],
+)
+def test_a_failure_names_what_was_said_and_how_it_ended(exit_: Exit, text: str) -> None:
+    assert failure_text(exit_) == text
+
+
+def test_it_says_who_ended_and_when() -> None:
+    assert failure_text(ended(7), "the executor", "between two turns") == (
+        "the executor ended with exit code 7 between two turns"
+    )
+    assert failure_text(ended(7, "no"), "the executor", "between two turns") == "no (exit code 7 between two turns)"
+
+
+def test_only_the_end_of_a_long_stdout_is_added_and_no_secret_is_cut_in_two() -> None:
+    stdout = f"{'x' * 50}{SECRET}{'y' * (STDOUT_TAIL_CHARS - 10)}"
+    hidden = Redactor.of_variables({"MY_TOKEN": SECRET}).text(failure_text(ended(1, "a warning", stdout)))
+    beginning = "a warning\n--- stdout ---\n… 63 characters left out …\n"
+    assert hidden == f"{beginning}{MASK}{'y' * (STDOUT_TAIL_CHARS - 10)}\n(exit code 1)"
