@@ -8,16 +8,22 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from loguru import logger
 
+from fsm_runner.held_files import HeldFiles
 from fsm_runner.journal.identity import KEY_DIGITS
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 SOCKET_FILE = "health.sock"
 ANSWER_LIMIT_S = 3.0
 """A runner that is well answers at once; one that does not for so long is stuck."""
 LONGEST_ANSWER_BYTES = 64 * 1024
+LOOK_EACH_S = 5.0
+"""How often a runner looks whether its socket is still there."""
 
 ADDRESS_LIMIT_BYTES = 100
 """The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""
@@ -57,8 +63,10 @@ class Stuck(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator[None]:
-    """Answer whoever asks. Where no socket can be made there, the runner works all the same and cannot be asked."""
-    path = folder / SOCKET_FILE
+    """Answer whoever asks. Where no socket can be made there, the runner works all the same and cannot be asked.
+
+    A socket that is deleted meanwhile is made again.
+    """
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -66,20 +74,54 @@ async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator
             await writer.drain()
         writer.close()
 
-    with contextlib.ExitStack() as stack:
+    path = folder / SOCKET_FILE
+    was_tried = asyncio.Event()
+    serving = asyncio.create_task(_serve_until_cancelled(path, answer, was_tried), name="health socket")
+    try:
+        await was_tried.wait()
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def _serve_until_cancelled(path: Path, answer: Answer, was_tried: asyncio.Event) -> None:
+    was_reachable = True
+    while True:
         try:
-            # An earlier process left it; the journal's lock says that this process is gone.
-            path.unlink(missing_ok=True)
-            server = await asyncio.start_unix_server(answer, stack.enter_context(_address(path)))
+            async with _listening(path, answer):
+                if not was_reachable:
+                    logger.info("`fsm-runner health` reaches this runner again: {}", path)
+                was_reachable = True
+                was_tried.set()
+                held = HeldFiles([path])
+                while held.first_missing() is None:  # noqa: ASYNC110 - nothing tells that a file was deleted
+                    await asyncio.sleep(LOOK_EACH_S)
         except OSError as fault:
-            logger.warning("`fsm-runner health` cannot reach this runner: {}: {}", path, fault)
-            yield
-            return
+            if was_reachable:
+                logger.warning("`fsm-runner health` cannot reach this runner: {}: {}", path, fault)
+            was_reachable = False
+            was_tried.set()
+            await asyncio.sleep(LOOK_EACH_S)
+
+
+@asynccontextmanager
+async def _listening(path: Path, answer: Answer) -> AsyncIterator[None]:
+    with contextlib.ExitStack() as stack:
+        # An earlier process left it; the journal's lock says that this process is gone.
+        _remove(path)
+        server = await asyncio.start_unix_server(answer, stack.enter_context(_address(path)))
+        held = HeldFiles([path])
         try:
             async with server:
                 yield
         finally:
-            path.unlink(missing_ok=True)
+            if held.first_missing() is None:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import TypeVar
 from loguru import logger
 
 from fsm_runner.journal.batch import Batch, release
-from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
-from fsm_runner.journal.writer import Writer
+from fsm_runner.journal.limits import CLOSE_WITHIN_S, LOOK_EACH_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
+from fsm_runner.journal.writer import JournalFileGone, Writer
 
 Value = TypeVar("Value")
 OnChange = Callable[[str | None], None]
@@ -100,8 +100,15 @@ class Flusher:
         await self._flush()
 
     async def _until_due(self) -> None:
-        """At once where somebody waits; otherwise a while after the first record, so that others come along."""
-        await self._has_work.wait()
+        """At once where somebody waits; otherwise a while after the first record, so that others come along.
+
+        Where nothing is noted, after a longer while: the files may be deleted meanwhile.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self._writer.path is None else LOOK_EACH_S):
+                await self._has_work.wait()
+        if not self._has_work.is_set():
+            return
         if not self._is_urgent.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._flush_within_s if self._why_stuck is None else RETRY_EACH_S):
@@ -113,8 +120,17 @@ class Flusher:
         self._has_work.clear()
         if batch.is_empty() and self._why_stuck is None:
             release(batch.take_waiters(), None)
+            if not self._is_closing:
+                self._tell(await self._carry_out(self._writer.check))
             return
-        why_not = await self._attempt(batch)
+        self._writing = batch
+        try:
+            why_not = await self._carry_out(lambda: self._writer.write(batch))
+        except asyncio.CancelledError:
+            release(batch.take_waiters(), NOT_IN_TIME)
+            raise
+        finally:
+            self._writing = None
         waiters = batch.take_waiters()
         if why_not is not None:
             self._keep(batch)
@@ -123,23 +139,20 @@ class Flusher:
         if why_not is None:
             await self._prune()
 
-    async def _attempt(self, batch: Batch) -> str | None:
-        """Why it is not on disk; None where it is."""
-        self._writing = batch
+    async def _carry_out(self, work: Callable[[], None]) -> str | None:
+        """Why it failed; None where it did not."""
         slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._tell, DISK_IS_SILENT)
         try:
-            await self._in_thread(lambda: self._writer.write(batch))
+            await self._in_thread(work)
         except sqlite3.Error as error:
             return _reason(error)
+        except JournalFileGone as gone:
+            return str(gone)
         except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
             logger.opt(exception=defect).error("journal: a batch cannot be written")
             return repr(defect)
-        except asyncio.CancelledError:
-            release(batch.take_waiters(), NOT_IN_TIME)
-            raise
         finally:
             slow.cancel()
-            self._writing = None
         return None
 
     def _keep(self, batch: Batch) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsm_runner.errors import UsageError
+from fsm_runner.held_files import HeldFiles
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, KeptLimits
-from fsm_runner.journal.lock import FolderLock
+from fsm_runner.journal.lock import LOCK_FILE, FolderLock
 from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered
@@ -17,6 +18,7 @@ from fsm_runner.journal.recovery import last_number, recover
 from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, renew_tables, version_of
 
 JOURNAL_FILE = "journal.sqlite"
+_SQLITE_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm")
 CACHED_STATEMENTS = 256
 FREE_BYTES = 64 * 1024
 """A disk with less than that has no room for a journal to be opened."""
@@ -43,6 +45,8 @@ class Opened(NamedTuple):
     """What this process of the runner is called, and no other."""
     earlier_processes: tuple[str, ...]
     """Of the same journal. None of them is alive: each has had the lock."""
+    files: HeldFiles
+    """All that is open in the folder."""
 
 
 def opened(folder: Path | None, limits: KeptLimits) -> Opened:
@@ -60,9 +64,9 @@ def opened(folder: Path | None, limits: KeptLimits) -> Opened:
             Pruner(connection, limits).drop_ownerless()
             last = (last_number(connection, "transitions"), last_number(connection, "messages"))
             process = secrets.token_hex(8)
-            found = Opened(
-                path, connection, lock, recover(connection), *last, process, _earlier_processes(connection, process)
-            )
+            earlier = _earlier_processes(connection, process)
+            files = HeldFiles(() if folder is None else (folder / name for name in (*_SQLITE_FILES, LOCK_FILE)))
+            found = Opened(path, connection, lock, recover(connection), *last, process, earlier, files)
         except sqlite3.Error as error:
             raise UsageError(_unusable(path, error)) from None
         on_error.pop_all()

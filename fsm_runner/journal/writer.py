@@ -43,6 +43,16 @@ _MESSAGE_PUT = "INSERT INTO messages VALUES {rows} ON CONFLICT DO NOTHING"
 _MESSAGE_GONE = "DELETE FROM messages WHERE id IN (VALUES {rows})"
 
 
+class JournalFileGone(Exception):
+    """A file of the journal was deleted or replaced while it is open. The text names it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} was deleted or replaced while this runner uses it, so what is written now would be lost: put it "
+            "back, or restart the runner"
+        )
+
+
 class Writer:
     """An open journal. It belongs to one thread, from its opening to its end."""
 
@@ -57,6 +67,7 @@ class Writer:
         self.earlier_processes = found.earlier_processes
         self._connection = found.connection
         self._lock = found.lock
+        self._files = found.files
         self._pruner = Pruner(found.connection, limits)
 
     def close(self) -> None:
@@ -66,15 +77,21 @@ class Writer:
             self._lock.close()
 
     def write(self, batch: Batch) -> None:
-        """All of it or nothing. Raises sqlite3.Error where it cannot be written."""
+        """All of it or nothing. Raises sqlite3.Error or JournalFileGone where it cannot be written."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._write_records(batch)
+            self.check()
             self._connection.execute("COMMIT")
         finally:
             # A COMMIT that failed may have rolled back by itself.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+    def check(self) -> None:
+        """Raises JournalFileGone."""
+        if (missing := self._files.first_missing()) is not None:
+            raise JournalFileGone(missing)
 
     def message(self, message_id: int) -> bytes:
         """Raises KeyError where it is gone, sqlite3.Error where it cannot be read."""

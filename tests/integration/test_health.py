@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,8 +15,10 @@ from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from fsm_runner.health import SOCKET_FILE, Health, answering, ask_all, sockets
 from tests.support.home import PROFILE, make_home
+from tests.support.logs import log_lines
 from tests.support.program import Finished, Program, environment, finish, program
 from tests.support.runner import Bench, bench, waiter
+from tests.support.watch import PATIENCE_S
 
 
 @asynccontextmanager
@@ -129,3 +132,31 @@ async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monke
         async with await asyncio.start_unix_server(answer, tmp_path / "runner" / SOCKET_FILE):
             (answered,) = (await ask_all(sockets(tmp_path))).values()
             assert not answered.is_well
+
+
+async def test_a_socket_that_is_deleted_is_made_again_also_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "LOOK_EACH_S", 0.01)
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    with log_lines() as lines:
+        async with answering(folder, lambda: Health("online", 0)), asyncio.timeout(PATIENCE_S):
+
+            async def until_it_answers() -> None:
+                while not await ask_all(sockets(tmp_path)):  # noqa: ASYNC110 - the runner tells nobody of it
+                    await asyncio.sleep(0.01)
+
+            (folder / SOCKET_FILE).unlink()
+            await until_it_answers()
+            assert lines == []
+            shutil.rmtree(folder)
+            while not lines:  # noqa: ASYNC110 - the log has no event for this
+                await asyncio.sleep(0.01)
+            folder.mkdir()
+            await until_it_answers()
+        assert not (folder / SOCKET_FILE).exists()
+    assert [line.split(":")[0] for line in lines] == [
+        "`fsm-runner health` cannot reach this runner",
+        "`fsm-runner health` reaches this runner again",
+    ]

@@ -4,6 +4,8 @@ import os
 import sqlite3
 from pathlib import Path
 
+from fsm_runner.held_files import HeldFiles
+
 UNAVAILABLE, INSUFFICIENT_STORAGE = 503, 507
 FREE_BYTES = 64 * 1024
 """A disk with less than that counts as full: SQLite then reports an I/O error as often as a full disk."""
@@ -45,34 +47,22 @@ def trouble_of(file: Path | None, error: sqlite3.Error) -> DatabaseTrouble | Non
 
 
 class DatabaseFiles:
-    """The files of an open database, as they were when it was opened."""
+    """The files of an open database, and the disk that they are on."""
 
     def __init__(self, file: Path | None) -> None:
         """None: the database is in memory, and no trouble is found."""
         self._file = file
-        self._identities: dict[Path, tuple[int, int]] = {}
-        for path in () if file is None else (file, file.with_name(f"{file.name}-wal")):
-            if (identity := _identity(path)) is not None:
-                self._identities[path] = identity
+        self._held = HeldFiles(() if file is None else (file, file.with_name(f"{file.name}-wal")))
 
     def check_presence(self) -> None:
-        """Raises `DatabaseTrouble` where one was deleted or replaced: the process would go on with what has no name."""
-        for path, identity in self._identities.items():
-            if _identity(path) != identity:
-                raise DatabaseTrouble(self._file, _GONE)
+        """Raises `DatabaseTrouble` where one was deleted or replaced."""
+        if self._held.first_missing() is not None:
+            raise DatabaseTrouble(self._file, _GONE)
 
     def check_space(self) -> None:
         """Raises `DatabaseTrouble` where the disk is full."""
         if _is_full(self._file):
             raise DatabaseTrouble(self._file, _FULL, INSUFFICIENT_STORAGE)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _is_full(file: Path | None) -> bool:
