@@ -113,11 +113,13 @@ async def test_settings_that_do_not_load_are_a_status_detail(tmp_path: Path, mon
     """The program goes on without them, and so without what they deny."""
     async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
         file = bench.write_settings('{"permissions": {"deny": ["Bash(touch:*)"]},}')
+        (bench.project / ".mcp.json").write_text('{"mcpServers": ')
         run, event = await _runs_a_command(bench)
         assert (event["error"], (bench.project / "made-by-a-command").exists()) == (None, True)
-        (detail,) = bench.details(run)
-    assert "did not load" in detail
-    assert f"{file}: Invalid or malformed JSON" in detail
+        servers, settings = bench.details(run)
+    assert "did not load" in settings
+    assert f"{file}: Invalid or malformed JSON" in settings
+    assert servers.startswith(f"the MCP servers of {bench.project / '.mcp.json'} are missing")
 
 
 async def test_permissions_that_are_ignored_are_a_status_detail(

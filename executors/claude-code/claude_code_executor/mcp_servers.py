@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
 
 from claude_agent_sdk.types import McpServerStatus
 
 from claude_code_executor.outcome import TurnFailed
 from claude_code_executor.program import Program
+
+PROJECT_FILE = ".mcp.json"
 
 POLL_S = 0.1
 SLOW_S = 2.0
@@ -17,30 +21,47 @@ SLOW_S = 2.0
 CONNECT_LIMIT_S = 60.0
 """The program itself gives up after 30 s, unless its MCP_TIMEOUT says otherwise."""
 
-IN_USE = ("connected", "disabled")
-"""Statuses that need no report: somebody has disabled the server on purpose."""
+UNREMARKABLE = ("connected", "pending", "disabled")
+"""Statuses that are not reported. A turn does not wait for the project's servers, so they can be pending."""
+
+
+def project_file_defect(folder: Path) -> str | None:
+    """Why the program does not read the project's own MCP servers; it does not mention that."""
+    file = folder / PROJECT_FILE
+    try:
+        json.loads(file.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as fault:
+        return f"the MCP servers of {file} are missing, because the file cannot be read: {fault}"
+    return None
 
 
 class McpServers:
-    """`required`: names of servers without which no turn begins. `note`: takes a status detail."""
+    """`of_agent`: names of the servers that a turn waits for; with `required` it does not begin without them.
+    `note`: takes a status detail."""
 
-    def __init__(self, program: Program, required: Collection[str], note: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, program: Program, of_agent: Collection[str], *, required: bool, note: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._program = program
-        self._required = required
+        self._of_agent = of_agent
+        self._required = of_agent if required else ()
         self._note = note
         self._reported: set[str] = set()
 
     async def settle(self) -> None:
-        """Wait while servers are being connected; the program would not begin a turn before. Report those that fail.
+        """Wait until the agent's servers are connected or have failed; the program would not begin a turn before.
 
-        Raises `TurnFailed` when a required server is not connected, and `ProgramEnded`.
+        Servers that have failed are reported, those of the project too. Raises `TurnFailed` when a required server is
+        not connected, and `ProgramEnded`.
         """
         servers = await self._settled()
         missing = {name: _reason(servers.get(name)) for name in self._required if not _is_connected(servers.get(name))}
         if missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
             raise TurnFailed(f"MCP servers that the profile requires (mcp_required) are not connected: {reasons}")
-        failed = {name for name, server in servers.items() if server["status"] not in IN_USE}
+        failed = {name for name, server in servers.items() if server["status"] not in UNREMARKABLE}
         for name in sorted(failed - self._reported):
             await self._note(f"the MCP server {name} is not connected: {_reason(servers[name])}")
         self._reported = failed
@@ -50,7 +71,7 @@ class McpServers:
         is_reported = False
         while True:
             servers = {server["name"]: server for server in await self._program.mcp_servers()}
-            pending = [name for name, server in servers.items() if server["status"] == "pending"]
+            pending = [name for name in self._of_agent if name in servers and servers[name]["status"] == "pending"]
             waited_s = time.monotonic() - began_at
             if not pending or waited_s >= CONNECT_LIMIT_S:
                 return servers

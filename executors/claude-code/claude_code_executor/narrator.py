@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from claude_agent_sdk import AssistantMessage, ResultMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
@@ -10,7 +11,7 @@ from claude_agent_sdk.types import ConversationResetMessage, Message, ToolResult
 
 from claude_code_executor.config import Config
 from claude_code_executor.diagnosis import Diagnosis
-from claude_code_executor.mcp_servers import McpServers
+from claude_code_executor.mcp_servers import McpServers, project_file_defect
 from claude_code_executor.outcome import refuse_failure, structured_output, usage_of
 from claude_code_executor.program import Program
 from claude_code_executor.prompt import prompt_of
@@ -31,8 +32,12 @@ class Narrator:
         self._has_output_schema = bool(blueprint.get("output_schema"))
         self._bound_as: str | None = None
         self._diagnosis = Diagnosis()
-        required = blueprint.get("mcp_servers") or {} if config.mcp_required else {}
-        self._mcp_servers = McpServers(program, required, lambda detail: self._note(status_detail=detail))
+        self._mcp_servers = McpServers(
+            program,
+            blueprint.get("mcp_servers") or (),
+            required=config.mcp_required,
+            note=lambda detail: self._note(status_detail=detail),
+        )
         self._cost_usd = 0.0
         self._unsaid_prompt: str | None = None
         self._tools: dict[str, ToolUseBlock] = {}
@@ -72,6 +77,8 @@ class Narrator:
         if self._bound_as != conversation_id:
             await self._session.bind(conversation_id)
             self._bound_as = conversation_id
+            if "project" in self._config.setting_sources and (defect := project_file_defect(Path.cwd())) is not None:
+                await self._note(status_detail=defect)
         prompt, self._unsaid_prompt = self._unsaid_prompt, None
         if prompt is not None:
             await self._session.message("user", prompt)
