@@ -1,5 +1,6 @@
 """What a failed call means for the person who set it up, and what to do about it."""
 
+import os
 import re
 import socket
 import ssl
@@ -60,8 +61,7 @@ def fault_text(fault: Exception, url: str, proxy: Proxy | None = None, *, was_an
 
     `was_answered`: the server has answered earlier calls, so it is set up correctly.
     """
-    # Time-outs have no text of their own.
-    text = str(fault) or type(fault).__name__
+    text = _reason(fault)
     if (hint := _hint_of_cause(fault, url, proxy)) is not None:
         return text + hint
     if proxy is not None and isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
@@ -72,7 +72,7 @@ def fault_text(fault: Exception, url: str, proxy: Proxy | None = None, *, was_an
     if httpx.URL(url).scheme == "https":
         return text + _MAYBE_NO_TLS if isinstance(fault, httpx.ConnectError) and _handshake_ended(fault) else text
     is_suspect = isinstance(fault, httpx.RemoteProtocolError) and not was_answered
-    return text + _MAYBE_TLS if is_suspect and text.startswith(_ANSWERS_OF_TLS) else text
+    return text.rstrip(".") + _MAYBE_TLS if is_suspect and text.startswith(_ANSWERS_OF_TLS) else text
 
 
 def page_hint(url: str, status: int, page: str) -> str:
@@ -108,6 +108,17 @@ def proxy_hint(status: int, proxy: Proxy | None) -> str:
     if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
         return f"; the proxy {proxy} asks for a login: set {proxy.variable} to http://USER:PASSWORD@HOST:PORT"
     return f"; the call went through the proxy {proxy}" if status in _GATEWAY_STATUSES else ""
+
+
+def _reason(fault: Exception) -> str:
+    """The text of a fault. Time-outs have none of their own, and that of a connection that fails names no cause."""
+    if isinstance(fault, httpx.TimeoutException | TimeoutError):
+        what = "connection" if isinstance(fault, httpx.ConnectTimeout) else "answer"
+        return f"no {what} within the time limit ({type(fault).__name__})"
+    numbers = {cause.errno for cause in _causes(fault) if isinstance(cause, ConnectionError) and cause.errno}
+    if isinstance(fault, httpx.ConnectError) and numbers:
+        return ", ".join(sorted(map(os.strerror, numbers)))
+    return str(fault) or type(fault).__name__
 
 
 def _hint_of_cause(fault: Exception, url: str, proxy: Proxy | None) -> str | None:

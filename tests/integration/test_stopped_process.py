@@ -57,7 +57,7 @@ async def test_an_answer_that_arrives_during_a_stop_is_not_discarded() -> None:
         program.send_signal(signal.SIGCONT)
         printed = (await program.communicate())[0].decode()
     assert "['the whole answer', 'GET " in printed
-    assert "/silent: ReadTimeout'" in printed
+    assert "/silent: no answer within the time limit (ReadTimeout)'" in printed
 
 
 def _wait_until_stopped(pid: int) -> None:
