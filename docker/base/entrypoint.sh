@@ -3,8 +3,8 @@
 # `docker run IMAGE --profile-list`.
 set -eu
 
-# As process 1 of a container this shell would not get the signal otherwise. What it becomes below resets the trap.
-trap 'exit 143' TERM
+# As process 1 of a container this shell would not get these signals otherwise. What it becomes below resets the trap.
+trap 'exit 143' HUP INT TERM
 
 fail() {
     echo "Error: $1" >&2

@@ -31,6 +31,7 @@ def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> No
         raise UsageError(f"already there, and not overwritten: {', '.join(existing)}")
     for file in files:
         _write(file)
+    for file in files:
         show(f"wrote {file.path}")
     show(_next_steps(name, folder, files))
 

@@ -21,12 +21,13 @@ from tests.support.fifo import Fifo
 from tests.support.home import PROFILE, make_home
 from tests.support.inheritance import inheriting, may_unshare
 from tests.support.processes import reaped, with_environment
-from tests.support.program import environment
+from tests.support.program import REPOSITORY, environment
 from tests.support.runner import Bench, bench
 
 PATIENCE_S = 60.0
 REGISTER = "/runner/register"
 FULL_DEVICE = Path("/dev/full")
+ENTRY_POINT = REPOSITORY / "docker" / "base" / "entrypoint.sh"
 FSM_RUNNER = (sys.executable, "-m", "fsm_runner")
 CLOSED = [each for size in (1, 2, 3) for each in itertools.combinations((0, 1, 2), size)]
 
@@ -229,14 +230,33 @@ async def test_process_1_of_a_container_heeds_a_signal_before_the_program_is_loa
     assert not desk.proxy.calls
 
 
+@needs_namespace
+async def test_the_entry_point_of_the_images_heeds_a_signal_before_it_has_become_an_init(tmp_path: Path) -> None:
+    async with Fifo(tmp_path / "started") as started, Fifo(tmp_path / "gate") as gate:
+        # The first command of the entry point.
+        (tmp_path / "id").write_text(f"#!/bin/sh\necho >{started.path}; head -n 1 <{gate.path}\n")
+        (tmp_path / "id").chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        async with namespace(["sh", str(ENTRY_POINT)], tmp_path, environment(None, PATH=path)) as (process, pid):
+            await started.line()
+            os.kill(pid, signal.SIGTERM)
+            gate.write_line("1000")
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
+
+
 @asynccontextmanager
 async def process_1(folder: Path, desk: Bench) -> AsyncIterator[tuple[Process, int]]:
-    """What starts a runner in a process namespace of its own, and the runner's id outside of that."""
+    """A runner in a process namespace of its own."""
     command = [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")]
+    async with namespace(command, folder, environment(folder / "home")) as started:
+        yield started
+
+
+@asynccontextmanager
+async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """What starts the command as process 1 of a namespace, and the id of that process outside of it."""
     unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    process = await asyncio.create_subprocess_exec(
-        *unshare, *command, cwd=folder, env=environment(folder / "home"), stdin=DEVNULL
-    )
+    process = await asyncio.create_subprocess_exec(*unshare, *command, cwd=cwd, env=env, stdin=DEVNULL)
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not (children := children_of(process.pid)):  # noqa: ASYNC110 - the kernel tells nobody of a fork
