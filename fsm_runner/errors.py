@@ -36,7 +36,8 @@ def headline(text: str) -> str:
     ending = f" {lines.pop()}" if len(lines) > 1 and _ENDING.fullmatch(lines[-1]) else ""
     if STDOUT_MARK in lines[1:]:
         lines = lines[: lines.index(STDOUT_MARK, 1)]
-    line = lines[-1] if lines[0].startswith("Traceback (most recent call last)") else lines[0]
+    # A print without a line break, or the mark of an exception group, can stand before it.
+    line = lines[-1] if "Traceback (most recent call last)" in lines[0] else lines[0]
     return line + ending
 
 

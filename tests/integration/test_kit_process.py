@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
+from fsm_runner.errors import headline
 from tests.support.executor_program import (
     SESSION_ID,
     SHUTDOWN,
@@ -123,6 +124,25 @@ async def main(session):
     frames = [line.rpartition(", in ")[2] for line in stderr.splitlines() if line.startswith("  File")]
     assert (code, frames) == (1, ["main", "half", "main"])
     assert stderr.endswith("\nError: ValueError: a message's role is one of user, assistant, not 'nobody'\n")
+
+
+async def test_a_group_of_exceptions_is_summarised_in_the_last_line(tmp_path: Path) -> None:
+    body = """
+import asyncio
+
+async def fail(text):
+    raise ValueError(text)
+
+async def main(session):
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fail("one"))
+        tasks.create_task(fail("two"))
+"""
+    code, stderr = await ended_with(tmp_path, body)
+    assert (code, stderr.count("fsm_executor"), stderr.count("taskgroups.py")) == (1, 0, 0)
+    said = "Error: ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions): ValueError: one; ValueError: two"
+    assert stderr.splitlines()[-1] == said
+    assert headline(stderr) == said
 
 
 async def test_a_function_that_is_not_async_is_the_error(tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever the author's code raises is the run's error
-        from fsm_executor.tracebacks import authors_traceback
+        from fsm_executor.tracebacks import authors_traceback, summary
 
         _flush_prints()
         sys.stderr.write(authors_traceback(error))
-        return _failed(f"{type(error).__name__}: {error}".rstrip(": "))
+        return _failed(summary(error))
 
 
 def _say(value: object) -> int:

@@ -1,4 +1,4 @@
-"""Tracebacks of the author's code."""
+"""An exception of the author's code, as the run's error shows it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def authors_traceback(error: BaseException) -> str:
             frame for frame in each.stack if Path(frame.filename).parent not in _INTERNAL_FOLDERS
         ] or each.stack[:]
     return "".join(report.format())
+
+
+def summary(error: BaseException) -> str:
+    """The exception in a line, with those of a group, which is what `asyncio.TaskGroup` raises."""
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    members = getattr(error, "exceptions", None)
+    if not isinstance(members, tuple):
+        return text
+    return f"{text}: {'; '.join(summary(each) for each in members)}"
 
 
 def _with_related(
