@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.support import faults
-from tests.support.faults import Answer, Kind
+from tests.support.faults import Answer, Forward, Kind
 from tests.support.home import make_home
 from tests.support.proxy import POLL, REPORT
 from tests.support.runner import bench, running
@@ -142,3 +143,40 @@ async def test_a_runner_that_somebody_else_sends_away_ends(tmp_path: Path) -> No
 
 def _with_run_fields(fields: dict[str, Any]) -> Kind:
     return faults.rewrite_run(lambda body: {"run": {**body["run"], **fields}})
+
+
+async def test_a_run_whose_answer_is_lost_is_carried_out_although_the_list_does_not_show_its_agent(
+    tmp_path: Path,
+) -> None:
+    """As a deployed coordinator lists runs."""
+
+    def without_blueprint(answer: Answer) -> Answer:
+        runs = msgspec.json.decode(answer.body)["runs"]
+        for run in runs:
+            del run["resolved_agent_blueprint"]
+        return Answer(200, msgspec.json.encode({"runs": runs}))
+
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("GET", "/runs", faults.rewrite(without_blueprint), times=None)
+        desk.proxy.fault("GET", POLL, _lost_run(), times=None)
+        async with desk.running(make_home(tmp_path / "home")):
+            run = await desk.submit("say", text="hello")
+            assert (await desk.end(run)).status == "completed"
+            assert await desk.result(run) == {"said": "hello"}
+            assert len(desk.proxy.acknowledged("GET", "/agents/say")) == 1
+            assert len(desk.proxy.calls_for("POST", REPORT + "completed")) == 1
+
+
+def _lost_run() -> Kind:
+    """The first answer that carries a run is lost."""
+    is_lost = False
+
+    async def respond(forward: Forward) -> Answer | None:
+        nonlocal is_lost
+        answer = await forward()
+        if is_lost or answer is None or b'"run_id"' not in answer.body:
+            return answer
+        is_lost = True
+        return None
+
+    return Kind("lost run", respond)
