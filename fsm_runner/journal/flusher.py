@@ -68,6 +68,10 @@ class Flusher:
                 return batch.messages[message_id].content
         return await self._in_thread(lambda: self._writer.message(message_id))
 
+    async def has_run(self, run_id: str) -> bool:
+        """Whether it is on disk. Raises sqlite3.Error where it cannot be read."""
+        return await self._in_thread(lambda: self._writer.has_run(run_id))
+
     async def aclose(self) -> None:
         """One last attempt at what is left; then the thread closes the file, once it is done with it."""
         if self._is_closing:

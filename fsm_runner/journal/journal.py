@@ -191,6 +191,16 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalUnreadable(self.path, str(error)) from error
 
+    async def has_run(self, run_id: str) -> bool:
+        """Whether a run was claimed by this runner, also long ago. One that was noted a moment ago may be missed.
+
+        Raises JournalUnreadable.
+        """
+        try:
+            return await self._flusher.has_run(_storable(run_id))
+        except sqlite3.Error as error:
+            raise JournalUnreadable(self.path, str(error)) from error
+
     async def written(self) -> None:
         """Return when all that was noted before is on disk. Raises JournalStuck when the attempt failed."""
         why_not = await self._flusher.written()

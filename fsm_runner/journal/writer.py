@@ -101,6 +101,10 @@ class Writer:
         content: bytes = row[0]
         return content
 
+    def has_run(self, run_id: str) -> bool:
+        """Whether it was claimed here, and is kept. Raises sqlite3.Error where it cannot be read."""
+        return self._connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
+
     def prune(self) -> bool:
         """Drop a little of what is too old or too much; whether there is more."""
         return self._pruner.step()

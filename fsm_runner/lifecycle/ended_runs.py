@@ -7,7 +7,7 @@ from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.retry import RetryPolicy, Waits
 
 REMEMBERED_RUNS = 1_000
-"""The oldest run is forgotten first; a coordinator that hands it out again then gets it executed again."""
+"""The oldest run is forgotten first; a poll that brings it again then has it executed again."""
 
 Repeat = Callable[[str, Delivery], None]
 """Sends the report of a run once more."""

@@ -10,6 +10,7 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi, UnreadableRun
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused, Unreachable
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.lifecycle.blueprint import unresolved
 from fsm_runner.lifecycle.runs import Runs
 
@@ -18,6 +19,7 @@ PERHAPS_BEGUN = (
     "lost: the run was claimed before this runner's journal began, so an earlier process may have begun it; "
     "submit it again"
 )
+ENDED = "lost: this runner has ended the run before, and no longer knows how"
 LOST = "lost: the answer that brought this run to its runner did not arrive, and the run cannot be restored"
 
 Course = Callable[[], bool]
@@ -70,7 +72,14 @@ class LostClaims:
                 self._runs.fail(run.run_id, runner_id, FORGOTTEN)
 
     async def _start(self, run: wire.Run, runner_id: str, may_take_up: Course) -> bool:
-        """False where the run has to wait: for its agent's definition, or for room."""
+        """False where the run has to wait: for its agent's definition, for room, or for the journal."""
+        try:
+            if await self._runs.was_claimed(run.run_id):
+                self._runs.fail(run.run_id, runner_id, ENDED)
+                return True
+        except JournalUnreadable as fault:
+            logger.debug("{}: not taken up, since it may have ended here: {}", run.run_id, fault)
+            return False
         if run.agent_name is not None and run.resolved_agent_blueprint is None:
             try:
                 blueprint = await self._blueprint(run.agent_name)
@@ -80,8 +89,8 @@ class LostClaims:
                 self._runs.fail(run.run_id, runner_id, f"{LOST}: {reason}; submit it again")
                 return True
             run = msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
-            if not may_take_up():  # the runner may have begun to leave meanwhile
-                return False
+        if not may_take_up():  # the runner may have begun to leave meanwhile
+            return False
         logger.warning("{}: claimed by a poll whose answer did not arrive; it is taken up now", run.run_id)
         self._runs.start(run, runner_id)
         return True

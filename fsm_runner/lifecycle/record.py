@@ -28,5 +28,8 @@ class Record(Recorder, Protocol):
 
     def session_ended(self, session_id: str) -> None: ...
 
+    async def has_run(self, run_id: str) -> bool:
+        """Whether a run was claimed by this runner, also long ago. Raises `JournalUnreadable`."""
+
     async def written(self) -> None:
         """Raises `JournalStuck`."""

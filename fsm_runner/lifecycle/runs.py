@@ -91,6 +91,10 @@ class Runs:
     def is_at_work(self, run_id: str) -> bool:
         return run_id in self._actors
 
+    async def was_claimed(self, run_id: str) -> bool:
+        """Whether this runner has ever claimed it, as far as its journal goes back. Raises `JournalUnreadable`."""
+        return await self._context.record.has_run(run_id)
+
     def repeat_end(self, run_id: str) -> bool:
         """Report again how the run ended here, since the coordinator has it as open; False: it did not end here."""
         if run_id not in self._ended_runs:

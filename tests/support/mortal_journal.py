@@ -50,6 +50,8 @@ class MortalJournal:
         self.on_unstuck: Callable[[], None] = nothing
         self.stuck: JournalStuck | None = None
         self.path = None
+        self.earlier_processes = ("earlier",)
+        """A process is written down when it opens the journal, so each but the first one knows of another."""
         self._life = life
         self._commit_s = commit_s
         self._on_disk = len(self.notes)
@@ -100,6 +102,10 @@ class MortalJournal:
     async def message(self, message_id: int) -> bytes:
         await self._life.go_on()
         return next(each.content or b"" for each in recovered(self.notes).messages if each.id == message_id)
+
+    async def has_run(self, run_id: str) -> bool:
+        await self._life.go_on()
+        return any(note.method == "claimed" and note.arguments[0] == run_id for note in self.notes)
 
     async def written(self) -> None:
         await self._life.go_on()

@@ -29,6 +29,8 @@ class InstantRecord:
         self.ended_runs: list[str] = []
         self.stuck: Exception | None = None
         """What `written` raises."""
+        self.unreadable: Exception | None = None
+        """What `has_run` raises."""
         self.commit_s = 0.0
         """How long `written` takes."""
 
@@ -54,6 +56,11 @@ class InstantRecord:
 
     def session_ended(self, session_id: str) -> None:
         self.open_sessions.remove(session_id)
+
+    async def has_run(self, run_id: str) -> bool:
+        if self.unreadable is not None:
+            raise self.unreadable
+        return run_id in self.claims
 
     async def written(self) -> None:
         if self.commit_s > 0:

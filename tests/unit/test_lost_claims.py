@@ -12,8 +12,9 @@ from fsm_runner.coordinator.api import Polled
 from fsm_runner.coordinator.faults import Refused, Unreachable
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import Answer
+from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.lifecycle.blueprint import unresolved
-from fsm_runner.lifecycle.lost_claims import LOST, PERHAPS_BEGUN
+from fsm_runner.lifecycle.lost_claims import ENDED, LOST, PERHAPS_BEGUN
 from tests.support.line import RUN, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 
@@ -163,6 +164,28 @@ async def test_a_run_that_may_have_begun_before_the_journal_was_lost_is_not_carr
         await asyncio.sleep(5)
         assert made.executor.begun == []
     assert api.errors == {RUN.run_id: PERHAPS_BEGUN, "run_2": PERHAPS_BEGUN}
+
+
+@in_virtual_time
+async def test_a_run_that_is_only_in_the_journal_any_more_is_not_carried_out_again() -> None:
+    api = ListApi(RUN)
+    async with line(api) as made:
+        made.record.claims.append(RUN.run_id)
+        await asyncio.sleep(5)
+        assert made.executor.begun == []
+    assert api.errors == {RUN.run_id: ENDED}
+
+
+@in_virtual_time
+async def test_a_claim_waits_while_the_journal_cannot_be_read() -> None:
+    api = ListApi(RUN, polls=_each_second())
+    async with line(api) as made:
+        made.record.unreadable = JournalUnreadable(None, "the disk fails")
+        await asyncio.sleep(10)
+        assert (made.executor.begun, api.errors) == ([], {})
+        made.record.unreadable = None
+        await asyncio.sleep(60)
+        assert made.executor.begun == [RUN.run_id]
 
 
 @in_virtual_time
