@@ -184,7 +184,7 @@ class Soak:
         while len(self.agents) < self._runs and len(self._open) < IN_FLIGHT:
             (agent,) = self._chance.choices(list(SHARES), list(SHARES.values()))
             try:
-                created = await self._api.create_run(RunRequest(agent_name=agent))
+                created = await self._api.create_run(RunRequest(type="start_session", parameters={}, agent_name=agent))
             except CoordinatorError:  # the runner that brings the agents has not registered anew yet
                 return
             self.agents[created.run_id] = agent

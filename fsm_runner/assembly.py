@@ -220,5 +220,5 @@ def _registration(config: RunnerConfig, profile: LoadedProfile, hostname: str) -
         executor=profile.executor_info(),
         tags=list(config.tags),
         require_matching_tags=config.require_matching_tags,
-        agents=list(profile.agents),
+        agents=[wire.RunnerAgent.of(agent) for agent in profile.agents],
     )

@@ -236,7 +236,7 @@ def read_dotenv(path: Path) -> Mapping[str, str | None]:
     import dotenv
 
     try:
-        return dotenv.dotenv_values(path, interpolate=False)
+        return dotenv.dotenv_values(path, interpolate=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as fault:
         raise UsageError(f"{path}: cannot be read: {fault}") from fault
 

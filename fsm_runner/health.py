@@ -15,6 +15,7 @@ from loguru import logger
 
 from fsm_runner.held_files import HeldFiles
 from fsm_runner.journal.identity import KEY_DIGITS
+from fsm_runner.json_text import encode_json
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
@@ -70,7 +71,7 @@ async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            writer.write(msgspec.json.encode(health()) + b"\n")
+            writer.write(encode_json(health()) + b"\n")
             await writer.drain()
         writer.close()
 

@@ -13,6 +13,7 @@ import msgspec
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.json_text import decode_json
 
 FILE_LIMIT_BYTES = 64 * 1024 * 1024
 """Of a file that is named in place of a text; as much as a coordinator takes for a whole run."""
@@ -74,7 +75,7 @@ def _typed(word: str, text: str, schema: _KeySchema) -> object:
 
 def _json(word: str, text: str) -> object:
     try:
-        return msgspec.json.decode(text)
+        return decode_json(text)
     except DECODE_FAULTS as defect:
         raise UsageError(f"{word!r}: not JSON: {defect}") from defect
 
@@ -93,7 +94,7 @@ def _file_text(word: str, path: Path) -> str:
             content = file.read(FILE_LIMIT_BYTES + 1)
         if len(content) > FILE_LIMIT_BYTES:
             raise UsageError(f"{word!r}: {path} is larger than {FILE_LIMIT_BYTES:,} bytes")
-        return content.decode()
+        return content.decode("utf-8-sig")
     except OSError as fault:
         raise UsageError(f"{word!r}: {path} cannot be read: {fault.strerror}") from fault
     except UnicodeDecodeError as defect:
@@ -105,7 +106,7 @@ def _file_text(word: str, path: Path) -> str:
 def _read_list(text: str, schema: _KeySchema) -> object:
     """A JSON array, or what stands between commas."""
     if text.lstrip().startswith("["):
-        return msgspec.json.decode(text, type=list[Any])
+        return decode_json(text, list[Any])
     try:
         element = msgspec.convert(schema.items or {}, _KeySchema)
     except msgspec.ValidationError:
@@ -114,10 +115,10 @@ def _read_list(text: str, schema: _KeySchema) -> object:
 
 
 _READERS: dict[str, Callable[[str, _KeySchema], object]] = {
-    "integer": lambda text, _: msgspec.json.decode(text, type=int),
-    "number": lambda text, _: msgspec.json.decode(text, type=int | float),
-    "boolean": lambda text, _: msgspec.json.decode(text, type=bool),
-    "null": lambda text, _: msgspec.json.decode(text, type=None),
-    "object": lambda text, _: msgspec.json.decode(text, type=dict[str, Any]),
+    "integer": lambda text, _: decode_json(text, int),
+    "number": lambda text, _: decode_json(text, int | float),
+    "boolean": lambda text, _: decode_json(text, bool),
+    "null": lambda text, _: decode_json(text, None),
+    "object": lambda text, _: decode_json(text, dict[str, Any]),
     "array": _read_list,
 }

@@ -9,6 +9,7 @@ from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, Json
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
 from fsm_runner.home import homes, visible
+from fsm_runner.json_text import decode_json
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 
 Form = TypeVar("Form")
@@ -129,7 +130,7 @@ def _executor_path(home: Path, command: str) -> Path:
 def read_json(path: Path, form: type[Form]) -> Form:
     """Raises `UsageError` naming the file and the field."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=form)
+        return decode_json(path.read_bytes(), form)
     except DECODE_FAULTS as defect:
         raise UsageError(f"{path}: {defect}") from defect
     except OSError as fault:

@@ -12,6 +12,7 @@ import msgspec
 from fsm_runner.coordinator.nesting import with_texts
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.errors import LEFT_OUT
+from fsm_runner.json_text import decode_json
 
 MASK = "***"
 SHORTEST_SECRET_CHARS = 6
@@ -98,7 +99,7 @@ class Redactor:
         if not self._holds_one(body) and not _holds_login(body):
             return body
         try:
-            return msgspec.json.encode(with_texts(msgspec.json.decode(body), self.text, names=True))
+            return msgspec.json.encode(with_texts(decode_json(body), self.text, names=True))
         except DECODE_FAULTS:  # nested too deeply, perhaps in order to be left as it is
             return self.text(body.decode(errors="replace")).encode()
 

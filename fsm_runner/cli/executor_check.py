@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-import msgspec
 from loguru import logger
 
 from fsm_runner import event_loop
@@ -17,6 +16,7 @@ from fsm_runner.conformance.suite import outcomes
 from fsm_runner.conformance.target import Target, find_target
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
+from fsm_runner.json_text import decode_json
 from fsm_runner.process.errors import SpawnFailed
 
 DEFAULT_PARAMETERS = '{"prompt": "hello"}'
@@ -112,7 +112,7 @@ def _lifecycles(text: str | None) -> tuple[Lifecycle, ...]:
 
 def _parameters(text: str) -> JsonObject:
     try:
-        return msgspec.json.decode(text, type=JsonObject)
+        return decode_json(text, JsonObject)
     except DECODE_FAULTS as defect:
         raise UsageError(f"--parameters: not a JSON object: {defect}") from defect
 

@@ -66,7 +66,10 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     for key in profile.unknown_keys:
         say(f"warning: {profile.path}: {key}: this key means nothing here")
     request = RunRequest(
-        agent_name=work.agent_name, parameters=work.parameters(schema), project_dir=str(config.project_dir)
+        type="start_session",
+        agent_name=work.agent_name,
+        parameters=work.parameters(schema),
+        project_dir=str(config.project_dir),
     )
     adopt_orphans(exclusive=True)
     return event_loop.run(_run(config, profile, request))

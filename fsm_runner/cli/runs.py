@@ -2,6 +2,8 @@
 
 from typing import get_args
 
+import msgspec
+
 from fsm_runner import event_loop
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.submission import coordinator_api
@@ -23,7 +25,8 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
     runs = event_loop.run(_fetch(url, status))
     if as_json:
         for run in runs:
-            show_json(run)
+            # All fields: those of a run that has just been submitted equal their defaults.
+            show_json(msgspec.structs.asdict(run))
         return
     rows = [COLUMNS, *(_row(run) for run in runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]

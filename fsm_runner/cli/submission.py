@@ -14,6 +14,7 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest, SessionEvent
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
+from fsm_runner.json_text import decode_json
 from fsm_runner.logs import configure_logs
 from fsm_runner.parameters import parse_parameters
 
@@ -165,7 +166,7 @@ async def _results(api: CoordinatorApi, session_id: str) -> list[SessionEvent]:
 def _reason(request: RunRequest, refusal: Refused) -> str:
     resumed = request.type == "resume_session"
     try:
-        detail = msgspec.json.decode(refusal.body, type=_Rejection).detail
+        detail = decode_json(refusal.body, _Rejection).detail
     except DECODE_FAULTS:
         return str(refusal)
     if isinstance(detail, str):

@@ -57,7 +57,7 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
         return RunRequest(type="resume_session", session_id=work.session_id, parameters=work.parameters())
     demands = {"executor_profile": check_text("--profile", profile)} if profile else None
     if work.agent_name is None:
-        return RunRequest(parameters=work.parameters(), additional_demands=demands)
+        return RunRequest(type="start_session", parameters=work.parameters(), additional_demands=demands)
     try:
         agent = await api.agent(work.agent_name)
     except NotAuthenticated:
@@ -65,6 +65,7 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
     except Refused as refusal:
         raise UsageError(f"Agent not found: {work.agent_name!r} ({refusal})") from refusal
     return RunRequest(
+        type="start_session",
         agent_name=work.agent_name,
         parameters=work.parameters(agent.parameters_schema),
         additional_demands=demands,

@@ -38,7 +38,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     async def start_run(self) -> Run:
         """A run of a new session."""
-        return await self._run(RunRequest(parameters=SESSION_PARAMETERS, project_dir=str(self.project_dir)))
+        return await self._run(
+            RunRequest(type="start_session", parameters=SESSION_PARAMETERS, project_dir=str(self.project_dir))
+        )
 
     async def resume_run(self, session_id: str) -> Run:
         return await self._run(RunRequest(type="resume_session", session_id=session_id, parameters=SESSION_PARAMETERS))

@@ -15,6 +15,7 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S, POLL_NAMES_LIMIT, REPORT_CONNECTIONS
 from fsm_runner.coordinator.transport import Answer, Transport, path_segment, shown
+from fsm_runner.json_text import decode_json, encode_json
 
 NO_CONTENT = 204
 
@@ -92,7 +93,7 @@ class CoordinatorApi:
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Raises `DuplicateRunner` or `AgentNameCollision` where the answer is 409."""
-        body = msgspec.json.encode(registration)
+        body = encode_json(registration)
         return (await self._transport.call("POST", "/runner/register", body, line=True)).decoded(wire.Registered)
 
     async def poll(self, runner_id: str, hold_s: float) -> Polled:
@@ -102,7 +103,7 @@ class CoordinatorApi:
         return Polled() if answer.status == NO_CONTENT else _polled(answer)
 
     async def heartbeat(self, runner_id: str) -> None:
-        body = msgspec.json.encode(wire.RunnerRef(runner_id))
+        body = encode_json(wire.RunnerRef(runner_id))
         answer = await self._transport.call("POST", "/runner/heartbeat", body, limit_s=LINE_ANSWER_LIMIT_S, line=True)
         answer.decoded(dict[str, Any])
 
@@ -141,7 +142,7 @@ class CoordinatorApi:
         return await self._get(f"/agents{query}", list[wire.AgentOffer])
 
     async def create_run(self, request: wire.RunRequest) -> wire.RunCreated:
-        return (await self._transport.call("POST", "/runs", msgspec.json.encode(request))).decoded(wire.RunCreated)
+        return (await self._transport.call("POST", "/runs", encode_json(request))).decoded(wire.RunCreated)
 
     async def run(self, run_id: str) -> wire.Run:
         return await self._get(f"/runs/{path_segment(run_id)}", wire.Run)
@@ -186,7 +187,9 @@ class CoordinatorApi:
         return await self._get(f"/sessions/{path_segment(session_id)}/result", wire.SessionResult)
 
     async def session_events(self, session_id: str) -> list[wire.SessionEvent]:
-        return (await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)).events
+        """Those that can be read: the coordinator keeps whatever an executor sends."""
+        listed = await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)
+        return [event for raw in listed.events if (event := _event(raw)) is not None]
 
     async def _get(self, path: str, form: type[Form]) -> Form:
         return (await self._transport.call("GET", path)).decoded(form)
@@ -216,23 +219,30 @@ def _polled(answer: Answer) -> Polled:
     )
 
 
+def _event(raw: msgspec.Raw) -> wire.SessionEvent | None:
+    try:
+        return decode_json(raw, wire.SessionEvent)
+    except wire.DECODE_FAULTS:
+        return None
+
+
 def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
     """None where it is another runner's, or names none that could be reported."""
     try:
-        claim = msgspec.json.decode(raw, type=_Claim)
+        claim = decode_json(raw, _Claim)
     except wire.DECODE_FAULTS:
         return None
     if claim.runner_id != runner_id:
         return None
     try:
-        return msgspec.json.decode(raw, type=wire.Run)
+        return decode_json(raw, wire.Run)
     except wire.DECODE_FAULTS as defect:
         return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {shown(str(defect))}")
 
 
 def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
     try:
-        return msgspec.json.decode(raw, type=wire.Run | None)
+        return decode_json(raw, wire.Run | None)
     except wire.DECODE_FAULTS as defect:
         run_id = answer.decoded(_RunOfPoll).run.run_id
         return UnreadableRun(run_id, f"the run that was handed out cannot be read: {shown(str(defect))}")

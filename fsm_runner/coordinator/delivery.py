@@ -5,6 +5,7 @@ import msgspec
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator.transport import path_segment
+from fsm_runner.json_text import encode_json, sound_text
 
 NOT_STARTED = frozenset({"pending", "claimed"})
 ENDED = frozenset({"completed", "failed", "stopped"})
@@ -59,7 +60,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 def started(run_id: str, runner_id: str) -> Delivery:
-    body = msgspec.json.encode(wire.RunnerRef(runner_id))
+    body = encode_json(wire.RunnerRef(runner_id))
     # Not kept: after a stop request that came meanwhile it would put the run back to running.
     return Delivery(_run_path(run_id, "started"), body, start=RunStart(run_id), kept=False)
 
@@ -70,6 +71,8 @@ def completed(run_id: str, runner_id: str, session_status: wire.CompletedSession
 
 
 def failed(run_id: str, runner_id: str, error: str, *, overrules: bool = True) -> Delivery:
+    # As the coordinator will have it, for the comparison with what it holds.
+    error = sound_text(error)
     ending = RunEnding(run_id, "failed", error, overrules)
     return _ending(ending, wire.Failed(runner_id=runner_id, error=error))
 
@@ -83,11 +86,11 @@ def session_ended(session_id: str, runner_id: str, status: wire.EndedSession) ->
     """Of a persistent executor that has ended between turns."""
     body = wire.SessionEnded(runner_id=runner_id, status=status)
     path = f"/runner/sessions/{path_segment(session_id)}/status"
-    return Delivery(path, msgspec.json.encode(body), ending=SessionEnding(session_id))
+    return Delivery(path, encode_json(body), ending=SessionEnding(session_id))
 
 
 def bind(session_id: str, body: wire.Bind) -> Delivery:
-    return _of_executor(session_id, "bind", msgspec.json.encode(body))
+    return _of_executor(session_id, "bind", encode_json(body))
 
 
 def event(session_id: str, body: bytes) -> Delivery:
@@ -104,7 +107,7 @@ def _of_executor(session_id: str, what: str, body: bytes, method: str = "POST") 
 
 
 def _ending(ending: RunEnding, body: msgspec.Struct) -> Delivery:
-    return Delivery(_run_path(ending.subject, ending.status), msgspec.json.encode(body), ending=ending)
+    return Delivery(_run_path(ending.subject, ending.status), encode_json(body), ending=ending)
 
 
 def _run_path(run_id: str, report: str) -> str:

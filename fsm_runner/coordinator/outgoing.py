@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from fsm_runner import __version__
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.hints import challenge_of, fault_text
 from fsm_runner.coordinator.policy import CONNECT_LIMIT_S
@@ -19,6 +20,8 @@ from fsm_runner.coordinator.unpacking import PLAIN
 from fsm_runner.errors import UsageError
 
 LOCALHOST = "localhost"
+USER_AGENT = f"fsm-runner/{__version__}"
+"""What servers and proxies see in their logs of requests that this program makes."""
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -71,7 +74,7 @@ class ClientFactory:
     def __call__(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             auth=self._auth,
-            headers={"accept-encoding": PLAIN},
+            headers={"accept-encoding": PLAIN, "user-agent": USER_AGENT},
             cookies=NoCookies(),
             limits=self._limits,
             # Of the environment, httpx would take the proxies, and refuses entries of NO_PROXY that curl accepts.

@@ -35,6 +35,7 @@ from fsm_runner.coordinator.policy import (
 )
 from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, redirect_text, target_of, too_often_text
 from fsm_runner.errors import UsageError
+from fsm_runner.json_text import decode_json
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
@@ -78,7 +79,7 @@ class Answer(msgspec.Struct, frozen=True):
     def decoded(self, form: type[Form]) -> Form:
         """Raises `Unreachable` where it is not of that form: a proxy's page, a truncated body."""
         try:
-            return msgspec.json.decode(self.body, type=form)
+            return decode_json(self.body, form)
         except wire.DECODE_FAULTS as defect:
             said = (
                 f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {shown(str(defect))}: {self.shown}"

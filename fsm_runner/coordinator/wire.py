@@ -25,11 +25,11 @@ StopSignal = Literal["shutdown", "SIGTERM", "SIGKILL"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    pass
+    """A field that equals its default is not sent: a field that the receiver requires must not have a default."""
 
 
 class Agent(_Message, frozen=True, kw_only=True):
-    """An agent: as a runner registers it (section 5) and as a run's `resolved_agent_blueprint`."""
+    """An agent: as a file defines it (section 5) and as a run's `resolved_agent_blueprint`."""
 
     name: str
     description: str | None = None
@@ -42,6 +42,17 @@ class Agent(_Message, frozen=True, kw_only=True):
     output_schema: JsonObject | None = None
     demands: JsonObject | None = None
     tags: list[str] | None = None
+
+
+class RunnerAgent(Agent, frozen=True, kw_only=True):
+    """An agent as a runner registers it: a coordinator requires its command."""
+
+    command: str
+
+    @classmethod
+    def of(cls, agent: Agent) -> "RunnerAgent":
+        """With an empty command where the agent needs none, because its executor starts no program for it."""
+        return cls(**{**msgspec.structs.asdict(agent), "command": agent.command or ""})
 
 
 class ExecutorInfo(_Message, frozen=True, kw_only=True):
@@ -63,7 +74,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     executor: ExecutorInfo
     tags: list[str] = []
     require_matching_tags: bool = False
-    agents: list[Agent] = []
+    agents: list[RunnerAgent] = []
 
 
 class Registered(_Message, frozen=True, kw_only=True):
@@ -172,16 +183,16 @@ class SessionEvent(_Message, frozen=True, kw_only=True):
 
 
 class SessionEvents(msgspec.Struct, frozen=True):
-    """Answer to `GET /sessions/{id}/events`."""
+    """Answer to `GET /sessions/{id}/events`, its events undecoded: one that cannot be read must not hide the others."""
 
-    events: list[SessionEvent]
+    events: list[msgspec.Raw]
 
 
 class RunRequest(_Message, frozen=True, kw_only=True):
-    """Body of `POST /runs` (section 1.3)."""
+    """Body of `POST /runs` (section 1.3). A coordinator requires the fields without a default."""
 
-    type: RunType = "start_session"
-    parameters: JsonObject = {}
+    type: RunType
+    parameters: JsonObject
     agent_name: str | None = None
     session_id: str | None = None
     project_dir: str | None = None
@@ -196,7 +207,7 @@ class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     session_id: str
-    status: str
+    status: str = "pending"
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.json_text import decode_json
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -56,7 +57,7 @@ def manifest_beside(executor: Path) -> ExecutorManifest:
     """Empty where there is none. Raises `UsageError` naming the file."""
     path = executor.parent / MANIFEST_FILE
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=ExecutorManifest)
+        manifest = decode_json(path.read_bytes(), ExecutorManifest)
     except (FileNotFoundError, NotADirectoryError):
         return ExecutorManifest()
     except DECODE_FAULTS as defect:

@@ -9,6 +9,7 @@ import msgspec
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, Run
 from fsm_runner.executors.lines import Line
 from fsm_runner.executors.port import Assignment
+from fsm_runner.json_text import encode_json
 
 SCHEMA_VERSION: Literal["2.2"] = "2.2"
 
@@ -85,4 +86,4 @@ def _is_lenient_turn_complete(content: bytes) -> bool:
 
 
 def _line(message: object) -> bytes:
-    return msgspec.json.encode(message) + b"\n"
+    return encode_json(message) + b"\n"

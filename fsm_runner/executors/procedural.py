@@ -13,6 +13,7 @@ from fsm_runner.executors import scripts
 from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.endings import failure_text
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.json_text import decode_json
 from fsm_runner.process.child import Child, Exit
 from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.executable import not_executable
@@ -61,7 +62,7 @@ class ProceduralExecutor:
 
         Raises an `FsmRunnerError` where the command is not there.
         """
-        if agent.script is not None or agent.command is None:
+        if agent.script is not None or not agent.command:
             return None
         program = Path(self._own_command(agent)[0])
         if not program.is_file():
@@ -74,7 +75,7 @@ class ProceduralExecutor:
         if run.type == "resume_session":
             raise RunRefused("a procedural agent has no session that could be resumed")
         agent = _agent(run)
-        if agent.script is None and agent.command is None:
+        if agent.script is None and not agent.command:
             raise RunRefused(f"agent {agent.name!r} has neither a command nor a script")
 
     async def prepare(self, assignment: Assignment) -> None:
@@ -155,7 +156,7 @@ def result_data(code: int, ended: Exit) -> JsonObject:
     """stdout as it stands where it is one JSON object, otherwise what the command left behind."""
     if not ended.stdout.truncated:
         try:
-            return msgspec.json.decode(ended.stdout.bytes(), type=JsonObject)
+            return decode_json(ended.stdout.bytes(), JsonObject)
         except DECODE_FAULTS:
             pass
     return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}

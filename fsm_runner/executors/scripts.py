@@ -16,6 +16,7 @@ from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.script_archive import BadArchive, unpack
 from fsm_runner.executors.script_versions import VersionInUse, put_version, remove_versions, use_version
+from fsm_runner.json_text import decode_json
 
 SCRIPT_NAME_BYTES = 128
 """How long a script's name may be, in UTF-8."""
@@ -125,7 +126,7 @@ def _command(folder: Path, name: str) -> list[str]:
 def _script_file(folder: Path, name: str, shown_folder: str) -> Path:
     place = f"script `{name}`: {DESCRIPTION_FILE} in {shown_folder}"
     try:
-        script = msgspec.json.decode((folder / DESCRIPTION_FILE).read_bytes(), type=Script)
+        script = decode_json((folder / DESCRIPTION_FILE).read_bytes(), Script)
     except FileNotFoundError:
         raise BadScript(f"{place} does not exist") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

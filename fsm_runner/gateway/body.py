@@ -9,6 +9,7 @@ from starlette.types import Receive
 from fsm_runner.gateway.headers import RawHeaders
 from fsm_runner.gateway.limits import GatewayLimits
 from fsm_runner.gateway.refusal import Refusal
+from fsm_runner.json_text import sound_json
 
 
 class RequestBody:
@@ -37,12 +38,12 @@ class RequestBody:
                 raise self._too_large()
 
     async def read(self) -> bytes:
-        """All of it. Raises a 413 or 408 `Refusal`, and `ClientDisconnect`."""
+        """All of a body of JSON. Raises a 413 or 408 `Refusal`, and `ClientDisconnect`."""
         async with self._turns:
             body = bytearray()
             async for chunk in self.chunks():
                 body += chunk
-            return bytes(body)
+            return sound_json(bytes(body))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """As it comes in. Raises the same."""

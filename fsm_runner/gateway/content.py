@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.gateway.refusal import Refusal
+from fsm_runner.json_text import json_defect
 
 Field = msgspec.Raw | UnsetType
 """One as it was written. UNSET: there is none."""
@@ -30,7 +31,7 @@ def decode_fields(body: bytes, decoder: msgspec.json.Decoder[Fields]) -> Fields:
     except msgspec.ValidationError:
         raise Refusal(400, "The body is no JSON object") from None
     except DECODE_FAULTS as defect:
-        raise Refusal(400, f"The body is no JSON: {defect}") from None
+        raise Refusal(400, f"The body is no JSON: {json_defect(body, defect)}") from None
     return fields
 
 

@@ -13,6 +13,7 @@ from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.forwarding import look_up
 from fsm_runner.gateway.paths import is_plain
 from fsm_runner.gateway.refusal import away
+from fsm_runner.json_text import decode_json
 
 Form = TypeVar("Form")
 
@@ -84,6 +85,6 @@ def _found(answer: httpx.Response, form: type[Form]) -> Form | None:
     if not answer.is_success:
         raise away()
     try:
-        return msgspec.json.decode(answer.content, type=form)
+        return decode_json(answer.content, form)
     except DECODE_FAULTS:
         raise away() from None

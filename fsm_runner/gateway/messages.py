@@ -22,6 +22,7 @@ from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.content import Field, decode_fields, every_field, text, text_or_none
 from fsm_runner.gateway.door import SessionDoor
 from fsm_runner.gateway.refusal import Refusal, not_found, other_session, shown
+from fsm_runner.json_text import encode_json
 
 TAKEN_OVER: JsonObject = {"ok": True}
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
@@ -68,7 +69,7 @@ async def metadata(call: Call, *, session_in_path: bool = False) -> None:
         fields.pop(name, None)
     if (notes := notes_in(fields)) is not None and not call.door.closed.is_set():
         call.door.channel.note(notes)
-    await _tell(call, lambda: call.door.channel.metadata(msgspec.json.encode(fields)), 200)
+    await _tell(call, lambda: call.door.channel.metadata(encode_json(fields)), 200)
 
 
 def _refuse_other_session(call: Call, session_id: Field, *, required: bool) -> None:

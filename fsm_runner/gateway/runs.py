@@ -9,6 +9,7 @@ from fsm_runner.gateway.content import Field, every_field, text, text_or_none
 from fsm_runner.gateway.family import is_child
 from fsm_runner.gateway.forwarding import submit
 from fsm_runner.gateway.refusal import Refusal
+from fsm_runner.json_text import decode_json, encode_json
 
 
 async def create(call: Call) -> None:
@@ -23,8 +24,8 @@ async def create(call: Call) -> None:
                 raise Refusal(403, "session_id: through this address its own children alone are resumed")
         case _:
             raise Refusal(400, "type: expected start_session or resume_session")
-    fields["parent_session_id"] = msgspec.Raw(msgspec.json.encode(call.door.session_id))
-    answer = await submit(call, msgspec.json.encode(fields))
+    fields["parent_session_id"] = msgspec.Raw(encode_json(call.door.session_id))
+    answer = await submit(call, encode_json(fields))
     if answer is not None:
         _remember(call, answer)
 
@@ -42,7 +43,7 @@ def _refuse_named_session(session_id: Field) -> None:
 
 def _remember(call: Call, answer: bytes) -> None:
     try:
-        created = msgspec.json.decode(answer, type=RunCreated)
+        created = decode_json(answer, RunCreated)
     except DECODE_FAULTS:
         return  # not what section 1.3 says; the coordinator is asked then whose the session is
     if created.session_id != call.door.session_id:

@@ -11,6 +11,7 @@ from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.coordinator.timestamps import EventClock
 from fsm_runner.executors.notes import Notes
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
+from fsm_runner.json_text import encode_json
 from fsm_runner.redaction import Redactor
 
 
@@ -63,7 +64,7 @@ class OutboxChannel:
 
     def result(self, data: wire.JsonObject) -> None:
         event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
-        self.event(msgspec.json.encode(event))
+        self.event(encode_json(event))
 
     def _put(self, message: Delivery) -> Answered:
         message = msgspec.structs.replace(message, body=self._context.redactor.json(message.body))

@@ -1,6 +1,7 @@
 """Reads a spec file: what it says, on which lines, and every defect of its form."""
 
 import tomllib
+from codecs import BOM_UTF8
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -79,6 +80,7 @@ def _text(path: FilePath | str) -> str:
         raise _unreadable(path, f"cannot be read: {error}") from error
     if len(content) > SPEC_LIMIT_BYTES:
         raise _unreadable(path, f"is larger than {SPEC_LIMIT_BYTES} bytes")
+    content = content.removeprefix(BOM_UTF8)
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.json_text import decode_json
 from fsm_runner.mcp_server.failures import ToolFailure
 
 SESSION_HEADER = "X-Agent-Session-Id"
@@ -26,7 +27,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         if not self.demands_text:
             return None
         try:
-            return msgspec.json.decode(self.demands_text, type=JsonObject)
+            return decode_json(self.demands_text, JsonObject)
         except DECODE_FAULTS as defect:
             raise ToolFailure(f"The header {DEMANDS_HEADER} of this connection is no JSON object: {defect}") from None
 

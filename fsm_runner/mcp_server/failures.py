@@ -7,6 +7,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.json_text import decode_json
 
 SHOWN_ERRORS = 20
 AWAY = "The Agent Coordinator cannot be reached, or answers with a fault."
@@ -57,7 +58,7 @@ def failure_of(fault: CoordinatorError, hint: str = "Try again later.", **fields
     if not isinstance(fault, Refused):
         return ToolFailure(f"{AWAY} {hint}", **fields)
     try:
-        detail = msgspec.json.decode(fault.body, type=_Body).detail
+        detail = decode_json(fault.body, _Body).detail
     except DECODE_FAULTS:
         return ToolFailure(f"The Agent Coordinator refused this with HTTP status {fault.status}.", **fields)
     if isinstance(detail, _Detail):

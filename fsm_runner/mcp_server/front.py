@@ -1,8 +1,9 @@
 """What stands before the SDK: where requests go, whose they are, and which are none of its business."""
 
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fsm_runner.json_text import sound_json
 from fsm_runner.mcp_server.addresses import PATH, Addresses
 from fsm_runner.mcp_server.caller import SESSION_HEADER
 
@@ -16,9 +17,11 @@ class Front:
     nothing to end. The MCP specification has 405 for both, and clients go on without.
     """
 
-    def __init__(self, app: ASGIApp, addresses: Addresses) -> None:
+    def __init__(self, app: ASGIApp, addresses: Addresses, body_limit_bytes: int) -> None:
+        """`body_limit_bytes`: of a request; `app` refuses more."""
         self._app = app
         self._addresses = addresses
+        self._body_limit_bytes = body_limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,9 +35,31 @@ class Front:
             answer = Response("Method not allowed\n", 405, headers={"Allow": "POST"})
         else:
             answer = self._app
+            receive = _with_sound_body(receive, self._body_limit_bytes)
             if session_id is not None:
                 scope = _of_session(scope, session_id)
         await answer(scope, receive, send)
+
+
+def _with_sound_body(receive: Receive, limit_bytes: int) -> Receive:
+    """The body in one piece, without the lone surrogates that clients in Python send and the SDK refuses."""
+    is_read = False
+
+    async def received() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        body, more = bytearray(), True
+        while more and len(body) <= limit_bytes:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        return {"type": "http.request", "body": sound_json(bytes(body)), "more_body": more}
+
+    return received
 
 
 def _of_session(scope: Scope, session_id: str) -> Scope:

@@ -72,7 +72,8 @@ class McpService:
             served_at_once=min(limits.served_at_once, limits.connections // 2),
             owner_of=lambda scope: addresses.session_of(scope.get("path", "").rstrip("/")),
         )
-        self._web = WebServer(Front(self._manager.handle_request, addresses), listener, bounds)
+        front = Front(self._manager.handle_request, addresses, limits.body_limit_bytes)
+        self._web = WebServer(front, listener, bounds)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "McpService":

@@ -20,7 +20,7 @@ from tests.support.home import PROFILE, make_home
 from tests.support.program import Finished, environment, finish, program
 
 EARLIER, NOON, LATER = (f"2026-01-01T{hour}:00:00.000000Z" for hour in ("11", "12", "13"))
-ASK_AGENT = {"name": "ask", "type": "autonomous", "description": "Answers."}
+ASK_AGENT = {"name": "ask", "type": "autonomous", "command": "", "description": "Answers."}
 ODD_TEXT = 'a "quoted"\n\x1b[31mred\x1b[0m line, é\n'
 
 

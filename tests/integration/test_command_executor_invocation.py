@@ -82,7 +82,7 @@ async def test_a_resume_of_a_one_shot_executor_is_told_no_project_directory(tmp_
 
 async def test_a_run_without_an_agent_names_none(tmp_path: Path) -> None:
     async with staged(tmp_path) as at_work:
-        request = RunRequest(parameters={"prompt": "hello", "steps": REPORT})
+        request = RunRequest(type="start_session", parameters={"prompt": "hello", "steps": REPORT})
         answer = await at_work.completes(await at_work.desk.api.create_run(request))
         assert answer["message"].keys() == {
             "schema_version",

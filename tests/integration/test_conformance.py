@@ -32,6 +32,7 @@ async def test_a_good_executor_passes(path: Path, lifecycle: Lifecycle) -> None:
     assert {outcome.case for outcome in seen if outcome.status == "ok"} == asked
 
 
+@pytest.mark.sends_invalid_requests("executors with faults of every kind")
 @pytest.mark.parametrize("group", GROUPS)
 async def test_each_fault_is_caught_by_the_cases_that_ask_for_it(tmp_path: Path, group: str) -> None:
     faults = GROUPS[group]

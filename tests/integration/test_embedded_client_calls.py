@@ -20,7 +20,7 @@ SHORT_POLL = Timings(poll_timeout_s=0.05)
 async def test_an_unknown_agent_is_404_and_names_those_there_are() -> None:
     async with coordinator() as desk:
         await desk.register()
-        answer = await desk.http.post("/runs", json={"agent_name": "nobody"})
+        answer = await desk.http.post("/runs", json={"type": "start_session", "parameters": {}, "agent_name": "nobody"})
         assert answer.status_code == 404
         assert "nobody" in answer.json()["detail"]
         assert "echo" in answer.json()["detail"]
@@ -31,13 +31,16 @@ async def test_an_unknown_agent_is_404_and_names_those_there_are() -> None:
     [
         ({"type": "other"}, "type"),
         ({"parameters": []}, "parameters"),
+        ({"type": None}, "type"),
+        ({"parameters": None}, "parameters"),
         ({"execution_mode": "later"}, "execution_mode"),
-        ({"parameters": {"prompt": "x"}, "additional_demands": {"tags": [1]}}, "additional_demands"),
+        ({"additional_demands": {"tags": [1]}}, "additional_demands"),
     ],
 )
 async def test_a_wrong_field_of_a_run_is_named(body: dict[str, Any], field: str) -> None:
     async with coordinator() as desk:
-        answer = await desk.http.post("/runs", json=body)
+        sound = {"type": "start_session", "parameters": {"prompt": "x"}}
+        answer = await desk.http.post("/runs", json={**sound, **body})
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == ["body", field]
 
@@ -45,7 +48,9 @@ async def test_a_wrong_field_of_a_run_is_named(body: dict[str, Any], field: str)
 async def test_a_session_can_be_named_once() -> None:
     async with coordinator() as desk:
         assert (await desk.prompt(session_id="ses_mine"))["session_id"] == "ses_mine"
-        answer = await desk.http.post("/runs", json={"parameters": {"prompt": "x"}, "session_id": "ses_mine"})
+        answer = await desk.http.post(
+            "/runs", json={"type": "start_session", "parameters": {"prompt": "x"}, "session_id": "ses_mine"}
+        )
         assert answer.status_code == 409
         assert len((await desk.http.get("/runs")).json()["runs"]) == 1
 
@@ -309,7 +314,9 @@ async def test_unknown_paths_methods_and_web_pages_are_refused_as_json() -> None
     async with coordinator() as desk:
         assert (await desk.http.get("/nothing")).json() == {"detail": "Not Found"}
         assert (await desk.http.put("/runs")).json() == {"detail": "Method Not Allowed"}
-        answer = await desk.http.post("/runs", json={"parameters": {"prompt": "x"}}, headers={"Origin": "http://evil"})
+        answer = await desk.http.post(
+            "/runs", json={"type": "start_session", "parameters": {"prompt": "x"}}, headers={"Origin": "http://evil"}
+        )
         assert answer.status_code == 403
         assert (await desk.http.get("/runs")).json() == {"runs": []}
 

@@ -39,7 +39,9 @@ async def test_this_machines_own_hosts_are_answered(host: str) -> None:
 )
 async def test_another_host_is_refused_by_a_coordinator_on_loopback(host: str) -> None:
     async with coordinator() as desk:
-        answer = await desk.http.post("/runs", json={"parameters": {"prompt": "x"}}, headers={"Host": host})
+        answer = await desk.http.post(
+            "/runs", json={"type": "start_session", "parameters": {"prompt": "x"}}, headers={"Host": host}
+        )
         assert answer.status_code == 403
         assert "localhost" in answer.json()["detail"]
         assert (await desk.http.get("/runs")).json()["runs"] == []

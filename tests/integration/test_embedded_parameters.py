@@ -14,7 +14,9 @@ from tests.support.watch import PATIENCE_S
 async def test_parameters_that_do_not_fit_the_schema_are_refused_in_detail() -> None:
     async with coordinator() as desk:
         await desk.register()
-        answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": {"message": 1, "x": 2}})
+        answer = await desk.http.post(
+            "/runs", json={"type": "start_session", "agent_name": "echo", "parameters": {"message": 1, "x": 2}}
+        )
         assert answer.status_code == 400
         detail = answer.json()["detail"]
         assert detail["error"] == "parameter_validation_failed"
@@ -45,7 +47,9 @@ async def test_whatever_parameters_are_checking_them_has_an_end(
     async with coordinator() as desk:
         await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
         async with asyncio.timeout(PATIENCE_S):
-            answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": parameters})
+            answer = await desk.http.post(
+                "/runs", json={"type": "start_session", "agent_name": "echo", "parameters": parameters}
+            )
         assert answer.status_code == 400
         assert [error["path"] for error in answer.json()["detail"]["validation_errors"]] == [path]
 
@@ -61,7 +65,7 @@ async def test_a_schema_that_takes_for_ever_holds_nobody_up(monkeypatch: pytest.
     async with coordinator() as desk:
         endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
         await desk.register(agents=[endless, ECHO_AGENT])
-        body = {"agent_name": "endless", "parameters": {}}
+        body = {"type": "start_session", "agent_name": "endless", "parameters": {}}
         asking = asyncio.create_task(desk.http.post("/runs", json=body))
         assert (await desk.http.get("/health")).status_code == 200
         answer = await asking
@@ -84,8 +88,10 @@ async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
 
 async def test_without_an_agent_a_prompt_is_needed() -> None:
     async with coordinator() as desk:
-        assert (await desk.http.post("/runs", json={"parameters": {"prompt": "hi"}})).status_code == 201
-        answer = await desk.http.post("/runs", json={"parameters": {"prompt": 1}})
+        assert (
+            await desk.http.post("/runs", json={"type": "start_session", "parameters": {"prompt": "hi"}})
+        ).status_code == 201
+        answer = await desk.http.post("/runs", json={"type": "start_session", "parameters": {"prompt": 1}})
         assert answer.json()["detail"]["error"] == "parameter_validation_failed"
 
 
@@ -95,5 +101,7 @@ async def test_without_an_agent_a_prompt_is_needed() -> None:
 async def test_a_broken_schema_is_said_to_be_broken(schema: dict[str, Any]) -> None:
     async with coordinator() as desk:
         await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
-        answer = await desk.http.post("/runs", json={"agent_name": "echo", "parameters": {"a": "b"}})
+        answer = await desk.http.post(
+            "/runs", json={"type": "start_session", "agent_name": "echo", "parameters": {"a": "b"}}
+        )
         assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "invalid_parameters_schema")

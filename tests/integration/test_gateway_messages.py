@@ -93,6 +93,7 @@ async def test_the_coordinators_own_paths_lead_the_same_way() -> None:
         assert (await b.session(b.own))["hostname"] == "host"
 
 
+@pytest.mark.sends_invalid_requests("an event without a timestamp")
 async def test_what_the_coordinator_says_no_to_is_told_as_it_says_it() -> None:
     async with bench() as b:
         answer = await b.http.post("/events", json={"session_id": b.own, "event_type": "message"})

@@ -5,6 +5,7 @@ import time
 
 import httpx
 import msgspec
+import pytest
 
 from fsm_runner.gateway.limits import LIMITS
 from tests.support import faults
@@ -38,6 +39,7 @@ async def test_messages_are_taken_over_at_once_and_arrive_in_order_afterwards() 
         assert (await b.session(b.own))["executor_session_id"] == "exe-1"
 
 
+@pytest.mark.sends_invalid_requests("an event without a timestamp")
 async def test_one_message_alone_is_held_until_the_coordinator_has_answered_it() -> None:
     async with bench(msgspec.structs.replace(LIMITS, hold_s=HOLD_S)) as b:
         released = asyncio.Event()
@@ -55,6 +57,7 @@ async def test_one_message_alone_is_held_until_the_coordinator_has_answered_it()
         assert texts == [str(number) for number in range(MESSAGES_IN_A_ROW)]
 
 
+@pytest.mark.sends_invalid_requests("an event without a timestamp")
 async def test_the_coordinators_own_answer_is_waited_for() -> None:
     async with bench(PATIENT) as b:
         released = asyncio.Event()

@@ -47,7 +47,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
     "script": ("GET", lambda api: api.script_archive("tidy"), {}),
     "agent": ("GET", lambda api: api.agent("say"), AGENT),
     "agents": ("GET", lambda api: api.agents(["a"]), [AGENT]),
-    "create_run": ("POST", lambda api: api.create_run(wire.RunRequest()), RUN),
+    "create_run": ("POST", lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={})), RUN),
     "run": ("GET", lambda api: api.run("run_1"), RUN),
     "runs": ("GET", lambda api: api.runs("claimed"), {"runs": [RUN]}),
     "run_state": ("GET", lambda api: api.run_state("run_1"), RUN),

@@ -14,6 +14,8 @@ from fsm_executor.gateway import Answer, Gateway
 from tests.support.executor_program import RecordingGateway
 from tests.support.watch import PATIENCE_S
 
+pytestmark = pytest.mark.sends_invalid_requests("the kit's client is given paths and bodies that mean nothing")
+
 
 async def test_calls_are_joined_to_the_base_url_and_share_a_connection() -> None:
     async with RecordingGateway().serving() as recording:

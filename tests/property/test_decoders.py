@@ -232,7 +232,7 @@ DECODING_CALLS: list[tuple[Call, Any, list[Json]]] = [
     (lambda api: api.poll("r", 1), Polled, POLLS),
     (lambda api: api.heartbeat("r"), type(None), [{"ok": True}]),
     (lambda api: api.agent("a"), wire.Agent, [AGENT]),
-    (lambda api: api.create_run(wire.RunRequest()), wire.RunCreated, [CREATED]),
+    (lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={})), wire.RunCreated, [CREATED]),
     (lambda api: api.run("r"), wire.Run, [RUN]),
     (lambda api: api.runs(), list, [{"runs": [RUN, RUN]}]),
     (lambda api: api.session_result("s"), wire.SessionResult, [RESULT]),
@@ -282,7 +282,7 @@ def test_an_answer_that_says_no_is_a_fault_whatever_it_holds(status: int, conten
 @settings(deadline=None)
 @given(contents(*REJECTIONS, *CONFLICTS))
 def test_a_run_that_is_rejected_is_a_usage_error(content: bytes) -> None:
-    request = wire.RunRequest(agent_name="a")
+    request = wire.RunRequest(type="start_session", parameters={}, agent_name="a")
     error = outcome_of(create_run(api_that_is_answered((400, content)), request), UsageError, Unreachable)
     assert isinstance(error, UsageError | Unreachable)
     assert str(error)
@@ -304,11 +304,13 @@ def test_a_result_is_printed_as_text_or_one_line_of_json_or_not_at_all(
     assert code == (EXIT_OK if status == "completed" else EXIT_FAILED)
     if not said.getvalue():
         return
-    events = msgspec.json.decode(content, type=wire.SessionEvents).events
+    events = asyncio.run(api_that_is_answered((200, content)).session_events("ses_1"))
     results = [event for event in events if event.event_type == "result"]
     if said.getvalue() not in [f"{event.result_text}\n" for event in results]:
         assert said.getvalue().count("\n") == 1
-        assert json.loads(said.getvalue()) in [event.result_data for event in results]
+        assert json.loads(said.getvalue()) in [
+            value for event in results for value in (event.result_text, event.result_data)
+        ]
 
 
 # Files.
@@ -479,7 +481,7 @@ def test_any_words_give_parameters_that_can_be_sent_or_a_usage_error(words: list
         return
     event("parameters")
     assert len(parameters) == len(words)
-    msgspec.json.encode(wire.RunRequest(parameters=parameters))
+    msgspec.json.encode(wire.RunRequest(type="start_session", parameters=parameters))
 
 
 def test_a_schema_that_is_nested_too_deeply_for_its_word_does_not_break_it() -> None:

@@ -198,7 +198,7 @@ REGISTRATION = {
     "project_dir": "/p",
     "executor_profile": "x",
     "executor": {"type": "autonomous", "command": "c"},
-    "agents": [{"name": "echo", "type": "autonomous"}],
+    "agents": [{"name": "echo", "type": "autonomous", "command": ""}],
 }
 
 
@@ -216,7 +216,7 @@ async def send_all(sent: list[tuple[str, str, str, Any]]) -> list[httpx.Response
         httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http,
     ):
         runner_id = (await http.post("/runner/register", json=REGISTRATION)).json()["runner_id"]
-        run = (await http.post("/runs", json={"parameters": {"prompt": "x"}})).json()
+        run = (await http.post("/runs", json={"type": "start_session", "parameters": {"prompt": "x"}})).json()
         known = {"{runner}": runner_id, "{run}": run["run_id"], "{session}": run["session_id"]}
         return [
             await http.request(

@@ -21,6 +21,8 @@ from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, Operation, op
 from tests.support.scripts import write_script
 from tests.support.watch import PATIENCE_S
 
+pytestmark = pytest.mark.sends_invalid_requests("executors send events and metadata of any shape")
+
 REQUESTS = 12
 TIMINGS = Timings(poll_timeout_s=0.02, keep_alive_s=0.02)
 STRANGE_PATH_STATUSES = frozenset({307, 404, 405})
@@ -104,7 +106,7 @@ class CoordinatorPlace(Place):
     async def known(self) -> dict[str, str]:
         CoordinatorPlace._count += 1
         profile = f"profile-{CoordinatorPlace._count}"
-        agent = {"name": profile, "type": "autonomous"}
+        agent = {"name": profile, "type": "autonomous", "command": ""}
         runner_id = await self.desk.register(**autonomous(executor_profile=profile, agents=[agent]))
         run = await self.desk.prompt(agent_name=profile)
         return {
@@ -255,7 +257,9 @@ def test_every_field_of_an_example_may_be_anything(house: House, file: str, oper
 def test_what_is_taken_can_be_told_again_however_deep_it_is(house: House) -> None:
     """A run that is kept and cannot be written would hide all others."""
     (create,) = (each for each in operations(COORDINATOR) if str(each) == "POST /runs")
-    bodies = (b'{"parameters":{"prompt":"x","deep":%s}}' % nested(depth) for depth in range(150, 1_000))
+    bodies = (
+        b'{"type":"start_session","parameters":{"prompt":"x","deep":%s}}' % nested(depth) for depth in range(150, 1_000)
+    )
     refuse_defects(house.send(COORDINATOR, [Sent(create, "/runs", False, body) for body in bodies]))
 
 

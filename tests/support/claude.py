@@ -76,7 +76,7 @@ class ClaudeBench:
 
     async def start(self, prompt: str = "hello", agent: str | None = None, **parameters: Any) -> RunCreated:
         """A run of a new session."""
-        request = RunRequest(agent_name=agent, parameters=parameters or {"prompt": prompt})
+        request = RunRequest(type="start_session", agent_name=agent, parameters=parameters or {"prompt": prompt})
         return await self.desk.api.create_run(request)
 
     async def resume(self, run: RunCreated, prompt: str) -> RunCreated:

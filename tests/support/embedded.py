@@ -57,7 +57,7 @@ class Desk:
         return runner_id
 
     async def submit(self, message: str = "hello", **fields: Any) -> dict[str, Any]:
-        body = {"agent_name": "echo", "parameters": {"message": message}, **fields}
+        body = {"type": "start_session", "agent_name": "echo", "parameters": {"message": message}, **fields}
         answer = await self.http.post("/runs", json=body)
         assert answer.status_code == 201, answer.text
         created: dict[str, Any] = answer.json()

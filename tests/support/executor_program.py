@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.support.deployed import CHECKS
 from tests.support.program import REPOSITORY
 from tests.support.serving import serving
 from tests.support.watch import PATIENCE_S, Watch
@@ -95,6 +96,7 @@ class RecordingGateway:
         self.clients.add((request.client.host, request.client.port))
         path = f"/{request.path_params['path']}"
         content = await request.body()
+        CHECKS.check_executor(request.method, path, content)
         self.calls.append((request.method, path, json.loads(content) if content else None))
         self._watch.changed()
         if path in self.held:

@@ -27,7 +27,9 @@ def documented(column: str) -> dict[str, bool]:
 async def victim_of(desk: Bench, waits_at: Path, workspace: Path) -> RunCreated:
     """A run whose executor writes its process id to `waits_at`, and waits until it is told to end."""
     parameters = {"prompt": "", "wait_at": str(waits_at)}
-    return await desk.api.create_run(RunRequest(parameters=parameters, project_dir=str(workspace)))
+    return await desk.api.create_run(
+        RunRequest(type="start_session", parameters=parameters, project_dir=str(workspace))
+    )
 
 
 async def outcomes_of(desk: Bench, victim: RunCreated, listener: psutil.Process, **given: Any) -> dict[str, str]:
@@ -42,7 +44,7 @@ async def outcomes_of(desk: Bench, victim: RunCreated, listener: psutil.Process,
         "runner_ports": [each.laddr.port for each in listening],
         **given,
     }
-    run = await desk.api.create_run(RunRequest(parameters=parameters))
+    run = await desk.api.create_run(RunRequest(type="start_session", parameters=parameters))
     await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
     result: dict[str, str] | None = await desk.result(run)
     assert result is not None

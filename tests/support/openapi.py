@@ -1,7 +1,9 @@
-"""The documents in `specs/` that say what the servers answer, as tests use them."""
+"""Documents of HTTP servers, as tests use them: those in `specs/`, and the deployed coordinator's."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +19,19 @@ METHODS = frozenset({"get", "put", "post", "delete", "patch", "head", "options",
 
 Json = Any
 DOCUMENTS: Mapping[str, Json] = {file: json.loads((SPECS / file).read_text()) for file in (COORDINATOR, GATEWAY)}
+"""What this project's own servers answer."""
+DEPLOYED = "deployed_coordinator.openapi.json"
+"""What a deployed coordinator takes and answers."""
 
+_all_documents = {**DOCUMENTS, DEPLOYED: json.loads((Path(__file__).parent / DEPLOYED).read_text())}
 _registry: Registry[Any] = Registry().with_resources(
-    (file, DRAFT202012.create_resource(document)) for file, document in DOCUMENTS.items()
+    (file, DRAFT202012.create_resource(document)) for file, document in _all_documents.items()
 )
+
+
+@cache
+def _validator(reference: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": reference}, registry=_registry)
 
 
 class Schema(NamedTuple):
@@ -30,16 +41,16 @@ class Schema(NamedTuple):
     pointer: str
     content: Json
 
-    def at(self, *steps: str) -> "Schema":
+    def at(self, *steps: str | int) -> "Schema":
         content = self.content
         for step in steps:
             content = content[step]
-        pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+        pointer = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
         return followed(Schema(self.file, self.pointer + pointer, content))
 
     def defects(self, value: Json) -> list[str]:
         """What is wrong with the value by this schema."""
-        validator = Draft202012Validator({"$ref": f"{self.file}#{self.pointer}"}, registry=_registry)
+        validator = _validator(f"{self.file}#{self.pointer}")
         return [f"{each.json_path}: {each.message}" for each in validator.iter_errors(value)]
 
 
@@ -49,6 +60,11 @@ def followed(schema: Schema) -> Schema:
         file = file or schema.file
         schema = Schema(file, pointer, _registry.resolver(file).lookup(f"#{pointer}").contents)
     return schema
+
+
+def schema_named(file: str, name: str) -> Schema:
+    """One of the document's `components`."""
+    return Schema(file, "", _all_documents[file]).at("components", "schemas", name)
 
 
 class Query(NamedTuple):
@@ -72,6 +88,21 @@ class Operation(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Of the paths of its requests."""
+        return re.compile(re.sub(r"{\w+}", "[^/]+", self.path))
+
+    def request_defects(self, body: bytes) -> list[str]:
+        """What of a request's body is not as the document says."""
+        if self.body is None:
+            return ["a body is not documented"] if body else []
+        try:
+            request = json.loads(body)
+        except ValueError as defect:
+            return [f"not JSON: {defect}"]
+        return self.body.defects(request)
+
     def defects(self, status: int, content_type: str, body: bytes) -> list[str]:
         """What of an answer is not as the document says."""
         response = self.responses.get(str(status))
@@ -92,13 +123,21 @@ class Operation(msgspec.Struct, frozen=True):
         return response.at("content", kind, "schema").defects(answer)
 
 
+@cache
 def operations(file: str) -> tuple[Operation, ...]:
     return tuple(_operations(file))
 
 
+@lru_cache(1_000)
+def operation_of(file: str, method: str, path: str) -> Operation | None:
+    """The operation that a request of this path means; None where the document has none."""
+    named = sorted(operations(file), key=lambda each: each.path.count("{"))
+    return next((each for each in named if each.method == method and each.pattern.fullmatch(path)), None)
+
+
 def _operations(file: str) -> Iterator[Operation]:
-    root = Schema(file, "", DOCUMENTS[file])
-    for path, item in DOCUMENTS[file]["paths"].items():
+    root = Schema(file, "", _all_documents[file])
+    for path, item in root.content["paths"].items():
         for method in METHODS & item.keys():
             place = root.at("paths", path, method)
             parameters = place.content.get("parameters", [])
@@ -108,6 +147,6 @@ def _operations(file: str) -> Iterator[Operation]:
                 path=path,
                 queries=tuple(Query(each["name"], each["required"]) for each in parameters if each["in"] == "query"),
                 body=None if body is None else body.at("schema"),
-                example=None if body is None else body.content["example"],
+                example=None if body is None else body.content.get("example"),
                 responses={status: place.at("responses", status) for status in place.content["responses"]},
             )

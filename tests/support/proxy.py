@@ -8,13 +8,14 @@ import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import h11
 import httpx
 import msgspec
 
+from tests.support.deployed import CHECKS, RawHeaders
 from tests.support.faults import Answer, Kind, Raw, Rule
 from tests.support.watch import Watch
 
@@ -174,7 +175,8 @@ class FaultProxy:
             self._connections.discard(task)
             writer.transport.abort()
 
-    def begin(self, method: str, target: str, body: bytes) -> tuple[Call, Kind | None]:
+    def begin(self, method: str, target: str, headers: RawHeaders, body: bytes) -> tuple[Call, Kind | None]:
+        CHECKS.check(method, target, headers, body)
         path = urlsplit(target).path
         rule = next((rule for rule in self._rules if rule.matches(method, path)), None)
         kind = None if rule is None else rule.use()
@@ -209,6 +211,13 @@ class FaultProxy:
         return "\n".join(map(str, self.calls[-SHOWN_CALLS:]))
 
 
+class _Request(NamedTuple):
+    method: str
+    target: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
 class _Connection:
     """One connection of the runner's, with one call after another."""
 
@@ -220,8 +229,8 @@ class _Connection:
 
     async def serve(self) -> None:
         while (request := await self._request()) is not None:
-            method, target, body = request
-            call, kind = self._proxy.begin(method, target, body)
+            call, kind = self._proxy.begin(*request)
+            target = request.target
             answer = await self._unless_hung_up(self._respond(kind, call, target))
             self._proxy.end(call, answer.status if isinstance(answer, Answer) else None)
             if isinstance(answer, Raw):
@@ -259,17 +268,19 @@ class _Connection:
                 if not task.cancelled():
                     task.exception()
 
-    async def _request(self) -> tuple[str, str, bytes] | None:
+    async def _request(self) -> "_Request | None":
         method, target, body = "", "", bytearray()
+        headers: list[tuple[bytes, bytes]] = []
         while True:
             event = self._http.next_event()
             match event:
                 case h11.Request():
                     method, target = event.method.decode(), event.target.decode()
+                    headers = list(event.headers)
                 case h11.Data():
                     body += event.data
                 case h11.EndOfMessage():
-                    return method, target, bytes(body)
+                    return _Request(method, target, headers, bytes(body))
                 case h11.ConnectionClosed():
                     return None
                 case h11.NEED_DATA:

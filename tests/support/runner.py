@@ -118,13 +118,15 @@ class Bench:
             await runner.living
 
     async def submit(self, agent: str, **parameters: Any) -> RunCreated:
-        return await self.api.create_run(RunRequest(agent_name=agent, parameters=parameters))
+        return await self.api.create_run(RunRequest(type="start_session", agent_name=agent, parameters=parameters))
 
     async def submit_prompt(self, prompt: str) -> RunCreated:
-        return await self.api.create_run(RunRequest(parameters={"prompt": prompt}))
+        return await self.api.create_run(RunRequest(type="start_session", parameters={"prompt": prompt}))
 
     async def submit_in(self, project_dir: str, agent: str, **parameters: Any) -> RunCreated:
-        return await self.api.create_run(RunRequest(agent_name=agent, parameters=parameters, project_dir=project_dir))
+        return await self.api.create_run(
+            RunRequest(type="start_session", agent_name=agent, parameters=parameters, project_dir=project_dir)
+        )
 
     async def state(self, run: RunCreated, state: str) -> None:
         """Return when the run is or was in this state at its runner."""

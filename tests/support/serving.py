@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from tests.support.deployed import checked
+
 
 @asynccontextmanager
 async def serving(app: ASGIApp, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Its base URL, which names `localhost` where it serves over TLS."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, log_level=logging.CRITICAL)
+    config = uvicorn.Config(checked(app), ws="none", lifespan="off", log_config=None, log_level=logging.CRITICAL)
     config.load()
     config.ssl = tls
     server = uvicorn.Server(config)

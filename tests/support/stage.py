@@ -75,7 +75,9 @@ class Stage:
             parameters: dict[str, Any] = {"count": str(self.count_file), **self.command.parameters}
         else:
             parameters = {"steps": scenario.steps(self)}
-        request = RunRequest(agent_name=scenario.agent, parameters=parameters, project_dir=scenario.project_dir)
+        request = RunRequest(
+            type="start_session", agent_name=scenario.agent, parameters=parameters, project_dir=scenario.project_dir
+        )
         self.runs.append(await self.desk.api.create_run(request))
 
     async def resume(self, steps: Steps) -> None:

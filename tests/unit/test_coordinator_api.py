@@ -119,7 +119,10 @@ CALLS: dict[str, tuple[Call, str]] = {
     "script_archive": (lambda api: api.script_archive("a?b"), "GET /scripts/a%3Fb/download"),
     "agent": (lambda api: api.agent("a#b"), "GET /agents/a%23b"),
     "agent_definition": (lambda api: api.agent_definition("a/b"), "GET /agents/a%2Fb"),
-    "create_run": (lambda api: api.create_run(wire.RunRequest(agent_name="a")), "POST /runs"),
+    "create_run": (
+        lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={}, agent_name="a")),
+        "POST /runs",
+    ),
     "run": (lambda api: api.run(".."), "GET /runs/%2E%2E"),
     "runs": (lambda api: api.runs(), "GET /runs"),
     "runs of a status": (lambda api: api.runs("a&b"), "GET /runs?status=a%26b"),

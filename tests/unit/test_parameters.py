@@ -124,7 +124,7 @@ def test_a_json_value_is_taken_as_it_is_whatever_the_schema_says(text: str, valu
     assert parse_parameters([f"text:={text}"], SCHEMA) == {"text": value}
 
 
-@pytest.mark.parametrize("text", ["", "{", "hello", "NaN", '"\\ud800"', "1e999", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "hello", "NaN", "1e999", "[" * 100_000])
 def test_what_is_not_json_is_refused_by_its_word(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_parameters([f"key:={text}"], None)

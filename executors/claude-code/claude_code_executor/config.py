@@ -35,7 +35,7 @@ class Config:
 def decoded_config(given: JsonObject) -> Config:
     """Raises `ExecutorError` naming the key. A runner of ours has looked at it when it loaded the profile; others
     have not."""
-    schema = json.loads(MANIFEST.read_text())["config_schema"]
+    schema = json.loads(MANIFEST.read_text(encoding="utf-8-sig"))["config_schema"]
     for defect in Draft202012Validator(schema).iter_errors(given):
         raise ExecutorError(f"the profile's {'.'.join(['config', *map(str, defect.absolute_path)])}: {defect.message}")
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}

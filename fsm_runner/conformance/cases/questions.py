@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import msgspec
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
@@ -12,6 +11,7 @@ from fsm_runner.conformance.attempt import Attempt
 from fsm_runner.conformance.case import Case, CaseFailed
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.executors.messages import SCHEMA_VERSION
+from fsm_runner.json_text import decode_json
 
 _VERSION = re.compile(rf"(?<!\d)(?<!\d\.){re.escape(SCHEMA_VERSION)}(?!\.?\d)")
 """Not as a part of another version: 12.2, 1.2.2, 2.2.1."""
@@ -31,7 +31,7 @@ def names_version(text: str) -> bool:
 async def schema(attempt: Attempt) -> None:
     printed = await _printed(attempt, "--schema")
     try:
-        decoded: Any = msgspec.json.decode(printed)
+        decoded: Any = decode_json(printed)
     except DECODE_FAULTS as defect:
         raise CaseFailed(f"what it printed is no JSON: {defect}") from None
     if not isinstance(decoded, dict):

@@ -6,6 +6,7 @@ from fsm_runner.conformance import judgement
 from fsm_runner.conformance.attempt import Attempt
 from fsm_runner.conformance.case import Case, CaseFailed
 from fsm_runner.coordinator.wire import DECODE_FAULTS
+from fsm_runner.json_text import decode_json
 
 
 async def bind(attempt: Attempt) -> None:
@@ -44,7 +45,7 @@ async def turn_complete(attempt: Attempt) -> None:
     if len(completed) != 1:
         raise CaseFailed(f"it wrote {len(completed)} turn_complete lines for one turn")
     try:
-        msgspec.json.decode(completed[0].line, type=_TurnComplete)
+        decode_json(completed[0].line, _TurnComplete)
     except DECODE_FAULTS as defect:
         raise CaseFailed(f"its turn_complete line is not what the protocol says: {defect}") from None
 

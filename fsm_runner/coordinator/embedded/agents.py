@@ -11,6 +11,7 @@ from fsm_runner.coordinator.embedded.validation import PROMPT_SCHEMA
 from fsm_runner.coordinator.wire import Agent, JsonObject
 from fsm_runner.errors import UsageError
 from fsm_runner.home import visible
+from fsm_runner.json_text import decode_json
 
 AGENT_TYPES = ("autonomous", "procedural")
 
@@ -105,7 +106,7 @@ def load_agents(folder: Path, scripts: Iterable[str]) -> list[CatalogAgent]:
 
 def _load_agent(file: Path, scripts: frozenset[str]) -> CatalogAgent:
     try:
-        agent = CatalogAgent(msgspec.json.decode(file.read_bytes(), type=JsonObject))
+        agent = CatalogAgent(decode_json(file.read_bytes(), JsonObject))
         if agent.agent.parameters_schema is not None:
             _refuse_broken_schema(agent.agent.parameters_schema)
     except OSError as error:

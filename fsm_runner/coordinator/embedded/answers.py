@@ -13,6 +13,7 @@ from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field
 from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.json_text import sound_json
 
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
 """Above the largest result event: two outputs of 4 MiB, each byte of which JSON may write as six."""
@@ -34,7 +35,10 @@ def coordinator_of(request: Request) -> Coordinator:
 
 
 async def body_of(request: Request) -> bytes:
-    """Raises a 413 Refusal above `BODY_LIMIT_BYTES`, announced or sent, and a 408 one after `BODY_WITHIN_S`."""
+    """A body of JSON.
+
+    Raises a 413 Refusal above `BODY_LIMIT_BYTES`, announced or sent, and a 408 one after `BODY_WITHIN_S`.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > BODY_LIMIT_BYTES:
         raise _too_large()
@@ -47,7 +51,7 @@ async def body_of(request: Request) -> bytes:
                     raise _too_large()
     except TimeoutError:
         raise Refusal(408, f"The body has not arrived within {BODY_WITHIN_S:g} s") from None
-    return bytes(body)
+    return sound_json(bytes(body))
 
 
 def _too_large() -> Refusal:

@@ -8,6 +8,7 @@ import msgspec
 from fsm_runner.coordinator.embedded.refusal import Refusal, invalid_field
 from fsm_runner.coordinator.nesting import is_deeper
 from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.json_text import decode_json
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
 def decode_object(body: bytes) -> JsonObject:
     """The body as a JSON object. Raises a 422 Refusal for anything else."""
     try:
-        decoded: Any = msgspec.json.decode(body)
+        decoded: Any = decode_json(body)
     except RecursionError:
         raise _too_deep() from None
     except (msgspec.MsgspecError, ValueError) as error:

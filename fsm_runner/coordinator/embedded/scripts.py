@@ -11,6 +11,7 @@ from fsm_runner.coordinator.embedded.matching import Demands, demands_from
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
 from fsm_runner.home import visible
+from fsm_runner.json_text import decode_json
 
 DESCRIPTION_FILE = "script.json"
 
@@ -60,7 +61,7 @@ def load_scripts(folder: Path) -> dict[str, Script]:
 def _load_script(folder: Path) -> Script:
     file = folder / DESCRIPTION_FILE
     try:
-        description = msgspec.json.decode(file.read_bytes(), type=_ScriptDescription)
+        description = decode_json(file.read_bytes(), _ScriptDescription)
         demands = demands_from(description.demands)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from None

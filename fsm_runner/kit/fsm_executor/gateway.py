@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from fsm_executor.errors import GatewayError
 from fsm_executor.invocation import shown
+from fsm_executor.json_text import encode_json, without_lone_surrogates
 
 URL_VARIABLE = "AGENT_ORCHESTRATOR_API_URL"
 
@@ -57,7 +58,7 @@ class Gateway:
 
         `path` is joined to the base URL, which may have a path of its own. A body is sent as JSON.
         """
-        content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        content = None if body is None else encode_json(body, allow_nan=False).encode()
         async with self._one_at_a_time:
             self._stop_idle_timer()
             connection = self._kept_connection() or self._new_connection()
@@ -149,6 +150,6 @@ def _decoded(content: bytes) -> Any:
     if not content:
         return None
     try:
-        return json.loads(content)
+        return json.loads(without_lone_surrogates(content.decode("utf-8-sig")))
     except (ValueError, RecursionError):
         return content.decode(errors="replace")

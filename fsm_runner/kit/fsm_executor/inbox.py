@@ -49,7 +49,7 @@ def is_beginning(line: bytes) -> bool:
     nowhere before.
     """
     try:
-        text = line.decode().rstrip()
+        text = line.decode("utf-8-sig").rstrip()
         json.loads(text)
     except json.JSONDecodeError as fault:
         return fault.pos >= len(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsm_executor.errors import ProtocolError
+from fsm_executor.json_text import without_lone_surrogates
 
 SCHEMA_VERSIONS = ("2.2",)
 """The versions whose contract is known here. Others are refused: what they mean by a field would be a guess."""
@@ -131,9 +132,9 @@ def invocation_of(value: Any) -> Invocation:
 
 
 def decode_json(text: bytes) -> Any:
-    """Raises `ProtocolError` where it is no JSON in UTF-8."""
+    """A JSON text in UTF-8; U+FFFD replaces lone surrogates. Raises `ProtocolError`."""
     try:
-        return json.loads(text.decode(), parse_constant=_refuse_constant)
+        return json.loads(without_lone_surrogates(text.decode("utf-8-sig")), parse_constant=_refuse_constant)
     except UnicodeDecodeError as fault:
         raise ProtocolError(f"standard input is not UTF-8: {fault.reason} at byte {fault.start}") from fault
     except RecursionError as fault:

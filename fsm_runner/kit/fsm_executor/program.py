@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn
@@ -11,6 +10,7 @@ from fsm_executor.errors import ExecutorError
 from fsm_executor.inbox import read_invocation
 from fsm_executor.inherited import settle
 from fsm_executor.invocation import SCHEMA_VERSIONS, invocation_schema
+from fsm_executor.json_text import encode_json
 from fsm_executor.lines import LineReader
 from fsm_executor.streams import claim_stdin, claim_stdout, print_line
 
@@ -67,7 +67,7 @@ def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int
 
 def _say(value: object) -> int:
     """The exit code. Raises `ExecutorError` where standard output does not take it."""
-    print_line(json.dumps(value))
+    print_line(encode_json(value))
     return EXIT_OK
 
 

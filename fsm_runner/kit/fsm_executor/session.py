@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from fsm_executor.clock import EventClock
 from fsm_executor.errors import ExecutorError, GatewayError
 from fsm_executor.gateway import URL_VARIABLE, Answer, Gateway
 from fsm_executor.invocation import Invocation, JsonObject
+from fsm_executor.json_text import encode_json
 from fsm_executor.turn import Turn
 
 ROLES = ("user", "assistant")
@@ -139,4 +139,4 @@ class Session:
 
     async def _complete(self, fields: JsonObject, result: str) -> None:
         await self.event({"event_type": "result", **fields})
-        self._write_line(json.dumps({"type": "turn_complete", "result": result}))
+        self._write_line(encode_json({"type": "turn_complete", "result": result}))

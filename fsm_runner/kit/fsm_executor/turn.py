@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fsm_executor.invocation import JsonObject
+from fsm_executor.json_text import encode_json
 
 Completion = Callable[[JsonObject, str], Awaitable[None]]
 """Takes the fields of the result event, and the result as text."""
@@ -35,5 +36,5 @@ class Turn:
         if not isinstance(text, str | None) or not isinstance(data, dict | None):
             raise TypeError("a result's text is a str, and its data a dict")
         fields = {"result_text": text} if data is None else {"result_data": data}
-        await self._completion(fields, json.dumps(data) if text is None else text)
+        await self._completion(fields, encode_json(data) if text is None else text)
         self.completed = True

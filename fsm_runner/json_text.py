@@ -1,0 +1,86 @@
+"""JSON as other programs write it, and JSON that every program can read.
+
+A lone surrogate is half of the pair that UTF-16 needs for a character beyond U+FFFF. Python's `json` and JavaScript
+write it as an escape (`"\\ud83d"`), for a text that was cut or a file name that is not UTF-8. Strict readers refuse it,
+so it becomes U+FFFD, the replacement character, on the way in and on the way out. Editors on Windows begin a file with
+a byte order mark, which is no part of its JSON.
+"""
+
+import re
+from codecs import BOM_UTF8
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from fsm_runner.coordinator.nesting import with_texts
+
+Form = TypeVar("Form")
+
+REPLACEMENT = "\ufffd"
+REPLACED_LIMIT = 100_000
+"""The most runs of surrogates looked at in one text, which takes about 50 ms: the event loop waits for it."""
+
+_TRUNCATED = "Input data was truncated"
+"""msgspec's words, also for an empty text."""
+_ANY_ESCAPE = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+_PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+# An even number of backslashes before it is text of its own.
+_ESCAPED = re.compile(rb"(?<!\\)((?:\\\\)*)(?:((?:%s)+)|%s)" % (_PAIR, _ANY_ESCAPE))
+_ENCODED = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+"""A surrogate that was written into UTF-8 like any other character."""
+
+
+@overload
+def decode_json(content: bytes | str | msgspec.Raw, form: type[Form]) -> Form: ...
+@overload
+def decode_json(content: bytes | str | msgspec.Raw, form: Any = Any) -> Any: ...
+def decode_json(content: bytes | str | msgspec.Raw, form: Any = Any) -> Any:
+    """A JSON text as `form`. A byte order mark is left out, and lone surrogates become U+FFFD.
+
+    Raises what `msgspec.json.decode` raises (`wire.DECODE_FAULTS`).
+    """
+    text = content.encode(errors="surrogatepass") if isinstance(content, str) else bytes(content)
+    text = sound_json(text)
+    try:
+        return msgspec.json.decode(text, type=form)
+    except msgspec.DecodeError as defect:
+        if str(defect) == _TRUNCATED:
+            raise msgspec.DecodeError(json_defect(text, defect)) from None
+        raise
+
+
+def json_defect(text: bytes, defect: Exception) -> str:
+    """What is wrong with a JSON text that could not be decoded."""
+    if str(defect) != _TRUNCATED:
+        return str(defect)
+    return "the JSON is incomplete: it ends too early" if text.strip() else "it is empty, and not JSON"
+
+
+def encode_json(value: object) -> bytes:
+    """JSON in UTF-8. Lone surrogates, such as those in names of files that are not UTF-8, become U+FFFD."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(sound_value(msgspec.to_builtins(value)))
+
+
+def sound_value(value: Any) -> Any:
+    """A copy of a decoded JSON document in which `sound_text` has changed every text and every name."""
+    return with_texts(value, sound_text, names=True)
+
+
+def sound_json(text: bytes) -> bytes:
+    """A JSON text that is passed on as it is: without a byte order mark and lone surrogates, up to `REPLACED_LIMIT`."""
+    text = text.removeprefix(BOM_UTF8)
+    if b"\\ud" in text or b"\\uD" in text:
+        text = _ESCAPED.sub(_replaced, text, count=REPLACED_LIMIT)
+    return _ENCODED.sub(REPLACEMENT.encode(), text) if b"\xed" in text else text
+
+
+def sound_text(text: str) -> str:
+    """The text with U+FFFD in place of lone surrogates; two that make a pair become their character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _replaced(found: re.Match[bytes]) -> bytes:
+    return found[0] if found[2] else found[1] + rb"\ufffd"

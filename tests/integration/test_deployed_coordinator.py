@@ -1,0 +1,176 @@
+"""The product at a coordinator that demands every required field and answers as little, or as much, as it may."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fsm_runner.cli.runs import _row as row_of
+from fsm_runner.cli.submission import create_run, earlier_results, say_outcome
+from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.api import CoordinatorApi, UnreadableRun
+from fsm_runner.coordinator.delivery import Delivery
+from fsm_runner.coordinator.faults import CoordinatorError
+from fsm_runner.errors import EXIT_OK, UsageError
+from fsm_runner.mcp_server.caller import Caller
+from fsm_runner.mcp_server.failures import ToolFailure
+from fsm_runner.mcp_server.toolbox import Toolbox
+from tests.support.deployed import CHECKS
+from tests.support.deployed_answers import FILLINGS, DeployedCoordinator, Filling
+from tests.support.mcp import QUICK
+from tests.support.openapi import DEPLOYED, operations
+from tests.support.serving import serving
+
+REGISTRATION = wire.Registration(
+    hostname="h",
+    project_dir="/p",
+    executor_profile="echo",
+    executor=wire.ExecutorInfo(type="procedural", command="c"),
+    agents=[wire.RunnerAgent.of(agent) for agent in (wire.Agent(name="a", command="c"), wire.Agent(name="b"))],
+)
+START = wire.RunRequest(type="start_session", parameters={})
+RESUME = wire.RunRequest(type="resume_session", parameters={}, session_id="ses_1")
+BIND = wire.Bind(executor_session_id="e", hostname="h", executor_profile="echo")
+EVENT = b'{"event_type":"message","session_id":"ses_1","timestamp":"2026-01-01T00:00:00Z"}'
+
+Call = Callable[[CoordinatorApi], Awaitable[Any]]
+
+
+def delivered(message: Delivery) -> Call:
+    return lambda api: api.deliver(message.path, message.body, message.method)
+
+
+CALLS: dict[str, Call] = {
+    "health": lambda api: api.health(),
+    "register": lambda api: api.register(REGISTRATION),
+    "poll": lambda api: api.poll("rnr_1", 1),
+    "heartbeat": lambda api: api.heartbeat("rnr_1"),
+    "started": delivered(delivery.started("run_1", "rnr_1")),
+    "completed": delivered(delivery.completed("run_1", "rnr_1")),
+    "failed": delivered(delivery.failed("run_1", "rnr_1", "")),
+    "stopped": delivered(delivery.stopped("run_1", "rnr_1", "SIGTERM")),
+    "session_ended": delivered(delivery.session_ended("ses_1", "rnr_1", "finished")),
+    "bind": delivered(delivery.bind("ses_1", BIND)),
+    "event": delivered(delivery.event("ses_1", EVENT)),
+    "metadata": delivered(delivery.metadata("ses_1", b"{}")),
+    "deregister": lambda api: api.deregister("rnr_1"),
+    "script_archive": lambda api: api.script_archive("s"),
+    "agent": lambda api: api.agent("a"),
+    "agents": lambda api: api.agents(("t",)),
+    "create_run": lambda api: api.create_run(START),
+    "run": lambda api: api.run("run_1"),
+    "runs": lambda api: api.runs("running"),
+    "run_state": lambda api: api.run_state("run_1"),
+    "stop_requests": lambda api: api.stop_requests(),
+    "held": lambda api: api.held("rnr_1", "claimed"),
+    "stop_run": lambda api: api.stop_run("run_1"),
+    "sessions": lambda api: api.sessions(),
+    "session_status": lambda api: api.session_status("ses_1"),
+    "delete_session": lambda api: api.delete_session("ses_1"),
+    "stop_session": lambda api: api.stop_session("ses_1"),
+    "runners": lambda api: api.runners(),
+    "session_result": lambda api: api.session_result("ses_1"),
+    "session_events": lambda api: api.session_events("ses_1"),
+}
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "list_agent_blueprints": {},
+    "list_agent_sessions": {},
+    "start_agent_session": {"parameters": {}},
+    "resume_agent_session": {"session_id": "ses_1", "parameters": {}},
+    "get_agent_session_status": {"session_id": "ses_1"},
+    "get_agent_session_result": {"session_id": "ses_1"},
+    "delete_all_agent_sessions": {},
+}
+
+NOT_CALLED = {"GET /sessions/{session_id}", "GET /sessions/{session_id}/affinity", "GET /sse/sessions"}
+"""Asked for by executors through the gateway, and by the MCP server while it waits."""
+
+
+@pytest.fixture(params=FILLINGS)
+async def coordinator(request: pytest.FixtureRequest) -> AsyncIterator[tuple[CoordinatorApi, DeployedCoordinator]]:
+    filling: Filling = request.param
+    app = DeployedCoordinator(filling)
+    async with serving(app) as url, CoordinatorApi(url) as api:
+        yield api, app
+
+
+@pytest.fixture
+async def refusing() -> AsyncIterator[CoordinatorApi]:
+    """With the 422 of a request that lacks a field."""
+    async with serving(DeployedCoordinator("all", refusing=True)) as url, CoordinatorApi(url) as api:
+        yield api
+
+
+async def nobody(_: float, __: str) -> None:
+    """Is told how a call of the MCP server is getting on."""
+
+
+async def test_every_call_is_complete_and_every_answer_is_read(
+    coordinator: tuple[CoordinatorApi, DeployedCoordinator],
+) -> None:
+    api, _ = coordinator
+    for call in CALLS.values():
+        await call(api)
+    assert {str(each) for each in operations(DEPLOYED)} - NOT_CALLED <= CHECKS.checked
+
+
+async def test_a_request_for_a_run_has_all_required_fields(
+    coordinator: tuple[CoordinatorApi, DeployedCoordinator],
+) -> None:
+    api, app = coordinator
+    for request in (START, RESUME):
+        await api.create_run(request)
+    assert app.bodies == [
+        ("POST /runs", {"type": "start_session", "parameters": {}}),
+        ("POST /runs", {"type": "resume_session", "parameters": {}, "session_id": "ses_1"}),
+    ]
+
+
+async def test_an_agent_without_a_command_is_registered_with_an_empty_one(
+    coordinator: tuple[CoordinatorApi, DeployedCoordinator],
+) -> None:
+    api, app = coordinator
+    await api.register(REGISTRATION)
+    assert [agent["command"] for agent in app.bodies[0][1]["agents"]] == ["c", ""]
+
+
+async def test_a_run_that_is_polled_can_be_carried_out(coordinator: tuple[CoordinatorApi, DeployedCoordinator]) -> None:
+    api, _ = coordinator
+    run = (await api.poll("rnr_1", 1)).run
+    assert not isinstance(run, UnreadableRun)
+    assert run is not None
+    assert (run.run_id, run.session_id, run.type) == ("run_1", "ses_1", "start_session")
+
+
+async def test_every_tool_of_the_mcp_server_works(coordinator: tuple[CoordinatorApi, DeployedCoordinator]) -> None:
+    api, app = coordinator
+    toolbox = Toolbox(api, QUICK)
+    answers = {name: await toolbox.call(name, given, Caller(), nobody) for name, given in TOOLS.items()}
+    assert answers["get_agent_session_status"] == {"status": "completed"}
+    started = answers["start_agent_session"]
+    assert isinstance(started, dict)
+    assert started["session_id"] == "ses_1"
+    assert started["result_text"] == ("text of result_text" if app.filling == "all" else None)
+
+
+async def test_what_submit_and_runs_do_works(
+    coordinator: tuple[CoordinatorApi, DeployedCoordinator], capsys: pytest.CaptureFixture[str]
+) -> None:
+    api, _ = coordinator
+    assert (await earlier_results(api, RESUME)).total() == 0
+    created = await create_run(api, START)
+    assert (created.run_id, created.session_id, await say_outcome(api, created.run_id)) == ("run_1", "ses_1", EXIT_OK)
+    assert [row_of(run)[:2] for run in await api.runs()] == [("run_1", "completed")]
+    assert capsys.readouterr().out == ""
+
+
+async def test_a_refusal_for_a_missing_field_names_the_field(refusing: CoordinatorApi) -> None:
+    with pytest.raises(UsageError, match="text of msg"):
+        await create_run(refusing, START)
+    with pytest.raises(ToolFailure, match="text of msg"):
+        await Toolbox(refusing, QUICK).call("start_agent_session", {"parameters": {}}, Caller(), nobody)
+    for name, call in CALLS.items():
+        with pytest.raises(CoordinatorError):
+            await call(refusing)
+            pytest.fail(f"{name} takes a refusal for an answer")

@@ -1,0 +1,68 @@
+"""JSON of other programs: lone surrogates, byte order marks, and what is said of a text that is none."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fsm_executor.json_text
+from fsm_runner.json_text import decode_json, encode_json, sound_json
+
+SURROGATES = [
+    (rb'"\ud83d"', "\ufffd"),
+    (rb'"caf\udce9.txt"', "caf\ufffd.txt"),
+    (rb'"\uD83D\uDE00"', "\U0001f600"),
+    (rb'"\ud83d\ud83d\ude00\ude00"', "\ufffd\U0001f600\ufffd"),
+    (rb'"\\ud83d"', "\\ud83d"),
+    (rb'"\\\ud83d\n"', "\\\ufffd\n"),
+    (rb'"\\\\\ud83d\ude00"', "\\\\\U0001f600"),
+    (rb'"\\ud83d\ude00"', "\\ud83d\ufffd"),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), [*SURROGATES, (b'"\xed\xa0\xbd"', "\ufffd"), (b'"\xed\x95\x9c"', "\ud55c")])
+def test_a_lone_surrogate_is_read_as_the_replacement_character(text: bytes, value: str) -> None:
+    assert decode_json(text) == value
+    assert decode_json(b'{"a": [%s]}' % text, dict[str, Any]) == {"a": [value]}
+    assert msgspec.json.decode(sound_json(text)) == value
+
+
+@pytest.mark.parametrize(("text", "value"), SURROGATES)
+def test_the_kit_reads_it_so_too(text: bytes, value: str) -> None:
+    assert msgspec.json.decode(fsm_executor.json_text.without_lone_surrogates(text.decode())) == value
+
+
+@given(st.text(st.characters()))
+def test_any_text_can_be_sent(text: str) -> None:
+    sent = msgspec.json.decode(encode_json({text: [text]}))
+    assert sent == msgspec.json.decode(fsm_executor.json_text.encode_json({text: [text]}))
+    (name,) = sent
+    assert sent == {name: [name]}
+    assert name == text or not text.isprintable()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_sound_text_stays_as_it_is(text: str) -> None:
+    encoded = msgspec.json.encode(text)
+    assert sound_json(encoded) == encoded
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "it is empty, and not JSON"),
+        (b"\xef\xbb\xbf \n", "it is empty, and not JSON"),
+        (b'{"a":', "the JSON is incomplete: it ends too early"),
+        (b'{"a": \xff', "invalid character"),
+    ],
+)
+def test_what_is_no_json_is_said_to_be_so(text: bytes, message: str) -> None:
+    with pytest.raises(msgspec.DecodeError, match=message):
+        decode_json(text)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+    assert decode_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert decode_json('\ufeff{"a": 1}') == {"a": 1}
