@@ -42,7 +42,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
     "register": ("POST", lambda api: api.register(REGISTRATION), REGISTERED),
     "poll": ("GET", lambda api: api.poll("r", 1), {"run": RUN, "stop_sessions": ["ses_1"], "deregistered": False}),
     "heartbeat": ("POST", lambda api: api.heartbeat("r"), {"ok": True}),
-    "deliver": ("POST", lambda api: api.deliver("/x", b"{}"), {"ok": True}),
+    "deliver": ("PATCH", lambda api: api.deliver("/sessions/ses_1/metadata", b"{}", "PATCH"), {"ok": True}),
     "deregister": ("DELETE", lambda api: api.deregister("r"), {"ok": True}),
     "script": ("GET", lambda api: api.script_archive("tidy"), {}),
     "agent": ("GET", lambda api: api.agent("say"), AGENT),
@@ -63,6 +63,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
 }
 
 
+@pytest.mark.sends_invalid_requests("redirects lead to any path")
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_gives_a_value_or_a_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 2_500_000)
@@ -79,5 +80,5 @@ async def test_a_call_gives_a_value_or_a_fault(name: str, monkeypatch: pytest.Mo
                 assert len(str(fault)) < 1_000, kind
             else:
                 taken += 1
-        assert len(proxy.calls) == ANSWERS
+        assert len(proxy.calls) >= ANSWERS  # a redirect to the same host is followed
     assert 0 < taken < ANSWERS

@@ -1,7 +1,6 @@
 """What an executor tells of its session is at the coordinator before its turn is completed (section 1.1)."""
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,7 +8,6 @@ import msgspec
 import pytest
 
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.gateway.gateway import Gateway
 from fsm_runner.gateway.limits import LIMITS
 from tests.support import faults
 from tests.support.command_executor import StagedBench, Step, command_home, held_by, staged
@@ -27,7 +25,7 @@ ORDER = ["started", "bind", "events", "events", "metadata", "events", "completed
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsm_runner.gateway.gateway.Gateway", partial(Gateway, limits=IMPATIENT))
+    monkeypatch.setattr("fsm_runner.gateway.limits.LIMITS", IMPATIENT)
 
 
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
