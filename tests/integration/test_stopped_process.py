@@ -4,6 +4,16 @@ import asyncio
 import os
 import signal
 import sys
+import time
+
+import httpx
+import pytest
+
+from fsm_runner import event_loop
+from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator.embedded.timings import Timings
 
 PROGRAM = """
 import asyncio, os, signal, sys, threading
@@ -63,3 +73,22 @@ async def test_an_answer_that_arrives_during_a_stop_is_not_discarded() -> None:
 def _wait_until_stopped(pid: int) -> None:
     # WNOWAIT: a process that ended instead is left for asyncio.
     os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def test_a_coordinator_that_was_stopped_holds_no_runner_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their heartbeats may wait in its sockets."""
+    monkeypatch.setattr(event_loop, "NOTICED_S", 0.1)
+    timings = Timings(stale_after_s=0.4, removed_after_s=0.6, sweep_interval_s=0.05)
+    registration = wire.Registration(
+        hostname="h", project_dir="/p", executor_profile="x", executor=wire.ExecutorInfo(type="procedural", command="c")
+    )
+
+    async def main() -> list[str]:
+        async with CoordinatorServer(port=0, timings=timings) as server, CoordinatorApi(server.url) as api:
+            registered = await api.register(registration)
+            time.sleep(1.0)  # noqa: ASYNC251 - as if the process were stopped
+            await api.heartbeat(registered.runner_id)
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+                return [runner["status"] for runner in (await http.get("/runners")).json()["runners"]]
+
+    assert event_loop.run(main()) == ["online"]

@@ -67,7 +67,7 @@ class Runner:
 
 
 class Registry:
-    """All runners by id. `clock` gives seconds that never go backwards."""
+    """All runners by id. `clock` gives seconds."""
 
     def __init__(self, timings: Timings, clock: Callable[[], float]) -> None:
         self._timings = timings
@@ -110,7 +110,8 @@ class Registry:
         return runner.hung_up_s is not None and self._clock() - runner.hung_up_s > self._timings.gone_after_s
 
     def silent_s(self, runner: Runner) -> float:
-        return self._clock() - runner.heard_s
+        # After a stop of the process the event loop's clock may step back.
+        return max(0.0, self._clock() - runner.heard_s)
 
     def remove(self, runner: Runner, presence: Presence) -> None:
         """Its held polls end; what it had still to be told is forgotten."""

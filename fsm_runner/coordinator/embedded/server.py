@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +35,8 @@ class CoordinatorServer:
 
     Without `database` everything is kept in memory and lost at the end. Port 0 takes a free one. It handles no
     signals: they are the program's. `demand`: the tokens that callers have to bring; None: none. `clock` gives the
-    seconds by which runners become stale.
+    seconds by which runners become stale; None: the event loop's, which leaves out the time in which this process was
+    stopped, since heartbeats may have arrived meanwhile.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CoordinatorServer:
         demand: TokenDemand | None = None,
         max_connections: int = MAX_CONNECTIONS,
         timings: Timings | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._host, self._port = host, port
         self._database = database
@@ -82,7 +82,8 @@ class CoordinatorServer:
         agents = [] if self._agents_dir is None else load_agents(self._agents_dir, scripts)
         verifier = None if self._demand is None else _verifier_of(self._demand)
         listener = await listen(self._host, self._port)
-        coordinator = Coordinator(timings=self._timings, agents=agents, scripts=scripts, clock=self._clock)
+        clock = self._clock or asyncio.get_running_loop().time
+        coordinator = Coordinator(timings=self._timings, agents=agents, scripts=scripts, clock=clock)
         running = _RunningServer(coordinator, listener, self._host, verifier, self._bounds)
         try:
             await coordinator.worker.open(self._database)
