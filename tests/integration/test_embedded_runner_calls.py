@@ -19,7 +19,7 @@ async def test_health_is_answered_when_up() -> None:
 
 
 async def test_a_registration_tells_the_id_and_the_intervals() -> None:
-    async with coordinator() as desk:
+    async with coordinator(Timings()) as desk:
         answer = await desk.http.post("/runner/register", json=registration())
         assert answer.json() == {
             "runner_id": answer.json()["runner_id"],
