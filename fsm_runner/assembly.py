@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import msgspec
 from loguru import logger
 
 from fsm_runner.access import check_journal
@@ -39,9 +38,10 @@ from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import Sessions
 from fsm_runner.lifecycle.workspace import check_workspace
 from fsm_runner.mcp_server.limits import LIMITS as MCP_LIMITS
+from fsm_runner.mcp_server.limits import limits_within
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.process.confinement import Confinement
-from fsm_runner.process.open_files import OPEN_FILES
+from fsm_runner.process.open_files import MCP_SHARE, OPEN_FILES, PASSED_ON_SHARE
 from fsm_runner.process.user import RunUser, find_user
 from fsm_runner.profiles import LoadedProfile
 from fsm_runner.redaction import Redactor
@@ -93,7 +93,7 @@ async def assembled_runner(
             stack.push_async_callback(auth.aclose)
         api = await stack.enter_async_context(CoordinatorApi(coordinator_url, auth))
         executors_api = await stack.enter_async_context(
-            CoordinatorApi(coordinator_url, auth, connections=OPEN_FILES.share(EXECUTORS_CONNECTIONS))
+            CoordinatorApi(coordinator_url, auth, connections=OPEN_FILES.share(EXECUTORS_CONNECTIONS, PASSED_ON_SHARE))
         )
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir, confinement.user)
@@ -180,7 +180,7 @@ async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: Coord
         external = {MCP_URL_PLACEHOLDER: config.external_mcp_url}
         return lambda _: external
     # Whoever fixes the port has clients of its own in mind, which have no session.
-    limits = msgspec.structs.replace(MCP_LIMITS, connections=OPEN_FILES.share(MCP_LIMITS.connections))
+    limits = limits_within(OPEN_FILES.share(MCP_LIMITS.connections, MCP_SHARE))
     server = McpServer(api, config.mcp_port, open_to_all=config.mcp_port is not None, limits=limits)
     await stack.enter_async_context(server)
     logger.debug("MCP server at {}", server.url)

@@ -20,7 +20,7 @@ from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
 from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.environment import executor_environment, named_variables
-from fsm_runner.process.open_files import OPEN_FILES
+from fsm_runner.process.open_files import GATEWAY_SHARE, OPEN_FILES
 from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile
 from fsm_runner.threads import in_thread
 
@@ -70,7 +70,7 @@ async def assembled_executor(
     from fsm_runner.gateway.gateway import Gateway
     from fsm_runner.gateway.limits import LIMITS
 
-    limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections))
+    limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections, GATEWAY_SHARE))
     async with Gateway(surroundings.api, limits) as gateway:
         doors: Doors = gateway
         launcher = Launcher(program, doors, profile.profile.config, surroundings.confinement)

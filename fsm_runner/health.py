@@ -16,6 +16,7 @@ from loguru import logger
 from fsm_runner.held_files import HeldFiles
 from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.json_text import encode_json
+from fsm_runner.web.acceptor import Acceptor
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
@@ -111,12 +112,19 @@ async def _listening(path: Path, answer: Answer) -> AsyncIterator[None]:
     with contextlib.ExitStack() as stack:
         # An earlier process left it; the journal's lock says that this process is gone.
         _remove(path)
-        server = await asyncio.start_unix_server(answer, stack.enter_context(_address(path)))
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(stack.enter_context(_address(path)))
+        listener.listen()
         held = HeldFiles([path])
+        acceptor = Acceptor(
+            listener, lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), answer), name=str(path)
+        )
+        acceptor.start()
         try:
-            async with server:
-                yield
+            yield
         finally:
+            acceptor.stop()
+            await acceptor.wait_set_up()
             if held.first_missing() is None:
                 _remove(path)
 

@@ -31,7 +31,7 @@ def serve(
     from fsm_runner.config import known_secrets
     from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, MAX_CONNECTIONS, CoordinatorServer
     from fsm_runner.logs import configure_logs
-    from fsm_runner.process.open_files import OPEN_FILES, SIXTEENTHS
+    from fsm_runner.process.open_files import COORDINATOR_SHARE, OPEN_FILES
     from fsm_runner.web.listener import PortInUse
 
     OPEN_FILES.raise_limit()
@@ -43,7 +43,7 @@ def serve(
         agents_dir=_path(agents_dir),
         scripts_dir=_path(scripts_dir),
         demand=_token_demand(),
-        max_connections=OPEN_FILES.share(MAX_CONNECTIONS, SIXTEENTHS // 2),
+        max_connections=OPEN_FILES.share(MAX_CONNECTIONS, COORDINATOR_SHARE),
     )
     try:
         event_loop.run(_serve_until_signalled(server, kept_in=database or None))

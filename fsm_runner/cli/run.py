@@ -22,7 +22,7 @@ from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.logs import configure_logs
-from fsm_runner.process.open_files import OPEN_FILES
+from fsm_runner.process.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
@@ -128,8 +128,9 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
 
 
 async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequest, progress: Progress) -> int:
+    max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     async with (
-        CoordinatorServer(port=0, max_connections=OPEN_FILES.share(MAX_CONNECTIONS)) as server,
+        CoordinatorServer(port=0, max_connections=max_connections) as server,
         assembled_runner(config, profile, server.url, observe=progress, redactor=known_secrets()) as runner,
         CoordinatorApi(server.url) as api,
     ):

@@ -17,7 +17,7 @@ from fsm_runner.coordinator.wire import Agent
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.hidden import hide_memory
-from fsm_runner.process.open_files import OPEN_FILES
+from fsm_runner.process.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile
 from fsm_runner.redaction import Redactor
@@ -72,8 +72,9 @@ async def _embedded_coordinator(stack: AsyncExitStack) -> str:
 
     if os.environ.get("AUTH_ENABLED"):
         logger.warning("AUTH_ENABLED says nothing here: a coordinator that a runner brings along asks for no tokens")
+    max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     try:
-        server = await stack.enter_async_context(CoordinatorServer(max_connections=OPEN_FILES.share(MAX_CONNECTIONS)))
+        server = await stack.enter_async_context(CoordinatorServer(max_connections=max_connections))
     except PortInUse as error:
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
         raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error

@@ -1,7 +1,6 @@
 """Notices when too few file descriptors are left for a further run, and when there are enough again."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -56,8 +55,8 @@ class DescriptorWatch:
         if not self._is_short and not self.has_room:
             self._is_short = True
             self.on_short(
-                f"{self._open_files.in_use} of {self._open_files.limit} descriptors (`ulimit -n`) are in use, and the "
-                f"rest is reserved; {len(self._load)} runs are held"
+                f"{self._open_files.in_use} of {self._open_files.limit} descriptors (`ulimit -n`) are in use, "
+                f"{self._open_files.for_runs} are for runs; runs held: {len(self._load)}"
             )
         elif self._is_short and self._has_enough:
             self._is_short = False
@@ -96,7 +95,7 @@ def check_limit(max_runs: int | None, open_files: OpenFiles = OPEN_FILES) -> Non
     """
     left = open_files.for_runs - open_files.in_use
     if left < START_DESCRIPTORS:
-        needed = math.ceil((open_files.in_use + START_DESCRIPTORS + OWN_DESCRIPTORS) * 4 / 3)
+        needed = 2 * (open_files.in_use + START_DESCRIPTORS + OWN_DESCRIPTORS)
         raise UsageError(
             f"the limit of open files is {open_files.limit}, too low for a single run: raise it to {needed} at least "
             "(`ulimit -n`, a container's or service's `nofile` limit)"

@@ -20,10 +20,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 400
     """Connections that clients hold at once; a call keeps one until it is answered. When all are taken, a new one
     replaces the one that has gone longest without service, or waits."""
-    served_at_once: int = 100
-    """Requests of one session that are served at once; further ones wait. At most half of the connections."""
-    waiting_calls: int = 100
-    """So many calls wait at once for a run; further ones are refused and told to use another mode."""
+    served_at_once: int = 150
+    """Requests of one session that are served at once; further ones wait for their turn."""
+    waiting_calls: int = 200
+    """Calls that wait for a run at once; a further one is refused with the advice to use another mode."""
+    waiting_calls_of_a_session: int = 100
+    """The same of one session, so that it leaves some for the others."""
     recheck_s: float = 10.0
     """A run is looked up this often also while its session's events are listened to."""
     look_up_spacing_s: float = 0.05
@@ -37,3 +39,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LIMITS = Limits()
+
+
+def limits_within(connections: int) -> Limits:
+    """The limits of a server that can have so many connections. A call that waits keeps one of them, and one to the
+    coordinator."""
+    return msgspec.structs.replace(
+        LIMITS,
+        connections=min(LIMITS.connections, connections),
+        served_at_once=min(LIMITS.served_at_once, connections * 3 // 4),
+        waiting_calls=min(LIMITS.waiting_calls, connections // 2),
+        waiting_calls_of_a_session=min(LIMITS.waiting_calls_of_a_session, connections // 4),
+    )

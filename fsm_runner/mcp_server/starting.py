@@ -1,6 +1,7 @@
 """The tools that start sessions and resume them, in their three modes."""
 
 import asyncio
+from collections import Counter
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
@@ -20,7 +21,8 @@ class Starting:
     def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
         self._api = api
         self._limits = limits
-        self._waiting_calls = 0
+        self._waiting: Counter[str | None] = Counter()
+        """How many calls wait, by the session that calls."""
 
     async def start(self, arguments: StartSession, caller: Caller, report: Report) -> JsonObject:
         request = wire.RunRequest(
@@ -53,11 +55,12 @@ class Starting:
             raise failure_of(fault, MAYBE_STARTED) from fault
         if request.execution_mode != "sync":
             return {"session_id": run.session_id, "status": "pending"}
-        self._waiting_calls += 1
+        self._waiting[caller.session_id] += 1
         try:
             return await self._waited_for(run, report)
         finally:
-            self._waiting_calls -= 1
+            self._waiting[caller.session_id] -= 1
+            self._waiting = +self._waiting  # without the sessions of which none waits
 
     def _check(self, parameters: JsonObject, mode: Mode, caller: Caller) -> None:
         """Raises `ToolFailure`, before anything is started."""
@@ -72,9 +75,16 @@ class Starting:
                 f"The mode async_callback needs the header {SESSION_HEADER}, which names the session to be called"
                 " back; this connection does not send it. Use sync or async_poll."
             )
-        if mode == "sync" and self._waiting_calls >= self._limits.waiting_calls:
+        if mode == "sync":
+            self._check_waiting(caller)
+
+    def _check_waiting(self, caller: Caller) -> None:
+        """Raises `ToolFailure`."""
+        own, all_waiting = self._waiting[caller.session_id], self._waiting.total()
+        if own >= self._limits.waiting_calls_of_a_session or all_waiting >= self._limits.waiting_calls:
             raise ToolFailure(
-                f"{self._waiting_calls} calls of mode sync wait already, and no more can. Use async_poll, or try later."
+                f"{all_waiting} calls of mode sync wait already, {own} of them of this session, and no more can. Use"
+                " async_poll, or try later."
             )
 
     async def _waited_for(self, run: wire.RunCreated, report: Report) -> JsonObject:

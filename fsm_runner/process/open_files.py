@@ -4,9 +4,9 @@ A runner needs several descriptors for each run, so it raises its soft limit to 
 original soft limit: programs that use select() fail with descriptors above 1,023, and some programs close every
 possible descriptor one by one.
 
-Three quarters of the descriptors are for processes of runs, less `OWN_DESCRIPTORS`. The last quarter is for
-connections, in four equal shares: gateway, MCP server, calls that these two pass on, bundled coordinator. So runs that
-are claimed can always reach their gateway, the journal can be written and their ends can be reported.
+One half of the descriptors, less `OWN_DESCRIPTORS`, is for processes of runs. The other half is for connections, and
+each part of the program has a share of it. So runs that are claimed can always reach their gateway, the journal can be
+written and their ends can be reported.
 """
 
 import fcntl
@@ -23,6 +23,11 @@ PORTABLE_DESCRIPTORS = 10_240
 OWN_DESCRIPTORS = 32
 """Kept for the journal, reports to the coordinator, look-ups of names and the start of a process."""
 SIXTEENTHS = 16
+GATEWAY_SHARE, MCP_SHARE, PASSED_ON_SHARE, BUNDLED_COORDINATOR_SHARE = 2, 1, 2, 3
+"""Sixteenths of all descriptors, for connections. What is passed on are the calls that come through the first two, and
+a bundled coordinator has room for these beside the runner's own calls."""
+COORDINATOR_SHARE = 8
+"""Of a coordinator that runs alone."""
 LEAST_SHARE = 4
 LOW_NUMBERS = 16
 """Numbers below the original limit that have to be free for a start under that limit."""
@@ -56,10 +61,10 @@ class OpenFiles:
     @property
     def for_runs(self) -> int:
         """Descriptors in use up to which a further run may be claimed."""
-        return self.limit * 3 // 4 - OWN_DESCRIPTORS
+        return self.limit // 2 - OWN_DESCRIPTORS
 
-    def share(self, most: int, sixteenths: int = 1) -> int:
-        """Connections that one part of the program may have: that share of all descriptors, `most` at most."""
+    def share(self, most: int, sixteenths: int) -> int:
+        """Connections that one part of the program may have: its share of all descriptors, `most` at most."""
         return min(most, max(LEAST_SHARE, self.limit * sixteenths // SIXTEENTHS))
 
     def raise_limit(self) -> None:

@@ -1,6 +1,5 @@
 """The runner has few open files left: it claims no further run, and goes on when there are enough."""
 
-import math
 import resource
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from fsm_runner.health import ask_all, sockets
+from fsm_runner.process.open_files import OWN_DESCRIPTORS
 from tests.support.durable import durable
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment, program
@@ -40,7 +40,7 @@ async def runner_with_room_for_one(folder: Path, desk: Bench, *flags: str) -> As
         pid = runner.process.pid
         wanted = descriptors_of(pid) + ROOM
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (math.ceil((wanted + 32) * 4 / 3), hard))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (2 * (wanted + OWN_DESCRIPTORS), hard))
         yield runner
 
 

@@ -149,6 +149,30 @@ async def test_sync_calls_have_a_limit_in_number() -> None:
         await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_poll")
 
 
+async def test_one_session_leaves_sync_calls_to_the_others() -> None:
+    limits = msgspec.structs.replace(QUICK, waiting_calls_of_a_session=1)
+    prompt = {"prompt": "hi"}
+    async with coordinator() as desk, mcp_server(desk.server.url, limits) as server:
+        runner_id = await desk.register(**autonomous())
+        parents = [(await desk.prompt())["session_id"] for _ in range(2)]
+        for _ in parents:
+            await desk.claim(runner_id)
+        async with (
+            mcp_client(server.url, X_Agent_Session_Id=parents[0]) as client,
+            mcp_client(server.url, X_Agent_Session_Id=parents[1]) as other,
+        ):
+            waiting = [asyncio.create_task(call(client, "start_agent_session", parameters=prompt))]
+            runs = [await desk.claim(runner_id)]
+            assert (
+                "1 of them of this session" in (await call(client, "start_agent_session", parameters=prompt))["error"]
+            )
+            waiting.append(asyncio.create_task(call(other, "start_agent_session", parameters=prompt)))
+            runs.append(await desk.claim(runner_id))
+            for run in runs:
+                await desk.report(run, "failed", runner_id, error="enough")
+            assert [(await each)["error"] for each in waiting] == ["enough", "enough"]
+
+
 async def test_a_coordinator_that_is_away_is_an_error_without_internals() -> None:
     async with coordinator() as desk, mcp_server(desk.server.url) as server, mcp_client(server.url) as client:
         address = desk.server.url

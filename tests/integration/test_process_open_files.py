@@ -87,4 +87,4 @@ def test_the_descriptors_in_use_are_counted() -> None:
     with crowd():
         assert files.in_use > LOW
     with soft_limit(LOW):
-        assert (files.for_runs, files.share(1_000), files.share(1_000, 8), files.share(10)) == (118, 12, 100, 10)
+        assert (files.for_runs, files.share(1_000, 2), files.share(10, 2), files.share(1_000, 8)) == (68, 25, 10, 100)

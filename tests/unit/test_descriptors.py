@@ -19,7 +19,7 @@ SHORT, STUCK = "descriptors_are_short", "journal_is_stuck"
 class FakeOpenFiles(OpenFiles):
     """118 descriptors are for runs."""
 
-    limit = 200
+    limit = 300
     in_use = 20
 
 
@@ -57,7 +57,7 @@ async def test_a_run_without_a_process_counts_as_if_it_had_one() -> None:
     assert has_room(told)
     [reason] = told.look(held=12, unstarted=12, in_use=20)
     assert not has_room(told)
-    assert reason == ("20 of 200 descriptors (`ulimit -n`) are in use, and the rest is reserved; 12 runs are held")
+    assert reason == ("20 of 300 descriptors (`ulimit -n`) are in use, 118 are for runs; runs held: 12")
     told.watch.close()
 
 
@@ -98,9 +98,9 @@ def test_a_limit_that_is_too_low_for_one_run_is_refused() -> None:
     files.in_use = 110
     check_limit(None, files)
     files.in_use = 111
-    with pytest.raises(UsageError, match="is 200, too low for a single run: raise it to 202 at least"):
+    with pytest.raises(UsageError, match="is 300, too low for a single run: raise it to 302 at least"):
         check_limit(None, files)
-    files.limit = 202
+    files.limit = 302
     check_limit(None, files)
 
 
