@@ -23,8 +23,8 @@ class UsageError(FsmRunnerError):
     exit_code = EXIT_USAGE
 
 
-STDOUT_MARK = "--- stdout ---"
-"""The line between the stderr and the stdout of a process in an error."""
+STDERR_MARK, STDOUT_MARK = "--- stderr ---", "--- stdout ---"
+"""The lines above what a process wrote, where that is not the beginning of an error."""
 _ENDING = re.compile(r"\((?:exit code|killed by) .*\)")
 """The last line of such an error, which says how the process ended."""
 
@@ -34,7 +34,7 @@ def headline(text: str) -> str:
     added to it."""
     lines = text.strip().splitlines() or [""]
     ending = f" {lines.pop()}" if len(lines) > 1 and _ENDING.fullmatch(lines[-1]) else ""
-    if STDOUT_MARK in lines[1:]:
+    if STDOUT_MARK in lines[1:]:  # a traceback ends above it
         lines = lines[: lines.index(STDOUT_MARK, 1)]
     # A print without a line break, or the mark of an exception group, can stand before it.
     line = lines[-1] if "Traceback (most recent call last)" in lines[0] else lines[0]

@@ -2,12 +2,13 @@
 
 import signal
 
-from fsm_runner.errors import STDOUT_MARK
+from fsm_runner.errors import STDERR_MARK, STDOUT_MARK
+from fsm_runner.process.capture import BoundedCapture
 from fsm_runner.process.child import Exit
 from fsm_runner.process.reaping import signal_name
 
-STDOUT_TAIL_CHARS = 2_000
-"""How much of stdout's end is in a failure whose stderr is not empty."""
+TAIL_CHARS = 2_000
+"""How much of an output's end is added to a failure that begins with something else."""
 
 _SHELL_CODE_OF_A_SIGNAL = 128
 
@@ -24,9 +25,18 @@ def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
     stderr, stdout = ended.stderr.text().strip(), ended.stdout.text().strip()
     if not stderr and not stdout:
         return f"{what} ended with exit code {ended.code}{when}"
-    said = f"{stderr}\n{STDOUT_MARK}\n{_tail(stdout)}" if stderr and stdout else stderr or stdout
+    said = f"{stderr}{_section(STDOUT_MARK, stdout)}" if stderr else stdout
     separator = "\n" if "\n" in said else " "
     return f"{said}{separator}({_how(ended, when)})"
+
+
+def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> str:
+    """A failure that is not the end of the process, with the ends of what the process has written so far."""
+    return f"{reason}{_section(STDERR_MARK, stderr.text().strip())}{_section(STDOUT_MARK, stdout.text().strip())}"
+
+
+def _section(mark: str, text: str) -> str:
+    return f"\n{mark}\n{_tail(text)}" if text else ""
 
 
 def _how(ended: Exit, when: str) -> str:
@@ -39,6 +49,6 @@ def _how(ended: Exit, when: str) -> str:
 
 
 def _tail(text: str) -> str:
-    if len(text) <= STDOUT_TAIL_CHARS:
+    if len(text) <= TAIL_CHARS:
         return text
-    return f"… {len(text) - STDOUT_TAIL_CHARS:,} characters left out …\n{text[-STDOUT_TAIL_CHARS:]}"
+    return f"… {len(text) - TAIL_CHARS:,} characters left out …\n{text[-TAIL_CHARS:]}"

@@ -8,7 +8,7 @@ from typing import Any
 from loguru import logger
 
 from fsm_runner.coordinator.wire import StopSignal
-from fsm_runner.executors.endings import failure_text
+from fsm_runner.executors.endings import failure_text, with_output
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.lines import LINE_LIMIT_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
@@ -97,7 +97,8 @@ class PersistentProcess:
         except InputClosed:
             await self._complete_or_ended(complete, EXIT_AFTER_CLOSE_S)
             if not complete.done() and not self._end.done():
-                complete.set_exception(ExecutionFailed("the executor has closed its stdin, so it can take no turn"))
+                reason = "the executor has closed its stdin, so it can take no turn"
+                complete.set_exception(ExecutionFailed(with_output(reason, *self._child.output)))
 
     async def _complete_or_ended(self, complete: "asyncio.Future[None]", limit_s: float | None = None) -> None:
         either: set[asyncio.Future[Any]] = {complete, self._end}
@@ -135,5 +136,5 @@ class PersistentProcess:
             return self._child.exceeded
         ended = self._end.result()
         if ended is None:
-            return "the executor has closed its stdout, so it can complete no turn"
+            return with_output("the executor has closed its stdout, so it can complete no turn", *self._child.output)
         return failure_text(ended, "the executor", when)

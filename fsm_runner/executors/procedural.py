@@ -11,7 +11,7 @@ import msgspec
 from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, CompletedSession, JsonObject, Run, StopSignal
 from fsm_runner.executors import scripts
 from fsm_runner.executors.arguments import command_arguments, split_command
-from fsm_runner.executors.endings import failure_text
+from fsm_runner.executors.endings import failure_text, with_output
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.json_text import decode_json
 from fsm_runner.process.child import Child, Exit
@@ -130,7 +130,8 @@ class ProceduralExecution:
         code = ended.code if in_time else TIME_LIMIT_EXIT_CODE
         self._session.result(result_data(code, ended))
         if not in_time and ended.exceeded is None:
-            raise ExecutionFailed(f"the command did not end within its time limit of {self._time_limit_s:g} s")
+            reason = f"the command did not end within its time limit of {self._time_limit_s:g} s"
+            raise ExecutionFailed(with_output(reason, ended.stdout, ended.stderr))
         if not ended.succeeded:
             raise ExecutionFailed(failure_text(ended))
         return "finished"

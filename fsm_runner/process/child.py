@@ -58,11 +58,11 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Child:
-    """A process that leads its own group, its output captured with bounds.
+    """A process that leads its own group, its output captured with bounds. Make one with `start`.
 
-    When it exits, in this order: the exit is noticed and the zombie kept; what it left behind in its group is
-    killed, which is safe since the zombie still holds the group's id; so is what has left the group, where orphans
-    are adopted; its output is read to the end, for `OUTPUT_DRAIN_S` at most; it is reaped. Make one with `start`.
+    After its exit, in this order: what it left behind in its group is killed, while its zombie still holds the group's
+    id; what has left the group is killed where orphans are adopted; its output is read to the end, for `OUTPUT_DRAIN_S`
+    at most; it is reaped.
     """
 
     def __init__(
@@ -102,11 +102,10 @@ class Child:
         confinement: Confinement = UNCONFINED,
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
-        """Starts `command` on the running loop. `env` is its whole environment, but for the mark of its tree where
-        orphans are adopted; its stdin is empty unless piped. What exceeds its limits is ended.
+        """Starts `command` on the running loop, with an empty stdin unless `pipe_stdin`; ends it at its limits.
 
-        `on_stdout` is given all of stdout as it comes, and must not raise; the end of it is `stdout_ended`.
-        Raises `SpawnFailed`.
+        `env`: its whole environment, except for the mark of its tree where orphans are adopted. `on_stdout` gets all of
+        stdout as it comes, and must not raise; `stdout_ended` returns when that is over. Raises `SpawnFailed`.
         """
         with ExitStack() as undo:
             try:
@@ -176,6 +175,11 @@ class Child:
         """Returns when nobody can write to stdout any more, the process itself included; that may be before its end."""
         await self._output.stdout_ended.wait()
 
+    @property
+    def output(self) -> tuple[BoundedCapture, BoundedCapture]:
+        """Its stdout and stderr so far."""
+        return self._output.captures
+
     def forget_output(self) -> None:
         """What it has written so far will not be in its `Exit`."""
         self._output.forget()
@@ -187,9 +191,8 @@ class Child:
     async def stop(self, term_grace_s: float = TERM_GRACE_S, kill_grace_s: float = KILL_GRACE_S) -> Ending:
         """Ends the whole group: SIGTERM, `term_grace_s`, SIGKILL. Returns what it took, to each of several callers.
 
-        SIGTERM is sent once, by the first caller; SIGKILL by the one with the least patience. What has left the
-        group gets SIGKILL alone, when the process has exited.
-        Raises `ProcessStuck` when the process is there `kill_grace_s` after SIGKILL; it stays supervised.
+        SIGTERM is sent once, by the first caller; SIGKILL after the shortest `term_grace_s`. What has left the group
+        gets SIGKILL alone, at the exit. Raises `ProcessStuck` where that takes over `kill_grace_s`; it stays supervised.
         """
         self.terminate()
         if not await self.exits_within(term_grace_s):

@@ -44,9 +44,12 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_turn_of_an_executor_that_closes_its_stdout_fails(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
-        run = await bench.start(["bind"], ["tell_pid", str(held.started.path)], ["close", STDOUT], *held_by(held))
+        complains: Step = ["complain", "no place for a result\n"]
+        run = await bench.start(["bind"], complains, ["close", STDOUT], *held_by(held))
         pid = await held.started.pid()
-        assert await bench.fails(run) == "the executor has closed its stdout, so it can complete no turn"
+        assert await bench.fails(run) == (
+            "the executor has closed its stdout, so it can complete no turn\n--- stderr ---\nno place for a result"
+        )
         await gone(pid)
         assert not bench.proxy.calls_for("POST", SESSION_STATUS)
 

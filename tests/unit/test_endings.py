@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsm_runner.executors.endings import STDOUT_TAIL_CHARS, failure_text
+from fsm_runner.executors.endings import TAIL_CHARS, failure_text, with_output
 from fsm_runner.process.capture import BoundedCapture
 from fsm_runner.process.child import Exit
 from fsm_runner.redaction import MASK, Redactor
@@ -44,7 +44,15 @@ def test_it_says_who_ended_and_when() -> None:
 
 
 def test_only_the_end_of_a_long_stdout_is_added_and_no_secret_is_cut_in_two() -> None:
-    stdout = f"{'x' * 50}{SECRET}{'y' * (STDOUT_TAIL_CHARS - 10)}"
+    stdout = f"{'x' * 50}{SECRET}{'y' * (TAIL_CHARS - 10)}"
     hidden = Redactor.of_variables({"MY_TOKEN": SECRET}).text(failure_text(ended(1, "a warning", stdout)))
     beginning = "a warning\n--- stdout ---\n… 63 characters left out …\n"
-    assert hidden == f"{beginning}{MASK}{'y' * (STDOUT_TAIL_CHARS - 10)}\n(exit code 1)"
+    assert hidden == f"{beginning}{MASK}{'y' * (TAIL_CHARS - 10)}\n(exit code 1)"
+
+
+def test_what_a_process_that_has_not_ended_wrote_is_added() -> None:
+    exit_ = ended(0, "waiting for a lock\n", "progress 10%")
+    assert with_output("not done", exit_.stdout, exit_.stderr) == (
+        "not done\n--- stderr ---\nwaiting for a lock\n--- stdout ---\nprogress 10%"
+    )
+    assert with_output("not done", ended(0).stdout, ended(0).stderr) == "not done"
