@@ -192,7 +192,7 @@ class Child:
         """Ends the whole group: SIGTERM, `term_grace_s`, SIGKILL. Returns what it took, to each of several callers.
 
         SIGTERM is sent once, by the first caller; SIGKILL after the shortest `term_grace_s`. What has left the group
-        gets SIGKILL alone, at the exit. Raises `ProcessStuck` where that takes over `kill_grace_s`; it stays supervised.
+        gets SIGKILL alone, at the exit. Raises `ProcessStuck` if that takes over `kill_grace_s`; it stays supervised.
         """
         self.terminate()
         if not await self.exits_within(term_grace_s):
