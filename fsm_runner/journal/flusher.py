@@ -179,6 +179,9 @@ class Flusher:
         except sqlite3.Error as error:
             logger.warning("journal: old records cannot be dropped: {}", _reason(error))
             has_more = False
+        except Exception as defect:  # noqa: BLE001 - nothing would be written any more if this task ended
+            logger.opt(exception=defect).error("journal: old records cannot be dropped")
+            has_more = False
         self._prune_at = time.monotonic() + (0 if has_more else PRUNE_EACH_S)
 
     async def _in_thread(self, work: Callable[[], Value]) -> Value:

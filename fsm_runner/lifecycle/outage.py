@@ -50,7 +50,12 @@ class OutageWatch:
             self._check = asyncio.create_task(self._verify(self._is_answered, limit_s), name="outage check")
 
     async def _verify(self, is_answered: Callable[[], Awaitable[bool]], limit_s: float) -> None:
-        if await is_answered():
+        try:
+            answered = await is_answered()
+        except Exception as defect:  # noqa: BLE001 - the operator's limit holds, whatever goes wrong here
+            logger.opt(exception=defect).error("the coordinator could not be asked whether it is there")
+            answered = False
+        if answered:
             logger.debug("calls have failed for {:g} s, but the coordinator answers a heartbeat: no outage", limit_s)
             self.answered()
         elif self._timer is not None:

@@ -3,17 +3,20 @@
 import asyncio
 import importlib
 import socket
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from loguru import logger
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.mcp_server.addresses import PATH, Addresses
 from fsm_runner.mcp_server.limits import LIMITS, Limits
+from fsm_runner.retry import RetryPolicy, Waits
+from fsm_runner.threads import in_thread
 from fsm_runner.web.listener import listen, url_of
 
 HOST = "127.0.0.1"
 SERVICE_MODULE = "fsm_runner.mcp_server.service"
+LOADING = RetryPolicy(base_s=1.0, cap_s=10.0)
 
 
 class McpServer:
@@ -90,8 +93,7 @@ class McpServer:
     async def _serve(self, listener: socket.socket) -> None:
         """The server's one task: it owns all that serving needs, from loading to the end."""
         try:
-            # It takes the better part of a second, for which the runner's loop must not stand still.
-            service = await asyncio.to_thread(importlib.import_module, SERVICE_MODULE)
+            service = await self._load()
             self._loaded = True
             async with service.McpService(self._api, listener, self._limits, self._addresses):
                 await self._ending.wait()
@@ -99,3 +101,16 @@ class McpServer:
             logger.opt(exception=fault).error("the MCP server at {} cannot serve: {}", self.url, fault)
         finally:
             listener.close()
+
+    async def _load(self) -> ModuleType:
+        """Clients wait while the system has no thread or descriptor to load it with."""
+        waits, is_said = Waits(LOADING), False
+        while True:
+            try:
+                # It takes the better part of a second, for which the runner's loop must not stand still.
+                return await in_thread(importlib.import_module, SERVICE_MODULE)
+            except OSError as fault:
+                if not is_said:
+                    logger.warning("the MCP server at {} cannot be loaded, it is tried again: {}", self.url, fault)
+                    is_said = True
+            await asyncio.sleep(waits.next_s())

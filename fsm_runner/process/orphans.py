@@ -240,8 +240,9 @@ class Orphans:
             self.reap_all()
         except OSError as error:  # no descriptor left; there may be one the next time
             logger.debug("orphans cannot be looked for: {}", error)
-        if self.adopted and self._trees:
-            self._reap_regularly()
+        finally:
+            if self.adopted and self._trees:
+                self._reap_regularly()
 
 
 ORPHANS = Orphans()

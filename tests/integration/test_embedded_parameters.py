@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -84,6 +86,21 @@ async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
         program._child.kill()
         await program._child.wait()
         await desk.submit()
+
+
+async def test_a_program_of_checks_that_somebody_kills_refuses_nothing() -> None:
+    async with coordinator() as desk:
+        await desk.register()
+        await desk.submit()
+        program = desk.inside.checks._program
+        assert program is not None
+        os.kill(program._child.pid, signal.SIGSTOP)
+        asking = asyncio.create_task(desk.submit())
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(task.get_name() == "answer of the parameter check" for task in asyncio.all_tasks()):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        program._child.kill()
+        await asking
 
 
 async def test_without_an_agent_a_prompt_is_needed() -> None:

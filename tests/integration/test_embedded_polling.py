@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.timings import Timings
 from tests.support.embedded import Clock, Desk, autonomous, coordinator, registration
 from tests.support.watch import PATIENCE_S
@@ -109,6 +110,25 @@ async def test_a_silent_runner_is_removed_also_when_nobody_asks() -> None:
         poll = await desk.held_poll(await desk.register())
         clock.now_s += 601
         assert (await answered(poll)).status_code == 401
+
+
+async def test_a_defect_does_not_end_the_search_for_silent_runners(monkeypatch: pytest.MonkeyPatch) -> None:
+    expire, failures = Coordinator.expire_runners, 1
+
+    async def broken_once(self: Coordinator) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError("a defect")
+        await expire(self)
+
+    clock = Clock()
+    async with coordinator(Timings(sweep_interval_s=0.01), clock=clock) as desk:
+        poll = await desk.held_poll(await desk.register())
+        monkeypatch.setattr(Coordinator, "expire_runners", broken_once)
+        clock.now_s += 601
+        assert (await answered(poll)).status_code == 401
+    assert failures == 0
 
 
 async def hang_up(desk: Desk, runner_id: str) -> None:

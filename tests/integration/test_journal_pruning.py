@@ -10,6 +10,7 @@ import pytest
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import KEPT_LIMITS, PRUNED_SUBJECTS, KeptLimits
 from fsm_runner.journal.records import Report
+from fsm_runner.journal.writer import Writer
 
 NOTHING_OLD = KeptLimits(age_s=0.0)
 HALF_A_MIB = KeptLimits(size_bytes=512 * 1024)
@@ -194,3 +195,18 @@ async def test_a_disk_that_is_too_full_to_drop_anything_does_not_end_the_journal
     assert journal.stuck is None
     await journal.aclose()
     assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 3
+
+
+async def test_a_defect_while_old_records_are_dropped_does_not_end_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Writer) -> bool:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Writer, "prune", broken)
+    journal = Journal.open(tmp_path)
+    for number in range(2):
+        end_run(journal, number)
+        await journal.written()
+    await journal.aclose()
+    assert len(rows(tmp_path, "SELECT * FROM runs")) == 2

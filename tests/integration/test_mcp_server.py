@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,6 +19,8 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.errors import UsageError
 from fsm_runner.mcp_server import server as server_module
 from fsm_runner.mcp_server.server import McpServer
+from fsm_runner.retry import RetryPolicy
+from fsm_runner.threads import in_thread
 from fsm_runner.web.listener import PortInUse
 from fsm_runner.web.server import WebServer
 from tests.support.logs import log_lines
@@ -153,6 +157,25 @@ async def test_a_failure_to_load_is_logged_and_ends_only_this(monkeypatch: pytes
     [line] = [line for line in lines if "cannot serve" in line]
     assert url in line
     assert "no_such_module" in line
+
+
+async def test_a_shortage_of_threads_delays_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = 2
+
+    async def short(work: Callable[..., Any], *args: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EAGAIN, "no thread can be started")
+        return await in_thread(work, *args)
+
+    monkeypatch.setattr(server_module, "in_thread", short)
+    monkeypatch.setattr(server_module, "LOADING", RetryPolicy(base_s=0.001, cap_s=0.001))
+    with log_lines() as lines:
+        async with mcp_server(NOBODY) as server, httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+            answer = await http.post(server.url, json=LIST_TOOLS, headers=ACCEPT)
+    assert (failures, answer.status_code) == (0, 200)
+    assert len([line for line in lines if "cannot be loaded" in line]) == 1
 
 
 @pytest.mark.parametrize(

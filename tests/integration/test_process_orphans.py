@@ -177,6 +177,27 @@ async def test_zombies_are_looked_for_while_a_child_lives(
     await child.stop()
 
 
+async def test_a_defect_does_not_end_the_search_for_zombies(
+    signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reap_all, failures = ORPHANS.reap_all, 1
+
+    def broken_once() -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError("a defect")
+        reap_all()
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
+    monkeypatch.setattr(orphans, "REAP_INTERVAL_S", 0.01)
+    monkeypatch.setattr(ORPHANS, "reap_all", broken_once)
+    child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
+    await reaped(await signs.pid())
+    assert failures == 0
+    await child.stop()
+
+
 async def test_a_hundred_children_with_strays_at_once() -> None:
     script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & echo $1"
     children = [start_shell(script, str(number)) for number in range(100)]

@@ -45,6 +45,20 @@ async def test_an_outage_is_told_once_however_many_calls_fail() -> None:
 
 
 @in_virtual_time
+async def test_the_limit_holds_where_the_coordinator_cannot_be_asked() -> None:
+    reasons: list[str] = []
+
+    async def broken() -> bool:
+        raise RuntimeError("a defect")
+
+    watch = OutageWatch(60, reasons.append, broken)
+    watch.unanswered()
+    await asyncio.sleep(61)
+    assert reasons == ["the coordinator has not answered for 60 s"]
+    await watch.aclose()
+
+
+@in_virtual_time
 async def test_an_answer_ends_the_outage_and_the_next_one_is_told_again() -> None:
     told = Told(60)
     told.watch.unanswered()

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from loguru import logger
+
 from fsm_runner.coordinator.embedded.agents import load_agents
 from fsm_runner.coordinator.embedded.app import build_app
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
@@ -153,10 +155,14 @@ class _RunningServer:
         """Runners that nobody asks about are looked at too, for those who only listen."""
         while True:
             await asyncio.sleep(self._coordinator.timings.sweep_interval_s)
-            with contextlib.suppress(DatabaseTrouble):  # logged by the worker
+            try:
                 if await self._coordinator.worker.trouble() is None:
                     await self._coordinator.expire_runners()
                     await self._coordinator.close_left_runners()
+            except DatabaseTrouble:  # logged by the worker
+                continue
+            except Exception as defect:  # noqa: BLE001 - without this task no runner would ever count as gone
+                logger.opt(exception=defect).error("coordinator: runners could not be looked at, it is tried again")
 
 
 def _verifier_of(demand: TokenDemand) -> "TokenVerifier":

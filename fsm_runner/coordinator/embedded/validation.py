@@ -74,6 +74,22 @@ class ParameterChecks:
             await self._end_program()
 
     async def _verdict(self, question: bytes) -> _Verdict:
+        has_served = self._program is not None
+        try:
+            return await self._answer(question)
+        except _Ended:
+            # A program that was there before may have been killed for a reason of its own: a new one is asked again.
+            # A new one that ends was ended by this question.
+            if has_served:
+                with suppress(_Ended, TimeoutError):
+                    return await self._answer(question)
+        except TimeoutError:
+            pass
+        message = f"cannot be checked: it takes more than {CHECK_WITHIN_S:g} s, or too much memory"
+        return _Verdict(({"path": "$", "message": message, "schema_path": ""},))
+
+    async def _answer(self, question: bytes) -> _Verdict:
+        """Raises `_Ended`, TimeoutError, or `Refusal` where no program can be started; then there is none any more."""
         try:
             if self._program is None or self._program.has_ended:
                 self._program = _CheckProgram()
@@ -81,13 +97,10 @@ class ParameterChecks:
                 return _decode_verdict(await self._program.answer_to(question))
         except SpawnFailed as fault:
             raise Refusal(503, f"Parameters cannot be checked at the moment: {fault}") from None
-        except BaseException as fault:
-            # Whoever asks next is not to be given the answer to this.
+        except BaseException:
+            # The next question must not be given the answer to this one.
             await self._end_program()
-            if not isinstance(fault, TimeoutError | InputClosed | _Ended):
-                raise
-        message = f"cannot be checked: it takes more than {CHECK_WITHIN_S:g} s, or too much memory"
-        return _Verdict(({"path": "$", "message": message, "schema_path": ""},))
+            raise
 
     async def _end_program(self) -> None:
         program, self._program = self._program, None
@@ -123,10 +136,13 @@ class _CheckProgram:
         return self._ending.done()
 
     async def answer_to(self, question: bytes) -> bytes:
-        """Raises `InputClosed` or `_Ended` where it ends instead."""
+        """Raises `_Ended` where it ends instead."""
         self._answer.clear()
         self._answered.clear()
-        await self._child.stdin.write(question)
+        try:
+            await self._child.stdin.write(question)
+        except InputClosed as closed:
+            raise _Ended from closed
         answered = asyncio.create_task(self._answered.wait(), name="answer of the parameter check")
         try:
             await asyncio.wait((answered, self._ending), return_when=asyncio.FIRST_COMPLETED)
