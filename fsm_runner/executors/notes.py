@@ -1,6 +1,5 @@
-"""What an executor says of its run beside the events: fields of its metadata that the runner keeps too."""
+"""What an executor says of its run beside the events: fields of its metadata that are for the runner."""
 
-from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -9,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 
 Form = TypeVar("Form")
+Encoded = TypeVar("Encoded", bound=bytes)
 
 SHOWN_DETAIL_CHARS = 500
 """As much of a detail is kept."""
@@ -42,17 +42,23 @@ class Notes(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
-def notes_in(fields: Mapping[str, bytes]) -> Notes | None:
-    """Of a session's metadata, by key as JSON; None where there is nothing for the runner. What has another form is
-    the coordinator's to judge."""
-    detail, usage = _decoded(fields, "status_detail", str), _decoded(fields, "usage", Usage)
+def take_notes(fields: dict[str, Encoded]) -> Notes | None:
+    """Remove what is for the runner from a session's metadata, by key as JSON; None where there is nothing.
+
+    A coordinator has no such fields. A field of that name in another form is left for the coordinator to judge.
+    """
+    detail, usage = _taken(fields, "status_detail", str), _taken(fields, "usage", Usage)
     if detail is UNSET and usage is UNSET:
         return None
     return Notes(None if detail is UNSET else detail[:SHOWN_DETAIL_CHARS], None if usage is UNSET else usage)
 
 
-def _decoded(fields: Mapping[str, bytes], key: str, form: type[Form]) -> Form | UnsetType:
+def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | UnsetType:
+    if key not in fields:
+        return UNSET
     try:
-        return msgspec.json.decode(fields[key], type=form) if key in fields else UNSET
+        value = msgspec.json.decode(fields[key], type=form)
     except DECODE_FAULTS:
         return UNSET
+    del fields[key]
+    return value

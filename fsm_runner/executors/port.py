@@ -42,7 +42,7 @@ class SessionChannel(Protocol):
         """A JSON object of session fields, unchanged."""
 
     def note(self, notes: Notes) -> None:
-        """For the runner's own record of the run that is at work; the coordinator is told by `metadata`."""
+        """For the runner's own record of the run that is at work."""
 
     def result(self, data: JsonObject) -> None:
         """A result event of this data."""

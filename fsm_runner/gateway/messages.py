@@ -15,7 +15,7 @@ from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.coordinator.transport import Answer
 from fsm_runner.coordinator.wire import JsonObject
-from fsm_runner.executors.notes import notes_in
+from fsm_runner.executors.notes import take_notes
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
 from fsm_runner.gateway.answers import json_bytes, json_response
 from fsm_runner.gateway.call import Call
@@ -67,8 +67,11 @@ async def metadata(call: Call, *, session_in_path: bool = False) -> None:
     _refuse_other_session(call, fields.pop("session_id", UNSET), required=not session_in_path)
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)
-    if (notes := notes_in(fields)) is not None and not call.door.closed.is_set():
+    if (notes := take_notes(fields)) is not None and not call.door.closed.is_set():
         call.door.channel.note(notes)
+        if not fields:
+            await call.answer(json_response(TAKEN_OVER, 200))
+            return
     await _tell(call, lambda: call.door.channel.metadata(encode_json(fields)), 200)
 
 

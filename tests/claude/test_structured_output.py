@@ -20,7 +20,7 @@ async def test_the_answer_is_the_results_data_and_no_message(tmp_path: Path, mon
         await bench.completes(run)
         assert await bench.desk.result(run) == {"count": 3}
         assert await bench.said(run) == [("user", "how many?")]
-        assert bench.told(run) == ["started", "bind", "message", "metadata", "result", "completed"]
+        assert bench.told(run) == ["started", "bind", "message", "result", "completed"]
 
 
 async def test_a_wrong_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,17 @@
 """Turns of the real Claude Code: what it is asked, and what the coordinator is told of it."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
-from fsm_runner.executors.notes import Usage
 from tests.support import faults
 from tests.support.claude import MODEL, TOKEN, claude, claude_profile
 from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
 
 LARGE_CHARS = 5_000_000
+START_DELAY_S = 0.5
 ENDED = "(exit code 1)"
 """How a one-shot executor fails."""
 
@@ -21,7 +21,7 @@ async def test_a_turn_is_told_from_the_bind_to_the_result(tmp_path: Path, monkey
         bench.api.will(Says("Good day."))
         run = await bench.start("hello")
         assert await bench.completes(run) == "Good day."
-        assert bench.told(run) == ["started", "bind", "message", "message", "metadata", "result", "completed"]
+        assert bench.told(run) == ["started", "bind", "message", "message", "result", "completed"]
         assert await bench.said(run) == [("user", "hello"), ("assistant", "Good day.")]
         session = await bench.session(run)
         (asked,) = bench.api.asked
@@ -31,17 +31,16 @@ async def test_a_turn_is_told_from_the_bind_to_the_result(tmp_path: Path, monkey
     assert session["executor_session_id"] == asked.headers["x-claude-code-session-id"]
 
 
-async def test_its_usage_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_its_usage_is_recorded_for_each_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         bench.api.will(Calls("Bash", {"command": "true"}), Says("done"), Says("and again"))
         first = await bench.start()
         await bench.completes(first)
         second = await bench.resume(first, "again")
         await bench.completes(second)
-        kept = [bench.history(run)[0].usage for run in (first, second)]
-        told = [fields["usage"] for fields in bench.metadata(first)]
-    usages = [msgspec.json.decode(usage or b"", type=Usage) for usage in kept]
-    assert [msgspec.convert(usage, Usage) for usage in told] == usages
+        usages = [bench.usage(run) for run in (first, second)]
+        # A coordinator has no field for it.
+        assert [set(fields) for fields in bench.metadata(first)] == [{"last_resumed_at"}]
     assert [usage.turns for usage in usages] == [2, 1]
     assert [usage.input_tokens for usage in usages] == [2 * INPUT_TOKENS, INPUT_TOKENS]
     assert [usage.output_tokens for usage in usages] == [2 * OUTPUT_TOKENS, OUTPUT_TOKENS]
@@ -51,12 +50,38 @@ async def test_its_usage_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert second_cost == pytest.approx(first_cost / 2)
 
 
-async def test_a_coordinator_need_not_take_the_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_later_process_counts_its_own_turn_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch, "one_shot") as bench:
+        first = await bench.start()
+        await bench.completes(first)
+        second = await bench.resume(first, "again")
+        await bench.completes(second)
+        usages = [bench.usage(run) for run in (first, second)]
+    assert [usage.input_tokens for usage in usages] == [INPUT_TOKENS] * 2
+    assert usages[0].cost_usd
+    assert usages[1].cost_usd == usages[0].cost_usd
+
+
+async def test_a_live_session_that_is_resumed_says_so_before_its_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
-        bench.desk.proxy.fault("PATCH", "/sessions/[^/]+/metadata", faults.status(422), times=None)
-        run = await bench.start()
-        assert await bench.completes(run) == "ok"
-        assert bench.history(run)[0].usage
+        first = await bench.start("first")
+        await bench.completes(first)
+        assert (await bench.session(first))["last_resumed_at"] is None
+        # The prompt must not have a timestamp before that of the `run_start` event that `started` leads to.
+        released = asyncio.Event()
+        bench.desk.proxy.fault("POST", "/runner/runs/[^/]+/started", faults.hold_request(released))
+        second = await bench.resume(first, "second")
+        await bench.desk.proxy.seen("POST", f"/runner/runs/{second.run_id}/started")
+        asyncio.get_running_loop().call_later(START_DELAY_S, released.set)
+        await bench.completes(second)
+        assert (await bench.session(first))["last_resumed_at"]
+        async with httpx.AsyncClient(base_url=bench.desk.server.url, trust_env=False) as http:
+            events = (await http.get(f"/sessions/{first.session_id}/events")).json()["events"]
+    kinds = [event["event_type"] for event in events]
+    assert kinds == ["run_start", "message", "message", "result", "run_completed"] * 2
+    assert [event["timestamp"] for event in events] == sorted(event["timestamp"] for event in events)
 
 
 async def test_three_turns_are_one_conversation_of_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

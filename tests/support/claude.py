@@ -9,15 +9,18 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from loguru import logger
 
 from fsm_runner.coordinator.wire import JsonObject, Run, RunCreated, RunRequest
 from fsm_runner.executors.manifest import manifest_beside
+from fsm_runner.executors.notes import Usage
 from fsm_runner.journal.opening import JOURNAL_FILE
 from fsm_runner.journal.reader import Reader, RunLife, Step
 from fsm_runner.profiles import LoadedProfile, Profile
 from tests.support.messages_api import MessagesApi, messages_api
 from tests.support.program import REPOSITORY
 from tests.support.runner import Bench, RunningRunner, bench
+from tests.support.watch import Watch
 
 COMMAND = "executors/claude-code/ao-claude-code-exec"
 MODEL = "claude-sonnet-5"
@@ -69,6 +72,8 @@ class ClaudeBench:
         self.runner = runner
         self.api = api
         self._state_dir = state_dir
+        self._log_lines: list[str] = []
+        self._log_watch = Watch(lambda: "\n".join(self._log_lines))
 
     @property
     def project(self) -> Path:
@@ -137,6 +142,19 @@ class ClaudeBench:
         """The status details of the run, in the runner's journal."""
         return [step.reason for step in self.history(run)[1] if step.event == "detail"]
 
+    def usage(self, run: RunCreated) -> Usage:
+        """What the runner has recorded that the run used."""
+        return msgspec.json.decode(self.history(run)[0].usage or b"{}", type=Usage)
+
+    async def has_detail(self, run: RunCreated, detail: str) -> None:
+        """Return once the runner has recorded this status detail."""
+        line = f"{run.run_id}: executing: {detail}"
+        await self._log_watch.until(lambda: line in self._log_lines, line)
+
+    def note_log_line(self, line: str) -> None:
+        self._log_lines.append(line)
+        self._log_watch.changed()
+
     def history(self, run: RunCreated) -> tuple[RunLife, list[Step]]:
         """What the runner's journal has of the run."""
         (path,) = self._state_dir.glob(f"*/{JOURNAL_FILE}")
@@ -176,4 +194,9 @@ async def claude(
         set_variables(monkeypatch, {**needed_variables(api.url, folder), **(variables or {})})
         profile = claude_profile(lifecycle, **(config or {}))
         async with desk.running(profile, state_dir=state_dir, **overrides) as runner:
-            yield ClaudeBench(desk, runner, api, state_dir)
+            claude_bench = ClaudeBench(desk, runner, api, state_dir)
+            sink = logger.add(lambda message: claude_bench.note_log_line(message.record["message"]), level="INFO")
+            try:
+                yield claude_bench
+            finally:
+                logger.remove(sink)

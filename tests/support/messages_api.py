@@ -59,7 +59,17 @@ class Hangs:
     """No answer, until the server ends or the program hangs up."""
 
 
-Reply = Says | Calls | Fails | Hangs
+@dataclass(frozen=True)
+class Held:
+    """A reply that is given once the event is set."""
+
+    event: asyncio.Event
+    reply: Says | Calls
+
+
+Reply = Says | Calls | Fails | Hangs | Held
+AGENT_HEADER = "x-claude-code-agent-id"
+"""Requests of sub-agents have it."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -101,12 +111,14 @@ def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class MessagesApi:
-    """Gives the replies in the order of `replies`; `otherwise` where there is none left."""
+    """Gives the replies in the order of `replies`, and to sub-agents those of `subagents`; `otherwise` when none is
+    left."""
 
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[Asked] = []
         self.replies: deque[Reply] = deque()
+        self.subagents: deque[Reply] = deque()
         self.otherwise: Reply = Says("ok")
         self.ended = asyncio.Event()
         self._numbers = itertools.count(1)
@@ -123,8 +135,12 @@ class MessagesApi:
     async def answer(self, request: Request) -> Response:
         body = msgspec.json.decode(await request.body())
         self.asked.append(Asked({name.lower(): value for name, value in request.headers.items()}, body))
-        reply = self.replies.popleft() if self.replies else self.otherwise
+        replies = self.subagents if AGENT_HEADER in request.headers else self.replies
+        reply = replies.popleft() if replies else self.otherwise
         self._watch.changed()
+        if isinstance(reply, Held):
+            await reply.event.wait()
+            reply = reply.reply
         match reply:
             case Says() | Calls():
                 events = self._events(reply, body.get("model", MODEL))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from claude_code_executor.config import Config, decoded_config
 from claude_code_executor.diagnosis import Diagnosis
-from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output, usage_of
+from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output
 from claude_code_executor.prompt import prompt_of
 from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
 from fsm_executor import ExecutorError
@@ -147,15 +147,3 @@ def test_each_kind_of_end_has_its_words(subtype: str, said: str) -> None:
 def test_an_answer_that_is_no_object_is_none(output: object) -> None:
     with pytest.raises(TurnFailed, match="it said: so there"):
         structured_output(result(structured_output=output, result="so there"))
-
-
-def test_usage_is_of_one_turn_where_the_program_counts_on() -> None:
-    usage = {"input_tokens": 5, "output_tokens": 6, "cache_read_input_tokens": 7, "cache_creation_input_tokens": None}
-    assert usage_of(result(total_cost_usd=0.75, usage=usage), 0.5) == {
-        "input_tokens": 5,
-        "output_tokens": 6,
-        "cache_read_tokens": 7,
-        "cost_usd": 0.25,
-        "duration_s": 1.5,
-        "turns": 2,
-    }

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.executors.notes import SHOWN_DETAIL_CHARS, Notes, Usage, notes_in
+from fsm_runner.executors.notes import SHOWN_DETAIL_CHARS, Notes, Usage, take_notes
 
 
 def noted(**fields: Any) -> Notes | None:
-    return notes_in({key: msgspec.json.encode(value) for key, value in fields.items()})
+    return take_notes({key: msgspec.json.encode(value) for key, value in fields.items()})
 
 
 def test_metadata_of_other_kinds_is_none_of_it() -> None:
@@ -28,6 +28,15 @@ def test_usage_is_what_an_executor_can_count() -> None:
     assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 turns"
 
 
+def test_what_is_for_the_runner_is_taken_out() -> None:
+    fields = {"status_detail": b'"waits"', "usage": b'{"turns": 1}', "last_resumed_at": b'"now"'}
+    take_notes(fields)
+    assert fields == {"last_resumed_at": b'"now"'}
+    other_form = {"usage": b'"much"'}
+    take_notes(other_form)
+    assert other_form == {"usage": b'"much"'}
+
+
 @pytest.mark.parametrize("fields", [{"usage": "much"}, {"usage": {"turns": "2"}}, {"status_detail": {"a": 1}}])
 def test_what_has_another_form_is_the_coordinators_to_judge(fields: dict[str, Any]) -> None:
     assert noted(**fields) is None
@@ -35,4 +44,4 @@ def test_what_has_another_form_is_the_coordinators_to_judge(fields: dict[str, An
 
 @given(st.dictionaries(st.sampled_from(["usage", "status_detail"]), st.binary(max_size=30)))
 def test_no_metadata_is_a_fault_of_the_runner(fields: dict[str, bytes]) -> None:
-    assert isinstance(notes_in(fields), Notes | None)
+    assert isinstance(take_notes(fields), Notes | None)

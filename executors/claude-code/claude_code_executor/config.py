@@ -28,6 +28,9 @@ class Config:
     tools: tuple[str, ...] | None = None
     mcp_required: bool = False
     append_system_prompt: str | None = None
+    stall_notice_s: float = 30.0
+    background_limit_s: float = 600.0
+    api_timeout_s: float | None = None
     env: tuple[str, ...] = ()
     """The runner has passed these variables on already."""
 

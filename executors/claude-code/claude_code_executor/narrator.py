@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
-from claude_agent_sdk import AssistantMessage, ResultMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
-from claude_agent_sdk.types import ConversationResetMessage, Message, ToolResultBlock
+from claude_agent_sdk import AssistantMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
+from claude_agent_sdk.types import Message, TaskNotificationMessage, ToolResultBlock
 
 from claude_code_executor.config import Config
 from claude_code_executor.diagnosis import Diagnosis
 from claude_code_executor.mcp_servers import McpServers, project_file_defect
-from claude_code_executor.outcome import refuse_failure, structured_output, usage_of
+from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output
 from claude_code_executor.program import Program
 from claude_code_executor.prompt import prompt_of
+from claude_code_executor.results import TurnResults
+from claude_code_executor.waiting import Waiting
 from fsm_executor import GatewayError, Session
 from fsm_executor.turn import Turn
 
 ANSWER_TOOL = "StructuredOutput"
 """What the program has the model answer with, where an answer has a form. It is no tool to whoever asks."""
+
+_ENDS = {"failed": "failed", "stopped": "been stopped"}
 
 
 class Narrator:
@@ -38,24 +43,37 @@ class Narrator:
             required=config.mcp_required,
             note=lambda detail: self._note(status_detail=detail),
         )
-        self._cost_usd = 0.0
+        self._has_had_turn = False
         self._unsaid_prompt: str | None = None
         self._tools: dict[str, ToolUseBlock] = {}
         """Those that are at work, by their ids."""
+        self._waiting = Waiting(
+            program,
+            config,
+            note=lambda detail: self._note(status_detail=detail),
+            tools=lambda: [tool.name for tool in self._tools.values()],
+        )
 
     async def carry_out(self, turn: Turn) -> None:
         """Raises `ExecutorError` where the turn fails."""
         prompt = prompt_of(turn.parameters, has_schema=self._has_parameters_schema)
+        if not prompt.strip():
+            raise TurnFailed("the prompt is blank, so there is nothing to ask the model")
+        if self._has_had_turn:
+            # Delivered after the runner's report of the turn's start: what follows has later timestamps than that.
+            await self._note(last_resumed_at=self._session.now())
+        self._has_had_turn = True
         self._unsaid_prompt = prompt
         await self._mcp_servers.settle()
         self._program.pass_over()
-        asked = await self._program.ask(prompt)
-        while True:
-            message = await self._program.message()
-            if isinstance(message, ResultMessage) and _answers(message, asked):
-                await self._end(turn, message)
-                return
-            await self._tell(message)
+        began_at = time.monotonic()
+        results = TurnResults(await self._program.ask(prompt))
+        while not (results.is_answered and (results.has_failed or self._program.activity.is_over)):
+            message = await self._waiting.message()
+            if message is not None:
+                results.note(message)
+                await self._tell(message)
+        await self._end(turn, results, time.monotonic() - began_at)
 
     async def _tell(self, message: Message) -> None:
         for detail in filter(None, [*self._program.warnings(), self._diagnosis.detail_of(message)]):
@@ -63,14 +81,17 @@ class Narrator:
         match message:
             case SystemMessage(subtype="init", data={"session_id": str(conversation_id)}):
                 await self._begin(conversation_id)
+            case TaskNotificationMessage(status="failed" | "stopped" as status, summary=summary):
+                await self._note(status_detail=f"background work has {_ENDS[status]}: {summary}")
             case AssistantMessage():
+                if message.session_id is not None:
+                    # The program answers some commands (such as /cost) itself, without an `init`.
+                    await self._begin(message.session_id)
                 await self._tell_answer(message)
             case UserMessage(content=list() as blocks):
                 for block in blocks:
                     if isinstance(block, ToolResultBlock):
                         await self._tell_tool(block)
-            case ConversationResetMessage():
-                self._cost_usd = 0.0
 
     async def _begin(self, conversation_id: str) -> None:
         """The program tells its id at the beginning of every turn. What is told before that belongs to no session."""
@@ -106,21 +127,18 @@ class Narrator:
         with contextlib.suppress(GatewayError):
             await self._session.metadata(**fields)
 
-    async def _end(self, turn: Turn, result: ResultMessage) -> None:
+    async def _end(self, turn: Turn, results: TurnResults, duration_s: float) -> None:
         self._tools.clear()
-        await self._note(usage=usage_of(result, self._cost_usd))
-        self._cost_usd = result.total_cost_usd or self._cost_usd
+        result = results.last
+        # A turn in which the model was not asked has no `init`.
+        await self._begin(result.session_id)
+        await self._note(usage=results.usage(duration_s))
         refuse_failure(result, self._config, self._diagnosis.cause_of(result))
+        results.refuse_missing_answer()
         if self._has_output_schema:
             await turn.complete(data=structured_output(result))
         else:
             await turn.complete(result.result or "")
-
-
-def _answers(result: ResultMessage, asked: str) -> bool:
-    """Whether it is the result of what was asked. The program has turns of its own, for tasks in the background."""
-    answered = {result.user_message_uuid, *(result.user_message_uuids or ())}
-    return asked in answered or answered == {None}
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:

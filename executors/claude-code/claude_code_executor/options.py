@@ -18,6 +18,9 @@ from fsm_executor.invocation import JsonObject
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
 """Of the program's output. One that is longer ends the session."""
 
+SELF_WAKING_TOOLS = ("ScheduleWakeup", "CronCreate", "CronDelete", "CronList")
+"""With these the model would begin turns of its own later, when no run of the session is open to report them."""
+
 
 def options_of(
     invocation: Invocation, config: Config, resume: str | None, folder: Path, on_stderr: Callable[[str], None]
@@ -34,15 +37,25 @@ def options_of(
         max_budget_usd=config.max_budget_usd,
         tools=None if config.tools is None else list(config.tools),
         allowed_tools=list(config.allowed_tools),
-        disallowed_tools=list(config.disallowed_tools),
+        disallowed_tools=[*SELF_WAKING_TOOLS, *config.disallowed_tools],
         system_prompt=_system_prompt(blueprint, config, resume, folder),
         mcp_servers=_mcp_servers(blueprint.get("mcp_servers"), folder),
         output_format={"type": "json_schema", "schema": schema} if isinstance(schema, dict) else None,
         resume=resume,
-        env=PROGRAM_VARIABLES,
+        env={**PROGRAM_VARIABLES, **_api_timeouts(config)},
+        # They show that an answer of the API goes on.
+        include_partial_messages=True,
         max_buffer_size=LINE_LIMIT_BYTES,
         stderr=on_stderr,
     )
+
+
+def _api_timeouts(config: Config) -> dict[str, str]:
+    """Variables of the program: until an answer begins, and between two parts of it (at least 10 s)."""
+    if config.api_timeout_s is None:
+        return {}
+    timeout_ms = str(round(config.api_timeout_s * 1000))
+    return {"API_TIMEOUT_MS": timeout_ms, "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS": timeout_ms}
 
 
 def _system_prompt(

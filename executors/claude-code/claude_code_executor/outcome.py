@@ -1,4 +1,4 @@
-"""What the end of a turn means: its usage, or why it failed."""
+"""What the end of a turn means: why it failed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,9 @@ from claude_code_executor.config import Config
 from fsm_executor import ExecutorError
 from fsm_executor.invocation import JsonObject
 
-_USAGE_FIELDS = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "cache_read_tokens": "cache_read_input_tokens",
-    "cache_written_tokens": "cache_creation_input_tokens",
-}
-"""By the names that the runner keeps them under, those of the API."""
-
 
 class TurnFailed(ExecutorError):
     """The program has ended the turn without an answer."""
-
-
-def usage_of(result: ResultMessage, cost_before_usd: float) -> JsonObject:
-    """`cost_before_usd`: what the program has counted before this turn; it adds up."""
-    usage = result.usage or {}
-    counted = {name: usage[field] for name, field in _USAGE_FIELDS.items() if isinstance(usage.get(field), int)}
-    cost = {} if result.total_cost_usd is None else {"cost_usd": round(result.total_cost_usd - cost_before_usd, 6)}
-    return {**counted, **cost, "duration_s": result.duration_ms / 1000, "turns": result.num_turns}
 
 
 def refuse_failure(result: ResultMessage, config: Config, cause: str) -> None:

@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ProcessError, ResultError
+from claude_agent_sdk import ClaudeAgentOptions, ProcessError, ResultError
 from claude_agent_sdk.types import McpServerStatus, Message
 
+from claude_code_executor.activity import Activity
+from claude_code_executor.client import Client
 from claude_code_executor.config import Config
 from claude_code_executor.options import options_of
 from fsm_executor import ExecutorError, Invocation
@@ -40,7 +42,9 @@ class ProgramEnded(ExecutorError):
 class Program:
     """Claude Code, connected."""
 
-    def __init__(self, client: ClaudeSDKClient, stderr: deque[str]) -> None:
+    def __init__(self, client: Client, stderr: deque[str]) -> None:
+        self.activity = Activity()
+        """As of the messages that have been taken."""
         self._client = client
         self._stderr = stderr
         self._warned: set[str] = set()
@@ -63,6 +67,7 @@ class Program:
         except Exception as fault:
             self._fault = self._fault or fault
             raise self.ending() from fault
+        self.activity.note_prompt()
         return message_id
 
     async def message(self) -> Message:
@@ -70,6 +75,7 @@ class Program:
         message = await self._messages.get()
         if message is None:
             raise self.ending()
+        self.activity.note(message)
         return message
 
     async def mcp_servers(self) -> list[McpServerStatus]:
@@ -96,13 +102,22 @@ class Program:
     def pass_over(self) -> None:
         """What has come since the last turn, of what the program does by itself."""
         while not self._messages.empty() and not self._reading.done():
-            self._messages.get_nowait()
+            if (message := self._messages.get_nowait()) is not None:
+                self.activity.note(message)
 
     async def interrupt(self) -> None:
         """The turn is given up: what its tools have started ends."""
         with contextlib.suppress(Exception):  # it is gone, or does not listen; it is ended all the same
             async with asyncio.timeout(INTERRUPT_S):
                 await self._client.interrupt()
+
+    async def stop_background(self) -> None:
+        """End the background work. Returns when the program has answered, at the latest after `INTERRUPT_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT_S):
+                for task_id in list(self.activity.background):
+                    with contextlib.suppress(Exception):  # it has ended by itself, or the program has
+                        await self._client.stop_task(task_id)
 
     async def aclose(self) -> None:
         self._reading.cancel()
@@ -134,12 +149,15 @@ async def running_program(invocation: Invocation, config: Config, resume: str | 
         await program.interrupt()
         raise
     finally:
+        # Without its input the program would first wait for the background work to end.
+        program.pass_over()
+        await program.stop_background()
         await program.aclose()
         await client.disconnect()
 
 
-async def _connected(options: ClaudeAgentOptions, stderr: deque[str]) -> ClaudeSDKClient:
-    client = ClaudeSDKClient(options)
+async def _connected(options: ClaudeAgentOptions, stderr: deque[str]) -> Client:
+    client = Client(options)
     try:
         await client.connect()
     except Exception as fault:

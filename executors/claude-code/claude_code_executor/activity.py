@@ -1,0 +1,78 @@
+"""What the program is doing, from its own messages: whether it works, and which work it has in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any
+
+from claude_agent_sdk import ResultMessage, SystemMessage
+from claude_agent_sdk.types import Message
+
+SHOWN_TASK_CHARS = 80
+"""Of a task's description. The model chooses it; for a command without one it is the command."""
+
+
+class Phase(Enum):
+    WORKING = auto()
+    """A turn of the model is in progress, or one is due, as after the work of sub-agents."""
+    IDLE = auto()
+    """No turn is in progress or due."""
+    WAKING = auto()
+    """Background work has ended while the program was idle. As a rule it begins a turn to tell the model, about 50 ms
+    later; where it does not, it reports itself idle again."""
+
+
+class Activity:
+    """Sub-agents and shell commands can go on after the model's turn. When one of them ends, the program begins a
+    further turn by itself, so its work is over only when it is idle and nothing is left in the background."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.IDLE
+        self._is_in_turn = False
+        self.background: dict[str, str] = {}
+        """Descriptions of the background tasks, by task id."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase is Phase.IDLE and not self.background
+
+    @property
+    def is_in_background(self) -> bool:
+        """Whether background work goes on, and the model has no turn."""
+        return not self._is_in_turn and bool(self.background)
+
+    def note_prompt(self) -> None:
+        self.phase = Phase.WORKING
+        self._is_in_turn = True
+
+    def note(self, message: Message) -> None:
+        match message:
+            case SystemMessage(subtype="init"):
+                self._is_in_turn = True
+            case ResultMessage():
+                self._is_in_turn = False
+            case SystemMessage(subtype="session_state_changed", data={"state": state}):
+                self.phase = Phase.IDLE if state == "idle" else Phase.WORKING
+            case SystemMessage(subtype="background_tasks_changed", data={"tasks": list() as tasks}):
+                before, self.background = self.background, _counted(tasks)
+                if self.phase is Phase.IDLE and before.keys() - self.background.keys():
+                    self.phase = Phase.WAKING
+
+    def settle(self) -> None:
+        """The program has begun no turn after all."""
+        self.phase = Phase.IDLE
+
+    def abandon_background(self) -> None:
+        """Do not wait for the background work any longer, but for what the program makes of its end."""
+        self.background = {}
+        self.phase = Phase.WAKING
+
+
+def _counted(tasks: list[Mapping[str, Any]]) -> dict[str, str]:
+    """The tasks that a turn waits for. The program marks its own housekeeping, and work on other machines."""
+    return {
+        task["task_id"]: str(task.get("description", task["task_id"]))[:SHOWN_TASK_CHARS]
+        for task in tasks
+        if not task.get("ambient") and not task.get("off_host")
+    }

@@ -1,0 +1,55 @@
+"""Turns in which the model has no say: the program calls them a success, and the run fails with the reason."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.claude import claude
+from tests.support.messages_api import Calls, Says
+
+
+@pytest.mark.parametrize(
+    ("event", "command", "reasons", "requests"),
+    [
+        (
+            "UserPromptSubmit",
+            "echo 'not on a Sunday' >&2; exit 2",
+            ["UserPromptSubmit hook has blocked the prompt", "not on a Sunday"],
+            0,
+        ),
+        ("Stop", "echo 'go on' >&2; exit 2", ["without an answer", "hook blocked the turn from ending", "go on"], 9),
+        ("PreToolUse", """echo '{"continue": false}'""", ["a hook has stopped the turn"], 1),
+    ],
+    ids=["prompt", "stop", "tool"],
+)
+async def test_a_hook_that_keeps_the_model_from_answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, command: str, reasons: list[str], requests: int
+) -> None:
+    async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
+        bench.write_settings({"hooks": {event: [{"hooks": [{"type": "command", "command": command}]}]}})
+        if event == "PreToolUse":
+            bench.api.will(Calls("Bash", {"command": "true"}))
+        run = await bench.start("hello")
+        error = await bench.fails(run)
+        assert len(bench.api.asked) == requests
+        assert (await bench.said(run))[0] == ("user", "hello")
+        assert "result" not in bench.told(run)
+    assert all(reason in error for reason in reasons), error
+
+
+async def test_a_blank_prompt_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        error = await bench.fails(await bench.start(" \n\t"))
+        assert not bench.api.asked
+    assert "the prompt is blank" in error
+
+
+async def test_a_command_of_the_program_is_answered_without_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        bench.api.otherwise = Says("not asked")
+        run = await bench.start("/cost")
+        assert "Estimated cost" in (await bench.completes(run) or "")
+        assert bench.told(run) == ["started", "bind", "message", "message", "result", "completed"]
+        assert (await bench.session(run))["executor_session_id"]

@@ -1,0 +1,146 @@
+"""When a turn of the executor for Claude Code is over, what it has used, and which of its ends are failures."""
+
+import pytest
+from claude_agent_sdk import ResultMessage, SystemMessage, TextBlock, UserMessage
+from claude_agent_sdk.types import Message
+
+from claude_code_executor.activity import Activity, Phase
+from claude_code_executor.outcome import TurnFailed
+from claude_code_executor.results import TurnResults
+
+PROMPT_ID = "the id of the prompt"
+WARNING = SystemMessage("informational", {"level": "warning", "content": "9 times."})
+FEEDBACK = UserMessage([TextBlock("Stop hook feedback:\ngo on")])
+REFUSAL = SystemMessage("informational", {"prompt_submit_outcome": {"kind": "blocked", "reason": "not that"}})
+
+
+def result(**fields: object) -> ResultMessage:
+    given = {"subtype": "success", "duration_ms": 1, "duration_api_ms": 1, "is_error": False, "num_turns": 2}
+    return ResultMessage(**{"session_id": "s", **given, **fields})  # type: ignore[arg-type]  # each test names its own
+
+
+def results(*answers: ResultMessage) -> TurnResults:
+    found = TurnResults(PROMPT_ID)
+    for answer in answers:
+        found.note(answer)
+    return found
+
+
+def test_usage_is_that_of_all_results_and_all_models() -> None:
+    small = {"inputTokens": 5, "outputTokens": 6, "cacheReadInputTokens": 7, "cacheCreationInputTokens": 0}
+    first = result(model_usage={"small": {**small, "costUSD": 0.25}, "large": {**small, "costUSD": 0.5}})
+    second = result(model_usage={"small": {**small, "costUSD": 0.125}}, num_turns=1)
+    assert results(first, second).usage(1.5) == {
+        "input_tokens": 15,
+        "output_tokens": 18,
+        "cache_read_tokens": 21,
+        "cache_written_tokens": 0,
+        "cost_usd": 0.875,
+        "duration_s": 1.5,
+        "turns": 3,
+    }
+    assert results(result()).usage(1.5) == {"duration_s": 1.5, "turns": 2}
+
+
+def test_a_turn_is_answered_by_the_result_of_its_prompt() -> None:
+    notified = result(origin={"kind": "task-notification"})
+    own = result(user_message_uuid=PROMPT_ID)
+    assert not results(notified).is_answered
+    assert results(notified, own).is_answered
+    assert results(own, notified).is_answered
+    # Where the program names no prompt.
+    assert results(result()).is_answered
+
+
+def test_the_last_result_counts_for_which_the_model_was_asked() -> None:
+    answers = [result(result="one"), result(result="two"), result(result="", num_turns=0)]
+    assert results(*answers).last.result == "two"
+    assert results(result(result="/cost", num_turns=0)).last.result == "/cost"
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([result(result="", terminal_reason="hook_stopped")], "a hook has stopped the turn"),
+        ([WARNING, result(result="")], "ended without an answer: 9 times"),
+        ([WARNING, FEEDBACK, result(result="")], r"9 times\. Stop hook feedback: go on"),
+        ([REFUSAL, result(result="blocked", num_turns=0)], "UserPromptSubmit hook has blocked the prompt: not that"),
+    ],
+    ids=["stopped", "warned", "feedback", "refused"],
+)
+def test_an_answer_that_hooks_have_prevented_is_a_failure(messages: list[Message], reason: str) -> None:
+    found = TurnResults(PROMPT_ID)
+    for message in messages:
+        found.note(message)
+    with pytest.raises(TurnFailed, match=reason):
+        found.refuse_missing_answer()
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [result(result="")],
+        [WARNING, result(result="an answer")],
+        [WARNING, result(structured_output={})],
+        [REFUSAL, result(result="an answer")],
+    ],
+    ids=["no words", "an answer", "data", "a later prompt"],
+)
+def test_an_answer_is_one_whatever_the_hooks_say(messages: list[Message]) -> None:
+    found = TurnResults(PROMPT_ID)
+    for message in messages:
+        found.note(message)
+    found.refuse_missing_answer()
+
+
+def state(name: str) -> SystemMessage:
+    return SystemMessage("session_state_changed", {"state": name})
+
+
+def background(*task_ids: str, **fields: object) -> SystemMessage:
+    tasks = [{"task_id": task_id, "description": f"task {task_id}", **fields} for task_id in task_ids]
+    return SystemMessage("background_tasks_changed", {"tasks": tasks})
+
+
+@pytest.mark.parametrize(
+    ("messages", "phase", "is_over"),
+    [
+        ([state("running")], Phase.WORKING, False),
+        ([state("running"), state("idle")], Phase.IDLE, True),
+        ([background("a"), state("idle")], Phase.IDLE, False),
+        ([background("a"), background(), state("idle")], Phase.IDLE, True),
+        # A task that ends while the program is idle makes it begin a turn, or report itself idle again.
+        ([background("a"), state("idle"), background()], Phase.WAKING, False),
+        ([background("a"), state("idle"), background(), state("running")], Phase.WORKING, False),
+        ([background("a"), state("idle"), background(), state("idle")], Phase.IDLE, True),
+        ([background("a"), state("idle"), background("a", "b")], Phase.IDLE, False),
+        ([background("a", ambient=True), background("b", off_host=True), state("idle")], Phase.IDLE, True),
+    ],
+)
+def test_the_program_is_done_when_it_is_idle_with_nothing_in_the_background(
+    messages: list[Message], phase: Phase, is_over: bool
+) -> None:
+    activity = Activity()
+    activity.note_prompt()
+    for message in messages:
+        activity.note(message)
+    assert (activity.phase, activity.is_over) == (phase, is_over)
+
+
+def test_only_background_work_goes_on_once_the_model_has_ended_its_turn() -> None:
+    activity = Activity()
+    activity.note_prompt()
+    activity.note(background("a"))
+    assert not activity.is_in_background
+    activity.note(result())
+    assert activity.is_in_background
+
+
+def test_background_work_that_is_abandoned_may_still_lead_to_a_turn() -> None:
+    activity = Activity()
+    for message in (background("a"), state("idle")):
+        activity.note(message)
+    activity.abandon_background()
+    assert (activity.background, activity.phase) == ({}, Phase.WAKING)
+    activity.settle()
+    assert activity.is_over
