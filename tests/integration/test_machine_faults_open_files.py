@@ -1,5 +1,6 @@
 """The runner has few open files left: it claims no further run, and goes on when there are enough."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from fsm_runner.health import ask_all, sockets
-from fsm_runner.process.open_files import OWN_DESCRIPTORS
+from fsm_runner.process.open_files import MOST_DESCRIPTORS, OWN_DESCRIPTORS
 from tests.support.durable import durable
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment, program
@@ -98,3 +99,18 @@ def test_a_limit_that_is_too_low_for_one_run_is_refused_at_the_start(tmp_path: P
     )
     assert ended.returncode == EXIT_USAGE
     assert "the limit of open files is 60, too low for a single run" in ended.stderr.splitlines()[-1]
+
+
+def test_the_runner_has_the_hard_limit_and_a_command_the_soft_one(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    command = ["sh", "-c", 'ulimit -S -n 300; exec "$@"', "sh", sys.executable, "-m", "fsm_runner", "run", "open-files"]
+    ended = subprocess.run(
+        [*command, "-x", PROFILE],
+        cwd=tmp_path,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert json.loads(ended.stdout) == {"own": 300, "runner": min(hard, MOST_DESCRIPTORS)}, ended.stderr
