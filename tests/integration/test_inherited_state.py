@@ -1,4 +1,4 @@
-"""Closed and failing standard streams, ignored and blocked signals, and being process 1 of a container."""
+"""Closed and failing standard streams, ignored and blocked signals."""
 
 import asyncio
 import itertools
@@ -17,23 +17,19 @@ import pytest
 
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.executor_program import ECHO, KIT
-from tests.support.fifo import Fifo
 from tests.support.home import PROFILE, make_home
-from tests.support.inheritance import inheriting, may_unshare
-from tests.support.processes import reaped, with_environment
-from tests.support.program import REPOSITORY, environment
+from tests.support.inheritance import inheriting
+from tests.support.program import environment
 from tests.support.runner import Bench, bench
 
 PATIENCE_S = 60.0
 REGISTER = "/runner/register"
 FULL_DEVICE = Path("/dev/full")
-ENTRY_POINT = REPOSITORY / "docker" / "base" / "entrypoint.sh"
 FSM_RUNNER = (sys.executable, "-m", "fsm_runner")
 CLOSED = [each for size in (1, 2, 3) for each in itertools.combinations((0, 1, 2), size)]
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
-needs_namespace = pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
 
 LOOKS_AT_DESCRIPTORS = """
 import os, sys
@@ -85,10 +81,9 @@ def test_a_result_without_standard_output_is_an_error(tmp_path: Path) -> None:
     command = inheriting([*FSM_RUNNER, "run", "say", "text=hello"], closed=(1,))
     ended = ends(command, tmp_path, environment(tmp_path / "home"))
     assert ended.returncode == EXIT_FAILED
-    assert re.fullmatch(
-        "error: run run_[0-9a-f]+ completed, but its result cannot be written to standard output: it is closed\n",
-        ended.stderr,
-    )
+    # Above it may be warnings of the log, where the machine is busy.
+    said = "run run_[0-9a-f]+ completed, but its result cannot be written to standard output: it is closed"
+    assert re.fullmatch(f"error: {said}", ended.stderr.splitlines()[-1]), ended.stderr
 
 
 @needs_full_device
@@ -201,82 +196,5 @@ def test_an_executor_without_standard_output_says_so(tmp_path: Path) -> None:
     assert ended.stderr == "Error: standard output is closed: a runner reads the end of each turn there\n"
 
 
-@needs_namespace
-async def test_process_1_of_a_container_reaps_orphans_and_heeds_a_signal_at_any_time(tmp_path: Path) -> None:
-    make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid), Fifo(tmp_path / "gate") as gate:
-        # The init waits for signals before anything else of the program is loaded.
-        await desk.proxy.answered("POST", REGISTER)
-        orphan = f"ORPHAN={tmp_path}"
-        leave = ["nsenter", "--target", str(pid), "--pid", "sh", "-c", f"head -n 1 {gate.path} >/dev/null 2>&1 &"]
-        ended = await asyncio.to_thread(ends, leave, tmp_path, {**environment(None), "ORPHAN": str(tmp_path)})
-        assert ended.returncode == 0, ended.stderr
-        (child,) = with_environment(orphan)
-        gate.write_line()
-        await reaped(child)
-        os.kill(pid, signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
-
-
-@needs_namespace
-async def test_process_1_of_a_container_heeds_a_signal_before_the_program_is_loaded(tmp_path: Path) -> None:
-    make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid):
-        async with asyncio.timeout(PATIENCE_S):
-            while not blocked_signals(pid):  # noqa: ASYNC110 - the kernel tells nobody of it
-                await asyncio.sleep(0.001)
-        os.kill(pid, signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
-    assert not desk.proxy.calls
-
-
-@needs_namespace
-async def test_the_entry_point_of_the_images_heeds_a_signal_before_it_has_become_an_init(tmp_path: Path) -> None:
-    async with Fifo(tmp_path / "started") as started, Fifo(tmp_path / "gate") as gate:
-        # The first command of the entry point.
-        (tmp_path / "id").write_text(f"#!/bin/sh\necho >{started.path}; head -n 1 <{gate.path}\n")
-        (tmp_path / "id").chmod(0o755)
-        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-        async with namespace(["sh", str(ENTRY_POINT)], tmp_path, environment(None, PATH=path)) as (process, pid):
-            await started.line()
-            os.kill(pid, signal.SIGTERM)
-            gate.write_line("1000")
-            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
-
-
-@asynccontextmanager
-async def process_1(folder: Path, desk: Bench) -> AsyncIterator[tuple[Process, int]]:
-    """A runner in a process namespace of its own."""
-    command = [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")]
-    async with namespace(command, folder, environment(folder / "home")) as started:
-        yield started
-
-
-@asynccontextmanager
-async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
-    """What starts the command as process 1 of a namespace, and the id of that process outside of it."""
-    unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    process = await asyncio.create_subprocess_exec(*unshare, *command, cwd=cwd, env=env, stdin=DEVNULL)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            while not (children := children_of(process.pid)):  # noqa: ASYNC110 - the kernel tells nobody of a fork
-                await asyncio.sleep(0.001)
-        yield process, children[0]
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 def standard_streams(pid: int) -> list[Path]:
     return [Path(f"/proc/{pid}/fd/{number}").readlink() for number in range(3)]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def blocked_signals(pid: int) -> int:
-    """Of the process, as the kernel's bit mask."""
-    found = re.search(r"^SigBlk:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(found[1], 16) if found else 0

@@ -1,0 +1,133 @@
+"""Process 1 of a container gets every orphan, and the kernel discards signals that it does not handle."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.errors import EXIT_OK
+from tests.support.fifo import Fifo
+from tests.support.home import PROFILE, make_home
+from tests.support.inheritance import may_unshare
+from tests.support.processes import reaped, with_environment
+from tests.support.program import REPOSITORY, environment
+from tests.support.runner import Bench, bench
+
+pytestmark = pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
+
+PATIENCE_S = 60.0
+REGISTER = "/runner/register"
+ENTRY_POINT = REPOSITORY / "docker" / "base" / "entrypoint.sh"
+FSM_RUNNER = (sys.executable, "-m", "fsm_runner")
+
+NOBODY = 65534
+BECOMES_NOBODY = """
+import ctypes, os, signal, sys
+from fsm_runner.process.init import go_on_below_init
+nobody = int(sys.argv[1])
+os.setgroups([])
+os.setresgid(nobody, nobody, nobody)
+os.setresuid(nobody, nobody, nobody)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as in a program that was started as this user
+go_on_below_init()
+signal.pause()
+"""
+
+
+async def test_process_1_reaps_orphans_and_heeds_a_signal_at_any_time(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid), Fifo(tmp_path / "gate") as gate:
+        # The init waits for signals before anything else of the program is loaded.
+        await desk.proxy.answered("POST", REGISTER)
+        orphan = f"ORPHAN={tmp_path}"
+        leave = ["nsenter", "--target", str(pid), "--pid", "sh", "-c", f"head -n 1 {gate.path} >/dev/null 2>&1 &"]
+        env = {**environment(None), "ORPHAN": str(tmp_path)}
+        await asyncio.to_thread(subprocess.run, leave, env=env, check=True, timeout=PATIENCE_S)
+        (child,) = with_environment(orphan)
+        gate.write_line()
+        await reaped(child)
+        os.kill(pid, signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
+
+
+async def test_process_1_heeds_a_signal_before_the_program_is_loaded(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid):
+        async with asyncio.timeout(PATIENCE_S):
+            while not blocked_signals(pid):  # noqa: ASYNC110 - the kernel tells nobody of it
+                await asyncio.sleep(0.001)
+        os.kill(pid, signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
+    assert not desk.proxy.calls
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_process_1_hides_its_environment_as_the_runner_does(tmp_path: Path) -> None:
+    """It has the same credentials in it. Another user's, since root may read everything."""
+    command = [sys.executable, "-c", BECOMES_NOBODY, str(NOBODY)]
+    async with namespace(command, tmp_path, environment(None)) as (_, pid), asyncio.timeout(PATIENCE_S):
+        while not children_of(pid):  # noqa: ASYNC110 - the kernel tells nobody of a fork
+            await asyncio.sleep(0.001)
+        while is_readable_for_nobody(f"/proc/{pid}/environ"):  # noqa: ASYNC110 - the environment is hidden after the fork
+            await asyncio.sleep(0.001)
+        assert is_readable_for_nobody(f"/proc/{children_of(pid)[0]}/environ")
+
+
+async def test_the_entry_point_of_the_images_heeds_a_signal_before_it_has_become_an_init(tmp_path: Path) -> None:
+    async with Fifo(tmp_path / "started") as started, Fifo(tmp_path / "gate") as gate:
+        # The first command of the entry point.
+        (tmp_path / "id").write_text(f"#!/bin/sh\necho >{started.path}; head -n 1 <{gate.path}\n")
+        (tmp_path / "id").chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        async with namespace(["sh", str(ENTRY_POINT)], tmp_path, environment(None, PATH=path)) as (process, pid):
+            await started.line()
+            os.kill(pid, signal.SIGTERM)
+            gate.write_line("1000")
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
+
+
+def is_readable_for_nobody(path: str) -> bool:
+    read = ["cat", path]
+    return subprocess.run(read, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True).returncode == 0
+
+
+@asynccontextmanager
+async def process_1(folder: Path, desk: Bench) -> AsyncIterator[tuple[Process, int]]:
+    """A runner in a process namespace of its own."""
+    command = [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")]
+    async with namespace(command, folder, environment(folder / "home")) as started:
+        yield started
+
+
+@asynccontextmanager
+async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """What starts the command as process 1 of a namespace, and the id of that process outside of it."""
+    unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    process = await asyncio.create_subprocess_exec(*unshare, *command, cwd=cwd, env=env, stdin=DEVNULL)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (children := children_of(process.pid)):  # noqa: ASYNC110 - the kernel tells nobody of a fork
+                await asyncio.sleep(0.001)
+        yield process, children[0]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def blocked_signals(pid: int) -> int:
+    """Of the process, as the kernel's bit mask."""
+    found = re.search(r"^SigBlk:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1], 16) if found else 0
