@@ -208,13 +208,13 @@ class CoordinatorClient:
         if self._now() - self._conflict_said_s < CONFLICT_SAID_EACH_S:
             return
         self._conflict_said_s = self._now()
-        held, after_s = "another runner of this identity for online", STALE_AFTER_S
+        occupied, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
         if isinstance(fault, AgentNameCollision):
-            held, after_s = "agents that this runner brings for another one's", REMOVED_AFTER_S
+            occupied, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
         logger.warning(
-            "the coordinator holds {}; where that runner is gone, it lets go {:.0f} to {:.0f} s after its last "
-            "heartbeat; trying again every few seconds ({})",
-            held,
+            "not registered: {}. If that runner has ended, the coordinator forgets it {:.0f} to {:.0f} s after its "
+            "last heartbeat; trying again every few seconds ({})",
+            occupied,
             after_s,
             after_s + STALE_LOOKED_FOR_EACH_S,
             fault,

@@ -29,7 +29,7 @@ async def health(desk: Desk) -> tuple[int, str]:
 
 
 async def sent(desk: Desk, text: str = LARGE_TEXT) -> httpx.Response:
-    body = {"agent_name": "echo", "parameters": {"message": text}}
+    body = {"type": "start_session", "agent_name": "echo", "parameters": {"message": text}}
     return await desk.http.post("/runs", json=body)
 
 

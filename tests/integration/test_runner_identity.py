@@ -40,7 +40,7 @@ async def test_another_runner_of_its_identity_ends_nothing_that_is_at_work(tmp_p
             await held.started.pid()
             async with program(tmp_path, env, *flags, str(tmp_path / "other")) as other:
                 # It has swept before it registers.
-                await other.said("holds another runner of this identity")
+                await other.said("counts another runner of this identity as online")
             held.gate.write_line()
             await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
             one.terminate()

@@ -129,7 +129,7 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
     with log_lines() as lines, pytest.raises(DuplicateRunner):
         await client.register(REGISTRATION)
     assert loop.time() > 600
-    warnings = [text for text in lines if "lets go 120 to 150 s after its last heartbeat" in text]
+    warnings = [text for text in lines if "forgets it 120 to 150 s after its last heartbeat" in text]
     assert loop.time() / CONFLICT_SAID_EACH_S - 5 < len(warnings) <= loop.time() / CONFLICT_SAID_EACH_S + 1
     assert told.at_s == []
 

@@ -30,7 +30,8 @@ class StoreWorker:
         self._store: Store | None = None
         self._trouble: DatabaseTrouble | None = None
         """Why the last write failed; None: it did not."""
-        self._logged_s = -QUIET_S
+        self._logged_s, self._is_logged = -QUIET_S, False
+        """When the log last said so, and whether it still has to say that it is over."""
 
     async def open(self, file: Path | None) -> None:
         """Raises UsageError that names the file."""
@@ -95,9 +96,11 @@ class StoreWorker:
         if had_trouble is (trouble is not None):
             return
         if trouble is None:
-            logger.info("coordinator: the database can be used again")
+            if self._is_logged:
+                logger.info("coordinator: the database can be used again")
+            self._is_logged = False
         elif time.monotonic() - self._logged_s >= QUIET_S:
-            self._logged_s = time.monotonic()
+            self._logged_s, self._is_logged = time.monotonic(), True
             logger.error("coordinator: requests that need to write are answered with {}: {}", trouble.status, trouble)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
