@@ -34,6 +34,8 @@ class Exchanged(msgspec.Struct, frozen=True):
     """Its `WWW-Authenticate`, or `Proxy-Authenticate` of a proxy."""
     redirect: httpx.URL | None = None
     """Where it redirects to, where that was not followed."""
+    came_from: httpx.URL | None = None
+    """Where redirects have led; None: none was followed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -143,5 +145,6 @@ async def exchange(
                 body += chunk
                 if len(body) > limit_bytes:
                     raise Unreachable(f"{method} {url}: the answer is larger than {limit_bytes:,} bytes")
-        return Exchanged(response.status_code, bytes(body), challenge_of(response), target_of(response))
+        came_from = None if target is url else response.request.url
+        return Exchanged(response.status_code, bytes(body), challenge_of(response), target_of(response), came_from)
     raise Unreachable(f"{method} {url}: {too_often_text(httpx.URL(target))}")

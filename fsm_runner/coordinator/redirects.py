@@ -29,6 +29,13 @@ def followed_target(answer: httpx.Response) -> httpx.URL | None:
     return target if _is_same_host(answer.request.url, target) else None
 
 
+def is_about(path: str, target: httpx.URL) -> bool:
+    """Whether a redirect of a call of `path` leads to the same thing in another place: below a prefix, or with a slash
+    at its end."""
+    there = target.raw_path.decode("ascii").partition("?")[0]
+    return there.rstrip("/").endswith(path.partition("?")[0].rstrip("/"))
+
+
 def redirect_text(path: str, target: httpx.URL) -> str:
     """What to do about a call of `path`, below a configured URL, that was redirected to `target`."""
     url = without_logins(str(target))

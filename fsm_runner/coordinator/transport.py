@@ -33,7 +33,14 @@ from fsm_runner.coordinator.policy import (
     CONNECT_LIMIT_S,
     REPORT_CONNECTIONS,
 )
-from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, redirect_text, target_of, too_often_text
+from fsm_runner.coordinator.redirects import (
+    FOLLOWED_TIMES,
+    followed_target,
+    is_about,
+    redirect_text,
+    target_of,
+    too_often_text,
+)
 from fsm_runner.errors import UsageError
 from fsm_runner.json_text import decode_json
 
@@ -62,6 +69,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Its `WWW-Authenticate` header."""
     redirect: httpx.URL | None = None
     """Where it redirects to, where that was not followed."""
+    came_from: httpx.URL | None = None
+    """Where redirects have led; None: none was followed."""
 
     def __str__(self) -> str:
         return f"{self.call}: HTTP {self.status}: {self.shown}"
@@ -190,11 +199,13 @@ class Transport:
         url = self.url + path
         got = await exchange(http, method, url, content, limits=limits, limit_bytes=ANSWER_LIMIT_BYTES)
         self._was_answered = True
-        return Answer(f"{method} {url}", got.status, got.body, got.challenge, got.redirect)
+        return Answer(f"{method} {url}", got.status, got.body, got.challenge, got.redirect, got.came_from)
 
     def _fault_of(self, path: str, answer: Answer) -> Unreachable | NotRegistered | Refused:
         status = answer.status
         message = str(answer)
+        if answer.came_from is not None and not is_about(path, answer.came_from):
+            return Unreachable(f"{message} (redirected to {shown(str(answer.came_from))})", status)
         if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
             return NotRegistered(message)
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:

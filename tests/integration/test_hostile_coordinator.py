@@ -236,6 +236,7 @@ def names_below(folder: Path, without: tuple[Path, ...] = ()) -> set[Path]:
     return {path for path in folder.rglob("*") if not any(path.is_relative_to(each) for each in without)}
 
 
+@pytest.mark.sends_invalid_requests("redirects lead to any path")
 async def test_a_hostile_coordinator_neither_ends_a_runner_nor_gets_more_than_the_protocol_grants(
     tmp_path: Path, programs: tuple[LoadedProfile, Programs], monkeypatch: pytest.MonkeyPatch
 ) -> None:

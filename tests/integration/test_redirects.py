@@ -10,10 +10,12 @@ from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.embedded.signing_keys import KeysAway, SigningKeys
-from fsm_runner.coordinator.faults import Unreachable
+from fsm_runner.coordinator.faults import Refused, Unreachable
 from fsm_runner.coordinator.token_service import TokenRequest, TokenService
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.serving import serving
+
+pytestmark = pytest.mark.sends_invalid_requests("redirects lead to any path")
 
 LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
 REGISTRATION = wire.Registration(
@@ -114,6 +116,24 @@ async def test_other_redirects_are_named_with_what_to_configure(name: str) -> No
             refused = await http.get("/health")
             assert (refused.status_code, "detail" in refused.json()) == (502, True)
     assert app.paths == ["/runner/register", "/health"]
+
+
+async def test_a_no_of_what_a_redirect_leads_to_is_the_coordinators_only_where_it_is_the_same_thing() -> None:
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/moved") or scope["path"].endswith("/"):
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"detail": "unknown"}'})
+        else:
+            location = {"/agents/a": b"/moved/agents/a", "/agents/b": b"/agents/b/"}.get(scope["path"], b"/moved/page")
+            await send({"type": "http.response.start", "status": 307, "headers": [(b"location", location)]})
+            await send({"type": "http.response.body", "body": b""})
+
+    async with serving(refusing) as url, CoordinatorApi(url) as api:
+        for name in "ab":
+            with pytest.raises(Refused, match="unknown"):
+                await api.agent(name)
+        with pytest.raises(Unreachable, match=rf"HTTP 404: .*unknown.* \(redirected to {url}/moved/page\)$"):
+            await api.register(REGISTRATION)
 
 
 async def test_a_redirect_to_a_page_for_a_login_is_named_without_its_own_login() -> None:
