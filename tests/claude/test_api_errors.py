@@ -1,5 +1,6 @@
 """What the API refuses, puts off or never answers, as a run's error."""
 
+import asyncio
 import re
 import time
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.claude import RETRIES, claude
+from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
-from tests.support.messages_api import Calls, Fails, Hangs, Says
+from tests.support.messages_api import Calls, Fails, Hangs, Held, Says
 
+NOTICE_S = 0.3
+API_TIMEOUT_S = 1.0
 RUN_TIMEOUT_S = 4.0
 WITH_KEY = {"CLAUDE_CODE_OAUTH_TOKEN": "", "ANTHROPIC_API_KEY": "sk-ant-test"}
 DEFAULT_RETRIES = {"CLAUDE_CODE_MAX_RETRIES": "10"}
@@ -134,3 +138,30 @@ async def test_an_api_that_hangs_is_ended_by_the_runs_time_limit(
         await bench.api.was_asked(1)
         error = await bench.fails(run)
     assert f"time limit of {RUN_TIMEOUT_S:g} s" in error
+
+
+async def test_a_turn_without_progress_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        Fifo(tmp_path / "go") as go,
+        claude(tmp_path, monkeypatch, config={"stall_notice_s": NOTICE_S}) as bench,
+    ):
+        go_on = asyncio.Event()
+        bench.api.will(Held(go_on, Calls("Bash", {"command": f"read line < {go.path}"})))
+        run = await bench.start()
+        await bench.has_detail(run, f"no progress for {NOTICE_S:g} s: the turn waits for the API")
+        await bench.has_detail(run, f"no progress for {2 * NOTICE_S:g} s: the turn waits for the API")
+        go_on.set()
+        await bench.has_detail(run, f"no progress for {NOTICE_S:g} s: the turn waits for Bash")
+        go.write_line()
+        assert await bench.completes(run) == "ok"
+
+
+async def test_a_request_that_is_not_answered_is_repeated_after_the_profiles_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch, config={"api_timeout_s": API_TIMEOUT_S}) as bench:
+        bench.api.will(Hangs())
+        run = await bench.start()
+        assert await bench.completes(run) == "ok"
+        detail = bench.details(run)[0]
+    assert detail.startswith("the API cannot be reached; retry 1 of")

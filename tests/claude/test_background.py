@@ -1,6 +1,7 @@
 """Work that goes on in the background after the model's own turn: a run is over when that is over."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +146,23 @@ async def test_a_stop_ends_background_work_at_once(tmp_path: Path, monkeypatch: 
         await gone(pid)
         (report,) = bench.desk.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
         assert report.json["signal"] == "shutdown"
+
+
+async def test_one_session_does_not_wake_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        idle = await bench.start("hello")
+        await bench.completes(idle)
+        bench.api.will(Calls("ListAgents", {}), Says("There is one."))
+        other = await bench.start("who is there?")
+        await bench.completes(other)
+        (listed,) = bench.api.asked[-1].tool_results
+        (name,) = re.findall(r"^ +(\S+) \[", str(listed["content"]), re.MULTILINE)
+        message = {"to": name, "message": "begin a turn", "summary": "a turn"}
+        bench.api.will(Calls("SendMessage", message), Says("It is sent."))
+        await bench.completes(await bench.resume(other, "wake it up"))
+        await bench.completes(await bench.resume(idle, "go on"))
+    assert bench.api.asked[-1].prompts == ["hello", "go on"]
+    assert "begin a turn" not in str(bench.api.asked[-1].messages)
 
 
 async def test_the_model_cannot_wake_up_by_itself_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,15 @@ def test_only_background_work_goes_on_once_the_model_has_ended_its_turn() -> Non
     assert activity.is_in_background
 
 
+@pytest.mark.parametrize(("task_type", "has_agents"), [("local_agent", True), ("local_bash", False)])
+def test_subagents_are_told_apart_from_commands(task_type: str, has_agents: bool) -> None:
+    activity = Activity()
+    activity.note(background("a", task_type=task_type))
+    assert activity.has_agents is has_agents
+    activity.note(background())
+    assert not activity.has_agents
+
+
 def test_background_work_that_is_abandoned_may_still_lead_to_a_turn() -> None:
     activity = Activity()
     for message in (background("a"), state("idle")):

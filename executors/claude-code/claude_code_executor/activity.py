@@ -9,6 +9,9 @@ from typing import Any
 from claude_agent_sdk import ResultMessage, SystemMessage
 from claude_agent_sdk.types import Message
 
+AGENTS = ("local_agent", "local_workflow")
+"""Types of tasks in which a model works."""
+
 SHOWN_TASK_CHARS = 80
 """Of a task's description. The model chooses it; for a command without one it is the command."""
 
@@ -32,6 +35,8 @@ class Activity:
         self._is_in_turn = False
         self.background: dict[str, str] = {}
         """Descriptions of the background tasks, by task id."""
+        self.has_agents = False
+        """Whether sub-agents are among these tasks."""
 
     @property
     def is_over(self) -> bool:
@@ -55,7 +60,9 @@ class Activity:
             case SystemMessage(subtype="session_state_changed", data={"state": state}):
                 self.phase = Phase.IDLE if state == "idle" else Phase.WORKING
             case SystemMessage(subtype="background_tasks_changed", data={"tasks": list() as tasks}):
-                before, self.background = self.background, _counted(tasks)
+                counted = [task for task in tasks if _counts(task)]
+                before, self.background = self.background, {task["task_id"]: _description(task) for task in counted}
+                self.has_agents = any(task.get("task_type") in AGENTS for task in counted)
                 if self.phase is Phase.IDLE and before.keys() - self.background.keys():
                     self.phase = Phase.WAKING
 
@@ -69,10 +76,10 @@ class Activity:
         self.phase = Phase.WAKING
 
 
-def _counted(tasks: list[Mapping[str, Any]]) -> dict[str, str]:
-    """The tasks that a turn waits for. The program marks its own housekeeping, and work on other machines."""
-    return {
-        task["task_id"]: str(task.get("description", task["task_id"]))[:SHOWN_TASK_CHARS]
-        for task in tasks
-        if not task.get("ambient") and not task.get("off_host")
-    }
+def _counts(task: Mapping[str, Any]) -> bool:
+    """Whether a turn waits for it. The program marks its own housekeeping, and work on other machines."""
+    return not task.get("ambient") and not task.get("off_host")
+
+
+def _description(task: Mapping[str, Any]) -> str:
+    return str(task.get("description", task["task_id"]))[:SHOWN_TASK_CHARS]

@@ -21,6 +21,9 @@ LINE_LIMIT_BYTES = 64 * 1024 * 1024
 SELF_WAKING_TOOLS = ("ScheduleWakeup", "CronCreate", "CronDelete", "CronList")
 """With these the model would begin turns of its own later, when no run of the session is open to report them."""
 
+OWN_SETTINGS = {"crossSessionInbound": "refuse"}
+"""Otherwise the model of another session, which shares the user's configuration, could begin a turn of this one."""
+
 
 def options_of(
     invocation: Invocation, config: Config, resume: str | None, folder: Path, on_stderr: Callable[[str], None]
@@ -32,6 +35,7 @@ def options_of(
     return ClaudeAgentOptions(
         permission_mode=config.permission_mode,
         setting_sources=list(config.setting_sources),
+        settings=json.dumps(OWN_SETTINGS),
         model=config.model,
         max_turns=config.max_turns,
         max_budget_usd=config.max_budget_usd,

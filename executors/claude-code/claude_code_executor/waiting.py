@@ -60,7 +60,8 @@ class Waiting:
         activity = self._program.activity
         if activity.phase is Phase.WAKING:
             return WAKING_LIMIT_S
-        return self._config.background_limit_s if activity.is_in_background else math.inf
+        # A sub-agent ends by itself, and a tool of its own can take longer than the limit.
+        return self._config.background_limit_s if activity.is_in_background and not activity.has_agents else math.inf
 
     async def _end_waiting(self, limit_s: float) -> None:
         activity = self._program.activity
