@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from fsm_runner.process import procfs
 from fsm_runner.process.watermark import watermark_of
 
-PASSES = 20
+PASSES = 100
 """At most this many passes in a row. A tree whose processes only replace each other has to be reaped in between."""
 
 

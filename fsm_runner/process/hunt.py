@@ -18,9 +18,9 @@ from fsm_runner.process.tree import Tree
 STUCK_S = 10.0
 """A child's end waits for as long as anything changes among the processes that it left behind, and then this long: a
 process that the kernel holds does not end at all."""
-WALK_CPU_S = 0.1
-"""How long the loop is held at most to stop or remember what a child has started: about 1,500 processes. It is CPU
-time, because a child that leaves the runner little of that is the one that has to be stopped in one go."""
+WALK_S = 0.1
+"""How long the loop is held at most to remember or stop what a child has started: about 1,500 processes. To stop them
+it is CPU time: a child that leaves the runner little of that has to be stopped in one go, and then leaves it all."""
 SLICE_S = 0.01
 """How long the loop is held at a time."""
 FIRST_PAUSE_S = 0.001
@@ -73,16 +73,17 @@ class Hunt:
         """
         if not self._orphans.adopted:
             return
-        give_up_at = time.thread_time() + WALK_CPU_S
+        clock = time.thread_time if stop else time.monotonic
+        give_up_at = clock() + WALK_S
         try:
             for _ in self._freeze() if stop else ():
-                if time.thread_time() > give_up_at:
+                if clock() > give_up_at:
                     break
             for process in self._tree.descendants():
                 self._tree.add(process)
                 if stop:
                     self._stop(process)
-                if time.thread_time() > give_up_at:
+                if clock() > give_up_at:
                     return
         except OSError as error:  # no descriptor left; their marks will tell
             logger.debug("process {}: what it has started cannot be listed: {}", self._tree.leader, error)

@@ -52,21 +52,27 @@ def sweep(owners: Collection[str], *, stuck_s: float = STUCK_S) -> int:
 
 
 def _frozen_and_found(owners: Collection[str]) -> set[psutil.Process]:
-    spared = _ourselves()
     owner_parts = frozenset(map(owner_part, owners))
     if offers_pidfds():
         # psutil needs some 0.2 ms for a process. Meanwhile that process can start others, so it is stopped first.
         with suppress(OSError):  # no descriptor left
-            for _ in freeze(lambda value: owner_part_of(value) in owner_parts, {each.pid for each in spared}):
+            for _ in freeze(lambda value: owner_part_of(value) in owner_parts, _spared_ids(owner_parts)):
                 pass
-    return _left_behind(owners, owner_parts, spared)
+    return _left_behind(owners, owner_parts)
 
 
-def _left_behind(
-    owners: Collection[str], owner_parts: Collection[int], spared: Collection[psutil.Process]
-) -> set[psutil.Process]:
+def _spared_ids(owner_parts: Collection[int]) -> set[int]:
+    """Of those of `_ourselves` that can have such a watermark: our children inherit ours."""
+    own = psutil.Process()
+    value = watermark_of(own.pid)
+    is_inherited = value is not None and owner_part_of(value) in owner_parts
+    return {each.pid for each in (_ourselves() if is_inherited else (own, *own.parents()))}
+
+
+def _left_behind(owners: Collection[str], owner_parts: Collection[int]) -> set[psutil.Process]:
     below: dict[int, list[psutil.Process]] = {}
     found = []
+    spared = _ourselves()
     for process in psutil.process_iter():
         if process in spared:
             continue

@@ -19,7 +19,7 @@ STUCK_S = 30.0
 end at all."""
 LONGEST_GAP_S = 1.0
 PAUSE_S = 0.01
-PASSES = 20
+PASSES = 100
 """At most this many passes in a row that stop processes; then they are killed, too."""
 TREE_BITS = 31
 

@@ -128,20 +128,25 @@ async def test_who_has_lost_its_parent_and_its_environment_is_found(signs: Fifo)
     await gone(pid)
 
 
-async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_own(left: ExitStack) -> None:
+@pytest.mark.parametrize("is_watermarked", [False, True], ids=["environment", "watermark"])
+async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_own(
+    left: ExitStack, is_watermarked: bool
+) -> None:
     earlier = start(left, owner_of(IDENTITY, "earlier"))
     env = {**os.environ, OWNER_VARIABLE: owner_of(IDENTITY, "the-run")}
     inside = f"""
-import subprocess
-own = subprocess.Popen(["sleep", "1000"])
+import psutil
+own = psutil.Popen(["sleep", "1000"])
 {SWEEP}
-print(own.poll())
+print(own.poll(), own.status() == psutil.STATUS_STOPPED)
 own.kill()
 own.wait()
 """
     command = ["/bin/sh", "-c", '"$@"; exit', "sh", sys.executable, "-c", inside, *EARLIER]
-    done = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "1\nNone\n")
+    with watermarked(watermark(EARLIER[0], 7) if is_watermarked else None):
+        started = await asyncio.create_subprocess_exec(*command, env=env, stdout=subprocess.PIPE)
+    stdout, _ = await asyncio.wait_for(started.communicate(), PATIENCE_S)
+    assert (started.returncode, stdout) == (0, b"1\nNone False\n")
     assert died(earlier)
 
 
