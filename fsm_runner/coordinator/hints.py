@@ -16,13 +16,13 @@ _UNRESOLVED_DOCKER_HOST = (
     f"; Docker on Linux sets this name only where the container is started with --add-host {DOCKER_HOST}:host-gateway "
     "(in a compose file: extra_hosts)"
 )
-_OTHER_NAME = "; the server has a certificate for another name: use a name in the URL for which it is valid"
+_OTHER_NAME = "; the certificate is for another host name: use a name in the URL that the certificate covers"
 _NOT_VALID_NOW = "; renew the server's certificate, or set this machine's clock"
 _UNKNOWN_AUTHORITY = "; name the file with its authority's certificate in SSL_CERT_FILE"
-_NO_TLS = "; the server speaks no TLS on this port: if it is the right port, use http:// in the URL"
+_NO_TLS = "; the server does not use TLS on this port: if the port is right, use http:// in the URL"
 _MAYBE_NO_TLS = "; the connection ended during the TLS handshake: if the port serves plain HTTP, use http:// in the URL"
 _TLS = "; the port expects TLS: use https:// in the URL"
-_MAYBE_TLS = "; a port that expects TLS answers plain HTTP so: if it does, use https:// in the URL"
+_MAYBE_TLS = "; a port that expects TLS answers plain HTTP this way: if it does, use https:// in the URL"
 
 _NO_AUTH0 = (
     "; it asks for a token, and none is configured: set AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, "
@@ -34,8 +34,8 @@ _NO_LOGIN = (
 )
 _LOGIN_REFUSED = "; it does not accept the user name and password of the coordinator URL"
 _LOGIN_BESIDE_AUTH0 = (
-    "; a proxy before it asks for a user name and a password (WWW-Authenticate: Basic), and a call that carries a "
-    "token cannot carry them as well: let the proxy pass calls that have a token"
+    "; a proxy in front of it asks for a user name and a password (WWW-Authenticate: Basic), and a call that has a "
+    "token cannot have them as well: let the proxy pass calls that have a token"
 )
 
 _OTHER_NAME_CODES = frozenset({62, 64})

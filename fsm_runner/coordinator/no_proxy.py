@@ -52,9 +52,7 @@ def _exceptions(no_proxy: str) -> tuple[_Exception, ...]:
         try:
             found.append(_parsed(text))
         except ValueError:
-            logger.warning(
-                "NO_PROXY: {!r} is skipped: it is no host name, no address and no range such as 10.0.0.0/8", text
-            )
+            logger.warning("NO_PROXY: {!r} is skipped: not a host name, an address or a range such as 10.0.0.0/8", text)
     return tuple(found)
 
 

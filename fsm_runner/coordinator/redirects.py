@@ -41,7 +41,7 @@ def redirect_text(path: str, target: httpx.URL) -> str:
     url = without_logins(str(target))
     configured = url.removesuffix(path)
     if configured == url:
-        return f"redirects to {_shown(url)}; configure that one, if it is the right server and no page for a login"
+        return f"redirects to {_shown(url)}; configure that one, unless it is a login page"
     return f"redirects to {_shown(url)}; configure that one ({_shown(configured)})"
 
 

@@ -17,8 +17,8 @@ TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header can carry: visible ASCII, nothing else."""
 _ASKS_FOR_LOGIN = (
-    ": something before the token service asks for a user name and a password (WWW-Authenticate: Basic), which the "
-    "runner has not; let calls of the token service pass without them"
+    "; a proxy in front of the token service asks for a user name and a password (WWW-Authenticate: Basic), which the "
+    "runner does not have: let the proxy pass these calls"
 )
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 

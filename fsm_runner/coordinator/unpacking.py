@@ -29,7 +29,7 @@ async def unpacked(packed: AsyncIterator[bytes], encoding: str) -> AsyncIterator
     if encoding not in READABLE:
         raise httpx.DecodingError(
             f"the answer is compressed as {encoding[:40]!r}, which was not asked for; of compressed answers, gzip and "
-            "deflate can be read: turn compression off in the proxy before the server"
+            "deflate can be read: turn compression off in the proxy in front of the server"
         )
     unpacker = _Unpacker(is_gzip=encoding in _GZIP)
     try:

@@ -26,7 +26,7 @@ class CutPolls:
         self._in_a_row += held_s < hold_s
         if self._in_a_row == WARNED_OF:
             logger.warning(
-                "polls are cut after {:.1f} s, while the coordinator answers heartbeats: a proxy before it has a "
+                "polls are cut after {:.1f} s, while the coordinator answers heartbeats: a proxy in front of it has a "
                 "time-out that is shorter than a poll, which may take {:g} s; raise that time-out above {:g} s. Until "
                 "then runs may start late, and a stop of an idle session may be lost ({})",
                 held_s,

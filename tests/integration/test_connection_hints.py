@@ -64,7 +64,7 @@ async def test_a_certificate_for_another_name(authority: trustme.CA) -> None:
     async with serving(healthy, tls_for(authority, "other.example")) as url:
         for said in await faults_of(url):
             assert said.endswith(
-                "the server has a certificate for another name: use a name in the URL for which it is valid"
+                "the certificate is for another host name: use a name in the URL that the certificate covers"
             )
             assert "SSL_CERT_FILE" not in said
 
@@ -85,7 +85,7 @@ async def test_a_certificate_of_an_unknown_authority(authority: trustme.CA) -> N
 async def test_https_to_a_port_without_tls() -> None:
     async with serving(healthy) as url:
         for said in await faults_of(url.replace("http:", "https:")):
-            assert "the server speaks no TLS on this port" in said
+            assert "the server does not use TLS on this port" in said
             assert "use http:// in the URL" in said
 
 
@@ -98,7 +98,9 @@ async def test_https_to_a_port_that_hangs_up() -> None:
 async def test_http_to_a_port_with_tls(authority: trustme.CA) -> None:
     async with serving(healthy, tls_for(authority, "localhost")) as url:
         for said in await faults_of(url.replace("https:", "http:")):
-            assert said.endswith("; a port that expects TLS answers plain HTTP so: if it does, use https:// in the URL")
+            assert said.endswith(
+                "; a port that expects TLS answers plain HTTP this way: if it does, use https:// in the URL"
+            )
 
 
 TLS_ANSWERS = {
@@ -147,7 +149,7 @@ async def test_a_server_that_asks_for_a_password() -> None:
     async with serving(Guarded("user:right")) as url:
         coordinator, token_service = await faults_of(url)
         assert coordinator.endswith("put them into the coordinator URL, as in http://USER:PASSWORD@HOST")
-        assert "something before the token service asks for a user name and a password" in token_service
+        assert "a proxy in front of the token service asks for a user name and a password" in token_service
         assert "AUTH0_" not in coordinator + token_service
         async with CoordinatorApi(url.replace("://", "://user:right@")) as api:
             await api.health()

@@ -139,7 +139,7 @@ async def test_a_no_of_what_a_redirect_leads_to_is_the_coordinators_only_where_i
 async def test_a_redirect_to_a_page_for_a_login_is_named_without_its_own_login() -> None:
     app = Redirecting(302, lambda _: "https://user:secret@sso.invalid/login?next=/")
     async with serving(app) as url, CoordinatorApi(url) as api:
-        with pytest.raises(Unreachable, match="; configure that one, if it is the right server") as raised:
+        with pytest.raises(Unreachable, match="; configure that one, unless it is a login page") as raised:
             await api.health()
     assert "redirects to https://user:***@sso.invalid/login?next=/;" in str(raised.value)
 
