@@ -22,15 +22,15 @@ def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Ite
     `spared` are ids of processes that go on in any case. Yields after each process, so that the caller can do other
     work. Raises OSError where no descriptor is left.
     """
-    frozen = set(spared)
+    looked_at = set(spared)
     for _ in range(PASSES):
         has_found = False
         # The youngest first: an older one that is still there now will be there in a moment.
         for pid in reversed(procfs.process_ids()):
-            if pid not in frozen and _stop(pid, is_meant):
-                frozen.add(pid)
-                has_found = True
-            yield
+            if pid not in looked_at:
+                looked_at.add(pid)
+                has_found |= _stop(pid, is_meant)
+                yield
         if not has_found:
             return
 

@@ -206,7 +206,7 @@ class Hunt:
             if relation is Relation.UNREADABLE:
                 unreadable.append(process)
             elif relation is not Relation.FOREIGN:
-                if not has_frozen:
+                if not has_frozen and process.identity not in self._stopped:
                     has_frozen = True
                     yield from self._freeze()
                 tree = self._tree if relation is Relation.OWN else self._orphans.leftovers

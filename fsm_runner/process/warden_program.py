@@ -61,14 +61,16 @@ def freeze(owner_part: int) -> None:
 
     That takes few system calls, so it overtakes processes that start others faster than `marked_trees` reads them.
     """
-    frozen = {os.getpid()}
+    looked_at = {os.getpid()}
     for _ in range(PASSES):
-        before = len(frozen)
+        has_found = False
         for pid in reversed(process_ids()):
-            if pid not in frozen and has_watermark(pid, owner_part):
-                frozen.add(pid)
-                send_if(pid, signal.SIGSTOP, partial(has_watermark, pid, owner_part))
-        if len(frozen) == before:
+            if pid not in looked_at:
+                looked_at.add(pid)
+                if has_watermark(pid, owner_part):
+                    has_found = True
+                    send_if(pid, signal.SIGSTOP, partial(has_watermark, pid, owner_part))
+        if not has_found:
             return
 
 
