@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.claude import claude
-from tests.support.messages_api import Calls, Says
+from tests.support.messages_api import Says
 
 
 @pytest.mark.parametrize(
@@ -18,17 +18,14 @@ from tests.support.messages_api import Calls, Says
             0,
         ),
         ("Stop", "echo 'go on' >&2; exit 2", ["without an answer", "hook blocked the turn from ending", "go on"], 9),
-        ("PreToolUse", """echo '{"continue": false}'""", ["a hook has stopped the turn"], 1),
     ],
-    ids=["prompt", "stop", "tool"],
+    ids=["prompt", "stop"],
 )
 async def test_a_hook_that_keeps_the_model_from_answering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, command: str, reasons: list[str], requests: int
 ) -> None:
     async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
         bench.write_settings({"hooks": {event: [{"hooks": [{"type": "command", "command": command}]}]}})
-        if event == "PreToolUse":
-            bench.api.will(Calls("Bash", {"command": "true"}))
         run = await bench.start("hello")
         error = await bench.fails(run)
         assert len(bench.api.asked) == requests

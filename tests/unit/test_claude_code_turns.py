@@ -1,12 +1,19 @@
 """When a turn of the executor for Claude Code is over, what it has used, and which of its ends are failures."""
 
+import asyncio
+from typing import cast
+
 import pytest
 from claude_agent_sdk import ResultMessage, SystemMessage, TextBlock, UserMessage
 from claude_agent_sdk.types import Message
 
+from claude_code_executor import waiting
 from claude_code_executor.activity import Activity, Phase
+from claude_code_executor.config import Config
 from claude_code_executor.outcome import TurnFailed
+from claude_code_executor.program import Program
 from claude_code_executor.results import TurnResults
+from claude_code_executor.waiting import Waiting
 
 PROMPT_ID = "the id of the prompt"
 WARNING = SystemMessage("informational", {"level": "warning", "content": "9 times."})
@@ -153,3 +160,58 @@ def test_background_work_that_is_abandoned_may_still_lead_to_a_turn() -> None:
     assert (activity.background, activity.phase) == ({}, Phase.WAKING)
     activity.settle()
     assert activity.is_over
+
+
+class SilentProgram:
+    """Says nothing more."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.activity = Activity()
+        self.activity.note_prompt()
+        for message in messages:
+            self.activity.note(message)
+        self.was_stopped = False
+
+    async def message(self) -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def stop_background(self) -> None:
+        self.was_stopped = True
+
+
+async def wait_for(program: SilentProgram, config: Config) -> list[str]:
+    """The status details until a limit is reached."""
+    details: list[str] = []
+
+    async def note(detail: str) -> None:
+        details.append(detail)
+
+    assert await Waiting(cast(Program, program), config, note, lambda: ()).message() is None
+    return details
+
+
+async def test_a_turn_that_the_program_does_not_begin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "WAKING_LIMIT_S", 0.01)
+    idle = SilentProgram(background("a"), result(), state("idle"), background())
+    assert await wait_for(idle, Config()) == []
+    assert idle.activity.is_over
+
+
+async def test_other_background_work_goes_on_when_the_program_begins_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "WAKING_LIMIT_S", 0.01)
+    program = SilentProgram(background("a", "b"), result(), state("idle"), background("b"))
+    assert await wait_for(program, Config()) == ["the turn waits for background work: task b"]
+    assert (program.was_stopped, program.activity.phase) == (False, Phase.IDLE)
+
+
+async def test_background_work_that_is_silent_is_stopped_after_its_limit() -> None:
+    program = SilentProgram(background("a"), result(), state("idle"))
+    details = await wait_for(program, Config(stall_notice_s=0.02, background_limit_s=0.05))
+    assert details == [
+        "the turn waits for background work: task a",
+        "no progress for 0.02 s: the turn waits for background work: task a",
+        "no progress for 0.04 s: the turn waits for background work: task a",
+        "background work is stopped after 0.05 s without progress: task a",
+    ]
+    assert program.was_stopped

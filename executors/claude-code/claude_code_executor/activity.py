@@ -82,4 +82,4 @@ def _counts(task: Mapping[str, Any]) -> bool:
 
 
 def _description(task: Mapping[str, Any]) -> str:
-    return str(task.get("description", task["task_id"]))[:SHOWN_TASK_CHARS]
+    return " ".join(str(task.get("description", task["task_id"])).split())[:SHOWN_TASK_CHARS]

@@ -84,7 +84,7 @@ class Narrator:
             case TaskNotificationMessage(status="failed" | "stopped" as status, summary=summary):
                 await self._note(status_detail=f"background work has {_ENDS[status]}: {summary}")
             case AssistantMessage():
-                if message.session_id is not None:
+                if self._unsaid_prompt is not None and message.session_id is not None:
                     # The program answers some commands (such as /cost) itself, without an `init`.
                     await self._begin(message.session_id)
                 await self._tell_answer(message)

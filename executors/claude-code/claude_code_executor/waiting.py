@@ -65,7 +65,7 @@ class Waiting:
 
     async def _end_waiting(self, limit_s: float) -> None:
         activity = self._program.activity
-        if not activity.is_in_background:
+        if activity.phase is Phase.WAKING:
             activity.settle()
             return
         await self._note(f"background work is stopped after {limit_s:g} s without progress: {self._background()}")
