@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import importlib
 import socket
 import sys
@@ -18,11 +19,12 @@ import pytest
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.errors import UsageError
 from fsm_runner.mcp_server import server as server_module
+from fsm_runner.mcp_server import service
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.retry import RetryPolicy
 from fsm_runner.threads import in_thread
+from fsm_runner.web.connection import Bounds
 from fsm_runner.web.listener import PortInUse
-from fsm_runner.web.server import WebServer
 from tests.support.logs import log_lines
 from tests.support.mcp import HANDSHAKE, MODERN, mcp_client, mcp_server
 from tests.support.program import REPOSITORY
@@ -108,9 +110,7 @@ async def test_nothing_is_left_behind(protocol: str) -> None:
 
 
 async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = WebServer.__init__.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "header_within_s", 10 * PATIENCE_S)
+    monkeypatch.setattr(service, "Bounds", functools.partial(Bounds, header_within_s=10 * PATIENCE_S))
     async with mcp_server(NOBODY) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
         async with httpx.AsyncClient(trust_env=False) as http:
