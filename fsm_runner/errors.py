@@ -27,6 +27,9 @@ STDERR_MARK, STDOUT_MARK = "--- stderr ---", "--- stdout ---"
 """The lines above what a process wrote, where that is not the beginning of an error."""
 _ENDING = re.compile(r"\((?:exit code|killed by) .*\)")
 """The last line of such an error, which says how the process ended."""
+_TRACEBACK = re.compile(r"(?<!: )Traceback \(most recent call last\)")
+"""A print without a line break, or the mark of an exception group, can precede it. Behind a colon it belongs to a
+reason of the runner, which says more: "limit of 50 open files in a process reached: Traceback …"."""
 
 
 def headline(text: str) -> str:
@@ -36,8 +39,7 @@ def headline(text: str) -> str:
     ending = f" {lines.pop()}" if len(lines) > 1 and _ENDING.fullmatch(lines[-1]) else ""
     if STDOUT_MARK in lines[1:]:  # a traceback ends above it
         lines = lines[: lines.index(STDOUT_MARK, 1)]
-    # A print without a line break, or the mark of an exception group, can stand before it.
-    line = lines[-1] if "Traceback (most recent call last)" in lines[0] else lines[0]
+    line = lines[-1] if _TRACEBACK.search(lines[0]) else lines[0]
     return line + ending
 
 

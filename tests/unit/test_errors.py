@@ -23,6 +23,12 @@ from fsm_runner.errors import headline
         ),
         ("--- stdout ---\n(exit code 1)", "--- stdout --- (exit code 1)"),
         ("(exit code 1)", "(exit code 1)"),
+        (
+            "limit: Traceback (most recent call last):\nOSError: no",
+            "limit: Traceback (most recent call last):",
+        ),
+        ("10%Traceback (most recent call last):\nValueError: no", "ValueError: no"),
+        ("  + Exception Group Traceback (most recent call last):\n  | x\nError: no", "Error: no"),
         ("it said:\nTraceback (most recent call last):\nValueError: no", "it said:"),
     ],
 )
