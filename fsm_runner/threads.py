@@ -4,7 +4,7 @@ import asyncio
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 Value = TypeVar("Value")
 Parameters = ParamSpec("Parameters")
@@ -13,9 +13,23 @@ _NO_THREAD = "no thread can be started: raise the limit of processes (`ulimit -u
 
 
 async def in_thread(work: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Value:
-    """What `work` returns. Raises `OSError` where the system gives no thread; that may pass."""
+    """What `work` returns. Raises `OSError` where the system gives no thread, which may pass; nothing is done then."""
+    call = _Call(partial(work, *args, **kwargs))
     try:
-        working = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+        working = asyncio.get_running_loop().run_in_executor(None, call)
     except RuntimeError as fault:
+        # The executor keeps what it could not start a thread for, and gives it to the next thread.
+        call.is_refused = True
         raise OSError(errno.EAGAIN, _NO_THREAD) from fault
     return await working
+
+
+class _Call(Generic[Value]):
+    def __init__(self, work: Callable[[], Value]) -> None:
+        self._work = work
+        self.is_refused = False
+
+    def __call__(self) -> Value:
+        if self.is_refused:
+            raise RuntimeError("no thread could be started for this")
+        return self._work()

@@ -73,7 +73,7 @@ class Limiter:
         if self._limits.need_looks or self._limits.output_bytes is not None:
             self._looked_at_s = time.monotonic()
             self._watching = asyncio.create_task(self._watch(child), name=f"limits of process {child.pid}")
-            self._watching.add_done_callback(lambda ended: _tell_fault(ended, child.pid))
+            self._watching.add_done_callback(lambda ended: self._end_unwatched(ended, child))
 
     def note_exit(self) -> None:
         """The child has exited and what it left behind is being killed, so there is nothing more to look at."""
@@ -105,6 +105,13 @@ class Limiter:
     def _exceed(self, text: str) -> None:
         self.exceeded = text
         self._hit.set()
+
+    def _end_unwatched(self, watching: "asyncio.Task[None]", child: Limited) -> None:
+        """A child whose limits nothing watches must not go on."""
+        if not watching.cancelled() and (fault := watching.exception()) is not None:
+            logger.opt(exception=fault).error("process {} is killed: its limits cannot be watched any more", child.pid)
+            self.exceeded = self.exceeded or f"ended, because its limits could not be watched: {fault!r}"
+            child.kill()
 
     async def _watch(self, child: Limited) -> None:
         if self._limits.need_looks:
@@ -224,8 +231,3 @@ def _cpu_text(limit_s: float, used_s: float) -> str:
 
 def _processes(number: int) -> str:
     return f"{number:,} {'process' if number == 1 else 'processes'}"
-
-
-def _tell_fault(ended: "asyncio.Task[None]", pid: int) -> None:
-    if not ended.cancelled() and (fault := ended.exception()) is not None:
-        logger.opt(exception=fault).error("the limits of process {} are not looked after any more", pid)

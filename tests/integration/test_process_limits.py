@@ -16,6 +16,7 @@ from fsm_runner.process.child import Child, Exit
 from fsm_runner.process.confinement import CPU_KILL_S, CPU_SLACK_S, Confinement
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.process.portable import processes_below
+from fsm_runner.process.usage import Usage
 from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -307,6 +308,20 @@ async def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(child._limiter._usage, "look", failing)
     assert "memory limit" in ((await exit_of(child)).exceeded or "")
     assert failed > 1
+
+
+async def test_a_child_whose_limits_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start("import signal; signal.pause()", memory_bytes=200 * MIB)
+
+    async def broken(most_processes: int | None = None) -> Usage:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(child._limiter._usage, "look", broken)
+    ended = await exit_of(child)
+    assert (ended.signal, ended.exceeded) == (
+        "SIGKILL",
+        "ended, because its limits could not be watched: ValueError('a defect')",
+    )
 
 
 async def test_an_idle_child_costs_next_to_nothing() -> None:
