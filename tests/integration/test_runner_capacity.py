@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from fsm_runner.journal.journal import JournalStuck
 from tests.support import faults
 from tests.support.home import make_home
 from tests.support.proxy import POLL, REPORT
@@ -98,3 +99,29 @@ async def test_the_poll_does_not_wait_for_a_report(tmp_path: Path) -> None:
         assert (await desk.api.run(first.run_id)).status == "claimed"
         released.set()
         assert (await desk.end(first)).status == "completed"
+
+
+async def test_a_stuck_journal_and_a_shortage_of_descriptors_at_once(tmp_path: Path) -> None:
+    """Neither forgets the other, also while the coordinator is away or has forgotten the runner."""
+    async with running(tmp_path) as (desk, runner):
+        actor = runner.actor
+        journal, descriptors = actor._journal, actor._runs.descriptors
+        desk.proxy.fault("GET", POLL, faults.reset(), times=None)
+        await runner.goes_through("cut_off")
+        descriptors.on_short("few are left")
+        await runner.goes_through("cut_off", "saturated")
+        desk.proxy.heal()
+        journal.on_stuck(JournalStuck(None, "full disk"))
+        actor.post("registration_lost")
+        await runner.goes_through("saturated", "suspended", "registering", "suspended")
+        journal.on_unstuck()
+        await runner.goes_through("suspended", "registering", "suspended", "saturated")
+        actor.post("registration_lost")
+        await runner.goes_through("suspended", "saturated", "registering", "saturated")
+        pending = await desk.submit("say", text="later")
+        descriptors.on_freed()
+        assert (await desk.end(pending)).status == "completed"
+        assert runner.path[-1] == "online"
+        descriptors.on_short("few are left")
+        await runner.goes_through("online", "saturated", "registering", "saturated", "online", "saturated")
+        assert await runner.drain() == "stopped"
