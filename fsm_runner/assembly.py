@@ -43,7 +43,7 @@ from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.process.confinement import Confinement
 from fsm_runner.process.open_files import MCP_SHARE, OPEN_FILES, PASSED_ON_SHARE
 from fsm_runner.process.user import RunUser, find_user
-from fsm_runner.profiles import LoadedProfile
+from fsm_runner.profiles import LoadedProfile, runner_agent
 from fsm_runner.redaction import Redactor
 from fsm_runner.retry import RetryPolicy
 from fsm_runner.threads import in_thread
@@ -220,5 +220,5 @@ def _registration(config: RunnerConfig, profile: LoadedProfile, hostname: str) -
         executor=profile.executor_info(),
         tags=list(config.tags),
         require_matching_tags=config.require_matching_tags,
-        agents=[wire.RunnerAgent.of(agent) for agent in profile.agents],
+        agents=[runner_agent(agent) for agent in profile.agents],
     )

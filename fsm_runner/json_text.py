@@ -53,7 +53,7 @@ def json_defect(text: bytes, defect: Exception) -> str:
     """What is wrong with a JSON text that could not be decoded."""
     if str(defect) != _TRUNCATED:
         return str(defect)
-    return "the JSON is incomplete: it ends too early" if text.strip() else "it is empty, and not JSON"
+    return "the JSON is incomplete: it ends too early" if text.strip() else "it is empty"
 
 
 def encode_json(value: object) -> bytes:

@@ -38,9 +38,10 @@ def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObj
 
 
 def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
-    _check_text(word)
     name, equals, text = word.partition("=")
     as_json = name.endswith(":")
+    # The name of a file may be any bytes.
+    _check_text(word, name if text.startswith("@") and not as_json else word)
     key = name.removesuffix(":")
     if not equals or not key:
         raise UsageError(f"{word!r}: expected key=value, key:=json or key=@file")
@@ -80,10 +81,10 @@ def _json(word: str, text: str) -> object:
         raise UsageError(f"{word!r}: not JSON: {defect}") from defect
 
 
-def _check_text(word: str) -> None:
-    """Bytes of a command line that are not UTF-8 come as halves of surrogate pairs, which no JSON can hold."""
+def _check_text(word: str, text: str) -> None:
+    """Bytes of a command line that are not UTF-8 come as lone surrogates, which no JSON can hold."""
     try:
-        word.encode()
+        text.encode()
     except UnicodeEncodeError as defect:
         raise UsageError(f"{word!r}: not UTF-8 text") from defect
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject
+from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject, RunnerAgent
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
 from fsm_runner.home import homes, visible
@@ -153,6 +153,11 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
             raise UsageError(f"{file}: name: agent {agent.name!r} is already defined in {files[agent.name]}")
         files[agent.name] = file
     return agents
+
+
+def runner_agent(agent: Agent) -> RunnerAgent:
+    """The agent as it is registered: with an empty command where its executor starts no program for it."""
+    return RunnerAgent(**{**msgspec.structs.asdict(agent), "command": agent.command or ""})
 
 
 def profile_places() -> str:

@@ -25,7 +25,7 @@ StopSignal = Literal["shutdown", "SIGTERM", "SIGKILL"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A field that equals its default is not sent: a field that the receiver requires must not have a default."""
+    """A field that equals its default is not sent, so one that the receiver requires must not have a default."""
 
 
 class Agent(_Message, frozen=True, kw_only=True):
@@ -48,11 +48,6 @@ class RunnerAgent(Agent, frozen=True, kw_only=True):
     """An agent as a runner registers it: a coordinator requires its command."""
 
     command: str
-
-    @classmethod
-    def of(cls, agent: Agent) -> "RunnerAgent":
-        """With an empty command where the agent needs none, because its executor starts no program for it."""
-        return cls(**{**msgspec.structs.asdict(agent), "command": agent.command or ""})
 
 
 class ExecutorInfo(_Message, frozen=True, kw_only=True):
@@ -166,20 +161,16 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to `GET /sessions/{id}/result`."""
 
     result_text: Any = None
-    """Text; but nobody has checked what the executor sent."""
+    """Text, unless the coordinator takes whatever an executor sends."""
     result_data: Any = None
-    """An object, likewise."""
+    """An object, with the same reservation."""
 
 
-class SessionEvent(_Message, frozen=True, kw_only=True):
+class SessionEvent(SessionResult, frozen=True, kw_only=True):
     """As much of a session's event as tells its result."""
 
     event_type: str
     timestamp: str = ""
-    result_text: Any = None
-    """Text; but nobody has checked what the executor sent."""
-    result_data: Any = None
-    """An object, likewise."""
 
 
 class SessionEvents(msgspec.Struct, frozen=True):

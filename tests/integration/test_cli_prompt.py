@@ -10,9 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fsm_runner.cli.runner import submit_examples
+from fsm_runner.coordinator.embedded.bodies import EventHead
+from fsm_runner.coordinator.embedded.store import Store
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from fsm_runner.profiles import load_profile
 from tests.support.embedded import Desk, autonomous, coordinator
@@ -284,7 +287,10 @@ def assert_refused(ended: Finished, *named: str) -> None:
 async def test_a_result_that_is_no_text_is_printed_as_json_and_spoils_no_later_one(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         run, submitting = await desk.claims("--prompt", "x", "--wait")
-        await desk.answers(run, result_text=5)
+        # The embedded coordinator refuses such an event; others may have taken one.
+        event = {"event_type": "result", "session_id": run["session_id"], "timestamp": NOON}
+        head, body = msgspec.convert(event, EventHead), msgspec.json.encode({**event, "result_text": 5})
+        await desk.desk.inside.worker.do(Store.add_event, run["session_id"], head, body)
         await desk.completes(run)
         assert (await submitting).stdout == "5\n"
         further, submitting = await desk.claims("--session", run["session_id"], "--prompt", "y", "--wait")

@@ -1,8 +1,10 @@
 """The product at a coordinator that demands every required field and answers as little, or as much, as it may."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from fsm_runner.cli.runs import _row as row_of
@@ -15,8 +17,10 @@ from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.mcp_server.caller import Caller
 from fsm_runner.mcp_server.failures import ToolFailure
 from fsm_runner.mcp_server.toolbox import Toolbox
+from fsm_runner.profiles import runner_agent
 from tests.support.deployed import CHECKS
 from tests.support.deployed_answers import FILLINGS, DeployedCoordinator, Filling
+from tests.support.embedded import autonomous, coordinator
 from tests.support.mcp import QUICK
 from tests.support.openapi import DEPLOYED, operations
 from tests.support.serving import serving
@@ -26,7 +30,7 @@ REGISTRATION = wire.Registration(
     project_dir="/p",
     executor_profile="echo",
     executor=wire.ExecutorInfo(type="procedural", command="c"),
-    agents=[wire.RunnerAgent.of(agent) for agent in (wire.Agent(name="a", command="c"), wire.Agent(name="b"))],
+    agents=[runner_agent(agent) for agent in (wire.Agent(name="a", command="c"), wire.Agent(name="b"))],
 )
 START = wire.RunRequest(type="start_session", parameters={})
 RESUME = wire.RunRequest(type="resume_session", parameters={}, session_id="ses_1")
@@ -88,7 +92,7 @@ NOT_CALLED = {"GET /sessions/{session_id}", "GET /sessions/{session_id}/affinity
 
 
 @pytest.fixture(params=FILLINGS)
-async def coordinator(request: pytest.FixtureRequest) -> AsyncIterator[tuple[CoordinatorApi, DeployedCoordinator]]:
+async def deployed(request: pytest.FixtureRequest) -> AsyncIterator[tuple[CoordinatorApi, DeployedCoordinator]]:
     filling: Filling = request.param
     app = DeployedCoordinator(filling)
     async with serving(app) as url, CoordinatorApi(url) as api:
@@ -107,18 +111,18 @@ async def nobody(_: float, __: str) -> None:
 
 
 async def test_every_call_is_complete_and_every_answer_is_read(
-    coordinator: tuple[CoordinatorApi, DeployedCoordinator],
+    deployed: tuple[CoordinatorApi, DeployedCoordinator],
 ) -> None:
-    api, _ = coordinator
+    api, _ = deployed
     for call in CALLS.values():
         await call(api)
     assert {str(each) for each in operations(DEPLOYED)} - NOT_CALLED <= CHECKS.checked
 
 
 async def test_a_request_for_a_run_has_all_required_fields(
-    coordinator: tuple[CoordinatorApi, DeployedCoordinator],
+    deployed: tuple[CoordinatorApi, DeployedCoordinator],
 ) -> None:
-    api, app = coordinator
+    api, app = deployed
     for request in (START, RESUME):
         await api.create_run(request)
     assert app.bodies == [
@@ -128,23 +132,23 @@ async def test_a_request_for_a_run_has_all_required_fields(
 
 
 async def test_an_agent_without_a_command_is_registered_with_an_empty_one(
-    coordinator: tuple[CoordinatorApi, DeployedCoordinator],
+    deployed: tuple[CoordinatorApi, DeployedCoordinator],
 ) -> None:
-    api, app = coordinator
+    api, app = deployed
     await api.register(REGISTRATION)
     assert [agent["command"] for agent in app.bodies[0][1]["agents"]] == ["c", ""]
 
 
-async def test_a_run_that_is_polled_can_be_carried_out(coordinator: tuple[CoordinatorApi, DeployedCoordinator]) -> None:
-    api, _ = coordinator
+async def test_a_run_that_is_polled_can_be_carried_out(deployed: tuple[CoordinatorApi, DeployedCoordinator]) -> None:
+    api, _ = deployed
     run = (await api.poll("rnr_1", 1)).run
     assert not isinstance(run, UnreadableRun)
     assert run is not None
     assert (run.run_id, run.session_id, run.type) == ("run_1", "ses_1", "start_session")
 
 
-async def test_every_tool_of_the_mcp_server_works(coordinator: tuple[CoordinatorApi, DeployedCoordinator]) -> None:
-    api, app = coordinator
+async def test_every_tool_of_the_mcp_server_works(deployed: tuple[CoordinatorApi, DeployedCoordinator]) -> None:
+    api, app = deployed
     toolbox = Toolbox(api, QUICK)
     answers = {name: await toolbox.call(name, given, Caller(), nobody) for name, given in TOOLS.items()}
     assert answers["get_agent_session_status"] == {"status": "completed"}
@@ -155,14 +159,62 @@ async def test_every_tool_of_the_mcp_server_works(coordinator: tuple[Coordinator
 
 
 async def test_what_submit_and_runs_do_works(
-    coordinator: tuple[CoordinatorApi, DeployedCoordinator], capsys: pytest.CaptureFixture[str]
+    deployed: tuple[CoordinatorApi, DeployedCoordinator], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api, _ = coordinator
+    api, _ = deployed
     assert (await earlier_results(api, RESUME)).total() == 0
     created = await create_run(api, START)
     assert (created.run_id, created.session_id, await say_outcome(api, created.run_id)) == ("run_1", "ses_1", EXIT_OK)
     assert [row_of(run)[:2] for run in await api.runs()] == [("run_1", "completed")]
     assert capsys.readouterr().out == ""
+
+
+async def test_the_embedded_coordinator_demands_what_a_deployed_one_demands() -> None:
+    """So that an executor or a client that works with the one works with the other."""
+    answers = DeployedCoordinator("required")
+    async with coordinator() as desk:
+        runner_id = await desk.register()
+        run = await desk.submit()
+        known = {"runner_id": runner_id, "session_id": run["session_id"], "run_id": run["run_id"]}
+        for operation in operations(DEPLOYED):
+            if operation.body is None:
+                continue
+            path = re.sub(r"{(\w+)}", lambda name: known[name[1]], operation.path)
+            body = answers.instance(operation.body)
+            for field in operation.body.content.get("required", ()):
+                lacking = {name: value for name, value in body.items() if name != field}
+                answer = await desk.http.request(operation.method, path, json=lacking)
+                assert answer.status_code == 422, (operation.path, field, answer.text)
+                assert [each["loc"] for each in answer.json()["detail"]] == [["body", field]]
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("content", "text"),
+        ("content", ["text"]),
+        ("role", 1),
+        ("tool_name", {}),
+        ("tool_input", "text"),
+        ("error", ["text"]),
+        ("result_text", {}),
+        ("result_data", "text"),
+        ("exit_code", "0"),
+        ("reason", 1),
+    ],
+)
+async def test_an_event_that_a_deployed_coordinator_refuses_is_refused_by_the_embedded_one(
+    field: str, wrong: Any
+) -> None:
+    event = {**msgspec.json.decode(EVENT), field: wrong}
+    (operation,) = (each for each in operations(DEPLOYED) if str(each) == "POST /sessions/{session_id}/events")
+    assert operation.request_defects(msgspec.json.encode(event)) != []
+    async with coordinator() as desk:
+        await desk.register(**autonomous())
+        run = await desk.prompt()
+        answer = await desk.event(run, **{field: wrong})
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"][:2] == ["body", field]
 
 
 async def test_a_refusal_for_a_missing_field_names_the_field(refusing: CoordinatorApi) -> None:

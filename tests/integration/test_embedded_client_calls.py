@@ -190,6 +190,7 @@ async def test_bind_makes_the_session_running_and_gives_its_affinity() -> None:
         assert (await desk.session(run))["status"] == "running"
         affinity = (await desk.http.get(f"/sessions/{run['session_id']}/affinity")).json()["affinity"]
         assert affinity == {
+            "session_id": run["session_id"],
             "hostname": "host",
             "project_dir": "/second",
             "executor_profile": "echo",

@@ -53,7 +53,7 @@ class DeployedCoordinator:
 
     def answer(self, operation: Operation, status: str) -> Any:
         schema = operation.responses[status].at("content", "application/json", "schema")
-        return self._undocumented(operation) if schema.content == {} else self._instance(schema)
+        return self._undocumented(operation) if schema.content == {} else self.instance(schema)
 
     def _undocumented(self, operation: Operation) -> Any:
         """Answers whose shape only docs/protocol.md has."""
@@ -68,22 +68,23 @@ class DeployedCoordinator:
                 return {"ok": True}
 
     def _of(self, name: str) -> Any:
-        return self._instance(schema_named(DEPLOYED, name))
+        return self.instance(schema_named(DEPLOYED, name))
 
-    def _instance(self, schema: Schema, name: str = "") -> Any:
+    def instance(self, schema: Schema, name: str = "") -> Any:
+        """A value of this schema; `name`: of the field that has it."""
         content = schema.content
         if "anyOf" in content:
             kinds = [schema.at("anyOf", index) for index in range(len(content["anyOf"]))]
             if self.filling == "nulls" and {"type": "null"} in content["anyOf"]:
                 return None
-            return self._instance(kinds[0], name)
+            return self.instance(kinds[0], name)
         match content.get("type"):
             case "object":
                 fields = content.get("properties", {})
                 wanted = content.get("required", ()) if self.filling == "required" else fields
-                return {field: self._instance(schema.at("properties", field), field) for field in wanted}
+                return {field: self.instance(schema.at("properties", field), field) for field in wanted}
             case "array":
-                return [self._instance(schema.at("items"))]
+                return [self.instance(schema.at("items"))]
             case "integer":
                 return 30
             case "boolean":

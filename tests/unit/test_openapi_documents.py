@@ -30,7 +30,7 @@ STRUCTS = [
     ),
     *(wire.RunnerList, wire.AgentOffer, wire.SessionList, wire.SessionStatus, wire.SessionResult, wire.Bind),
     *(bodies.CompletedReport, bodies.FailedReport, bodies.StoppedReport, bodies.SessionEndReport),
-    *(bodies.EventHead, bodies.SessionPatch),
+    *(bodies.Event, bodies.EventHead, bodies.SessionPatch),
 ]
 OWN, CHILD = "ses_own", "ses_child"
 

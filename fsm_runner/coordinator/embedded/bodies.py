@@ -44,11 +44,29 @@ class SessionEndReport(msgspec.Struct, frozen=True):
 
 
 class EventHead(msgspec.Struct, frozen=True):
-    """What every event has (protocol.md, section 1.4); the rest is kept as it came."""
+    """What every event has (protocol.md, section 1.4)."""
 
     event_type: str
     session_id: str
     timestamp: str
+
+
+class Event(EventHead, frozen=True):
+    """Body of `POST /sessions/{id}/events`, with the types that a deployed coordinator demands.
+
+    What is kept is the body as it came, other fields included.
+    """
+
+    role: str | None = None
+    content: list[JsonObject] | None = None
+    tool_name: str | None = None
+    tool_input: JsonObject | None = None
+    tool_output: Any = None
+    error: str | None = None
+    result_text: str | None = None
+    result_data: JsonObject | None = None
+    exit_code: int | None = None
+    reason: str | None = None
 
 
 class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,7 +7,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from fsm_runner.coordinator.embedded.answers import OK, body_of, coordinator_of, json_response, object_of
-from fsm_runner.coordinator.embedded.bodies import EventHead, SessionPatch, convert, decode_object
+from fsm_runner.coordinator.embedded.bodies import Event, SessionPatch, convert, decode_object
 from fsm_runner.coordinator.embedded.coordinator import Coordinator
 from fsm_runner.coordinator.embedded.hub import event_text
 from fsm_runner.coordinator.embedded.refusal import Refusal
@@ -15,7 +15,7 @@ from fsm_runner.coordinator.embedded.store import Store
 from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 from fsm_runner.coordinator.wire import Bind
 
-AFFINITY_FIELDS = ("hostname", "project_dir", "executor_profile", "executor_session_id")
+AFFINITY_FIELDS = ("session_id", "hostname", "project_dir", "executor_profile", "executor_session_id")
 
 
 async def create_run(request: Request) -> Response:
@@ -93,7 +93,7 @@ async def session_events(request: Request) -> Response:
 
 async def add_event(request: Request) -> Response:
     body = await body_of(request)
-    event = convert(decode_object(body), EventHead)
+    event = convert(decode_object(body), Event)
     await coordinator_of(request).worker.do(Store.add_event, request.path_params["session_id"], event, body)
     return json_response(OK, 201)
 
