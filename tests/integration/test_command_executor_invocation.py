@@ -56,7 +56,7 @@ async def test_a_start_is_told_all_that_the_protocol_names_and_no_more(tmp_path:
             "parameters": {"steps": REPORT},
             "project_dir": str(tmp_path / "project"),
             "agent_name": AGENT,
-            "agent_blueprint": {"name": AGENT, "parameters_schema": {"type": "object"}},
+            "agent_blueprint": {"name": AGENT, "command": "", "parameters_schema": {"type": "object"}},
             "executor_config": CONFIG,
         }
 
@@ -75,7 +75,7 @@ async def test_a_resume_of_a_one_shot_executor_is_told_no_project_directory(tmp_
             "session_id": first.session_id,
             "parameters": {"steps": REPORT},
             "agent_name": AGENT,
-            "agent_blueprint": {"name": AGENT, "parameters_schema": {"type": "object"}},
+            "agent_blueprint": {"name": AGENT, "command": "", "parameters_schema": {"type": "object"}},
             "executor_config": CONFIG,
         }
 

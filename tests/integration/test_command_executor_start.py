@@ -159,7 +159,7 @@ class Places:
         else:
             self._monkeypatch.delenv(HOME_VARIABLE, raising=False)
         async with staged(self.folder, load_profile(PROFILE)) as at_work:
-            return await at_work.fails(await at_work.start())
+            return (await at_work.fails(await at_work.start())).removesuffix(" (exit code 1)")
 
 
 @pytest.fixture
