@@ -42,6 +42,16 @@ async def test_metadata_is_passed_on_without_the_session() -> None:
         assert (await b.session(b.own))["last_resumed_at"] == "now"
 
 
+async def test_metadata_for_the_runner_is_not_passed_on() -> None:
+    async with bench() as b:
+        for_runner = {"session_id": b.own, "status_detail": "waits", "usage": {"turns": 1}}
+        for body in (for_runner, {**for_runner, "last_resumed_at": "now"}, {"session_id": b.own, "usage": "much"}):
+            answer = await b.http.patch("/metadata", json=body)
+            assert (answer.status_code, answer.json()["ok"]) == (200, True)
+        sent = [call.json for call in b.proxy.calls_for("PATCH", f"/sessions/{b.own}/metadata")]
+    assert sent == [{"last_resumed_at": "now"}, {"usage": "much"}]
+
+
 async def test_metadata_does_not_move_the_session_to_another_runner() -> None:
     async with bench() as b:
         await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
