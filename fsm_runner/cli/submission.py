@@ -79,10 +79,20 @@ class _Detail(msgspec.Struct, frozen=True):
     validation_errors: tuple[_ValidationError, ...] = ()
 
 
+class _FieldError(msgspec.Struct, frozen=True):
+    """One of the errors of a 422: the place of a field, such as `["body", "type"]`, and what is wrong with it."""
+
+    loc: list[Any]
+    msg: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.loc)).removeprefix('body.')}: {self.msg}"
+
+
 class _Rejection(msgspec.Struct, frozen=True):
     """A 4xx to `POST /runs` (section 1.3)."""
 
-    detail: _Detail | str
+    detail: _Detail | str | list[_FieldError]
 
 
 @asynccontextmanager
@@ -171,6 +181,8 @@ def _reason(request: RunRequest, refusal: Refused) -> str:
         return str(refusal)
     if isinstance(detail, str):
         reason = detail or str(refusal)
+    elif isinstance(detail, list):
+        reason = f"the coordinator refuses the request: {'; '.join(map(str, detail)) or refusal}"
     elif detail.validation_errors:
         whose = f"agent {request.agent_name!r}" if request.agent_name else "a run without an agent"
         reasons = "; ".join(map(str, detail.validation_errors))

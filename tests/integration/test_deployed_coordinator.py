@@ -218,7 +218,8 @@ async def test_an_event_that_a_deployed_coordinator_refuses_is_refused_by_the_em
 
 
 async def test_a_refusal_for_a_missing_field_names_the_field(refusing: CoordinatorApi) -> None:
-    with pytest.raises(UsageError, match="text of msg"):
+    refused = r"^the coordinator refuses the request: text of : text of msg$"
+    with pytest.raises(UsageError, match=refused):
         await create_run(refusing, START)
     with pytest.raises(ToolFailure, match="text of msg"):
         await Toolbox(refusing, QUICK).call("start_agent_session", {"parameters": {}}, Caller(), nobody)
