@@ -1,8 +1,8 @@
 """Checks each request that the product sends in a test against the deployed coordinator's own document.
 
 The servers that tests put in a coordinator's place hand every request to `CHECKS`. Only those of the product are
-checked: they carry its `User-Agent`. What a test or its executor sends with a client of its own is not checked, unless
-the product writes the request anew.
+checked: they carry its `User-Agent`. What a test sends with a client of its own is not checked. Of what an executor
+sends through the gateway, binds, events and metadata are checked: the product delivers them under its own name.
 """
 
 import json
