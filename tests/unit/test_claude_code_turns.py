@@ -117,10 +117,16 @@ def background(*task_ids: str, **fields: object) -> SystemMessage:
         ([background("a"), state("idle")], Phase.IDLE, False),
         ([background("a"), background(), state("idle")], Phase.IDLE, True),
         # A task that ends while the program is idle makes it begin a turn, or report itself idle again.
-        ([background("a"), state("idle"), background()], Phase.WAKING, False),
+        ([background("a"), state("idle"), background()], Phase.BETWEEN, False),
         ([background("a"), state("idle"), background(), state("running")], Phase.WORKING, False),
         ([background("a"), state("idle"), background(), state("idle")], Phase.IDLE, True),
         ([background("a"), state("idle"), background("a", "b")], Phase.IDLE, False),
+        # So does the end of a turn, unless sub-agents work, and their end.
+        ([result()], Phase.BETWEEN, False),
+        ([result(), state("idle")], Phase.IDLE, True),
+        ([result(), SystemMessage("init", {})], Phase.WORKING, False),
+        ([background("a"), result()], Phase.WORKING, False),
+        ([background("a"), result(), background()], Phase.BETWEEN, False),
         ([background("a", ambient=True), background("b", off_host=True), state("idle")], Phase.IDLE, True),
     ],
 )
@@ -157,7 +163,7 @@ def test_background_work_that_is_abandoned_may_still_lead_to_a_turn() -> None:
     for message in (background("a"), state("idle")):
         activity.note(message)
     activity.abandon_background()
-    assert (activity.background, activity.phase) == ({}, Phase.WAKING)
+    assert (activity.background, activity.phase) == ({}, Phase.BETWEEN)
     activity.settle()
     assert activity.is_over
 
@@ -192,14 +198,14 @@ async def wait_for(program: SilentProgram, config: Config) -> list[str]:
 
 
 async def test_a_turn_that_the_program_does_not_begin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "WAKING_LIMIT_S", 0.01)
+    monkeypatch.setattr(waiting, "BETWEEN_LIMIT_S", 0.01)
     idle = SilentProgram(background("a"), result(), state("idle"), background())
     assert await wait_for(idle, Config()) == []
     assert idle.activity.is_over
 
 
 async def test_other_background_work_goes_on_when_the_program_begins_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "WAKING_LIMIT_S", 0.01)
+    monkeypatch.setattr(waiting, "BETWEEN_LIMIT_S", 0.01)
     program = SilentProgram(background("a", "b"), result(), state("idle"), background("b"))
     assert await wait_for(program, Config()) == ["the turn waits for background work: task b"]
     assert (program.was_stopped, program.activity.phase) == (False, Phase.IDLE)

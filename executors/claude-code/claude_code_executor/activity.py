@@ -18,12 +18,11 @@ SHOWN_TASK_CHARS = 80
 
 class Phase(Enum):
     WORKING = auto()
-    """A turn of the model is in progress, or one is due, as after the work of sub-agents."""
+    """A turn of the model is in progress, or sub-agents work, after which a turn is due."""
+    BETWEEN = auto()
+    """A turn, or background work, has ended. Within 100 ms the program begins a further turn or reports itself idle."""
     IDLE = auto()
     """No turn is in progress or due."""
-    WAKING = auto()
-    """Background work has ended while the program was idle. As a rule it begins a turn to tell the model, about 50 ms
-    later; where it does not, it reports itself idle again."""
 
 
 class Activity:
@@ -55,6 +54,7 @@ class Activity:
         match message:
             case SystemMessage(subtype="init"):
                 self._is_in_turn = True
+                self.phase = Phase.WORKING
             case ResultMessage():
                 self._is_in_turn = False
             case SystemMessage(subtype="session_state_changed", data={"state": state}):
@@ -64,16 +64,18 @@ class Activity:
                 before, self.background = self.background, {task["task_id"]: _description(task) for task in counted}
                 self.has_agents = any(task.get("task_type") in AGENTS for task in counted)
                 if self.phase is Phase.IDLE and before.keys() - self.background.keys():
-                    self.phase = Phase.WAKING
+                    self.phase = Phase.BETWEEN
+        if self.phase is Phase.WORKING and not self._is_in_turn and not self.background:
+            self.phase = Phase.BETWEEN
 
     def settle(self) -> None:
-        """The program has begun no turn after all."""
+        """The program has neither begun a turn nor reported itself idle: take it as idle."""
         self.phase = Phase.IDLE
 
     def abandon_background(self) -> None:
         """Do not wait for the background work any longer, but for what the program makes of its end."""
         self.background = {}
-        self.phase = Phase.WAKING
+        self.phase = Phase.BETWEEN
 
 
 def _counts(task: Mapping[str, Any]) -> bool:

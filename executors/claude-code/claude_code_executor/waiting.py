@@ -13,8 +13,8 @@ from claude_code_executor.activity import Phase
 from claude_code_executor.config import Config
 from claude_code_executor.program import Program
 
-WAKING_LIMIT_S = 5.0
-"""For the turn that the program begins when background work has ended. It takes about 50 ms."""
+BETWEEN_LIMIT_S = 60.0
+"""For the program to begin a further turn or to report itself idle. It takes less than 100 ms."""
 
 
 class Waiting:
@@ -58,14 +58,14 @@ class Waiting:
 
     def _limit_s(self) -> float:
         activity = self._program.activity
-        if activity.phase is Phase.WAKING:
-            return WAKING_LIMIT_S
+        if activity.phase is Phase.BETWEEN:
+            return BETWEEN_LIMIT_S
         # A sub-agent ends by itself, and a tool of its own can take longer than the limit.
         return self._config.background_limit_s if activity.is_in_background and not activity.has_agents else math.inf
 
     async def _end_waiting(self, limit_s: float) -> None:
         activity = self._program.activity
-        if activity.phase is Phase.WAKING:
+        if activity.phase is Phase.BETWEEN:
             activity.settle()
             return
         await self._note(f"background work is stopped after {limit_s:g} s without progress: {self._background()}")
