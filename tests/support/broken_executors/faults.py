@@ -113,7 +113,7 @@ TELLING: tuple[Fault, ...] = (
     fault(
         "sends-text-and-data", "result_text=answer", 'result_text=answer, result_data={"answer": answer}', "result-form"
     ),
-    fault("sends-data-as-text", "result_text=answer", "result_data=answer", "result-form"),
+    fault("sends-data-as-text", "result_text=answer", "result_data=answer", "start"),
     fault("invents-a-role", 'role="assistant"', 'role="narrator"', "event-form"),
 )
 
