@@ -1,7 +1,7 @@
 """What is said of an executor's events."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -13,6 +13,18 @@ from fsm_runner.conformance.exchange import Exchange
 from fsm_runner.conformance.transcript import ENTRIES_LIMIT, SHOWN_CHARS, Transcript
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture(autouse=True)
+def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run long after the module was imported."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(NOW.timestamp(), tz)
+
+    monkeypatch.setattr(judgement, "datetime", Clock)
 
 
 def told(path: str, status: int = 201, **fields: Any) -> Exchange:

@@ -1,4 +1,4 @@
-"""A runner that comes to the limits of its descriptors and its processes."""
+"""A runner that reaches its limit of processes."""
 
 import os
 import sys
@@ -18,7 +18,6 @@ from tests.support.runner import Bench, bench
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 
 AT_ONCE = 40
-DESCRIPTORS = 64
 PROCESSES = 24
 """Threads count too."""
 WAITS = """#!/bin/sh
@@ -108,14 +107,6 @@ async def works_on(desk: Bench, runner: Program) -> None:
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
     runner.terminate()
     assert await runner.exit_code() == EXIT_OK
-
-
-async def test_runs_for_which_no_descriptor_is_left_fail_with_that_reason(place: Path, gate: Gate) -> None:
-    limited = with_limit("nofile", DESCRIPTORS)
-    async with bench(place) as desk, runner_without_rights(place, desk, limited) as runner:
-        await judge(desk, await all_at_once(desk, gate), "too many open files")
-        await works_on(desk, runner)
-    assert not [line for line in runner.lines if "Traceback" in line]
 
 
 async def test_runs_for_which_no_process_is_left_fail_with_that_reason(place: Path, gate: Gate) -> None:
