@@ -47,7 +47,7 @@ class DeployedCoordinator:
             self.bodies.append((f"{scope['method']} {scope['path']}", msgspec.json.decode(bytes(body))))
         status = 422 if self._refusing else min(map(int, operation.responses))
         answer = msgspec.json.encode(self.answer(operation, str(status)))
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
