@@ -15,7 +15,7 @@ import msgspec
 
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits import NO_LIMITS, ResourceLimits, parse_limits
-from fsm_runner.redaction import Redactor
+from fsm_runner.redaction import Redactor, without_login
 
 DOTENV_FILE = ".env"
 LOCAL_COORDINATOR_URL = "http://localhost:8765"
@@ -92,10 +92,19 @@ def _text(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-        raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
+    if not _is_url(value):
+        login = "; in a user name or password, characters such as /, #, @ and spaces are percent-encoded"
+        raise ValueError(f"expected http://HOST[:PORT] or https://HOST[:PORT]{login if '@' in value else ''}")
     return value
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_sound and not re.search(r"\s", value)
 
 
 def _host(value: str) -> str:
@@ -253,7 +262,7 @@ def _parsed(setting: Setting, source: str, text: str) -> object:
     except UnicodeEncodeError as defect:
         raise UsageError(f"{source}: {text!r}: not UTF-8 text") from defect
     except ValueError as defect:
-        raise UsageError(f"{source}: {text!r}: {defect}") from defect
+        raise UsageError(f"{source}: {without_login(text)!r}: {defect}") from defect
 
 
 def _consistent(config: RunnerConfig) -> RunnerConfig:

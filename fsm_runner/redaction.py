@@ -28,13 +28,13 @@ _SECRET_NAME = re.compile(
 _NO_SECRET_NAME = re.compile(r"_(file|path|dir|url|uri|id|name|host|port|ttl|timeout|limit|tokens)$", re.IGNORECASE)
 """Variables about a secret: where it is, how long it lasts, whose it is."""
 SHORTEST_TOKEN_CHARS = 16
-"""A user name in a URL that is this long is taken for a token, as in `https://ghp_…@github.com`. A shorter one, such
-as `git`, is shown: it is part of many results and hides nothing."""
+"""A user name in a URL that is this long is taken for a token. So is one without a password in an http URL, as in
+`https://TOKEN@github.com`. Others, such as that of `ssh://git@github.com`, are shown: they hide nothing."""
 
-_LOGIN_PATTERN = r"(:(?:\\?/){2})([^/\\?#\s\"'<>`]*)@"
-_LOGIN = re.compile(_LOGIN_PATTERN)
+_LOGIN_PATTERN = r"(https?)?(:(?:\\?/){2})([^/\\?#\s\"'<>`]*)@"
+_LOGIN = re.compile(_LOGIN_PATTERN, re.IGNORECASE)
 """User and password of a URL, up to the last `@` before its path: a password may hold one. JSON may escape slashes."""
-_LOGIN_IN_JSON = re.compile(_LOGIN_PATTERN.encode())
+_LOGIN_IN_JSON = re.compile(_LOGIN_PATTERN.encode(), re.IGNORECASE)
 
 
 def without_logins(text: str) -> str:
@@ -42,11 +42,22 @@ def without_logins(text: str) -> str:
     return _LOGIN.sub(_masked_login, text) if "@" in text else text
 
 
+def without_login(url: str) -> str:
+    """One URL, which need not be well-formed, with `***` for everything between its scheme and its last `@`."""
+    return re.sub(r"^(\w+://)?.*@", rf"\1{MASK}@", url, flags=re.DOTALL)
+
+
 def _masked_login(login: re.Match[str]) -> str:
-    user, colon, password = login[2].partition(":")
-    if len(user) >= SHORTEST_TOKEN_CHARS:
+    user, colon, password = login[3].partition(":")
+    if _is_token(login):
         user = MASK
-    return f"{login[1]}{user}{colon}{MASK if password else ''}@"
+    return f"{login[1] or ''}{login[2]}{user}{colon}{MASK if password else ''}@"
+
+
+def _is_token(login: re.Match[str]) -> bool:
+    """Whether the user name of a URL may be one."""
+    user, _, password = login[3].partition(":")
+    return len(user) >= SHORTEST_TOKEN_CHARS or bool(login[1] and user and not password)
 
 
 class Redactor:
@@ -153,8 +164,8 @@ def _secrets_in(variables: Mapping[str, str | None]) -> Iterator[str]:
             # A key of several lines is shown line by line, with an indentation perhaps.
             yield from value.splitlines()
         for login in _LOGIN.finditer(value):
-            user, _, password = login[2].partition(":")
-            secrets = [password, user] if len(user) >= SHORTEST_TOKEN_CHARS else [password]
+            user, _, password = login[3].partition(":")
+            secrets = [password, user] if _is_token(login) else [password]
             # A program may show the password as it was typed, or as the URL has it.
             yield from secrets
             yield from map(unquote, secrets)

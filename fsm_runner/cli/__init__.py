@@ -1,5 +1,8 @@
 """The command line. Commands import what they need when they run, so that `--help` stays quick."""
 
+import signal
+import sys
+
 from fsm_runner.process.init import go_on_below_init
 
 
@@ -7,6 +10,8 @@ def main() -> None:
     """Entry point of `fsm-runner`. Exit codes are those of `fsm_runner/errors.py`."""
     go_on_below_init()
     # Imported here because process 1 of a container must not lose a signal while this loads.
-    from fsm_runner.cli.program import run_command
-
+    try:
+        from fsm_runner.cli.program import run_command
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     run_command()

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Finished, environment, finish, program
@@ -94,6 +96,18 @@ async def test_the_password_of_a_coordinators_url_is_not_shown(tmp_path: Path) -
     assert (waited.code, waited.stdout) == (EXIT_OK, '{"said": "hello"}\n')
     assert f"-c {desk.url.replace('://', '://me:***@')}\n" in waited.stderr
     assert "s3cret-pass" not in waited.stderr
+
+
+@pytest.mark.parametrize(
+    "login", ["me:s3cret pass@", "me:s3cret/pass@", "me:s3cret#pass@", "me:s3cret?pass@", "me:s3cret@pass:@"]
+)
+async def test_a_url_that_is_none_is_refused_without_its_password(tmp_path: Path, login: str) -> None:
+    for scheme in ("http://", ""):
+        ended = await finish(tmp_path, environment(None), "runs", "-c", f"{scheme}{login}127.0.0.1:x")
+        assert ended.code == EXIT_USAGE
+        assert f"--coordinator-url: '{scheme}***@127.0.0.1:x': expected http://HOST[:PORT]" in ended.stderr
+        assert "are percent-encoded" in ended.stderr
+        assert "s3cret" not in ended.stderr
 
 
 async def test_a_session_goes_on_as_the_program_says(tmp_path: Path) -> None:

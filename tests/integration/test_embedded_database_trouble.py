@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fsm_runner.coordinator.embedded import worker
 from fsm_runner.coordinator.embedded.database import Database
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble, trouble_of
@@ -33,7 +34,14 @@ async def sent(desk: Desk, text: str = LARGE_TEXT) -> httpx.Response:
     return await desk.http.post("/runs", json=body)
 
 
+@pytest.fixture
+def recovers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says with the first success that the database can be used again."""
+    monkeypatch.setattr(worker, "RECOVERED_AFTER_S", 0.0)
+
+
 @needs_mount
+@pytest.mark.usefixtures("recovers_at_once")
 async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
         async with coordinator(database=disk.path / "runs.sqlite") as desk:
@@ -58,7 +66,24 @@ async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is
         assert not [line for line in lines if "could not be answered" in line]
 
 
+async def test_each_trouble_is_logged_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, away = tmp_path / "runs.sqlite", tmp_path / "away"
+    with log_lines() as lines:
+        async with coordinator(database=file) as desk:
+            await desk.register()
+            for recovered_after_s in (600.0, 600.0, 0.0, 0.0):
+                monkeypatch.setattr(worker, "RECOVERED_AFTER_S", recovered_after_s)
+                file.rename(away)
+                assert (await sent(desk)).status_code == 503
+                away.rename(file)
+                assert (await sent(desk)).status_code == 201
+    said = ["again" if "can be used again" in line else "trouble" for line in lines if "database" in line]
+    # The first two look like one that goes on: a disk that is nearly full fails in turn.
+    assert said == ["trouble", "again", "trouble", "again"]
+
+
 @needs_mount
+@pytest.mark.usefixtures("recovers_at_once")
 async def test_a_full_disk_is_noticed_and_its_end_as_well_without_a_request_that_writes(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
         timings = Timings(sweep_interval_s=0.01)

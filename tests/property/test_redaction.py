@@ -154,6 +154,8 @@ def test_a_login_in_a_url_is_hidden() -> None:
         ("https://ghp_0123456789abcdef@github.com/a/b", "https://***@github.com/a/b"),
         ("https://ghp_0123456789abcdef:x-oauth-basic@github.com", "https://***:***@github.com"),
         ("https://x-access-token:abc@github.com", "https://x-access-token:***@github.com"),
+        ("https://token@host/x", "https://***@host/x"),
+        ("git+https://token@host/x", "git+https://***@host/x"),
         ("postgresql://me:pw@[::1]:5432/db", "postgresql://me:***@[::1]:5432/db"),
         ("ssh://git@github.com/a", "ssh://git@github.com/a"),
         ("http://host/a@b:c@d", "http://host/a@b:c@d"),

@@ -17,8 +17,9 @@ from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble
 P = ParamSpec("P")
 T = TypeVar("T")
 
-QUIET_S = 60.0
-"""The log does not repeat within this time that the database cannot be used, although it could be meanwhile."""
+RECOVERED_AFTER_S = 5.0
+"""The log says that the database can be used again when nothing has failed for this long: on a disk that is nearly
+full, writes fail and succeed in turn."""
 
 
 class StoreWorker:
@@ -30,8 +31,9 @@ class StoreWorker:
         self._store: Store | None = None
         self._trouble: DatabaseTrouble | None = None
         """Why the last write failed; None: it did not."""
-        self._logged_s, self._is_logged = -QUIET_S, False
-        """When the log last said so, and whether it still has to say that it is over."""
+        self._failed_at_s = 0.0
+        self._is_logged = False
+        """Whether the log says that the database cannot be used."""
 
     async def open(self, file: Path | None) -> None:
         """Raises UsageError that names the file."""
@@ -91,17 +93,19 @@ class StoreWorker:
         return self._store
 
     def _note(self, trouble: DatabaseTrouble | None) -> None:
-        """In the log once when it begins and once when it ends, however many requests fail meanwhile."""
-        had_trouble, self._trouble = self._trouble is not None, trouble
-        if had_trouble is (trouble is not None):
-            return
-        if trouble is None:
-            if self._is_logged:
-                logger.info("coordinator: the database can be used again")
+        """Log once when a trouble begins and once when it ends, however many requests fail meanwhile."""
+        self._trouble = trouble
+        now_s = time.monotonic()
+        if trouble is not None:
+            self._failed_at_s = now_s
+            if not self._is_logged:
+                logger.error(
+                    "coordinator: requests that need to write are answered with {}: {}", trouble.status, trouble
+                )
+            self._is_logged = True
+        elif self._is_logged and now_s - self._failed_at_s >= RECOVERED_AFTER_S:
             self._is_logged = False
-        elif time.monotonic() - self._logged_s >= QUIET_S:
-            self._logged_s, self._is_logged = time.monotonic(), True
-            logger.error("coordinator: requests that need to write are answered with {}: {}", trouble.status, trouble)
+            logger.info("coordinator: the database can be used again")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
