@@ -30,17 +30,30 @@ _ENDING = re.compile(r"\((?:exit code|killed by) .*\)")
 _TRACEBACK = re.compile(r"(?<!: )Traceback \(most recent call last\)")
 """A print without a line break, or the mark of an exception group, can precede it. Behind a colon it belongs to a
 reason of the runner, which says more: "limit of 50 open files in a process reached: Traceback …"."""
+_PLACE = re.compile(r'\s*File ".*", line \d+|\S.*:\d+')
+"""The first line of an error in the source of a program, in Python and in Node.js. The source line and the error
+follow."""
+_ERROR = re.compile(r"(?:Uncaught )?(?:[A-Za-z_][\w.]*)?(?:Error|Exception)(?: \[\w+\])?(?:: .*)?")
 
 
 def headline(text: str) -> str:
-    """The one line of an error that says most: the first, but of a Python traceback the last. How a process ended is
-    added to it."""
+    """The one line of an error that says most, with how the process ended.
+
+    That is the last line of a Python traceback, the error below a place in a program's source, else the first line.
+    """
     lines = text.strip().splitlines() or [""]
     ending = f" {lines.pop()}" if len(lines) > 1 and _ENDING.fullmatch(lines[-1]) else ""
     if STDOUT_MARK in lines[1:]:  # a traceback ends above it
         lines = lines[: lines.index(STDOUT_MARK, 1)]
-    line = lines[-1] if _TRACEBACK.search(lines[0]) else lines[0]
-    return line + ending
+    return _telling_line(lines) + ending
+
+
+def _telling_line(lines: list[str]) -> str:
+    if _TRACEBACK.search(lines[0]):
+        return lines[-1]
+    if _PLACE.fullmatch(lines[0]):
+        return next(filter(_ERROR.fullmatch, lines[1:]), lines[0])
+    return lines[0]
 
 
 LEFT_OUT = re.compile(r"\n?… [0-9,]+ (?:bytes|characters) left out …\n")

@@ -21,13 +21,30 @@ def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
     """
     if ended.exceeded is not None:
         return ended.exceeded
-    when = when and f" {when}"
+    how = _how_it_ended(ended, when)
     stderr, stdout = ended.stderr.text().strip(), ended.stdout.text().strip()
     if not stderr and not stdout:
-        return f"{what} ended with exit code {ended.code}{when}"
+        return f"{what} {'ended with' if ended.signal is None else 'was'} {how}"
     said = f"{stderr}{_section(STDOUT_MARK, stdout)}" if stderr else stdout
     separator = "\n" if "\n" in said else " "
-    return f"{said}{separator}({_how(ended, when)})"
+    return f"{said}{separator}({how})"
+
+
+def _how_it_ended(ended: Exit, when: str = "") -> str:
+    """The signal, or the exit code and the signal that it can stand for: "killed by SIGSEGV, exit code 139".
+
+    The kernel kills with SIGKILL when memory runs out, and the process can write nothing before that. A shell survives
+    its child then and reports the signal as an exit code, which a program may also choose by itself. `when`: in words
+    that can follow "it ended".
+    """
+    when = when and f" {when}"
+    if ended.signal is not None:
+        return f"killed by {ended.signal}{when}, exit code {ended.code}{_cause(ended.signal)}"
+    number = ended.code - _SHELL_CODE_OF_A_SIGNAL
+    if number not in signal.valid_signals():
+        return f"exit code {ended.code}{when}"
+    name = signal_name(number)
+    return f"exit code {ended.code}{when}, which a shell gives for {name}{_cause(name)}"
 
 
 def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> str:
@@ -39,13 +56,8 @@ def _section(mark: str, text: str) -> str:
     return f"\n{mark}\n{_tail(text)}" if text else ""
 
 
-def _how(ended: Exit, when: str) -> str:
-    if ended.signal is not None:
-        cause = ", perhaps for lack of memory" if ended.signal == "SIGKILL" else ""
-        return f"killed by {ended.signal}{when}, exit code {ended.code}{cause}"
-    number = ended.code - _SHELL_CODE_OF_A_SIGNAL
-    shell = f", which a shell gives for {signal_name(number)}" if number in signal.valid_signals() else ""
-    return f"exit code {ended.code}{when}{shell}"
+def _cause(name: str) -> str:
+    return ", perhaps for lack of memory" if name == "SIGKILL" else ""
 
 
 def _tail(text: str) -> str:

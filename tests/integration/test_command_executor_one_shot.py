@@ -84,14 +84,14 @@ async def test_exit_code_0_completes_the_run_and_finishes_the_session(tmp_path: 
         ),
         ([["say", " on stdout\n"], ["complain", " \n"], ["exit", 3]], "on stdout (exit code 3)"),
         ([["exit", 3]], "the command ended with exit code 3"),
-        ([["die"]], "the command ended with exit code 137"),
+        ([["die"]], "the command was killed by SIGKILL, exit code 137, perhaps for lack of memory"),
         (
             [["complain", "progress 10%"], ["die"]],
             "progress 10% (killed by SIGKILL, exit code 137, perhaps for lack of memory)",
         ),
         (
             [["complain", "it was killed"], ["exit", 137]],
-            "it was killed (exit code 137, which a shell gives for SIGKILL)",
+            "it was killed (exit code 137, which a shell gives for SIGKILL, perhaps for lack of memory)",
         ),
         ([["complain", "not \xff UTF-8"], ["exit", 1]], "not \ufffd UTF-8 (exit code 1)"),
     ],

@@ -77,7 +77,7 @@ async def test_an_end_that_the_coordinator_refuses_is_told_no_more(tmp_path: Pat
         ([["say", "progress\n"], ["exit", 7]], "progress (exit code 7 before its turn was complete)"),
         ([["exit", 7]], "the executor ended with exit code 7 before its turn was complete"),
         ([["exit", 0]], "the executor ended with exit code 0 before its turn was complete"),
-        ([["die"]], "the executor ended with exit code 137 before its turn was complete"),
+        ([["die"]], f"the executor was {KILLED[1:-1]}"),
         ([["complain", "progress 10%"], ["die"]], f"progress 10% {KILLED}"),
     ],
     ids=["0 and stderr", "both", "stdout", "exit code", "0", "signal", "signal and stderr"],

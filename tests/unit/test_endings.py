@@ -28,7 +28,14 @@ def ended(code: int, stderr: str = "", stdout: str = "", signal: str | None = No
         (ended(3, "a warning", "no"), "a warning\n--- stdout ---\nno\n(exit code 3)"),
         (ended(139, "10%", signal="SIGSEGV"), "10% (killed by SIGSEGV, exit code 139)"),
         (ended(137, "10%", signal="SIGKILL"), "10% (killed by SIGKILL, exit code 137, perhaps for lack of memory)"),
+        (ended(137, signal="SIGKILL"), "the command was killed by SIGKILL, exit code 137, perhaps for lack of memory"),
+        (ended(152, signal="SIGXCPU"), "the command was killed by SIGXCPU, exit code 152"),
         (ended(143, "10%"), "10% (exit code 143, which a shell gives for SIGTERM)"),
+        (ended(143), "the command ended with exit code 143, which a shell gives for SIGTERM"),
+        (
+            ended(137, "Killed"),
+            "Killed (exit code 137, which a shell gives for SIGKILL, perhaps for lack of memory)",
+        ),
         (ended(255, "10%"), "10% (exit code 255)"),
     ],
 )
@@ -41,6 +48,9 @@ def test_it_says_who_ended_and_when() -> None:
         "the executor ended with exit code 7 between two turns"
     )
     assert failure_text(ended(7, "no"), "the executor", "between two turns") == "no (exit code 7 between two turns)"
+    assert failure_text(ended(137, signal="SIGKILL"), "the executor", "between two turns") == (
+        "the executor was killed by SIGKILL between two turns, exit code 137, perhaps for lack of memory"
+    )
 
 
 def test_only_the_end_of_a_long_stdout_is_added_and_no_secret_is_cut_in_two() -> None:

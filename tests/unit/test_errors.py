@@ -29,6 +29,15 @@ from fsm_runner.errors import headline
         ),
         ("10%Traceback (most recent call last):\nValueError: no", "ValueError: no"),
         ("  + Exception Group Traceback (most recent call last):\n  | x\nError: no", "Error: no"),
+        (
+            "  File \"kt\", line 3\n    if True\n           ^\nSyntaxError: expected ':'\n(exit code 1)",
+            "SyntaxError: expected ':' (exit code 1)",
+        ),
+        (
+            "/a b/x.js:3\n    throw new Error('no')\n    ^\n\nError: no\n    at Object.<anonymous>\n\nNode.js v20",
+            "Error: no",
+        ),
+        ("/etc/motd:3\nno such line", "/etc/motd:3"),
         ("it said:\nTraceback (most recent call last):\nValueError: no", "it said:"),
     ],
 )
