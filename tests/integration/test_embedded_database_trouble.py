@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from fsm_runner.coordinator.embedded import worker
 from fsm_runner.coordinator.embedded.database import Database
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble, trouble_of
-from tests.support.embedded import Clock, Desk, coordinator, registration
+from tests.support.embedded import ECHO_AGENT, Clock, Desk, coordinator, registration
 from tests.support.logs import log_lines
 from tests.support.small_disk import needs_mount, small_disk
 from tests.support.watch import PATIENCE_S
@@ -27,6 +28,13 @@ HELD: list[sqlite3.Connection] = []
 async def health(desk: Desk) -> tuple[int, str]:
     answer = await desk.http.get("/health")
     return answer.status_code, answer.json()["status"]
+
+
+async def have_failed(desk: Desk, *runs: dict[str, Any]) -> None:
+    """Return when the coordinator has closed these runs, which its next sweep does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while {await desk.run_status(run) for run in runs} != {"failed"}:  # noqa: ASYNC110 - it has no event for this
+            await asyncio.sleep(0.01)
 
 
 async def sent(desk: Desk, text: str = LARGE_TEXT) -> httpx.Response:
@@ -109,9 +117,25 @@ async def test_a_runner_that_leaves_while_nothing_can_be_written_has_its_runs_cl
             left = await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
             disk.free()
             assert left.status_code in (200, 507)
-            async with asyncio.timeout(PATIENCE_S):
-                while await desk.run_status(run) != "failed":  # noqa: ASYNC110 - the next sweep does it
-                    await asyncio.sleep(0.01)
+            await have_failed(desk, run)
+
+
+async def test_all_runners_that_expire_while_nothing_can_be_written_have_their_runs_closed_later(
+    tmp_path: Path,
+) -> None:
+    file, aside, clock = tmp_path / "runs.sqlite", tmp_path / "aside", Clock()
+    timings = Timings(sweep_interval_s=0.01)
+    async with coordinator(timings, database=file, clock=clock) as desk:
+        runs = []
+        for hostname in ("one", "two"):
+            runner_id = await desk.register(hostname=hostname, agents=[{**ECHO_AGENT, "name": hostname}])
+            runs.append(await desk.submit(agent_name=hostname))
+            await desk.claim(runner_id)
+        file.rename(aside)
+        clock.now_s += timings.removed_after_s + 1
+        await desk.http.get("/runners")  # expires them, if the sweep has not
+        aside.rename(file)
+        await have_failed(desk, *runs)
 
 
 def put_another_there(file: Path) -> None:

@@ -42,8 +42,8 @@ class Coordinator:
         self.worker = StoreWorker(self.hub)
         self.checks = ParameterChecks()
         self.registry = Registry(self.timings, clock)
-        self._left: dict[str, str] = {}
-        """Why runners have left whose runs and sessions are still open in the database."""
+        self._left: dict[str, tuple[Runner, str]] = {}
+        """Runners that have left, and why, whose runs and sessions are still open in the database."""
         self.polls = Polls(self.registry, self.worker, self.timings.poll_timeout_s)
 
     def close(self) -> None:
@@ -53,8 +53,12 @@ class Coordinator:
 
     async def expire_runners(self) -> None:
         """Close those that were silent for too long. Called before anything that asks who is registered."""
-        for runner in self.registry.expire():
-            await self._close_runner(runner, SILENT_FOR_TOO_LONG)
+        expired = self.registry.expire()
+        # All are noted before the first is closed: the database may fail at any of them.
+        for runner in expired:
+            self._note_left(runner, SILENT_FOR_TOO_LONG)
+        for runner in expired:
+            await self._close_left(runner.runner_id)
 
     async def registered(self, runner_id: str) -> Runner:
         """Raises a 401 Refusal."""
@@ -88,7 +92,7 @@ class Coordinator:
         return {**msgspec.structs.asdict(answer), "poll_endpoint": POLL_ENDPOINT}
 
     async def _restore(self, runner: Runner) -> None:
-        """What the database has for a runner that comes."""
+        """Close what an earlier leave of this runner left open, and give the runner what waits for it."""
         await self._close_left(runner.runner_id)
         if owned := self.agents.owned_by(runner.runner_id):
             await self.worker.do(Store.hand_over, runner.runner_id, owned)
@@ -96,20 +100,28 @@ class Coordinator:
             self.registry.queue_stop(runner.runner_id, session_id)
 
     async def close_left_runners(self) -> None:
-        """Make up for what could not be written down of runners that have left."""
+        """Close the runs and sessions of runners that left while the database could not be used."""
         for runner_id in list(self._left):
             await self._close_left(runner_id)
 
     async def _close_left(self, runner_id: str) -> None:
-        if reason := self._left.get(runner_id):
-            await self.worker.do(Store.close_runner, runner_id, reason)
-            self._left.pop(runner_id, None)
+        left = self._left.get(runner_id)
+        if left is None:
+            return
+        runner, reason = left
+        # A claim in progress is undone by its poll first, so that a run which no runner received does not fail.
+        async with runner.claiming:
+            # Otherwise another call closed it meanwhile, and the runner may have registered and claimed runs since.
+            if self._left.get(runner_id) is left:
+                await self.worker.do(Store.close_runner, runner_id, reason)
+                del self._left[runner_id]
 
     async def deregister_itself(self, runner_id: str) -> None:
         """The runner leaves: at once, and with what it still holds. Raises a 404 Refusal."""
         runner = await self._known(runner_id)
         self.registry.remove(runner, Presence.DEREGISTERED)
-        await self._close_runner(runner, "The runner deregistered before the run had ended")
+        self._note_left(runner, "The runner deregistered before the run had ended")
+        await self._close_left(runner_id)
 
     async def send_away(self, runner_id: str) -> None:
         """Somebody else wants the runner to leave: its next poll tells it so. Raises a 404 Refusal."""
@@ -167,13 +179,9 @@ class Coordinator:
             raise runner_not_found()
         return runner
 
-    async def _close_runner(self, runner: Runner, reason: str) -> None:
-        if self.registry.get(runner.runner_id) is None:
-            self.agents.replace_owned(runner.runner_id, ())
-        # A claim under way is first undone by its poll, so that no run fails that nobody has got.
-        async with runner.claiming:
-            self._left[runner.runner_id] = reason
-            await self._close_left(runner.runner_id)
+    def _note_left(self, runner: Runner, reason: str) -> None:
+        self.agents.replace_owned(runner.runner_id, ())
+        self._left[runner.runner_id] = (runner, reason)
 
     def _take_agents(self, capabilities: Capabilities, definitions: list[JsonObject]) -> None:
         try:
