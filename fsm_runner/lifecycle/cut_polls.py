@@ -9,17 +9,19 @@ PROXY_TIMEOUTS = frozenset({408, 504, 524})
 """The statuses with which a proxy says that the server behind it has not answered in time."""
 
 WARNED_OF = 2
-"""The number of cut polls in a row of which the log warns: one alone may be a proxy's restart."""
+"""The log warns at this number of cut polls in a row: a single one may come from a proxy that restarts."""
 
 
 class CutPolls:
+    """Counts cut polls, and warns of a proxy that cuts every one."""
+
     def __init__(self) -> None:
         self._in_a_row = 0
 
     @staticmethod
     def may_be(fault: CoordinatorError, held_s: float) -> bool:
         """Whether this looks like a poll that was cut, rather than a coordinator that is away."""
-        return fault.may_have_arrived and (held_s >= SHORT_POLL_S or status_of(fault) in PROXY_TIMEOUTS)
+        return fault.may_have_arrived and (held_s >= SHORT_POLL_S or _status_of(fault) in PROXY_TIMEOUTS)
 
     def note(self, fault: CoordinatorError, held_s: float, hold_s: float) -> None:
         """A poll failed after `held_s`, where `hold_s` were allowed, and then the coordinator answered a heartbeat."""
@@ -40,5 +42,5 @@ class CutPolls:
         self._in_a_row = 0
 
 
-def status_of(fault: CoordinatorError) -> int | None:
+def _status_of(fault: CoordinatorError) -> int | None:
     return fault.status if isinstance(fault, Unreachable) else None

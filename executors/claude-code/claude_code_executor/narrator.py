@@ -38,10 +38,7 @@ class Narrator:
         self._bound_as: str | None = None
         self._diagnosis = Diagnosis()
         self._mcp_servers = McpServers(
-            program,
-            blueprint.get("mcp_servers") or (),
-            required=config.mcp_required,
-            note=lambda detail: self._note(status_detail=detail),
+            program, blueprint.get("mcp_servers") or (), required=config.mcp_required, note=self._note_detail
         )
         self._has_had_turn = False
         self._unsaid_prompt: str | None = None
@@ -50,7 +47,7 @@ class Narrator:
         self._waiting = Waiting(
             program,
             config,
-            note=lambda detail: self._note(status_detail=detail),
+            note=self._note_detail,
             tools=lambda: [tool.name for tool in self._tools.values()],
         )
 
@@ -77,12 +74,12 @@ class Narrator:
 
     async def _tell(self, message: Message) -> None:
         for detail in filter(None, [*self._program.warnings(), self._diagnosis.detail_of(message)]):
-            await self._note(status_detail=detail)
+            await self._note_detail(detail)
         match message:
             case SystemMessage(subtype="init", data={"session_id": str(conversation_id)}):
                 await self._begin(conversation_id)
             case TaskNotificationMessage(status="failed" | "stopped" as status, summary=summary):
-                await self._note(status_detail=f"background work has {_ENDS[status]}: {summary}")
+                await self._note_detail(f"background work has {_ENDS[status]}: {summary}")
             case AssistantMessage():
                 if self._unsaid_prompt is not None and message.session_id is not None:
                     # The program answers some commands (such as /cost) itself, without an `init`.
@@ -99,7 +96,7 @@ class Narrator:
             await self._session.bind(conversation_id)
             self._bound_as = conversation_id
             if "project" in self._config.setting_sources and (defect := project_file_defect(Path.cwd())) is not None:
-                await self._note(status_detail=defect)
+                await self._note_detail(defect)
         prompt, self._unsaid_prompt = self._unsaid_prompt, None
         if prompt is not None:
             await self._session.message("user", prompt)
@@ -126,6 +123,9 @@ class Narrator:
         """For the runner's record; a coordinator need not take what it does not know."""
         with contextlib.suppress(GatewayError):
             await self._session.metadata(**fields)
+
+    async def _note_detail(self, detail: str) -> None:
+        await self._note(status_detail=detail)
 
     async def _end(self, turn: Turn, results: TurnResults, duration_s: float) -> None:
         self._tools.clear()
