@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from loguru import logger
 
-from fsm_runner.held_files import HeldFiles
+from fsm_runner.held_files import LOOK_EACH_S, HeldFiles
 from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.json_text import encode_json
 from fsm_runner.web.acceptor import Acceptor
@@ -24,8 +24,6 @@ SOCKET_FILE = "health.sock"
 ANSWER_LIMIT_S = 3.0
 """A runner that is well answers at once; one that does not for so long is stuck."""
 LONGEST_ANSWER_BYTES = 64 * 1024
-LOOK_EACH_S = 5.0
-"""How often a runner looks whether its socket is still there."""
 
 ADDRESS_LIMIT_BYTES = 100
 """The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""

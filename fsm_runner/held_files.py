@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+LOOK_EACH_S = 5.0
+"""How often a process that has nothing to write looks whether its files are still in their places."""
+
 
 class HeldFiles:
     """Files as they were when they were opened. Each has to stay open while it is watched: until it is closed, no other

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from loguru import logger
 
+from fsm_runner.held_files import LOOK_EACH_S
 from fsm_runner.journal.batch import Batch, release
-from fsm_runner.journal.limits import CLOSE_WITHIN_S, LOOK_EACH_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
+from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
 
 Value = TypeVar("Value")
@@ -106,7 +107,7 @@ class Flusher:
     async def _until_due(self) -> None:
         """At once where somebody waits; otherwise a while after the first record, so that others come along.
 
-        Where nothing is noted, after a longer while: the files may be deleted meanwhile.
+        With nothing to write it returns every `LOOK_EACH_S`, since the files may have been deleted.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(None if self._writer.path is None else LOOK_EACH_S):
@@ -144,7 +145,7 @@ class Flusher:
             await self._prune()
 
     async def _carry_out(self, work: Callable[[], None]) -> str | None:
-        """Why it failed; None where it did not."""
+        """Do it in the thread. Why it failed; None if it succeeded."""
         slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._tell, DISK_IS_SILENT)
         try:
             await self._in_thread(work)

@@ -6,8 +6,6 @@ FLUSH_WITHIN_S = 0.05
 """A record for which nobody waits is on disk this long after it was noted; and what the disk needs."""
 RETRY_EACH_S = 1.0
 """How often a journal that cannot be written is tried again."""
-LOOK_EACH_S = 5.0
-"""How often a journal that has nothing to write looks whether its files are in their places."""
 SLOW_DISK_S = 5.0
 """After so long without an answer a disk counts as one that cannot be written."""
 CLOSE_WITHIN_S = 2.0

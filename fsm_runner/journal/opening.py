@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from fsm_runner.disk_space import is_full
 from fsm_runner.errors import UsageError
 from fsm_runner.held_files import HeldFiles
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, KeptLimits
@@ -20,8 +21,6 @@ from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, renew_table
 JOURNAL_FILE = "journal.sqlite"
 _SQLITE_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm")
 CACHED_STATEMENTS = 256
-FREE_BYTES = 64 * 1024
-"""A disk with less than that has no room for a journal to be opened."""
 
 # The first must come before there is anything in the file.
 _PRAGMAS = (
@@ -133,7 +132,7 @@ def _cannot_create(path: Path | None, error: Exception) -> str:
 
 
 def _unusable(path: Path | None, error: sqlite3.Error) -> str:
-    if path is not None and _is_on_full_disk(path):
+    if path is not None and is_full(path.parent):
         return f"{path}: the journal cannot be opened: the disk is full: free some space, then start the runner again"
     if isinstance(error, sqlite3.OperationalError):
         return f"{path}: the journal cannot be opened: {error}: make it writable, or use another --state-dir"
@@ -141,12 +140,3 @@ def _unusable(path: Path | None, error: sqlite3.Error) -> str:
         f"{path}: cannot be read as a journal: {error}: move it away (what the runs in it came to, and what was not "
         "reported of them, is lost to the runner), or use another --state-dir"
     )
-
-
-def _is_on_full_disk(path: Path) -> bool:
-    """SQLite calls it an I/O error where it is the index of its log that finds no room."""
-    try:
-        disk = os.statvfs(path.parent)
-    except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize < FREE_BYTES

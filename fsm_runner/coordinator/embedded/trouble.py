@@ -1,14 +1,12 @@
 """What keeps the coordinator from using its database, in words, and with the status that answers a request."""
 
-import os
 import sqlite3
 from pathlib import Path
 
+from fsm_runner.disk_space import is_full
 from fsm_runner.held_files import HeldFiles
 
 UNAVAILABLE, INSUFFICIENT_STORAGE = 503, 507
-FREE_BYTES = 64 * 1024
-"""A disk with less than that counts as full: SQLite then reports an I/O error as often as a full disk."""
 
 _PRIMARY_CODE = 0xFF
 _REASONS = {
@@ -39,7 +37,7 @@ class DatabaseTrouble(Exception):
 def trouble_of(file: Path | None, error: sqlite3.Error) -> DatabaseTrouble | None:
     """None where the error is a defect of a statement and not the file's or the disk's."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(file)):
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and file is not None and is_full(file.parent)):
         return DatabaseTrouble(file, _FULL, INSUFFICIENT_STORAGE)
     if code not in _REASONS:
         return None
@@ -61,15 +59,5 @@ class DatabaseFiles:
 
     def check_space(self) -> None:
         """Raises `DatabaseTrouble` where the disk is full."""
-        if _is_full(self._file):
+        if self._file is not None and is_full(self._file.parent):
             raise DatabaseTrouble(self._file, _FULL, INSUFFICIENT_STORAGE)
-
-
-def _is_full(file: Path | None) -> bool:
-    if file is None:
-        return False
-    try:
-        disk = os.statvfs(file.parent)
-    except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize < FREE_BYTES
