@@ -56,6 +56,15 @@ def _telling_line(lines: list[str]) -> str:
     return lines[0]
 
 
+SHOWN_CHARS = 300
+
+
+def shown(text: str) -> str:
+    """What another program wrote, for a message: its beginning, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARS else line[:SHOWN_CHARS] + "…"
+
+
 LEFT_OUT = re.compile(r"\n?… [0-9,]+ (?:bytes|characters) left out …\n")
 """What stands where the middle of a text was left out."""
 

@@ -12,9 +12,11 @@ import httpx
 import msgspec
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.policy import LINE_ANSWER_LIMIT_S, POLL_MARGIN_S, POLL_NAMES_LIMIT, REPORT_CONNECTIONS
-from fsm_runner.coordinator.transport import Answer, Transport, path_segment, shown
+from fsm_runner.coordinator.transport import Transport, path_segment
+from fsm_runner.errors import shown
 from fsm_runner.json_text import decode_json, encode_json
 
 NO_CONTENT = 204

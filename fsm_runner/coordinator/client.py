@@ -9,6 +9,7 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.delivery import Delivery, RunEnding, RunStart
 from fsm_runner.coordinator.faults import (
@@ -29,7 +30,6 @@ from fsm_runner.coordinator.policy import (
     STALE_LOOKED_FOR_EACH_S,
     Policies,
 )
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import Sleep, retrying
 
 LOUD_FAILURE = 4

@@ -8,7 +8,8 @@ import httpx
 import msgspec
 from loguru import logger
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+from fsm_runner.coordinator.urls import port_of
+
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _WITH_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 
@@ -27,7 +28,7 @@ class _Exception(msgspec.Struct, frozen=True):
     scheme: str | None = None
 
     def covers(self, url: httpx.URL) -> bool:
-        if self.scheme not in (None, url.scheme) or self.port not in (None, url.port or _DEFAULT_PORTS.get(url.scheme)):
+        if self.scheme not in (None, url.scheme) or self.port not in (None, port_of(url)):
             return False
         host = url.raw_host.decode("ascii").rstrip(".")
         if self.name == "*":

@@ -14,10 +14,10 @@ from typing import Protocol
 import msgspec
 from loguru import logger
 
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.errors import FsmRunnerError
 
 MESSAGE_OVERHEAD_BYTES = 512

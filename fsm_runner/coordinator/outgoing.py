@@ -4,18 +4,19 @@ import asyncio
 import ipaddress
 import os
 import ssl
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import httpx
-import msgspec
 
 from fsm_runner import __version__
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.hints import challenge_of, fault_text
 from fsm_runner.coordinator.policy import CONNECT_LIMIT_S
 from fsm_runner.coordinator.proxies import Proxy, proxy_for
 from fsm_runner.coordinator.reading import NoCookies, chunks_of
-from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, target_of, too_often_text
+from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, redirect_text, target_of, too_often_text
 from fsm_runner.coordinator.unpacking import PLAIN
 from fsm_runner.errors import UsageError
 
@@ -23,19 +24,6 @@ LOCALHOST = "localhost"
 USER_AGENT = f"fsm-runner/{__version__}"
 """What servers and proxies see in their logs of requests that this program makes."""
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-
-
-class Exchanged(msgspec.Struct, frozen=True):
-    """An answer that was read to its end."""
-
-    status: int
-    body: bytes
-    challenge: str = ""
-    """Its `WWW-Authenticate`, or `Proxy-Authenticate` of a proxy."""
-    redirect: httpx.URL | None = None
-    """Where it redirects to, where that was not followed."""
-    came_from: httpx.URL | None = None
-    """Where redirects have led; None: none was followed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -49,12 +37,17 @@ def is_loopback(host: str) -> bool:
 class ClientFactory:
     """Makes HTTP clients for one server, with the proxies and certificates of the environment."""
 
-    def __init__(self, url: str, what: str, auth: httpx.Auth | None, limits: httpx.Limits | None) -> None:
-        """`what` says whose URL it is. Raises `UsageError` where a variable of the environment is no good."""
+    def __init__(
+        self, url: str, what: str, *, auth: httpx.Auth | None = None, limits: httpx.Limits | None = None
+    ) -> None:
+        """`what` says in messages whose URL it is.
+
+        Raises `UsageError` when a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, has a value that
+        cannot be used.
+        """
         self._url = url
         self._auth = auth
         self._limits = limits or httpx.Limits()
-        self.proxy: Proxy | None = None
         # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
         # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
         try:
@@ -66,7 +59,7 @@ class ClientFactory:
         except httpx.InvalidURL as fault:
             raise UsageError(f"{what} {url!r}: {fault}") from fault
         # A proxy has no business between two programs of the same machine.
-        self.proxy = None if is_loopback(address.host) else proxy_for(address)
+        self.proxy: Proxy | None = None if is_loopback(address.host) else proxy_for(address)
         if self.proxy is not None:
             try:
                 self()
@@ -90,16 +83,6 @@ class ClientFactory:
         return fault_text(fault, self._url, self.proxy, was_answered=was_answered)
 
 
-def client_factory(
-    url: str, what: str, *, auth: httpx.Auth | None = None, limits: httpx.Limits | None = None
-) -> ClientFactory:
-    """Makes clients for the host of this URL; `what` says whose URL it is.
-
-    Raises `UsageError` where a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, is no good.
-    """
-    return ClientFactory(url, what, auth, limits)
-
-
 def _certificates_used() -> str:
     """The file goes before the folder."""
     set_ones = [f"{name}={os.environ[name]!r}" for name in _CERTIFICATES if os.environ.get(name)]
@@ -114,37 +97,63 @@ async def exchanged(
     *,
     limit_s: float,
     limit_bytes: int,
-) -> Exchanged:
-    """One call on a connection of its own, JSON there and back. Raises `Unreachable`, nothing else."""
+) -> Answer:
+    """One call on a connection of its own, JSON there and back. Raises `Unreachable`, also for a redirect."""
     try:
         # httpx limits each read; an answer that drips would never end by that.
         async with asyncio.timeout(limit_s), new_client() as http:
             limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
-            return await exchange(http, method, url, content, limits=limits, limit_bytes=limit_bytes)
+            answer = await exchange(http, method, url, content, limits=limits, limit_bytes=limit_bytes)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as fault:
         raise Unreachable(f"{method} {url}: {new_client.fault_text(fault)}") from fault
+    if answer.redirect is not None:
+        path = httpx.URL(url).raw_path.decode("ascii")
+        raise Unreachable(f"{answer.call}: HTTP {answer.status}: {redirect_text(path, answer.redirect)}")
+    return answer
 
 
 async def exchange(
     http: httpx.AsyncClient, method: str, url: str, content: bytes | None, *, limits: httpx.Timeout, limit_bytes: int
-) -> Exchanged:
+) -> Answer:
     """The answer to one call, after the redirects that are followed.
 
     Raises `Unreachable` where it is too large or redirected too often, and what httpx raises.
     """
-    headers = {"content-type": "application/json"} if content is not None else None
+    call = f"{method} {url}"
+    headers = [] if content is None else [(b"content-type", b"application/json")]
+    response = await opened(http, method, url, content, headers, limits)
+    try:
+        body = bytearray()
+        async for chunk in chunks_of(response):
+            body += chunk
+            if len(body) > limit_bytes:
+                raise Unreachable(f"{call}: the answer is larger than {limit_bytes:,} bytes")
+    finally:
+        await response.aclose()
+    came_from = None if response.request.url == httpx.URL(url) else response.request.url
+    return Answer(call, response.status_code, bytes(body), challenge_of(response), target_of(response), came_from)
+
+
+async def opened(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    content: bytes | AsyncIterator[bytes] | None,
+    headers: list[tuple[bytes, bytes]],
+    limits: httpx.Timeout,
+) -> httpx.Response:
+    """The open answer to one call, after the redirects that are followed; the caller reads and closes it.
+
+    Content that comes as a stream cannot be sent again, so its redirects are not followed. Raises `Unreachable` for
+    too many redirects, and what httpx raises.
+    """
     target: httpx.URL | str = url
     for _ in range(FOLLOWED_TIMES + 1):
-        async with http.stream(method, target, content=content, headers=headers, timeout=limits) as response:
-            followed = followed_target(response)
-            if followed is not None:
-                target = followed
-                continue
-            body = bytearray()
-            async for chunk in chunks_of(response):
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise Unreachable(f"{method} {url}: the answer is larger than {limit_bytes:,} bytes")
-        came_from = None if target is url else response.request.url
-        return Exchanged(response.status_code, bytes(body), challenge_of(response), target_of(response), came_from)
+        request = http.build_request(method, target, content=content, headers=headers, timeout=limits)
+        response = await http.send(request, stream=True)
+        followed = None if isinstance(content, AsyncIterator) else followed_target(response)
+        if followed is None:
+            return response
+        await response.aclose()
+        target = followed
     raise Unreachable(f"{method} {url}: {too_often_text(httpx.URL(target))}")

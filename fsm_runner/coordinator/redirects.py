@@ -1,28 +1,27 @@
-"""Which redirects are followed, and what is said of the others.
+"""Which redirects are followed, and the error text for the others.
 
-307 and 308 keep method and body, so a call can be repeated. It goes to the same host alone, since it may carry
-credentials.
+307 and 308 keep method and body, so a call can be repeated. It is repeated only at the same host, since it
+may carry credentials.
 """
 
 import httpx
 
+from fsm_runner.coordinator.urls import port_of
+from fsm_runner.errors import shown
 from fsm_runner.redaction import without_logins
 
 FOLLOWED_STATUSES = frozenset({307, 308})
 FOLLOWED_TIMES = 5
 """The number of redirects that one call follows."""
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_SHOWN_CHARS = 300
-
 
 def target_of(answer: httpx.Response) -> httpx.URL | None:
-    """Where it redirects to; None where it does not, or does not say where to."""
+    """The target of a redirect; None if the answer is no redirect or does not name a target."""
     return None if answer.next_request is None else answer.next_request.url
 
 
 def followed_target(answer: httpx.Response) -> httpx.URL | None:
-    """Where the call is to be repeated; None where the answer stands."""
+    """The URL to repeat the call at; None if the redirect is not followed, or if there is none."""
     target = target_of(answer)
     if target is None or answer.status_code not in FOLLOWED_STATUSES:
         return None
@@ -41,12 +40,12 @@ def redirect_text(path: str, target: httpx.URL) -> str:
     url = without_logins(str(target))
     configured = url.removesuffix(path)
     if configured == url:
-        return f"redirects to {_shown(url)}; configure that one, unless it is a login page"
-    return f"redirects to {_shown(url)}; configure that one ({_shown(configured)})"
+        return f"redirects to {shown(url)}; configure that one, unless it is a login page"
+    return f"redirects to {shown(url)}; configure that one ({shown(configured)})"
 
 
 def too_often_text(target: httpx.URL) -> str:
-    return f"redirects more than {FOLLOWED_TIMES} times, at last to {_shown(without_logins(str(target)))}"
+    return f"redirects more than {FOLLOWED_TIMES} times, at last to {shown(without_logins(str(target)))}"
 
 
 def _is_same_host(asked: httpx.URL, target: httpx.URL) -> bool:
@@ -57,8 +56,4 @@ def _is_same_host(asked: httpx.URL, target: httpx.URL) -> bool:
 
 
 def _place(url: httpx.URL) -> tuple[bytes, int | None]:
-    return url.raw_host, url.port or _DEFAULT_PORTS.get(url.scheme)
-
-
-def _shown(url: str) -> str:
-    return url if len(url) <= _SHOWN_CHARS else url[:_SHOWN_CHARS] + "…"
+    return url.raw_host, port_of(url)

@@ -5,14 +5,13 @@ import re
 import httpx
 import msgspec
 
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.faults import NotAuthenticated, Unreachable
 from fsm_runner.coordinator.hints import asks_for_password, proxy_hint
-from fsm_runner.coordinator.outgoing import Exchanged, client_factory, exchanged
+from fsm_runner.coordinator.outgoing import ClientFactory, exchanged
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_S, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S
-from fsm_runner.coordinator.redirects import redirect_text
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 
-_PATH = "/oauth/token"
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header can carry: visible ASCII, nothing else."""
@@ -65,7 +64,7 @@ class TokenService:
         """Raises `UsageError` where a proxy or certificate variable is no good."""
         self.url = url
         self._body = msgspec.json.encode(request)
-        self._new_client = client_factory(url, "token service")
+        self._new_client = ClientFactory(url, "token service")
 
     async def new_token(self) -> IssuedToken:
         """Raises `Unreachable` where the service is away, `NotAuthenticated` where it says no; without secrets."""
@@ -77,9 +76,7 @@ class TokenService:
             limit_s=ANSWER_LIMIT_S,
             limit_bytes=TOKEN_ANSWER_LIMIT_BYTES,
         )
-        said = f"POST {self.url}: HTTP {answer.status}"
-        if answer.redirect is not None:
-            raise Unreachable(f"{said}: {redirect_text(_PATH, answer.redirect)}")
+        said = f"{answer.call}: HTTP {answer.status}"
         if _asks_for_login(answer):
             raise NotAuthenticated(said + _ASKS_FOR_LOGIN, answer.status)
         if _is_refusal(answer):
@@ -101,13 +98,13 @@ class TokenService:
         return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_CAP_S))
 
 
-def _asks_for_login(answer: Exchanged) -> bool:
+def _asks_for_login(answer: Answer) -> bool:
     """By something before the token service: that itself gives an error code of OAuth."""
     is_asked = answer.status == httpx.codes.UNAUTHORIZED and asks_for_password(answer.challenge)
     return is_asked and _error_code(answer) == ""
 
 
-def _is_refusal(answer: Exchanged) -> bool:
+def _is_refusal(answer: Answer) -> bool:
     """What is in front of the service while it is away gives pages, the service itself gives JSON."""
     if answer.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return True
@@ -115,14 +112,14 @@ def _is_refusal(answer: Exchanged) -> bool:
     return is_final and _error_of(answer) is not None
 
 
-def _error_of(answer: Exchanged) -> _OAuthError | None:
+def _error_of(answer: Answer) -> _OAuthError | None:
     try:
         return msgspec.json.decode(answer.body, type=_OAuthError)
     except DECODE_FAULTS:
         return None
 
 
-def _error_code(answer: Exchanged) -> str:
+def _error_code(answer: Answer) -> str:
     """Only where it is a code: a text may repeat what was sent."""
     error = _error_of(answer)
     return f" ({error.error})" if error is not None and _ERROR_CODE.fullmatch(error.error) else ""

@@ -6,13 +6,13 @@ What an answer means beyond its status is the business of `api.py`.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 import msgspec
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
 from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
 from fsm_runner.coordinator.faults import (
@@ -26,74 +26,19 @@ from fsm_runner.coordinator.faults import (
     Unreachable,
 )
 from fsm_runner.coordinator.hints import login_hint, page_hint, proxy_hint
-from fsm_runner.coordinator.outgoing import client_factory, exchange
+from fsm_runner.coordinator.outgoing import ClientFactory, exchange, opened
 from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
     ANSWER_LIMIT_S,
     CONNECT_LIMIT_S,
     REPORT_CONNECTIONS,
 )
-from fsm_runner.coordinator.redirects import (
-    FOLLOWED_TIMES,
-    followed_target,
-    is_about,
-    redirect_text,
-    target_of,
-    too_often_text,
-)
-from fsm_runner.errors import UsageError
-from fsm_runner.json_text import decode_json
+from fsm_runner.coordinator.redirects import is_about, redirect_text, target_of
+from fsm_runner.errors import UsageError, shown
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
 """Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
-SHOWN_ANSWER_CHARS = 300
-
-Form = TypeVar("Form")
-
-
-def shown(text: str) -> str:
-    """What somebody else has written, for a message: its beginning, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_ANSWER_CHARS else line[:SHOWN_ANSWER_CHARS] + "…"
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """An answer that was read to its end."""
-
-    call: str
-    """Method and URL, for messages."""
-    status: int
-    body: bytes
-    challenge: str = ""
-    """Its `WWW-Authenticate` header."""
-    redirect: httpx.URL | None = None
-    """Where it redirects to, where that was not followed."""
-    came_from: httpx.URL | None = None
-    """Where redirects have led; None: none was followed."""
-
-    def __str__(self) -> str:
-        return f"{self.call}: HTTP {self.status}: {self.shown}"
-
-    @property
-    def shown(self) -> str:
-        """The beginning of its text, on one line."""
-        return shown(self.text)
-
-    @property
-    def text(self) -> str:
-        """As UTF-8, whatever character set it names."""
-        return self.body.decode(errors="replace")
-
-    def decoded(self, form: type[Form]) -> Form:
-        """Raises `Unreachable` where it is not of that form: a proxy's page, a truncated body."""
-        try:
-            return decode_json(self.body, form)
-        except wire.DECODE_FAULTS as defect:
-            said = (
-                f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {shown(str(defect))}: {self.shown}"
-            )
-            raise Unreachable(said) from defect
 
 
 class Transport:
@@ -103,7 +48,7 @@ class Transport:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
         self._brings_token = auth is not None
-        self._new_client = client_factory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
+        self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
         self._was_answered = False
         self._connections = Connections(self._new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
@@ -147,18 +92,11 @@ class Transport:
     ) -> httpx.Response:
         # No limit on how long the body takes: it may be a stream of events.
         limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
-        url: httpx.URL | str = self.url + path
-        for _ in range(FOLLOWED_TIMES + 1):
-            request = http.build_request(method, url, content=content, headers=raw_headers, timeout=limits)
-            response = await http.send(request, stream=True)
-            target = target_of(response)
-            if target is None:
-                return response
+        response = await opened(http, method, self.url + path, content, raw_headers, limits)
+        if (target := target_of(response)) is not None:
             await response.aclose()
-            if followed_target(response) is None or isinstance(content, AsyncIterator):
-                raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, target)}", response.status_code)
-            url = target
-        raise Unreachable(f"{method} {self.url}{path}: {too_often_text(httpx.URL(url))}")
+            raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, target)}", response.status_code)
+        return response
 
     async def call(
         self,
@@ -197,9 +135,9 @@ class Transport:
     ) -> Answer:
         limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S, pool=None)
         url = self.url + path
-        got = await exchange(http, method, url, content, limits=limits, limit_bytes=ANSWER_LIMIT_BYTES)
+        answer = await exchange(http, method, url, content, limits=limits, limit_bytes=ANSWER_LIMIT_BYTES)
         self._was_answered = True
-        return Answer(f"{method} {url}", got.status, got.body, got.challenge, got.redirect, got.came_from)
+        return answer
 
     def _fault_of(self, path: str, answer: Answer) -> Unreachable | NotRegistered | Refused:
         status = answer.status

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import UNSET
 from starlette.responses import Response
 
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.executors.notes import take_notes
 from fsm_runner.executors.port import NoTurn, TooMuchUndelivered

@@ -10,11 +10,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext

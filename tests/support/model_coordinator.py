@@ -8,9 +8,9 @@ from typing import Literal, TypeVar
 import msgspec
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.api import Polled, UnreadableRun
 from fsm_runner.coordinator.faults import NoConnection, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator.transport import Answer
 from tests.support.mortal_journal import Life
 
 Value = TypeVar("Value")

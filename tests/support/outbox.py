@@ -3,9 +3,9 @@
 import asyncio
 from collections import deque
 
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.transport import Answer
 
 LANE = "ses_1"
 TAKEN = Answer("POST /", 200, b"{}")

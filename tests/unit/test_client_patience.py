@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator.transport import Answer
 
 TAKEN = Answer("POST /", 200, b"{}")
 PATIENCE_S = 60.0

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.delivery import Delivery, RunEnding
 from fsm_runner.coordinator.faults import (
@@ -16,7 +17,6 @@ from fsm_runner.coordinator.faults import (
     Refused,
     Unreachable,
 )
-from fsm_runner.coordinator.transport import Answer
 from tests.support.virtual_time import in_virtual_time
 
 LOST = Unreachable("reset")

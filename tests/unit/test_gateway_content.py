@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from starlette.types import Message, Scope
 
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.outbox import Answered
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import SessionChannel
 from fsm_runner.gateway import content
 from fsm_runner.gateway.call import Call

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.api import Polled
 from fsm_runner.coordinator.faults import Refused, Unreachable
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.lifecycle.blueprint import unresolved
 from fsm_runner.lifecycle.lost_claims import ENDED, LOST, PERHAPS_BEGUN

@@ -5,7 +5,7 @@ import pytest
 from loguru import logger
 
 from fsm_runner.coordinator.no_proxy import is_exempt
-from fsm_runner.coordinator.outgoing import client_factory
+from fsm_runner.coordinator.outgoing import ClientFactory
 from fsm_runner.coordinator.proxies import proxy_for
 
 EXEMPT = [
@@ -79,7 +79,7 @@ def test_no_entry_keeps_a_client_from_being_made(no_proxy: str, monkeypatch: pyt
     monkeypatch.setenv("NO_PROXY", no_proxy)
     for proxy in ("", "http://proxy.invalid:3128"):
         monkeypatch.setenv("HTTP_PROXY", proxy)
-        made = client_factory("http://coordinator.invalid", "coordinator URL")
+        made = ClientFactory("http://coordinator.invalid", "coordinator URL")
         made()
         assert (made.proxy is not None) is (proxy != "" and no_proxy != "*")
 

@@ -12,13 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fsm_runner.coordinator import delivery, wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered, NothingKept, Outbox
 from fsm_runner.coordinator.policy import Policies
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.retry import RetryPolicy
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.serving import serving

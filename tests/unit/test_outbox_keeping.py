@@ -5,10 +5,10 @@ import asyncio
 import msgspec
 
 from fsm_runner.coordinator import delivery
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.coordinator.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NothingKept, Outbox
 from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import KeptMessage
 from tests.support.logs import log_lines

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.outgoing import client_factory, exchanged, is_loopback
+from fsm_runner.coordinator.outgoing import ClientFactory, exchanged, is_loopback
 from fsm_runner.errors import UsageError
 
 LIMIT_S = 10.0
@@ -36,7 +36,7 @@ async def asked_of_the_proxy(url: str, monkeypatch: pytest.MonkeyPatch, **variab
         for name, value in {"HTTPS_PROXY": proxy_url, "NO_PROXY": "", **variables}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(Unreachable, match=re.escape(url)):
-            await exchanged(client_factory(url, "test"), "GET", url, limit_s=LIMIT_S, limit_bytes=10)
+            await exchanged(ClientFactory(url, "test"), "GET", url, limit_s=LIMIT_S, limit_bytes=10)
     return asked
 
 
@@ -61,7 +61,7 @@ async def test_a_host_that_is_excepted_is_not(monkeypatch: pytest.MonkeyPatch) -
 def test_a_variable_that_is_no_good_is_said(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=rf"\b{name}\b.* cannot be used: "):
-        client_factory("https://tenant.invalid/", "token service")
+        ClientFactory("https://tenant.invalid/", "token service")
 
 
 @pytest.mark.parametrize("host", ["", "tenant.example", "10.0.0.1", "localhost.example", "0.0.0.0"])

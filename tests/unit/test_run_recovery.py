@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from fsm_runner.coordinator import wire
+from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.client import CoordinatorClient
 from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator.outbox import NothingKept, Outbox
 from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.coordinator.transport import Answer
 from fsm_runner.executors.port import Assignment, SessionChannel
 from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import httpx
 import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -12,8 +11,7 @@ from jwt.algorithms import RSAAlgorithm
 from loguru import logger
 
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.outgoing import client_factory, exchanged
-from fsm_runner.coordinator.redirects import redirect_text
+from fsm_runner.coordinator.outgoing import ClientFactory, exchanged
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.errors import FsmRunnerError
 
@@ -54,7 +52,7 @@ class SigningKeys:
     def __init__(self, url: str, *, now: Callable[[], float] = time.monotonic) -> None:
         """Raises `UsageError` where a proxy or certificate variable is no good."""
         self._url = url
-        self._new_client = client_factory(url, "token service")
+        self._new_client = ClientFactory(url, "token service")
         self._now = now
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetched_at: float | None = None
@@ -98,9 +96,6 @@ class SigningKeys:
             answer = await exchanged(
                 self._new_client, "GET", self._url, limit_s=KEYS_LIMIT_S, limit_bytes=KEYS_LIMIT_BYTES
             )
-            if answer.redirect is not None:
-                path = httpx.URL(self._url).raw_path.decode("ascii")
-                raise Unreachable(f"GET {self._url}: HTTP {answer.status}: {redirect_text(path, answer.redirect)}")
             self._keys = _keys_of(self._url, answer.status, answer.body)
         except Unreachable as fault:
             if self._fault is None:
