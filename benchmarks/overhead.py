@@ -27,6 +27,7 @@ from fsm_runner.config import RunnerConfig
 from fsm_runner.coordinator.wire import Run
 from fsm_runner.home import bundled
 from fsm_runner.lifecycle.machines import load_machine
+from fsm_runner.lifecycle.run import Observer
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.environment import executor_environment
 from fsm_runner.process.orphans import adopt_orphans
@@ -56,7 +57,7 @@ class Figure(msgspec.Struct, frozen=True):
         return f"{'ok ' if self.kept else 'NOT'}  {self.name:<58} {self.value:8.2f} {self.unit:<12} ({self.bound})"
 
 
-class Stopwatch:
+class Stopwatch(Observer):
     """How long each run took from its claim to its acknowledged report, and when the last of them ended."""
 
     def __init__(self, count: int) -> None:
@@ -66,7 +67,7 @@ class Stopwatch:
         self._count = count
         self._claimed: dict[str, float] = {}
 
-    def __call__(self, run: Run, state: str, *, final: bool) -> None:
+    def entered(self, run: Run, state: str, *, final: bool) -> None:
         now = time.perf_counter()
         self.first_claim = self.first_claim or now
         self._claimed.setdefault(run.run_id, now)
@@ -96,7 +97,7 @@ async def runner_durations(count: int, in_flight: int) -> Stopwatch:
         config = RunnerConfig(project_dir=Path.cwd(), state_dir=Path(state_dir))
         async with (
             instant_coordinator(count, in_flight) as url,
-            assembled_runner(config, load_profile("echo"), url, observe=watch) as runner,
+            assembled_runner(config, load_profile("echo"), url, observer=watch) as runner,
         ):
             living = asyncio.create_task(runner.live())
             await watch.all_ended.wait()

@@ -54,10 +54,6 @@ STOP_LIMIT_S = 20.0
 """How long the runs that are left at the end of the grace period may take to be stopped and reported."""
 
 
-def _nobody(run: wire.Run, state: str, *, final: bool) -> None:
-    pass
-
-
 async def _tell_of_workspace(project_dir: Path, user: RunUser | None) -> None:
     """In the log, where runs that name no directory of their own could not work. It may be mended meanwhile."""
     try:
@@ -75,7 +71,7 @@ async def assembled_runner(
     profile: LoadedProfile,
     coordinator_url: str,
     *,
-    observe: Observer = _nobody,
+    observer: Observer | None = None,
     policies: Policies = POLICIES,
     redactor: Redactor | None = None,
 ) -> AsyncIterator[RunnerActor]:
@@ -143,7 +139,7 @@ async def assembled_runner(
             run_timeout_s=run_timeout_s,
             retry_interrupted=profile.profile.retry_interrupted,
             user=confinement.user,
-            observe=observe,
+            observer=observer or Observer(),
         )
         runs = Runs(context, sessions, config.max_runs, repeated_report=policies.repeated_report)
         runner = RunnerActor(

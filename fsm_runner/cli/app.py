@@ -195,7 +195,8 @@ def run(
 ) -> None:
     """Run one agent, or a prompt, here and now, and print the result.
 
-    Data is printed as JSON, a text as it is. Nothing else has to be there: a coordinator is started for this one run.
+    Data is printed as JSON, a text as it is; status details of the executor go to stderr. Nothing else has to be there:
+    a coordinator is started for this one run.
     Without an AGENT, --profile names one of type autonomous.
     """
     from fsm_runner.cli.run import run_here

@@ -20,42 +20,67 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.embedded.server import MAX_CONNECTIONS, CoordinatorServer
 from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
+from fsm_runner.lifecycle.run import Observer
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.logs import configure_logs
 from fsm_runner.process.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
 from fsm_runner.process.orphans import adopt_orphans
 from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
 
+STATE_CHARS = 20
+"""The width of a state's name on a terminal."""
 
-class Progress:
-    """Shows the states on a terminal as they pass, each with the time it took."""
 
-    def __init__(self, *, shown: bool) -> None:
+class Progress(Observer):
+    """Shows on stderr the status details of the executor, and on a terminal each state with the time it took.
+
+    With `verbose` the log has all of it.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
         self.ended = asyncio.Event()
-        self._shown = shown
+        self._shows_details = not verbose
+        self._shows_states = not verbose and sys.stderr.isatty()
         self._began_at = 0.0
         self._entered_at: float | None = None
 
-    def __call__(self, run: Run, state: str, *, final: bool) -> None:
-        if self._shown:
-            self._show(state, final=final)
+    def entered(self, run: Run, state: str, *, final: bool) -> None:
+        if self._shows_states:
+            self._show_state(state, final=final)
         if final:
             self.ended.set()
 
-    def _show(self, state: str, *, final: bool) -> None:
+    def reported(self, run: Run, state: str, detail: str) -> None:
+        if self._shows_states:
+            # The line of the state is still open: the detail takes its place, and the line follows below.
+            self._write("\r")
+            say(f"{detail:<{STATE_CHARS}}")
+            self._write(_padded(state))
+        elif self._shows_details:
+            say(f"{_words(state)}: {detail}")
+
+    def _show_state(self, state: str, *, final: bool) -> None:
         now = time.monotonic()
         if self._entered_at is None:
             self._began_at = now
         else:
             self._write(f"{now - self._entered_at:9.3f} s\n")
         self._entered_at = now
-        self._write(f"{state.replace('_', ' '):<20}")
+        self._write(_padded(state))
         if final:
             self._write(f"{now - self._began_at:9.3f} s in all\n")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def _padded(state: str) -> str:
+    return f"{_words(state):<{STATE_CHARS}}"
 
 
 def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
@@ -121,7 +146,7 @@ def _sound_profiles() -> tuple[list[LoadedProfile], str]:
 
 
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
-    progress = Progress(shown=sys.stderr.isatty() and not config.verbose)
+    progress = Progress(verbose=config.verbose)
     with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
         here = msgspec.structs.replace(config, coordinator_url=None, state_dir=Path(state_dir))
         return await _run_in(here, profile, request, progress)
@@ -131,7 +156,7 @@ async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequ
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     async with (
         CoordinatorServer(port=0, max_connections=max_connections) as server,
-        assembled_runner(config, profile, server.url, observe=progress, redactor=known_secrets()) as runner,
+        assembled_runner(config, profile, server.url, observer=progress, redactor=known_secrets()) as runner,
         CoordinatorApi(server.url) as api,
     ):
         living = asyncio.create_task(runner.live(), name="runner")

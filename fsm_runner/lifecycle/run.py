@@ -42,10 +42,14 @@ class RunLookUp(Protocol):
     async def __call__(self, run_id: str) -> wire.RunState | None: ...
 
 
-class Observer(Protocol):
-    """Told each state of a run as it is entered, and whether it is a final one. Must not block."""
+class Observer:
+    """Learns what runs do. This one ignores it. The methods must not block."""
 
-    def __call__(self, run: wire.Run, state: str, *, final: bool) -> None: ...
+    def entered(self, run: wire.Run, state: str, *, final: bool) -> None:
+        """The run is in this state now. `final`: it is over."""
+
+    def reported(self, run: wire.Run, state: str, detail: str) -> None:
+        """In this state, the run's executor has reported a status detail."""
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +66,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     run_timeout_s: float | None
     retry_interrupted: bool
     """Whether a run is carried out again that was interrupted by the end of the runner's process."""
-    observe: Observer
+    observer: Observer
     user: RunUser | None = None
     """Who executors are started as, where that is another user than the runner's."""
 
@@ -170,15 +174,17 @@ class RunActor(Actor):
     def _note(self, notes: Notes) -> None:
         """A detail stands in the journal as a step that leads nowhere."""
         if notes.status_detail is not None:
-            logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), notes.status_detail)
-            self._record("detail", self.state, notes.status_detail)
+            detail = shortened(self._context.channels.redactor.text(notes.status_detail))
+            logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), detail)
+            self._context.observer.reported(self.wire_run, self.state, detail)
+            self._record("detail", self.state, detail)
         if notes.usage is not None:
             self.usage = notes.usage
             self._context.record.used(self.name, msgspec.json.encode(notes.usage))
 
     def _show_state(self) -> None:
         final = self._context.machine.is_final(self.model)
-        self._context.observe(self.wire_run, self.state, final=final)
+        self._context.observer.entered(self.wire_run, self.state, final=final)
 
     async def _accept(self) -> None:
         self._overrules = True

@@ -5,8 +5,11 @@ import contextlib
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +22,26 @@ from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
 from tests.support.program import environment, finish, program
 from tests.support.runner import waiter
+from tests.support.terminal import on_terminal
 
 __all__ = ["default_port"]
 
 FULL_DEVICE = Path("/dev/full")
 PROCESSES = 4
 TERMINAL_BYTES = 64 * 1024
+
+WAITER = f"""#!{sys.executable}
+import fsm_executor
+
+async def main(session):
+    await session.bind("c1")
+    async for turn in session.turns():
+        await session.metadata(status_detail="waits for the\\x1b[31m tide and " + turn.prompt)
+        await turn.complete("done")
+
+fsm_executor.run(main, name="waiter", version="1.0")
+"""
+"""An executor that reports a status detail."""
 
 
 async def test_run_prints_the_result_and_nothing_else(tmp_path: Path) -> None:
@@ -59,6 +76,39 @@ async def test_run_shows_the_states_on_a_terminal(tmp_path: Path) -> None:
     places = [shown.index(state) for state in ("claimed", "preparing workspace", "executing", "reporting", "completed")]
     assert places == sorted(places)
     assert " s" in shown
+
+
+def make_waiter_home(home: Path) -> None:
+    executor = home / "executors" / "waiter"
+    for folder in (executor.parent, home / "profiles"):
+        folder.mkdir(parents=True)
+    executor.write_text(WAITER)
+    executor.chmod(0o755)
+    profile = {"type": "autonomous", "command": "executors/waiter", "lifecycle": "persistent"}
+    (home / "profiles" / "waiter.json").write_text(json.dumps(profile))
+
+
+async def test_run_shows_the_status_details_of_its_executor(tmp_path: Path) -> None:
+    make_waiter_home(tmp_path / "home")
+    env = environment(tmp_path / "home", AUTH0_CLIENT_SECRET="the-secret")
+    ended = await finish(tmp_path, env, "run", "--profile", "waiter", "--prompt", "the-secret")
+    assert (ended.code, ended.stdout) == (EXIT_OK, "done\n")
+    (detail,) = ended.stderr.splitlines()
+    assert detail.startswith("executing: waits for the\\x1b[31m tide and ")
+    assert "the-secret" not in detail
+
+
+async def test_a_status_detail_stands_above_the_line_of_its_state_on_a_terminal(tmp_path: Path) -> None:
+    make_waiter_home(tmp_path / "home")
+    command = shlex.join([sys.executable, "-m", "fsm_runner", "run", "--profile", "waiter", "--prompt", "wind"])
+    async with on_terminal(command, tmp_path, environment(tmp_path / "home")) as shown:
+        lines = (await shown.ends()).split("\n")
+    at = next(index for index, line in enumerate(lines) if "tide" in line)
+    # The carriage return puts the detail in the place of the state, which is as long or shorter.
+    state, detail = lines[at].split("\r")
+    assert state == f"{'executing':<20}"
+    assert detail == "waits for the\\x1b[31m tide and wind"
+    assert re.fullmatch(r"executing +[\d.]+ s", lines[at + 1])
 
 
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")

@@ -19,7 +19,7 @@ from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, S
 from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import RunActor, RunContext
+from fsm_runner.lifecycle.run import Observer, RunActor, RunContext
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
@@ -253,7 +253,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
         runner_values=no_runner_values,
         run_timeout_s=world.run_timeout_s,
         retry_interrupted=False,
-        observe=lambda run, state, *, final: None,
+        observer=Observer(),
     )
     actor = RunActor(RUN, "runner_1", context)
     disturbance = asyncio.create_task(disturb(actor, world))

@@ -20,7 +20,7 @@ from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChanne
 from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import RunContext
+from fsm_runner.lifecycle.run import Observer, RunContext
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.session import SessionContext
 from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
@@ -57,7 +57,7 @@ class World(msgspec.Struct, frozen=True):
     faults: tuple[str, ...]
 
 
-class Stage:
+class Stage(Observer):
     """What was seen."""
 
     def __init__(self, world: World) -> None:
@@ -95,7 +95,7 @@ class Stage:
             self._status[of] = message
             self._errors[of] = msgspec.json.decode(body).get("error")
 
-    def observe(self, run: wire.Run, state: str, *, final: bool) -> None:
+    def entered(self, run: wire.Run, state: str, *, final: bool) -> None:
         self.states.setdefault(run.run_id, []).append(state)
 
 
@@ -213,7 +213,7 @@ async def live(world: World, stage: Stage) -> None:
         runner_values=no_runner_values,
         run_timeout_s=world.run_timeout_s,
         retry_interrupted=False,
-        observe=stage.observe,
+        observer=stage,
     )
     runs = Runs(run_context, sessions)
     loop = asyncio.get_running_loop()

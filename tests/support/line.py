@@ -21,7 +21,7 @@ from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.outage import OutageWatch
-from fsm_runner.lifecycle.run import RunContext
+from fsm_runner.lifecycle.run import Observer, RunContext
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
 from fsm_runner.lifecycle.session import SessionContext
@@ -205,7 +205,7 @@ class Line:
             runner_values=no_runner_values,
             run_timeout_s=None,
             retry_interrupted=False,
-            observe=lambda run, state, *, final: None,
+            observer=Observer(),
         )
         self.sessions = Sessions(session_context)
         self.runs = Runs(context, self.sessions, max_runs)

@@ -18,7 +18,7 @@ from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.link import LinkTimes
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.lifecycle.recovery import Recovery
-from fsm_runner.lifecycle.run import RunContext
+from fsm_runner.lifecycle.run import Observer, RunContext
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.lifecycle.runs import Runs
 from fsm_runner.lifecycle.script_sync import ScriptSync
@@ -154,7 +154,7 @@ class Process:
             runner_values=no_runner_values,
             run_timeout_s=None,
             retry_interrupted=world.retry_interrupted,
-            observe=lambda run, state, *, final: None,
+            observer=Observer(),
         )
         runs = Runs(context, sessions, world.max_runs)
         self.actor = RunnerActor(

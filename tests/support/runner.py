@@ -16,6 +16,7 @@ from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.embedded.timings import Timings
 from fsm_runner.coordinator.policy import Policies
 from fsm_runner.coordinator.wire import JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.lifecycle.run import Observer
 from fsm_runner.lifecycle.runner import RunnerActor
 from fsm_runner.machine.engine import Step
 from fsm_runner.profiles import LoadedProfile
@@ -81,7 +82,7 @@ class RunningRunner:
         return await asyncio.wait_for(asyncio.shield(self.living), PATIENCE_S)
 
 
-class Bench:
+class Bench(Observer):
     """A coordinator, a proxy before it, and runners that talk to that."""
 
     def __init__(self, folder: Path, server: CoordinatorServer, proxy: FaultProxy, api: CoordinatorApi) -> None:
@@ -105,7 +106,7 @@ class Bench:
         project_dir = self.folder / "project"
         project_dir.mkdir(exist_ok=True)
         config = RunnerConfig(project_dir=project_dir, **{"grace_period_s": 0.1, **overrides})
-        async with assembled_runner(config, profile, self.proxy.url, observe=self._observe, policies=policies) as actor:
+        async with assembled_runner(config, profile, self.proxy.url, observer=self, policies=policies) as actor:
             runner = RunningRunner(actor, config)
             try:
                 if registers:
@@ -158,7 +159,7 @@ class Bench:
         path = f"/runner/runs/{run.run_id}/(.*)"
         return [call.path.rsplit("/")[-1] for call in self.proxy.acknowledged("POST", path)]
 
-    def _observe(self, run: Run, state: str, *, final: bool) -> None:
+    def entered(self, run: Run, state: str, *, final: bool) -> None:
         self.states[run.run_id].append(state)
         if final:
             self._ended.add(run.run_id)

@@ -20,7 +20,7 @@ from fsm_runner.lifecycle.actor import Position
 from fsm_runner.lifecycle.blueprint import no_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext
 from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, RunActor, RunContext
+from fsm_runner.lifecycle.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, Observer, RunActor, RunContext
 from tests.support.positions import positions
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -117,7 +117,7 @@ def lived(
             runner_values=no_runner_values,
             run_timeout_s=None,
             retry_interrupted=retry,
-            observe=lambda run, state, *, final: None,
+            observer=Observer(),
         )
         actor = RunActor(RUN, "me", context, left_behind)
         if stop:
