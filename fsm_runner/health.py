@@ -5,10 +5,9 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from loguru import logger
@@ -18,7 +17,7 @@ from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.json_text import encode_json
 from fsm_runner.web.acceptor import Acceptor
 
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 SOCKET_FILE = "health.sock"
 ANSWER_LIMIT_S = 3.0
@@ -39,7 +38,7 @@ class Health(msgspec.Struct, frozen=True):
     runs: int
     """How many are held."""
     problem: str | None = None
-    """What does not work although the runner is in a state that is well, for people."""
+    """A fault, in words for the operator, that makes a runner unwell whatever its state is."""
 
     @property
     def is_well(self) -> bool:
@@ -63,9 +62,10 @@ class Stuck(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator[None]:
-    """Answer whoever asks. Where no socket can be made there, the runner works all the same and cannot be asked.
+    """Answer `fsm-runner health` on a socket in `folder`, until the context ends.
 
-    A socket that is deleted meanwhile is made again.
+    If the socket cannot be made, the log says so, and the runner works without it. A socket that is deleted is made
+    again.
     """
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,39 +74,35 @@ async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator
             await writer.drain()
         writer.close()
 
-    path = folder / SOCKET_FILE
-    was_tried = asyncio.Event()
-    serving = asyncio.create_task(_serve_until_cancelled(path, answer, was_tried), name="health socket")
+    serving = asyncio.create_task(_serve_until_cancelled(folder / SOCKET_FILE, answer), name="health socket")
     try:
-        await was_tried.wait()
+        await asyncio.sleep(0)  # the first step of the task makes the socket, or fails to
         yield
     finally:
         serving.cancel()
         await asyncio.wait([serving])
 
 
-async def _serve_until_cancelled(path: Path, answer: Answer, was_tried: asyncio.Event) -> None:
+async def _serve_until_cancelled(path: Path, answer: Answer) -> None:
     was_reachable = True
     while True:
         try:
-            async with _listening(path, answer):
+            async with _listening(path, answer) as held:
                 if not was_reachable:
                     logger.info("`fsm-runner health` reaches this runner again: {}", path)
                 was_reachable = True
-                was_tried.set()
-                held = HeldFiles([path])
                 while held.first_missing() is None:  # noqa: ASYNC110 - nothing tells that a file was deleted
                     await asyncio.sleep(LOOK_EACH_S)
         except OSError as fault:
             if was_reachable:
                 logger.warning("`fsm-runner health` cannot reach this runner: {}: {}", path, fault)
             was_reachable = False
-            was_tried.set()
             await asyncio.sleep(LOOK_EACH_S)
 
 
 @asynccontextmanager
-async def _listening(path: Path, answer: Answer) -> AsyncIterator[None]:
+async def _listening(path: Path, answer: Answer) -> AsyncIterator[HeldFiles]:
+    """Yields the socket's file as it was made."""
     with contextlib.ExitStack() as stack:
         # An earlier process left it; the journal's lock says that this process is gone.
         _remove(path)
@@ -119,7 +115,7 @@ async def _listening(path: Path, answer: Answer) -> AsyncIterator[None]:
         )
         acceptor.start()
         try:
-            yield
+            yield held
         finally:
             acceptor.stop()
             await acceptor.wait_set_up()
@@ -133,7 +129,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """The address of a socket with this path. A path that is too long is reached through a descriptor of its folder.
+    """The address of the socket at `path`. If the path is too long, the address uses a descriptor of its folder.
 
     Raises OSError where the folder cannot be opened.
     """
@@ -152,7 +148,7 @@ def _is_too_long(path: Path) -> bool:
 
 
 def is_out_of_reach(state_dir: Path) -> bool:
-    """Whether the path of this directory is too long for the sockets in it, on a system without `/proc`."""
+    """Whether health sockets in this directory have too long a path, and no `/proc` offers a shorter one."""
     return _is_too_long(state_dir / ("0" * KEY_DIGITS) / SOCKET_FILE) and not _OWN_DESCRIPTORS.is_dir()
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from loguru import logger
 
 ACCEPTED_AT_ONCE = 16
-"""Connections accepted in one step of the event loop. Other work has its turn between two steps."""
+"""Connections accepted in one step of the event loop. Other tasks run between two steps."""
 RETRY_S = 1.0
 """The wait before the next attempt when the system has no descriptor or memory for a connection."""
 REPEATED_EACH_S = 60.0
@@ -23,25 +23,30 @@ REPEATED_EACH_S = 60.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 WHEN_ONE_ENDS = math.inf
-"""An answer of `make_room`: only `resume` brings the next attempt."""
+"""Returned by `make_room`: the next attempt comes with `resume`, after a connection has ended."""
 
 
 class Room(Protocol):
-    """The place for connections."""
+    """Decides how many connections a server holds."""
 
     def has_room(self, being_set_up: int) -> bool:
         """Whether one more may be accepted. `being_set_up` connections were accepted and are not set up yet."""
 
     def make_room(self) -> float:
-        """A connection waits, and there is no room for it. The seconds after which to try again."""
+        """Called when a connection waits and there is no room for it. Returns the seconds after which to try again."""
 
 
-class Unbounded:
-    def has_room(self, being_set_up: int) -> bool:
-        return True
+class RareWarning:
+    """A warning that clients can cause at any time: it is logged at most once in `REPEATED_EACH_S`."""
 
-    def make_room(self) -> float:
-        return RETRY_S
+    def __init__(self) -> None:
+        self._logged_at_s = -math.inf
+
+    def log(self, message: str, *values: object) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._logged_at_s + REPEATED_EACH_S:
+            self._logged_at_s = now_s
+            logger.warning(message, *values)
 
 
 class Acceptor:
@@ -55,16 +60,16 @@ class Acceptor:
         name: str,
         room: Room | None = None,
     ) -> None:
-        """`name` is the address for the log. `room` None: there is room for any number."""
+        """`name` is the address for the log. `room` None: any number of connections is accepted."""
         self._listener = listener
         self._new_protocol = new_protocol
         self._name = name
-        self._room = room or Unbounded()
+        self._room = room
         self._being_set_up: set[asyncio.Task[object]] = set()
         self._is_listening = False
         self._is_stopped = False
         self._retry: asyncio.TimerHandle | None = None
-        self._said_at_s = -math.inf
+        self._exhausted = RareWarning()
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -72,7 +77,7 @@ class Acceptor:
         self.resume()
 
     def resume(self) -> None:
-        """Accept again: there may be room. Does nothing while connections are accepted, or after `stop`."""
+        """Accept connections again, because there may be room. Has no effect while accepting, or after `stop`."""
         if self._is_listening or self._is_stopped:
             return
         self._cancel_retry()
@@ -94,7 +99,7 @@ class Acceptor:
     def _accept(self) -> None:
         """The listener is readable, so at least one connection waits."""
         for number in range(ACCEPTED_AT_ONCE):
-            if not self._room.has_room(len(self._being_set_up)):
+            if self._room is not None and not self._room.has_room(len(self._being_set_up)):
                 if number == 0:
                     self._pause(self._room.make_room())
                 return
@@ -104,10 +109,11 @@ class Acceptor:
                 return
             except OSError as fault:
                 if fault.errno in _EXHAUSTED:
-                    self._say_exhausted(fault)
+                    message = "{}: no connection can be accepted now, new ones wait: {}"
+                    self._exhausted.log(message, self._name, fault.strerror)
                     self._pause(RETRY_S)
                     return
-                continue  # the client of this one has left
+                continue  # this client has closed its connection already
             connection.setblocking(False)
             work = self._loop.connect_accepted_socket(self._new_protocol, connection)
             setting_up: asyncio.Task[object] = self._loop.create_task(work, name=f"connection to {self._name}")
@@ -132,9 +138,3 @@ class Acceptor:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-
-    def _say_exhausted(self, fault: OSError) -> None:
-        now_s = self._loop.time()
-        if now_s >= self._said_at_s + REPEATED_EACH_S:
-            self._said_at_s = now_s
-            logger.warning("{}: no connection can be accepted now, new ones wait: {}", self._name, fault.strerror)

@@ -1,36 +1,34 @@
 """A server's connections, with bounds: uvicorn limits neither their number nor the time without a request."""
 
 import asyncio
-import math
 import select
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
-from loguru import logger
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fsm_runner.web.acceptor import REPEATED_EACH_S, WHEN_ONE_ENDS
+from fsm_runner.web.acceptor import WHEN_ONE_ENDS, RareWarning
 from fsm_runner.web.turns import Overloaded, Turns
 
 OwnerOf = Callable[[Scope], Hashable]
-"""Whose request it is. None: nobody's in particular."""
+"""Maps a request to its owner. Requests that it maps to None have one owner together."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Limits for the connections of one server."""
 
-    max_connections: int = 1_000
+    max_connections: int
     """Connections held at once, idle ones included. When all are taken, a new one replaces the one that has gone
     longest without service, or waits in the system's queue."""
     header_within_s: float = 10.0
     """A connection that has sent no whole request header within this time, at first and after each answer, is
     closed."""
     replaceable_after_s: float = 2.0
-    """How long a connection must have gone without service before a new one may replace it. Longer than clients send
-    requests on a kept connection (`KEPT_IDLE_S` of the executor kit), so that no request is under way on it."""
+    """How long a connection must have gone without service before a new one may replace it. Clients use an idle
+    connection for a shorter time (`KEPT_IDLE_S` of the executor kit), so no request can be under way on it."""
     served_at_once: int | None = None
     """Requests of one owner that are served at once; further ones wait for their turn. None: no limit."""
     owner_of: OwnerOf = lambda _: None
@@ -39,18 +37,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 class Connections:
     """What the connections of one server share."""
 
-    def __init__(self, url: str, bounds: Bounds) -> None:
+    def __init__(self, url: str, bounds: Bounds, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when a connection has ended, and when one goes without service from now on."""
         self.bounds = bounds
         self.turns = None if bounds.served_at_once is None else Turns(bounds.served_at_once)
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when one has ended, or could be replaced in a while."""
+        self._on_change = on_change
         self._url = url
         self._open: set[BoundedHttp] = set()
         self._unserved: dict[BoundedHttp, float] = {}
         """Since when each is idle or waits for its turn, longest first; loop time in seconds."""
         self.is_waited_for = False
         """Whether new connections wait in the system's queue."""
-        self._said_at_s = -math.inf
+        self._full = RareWarning()
 
     def has_room(self, being_set_up: int) -> bool:
         has_room = len(self._open) + being_set_up < self.bounds.max_connections
@@ -67,7 +65,8 @@ class Connections:
             if not connection.has_unread_request():
                 connection.give_way()
                 return WHEN_ONE_ENDS  # that one, in the next step of the loop
-        self._say_full(now_s)
+        message = "{}: {} connections are open and in use, new ones wait"
+        self._full.log(message, self._url, self.bounds.max_connections)
         return WHEN_ONE_ENDS
 
     def opened(self, connection: "BoundedHttp") -> None:
@@ -76,21 +75,15 @@ class Connections:
     def ended(self, connection: "BoundedHttp") -> None:
         self._open.discard(connection)
         self._unserved.pop(connection, None)
-        self.on_change()
+        self._on_change()
 
     def unserved(self, connection: "BoundedHttp") -> None:
         """From now on it is idle, or waits for its turn."""
         self._unserved[connection] = asyncio.get_running_loop().time()
-        self.on_change()
+        self._on_change()
 
     def served(self, connection: "BoundedHttp") -> None:
         self._unserved.pop(connection, None)
-
-    def _say_full(self, now_s: float) -> None:
-        if now_s >= self._said_at_s + REPEATED_EACH_S:
-            self._said_at_s = now_s
-            most = self.bounds.max_connections
-            logger.warning("{}: {} connections are open and in use, new ones wait", self._url, most)
 
 
 class BoundedHttp(H11Protocol):
@@ -107,7 +100,7 @@ class BoundedHttp(H11Protocol):
         self.app = self._serve
         self._header_timer: asyncio.TimerHandle | None = None
         self._turn: asyncio.Future[None] | None = None
-        """What its request waits for."""
+        """The turn that its request waits for."""
 
     # uvicorn narrows asyncio's own parameter in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -130,7 +123,7 @@ class BoundedHttp(H11Protocol):
         self._time_the_header()
 
     def has_unread_request(self) -> bool:
-        """Whether it only looks idle: the request has arrived and was not read yet."""
+        """Whether a request has arrived that the server has not read yet."""
         if self._turn is not None:
             return False
         poll = select.poll()
@@ -148,7 +141,7 @@ class BoundedHttp(H11Protocol):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_to_client(message: Message) -> None:
             if message["type"] == "http.response.start" and self.others.is_waited_for:
-                # A client that knows of the end sends no further request on a connection that is about to be replaced.
+                # The connection may be replaced soon. The header keeps the client from using it for its next request.
                 message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}
             await send(message)
 

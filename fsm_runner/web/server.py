@@ -16,20 +16,19 @@ REQUESTS_END_WITHIN_S = 0.2
 """Requests still at work when a server stops may end within this time; then their connections are cut."""
 HEADERS_LIMIT_BYTES = 64 * 1024
 """The longest request line with headers; more is answered with 400."""
-BOUNDS = Bounds()
 
 
 class WebServer:
     """uvicorn's connections and protocol, without its own main loop and signal handlers: those are the program's."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, bounds: Bounds = BOUNDS) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, bounds: Bounds) -> None:
         """Takes over `listener`: it is closed at the end.
 
         Requests that take long are no concern of `bounds.header_within_s`: held polls, streams, slow bodies.
         """
         self.url = url_of(listener)
         """Where a client on this machine reaches it."""
-        self._connections = Connections(self.url, bounds)
+        self._connections = Connections(self.url, bounds, on_change=self._resume)
         self._config = uvicorn.Config(
             app,
             ws="none",
@@ -46,7 +45,6 @@ class WebServer:
         )
         self._state = ServerState()
         self._acceptor = Acceptor(listener, self._new_protocol, name=self.url, room=self._connections)
-        self._connections.on_change = self._acceptor.resume
 
     async def start(self) -> None:
         self._config.load()
@@ -58,8 +56,11 @@ class WebServer:
         )
         return protocol
 
+    def _resume(self) -> None:
+        self._acceptor.resume()
+
     def stop_listening(self) -> None:
-        """No further connection is accepted; those that are there go on."""
+        """Accept no further connections; open ones stay open."""
         self._acceptor.stop()
 
     async def end_connections(self) -> None:

@@ -1,4 +1,4 @@
-"""Turns: how many requests of one owner are served at once. The others wait, first come first served."""
+"""Limits how many requests of one owner are served at once. Further ones wait, first come, first served."""
 
 import asyncio
 from collections import deque
@@ -16,14 +16,17 @@ class _Queue:
 
 
 class Turns:
-    """Each owner has `served_at_once` of them. A turn that was begun has to be ended."""
+    """Each owner has `served_at_once` turns. Each turn that has begun must be ended with `end`."""
 
     def __init__(self, served_at_once: int) -> None:
         self._served_at_once = served_at_once
         self._queues: dict[Hashable, _Queue] = {}
 
     def begin(self, owner: Hashable) -> "asyncio.Future[None] | None":
-        """None: the turn has begun. Otherwise a future for `come`; an exception that is set on it ends the wait."""
+        """Return None if the turn has begun. Otherwise return a future to wait for with `come`.
+
+        An exception that is set on the future ends the wait.
+        """
         queue = self._queues.setdefault(owner, _Queue())
         if queue.served < self._served_at_once:
             queue.served += 1
@@ -38,7 +41,7 @@ class Turns:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.end(owner)  # it came, and the task that waited was cancelled in the same step of the loop
+                self.end(owner)  # the turn began, and the waiting task was cancelled in the same step of the loop
             raise
 
     def end(self, owner: Hashable) -> None:
