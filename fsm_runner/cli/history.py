@@ -6,12 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.cli.output import say, show, show_json
+from fsm_runner.cli.output import Row, say, shortened, show, show_json, show_table
 from fsm_runner.errors import UsageError, headline
 from fsm_runner.executors.notes import Usage
 from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
-from fsm_runner.terminal import printable
 
 RUNNER_NAME = "runner"
 LATEST_RUNS = 20
@@ -24,7 +23,6 @@ RUN_COLUMNS = ("RUN", "SESSION", "AGENT", "STATE", "CLAIMED", "LASTED")
 STEP_COLUMNS = ("TIME", "STATE", "EVENT", "STAYED", "REASON")
 RUNNER_COLUMNS = ("JOURNAL", *STEP_COLUMNS)
 
-Row = tuple[str, ...]
 Record = RunLife | SessionLife | Step
 
 
@@ -69,7 +67,7 @@ def _show_latest_runs(readers: Sequence[Reader], *, as_json: bool) -> None:
     if as_json:
         _print_json(latest)
     else:
-        _print_table(RUN_COLUMNS, [_run_row(life) for life in latest])
+        show_table(RUN_COLUMNS, [_run_row(life) for life in latest])
 
 
 def _show_runner(readers: Sequence[Reader], *, as_json: bool) -> None:
@@ -79,7 +77,7 @@ def _show_runner(readers: Sequence[Reader], *, as_json: bool) -> None:
     if as_json:
         _print_json(latest)
     else:
-        _print_table(RUNNER_COLUMNS, [(step.journal, *_step_row(step, is_open=False)) for step in latest])
+        show_table(RUNNER_COLUMNS, [(step.journal, *_step_row(step, is_open=False)) for step in latest])
 
 
 def _show_named(readers: Sequence[Reader], name: str, *, as_json: bool) -> bool:
@@ -99,7 +97,7 @@ def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
         else:
             show(f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}")
             show()
-            _print_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
+            show_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
             show()
             show(_ending(life))
     return bool(lives)
@@ -115,10 +113,10 @@ def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
     for life in lives:
         show(f"{life.session_id}  runner {life.runner_id}")
         show()
-        _print_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
+        show_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
         show()
     if runs:
-        _print_table(RUN_COLUMNS, [_run_row(run) for run in runs])
+        show_table(RUN_COLUMNS, [_run_row(run) for run in runs])
     return bool(lives or runs)
 
 
@@ -145,14 +143,14 @@ def _step_row(step: Step, *, is_open: bool) -> Row:
         step.target,
         step.event,
         stayed,
-        _shortened(headline(step.reason), SHOWN_REASON_CHARS),
+        shortened(headline(step.reason), SHOWN_REASON_CHARS),
     )
 
 
 def _ending(life: RunLife) -> str:
     report = ""
     if life.report_path is not None:
-        report = f"{life.report_path} {_shortened(life.report_body or '', SHOWN_REPORT_CHARS)}"
+        report = f"{life.report_path} {shortened(life.report_body or '', SHOWN_REPORT_CHARS)}"
     if life.ended_at is None:
         return f"open; to be reported: {report}" if report else "open"
     ending = f"{life.outcome or life.state or 'ended'} after {_shown_s(life.lasted_s or 0.0)}"
@@ -182,19 +180,6 @@ def _shown_s(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def _shortened(text: str, limit_chars: int) -> str:
-    """One line of at most `limit_chars` characters."""
-    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
-    return line if len(line) <= limit_chars else line[: limit_chars - 1] + "…"
-
-
 def _print_json(records: Sequence[Record]) -> None:
     for record in records:
         show_json(record)
-
-
-def _print_table(columns: Row, rows: Sequence[Row]) -> None:
-    table = [columns, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
-    for row in table:
-        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

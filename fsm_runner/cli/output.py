@@ -3,11 +3,14 @@
 import codecs
 import json
 import sys
+from collections.abc import Iterable
 
 import msgspec
 
 from fsm_runner.redaction import without_logins
 from fsm_runner.terminal import printable, printable_json
+
+Row = tuple[str, ...]
 
 
 def show(text: object = "") -> None:
@@ -23,7 +26,7 @@ def show_json(record: object) -> None:
 def show_result(value: object) -> None:
     """Print a run's result on stdout: a text as it is, data as one line of JSON.
 
-    A text keeps its control characters where stdout is no terminal: a program that reads it gets what the run gave.
+    Control characters in a text are escaped on a terminal only: a program that reads stdout gets the exact result.
     """
     encoding = sys.stdout.encoding or "utf-8"
     if not isinstance(value, str):
@@ -31,6 +34,24 @@ def show_result(value: object) -> None:
     else:
         text = printable(value) if sys.stdout.isatty() else value
     _write(text.encode(encoding, "backslashreplace").decode(encoding), to_stderr=False)
+
+
+def show_table(columns: Row, rows: Iterable[Row]) -> None:
+    """Print the column names, then one line for each row, on stdout."""
+    table = [tuple(map(_one_line, row)) for row in (columns, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
+    for row in table:
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def shortened(text: str, limit_chars: int) -> str:
+    """The beginning of the text as one line of at most `limit_chars` characters."""
+    line = _one_line(text)
+    return line if len(line) <= limit_chars else line[: limit_chars - 1] + "…"
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def say(text: object) -> None:

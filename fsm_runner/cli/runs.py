@@ -5,12 +5,11 @@ from typing import get_args
 import msgspec
 
 from fsm_runner import event_loop
-from fsm_runner.cli.output import show, show_json
+from fsm_runner.cli.output import Row, shortened, show_json, show_table
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused
 from fsm_runner.coordinator.wire import Run, RunStatus
 from fsm_runner.errors import UsageError, headline
-from fsm_runner.terminal import printable
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
 SESSION_PREFIX = "ses_"
@@ -28,10 +27,7 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
             # All fields: those of a run that has just been submitted equal their defaults.
             show_json(msgspec.structs.asdict(run))
         return
-    rows = [COLUMNS, *(_row(run) for run in runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    for row in rows:
-        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_table(COLUMNS, map(_row, runs))
 
 
 def stop(url: str | None, name: str) -> None:
@@ -57,10 +53,6 @@ async def _stop(url: str | None, name: str) -> None:
             await api.stop_run(name)
 
 
-def _row(run: Run) -> tuple[str, ...]:
-    return (run.run_id, run.status, run.agent_name or "-", run.session_id, run.created_at or "-", _shown(run.error))
-
-
-def _shown(error: str | None) -> str:
-    line = printable(headline(error or ""))
-    return line if len(line) <= SHOWN_ERROR_CHARS else line[: SHOWN_ERROR_CHARS - 1] + "…"
+def _row(run: Run) -> Row:
+    error = shortened(headline(run.error or ""), SHOWN_ERROR_CHARS)
+    return (run.run_id, run.status, run.agent_name or "-", run.session_id, run.created_at or "-", error)

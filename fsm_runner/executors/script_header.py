@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "fsm-runner"
-"""The runner, as package managers call it."""
+"""The runner's package, as pip names it."""
 
 SCRIPT_HEADER_BYTES = 64 * 1024
 """As much of a file is searched for it."""
@@ -57,7 +57,7 @@ def is_met_here(head: bytes) -> bool:
 
 
 def extra_for(head: bytes) -> str | None:
-    """The extra of the runner's distribution that installs all that the script lacks here; None: there is no such."""
+    """The extra of the runner's distribution that installs everything that the script lacks here; None if none does."""
     missing = _missing_here(head)
     if not missing:
         return None
@@ -85,7 +85,7 @@ def _missing_here(head: bytes) -> list["Requirement"] | None:
 
 
 def _is_installed(requirement: "Requirement") -> bool:
-    """Extras bring requirements of their own, which are not looked through here."""
+    """A requirement with extras counts as missing, since the packages that extras add are not checked here."""
     from importlib import metadata
 
     if requirement.marker is not None and not requirement.marker.evaluate():
@@ -100,7 +100,7 @@ def _is_installed(requirement: "Requirement") -> bool:
 
 
 def _extras() -> dict[str, list["Requirement"]]:
-    """What each extra of the runner's distribution adds; empty where the runner is not installed as one."""
+    """The requirements of each extra of the runner's distribution; empty if the runner is not installed as one."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -109,7 +109,7 @@ def _extras() -> dict[str, list["Requirement"]]:
         runner = metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return {}
-    requirements = [each for each in map(Requirement, runner.requires or ()) if each.marker is not None]
+    requirements = list(map(Requirement, runner.requires or ()))
     names = runner.metadata.get_all("Provides-Extra") or ()
     return {name: [each for each in requirements if _belongs_to(each, name)] for name in names}
 
