@@ -1,4 +1,4 @@
-"""Why a file cannot be executed, as far as it can be seen without trying."""
+"""Finds out why a file cannot be executed, without executing it."""
 
 import os
 import re
@@ -9,11 +9,11 @@ _INTERPRETER_LINE_BYTES = 256
 """How much of a script the kernel looks at for its `#!` line."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _NOEXEC = getattr(os, "ST_NOEXEC", 0)
-"""0 where the system does not tell whether a mount permits execution (macOS)."""
+"""0 on systems that do not report whether a mount permits execution (macOS)."""
 
 
 def file_defect(file: Path) -> str | None:
-    """What is wrong with the file, or with the interpreter that its first line names; None where nothing is seen."""
+    """What prevents the execution of the file, or of the interpreter in its first line; None if nothing is found."""
     try:
         mode = file.stat().st_mode
     except FileNotFoundError:
@@ -38,7 +38,10 @@ def file_defect(file: Path) -> str | None:
 
 
 def not_executable(file: Path) -> str | None:
-    """Why this process may not execute a file that is there, and what to do, to be put after its name."""
+    """Why this process may not execute an existing file, and what to do: words that follow the name of the file.
+
+    None if it may.
+    """
     if os.access(file, os.X_OK):
         return None
     if (mount := noexec_mount(file)) is not None:
@@ -50,7 +53,7 @@ def not_executable(file: Path) -> str | None:
 
 
 def noexec_mount(file: Path) -> Path | None:
-    """The mount point that the file is below, where nothing that is mounted there may be executed."""
+    """The mount point of the file's file system if that is mounted with `noexec`; otherwise None."""
     try:
         forbidden = os.statvfs(file).f_flag & _NOEXEC
     except OSError:
@@ -65,7 +68,7 @@ def _mount_point(file: Path) -> Path:
 
 
 def _unescaped(field: bytes) -> Path:
-    r"""Of mountinfo, which writes a space as `\040`."""
+    r"""A path in mountinfo, which writes a space as `\040`."""
     return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)))
 
 

@@ -1,7 +1,7 @@
-"""Stops processes that start others faster than each can be looked at.
+"""Stops a tree of processes that fork faster than /proc can be read.
 
-Reading a process in /proc takes some 50 µs, and a process that forks all the time needs less for the next one. Here a
-process costs one system call if it is not concerned, and four more if it is: few enough to overtake such a tree.
+Reading a process in /proc takes about 50 µs, and a process that forks all the time needs less for its next child. Here
+a process costs one system call, and four more if it belongs to the tree: few enough to overtake the tree.
 """
 
 import os
@@ -12,20 +12,21 @@ from fsm_runner.process import procfs
 from fsm_runner.process.watermark import watermark_of
 
 PASSES = 100
-"""At most this many passes in a row. A tree whose processes only replace each other has to be reaped in between."""
+"""The most passes of one call. If the processes of a tree only replace each other, the caller has to reap the ended
+ones before the next call."""
 
 
 def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Iterator[None]:
-    """Sends SIGSTOP to each process whose watermark `is_meant`, until a pass over all processes finds no further one.
+    """Send SIGSTOP to each process whose watermark `is_meant` accepts, until a pass finds no further one.
 
-    A stopped process starts nothing and keeps its place under a limit of processes, so the rest can only get fewer.
-    `spared` are ids of processes that go on in any case. Yields after each process, so that the caller can do other
-    work. Raises OSError where no descriptor is left.
+    A stopped process forks no more and still counts against a limit of processes, so fewer and fewer can be running.
+    `spared`: ids of processes that are never stopped. Yields after each process, so that the caller can do other work.
+    Raises OSError when no descriptor is left.
     """
     looked_at = set(spared)
     for _ in range(PASSES):
         has_found = False
-        # The youngest first: an older one that is still there now will be there in a moment.
+        # The youngest first: in a chain of forks they exit soonest, while older ones are likely to stay.
         for pid in reversed(procfs.process_ids()):
             if pid not in looked_at:
                 looked_at.add(pid)
@@ -36,7 +37,7 @@ def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Ite
 
 
 def _stop(pid: int, is_meant: Callable[[int], bool]) -> bool:
-    """False where it is not meant, has ended, or may not be signalled."""
+    """Returns False if it does not match, has ended, or may not be signalled."""
 
     def matches() -> bool:
         value = watermark_of(pid)
@@ -49,7 +50,7 @@ def _stop(pid: int, is_meant: Callable[[int], bool]) -> bool:
     except ProcessLookupError:
         return False
     try:
-        # The id may have been given away since. Whatever the handle is of keeps it until it is reaped.
+        # Another process may have got the id before the handle was opened, so the watermark is checked again.
         if not matches():
             return False
         signal.pidfd_send_signal(handle, signal.SIGSTOP)

@@ -16,11 +16,11 @@ from fsm_runner.process.progress import Progress, named
 from fsm_runner.process.tree import Tree
 
 STUCK_S = 10.0
-"""A child's end waits for as long as anything changes among the processes that it left behind, and then this long: a
-process that the kernel holds does not end at all."""
+"""How long the processes that a child left behind may stay the same after SIGKILL before the hunt gives up. A process
+that the kernel holds, for example in a file system call, does not end."""
 WALK_S = 0.1
-"""How long the loop is held at most to remember or stop what a child has started: about 1,500 processes. To stop them
-it is CPU time: a child that leaves the runner little of that has to be stopped in one go, and then leaves it all."""
+"""How long the loop is blocked at most to remember or stop what a child has started: about 1,500 processes. For
+stopping, CPU time counts instead: a fork bomb leaves the runner little of it, and must be stopped without a break."""
 SLICE_S = 0.01
 """How long the loop is held at a time."""
 FIRST_PAUSE_S = 0.001
@@ -36,8 +36,8 @@ class Hunt:
     keeps its place under a limit of processes. Those that are killed leave their children to us, so more may come
     to light. Where there are none it costs one read; where orphans are not adopted, nothing is looked for.
 
-    A hunt goes on for as long as anything is started or ends. `cgroup.kill` would end a tree at once, but few
-    containers let a runner make a cgroup, so it would be a second way beside this one and not instead of it.
+    A hunt goes on as long as processes start or end. `cgroup.kill` would end a tree at once, but few containers let a
+    runner create a cgroup, so this code would be needed in any case.
     """
 
     def __init__(self, orphans: Orphans, owner: str | None = None) -> None:

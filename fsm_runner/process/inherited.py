@@ -17,18 +17,18 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _RESET_IN_CHILDREN = frozenset({"SIGPIPE", "SIGXFSZ"})
 """Python itself ignores these, and `subprocess` restores their default in each child."""
 _JOB_CONTROL = frozenset({"SIGTTIN", "SIGTTOU"})
-"""Ignored and handled differ for these: a handled one makes each read or write of the terminal start again for ever.
-A child cannot receive them: it has a session of its own, without a terminal."""
+"""These stay ignored: with a handler, a read or write of the terminal by a background job would be restarted for ever.
+Children cannot receive them, because each child has a session of its own, without a terminal."""
 _NEVER_IGNORED = frozenset({"SIGCHLD", "SIGTERM"})
-"""The kernel discards the exit codes of children where SIGCHLD is ignored. SIGTERM is how a program is told to end."""
+"""The kernel discards the exit codes of children while SIGCHLD is ignored. SIGTERM must always end the program."""
 
 
 def settle_streams() -> None:
     """Open descriptors 0 to 2 where they are closed, so that no socket and no database file gets one of them.
 
-    Standard input is empty then, standard error discards what it is given, and a write to standard output fails: a
-    result that cannot be delivered is an error. A write to standard error never fails, whatever is behind it: a
-    message that cannot be shown must not end a command.
+    A closed standard input is empty afterwards, a closed standard error discards its output, and a write to a closed
+    standard output fails, because a result that cannot be delivered is an error. A write to standard error never fails,
+    not even on a full disk: a message that cannot be shown must not end a command.
     """
     # In ascending order: the system gives out the lowest free descriptor.
     for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
@@ -40,7 +40,7 @@ def settle_streams() -> None:
 
 
 class _Results(io.FileIO):
-    """Its errors name the stream; a descriptor that the parent has made non-blocking is waited for."""
+    """Standard output. Its errors name the stream. On a non-blocking descriptor, a write waits until it is possible."""
 
     def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
         try:
@@ -53,7 +53,7 @@ class _Results(io.FileIO):
 
 
 class _Diagnostics(io.FileIO):
-    """Drops what its descriptor does not take: a full disk, a reader that has gone."""
+    """Standard error. Drops output that cannot be written, because of a full disk or a closed pipe for example."""
 
     def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
         try:
@@ -63,7 +63,7 @@ class _Diagnostics(io.FileIO):
 
 
 def _text_stream(raw: io.FileIO, inherited: TextIO | None) -> io.TextIOWrapper:
-    """As the interpreter opened it (PYTHONIOENCODING, a terminal's line buffering), where it did."""
+    """With the settings of the interpreter's own stream (PYTHONIOENCODING, line buffering), if there is one."""
     buffer = io.BufferedWriter(raw)
     if inherited is None:
         return io.TextIOWrapper(buffer, errors="backslashreplace")
@@ -79,11 +79,10 @@ def _is_closed(descriptor: int) -> bool:
 
 
 def settle_signals() -> None:
-    """Unblock all signals, and ignore those that the parent ignores without passing that on to children.
+    """Unblock all signals, and go on ignoring those that the parent ignored, without passing that on to children.
 
-    `nohup` ignores SIGHUP, and a shell SIGINT for what it starts in the background: these stay ignored. A handler that
-    does nothing takes the place of "ignore", since `exec` resets handlers and keeps what is ignored: the signals of
-    children have their default action.
+    `nohup` ignores SIGHUP, and a shell ignores SIGINT for its background jobs: these stay ignored. They get a handler
+    that does nothing, because `exec` resets handlers but not ignored signals: so children start with default actions.
     """
     for number in signal.valid_signals():
         if signal.getsignal(number) is not signal.SIG_IGN or _name(number) in _RESET_IN_CHILDREN | _JOB_CONTROL:

@@ -1,8 +1,7 @@
 """The first process of a container, where the container has no init of its own.
 
-The kernel gives process 1 every orphan of the container, which it has to reap, and discards each signal for which
-process 1 has no handler yet. So the program goes on as a child, as any other process, and process 1 does nothing but
-reap orphans and pass signals on.
+Process 1 has to reap every orphan of the container, and the kernel discards each signal for which process 1 has no
+handler yet. So process 1 forks: the program runs in the child, and process 1 only reaps orphans and passes signals on.
 """
 
 import contextlib
@@ -13,14 +12,14 @@ from fsm_runner.process.hidden import hide_memory
 
 
 def go_on_below_init() -> None:
-    """Where this is process 1, return in a child of it, and end process 1 with the exit code of that child.
+    """If this is process 1, fork and return in the child. Process 1 exits with the exit code of the child.
 
-    To be called first: nothing may be started, and no signal unblocked, before. Without a process to spare the program
-    goes on as process 1.
+    Call it before any other process is started and before signals are unblocked. If the fork fails, the program goes on
+    as process 1.
     """
     if os.getpid() != 1:
         return
-    # Blocked signals wait, also those that process 1 would discard.
+    # A blocked signal stays pending, also one that process 1 would discard.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -39,14 +38,14 @@ def go_on_below_init() -> None:
 
 
 def _take_terminal() -> None:
-    """Ctrl-C is for this process alone: the one that passes signals on must not pass it on once more."""
+    """Make Ctrl-C reach this process only: process 1 would pass the signal on and so deliver it a second time."""
     with contextlib.suppress(OSError):  # process 1 leads no session: it has no terminal
         os.setpgid(0, 0)
         os.tcsetpgrp(0, os.getpgrp())
 
 
 def _exit_code_of(child: int) -> int:
-    """Reap and pass on until the child has ended. Its exit code as a shell has it: 128 + the number of a signal."""
+    """Reap orphans and pass signals on until the child has ended. Returns its exit code; after signal N, 128 + N."""
     while True:
         number = signal.sigwait(signal.valid_signals())
         if number != signal.SIGCHLD:
@@ -60,7 +59,7 @@ def _exit_code_of(child: int) -> int:
 
 
 def _reaped() -> tuple[int, int] | None:
-    """The id and the status of a child that has ended; None where there is none."""
+    """Reap a child that has ended. Returns its id and status, or None if no child has ended."""
     try:
         pid, status = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:

@@ -76,7 +76,7 @@ class Limiter:
             self._watching.add_done_callback(lambda ended: self._end_unwatched(ended, child))
 
     def note_exit(self) -> None:
-        """The child has exited and what it left behind is being killed, so there is nothing more to look at."""
+        """Stop checking the limits: the child has exited, and processes that it left behind are being killed."""
         if self.exceeded is None:
             self.close()
 
@@ -107,10 +107,10 @@ class Limiter:
         self._hit.set()
 
     def _end_unwatched(self, watching: "asyncio.Task[None]", child: Limited) -> None:
-        """A child whose limits nothing watches must not go on."""
+        """Kill the child if the task that watches its limits has failed: it must not run without limits."""
         if not watching.cancelled() and (fault := watching.exception()) is not None:
             logger.opt(exception=fault).error("process {} is killed: its limits cannot be watched any more", child.pid)
-            self.exceeded = self.exceeded or f"ended, because its limits could not be watched: {fault!r}"
+            self.exceeded = self.exceeded or f"killed, because its limits could not be watched: {fault!r}"
             child.kill()
 
     async def _watch(self, child: Limited) -> None:

@@ -1,12 +1,12 @@
-"""The limit of open files (`ulimit -n`, RLIMIT_NOFILE): raised for this program alone, and divided among its parts.
+"""The limit on open files (`ulimit -n`, RLIMIT_NOFILE): raised for this process only, and divided among its parts.
 
-A runner needs several descriptors for each run, so it raises its soft limit to the hard one. What it starts gets the
-original soft limit: programs that use select() fail with descriptors above 1,023, and some programs close every
+A runner needs several descriptors for each run, so it raises its soft limit to the hard one. Child processes get the
+original soft limit, because programs that use select() fail with descriptors above 1,023, and some programs close every
 possible descriptor one by one.
 
 One half of the descriptors, less `OWN_DESCRIPTORS`, is for processes of runs. The other half is for connections, and
-each part of the program has a share of it. So runs that are claimed can always reach their gateway, the journal can be
-written and their ends can be reported.
+each part of the program has a share of it. So a claimed run can always reach the gateway, be written to the journal and
+be reported.
 """
 
 import fcntl
@@ -24,23 +24,24 @@ OWN_DESCRIPTORS = 32
 """Kept for the journal, reports to the coordinator, look-ups of names and the start of a process."""
 SIXTEENTHS = 16
 GATEWAY_SHARE, MCP_SHARE, PASSED_ON_SHARE, BUNDLED_COORDINATOR_SHARE = 2, 1, 2, 3
-"""Sixteenths of all descriptors, for connections. What is passed on are the calls that come through the first two, and
-a bundled coordinator has room for these beside the runner's own calls."""
+"""Shares of the connections, in sixteenths of all descriptors: from executors to the gateway, and to the MCP server;
+from the runner to the coordinator, for the calls that these two pass on; to a bundled coordinator, which serves those
+calls and the runner's own."""
 COORDINATOR_SHARE = 8
-"""Of a coordinator that runs alone."""
+"""The share of a coordinator that is a process of its own (`fsm-runner coordinator`)."""
 LEAST_SHARE = 4
 LOW_NUMBERS = 16
-"""Numbers below the original limit that have to be free for a start under that limit."""
+"""How many descriptor numbers below the original limit must be free to start a process under that limit."""
 
 _SHELL = "/bin/sh"
 
 
 class OpenFiles:
-    """The limit of this process. Call `raise_limit` once, before anything is started."""
+    """The limit of this process. Call `raise_limit` once, before any other process is started."""
 
     def __init__(self) -> None:
         self._inherited: int | None = None
-        """The soft limit of everything that is started; None: the same as that of this process."""
+        """The soft limit of child processes; None: the same as that of this process."""
 
     @property
     def limit(self) -> int:
@@ -68,7 +69,7 @@ class OpenFiles:
         return min(most, max(LEAST_SHARE, self.limit * sixteenths // SIXTEENTHS))
 
     def raise_limit(self) -> None:
-        """Up to the hard limit, for this process alone."""
+        """Raise the soft limit to the hard one, for this process only."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
             return
@@ -85,11 +86,11 @@ class OpenFiles:
 
     @contextmanager
     def inherited(self) -> Iterator[list[str]]:
-        """What is started in here has the original soft limit, if its command is put behind the words that are given.
+        """For the start of a process with the original soft limit. Its command has to begin with the words yielded.
 
-        The limit is lowered for that moment, which costs nothing. Where too few descriptors with low numbers are left
-        for a start under that limit, the words are a shell that lowers its own. Raises OSError where no descriptor is
-        left.
+        As a rule there are no words, and the limit of this process is lowered until the context ends. If too few low
+        descriptor numbers are free for that, the words start a shell that lowers its own limit and then executes the
+        command. Raises OSError when no descriptor is left.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if self._inherited is None or self._inherited >= soft:
@@ -105,7 +106,10 @@ class OpenFiles:
 
 
 def _are_low_numbers_free(limit: int) -> bool:
-    """The system gives the lowest free number: while the first of the last ones is free, so are most of them."""
+    """Whether `LOW_NUMBERS` numbers below the limit are free, or most of them.
+
+    The system assigns the lowest free number. So if the first of them is free, few of the others can be taken.
+    """
     first = limit - min(LOW_NUMBERS, limit // 2)
     descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -117,4 +121,4 @@ def _are_low_numbers_free(limit: int) -> bool:
 
 
 OPEN_FILES = OpenFiles()
-"""One for each process, as its limit is."""
+"""The only instance, since the limit belongs to the process."""

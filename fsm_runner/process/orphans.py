@@ -31,14 +31,15 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Relation(enum.Enum):
-    """Of an orphan to a tree that ends."""
+    """How an orphan is related to a tree that ends."""
 
     OWN = enum.auto()
     LEFTOVER = enum.auto()
-    """No known tree's. It has to end, but nothing that it uses may be charged to the tree that happens to end now."""
+    """From a tree that is no longer known. It has to end, but its usage must not be charged to the tree that ends now.
+    """
     FOREIGN = enum.auto()
     UNREADABLE = enum.auto()
-    """At this moment: it may be replacing its program."""
+    """It cannot be read at this moment, perhaps because it is replacing its program (`exec`)."""
 
 
 class Orphans:
@@ -47,12 +48,13 @@ class Orphans:
     def __init__(self) -> None:
         self.adopted = False
         self.leftovers = Tree()
-        """Orphans that have to end and that no known tree has started."""
+        """Orphans from trees that are no longer known. They have to end."""
         self._exclusive = False
         self._trees: dict[str, Tree] = {}
         self._by_watermark: dict[int, Tree] = {}
         self._noted: set[int] = set()
-        """Ids of orphans of known trees. Nobody else reaps them, so their ids are not given away."""
+        """Ids of orphans of known trees. Only this program reaps them, so until then no other process gets their ids.
+        """
         self._known: set[int] = set()
         self._others: set[tuple[int, int]] = set()
         """Children that have no mark: not read again while they are there."""
@@ -113,7 +115,7 @@ class Orphans:
         return process.identity in self._given_up
 
     def relation(self, process: Process, tree: Tree) -> Relation:
-        """What `process`, an unknown child, is to `tree`, whose leader has exited."""
+        """How `process`, an unknown child, is related to `tree`, whose leader has exited."""
         if process.has_ended or process.identity in tree.members:
             return self._owned(process, tree)
         value = watermark_of(process.pid)
@@ -136,7 +138,7 @@ class Orphans:
         return Relation.FOREIGN if environment or process.identity in self._others else Relation.UNREADABLE
 
     def is_of_another(self, pid: int, tree: Tree) -> bool:
-        """Whether its watermark is another known tree's. Cheap, so that a large tree does not hold up the others."""
+        """Whether its watermark is that of another known tree. Cheap, so that a large tree does not delay others."""
         value = watermark_of(pid)
         return value is not None and value != tree.watermark and value in self._by_watermark
 

@@ -4,16 +4,16 @@ import os
 from contextlib import suppress
 
 LOWERED_BY = 5
-"""As a nice value. Each step gives the runner about a quarter more CPU time where processors are short, so 5 steps give
-it three times as much. Where a processor is free, executors lose nothing."""
+"""Steps of the nice value. When processors are short, each step gives the runner about a quarter more CPU time, so five
+steps give it three times as much. When a processor is free, executors lose nothing."""
 _LEAST_URGENT = 19
 
 
 def lower_priority(group: int) -> None:
-    """Of the process group that was just started, and so of whatever it starts.
+    """Lower the priority of a process group that was just started. Its later children inherit it.
 
-    The runner cannot raise its own priority without rights that a container seldom has. Executors of another user keep
-    theirs where the runner lacks CAP_SYS_NICE.
+    The runner cannot raise its own priority instead without rights that a container seldom has. Executors of another
+    user keep their priority if the runner lacks CAP_SYS_NICE.
     """
     with suppress(OSError):  # it has ended, or may not be changed
         own = os.getpriority(os.PRIO_PROCESS, 0)

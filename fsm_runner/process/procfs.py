@@ -39,7 +39,7 @@ class Process(msgspec.Struct, frozen=True):
 
     @property
     def is_stopped(self) -> bool:
-        """By a signal. One that was just sent may not show yet."""
+        """Whether a signal has stopped it. A signal that was just sent may not have had its effect yet."""
         return self.state == "T"
 
     @property
@@ -120,7 +120,7 @@ def offers_pidfds() -> bool:
 
 
 def process_ids() -> list[int]:
-    """Of all processes that this one can see, as a rule the oldest first. Raises OSError."""
+    """The ids of all visible processes, usually the oldest first. Raises OSError."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - paths cost more than the rest
 
 

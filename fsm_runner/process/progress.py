@@ -4,13 +4,14 @@ import time
 from collections.abc import Hashable
 
 LONGEST_GAP_S = 1.0
-"""At most this much of the time between two looks counts: without a look nothing can be seen to change."""
+"""At most this much of the time between two checks counts as time without a change. This process may have been stopped
+in between, and then the processes had no time to end either."""
 NAMED = 20
 """At most this many processes are named in a message."""
 
 
 class Progress:
-    """Whether killing processes still changes anything. There is no limit as long as one is started or ends."""
+    """Whether killing processes still changes anything. As long as processes start or end, there is no time limit."""
 
     def __init__(self) -> None:
         self._remaining: frozenset[Hashable] = frozenset()
@@ -18,7 +19,10 @@ class Progress:
         self._unchanged_s = 0.0
 
     def is_stuck(self, remaining: frozenset[Hashable], limit_s: float) -> bool:
-        """After a look at what remains, and before it is killed again: whether it has been the same for `limit_s`."""
+        """Whether the same processes have remained for `limit_s`.
+
+        Call it after each check of what remains, before those processes are killed again.
+        """
         now = time.monotonic()
         if remaining == self._remaining:
             self._unchanged_s += min(now - self._looked_at, LONGEST_GAP_S)

@@ -34,7 +34,7 @@ def reap(process: "subprocess.Popen[bytes]") -> Reaped:
 
 
 def signal_name(number: int) -> str:
-    """Such as SIGKILL."""
+    """The name of a signal, such as SIGKILL."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a realtime signal

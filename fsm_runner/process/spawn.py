@@ -86,7 +86,7 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
     file = _executable(command[0], env, cwd)
     if file is None:
         return _not_found(env)
-    # Asked with the rights of that user, a `noexec` mount looks like a lack of rights.
+    # With the rights of that user, a `noexec` mount cannot be told from a missing permission.
     if user is not None and error.errno == errno.EACCES and noexec_mount(file) is None:
         denied = _denied_to(user, file)
         if denied is not None:

@@ -17,7 +17,8 @@ from fsm_runner.process.progress import Progress, named
 from fsm_runner.process.watermark import owner_part, owner_part_of, watermark_of
 
 STUCK_S = 10.0
-"""How long nothing may change among the processes that were killed: a process that the kernel holds does not end."""
+"""How long the killed processes may stay the same before the sweep fails: a process that the kernel holds does not end.
+"""
 PAUSE_S = 0.02
 
 _UNREADABLE = (psutil.Error, OSError)
@@ -54,7 +55,7 @@ def sweep(owners: Collection[str], *, stuck_s: float = STUCK_S) -> int:
 def _frozen_and_found(owners: Collection[str]) -> set[psutil.Process]:
     owner_parts = frozenset(map(owner_part, owners))
     if offers_pidfds():
-        # psutil needs some 0.2 ms for a process. Meanwhile that process can start others, so it is stopped first.
+        # psutil needs about 0.2 ms for each process, which is time enough to fork. So all are stopped first.
         with suppress(OSError):  # no descriptor left
             for _ in freeze(lambda value: owner_part_of(value) in owner_parts, _spared_ids(owner_parts)):
                 pass
@@ -62,7 +63,7 @@ def _frozen_and_found(owners: Collection[str]) -> set[psutil.Process]:
 
 
 def _spared_ids(owner_parts: Collection[int]) -> set[int]:
-    """Of those of `_ourselves` that can have such a watermark: our children inherit ours."""
+    """The ids of those of `_ourselves` that can have such a watermark. Children inherit it from this process."""
     own = psutil.Process()
     value = watermark_of(own.pid)
     is_inherited = value is not None and owner_part_of(value) in owner_parts

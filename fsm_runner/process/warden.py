@@ -33,10 +33,10 @@ from fsm_runner.process.watermark import owner_part
 from fsm_runner.retry import RetryPolicy, Waits
 
 LEAVE_S = 5.0
-"""How long a runner that ends waits for its warden, which looks once more. After that the warden goes on alone."""
+"""How long a runner that ends waits for its warden, which ends what is left. Then the runner ends before the warden."""
 RESTARTS = RetryPolicy(base_s=0.5, cap_s=30.0)
 STEADY_S = 60.0
-"""A warden that has lived this long is replaced as quickly as the first one."""
+"""After a warden has lived this long, the waits between restarts begin with the shortest one again."""
 
 _PASSED_ON = ("LD_LIBRARY_PATH", TREE_VARIABLE)
 """What an interpreter may need to start, and what tells that the warden is itself part of a run."""
@@ -52,7 +52,8 @@ class Warden:
 
     def __init__(self, owner: str) -> None:
         self.problem: str | None = None
-        """Why a runner that was killed at this moment would leave its executors running; None where it would not."""
+        """Why there is no warden now, so that a killed runner would leave its executors running; None if there is one.
+        """
         self._told = (f"{OWNER_VARIABLE}={owner}", str(owner_part(owner)))
         self._process: subprocess.Popen[bytes] | None = None
         self._runners_end = -1
@@ -87,13 +88,13 @@ class Warden:
             async with asyncio.timeout(LEAVE_S):
                 await self._ended.wait()
         except TimeoutError:
-            logger.warning("the warden, process {}, still ends what this runner has started", self._process.pid)
-            self._process.returncode = 0  # nobody waits for it any more; Popen need not warn of it
+            logger.warning("the runner ends before its warden, process {}, which still ends executors", self.pid)
+            self._process.returncode = 0  # keeps Popen from warning that it still runs
         finally:
             self._stop_watching()
 
     def _start(self) -> None:
-        """Raises as `__aenter__`."""
+        """Raises what `__aenter__` raises."""
         wardens_end, self._runners_end = os.pipe()
         try:
             self._ended.clear()

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from functools import partial
 
 STUCK_S = 30.0
-"""It goes on for as long as a process is started or ends, and then this long: a process that the kernel holds does not
-end at all."""
+"""How long the processes may stay the same before it gives up: a process that the kernel holds does not end."""
 LONGEST_GAP_S = 1.0
+"""At most this much of the time between two checks counts as time without a change."""
 PAUSE_S = 0.01
 PASSES = 100
-"""At most this many passes in a row that stop processes; then they are killed, too."""
+"""The most passes in a row that only stop processes; then those that were found are killed."""
 TREE_BITS = 31
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -49,7 +49,7 @@ def end_all(entry: bytes, owner_part: int) -> None:
             send(identity, signal.SIGSTOP if new else signal.SIGKILL)
         stopped |= new
         now = time.monotonic()
-        # Without a look nothing can be seen to change, so a long time between two looks hardly counts.
+        # This process may have been stopped in between, and then the others had no time to end either.
         unchanged_s = unchanged_s + min(now - looked_at, LONGEST_GAP_S) if found == before else 0.0
         before, looked_at = found, now
         if not new:
@@ -130,13 +130,13 @@ def content(path: str) -> bytes:
 
 
 def send(identity: tuple[int, bytes], number: int) -> None:
-    """To this process alone."""
+    """Send a signal to this process and to no other that has got its id."""
     pid, started = identity
     send_if(pid, number, lambda: status(pid)[19:20] == [started])
 
 
 def send_if(pid: int, number: int, is_meant: Callable[[], bool]) -> None:
-    """The handle is opened first: if the id is still that of the process that is meant, the handle is too."""
+    """Send a signal if `is_meant` is true once a handle is open, so that both concern the same process."""
     try:
         handle = os.pidfd_open(pid)
     except OSError:

@@ -320,7 +320,7 @@ async def test_a_child_whose_limits_cannot_be_watched_is_ended(monkeypatch: pyte
     ended = await exit_of(child)
     assert (ended.signal, ended.exceeded) == (
         "SIGKILL",
-        "ended, because its limits could not be watched: ValueError('a defect')",
+        "killed, because its limits could not be watched: ValueError('a defect')",
     )
 
 
