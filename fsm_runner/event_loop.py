@@ -1,9 +1,9 @@
 """The event loop of the commands. Its clock leaves out the time during which the process was stopped.
 
-After `docker pause` or SIGSTOP all timers that came due meanwhile would expire at once, before a single byte is read
-that arrived meanwhile. With this clock they expire a little later, so that a call gets the answer that is already
-there. That holds for every time limit on the loop: those of the product, of httpx, of the HTTP servers and of the MCP
-SDK.
+After `docker pause` or SIGSTOP, asyncio's own loop lets every timer that came due meanwhile expire at once, before it
+reads what has arrived meanwhile. With this clock they expire a little later, so that a call gets an answer that has
+already arrived. That holds for every time limit on the loop: those of the product, of httpx, of the HTTP servers and of
+the MCP SDK.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 NOTICED_S = 0.5
-"""A turn of the loop that takes this much longer than it was meant to counts as a stop of the process."""
+"""An iteration of the loop that takes this much longer than planned counts as a stop of the process."""
 
 GRACE_S = 2.0
-"""The time that a timer which came due during a stop still has, or what it had left before, where that is less."""
+"""How long a timer that came due during a stop goes on, unless less than that was left of it before the stop."""
 
 
 def run(main: Coroutine[Any, Any, Value]) -> Value:
-    """As `asyncio.run`, on such a loop."""
+    """Run a coroutine as `asyncio.run` does, on a `PauseTolerantLoop`."""
     with asyncio.Runner(loop_factory=PauseTolerantLoop) as runner:
         return runner.run(main)
 
@@ -46,9 +46,10 @@ class _Selector(selectors.DefaultSelector):
 
 
 class PauseTolerantLoop(asyncio.SelectorEventLoop):
-    """Code that needs to know how much time has passed for others, such as a coordinator, uses `time.monotonic`.
+    """A loop whose `time` leaves out stops of the process.
 
-    After a stop the clock may step back, to where it was before the turn of the loop in which the stop came.
+    Code that measures time for others, such as the age of a heartbeat, uses `time.monotonic`. After a stop, `time` may
+    step back to where it was before the iteration in which the stop came.
     """
 
     def __init__(self) -> None:

@@ -18,13 +18,13 @@ Form = TypeVar("Form")
 
 REPLACEMENT = "\ufffd"
 REPLACED_LIMIT = 100_000
-"""The most runs of surrogates looked at in one text, which takes about 50 ms: the event loop waits for it."""
+"""The most runs of surrogates examined in one text. That takes about 50 ms, during which the event loop is blocked."""
 
 _TRUNCATED = "Input data was truncated"
 """msgspec's words, also for an empty text."""
 _ANY_ESCAPE = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 _PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-# An even number of backslashes before it is text of its own.
+# An even number of backslashes before the escape does not belong to it: each two are one backslash of the text.
 _ESCAPED = re.compile(rb"(?<!\\)((?:\\\\)*)(?:((?:%s)+)|%s)" % (_PAIR, _ANY_ESCAPE))
 _ENCODED = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 """A surrogate that was written into UTF-8 like any other character."""
@@ -57,7 +57,7 @@ def json_defect(text: bytes, defect: Exception) -> str:
 
 
 def encode_json(value: object) -> bytes:
-    """JSON in UTF-8. Lone surrogates, such as those in names of files that are not UTF-8, become U+FFFD."""
+    """A value as JSON in UTF-8. Lone surrogates, as in file names that are not UTF-8, become U+FFFD."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def sound_value(value: Any) -> Any:
 
 
 def sound_json(text: bytes) -> bytes:
-    """A JSON text that is passed on as it is: without a byte order mark and lone surrogates, up to `REPLACED_LIMIT`."""
+    """A JSON text without a byte order mark and, up to `REPLACED_LIMIT`, without lone surrogates."""
     text = text.removeprefix(BOM_UTF8)
     if b"\\ud" in text or b"\\uD" in text:
         text = _ESCAPED.sub(_replaced, text, count=REPLACED_LIMIT)

@@ -1,4 +1,4 @@
-"""What the commands print. Names, errors and results come from elsewhere, so none of them may control the terminal."""
+"""Prints for the commands. Names, errors and results come from elsewhere, so none of them may control the terminal."""
 
 import codecs
 import json
@@ -60,7 +60,7 @@ def say(text: object) -> None:
 
 
 def _write(text: str, *, to_stderr: bool) -> None:
-    # Imported here because `--help` must not pay for it.
+    # Imported here to keep `--help` quick.
     import typer
 
     # `color`: otherwise escape sequences would be cut out of a result.

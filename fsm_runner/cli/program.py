@@ -1,4 +1,4 @@
-"""A command from its start to its exit code."""
+"""Runs the command that the arguments name, and turns its end into an exit code."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ _STDOUT_DESCRIPTOR = 1
 
 
 def run_command() -> None:
-    """What the arguments of this process ask for; raises `SystemExit` with the exit code."""
+    """Run the command that the arguments of this process name. Raises `SystemExit` with the exit code."""
     settle_streams()
     settle_signals()
     try:
@@ -50,8 +50,8 @@ def _print_without_secrets(text: str) -> None:
 
 
 def _drop_unwritten() -> None:
-    """At its exit the interpreter would write what standard output did not take, and fail with an exit code of its
-    own."""
+    """Drop output that standard output has not taken. The interpreter would try to write it at its exit, and fail with
+    an exit code of its own."""
     try:
         sys.stdout.flush()
     except OSError:

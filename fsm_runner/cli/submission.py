@@ -80,7 +80,7 @@ class _Detail(msgspec.Struct, frozen=True):
 
 
 class _FieldError(msgspec.Struct, frozen=True):
-    """One of the errors of a 422: the place of a field, such as `["body", "type"]`, and what is wrong with it."""
+    """One error of a 422: the path of a field, such as `["body", "type"]`, and what is wrong with it."""
 
     loc: list[Any]
     msg: str

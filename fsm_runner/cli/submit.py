@@ -85,7 +85,7 @@ async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
 
 
 async def _say_why_it_waits(api: CoordinatorApi, run: Run) -> None:
-    """Says nothing where the coordinator does not answer: this is a hint only."""
+    """Print a hint. Prints nothing if the coordinator does not answer."""
     try:
         runners = await api.runners()
     except CoordinatorError:

@@ -1,4 +1,4 @@
-"""Why a run still waits for a runner: what it demands, compared with what the runners that are online offer."""
+"""Says why a run still waits for a runner: compares its demands with what each online runner offers."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,11 +8,11 @@ from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, ListedRunner,
 
 ONLINE = "online"
 SHOWN_RUNNERS = 10
-"""Further runners are counted only."""
+"""Further runners are only counted."""
 
 
 class _Demands(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run asks of its runner (section 1.3); absent where it does not ask for it."""
+    """What a run demands of its runner (protocol.md, section 1.3). None: the run makes no such demand."""
 
     hostname: str | None = None
     project_dir: str | None = None
@@ -38,7 +38,7 @@ def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
 
 
 def _demands(stated: JsonObject | None) -> _Demands | None:
-    """None where the coordinator's answer cannot be read."""
+    """None if the coordinator's answer cannot be read."""
     present = {key: value for key, value in (stated or {}).items() if value is not None}
     try:
         return msgspec.convert(present, _Demands)
@@ -57,7 +57,7 @@ def _mismatches(demands: _Demands, runner: ListedRunner) -> list[str]:
     reasons = [
         f"its {what} is {offered!r}, the run demands {demanded!r}"
         for what, demanded, offered in compared
-        # A coordinator that does not show a property leaves it open.
+        # A coordinator may not show the property; then it cannot be compared.
         if demanded is not None and offered is not None and demanded != offered
     ]
     tags = runner.tags or ()

@@ -8,16 +8,16 @@ from fsm_runner.process.child import Exit
 from fsm_runner.process.reaping import signal_name
 
 TAIL_CHARS = 2_000
-"""How much of an output's end is added to a failure that begins with something else."""
+"""How much of the end of stdout or stderr is added to a failure that begins with other text."""
 
 _SHELL_CODE_OF_A_SIGNAL = 128
 
 
 def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
-    """The limit that `what` exceeded, else its output and how it ended.
+    """The limit that `what` exceeded, or otherwise its output and how it ended.
 
-    The output is stderr, followed by the end of stdout, or stdout alone (protocol.md, section 2). A warning on stderr
-    does not hide an error on stdout that way. `when`: in words that can follow "it ended".
+    The output is stderr and the end of stdout, so that a warning on stderr does not hide an error on stdout; with an
+    empty stderr it is all of stdout (protocol.md, section 2). `when`: words that can follow "it ended".
     """
     if ended.exceeded is not None:
         return ended.exceeded
@@ -48,7 +48,7 @@ def _how_it_ended(ended: Exit, when: str = "") -> str:
 
 
 def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> str:
-    """A failure that is not the end of the process, with the ends of what the process has written so far."""
+    """The reason of a failure before the process ended, with the end of its stderr and of its stdout so far."""
     return f"{reason}{_section(STDERR_MARK, stderr.text().strip())}{_section(STDOUT_MARK, stdout.text().strip())}"
 
 

@@ -1,4 +1,4 @@
-"""What an executor says of its run beside the events: fields of its metadata that are for the runner."""
+"""The fields of a session's metadata by which an executor reports something about its run to the runner itself."""
 
 from typing import TypeVar
 
@@ -43,9 +43,10 @@ class Notes(msgspec.Struct, frozen=True):
 
 
 def take_notes(fields: dict[str, Encoded]) -> Notes | None:
-    """Remove what is for the runner from a session's metadata, by key as JSON; None where there is nothing.
+    """Remove the fields for the runner from a session's metadata (key to JSON value). None if there are none.
 
-    A coordinator has no such fields. A field of that name in another form is left for the coordinator to judge.
+    A coordinator has no such fields. A field with one of these names and a value of another type stays, so that the
+    coordinator decides about it.
     """
     detail, usage = _taken(fields, "status_detail", str), _taken(fields, "usage", Usage)
     if detail is UNSET and usage is UNSET:

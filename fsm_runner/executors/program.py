@@ -51,7 +51,7 @@ def executor_program(
 
 
 def _how_to_get_them(head: bytes) -> str:
-    """The dependencies of a script that neither this environment nor `uv` offers."""
+    """What to do about dependencies that are not installed here, where there is no `uv`: a clause of an error."""
     extra = extra_for(head)
     if extra is None:
         return "which are not installed here, so `uv` has to be on PATH"

@@ -33,7 +33,7 @@ class BadArchive(Exception):
 def unpack(archive: bytes, name: str, target: Path) -> None:
     """Unpacks the gzip tar `archive` into the empty folder `target`, which then holds the one folder `name`.
 
-    A plain tar is taken too: a server that labels the archive with `Content-Encoding: gzip` has it unzipped on the way.
+    A plain tar is accepted too: if a server labels the archive `Content-Encoding: gzip`, the client has unpacked it.
 
     Only plain files and folders below `{name}/` are taken, and of them only content and the owner's x bit.
     Raises `BadArchive`, and OSError when something cannot be written; both may leave a part in `target`.

@@ -38,7 +38,7 @@ class RequestBody:
                 raise self._too_large()
 
     async def read(self) -> bytes:
-        """All of a body of JSON. Raises a 413 or 408 `Refusal`, and `ClientDisconnect`."""
+        """The whole body, a JSON text, as `sound_json` returns it. Raises `Refusal` (408, 413), `ClientDisconnect`."""
         async with self._turns:
             body = bytearray()
             async for chunk in self.chunks():

@@ -78,7 +78,7 @@ async def _stream(call: Call, response: httpx.Response) -> None:
     # An answer that the credentials had to look at has been read, and unpacked, already.
     was_read = response.is_stream_consumed
     encoding = encoding_of(response)
-    # Some proxies compress what was asked for plain. An executor that takes no such answer could not read it.
+    # Some proxies compress an answer that was requested without compression. The executor could not read it.
     is_unasked = encoding in READABLE and not headers.accepts(call.headers, encoding)
     is_rewritten = was_read or is_unasked
     sent = headers.to_executor(response.headers.raw, body_rewritten=is_rewritten)

@@ -75,7 +75,7 @@ class Gateway:
         return door
 
     def _token_of(self, scope: Scope) -> bytes | None:
-        """Of the door that the request came through; None where there is no such door."""
+        """The token in the address of the request; None if it is no session's."""
         path = paths.split(scope.get("raw_path", b""))
         return path.token if path is not None and path.token in self._doors else None
 

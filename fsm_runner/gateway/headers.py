@@ -80,7 +80,7 @@ def to_coordinator(headers: RawHeaders, *, accept_any_encoding: bool = True) -> 
 
 
 def accepts(headers: RawHeaders, encoding: str) -> bool:
-    """Whether a request takes an answer that is compressed so (`Accept-Encoding`)."""
+    """Whether the `Accept-Encoding` of a request permits an answer with this content encoding."""
     named = b",".join(value for name, value in headers if name == b"accept-encoding").decode("latin-1").lower()
     weights = {}
     for offer in named.split(","):

@@ -52,7 +52,7 @@ def similar(name: str, known: Collection[str]) -> str:
 
 
 def closest(name: str, known: Collection[str]) -> str | None:
-    """The known name that was probably meant."""
+    """The known name that was probably meant; None if none is similar."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 

@@ -15,7 +15,7 @@ _NEVER_IGNORED = (signal.SIGCHLD, signal.SIGTERM)
 def settle() -> None:
     """Open descriptors 0 to 2 where they are closed, so that no socket gets one of them; unblock all signals.
 
-    A closed standard input is empty then, a closed standard error discards what it is given, and a write to a closed
+    A closed standard input is empty afterwards, a closed standard error discards its output, and a write to a closed
     standard output fails.
     """
     for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):

@@ -48,7 +48,7 @@ class Field:
     expected: str
     required: bool = False
     fault: str = ""
-    """What a refusal begins with, where other implementations of the protocol have words for it."""
+    """A prefix of the error: the words that other implementations of the protocol use for it."""
 
 
 def _is_text(value: Any) -> bool:

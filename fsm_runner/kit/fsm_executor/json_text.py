@@ -11,17 +11,17 @@ from typing import Any
 
 _REPLACEMENT = r"\ufffd"
 _PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-# An even number of backslashes before an escape is text of its own.
+# An even number of backslashes before the escape does not belong to it: each two are one backslash of the text.
 _SURROGATES = re.compile(rf"(?<!\\)((?:\\\\)*)(?:((?:{_PAIR})+)|\\u[dD][89a-fA-F][0-9a-fA-F]{{2}})")
 
 
 def encode_json(value: Any, *, allow_nan: bool = True) -> str:
-    """ASCII, on one line. Raises what `json.dumps` raises."""
+    """A value as JSON in ASCII, on one line. Raises what `json.dumps` raises."""
     return without_lone_surrogates(json.dumps(value, allow_nan=allow_nan))
 
 
 def without_lone_surrogates(text: str) -> str:
-    """A JSON text of the same length."""
+    """A JSON text with U+FFFD in place of lone surrogates; its length stays the same."""
     if "\\ud" not in text and "\\uD" not in text:
         return text
     return _SURROGATES.sub(lambda found: found[0] if found[2] else found[1] + _REPLACEMENT, text)

@@ -66,7 +66,7 @@ def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int
 
 
 def _say(value: object) -> int:
-    """The exit code. Raises `ExecutorError` where standard output does not take it."""
+    """Print the value as JSON. Returns the exit code. Raises `ExecutorError` if standard output fails."""
     print_line(encode_json(value))
     return EXIT_OK
 

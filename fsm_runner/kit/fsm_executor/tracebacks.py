@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _KIT_FOLDER = Path((lambda: None).__code__.co_filename).parent
-"""As tracebacks name it; `__file__` can be another path to the same folder."""
+"""The path that tracebacks show; `__file__` can be another path to the same folder."""
 _INTERNAL_FOLDERS = (_KIT_FOLDER, Path(os.__file__).parent / "asyncio")
 
 
@@ -26,7 +26,7 @@ def authors_traceback(error: BaseException) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """The exception in a line, with those of a group, which is what `asyncio.TaskGroup` raises."""
+    """The exception on one line. For an exception group, such as `asyncio.TaskGroup` raises, with its members."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     members = getattr(error, "exceptions", None)
     if not isinstance(members, tuple):
@@ -37,7 +37,7 @@ def summary(error: BaseException) -> str:
 def _with_related(
     report: traceback.TracebackException | None, seen: set[int]
 ) -> Iterator[traceback.TracebackException]:
-    """The exception, its causes, and those of a group."""
+    """The exception, its causes, and the members of an exception group."""
     if report is None or id(report) in seen:
         return
     seen.add(id(report))

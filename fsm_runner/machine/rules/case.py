@@ -35,17 +35,17 @@ class Case:
         return pairs
 
     @cached_property
-    def names_states_alone(self) -> bool:
-        """Whether every transition joins states that exist. If not, the ways through the machine cannot be judged."""
+    def has_only_known_states(self) -> bool:
+        """Whether all transitions name declared states. If not, no rule can say which states are reachable."""
         names = {name for transition in self.spec.transitions for name in (*transition.sources, transition.to)}
         return names <= self.spec.states.keys()
 
     @cached_property
     def answering(self) -> list[tuple[str, State]]:
-        """The states whose answers can be judged.
+        """The states whose answers to events can be checked.
 
-        A misspelt name is reported by itself. The event that it was meant for is missing where it belongs, and a
-        report of that would hide the cause.
+        A misspelt name has a finding of its own. The correct name then lacks an answer as a consequence, and a finding
+        for that would hide the cause.
         """
         sources = {source for transition in self.spec.transitions for source in transition.sources}
         if not sources <= self.spec.states.keys():
@@ -54,12 +54,15 @@ class Case:
 
     @cached_property
     def posted_events(self) -> list[str]:
-        """The declared events that the actor posts. The others are reported by themselves."""
+        """The declared events that the actor posts. Each other declared event has a finding of its own."""
         posted = self.spec.events if self.vocabulary is None else self.vocabulary.events
         return [event for event in self.spec.events if event in posted]
 
     def known_events(self, state: State) -> set[str]:
-        """The events that this state may take. What the actor posts counts: if undeclared, it is reported once."""
+        """The events that this state may take.
+
+        Those that the actor posts are included, because an undeclared one has a finding of its own.
+        """
         posted = self.vocabulary.events if self.vocabulary is not None else frozenset()
         return {*self.spec.events, *state.own_events, *posted}
 

@@ -9,7 +9,7 @@ from fsm_runner.machine.rules.case import Case, rule
 
 @rule("initial", "states", "transitions")
 def state_can_be_reached(case: Case) -> Iterator[Problem]:
-    if case.spec.initial not in case.spec.states or not case.names_states_alone:
+    if case.spec.initial not in case.spec.states or not case.has_only_known_states:
         return
     reached = _closure([case.spec.initial], case.steps)
     for name in case.spec.states:
@@ -22,7 +22,7 @@ def state_can_end(case: Case) -> Iterator[Problem]:
     if not case.final:
         yield Problem(("states",), "no state is final: the machine never ends")
         return
-    if not case.names_states_alone:
+    if not case.has_only_known_states:
         return
     ending = _closure((name for name, _ in case.final), [(target, source) for source, target in case.steps])
     for name in case.spec.states:
