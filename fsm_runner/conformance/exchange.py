@@ -7,7 +7,7 @@ from typing import Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
-from fsm_runner.json_text import decode_json
+from fsm_runner.json_text import decode_json, sound_json
 
 KEPT_ANSWER_BYTES = 2048
 
@@ -46,7 +46,7 @@ class Exchange:
     def fields(self) -> JsonObject:
         """The body where it is a JSON object, else empty: the gateway has refused that."""
         try:
-            decoded: object = decode_json(bytes(self.body))
+            decoded: object = decode_json(sound_json(bytes(self.body)))
         except DECODE_FAULTS:
             return {}
         return decoded if isinstance(decoded, dict) else {}

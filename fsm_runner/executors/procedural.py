@@ -13,7 +13,7 @@ from fsm_runner.executors import scripts
 from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.endings import failure_text, with_output
 from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
-from fsm_runner.json_text import decode_json
+from fsm_runner.json_text import decode_json, sound_json
 from fsm_runner.process.child import Child, Exit
 from fsm_runner.process.confinement import UNCONFINED, Confinement
 from fsm_runner.process.executable import not_executable
@@ -157,7 +157,7 @@ def result_data(code: int, ended: Exit) -> JsonObject:
     """stdout as it stands where it is one JSON object, otherwise what the command left behind."""
     if not ended.stdout.truncated:
         try:
-            return decode_json(ended.stdout.bytes(), JsonObject)
+            return decode_json(sound_json(ended.stdout.bytes()), JsonObject)
         except DECODE_FAULTS:
             pass
     return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}

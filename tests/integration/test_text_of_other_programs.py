@@ -1,4 +1,4 @@
-"""Lone surrogates and byte order marks, at every place where text of other programs comes in or goes out."""
+"""Text that is not sound UTF-8, and byte order marks, wherever text of other programs comes in or goes out."""
 
 import codecs
 import json
@@ -54,7 +54,11 @@ async def test_what_an_executor_tells_through_the_gateway() -> None:
         ):
             answer = await b.http.request(method, path, content=as_python_writes_it(body))
             assert answer.is_success, (path, answer.text)
-        assert [each["content"][0]["text"] for each in await b.events(b.own)] == [f"a{REPLACED}"]
+        latin_1 = event_of(b.own, content=[{"type": "text", "text": "caf\xe9"}])
+        answer = await b.http.post("/events", content=json.dumps(latin_1, ensure_ascii=False).encode("latin-1"))
+        assert answer.is_success, answer.text
+        texts = [each["content"][0]["text"] for each in await b.events(b.own)]
+        assert texts == [f"a{REPLACED}", f"caf{REPLACED}"]
         session = await b.session(b.own)
         assert (session["executor_session_id"], session["project_dir"]) == (f"b{REPLACED}", f"/caf{REPLACED}")
         runs = (await b.desk.http.get("/runs")).json()["runs"]
@@ -147,9 +151,10 @@ async def main(session):
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_what_a_command_prints(mark: bytes) -> None:
+@pytest.mark.parametrize("name", [rb"caf\udce9.txt", b"caf\xe9.txt"])
+def test_what_a_command_prints(mark: bytes, name: bytes) -> None:
     stdout = BoundedCapture(1000)
-    stdout.add(mark + rb'{"file": "caf\udce9.txt"}' + b"\n")
+    stdout.add(mark + b'{"file": "%s"}' % name + b"\n")
     ended = Exit(code=0, signal=None, stdout=stdout, stderr=BoundedCapture(0), duration_s=0)
     assert result_data(0, ended) == {"file": f"caf{REPLACED}.txt"}
 

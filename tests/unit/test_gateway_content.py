@@ -4,7 +4,6 @@ import asyncio
 import tracemalloc
 from typing import cast
 
-import msgspec
 import pytest
 from starlette.types import Message, Scope
 
@@ -12,7 +11,6 @@ from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.executors.port import SessionChannel
-from fsm_runner.gateway import content
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.door import SessionDoor
 from fsm_runner.gateway.limits import LIMITS
@@ -105,11 +103,3 @@ async def test_what_should_be_a_text_and_is_large_is_not_decoded() -> None:
         assert tracemalloc.get_traced_memory()[1] < COPIES_LIMIT * len(body)
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("body", ["x" * 70_000, "ü" * 70_000, "x" + "ü" * 70_000, "😀" * 70_000])
-def test_characters_at_the_edges_of_pieces_are_whole(body: str) -> None:
-    encoded = msgspec.json.encode({"x": body})
-    assert msgspec.json.encode(content.every_field(encoded)) == encoded
-    with pytest.raises(Refusal, match="no JSON"):
-        content.every_field(encoded[:-2] + b'\xf0"}')

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fsm_executor.json_text
+from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.json_text import decode_json, encode_json, sound_json
 
 SURROGATES = [
@@ -32,6 +33,28 @@ def test_a_lone_surrogate_is_read_as_the_replacement_character(text: bytes, valu
 @pytest.mark.parametrize(("text", "value"), SURROGATES)
 def test_the_kit_reads_it_so_too(text: bytes, value: str) -> None:
     assert msgspec.json.decode(fsm_executor.json_text.without_lone_surrogates(text.decode())) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'"caf\xe9.txt"', "caf\ufffd.txt"),
+        (b'"\xc3"', "\ufffd"),
+        (b'"\xed\xa0\xbd\xff\xf0\x9f"', "\ufffd\ufffd\ufffd"),
+        (b'"\xe9\\ud83d"', "\ufffd\ufffd"),
+    ],
+)
+def test_a_byte_that_is_not_utf8_is_replaced_in_what_a_program_wrote(text: bytes, value: str) -> None:
+    assert decode_json(sound_json(b'{"a": %s}' % text)) == {"a": value}
+    with pytest.raises(DECODE_FAULTS):
+        decode_json(text.replace(b"\\ud83d", b""))
+
+
+@pytest.mark.parametrize("body", ["x" * 70_000, "ü" * 70_000, "x" + "ü" * 70_000, "😀" * 70_000])
+def test_characters_at_the_edges_of_pieces_are_whole(body: str) -> None:
+    encoded = msgspec.json.encode(body)
+    assert sound_json(encoded) == encoded
+    assert decode_json(sound_json(encoded[:-1] + b'\xf0"')) == body + "\ufffd"
 
 
 @given(st.text(st.characters()))
