@@ -1,4 +1,4 @@
-"""Files that a process has open and that others may delete under it: it would go on writing to what has no name."""
+"""Files that a process keeps open. When one is deleted, the process goes on writing to a file that has no name."""
 
 from collections.abc import Iterable
 from pathlib import Path

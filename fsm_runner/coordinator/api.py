@@ -189,7 +189,7 @@ class CoordinatorApi:
         return await self._get(f"/sessions/{path_segment(session_id)}/result", wire.SessionResult)
 
     async def session_events(self, session_id: str) -> list[wire.SessionEvent]:
-        """Those that can be read: the coordinator keeps whatever an executor sends."""
+        """The events that can be read, without the others: a coordinator may keep unchecked what executors send."""
         listed = await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)
         return [event for raw in listed.events if (event := _event(raw)) is not None]
 

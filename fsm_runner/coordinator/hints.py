@@ -43,21 +43,21 @@ _OTHER_NAME_CODES = frozenset({62, 64})
 _NOT_VALID_NOW_CODES = frozenset({9, 10})
 """X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _UNKNOWN_AUTHORITY_CODES = frozenset({2, 18, 19, 20, 21})
-"""No issuer is found, or one that signed itself and is not trusted."""
+"""The issuer is not found, or it signed itself and is not trusted."""
 _NO_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _HANDSHAKE_ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError, ssl.SSLEOFError)
 _ANSWERS_OF_TLS = ("Server disconnected without sending a response", "illegal request line")
-"""What a server with TLS makes of plain HTTP: it hangs up, or sends an alert, which is no text."""
+"""How a TLS server reacts to plain HTTP: it closes the connection, or sends an alert, which is binary."""
 _PLAIN_TO_TLS_PAGE = re.compile(
     r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server|speaking plain HTTP"
 )
 _GATEWAY_STATUSES = frozenset({403, 502, 503, 504})
-"""With these a proxy answers for itself."""
+"""Statuses with which a proxy answers on its own behalf."""
 _BASIC = re.compile(r"(^|,)\s*basic\b", re.IGNORECASE)
 
 
 def fault_text(fault: Exception, url: str, proxy: Proxy | None = None, *, was_answered: bool = False) -> str:
-    """What went wrong with a call of this URL, and what to do about it where that can be known.
+    """The cause of a failed call of this URL, and what to do about it if that is known.
 
     `was_answered`: the server has answered earlier calls, so it is set up correctly.
     """
@@ -76,7 +76,7 @@ def fault_text(fault: Exception, url: str, proxy: Proxy | None = None, *, was_an
 
 
 def page_hint(url: str, status: int, page: str) -> str:
-    """What to do about an answer that is no coordinator's, where that can be known; empty otherwise."""
+    """What to do about an answer that does not come from a coordinator; empty if that is not known."""
     is_plain = httpx.URL(url).scheme == "http"
     return _TLS if is_plain and status == httpx.codes.BAD_REQUEST and _PLAIN_TO_TLS_PAGE.search(page) else ""
 
@@ -102,7 +102,7 @@ def login_hint(challenge: str, url: str, *, brings_token: bool) -> str:
 
 
 def proxy_hint(status: int, proxy: Proxy | None) -> str:
-    """What an answer may have to do with the proxy through which it came; empty where nothing."""
+    """How the proxy may be the cause of an answer with this status; empty if it is not."""
     if proxy is None:
         return ""
     if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
@@ -111,7 +111,7 @@ def proxy_hint(status: int, proxy: Proxy | None) -> str:
 
 
 def _reason(fault: Exception) -> str:
-    """The text of a fault. Time-outs have none of their own, and that of a connection that fails names no cause."""
+    """The text of a fault. httpx gives time-outs no text, and failed connections a text without the cause."""
     if isinstance(fault, httpx.TimeoutException | TimeoutError):
         what = "connection" if isinstance(fault, httpx.ConnectTimeout) else "answer"
         return f"no {what} within the time limit ({type(fault).__name__})"
@@ -122,7 +122,7 @@ def _reason(fault: Exception) -> str:
 
 
 def _hint_of_cause(fault: Exception, url: str, proxy: Proxy | None) -> str | None:
-    """None where nothing below the HTTP client says more."""
+    """None if no exception below those of httpx says more."""
     for cause in _causes(fault):
         match cause:
             case ssl.SSLCertVerificationError():
@@ -144,14 +144,14 @@ def _certificate_hint(code: int) -> str:
 
 
 def _handshake_ended(fault: Exception) -> bool:
-    """Whether the connection came about, and then ended."""
+    """Whether the connection was established and then ended."""
     causes = list(_causes(fault))
     was_refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
     return not was_refused and any(isinstance(cause, _HANDSHAKE_ENDED) for cause in causes)
 
 
 def _causes(fault: BaseException) -> Iterator[BaseException]:
-    """The fault, and what it came from."""
+    """The fault, and the exceptions that caused it."""
     seen: list[BaseException] = [fault]
     for each in seen:
         yield each

@@ -1,4 +1,4 @@
-"""NO_PROXY as curl reads it: names with all that is below them, addresses, ranges of addresses, and `*`."""
+"""NO_PROXY as curl reads it: names with their subdomains, addresses, ranges of addresses, and `*`."""
 
 import functools
 import ipaddress
@@ -18,10 +18,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class _Exception(msgspec.Struct, frozen=True):
-    """One entry. A field that is None says nothing."""
+    """One entry: a name or a network. It holds for every port and scheme where these are None."""
 
     name: str | None = None
-    """A host name in small letters; it stands for all names below it as well. `*`: every host."""
+    """A host name in lower case, which includes its subdomains. `*`: every host."""
     network: Network | None = None
     """A single address is a network of one."""
     port: int | None = None
@@ -74,7 +74,7 @@ def _parsed(text: str) -> _Exception:
 
 
 def _network(text: str) -> Network:
-    """Of an address or a range, in brackets or not. Raises `ValueError`."""
+    """The network of an address or a range, with or without brackets. Raises `ValueError`."""
     match = re.fullmatch(r"\[([^\[\]]*)\](/[0-9]+)?", text)
     return ipaddress.ip_network(text if match is None else match[1] + (match[2] or ""), strict=False)
 
@@ -88,7 +88,7 @@ def _address(host: str) -> Address | None:
 
 
 def _ascii(name: str) -> str:
-    """As the DNS has it. Raises `ValueError` for what cannot be a name."""
+    """The name in the ASCII form of the DNS. Raises `ValueError` if it cannot be a name."""
     try:
         return httpx.URL(scheme="http", host=name).raw_host.decode("ascii")
     except httpx.InvalidURL as defect:

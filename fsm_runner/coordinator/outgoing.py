@@ -72,7 +72,7 @@ class ClientFactory:
             headers={"accept-encoding": PLAIN, "user-agent": USER_AGENT},
             cookies=NoCookies(),
             limits=self._limits,
-            # Of the environment, httpx would take the proxies, and refuses entries of NO_PROXY that curl accepts.
+            # Otherwise httpx reads the proxy variables itself, and it refuses entries of NO_PROXY that curl accepts.
             trust_env=False,
             proxy=None if self.proxy is None else self.proxy.url,
             verify=self._certificates,

@@ -90,8 +90,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
 
     register: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=30)
     registration_conflict: RetryPolicy = RetryPolicy(base_s=1, cap_s=3, limit_s=780)
-    """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin. The cap is
-    what a restarted runner may wait longer than the coordinator makes it."""
+    """A runner that was killed is removed 600 s later at the most, looked at each 30 s; the rest is margin. The cap
+    bounds how long a restarted runner still waits when the coordinator would already accept it."""
     poll: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=15)
     short_poll: RetryPolicy = RetryPolicy(base_s=0.05, cap_s=1)
     """Between polls that were answered at once and brought no run."""
@@ -99,7 +99,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     delivery: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=30)
     """Reports, binds and events. The time limit of the run's `reporting` state bounds it."""
     repeated_report: RetryPolicy = RetryPolicy(base_s=2, cap_s=600)
-    """Between two reports of one run that has ended here and that the coordinator goes on to show as open."""
+    """Between two reports of one run that has ended here, while the coordinator still shows it as open."""
     script: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
     look_up: RetryPolicy = RetryPolicy(base_s=0.2, cap_s=5, limit_s=60)
     """Of `submit --wait`, for the state of its run."""

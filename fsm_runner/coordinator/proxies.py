@@ -11,12 +11,12 @@ from fsm_runner.coordinator.no_proxy import is_exempt
 
 class Proxy(msgspec.Struct, frozen=True):
     url: str
-    """With its login."""
+    """With user name and password, if it has them."""
     variable: str
-    """Where it is set, for messages."""
+    """The variable that sets it, for messages."""
 
     def __str__(self) -> str:
-        """Without a login."""
+        """Without user name and password."""
         url = httpx.URL(self.url)
         return f"{url.scheme}://{url.netloc.decode('ascii')} ({self.variable})"
 

@@ -21,8 +21,8 @@ async def chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def bound(answer: httpx.Response, limit_bytes: int) -> None:
-    """Before httpx reads a body as a whole: one that is too large, or broken, raises `httpx.DecodingError` then. One
-    that is compressed in a way that cannot be read is dropped."""
+    """Limit a body that httpx reads as a whole afterwards: that raises `httpx.DecodingError` if it is too large or
+    broken. A body with an encoding that cannot be unpacked is dropped."""
     stream = answer.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         return
@@ -31,7 +31,7 @@ async def bound(answer: httpx.Response, limit_bytes: int) -> None:
         answer.stream = _Bounded(stream, limit_bytes)
     elif encoding in READABLE:
         answer.stream = _Bounded(stream, limit_bytes, encoding)
-        # Else httpx would unpack it once more.
+        # Otherwise httpx would unpack it a second time.
         del answer.headers["content-encoding"]
     else:
         await stream.aclose()

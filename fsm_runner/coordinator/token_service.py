@@ -99,7 +99,7 @@ class TokenService:
 
 
 def _asks_for_login(answer: Answer) -> bool:
-    """By something before the token service: that itself gives an error code of OAuth."""
+    """Whether a proxy in front of the token service asks for a password. The service itself sends an OAuth error."""
     is_asked = answer.status == httpx.codes.UNAUTHORIZED and asks_for_password(answer.challenge)
     return is_asked and _error_code(answer) == ""
 

@@ -19,13 +19,13 @@ READABLE = _GZIP | {"deflate"}
 
 
 def encoding_of(answer: httpx.Response) -> str:
-    """Of the body, in small letters; `identity` where it is not compressed."""
+    """The content encoding of the body, in lower case; `identity` if it is not compressed."""
     named: str = answer.headers.get("content-encoding", "")
     return named.strip().lower() or PLAIN
 
 
 async def unpacked(packed: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """The body that was packed so. Raises `httpx.DecodingError` where it is not sound, or the encoding not readable."""
+    """The unpacked body. Raises `httpx.DecodingError` if it is broken, or if the encoding cannot be read."""
     if encoding not in READABLE:
         raise httpx.DecodingError(
             f"the answer is compressed as {encoding[:40]!r}, which was not asked for; of compressed answers, gzip and "
@@ -40,14 +40,16 @@ async def unpacked(packed: AsyncIterator[bytes], encoding: str) -> AsyncIterator
                 await asyncio.sleep(0)
         unpacker.check_end()
     except zlib.error as defect:
-        raise httpx.DecodingError(f"the answer is not the {encoding} that it is said to be: {defect}") from defect
+        raise httpx.DecodingError(
+            f"the answer is not valid {encoding}, which its Content-Encoding names: {defect}"
+        ) from defect
 
 
 class _Unpacker:
     def __init__(self, *, is_gzip: bool) -> None:
         self._is_gzip = is_gzip
         self._begun = b""
-        """The first byte of a deflate body, until the second tells which of its two forms it has."""
+        """The first byte of a deflate body, until the second one shows which of its two forms it has."""
         self._member = zlib.decompressobj(_GZIP_WINDOW) if is_gzip else None
         self._has_input = False
 
@@ -72,15 +74,15 @@ class _Unpacker:
             if piece:
                 yield piece
             chunk = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-        # What did not fit into the last piece is kept inside of zlib.
+        # zlib keeps what did not fit into the last piece.
         while not self._member.eof and (piece := self._member.decompress(b"", PIECE_BYTES)):
             yield piece
 
     def check_end(self) -> None:
-        """Raises `zlib.error` where the body broke off."""
+        """Raises `zlib.error` if the body is incomplete."""
         is_complete = not self._begun if self._member is None else self._member.eof or not self._has_input
         if not is_complete:
-            raise zlib.error("it breaks off")
+            raise zlib.error("it is incomplete")
 
 
 def _deflate_window(begun: bytes) -> int:

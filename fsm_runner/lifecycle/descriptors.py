@@ -10,9 +10,9 @@ from fsm_runner.errors import UsageError
 from fsm_runner.process.open_files import OPEN_FILES, OWN_DESCRIPTORS, OpenFiles
 
 START_DESCRIPTORS = 8
-"""What is kept free for a run whose process is not started yet: what it will have, and what the start itself needs."""
+"""Kept free for each run whose process is not started yet: those of the process, and those that the start needs."""
 RUN_DESCRIPTORS = 5
-"""What a run has as a rule: its process has four, and a connection to the gateway."""
+"""What a run usually has: four of its process, and one of a connection to the gateway."""
 LOOK_AGAIN_S = 1.0
 """The time between two looks while descriptors are short. Otherwise each start and end of a run is followed by one."""
 FREED_SHARE = 8
@@ -50,7 +50,7 @@ class DescriptorWatch:
         return self._left >= START_DESCRIPTORS
 
     def look(self) -> None:
-        """See whether it has changed."""
+        """Check now. Calls `on_short` or `on_freed` after a change."""
         self._stop_timer()
         if not self._is_short and not self.has_room:
             self._is_short = True

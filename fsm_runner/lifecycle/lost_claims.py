@@ -19,7 +19,7 @@ PERHAPS_BEGUN = (
     "lost: the run was claimed before this runner's journal began, so an earlier process may have begun it; "
     "submit it again"
 )
-ENDED = "lost: this runner has ended the run before, and no longer knows how"
+ENDED = "lost: this runner has ended the run before, and no longer has its outcome"
 LOST = "lost: the answer that brought this run to its runner did not arrive, and the run cannot be restored"
 
 Course = Callable[[], bool]
@@ -41,10 +41,10 @@ class LostClaims:
         self._are_new = has_history
         """Whether a claim that is unknown here cannot have been begun by an earlier process."""
         self._unanswered_since_s: dict[str, float] = {}
-        """Runs whose agent the coordinator did not show yet."""
+        """Since when runs wait for the definition of their agent."""
 
     async def take_up(self, runner_id: str, may_take_up: Course) -> bool:
-        """Whether nothing is left to be taken up. Raises `CoordinatorError` where the list cannot be had."""
+        """Returns whether all of them were handled. Raises `CoordinatorError` if the list is not available."""
         listed = await self._api.held(runner_id, "claimed")
         names = {run.run_id for run in listed}
         self._unanswered_since_s = {run: at for run, at in self._unanswered_since_s.items() if run in names}
@@ -109,7 +109,7 @@ class LostClaims:
         return definition
 
     def _wait_for_agent(self, run: wire.Run, runner_id: str, fault: Unreachable) -> bool:
-        """One agent that cannot be had must not hold up the others, and its run not for ever."""
+        """False while the run waits for its agent, which does not hold up other runs; in the end the run fails."""
         now_s = asyncio.get_running_loop().time()
         waited_s = now_s - self._unanswered_since_s.setdefault(run.run_id, now_s)
         if waited_s < NOT_TAKEN_LIMIT_S:

@@ -10,7 +10,7 @@ class OutageWatch:
     """An outage begins with the first call that is not answered, and ends with the first one that is.
 
     `on_too_long` is called once for each outage that lasts `limit_s`; None: never. Before that, `is_answered` is
-    asked: polls can fail for minutes because of a proxy's time limit while the coordinator is up. Use `aclose` at the
+    called: polls can fail for minutes because of a proxy's time limit while the coordinator is up. Use `aclose` at the
     end.
     """
 
@@ -53,7 +53,7 @@ class OutageWatch:
         try:
             answered = await is_answered()
         except Exception as defect:  # noqa: BLE001 - the operator's limit holds, whatever goes wrong here
-            logger.opt(exception=defect).error("the coordinator could not be asked whether it is there")
+            logger.opt(exception=defect).error("the check whether the coordinator answers has failed")
             answered = False
         if answered:
             logger.debug("calls have failed for {:g} s, but the coordinator answers a heartbeat: no outage", limit_s)

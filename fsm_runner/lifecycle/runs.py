@@ -41,9 +41,9 @@ class Runs:
         self._sessions = sessions
         self._max_runs = max_runs
         self._actors: dict[str, RunActor] = {}
-        self._ended_runs = EndedRuns(repeated_report, self._tell_again)
+        self._ended_runs = EndedRuns(repeated_report, self._send_again)
         self._handed_out_again: set[str] = set()
-        """Runs at work of which the log has said so."""
+        """Runs at work that were handed out again; the log mentions each once."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.descriptors = DescriptorWatch(self)
         self.changed = asyncio.Event()
@@ -56,8 +56,8 @@ class Runs:
 
     @property
     def full(self) -> bool:
-        has_reached_most = self._max_runs is not None and len(self._tasks) >= self._max_runs
-        return self.flooded or has_reached_most or not self.descriptors.has_room
+        is_at_max = self._max_runs is not None and len(self._tasks) >= self._max_runs
+        return self.flooded or is_at_max or not self.descriptors.has_room
 
     @property
     def flooded(self) -> bool:
@@ -242,7 +242,7 @@ class Runs:
         else:
             logger.info("{}: {} after {}{}", actor.name, state, took, used)
 
-    def _tell_again(self, run_id: str, report: Delivery) -> None:
+    def _send_again(self, run_id: str, report: Delivery) -> None:
         logger.warning("{}: still open at the coordinator although it ended here; its report is sent again", run_id)
         self._own(self._deliver(run_id, report), run_id)
 

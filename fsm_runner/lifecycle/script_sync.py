@@ -73,7 +73,7 @@ class ScriptSync:
         if self._last_change.get(name) is ended:
             del self._last_change[name]
         if not ended.cancelled() and (defect := ended.exception()) is not None:
-            logger.opt(exception=defect).error("script {!r}: its change broke", name)
+            logger.opt(exception=defect).error("script {!r}: the update has failed with a defect of the runner", name)
 
     async def _after(
         self, earlier: asyncio.Task[None] | None, name: str, work: Callable[[str], Awaitable[None]]

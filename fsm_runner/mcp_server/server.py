@@ -111,6 +111,6 @@ class McpServer:
                 return await in_thread(importlib.import_module, SERVICE_MODULE)
             except OSError as fault:
                 if not is_said:
-                    logger.warning("the MCP server at {} cannot be loaded, it is tried again: {}", self.url, fault)
+                    logger.warning("the MCP server at {} cannot be loaded yet, it is tried again: {}", self.url, fault)
                     is_said = True
             await asyncio.sleep(waits.next_s())

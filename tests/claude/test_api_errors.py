@@ -36,7 +36,7 @@ def limit_headers(status: str, resets_at: int, **more: str) -> dict[str, str]:
 async def test_credentials_that_are_not_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
-    """The program alone would ask eleven times, for three minutes."""
+    """By itself the program would send the request eleven times, for three minutes."""
     async with claude(tmp_path, monkeypatch, variables={**variables, **DEFAULT_RETRIES}) as bench:
         bench.api.otherwise = Fails(401, "authentication_error", "invalid")
         run = await bench.start()
@@ -48,21 +48,16 @@ async def test_credentials_that_are_not_accepted(
 async def test_a_request_that_is_forbidden_names_the_credential_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with claude(tmp_path, monkeypatch, variables={**WITH_KEY, **DEFAULT_RETRIES}) as bench:
+    """The project's settings bring a key, which the program prefers to the runner's token."""
+    config = {"setting_sources": ["project"]}
+    async with claude(tmp_path, monkeypatch, config=config, variables=DEFAULT_RETRIES) as bench:
+        bench.write_settings({"env": {"ANTHROPIC_API_KEY": "sk-ant-of-the-project"}})
         bench.api.otherwise = Fails(403, "permission_error", "not for you")
         error = await bench.fails(await bench.start())
         assert len(bench.api.asked) == 1
     assert "not for you" in error
     assert "(HTTP 403: the API, or a proxy in front of it, refuses the request with ANTHROPIC_API_KEY;" in error
     assert "CLAUDE_CODE_OAUTH_TOKEN" not in error
-
-
-async def test_a_credential_of_the_settings_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
-        bench.write_settings({"env": {"ANTHROPIC_API_KEY": "sk-ant-of-the-project"}})
-        bench.api.otherwise = Fails(403, "permission_error", "not for you")
-        error = await bench.fails(await bench.start())
-    assert "refuses the request with ANTHROPIC_API_KEY;" in error
 
 
 async def test_a_limit_that_is_reached_is_said_with_the_time_of_its_end(

@@ -9,12 +9,13 @@ from claude_agent_sdk.types import RateLimitEvent, RateLimitInfo, RateLimitStatu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_code_executor.config import Config, decoded_config
+from claude_code_executor.config import MANIFEST, Config, decoded_config
 from claude_code_executor.diagnosis import Diagnosis
 from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output
 from claude_code_executor.prompt import prompt_of
 from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
 from fsm_executor import ExecutorError
+from fsm_runner.profiles import load_profile, profile_paths
 
 ORDINARY_USER = 1000
 TOKEN = {"CLAUDE_CODE_OAUTH_TOKEN": "a token"}
@@ -58,6 +59,19 @@ def test_a_config_that_a_runner_has_not_looked_at_is_refused_with_its_key() -> N
     with pytest.raises(ExecutorError, match=r"config\.max_turns: 0 is less than the minimum of 1"):
         decoded_config({"max_turns": 0})
     assert decoded_config({"setting_sources": [], "max_turns": 3}) == Config(setting_sources=(), max_turns=3)
+
+
+def test_the_manifest_names_the_defaults_that_hold() -> None:
+    properties = json.loads(MANIFEST.read_text())["config_schema"]["properties"]
+    named = {key: schema["default"] for key, schema in properties.items() if "default" in schema}
+    assert decoded_config(named) == Config()
+    assert {"stall_notice_s", "background_limit_s", "mcp_required"} <= named.keys()
+
+
+def test_all_restricted_profiles_permit_the_same() -> None:
+    configs = [load_profile(name).profile.config for name in profile_paths() if name.startswith("restricted-")]
+    permitted = [(config["permission_mode"], config["tools"]) for config in configs]
+    assert permitted == [("acceptEdits", ["Read", "Glob", "Grep", "Edit", "Write", "NotebookEdit"])] * 4
 
 
 def test_an_ordinary_user_needs_a_credential_and_no_more() -> None:

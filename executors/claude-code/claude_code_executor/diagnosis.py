@@ -28,7 +28,7 @@ class Diagnosis:
         self._limit: RateLimitInfo | None = None
 
     def detail_of(self, message: Message) -> str | None:
-        """The status detail that the message is worth.
+        """The status detail to report for the message; None: there is none.
 
         Raises `TurnFailed` when the API refuses the credential for the second time.
         """

@@ -26,7 +26,7 @@ UNREMARKABLE = ("connected", "pending", "disabled")
 
 
 def project_file_defect(folder: Path) -> str | None:
-    """Why the program does not read the project's own MCP servers; it does not mention that."""
+    """Why the program cannot read the project's own MCP servers, which it does not report; None: it can."""
     file = folder / PROJECT_FILE
     try:
         json.loads(file.read_text("utf-8-sig"))

@@ -47,7 +47,7 @@ def options_of(
         output_format={"type": "json_schema", "schema": schema} if isinstance(schema, dict) else None,
         resume=resume,
         env={**PROGRAM_VARIABLES, **_api_timeouts(config)},
-        # They show that an answer of the API goes on.
+        # These messages show that an answer of the API is still arriving.
         include_partial_messages=True,
         max_buffer_size=LINE_LIMIT_BYTES,
         stderr=on_stderr,

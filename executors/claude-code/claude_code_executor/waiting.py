@@ -73,7 +73,7 @@ class Waiting:
         activity.abandon_background()
 
     async def _note_background(self) -> None:
-        """Once for each change of what goes on in the background after the model's turn."""
+        """Note the background work that the turn waits for, once after each change of it."""
         activity = self._program.activity
         if activity.is_in_background and self._noted_background != list(activity.background):
             self._noted_background = list(activity.background)

@@ -69,7 +69,7 @@ class Database:
         return self._connection.total_changes
 
     def check(self, *, by_writing: bool) -> None:
-        """Raises `DatabaseTrouble` where it cannot be used, as far as is known without, or also by, writing to it."""
+        """Raises `DatabaseTrouble` if it cannot be used. `by_writing`: find that out by a write, too."""
         self._files.check_presence()
         self._files.check_space()
         if by_writing:
@@ -100,7 +100,7 @@ class Database:
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        self._roll_back()  # where the disk failed, an earlier one may not have worked
+        self._roll_back()  # after a failure of the disk an earlier rollback may have failed, too
         self._connection.execute("BEGIN IMMEDIATE")
         changes = self.changes
         try:

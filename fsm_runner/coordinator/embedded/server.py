@@ -162,7 +162,9 @@ class _RunningServer:
             except DatabaseTrouble:  # logged by the worker
                 continue
             except Exception as defect:  # noqa: BLE001 - without this task no runner would ever count as gone
-                logger.opt(exception=defect).error("coordinator: runners could not be looked at, it is tried again")
+                logger.opt(exception=defect).error(
+                    "coordinator: the check for silent runners has failed; the next one is due as usual"
+                )
 
 
 def _verifier_of(demand: TokenDemand) -> "TokenVerifier":

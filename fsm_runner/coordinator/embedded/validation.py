@@ -78,8 +78,8 @@ class ParameterChecks:
         try:
             return await self._answer(question)
         except _Ended:
-            # A program that was there before may have been killed for a reason of its own: a new one is asked again.
-            # A new one that ends was ended by this question.
+            # A program that has answered before may have been killed for another reason: a new one gets the question.
+            # A new program that ends was ended by this question.
             if has_served:
                 with suppress(_Ended, TimeoutError):
                     return await self._answer(question)
