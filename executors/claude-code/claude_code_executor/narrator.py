@@ -138,7 +138,7 @@ class Narrator:
         if self._has_output_schema:
             await turn.complete(data=structured_output(result))
         else:
-            await turn.complete(result.result or "")
+            await turn.complete(results.text())
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:
