@@ -34,6 +34,9 @@ class OneShotExecutor:
     def accept(self, run: Run) -> None:
         """Any run: what it asks for is between its author and the executor."""
 
+    def starts_process(self, run: Run) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None:
         """There is nothing to bring up to date."""
 

@@ -93,6 +93,9 @@ class Executor(Protocol):
     def accept(self, run: Run) -> None:
         """Raises `RunRefused` where the run is not one for this executor."""
 
+    def starts_process(self, run: Run) -> bool:
+        """Whether the run needs a new process, rather than one that has lived on since an earlier run."""
+
     async def prepare(self, assignment: Assignment) -> None:
         """Bring up to date what the run needs. Raises `RunRefused`; an `OSError` is tried again."""
 

@@ -78,6 +78,9 @@ class ProceduralExecutor:
         if agent.script is None and not agent.command:
             raise RunRefused(f"agent {agent.name!r} has neither a command nor a script")
 
+    def starts_process(self, run: Run) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None:
         script = _agent(assignment.run).script
         if script is not None:

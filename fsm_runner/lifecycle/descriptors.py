@@ -15,10 +15,9 @@ RUN_DESCRIPTORS = 5
 """What a run usually has: four of its process, and one of a connection to the gateway."""
 LOOK_AGAIN_S = 1.0
 """The time between two looks while descriptors are short. Otherwise each start and end of a run is followed by one."""
-FREED_SHARE = 8
-FREED_RUNS = 10
-"""Runs are claimed again when an eighth of the descriptors for runs is free, or those of ten runs: otherwise a busy
-runner would change its state with each run."""
+FREED_AFTER_S = 5.0
+"""A shortage ends when there has been room for a further run for this long. A busy runner would change its state with
+each run otherwise. Nothing waits for it, since runs are also claimed during a shortage as soon as there is room."""
 
 
 class Load(Protocol):
@@ -33,7 +32,7 @@ class Load(Protocol):
 
 
 class DescriptorWatch:
-    """Calls `on_short` and `on_freed` when it changes whether a further run may be claimed. `close` ends it."""
+    """Calls `on_short` when a shortage of descriptors begins, `on_freed` when it is over. `close` ends it."""
 
     def __init__(self, load: Load, open_files: OpenFiles = OPEN_FILES) -> None:
         self.on_short: Callable[[str], None] = lambda _: None
@@ -41,7 +40,8 @@ class DescriptorWatch:
         self.on_freed: Callable[[], None] = lambda: None
         self._load = load
         self._open_files = open_files
-        self._is_short = False
+        self._short_at_s: float | None = None
+        """When descriptors were last found to be short; None: there is no shortage."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -49,19 +49,29 @@ class DescriptorWatch:
         """Whether there are descriptors for one run more, when all that are held have started their processes."""
         return self._left >= START_DESCRIPTORS
 
+    @property
+    def state(self) -> str:
+        """What a run needs and what there is, for people."""
+        text = (
+            f"a run needs {START_DESCRIPTORS} file descriptors; free of the {self._open_files.for_runs} for runs: "
+            f"{max(0, self._left)} (`ulimit -n` {self._open_files.limit}, {self._open_files.in_use} in use"
+        )
+        if unstarted := self._load.unstarted:
+            text += f", {unstarted * START_DESCRIPTORS} reserved for runs that have not started their process yet"
+        return f"{text})"
+
     def look(self) -> None:
         """Check now. Calls `on_short` or `on_freed` after a change."""
         self._stop_timer()
-        if not self._is_short and not self.has_room:
-            self._is_short = True
-            self.on_short(
-                f"{self._open_files.in_use} of {self._open_files.limit} descriptors (`ulimit -n`) are in use, "
-                f"{self._open_files.for_runs} are for runs; runs held: {len(self._load)}"
-            )
-        elif self._is_short and self._has_enough:
-            self._is_short = False
+        now_s = asyncio.get_running_loop().time()
+        if not self.has_room:
+            if self._short_at_s is None:
+                self.on_short(f"{self.state}; runs held: {len(self._load)}")
+            self._short_at_s = now_s
+        elif self._short_at_s is not None and now_s >= self._short_at_s + FREED_AFTER_S:
+            self._short_at_s = None
             self.on_freed()
-        if self._is_short:
+        if self._short_at_s is not None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self.look)
 
     def close(self) -> None:
@@ -74,13 +84,6 @@ class DescriptorWatch:
         if left >= (len(self._load) + 1) * START_DESCRIPTORS:
             return left - len(self._load) * START_DESCRIPTORS  # no need to count
         return left - self._load.unstarted * START_DESCRIPTORS
-
-    @property
-    def _has_enough(self) -> bool:
-        if len(self._load) == 0:
-            return self.has_room
-        wanted = min(self._open_files.for_runs // FREED_SHARE, FREED_RUNS * START_DESCRIPTORS)
-        return self._left >= max(wanted, START_DESCRIPTORS)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -13,7 +13,7 @@ from fsm_runner.coordinator.faults import Refused
 from fsm_runner.coordinator.outbox import Answered
 from fsm_runner.errors import FsmRunnerError, shortened
 from fsm_runner.executors.notes import Notes, Usage
-from fsm_runner.executors.port import Assignment, Execution, Executor
+from fsm_runner.executors.port import Assignment, Execution, Executor, RunRefused
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.blueprint import RunnerValues, with_runner_values
@@ -74,8 +74,16 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
 class RunActor(Actor):
     """From the claim to the acknowledged report."""
 
-    def __init__(self, run: wire.Run, runner_id: str, context: RunContext, left_behind: OpenRun | None = None) -> None:
-        """`left_behind`: what an earlier process has written down of it."""
+    def __init__(
+        self,
+        run: wire.Run,
+        runner_id: str,
+        context: RunContext,
+        left_behind: OpenRun | None = None,
+        *,
+        refusal: str = "",
+    ) -> None:
+        """`left_behind`: what an earlier process has written down of it. `refusal`: why it must fail at once."""
         super().__init__(
             run.run_id,
             context.machine,
@@ -93,6 +101,7 @@ class RunActor(Actor):
         )
         self.wire_run = with_runner_values(run, context.runner_values)
         self._claimed_run = run
+        self._refusal = refusal
         self.runner_id = runner_id
         self._context = context
         self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing, self._note)
@@ -191,6 +200,8 @@ class RunActor(Actor):
         if self._left_in:
             logger.warning("{}: is carried out again", self.name)
         await self._context.record.written()
+        if self._refusal:
+            raise RunRefused(self._refusal)
         self._context.executor.accept(self.wire_run)
 
     async def _prepare_workspace(self) -> None:

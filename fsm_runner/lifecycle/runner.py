@@ -37,7 +37,8 @@ SILENCE_LOOK_S = 0.25
 
 LEAVING = "the runner is leaving"
 
-CLAIMING_STATES = frozenset({"online", "cut_off"})
+CLAIMING_STATES = frozenset({"online", "cut_off", "saturated"})
+"""In `saturated`, `Runs.full` holds back what descriptors do not suffice for."""
 TROUBLED_STATES = frozenset({"cut_off", "suspended", "saturated", "refused", "gave_up", "aborted"})
 LEAVING_STATES = frozenset({"draining", "stopping_runs", "deregistering"})
 

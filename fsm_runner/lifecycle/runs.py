@@ -57,7 +57,13 @@ class Runs:
     @property
     def full(self) -> bool:
         is_at_max = self._max_runs is not None and len(self._tasks) >= self._max_runs
-        return self.flooded or is_at_max or not self.descriptors.has_room
+        return self.flooded or is_at_max or (not self.descriptors.has_room and not self._holds_only_turns)
+
+    @property
+    def _holds_only_turns(self) -> bool:
+        """Whether no run that is held frees descriptors when it ends, as all are turns of executors that live on."""
+        turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
+        return turns == len(self._tasks)
 
     @property
     def flooded(self) -> bool:
@@ -85,8 +91,24 @@ class Runs:
         if self.repeat_end(run.run_id):
             return False
         logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name or "-", run.session_id)
-        self._begin(RunActor(run, runner_id, self._context))
+        self._begin(RunActor(run, runner_id, self._context, refusal=self._refusal_of(run)))
         return True
+
+    def _refusal_of(self, run: wire.Run) -> str:
+        """Why the run cannot have a process; empty where it can, or needs none.
+
+        Without idle executors it may have one: then connections hold the descriptors, and these have their own share.
+        """
+        if self.descriptors.has_room or not self._context.executor.starts_process(run):
+            return ""
+        if len(self._sessions) == 0 or not self._holds_only_turns:
+            return ""
+        living = "1 executor lives on" if len(self._sessions) == 1 else f"{len(self._sessions)} executors live on"
+        return (
+            f"too few file descriptors for another executor, since {living}: "
+            f"{self.descriptors.state}. Raise the hard limit (`ulimit -Hn`), let idle executors end sooner "
+            "(`--session-idle-timeout`), or stop idle sessions (`fsm-runner stop SESSION`)"
+        )
 
     def is_at_work(self, run_id: str) -> bool:
         return run_id in self._actors

@@ -94,6 +94,9 @@ class PersistentExecutor:
     def accept(self, run: Run) -> None:
         """Any run: what it asks for is between its author and the executor."""
 
+    def starts_process(self, run: Run) -> bool:
+        return run.type != "resume_session"
+
     async def prepare(self, assignment: Assignment) -> None:
         """There is nothing to bring up to date."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator.wire import RunRequest
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from fsm_runner.health import ask_all, sockets
 from fsm_runner.process.open_files import MOST_DESCRIPTORS, OWN_DESCRIPTORS
@@ -34,9 +35,13 @@ def descriptors_of(pid: int) -> int:
 
 
 @asynccontextmanager
-async def runner_with_room_for_one(folder: Path, desk: Bench, *flags: str) -> AsyncIterator[Program]:
-    arguments = ("-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state"), *flags)
-    async with program(folder, environment(folder / "home"), *arguments) as runner:
+async def runner_with_room_for_one(
+    folder: Path, desk: Bench, *flags: str, profile: str = PROFILE
+) -> AsyncIterator[Program]:
+    """The profile is one of the folder `home`, or a bundled one where there is no such folder."""
+    home = folder / "home"
+    arguments = ("-x", profile, "-c", desk.proxy.url, "--state-dir", str(folder / "state"), *flags)
+    async with program(folder, environment(home if home.exists() else None), *arguments) as runner:
         await desk.proxy.seen("GET", POLL)
         pid = runner.process.pid
         wanted = descriptors_of(pid) + ROOM
@@ -54,7 +59,7 @@ async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) ->
     ):
         first = await desk.submit("wait", **command.parameters)
         await command.started.pid()
-        assert "descriptors (`ulimit -n`) are in use" in await runner.said("→ saturated")
+        assert "8 reserved for runs that have not started their process yet" in await runner.said("→ saturated")
         polls = desk.proxy.calls_for("GET", POLL)
         await desk.proxy.wait_for(lambda: polls[-1].answered_at is not None, "the end of the last poll")
         [health] = (await ask_all(sockets(tmp_path / "state"))).values()
@@ -64,7 +69,6 @@ async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) ->
         command.gate.write_line()
         for run in (first, second):
             await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-        await runner.said("saturated → online")
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert not [line for line in runner.lines if "ERROR" in line or "Traceback" in line]
@@ -84,6 +88,31 @@ async def test_commands_that_exceed_their_time_give_their_descriptors_back(tmp_p
             assert "not done within the time limit of 0.05 s" in report.json["error"]
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
+
+
+async def test_idle_executors_that_hold_the_descriptors_keep_their_turns_and_their_stops(tmp_path: Path) -> None:
+    async with (
+        bench(tmp_path, QUICK) as desk,
+        runner_with_room_for_one(tmp_path, desk, profile="echo-session") as runner,
+    ):
+        first = await desk.submit_prompt("first")
+        await desk.proxy.answered("POST", f"/runner/runs/{first.run_id}/completed")
+        await runner.said("→ saturated")
+        refused = await desk.submit_prompt("another session")
+        report = await desk.proxy.answered("POST", f"/runner/runs/{refused.run_id}/failed")
+        assert "too few file descriptors for another executor, since 1 executor lives on" in report.json["error"]
+        assert "`--session-idle-timeout`" in report.json["error"]
+        turn = await desk.api.create_run(
+            RunRequest(type="resume_session", session_id=first.session_id, parameters={"prompt": "again"})
+        )
+        await desk.proxy.answered("POST", f"/runner/runs/{turn.run_id}/completed")
+        await desk.api.stop_session(first.session_id)
+        await runner.said(f"{first.session_id}: stopped")
+        later = await desk.submit_prompt("there is room again")
+        await desk.proxy.answered("POST", f"/runner/runs/{later.run_id}/completed")
+        runner.terminate()
+        assert await runner.exit_code() == EXIT_OK
+        assert not [line for line in runner.lines if "ERROR" in line or "Traceback" in line]
 
 
 def test_a_limit_that_is_too_low_for_one_run_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ class FakeExecutor:
         self._preparations = list(world.prepare)
         self.executions: list[FakeExecution] = []
 
+    def starts_process(self, run: wire.Run) -> bool:
+        return True
+
     def accept(self, run: wire.Run) -> None:
         if self._world.accept.error is not None:
             raise ERRORS[self._world.accept.error]

@@ -161,6 +161,9 @@ class EndlessExecutor:
 
     def accept(self, run: wire.Run) -> None: ...
 
+    def starts_process(self, run: wire.Run) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None: ...
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Endless:

@@ -111,6 +111,9 @@ class MortalExecutor:
 
     def accept(self, run: wire.Run) -> None: ...
 
+    def starts_process(self, run: wire.Run) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None:
         await self._life.go_on()
 
