@@ -21,8 +21,8 @@ from tests.support.home import PROFILE, make_home
 from tests.support.inheritance import inheriting
 from tests.support.program import environment
 from tests.support.runner import Bench, bench
+from tests.support.watch import PATIENCE_S
 
-PATIENCE_S = 60.0
 REGISTER = "/runner/register"
 FULL_DEVICE = Path("/dev/full")
 FSM_RUNNER = (sys.executable, "-m", "fsm_runner")

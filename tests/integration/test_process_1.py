@@ -19,10 +19,11 @@ from tests.support.inheritance import may_unshare
 from tests.support.processes import reaped, with_environment
 from tests.support.program import REPOSITORY, environment
 from tests.support.runner import Bench, bench
+from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
 
-PATIENCE_S = 60.0
+
 REGISTER = "/runner/register"
 ENTRY_POINT = REPOSITORY / "docker" / "base" / "entrypoint.sh"
 FSM_RUNNER = (sys.executable, "-m", "fsm_runner")

@@ -23,6 +23,7 @@ from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_o
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import with_environment
+from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
 
@@ -107,7 +108,7 @@ async def test_a_loop_that_closes_does_not_give_up_either(monkeypatch: pytest.Mo
     powerless, is_up = Powerless(monkeypatch, looks=40, changing=True), asyncio.Event()
     child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE, on_stdout=lambda _: is_up.set())
     try:
-        await asyncio.wait_for(is_up.wait(), 60)
+        await asyncio.wait_for(is_up.wait(), PATIENCE_S)
     finally:
         child.close()
     assert powerless.left <= 0

@@ -15,20 +15,11 @@ from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.limits import ResourceLimits
 from fsm_runner.process.open_files import OpenFiles
 from tests.support.children import ENV, HERE, exit_of, open_descriptors
+from tests.support.open_files import soft_limit
 
 SHOW = [sys.executable, "-c", "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"]
 LOW = 200
 _, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-
-@contextmanager
-def soft_limit(limit: int) -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch
 from fsm_runner.process.reaping import LOST_STATUS_CODE
 from tests.support.children import ENV, HERE, exit_of, is_reaped, open_descriptors, start_shell
+from tests.support.open_files import descriptors_left
 from tests.support.watch import PATIENCE_S
 
 
@@ -110,20 +110,15 @@ async def test_an_exit_status_that_the_kernel_threw_away_is_a_failure() -> None:
     assert (ended.code, ended.stdout.text()) == (LOST_STATUS_CODE, "hello\n")
 
 
-@pytest.mark.parametrize("descriptors_left", range(12))
-async def test_running_out_of_descriptors_leaks_none(descriptors_left: int) -> None:
-    lowest = os.dup(0)
-    os.close(lowest)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+@pytest.mark.parametrize("count", range(12))
+async def test_running_out_of_descriptors_leaks_none(count: int) -> None:
     child = None
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + descriptors_left, limits[1]))
     try:
-        child = Child.start(["/bin/echo", "hello"], env=ENV, cwd=HERE, pipe_stdin=True)
+        with descriptors_left(count):
+            child = Child.start(["/bin/echo", "hello"], env=ENV, cwd=HERE, pipe_stdin=True)
     except SpawnFailed as error:
         assert "too many open files" in str(error)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert (child is None) == (descriptors_left < 8)
+    assert (child is None) == (count < 8)
     if child is not None:
         assert (await exit_of(child)).stdout.text() == "hello\n"
 

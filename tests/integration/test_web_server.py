@@ -1,11 +1,9 @@
 """The bounds of a server's connections, on real sockets."""
 
 import asyncio
-import os
-import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,12 +12,13 @@ from starlette.types import Receive, Scope, Send
 
 from fsm_executor.gateway import KEPT_IDLE_S
 from fsm_runner.web import acceptor
-from fsm_runner.web.acceptor import ACCEPTED_AT_ONCE, WHEN_ONE_ENDS
+from fsm_runner.web.acceptor import ACCEPTED_AT_ONCE, WHEN_ONE_ENDS, Acceptor
 from fsm_runner.web.connection import Bounds, Connections
 from fsm_runner.web.listener import listen
 from fsm_runner.web.server import WebServer
 from tests.support.children import open_descriptors
 from tests.support.logs import log_lines
+from tests.support.open_files import descriptors_left
 from tests.support.watch import PATIENCE_S, Watch
 
 SHORT_S = 0.3
@@ -103,20 +102,19 @@ class Bench:
 
     async def watch_connections(self, condition: Callable[[Connections], bool]) -> None:
         """The server tells nobody."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition(self.server._connections):  # noqa: ASYNC110
-                await asyncio.sleep(0)
-
-    async def watch_log(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until(lambda: condition(self.server._connections))
 
     async def client(self) -> Client:
         address = urlsplit(self.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         self._stack.callback(writer.close)
         return Client(reader, writer)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -214,37 +212,31 @@ async def test_a_request_that_waits_for_its_turn_gives_way_to_others() -> None:
 
 async def test_connections_wait_while_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncio's own servers log a failure for each of them, and again for each at each attempt."""
+    attempts: list[float] = []
+    pause = Acceptor._pause
+
+    def counted(self: Acceptor, wait_s: float) -> None:
+        attempts.append(wait_s)
+        pause(self, wait_s)
+
     monkeypatch.setattr(acceptor, "RETRY_S", 0.01)
+    monkeypatch.setattr(Acceptor, "_pause", counted)
     with log_lines() as log:
         async with served() as b:
             address = urlsplit(b.url)
             assert await (await b.client()).get() == b"whole"
             sockets = [socket.socket() for _ in range(40)]
-            with no_descriptor_left():
+            with descriptors_left(0):
                 for each in sockets:
                     each.connect((address.hostname, address.port))
                     each.sendall(GET)
-                await b.watch_log(lambda: [line for line in log if "no connection can be accepted now" in line])
-                for _ in range(10):
-                    await asyncio.sleep(0.01)  # several attempts
+                await until(lambda: attempts.count(0.01) > 5)
             for each in sockets:
                 reader, writer = await asyncio.open_connection(sock=each)
                 assert await Client(reader, writer).answer() == b"whole"
                 writer.close()
     [line] = [line for line in log if "Too many open files" in line]
     assert b.url in line
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    lowest = os.dup(0)
-    os.close(lowest)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_a_connection_that_asks_nothing_is_closed() -> None:
