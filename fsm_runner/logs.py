@@ -23,8 +23,6 @@ _FORMAT_WITH_DATE = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level: <7} {message}"
 def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) -> None:
     """INFO and above; `verbose`: everything; `quiet`: warnings and errors alone. Secrets are not shown."""
     logger.remove()
-    if sys.stderr is None:  # closed by whoever started the program
-        return
     logger.configure(patcher=lambda record: _make_plain(record, redactor))
     level = "DEBUG" if verbose else "WARNING" if quiet else "INFO"
     sink = LogSink(sys.stderr.fileno(), redactor)

@@ -5,12 +5,10 @@ import signal
 from fsm_runner.errors import STDERR_MARK, STDOUT_MARK
 from fsm_runner.process.capture import BoundedCapture
 from fsm_runner.process.child import Exit
-from fsm_runner.process.reaping import signal_name
+from fsm_runner.process.reaping import SIGNAL_CODE_BASE, signal_name
 
 TAIL_CHARS = 2_000
 """How much of the end of stdout or stderr is added to a failure that begins with other text."""
-
-_SHELL_CODE_OF_A_SIGNAL = 128
 
 
 def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
@@ -30,17 +28,16 @@ def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
     return f"{said}{separator}({how})"
 
 
-def _how_it_ended(ended: Exit, when: str = "") -> str:
+def _how_it_ended(ended: Exit, when: str) -> str:
     """The signal, or the exit code and the signal that it can stand for: "killed by SIGSEGV, exit code 139".
 
-    The kernel kills with SIGKILL when memory runs out, and the process can write nothing before that. A shell survives
-    its child then and reports the signal as an exit code, which a program may also choose by itself. `when`: in words
-    that can follow "it ended".
+    A shell survives a child that a signal killed, and exits with a code that stands for the signal. A program may also
+    choose such a code itself.
     """
     when = when and f" {when}"
     if ended.signal is not None:
         return f"killed by {ended.signal}{when}, exit code {ended.code}{_cause(ended.signal)}"
-    number = ended.code - _SHELL_CODE_OF_A_SIGNAL
+    number = ended.code - SIGNAL_CODE_BASE
     if number not in signal.valid_signals():
         return f"exit code {ended.code}{when}"
     name = signal_name(number)
@@ -57,6 +54,7 @@ def _section(mark: str, text: str) -> str:
 
 
 def _cause(name: str) -> str:
+    # The kernel sends SIGKILL when memory runs out, and the process has no chance to write a message.
     return ", perhaps for lack of memory" if name == "SIGKILL" else ""
 
 

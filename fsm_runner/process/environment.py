@@ -64,13 +64,13 @@ def _with_own_interpreter(path: str) -> str:
 
 
 def _exempting_this_machine(environment: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY in both cases: what is set in that case, else in the other one, and this machine's names."""
+    """`no_proxy` and `NO_PROXY`, each with the names of this machine added. One that is not set is like the other."""
     exempting = {}
     names = _both_cases(_NO_PROXY)
     for name, other in zip(names, reversed(names), strict=True):
         hosts = environment.get(name) or environment.get(other) or ""
         listed = hosts.replace(",", " ").split()
-        # `*` is every host, but for many programs only where it stands alone.
+        # For many programs `*` means every host only if the list has no other entry.
         missing = () if listed == ["*"] else [host for host in _THIS_MACHINE if host not in listed]
         exempting[name] = ",".join(filter(None, [hosts.rstrip(", "), *missing]))
     return exempting

@@ -215,7 +215,7 @@ class Hunt:
         return has_reaped, unreadable
 
     def _freeze(self) -> Iterator[float]:
-        """Raises OSError."""
+        """Stops all processes that have to end with the tree. Raises OSError."""
         for _ in freeze(lambda value: self._orphans.ends_with(value, self._tree)):
             yield 0.0
 

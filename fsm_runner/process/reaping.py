@@ -8,6 +8,8 @@ import msgspec
 
 LOST_STATUS_CODE = 255
 """The exit code of a child whose status the kernel threw away, because SIGCHLD is ignored in this process."""
+SIGNAL_CODE_BASE = 128
+"""A process that signal N killed has the exit code 128 + N, as in a shell."""
 
 
 class Reaped(msgspec.Struct, frozen=True):
@@ -30,7 +32,7 @@ def reap(process: "subprocess.Popen[bytes]") -> Reaped:
     if process.returncode >= 0:
         return Reaped(process.returncode, cpu_s=cpu_s)
     number = -process.returncode
-    return Reaped(128 + number, signal_name(number), cpu_s)
+    return Reaped(SIGNAL_CODE_BASE + number, signal_name(number), cpu_s)
 
 
 def signal_name(number: int) -> str:
