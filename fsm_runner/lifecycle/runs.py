@@ -151,6 +151,8 @@ class Runs:
 
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
+        # The text can name the coordinator's URL, which may hold a password.
+        error = self._context.channels.redactor.text(error)
         logger.error("{}: {}", run_id, _shown(error))
         self._end_at_once(run_id, delivery.failed(run_id, runner_id, shortened(error), overrules=False))
 

@@ -7,10 +7,10 @@ from loguru import logger
 
 
 @contextmanager
-def log_lines() -> Iterator[list[str]]:
-    """The messages of all levels, as they are logged while this is entered."""
+def log_lines(level: str = "DEBUG") -> Iterator[list[str]]:
+    """The messages of this level and above, as they are logged while this is entered."""
     lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(message.record["message"]), level="DEBUG")
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level=level)
     try:
         yield lines
     finally:

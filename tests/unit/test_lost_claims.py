@@ -76,7 +76,10 @@ async def test_a_resume_is_carried_out_likewise() -> None:
         ({**AGENT, "system_prompt": "About ${params.topic}, for ${scope.user}."}, "${params.topic}, ${scope.user}"),
         ({**AGENT, "mcp_servers": {"x": {"url": "http://x", "config": {"K": "${env.KEY}"}}}}, "${env.KEY}"),
         ({**AGENT, "mcp_servers": {"tools": {"ref": "tools"}}}, "MCP server 'tools'"),
-        (Refused("404: Agent not found", 404), "agent 'echo' is not available: 404"),
+        (
+            Refused("GET http://user:secret@host/agents/echo: HTTP 404", 404),
+            "agent 'echo' is not available: GET http://user:***@host/agents/echo: HTTP 404",
+        ),
     ],
 )
 @in_virtual_time

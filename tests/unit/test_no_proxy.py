@@ -2,11 +2,11 @@
 
 import httpx
 import pytest
-from loguru import logger
 
 from fsm_runner.coordinator.no_proxy import is_exempt
 from fsm_runner.coordinator.outgoing import ClientFactory
 from fsm_runner.coordinator.proxies import proxy_for
+from tests.support.logs import log_lines
 
 EXEMPT = [
     ("http://example.com", "example.com"),
@@ -63,12 +63,10 @@ def test_these_are_not(url: str, no_proxy: str) -> None:
 
 @pytest.mark.parametrize("entry", ["10.0.0.0/99", "fd00::/200", "[::1", "::1]", "[host]", "http//x", "a..b", "<local>"])
 def test_an_entry_that_cannot_be_read_is_skipped_with_one_warning_that_names_it(entry: str) -> None:
-    warnings: list[str] = []
-    sink = logger.add(warnings.append, level="WARNING", format="{message}")
-    for _ in range(2):
-        assert is_exempt(httpx.URL("http://host"), f"{entry},host")
-        assert not is_exempt(httpx.URL("http://other"), f"{entry},host")
-    logger.remove(sink)
+    with log_lines("WARNING") as warnings:
+        for _ in range(2):
+            assert is_exempt(httpx.URL("http://host"), f"{entry},host")
+            assert not is_exempt(httpx.URL("http://other"), f"{entry},host")
     assert len(warnings) == 1
     assert repr(entry) in warnings[0]
     assert "NO_PROXY" in warnings[0]

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from loguru import logger
 
 from fsm_runner.coordinator.api import Polled
 from fsm_runner.coordinator.client import CoordinatorClient
@@ -150,12 +149,10 @@ class CutApi(FakeApi):
 @pytest.mark.parametrize("after_s", [4.0, 0.1], ids=["after 4 s", "at once"])
 @in_virtual_time
 async def test_a_proxy_that_cuts_polls_is_no_outage_while_heartbeats_are_answered(after_s: float) -> None:
-    warnings: list[str] = []
-    sink = logger.add(warnings.append, level="WARNING", format="{message}")
     api = CutApi(after_s)
-    async with line(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as made:
-        await asyncio.sleep(60)
-    logger.remove(sink)
+    with log_lines("WARNING") as warnings:
+        async with line(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as made:
+            await asyncio.sleep(60)
     assert set(made.posts) == {"coordinator_answered"}
     (said,) = warnings
     assert f"polls are cut after {after_s:.1f} s" in said
@@ -165,13 +162,11 @@ async def test_a_proxy_that_cuts_polls_is_no_outage_while_heartbeats_are_answere
 
 @in_virtual_time
 async def test_one_poll_that_breaks_off_is_not_warned_of() -> None:
-    warnings: list[str] = []
-    sink = logger.add(warnings.append, level="WARNING", format="{message}")
     broken: asyncio.Future[Polled] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(20, broken.set_exception, Unreachable("reset"))
-    async with line(FakeApi([broken])) as made:
-        await asyncio.sleep(60)
-    logger.remove(sink)
+    with log_lines("WARNING") as warnings:
+        async with line(FakeApi([broken])) as made:
+            await asyncio.sleep(60)
     assert "coordinator_lost" not in made.posts
     assert warnings == []
 
