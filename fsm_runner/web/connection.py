@@ -45,7 +45,7 @@ class Connections:
         self._url = url
         self._open: set[BoundedHttp] = set()
         self._unserved: dict[BoundedHttp, float] = {}
-        """Since when each is idle or waits for its turn, longest first; loop time in seconds."""
+        """Since when each goes without service, longest first; loop time in seconds."""
         self.is_waited_for = False
         """Whether new connections wait in the system's queue."""
         self._full = RareWarning()
@@ -78,8 +78,8 @@ class Connections:
         self._on_change()
 
     def unserved(self, connection: "BoundedHttp") -> None:
-        """From now on it is idle, or waits for its turn."""
-        self._unserved[connection] = asyncio.get_running_loop().time()
+        """From now on it is idle, waits for its turn, or only sends the rest of its last answer."""
+        self._unserved.setdefault(connection, asyncio.get_running_loop().time())
         self._on_change()
 
     def served(self, connection: "BoundedHttp") -> None:
@@ -124,7 +124,7 @@ class BoundedHttp(H11Protocol):
 
     def has_unread_request(self) -> bool:
         """Whether a request has arrived that the server has not read yet."""
-        if self._turn is not None:
+        if self._turn is not None or self.transport.is_closing():
             return False
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
@@ -177,7 +177,11 @@ class BoundedHttp(H11Protocol):
 
     def _time_the_header(self) -> None:
         """Called after everything that can begin or end a request."""
-        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
+        if self.transport.is_closing():
+            self._stop_timer()
+            # The rest of its last answer is still sent, unless a new connection needs the place.
+            self.others.unserved(self)
+        elif self.cycle is not None and not self.cycle.response_complete:
             self._stop_timer()
         elif self._header_timer is None:
             # What has been written already is still sent: a client may be slow to read its last answer.

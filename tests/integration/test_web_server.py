@@ -25,6 +25,9 @@ SHORT_S = 0.3
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST_WITHOUT_ITS_BODY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 GET_HELD = GET.replace(b"/ ", b"/held ")
+GET_LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+LARGE = bytes(16 * 1024 * 1024)
+"""More than the buffers of both sockets hold."""
 
 
 class Application:
@@ -39,6 +42,9 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/early":
             await self._answer(send, b"early")
+            return
+        if scope["path"] == "/large":
+            await self._answer(send, LARGE)
             return
         body, more = b"", True
         while more:
@@ -152,6 +158,14 @@ async def test_a_connection_waits_while_all_others_are_in_use() -> None:
                 assert await client.answer() == b"whole"
     [line] = [line for line in log if "5 connections are open and in use, new ones wait" in line]
     assert b.url in line
+
+
+async def test_a_client_that_does_not_read_its_last_answer_gives_way_to_others() -> None:
+    async with served(max_connections=1, replaceable_after_s=SHORT_S) as b:
+        reads_nothing = await b.client()
+        reads_nothing.send(GET_LARGE)
+        await reads_nothing.reader.readuntil(b"\r\n\r\n")
+        assert await (await b.client()).get() == b"whole"
 
 
 async def test_a_client_is_told_that_its_connection_ends_while_others_wait() -> None:
