@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import msgspec
 
@@ -12,9 +11,9 @@ from fsm_runner.cli.output import say, show_result
 from fsm_runner.config import LOCAL_COORDINATOR_URL, known_secrets, load_config
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import NotAuthenticated, Refused
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, RunCreated, RunRequest, SessionEvent
+from fsm_runner.coordinator.reasons import detail_of
+from fsm_runner.coordinator.wire import JsonObject, RunCreated, RunRequest, SessionEvent
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
-from fsm_runner.json_text import decode_json
 from fsm_runner.logs import configure_logs
 from fsm_runner.parameters import parse_parameters
 
@@ -62,37 +61,6 @@ def check_text(flag: str, text: str) -> str:
     except UnicodeEncodeError as defect:
         raise UsageError(f"{flag}: {text!r}: not UTF-8 text") from defect
     return text
-
-
-class _ValidationError(msgspec.Struct, frozen=True):
-    message: str
-    path: Any = ""
-
-    def __str__(self) -> str:
-        path = ".".join(map(str, self.path)) if isinstance(self.path, list) else str(self.path)
-        return f"{path.removeprefix('$').strip('.') or 'parameters'}: {self.message}"
-
-
-class _Detail(msgspec.Struct, frozen=True):
-    error: str = ""
-    message: str = ""
-    validation_errors: tuple[_ValidationError, ...] = ()
-
-
-class _FieldError(msgspec.Struct, frozen=True):
-    """One error of a 422: the path of a field, such as `["body", "type"]`, and what is wrong with it."""
-
-    loc: list[Any]
-    msg: str
-
-    def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.loc)).removeprefix('body.')}: {self.msg}"
-
-
-class _Rejection(msgspec.Struct, frozen=True):
-    """A 4xx to `POST /runs` (section 1.3)."""
-
-    detail: _Detail | str | list[_FieldError]
 
 
 @asynccontextmanager
@@ -175,9 +143,8 @@ async def _results(api: CoordinatorApi, session_id: str) -> list[SessionEvent]:
 
 def _reason(request: RunRequest, refusal: Refused) -> str:
     resumed = request.type == "resume_session"
-    try:
-        detail = decode_json(refusal.body, _Rejection).detail
-    except DECODE_FAULTS:
+    detail = detail_of(refusal.body)
+    if detail is None:
         return str(refusal)
     if isinstance(detail, str):
         reason = detail or str(refusal)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fsm_runner.coordinator.reasons import reason_of
 from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.json_text import decode_json, sound_json
 
@@ -53,7 +54,8 @@ class Exchange:
 
     def __str__(self) -> str:
         status = "not answered" if self.status is None else f"answered with {self.status}"
-        return f"{self.method} {self.path} {status}: {self.answer.decode(errors='replace')}"
+        reason = reason_of(bytes(self.answer)) or self.answer.decode(errors="replace")
+        return f"{self.method} {self.path} {status}: {reason}"
 
 
 class Listener:

@@ -7,6 +7,7 @@ import msgspec
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
+from fsm_runner.coordinator.reasons import reason_of
 from fsm_runner.errors import shown
 from fsm_runner.json_text import decode_json
 
@@ -28,7 +29,7 @@ class Answer(msgspec.Struct, frozen=True):
     """The URL that answered, after redirects; None: none was followed."""
 
     def __str__(self) -> str:
-        return f"{self.call}: HTTP {self.status}: {self.shown}"
+        return f"{self.call}: HTTP {self.status}: {shown(reason_of(self.body)) or self.shown}"
 
     @property
     def shown(self) -> str:

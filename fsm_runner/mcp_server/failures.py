@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Refused
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
-from fsm_runner.json_text import decode_json
+from fsm_runner.coordinator.reasons import Detail, detail_of
+from fsm_runner.coordinator.wire import JsonObject
 
 SHOWN_ERRORS = 20
 AWAY = "The Agent Coordinator cannot be reached, or answers with a fault."
@@ -25,31 +24,6 @@ class ToolFailure(Exception):
         return {"error": str(self), **self.fields}
 
 
-class _Invalid(msgspec.Struct, frozen=True):
-    """One of the `validation_errors` (section 1.3); `path` is a text or a list of steps."""
-
-    message: str = ""
-    path: Any = None
-
-    def __str__(self) -> str:
-        steps = self.path if isinstance(self.path, list) else [self.path]
-        place = ".".join(str(step) for step in steps if step not in (None, ""))
-        return f"{place}: {self.message}" if place else self.message
-
-
-class _Detail(msgspec.Struct, frozen=True):
-    """`detail` of an answer that says no, where it is an object."""
-
-    error: str = ""
-    message: str = ""
-    validation_errors: list[_Invalid] | None = None
-    parameters_schema: JsonObject | None = None
-
-
-class _Body(msgspec.Struct, frozen=True):
-    detail: str | _Detail | list[Any]
-
-
 def failure_of(fault: CoordinatorError, hint: str = "Try again later.", **fields: Any) -> ToolFailure:
     """`hint`: what to do where the coordinator has not answered. The log has the whole fault."""
     logger.debug("mcp: {}", fault)
@@ -57,19 +31,18 @@ def failure_of(fault: CoordinatorError, hint: str = "Try again later.", **fields
         return ToolFailure("The Agent Coordinator refuses this runner's credentials.", **fields)
     if not isinstance(fault, Refused):
         return ToolFailure(f"{AWAY} {hint}", **fields)
-    try:
-        detail = decode_json(fault.body, _Body).detail
-    except DECODE_FAULTS:
+    detail = detail_of(fault.body)
+    if detail is None:
         return ToolFailure(f"The Agent Coordinator refused this with HTTP status {fault.status}.", **fields)
-    if isinstance(detail, _Detail):
+    if isinstance(detail, Detail):
         return _of_detail(detail, fields)
     if isinstance(detail, list):
-        told = msgspec.json.encode(detail).decode()
-        return ToolFailure(f"The Agent Coordinator found the request wrong: {told}", **fields)
+        errors = "; ".join(map(str, detail[:SHOWN_ERRORS]))
+        return ToolFailure(f"The Agent Coordinator found the request wrong: {errors}", **fields)
     return ToolFailure(detail, **fields)
 
 
-def _of_detail(detail: _Detail, fields: dict[str, Any]) -> ToolFailure:
+def _of_detail(detail: Detail, fields: dict[str, Any]) -> ToolFailure:
     text = detail.message or detail.error or "The Agent Coordinator refused this without a reason."
     if not detail.validation_errors:
         return ToolFailure(text, **fields)

@@ -46,6 +46,11 @@ async def test_calls_go_one_after_another_in_their_order() -> None:
     [
         (JSONResponse({"detail": "the coordinator is away"}, status_code=502), "502: the coordinator is away"),
         (JSONResponse({"detail": {"error": "x"}}, status_code=409), '409: {"error": "x"}'),
+        (
+            JSONResponse({"detail": [{"loc": ["body", "content", 0], "msg": "no object", "type": "x"}]}, 422),
+            "422: content.0: no object",
+        ),
+        (JSONResponse({"detail": [{"loc": None}]}, 422), '422: [{"loc": null}]'),
         (PlainTextResponse("nothing here", status_code=404), "404: nothing here"),
         (Response(status_code=500), "500: null"),
     ],

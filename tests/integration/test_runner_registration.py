@@ -1,6 +1,7 @@
 """Coming to a coordinator, being refused by it, and finding it again."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import msgspec
@@ -103,6 +104,17 @@ async def test_a_registration_that_is_refused_says_why(tmp_path: Path, code: int
                 assert await runner.ended() == "refused"
         assert any(f"HTTP {code}" in line and "no entry for you" in line for line in lines)
         assert len(desk.proxy.calls) == 1
+
+
+async def test_a_registration_that_is_refused_for_a_field_names_it_without_json(tmp_path: Path) -> None:
+    errors = [{"type": "missing", "loc": ["body", "agents", 0, "command"], "msg": "Field required", "input": {}}]
+    answer = faults.Answer(422, json.dumps({"detail": errors}).encode())
+    async with bench(tmp_path) as desk:
+        desk.proxy.fault("POST", REGISTER, faults.instead("wrong field", answer))
+        with log_lines() as lines:
+            async with desk.running(make_home(tmp_path / "home"), registers=False) as runner:
+                assert await runner.ended() == "refused"
+        assert any(": HTTP 422: agents.0.command: Field required)" in line for line in lines), lines
 
 
 async def test_credentials_that_are_refused_later_end_no_runner_that_was_taken_in(tmp_path: Path) -> None:

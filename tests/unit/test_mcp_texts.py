@@ -54,7 +54,7 @@ def test_demands_that_are_no_object_name_the_header(value: bytes) -> None:
         (refused({"error": "procedural_agent_no_resume", "message": "Cannot be resumed"}), "Cannot be resumed"),
         (refused({"error": "some_code"}), "some_code"),
         (refused({"other": 1}), "without a reason"),
-        (refused([{"loc": ["body", "type"], "msg": "Field required"}], 422), "Field required"),
+        (refused([{"loc": ["body", "type"], "msg": "Field required"}], 422), "wrong: type: Field required"),
     ],
 )
 def test_a_fault_is_told_without_what_is_inside(fault: CoordinatorError, text: str) -> None:
@@ -70,7 +70,7 @@ def test_each_parameter_that_does_not_fit_is_listed_up_to_a_limit() -> None:
     detail = {"error": "parameter_validation_failed", "validation_errors": errors, "parameters_schema": {"type": "x"}}
     result = failure_of(refused(detail)).result
     lines = result["error"].splitlines()
-    assert lines[1:4] == ["- $.a: is no text", "- b.0: is too long", "- error 0"]
+    assert lines[1:4] == ["- a: is no text", "- b.0: is too long", "- parameters: error 0"]
     assert lines[-1] == "- and 12 more"
     assert len(lines) == 22
     assert result["parameters_schema"] == {"type": "x"}

@@ -79,9 +79,7 @@ class Gateway:
         """As `request`; raises `GatewayError` too where the answer is no 2xx."""
         status, answer = await self.request(method, path, body)
         if not 200 <= status < 300:
-            detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
-            reason = detail if isinstance(detail, str) else shown(detail)
-            raise GatewayError(f"{method} {path} was answered with {status}: {reason}", status)
+            raise GatewayError(f"{method} {path} was answered with {status}: {_reason(answer)}", status)
 
     def close(self) -> None:
         """No request is under way."""
@@ -144,6 +142,18 @@ def _has_input(connection: socket.socket) -> bool:
     poll = select.poll()  # select() fails where an executor has more than 1,023 files open
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _reason(answer: Any) -> str:
+    """The `detail` of a refusal; of a 422, its fields with what is wrong with each."""
+    detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
+    if isinstance(detail, str):
+        return detail
+    errors: list[Any] = detail if isinstance(detail, list) and detail else [None]
+    if not all(isinstance(each, dict) and isinstance(each.get("loc"), list) and "msg" in each for each in errors):
+        return shown(detail)
+    places = [".".join(map(str, each["loc"])).removeprefix("body.") for each in errors]
+    return "; ".join(f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True))
 
 
 def _decoded(content: bytes) -> Any:
