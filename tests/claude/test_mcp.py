@@ -12,6 +12,7 @@ from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
 from tests.support.claude import ClaudeBench, claude
 from tests.support.home import make_home
 from tests.support.messages_api import Calls, Says
+from tests.support.serving import serving_raw
 
 SERVER = {"url": MCP_URL_PLACEHOLDER, "config": {"X-Agent-Tags": "", "X-Additional-Demands": "${params.demands}"}}
 AGENTS = {"conductor": {"mcp_servers": {"orchestrator": SERVER}, "parameters_schema": {"type": "object"}}}
@@ -32,12 +33,11 @@ async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
         await released.wait()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp", released
-    finally:
-        released.set()
-        server.close()
+    async with serving_raw(serve) as url:
+        try:
+            yield f"{url}/mcp", released
+        finally:
+            released.set()
 
 
 async def test_a_server_that_fails_is_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, NotAuthenticated
 from fsm_runner.coordinator.token_service import TokenRequest, TokenService
-from tests.support.serving import serving
+from tests.support.serving import serving, serving_raw
 
 LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
 DEAD_PROXY = "http://user:secret@127.0.0.1:9"
@@ -237,6 +237,5 @@ async def raw_server(*answers: bytes) -> AsyncIterator[str]:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with serving_raw(serve) as url:
+        yield url

@@ -6,21 +6,18 @@ from collections.abc import Callable
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.embedded.signing_keys import KeysAway, SigningKeys
 from fsm_runner.coordinator.faults import Refused, Unreachable
 from fsm_runner.coordinator.token_service import TokenRequest, TokenService
 from tests.support.gateway import executor_at, gateway_to
+from tests.support.line import REGISTRATION
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.sends_invalid_requests("redirects lead to any path")
 
 LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
-REGISTRATION = wire.Registration(
-    hostname="h", project_dir="/p", executor_profile="x", executor=wire.ExecutorInfo(type="procedural", command="c")
-)
 ANSWER = {"runner_id": "rnr_1", "run_id": "run_1", "session_id": "ses_1", "status": "pending", "access_token": "t"}
 
 Target = Callable[[str], str]

@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from fsm_runner import event_loop
-from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.embedded.server import CoordinatorServer
 from fsm_runner.coordinator.embedded.timings import Timings
+from tests.support.line import REGISTRATION
+from tests.support.serving import serving_raw
 
 PROGRAM = """
 import asyncio, os, signal, sys, threading
@@ -55,12 +56,10 @@ async def test_an_answer_that_arrives_during_a_stop_is_not_discarded() -> None:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    program = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    async with server:
+    async with serving_raw(serve) as url:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
         await asyncio.to_thread(_wait_until_stopped, program.pid)
         stopped.set()
         await asyncio.sleep(STOPPED_S)
@@ -79,13 +78,10 @@ def test_a_coordinator_that_was_stopped_holds_no_runner_for_gone(monkeypatch: py
     """Their heartbeats may wait in its sockets."""
     monkeypatch.setattr(event_loop, "NOTICED_S", 0.1)
     timings = Timings(stale_after_s=0.4, removed_after_s=0.6, sweep_interval_s=0.05)
-    registration = wire.Registration(
-        hostname="h", project_dir="/p", executor_profile="x", executor=wire.ExecutorInfo(type="procedural", command="c")
-    )
 
     async def main() -> list[str]:
         async with CoordinatorServer(port=0, timings=timings) as server, CoordinatorApi(server.url) as api:
-            registered = await api.register(registration)
+            registered = await api.register(REGISTRATION)
             time.sleep(1.0)  # noqa: ASYNC251 - as if the process were stopped
             await api.heartbeat(registered.runner_id)
             async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
