@@ -30,6 +30,7 @@ from fsm_runner.coordinator.policy import (
     STALE_LOOKED_FOR_EACH_S,
     Policies,
 )
+from fsm_runner.rare_warning import RareWarning
 from fsm_runner.retry import Sleep, retrying
 
 LOUD_FAILURE = 4
@@ -61,8 +62,7 @@ class CoordinatorClient:
         self.registrations = 0
         """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
         self._last: wire.Registered | None = None
-        self._conflict_said_s = -CONFLICT_SAID_EACH_S
-        """When the log last said that another runner is in the way, by `now`."""
+        self._conflict_warning = RareWarning(CONFLICT_SAID_EACH_S)
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Register, however long the coordinator is away, and wait out a runner of the same identity or agents.
@@ -205,13 +205,10 @@ class CoordinatorClient:
 
     def _say_conflict(self, fault: Exception, _wait_s: float) -> None:
         self.note_answer()
-        if self._now() - self._conflict_said_s < CONFLICT_SAID_EACH_S:
-            return
-        self._conflict_said_s = self._now()
         occupied, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
         if isinstance(fault, AgentNameCollision):
             occupied, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
-        logger.warning(
+        self._conflict_warning.log(
             "not registered: {}. If that runner has ended, the coordinator forgets it {:.0f} to {:.0f} s after its "
             "last heartbeat; trying again every few seconds ({})",
             occupied,

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from loguru import logger
 
+from fsm_runner.rare_warning import RareWarning
+
 ACCEPTED_AT_ONCE = 16
 """Connections accepted in one step of the event loop. Other tasks run between two steps."""
 RETRY_S = 1.0
@@ -36,19 +38,6 @@ class Room(Protocol):
         """Called when a connection waits and there is no room for it. Returns the seconds after which to try again."""
 
 
-class RareWarning:
-    """A warning that clients can cause at any time: it is logged at most once in `REPEATED_EACH_S`."""
-
-    def __init__(self) -> None:
-        self._logged_at_s = -math.inf
-
-    def log(self, message: str, *values: object) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._logged_at_s + REPEATED_EACH_S:
-            self._logged_at_s = now_s
-            logger.warning(message, *values)
-
-
 class Acceptor:
     """Owns `listener` from `start` on. `stop` ends it."""
 
@@ -69,7 +58,7 @@ class Acceptor:
         self._is_listening = False
         self._is_stopped = False
         self._retry: asyncio.TimerHandle | None = None
-        self._exhausted = RareWarning()
+        self._exhausted = RareWarning(REPEATED_EACH_S)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -10,7 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fsm_runner.web.acceptor import WHEN_ONE_ENDS, RareWarning
+from fsm_runner.rare_warning import RareWarning
+from fsm_runner.web.acceptor import REPEATED_EACH_S, WHEN_ONE_ENDS
 from fsm_runner.web.turns import Overloaded, Turns
 
 OwnerOf = Callable[[Scope], Hashable]
@@ -48,7 +49,7 @@ class Connections:
         """Since when each goes without service, longest first; loop time in seconds."""
         self.is_waited_for = False
         """Whether new connections wait in the system's queue."""
-        self._full = RareWarning()
+        self._full = RareWarning(REPEATED_EACH_S)
 
     def has_room(self, being_set_up: int) -> bool:
         has_room = len(self._open) + being_set_up < self.bounds.max_connections
