@@ -122,6 +122,22 @@ async def test_settings_that_do_not_load_are_a_status_detail(tmp_path: Path, mon
     assert servers.startswith(f"the MCP servers of {bench.project / '.mcp.json'} are missing")
 
 
+async def test_settings_that_are_ignored_without_a_word_are_a_status_detail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project", "local"]}) as bench:
+        file = bench.write_settings("")
+        local = file.with_name("settings.local.json")
+        local.write_text('{"permisions": {"deny": ["Bash"]}}')
+        run, event = await _runs_a_command(bench)
+        assert event["error"] is None
+        assert bench.details(run) == [
+            f"the settings file {file} is empty, so nothing of it is in effect",
+            f"the settings file {local} has a key that Claude Code ignores: 'permisions' is probably meant to be "
+            "'permissions'",
+        ]
+
+
 async def test_permissions_that_are_ignored_are_a_status_detail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

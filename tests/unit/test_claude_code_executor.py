@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from claude_agent_sdk import ResultMessage, SystemMessage
@@ -13,11 +14,23 @@ from claude_code_executor.config import MANIFEST, Config, decoded_config
 from claude_code_executor.diagnosis import Diagnosis
 from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output
 from claude_code_executor.prompt import prompt_of
+from claude_code_executor.settings_files import ignored_settings
 from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
 from fsm_executor import ExecutorError
 from fsm_runner.profiles import load_profile, profile_paths
 
 ORDINARY_USER = 1000
+
+SOUND_SETTINGS = {
+    "permissions": {"allow": [], "deny": [], "ask": [], "defaultMode": "default", "disableBypassPermissionsMode": ""},
+    "hooks": {},
+    "env": {},
+    "model": "opus",
+    "sandbox": {},
+    "agent": "a",
+    "disableAllHooks": True,
+    "allowedHttpHookUrls": [],
+}
 TOKEN = {"CLAUDE_CODE_OAUTH_TOKEN": "a token"}
 
 json_values = st.recursive(
@@ -161,3 +174,38 @@ def test_each_kind_of_end_has_its_words(subtype: str, said: str) -> None:
 def test_an_answer_that_is_no_object_is_none(output: object) -> None:
     with pytest.raises(TurnFailed, match="it said: so there"):
         structured_output(result(structured_output=output, result="so there"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (json.dumps(SOUND_SETTINGS), None),
+        ("\ufeff{}", None),
+        ('{"permissions": ', None),
+        ("[]", None),
+        (" \n", "is empty"),
+        ('{"Permissions": {}}', "'Permissions' is probably meant to be 'permissions'"),
+        ('{"hook": {}}', "'hook' is probably meant to be 'hooks'"),
+        ('{"permissions": {"denny": []}}', "permissions: 'denny' is probably meant to be 'deny'"),
+        ('{"deny": ["Bash"]}', "'deny' belongs into 'permissions'"),
+    ],
+)
+def test_settings_that_the_program_ignores_without_a_word(tmp_path: Path, settings: str, said: str | None) -> None:
+    """What it reports itself, such as broken JSON, is left to it."""
+    file = tmp_path / "settings.json"
+    file.write_text(settings, encoding="utf-8")
+    variables = {"CLAUDE_CONFIG_DIR": str(tmp_path)}
+    found = ignored_settings(["user"], tmp_path / "project", variables)
+    assert len(found) == (said is not None)
+    assert all(said in defect and str(file) in defect for defect in found if said)
+    assert ignored_settings([], tmp_path, variables) == []
+
+
+def test_a_settings_file_that_is_a_broken_link_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / ".claude" / "settings.json"
+    assert ignored_settings(["user"], tmp_path, {"HOME": str(tmp_path)}) == []
+    file.parent.mkdir()
+    file.symlink_to(tmp_path / "missing")
+    assert ignored_settings(["user"], tmp_path / "project", {"HOME": str(tmp_path)}) == [
+        f"the settings file {file} is a link to a file that does not exist"
+    ]

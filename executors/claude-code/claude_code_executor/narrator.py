@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_
 from claude_code_executor.program import Program
 from claude_code_executor.prompt import prompt_of
 from claude_code_executor.results import TurnResults
+from claude_code_executor.settings_files import ignored_settings
 from claude_code_executor.waiting import Waiting
 from fsm_executor import GatewayError, Session
 from fsm_executor.turn import Turn
@@ -95,11 +97,17 @@ class Narrator:
         if self._bound_as != conversation_id:
             await self._session.bind(conversation_id)
             self._bound_as = conversation_id
-            if "project" in self._config.setting_sources and (defect := project_file_defect(Path.cwd())) is not None:
+            for defect in self._silent_defects():
                 await self._note_detail(defect)
         prompt, self._unsaid_prompt = self._unsaid_prompt, None
         if prompt is not None:
             await self._session.message("user", prompt)
+
+    def _silent_defects(self) -> list[str]:
+        """Status details for files that the program ignores without a word."""
+        sources, project = self._config.setting_sources, Path.cwd()
+        servers = project_file_defect(project) if "project" in sources else None
+        return [*filter(None, [servers]), *ignored_settings(sources, project, os.environ)]
 
     async def _tell_answer(self, message: AssistantMessage) -> None:
         """An answer that is to be data is told by the result alone; so is an error, by the failure."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 from claude_code_executor.config import Config
 from fsm_executor import ExecutorError
 
 TOKEN, API_KEY = "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY"
 SANDBOX = "IS_SANDBOX"
+CONFIG_FOLDER = "CLAUDE_CONFIG_DIR"
 
 OWN_VARIABLES = ("AGENT_ORCHESTRATOR_API_URL", "AGENT_SESSION_ID", "PYTHONPATH")
 """Of the executor alone. Its address speaks for the whole session; what a model drives has no business there."""
@@ -37,6 +39,12 @@ def check_surroundings(environment: Mapping[str, str], config: Config, user_id: 
             "Claude Code refuses bypassPermissions as root: run the runner as another user, or set "
             f"{SANDBOX}=1 for it where the container around it is the sandbox"
         )
+
+
+def config_folder(environment: Mapping[str, str]) -> Path:
+    """Where the program keeps its user's settings, and the transcripts of conversations."""
+    named = environment.get(CONFIG_FOLDER)
+    return Path(named) if named else Path(environment.get("HOME", Path.home())) / ".claude"
 
 
 def credential_in_use(source: object) -> str:
