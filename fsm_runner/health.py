@@ -107,7 +107,8 @@ async def _listening(path: Path, answer: Answer) -> AsyncIterator[HeldFiles]:
         # An earlier process left it; the journal's lock says that this process is gone.
         _remove(path)
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(stack.enter_context(_address(path)))
+        with _address(path) as address:
+            listener.bind(address)
         listener.listen()
         held = HeldFiles([path])
         acceptor = Acceptor(
