@@ -132,7 +132,7 @@ def _remove(path: Path) -> None:
 def _address(path: Path) -> Iterator[str]:
     """The address of the socket at `path`. If the path is too long, the address uses a descriptor of its folder.
 
-    Raises OSError where the folder cannot be opened.
+    Raises OSError if the folder cannot be opened.
     """
     if not _is_too_long(path) or not _OWN_DESCRIPTORS.is_dir():
         yield str(path)

@@ -46,8 +46,9 @@ _NO_WARDEN = "there is no warden, so a killed runner would leave its executors r
 class Warden:
     """An async context manager for the life of a runner. `owner` is the value of `OWNER_VARIABLE` of all it starts.
 
-    At the end it ends what is left, too. A warden that is killed is replaced. Where Linux' /proc or pidfds are missing
-    (macOS) it is not started: what a killed runner leaves there goes on until the sweep of the next start.
+    The warden also ends what is left at a regular end of the runner. A warden that is killed is replaced. On systems
+    without Linux' /proc or pidfds (macOS) none is started: what a killed runner leaves there runs until the next start
+    sweeps it up.
     """
 
     def __init__(self, owner: str) -> None:

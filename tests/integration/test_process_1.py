@@ -68,9 +68,7 @@ async def test_process_1_passes_a_signal_on_before_the_program_handles_it(tmp_pa
     """The kernel would discard it for process 1, and ends the child."""
     command = [sys.executable, "-c", HANDLES_NO_SIGNAL]
     async with namespace(command, tmp_path, environment(None)) as (process, pid):
-        async with asyncio.timeout(PATIENCE_S):
-            while not children_of(pid):  # noqa: ASYNC110 - the kernel tells nobody of a fork
-                await asyncio.sleep(0.001)
+        await child_of(pid)
         os.kill(pid, signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + signal.SIGTERM
 
@@ -80,11 +78,10 @@ async def test_process_1_hides_its_environment_as_the_runner_does(tmp_path: Path
     """It has the same credentials in it. Another user's, since root may read everything."""
     command = [sys.executable, "-c", BECOMES_NOBODY, str(NOBODY)]
     async with namespace(command, tmp_path, environment(None)) as (_, pid), asyncio.timeout(PATIENCE_S):
-        while not children_of(pid):  # noqa: ASYNC110 - the kernel tells nobody of a fork
-            await asyncio.sleep(0.001)
+        child = await child_of(pid)
         while is_readable_for_nobody(f"/proc/{pid}/environ"):  # noqa: ASYNC110 - the environment is hidden after the fork
             await asyncio.sleep(0.001)
-        assert is_readable_for_nobody(f"/proc/{children_of(pid)[0]}/environ")
+        assert is_readable_for_nobody(f"/proc/{child}/environ")
 
 
 async def test_the_entry_point_of_the_images_heeds_a_signal_before_it_has_become_an_init(tmp_path: Path) -> None:
@@ -119,14 +116,19 @@ async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> Async
     unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     process = await asyncio.create_subprocess_exec(*unshare, *command, cwd=cwd, env=env, stdin=DEVNULL)
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            while not (children := children_of(process.pid)):  # noqa: ASYNC110 - the kernel tells nobody of a fork
-                await asyncio.sleep(0.001)
-        yield process, children[0]
+        yield process, await child_of(process.pid)
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def child_of(pid: int) -> int:
+    """The first child of a process, once there is one."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (children := children_of(pid)):  # noqa: ASYNC110 - no event reports a fork
+            await asyncio.sleep(0.001)
+    return children[0]
 
 
 def children_of(pid: int) -> list[int]:
