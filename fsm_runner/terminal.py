@@ -1,4 +1,4 @@
-"""Text that somebody else wrote, made safe to show on a terminal."""
+"""Text of other programs, made safe to show on a terminal."""
 
 import re
 

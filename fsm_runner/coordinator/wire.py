@@ -217,7 +217,7 @@ class StopRequests(msgspec.Struct, frozen=True):
 
 
 class ListedRunner(msgspec.Struct, frozen=True, kw_only=True):
-    """As much of a runner of `GET /runners` as tells which runs it takes. None: the coordinator does not say."""
+    """The fields of a runner of `GET /runners` that decide which runs it takes. None: the coordinator does not say."""
 
     executor_profile: str
     status: str

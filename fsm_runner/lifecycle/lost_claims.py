@@ -30,8 +30,8 @@ class LostClaims:
     """Takes up runs from the coordinator's list, each at most once.
 
     A run of the list was not begun here where neither this process nor the journal knows it: a run is on disk before
-    it is begun. That says nothing where the journal was lost, so the claims that a runner with a new journal finds at
-    first fail. Runs that appear later were claimed by a poll that was given up, whose answer nobody can have received.
+    it is begun. That says nothing where the journal was lost, so a runner with a new journal fails the claims that it
+    finds first. Runs that appear later were claimed by a poll that was given up, and the answer of that poll is lost.
     """
 
     def __init__(self, api: CoordinatorApi, runs: Runs, *, has_history: bool) -> None:

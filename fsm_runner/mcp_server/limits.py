@@ -42,8 +42,8 @@ LIMITS = Limits()
 
 
 def limits_within(connections: int) -> Limits:
-    """The limits of a server that can have so many connections. A call that waits keeps one of them, and one to the
-    coordinator."""
+    """The limits of a server with at most this number of connections. A call that waits keeps one of them, and one
+    connection to the coordinator."""
     return msgspec.structs.replace(
         LIMITS,
         connections=min(LIMITS.connections, connections),

@@ -77,7 +77,7 @@ class Tool(msgspec.Struct, Generic[Form], frozen=True):
     def decoded(self, arguments: JsonObject) -> Form:
         """Raises `ToolFailure` that names the argument, or says that they could not be passed on."""
         try:
-            # Python's JSON takes depths that nobody behind this server takes.
+            # Python's JSON accepts a deeper nesting than the programs behind this server.
             msgspec.json.encode(arguments)
             return msgspec.convert(arguments, self.arguments)
         except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as defect:

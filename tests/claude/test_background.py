@@ -1,4 +1,4 @@
-"""Work that goes on in the background after the model's own turn: a run is over when that is over."""
+"""Work in the background that outlasts the model's own turn: the run waits for its end."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "requi
 
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
-    """As a runner has it: commands in the background have sessions of their own."""
+    """Adopt orphans, as a runner does: background commands have sessions of their own."""
     with adopted_orphans(exclusive=False):
         yield
 

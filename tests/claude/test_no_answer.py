@@ -1,4 +1,4 @@
-"""Turns in which the model has no say: the program calls them a success, and the run fails with the reason."""
+"""Turns without an answer of the model: the program reports success, and the run fails with the reason."""
 
 from pathlib import Path
 

@@ -110,7 +110,7 @@ async def test_a_session_costs_no_more_than_the_profile_says(tmp_path: Path, mon
 
 
 async def test_settings_that_do_not_load_are_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program goes on without them, and so without what they deny."""
+    """The program ignores them, and so their deny rules."""
     async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
         file = bench.write_settings('{"permissions": {"deny": ["Bash(touch:*)"]},}')
         (bench.project / ".mcp.json").write_text('{"mcpServers": ')

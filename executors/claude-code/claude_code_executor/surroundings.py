@@ -20,7 +20,7 @@ PROGRAM_VARIABLES = {
     # It is pinned, and nobody looks at what it would say on a terminal.
     "DISABLE_AUTOUPDATER": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    # Without these messages nothing tells whether a further turn is due.
+    # Only these messages show whether a further turn is due.
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
 }
 
