@@ -117,7 +117,7 @@ def _autonomous_profile(name: str | None) -> LoadedProfile:
     there_are = ", ".join(each.name for each in profiles if each.profile.type == "autonomous") or "none"
     wanted = "a run without an AGENT needs --profile NAME, of a profile of type autonomous"
     refused = "" if name is None else f", which {name!r} is not"
-    raise UsageError(f"{wanted}{refused}; there are: {there_are}{defects}")
+    raise UsageError(f"{wanted}{refused}; there are: {there_are}{defects and f'; {defects}'}")
 
 
 def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agent]:
@@ -127,22 +127,26 @@ def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agen
     else:
         profiles, defects = _sound_profiles()
     agents = {agent.name: (profile, agent) for profile in reversed(profiles) for agent in profile.agents}
-    if name not in agents:
-        place = f"profile {profile_name!r}" if profile_name else "any profile"
-        there_are = ", ".join(sorted(agents)) or "none"
-        raise UsageError(f"Agent not found: {name!r} in {place}; there are: {there_are}{defects}")
-    return agents[name]
+    if name in agents:
+        return agents[name]
+    there_are = ", ".join(sorted(agents)) or "none"
+    if defects:
+        raise UsageError(
+            f"Agent not found: {name!r}; probably because {defects}; the other profiles have these agents: {there_are}"
+        )
+    place = f"profile {profile_name!r}" if profile_name else "any profile"
+    raise UsageError(f"Agent not found: {name!r} in {place}; there are: {there_are}")
 
 
 def _sound_profiles() -> tuple[list[LoadedProfile], str]:
-    """Those that can be loaded, and what is wrong with the others."""
-    profiles, defects = [], ""
+    """Those that can be loaded, and what is wrong with the others; empty where nothing is."""
+    profiles, defects = [], []
     for name in profile_paths():
         try:
             profiles.append(load_profile(name))
         except UsageError as error:
-            defects += f"; {error}"
-    return profiles, defects
+            defects.append(f"profile {name!r} could not be loaded: {error}")
+    return profiles, "; ".join(defects)
 
 
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:

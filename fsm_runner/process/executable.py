@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 _INTERPRETER_LINE_BYTES = 256
@@ -24,7 +25,10 @@ def file_defect(file: Path) -> str | None:
         return f"{file} is a directory"
     if (reason := not_executable(file)) is not None:
         return f"{file} {reason}"
-    interpreter = _interpreter(file)
+    line = _first_line(file)
+    if (reason := _encoding_defect(file, line)) is not None:
+        return f"{file} {reason}"
+    interpreter = _interpreter(line)
     if interpreter is None:
         return None
     if interpreter.endswith("\r"):
@@ -72,11 +76,27 @@ def _unescaped(field: bytes) -> Path:
     return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)))
 
 
-def _interpreter(file: Path) -> str | None:
+def _first_line(file: Path) -> bytes:
+    """As much of it as the kernel looks at; empty where the file cannot be read."""
     try:
         with file.open("rb") as script:
-            line = script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
+            return script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
     except OSError:
-        return None
+        return b""
+
+
+def _encoding_defect(file: Path, line: bytes) -> str | None:
+    """What an editor on Windows put before the `#!`, which the kernel expects at the very beginning of the file."""
+    if line.startswith(BOM_UTF8 + b"#!"):
+        return (
+            "begins with a byte order mark (UTF-8 BOM), so the system does not see its `#!` line: save it as UTF-8 "
+            rf"without a BOM, or run `sed -i '1s/^\xEF\xBB\xBF//' {file}`"
+        )
+    if line.startswith((BOM_UTF16_LE + b"#\0!\0", BOM_UTF16_BE + b"\0#\0!")):
+        return "is UTF-16 text, so the system does not see its `#!` line: save it as UTF-8 without a BOM"
+    return None
+
+
+def _interpreter(line: bytes) -> str | None:
     words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
     return (os.fsdecode(words[0]) or None) if line.startswith(b"#!") else None

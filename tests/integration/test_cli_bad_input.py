@@ -114,7 +114,9 @@ async def test_a_broken_profile_is_in_the_way_of_its_own_agents_only(tmp_path: P
     broken.write_text("{")
     ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=x")
     assert (ended.code, ended.stdout) == (0, '{"said": "x"}\n')
-    _assert_refused(await finish(tmp_path, environment(tmp_path / "home"), "run", "other"), "'other'", str(broken))
+    ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "other")
+    cause = f"'other'; probably because profile 'broken' could not be loaded: {broken}: the JSON is incomplete"
+    _assert_refused(ended, cause, "; the other profiles have these agents: ")
 
 
 async def test_a_status_that_there_is_not_is_named(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ def folder(tmp_path: Path) -> Path:
     write("no-interpreter", "#!/no/such/interpreter -x\n")
     write("interpreter-not-executable", f"#!{tmp_path}/plain\n")
     write("windows", "#!/bin/sh\r\necho hello\r\n")
+    write("mark", "\ufeff#!/bin/sh\necho hello\n")
+    (tmp_path / "utf-16").write_bytes("#!/bin/sh\necho hello\n".encode("utf-16"))
+    (tmp_path / "utf-16").chmod(0o755)
     write("no-first-line", "echo hello\n")
     write("works", "#!/bin/sh\necho hello\n")
     (tmp_path / "folder").mkdir()
@@ -55,6 +58,9 @@ def refusal(confinement: Confinement) -> Refusal:
         ("./works/below", "Not a directory"),
         ("./no-interpreter", "first line of {folder}/no-interpreter, /no/such/interpreter, does not exist"),
         ("./interpreter-not-executable", "{folder}/plain, is not executable"),
+        ("./mark", r"{folder}/mark begins with a byte order mark (UTF-8 BOM)"),
+        ("./mark", r"run `sed -i '1s/^\xEF\xBB\xBF//' {folder}/mark`"),
+        ("./utf-16", "{folder}/utf-16 is UTF-16 text"),
         ("./windows", "Windows line endings (CRLF)"),
         ("no-such-command", f"command not found; it was looked for in PATH ({PATH})"),
     ],
