@@ -8,6 +8,7 @@ import msgspec
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.reasons import reason_of
+from fsm_runner.coordinator.redirects import Redirect
 from fsm_runner.errors import shown
 from fsm_runner.json_text import decode_json
 
@@ -22,9 +23,9 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     challenge: str = ""
-    """Its `WWW-Authenticate` header."""
-    redirect: httpx.URL | None = None
-    """The target of a redirect that was not followed."""
+    """Its `WWW-Authenticate` header, or `Proxy-Authenticate` if a proxy asks for a login."""
+    redirect: Redirect | None = None
+    """A redirect that was not followed."""
     came_from: httpx.URL | None = None
     """The URL that answered, after redirects; None: none was followed."""
 

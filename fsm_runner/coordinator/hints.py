@@ -1,4 +1,4 @@
-"""What a failed call means for the person who set it up, and what to do about it."""
+"""What a call that fails means for the person who set it up, and what to do about it."""
 
 import os
 import re
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import anyio
 import httpx
+import msgspec
 
+from fsm_runner.coordinator.challenges import proxy_hint
 from fsm_runner.coordinator.proxies import Proxy
 
 DOCKER_HOST = "host.docker.internal"
@@ -16,27 +18,8 @@ _UNRESOLVED_DOCKER_HOST = (
     f"; Docker on Linux sets this name only where the container is started with --add-host {DOCKER_HOST}:host-gateway "
     "(in a compose file: extra_hosts)"
 )
-_OTHER_NAME = "; the certificate is for another host name: use a name in the URL that the certificate covers"
-_NOT_VALID_NOW = "; renew the server's certificate, or set this machine's clock"
-_UNKNOWN_AUTHORITY = "; name the file with its authority's certificate in SSL_CERT_FILE"
-_NO_TLS = "; the server does not use TLS on this port: if the port is right, use http:// in the URL"
-_MAYBE_NO_TLS = "; the connection ended during the TLS handshake: if the port serves plain HTTP, use http:// in the URL"
-_TLS = "; the port expects TLS: use https:// in the URL"
-_MAYBE_TLS = "; a port that expects TLS answers plain HTTP this way: if it does, use https:// in the URL"
-
-_NO_AUTH0 = (
-    "; it asks for a token, and none is configured: set AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, "
-    "AUTH0_RUNNER_CLIENT_SECRET and AUTH0_AUDIENCE"
-)
-_NO_LOGIN = (
-    "; it asks for a user name and a password (WWW-Authenticate: Basic): put them into the coordinator URL, as in "
-    "http://USER:PASSWORD@HOST"
-)
-_LOGIN_REFUSED = "; it does not accept the user name and password of the coordinator URL"
-_LOGIN_BESIDE_AUTH0 = (
-    "; a proxy in front of it asks for a user name and a password (WWW-Authenticate: Basic), and a call that has a "
-    "token cannot have them as well: let the proxy pass calls that have a token"
-)
+_CLOSED = "the connection was closed without an HTTP response"
+_NO_HTTP = "what came is not an HTTP response"
 
 _OTHER_NAME_CODES = frozenset({62, 64})
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
@@ -46,101 +29,159 @@ _UNKNOWN_AUTHORITY_CODES = frozenset({2, 18, 19, 20, 21})
 """The issuer is not found, or it signed itself and is not trusted."""
 _NO_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _HANDSHAKE_ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError, ssl.SSLEOFError)
-_ANSWERS_OF_TLS = ("Server disconnected without sending a response", "illegal request line")
-"""How a TLS server reacts to plain HTTP: it closes the connection, or sends an alert, which is binary."""
+_BANNER = re.compile(r"illegal status line: bytearray\((?P<text>.*)\)", re.DOTALL)
+_BANNER_CHARS = 60
 _PLAIN_TO_TLS_PAGE = re.compile(
     r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server|speaking plain HTTP"
 )
-_GATEWAY_STATUSES = frozenset({403, 502, 503, 504})
-"""Statuses with which a proxy answers on its own behalf."""
-_BASIC = re.compile(r"(^|,)\s*basic\b", re.IGNORECASE)
 
 
-def fault_text(fault: Exception, url: str, proxy: Proxy | None = None, *, was_answered: bool = False) -> str:
+class Setting(msgspec.Struct, frozen=True):
+    """Where the address of the other end of a connection is set, for messages."""
+
+    name: str
+    """`the URL`, or a variable."""
+    owner: str = "the server"
+    """What is at the other end."""
+    needs_tls: bool = False
+    """The setting has no scheme, and HTTPS is used always."""
+
+    def with_http(self) -> str:
+        """What to do where the other end has no TLS."""
+        if self.needs_tls:
+            return f"correct {self.name} ({self.owner} is called by HTTPS alone)"
+        return f"use http:// in {self.name}"
+
+
+URL_SETTING = Setting("the URL")
+
+
+def fault_text(
+    fault: Exception,
+    url: str,
+    proxy: Proxy | None = None,
+    *,
+    was_answered: bool = False,
+    setting: Setting = URL_SETTING,
+) -> str:
     """The cause of a failed call of this URL, and what to do about it if that is known.
 
-    `was_answered`: the server has answered earlier calls, so it is set up correctly.
+    `was_answered`: the server has answered earlier calls, so it is set up correctly. `setting`: where the URL is set.
     """
     text = _reason(fault)
-    if (hint := _hint_of_cause(fault, url, proxy)) is not None:
-        return text + hint
-    if proxy is not None and isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
-        return f"the proxy {proxy} cannot be reached: {text}"
-    if proxy is not None and isinstance(fault, httpx.ProxyError):
+    address = httpx.URL(url)
+    uses_tls = address.scheme == "https"
+    if proxy is None:
+        return text + _hint(fault, address.host, uses_tls, setting, was_answered=was_answered)
+    way_out = f"; correct {proxy.variable}, or name the host in NO_PROXY"
+    if isinstance(fault, httpx.ProxyError):
         status = int(text[:3]) if text[:3].isdigit() else 0
-        return f"the proxy {proxy} does not connect to it: {text}{proxy_hint(status, proxy)}"
-    if httpx.URL(url).scheme == "https":
-        return text + _MAYBE_NO_TLS if isinstance(fault, httpx.ConnectError) and _handshake_ended(fault) else text
-    is_suspect = isinstance(fault, httpx.RemoteProtocolError) and not was_answered
-    return text.rstrip(".") + _MAYBE_TLS if is_suspect and text.startswith(_ANSWERS_OF_TLS) else text
+        is_login = status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
+        return f"the proxy {proxy} does not connect to it: {text}{proxy_hint(status, proxy) if is_login else way_out}"
+    is_tls_fault = isinstance(fault, httpx.ConnectError) and _is_of_tls(fault)
+    if is_tls_fault and uses_tls and proxy.uses_tls:
+        return f"{text}; this is the TLS of the server, or of the proxy {proxy}: check the URL and {proxy.variable}"
+    through = f"; the call went through the proxy {proxy}"
+    if uses_tls and (is_tls_fault or not isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout)):
+        return text + _hint(fault, address.host, uses_tls, setting, was_answered=was_answered) + through
+    at_proxy = Setting(proxy.variable, owner="the proxy")
+    hint = _hint(fault, httpx.URL(proxy.url).host, proxy.uses_tls, at_proxy, was_answered=was_answered)
+    if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"the proxy {proxy} cannot be reached: {text}{hint}{'' if proxy.variable in hint else way_out}"
+    return f"{text}{through}{hint}"
 
 
-def page_hint(url: str, status: int, page: str) -> str:
+def page_hint(url: str, status: int, page: str, proxy: Proxy | None = None) -> str:
     """What to do about an answer that does not come from a coordinator; empty if that is not known."""
     is_plain = httpx.URL(url).scheme == "http"
-    return _TLS if is_plain and status == httpx.codes.BAD_REQUEST and _PLAIN_TO_TLS_PAGE.search(page) else ""
-
-
-def challenge_of(answer: httpx.Response) -> str:
-    """How it asks for credentials: its `WWW-Authenticate` header."""
-    challenge: str = answer.headers.get("www-authenticate", "")
-    return challenge
-
-
-def asks_for_password(challenge: str) -> bool:
-    """Whether a `WWW-Authenticate` header asks for a user name and password."""
-    return _BASIC.search(challenge) is not None
-
-
-def login_hint(challenge: str, url: str, *, brings_token: bool) -> str:
-    """What to do about a 401 of the coordinator at this URL."""
-    if not asks_for_password(challenge):
-        return "" if brings_token else _NO_AUTH0
-    if brings_token:
-        return _LOGIN_BESIDE_AUTH0
-    return _LOGIN_REFUSED if httpx.URL(url).userinfo else _NO_LOGIN
-
-
-def proxy_hint(status: int, proxy: Proxy | None) -> str:
-    """How the proxy may be the cause of an answer with this status; empty if it is not."""
-    if proxy is None:
+    if not is_plain or status != httpx.codes.BAD_REQUEST or not _PLAIN_TO_TLS_PAGE.search(page):
         return ""
-    if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
-        return f"; the proxy {proxy} asks for a login: set {proxy.variable} to http://USER:PASSWORD@HOST:PORT"
-    return f"; the call went through the proxy {proxy}" if status in _GATEWAY_STATUSES else ""
+    if proxy is None or proxy.uses_tls:
+        return "; the port expects TLS: use https:// in the URL"
+    return (
+        f"; a port expects TLS, that of the server or that of the proxy {proxy}: use https:// in the URL, or in "
+        f"{proxy.variable}"
+    )
 
 
 def _reason(fault: Exception) -> str:
-    """The text of a fault. httpx gives time-outs no text, and failed connections a text without the cause."""
+    """What happened, in words. The texts of httpx name its own classes, or no cause at all."""
     if isinstance(fault, httpx.TimeoutException | TimeoutError):
         what = "connection" if isinstance(fault, httpx.ConnectTimeout) else "answer"
         return f"no {what} within the time limit ({type(fault).__name__})"
-    numbers = {cause.errno for cause in _causes(fault) if isinstance(cause, ConnectionError) and cause.errno}
-    if isinstance(fault, httpx.ConnectError) and numbers:
-        return ", ".join(sorted(map(os.strerror, numbers)))
+    numbers = _system_reasons(fault)
+    match fault:
+        case httpx.ConnectError() if _handshake_ended(fault):
+            return "the connection ended during the TLS handshake"
+        case httpx.ConnectError():
+            return numbers or str(fault) or "the connection failed"
+        case httpx.ReadError():
+            return _CLOSED + (f" ({numbers})" if numbers else "")
+        case httpx.WriteError():
+            return "the connection was closed while the request was sent" + (f" ({numbers})" if numbers else "")
+        case httpx.RemoteProtocolError():
+            return _protocol_reason(str(fault))
+        case ssl.SSLError() if fault.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
+            return "the server demands a certificate of its clients, which is not supported"
     return str(fault) or type(fault).__name__
 
 
-def _hint_of_cause(fault: Exception, url: str, proxy: Proxy | None) -> str | None:
-    """None if no exception below those of httpx says more."""
+def _system_reasons(fault: Exception) -> str:
+    """What the operating system says of it, such as "Network is unreachable"; empty if it says nothing."""
+    found: list[str] = []
+    for cause in _causes(fault):
+        match cause:
+            case ssl.SSLError():
+                # Its number is one of OpenSSL.
+                continue
+            case socket.gaierror():
+                found.append(cause.strerror or str(cause))
+            case OSError() if cause.errno:
+                found.append(os.strerror(cause.errno))
+    return ", ".join(sorted(set(found)))
+
+
+def _protocol_reason(text: str) -> str:
+    if text.startswith("Server disconnected"):
+        return _CLOSED
+    if text.startswith("peer closed connection"):
+        return "the connection was closed before the response was complete"
+    if (banner := _BANNER.match(text)) is not None:
+        shown = banner["text"]
+        return f"{_NO_HTTP}: {shown[:_BANNER_CHARS]}{'…' if len(shown) > _BANNER_CHARS else ''}"
+    # h11 says this of bytes that are not text, such as an alert of TLS.
+    return _NO_HTTP if text == "illegal request line" else f"{_NO_HTTP}: {text}"
+
+
+def _hint(fault: Exception, host: str, uses_tls: bool, setting: Setting, *, was_answered: bool) -> str:
+    """What to do, for a connection to this host; empty if that is not known."""
     for cause in _causes(fault):
         match cause:
             case ssl.SSLCertVerificationError():
-                return _certificate_hint(cause.verify_code)
+                return _certificate_hint(cause.verify_code, setting)
             case ssl.SSLError() if cause.reason in _NO_TLS_REASONS:
-                return _NO_TLS
+                return f"; {setting.owner} does not use TLS on this port: if the port is right, {setting.with_http()}"
             case socket.gaierror():
-                host = httpx.URL(url if proxy is None else proxy.url).host
                 return f": {host}" + (_UNRESOLVED_DOCKER_HOST if host == DOCKER_HOST else "")
-    return None
+    if uses_tls and isinstance(fault, httpx.ConnectError) and _handshake_ended(fault):
+        return ": if the port serves plain HTTP, " + setting.with_http()
+    if was_answered or not isinstance(fault, httpx.ReadError | httpx.RemoteProtocolError):
+        return ""
+    return "; is this the right port?" + ("" if uses_tls else f" If it expects TLS, use https:// in {setting.name}")
 
 
-def _certificate_hint(code: int) -> str:
+def _certificate_hint(code: int, setting: Setting) -> str:
     if code in _OTHER_NAME_CODES:
-        return _OTHER_NAME
+        return f"; the certificate is for another host name: use a name in {setting.name} that the certificate covers"
     if code in _NOT_VALID_NOW_CODES:
-        return _NOT_VALID_NOW
-    return _UNKNOWN_AUTHORITY if code in _UNKNOWN_AUTHORITY_CODES else ""
+        return f"; renew the certificate of {setting.owner}, or set this machine's clock"
+    is_unknown = code in _UNKNOWN_AUTHORITY_CODES
+    return "; name the file with its authority's certificate in SSL_CERT_FILE" if is_unknown else ""
+
+
+def _is_of_tls(fault: Exception) -> bool:
+    """Whether the connection was established and its TLS handshake failed."""
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(fault)) or _handshake_ended(fault)
 
 
 def _handshake_ended(fault: Exception) -> bool:

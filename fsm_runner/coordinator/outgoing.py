@@ -5,20 +5,30 @@ import ipaddress
 import os
 import ssl
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import httpx
 
 from fsm_runner import __version__
 from fsm_runner.coordinator.answer import Answer
+from fsm_runner.coordinator.challenges import challenge_of
 from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.hints import challenge_of, fault_text
+from fsm_runner.coordinator.hints import URL_SETTING, Setting, fault_text
 from fsm_runner.coordinator.policy import CONNECT_LIMIT_S
 from fsm_runner.coordinator.proxies import Proxy, proxy_for
-from fsm_runner.coordinator.reading import NoCookies, chunks_of
-from fsm_runner.coordinator.redirects import FOLLOWED_TIMES, followed_target, redirect_text, target_of, too_often_text
+from fsm_runner.coordinator.reading import READ_FAULTS, NoCookies, chunks_of
+from fsm_runner.coordinator.redirects import (
+    FOLLOWED_TIMES,
+    Redirect,
+    followed_target,
+    keep_location,
+    redirect_of,
+    redirect_text,
+    too_often_text,
+)
 from fsm_runner.coordinator.unpacking import PLAIN
+from fsm_runner.coordinator.urls import http_url
 from fsm_runner.errors import UsageError
+from fsm_runner.redaction import without_logins
 
 LOCALHOST = "localhost"
 USER_AGENT = f"fsm-runner/{__version__}"
@@ -38,33 +48,39 @@ class ClientFactory:
     """Makes HTTP clients for one server, with the proxies and certificates of the environment."""
 
     def __init__(
-        self, url: str, what: str, *, auth: httpx.Auth | None = None, limits: httpx.Limits | None = None
+        self,
+        url: str,
+        what: str,
+        *,
+        auth: httpx.Auth | None = None,
+        limits: httpx.Limits | None = None,
+        setting: Setting = URL_SETTING,
     ) -> None:
-        """`what` says in messages whose URL it is.
+        """`what` says in messages whose URL it is, `setting` where it is set.
 
-        Raises `UsageError` when a variable of the environment, such as HTTPS_PROXY or SSL_CERT_FILE, has a value that
-        cannot be used.
+        Raises `UsageError` when the URL, or a variable of the environment such as HTTPS_PROXY or SSL_CERT_FILE, cannot
+        be used.
         """
         self._url = url
         self._auth = auth
         self._limits = limits or httpx.Limits()
+        self._setting = setting
+        self.was_answered = False
+        """Whether the server has answered a call. The functions that make calls set it."""
+        named = f"{what} {without_logins(url)!r}"
+        try:
+            address = http_url(url)
+            # A proxy has no business between two programs of the same machine.
+            self.proxy: Proxy | None = None if is_loopback(address.host) else proxy_for(address)
+        except ValueError as defect:
+            raise UsageError(f"{named}: {defect}") from None
+        uses_tls = address.scheme == "https" or (self.proxy is not None and self.proxy.uses_tls)
         # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
         # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
         try:
-            self._certificates: ssl.SSLContext = httpx.create_ssl_context(verify=urlsplit(url).scheme == "https")
+            self._certificates: ssl.SSLContext = httpx.create_ssl_context(verify=uses_tls)
         except OSError as fault:
-            raise UsageError(f"{what} {url!r}: {_certificates_used()} cannot be used: {fault}") from fault
-        try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL as fault:
-            raise UsageError(f"{what} {url!r}: {fault}") from fault
-        # A proxy has no business between two programs of the same machine.
-        self.proxy: Proxy | None = None if is_loopback(address.host) else proxy_for(address)
-        if self.proxy is not None:
-            try:
-                self()
-            except (ImportError, ValueError, OSError, httpx.InvalidURL) as fault:
-                raise UsageError(f"{what} {url!r}: {self.proxy.variable} cannot be used: {fault}") from fault
+            raise UsageError(f"{named}: {_certificates_used()} cannot be used: {fault}") from fault
 
     def __call__(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -72,15 +88,23 @@ class ClientFactory:
             headers={"accept-encoding": PLAIN, "user-agent": USER_AGENT},
             cookies=NoCookies(),
             limits=self._limits,
+            event_hooks={"response": [keep_location]},
             # Otherwise httpx reads the proxy variables itself, and it refuses entries of NO_PROXY that curl accepts.
             trust_env=False,
-            proxy=None if self.proxy is None else self.proxy.url,
+            proxy=None if self.proxy is None else self._httpx_proxy(self.proxy),
             verify=self._certificates,
         )
 
-    def fault_text(self, fault: Exception, *, was_answered: bool = False) -> str:
-        """What went wrong with a call, and what to do about it. `was_answered`: earlier calls were answered."""
-        return fault_text(fault, self._url, self.proxy, was_answered=was_answered)
+    def _httpx_proxy(self, proxy: Proxy) -> httpx.Proxy:
+        return httpx.Proxy(proxy.url, ssl_context=self._certificates if proxy.uses_tls else None)
+
+    def fault_text(self, fault: Exception) -> str:
+        """The cause of a failed call, and what to do about it."""
+        return fault_text(fault, self._url, self.proxy, was_answered=self.was_answered, setting=self._setting)
+
+    def redirect_text(self, path: str, redirect: Redirect) -> str:
+        """What to do about a redirect that is not followed, of a call of `path`."""
+        return redirect_text(path, redirect, domain_variable=self._setting.name if self._setting.needs_tls else "")
 
 
 def _certificates_used() -> str:
@@ -104,11 +128,12 @@ async def exchanged(
         async with asyncio.timeout(limit_s), new_client() as http:
             limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
             answer = await exchange(http, method, url, content, limits=limits, limit_bytes=limit_bytes)
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as fault:
+    except (*READ_FAULTS, httpx.InvalidURL, TimeoutError) as fault:
         raise Unreachable(f"{method} {url}: {new_client.fault_text(fault)}") from fault
+    new_client.was_answered = True
     if answer.redirect is not None:
         path = httpx.URL(url).raw_path.decode("ascii")
-        raise Unreachable(f"{answer.call}: HTTP {answer.status}: {redirect_text(path, answer.redirect)}")
+        raise Unreachable(f"{answer.call}: HTTP {answer.status}: {new_client.redirect_text(path, answer.redirect)}")
     return answer
 
 
@@ -131,7 +156,7 @@ async def exchange(
     finally:
         await response.aclose()
     came_from = None if response.request.url == httpx.URL(url) else response.request.url
-    return Answer(call, response.status_code, bytes(body), challenge_of(response), target_of(response), came_from)
+    return Answer(call, response.status_code, bytes(body), challenge_of(response), redirect_of(response), came_from)
 
 
 async def opened(

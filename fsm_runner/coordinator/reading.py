@@ -1,5 +1,6 @@
 """The bodies of answers, in pieces, so that a limit on their size holds before they are in memory."""
 
+import ssl
 from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar
 from typing import Any
@@ -8,9 +9,13 @@ import httpx
 
 from fsm_runner.coordinator.unpacking import PLAIN, READABLE, encoding_of, unpacked
 
+READ_FAULTS = (httpx.HTTPError, ssl.SSLError)
+"""What reading from a server raises. httpx translates the errors of TLS in a handshake, but not those after it, such as
+the alert of a server that demands a certificate of its clients."""
+
 
 async def chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The body, unpacked, as it comes in, or as it was read already. Raises `httpx.HTTPError`."""
+    """The body, unpacked, as it comes in, or as it was read already. Raises one of `READ_FAULTS`."""
     if answer.is_stream_consumed:
         yield answer.content
         return

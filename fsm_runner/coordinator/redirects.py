@@ -4,9 +4,12 @@
 may carry credentials.
 """
 
-import httpx
+from urllib.parse import urljoin
 
-from fsm_runner.coordinator.urls import port_of
+import httpx
+import msgspec
+
+from fsm_runner.coordinator.urls import http_url, port_of
 from fsm_runner.errors import shown
 from fsm_runner.redaction import without_logins
 
@@ -14,18 +17,47 @@ FOLLOWED_STATUSES = frozenset({307, 308})
 FOLLOWED_TIMES = 5
 """The number of redirects that one call follows."""
 
+_REDIRECT_STATUSES = frozenset({301, 302, 303}) | FOLLOWED_STATUSES
+_LOCATION = "fsm_runner.location"
 
-def target_of(answer: httpx.Response) -> httpx.URL | None:
-    """The target of a redirect; None if the answer is no redirect or does not name a target."""
-    return None if answer.next_request is None else answer.next_request.url
+
+class Redirect(msgspec.Struct, frozen=True):
+    """An answer that points to another URL."""
+
+    location: str
+    """The `Location` header; empty if there is none."""
+    target: httpx.URL | None
+    """The absolute URL; None if the location is not a URL that can be called."""
+
+
+async def keep_location(answer: httpx.Response) -> None:
+    """A response hook for every client: moves the `Location` of a redirect out of the headers.
+
+    httpx resolves that header in each answer, and raises an error that does not show it if it is not a URL.
+    """
+    if answer.has_redirect_location:
+        answer.extensions[_LOCATION] = answer.headers.pop("location")
+
+
+def redirect_of(answer: httpx.Response) -> Redirect | None:
+    """The redirect of an answer; None if it is none."""
+    if answer.status_code not in _REDIRECT_STATUSES:
+        return None
+    location = str(answer.extensions.get(_LOCATION, "")).strip()
+    if not location:
+        return Redirect("", None)
+    try:
+        return Redirect(location, http_url(urljoin(str(answer.request.url), location)))
+    except ValueError:
+        return Redirect(location, None)
 
 
 def followed_target(answer: httpx.Response) -> httpx.URL | None:
     """The URL to repeat the call at; None if the redirect is not followed, or if there is none."""
-    target = target_of(answer)
-    if target is None or answer.status_code not in FOLLOWED_STATUSES:
+    redirect = redirect_of(answer)
+    if redirect is None or redirect.target is None or answer.status_code not in FOLLOWED_STATUSES:
         return None
-    return target if _is_same_host(answer.request.url, target) else None
+    return redirect.target if _is_same_host(answer.request.url, redirect.target) else None
 
 
 def is_about(path: str, target: httpx.URL) -> bool:
@@ -35,10 +67,24 @@ def is_about(path: str, target: httpx.URL) -> bool:
     return there.rstrip("/").endswith(path.partition("?")[0].rstrip("/"))
 
 
-def redirect_text(path: str, target: httpx.URL) -> str:
-    """What to do about a call of `path`, below a configured URL, that was redirected to `target`."""
-    url = without_logins(str(target))
+def redirect_text(path: str, redirect: Redirect, *, domain_variable: str = "") -> str:
+    """What to do about a call of `path`, below a configured URL, that was redirected and not followed.
+
+    `domain_variable`: the setting with the host of the URL, if no setting holds the whole URL.
+    """
+    if not redirect.location:
+        return "redirects, but names no target (its Location header is empty or missing): is the URL right?"
+    if redirect.target is None:
+        location = shown(without_logins(redirect.location))
+        return f"redirects to {location!r}, which is not a URL that can be called: is the URL right?"
+    url = without_logins(str(redirect.target))
     configured = url.removesuffix(path)
+    if domain_variable:
+        domain = configured.removeprefix("https://")
+        is_domain = configured not in {url, domain} and "/" not in domain
+        return f"redirects to {shown(url)}; " + (
+            f"set {domain_variable} to {shown(domain)}" if is_domain else f"correct {domain_variable}"
+        )
     if configured == url:
         return f"redirects to {shown(url)}; configure that one, unless it is a login page"
     return f"redirects to {shown(url)}; configure that one ({shown(configured)})"

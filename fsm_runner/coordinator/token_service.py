@@ -6,19 +6,17 @@ import httpx
 import msgspec
 
 from fsm_runner.coordinator.answer import Answer
+from fsm_runner.coordinator.challenges import proxy_hint, token_service_login_hint
 from fsm_runner.coordinator.faults import NotAuthenticated, Unreachable
-from fsm_runner.coordinator.hints import asks_for_password, proxy_hint
+from fsm_runner.coordinator.hints import Setting
 from fsm_runner.coordinator.outgoing import ClientFactory, exchanged
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_S, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 
+DOMAIN_SETTING = Setting("AUTH0_DOMAIN", owner="the token service", needs_tls=True)
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header can carry: visible ASCII, nothing else."""
-_ASKS_FOR_LOGIN = (
-    "; a proxy in front of the token service asks for a user name and a password (WWW-Authenticate: Basic), which the "
-    "runner does not have: let the proxy pass these calls"
-)
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -64,7 +62,7 @@ class TokenService:
         """Raises `UsageError` where a proxy or certificate variable is no good."""
         self.url = url
         self._body = msgspec.json.encode(request)
-        self._new_client = ClientFactory(url, "token service")
+        self._new_client = ClientFactory(url, "token service", setting=DOMAIN_SETTING)
 
     async def new_token(self) -> IssuedToken:
         """Raises `Unreachable` where the service is away, `NotAuthenticated` where it says no; without secrets."""
@@ -77,8 +75,8 @@ class TokenService:
             limit_bytes=TOKEN_ANSWER_LIMIT_BYTES,
         )
         said = f"{answer.call}: HTTP {answer.status}"
-        if _asks_for_login(answer):
-            raise NotAuthenticated(said + _ASKS_FOR_LOGIN, answer.status)
+        if (hint := _login_hint(answer)) != "":
+            raise NotAuthenticated(said + hint, answer.status)
         if _is_refusal(answer):
             raise NotAuthenticated(
                 f"{said}{_error_code(answer)}: the token service of AUTH0_DOMAIN does not accept "
@@ -86,7 +84,7 @@ class TokenService:
                 answer.status,
             )
         if not httpx.codes.is_success(answer.status):
-            raise Unreachable(said + proxy_hint(answer.status, self._new_client.proxy))
+            raise Unreachable(said + proxy_hint(answer.status, self._new_client.proxy, answer.challenge))
         try:
             token = msgspec.json.decode(answer.body, type=_TokenAnswer)
         except DECODE_FAULTS as defect:
@@ -98,10 +96,11 @@ class TokenService:
         return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_CAP_S))
 
 
-def _asks_for_login(answer: Answer) -> bool:
-    """Whether a proxy in front of the token service asks for a password. The service itself sends an OAuth error."""
-    is_asked = answer.status == httpx.codes.UNAUTHORIZED and asks_for_password(answer.challenge)
-    return is_asked and _error_code(answer) == ""
+def _login_hint(answer: Answer) -> str:
+    """What to do if a proxy in front of the token service asks for a login; empty if none does. The service itself
+    sends an OAuth error."""
+    is_asked = answer.status == httpx.codes.UNAUTHORIZED and _error_code(answer) == ""
+    return token_service_login_hint(answer.challenge) if is_asked else ""
 
 
 def _is_refusal(answer: Answer) -> bool:

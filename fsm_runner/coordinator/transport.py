@@ -14,6 +14,7 @@ import msgspec
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.answer import Answer
 from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
+from fsm_runner.coordinator.challenges import login_hint, proxy_hint
 from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
 from fsm_runner.coordinator.faults import (
     AgentNameCollision,
@@ -25,7 +26,7 @@ from fsm_runner.coordinator.faults import (
     RegistrationConflictError,
     Unreachable,
 )
-from fsm_runner.coordinator.hints import login_hint, page_hint, proxy_hint
+from fsm_runner.coordinator.hints import page_hint
 from fsm_runner.coordinator.outgoing import ClientFactory, exchange, opened
 from fsm_runner.coordinator.policy import (
     ANSWER_LIMIT_BYTES,
@@ -33,7 +34,8 @@ from fsm_runner.coordinator.policy import (
     CONNECT_LIMIT_S,
     REPORT_CONNECTIONS,
 )
-from fsm_runner.coordinator.redirects import is_about, redirect_text, target_of
+from fsm_runner.coordinator.reading import READ_FAULTS
+from fsm_runner.coordinator.redirects import is_about, redirect_of, redirect_text
 from fsm_runner.errors import UsageError, shown
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
@@ -49,7 +51,6 @@ class Transport:
         self.url = checked_url(url)
         self._brings_token = auth is not None
         self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
-        self._was_answered = False
         self._connections = Connections(self._new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
         self._line = Connections(self._new_client, REPORT_CONNECTIONS)
@@ -75,7 +76,7 @@ class Transport:
                 async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
                     http = await stack.enter_async_context(self._connections.one())
                     response = await self._opened(http, method, path, raw_headers, content)
-            except (httpx.HTTPError, httpx.StreamError, TimeoutError) as fault:
+            except (*READ_FAULTS, httpx.StreamError, TimeoutError) as fault:
                 raise self._unreachable(method, path, fault) from fault
             except httpx.InvalidURL as defect:
                 raise _no_url(method, self.url, defect) from defect
@@ -93,9 +94,9 @@ class Transport:
         # No limit on how long the body takes: it may be a stream of events.
         limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
         response = await opened(http, method, self.url + path, content, raw_headers, limits)
-        if (target := target_of(response)) is not None:
+        if (redirect := redirect_of(response)) is not None:
             await response.aclose()
-            raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, target)}", response.status_code)
+            raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, redirect)}", response.status_code)
         return response
 
     async def call(
@@ -116,7 +117,7 @@ class Transport:
             # httpx limits each read; an answer that drips would never end by that.
             async with asyncio.timeout(CONNECT_LIMIT_S + limit_s), connections.one() as http:
                 answer = await self._exchange(http, method, path, content, limit_s)
-        except (httpx.HTTPError, TimeoutError) as fault:
+        except (*READ_FAULTS, TimeoutError) as fault:
             raise self._unreachable(method, path, fault) from fault
         except httpx.InvalidURL as defect:
             raise _no_url(method, self.url, defect) from defect
@@ -125,7 +126,7 @@ class Transport:
         return answer
 
     def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
-        text = self._new_client.fault_text(fault, was_answered=self._was_answered)
+        text = self._new_client.fault_text(fault)
         if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {text}")
         return Unreachable(f"{method} {self.url}{path}: {text}")
@@ -136,7 +137,7 @@ class Transport:
         limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S, pool=None)
         url = self.url + path
         answer = await exchange(http, method, url, content, limits=limits, limit_bytes=ANSWER_LIMIT_BYTES)
-        self._was_answered = True
+        self._new_client.was_answered = True
         return answer
 
     def _fault_of(self, path: str, answer: Answer) -> Unreachable | NotRegistered | Refused:
@@ -156,7 +157,8 @@ class Transport:
             return Refused(message, status, answer.body)
         if answer.redirect is not None:
             return Unreachable(f"{answer.call}: HTTP {status}: {redirect_text(path, answer.redirect)}", status)
-        hint = page_hint(self.url, status, answer.text) or proxy_hint(status, self._new_client.proxy)
+        proxy = self._new_client.proxy
+        hint = page_hint(self.url, status, answer.text, proxy) or proxy_hint(status, proxy, answer.challenge)
         return Unreachable(message + hint, status)
 
     def _login_hint(self, answer: Answer) -> str:

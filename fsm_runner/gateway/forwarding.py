@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fsm_runner.coordinator.faults import CoordinatorError, Refused
 from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES
-from fsm_runner.coordinator.reading import chunks_of
+from fsm_runner.coordinator.reading import READ_FAULTS, chunks_of
 from fsm_runner.coordinator.unpacking import PLAIN, READABLE, encoding_of
 from fsm_runner.gateway import headers
 from fsm_runner.gateway.call import Call
@@ -86,7 +86,7 @@ async def _stream(call: Call, response: httpx.Response) -> None:
     try:
         async for chunk in chunks_of(response) if is_rewritten else response.aiter_raw():
             await call.send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except httpx.HTTPError as fault:
+    except READ_FAULTS as fault:
         raise AnswerBroken(f"an answer of the coordinator broke off: {fault!r}") from fault
     await call.send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -98,6 +98,6 @@ async def _read(response: httpx.Response) -> bytes:
             body += chunk
             if len(body) > ANSWER_LIMIT_BYTES:
                 raise Refusal(502, f"The Agent Coordinator's answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
-    except httpx.HTTPError:
+    except READ_FAULTS:
         raise away() from None
     return bytes(body)

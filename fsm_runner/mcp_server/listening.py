@@ -9,7 +9,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.faults import CoordinatorError
-from fsm_runner.coordinator.reading import chunks_of
+from fsm_runner.coordinator.reading import READ_FAULTS, chunks_of
 from fsm_runner.coordinator.transport import path_segment
 from fsm_runner.mcp_server.sse import EventParser
 from fsm_runner.retry import RetryPolicy, Waits
@@ -45,7 +45,7 @@ class Listener:
             began = time.monotonic()
             try:
                 await self._follow()
-            except (CoordinatorError, httpx.HTTPError, NoStream) as fault:
+            except (CoordinatorError, *READ_FAULTS, NoStream) as fault:
                 logger.debug("mcp: no events from {}: {}", self._path, fault)
             finally:
                 self._hear(hears=False)

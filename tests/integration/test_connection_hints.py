@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
-import contextlib
 import datetime
+import errno
+import os
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,29 +18,16 @@ from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, NotAuthenticated
-from fsm_runner.coordinator.token_service import TokenRequest, TokenService
-from tests.support.serving import serving, serving_raw
+from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated
+from tests.support.first_calls import LOGIN, faults_of
+from tests.support.serving import raw_server, serving, serving_raw
 
-LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
-DEAD_PROXY = "http://user:secret@127.0.0.1:9"
+CLOSED = "the connection was closed without an HTTP response"
 
 
 async def healthy(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"{}"})
-
-
-async def faults_of(url: str) -> list[str]:
-    """What a call of a coordinator at this URL says, and what one of a token service."""
-    said = []
-    async with CoordinatorApi(url) as api:
-        with pytest.raises(CoordinatorError) as raised:
-            await api.health()
-        said.append(str(raised.value))
-    with pytest.raises(CoordinatorError) as raised:
-        await TokenService(f"{url}/oauth/token", LOGIN).new_token()
-    return [*said, str(raised.value)]
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +51,9 @@ def tls_for(authority: trustme.CA, name: str, expired: bool = False) -> ssl.SSLC
 @pytest.mark.usefixtures("_trusted")
 async def test_a_certificate_for_another_name(authority: trustme.CA) -> None:
     async with serving(healthy, tls_for(authority, "other.example")) as url:
-        for said in await faults_of(url):
+        for said, setting in zip(await faults_of(url), ["the URL", "AUTH0_DOMAIN"], strict=True):
             assert said.endswith(
-                "the certificate is for another host name: use a name in the URL that the certificate covers"
+                f"the certificate is for another host name: use a name in {setting} that the certificate covers"
             )
             assert "SSL_CERT_FILE" not in said
 
@@ -72,8 +61,8 @@ async def test_a_certificate_for_another_name(authority: trustme.CA) -> None:
 @pytest.mark.usefixtures("_trusted")
 async def test_a_certificate_that_has_expired(authority: trustme.CA) -> None:
     async with serving(healthy, tls_for(authority, "localhost", expired=True)) as url:
-        for said in await faults_of(url):
-            assert said.endswith("; renew the server's certificate, or set this machine's clock")
+        for said, owner in zip(await faults_of(url), ["the server", "the token service"], strict=True):
+            assert said.endswith(f"; renew the certificate of {owner}, or set this machine's clock")
 
 
 async def test_a_certificate_of_an_unknown_authority(authority: trustme.CA) -> None:
@@ -84,23 +73,29 @@ async def test_a_certificate_of_an_unknown_authority(authority: trustme.CA) -> N
 
 async def test_https_to_a_port_without_tls() -> None:
     async with serving(healthy) as url:
-        for said in await faults_of(url.replace("http:", "https:")):
-            assert "the server does not use TLS on this port" in said
-            assert "use http:// in the URL" in said
+        coordinator, token_service = await faults_of(url.replace("http:", "https:"))
+        assert coordinator.endswith(
+            "; the server does not use TLS on this port: if the port is right, use http:// in the URL"
+        )
+        assert token_service.endswith(
+            "; the token service does not use TLS on this port: if the port is right, correct AUTH0_DOMAIN (the token "
+            "service is called by HTTPS alone)"
+        )
 
 
 async def test_https_to_a_port_that_hangs_up() -> None:
     async with raw_server(b"") as url:
-        for said in await faults_of(url.replace("http:", "https:")):
-            assert "ended during the TLS handshake: if the port serves plain HTTP, use http://" in said
+        coordinator, token_service = await faults_of(url.replace("http:", "https:"))
+        assert coordinator.endswith(
+            ": the connection ended during the TLS handshake: if the port serves plain HTTP, use http:// in the URL"
+        )
+        assert "if the port serves plain HTTP, correct AUTH0_DOMAIN" in token_service
 
 
 async def test_http_to_a_port_with_tls(authority: trustme.CA) -> None:
     async with serving(healthy, tls_for(authority, "localhost")) as url:
         for said in await faults_of(url.replace("https:", "http:")):
-            assert said.endswith(
-                "; a port that expects TLS answers plain HTTP this way: if it does, use https:// in the URL"
-            )
+            assert f": {CLOSED}; is this the right port? If it expects TLS, use https:// in " in said
 
 
 TLS_ANSWERS = {
@@ -120,13 +115,52 @@ async def test_http_to_a_port_that_says_that_it_has_tls(answer: str) -> None:
 async def test_http_to_a_port_that_answers_with_an_alert_of_tls() -> None:
     async with raw_server(b"\x15\x03\x01\x00\x02\x02\x50") as url:
         for said in await faults_of(url):
-            assert said.endswith("if it does, use https:// in the URL")
+            assert ": what came is not an HTTP response; is this the right port? If it expects TLS" in said
+
+
+async def test_a_port_that_resets_the_connection() -> None:
+    async with resetting_server() as url:
+        for said in await faults_of(url):
+            assert f": {CLOSED} (Connection reset by peer); is this the right port?" in said
+
+
+async def test_a_port_with_another_protocol_shows_what_it_sent() -> None:
+    async with raw_server(b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as url:
+        for said in await faults_of(url):
+            assert ": what came is not an HTTP response: b'SSH-2.0-OpenSSH_9.6'; is this the right port?" in said
+    async with raw_server(b"SSH-2.0-OpenSSH_9.6\r\nInvalid SSH identification string.\r\n") as url:
+        for said in await faults_of(url):
+            assert f": {CLOSED}; is this the right port?" in said
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT])
+async def test_a_network_that_is_not_reached_has_the_reason_of_the_system(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", failing)
+    for said in await faults_of("http://[fd00::99]:8765"):
+        assert said.endswith(f": {os.strerror(number)}")
+
+
+@pytest.mark.usefixtures("_trusted")
+async def test_a_server_that_demands_a_certificate_of_its_clients(authority: trustme.CA) -> None:
+    tls = tls_for(authority, "localhost")
+    authority.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = asyncio.create_task(asyncio.to_thread(refuse_clients, listener, tls, 2))
+        for said in await faults_of(f"https://localhost:{listener.getsockname()[1]}"):
+            assert said.endswith(": the server demands a certificate of its clients, which is not supported")
+        await server
 
 
 async def test_a_server_that_has_answered_before_is_not_suspected_of_tls() -> None:
     async with raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", b"") as url, CoordinatorApi(url) as api:
         await api.health()
-        with pytest.raises(CoordinatorError, match=r"Server disconnected without sending a response\.$"):
+        with pytest.raises(CoordinatorError, match=f": {CLOSED}$"):
             await api.health()
 
 
@@ -158,6 +192,33 @@ async def test_a_server_that_asks_for_a_password() -> None:
                 await api.health()
 
 
+UNSUPPORTED = {
+    "Negotiate": "Negotiate",
+    "NTLM TlRMTVNTUAAC==": "NTLM",
+    'Digest realm="a, Basic b", qop="auth", nonce="n"': "Digest",
+    "Negotiate, NTLM": "Negotiate, NTLM",
+}
+
+
+@pytest.mark.parametrize("challenge", UNSUPPORTED)
+async def test_authentication_that_is_not_supported_is_named(challenge: str) -> None:
+    async with raw_server(unauthorized(challenge)) as url:
+        for said in await faults_of(url):
+            asked = f"asks for authentication by {UNSUPPORTED[challenge]} (WWW-Authenticate), which is not supported"
+            assert asked in said
+            assert "AUTH0_" not in said
+        coordinator, token_service = await faults_of(url)
+        assert coordinator.endswith("usually a proxy in front of the coordinator, pass these calls")
+        assert token_service.endswith("usually a proxy in front of the token service, pass these calls")
+
+
+@pytest.mark.parametrize("challenge", ["", "Bearer", 'Bearer realm="Digest, Basic"', 'Negotiate, bearer error="x"'])
+async def test_a_token_is_asked_for(challenge: str) -> None:
+    async with raw_server(unauthorized(challenge)) as url, CoordinatorApi(url) as api:
+        with pytest.raises(NotAuthenticated, match="it asks for a token, and none is configured: set AUTH0_DOMAIN"):
+            await api.health()
+
+
 async def test_a_password_is_asked_for_beside_a_token() -> None:
     async def issue(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -172,46 +233,6 @@ async def test_a_password_is_asked_for_beside_a_token() -> None:
             await api.health()
 
 
-@pytest.fixture
-def _proxied(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setenv("HTTP_PROXY", DEAD_PROXY)
-    monkeypatch.setenv("HTTPS_PROXY", DEAD_PROXY)
-
-
-@pytest.mark.usefixtures("_proxied")
-@pytest.mark.parametrize(("scheme", "variable"), [("http", "HTTP_PROXY"), ("https", "HTTPS_PROXY")])
-async def test_a_proxy_that_cannot_be_reached_is_named(scheme: str, variable: str) -> None:
-    for said in await faults_of(f"{scheme}://coordinator.invalid"):
-        assert (
-            f"coordinator.invalid: the proxy http://127.0.0.1:9 ({variable}) cannot be reached: Connection refused"
-            in said.replace("/oauth/token", "")
-        )
-
-
-@pytest.mark.usefixtures("_proxied")
-async def test_a_proxy_that_cannot_reach_the_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with raw_server(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n") as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy)
-        monkeypatch.setenv("HTTPS_PROXY", proxy)
-        for said in await faults_of("http://coordinator.invalid"):
-            assert said.endswith(f"; the call went through the proxy {proxy} (HTTP_PROXY)")
-        async with CoordinatorApi("https://coordinator.invalid") as api:
-            with pytest.raises(NoConnection, match=r"\(HTTPS_PROXY\) does not connect to it: 502 Bad Gateway"):
-                await api.health()
-
-
-@pytest.mark.usefixtures("_proxied")
-async def test_a_proxy_that_asks_for_a_login_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with raw_server(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n") as proxy:
-        for variable, scheme in {"HTTP_PROXY": "http", "HTTPS_PROXY": "https"}.items():
-            monkeypatch.setenv(variable, proxy)
-            for said in await faults_of(f"{scheme}://coordinator.invalid"):
-                assert said.endswith(f"asks for a login: set {variable} to http://USER:PASSWORD@HOST:PORT")
-
-
 async def test_the_name_of_the_docker_host_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -224,18 +245,42 @@ async def test_the_name_of_the_docker_host_where_there_is_none(monkeypatch: pyte
         assert said.endswith("Name or service not known: other.invalid")
 
 
-@asynccontextmanager
-async def raw_server(*answers: bytes) -> AsyncIterator[str]:
-    """Its URL. Each connection gets the next of these answers, the last one again and again, and is closed."""
-    left = list(answers)
+def unauthorized(challenge: str) -> bytes:
+    header = f"www-authenticate: {challenge}\r\n" if challenge else ""
+    return f"HTTP/1.1 401 Unauthorized\r\n{header}content-length: 0\r\n\r\n".encode()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer = left.pop(0) if len(left) > 1 else left[0]
-        with contextlib.suppress(ConnectionError):
-            await reader.read(1 << 16)
-            writer.write(answer)
-            await writer.drain()
+
+@asynccontextmanager
+async def resetting_server() -> AsyncIterator[str]:
+    """Its URL. Each connection is reset when a request has come."""
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.close()
 
-    async with serving_raw(serve) as url:
+    async with serving_raw(reset) as url:
         yield url
+
+
+def refuse_clients(listener: socket.socket, tls: ssl.SSLContext, times: int) -> None:
+    """Refuse the certificate of each client. An alert is lost where a connection is closed with input unread."""
+    for _ in range(times):
+        connection, _ = listener.accept()
+        with connection:
+            received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+            handshake = tls.wrap_bio(received, to_send, server_side=True)
+            is_open = True
+            while is_open:
+                try:
+                    handshake.do_handshake()
+                except ssl.SSLWantReadError:
+                    connection.sendall(to_send.read())
+                    received.write(connection.recv(1 << 16))
+                except ssl.SSLError:
+                    is_open = False
+            connection.sendall(to_send.read())
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):
+                pass

@@ -1,6 +1,7 @@
 """Redirects: 307 and 308 to the same host are followed, the others are named with what to configure."""
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -10,14 +11,14 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.embedded.signing_keys import KeysAway, SigningKeys
 from fsm_runner.coordinator.faults import Refused, Unreachable
-from fsm_runner.coordinator.token_service import TokenRequest, TokenService
+from fsm_runner.coordinator.token_service import TokenService
+from tests.support.first_calls import LOGIN, faults_of
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.line import REGISTRATION
-from tests.support.serving import serving
+from tests.support.serving import raw_server, serving
 
 pytestmark = pytest.mark.sends_invalid_requests("redirects lead to any path")
 
-LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
 ANSWER = {"runner_id": "rnr_1", "run_id": "run_1", "session_id": "ses_1", "status": "pending", "access_token": "t"}
 
 Target = Callable[[str], str]
@@ -141,10 +142,43 @@ async def test_a_redirect_to_a_page_for_a_login_is_named_without_its_own_login()
     assert "redirects to https://user:***@sso.invalid/login?next=/;" in str(raised.value)
 
 
-async def test_a_redirect_without_a_target_is_an_answer_like_others() -> None:
-    async with serving(Redirecting(307, lambda _: "")) as url, CoordinatorApi(url) as api:
-        with pytest.raises(Unreachable, match="HTTP 307"):
+UNUSABLE = [
+    "javascript:alert(1)/health",
+    "ftp://127.0.0.1/health",
+    "http://127.0.0.1:99999/health",
+    "http://127.0.0.1:port/health",
+    "http://127.0.0.1:0/health",
+    "http://[::1/health",
+    "http://xn--/health",
+    "http://user:secret@127.0.0.1:99999/health",
+]
+
+
+@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("location", UNUSABLE)
+async def test_a_redirect_to_what_cannot_be_called_names_it(location: str, status: int) -> None:
+    shown = location.replace("secret", "***")
+    text = f"redirects to '{shown}', which is not a URL that can be called: is the URL right?"
+    async with serving(Redirecting(status, lambda _: location)) as url, CoordinatorApi(url) as api:
+        with pytest.raises(Unreachable, match=re.escape(f"GET {url}/health: HTTP {status}: {text}")):
             await api.health()
+        with pytest.raises(Unreachable, match=re.escape(f"GET {url}/health: {text}")):
+            async with api.forward("GET", "/health", [], None):
+                pass
+        with pytest.raises(Unreachable, match=re.escape(text)):
+            await TokenService(f"{url}/oauth/token", LOGIN).new_token()
+
+
+@pytest.mark.parametrize("header", [b"", b"location: \r\n"])
+async def test_a_redirect_without_a_target_is_named(header: bytes) -> None:
+    text = "redirects, but names no target (its Location header is empty or missing): is the URL right?"
+    async with raw_server(b"HTTP/1.1 307 Moved\r\n%bcontent-length: 0\r\n\r\n" % header) as url:
+        for said in await faults_of(url):
+            assert said.endswith(f": HTTP 307: {text}")
+        async with CoordinatorApi(url) as api:
+            with pytest.raises(Unreachable, match=re.escape(text)):
+                async with api.forward("GET", "/health", [], None):
+                    pass
 
 
 async def test_redirects_in_a_circle_end() -> None:
@@ -161,10 +195,13 @@ async def test_redirects_in_a_circle_end() -> None:
 async def test_a_token_service_that_redirects_is_named() -> None:
     app = Redirecting(302, lambda path: f"https://tenant.invalid{path}")
     async with serving(app) as url:
-        said = r"HTTP 302: redirects to https://tenant\.invalid/\S+; configure that one \(https://tenant\.invalid\)"
+        said = r"HTTP 302: redirects to https://tenant\.invalid/\S+; set AUTH0_DOMAIN to tenant\.invalid$"
         with pytest.raises(Unreachable, match=said):
             await TokenService(f"{url}/oauth/token", LOGIN).new_token()
         keys = SigningKeys(f"{url}/.well-known/jwks.json")
         with pytest.raises(KeysAway, match=said):
             await keys.key("key-1")
         await keys.aclose()
+    async with serving(Redirecting(302, lambda _: "https://tenant.invalid/login")) as url:
+        with pytest.raises(Unreachable, match=r"redirects to https://tenant\.invalid/login; correct AUTH0_DOMAIN$"):
+            await TokenService(f"{url}/oauth/token", LOGIN).new_token()

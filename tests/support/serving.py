@@ -1,6 +1,7 @@
 """An ASGI application on a real socket of this machine."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -39,3 +40,20 @@ async def serving(app: ASGIApp, tls: ssl.SSLContext | None = None) -> AsyncItera
         server.should_exit = True
         await task
         listener.close()
+
+
+@asynccontextmanager
+async def raw_server(*answers: bytes) -> AsyncIterator[str]:
+    """Its URL. Each connection gets the next of these answers, the last one again and again, and is closed."""
+    left = list(answers)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        with contextlib.suppress(ConnectionError):
+            await reader.read(1 << 16)
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async with serving_raw(serve) as url:
+        yield url

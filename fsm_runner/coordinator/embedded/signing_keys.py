@@ -12,6 +12,7 @@ from loguru import logger
 
 from fsm_runner.coordinator.faults import Unreachable
 from fsm_runner.coordinator.outgoing import ClientFactory, exchanged
+from fsm_runner.coordinator.token_service import DOMAIN_SETTING
 from fsm_runner.coordinator.wire import DECODE_FAULTS
 from fsm_runner.errors import FsmRunnerError
 
@@ -52,7 +53,7 @@ class SigningKeys:
     def __init__(self, url: str, *, now: Callable[[], float] = time.monotonic) -> None:
         """Raises `UsageError` where a proxy or certificate variable is no good."""
         self._url = url
-        self._new_client = ClientFactory(url, "token service")
+        self._new_client = ClientFactory(url, "token service", setting=DOMAIN_SETTING)
         self._now = now
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetched_at: float | None = None
