@@ -70,6 +70,7 @@ async def test_a_limit_that_is_reached_is_said_with_the_time_of_its_end(
         error = await bench.fails(await bench.start())
         assert len(bench.api.asked) == 1
     assert "5-hour limit" in error
+    assert error.count("resets") == 1
     assert time.strftime("resets at %Y-%m-%d %H:%M:%S UTC", time.gmtime(resets_at)) in error
 
 

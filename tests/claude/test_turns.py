@@ -129,7 +129,9 @@ async def test_a_runner_that_was_restarted_goes_on_with_the_conversation(
     assert bench.api.asked[-1].prompts == ["first", "second"]
 
 
-async def test_an_unknown_conversation_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_conversation_without_a_transcript_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unknown = "6d1f7a52-2f6f-4c5e-9a83-0b6a7f6f6f6f"
     async with claude(tmp_path, monkeypatch, "one_shot") as bench:
         first = await bench.start()
@@ -138,8 +140,11 @@ async def test_an_unknown_conversation_is_said_to_be_one(tmp_path: Path, monkeyp
             patch = await http.patch(f"/sessions/{first.session_id}/metadata", json={"executor_session_id": unknown})
         assert patch.is_success
         error = await bench.fails(await bench.resume(first, "go on"))
-    assert "No conversation found" in error
-    assert unknown in error
+        assert error == (
+            f"Error: Claude Code cannot resume the conversation {unknown}: there is no transcript of it for the "
+            f"project {bench.project} in {tmp_path / 'claude-config'} (CLAUDE_CONFIG_DIR); keep that folder on a "
+            f"lasting volume, or start a new session {ENDED}"
+        )
 
 
 async def test_a_session_without_a_conversation_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

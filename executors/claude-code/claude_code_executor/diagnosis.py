@@ -8,7 +8,7 @@ from typing import Any
 from claude_agent_sdk import ResultMessage, SystemMessage
 from claude_agent_sdk.types import Message, RateLimitEvent, RateLimitInfo
 
-from claude_code_executor.outcome import TurnFailed
+from claude_code_executor.outcome import RESET_TIME, TurnFailed
 from claude_code_executor.surroundings import API_KEY, TOKEN, credential_in_use
 
 UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS = 401, 403, 429
@@ -76,7 +76,7 @@ class Diagnosis:
         limit = self._limit
         if limit is None or limit.status != "rejected" or limit.resets_at is None:
             return ""
-        return f" (the limit resets at {_time(limit.resets_at)})"
+        return f" ({RESET_TIME} {_time(limit.resets_at)})"
 
 
 def _retry(data: dict[str, Any]) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from claude_agent_sdk import ResultMessage
 
 from claude_code_executor.config import Config
 from fsm_executor import ExecutorError
 from fsm_executor.invocation import JsonObject
+
+RESET_TIME = "the limit resets at"
+OWN_RESET_TIME = re.compile(r" · resets [^\n]*")
+"""In the program's text, without the date."""
 
 
 class TurnFailed(ExecutorError):
@@ -16,7 +22,8 @@ class TurnFailed(ExecutorError):
 def refuse_failure(result: ResultMessage, config: Config, cause: str) -> None:
     """Raises `TurnFailed`. The subtype of an API error is `success`. `cause`: what the result's own text lacks."""
     if result.is_error or result.subtype != "success":
-        raise TurnFailed(_failure(result, config) + cause)
+        text = _failure(result, config)
+        raise TurnFailed((OWN_RESET_TIME.sub("", text) if RESET_TIME in cause else text) + cause)
 
 
 def _failure(result: ResultMessage, config: Config) -> str:

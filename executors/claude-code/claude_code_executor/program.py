@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import re
 import signal
 import uuid
 from collections import deque
@@ -20,6 +22,7 @@ from claude_code_executor.activity import Activity
 from claude_code_executor.client import Client
 from claude_code_executor.config import Config
 from claude_code_executor.options import options_of
+from claude_code_executor.surroundings import CONFIG_FOLDER, config_folder
 from fsm_executor import ExecutorError, Invocation
 
 INTERRUPT_S = 1.0
@@ -30,6 +33,8 @@ KEPT_STDERR_LINES = 20
 
 IGNORED_SETTING = "Ignoring "
 """How the program begins such a warning. It ignores, for example, what a project that is not trusted allows."""
+
+NO_CONVERSATION = re.compile(r"No conversation found with session ID: ([\w-]+)")
 
 # The SDK raises the faults that it logs. Without a handler Python prints them on stderr, before the run's error.
 logging.getLogger("claude_agent_sdk").addHandler(logging.NullHandler())
@@ -169,7 +174,13 @@ def ending_of(fault: Exception | None, stderr: deque[str]) -> ProgramEnded:
     """How the program ended, and the last lines of its stderr."""
     how = _how_it_ended(fault)
     said = "\n".join(stderr).strip()
-    tail = f"; the end of its stderr:\n{said}" if said else ""
+    if (found := NO_CONVERSATION.search(f"{how}\n{said}")) is not None:
+        return ProgramEnded(
+            f"Claude Code cannot resume the conversation {found[1]}: there is no transcript of it for the project "
+            f"{Path.cwd()} in {config_folder(os.environ)} ({CONFIG_FOLDER}); keep that folder on a lasting "
+            "volume, or start a new session"
+        )
+    tail = f"; the end of its stderr:\n{said}" if said and said not in how else ""
     return ProgramEnded(f"Claude Code has ended: {how}{tail}")
 
 
