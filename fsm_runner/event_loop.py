@@ -48,7 +48,8 @@ class _Selector(selectors.DefaultSelector):
 class PauseTolerantLoop(asyncio.SelectorEventLoop):
     """A loop whose `time` leaves out stops of the process.
 
-    Code that measures time for others, such as the age of a heartbeat, uses `time.monotonic`. After a stop, `time` may
+    This clock is for time limits alone. Code that measures time for others, such as the age of a heartbeat or the
+    duration of a run, uses `time.monotonic`. After a stop, `time` may
     step back to where it was before the iteration in which the stop came.
     """
 

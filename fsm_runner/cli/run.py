@@ -173,15 +173,26 @@ async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequ
                 state = await living
         if state == "aborted":
             return EXIT_ABORTED
-        return EXIT_FAILED if run_id is None else await say_outcome(api, run_id)
+        if run_id is not None:
+            return await say_outcome(api, run_id)
+        if state == "stopped":  # of any other end the log has said why
+            say("error: stopped before the run began")
+        return EXIT_FAILED
 
 
 async def _submit_when_registered(
     runner: RunnerActor, living: "asyncio.Task[str]", api: CoordinatorApi, request: RunRequest
 ) -> str | None:
-    """The run's id; None where the runner has come to its end before."""
+    """The run's id; None where the runner has come to its end before, or is about to."""
     await first_of(runner.registered(), living)
-    return None if living.done() else (await create_run(api, request)).run_id
+    if living.done():
+        return None
+    try:
+        return (await create_run(api, request)).run_id
+    except UsageError:
+        if runner.is_leaving:  # and has taken its agents away
+            return None
+        raise
 
 
 async def first_of(wanted: Coroutine[Any, Any, Any], living: "asyncio.Task[str]") -> None:

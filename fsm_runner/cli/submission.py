@@ -17,6 +17,9 @@ from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 from fsm_runner.logs import configure_logs
 from fsm_runner.parameters import parse_parameters
 
+UNBEGUN = frozenset({"pending", "claimed"})
+"""The statuses of a run that no executor has begun. Where nothing waits for its end any more, it will not begin."""
+
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The words and flags that say what is to be done."""
@@ -119,7 +122,8 @@ async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | 
             ) from fault
     if run.status == "completed":
         return EXIT_OK
-    say(f"error: run {run_id} {run.status}" + (f": {run.error}" if run.error else ""))
+    status = "was stopped before it began" if run.status in UNBEGUN else run.status
+    say(f"error: run {run_id} {status}" + (f": {run.error}" if run.error else ""))
     return EXIT_FAILED
 
 

@@ -1,6 +1,7 @@
 """What an executor asks of the gateway and what it is answered, as it passes."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,7 +22,7 @@ _KINDS: dict[tuple[str, str], MessageKind] = {
 
 
 class Exchange:
-    """One request. Times are those of the event loop."""
+    """One request. Times are monotonic, in seconds."""
 
     def __init__(self, method: str, path: str, arrived_at: float) -> None:
         self.method = method
@@ -82,7 +83,7 @@ class RecordingApp:
         if listener is None:
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope["method"], f"/{path}", asyncio.get_running_loop().time())
+        exchange = Exchange(scope["method"], f"/{path}", time.monotonic())
         listener.on_arrival(exchange)
         await listener.gate.wait()
 
@@ -104,7 +105,7 @@ class RecordingApp:
 def _note_answer(exchange: Exchange, message: Message) -> None:
     if message["type"] == "http.response.start":
         exchange.status = message["status"]
-        exchange.answered_at = asyncio.get_running_loop().time()
+        exchange.answered_at = time.monotonic()
     else:
         room = KEPT_ANSWER_BYTES - len(exchange.answer)
         exchange.answer += message.get("body", b"")[:room]

@@ -1,6 +1,7 @@
 """What one process of an executor was seen to do."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -12,7 +13,7 @@ from fsm_runner.executors.messages import TURN_COMPLETE, is_turn_complete
 
 
 class TurnComplete(msgspec.Struct, frozen=True):
-    """A `turn_complete` line, and the loop's time when it was there."""
+    """A `turn_complete` line, and the monotonic time when it was there."""
 
     line: bytes
     at: float
@@ -22,9 +23,8 @@ class Record:
     """Grows as long as the process lives. One task at a time waits for it to change."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        started_at = self._loop.time()
-        self.transcript = Transcript(lambda: self._loop.time() - started_at)
+        started_at = time.monotonic()
+        self.transcript = Transcript(lambda: time.monotonic() - started_at)
         self.exchanges: list[Exchange] = []
         """In the order in which they came; some may not be answered yet."""
         self.turns_completed: list[TurnComplete] = []
@@ -60,7 +60,7 @@ class Record:
         self.transcript.add("stdout", chunk.decode(errors="replace"))
         for line in self._lines.feed(chunk):
             if is_turn_complete(line):
-                self.turns_completed.append(TurnComplete(line.content, self._loop.time()))
+                self.turns_completed.append(TurnComplete(line.content, time.monotonic()))
         self.changed()
 
     def add_request(self, exchange: Exchange) -> None:

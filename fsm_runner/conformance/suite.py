@@ -1,6 +1,7 @@
 """Tries all cases in one lifecycle, one after another."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from fsm_runner.conformance.attempt import Attempt, FirstTurn
@@ -34,8 +35,7 @@ def cases_shown(lifecycle: Lifecycle) -> list[Case]:
 
 
 async def _tried(case: Case, attempt: Attempt) -> Outcome:
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    began_s = time.monotonic()
     remark, failure = None, None
     try:
         async with asyncio.timeout(attempt.stage.timeout_s):
@@ -54,7 +54,7 @@ async def _tried(case: Case, attempt: Attempt) -> Outcome:
         remark=remark,
         message=failure,
         transcript=() if failure is None else _transcript(attempt),
-        duration_s=loop.time() - began,
+        duration_s=time.monotonic() - began_s,
     )
 
 

@@ -139,7 +139,7 @@ class CoordinatorLink:
     async def _poll(self, registered: wire.Registered) -> None:
         """One poll, and a wait where the next one would come too soon."""
         known_as = self._client.registrations
-        began = _now()
+        began_s = self._client.now_s()
         failure: CoordinatorError | None = None
         self._no_poll_held.clear()
         try:
@@ -154,11 +154,11 @@ class CoordinatorLink:
             self._post("coordinator_answered", "poll")
             self._poll_waits.reset()
             self._cut_polls.reset()
-            wait_s = self._wait_after_answer_s(has_started or _now() - began >= SHORT_POLL_S)
+            wait_s = self._wait_after_answer_s(has_started or self._client.now_s() - began_s >= SHORT_POLL_S)
         finally:
             self._no_poll_held.set()
         if failure is not None:
-            wait_s = await self._wait_after_failure_s(registered, failure, _now() - began, known_as)
+            wait_s = await self._wait_after_failure_s(registered, failure, self._client.now_s() - began_s, known_as)
         if wait_s > 0:
             await self._pause(wait_s)
 

@@ -19,6 +19,7 @@ from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.lifecycle.blueprint import RunnerValues, with_runner_values
 from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.lifecycle.record import Record
+from fsm_runner.lifecycle.unreported import why_unreported
 from fsm_runner.lifecycle.workspace import check_workspace
 from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.process.user import RunUser
@@ -119,6 +120,8 @@ class RunActor(Actor):
         """What the executor says that the run has cost."""
         self.failure = ""
         """Why the run failed; empty where it did not."""
+        self.unreported = ""
+        """Why the coordinator has no record of how the run ended here; empty where it has one."""
         self.terminal_report: Delivery | None = None
         """How the run ended, as the coordinator was told; None before."""
         self.settled = asyncio.Event()
@@ -175,6 +178,8 @@ class RunActor(Actor):
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
             self.failure = self._context.channels.redactor.text(str(payload) or type(payload).__name__)
+        if self._context.machine.is_final(self.model) and isinstance(payload, FsmRunnerError):
+            self.unreported = why_unreported(self.model.outcome, payload)
         if step.event == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)

@@ -112,6 +112,11 @@ class RunnerActor(Actor):
             raise self._fault
         return state
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it claims no further run; it may have ended."""
+        return self.state in LEAVING_STATES or self._machine.is_final(self.model)
+
     async def registered(self) -> None:
         """Return when the coordinator has taken the runner in."""
         await self._link.wait_for_registration()

@@ -1,6 +1,7 @@
 """The runs that a runner holds."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -244,7 +245,7 @@ class Runs:
             logger.opt(exception=fault).error("{} broke; the other runs go on", task.get_name())
 
     async def _live(self, actor: RunActor) -> None:
-        began = asyncio.get_running_loop().time()
+        began_s = time.monotonic()
         try:
             state = await actor.live()
         except Exception as defect:
@@ -257,12 +258,12 @@ class Runs:
             actor.over.set()
         if actor.terminal_report is not None:
             self._ended_runs.add(actor.name, actor.terminal_report)
-        took = f"{asyncio.get_running_loop().time() - began:.2f} s"
+        took = f"{time.monotonic() - began_s:.2f} s"
         if actor.was_taken_up:
             took += " since it was taken up"
         used = "" if actor.usage is None else f" ({actor.usage})"
-        if actor.failure:
-            logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, _shown(actor.failure))
+        if reasons := [_shown(reason) for reason in (actor.failure, actor.unreported) if reason]:
+            logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, "; ".join(reasons))
         else:
             logger.info("{}: {} after {}{}", actor.name, state, took, used)
 

@@ -16,9 +16,10 @@ from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.notes import Notes
 from fsm_runner.executors.persistent import PersistentProcess
 from fsm_runner.executors.port import Assignment, ExecutionFailed
-from fsm_runner.lifecycle.actor import Actor, Position
+from fsm_runner.lifecycle.actor import Actor, Position, TimeLimitExceeded
 from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
 from fsm_runner.lifecycle.record import Record
+from fsm_runner.lifecycle.unreported import why_unreported
 from fsm_runner.machine.engine import Machine, Step
 
 OnNote = Callable[[Notes], None]
@@ -118,6 +119,8 @@ class SessionActor(Actor):
         self.settled = asyncio.Event()
         """No process is left; at most the coordinator is to be told."""
         self._failure: Exception | None = None
+        self.unreported = ""
+        """Why the coordinator has no record of how the session ended here; empty where it has one."""
         self._ending: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
 
     def had_its_turns(self, told_first: Iterable[asyncio.Event]) -> None:
@@ -169,6 +172,8 @@ class SessionActor(Actor):
         elif step.source == "idle" and step.target != "busy":
             self._ended_between_turns = True
             logger.info("{}: its executor ends between turns: {}", self.name, _reason(step, payload))
+        if self._context.machine.is_final(self.model) and isinstance(payload, Refused | TimeLimitExceeded):
+            self.unreported = why_unreported(self.model.outcome, payload)
         if step.target == "stopping":
             self._failure = _as_failure(self.name, payload)
         if step.target == "reporting":

@@ -1,6 +1,7 @@
 """The persistent executors that live on between runs."""
 
 import asyncio
+import time
 
 from loguru import logger
 
@@ -70,13 +71,17 @@ class Sessions:
             await asyncio.wait(tasks)
 
     async def _live(self, actor: SessionActor) -> None:
-        began = asyncio.get_running_loop().time()
+        began_s = time.monotonic()
         try:
             state = await actor.live()
         finally:
             if self._actors.get(actor.name) is actor:
                 del self._actors[actor.name]
-        logger.info("{}: {} after {:.2f} s", actor.name, state, asyncio.get_running_loop().time() - began)
+        took_s = time.monotonic() - began_s
+        if actor.unreported:
+            logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, actor.unreported)
+        else:
+            logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -14,9 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.config import LOCAL_COORDINATOR_URL
+from fsm_runner.cli import run as cli_run
+from fsm_runner.cli.submission import create_run
+from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig
+from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT
+from fsm_runner.coordinator.wire import RunCreated, RunRequest
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from fsm_runner.lifecycle.runner import RunnerActor
+from tests.support.command_executor import AGENT, command_home
 from tests.support.default_port import default_port
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
@@ -136,6 +142,50 @@ async def test_run_stops_its_command_on_a_signal(tmp_path: Path) -> None:
             await gone(pid)
             assert any("stopped" in line for line in running.lines)
             assert not any("Traceback" in line for line in running.lines)
+
+
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        (None, r"error: run run_\w+ was stopped before it began\n"),
+        # The agent has gone with the runner, so the coordinator refuses the run.
+        (AGENT, r"error: stopped before the run began\n"),
+    ],
+)
+async def test_a_run_that_is_stopped_before_it_began_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, agent: str | None, said: str
+) -> None:
+    has_left = asyncio.Event()
+    leave = RunnerActor._deregister
+
+    async def deregister(runner: RunnerActor) -> None:
+        await leave(runner)
+        has_left.set()
+
+    async def interrupted(api: CoordinatorApi, request: RunRequest) -> RunCreated:
+        os.kill(os.getpid(), signal.SIGINT)
+        await has_left.wait()
+        return await create_run(api, request)
+
+    monkeypatch.setattr(RunnerActor, "_deregister", deregister)
+    monkeypatch.setattr(cli_run, "create_run", interrupted)
+    request = RunRequest(type="start_session", agent_name=agent, parameters={"prompt": "x"}, project_dir=str(tmp_path))
+    code = await cli_run._run(RunnerConfig(project_dir=tmp_path), command_home(tmp_path / "home"), request)
+    assert code == EXIT_FAILED
+    assert re.fullmatch(said, capsys.readouterr().err)
+
+
+async def test_a_signal_before_the_runner_is_registered_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(_: RunnerActor) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RunnerActor, "registered", interrupted)
+    request = RunRequest(type="start_session", parameters={"prompt": "x"}, project_dir=str(tmp_path))
+    code = await cli_run._run(RunnerConfig(project_dir=tmp_path), command_home(tmp_path / "home"), request)
+    assert (code, capsys.readouterr().err) == (EXIT_FAILED, "error: stopped before the run began\n")
 
 
 async def test_run_keeps_its_journal_for_itself_and_no_longer_than_it_lasts(tmp_path: Path) -> None:
