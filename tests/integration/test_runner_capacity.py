@@ -3,8 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from fsm_runner.journal.journal import JournalStuck
+from fsm_runner.lifecycle.descriptors import DescriptorWatch
 from tests.support import faults
+from tests.support.command_executor import held_by, staged
 from tests.support.home import make_home
 from tests.support.proxy import POLL, REPORT
 from tests.support.runner import running, waiter
@@ -99,6 +103,28 @@ async def test_the_poll_does_not_wait_for_a_report(tmp_path: Path) -> None:
         assert (await desk.api.run(first.run_id)).status == "claimed"
         released.set()
         assert (await desk.end(first)).status == "completed"
+
+
+async def test_turns_of_live_sessions_go_on_side_by_side_while_descriptors_are_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path) as at, waiter(tmp_path, "one") as one, waiter(tmp_path, "two") as two:
+        sessions = [await at.start(), await at.start()]
+        for session in sessions:
+            await at.completes(session)
+        monkeypatch.setattr(DescriptorWatch, "has_room", False)
+        turns = [
+            await at.resume(session, *held_by(command)) for session, command in zip(sessions, (one, two), strict=True)
+        ]
+        for command in (one, two):
+            await command.started.pid()
+        refused = await at.fails(await at.start())
+        assert "too few file descriptors for another executor, since 2 executors live on: " in refused
+        for command in (one, two):
+            command.gate.write_line()
+        for turn in turns:
+            await at.completes(turn)
+        assert at.runner.path[-1] == "saturated"
 
 
 async def test_a_stuck_journal_and_a_shortage_of_descriptors_at_once(tmp_path: Path) -> None:
