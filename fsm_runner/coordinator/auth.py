@@ -86,6 +86,13 @@ class TokenAuth(httpx.Auth):
             request.headers["Authorization"] = f"Bearer {await self._usable_token()}"
             yield request
 
+    @property
+    def awaited_url(self) -> str:
+        """The token service that calls wait for, because there is no valid token; empty if no call waits."""
+        is_valid = self._token is not None and self._now() < self._token.expires_at
+        is_renewed = self._renewal is not None and not self._renewal.done()
+        return self._service.url if is_renewed and not is_valid else ""
+
     async def aclose(self) -> None:
         """End the renewal that is under way."""
         self._is_closed = True

@@ -13,7 +13,7 @@ import msgspec
 
 from fsm_runner.coordinator import wire
 from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT
+from fsm_runner.coordinator.auth import NOT_REGISTERED_TEXT, TokenAuth
 from fsm_runner.coordinator.challenges import login_hint, proxy_hint
 from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
 from fsm_runner.coordinator.faults import (
@@ -49,7 +49,7 @@ class Transport:
     def __init__(self, url: str, auth: httpx.Auth | None, connections: int) -> None:
         """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
         self.url = checked_url(url)
-        self._brings_token = auth is not None
+        self._auth = auth
         self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
         self._connections = Connections(self._new_client, connections)
         # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
@@ -127,6 +127,8 @@ class Transport:
 
     def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
         text = self._new_client.fault_text(fault)
+        if isinstance(fault, TimeoutError) and isinstance(self._auth, TokenAuth) and self._auth.awaited_url:
+            text = f"the token service {self._auth.awaited_url} has not answered within the time limit"
         if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {text}")
         return Unreachable(f"{method} {self.url}{path}: {text}")
@@ -164,7 +166,7 @@ class Transport:
     def _login_hint(self, answer: Answer) -> str:
         if answer.status != httpx.codes.UNAUTHORIZED:
             return proxy_hint(answer.status, self._new_client.proxy)
-        return login_hint(answer.challenge, self.url, brings_token=self._brings_token)
+        return login_hint(answer.challenge, self.url, brings_token=self._auth is not None)
 
 
 class _Reason(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from fsm_runner.coordinator.api import CoordinatorApi
 from fsm_runner.coordinator.auth import TokenAuth
 from fsm_runner.coordinator.faults import NotAuthenticated, NotRegistered, Unreachable
 from fsm_runner.coordinator.token_service import TokenRequest
-from tests.support.serving import serving
+from tests.support.serving import serving, serving_raw
 
 LOGIN = TokenRequest(client_id="me", client_secret="s3cret", audience="coordinator")
 
@@ -100,3 +100,22 @@ async def test_what_the_token_service_says_is_told(status: int, fault: type[Exce
     async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
         with pytest.raises(fault):
             await api.health()
+
+
+async def test_a_token_service_that_does_not_answer_in_time_is_named_and_not_the_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr("fsm_runner.coordinator.transport.CONNECT_LIMIT_S", 0.0)
+    async with serving_raw(hold) as issuer:
+        token_url = f"{issuer}/oauth/token"
+        auth = TokenAuth(token_url, LOGIN)
+        async with CoordinatorApi("http://127.0.0.1:9", auth) as api:
+            said = f"the token service {token_url} has not answered within the time limit$"
+            with pytest.raises(Unreachable, match=said):
+                await api._transport.call("GET", "/health", limit_s=0.1)
+            await auth.aclose()
+        assert auth.awaited_url == ""
