@@ -11,7 +11,7 @@ import pytest
 from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
 from tests.support.claude import ClaudeBench, claude
 from tests.support.home import make_home
-from tests.support.messages_api import Calls, Says
+from tests.support.messages_api import Calls, Held, Says
 from tests.support.serving import serving_raw
 
 SERVER = {"url": MCP_URL_PLACEHOLDER, "config": {"X-Agent-Tags": "", "X-Additional-Demands": "${params.demands}"}}
@@ -60,6 +60,26 @@ async def test_a_server_that_does_not_answer_is_reported_while_the_turn_waits(
         assert not bench.api.asked
         released.set()
         assert await bench.completes(run) == "ok"
+
+
+async def test_a_server_of_the_project_that_fails_in_a_turn_is_a_status_detail_of_that_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No turn waits for it, so it is looked at again at the end."""
+    config = {"setting_sources": ["project"]}
+    async with silent_server() as (url, released), claude(tmp_path, monkeypatch, config=config) as bench:
+        servers = {"mcpServers": {"far": {"type": "http", "url": url}}}
+        (bench.project / ".mcp.json").write_text(json.dumps(servers))
+        go_on = asyncio.Event()
+        bench.api.will(Held(go_on, Calls("Bash", {"command": "true"})))
+        run = await bench.start()
+        await bench.api.was_asked(1)
+        assert bench.details(run) == []
+        released.set()
+        go_on.set()
+        assert await bench.completes(run) == "ok"
+        (detail,) = bench.details(run)
+    assert detail.startswith("the MCP server far is not connected: ")
 
 
 async def test_a_server_that_the_profile_requires_fails_the_run_before_the_model_is_asked(

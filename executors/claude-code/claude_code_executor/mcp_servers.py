@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 from claude_agent_sdk.types import McpServerStatus
 
 from claude_code_executor.outcome import TurnFailed
-from claude_code_executor.program import Program
+from claude_code_executor.program import Program, ProgramEnded
 
 PROJECT_FILE = ".mcp.json"
 
@@ -49,6 +50,7 @@ class McpServers:
         self._required = of_agent if required else ()
         self._note = note
         self._reported: set[str] = set()
+        self._has_pending = False
 
     async def settle(self) -> None:
         """Wait until the agent's servers are connected or have failed; the program would not begin a turn before.
@@ -61,6 +63,16 @@ class McpServers:
         if missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
             raise TurnFailed(f"MCP servers that the profile requires (mcp_required) are not connected: {reasons}")
+        await self._report(servers)
+
+    async def report_late(self) -> None:
+        """At the end of a turn: report servers that have failed meanwhile, of those that it did not wait for."""
+        if self._has_pending:
+            with contextlib.suppress(ProgramEnded):
+                await self._report(await self._servers())
+
+    async def _report(self, servers: Mapping[str, McpServerStatus]) -> None:
+        self._has_pending = any(server["status"] == "pending" for server in servers.values())
         failed = {name for name, server in servers.items() if server["status"] not in UNREMARKABLE}
         for name in sorted(failed - self._reported):
             await self._note(f"the MCP server {name} is not connected: {_reason(servers[name])}")
@@ -70,7 +82,7 @@ class McpServers:
         began_at = time.monotonic()
         is_reported = False
         while True:
-            servers = {server["name"]: server for server in await self._program.mcp_servers()}
+            servers = await self._servers()
             pending = [name for name in self._of_agent if name in servers and servers[name]["status"] == "pending"]
             waited_s = time.monotonic() - began_at
             if not pending or waited_s >= CONNECT_LIMIT_S:
@@ -79,6 +91,9 @@ class McpServers:
                 await self._note(f"the turn waits for MCP servers that do not answer: {', '.join(pending)}")
                 is_reported = True
             await asyncio.sleep(POLL_S)
+
+    async def _servers(self) -> dict[str, McpServerStatus]:
+        return {server["name"]: server for server in await self._program.mcp_servers()}
 
 
 def _is_connected(server: McpServerStatus | None) -> bool:

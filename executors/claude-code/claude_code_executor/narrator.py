@@ -140,6 +140,7 @@ class Narrator:
         result = results.last
         # A turn in which the model was not asked has no `init`.
         await self._begin(result.session_id)
+        await self._mcp_servers.report_late()
         await self._note(usage=results.usage(duration_s))
         refuse_failure(result, self._config, self._diagnosis.cause_of(result))
         results.refuse_missing_answer()
