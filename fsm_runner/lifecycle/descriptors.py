@@ -19,6 +19,10 @@ FREED_AFTER_S = 5.0
 """A shortage ends when there has been room for a further run for this long. A busy runner would change its state with
 each run otherwise. Nothing waits for it, since runs are also claimed during a shortage as soon as there is room."""
 
+LASTING_AFTER_S = 5.0
+"""A lack of room that has lasted this long does not pass by itself. A shorter one may: connections hold descriptors for
+a moment when many executors report at once."""
+
 
 class Load(Protocol):
     """What uses the descriptors."""
@@ -42,12 +46,20 @@ class DescriptorWatch:
         self._open_files = open_files
         self._short_at_s: float | None = None
         """When descriptors were last found to be short; None: there is no shortage."""
+        self._no_room_since_s: float | None = None
+        """When the looks that found no room began; None: the last one found some."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def has_room(self) -> bool:
         """Whether there are descriptors for one run more, when all that are held have started their processes."""
         return self._left >= START_DESCRIPTORS
+
+    @property
+    def lacks_room_for_good(self) -> bool:
+        """Whether there has been no room for `LASTING_AFTER_S`."""
+        since_s = self._no_room_since_s
+        return since_s is not None and asyncio.get_running_loop().time() >= since_s + LASTING_AFTER_S
 
     @property
     def state(self) -> str:
@@ -64,7 +76,11 @@ class DescriptorWatch:
         """Check now. Calls `on_short` or `on_freed` after a change."""
         self._stop_timer()
         now_s = asyncio.get_running_loop().time()
-        if not self.has_room:
+        if self.has_room:
+            self._no_room_since_s = None
+        elif self._no_room_since_s is None:
+            self._no_room_since_s = now_s
+        if self._no_room_since_s is not None:
             if self._short_at_s is None:
                 self.on_short(f"{self.state}; runs held: {len(self._load)}")
             self._short_at_s = now_s

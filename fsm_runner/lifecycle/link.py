@@ -122,7 +122,10 @@ class CoordinatorLink:
                     async with asyncio.timeout_at(self._next_look_up_s):
                         await self._runs.changed.wait()
             else:
-                await self._runs.changed.wait()
+                # Descriptors may be freed, or be short for good, without a change among the runs.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RUN_LOOKUP_INTERVAL_S if self._claiming else None):
+                        await self._runs.changed.wait()
 
     async def beat_forever(self) -> None:
         while True:

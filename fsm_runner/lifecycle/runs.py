@@ -58,13 +58,18 @@ class Runs:
     @property
     def full(self) -> bool:
         is_at_max = self._max_runs is not None and len(self._tasks) >= self._max_runs
-        return self.flooded or is_at_max or (not self.descriptors.has_room and not self._holds_only_turns)
+        return self.flooded or is_at_max or not (self.descriptors.has_room or self._only_executors_lack_room)
 
     @property
     def _holds_only_turns(self) -> bool:
         """Whether no run that is held frees descriptors when it ends, as all are turns of executors that live on."""
         turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
         return turns == len(self._tasks)
+
+    @property
+    def _only_executors_lack_room(self) -> bool:
+        """Whether executors that live on hold the descriptors, and nothing else would free any."""
+        return self.descriptors.lacks_room_for_good and self._holds_only_turns
 
     @property
     def flooded(self) -> bool:
@@ -102,7 +107,7 @@ class Runs:
         """
         if self.descriptors.has_room or not self._context.executor.starts_process(run):
             return ""
-        if len(self._sessions) == 0 or not self._holds_only_turns:
+        if len(self._sessions) == 0 or not self._only_executors_lack_room:
             return ""
         living = "1 executor lives on" if len(self._sessions) == 1 else f"{len(self._sessions)} executors live on"
         return (

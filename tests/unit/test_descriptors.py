@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fsm_runner.errors import UsageError
-from fsm_runner.lifecycle.descriptors import FREED_AFTER_S, LOOK_AGAIN_S, DescriptorWatch, check_limit
+from fsm_runner.lifecycle.descriptors import FREED_AFTER_S, LASTING_AFTER_S, LOOK_AGAIN_S, DescriptorWatch, check_limit
 from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.machine.engine import Model
 from fsm_runner.process.open_files import OpenFiles
@@ -25,6 +25,10 @@ class FakeOpenFiles(OpenFiles):
 
 def has_room(told: "Told") -> bool:
     return told.watch.has_room
+
+
+def lacks_room_for_good(told: "Told") -> bool:
+    return told.watch.lacks_room_for_good
 
 
 class FakeLoad:
@@ -48,6 +52,21 @@ class Told:
         self.load.held, self.load.unstarted, self.files.in_use = held, unstarted, in_use
         self.watch.look()
         return self.changes
+
+
+@in_virtual_time
+async def test_a_lack_of_room_that_passes_is_not_one_for_good() -> None:
+    told = Told()
+    told.look(held=1, unstarted=0, in_use=118)
+    await asyncio.sleep(LASTING_AFTER_S - 0.5)
+    assert not lacks_room_for_good(told)
+    told.look(held=1, unstarted=0, in_use=20)
+    told.look(held=1, unstarted=0, in_use=118)
+    await asyncio.sleep(LASTING_AFTER_S - 0.5)
+    assert not lacks_room_for_good(told)
+    await asyncio.sleep(0.6)
+    assert lacks_room_for_good(told)
+    told.watch.close()
 
 
 @in_virtual_time
