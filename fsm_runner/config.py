@@ -99,6 +99,7 @@ def _url(value: str) -> str:
 
 
 def _is_url(value: str) -> bool:
+    """A first check without httpx, which `fsm-runner health` must not load. `checked_url` is the complete one."""
     try:
         parts = urlsplit(value)
         is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0

@@ -6,7 +6,7 @@ What an answer means beyond its status is the business of `api.py`.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -36,7 +36,9 @@ from fsm_runner.coordinator.policy import (
 )
 from fsm_runner.coordinator.reading import READ_FAULTS
 from fsm_runner.coordinator.redirects import is_about, redirect_of, redirect_text
+from fsm_runner.coordinator.urls import http_url
 from fsm_runner.errors import UsageError, shown
+from fsm_runner.redaction import without_login
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
@@ -180,13 +182,13 @@ class _Conflict(msgspec.Struct, frozen=True):
 def checked_url(url: str) -> str:
     """The URL without a trailing slash. Raises `UsageError` where it is no http(s) URL with a host and no query."""
     try:
-        parts = urlsplit(url)
-        sound = parts.scheme in {"http", "https"} and bool(httpx.URL(url).host) and parts.port != 0
-        sound = sound and not parts.query and not parts.fragment
-    except (ValueError, httpx.InvalidURL):
-        sound = False
-    if not sound:
-        raise UsageError(f"coordinator URL {url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]")
+        parts = http_url(url)
+        is_sound = not parts.query and not parts.fragment
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        shown_url = without_login(url)
+        raise UsageError(f"coordinator URL {shown_url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]")
     return url.rstrip("/")
 
 

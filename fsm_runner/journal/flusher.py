@@ -105,7 +105,7 @@ class Flusher:
         await self._flush()
 
     async def _until_due(self) -> None:
-        """At once where somebody waits; otherwise a while after the first record, so that others come along.
+        """Return at once if a caller waits for the disk, else a while after the first record, to write several at once.
 
         With nothing to write it returns every `LOOK_EACH_S`, since the files may have been deleted.
         """

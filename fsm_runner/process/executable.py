@@ -77,7 +77,7 @@ def _unescaped(field: bytes) -> Path:
 
 
 def _first_line(file: Path) -> bytes:
-    """As much of it as the kernel looks at; empty where the file cannot be read."""
+    """The part of the first line that the kernel reads; empty if the file cannot be read."""
     try:
         with file.open("rb") as script:
             return script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]

@@ -42,6 +42,7 @@ def settle_streams() -> None:
 class _Results(io.FileIO):
     """Standard output. Its errors name the stream. On a non-blocking descriptor, a write waits until it is possible."""
 
+    # The type of the parameter, `ReadableBuffer`, exists for type checkers alone.
     def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
         try:
             while (written := super().write(content)) is None:
@@ -55,6 +56,7 @@ class _Results(io.FileIO):
 class _Diagnostics(io.FileIO):
     """Standard error. Drops output that cannot be written, because of a full disk or a closed pipe for example."""
 
+    # See `_Results.write`.
     def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
         try:
             return super().write(content) or len(content)

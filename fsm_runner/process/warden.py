@@ -33,7 +33,7 @@ from fsm_runner.process.watermark import owner_part
 from fsm_runner.retry import RetryPolicy, Waits
 
 LEAVE_S = 5.0
-"""How long a runner that ends waits for its warden, which ends what is left. Then the runner ends before the warden."""
+"""How long a runner that ends waits for its warden to end the remaining processes. Then the runner ends first."""
 RESTARTS = RetryPolicy(base_s=0.5, cap_s=30.0)
 STEADY_S = 60.0
 """After a warden has lived this long, the waits between restarts begin with the shortest one again."""
@@ -46,9 +46,9 @@ _NO_WARDEN = "there is no warden, so a killed runner would leave its executors r
 class Warden:
     """An async context manager for the life of a runner. `owner` is the value of `OWNER_VARIABLE` of all it starts.
 
-    The warden also ends what is left at a regular end of the runner. A warden that is killed is replaced. On systems
-    without Linux' /proc or pidfds (macOS) none is started: what a killed runner leaves there runs until the next start
-    sweeps it up.
+    At a regular end of the runner, the warden also ends the remaining processes. A warden that is killed is replaced.
+    On systems without Linux' /proc or pidfds (macOS) none is started: what a killed runner leaves there runs until the
+    next start sweeps it up.
     """
 
     def __init__(self, owner: str) -> None:

@@ -51,6 +51,7 @@ class WebServer:
         self._acceptor.start()
 
     def _new_protocol(self) -> BoundedHttp:
+        # uvicorn declares the class as a plain `asyncio.Protocol`; `http` above names the real one.
         protocol: BoundedHttp = self._config.http_protocol_class(  # type: ignore[assignment, call-arg]
             config=self._config, server_state=self._state, app_state={}
         )
