@@ -22,7 +22,7 @@ from fsm_runner.coordinator.wire import Run, RunCreated
 from fsm_runner.retry import RetryPolicy
 from tests.support.coordinated_home import write_coordinated_home
 from tests.support.ends import all_ends_told
-from tests.support.proxy import FaultProxy
+from tests.support.proxy import REPORT, FaultProxy
 from tests.support.runner import FAST, Bench, RunningRunner
 from tests.support.schedules import Cut, Disturbance, Killed, Plan, Schedule, Spoiled, spoil, until
 
@@ -44,6 +44,7 @@ AGENTS = {
     "stopped": 'echo run >> "$2"; exec sleep 1000',
 }
 """By how their runs end."""
+STARTED = REPORT + "started"
 BEFORE_STARTED = frozenset({"pending", "claimed"})
 SESSION_ENDS = {"completed": "finished", "failed": "failed", "stopped": "stopped"}
 
@@ -99,9 +100,18 @@ class World:
             await self._desk.api.stop_run(run.run_id)
 
     async def _ask_again(self) -> None:
-        """A stop that came before its run's `started` was overwritten by that; whoever has asked sees it running."""
-        for run in self._asked_early:
-            if (await self._desk.api.run(run.run_id)).status == "running":
+        """Repeat the stops that a later `started` overwrote, as a user does who sees the run still running.
+
+        The contract (section 1.1) lets `started` put a run from `stopping` back to `running`. That happens to a stop
+        that was asked for before `started`, and where the network delivered `started` a second time after the stop.
+        """
+        started_twice = {
+            call.path.split("/")[3] for call in self._desk.proxy.calls_for("POST", STARTED) if call.handed_on > 1
+        }
+        for each in self.submitted:
+            run = each.run
+            overwritten = run in self._asked_early or (each.plan.ending == "stopped" and run.run_id in started_twice)
+            if overwritten and (await self._desk.api.run(run.run_id)).status == "running":
                 await self._ask_to_stop(run)
 
     async def _disturb(self, began_s: float, disturbance: Disturbance) -> None:
