@@ -21,18 +21,18 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner import event_loop
-from fsm_runner.assembly import assembled_runner
-from fsm_runner.config import RunnerConfig
-from fsm_runner.coordinator.wire import Run
-from fsm_runner.home import bundled
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import Observer
-from fsm_runner.logs import configure_logs
-from fsm_runner.process.environment import executor_environment
-from fsm_runner.process.orphans import adopt_orphans
-from fsm_runner.profiles import load_profile
-from fsm_runner.redaction import Redactor
+from fsm_runner.app.build import assembled_runner
+from fsm_runner.config.paths import bundled
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.config.settings import RunnerConfig
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
+from fsm_runner.process.child.environment import executor_environment
+from fsm_runner.process.tree.subreaper import adopt_orphans
+from fsm_runner.protocol.wire import Run
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.run import Observer
+from fsm_runner.util import event_loop
 
 AGENT = "echo"
 PARAMETERS = '{"message": "hello"}'

@@ -26,15 +26,15 @@ import psutil
 
 from benchmarks.soak_figures import Figures, Sample
 from benchmarks.soak_line import Faults, FaultyLine
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.faults import CoordinatorError
-from fsm_runner.coordinator.wire import Agent, Run, RunRequest
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.logs import configure_logs
-from fsm_runner.profiles import PROCEDURAL_COMMAND, Profile
-from fsm_runner.redaction import Redactor
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, Profile
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import CoordinatorError
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
+from fsm_runner.protocol.wire import Agent, Run, RunRequest
 
 IN_FLIGHT = 50
 SAMPLES = 45

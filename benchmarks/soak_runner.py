@@ -11,15 +11,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fsm_runner.assembly import assembled_runner
+from fsm_runner.app.build import assembled_runner
 from fsm_runner.cli.signals import ending_signals
-from fsm_runner.config import RunnerConfig
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.config.settings import RunnerConfig
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.journal import flusher
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import PRUNE_EACH_S, KeptLimits
-from fsm_runner.logs import configure_logs
-from fsm_runner.profiles import load_profile
-from fsm_runner.redaction import Redactor
 
 JOURNAL_BYTES_A_RUN = 100
 """So much the journal may keep for each run of the soak, of some 1,600 bytes that a run takes: its bound is met when

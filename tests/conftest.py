@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 from loguru import logger
 
-from fsm_runner.coordinator.embedded import server as embedded_server
-from fsm_runner.coordinator.embedded.app import build_app
+from fsm_runner.coordinator_server import server as embedded_server
+from fsm_runner.coordinator_server.http.app import build_app
 from tests.support.deployed import CHECKS, checked
 
 # A change is judged by its own merits: the same examples each time. Whoever works on it meets new ones each time.

@@ -177,7 +177,7 @@ def runner(
         list_profiles()
         return
     from fsm_runner.cli.runner import run_runner
-    from fsm_runner.config import load_config
+    from fsm_runner.config.settings import load_config
 
     raise typer.Exit(run_runner(load_config(flags)))
 
@@ -201,7 +201,7 @@ def run(
     """
     from fsm_runner.cli.run import run_here
     from fsm_runner.cli.submission import work_of
-    from fsm_runner.config import load_config
+    from fsm_runner.config.settings import load_config
 
     work = work_of(agent, parameters or [], prompt)
     flags = {"profile": profile, "project_dir": project_dir, "verbose": _given(verbose)}
@@ -260,7 +260,7 @@ def history(
 ) -> None:
     """Print what the journal says of a run, a session, the runner itself, or of the latest runs."""
     from fsm_runner.cli.history import show_history
-    from fsm_runner.config import load_state_dir
+    from fsm_runner.config.settings import load_state_dir
 
     show_history(load_state_dir(state_dir), name, as_json=json)
 
@@ -269,7 +269,7 @@ def history(
 def health(state_dir: StateDir = None) -> None:
     """Ask the runners that are at work here whether they are well. Exit code 1 where one is not, or there is none."""
     from fsm_runner.cli.health import show_health
-    from fsm_runner.config import load_state_dir
+    from fsm_runner.config.settings import load_state_dir
 
     raise typer.Exit(show_health(load_state_dir(state_dir)))
 

@@ -8,8 +8,8 @@ import typer
 from fsm_runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from fsm_runner.coordinator.embedded.demand import TokenDemand
-    from fsm_runner.coordinator.embedded.server import CoordinatorServer
+    from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
+    from fsm_runner.coordinator_server.server import CoordinatorServer
 
 
 def serve(
@@ -27,12 +27,12 @@ def serve(
 
     With AUTH_ENABLED=true every call has to bring a token of AUTH0_DOMAIN for AUTH0_AUDIENCE.
     """
-    from fsm_runner import event_loop
-    from fsm_runner.config import known_secrets
-    from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT, MAX_CONNECTIONS, CoordinatorServer
-    from fsm_runner.logs import configure_logs
-    from fsm_runner.process.open_files import COORDINATOR_SHARE, OPEN_FILES
-    from fsm_runner.web.listener import PortInUse
+    from fsm_runner.config.settings import known_secrets
+    from fsm_runner.coordinator_server.server import DEFAULT_HOST, DEFAULT_PORT, MAX_CONNECTIONS, CoordinatorServer
+    from fsm_runner.diagnostics.logs import configure_logs
+    from fsm_runner.http_server.listener import PortInUse
+    from fsm_runner.process.limits.open_files import COORDINATOR_SHARE, OPEN_FILES
+    from fsm_runner.util import event_loop
 
     OPEN_FILES.raise_limit()
     configure_logs(known_secrets(), verbose=False)
@@ -55,8 +55,8 @@ def _token_demand() -> "TokenDemand | None":
     """None where none is asked for. Raises `UsageError` naming the variable that is wrong or missing."""
     import os
 
-    from fsm_runner.config import COORDINATOR_SETTINGS, given_fields
-    from fsm_runner.coordinator.embedded.demand import TokenDemand
+    from fsm_runner.config.settings import COORDINATOR_SETTINGS, given_fields
+    from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
 
     fields = given_fields(COORDINATOR_SETTINGS, {}, os.environ)
     if not fields.pop("auth_enabled", False):

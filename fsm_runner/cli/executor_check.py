@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 from loguru import logger
 
-from fsm_runner import event_loop
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.signals import on_ending_signals
 from fsm_runner.conformance import report
 from fsm_runner.conformance.case import LIFECYCLES, Lifecycle, Outcome
-from fsm_runner.conformance.stage import built_stage
+from fsm_runner.conformance.environment import built_stage
 from fsm_runner.conformance.suite import outcomes
 from fsm_runner.conformance.target import Target, find_target
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
-from fsm_runner.json_text import decode_json
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.util import event_loop
 
 DEFAULT_PARAMETERS = '{"prompt": "hello"}'
 DEFAULT_TIMEOUT_S = 30.0
@@ -63,11 +63,11 @@ async def _checked(
         show(_introduction(target))
     seen = []
     with _ended_by_signals():
-        async with built_stage(target, parameters, timeout_s) as stage:
+        async with built_stage(target, parameters, timeout_s) as environment:
             for lifecycle in lifecycles:
                 if not as_json:
                     show(f"\n{report.heading(lifecycle)}")
-                async for outcome in outcomes(stage, lifecycle):
+                async for outcome in outcomes(environment, lifecycle):
                     seen.append(outcome)
                     show_json(outcome) if as_json else show(report.row(outcome))
     if not as_json:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fsm_runner import event_loop
+from fsm_runner.app.health import ask_all, is_out_of_reach, sockets
 from fsm_runner.cli.output import say, show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from fsm_runner.health import ask_all, is_out_of_reach, sockets
+from fsm_runner.util import event_loop
 
 
 def show_health(state_dir: Path) -> int:

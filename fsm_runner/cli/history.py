@@ -8,9 +8,9 @@ import msgspec
 
 from fsm_runner.cli.output import Row, say, shortened, show, show_json, show_table
 from fsm_runner.errors import UsageError, headline
-from fsm_runner.executors.notes import Usage
-from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
+from fsm_runner.journal.timestamps import utc_text
+from fsm_runner.reporting.executor_status import Usage
 
 RUNNER_NAME = "runner"
 LATEST_RUNS = 20

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from fsm_runner.cli.output import show
+from fsm_runner.config.paths import find_all
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
-from fsm_runner.home import find_all
-from fsm_runner.lifecycle.vocabulary import VOCABULARIES
 from fsm_runner.machine.check import check
 from fsm_runner.machine.defects import Defect, SpecError
-from fsm_runner.machine.source import read
+from fsm_runner.machine.spec_file import read
+from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 
 
 def own_specs() -> dict[str, Path]:
@@ -42,7 +42,7 @@ def find_spec(file: str) -> Path:
 def check_specs(file: str | None) -> int:
     """Print the defects of one spec, or of all own ones, and give the exit code."""
     own = own_specs()
-    if missing := VOCABULARIES.keys() - own.keys():
+    if missing := ACTOR_INTERFACES.keys() - own.keys():
         raise UsageError(f"neither a home nor what is bundled has specs/{min(missing)}.toml")
     paths = list(own.values()) if file is None else [find_spec(file)]
     defects = [defect for path in paths for defect in defects_of(path, own)]
@@ -58,7 +58,7 @@ def defects_of(path: Path, own: dict[str, Path]) -> tuple[Defect, ...]:
     except SpecError as error:
         return error.defects
     name = source.spec.name
-    if own.get(path.stem) == path and path.stem in VOCABULARIES and name not in ("", path.stem):
+    if own.get(path.stem) == path and path.stem in ACTOR_INTERFACES and name not in ("", path.stem):
         message = f"this is the place of the machine {path.stem!r}, not {name!r}"
         return (Defect(str(path), source.lines.of(("name",)), "name", message),)
-    return check(source, VOCABULARIES.get(name))
+    return check(source, ACTOR_INTERFACES.get(name))

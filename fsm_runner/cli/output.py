@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fsm_runner.redaction import without_logins
-from fsm_runner.terminal import printable, printable_json
+from fsm_runner.diagnostics.redaction import without_logins
+from fsm_runner.util.terminal import printable, printable_json
 
 Row = tuple[str, ...]
 

@@ -3,8 +3,8 @@
 import typer
 
 from fsm_runner.cli.output import say, show
+from fsm_runner.config.profiles import load_profile, profile_paths, profile_places
 from fsm_runner.errors import EXIT_USAGE, UsageError
-from fsm_runner.profiles import load_profile, profile_paths, profile_places
 
 
 def list_profiles() -> None:

@@ -10,22 +10,22 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner import event_loop
-from fsm_runner.assembly import assembled_runner
+from fsm_runner.app.build import assembled_runner
 from fsm_runner.cli.output import say
 from fsm_runner.cli.signals import PROMPT, ending_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
-from fsm_runner.config import RunnerConfig, known_secrets
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import MAX_CONNECTIONS, CoordinatorServer
-from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunRequest
+from fsm_runner.config.profiles import LoadedProfile, load_profile, profile_paths
+from fsm_runner.config.settings import RunnerConfig, known_secrets
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_server.server import MAX_CONNECTIONS, CoordinatorServer
+from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
-from fsm_runner.lifecycle.run import Observer
-from fsm_runner.lifecycle.runner import RunnerActor
-from fsm_runner.logs import configure_logs
-from fsm_runner.process.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
-from fsm_runner.process.orphans import adopt_orphans
-from fsm_runner.profiles import LoadedProfile, load_profile, profile_paths
+from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
+from fsm_runner.process.tree.subreaper import adopt_orphans
+from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunRequest
+from fsm_runner.runtime.actors.run import Observer
+from fsm_runner.runtime.actors.runner import RunnerActor
+from fsm_runner.util import event_loop
 
 STATE_CHARS = 20
 """The width of a state's name on a terminal."""

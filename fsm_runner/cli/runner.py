@@ -9,18 +9,18 @@ from typing import NoReturn
 
 from loguru import logger
 
-from fsm_runner import event_loop
-from fsm_runner.assembly import assembled_runner
+from fsm_runner.app.build import assembled_runner
 from fsm_runner.cli.signals import ending_signals
-from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig, known_secrets
-from fsm_runner.coordinator.wire import Agent
+from fsm_runner.config.profiles import LoadedProfile, load_profile
+from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, RunnerConfig, known_secrets
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
-from fsm_runner.logs import configure_logs
-from fsm_runner.process.hidden import hide_memory
-from fsm_runner.process.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
-from fsm_runner.process.orphans import adopt_orphans
-from fsm_runner.profiles import LoadedProfile, load_profile
-from fsm_runner.redaction import Redactor
+from fsm_runner.process.hardening import hide_memory
+from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
+from fsm_runner.process.tree.subreaper import adopt_orphans
+from fsm_runner.protocol.wire import Agent
+from fsm_runner.util import event_loop
 
 LAST_WORDS_LIMIT_S = 1.0
 """How long a runner that leaves at once may take to close its journal."""
@@ -67,8 +67,8 @@ async def _leave_at_once(stack: AsyncExitStack, code: int) -> NoReturn:
 
 
 async def _embedded_coordinator(stack: AsyncExitStack) -> str:
-    from fsm_runner.coordinator.embedded.server import MAX_CONNECTIONS, CoordinatorServer
-    from fsm_runner.web.listener import PortInUse
+    from fsm_runner.coordinator_server.server import MAX_CONNECTIONS, CoordinatorServer
+    from fsm_runner.http_server.listener import PortInUse
 
     if os.environ.get("AUTH_ENABLED"):
         logger.warning("AUTH_ENABLED says nothing here: a coordinator that a runner brings along asks for no tokens")

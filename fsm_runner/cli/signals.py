@@ -5,8 +5,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from fsm_runner.lifecycle.actor import Actor
 from fsm_runner.process.inherited import is_ignored
+from fsm_runner.runtime.actors.actor import Actor
 
 GRACEFUL = ("drain_requested", "hurry_requested", "exit_requested")
 PROMPT = ("hurry_requested", "exit_requested")

@@ -6,16 +6,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
-from fsm_runner.assembly import token_auth
+from fsm_runner.app.build import token_auth
 from fsm_runner.cli.output import say, show_result
-from fsm_runner.config import LOCAL_COORDINATOR_URL, known_secrets, load_config
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import NotAuthenticated, Refused
-from fsm_runner.coordinator.reasons import detail_of
-from fsm_runner.coordinator.wire import JsonObject, RunCreated, RunRequest, SessionEvent
+from fsm_runner.cli.parameters import parse_parameters
+from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, known_secrets, load_config
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused
+from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
-from fsm_runner.logs import configure_logs
-from fsm_runner.parameters import parse_parameters
+from fsm_runner.protocol.error_bodies import detail_of
+from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest, SessionEvent
 
 UNBEGUN = frozenset({"pending", "claimed"})
 """The statuses of a run that no executor has begun. Where nothing waits for its end any more, it will not begin."""

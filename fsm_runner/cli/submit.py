@@ -3,16 +3,16 @@
 import asyncio
 import shlex
 
-from fsm_runner import event_loop
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
 from fsm_runner.cli.waiting import reasons_to_wait
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Refused, Unreachable
-from fsm_runner.coordinator.policy import POLICIES
-from fsm_runner.coordinator.wire import Run, RunRequest
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Refused, Unreachable
+from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
-from fsm_runner.retry import retrying
+from fsm_runner.protocol.wire import Run, RunRequest
+from fsm_runner.util import event_loop
+from fsm_runner.util.retry import retrying
 
 PENDING_LOOKS = 20
 """A run that is still pending after so many look-ups, 5 s, may have no runner."""

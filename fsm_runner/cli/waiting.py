@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, ListedRunner, Run
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject, ListedRunner, Run
 
 ONLINE = "online"
 SHOWN_RUNNERS = 10

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from fsm_runner.conformance.attempt import Attempt
+    from fsm_runner.conformance.case_context import CaseContext
 
 Lifecycle = Literal["one_shot", "persistent"]
 LIFECYCLES: tuple[Lifecycle, ...] = ("one_shot", "persistent")
@@ -20,7 +20,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     asks: str
     """What the protocol asks, in one sentence."""
-    check: "Callable[[Attempt], Awaitable[str | None]]"
+    check: "Callable[[CaseContext], Awaitable[str | None]]"
     """Raises `CaseFailed`. A text is a remark on how the executor does it."""
     lifecycles: tuple[Lifecycle, ...] = LIFECYCLES
     needs_start: bool = False

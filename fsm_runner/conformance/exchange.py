@@ -7,9 +7,9 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fsm_runner.coordinator.reasons import reason_of
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
-from fsm_runner.json_text import decode_json, sound_json
+from fsm_runner.protocol.error_bodies import reason_of
+from fsm_runner.protocol.json_text import decode_json, sound_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 
 KEPT_ANSWER_BYTES = 2048
 

@@ -1,8 +1,8 @@
 """The runner's gateway, with somebody who looks at what passes through its doors."""
 
 from fsm_runner.conformance.exchange import Listener, RecordingApp
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.executors.port import Door, SessionChannel
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.executors.interface import SessionChannel, SessionEndpoint
 from fsm_runner.gateway.gateway import Gateway
 
 
@@ -11,15 +11,15 @@ class RecordedGateway(Gateway):
         self._listeners: dict[str, Listener] = {}
         super().__init__(api, wrap=lambda app: RecordingApp(app, self._listeners))
 
-    def open_recorded(self, session_id: str, channel: SessionChannel, listener: Listener) -> Door:
-        door = self.open(session_id, channel)
-        self._listeners[_token(door)] = listener
-        return door
+    def open_recorded(self, session_id: str, channel: SessionChannel, listener: Listener) -> SessionEndpoint:
+        endpoint = self.open(session_id, channel)
+        self._listeners[_token(endpoint)] = listener
+        return endpoint
 
-    def close_recorded(self, door: Door) -> None:
-        door.close()
-        self._listeners.pop(_token(door), None)
+    def close_recorded(self, endpoint: SessionEndpoint) -> None:
+        endpoint.close()
+        self._listeners.pop(_token(endpoint), None)
 
 
-def _token(door: Door) -> str:
-    return door.url.rsplit("/", 1)[-1]
+def _token(endpoint: SessionEndpoint) -> str:
+    return endpoint.url.rsplit("/", 1)[-1]

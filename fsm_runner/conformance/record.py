@@ -8,7 +8,7 @@ import msgspec
 
 from fsm_runner.conformance.exchange import Exchange
 from fsm_runner.conformance.transcript import Transcript
-from fsm_runner.executors.lines import LineSplitter
+from fsm_runner.executors.line_splitter import LineSplitter
 from fsm_runner.executors.messages import TURN_COMPLETE, is_turn_complete
 
 

@@ -4,16 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from fsm_runner.conformance.attempt import Attempt, FirstTurn
 from fsm_runner.conformance.case import Case, CaseFailed, Lifecycle, Outcome, Status
+from fsm_runner.conformance.case_context import CaseContext, FirstTurn
 from fsm_runner.conformance.cases import CASES
-from fsm_runner.conformance.stage import Stage
+from fsm_runner.conformance.environment import ConformanceEnvironment
 from fsm_runner.process.errors import ProcessStuck
 
 START = "start"
 
 
-async def outcomes(stage: Stage, lifecycle: Lifecycle) -> AsyncIterator[Outcome]:
+async def outcomes(environment: ConformanceEnvironment, lifecycle: Lifecycle) -> AsyncIterator[Outcome]:
     """Raises `SpawnFailed` where the executor cannot be started at all."""
     first = FirstTurn()
     starts = True
@@ -23,7 +23,7 @@ async def outcomes(stage: Stage, lifecycle: Lifecycle) -> AsyncIterator[Outcome]
         elif case.needs_start and not starts:
             yield _not_tried(case, lifecycle, "untried", f"needs a {START}")
         else:
-            outcome = await _tried(case, Attempt(stage, lifecycle, first))
+            outcome = await _tried(case, CaseContext(environment, lifecycle, first))
             starts = starts and not (case.name == START and outcome.status == "FAILED")
             yield outcome
 
@@ -34,38 +34,38 @@ def cases_shown(lifecycle: Lifecycle) -> list[Case]:
     return [case for case in CASES if lifecycle in case.lifecycles or case.name not in asked]
 
 
-async def _tried(case: Case, attempt: Attempt) -> Outcome:
+async def _tried(case: Case, context: CaseContext) -> Outcome:
     began_s = time.monotonic()
     remark, failure = None, None
     try:
-        async with asyncio.timeout(attempt.stage.timeout_s):
-            remark = await case.check(attempt)
+        async with asyncio.timeout(context.environment.timeout_s):
+            remark = await case.check(context)
     except CaseFailed as failed:
         failure = str(failed)
     except ProcessStuck as stuck:
         failure = f"it cannot be ended: {stuck}"
     except TimeoutError:
-        failure = f"it hangs: waited for {_awaited(attempt)}, {attempt.stage.timeout_s:g} s in all"
+        failure = f"it hangs: waited for {_awaited(context)}, {context.environment.timeout_s:g} s in all"
     return Outcome(
         case=case.name,
-        lifecycle=attempt.lifecycle,
+        lifecycle=context.lifecycle,
         status="ok" if failure is None else "FAILED",
         asks=case.asks,
         remark=remark,
         message=failure,
-        transcript=() if failure is None else _transcript(attempt),
+        transcript=() if failure is None else _transcript(context),
         duration_s=time.monotonic() - began_s,
     )
 
 
-def _awaited(attempt: Attempt) -> str:
+def _awaited(context: CaseContext) -> str:
     return next(
-        (each.record.waiting_for for each in reversed(attempt.trials) if each.record.waiting_for), "the coordinator"
+        (each.record.waiting_for for each in reversed(context.trials) if each.record.waiting_for), "the coordinator"
     )
 
 
-def _transcript(attempt: Attempt) -> tuple[str, ...]:
-    return tuple(line for trial in attempt.trials for line in trial.record.transcript.lines)
+def _transcript(context: CaseContext) -> tuple[str, ...]:
+    return tuple(line for process in context.trials for line in process.record.transcript.lines)
 
 
 def _not_tried(case: Case, lifecycle: Lifecycle, status: Status, remark: str | None = None) -> Outcome:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fsm_runner.terminal import printable
+from fsm_runner.util.terminal import printable
 
 SHOWN_CHARS = 600
 """Of one entry; its beginning and its end."""

@@ -4,8 +4,8 @@ import json
 import shlex
 import unicodedata
 
-from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.errors import UsageError
+from fsm_runner.protocol.wire import JsonObject
 
 _UNPRINTABLE = frozenset({"Cc", "Cs"})
 """Unicode's control characters, and halves of a surrogate pair, which have no form in bytes."""

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.coordinator.wire import JsonObject
-from fsm_runner.executors.port import Assignment, Door, Doors, SessionChannel
+from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionChannel, SessionEndpoint
 from fsm_runner.executors.program import ExecutorProgram
-from fsm_runner.process.child import Child
-from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.protocol.wire import JsonObject
 
 
-def protocol_variables(session_id: str, door: Door) -> dict[str, str]:
-    return {"AGENT_SESSION_ID": session_id, "AGENT_ORCHESTRATOR_API_URL": door.url}
+def protocol_variables(session_id: str, endpoint: SessionEndpoint) -> dict[str, str]:
+    return {"AGENT_SESSION_ID": session_id, "AGENT_ORCHESTRATOR_API_URL": endpoint.url}
 
 
 class Launched(msgspec.Struct, frozen=True):
     """An executor's process, its stdin open, and its way to the coordinator."""
 
     child: Child
-    door: Door
+    endpoint: SessionEndpoint
 
 
 class Launcher:
@@ -29,31 +29,31 @@ class Launcher:
     def __init__(
         self,
         program: ExecutorProgram,
-        doors: Doors,
+        endpoints: EndpointRegistry,
         executor_config: JsonObject,
-        confinement: Confinement = UNCONFINED,
+        launch_policy: LaunchPolicy = UNCONFINED,
     ) -> None:
         self.executor_config = executor_config
         self._program = program
-        self._doors = doors
-        self._confinement = confinement
+        self._doors = endpoints
+        self._confinement = launch_policy
 
     def launch(
         self, assignment: Assignment, channel: SessionChannel, on_stdout: Callable[[bytes], None] | None = None
     ) -> Launched:
         """Raises `SpawnFailed`; nothing is left then."""
         session_id = assignment.run.session_id
-        door = self._doors.open(session_id, channel)
+        endpoint = self._doors.open(session_id, channel)
         try:
             child = Child.start(
                 self._program.command,
-                env={**self._program.environment, **protocol_variables(session_id, door)},
+                env={**self._program.environment, **protocol_variables(session_id, endpoint)},
                 cwd=Path(assignment.project_dir),
                 pipe_stdin=True,
                 on_stdout=on_stdout,
-                confinement=self._confinement,
+                launch_policy=self._confinement,
             )
         except BaseException:
-            door.close()
+            endpoint.close()
             raise
-        return Launched(child, door)
+        return Launched(child, endpoint)

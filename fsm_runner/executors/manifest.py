@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.errors import UsageError
-from fsm_runner.json_text import decode_json
+from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError

@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject, Run
-from fsm_runner.executors.lines import Line
-from fsm_runner.executors.port import Assignment
-from fsm_runner.json_text import encode_json
+from fsm_runner.executors.interface import Assignment
+from fsm_runner.executors.line_splitter import Line
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject, Run
 
 SCHEMA_VERSION: Literal["2.2"] = "2.2"
 

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 
 from loguru import logger
 
-from fsm_runner.coordinator.wire import CompletedSession, Run, StopSignal
-from fsm_runner.executors.endings import failure_text
+from fsm_runner.executors.exit_text import failure_text
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.executors.launcher import Launched, Launcher
 from fsm_runner.executors.messages import invocation_line
-from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.process.errors import InputClosed
+from fsm_runner.protocol.wire import CompletedSession, Run, StopSignal
 
 
 class _Conversation:
@@ -70,7 +70,7 @@ class OneShotExecution:
         """`turn`: closed when the process has ended."""
         self._turn = turn
         self._child = launched.child
-        self._door = launched.door
+        self._door = launched.endpoint
         self._feeding = asyncio.create_task(self._feed(invocation), name=f"stdin of process {self._child.pid}")
 
     async def wait(self) -> CompletedSession:

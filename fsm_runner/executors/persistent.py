@@ -7,14 +7,14 @@ from typing import Any
 
 from loguru import logger
 
-from fsm_runner.coordinator.wire import StopSignal
-from fsm_runner.executors.endings import failure_text, with_output
+from fsm_runner.executors.exit_text import failure_text, with_output
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.executors.launcher import Launcher
-from fsm_runner.executors.lines import LINE_LIMIT_BYTES, Line, LineSplitter
+from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
-from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
-from fsm_runner.process.child import Exit
+from fsm_runner.process.child.child import Exit
 from fsm_runner.process.errors import InputClosed
+from fsm_runner.protocol.wire import StopSignal
 
 SHUTDOWN_GRACE_S = 5.0
 """From the `shutdown` message to SIGTERM."""
@@ -34,7 +34,7 @@ class PersistentProcess:
         """Of the turn in progress. The first one begins with the process, whatever it says before it is asked."""
         launched = launcher.launch(assignment, channel, self._read)
         self._child = launched.child
-        self._door = launched.door
+        self._door = launched.endpoint
         self._end = asyncio.create_task(self._await_end(), name=f"end of process {self._child.pid}")
 
     async def take_turn(self, line: bytes) -> None:

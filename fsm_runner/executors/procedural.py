@@ -8,17 +8,17 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, Agent, CompletedSession, JsonObject, Run, StopSignal
-from fsm_runner.executors import scripts
 from fsm_runner.executors.arguments import command_arguments, split_command
-from fsm_runner.executors.endings import failure_text, with_output
-from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
-from fsm_runner.json_text import decode_json, sound_json
-from fsm_runner.process.child import Child, Exit
-from fsm_runner.process.confinement import UNCONFINED, Confinement
-from fsm_runner.process.executable import not_executable
+from fsm_runner.executors.exit_text import failure_text, with_output
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.child.executable import not_executable
+from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
-from fsm_runner.threads import in_thread
+from fsm_runner.protocol.json_text import decode_json, sound_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, CompletedSession, JsonObject, Run, StopSignal
+from fsm_runner.scripts import store
+from fsm_runner.util.threads import in_thread
 
 TIME_LIMIT_S = 300.0
 TIME_LIMIT_EXIT_CODE = 124
@@ -48,14 +48,14 @@ class ProceduralExecutor:
         project_dir: Path,
         environment: dict[str, str],
         script_source: ScriptSource,
-        confinement: Confinement = UNCONFINED,
+        launch_policy: LaunchPolicy = UNCONFINED,
     ) -> None:
         self._folder = folder
         self._config = config
         self._project_dir = project_dir
         self._environment = environment
         self._script_source = script_source
-        self._confinement = confinement
+        self._confinement = launch_policy
 
     def check(self, agent: Agent) -> Path | None:
         """The command of an agent of this runner's own; None where it has a script.
@@ -95,7 +95,7 @@ class ProceduralExecutor:
             else:
                 # One that is being replaced is waited for.
                 script = await in_thread(
-                    with_rights_of, self._confinement.user, scripts.use_script, self._project_dir, agent.script
+                    with_rights_of, self._confinement.user, store.use_script, self._project_dir, agent.script
                 )
                 resources.callback(script.close)
                 command = script.command
@@ -103,7 +103,7 @@ class ProceduralExecutor:
                 [*command, *command_arguments(run.parameters)],
                 cwd=Path(assignment.project_dir),
                 env=self._environment | {"AGENT_SESSION_ID": run.session_id},
-                confinement=self._confinement,
+                launch_policy=self._confinement,
             )
             session.bind(f"proc_{run.session_id}", assignment.project_dir)
             return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())

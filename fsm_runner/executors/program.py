@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.script_header import DISTRIBUTION, extra_for, is_met_here, script_head
-from fsm_runner.process.environment import KIT_FOLDER, executor_environment, named_variables, uv_variables
-from fsm_runner.process.executable import not_executable
+from fsm_runner.process.child.environment import SDK_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.process.child.executable import not_executable
+from fsm_runner.scripts.header import DISTRIBUTION, extra_for, is_met_here, script_head
 
 UV = "uv"
 """What starts scripts that declare what they need."""
@@ -36,7 +36,7 @@ def executor_program(
     Raises `UsageError` where there is no such file, it is not executable, or it needs a `uv` that is not on PATH.
     """
     environment = executor_environment(inherited, {**named_variables(inherited, variables), **(extra or {})})
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(KIT_FOLDER)]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(SDK_FOLDER)]))
     head = script_head(path)
     if head is None:
         if (reason := not_executable(path)) is not None:

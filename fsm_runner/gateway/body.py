@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from fsm_runner.gateway.errors import Refusal
 from fsm_runner.gateway.headers import RawHeaders
 from fsm_runner.gateway.limits import GatewayLimits
-from fsm_runner.gateway.refusal import Refusal
-from fsm_runner.json_text import sound_json
+from fsm_runner.protocol.json_text import sound_json
 
 
 class RequestBody:

@@ -7,24 +7,30 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.gateway import paths
 from fsm_runner.gateway.body import RequestBody
-from fsm_runner.gateway.door import SessionDoor
-from fsm_runner.gateway.refusal import Refusal, not_found, not_open
+from fsm_runner.gateway.endpoint import GatewayEndpoint
+from fsm_runner.gateway.errors import Refusal, not_found, not_open
 
 
 class Call:
     def __init__(
-        self, door: SessionDoor, names: tuple[str, ...], api: CoordinatorApi, scope: Scope, receive: Receive, send: Send
+        self,
+        endpoint: GatewayEndpoint,
+        names: tuple[str, ...],
+        api: CoordinatorApi,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        self.door = door
+        self.endpoint = endpoint
         self.names = names
         """The path below the door, decoded."""
         self.api = api
         self.method: str = scope["method"]
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self.body = RequestBody(receive, self.headers, door.limits, door.body_turns)
+        self.body = RequestBody(receive, self.headers, endpoint.limits, endpoint.body_turns)
         self._scope, self._receive, self._send = scope, receive, send
         self._answered = False
 
@@ -47,10 +53,10 @@ class Call:
 
         The work says when the body is of no interest to it any more (`RequestBody.let_go`).
         """
-        working = asyncio.create_task(work, name=f"gateway {self.door.session_id}")
+        working = asyncio.create_task(work, name=f"gateway {self.endpoint.session_id}")
         ends = [
-            asyncio.create_task(self.body.hangup(), name=f"gateway hang-up {self.door.session_id}"),
-            asyncio.create_task(self.door.closed.wait(), name=f"gateway door {self.door.session_id}"),
+            asyncio.create_task(self.body.hangup(), name=f"gateway hang-up {self.endpoint.session_id}"),
+            asyncio.create_task(self.endpoint.closed.wait(), name=f"gateway door {self.endpoint.session_id}"),
         ]
         try:
             await asyncio.wait([working, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -62,5 +68,5 @@ class Call:
                 await asyncio.wait(left)
         if not working.cancelled():
             working.result()
-        elif self.door.closed.is_set() and not self._answered:
+        elif self.endpoint.closed.is_set() and not self._answered:
             raise not_found()

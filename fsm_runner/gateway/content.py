@@ -5,9 +5,9 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS
-from fsm_runner.gateway.refusal import Refusal
-from fsm_runner.json_text import json_defect
+from fsm_runner.gateway.errors import Refusal
+from fsm_runner.protocol.json_text import json_defect
+from fsm_runner.protocol.wire import DECODE_FAULTS
 
 Field = msgspec.Raw | UnsetType
 """One as it was written. UNSET: there is none."""

@@ -8,14 +8,14 @@ import httpx
 from loguru import logger
 from starlette.responses import Response
 
-from fsm_runner.coordinator.faults import CoordinatorError, Refused
-from fsm_runner.coordinator.policy import ANSWER_LIMIT_BYTES
-from fsm_runner.coordinator.reading import READ_FAULTS, chunks_of
-from fsm_runner.coordinator.unpacking import PLAIN, READABLE, encoding_of
+from fsm_runner.coordinator_client.decompression import PLAIN, READABLE, encoding_of
+from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
+from fsm_runner.coordinator_client.policy import ANSWER_LIMIT_BYTES
+from fsm_runner.coordinator_client.response_body import READ_FAULTS, chunks_of
 from fsm_runner.gateway import headers
 from fsm_runner.gateway.call import Call
+from fsm_runner.gateway.errors import AnswerBroken, Refusal, away, shown
 from fsm_runner.gateway.paths import url_path
-from fsm_runner.gateway.refusal import AnswerBroken, Refusal, away, shown
 
 
 async def pass_on(call: Call, query: dict[str, str] | None = None) -> None:
@@ -31,7 +31,7 @@ async def look_up(call: Call, names: tuple[str, ...]) -> httpx.Response:
     """What the coordinator has under this path, read to its end. Raises a 502 `Refusal` where it cannot be asked."""
     try:
         async with (
-            asyncio.timeout(call.door.limits.look_up_s),
+            asyncio.timeout(call.endpoint.limits.look_up_s),
             _open(call, "GET", url_path(names), [("accept-encoding", PLAIN)], None) as response,
         ):
             body = await _read(response)

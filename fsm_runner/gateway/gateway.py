@@ -6,22 +6,22 @@ from types import TracebackType
 
 from starlette.types import ASGIApp, Scope
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.executors.port import Door, SessionChannel
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.executors.interface import SessionChannel, SessionEndpoint
 from fsm_runner.gateway import paths
 from fsm_runner.gateway.app import build_app
-from fsm_runner.gateway.door import SessionDoor
+from fsm_runner.gateway.endpoint import GatewayEndpoint
 from fsm_runner.gateway.limits import LIMITS, GatewayLimits
-from fsm_runner.web.connection import Bounds
-from fsm_runner.web.listener import listen
-from fsm_runner.web.server import WebServer
+from fsm_runner.http_server.connection import Bounds
+from fsm_runner.http_server.listener import listen
+from fsm_runner.http_server.server import WebServer
 
 HOST = "127.0.0.1"
 TOKEN_BYTES = 32
 
 
 class Gateway:
-    """The doors of all sessions of one runner (`Doors`). An async context manager, or `start` and `aclose`."""
+    """The endpoints of a runner's sessions (`EndpointRegistry`). An async context manager, or `start` and `aclose`."""
 
     def __init__(
         self, api: CoordinatorApi, limits: GatewayLimits = LIMITS, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
@@ -30,7 +30,7 @@ class Gateway:
         self._api = api
         self._wrap = wrap
         self._limits = limits
-        self._doors: dict[bytes, SessionDoor] = {}
+        self._doors: dict[bytes, GatewayEndpoint] = {}
         self._web: WebServer | None = None
 
     async def start(self) -> None:
@@ -49,8 +49,8 @@ class Gateway:
 
     async def aclose(self) -> None:
         """All doors are closed; calls that are at work end within the server's `REQUESTS_END_WITHIN_S`."""
-        for door in list(self._doors.values()):
-            door.close()
+        for endpoint in list(self._doors.values()):
+            endpoint.close()
         web, self._web = self._web, None
         if web is not None:
             await web.stop()
@@ -64,15 +64,17 @@ class Gateway:
     ) -> None:
         await self.aclose()
 
-    def open(self, session_id: str, channel: SessionChannel) -> Door:
+    def open(self, session_id: str, channel: SessionChannel) -> SessionEndpoint:
         """One more way to the session; those that are open already stay so."""
         if self._web is None:
             raise RuntimeError("the gateway is not started")
         token = secrets.token_urlsafe(TOKEN_BYTES)
         key = token.encode("ascii")
-        door = SessionDoor(session_id, channel, f"{self._web.url}/{token}", self._limits, lambda: self._forget(key))
-        self._doors[key] = door
-        return door
+        endpoint = GatewayEndpoint(
+            session_id, channel, f"{self._web.url}/{token}", self._limits, lambda: self._forget(key)
+        )
+        self._doors[key] = endpoint
+        return endpoint
 
     def _token_of(self, scope: Scope) -> bytes | None:
         """The token in the address of the request; None if it is no session's."""

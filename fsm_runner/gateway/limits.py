@@ -1,7 +1,8 @@
 """How much, how long and how many: all numbers of the gateway in one place.
 
-The limit of a request's headers is the server's, `HEADERS_LIMIT_BYTES` in `fsm_runner/web/server.py`; that of what is
-kept for a coordinator that is away is the channel's, `UNDELIVERED_LIMIT_BYTES` in `fsm_runner/coordinator/policy.py`.
+The limit of a request's headers is the server's, `HEADERS_LIMIT_BYTES` in `fsm_runner/http_server/server.py`;
+that of what is kept for a coordinator that is away is `UNDELIVERED_LIMIT_BYTES` in
+`fsm_runner/coordinator_client/policy.py`.
 """
 
 import msgspec

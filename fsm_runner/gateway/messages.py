@@ -11,18 +11,18 @@ import msgspec
 from msgspec import UNSET
 from starlette.responses import Response
 
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.outbox import Answered
-from fsm_runner.coordinator.wire import JsonObject
-from fsm_runner.executors.notes import take_notes
-from fsm_runner.executors.port import NoTurn, TooMuchUndelivered
-from fsm_runner.gateway.answers import json_bytes, json_response
+from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.executors.interface import NoTurn, TooMuchUndelivered
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.content import Field, decode_fields, every_field, text, text_or_none
-from fsm_runner.gateway.door import SessionDoor
-from fsm_runner.gateway.refusal import Refusal, not_found, other_session, shown
-from fsm_runner.json_text import encode_json
+from fsm_runner.gateway.endpoint import GatewayEndpoint
+from fsm_runner.gateway.errors import Refusal, not_found, other_session, shown
+from fsm_runner.gateway.responses import json_bytes, json_response
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.reporting.executor_status import take_notes
+from fsm_runner.reporting.outbox import DeliveryFuture
 
 TAKEN_OVER: JsonObject = {"ok": True}
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
@@ -51,7 +51,7 @@ async def bind(call: Call, *, session_in_path: bool = False) -> None:
     _refuse_other_session(call, fields.session_id, required=not session_in_path)
     executor_session_id = text(fields.executor_session_id, "executor_session_id")
     project_dir = text_or_none(fields.project_dir, "project_dir") or None
-    await _tell(call, lambda: call.door.channel.bind(executor_session_id, project_dir), 200)
+    await _tell(call, lambda: call.endpoint.channel.bind(executor_session_id, project_dir), 200)
 
 
 async def event(call: Call, *, session_in_path: bool = False) -> None:
@@ -59,7 +59,7 @@ async def event(call: Call, *, session_in_path: bool = False) -> None:
     fields = decode_fields(body, _event_fields)
     _refuse_other_session(call, fields.session_id, required=not session_in_path)
     _refuse_event_of_the_coordinator(fields.event_type)
-    await _tell(call, lambda: call.door.channel.event(body), 201)
+    await _tell(call, lambda: call.endpoint.channel.event(body), 201)
 
 
 async def metadata(call: Call, *, session_in_path: bool = False) -> None:
@@ -67,18 +67,18 @@ async def metadata(call: Call, *, session_in_path: bool = False) -> None:
     _refuse_other_session(call, fields.pop("session_id", UNSET), required=not session_in_path)
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)
-    if (notes := take_notes(fields)) is not None and not call.door.closed.is_set():
-        call.door.channel.note(notes)
+    if (notes := take_notes(fields)) is not None and not call.endpoint.closed.is_set():
+        call.endpoint.channel.note(notes)
         if not fields:
             await call.answer(json_response(TAKEN_OVER, 200))
             return
-    await _tell(call, lambda: call.door.channel.metadata(encode_json(fields)), 200)
+    await _tell(call, lambda: call.endpoint.channel.metadata(encode_json(fields)), 200)
 
 
 def _refuse_other_session(call: Call, session_id: Field, *, required: bool) -> None:
     if not required and session_id is UNSET:
         return
-    if text(session_id, "session_id") != call.door.session_id:
+    if text(session_id, "session_id") != call.endpoint.session_id:
         raise other_session()
 
 
@@ -88,32 +88,32 @@ def _refuse_event_of_the_coordinator(event_type: Field) -> None:
         raise Refusal(403, f"event_type: {kind} is written by the Agent Coordinator itself, from the run's reports")
 
 
-async def _tell(call: Call, tell: Callable[[], Answered], taken_status: int) -> None:
-    if call.door.closed.is_set():
+async def _tell(call: Call, tell: Callable[[], DeliveryFuture], taken_status: int) -> None:
+    if call.endpoint.closed.is_set():
         raise not_found()
     try:
         answered = tell()
     except TooMuchUndelivered as limit:
-        call.door.say_full(limit)
+        call.endpoint.say_full(limit)
         raise Refusal(502, shown(str(limit))) from None
     except NoTurn as reason:
         raise Refusal(409, shown(str(reason))) from None
-    call.door.say_taken()
-    await _hold(call.door, answered)
+    call.endpoint.say_taken()
+    await _hold(call.endpoint, answered)
     await call.answer(_response(answered) if answered.done() else json_response(TAKEN_OVER, taken_status))
 
 
-async def _hold(door: SessionDoor, answered: Answered) -> None:
+async def _hold(endpoint: GatewayEndpoint, answered: DeliveryFuture) -> None:
     """Until it is answered or the time is over; not at all while one before it still waits behind its own hold."""
-    if door.is_overdue:
+    if endpoint.is_overdue:
         return
     # Whoever stops waiting does not stop the message: the future is looked at, not awaited.
-    await asyncio.wait({answered}, timeout=door.limits.hold_s)
+    await asyncio.wait({answered}, timeout=endpoint.limits.hold_s)
     if not answered.done():
-        door.say_overdue(answered)
+        endpoint.say_overdue(answered)
 
 
-def _response(answered: Answered) -> Response:
+def _response(answered: DeliveryFuture) -> Response:
     if answered.cancelled():
         raise Refusal(502, "The runner has given the message up: the session is over")
     answer: Answer | Refused = answered.result()

@@ -1,14 +1,14 @@
 """The list of what is open to executors. Everything else is refused, whatever the coordinator would say to it."""
 
-from fsm_runner.gateway import family, messages, runs
+from fsm_runner.gateway import authorization, messages, runs
 from fsm_runner.gateway.call import Call
+from fsm_runner.gateway.errors import Refusal
 from fsm_runner.gateway.forwarding import pass_on
-from fsm_runner.gateway.refusal import Refusal
 
 
 async def carry_out(call: Call) -> None:
     """Raises a `Refusal` where it is not answered."""
-    own = call.door.session_id
+    own = call.endpoint.session_id
     match call.method, call.names:
         case "POST", ("bind",):
             await messages.bind(call)
@@ -23,7 +23,7 @@ async def carry_out(call: Call) -> None:
         case "PATCH", ("sessions", session_id, "metadata") if session_id == own:
             await messages.metadata(call, session_in_path=True)
         case _:
-            with call.door.forwarding():
+            with call.endpoint.forwarding():
                 await call.unless_hung_up(_forward(call))
 
 
@@ -33,11 +33,11 @@ async def _forward(call: Call) -> None:
             await runs.create(call)
         case "POST", ("runs", run_id, "stop"):
             call.body.let_go_if_none()
-            await family.refuse_unless_child_run(call, run_id)
+            await authorization.refuse_unless_child_run(call, run_id)
             await pass_on(call)
         case "POST", ("sessions", session_id, "stop"):
             call.body.let_go_if_none()
-            await family.refuse_unless_child(call, session_id)
+            await authorization.refuse_unless_child(call, session_id)
             await pass_on(call)
         case "GET", names:
             call.body.let_go()
@@ -53,10 +53,10 @@ async def _read(call: Call, names: tuple[str, ...]) -> None:
         case ("agents",):
             await pass_on(call, call.query("tags"))
         case ("sessions", session_id) | ("sessions", session_id, "status" | "result" | "events" | "affinity"):
-            await family.refuse_unless_own_or_child(call, session_id)
+            await authorization.refuse_unless_own_or_child(call, session_id)
             await pass_on(call)
         case ("runs", run_id):
-            await family.refuse_unless_own_or_child_run(call, run_id)
+            await authorization.refuse_unless_own_or_child_run(call, run_id)
             await pass_on(call)
         case ("sse", "sessions"):
             await _stream_of_session(call)
@@ -69,5 +69,5 @@ async def _stream_of_session(call: Call) -> None:
     query = call.query("session_id", "include_init")
     if "session_id" not in query:
         raise Refusal(403, "The stream of all sessions is not open to executors: name one with session_id")
-    await family.refuse_unless_own_or_child(call, query["session_id"])
+    await authorization.refuse_unless_own_or_child(call, query["session_id"])
     await pass_on(call, query)

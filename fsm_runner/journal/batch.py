@@ -34,7 +34,7 @@ class SettledRow(NamedTuple):
     run_id: str
     path: str
     body: bytes
-    overrules: bool = True
+    authoritative: bool = True
 
 
 class UsedRow(NamedTuple):

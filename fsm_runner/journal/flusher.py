@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from loguru import logger
 
-from fsm_runner.held_files import LOOK_EACH_S
 from fsm_runner.journal.batch import Batch, release
 from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
+from fsm_runner.util.held_files import LOOK_EACH_S
 
 Value = TypeVar("Value")
 OnChange = Callable[[str | None], None]

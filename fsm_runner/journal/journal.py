@@ -23,8 +23,8 @@ from fsm_runner.journal.batch import (
 )
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, KEPT_LIMITS, KeptLimits
-from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.records import Recovered, Report
+from fsm_runner.journal.timestamps import utc_text
 from fsm_runner.journal.writer import Writer
 
 
@@ -136,7 +136,7 @@ class Journal:
     def settled(self, run_id: str, report: Report) -> None:
         """How an open run ended, before the coordinator is told. The latest stands."""
         key = _storable(run_id)
-        self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body, report.overrules)
+        self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body, report.authoritative)
         self._flusher.noted()
 
     def used(self, run_id: str, usage: bytes) -> None:

@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from fsm_runner.disk_space import is_full
 from fsm_runner.errors import UsageError
-from fsm_runner.held_files import HeldFiles
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, KeptLimits
 from fsm_runner.journal.lock import LOCK_FILE, FolderLock
-from fsm_runner.journal.moments import utc_text
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered
 from fsm_runner.journal.recovery import last_number, recover
 from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, renew_tables, version_of
+from fsm_runner.journal.timestamps import utc_text
+from fsm_runner.util.disk_space import is_full
+from fsm_runner.util.held_files import HeldFiles
 
 JOURNAL_FILE = "journal.sqlite"
 _SQLITE_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm")

@@ -4,7 +4,7 @@ import sqlite3
 from typing import NamedTuple
 
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, KeptLimits
-from fsm_runner.journal.moments import utc_text
+from fsm_runner.journal.timestamps import utc_text
 
 _EVER = "9"
 """As text, after each time of this journal."""

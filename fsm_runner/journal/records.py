@@ -8,7 +8,7 @@ class Report(msgspec.Struct, frozen=True):
 
     path: str
     body: bytes
-    overrules: bool = True
+    authoritative: bool = True
     """Whether it is told although the coordinator holds another end."""
 
 

@@ -60,7 +60,7 @@ def last_number(connection: sqlite3.Connection, table: str) -> int:
 
 
 def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
-    for run, run_id, session_id, runner_id, path, body, overrules in connection.execute(_OPEN_RUNS).fetchall():
+    for run, run_id, session_id, runner_id, path, body, authoritative in connection.execute(_OPEN_RUNS).fetchall():
         life = _life(connection, RUN, run_id)
         yield OpenRun(
             run=run,
@@ -70,7 +70,7 @@ def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
             state=life.state,
             outcome=life.outcome,
             failure=life.failure or "",
-            report=None if path is None else Report(path, body, bool(overrules)),
+            report=None if path is None else Report(path, body, bool(authoritative)),
             interruptions=life.interruptions,
         )
 

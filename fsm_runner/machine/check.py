@@ -6,14 +6,14 @@ The rules are in `rules`; each is described in docs/machines.md.
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
+from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Defect, Path, SpecError, in_order
-from fsm_runner.machine.form import Problem
 from fsm_runner.machine.rules import RULES, Case
-from fsm_runner.machine.source import Source, read
-from fsm_runner.machine.spec import Spec, Vocabulary
+from fsm_runner.machine.spec import ActorInterface, Spec
+from fsm_runner.machine.spec_file import Source, read
 
 
-def check(machine: Spec | Source, vocabulary: Vocabulary | None = None) -> tuple[Defect, ...]:
+def check(machine: Spec | Source, vocabulary: ActorInterface | None = None) -> tuple[Defect, ...]:
     """All defects, each once, by line; none when the machine is sound.
 
     A `Spec` that was built in a program gives defects without a line. Of a `Source` that could not be decoded
@@ -25,7 +25,7 @@ def check(machine: Spec | Source, vocabulary: Vocabulary | None = None) -> tuple
     return in_order((*source.defects, *found))
 
 
-def check_file(path: FilePath | str, vocabulary: Vocabulary | None = None) -> tuple[Defect, ...]:
+def check_file(path: FilePath | str, vocabulary: ActorInterface | None = None) -> tuple[Defect, ...]:
     """All defects of a file: also those that keep it from being read."""
     try:
         return check(read(path), vocabulary)
@@ -33,7 +33,7 @@ def check_file(path: FilePath | str, vocabulary: Vocabulary | None = None) -> tu
         return error.defects
 
 
-def checked(path: FilePath | str, vocabulary: Vocabulary | None = None) -> Spec:
+def checked(path: FilePath | str, vocabulary: ActorInterface | None = None) -> Spec:
     """The sound spec in a file.
 
     Raises `SpecError` with all defects, of form and of sense.
@@ -44,7 +44,7 @@ def checked(path: FilePath | str, vocabulary: Vocabulary | None = None) -> Spec:
     return source.spec
 
 
-def _problems(source: Source, vocabulary: Vocabulary | None) -> Iterator[Problem]:
+def _problems(source: Source, vocabulary: ActorInterface | None) -> Iterator[Problem]:
     case = Case(source.spec, vocabulary, frozenset(str(path[1]) for path in source.damaged if _is_in(path, "states")))
     damaged_parts = {path[0] for path in source.damaged}
     for rule in RULES:

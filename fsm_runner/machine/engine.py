@@ -1,7 +1,7 @@
 """Runs a machine: one event at a time, synchronously, for any number of models.
 
 One `Machine` serves all models of its kind. They are not registered with it, so a model costs a state and an
-outcome and nothing more; what a state *does* is its actor's business (`fsm_runner/lifecycle/actor.py`).
+outcome and nothing more; what a state *does* is its actor's business (`fsm_runner/runtime/actors/actor.py`).
 """
 
 import logging

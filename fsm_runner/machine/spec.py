@@ -77,7 +77,7 @@ class Spec(_Form, frozen=True, kw_only=True):
     transitions: tuple[Transition, ...]
 
 
-class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
+class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
     """What an actor can do with a machine: all names that a spec for it may use."""
 
     activities: frozenset[str] = frozenset()

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fsm_runner.coordinator.wire import DECODE_FAULTS, JsonObject
-from fsm_runner.json_text import decode_json
-from fsm_runner.mcp_server.failures import ToolFailure
+from fsm_runner.mcp_server.errors import ToolFailure
+from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 
 SESSION_HEADER = "X-Agent-Session-Id"
 TAGS_HEADER = "X-Agent-Tags"

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.util.retry import RetryPolicy
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,12 @@ from types import ModuleType, TracebackType
 
 from loguru import logger
 
-from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.http_server.listener import listen, url_of
 from fsm_runner.mcp_server.addresses import PATH, Addresses
 from fsm_runner.mcp_server.limits import LIMITS, Limits
-from fsm_runner.retry import RetryPolicy, Waits
-from fsm_runner.threads import in_thread
-from fsm_runner.web.listener import listen, url_of
+from fsm_runner.util.retry import RetryPolicy, Waits
+from fsm_runner.util.threads import in_thread
 
 HOST = "127.0.0.1"
 SERVICE_MODULE = "fsm_runner.mcp_server.service"

@@ -17,20 +17,20 @@ from mcp.server.transport_security import TransportSecuritySettings
 from sse_starlette import sse
 
 from fsm_runner import __version__
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.nesting import is_deeper
-from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.http_server.connection import Bounds
+from fsm_runner.http_server.server import WebServer
 from fsm_runner.mcp_server.addresses import Addresses
 from fsm_runner.mcp_server.caller import Caller, caller_of
 from fsm_runner.mcp_server.calls import CallKey, Calls
-from fsm_runner.mcp_server.failures import ToolFailure
-from fsm_runner.mcp_server.front import Front
+from fsm_runner.mcp_server.errors import ToolFailure
 from fsm_runner.mcp_server.limits import Limits
+from fsm_runner.mcp_server.middleware import Front
+from fsm_runner.mcp_server.run_waiter import Report
 from fsm_runner.mcp_server.toolbox import Toolbox, ToolResult
 from fsm_runner.mcp_server.tools import TOOLS, Tool
-from fsm_runner.mcp_server.waiting import Report
-from fsm_runner.web.connection import Bounds
-from fsm_runner.web.server import WebServer
+from fsm_runner.protocol.json_tree import is_deeper
+from fsm_runner.protocol.wire import JsonObject
 
 INSTRUCTIONS = "Starts and looks after sessions of other agents. list_agent_blueprints tells which agents there are."
 CANCELLED = "notifications/cancelled"

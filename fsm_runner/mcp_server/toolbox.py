@@ -3,15 +3,15 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.mcp_server import tools
 from fsm_runner.mcp_server.caller import Caller
-from fsm_runner.mcp_server.failures import ToolFailure
+from fsm_runner.mcp_server.errors import ToolFailure
 from fsm_runner.mcp_server.limits import Limits
-from fsm_runner.mcp_server.looking import Looking
-from fsm_runner.mcp_server.starting import Starting
-from fsm_runner.mcp_server.waiting import Report
+from fsm_runner.mcp_server.query_tools import Looking
+from fsm_runner.mcp_server.run_tools import Starting
+from fsm_runner.mcp_server.run_waiter import Report
+from fsm_runner.protocol.wire import JsonObject
 
 SHOWN_NAME_CHARS = 100
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from fsm_runner.coordinator.wire import ExecutionMode, JsonObject
-from fsm_runner.mcp_server.failures import ToolFailure
+from fsm_runner.mcp_server.errors import ToolFailure
+from fsm_runner.protocol.wire import ExecutionMode, JsonObject
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

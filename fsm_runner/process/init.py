@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 
-from fsm_runner.process.hidden import hide_memory
+from fsm_runner.process.hardening import hide_memory
 
 
 def go_on_below_init() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.lifecycle.blueprint import MCP_URL_PLACEHOLDER
+from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER
 from tests.support.claude import ClaudeBench, claude
 from tests.support.home import make_home
 from tests.support.messages_api import Calls, Held, Says

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.wire import RunCreated
-from fsm_runner.profiles import load_profile
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.protocol.wire import RunCreated
 from tests.support.claude import MODEL, ClaudeBench, claude
 from tests.support.messages_api import Calls, Says
 

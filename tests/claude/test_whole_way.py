@@ -77,5 +77,5 @@ async def test_the_executor_keeps_to_the_protocol(tmp_path: Path) -> None:
     async with messages_api() as api:
         env = claude_environment(api, tmp_path)
         check = ("executor", "check", str(REPOSITORY / COMMAND), "--profile", "quick", "--lifecycle", "both")
-        answer = await finish(tmp_path, env, *check, "--timeout", CHECK_TIMEOUT_S, patience_s=240)
+        answer = await finish(tmp_path, env, *check, "--timeout", CHECK_TIMEOUT_S, give_up_after_s=240)
         assert answer.code == EXIT_OK, answer.stdout

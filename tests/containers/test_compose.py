@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator_server.server import CoordinatorServer
 from tests.support.containers import (
     BUILD_LIMIT_S,
     DOCKER,

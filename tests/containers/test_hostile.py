@@ -36,8 +36,8 @@ async def test_an_executor_of_the_same_user(tmp_path: Path) -> None:
             other_workspace="/workspace/other",
             state_dir="/var/lib/fsm-runner",
         )
-        left_behind = outcomes[LAST_ATTEMPT].removeprefix("pid ")
-        assert (await running.execute("test", "-e", f"/proc/{left_behind}")).code != 0
+        recovered = outcomes[LAST_ATTEMPT].removeprefix("pid ")
+        assert (await running.execute("test", "-e", f"/proc/{recovered}")).code != 0
     expected = documented("same")
     assert expected.pop(LAST_ATTEMPT)
     assert stopped(outcomes) == expected, outcomes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.embedded.server import DEFAULT_HOST
+from fsm_runner.coordinator_server.server import DEFAULT_HOST
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Finished, environment, finish

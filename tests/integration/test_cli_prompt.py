@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from fsm_runner.cli.runner import submit_examples
-from fsm_runner.coordinator.embedded.bodies import EventHead
-from fsm_runner.coordinator.embedded.store import Store
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.coordinator_server.http.schemas import EventHead
+from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from fsm_runner.profiles import load_profile
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Finished, environment, finish, program

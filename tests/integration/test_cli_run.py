@@ -16,12 +16,12 @@ import pytest
 
 from fsm_runner.cli import run as cli_run
 from fsm_runner.cli.submission import create_run
-from fsm_runner.config import LOCAL_COORDINATOR_URL, RunnerConfig
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import DEFAULT_HOST, DEFAULT_PORT
-from fsm_runner.coordinator.wire import RunCreated, RunRequest
+from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, RunnerConfig
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_server.server import DEFAULT_HOST, DEFAULT_PORT
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from fsm_runner.lifecycle.runner import RunnerActor
+from fsm_runner.protocol.wire import RunCreated, RunRequest
+from fsm_runner.runtime.actors.runner import RunnerActor
 from tests.support.command_executor import AGENT, command_home
 from tests.support.default_port import default_port
 from tests.support.home import PROFILE, make_home

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.wire import JsonObject, RunRequest
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.diagnostics.redaction import MASK
 from fsm_runner.errors import UsageError
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.process.environment import KIT_FOLDER, executor_environment
-from fsm_runner.profiles import load_profile
-from fsm_runner.redaction import MASK
+from fsm_runner.process.child.environment import SDK_FOLDER, executor_environment
+from fsm_runner.protocol.wire import JsonObject, RunRequest
 from tests.support.command_executor import AGENT, PROFILE, StagedBench, command_home, staged
 from tests.support.faults import Answer, rewrite
 from tests.support.proxy import POLL
@@ -143,7 +143,7 @@ async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
         assert url.startswith("http://127.0.0.1:")
         assert environment == {
             **executor_environment(os.environ, {}),
-            "PYTHONPATH": str(KIT_FOLDER),
+            "PYTHONPATH": str(SDK_FOLDER),
             "AGENT_SESSION_ID": run.session_id,
             # It has it, but may not show it.
             "CLAUDE_CODE_OAUTH_TOKEN": MASK,
@@ -177,7 +177,7 @@ async def test_a_python_path_that_the_profile_names_comes_before_the_kit(
     monkeypatch.setenv("PYTHONPATH", "/opt/modules")
     async with staged(tmp_path, command_home(tmp_path / "home", env=("PYTHONPATH",))) as at_work:
         environment = (await at_work.completes(await at_work.start(*REPORT)))["environment"]
-        assert environment["PYTHONPATH"] == f"/opt/modules{os.pathsep}{KIT_FOLDER}"
+        assert environment["PYTHONPATH"] == f"/opt/modules{os.pathsep}{SDK_FOLDER}"
 
 
 @pytest.mark.parametrize("name", ["AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "AGENT_SESSION_ID"])

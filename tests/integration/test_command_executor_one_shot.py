@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 from tests.support.command_executor import (
     SESSION_STATUS,
     StagedBench,
@@ -169,9 +169,9 @@ async def test_a_stop_ends_the_process_and_all_of_its_group(
 async def test_what_is_left_of_the_group_ends_with_the_executor(tmp_path: Path) -> None:
     async with one_shot(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], ["spawn", str(held.started.path)])
-        left_behind = await held.started.pid()
+        recovered = await held.started.pid()
         await bench.completes(run)
-        await gone(left_behind)
+        await gone(recovered)
 
 
 async def test_runs_at_once_are_processes_of_their_own(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fsm_runner.conformance.attempt import Attempt, FirstTurn
 from fsm_runner.conformance.case import LIFECYCLES, CaseFailed, Lifecycle
+from fsm_runner.conformance.case_context import CaseContext, FirstTurn
 from fsm_runner.conformance.cases import CASES, endings
-from fsm_runner.conformance.stage import built_stage
+from fsm_runner.conformance.environment import built_stage
 from fsm_runner.conformance.target import find_target
-from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from tests.support.broken_executors import Fault, write_executor
 from tests.support.broken_executors.faults import GROUPS
 from tests.support.conformance import AMPLE_S, PARAMETERS, PLAIN_PYTHON, PLAIN_SHELL, failed, tried
@@ -71,9 +71,9 @@ async def test_output_that_is_held_open_after_the_end_is_found(tmp_path: Path) -
     """By somebody whom nothing shows to be the executor's."""
     holds_output = 'import subprocess; subprocess.Popen(["sleep", "3"], start_new_session=True, env={}); break'
     executor = write_executor(tmp_path, "holds-its-output", ("parameters = next_turn()", holds_output))
-    async with built_stage(find_target(str(executor), None), PARAMETERS, AMPLE_S) as stage:
+    async with built_stage(find_target(str(executor), None), PARAMETERS, AMPLE_S) as environment:
         with pytest.raises(CaseFailed, match="still holds its stdout or stderr open"):
-            await endings.leaves_nothing(Attempt(stage, "one_shot", FirstTurn()))
+            await endings.leaves_nothing(CaseContext(environment, "one_shot", FirstTurn()))
 
 
 async def test_a_resume_that_is_refused_as_the_protocol_says_is_no_failure(tmp_path: Path) -> None:
@@ -93,12 +93,12 @@ async def test_without_a_start_what_needs_one_is_not_tried(tmp_path: Path) -> No
 
 async def test_a_connection_that_was_lost_meanwhile_fails_no_case(tmp_path: Path) -> None:
     async with (
-        built_stage(find_target(str(PLAIN_PYTHON), None), PARAMETERS, AMPLE_S) as stage,
-        FaultProxy(stage.api.url) as proxy,
+        built_stage(find_target(str(PLAIN_PYTHON), None), PARAMETERS, AMPLE_S) as environment,
+        FaultProxy(environment.api.url) as proxy,
         CoordinatorApi(proxy.url) as api,
     ):
         proxy.fault("POST", "/runs", reset())
-        run = await msgspec.structs.replace(stage, api=api).start_run()
+        run = await msgspec.structs.replace(environment, api=api).start_run()
         assert run.parameters == PARAMETERS
         assert len(proxy.calls_for("POST", "/runs")) == 2
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from fsm_runner.conformance import judgement
+from fsm_runner.conformance import assertions
 from fsm_runner.conformance.case import CaseFailed
 from fsm_runner.conformance.cases.questions import names_version
 from fsm_runner.conformance.exchange import Exchange
@@ -24,7 +24,7 @@ def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         def now(cls, tz: tzinfo | None = None) -> Self:
             return cls.fromtimestamp(NOW.timestamp(), tz)
 
-    monkeypatch.setattr(judgement, "datetime", Clock)
+    monkeypatch.setattr(assertions, "datetime", Clock)
 
 
 def told(path: str, status: int = 201, **fields: Any) -> Exchange:
@@ -45,7 +45,7 @@ def text(moment: datetime, form: str) -> str:
 @pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S+00:00"])
 def test_timestamps_may_have_any_form_of_utc_and_may_stand_still(form: str) -> None:
     later = NOW + timedelta(seconds=1)
-    judgement.timestamps(at(text(NOW, form), text(NOW, form), text(later, form)))
+    assertions.timestamps(at(text(NOW, form), text(NOW, form), text(later, form)))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_timestamps_may_have_any_form_of_utc_and_may_stand_still(form: str) -> N
 )
 def test_other_timestamps_are_refused(timestamps: tuple[Any, ...], message: str) -> None:
     with pytest.raises(CaseFailed, match=message):
-        judgement.timestamps(at(*timestamps))
+        assertions.timestamps(at(*timestamps))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_other_timestamps_are_refused(timestamps: tuple[Any, ...], message: str)
     ],
 )
 def test_events_of_each_kind_are_taken(event: dict[str, Any]) -> None:
-    judgement.event_form(event)
+    assertions.event_form(event)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_events_of_each_kind_are_taken(event: dict[str, Any]) -> None:
 )
 def test_events_that_lack_something_are_refused(event: dict[str, Any], message: str) -> None:
     with pytest.raises(CaseFailed, match=message):
-        judgement.event_form(event)
+        assertions.event_form(event)
 
 
 @pytest.mark.parametrize("result", [{"result_text": ""}, {"result_data": {}}, {"result_text": None, "result_data": {}}])
 def test_a_result_is_a_text_or_an_object(result: dict[str, Any]) -> None:
-    judgement.result_form(result)
+    assertions.result_form(result)
 
 
 @pytest.mark.parametrize(
@@ -115,23 +115,23 @@ def test_a_result_is_a_text_or_an_object(result: dict[str, Any]) -> None:
 )
 def test_other_results_are_refused(result: dict[str, Any], message: str) -> None:
     with pytest.raises(CaseFailed, match=message):
-        judgement.result_form(result)
+        assertions.result_form(result)
 
 
 def test_a_bind_that_was_refused_binds_nothing() -> None:
     with pytest.raises(CaseFailed, match="never bound"):
-        judgement.bound_first([told("/bind", 400)])
+        assertions.bound_first([told("/bind", 400)])
 
 
 def test_a_bind_may_come_by_the_path_of_its_session() -> None:
-    judgement.bound_first([told("/sessions/ses_1/bind", 200), told("/events")])
+    assertions.bound_first([told("/sessions/ses_1/bind", 200), told("/events")])
 
 
 def test_what_was_not_answered_was_not_accepted() -> None:
     unanswered = told("/events")
     unanswered.status = None
     with pytest.raises(CaseFailed, match="not answered"):
-        judgement.accepted([unanswered])
+        assertions.accepted([unanswered])
 
 
 def test_a_transcript_is_bounded_and_harmless() -> None:

@@ -16,9 +16,9 @@ import pytest
 import trustme
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.auth import TokenAuth
+from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated
 from tests.support.first_calls import LOGIN, faults_of
 from tests.support.serving import raw_server, serving, serving_raw
 

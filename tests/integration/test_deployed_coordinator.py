@@ -10,15 +10,16 @@ import pytest
 
 from fsm_runner.cli.runs import _row as row_of
 from fsm_runner.cli.submission import create_run, earlier_results, say_outcome
-from fsm_runner.coordinator import delivery, wire
-from fsm_runner.coordinator.api import CoordinatorApi, UnreadableRun
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.faults import CoordinatorError
+from fsm_runner.config.profiles import runner_agent
+from fsm_runner.coordinator_client.api import CoordinatorApi, UnreadableRun
+from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.mcp_server.caller import Caller
-from fsm_runner.mcp_server.failures import ToolFailure
+from fsm_runner.mcp_server.errors import ToolFailure
 from fsm_runner.mcp_server.toolbox import Toolbox
-from fsm_runner.profiles import runner_agent
+from fsm_runner.protocol import wire
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.messages import OutboundMessage
 from tests.support.deployed import CHECKS
 from tests.support.deployed_answers import FILLINGS, DeployedCoordinator, Filling
 from tests.support.embedded import autonomous, coordinator
@@ -55,7 +56,7 @@ WRONG_FIELDS: list[tuple[str, Any]] = [
 Call = Callable[[CoordinatorApi], Awaitable[Any]]
 
 
-def delivered(message: Delivery) -> Call:
+def delivered(message: OutboundMessage) -> Call:
     return lambda api: api.deliver(message.path, message.body, message.method)
 
 
@@ -64,14 +65,14 @@ CALLS: dict[str, Call] = {
     "register": lambda api: api.register(REGISTRATION),
     "poll": lambda api: api.poll("rnr_1", 1),
     "heartbeat": lambda api: api.heartbeat("rnr_1"),
-    "started": delivered(delivery.started("run_1", "rnr_1")),
-    "completed": delivered(delivery.completed("run_1", "rnr_1")),
-    "failed": delivered(delivery.failed("run_1", "rnr_1", "")),
-    "stopped": delivered(delivery.stopped("run_1", "rnr_1", "SIGTERM")),
-    "session_ended": delivered(delivery.session_ended("ses_1", "rnr_1", "finished")),
-    "bind": delivered(delivery.bind("ses_1", BIND)),
-    "event": delivered(delivery.event("ses_1", EVENT)),
-    "metadata": delivered(delivery.metadata("ses_1", b"{}")),
+    "started": delivered(messages.started("run_1", "rnr_1")),
+    "completed": delivered(messages.completed("run_1", "rnr_1")),
+    "failed": delivered(messages.failed("run_1", "rnr_1", "")),
+    "stopped": delivered(messages.stopped("run_1", "rnr_1", "SIGTERM")),
+    "session_ended": delivered(messages.session_ended("ses_1", "rnr_1", "finished")),
+    "bind": delivered(messages.bind("ses_1", BIND)),
+    "event": delivered(messages.event("ses_1", EVENT)),
+    "metadata": delivered(messages.metadata("ses_1", b"{}")),
     "deregister": lambda api: api.deregister("rnr_1"),
     "script_archive": lambda api: api.script_archive("s"),
     "agent": lambda api: api.agent("a"),

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import load_profile
 from fsm_runner.errors import EXIT_OK
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.profiles import load_profile
-from tests.support.executor_program import ECHO, KIT, SESSION_ID, SHUTDOWN, RecordingGateway, executor, invocation, turn
+from tests.support.executor_program import ECHO, SDK, SESSION_ID, SHUTDOWN, RecordingGateway, executor, invocation, turn
 from tests.support.program import REPOSITORY, environment, finish
 
 HUGE_CHARACTERS = 3_000_000
@@ -124,13 +124,13 @@ async def test_other_arguments_are_refused() -> None:
         assert (code, stderr.splitlines()[0]) == (2, "Usage: echo [--version | --schema]")
 
 
-@pytest.mark.parametrize("kit", ["fsm_runner/kit", "kit"], ids=["in a checkout", "in an installation"])
-async def test_started_by_hand_it_finds_the_kit(tmp_path: Path, kit: str) -> None:
-    home = tmp_path if kit.startswith("fsm_runner") else tmp_path / "bundled"
+@pytest.mark.parametrize("sdk", ["fsm_runner/sdk", "sdk"], ids=["in a checkout", "in an installation"])
+async def test_started_by_hand_it_finds_the_sdk(tmp_path: Path, folder: str) -> None:
+    home = tmp_path if folder.startswith("fsm_runner") else tmp_path / "bundled"
     path = home / "executors" / "echo" / ECHO.name
     path.parent.mkdir(parents=True)
     shutil.copy(ECHO, path)
-    shutil.copytree(KIT / "fsm_executor", tmp_path / kit / "fsm_executor")
+    shutil.copytree(SDK / "fsm_executor", tmp_path / folder / "fsm_executor")
     async with executor([path, "--version"], PYTHONPATH="") as process:
         assert (await process.message())["executor"] == "echo"
 

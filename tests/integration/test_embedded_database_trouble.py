@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator.embedded import worker
-from fsm_runner.coordinator.embedded.database import Database
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.embedded.trouble import DatabaseTrouble, trouble_of
+from fsm_runner.coordinator_server.store import worker
+from fsm_runner.coordinator_server.store.database import Database
+from fsm_runner.coordinator_server.store.database_errors import DatabaseTrouble, trouble_of
+from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import ECHO_AGENT, Clock, Desk, coordinator, registration
 from tests.support.logs import log_lines
 from tests.support.small_disk import needs_mount, small_disk

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator.embedded import validation
+from fsm_runner.coordinator_server.validation import validation
 from tests.support.embedded import ECHO_AGENT, coordinator
 from tests.support.watch import PATIENCE_S
 

@@ -5,8 +5,8 @@ import asyncio
 import httpx
 import pytest
 
-from fsm_runner.coordinator.embedded.coordinator import Coordinator
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.coordinator import Coordinator
+from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import Clock, Desk, autonomous, coordinator, registration
 from tests.support.watch import PATIENCE_S
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import ECHO_AGENT, Clock, autonomous, coordinator, registration
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)

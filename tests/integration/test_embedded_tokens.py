@@ -15,9 +15,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from fsm_runner.coordinator.embedded import signing_keys
-from fsm_runner.coordinator.embedded.signing_keys import ASKED_AGAIN_AFTER_S, KEYS_AGE_S, SigningKeys
-from fsm_runner.coordinator.embedded.tokens import LEEWAY_S, TOKEN_LIMIT_BYTES
+from fsm_runner.coordinator_server.auth import signing_keys
+from fsm_runner.coordinator_server.auth.signing_keys import ASKED_AGAIN_AFTER_S, KEYS_AGE_S, SigningKeys
+from fsm_runner.coordinator_server.auth.tokens import LEEWAY_S, TOKEN_LIMIT_BYTES
 from tests.support.embedded import Clock, Desk, coordinator
 from tests.support.issuer import AUDIENCE, KEY_ID, Issuer, issuing, private_key, public_jwk
 from tests.support.logs import log_lines

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from fsm_runner import event_loop
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
+from fsm_runner.util import event_loop
 from tests.support import faults
 from tests.support.command_executor import SESSION_STATUS, staged
 from tests.support.home import make_home

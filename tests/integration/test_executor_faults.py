@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.executors import persistent
-from fsm_runner.process import child
+from fsm_runner.process.child import child
 from tests.support.command_executor import (
     SESSION_STATUS,
     StagedBench,
@@ -125,13 +125,13 @@ async def test_an_exit_is_noticed_while_somebody_else_holds_the_streams(
     async with staged(tmp_path, home) as bench, waiter(tmp_path) as held:
         leave: Step = ["leave", str(held.started.path), str(held.gate.path)]
         run = await bench.start(["bind"], leave, ["afterwards", ["exit", code]])
-        left_behind = await held.started.pid()
+        recovered = await held.started.pid()
         await bench.end(run)
         if lifecycle == "persistent":
             assert await bench.session_ended() == outcome
         assert await bench.session(run) == outcome
         held.gate.write_line()
-        await gone(left_behind)
+        await gone(recovered)
 
 
 # Half of something.

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse
 from typer.testing import CliRunner, Result
 
 from fsm_runner.cli.executor import app
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import load_profile
 from fsm_runner.errors import EXIT_OK, FsmRunnerError, UsageError
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.profiles import load_profile
 from tests.support.executor_program import SESSION_ID, SHUTDOWN, RecordingGateway, executor, invocation, turn
 from tests.support.program import environment, finish
 

@@ -14,12 +14,12 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.wire import Run, RunCreated
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.wire import Run, RunCreated
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.coordinated_home import write_coordinated_home
 from tests.support.ends import all_ends_told
 from tests.support.proxy import REPORT, FaultProxy

@@ -153,7 +153,11 @@ async def test_a_start_that_names_a_session_does_not_tell_whether_there_is_one()
 
 async def test_the_other_fields_of_a_run_are_passed_on_as_they_are() -> None:
     recorder = RecordingCoordinator()
-    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(recorder) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         body = b'{"type": "start_session", "parent_session_id": "ses_own", "parent_session_id": null, "x": 1.50}'
         assert (await http.post("/runs", content=body)).status_code == 200
         assert recorder.arrived[0].target == b"/runs"
@@ -172,7 +176,11 @@ async def test_headers_that_are_not_for_the_other_end_stay_behind() -> None:
             (b"x-end", b"1"),
         ]
     )
-    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(recorder) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         sent = {
             "authorization": "Bearer forged",
             "cookie": "a=b",
@@ -201,7 +209,11 @@ async def test_headers_that_are_not_for_the_other_end_stay_behind() -> None:
 
 async def test_a_compressed_answer_is_passed_on_as_it_came() -> None:
     recorder = RecordingCoordinator(headers=[(b"content-encoding", b"made-up")])
-    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(recorder) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         answer = await http.get("/health", headers={"accept-encoding": "made-up"})
         assert answer.headers["content-encoding"] == "made-up"
         assert recorder.arrived[0].values(b"accept-encoding") == [b"made-up"]
@@ -212,7 +224,11 @@ async def test_a_compressed_answer_is_passed_on_as_it_came() -> None:
 
 async def test_what_is_not_looked_at_is_not_passed_on_unless_it_is_allowed() -> None:
     recorder = RecordingCoordinator()
-    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(recorder) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         await http.get("/agents?tags=a%26self%3Dtrue&self=true#x")
         await http.get("/sessions/ses_own?self=true&session_id=ses_other")
         await http.request("GET", "/health", content=b"body")
@@ -227,6 +243,10 @@ async def test_what_is_not_looked_at_is_not_passed_on_unless_it_is_allowed() -> 
 async def test_a_session_is_no_child_by_another_ones_answer() -> None:
     """A coordinator that finds sessions by some other form of their names must not open them by it."""
     recorder = RecordingCoordinator({"session": {"session_id": "ses_child", "parent_session_id": "ses_own"}})
-    async with serving(recorder) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(recorder) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         assert (await http.get("/sessions/SES_CHILD/result")).status_code == 403
         assert (await http.get("/sessions/ses_child/result")).status_code == 200

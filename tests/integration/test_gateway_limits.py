@@ -9,11 +9,11 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.outbox import Answered
-from fsm_runner.executors.port import Door
-from fsm_runner.gateway.door import SessionDoor
+from fsm_runner.executors.interface import SessionEndpoint
+from fsm_runner.gateway.endpoint import GatewayEndpoint
 from fsm_runner.gateway.limits import LIMITS
-from fsm_runner.web.server import HEADERS_LIMIT_BYTES
+from fsm_runner.http_server.server import HEADERS_LIMIT_BYTES
+from fsm_runner.reporting.outbox import DeliveryFuture
 from tests.support.gateway import PATIENT, bench, event_of, path_of, raw_exchange
 from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S
@@ -54,7 +54,7 @@ async def test_a_stream_that_is_passed_on_has_the_limit_too() -> None:
 async def test_an_announced_body_above_the_limit_is_not_waited_for() -> None:
     async with bench() as b:
         head = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-        answer = await raw_exchange(b.door.url, head % (path_of(b.door), LIMITS.body_bytes + 1))
+        answer = await raw_exchange(b.endpoint.url, head % (path_of(b.endpoint), LIMITS.body_bytes + 1))
         assert answer.startswith(b"HTTP/1.1 413 ")
 
 
@@ -70,13 +70,13 @@ async def test_a_large_event_is_passed_on_and_one_above_16_mib_is_not() -> None:
 async def test_the_body_of_who_has_no_door_is_not_waited_for() -> None:
     async with bench() as b:
         head = b"POST /wrong/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
-        assert (await raw_exchange(b.door.url, head)).startswith(b"HTTP/1.1 404 ")
+        assert (await raw_exchange(b.endpoint.url, head)).startswith(b"HTTP/1.1 404 ")
 
 
 async def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection() -> None:
     async with bench(msgspec.structs.replace(PATIENT, body_s=0.05)) as b:
         head = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
-        answer = await raw_exchange(b.door.url, head % path_of(b.door), to_end=True)
+        answer = await raw_exchange(b.endpoint.url, head % path_of(b.endpoint), to_end=True)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"connection: close" in answer.lower()
 
@@ -93,10 +93,10 @@ class SlowMessage:
         await self._released.wait()
         yield self._body
 
-    async def is_being_read(self, door: Door) -> None:
-        assert isinstance(door, SessionDoor)
+    async def is_being_read(self, endpoint: SessionEndpoint) -> None:
+        assert isinstance(endpoint, GatewayEndpoint)
         async with asyncio.timeout(PATIENCE_S):
-            while not door.body_turns.locked():  # noqa: ASYNC110 - the program has no event for this
+            while not endpoint.body_turns.locked():  # noqa: ASYNC110 - the program has no event for this
                 await asyncio.sleep(0)
 
     def end(self) -> None:
@@ -110,7 +110,7 @@ async def test_no_more_bodies_are_read_at_once_than_the_limit() -> None:
     async with bench(ONE_BODY) as b:
         slow = SlowMessage(b.own)
         first = asyncio.create_task(b.http.post("/events", content=slow.body()))
-        await slow.is_being_read(b.door)
+        await slow.is_being_read(b.endpoint)
         second = asyncio.create_task(b.http.post("/events", json=event_of(b.own, 2)))
         assert not (await asyncio.wait([second], timeout=0.2))[0]
         slow.end()
@@ -123,8 +123,8 @@ async def test_a_message_that_is_still_coming_in_when_the_door_is_closed_is_not_
     async with bench(ONE_BODY) as b:
         slow = SlowMessage(b.own, {"session_id": b.own, "executor_session_id": "exe-1", "event_type": "message"})
         posting = asyncio.create_task(b.http.request(method, path, content=slow.body()))
-        await slow.is_being_read(b.door)
-        b.door.close()
+        await slow.is_being_read(b.endpoint)
+        b.endpoint.close()
         slow.end()
         assert (await posting).status_code == 404
         assert b.proxy.calls == []
@@ -144,13 +144,13 @@ async def test_requests_of_one_session_wait_for_each_other_and_keep_nobody_elses
     """More than half of all connections hold requests whose bodies do not come."""
     limits = msgspec.structs.replace(PATIENT, connections=8)
     async with bench(limits) as b, AsyncExitStack() as stack:
-        address = urlsplit(b.door.url)
-        request = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n" % path_of(b.door)
+        address = urlsplit(b.endpoint.url)
+        request = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n" % path_of(b.endpoint)
         for _ in range(7):
             _, writer = await asyncio.open_connection(address.hostname, address.port)
             stack.callback(writer.close)
             writer.write(request)
-        async with httpx.AsyncClient(base_url=b.doors.door(b.other).url, timeout=PATIENCE_S) as other:
+        async with httpx.AsyncClient(base_url=b.endpoints.endpoint(b.other).url, timeout=PATIENCE_S) as other:
             assert (await other.get("/health")).status_code == 200
             assert (await other.post("/events", json=event_of(b.other))).status_code == 201
 
@@ -158,7 +158,7 @@ async def test_requests_of_one_session_wait_for_each_other_and_keep_nobody_elses
 class BrokenChannel:
     """A defect of the runner's own."""
 
-    def event(self, body: bytes) -> Answered:
+    def event(self, body: bytes) -> DeliveryFuture:
         raise RuntimeError("a secret of the inside")
 
 
@@ -166,20 +166,20 @@ async def test_a_defect_is_a_500_that_tells_nothing_and_a_line_in_the_log_withou
     with log_lines() as log:
         async with bench() as b:
             # An event is all that comes to this channel.
-            door = b.doors.gateway.open(b.own, BrokenChannel())  # type: ignore[arg-type]
-            async with httpx.AsyncClient(base_url=door.url) as http:
+            endpoint = b.endpoints.gateway.open(b.own, BrokenChannel())  # type: ignore[arg-type]
+            async with httpx.AsyncClient(base_url=endpoint.url) as http:
                 answer = await http.post("/events", json=event_of(b.own))
                 assert answer.status_code == 500
                 assert answer.json() == {"detail": "Internal Server Error"}
                 assert (await http.get("/health")).status_code == 200
-            token = path_of(door)[1:].decode()
+            token = path_of(endpoint)[1:].decode()
     assert [line for line in log if "could not be answered" in line]
     assert not [line for line in log if token in line]
 
 
 async def test_a_door_needs_a_gateway_that_serves() -> None:
     async with bench() as b:
-        await b.doors.gateway.aclose()
-        await b.doors.gateway.aclose()
+        await b.endpoints.gateway.aclose()
+        await b.endpoints.gateway.aclose()
         with pytest.raises(RuntimeError, match="not started"):
-            b.doors.door(b.own)
+            b.endpoints.endpoint(b.own)

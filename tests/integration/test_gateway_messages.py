@@ -188,7 +188,7 @@ async def test_between_turns_a_session_cannot_be_bound() -> None:
 
 
 async def test_events_of_two_doors_of_a_session_keep_the_order_in_which_they_were_taken() -> None:
-    async with bench() as b, executor_at(b.doors.door(b.own)) as second:
+    async with bench() as b, executor_at(b.endpoints.endpoint(b.own)) as second:
         for number in range(10):
             http = second if number % 2 else b.http
             assert (await http.post("/events", json=event_of(b.own, number))).status_code == 201

@@ -158,7 +158,7 @@ async def test_a_message_of_a_gateway_whose_outbox_ends_is_a_502() -> None:
         b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
         posting: asyncio.Task[httpx.Response] = asyncio.create_task(b.http.post("/events", json=event_of(b.own)))
         await b.proxy.seen("POST", MESSAGES)
-        await b.doors._context.outbox.aclose()
+        await b.endpoints._context.outbox.aclose()
         answer = await posting
         assert answer.status_code == 502
         assert "given the message up" in answer.json()["detail"]

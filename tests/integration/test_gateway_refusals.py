@@ -69,7 +69,7 @@ async def test_what_is_not_on_the_list_is_refused_and_does_nothing() -> None:
             await b.desk.http.get("/runners"),
         )
         for method, path in await forbidden(b):
-            answer = await b.http.request(method, b.door.url + path)
+            answer = await b.http.request(method, b.endpoint.url + path)
             assert answer.status_code == 403, (method, path)
             assert "open to executors" in answer.json()["detail"], (method, path)
         assert {call.method for call in b.proxy.calls} == {"GET"}, "only to find out whose it is"
@@ -98,8 +98,8 @@ async def test_a_refusal_names_method_and_path_and_not_the_door() -> None:
 
 async def test_without_the_doors_part_everything_is_one_404() -> None:
     async with bench() as b:
-        port = httpx.URL(b.door.url).port
-        token = path_of(b.door)[1:]
+        port = httpx.URL(b.endpoint.url).port
+        token = path_of(b.endpoint)[1:]
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             for target in [
                 b"/",
@@ -126,7 +126,7 @@ async def test_without_the_doors_part_everything_is_one_404() -> None:
 
 async def test_a_door_that_is_closed_is_no_door() -> None:
     async with bench() as b:
-        second = b.doors.door(b.own)
+        second = b.endpoints.endpoint(b.own)
         async with executor_at(second) as http:
             assert (await http.get("/health")).status_code == 200
             second.close()
@@ -138,8 +138,8 @@ async def test_a_door_that_is_closed_is_no_door() -> None:
 
 async def test_each_door_opens_its_own_session() -> None:
     async with bench() as b:
-        theirs = b.doors.door(b.other)
-        assert theirs.url != b.door.url
+        theirs = b.endpoints.endpoint(b.other)
+        assert theirs.url != b.endpoint.url
         async with executor_at(theirs) as http:
             assert (await http.get(f"/sessions/{b.other}")).json()["session"]["session_id"] == b.other
             assert (await http.get(f"/sessions/{b.own}")).status_code == 403
@@ -167,8 +167,8 @@ async def test_web_pages_and_other_names_of_this_machine_hear_the_same_404(heade
 )
 async def test_a_request_without_a_host_is_one_of_http_1_0(version_and_headers: bytes, status: bytes) -> None:
     async with bench() as b:
-        request = b"GET %s/health HTTP/%s\r\n" % (path_of(b.door), version_and_headers)
-        assert (await raw_exchange(b.door.url, request)).startswith(b"HTTP/1.1 %s " % status)
+        request = b"GET %s/health HTTP/%s\r\n" % (path_of(b.endpoint), version_and_headers)
+        assert (await raw_exchange(b.endpoint.url, request)).startswith(b"HTTP/1.1 %s " % status)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ async def test_a_request_without_a_host_is_one_of_http_1_0(version_and_headers: 
 )
 async def test_a_path_with_two_meanings_is_a_400_and_goes_nowhere(tail: bytes) -> None:
     async with bench() as b:
-        target = path_of(b.door) + tail.replace(b"{own}", b.own.encode()).replace(b"{other}", b.other.encode())
+        target = path_of(b.endpoint) + tail.replace(b"{own}", b.own.encode()).replace(b"{other}", b.other.encode())
         assert (await at_target(b.http, "GET", target)).status_code == 400
         assert b.proxy.calls == []
 

@@ -65,8 +65,8 @@ async def streaming() -> AsyncIterator[tuple[StreamingCoordinator, httpx.AsyncCl
     coordinator = StreamingCoordinator()
     async with (
         serving(coordinator) as url,
-        gateway_to(url) as doors,
-        executor_at(doors.door("ses_own")) as http,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
     ):
         yield coordinator, http
 
@@ -127,7 +127,11 @@ async def test_a_client_that_hangs_up_before_the_answer_ends_the_call_too(method
                 return
             arrived.set()
 
-    async with serving(never_answers) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(never_answers) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         asking = asyncio.create_task(http.request(method, path))
         async with asyncio.timeout(PATIENCE_S):
             await arrived.wait()
@@ -138,10 +142,10 @@ async def test_a_client_that_hangs_up_before_the_answer_ends_the_call_too(method
 
 async def test_closing_the_door_ends_its_streams() -> None:
     coordinator = StreamingCoordinator()
-    async with serving(coordinator) as url, gateway_to(url) as doors:
-        door = doors.door("ses_own")
-        async with executor_at(door) as http, listening(http) as pieces:
-            door.close()
+    async with serving(coordinator) as url, gateway_to(url) as endpoints:
+        endpoint = endpoints.endpoint("ses_own")
+        async with executor_at(endpoint) as http, listening(http) as pieces:
+            endpoint.close()
             async with asyncio.timeout(PATIENCE_S):
                 await coordinator.left.wait()
             with pytest.raises(httpx.RemoteProtocolError):
@@ -157,12 +161,12 @@ async def test_a_call_that_waits_when_its_door_is_closed_is_a_404() -> None:
             pass
         left.set()
 
-    async with serving(never_answers) as url, gateway_to(url) as doors:
-        door = doors.door("ses_own")
-        async with executor_at(door) as http, asyncio.timeout(PATIENCE_S):
+    async with serving(never_answers) as url, gateway_to(url) as endpoints:
+        endpoint = endpoints.endpoint("ses_own")
+        async with executor_at(endpoint) as http, asyncio.timeout(PATIENCE_S):
             asking = asyncio.create_task(http.get("/health"))
             await arrived.wait()
-            door.close()
+            endpoint.close()
             answer = await asking
             assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
             await left.wait()
@@ -172,12 +176,12 @@ async def test_the_end_of_the_gateway_ends_all_streams() -> None:
     coordinator = StreamingCoordinator()
     async with (
         serving(coordinator) as url,
-        gateway_to(url) as doors,
-        executor_at(doors.door("ses_own")) as http,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
         listening(http),
     ):
         async with asyncio.timeout(PATIENCE_S):
-            await doors.gateway.aclose()
+            await endpoints.gateway.aclose()
             await coordinator.left.wait()
 
 
@@ -195,9 +199,9 @@ async def test_one_session_cannot_take_all_connections() -> None:
     limits = msgspec.structs.replace(PATIENT, forwards_at_once=1)
     async with (
         serving(coordinator) as url,
-        gateway_to(url, limits) as doors,
-        executor_at(doors.door("ses_own")) as http,
-        executor_at(doors.door("ses_second")) as second,
+        gateway_to(url, limits) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+        executor_at(endpoints.endpoint("ses_second")) as second,
     ):
         async with listening(http):
             refused = await http.get("/sessions/ses_own")
@@ -237,8 +241,8 @@ async def test_the_runners_credentials_are_added_and_what_they_have_read_is_pass
     recorder = RecordingCoordinator({"x": "y" * 100_000})
     async with (
         serving(recorder) as url,
-        gateway_to(url, auth=Reading()) as doors,
-        executor_at(doors.door("ses_own")) as http,
+        gateway_to(url, auth=Reading()) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
     ):
         answer = await http.get("/health", headers={"authorization": "Bearer forged"})
         assert answer.json() == recorder.answer
@@ -247,8 +251,10 @@ async def test_the_runners_credentials_are_added_and_what_they_have_read_is_pass
 
 async def test_a_pipelined_request_is_answered_after_the_one_before() -> None:
     recorder = RecordingCoordinator()
-    async with serving(recorder) as url, gateway_to(url) as doors:
-        door = doors.door("ses_own")
-        request = b"GET %s/health HTTP/1.1\r\nHost: localhost\r\n" % path_of(door)
-        answer = await raw_exchange(door.url, request + b"\r\n" + request + b"Connection: close\r\n\r\n", to_end=True)
+    async with serving(recorder) as url, gateway_to(url) as endpoints:
+        endpoint = endpoints.endpoint("ses_own")
+        request = b"GET %s/health HTTP/1.1\r\nHost: localhost\r\n" % path_of(endpoint)
+        answer = await raw_exchange(
+            endpoint.url, request + b"\r\n" + request + b"Connection: close\r\n\r\n", to_end=True
+        )
         assert answer.count(b"HTTP/1.1 200") == 2

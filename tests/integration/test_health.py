@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner import health
+from fsm_runner.app import health
+from fsm_runner.app.health import SOCKET_FILE, Health, answering, ask_all, sockets
 from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from fsm_runner.health import SOCKET_FILE, Health, answering, ask_all, sockets
 from tests.support.home import PROFILE, make_home
 from tests.support.logs import log_lines
 from tests.support.program import Finished, Program, environment, finish, program

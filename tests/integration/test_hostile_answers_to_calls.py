@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator import transport, wire
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import CoordinatorError
+from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import CoordinatorError
+from fsm_runner.protocol import wire
 from tests.support.faults import instead
 from tests.support.hostile_answers import spoiled
 from tests.support.proxy import FaultProxy

@@ -20,13 +20,13 @@ import msgspec
 import psutil
 import pytest
 
-from fsm_runner.coordinator import transport
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.embedded.validation import CHECK_PROGRAM
-from fsm_runner.lifecycle import doubt, link
-from fsm_runner.process.child import Child
-from fsm_runner.profiles import LoadedProfile
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.config.profiles import LoadedProfile
+from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.coordinator_server.validation.validation import CHECK_PROGRAM
+from fsm_runner.process.child.child import Child
+from fsm_runner.runtime.control import poller, reconciliation
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.children import open_descriptors
 from tests.support.faults import Answer, Kind, status
 from tests.support.home import make_home
@@ -240,9 +240,9 @@ def names_below(folder: Path, without: tuple[Path, ...] = ()) -> set[Path]:
 async def test_a_hostile_coordinator_neither_ends_a_runner_nor_gets_more_than_the_protocol_grants(
     tmp_path: Path, programs: tuple[LoadedProfile, Programs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (link, doubt):
+    for module in (poller, reconciliation):
         monkeypatch.setattr(module, "RUN_LOOKUP_INTERVAL_S", 0.01)
-    monkeypatch.setattr(link, "HEARTBEAT_FLOOR_S", 0.02)
+    monkeypatch.setattr(poller, "HEARTBEAT_FLOOR_S", 0.02)
     monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 2_500_000)
     profile, started = programs
     world, outside, marker = tmp_path / "world", tmp_path / "outside", tmp_path / MARKER

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from tests.support.executor_program import ECHO, KIT
+from tests.support.executor_program import ECHO, SDK
 from tests.support.home import PROFILE, make_home
 from tests.support.inheritance import inheriting
 from tests.support.program import environment
@@ -178,7 +178,7 @@ except SystemExit:
     command = inheriting(
         [sys.executable, "-c", body], closed=(0, 2), ignored=(signal.SIGCHLD,), blocked=(signal.SIGTERM,)
     )
-    ended = ends(command, tmp_path, environment(None, PYTHONPATH=str(KIT)))
+    ended = ends(command, tmp_path, environment(None, PYTHONPATH=str(SDK)))
     assert (ended.returncode, json.loads(ended.stdout)["executor"]) == (0, "test")
 
 
@@ -190,7 +190,7 @@ def test_an_executor_without_standard_output_says_so(tmp_path: Path) -> None:
         stderr=PIPE,
         text=True,
         timeout=PATIENCE_S,
-        env=environment(None, PYTHONPATH=str(KIT)),
+        env=environment(None, PYTHONPATH=str(SDK)),
     )
     assert ended.returncode == 1
     assert ended.stderr == "Error: standard output is closed: a runner reads the end of each turn there\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK
 from fsm_runner.journal import flusher
 from fsm_runner.journal.journal import Journal, JournalStuck

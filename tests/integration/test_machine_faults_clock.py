@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.wire import RunCreated
 from tests.support.command_executor import command_home, held_by, staged
 from tests.support.home import make_home
 from tests.support.proxy import POLL

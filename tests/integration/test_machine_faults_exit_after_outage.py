@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner import assembly
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.app import build
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from fsm_runner.lifecycle.outage import OutageWatch
+from fsm_runner.runtime.control.outage import OutageWatch
 from tests.support import faults
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
@@ -44,7 +44,7 @@ def kept_messages(state_dir: Path) -> int:
 async def test_what_was_not_reported_is_reported_by_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "STOP_LIMIT_S", STOP_LIMIT_S)
+    monkeypatch.setattr(build, "STOP_LIMIT_S", STOP_LIMIT_S)
     home, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
     async with bench(tmp_path, FORGETS_SOON) as desk, waiter(tmp_path) as command:
         async with desk.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
@@ -69,7 +69,7 @@ async def test_what_was_not_reported_is_reported_by_the_next_start(
 async def test_a_run_at_work_is_stopped_and_its_end_is_reported_by_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "STOP_LIMIT_S", STOP_LIMIT_S)
+    monkeypatch.setattr(build, "STOP_LIMIT_S", STOP_LIMIT_S)
     home, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
     async with bench(tmp_path, FORGETS_SOON) as desk, waiter(tmp_path) as command:
         async with desk.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from tests.support.faults import Answer, Forward, Kind
 from tests.support.home import PROFILE, make_home

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.wire import Run, RunCreated
 from fsm_runner.errors import EXIT_OK
+from fsm_runner.protocol.wire import Run, RunCreated
 from tests.support.program import Program
 from tests.support.proxy import REPORT, TERMINAL_REPORT
 from tests.support.rights import open_place, runner_uid, runner_without_rights

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.wire import RunRequest
+from fsm_runner.app.health import ask_all, sockets
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
-from fsm_runner.health import ask_all, sockets
-from fsm_runner.process.open_files import MOST_DESCRIPTORS, OWN_DESCRIPTORS
+from fsm_runner.process.limits.open_files import MOST_DESCRIPTORS, OWN_DESCRIPTORS
+from fsm_runner.protocol.wire import RunRequest
 from tests.support.durable import durable
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment, program

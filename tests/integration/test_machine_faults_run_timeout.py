@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.config import load_config
-from fsm_runner.profiles import LoadedProfile, load_profile
+from fsm_runner.config.profiles import LoadedProfile, load_profile
+from fsm_runner.config.settings import load_config
 from tests.support.command_executor import command_home, held_by, short_graces, staged
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone

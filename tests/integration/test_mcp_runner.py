@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.policy import REPORT_CONNECTIONS
-from fsm_runner.web.listener import PortInUse, listen
+from fsm_runner.coordinator_client.policy import REPORT_CONNECTIONS
+from fsm_runner.http_server.listener import PortInUse, listen
 from tests.support import faults
 from tests.support.command_executor import command_home, staged
 from tests.support.mcp import TOOL_NAMES, call, mcp_client

@@ -16,15 +16,15 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import UsageError
+from fsm_runner.http_server.connection import Bounds
+from fsm_runner.http_server.listener import PortInUse
 from fsm_runner.mcp_server import server as server_module
 from fsm_runner.mcp_server import service
 from fsm_runner.mcp_server.server import McpServer
-from fsm_runner.retry import RetryPolicy
-from fsm_runner.threads import in_thread
-from fsm_runner.web.connection import Bounds
-from fsm_runner.web.listener import PortInUse
+from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.util.threads import in_thread
 from tests.support.logs import log_lines
 from tests.support.mcp import HANDSHAKE, MODERN, mcp_client, mcp_server
 from tests.support.program import REPOSITORY
@@ -36,7 +36,7 @@ LIST_TOOLS = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
 LAZY = """
 import asyncio, sys
-from fsm_runner.coordinator.api import CoordinatorApi
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.mcp_server.server import McpServer
 
 def loaded():

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 from tests.support.embedded import autonomous
 from tests.support.home import make_home
 from tests.support.mcp import (

@@ -14,7 +14,7 @@ from mcp.client.client import Client
 
 from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.mcp_server.server import McpServer
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.faults import Answer, Kind, hold_request, html, instead, reset, status
 from tests.support.mcp import (
     HANDSHAKE,

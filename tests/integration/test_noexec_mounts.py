@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.wire import Agent
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.port import ExecutionFailed
+from fsm_runner.executors.interface import ExecutionFailed
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import executor_program
-from fsm_runner.process.child import Child
-from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.user import RunUser
+from fsm_runner.protocol.wire import Agent
 from tests.support.home import make_home
 from tests.support.scripts import script_bench
 from tests.support.small_disk import needs_mount, small_disk
@@ -22,7 +22,7 @@ from tests.support.small_disk import needs_mount, small_disk
 pytestmark = needs_mount
 
 NOBODY = RunUser(name="nobody", uid=65534, gid=65534, groups=(), home="/")
-CONFINEMENTS = [UNCONFINED, Confinement(ResourceLimits(open_files=50)), Confinement(user=NOBODY)]
+CONFINEMENTS = [UNCONFINED, LaunchPolicy(ResourceLimits(open_files=50)), LaunchPolicy(user=NOBODY)]
 
 
 def script(path: Path, interpreter: str | Path = "/bin/sh") -> Path:
@@ -45,26 +45,26 @@ def mount(tmp_path: Path) -> Iterator[Path]:
         yield disk.path
 
 
-async def said(command: Path, cwd: Path, confinement: Confinement) -> str:
+async def said(command: Path, cwd: Path, launch_policy: LaunchPolicy) -> str:
     with pytest.raises(SpawnFailed) as raised:
-        Child.start([str(command)], env={}, cwd=cwd, confinement=confinement)
+        Child.start([str(command)], env={}, cwd=cwd, launch_policy=launch_policy)
     return str(raised.value)
 
 
 @pytest.mark.parametrize("confinement", CONFINEMENTS, ids=["directly", "by way of a shell", "as another user"])
 async def test_a_command_or_its_interpreter_on_such_a_mount_is_reported(
-    tmp_path: Path, mount: Path, confinement: Confinement
+    tmp_path: Path, mount: Path, launch_policy: LaunchPolicy
 ) -> None:
     command = script(mount / "folder" / "command")
     link = tmp_path / "link"
     link.symlink_to(command)
     started = "cannot be started: "
-    assert await said(command, tmp_path, confinement) == f"`{command}` {started}{command} {reason(mount)}"
-    assert await said(link, tmp_path, confinement) == f"`{link}` {started}{link} {reason(mount)}"
+    assert await said(command, tmp_path, launch_policy) == f"`{command}` {started}{command} {reason(mount)}"
+    assert await said(link, tmp_path, launch_policy) == f"`{link}` {started}{link} {reason(mount)}"
     # The path of an interpreter ends at a space.
     outside = script(tmp_path / "outside", interpreter=link)
-    if confinement.user is None:  # that user may not enter the folder of the test
-        assert await said(outside, tmp_path, confinement) == (
+    if launch_policy.user is None:  # that user may not enter the folder of the test
+        assert await said(outside, tmp_path, launch_policy) == (
             f"`{outside}` {started}the interpreter in the first line of {outside}, {link}, {reason(mount)}"
         )
 

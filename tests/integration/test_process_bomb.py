@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsm_runner.process.child import Child
-from fsm_runner.process.confinement import Confinement
-from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.process.limits.limits import ResourceLimits
 from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
@@ -67,7 +67,7 @@ async def test_a_stop_ends_them_all(spread: str) -> None:
 async def test_a_limit_of_processes_ends_them_all(spread: str) -> None:
     """While it grows, and before it comes to any limit of the system's."""
     command = [sys.executable, "-c", BOMB, str(LIMIT), spread]
-    child = Child.start(command, env=ENV, cwd=HERE, confinement=Confinement(ResourceLimits(processes=20)))
+    child = Child.start(command, env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(processes=20)))
     try:
         ended = await exit_of(child)
     finally:

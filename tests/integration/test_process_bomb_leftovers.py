@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fsm_runner.process import child as child_module
-from fsm_runner.process import freeze, hunt, procfs, sweep, warden_program
-from fsm_runner.process.child import Child
-from fsm_runner.process.confinement import Confinement
-from fsm_runner.process.limits import ResourceLimits
-from fsm_runner.process.orphans import ORPHANS
-from fsm_runner.process.priority import LOWERED_BY
-from fsm_runner.process.progress import Progress, named
+from fsm_runner.process.child import child as child_module
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.process.limits.limits import ResourceLimits
+from fsm_runner.process.limits.priority import LOWERED_BY
+from fsm_runner.process.tree import descendant_killer, freeze, procfs, startup_cleanup, watchdog_program
+from fsm_runner.process.tree.progress import Progress, named
+from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, start_shell
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -69,7 +69,7 @@ class Powerless:
         self._seen: list[int] = []
         self._patch = monkeypatch
         if changing:
-            monkeypatch.setattr(hunt, "STUCK_S", 0.0)
+            monkeypatch.setattr(descendant_killer, "STUCK_S", 0.0)
         self._children, self._send, self._stop = procfs.adopted_children, procfs.send, freeze._stop
         monkeypatch.setattr(procfs, "adopted_children", self.children)
         monkeypatch.setattr(procfs, "send", self.send)
@@ -78,7 +78,7 @@ class Powerless:
     def children(self) -> list[int]:
         self.left -= 1
         if self.left == 0:
-            self._patch.setattr(hunt, "STUCK_S", 1000.0)
+            self._patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         seen = self._children()
         while self._changing and self.left > 0 and set(seen) <= set(self._seen):
             time.sleep(0.001)
@@ -129,7 +129,7 @@ async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.Mon
     go = signs.path.with_name("go")
     env = {**ENV, "SIGNS": str(signs.path), "GO": str(go), "PYTHON": sys.executable, "BURNS": BURNS}
     with monkeypatch.context() as patch:
-        patch.setattr(hunt, "STUCK_S", 0.05)
+        patch.setattr(descendant_killer, "STUCK_S", 0.05)
         patch.setattr(child_module, "OUTPUT_DRAIN_S", 0.0)
         async with Fifo(go) as gate:
             child = Child.start(["/bin/sh", "-c", f"{script}\nread line <$GO"], env=env, cwd=HERE)
@@ -138,7 +138,7 @@ async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.Mon
             Powerless(patch, looks=10_000)
             gate.write_line()
             await exit_of(child)
-    ORPHANS._given_up.clear()
+    SUBREAPER._given_up.clear()
     assert len(with_environment(OWN_MARKS)) == count
 
 
@@ -148,7 +148,7 @@ async def test_another_child_is_not_charged_with_the_processes_that_its_end_kill
     await given_up(5 * STRAY, signs, 5, monkeypatch)
     # The end takes longer than the limiter waits for its next look.
     Powerless(monkeypatch, looks=20)
-    innocent = Child.start(["true"], env=ENV, cwd=HERE, confinement=Confinement(ResourceLimits(processes=2)))
+    innocent = Child.start(["true"], env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(processes=2)))
     ended = await exit_of(innocent)
     assert (ended.code, ended.exceeded) == (0, None)
     assert with_environment(OWN_MARKS) == []
@@ -158,7 +158,7 @@ async def test_another_child_is_not_charged_with_the_cpu_time_of_processes_that_
     signs: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await given_up('"$PYTHON" -c "$BURNS" >$SIGNS &', signs, 1, monkeypatch)
-    innocent = Child.start(["true"], env=ENV, cwd=HERE, confinement=Confinement(ResourceLimits(cpu_s=0.2)))
+    innocent = Child.start(["true"], env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(cpu_s=0.2)))
     ended = await exit_of(innocent)
     assert (ended.code, ended.exceeded) == (0, None)
     assert with_environment(OWN_MARKS) == []
@@ -172,19 +172,19 @@ async def test_a_child_yields_to_the_runner() -> None:
 def test_the_wardens_program_goes_on_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look finds another process, until there is none."""
     looks = iter([{(pid, b"1")} for pid in range(50)] + [set()])
-    monkeypatch.setattr(warden_program, "STUCK_S", 1e-9)
-    monkeypatch.setattr(warden_program, "freeze", lambda owner_part: None)
-    monkeypatch.setattr(warden_program, "send", lambda identity, number: None)
-    monkeypatch.setattr(warden_program, "marked_trees", lambda entry, owner_part: next(looks))
-    warden_program.end_all(b"A=B", 0)
+    monkeypatch.setattr(watchdog_program, "STUCK_S", 1e-9)
+    monkeypatch.setattr(watchdog_program, "freeze", lambda owner_part: None)
+    monkeypatch.setattr(watchdog_program, "send", lambda identity, number: None)
+    monkeypatch.setattr(watchdog_program, "marked_trees", lambda entry, owner_part: next(looks))
+    watchdog_program.end_all(b"A=B", 0)
     assert list(looks) == []
 
 
 def test_a_sweep_goes_on_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([{psutil.Process(), number} for number in range(50)] + [set()])
-    monkeypatch.setattr(sweep, "_frozen_and_found", lambda owners: next(looks))
-    monkeypatch.setattr(sweep, "_send", lambda process, number: None)
-    assert sweep.sweep(["owner"], stuck_s=0.0) == 51
+    monkeypatch.setattr(startup_cleanup, "_frozen_and_found", lambda owners: next(looks))
+    monkeypatch.setattr(startup_cleanup, "_send", lambda process, number: None)
+    assert startup_cleanup.sweep(["owner"], stuck_s=0.0) == 51
     assert list(looks) == []
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from fsm_runner.process import hunt, procfs
-from fsm_runner.process.child import Child
-from fsm_runner.process.orphans import ORPHANS
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.tree import descendant_killer, procfs
+from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.children import adopted_orphans, exit_of, start_shell
 from tests.support.fifo import Fifo
 from tests.support.processes import is_there
@@ -52,7 +52,7 @@ def start(signs: Fifo, go: Fifo, count: int = 1) -> Child:
 
 async def end(pid: int) -> None:
     """As soon as it can be ended, the end of any child does it."""
-    ORPHANS._given_up.clear()
+    SUBREAPER._given_up.clear()
     await exit_of(start_shell("exit"))
     assert not is_there(pid)
 
@@ -64,11 +64,11 @@ async def test_a_stray_that_the_kernel_holds_is_waited_for_once_and_named(
     pid = await signs.pid()
     with monkeypatch.context() as patch:
         patch.setattr(procfs, "send", lambda process, number: None)
-        patch.setattr(hunt, "STUCK_S", 0.1)
+        patch.setattr(descendant_killer, "STUCK_S", 0.1)
         go.write_line()
         assert (await exit_of(child)).code == 0
         assert warnings == [f"left by process {child.pid} and still there 0.1 s after SIGKILL: {pid}"]
-        patch.setattr(hunt, "STUCK_S", 1000.0)
+        patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         await exit_of(start_shell("exit"))
     assert is_there(pid)
     await end(pid)
@@ -84,7 +84,7 @@ async def test_a_stray_of_another_user_is_not_waited_for(
     pid = await signs.pid()
     with monkeypatch.context() as patch:
         patch.setattr(procfs, "send", refuse)
-        patch.setattr(hunt, "STUCK_S", 1000.0)
+        patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         go.write_line()
         assert (await exit_of(child)).code == 0
     assert warnings == [f"process {pid} is another user's, so it outlives its run"]

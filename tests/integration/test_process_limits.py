@@ -11,12 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fsm_runner.process import limiter, procfs
-from fsm_runner.process.child import Child, Exit
-from fsm_runner.process.confinement import CPU_KILL_S, CPU_SLACK_S, Confinement
-from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.process.portable import processes_below
-from fsm_runner.process.usage import Usage
+from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.limits import limiter
+from fsm_runner.process.limits.launch_policy import CPU_KILL_S, CPU_SLACK_S, LaunchPolicy
+from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.process.tree import procfs
+from fsm_runner.process.tree.psutil_backend import processes_below
+from fsm_runner.process.tree.usage import Usage
 from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -82,8 +83,8 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def start(script: str, *arguments: str, **limits: float) -> Child:
-    confinement = Confinement(ResourceLimits(**limits))  # type: ignore[arg-type]
-    return Child.start([sys.executable, "-c", script, *arguments], env=ENV, cwd=HERE, confinement=confinement)
+    launch_policy = LaunchPolicy(ResourceLimits(**limits))  # type: ignore[arg-type]
+    return Child.start([sys.executable, "-c", script, *arguments], env=ENV, cwd=HERE, launch_policy=launch_policy)
 
 
 async def ended(script: str, *arguments: str, **limits: float) -> Exit:
@@ -275,7 +276,7 @@ async def test_a_child_within_its_limits_is_left_alone() -> None:
 
 
 async def test_a_child_without_limits_has_no_watcher() -> None:
-    child = Child.start(["/bin/cat"], env=ENV, cwd=HERE, pipe_stdin=True, confinement=Confinement(NO_LIMITS))
+    child = Child.start(["/bin/cat"], env=ENV, cwd=HERE, pipe_stdin=True, launch_policy=LaunchPolicy(NO_LIMITS))
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")] == []
     child.stdin.close()
     assert (await exit_of(child)).succeeded

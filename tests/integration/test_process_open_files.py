@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from fsm_runner.process import spawn
-from fsm_runner.process.child import Child
-from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.child import spawn
+from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits import ResourceLimits
-from fsm_runner.process.open_files import OpenFiles
+from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.limits import ResourceLimits
+from fsm_runner.process.limits.open_files import OpenFiles
 from tests.support.children import ENV, HERE, exit_of, open_descriptors
 from tests.support.open_files import soft_limit
 
@@ -42,8 +42,8 @@ def crowd() -> Iterator[None]:
         yield
 
 
-async def limit_of_a_child(confinement: Confinement = UNCONFINED) -> str:
-    return (await exit_of(Child.start(SHOW, env=ENV, cwd=HERE, confinement=confinement))).stdout.text()
+async def limit_of_a_child(launch_policy: LaunchPolicy = UNCONFINED) -> str:
+    return (await exit_of(Child.start(SHOW, env=ENV, cwd=HERE, launch_policy=launch_policy))).stdout.text()
 
 
 async def test_the_limit_is_raised_for_the_program_alone(files: OpenFiles) -> None:
@@ -52,7 +52,7 @@ async def test_the_limit_is_raised_for_the_program_alone(files: OpenFiles) -> No
     with crowd():
         assert await limit_of_a_child() == f"{LOW} {HARD}\n"
     assert files.limit == HARD
-    assert await limit_of_a_child(Confinement(ResourceLimits(open_files=300))) == "300 300\n"
+    assert await limit_of_a_child(LaunchPolicy(ResourceLimits(open_files=300))) == "300 300\n"
 
 
 async def test_a_start_by_way_of_a_shell_has_the_same_errors(files: OpenFiles) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.process import orphans
-from fsm_runner.process.child import Child
-from fsm_runner.process.orphans import ORPHANS
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.tree import subreaper
+from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.children import ENV, HERE, adopted_orphans, exit_of, start_shell, without_drain_limit
 from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there, reaped
@@ -149,7 +149,7 @@ async def test_orphans_that_end_are_reaped_while_their_child_lives(signs: Fifo, 
     child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
     pid = await signs.pid()
     await gone(pid)
-    ORPHANS.reap_all()
+    SUBREAPER.reap_all()
     assert not is_there(pid)
     await child.stop()
 
@@ -158,11 +158,11 @@ async def test_an_orphan_that_leads_a_session_is_reaped_once_it_was_seen(tmp_pat
     async with Fifo(tmp_path / "end") as end:
         child = start(f"(setsid sh -c 'echo $$ >$SIGNS; read line <{end.path}' &)", signs, go)
         pid = await signs.pid()
-        ORPHANS.reap_all()
+        SUBREAPER.reap_all()
         assert is_there(pid)
         end.write_line()
         await gone(pid)
-        ORPHANS.reap_all()
+        SUBREAPER.reap_all()
         assert not is_there(pid)
         await child.stop()
 
@@ -170,7 +170,7 @@ async def test_an_orphan_that_leads_a_session_is_reaped_once_it_was_seen(tmp_pat
 async def test_zombies_are_looked_for_while_a_child_lives(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orphans, "REAP_INTERVAL_S", 0.01)
+    monkeypatch.setattr(subreaper, "REAP_INTERVAL_S", 0.01)
     child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
     await reaped(await signs.pid())
     assert is_there(child.pid)
@@ -180,7 +180,7 @@ async def test_zombies_are_looked_for_while_a_child_lives(
 async def test_a_defect_does_not_end_the_search_for_zombies(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reap_all, failures = ORPHANS.reap_all, 1
+    reap_all, failures = SUBREAPER.reap_all, 1
 
     def broken_once() -> None:
         nonlocal failures
@@ -190,8 +190,8 @@ async def test_a_defect_does_not_end_the_search_for_zombies(
         reap_all()
 
     asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
-    monkeypatch.setattr(orphans, "REAP_INTERVAL_S", 0.01)
-    monkeypatch.setattr(ORPHANS, "reap_all", broken_once)
+    monkeypatch.setattr(subreaper, "REAP_INTERVAL_S", 0.01)
+    monkeypatch.setattr(SUBREAPER, "reap_all", broken_once)
     child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
     await reaped(await signs.pid())
     assert failures == 0

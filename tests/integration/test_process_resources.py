@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fsm_runner.process.child import Child
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.child.exit_watch import ExitWatch
+from fsm_runner.process.child.reaping import LOST_STATUS_CODE
 from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
-from fsm_runner.process.exit_watch import ExitWatch
-from fsm_runner.process.reaping import LOST_STATUS_CODE
 from tests.support.children import ENV, HERE, exit_of, is_reaped, open_descriptors, start_shell
 from tests.support.open_files import descriptors_left
 from tests.support.watch import PATIENCE_S
@@ -36,7 +36,7 @@ async def test_no_descriptor_of_the_runner_is_inherited() -> None:
 MEASURE_100_MB = """
 import asyncio, resource, sys
 from pathlib import Path
-from fsm_runner.process.child import OUTPUT_LIMIT_BYTES, Child
+from fsm_runner.process.child.child import OUTPUT_LIMIT_BYTES, Child
 
 async def main():
     await Child.start(["/bin/true"], env={}, cwd=Path("/")).wait()

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.process.child import Child
-from fsm_runner.process.confinement import UNCONFINED, Confinement
+from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.limits import ResourceLimits
 
 PATH = "/usr/bin:/bin"
 Refusal = Callable[..., Awaitable[str]]
 """Of a command, a working directory and an environment: what the message says."""
-CONFINEMENTS = {"directly": UNCONFINED, "by way of a shell": Confinement(ResourceLimits(open_files=50))}
+CONFINEMENTS = {"directly": UNCONFINED, "by way of a shell": LaunchPolicy(ResourceLimits(open_files=50))}
 
 
 @pytest.fixture
@@ -34,16 +34,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=list(CONFINEMENTS.values()), ids=list(CONFINEMENTS))
-def confinement(request: pytest.FixtureRequest) -> Confinement:
-    found: Confinement = request.param
+def launch_policy(request: pytest.FixtureRequest) -> LaunchPolicy:
+    found: LaunchPolicy = request.param
     return found
 
 
 @pytest.fixture
-def refusal(confinement: Confinement) -> Refusal:
+def refusal(launch_policy: LaunchPolicy) -> Refusal:
     async def refused(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> str:
         with pytest.raises(SpawnFailed) as raised:
-            Child.start(command, env={"PATH": PATH} if env is None else env, cwd=cwd, confinement=confinement)
+            Child.start(command, env={"PATH": PATH} if env is None else env, cwd=cwd, launch_policy=launch_policy)
         return str(raised.value)
 
     return refused
@@ -120,7 +120,7 @@ async def test_an_empty_command_is_told(folder: Path, refusal: Refusal, command:
 
 
 async def test_a_relative_command_is_looked_for_in_the_working_directory(
-    folder: Path, confinement: Confinement
+    folder: Path, launch_policy: LaunchPolicy
 ) -> None:
-    ended = await Child.start(["./works"], env={}, cwd=folder, confinement=confinement).wait()
+    ended = await Child.start(["./works"], env={}, cwd=folder, launch_policy=launch_policy).wait()
     assert ended.stdout.text() == "hello\n"

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fsm_runner.process import sweep as sweep_module
-from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
-from fsm_runner.process.sweep import ProcessesLeft, sweep
-from fsm_runner.process.watermark import watermark, watermarked
+from fsm_runner.process.tree import startup_cleanup as sweep_module
+from fsm_runner.process.tree.process_tags import OWNER_VARIABLE, owner_of
+from fsm_runner.process.tree.rlimit_tag import watermark, watermarked
+from fsm_runner.process.tree.startup_cleanup import ProcessesLeft, sweep
 from tests.support.children import ENV, HERE
 from tests.support.fifo import Fifo
 from tests.support.processes import gone
@@ -27,7 +27,7 @@ EARLIER = [owner_of(IDENTITY, process) for process in ("earlier", "much-earlier"
 SWEEP = """
 import sys
 from loguru import logger
-from fsm_runner.process.sweep import sweep
+from fsm_runner.process.tree.startup_cleanup import sweep
 logger.remove()
 print(sweep(sys.argv[1:]))
 """

@@ -13,12 +13,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 PREAMBLE = """
 import asyncio, os, sys
 from pathlib import Path
-from fsm_runner.process import orphans, procfs
-from fsm_runner.process.child import Child
+from fsm_runner.process.tree import subreaper
+from fsm_runner.process.tree import procfs
+from fsm_runner.process.child.child import Child
 from loguru import logger
 
 logger.remove()
-assert orphans.adopt_orphans(exclusive=True)
+assert subreaper.adopt_orphans(exclusive=True)
 DAEMON = "env -i setsid /bin/sh -c '/bin/sh -c \\"echo \\\\$\\\\$ >&3; exec sleep 1000\\" &' 3>&1 >/dev/null 2>&1 &"
 
 class Leader:
@@ -89,7 +90,7 @@ async def main():
 KNOWN = """
 async def main():
     pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
-    orphans.ORPHANS.know(pid)
+    subreaper.ORPHANS.know(pid)
     await Leader().exit()
     print(is_there(pid))
     os.kill(pid, 9)
@@ -106,8 +107,8 @@ async def main():
 
 
 WITHOUT_WATERMARKS = """
-from fsm_runner.process import watermark
-watermark._LIMIT = None
+from fsm_runner.process.tree import rlimit_tag
+rlimit_tag._LIMIT = None
 """
 """As where somebody has set a limit of their own."""
 

@@ -15,12 +15,15 @@ import psutil
 import pytest
 
 from fsm_runner.errors import UsageError
-from fsm_runner.process import confinement, user
-from fsm_runner.process.child import Child, Exit
-from fsm_runner.process.confinement import Confinement
+from fsm_runner.process import user
+from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.process.owner import OWNER_VARIABLE
+from fsm_runner.process.limits import launch_policy
+from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.tree.rlimit_tag import watermark, watermarked
+from fsm_runner.process.tree.watchdog import Watchdog
 from fsm_runner.process.user import (
     RunUser,
     denied_to,
@@ -28,8 +31,6 @@ from fsm_runner.process.user import (
     first_denied,
     with_rights_of,
 )
-from fsm_runner.process.warden import Warden
-from fsm_runner.process.watermark import watermark, watermarked
 from tests.support.children import ENV, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -65,7 +66,9 @@ def start(
     script: str, *arguments: str, limits: ResourceLimits = NO_LIMITS, user: RunUser = NOBODY, stdin: str = ""
 ) -> Child:
     command = ["/bin/sh", "-c", script, "sh", *arguments]
-    child = Child.start(command, env=ENV, cwd=Path("/"), confinement=Confinement(limits, user), pipe_stdin=bool(stdin))
+    child = Child.start(
+        command, env=ENV, cwd=Path("/"), launch_policy=LaunchPolicy(limits, user), pipe_stdin=bool(stdin)
+    )
     if stdin:
         os.write(child.stdin._fd, stdin.encode())
     return child
@@ -114,7 +117,7 @@ async def test_what_it_leaves_behind_ends_with_it(place: Path) -> None:
         signs.path.chmod(0o666)
         stray = 'echo $$ >"$1"; exec sleep 1000'
         command = ["/bin/sh", "-c", f"env -i setsid sh -c '{stray}' sh \"$1\" & read line", "sh", str(signs.path)]
-        child = Child.start(command, env=ENV, cwd=Path("/"), confinement=Confinement(user=NOBODY), pipe_stdin=True)
+        child = Child.start(command, env=ENV, cwd=Path("/"), launch_policy=LaunchPolicy(user=NOBODY), pipe_stdin=True)
         pid = await signs.pid()
         await child.stdin.write(b"go\n")
         assert (await exit_of(child)).succeeded
@@ -143,13 +146,13 @@ async def test_the_shell_that_sets_limits_leaves_a_command_as_it_is() -> None:
 async def test_a_warden_ends_it(place: Path) -> None:
     owner = "0123456789abcdef.user-test"
     script = 'env -i setsid sh -c \'echo $$ >"$1"; exec sleep 1000\' sh "$1" & echo $$ >"$1"; wait'
-    async with Fifo(place / "signs") as signs, Warden(owner):
+    async with Fifo(place / "signs") as signs, Watchdog(owner):
         signs.path.chmod(0o666)
         child = Child.start(
             ["/bin/sh", "-c", script, "sh", str(signs.path)],
             env={**ENV, OWNER_VARIABLE: owner},
             cwd=Path("/"),
-            confinement=Confinement(user=NOBODY),
+            launch_policy=LaunchPolicy(user=NOBODY),
         )
         pids = [await signs.pid(), await signs.pid()]
         assert all(map(is_there, pids))
@@ -165,7 +168,7 @@ async def test_a_sweep_ends_what_an_earlier_process_has_left(place: Path) -> Non
         left = subprocess.Popen(  # noqa: ASYNC220 - it is left behind, and no child of the loop's
             ["sleep", "1000"], env={**ENV, OWNER_VARIABLE: owner}, user=NOBODY.uid, group=NOBODY.gid, extra_groups=[]
         )
-    script = "import sys; from fsm_runner.process.sweep import sweep; print(sweep(sys.argv[1:]))"
+    script = "import sys; from fsm_runner.process.tree.startup_cleanup import sweep; print(sweep(sys.argv[1:]))"
     command = [sys.executable, "-c", script, owner]
     try:
         swept = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
@@ -183,7 +186,7 @@ async def test_a_command_that_the_user_may_not_run_is_told_with_what_denies_it(p
     command.write_text("#!/bin/sh\n")
     command.chmod(0o755)
     with pytest.raises(SpawnFailed) as raised:
-        Child.start([str(command)], env=ENV, cwd=Path("/"), confinement=Confinement(user=NOBODY))
+        Child.start([str(command)], env=ENV, cwd=Path("/"), launch_policy=LaunchPolicy(user=NOBODY))
     assert str(raised.value) == (
         f"`{command}` cannot be started: nobody (uid 65534), whom executors are started as, may not enter or execute "
         f"{closed}: open it (`chmod a+rx {closed}`)"
@@ -303,12 +306,12 @@ def test_a_root_may_lack_rights() -> None:
 
 
 def test_what_cannot_be_told_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = Confinement(ResourceLimits(memory_bytes=1), NOBODY)
+    limited = LaunchPolicy(ResourceLimits(memory_bytes=1), NOBODY)
     with log_lines() as lines:
-        monkeypatch.setattr(confinement, "lacks_capability", lambda number: False)
+        monkeypatch.setattr(launch_policy, "lacks_capability", lambda number: False)
         limited.tell_what_is_lost()
-        monkeypatch.setattr(confinement, "lacks_capability", lambda number: True)
-        Confinement(ResourceLimits(cpu_s=1), NOBODY).tell_what_is_lost()
+        monkeypatch.setattr(launch_policy, "lacks_capability", lambda number: True)
+        LaunchPolicy(ResourceLimits(cpu_s=1), NOBODY).tell_what_is_lost()
         assert lines == []
         limited.tell_what_is_lost()
     assert "CAP_SYS_PTRACE" in lines[0]
@@ -323,8 +326,8 @@ def test_a_watermark_is_known_without_the_right_to_limits_and_to_look_into_proce
             ["env", "-i", "sleep", "1000"], user=NOBODY.uid, group=NOBODY.gid, extra_groups=[], stdin=subprocess.DEVNULL
         )
     asked = (
-        "import sys; from fsm_runner.process.watermark import watermark_of; "
-        "from fsm_runner.process.warden_program import watermark; pid = int(sys.argv[1]); "
+        "import sys; from fsm_runner.process.tree.rlimit_tag import watermark_of; "
+        "from fsm_runner.process.tree.watchdog_program import watermark; pid = int(sys.argv[1]); "
         "print(watermark_of(pid), watermark(pid), watermark_of(1))"
     )
     bound = ["setpriv", "--bounding-set=-sys_ptrace,-sys_resource", sys.executable, "-c", asked, str(child.pid)]

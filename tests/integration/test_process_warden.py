@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fsm_runner.app.durability import kept
 from fsm_runner.journal.identity import RunnerIdentity
-from fsm_runner.keeping import kept
-from fsm_runner.process import warden as warden_module
-from fsm_runner.process import warden_program
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.orphans import ORPHANS
-from fsm_runner.process.owner import OWNER_VARIABLE
-from fsm_runner.process.warden import Warden
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.process.tree import watchdog as warden_module
+from fsm_runner.process.tree import watchdog_program
+from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.tree.subreaper import SUBREAPER
+from fsm_runner.process.tree.watchdog import Watchdog
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.children import ENV, HERE, is_reaped, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -35,9 +35,9 @@ STRAY = "echo $$ >$SIGNS; exec sleep 1000"
 RUNNER = """
 import asyncio, os, sys
 from pathlib import Path
-from fsm_runner.process.child import Child
-from fsm_runner.process.owner import OWNER_VARIABLE
-from fsm_runner.process.warden import Warden
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.tree.watchdog import Warden
 
 SCRIPT = '''
 setsid sh -c "$STRAY" &
@@ -87,8 +87,8 @@ async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, l
     command = [sys.executable, "-c", RUNNER, owner]
     process = await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True)
     try:
-        warden = await signs.pid()
-        yield process, warden, [await signs.pid() for _ in range(STARTED_BY_A_RUNNER)]
+        watchdog = await signs.pid()
+        yield process, watchdog, [await signs.pid() for _ in range(STARTED_BY_A_RUNNER)]
     finally:
         if process.returncode is None:
             process.kill()
@@ -99,20 +99,20 @@ async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, l
 async def test_nothing_is_left_of_a_runner_that_a_signal_has_ended(
     number: signal.Signals, owner: str, signs: Fifo
 ) -> None:
-    async with runner(owner, signs) as (process, warden, started):
+    async with runner(owner, signs) as (process, watchdog, started):
         os.killpg(process.pid, number)
         await process.wait()
-        for pid in (*started, warden):
+        for pid in (*started, watchdog):
             await gone(pid)
     assert with_environment(owner) == []
 
 
 async def test_what_another_runner_has_started_lives_on(owner: str, signs: Fifo) -> None:
-    async with runner(owner, signs) as (process, warden, _):
+    async with runner(owner, signs) as (process, watchdog, _):
         others = f"{owner}-and-more"  # the next process of the same runner, say
         other = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: others})
         process.kill()
-        await gone(warden)
+        await gone(watchdog)
         assert is_there(other.pid)
         assert other.returncode is None
         other.kill()
@@ -128,59 +128,59 @@ def channels(pid: int, without: str) -> set[str]:
 
 async def test_a_warden_holds_nothing_of_its_runner(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH0_RUNNER_CLIENT_SECRET", "s3cret")
-    async with Warden(owner) as warden:
-        assert warden.pid is not None
-        proc = Path("/proc", str(warden.pid))
+    async with Watchdog(owner) as watchdog:
+        assert watchdog.pid is not None
+        proc = Path("/proc", str(watchdog.pid))
         assert (proc / "cwd").readlink() == Path("/")
-        assert os.getsid(warden.pid) == os.getpgid(warden.pid) == warden.pid
-        assert channels(warden.pid, without="0") == set()
+        assert os.getsid(watchdog.pid) == os.getpgid(watchdog.pid) == watchdog.pid
+        assert channels(watchdog.pid, without="0") == set()
         assert b"s3cret" not in (proc / "environ").read_bytes()
 
 
 async def test_a_warden_leaves_with_its_runner(owner: str) -> None:
     descriptors = open_descriptors()
-    async with Warden(owner) as warden:
-        assert warden.pid is not None
-        assert not is_reaped(warden.pid)
-    assert is_reaped(warden.pid)
-    assert warden.pid not in ORPHANS._known
+    async with Watchdog(owner) as watchdog:
+        assert watchdog.pid is not None
+        assert not is_reaped(watchdog.pid)
+    assert is_reaped(watchdog.pid)
+    assert watchdog.pid not in SUBREAPER._known
     assert open_descriptors() == descriptors
 
 
 async def test_a_warden_ends_what_is_left_at_a_regular_end(owner: str) -> None:
     left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: owner})
-    async with Warden(owner):
+    async with Watchdog(owner):
         assert left.returncode is None
     assert await left.wait() == -signal.SIGKILL
 
 
 async def test_a_warden_is_no_orphan(owner: str) -> None:
-    async with Warden(owner) as warden:
-        assert warden.pid not in ORPHANS.unknown_children()
+    async with Watchdog(owner) as watchdog:
+        assert watchdog.pid not in SUBREAPER.unknown_children()
 
 
-async def replaced(warden: Warden, pid: int) -> int:
+async def replaced(watchdog: Watchdog, pid: int) -> int:
     """The process id of the warden that comes after the one with this id."""
     async with asyncio.timeout(PATIENCE_S):
-        while warden.pid in (pid, None):  # noqa: ASYNC110 - nothing tells of it but the log
+        while watchdog.pid in (pid, None):  # noqa: ASYNC110 - nothing tells of it but the log
             await asyncio.sleep(0.01)
-    assert warden.pid is not None
-    return warden.pid
+    assert watchdog.pid is not None
+    return watchdog.pid
 
 
 async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> None:
     with log_lines() as lines:
-        async with Warden(owner) as warden:
-            assert warden.pid is not None
-            first = warden.pid
+        async with Watchdog(owner) as watchdog:
+            assert watchdog.pid is not None
+            first = watchdog.pid
             os.kill(first, signal.SIGKILL)
-            await asyncio.wait_for(warden._ended.wait(), PATIENCE_S)
+            await asyncio.wait_for(watchdog._ended.wait(), PATIENCE_S)
             assert is_reaped(first)
-            problem = warden.problem or ""
+            problem = watchdog.problem or ""
             assert problem.endswith(f": process {first} was ended by SIGKILL")
-            second = await replaced(warden, first)
-            assert not warden.problem
-            assert second not in ORPHANS.unknown_children()
+            second = await replaced(watchdog, first)
+            assert not watchdog.problem
+            assert second not in SUBREAPER.unknown_children()
             left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: owner})
         assert await left.wait() == -signal.SIGKILL
     assert is_reaped(second)
@@ -192,8 +192,8 @@ async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> N
 
 
 async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_warden(owner: str, signs: Fifo) -> None:
-    async with runner(owner, signs) as (process, warden, started):
-        os.kill(warden, signal.SIGKILL)
+    async with runner(owner, signs) as (process, watchdog, started):
+        os.kill(watchdog, signal.SIGKILL)
         second = await signs.pid()
         process.kill()
         await process.wait()
@@ -217,11 +217,11 @@ async def test_a_warden_that_cannot_be_started_again_is_tried_again(
     monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
     descriptors = open_descriptors()
     with log_lines() as lines:
-        async with Warden(owner) as warden:
-            assert warden.pid is not None
+        async with Watchdog(owner) as watchdog:
+            assert watchdog.pid is not None
             monkeypatch.setattr(warden_module, "_started", started)
-            os.kill(warden.pid, signal.SIGKILL)
-            await replaced(warden, warden.pid)
+            os.kill(watchdog.pid, signal.SIGKILL)
+            await replaced(watchdog, watchdog.pid)
     assert failures == 0
     assert open_descriptors() == descriptors
     assert len([line for line in lines if "it cannot be started again: too many processes" in line]) == 1
@@ -231,38 +231,38 @@ async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
     owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
-    async with Warden(owner) as warden:
-        assert warden.pid is not None
-        os.kill(warden.pid, signal.SIGKILL)
-        await asyncio.wait_for(warden._ended.wait(), PATIENCE_S)
-    assert warden.pid is None
+    async with Watchdog(owner) as watchdog:
+        assert watchdog.pid is not None
+        os.kill(watchdog.pid, signal.SIGKILL)
+        await asyncio.wait_for(watchdog._ended.wait(), PATIENCE_S)
+    assert watchdog.pid is None
 
 
 async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
     before = {child.pid for child in psutil.Process().children()}
     async with kept(tmp_path, IDENTITY, str) as keeping:
-        (warden,) = (child for child in psutil.Process().children() if child.pid not in before)
+        (watchdog,) = (child for child in psutil.Process().children() if child.pid not in before)
         assert keeping.problem() is None
-        warden.kill()
-        await reaped(warden.pid)
+        watchdog.kill()
+        await reaped(watchdog.pid)
         assert (keeping.problem() or "").startswith("there is no warden, so a killed runner would leave its executors")
 
 
 async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsm_runner.process.warden.LEAVE_S", 0.05)
-    async with Warden(owner) as warden:
-        assert warden.pid is not None
-        os.kill(warden.pid, signal.SIGSTOP)
-    assert not is_reaped(warden.pid)
-    os.kill(warden.pid, signal.SIGCONT)
-    await gone(warden.pid)
-    is_reaped(warden.pid)
-    ORPHANS.forget(warden.pid)
+    monkeypatch.setattr("fsm_runner.process.tree.watchdog.LEAVE_S", 0.05)
+    async with Watchdog(owner) as watchdog:
+        assert watchdog.pid is not None
+        os.kill(watchdog.pid, signal.SIGSTOP)
+    assert not is_reaped(watchdog.pid)
+    os.kill(watchdog.pid, signal.SIGCONT)
+    await gone(watchdog.pid)
+    is_reaped(watchdog.pid)
+    SUBREAPER.forget(watchdog.pid)
 
 
 async def test_its_program_imports_little() -> None:
-    command = [sys.executable, "-I", "-S", "-E", "-X", "importtime", warden_program.__file__, "NOBODY=HAS-THIS", "0"]
+    command = [sys.executable, "-I", "-S", "-E", "-X", "importtime", watchdog_program.__file__, "NOBODY=HAS-THIS", "0"]
     done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert (done.returncode, "signal" in imported) == (0, True)

@@ -10,8 +10,8 @@ import pytest
 import trustme
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import CoordinatorError, NoConnection
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection
 from fsm_runner.errors import UsageError
 from tests.support.first_calls import faults_of
 from tests.support.serving import raw_server, serving

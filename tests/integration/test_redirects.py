@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.embedded.signing_keys import KeysAway, SigningKeys
-from fsm_runner.coordinator.faults import Refused, Unreachable
-from fsm_runner.coordinator.token_service import TokenService
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.auth import TokenAuth
+from fsm_runner.coordinator_client.errors import Refused, Unreachable
+from fsm_runner.coordinator_client.token_service import TokenService
+from fsm_runner.coordinator_server.auth.signing_keys import KeysAway, SigningKeys
 from tests.support.first_calls import LOGIN, faults_of
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.line import REGISTRATION
@@ -80,7 +80,7 @@ async def test_a_redirect_to_the_same_host_is_followed_with_body_and_token(statu
 
 async def test_calls_of_executors_are_redirected_as_well() -> None:
     app = Redirecting(308, moved)
-    async with serving(app) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with serving(app) as url, gateway_to(url) as endpoints, executor_at(endpoints.endpoint("ses_own")) as http:
         assert (await http.get("/health")).json()["runner_id"] == "rnr_1"
         created = await http.post("/runs", json={"type": "start_session", "parameters": {}})
         assert created.json()["run_id"] == "run_1"
@@ -110,7 +110,7 @@ async def test_other_redirects_are_named_with_what_to_configure(name: str) -> No
         configured = there.removesuffix("/runner/register")
         said = f"HTTP {status}: redirects to {there}; configure that one ({configured})"
         assert str(raised.value) == f"POST {url}/runner/register: {said}"
-        async with gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+        async with gateway_to(url) as endpoints, executor_at(endpoints.endpoint("ses_own")) as http:
             refused = await http.get("/health")
             assert (refused.status_code, "detail" in refused.json()) == (502, True)
     assert app.paths == ["/runner/register", "/health"]

@@ -16,7 +16,7 @@ import pytest
 from fsm_runner.errors import EXIT_USAGE, UsageError
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.process.environment import KIT_FOLDER
+from fsm_runner.process.child.environment import SDK_FOLDER
 from tests.support.command_executor import command_home
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
@@ -231,7 +231,7 @@ async def test_a_journals_folder_is_closed_whoever_has_opened_it(place: Path) ->
 
 
 def test_the_kit_can_be_read_by_everybody_where_this_is_kept() -> None:
-    assert (KIT_FOLDER / "fsm_executor/__init__.py").stat().st_mode & 0o444 == 0o444
+    assert (SDK_FOLDER / "fsm_executor/__init__.py").stat().st_mode & 0o444 == 0o444
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 from tests.support.home import make_home
 from tests.support.proxy import REPORT
 from tests.support.runner import Bench, bench, running

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.process import limiter
-from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.limits import limiter
+from fsm_runner.process.limits.limits import ResourceLimits
 from tests.support.command_executor import GRACE_S, Step, command_home, short_graces, staged
 from tests.support.home import make_home
 from tests.support.logs import log_lines

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 from tests.support import faults
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT
 from tests.support.runner import Bench, running, waiter

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 from tests.support import faults
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT, Call
 from tests.support.runner import Bench, running, waiter

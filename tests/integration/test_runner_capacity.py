@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.journal.journal import JournalStuck
-from fsm_runner.lifecycle.descriptors import DescriptorWatch
+from fsm_runner.runtime.control.descriptors import DescriptorWatch
 from tests.support import faults
 from tests.support.command_executor import held_by, staged
 from tests.support.home import make_home

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_ABORTED, EXIT_OK
+from fsm_runner.protocol.wire import RunCreated
 from tests.support import faults
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.assembly import assembled_runner
-from fsm_runner.config import RunnerConfig
-from fsm_runner.profiles import load_profile
+from fsm_runner.app.build import assembled_runner
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.config.settings import RunnerConfig
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
 from tests.support.runner import bench, waiter

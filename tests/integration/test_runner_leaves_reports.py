@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.wire import RunCreated
-from fsm_runner.lifecycle import runner as runner_module
-from fsm_runner.lifecycle.registrar import Registrar
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.wire import RunCreated
+from fsm_runner.runtime.actors import runner as runner_module
+from fsm_runner.runtime.control.registration import Registrar
 from tests.support import faults
 from tests.support.home import make_home
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT

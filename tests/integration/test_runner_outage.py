@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsm_runner import assembly
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.app import build
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_ABORTED
-from fsm_runner.lifecycle.script_sync import ScriptSync
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.scripts.sync import ScriptSync
+from fsm_runner.util.retry import RetryPolicy
 from tests.support import faults
 from tests.support.faults import Answer
 from tests.support.home import PROFILE, make_home
@@ -61,7 +61,7 @@ async def beating(folder: Path, **overrides: Any) -> AsyncIterator[tuple[Bench, 
 async def test_a_full_runner_ends_in_time_where_the_coordinator_is_away_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: str
 ) -> None:
-    monkeypatch.setattr(assembly, "STOP_LIMIT_S", STOP_LIMIT_S)
+    monkeypatch.setattr(build, "STOP_LIMIT_S", STOP_LIMIT_S)
     for repetition in range(REPETITIONS):
         folder = tmp_path / str(repetition)
         folder.mkdir()

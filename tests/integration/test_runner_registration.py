@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from fsm_runner.cli.runner import EXIT_CODES
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.config.profiles import LoadedProfile
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_FAILED
-from fsm_runner.profiles import LoadedProfile
 from tests.support import faults
 from tests.support.home import make_home
 from tests.support.logs import log_lines

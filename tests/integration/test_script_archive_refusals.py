@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.executors import script_archive
-from fsm_runner.executors.scripts import (
+from fsm_runner.scripts import archive as archive_module
+from fsm_runner.scripts.store import (
     BadScript,
     install,
 )
@@ -102,8 +102,8 @@ def test_a_header_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_limits_leave_room_for_what_they_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script_archive, "MEMBERS_LIMIT", 5)
-    monkeypatch.setattr(script_archive, "UNPACKED_LIMIT_BYTES", 10_000)
+    monkeypatch.setattr(archive_module, "MEMBERS_LIMIT", 5)
+    monkeypatch.setattr(archive_module, "UNPACKED_LIMIT_BYTES", 10_000)
     used = len(description()) + len("echo one")
     long_names = [file(f"tidy/{n}{'ü' * 100}") for n in range(2)]
     packed = archive(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.executors.scripts import (
+from fsm_runner.scripts.store import (
     SCRIPT_NAME_BYTES,
     BadScript,
     install,

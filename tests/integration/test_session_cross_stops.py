@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 from tests.support import faults
 from tests.support.command_executor import StagedBench, held_by, staged
 from tests.support.proxy import POLL

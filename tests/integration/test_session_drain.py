@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_ABORTED, EXIT_OK
 from tests.support.command_executor import AGENT, PROFILE, SESSION_STATUS, command_home, held_by, staged
 from tests.support.processes import gone

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.lifecycle.run import RunActor
+from fsm_runner.runtime.actors.run import RunActor
 from tests.support import faults
 from tests.support.children import open_descriptors
 from tests.support.command_executor import SESSION_STATUS, Step, held_by, staged

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.executors.lines import LINE_LIMIT_BYTES
+from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES
 from tests.support.command_executor import SESSION_STATUS, Step, held_by, staged
 from tests.support.runner import waiter
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
+from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.gateway.limits import LIMITS
 from tests.support import faults
 from tests.support.command_executor import StagedBench, Step, command_home, held_by, staged

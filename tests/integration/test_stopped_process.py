@@ -9,18 +9,18 @@ import time
 import httpx
 import pytest
 
-from fsm_runner import event_loop
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.util import event_loop
 from tests.support.line import REGISTRATION
 from tests.support.serving import serving_raw
 
 PROGRAM = """
 import asyncio, os, signal, sys, threading
-from fsm_runner import event_loop
-from fsm_runner.coordinator.faults import CoordinatorError
-from fsm_runner.coordinator.transport import Transport
+from fsm_runner.util import event_loop
+from fsm_runner.coordinator_client.errors import CoordinatorError
+from fsm_runner.coordinator_client.transport import Transport
 
 LIMIT_S = 0.8
 

@@ -10,20 +10,21 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.config import read_dotenv
-from fsm_runner.coordinator import delivery, wire
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.agents import load_agents
-from fsm_runner.coordinator.embedded.scripts import load_scripts
+from fsm_runner.cli.parameters import parse_parameters
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import load_profile
+from fsm_runner.config.settings import read_dotenv
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_server.store.agents import load_agents
+from fsm_runner.coordinator_server.store.scripts import load_scripts
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.procedural import result_data
-from fsm_runner.executors.scripts import use_script
-from fsm_runner.home import HOME_VARIABLE
 from fsm_runner.machine.check import check_file
-from fsm_runner.parameters import parse_parameters
-from fsm_runner.process.capture import BoundedCapture
-from fsm_runner.process.child import Exit
-from fsm_runner.profiles import load_profile
+from fsm_runner.process.child.capture import BoundedCapture
+from fsm_runner.process.child.child import Exit
+from fsm_runner.protocol import wire
+from fsm_runner.reporting import messages
+from fsm_runner.scripts.store import use_script
 from tests.support.embedded import coordinator
 from tests.support.executor_program import RecordingGateway, executor, invocation, python_executor
 from tests.support.gateway import RecordingCoordinator, bench, event_of
@@ -123,7 +124,7 @@ async def test_what_a_coordinator_answers_and_what_it_is_told() -> None:
         assert claimed.parameters == {"message": REPLACED}
         assert [event.result_text for event in await api.session_events("ses_1")] == [REPLACED]
     async with serving(recorder) as url, CoordinatorApi(url) as api:
-        report = delivery.failed("run_1", "rnr_1", f"there is no file caf{HALF}")
+        report = messages.failed("run_1", "rnr_1", f"there is no file caf{HALF}")
         await api.deliver(report.path, report.body)
         assert report.ending is not None
         assert report.ending.error == f"there is no file caf{REPLACED}"  # type: ignore[union-attr]

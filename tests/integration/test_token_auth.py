@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.faults import NotAuthenticated, NotRegistered, Unreachable
-from fsm_runner.coordinator.token_service import TokenRequest
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.auth import TokenAuth
+from fsm_runner.coordinator_client.errors import NotAuthenticated, NotRegistered, Unreachable
+from fsm_runner.coordinator_client.token_service import TokenRequest
 from tests.support.serving import serving, serving_raw
 
 LOGIN = TokenRequest(client_id="me", client_secret="s3cret", audience="coordinator")
@@ -109,7 +109,7 @@ async def test_a_token_service_that_does_not_answer_in_time_is_named_and_not_the
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr("fsm_runner.coordinator.transport.CONNECT_LIMIT_S", 0.0)
+    monkeypatch.setattr("fsm_runner.coordinator_client.transport.CONNECT_LIMIT_S", 0.0)
     async with serving_raw(hold) as issuer:
         token_url = f"{issuer}/oauth/token"
         auth = TokenAuth(token_url, LOGIN)

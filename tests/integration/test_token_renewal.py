@@ -5,15 +5,15 @@ import asyncio
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, Unreachable
-from fsm_runner.coordinator.policy import (
+from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Unreachable
+from fsm_runner.coordinator_client.policy import (
     POLICIES,
     TOKEN_ANSWER_LIMIT_BYTES,
     TOKEN_LIFETIME_CAP_S,
     TOKEN_MARGIN_S,
     TOKEN_REPLACED_EACH_S,
 )
-from fsm_runner.redaction import MASK, Redactor
+from fsm_runner.diagnostics.redaction import MASK, Redactor
 from tests.support.logs import log_lines
 from tests.support.token_bench import LIFETIME_S, LOGIN, SECRET, bench
 

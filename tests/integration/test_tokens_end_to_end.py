@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.embedded import tokens
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.policy import TOKEN_MARGIN_S
-from fsm_runner.coordinator.token_service import TokenRequest
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.auth import TokenAuth
+from fsm_runner.coordinator_client.policy import TOKEN_MARGIN_S
+from fsm_runner.coordinator_client.token_service import TokenRequest
+from fsm_runner.coordinator_server.auth import tokens
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from fsm_runner.web.listener import listen
+from fsm_runner.http_server.listener import listen
 from tests.support.command_executor import AGENT, command_home
 from tests.support.command_executor import PROFILE as STAGED_PROFILE
 from tests.support.embedded import Clock, Desk, coordinator

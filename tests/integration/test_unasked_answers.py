@@ -12,11 +12,12 @@ import msgspec
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator import transport, wire
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.faults import NotRegistered, Unreachable
-from fsm_runner.coordinator.token_service import TokenRequest, TokenService
+from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.auth import TokenAuth
+from fsm_runner.coordinator_client.errors import NotRegistered, Unreachable
+from fsm_runner.coordinator_client.token_service import TokenRequest, TokenService
+from fsm_runner.protocol import wire
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.serving import serving
 
@@ -124,7 +125,11 @@ async def test_a_bomb_is_unpacked_no_further_than_the_limit(
 async def test_an_executor_gets_a_compressed_answer_only_where_it_takes_one() -> None:
     body = b'{"status": "healthy"}'
     answers = Answers(200, gzip.compress(body), (b"content-encoding", b"gzip"), (b"content-length", b"41"))
-    async with serving(answers) as url, gateway_to(url) as doors, executor_at(doors.door("ses_own")) as http:
+    async with (
+        serving(answers) as url,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
+    ):
         for offered, is_packed in {"identity": False, "gzip;q=0, *": False, "*": True, "br, gzip;q=0.5": True}.items():
             async with http.stream("GET", "/health", headers={"accept-encoding": offered}) as answer:
                 raw = b"".join([chunk async for chunk in answer.aiter_raw()])
@@ -147,8 +152,8 @@ async def test_a_stream_of_events_is_unpacked_as_it_comes() -> None:
 
     async with (
         serving(coordinator) as url,
-        gateway_to(url) as doors,
-        executor_at(doors.door("ses_own")) as http,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
         http.stream("GET", "/sse/sessions?session_id=ses_own", headers={"accept-encoding": "identity"}) as answer,
     ):
         chunks = answer.aiter_raw()
@@ -161,8 +166,8 @@ async def test_the_gateway_does_not_unpack_what_it_looks_up() -> None:
     answers = Answers(200, bomb(), (b"content-encoding", b"gzip, gzip"))
     async with (
         serving(answers) as url,
-        gateway_to(url) as doors,
-        executor_at(doors.door("ses_own")) as http,
+        gateway_to(url) as endpoints,
+        executor_at(endpoints.endpoint("ses_own")) as http,
         little_memory(),
     ):
         assert (await http.get("/sessions/ses_other")).status_code == 502

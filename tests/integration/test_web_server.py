@@ -11,11 +11,11 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from fsm_executor.gateway import KEPT_IDLE_S
-from fsm_runner.web import acceptor
-from fsm_runner.web.acceptor import ACCEPTED_AT_ONCE, WHEN_ONE_ENDS, Acceptor
-from fsm_runner.web.connection import Bounds, Connections
-from fsm_runner.web.listener import listen
-from fsm_runner.web.server import WebServer
+from fsm_runner.http_server import acceptor
+from fsm_runner.http_server.acceptor import ACCEPTED_AT_ONCE, WHEN_ONE_ENDS, Acceptor
+from fsm_runner.http_server.connection import Bounds, Connections
+from fsm_runner.http_server.listener import listen
+from fsm_runner.http_server.server import WebServer
 from tests.support.children import open_descriptors
 from tests.support.logs import log_lines
 from tests.support.open_files import descriptors_left

@@ -84,7 +84,7 @@ def test_an_installed_program_runs_an_agent_from_any_directory(program: Path, el
 
 
 def test_the_installed_program_is_the_one_of_the_wheel(program: Path, elsewhere: Path) -> None:
-    look = "import fsm_runner, fsm_runner.home as home; print(fsm_runner.__file__, home.bundled())"
+    look = "import fsm_runner, fsm_runner.config.paths as home; print(fsm_runner.__file__, home.bundled())"
     for path in called(elsewhere, str(program.parent / "python"), "-c", look).stdout.split():
         assert Path(path).is_relative_to(program.parents[1])
 

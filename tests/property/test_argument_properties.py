@@ -3,8 +3,8 @@ import shlex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.executors.arguments import BadCommand, BadParameter, command_arguments, split_command
+from fsm_runner.protocol.wire import JsonObject
 
 any_text = st.text(st.characters())  # with NUL and halves of surrogate pairs
 plain_keys = st.from_regex(r"[a-z][a-z0-9_-]*", fullmatch=True)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.process.capture import BoundedCapture
+from fsm_runner.process.child.capture import BoundedCapture
 
 limits = st.integers(0, 40)
 chunk_lists = st.lists(st.binary(max_size=60), max_size=20)

@@ -16,21 +16,21 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from fsm_runner.app.build_executor import _procedural_config
+from fsm_runner.cli.parameters import parse_parameters
 from fsm_runner.cli.submission import create_run, say_outcome
-from fsm_runner.config import SETTINGS, RunnerConfig, load_config, read_dotenv
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.api import CoordinatorApi, Polled, UnreadableRun
-from fsm_runner.coordinator.connections import Connections
-from fsm_runner.coordinator.faults import CoordinatorError, RegistrationConflictError, Unreachable
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import LoadedProfile, load_profile
+from fsm_runner.config.settings import SETTINGS, RunnerConfig, load_config, read_dotenv
+from fsm_runner.coordinator_client.api import CoordinatorApi, Polled, UnreadableRun
+from fsm_runner.coordinator_client.errors import CoordinatorError, RegistrationConflictError, Unreachable
+from fsm_runner.coordinator_client.pool import Connections
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
-from fsm_runner.executor_assembly import _procedural_config
-from fsm_runner.executors import scripts
 from fsm_runner.executors.procedural import result_data
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.parameters import parse_parameters
-from fsm_runner.process.capture import BoundedCapture
-from fsm_runner.process.child import Exit
-from fsm_runner.profiles import LoadedProfile, load_profile
+from fsm_runner.process.child.capture import BoundedCapture
+from fsm_runner.process.child.child import Exit
+from fsm_runner.protocol import wire
+from fsm_runner.scripts import store
 from tests.support.script_archives import script_command
 
 Json = Any
@@ -386,7 +386,7 @@ def test_a_script_is_found_or_refused(content: bytes) -> None:
         (folder / "script.json").write_bytes(content)
         try:
             command = script_command(Path(project), "tool")
-        except scripts.BadScript as refusal:
+        except store.BadScript as refusal:
             str(refusal).encode()
             event("refused")
             return

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator.embedded.bodies import NESTING_LIMIT, decode_object
-from fsm_runner.coordinator.embedded.matching import Capabilities, Demands, meets
-from fsm_runner.coordinator.embedded.placeholders import fill
-from fsm_runner.coordinator.embedded.refusal import Refusal
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.errors import Refusal
+from fsm_runner.coordinator_server.http.schemas import NESTING_LIMIT, decode_object
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.store.matching import Capabilities, Demands, meets
+from fsm_runner.coordinator_server.store.placeholders import fill
+from fsm_runner.coordinator_server.timings import Timings
 from tests.support.watch import PATIENCE_S
 
 names = st.sampled_from(["a", "b"])

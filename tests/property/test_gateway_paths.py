@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.executors.port import Door
+from fsm_runner.executors.interface import SessionEndpoint
 from tests.support.gateway import Arrived, RecordingCoordinator, at_target, executor_at, gateway_to, path_of
 from tests.support.serving import serving
 
@@ -127,9 +127,11 @@ def is_harmless(arrived: Arrived) -> bool:
 class House:
     """A gateway, its coordinator, and an executor of `OWN`, all on one loop that goes on while something is sent."""
 
-    def __init__(self, run: asyncio.Runner, coordinator: Family, door: Door, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, run: asyncio.Runner, coordinator: Family, endpoint: SessionEndpoint, http: httpx.AsyncClient
+    ) -> None:
         self.coordinator = coordinator
-        self.token = path_of(door)[1:].decode()
+        self.token = path_of(endpoint)[1:].decode()
         self._run = run
         self._http = http
 
@@ -155,9 +157,9 @@ def house() -> Iterator[House]:
     stack = AsyncExitStack()
 
     async def build() -> House:
-        doors = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(coordinator))))
-        door = doors.door(OWN)
-        return House(runner, coordinator, door, await stack.enter_async_context(executor_at(door)))
+        endpoints = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(coordinator))))
+        endpoint = endpoints.endpoint(OWN)
+        return House(runner, coordinator, endpoint, await stack.enter_async_context(executor_at(endpoint)))
 
     with asyncio.Runner() as runner:
         yield runner.run(build())

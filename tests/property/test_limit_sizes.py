@@ -6,7 +6,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.process.limits import MOST_BYTES, ResourceLimits, limit_text, parse_limits, parse_size, size_text
+from fsm_runner.process.limits.limits import MOST_BYTES, ResourceLimits, limit_text, parse_limits, parse_size, size_text
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 sizes = st.integers(min_value=1, max_value=MOST_BYTES)

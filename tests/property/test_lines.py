@@ -6,7 +6,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from fsm_runner.executors.lines import LINE_END_BYTES, Line, LineSplitter
+from fsm_runner.executors.line_splitter import LINE_END_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import is_turn_complete
 
 streams = st.lists(

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.machine.check import check, check_file
+from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.defects import SpecError
-from fsm_runner.machine.form import decode
-from fsm_runner.machine.source import read
-from fsm_runner.machine.spec import Spec, Vocabulary
+from fsm_runner.machine.spec import ActorInterface, Spec
+from fsm_runner.machine.spec_file import read
 
-VOCABULARY = Vocabulary(
+VOCABULARY = ActorInterface(
     activities=frozenset({"dig", "fill"}),
     guards=frozenset({"is_deep", "is_wet"}),
     settings=frozenset({"patience_s"}),
@@ -33,7 +33,7 @@ Raw = dict[str, Any]
 # The judge.
 
 
-def is_sound(raw: Raw, vocabulary: Vocabulary | None) -> bool:
+def is_sound(raw: Raw, vocabulary: ActorInterface | None) -> bool:
     states, ways = raw["states"], raw["transitions"]
     arrows = [(s, w["event"], w["to"], w.get("guard")) for w in ways for s in sources(w)]
     names_hold = raw["initial"] in states and all(s in states and t in states for s, _, t, _ in arrows)
@@ -65,7 +65,7 @@ def leads(arrows: list[tuple[str, str, str, str | None]], start: str, goal: str,
     return any(leads(arrows, state, goal, (*seen, start)) for state in onward)
 
 
-def is_spoken(raw: Raw, vocabulary: Vocabulary) -> bool:
+def is_spoken(raw: Raw, vocabulary: ActorInterface) -> bool:
     states = raw["states"].values()
     return (
         {s["invoke"] for s in states if "invoke" in s} <= vocabulary.activities

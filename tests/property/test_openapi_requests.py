@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.gateway.limits import LIMITS
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.gateway import DoorFactory, gateway_to, raw_exchange
@@ -29,7 +29,7 @@ STRANGE_PATH_STATUSES = frozenset({307, 404, 405})
 """An encoded `/`, or nothing at all, in place of a name makes another path; one with a `/` too many is redirected."""
 
 
-class Answered:
+class DeliveryFuture:
     def __init__(self, sent: Sent, response: httpx.Response, body: bytes) -> None:
         self.sent = sent
         self.status = response.status_code
@@ -64,7 +64,7 @@ class Place:
         """It serves a plain request."""
         raise NotImplementedError
 
-    async def send_all(self, sent: list[Sent]) -> list[Answered]:
+    async def send_all(self, sent: list[Sent]) -> list[DeliveryFuture]:
         known = await self.known()
         answers = [await self._send(each, known) for each in sent]
         await self.is_well()
@@ -79,7 +79,7 @@ class Place:
                 assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), (each[:100], answer)
         await self.is_well()
 
-    async def _send(self, sent: Sent, known: dict[str, str]) -> Answered:
+    async def _send(self, sent: Sent, known: dict[str, str]) -> DeliveryFuture:
         target, content = sent.target, sent.content
         for name, value in known.items():
             target = target.replace(f"{{{name}}}", value)
@@ -97,7 +97,7 @@ class Place:
                 body += chunk
                 if response.headers.get("content-type", "").startswith("text/event-stream"):
                     break  # it has no end
-        return Answered(sent, response, bytes(body))
+        return DeliveryFuture(sent, response, bytes(body))
 
 
 class CoordinatorPlace(Place):
@@ -126,14 +126,14 @@ class CoordinatorPlace(Place):
 class GatewayPlace(Place):
     """An executor's door, which is opened anew for each session."""
 
-    def __init__(self, desk: Desk, doors: DoorFactory) -> None:
+    def __init__(self, desk: Desk, endpoints: DoorFactory) -> None:
         super().__init__(desk, "")
-        self._doors = doors
+        self._doors = endpoints
 
     async def known(self) -> dict[str, str]:
         own = await self.desk.prompt()
         child = await self.desk.prompt(parent_session_id=own["session_id"])
-        self.url = self._doors.door(own["session_id"]).url
+        self.url = self._doors.endpoint(own["session_id"]).url
         return {
             "session_id": own["session_id"],
             "run_id": child["run_id"],
@@ -150,11 +150,11 @@ class GatewayPlace(Place):
 class House:
     """Both places, on one loop that goes on while something is sent."""
 
-    def __init__(self, run: asyncio.Runner, direct: Place, door: Place) -> None:
+    def __init__(self, run: asyncio.Runner, direct: Place, endpoint: Place) -> None:
         self._run = run
-        self._places = {COORDINATOR: direct, GATEWAY: door}
+        self._places = {COORDINATOR: direct, GATEWAY: endpoint}
 
-    def send(self, file: str, sent: list[Sent]) -> list[Answered]:
+    def send(self, file: str, sent: list[Sent]) -> list[DeliveryFuture]:
         return self._run.run(self._places[file].send_all(sent))
 
     def send_raw(self, file: str, sent: list[bytes]) -> None:
@@ -170,11 +170,11 @@ def house(tmp_path: Path) -> Iterator[House]:
     async def build() -> House:
         desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=tmp_path))
         await desk.register()
-        doors = await stack.enter_async_context(gateway_to(desk.server.url, LIMITS))
-        direct, door = CoordinatorPlace(desk, desk.server.url), GatewayPlace(desk, doors)
-        for place in (direct, door):
+        endpoints = await stack.enter_async_context(gateway_to(desk.server.url, LIMITS))
+        direct, endpoint = CoordinatorPlace(desk, desk.server.url), GatewayPlace(desk, endpoints)
+        for place in (direct, endpoint):
             await stack.enter_async_context(place.http)
-        return House(runner, direct, door)
+        return House(runner, direct, endpoint)
 
     with asyncio.Runner() as runner:
         yield runner.run(build())
@@ -185,7 +185,7 @@ def many(file: str) -> st.SearchStrategy[list[Sent]]:
     return st.lists(st.one_of(*map(requests, operations(file))), min_size=REQUESTS // 2, max_size=REQUESTS)
 
 
-def refuse_defects(answers: list[Answered]) -> None:
+def refuse_defects(answers: list[DeliveryFuture]) -> None:
     found = [f"{each!r}: {defect}" for each in answers for defect in each.defects()]
     assert not found, "\n".join(found)
 
@@ -233,8 +233,8 @@ def test_what_is_no_request_is_refused_or_hung_up_on(house: House, file: str) ->
 
 async def test_a_gateway_whose_coordinator_is_away_answers_as_documented() -> None:
     limits = msgspec.structs.replace(LIMITS, hold_s=0.01)
-    async with coordinator() as desk, gateway_to("http://127.0.0.1:1", limits) as doors:
-        place = GatewayPlace(desk, doors)
+    async with coordinator() as desk, gateway_to("http://127.0.0.1:1", limits) as endpoints:
+        place = GatewayPlace(desk, endpoints)
         known = await place.known()
         async with place.http:
             for operation in operations(GATEWAY):

@@ -5,7 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator.embedded.check_program import SHOWN_ERRORS, BrokenSchemaError, errors_of, validator_of
+from fsm_runner.coordinator_server.validation.check_program import (
+    SHOWN_ERRORS,
+    BrokenSchemaError,
+    errors_of,
+    validator_of,
+)
 
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null", "no-type", 1)
 REFERENCES = ("#", "#/$defs/a", "#/properties/a", "#/nowhere", "http://127.0.0.1:9/x", "file:///etc/passwd", "a b", 1)

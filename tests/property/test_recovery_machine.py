@@ -8,7 +8,7 @@ import pytest
 from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.lifecycle.run import INTERRUPTIONS_LIMIT
+from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT
 from tests.support.model_coordinator import Fault, HeldRun
 from tests.support.mortal_runner import Kill, Plan, Seen, World, lives
 from tests.support.virtual_time import run_virtually

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fsm_runner.diagnostics.redaction import MASK, SHORTEST_PART_CHARS, SHORTEST_SECRET_CHARS, Redactor
 from fsm_runner.errors import shortened
-from fsm_runner.process.capture import BoundedCapture
-from fsm_runner.redaction import MASK, SHORTEST_PART_CHARS, SHORTEST_SECRET_CHARS, Redactor
+from fsm_runner.process.child.capture import BoundedCapture
 
 secrets = st.text(
     st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=SHORTEST_SECRET_CHARS, max_size=60

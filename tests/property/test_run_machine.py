@@ -9,17 +9,17 @@ import msgspec
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator.outbox import NothingKept, Outbox
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.executors.port import Assignment, ExecutionFailed, RunRefused, SessionChannel
-from fsm_runner.lifecycle.blueprint import no_runner_values
-from fsm_runner.lifecycle.channel import ChannelContext
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import Observer, RunActor, RunContext
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
+from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 

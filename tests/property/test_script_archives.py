@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.executors.scripts import BadScript, install
+from fsm_runner.scripts.store import BadScript, install
 from tests.support.script_archives import script_command
 
 DESCRIPTION = b'{"name": "tidy", "script_file": "run.sh"}'

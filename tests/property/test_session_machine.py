@@ -10,20 +10,20 @@ import msgspec
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import Refused, Unreachable
-from fsm_runner.coordinator.outbox import NothingKept, Outbox
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
-from fsm_runner.lifecycle.blueprint import no_runner_values
-from fsm_runner.lifecycle.channel import ChannelContext
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import Observer, RunContext
-from fsm_runner.lifecycle.runs import Runs
-from fsm_runner.lifecycle.session import SessionContext
-from fsm_runner.lifecycle.sessions import PersistentExecutor, Sessions
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import Refused, Unreachable
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.run import Observer, RunContext
+from fsm_runner.runtime.actors.run_registry import RunRegistry
+from fsm_runner.runtime.actors.session import SessionContext
+from fsm_runner.runtime.actors.session_registry import PersistentExecutor, SessionRegistry
+from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
@@ -201,7 +201,7 @@ async def live(world: World, stage: Stage) -> None:
         run_timeout_s=world.run_timeout_s,
         session_idle_timeout_s=world.idle_timeout_s,
     )
-    sessions = Sessions(context)
+    sessions = SessionRegistry(context)
     run_context = RunContext(
         machine=RUN_MACHINE,
         # Of the launcher a session reads the config alone: its processes are staged.
@@ -215,7 +215,7 @@ async def live(world: World, stage: Stage) -> None:
         retry_interrupted=False,
         observer=stage,
     )
-    runs = Runs(run_context, sessions)
+    runs = RunRegistry(run_context, sessions)
     loop = asyncio.get_running_loop()
     for number, ask in enumerate(world.asks):
         run = wire.Run(run_id=ask_id(number), session_id=SESSION, type=ask.type, parameters={"run": ask_id(number)})
@@ -241,7 +241,7 @@ def test_each_run_of_a_session_ends_once_and_nothing_of_the_executor_is_left(wor
     random.seed(seed)
     stage = Stage(world)
     kind = type("StagedProcess", (FakeProcess,), {"stage": stage})
-    with patch("fsm_runner.lifecycle.session.PersistentProcess", kind):
+    with patch("fsm_runner.runtime.actors.session.PersistentProcess", kind):
         run_virtually(lambda: live(world, stage))
     for number in range(len(world.asks)):
         states = stage.states[ask_id(number)]

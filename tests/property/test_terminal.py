@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.terminal import printable, printable_json
+from fsm_runner.util.terminal import printable, printable_json
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("\x1b\x07\x9b\x85\r\u202e\u2066\x7f\x00\t\n")))

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator.embedded.demand import TokenDemand
-from fsm_runner.coordinator.embedded.refusal import Refusal
-from fsm_runner.coordinator.embedded.signing_keys import SigningKeys
-from fsm_runner.coordinator.embedded.tokens import TokenVerifier
+from fsm_runner.coordinator_server.auth.signing_keys import SigningKeys
+from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
+from fsm_runner.coordinator_server.auth.tokens import TokenVerifier
+from fsm_runner.coordinator_server.errors import Refusal
 from tests.support.issuer import AUDIENCE, KEY_ID, private_key
 
 DEMAND = TokenDemand(domain="tenant.example", audience=AUDIENCE)

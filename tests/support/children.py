@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.process import child as child_module
-from fsm_runner.process.child import Child, Exit
-from fsm_runner.process.orphans import ORPHANS, adopt_orphans
-from fsm_runner.process.tree import TREE_VARIABLE, Tree
+from fsm_runner.process.child import child as child_module
+from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.tree.subreaper import SUBREAPER, adopt_orphans
+from fsm_runner.process.tree.tree import TREE_VARIABLE, Tree
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
@@ -28,15 +28,15 @@ def start_shell(script: str, *arguments: str) -> Child:
 def adopted_orphans(*, exclusive: bool) -> Iterator[None]:
     """Orphans are adopted by the process that runs the tests, and at the end no child has left anything."""
     assert adopt_orphans(exclusive=exclusive)
-    children = set(ORPHANS.unknown_children())
+    children = set(SUBREAPER.unknown_children())
     try:
         yield
         assert with_environment(OWN_MARKS) == []
         adopt_orphans(exclusive=True)
-        ORPHANS.reap_all()  # where they are not exclusive some zombies could be anybody's
-        assert set(ORPHANS.unknown_children()) <= children
+        SUBREAPER.reap_all()  # where they are not exclusive some zombies could be anybody's
+        assert set(SUBREAPER.unknown_children()) <= children
     finally:
-        ORPHANS.release()
+        SUBREAPER.release()
 
 
 async def exit_of(child: Child) -> Exit:

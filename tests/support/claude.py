@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from loguru import logger
 
-from fsm_runner.coordinator.wire import JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.config.profiles import LoadedProfile, Profile
 from fsm_runner.executors.manifest import manifest_beside
-from fsm_runner.executors.notes import Usage
 from fsm_runner.journal.opening import JOURNAL_FILE
 from fsm_runner.journal.reader import Reader, RunLife, Step
-from fsm_runner.profiles import LoadedProfile, Profile
+from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.reporting.executor_status import Usage
 from tests.support.messages_api import MessagesApi, messages_api
 from tests.support.program import REPOSITORY
 from tests.support.runner import Bench, RunningRunner, bench

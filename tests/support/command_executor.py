@@ -10,10 +10,10 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.wire import Agent, JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.config.profiles import LoadedProfile, Profile
 from fsm_runner.executors import persistent
-from fsm_runner.process.child import KILL_GRACE_S, TERM_GRACE_S, Child
-from fsm_runner.profiles import LoadedProfile, Profile
+from fsm_runner.process.child.child import KILL_GRACE_S, TERM_GRACE_S, Child
+from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunCreated, RunRequest
 from tests.support import staged_executor
 from tests.support.runner import Bench, RunningRunner, Waiter, bench
 from tests.support.watch import PATIENCE_S

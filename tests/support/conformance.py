@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsm_runner.conformance.case import Lifecycle, Outcome
-from fsm_runner.conformance.stage import built_stage
+from fsm_runner.conformance.environment import built_stage
 from fsm_runner.conformance.suite import outcomes
 from fsm_runner.conformance.target import find_target
-from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.protocol.wire import JsonObject
 
 EXECUTORS = Path(__file__).parent / "executors"
 PLAIN_PYTHON = EXECUTORS / "plain-python"
@@ -20,8 +20,8 @@ PARAMETERS: JsonObject = {"prompt": "hello"}
 
 async def tried(path: Path, lifecycle: Lifecycle, timeout_s: float = AMPLE_S) -> list[Outcome]:
     target = find_target(str(path), None)
-    async with built_stage(target, PARAMETERS, timeout_s) as stage:
-        return [outcome async for outcome in outcomes(stage, lifecycle)]
+    async with built_stage(target, PARAMETERS, timeout_s) as environment:
+        return [outcome async for outcome in outcomes(environment, lifecycle)]
 
 
 def failed(seen: Sequence[Outcome]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner.coordinator.wire import Agent
-from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
+from fsm_runner.protocol.wire import Agent
 from tests.support.command_executor import COMMAND, write_executor
 from tests.support.scripts import write_script
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fsm_runner.coordinator.outgoing import USER_AGENT
+from fsm_runner.coordinator_client.http_clients import USER_AGENT
 from tests.support.openapi import DEPLOYED, operation_of
 
 RawHeaders = Iterable[tuple[bytes, bytes]]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fsm_runner.journal.batch import Batch
     from fsm_runner.journal.journal import Journal
     from fsm_runner.journal.writer import Writer
-    from fsm_runner.lifecycle.actor import Actor
+    from fsm_runner.runtime.actors.actor import Actor
 
 NEVER = "never"
 ANY = "*"
@@ -105,10 +105,10 @@ def main(arguments: list[str]) -> None:
 def _be_quick() -> None:
     from functools import partial
 
-    from fsm_runner.assembly import assembled_runner
+    from fsm_runner.app.build import assembled_runner
     from fsm_runner.cli import runner
-    from fsm_runner.coordinator.policy import Policies
-    from fsm_runner.retry import RetryPolicy
+    from fsm_runner.coordinator_client.policy import Policies
+    from fsm_runner.util.retry import RetryPolicy
 
     quick = RetryPolicy(base_s=0.01, cap_s=0.05)
     in_time = RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=10)
@@ -140,7 +140,7 @@ def _write_only_when_asked() -> None:
 
 
 def _die_at_step(point: StepPoint) -> None:
-    from fsm_runner.lifecycle.actor import Actor
+    from fsm_runner.runtime.actors.actor import Actor
 
     record = Actor._record
 
@@ -185,7 +185,7 @@ def _count_writes(point: WritePoint | None) -> list[int]:
 def _hold_accept() -> None:
     import asyncio
 
-    from fsm_runner.lifecycle.run import RunActor
+    from fsm_runner.runtime.actors.run import RunActor
 
     async def accept(actor: RunActor) -> None:
         await actor._context.record.written()
@@ -197,7 +197,7 @@ def _hold_accept() -> None:
 def _hold_start() -> None:
     import asyncio
 
-    from fsm_runner.lifecycle.session import SessionActor
+    from fsm_runner.runtime.actors.session import SessionActor
 
     async def start(_: SessionActor) -> None:
         await asyncio.Event().wait()
@@ -206,8 +206,8 @@ def _hold_start() -> None:
 
 
 def _have_few_descriptors() -> None:
-    from fsm_runner.lifecycle import descriptors
-    from fsm_runner.lifecycle.descriptors import DescriptorWatch
+    from fsm_runner.runtime.control import descriptors
+    from fsm_runner.runtime.control.descriptors import DescriptorWatch
 
     _replace(descriptors, "FREED_AFTER_S", 0.0)
     _replace(DescriptorWatch, "has_room", property(lambda watch: len(watch._load) == 0))

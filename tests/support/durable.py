@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.process.owner import OWNER_VARIABLE, owner_of
+from fsm_runner.process.tree.process_tags import OWNER_VARIABLE, owner_of
 
 PROC = Path("/proc")
 

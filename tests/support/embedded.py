@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 
-from fsm_runner.coordinator.embedded.coordinator import Coordinator
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
+from fsm_runner.coordinator_server.coordinator import Coordinator
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
 from tests.support.watch import PATIENCE_S
 
 HELD_FOR_LONG = Timings(poll_timeout_s=10 * PATIENCE_S)

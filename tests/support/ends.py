@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import httpx
 
-from fsm_runner.coordinator.wire import RunCreated
+from fsm_runner.protocol.wire import RunCreated
 
 
 async def ends_told(url: str, run: RunCreated) -> list[str]:

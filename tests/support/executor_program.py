@@ -20,7 +20,7 @@ from tests.support.program import REPOSITORY
 from tests.support.serving import serving
 from tests.support.watch import PATIENCE_S, Watch
 
-KIT = REPOSITORY / "fsm_runner" / "kit"
+SDK = REPOSITORY / "fsm_runner" / "sdk"
 ECHO = REPOSITORY / "executors" / "echo" / "ao-echo-exec"
 
 SESSION_ID = "ses_1"
@@ -148,7 +148,7 @@ class ExecutorProcess:
 
 def executor_env(gateway_url: str | None, **variables: str) -> dict[str, str]:
     url = {} if gateway_url is None else {"AGENT_ORCHESTRATOR_API_URL": gateway_url}
-    own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(KIT)}
+    own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(SDK)}
     return {**own, "AGENT_SESSION_ID": SESSION_ID, **url, **variables}
 
 

@@ -11,15 +11,15 @@ import httpx
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.outbox import NothingKept, Outbox
-from fsm_runner.coordinator.policy import UNDELIVERED_LIMIT_BYTES
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.executors.port import Door
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.policy import UNDELIVERED_LIMIT_BYTES
+from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.gateway import Gateway
 from fsm_runner.gateway.limits import LIMITS, GatewayLimits
-from fsm_runner.lifecycle.channel import ChannelContext, OutboxChannel
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext, OutboxChannel
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.proxy import FaultProxy
 from tests.support.runner import FAST
@@ -36,7 +36,7 @@ class DoorFactory:
         self.gateway = gateway
         self._context = context
 
-    def door(self, session_id: str, *, has_turn: Callable[[], bool] = lambda: True) -> Door:
+    def endpoint(self, session_id: str, *, has_turn: Callable[[], bool] = lambda: True) -> SessionEndpoint:
         return self.gateway.open(session_id, OutboxChannel(session_id, self._context, has_turn))
 
 
@@ -62,9 +62,9 @@ async def gateway_to(
         yield DoorFactory(await stack.enter_async_context(Gateway(api, limits)), context)
 
 
-def executor_at(door: Door) -> httpx.AsyncClient:
+def executor_at(endpoint: SessionEndpoint) -> httpx.AsyncClient:
     """An executor that joins paths to the URL that it was given."""
-    return httpx.AsyncClient(base_url=door.url, timeout=PATIENCE_S, trust_env=False)
+    return httpx.AsyncClient(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False)
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class Bench:
 
     desk: Desk
     proxy: FaultProxy
-    doors: DoorFactory
+    endpoints: DoorFactory
     own: str
     other: str
-    door: Door
+    endpoint: SessionEndpoint
     http: httpx.AsyncClient
     """The executor."""
 
@@ -109,12 +109,12 @@ async def bench(
         await desk.register(**autonomous(executor_profile="autonomous"))
         proxy = await stack.enter_async_context(FaultProxy(desk.server.url))
         url = proxy.url if through_proxy else desk.server.url
-        doors = await stack.enter_async_context(gateway_to(url, limits, undelivered_limit_bytes))
+        endpoints = await stack.enter_async_context(gateway_to(url, limits, undelivered_limit_bytes))
         own = (await desk.submit("own"))["session_id"]
         other = (await desk.submit("other"))["session_id"]
-        door = doors.door(own, has_turn=has_turn)
-        http = await stack.enter_async_context(executor_at(door))
-        yield Bench(desk, proxy, doors, own, other, door, http)
+        endpoint = endpoints.endpoint(own, has_turn=has_turn)
+        http = await stack.enter_async_context(executor_at(endpoint))
+        yield Bench(desk, proxy, endpoints, own, other, endpoint, http)
 
 
 def event_of(session_id: str, number: int = 0, **fields: Any) -> dict[str, Any]:
@@ -183,6 +183,6 @@ async def at_target(http: httpx.AsyncClient, method: str, target: bytes, **reque
     return await http.request(method, "/", extensions={"target": target}, **request)
 
 
-def path_of(door: Door) -> bytes:
+def path_of(endpoint: SessionEndpoint) -> bytes:
     """The beginning of every path that leads through the door."""
-    return urlsplit(door.url).path.encode()
+    return urlsplit(endpoint.url).path.encode()

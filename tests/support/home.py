@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner.coordinator.wire import Agent
-from fsm_runner.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
+from fsm_runner.protocol.wire import Agent
 
 PROFILE = "bench"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from fsm_runner.coordinator.wire import RunCreated, RunRequest
+from fsm_runner.protocol.wire import RunCreated, RunRequest
 from tests.support.program import REPOSITORY
 from tests.support.runner import Bench
 

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fsm_runner.coordinator.embedded.demand import TokenDemand
+from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
 from tests.support.serving import serving
 from tests.support.watch import Watch
 

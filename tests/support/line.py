@@ -8,24 +8,24 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.api import Polled, UnreadableRun
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import CoordinatorError, Refused, Unreachable
-from fsm_runner.coordinator.outbox import NothingKept, Outbox
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.executors.port import Assignment, SessionChannel
-from fsm_runner.lifecycle.blueprint import no_runner_values
-from fsm_runner.lifecycle.channel import ChannelContext
-from fsm_runner.lifecycle.link import CoordinatorLink, LinkTimes
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.outage import OutageWatch
-from fsm_runner.lifecycle.run import Observer, RunContext
-from fsm_runner.lifecycle.runs import Runs
-from fsm_runner.lifecycle.script_sync import ScriptSync
-from fsm_runner.lifecycle.session import SessionContext
-from fsm_runner.lifecycle.sessions import Sessions
+from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import CoordinatorError, Refused, Unreachable
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.executors.interface import Assignment, SessionChannel
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.run import Observer, RunContext
+from fsm_runner.runtime.actors.run_registry import RunRegistry
+from fsm_runner.runtime.actors.session import SessionContext
+from fsm_runner.runtime.actors.session_registry import SessionRegistry
+from fsm_runner.runtime.blueprint import no_runner_values
+from fsm_runner.runtime.control.outage import OutageWatch
+from fsm_runner.runtime.control.poller import LinkTimes, Poller
+from fsm_runner.scripts.sync import ScriptSync
 from tests.support.record import InstantRecord
 
 MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("session")
@@ -210,10 +210,10 @@ class Line:
             retry_interrupted=False,
             observer=Observer(),
         )
-        self.sessions = Sessions(session_context)
-        self.runs = Runs(context, self.sessions, max_runs)
+        self.sessions = SessionRegistry(session_context)
+        self.runs = RunRegistry(context, self.sessions, max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
-        self.link = CoordinatorLink(self.client, self.runs, self.scripts, self._post, times, has_history=has_history)
+        self.link = Poller(self.client, self.runs, self.scripts, self._post, times, has_history=has_history)
         self.outage = OutageWatch(
             outage_limit_s, lambda reason: self._post("outage_too_long", reason), self.link.is_answered
         )

@@ -15,11 +15,11 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.wire import RunState
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.mcp_server.server import McpServer
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.protocol.wire import RunState
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.embedded import Desk, coordinator
 from tests.support.watch import PATIENCE_S, Watch
 

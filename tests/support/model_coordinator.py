@@ -7,10 +7,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.api import Polled, UnreadableRun
-from fsm_runner.coordinator.faults import NoConnection, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.protocol import wire
 from tests.support.mortal_journal import Life
 
 Value = TypeVar("Value")

@@ -41,7 +41,7 @@ def nothing(*_: object) -> None:
 
 
 class MortalJournal:
-    """`Record` and `Keeper` of one process. `past`: what the ones before it have left on the disk."""
+    """`Record` and `MessageStore` of one process. `past`: what the ones before it have left on the disk."""
 
     def __init__(self, past: Sequence[Note], life: Life, commit_s: float = 0.0) -> None:
         self.notes = list(past)

@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 import msgspec
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.outbox import Outbox
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.executors.port import Assignment, ExecutionFailed, SessionChannel
-from fsm_runner.lifecycle.blueprint import no_runner_values
-from fsm_runner.lifecycle.channel import ChannelContext
-from fsm_runner.lifecycle.link import LinkTimes
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.recovery import Recovery
-from fsm_runner.lifecycle.run import Observer, RunContext
-from fsm_runner.lifecycle.runner import RunnerActor
-from fsm_runner.lifecycle.runs import Runs
-from fsm_runner.lifecycle.script_sync import ScriptSync
-from fsm_runner.lifecycle.session import SessionContext
-from fsm_runner.lifecycle.sessions import Sessions
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.run import Observer, RunContext
+from fsm_runner.runtime.actors.run_registry import RunRegistry
+from fsm_runner.runtime.actors.runner import RunnerActor
+from fsm_runner.runtime.actors.session import SessionContext
+from fsm_runner.runtime.actors.session_registry import SessionRegistry
+from fsm_runner.runtime.blueprint import no_runner_values
+from fsm_runner.runtime.control.poller import LinkTimes
+from fsm_runner.runtime.recovery import Recovery
+from fsm_runner.scripts.sync import ScriptSync
 from tests.support.model_coordinator import Connection, Fault, HeldRun, ModelCoordinator
 from tests.support.mortal_journal import Life, MortalJournal, Note, recovered
 
@@ -138,7 +138,7 @@ class Process:
         self.journal = journal = MortalJournal(past, life, world.commit_s)
         outbox = Outbox(client, journal)
         channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
-        sessions = Sessions(
+        sessions = SessionRegistry(
             SessionContext(
                 machine=SESSION_MACHINE,
                 channels=channels,
@@ -159,7 +159,7 @@ class Process:
             retry_interrupted=world.retry_interrupted,
             observer=Observer(),
         )
-        runs = Runs(context, sessions, world.max_runs)
+        runs = RunRegistry(context, sessions, world.max_runs)
         self.actor = RunnerActor(
             RUNNER_MACHINE,
             client,

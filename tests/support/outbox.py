@@ -3,9 +3,9 @@
 import asyncio
 from collections import deque
 
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.faults import Refused
+from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.reporting.messages import OutboundMessage
 
 LANE = "ses_1"
 TAKEN = Answer("POST /", 200, b"{}")
@@ -19,7 +19,7 @@ class Gate:
         self.acknowledged: list[str] = []
         self._open: deque[asyncio.Future[Answer]] = deque()
 
-    async def deliver(self, delivery: Delivery, *, in_doubt: bool = False) -> Answer:
+    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
         self.begun.append(delivery.path)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open.append(answer)
@@ -44,5 +44,5 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def message(path: str) -> Delivery:
-    return Delivery(path, b"{}")
+def message(path: str) -> OutboundMessage:
+    return OutboundMessage(path, b"{}")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.lifecycle.actor import Position
 from fsm_runner.machine.spec import Spec
+from fsm_runner.runtime.actors.actor import Position
 
 
 def positions(spec: Spec) -> list[Position]:

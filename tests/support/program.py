@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsm_runner.home import HOME_VARIABLE
+from fsm_runner.config.paths import HOME_VARIABLE
 from tests.support.watch import PATIENCE_S, Watch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ async def finish(
     *arguments: str,
     stdout: int = PIPE,
     stderr: int = PIPE,
-    patience_s: float = PATIENCE_S,
+    give_up_after_s: float = PATIENCE_S,
 ) -> Finished:
     """Run it to its end."""
     command = [sys.executable, "-m", "fsm_runner", *arguments]
@@ -95,7 +95,7 @@ async def finish(
         *command, cwd=cwd, env=env, stdin=DEVNULL, stdout=stdout, stderr=stderr
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), patience_s)
+        out, err = await asyncio.wait_for(process.communicate(), give_up_after_s)
     finally:
         if process.returncode is None:
             process.kill()

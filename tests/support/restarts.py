@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from fsm_runner.coordinator.wire import RunCreated
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK
+from fsm_runner.protocol.wire import RunCreated
 from tests.support.doomed_runner import WRITES_SAID, Point
 from tests.support.durable import Durable, Step, end_left_running, left_running
 from tests.support.ends import ends_told

@@ -9,18 +9,18 @@ from typing import Any
 
 import httpx
 
-from fsm_runner.assembly import assembled_runner
-from fsm_runner.config import RunnerConfig
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.embedded.server import CoordinatorServer
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.policy import Policies
-from fsm_runner.coordinator.wire import JsonObject, Run, RunCreated, RunRequest
-from fsm_runner.lifecycle.run import Observer
-from fsm_runner.lifecycle.runner import RunnerActor
+from fsm_runner.app.build import assembled_runner
+from fsm_runner.config.profiles import LoadedProfile
+from fsm_runner.config.settings import RunnerConfig
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.policy import Policies
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.machine.engine import Step
-from fsm_runner.profiles import LoadedProfile
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
+from fsm_runner.runtime.actors.run import Observer
+from fsm_runner.runtime.actors.runner import RunnerActor
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.fifo import Fifo
 from tests.support.home import make_home
 from tests.support.proxy import FaultProxy

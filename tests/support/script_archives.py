@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from fsm_runner.executors.scripts import use_script
+from fsm_runner.scripts.store import use_script
 
 
 def description(script_file: object = "run.sh", **more: object) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.coordinator.wire import Agent
+from fsm_runner.protocol.wire import Agent
 from tests.support.runner import Bench, bench
 
 

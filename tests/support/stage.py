@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import msgspec
 
-from fsm_runner.coordinator.embedded.timings import Timings
-from fsm_runner.coordinator.wire import RunCreated, RunRequest
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.wire import RunCreated, RunRequest
 from tests.support.coordinated_home import PROFILE, SCRIPT
 from tests.support.doomed_runner import NEVER, Point
 from tests.support.durable import Durable, durable

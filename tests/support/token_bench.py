@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.auth import TokenAuth
-from fsm_runner.coordinator.policy import REFUSAL_LIMIT_BYTES
-from fsm_runner.coordinator.token_service import TokenRequest
-from fsm_runner.redaction import Redactor
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.auth import TokenAuth
+from fsm_runner.coordinator_client.policy import REFUSAL_LIMIT_BYTES
+from fsm_runner.coordinator_client.token_service import TokenRequest
+from fsm_runner.diagnostics.redaction import Redactor
 from tests.support.embedded import Clock
 from tests.support.serving import serving
 from tests.support.watch import Watch

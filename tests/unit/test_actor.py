@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.lifecycle.actor import Activity, Actor, TimeLimitExceeded
 from fsm_runner.machine.check import check
+from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.engine import Machine, Step, UnexpectedEvent
-from fsm_runner.machine.form import decode
+from fsm_runner.runtime.actors.actor import Activity, Actor, TimeLimitExceeded
 from tests.support.logs import log_lines
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -100,7 +100,7 @@ class Passed(NamedTuple):
 class Worker(Actor):
     """Keeps what has happened to it."""
 
-    def __init__(self, work: Activity, doze: Activity, patience_s: float | None = None) -> None:
+    def __init__(self, work: Activity, doze: Activity, give_up_after_s: float | None = None) -> None:
         decoded = decode(tomllib.loads(JOB))
         assert not decoded.problems
         assert check(decoded.spec) == ()
@@ -109,7 +109,7 @@ class Worker(Actor):
             "job 1",
             Machine(decoded.spec),
             {"work": work, "doze": doze},
-            {"patience_s": patience_s},
+            {"patience_s": give_up_after_s},
             recorder=self.record,
         )
         self.passed: list[Passed] = []
@@ -202,7 +202,7 @@ def test_a_posted_event_has_its_reason_as_payload() -> None:
 
 def test_an_ignored_event_leaves_the_activity_and_its_time_limit_alone() -> None:
     doze = Traced(2)
-    worker = lived(lambda: Worker(Traced(5), doze, patience_s=3), (1, "rest"), (2, "rest"), (2.5, "rest"))
+    worker = lived(lambda: Worker(Traced(5), doze, give_up_after_s=3), (1, "rest"), (2, "rest"), (2.5, "rest"))
     assert worker.events == ["rest", "woke", "worked"]
     assert doze.cancelled_at == []
     assert worker.passed[1].at_s == 3
@@ -226,7 +226,7 @@ def test_a_time_limit_ends_the_state_and_says_so() -> None:
 
 
 def test_a_time_limit_may_be_a_setting() -> None:
-    worker = lived(lambda: Worker(Traced(5), for_ever, patience_s=7), (1, "rest"))
+    worker = lived(lambda: Worker(Traced(5), for_ever, give_up_after_s=7), (1, "rest"))
     assert [(passed.step.event, passed.at_s) for passed in worker.passed] == [
         ("rest", 1),
         ("overslept", 8),
@@ -236,7 +236,7 @@ def test_a_time_limit_may_be_a_setting() -> None:
 
 
 def test_a_setting_may_say_that_there_is_no_time_limit() -> None:
-    worker = lived(lambda: Worker(Traced(5), for_ever, patience_s=None), (1, "rest"), (1e6, "quit"))
+    worker = lived(lambda: Worker(Traced(5), for_ever, give_up_after_s=None), (1, "rest"), (1e6, "quit"))
     assert worker.last.at_s == 1e6
 
 

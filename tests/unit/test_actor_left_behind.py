@@ -6,10 +6,10 @@ import tomllib
 import pytest
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.lifecycle.actor import Actor, Position
 from fsm_runner.machine.check import check
+from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.engine import Machine, Step
-from fsm_runner.machine.form import decode
+from fsm_runner.runtime.actors.actor import Actor, Position
 from tests.support import record
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -79,7 +79,7 @@ decides = "spoiled"
 
 
 class Chore(Actor):
-    def __init__(self, left_at: Position | None, work_error: Exception | None = None) -> None:
+    def __init__(self, resume_from: Position | None, work_error: Exception | None = None) -> None:
         decoded = decode(tomllib.loads(CHORE))
         assert not decoded.problems
         assert check(decoded.spec) == ()
@@ -88,7 +88,7 @@ class Chore(Actor):
         self.passed: list[Step] = []
         self._work_error = work_error
         activities = {"work": self._work, "mend": self._mend}
-        super().__init__("chore 1", Machine(decoded.spec), activities, recorder=self.record, left_at=left_at)
+        super().__init__("chore 1", Machine(decoded.spec), activities, recorder=self.record, resume_from=resume_from)
 
     def on_step(self, step: Step, payload: object) -> None:
         self.passed.append(step)
@@ -105,9 +105,9 @@ class Chore(Actor):
         return 3
 
 
-def lived(left_at: Position | None, work_error: Exception | None = None, quit_reason: object = None) -> Chore:
+def lived(resume_from: Position | None, work_error: Exception | None = None, quit_reason: object = None) -> Chore:
     async def live() -> Chore:
-        chore = Chore(left_at, work_error)
+        chore = Chore(resume_from, work_error)
         if quit_reason is not None:
             asyncio.get_running_loop().call_later(0.5, chore.post, "quit", quit_reason)
         assert await chore.run() == chore.state

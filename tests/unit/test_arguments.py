@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from fsm_runner.coordinator.wire import JsonObject
 from fsm_runner.executors.arguments import BadCommand, BadParameter, command_arguments, split_command
+from fsm_runner.protocol.wire import JsonObject
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.api import Polled
-from fsm_runner.lifecycle.run import RunActor
+from fsm_runner.coordinator_client.api import Polled
+from fsm_runner.protocol import wire
+from fsm_runner.runtime.actors.run import RunActor
 from tests.support.line import RUN, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 

@@ -8,10 +8,10 @@ import jsonschema
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.wire import Agent, ExecutorInfo, JsonObject
+from fsm_runner.config.paths import bundled
 from fsm_runner.executors.arguments import command_arguments, split_command
-from fsm_runner.home import bundled
-from fsm_runner.process.environment import executor_environment
+from fsm_runner.process.child.environment import executor_environment
+from fsm_runner.protocol.wire import Agent, ExecutorInfo, JsonObject
 
 EXECUTOR = bundled() / "executors/procedural"
 AGENTS = ["echo", "test-procedural"]

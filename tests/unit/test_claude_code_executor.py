@@ -17,7 +17,7 @@ from claude_code_executor.prompt import prompt_of
 from claude_code_executor.settings_files import ignored_settings
 from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
 from fsm_executor import ExecutorError
-from fsm_runner.profiles import load_profile, profile_paths
+from fsm_runner.config.profiles import load_profile, profile_paths
 
 ORDINARY_USER = 1000
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.reporting.messages import OutboundMessage
 
 TAKEN = Answer("POST /", 200, b"{}")
 PATIENCE_S = 60.0
@@ -54,25 +54,29 @@ def nothing_is_taken(client: CoordinatorClient) -> None:
 async def test_a_message_that_alone_is_not_taken_is_given_up(fault: CoordinatorError) -> None:
     coordinator = Coordinator(fault, MANY)
     with pytest.raises(Refused, match="given up"):
-        await coordinator.client(others_are_taken).deliver(Delivery("/events", b"{}", patience_s=PATIENCE_S))
+        await coordinator.client(others_are_taken).deliver(
+            OutboundMessage("/events", b"{}", give_up_after_s=PATIENCE_S)
+        )
     assert coordinator.now_s == PATIENCE_S
 
 
 async def test_nothing_is_given_up_while_the_coordinator_is_away() -> None:
     coordinator = Coordinator(Unreachable("reset"), MANY)
-    answer = await coordinator.client(nothing_is_taken).deliver(Delivery("/events", b"{}", patience_s=PATIENCE_S))
+    answer = await coordinator.client(nothing_is_taken).deliver(
+        OutboundMessage("/events", b"{}", give_up_after_s=PATIENCE_S)
+    )
     assert answer is TAKEN
     assert coordinator.tries == MANY + 1
 
 
 @pytest.mark.parametrize(
-    ("fault", "patience_s"),
+    ("fault", "give_up_after_s"),
     [(Unreachable("500"), None), (NotRegistered("401"), PATIENCE_S), (NotRegistered("401"), None)],
 )
 async def test_reports_are_tried_for_ever_and_a_lost_registration_is_waited_out(
-    fault: CoordinatorError, patience_s: float | None
+    fault: CoordinatorError, give_up_after_s: float | None
 ) -> None:
     coordinator = Coordinator(fault, MANY)
-    message = Delivery("/x", b"{}", patience_s=patience_s)
+    message = OutboundMessage("/x", b"{}", give_up_after_s=give_up_after_s)
     assert await coordinator.client(others_are_taken).deliver(message) is TAKEN
     assert coordinator.tries == MANY + 1

@@ -10,9 +10,9 @@ import pytest
 import typer.main
 
 from fsm_runner.cli.app import app
-from fsm_runner.config import SETTINGS, RunnerConfig, load_config, read_dotenv
+from fsm_runner.config.settings import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.errors import UsageError
-from fsm_runner.process.limits import ResourceLimits
+from fsm_runner.process.limits.limits import ResourceLimits
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 FLAGS_OF_NO_SETTING = {"--profile-list", "--version"}

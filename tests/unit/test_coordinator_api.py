@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator import api as api_module
-from fsm_runner.coordinator import transport, wire
-from fsm_runner.coordinator.api import CoordinatorApi, Polled, UnreadableRun
-from fsm_runner.coordinator.faults import (
+from fsm_runner.coordinator_client import api as api_module
+from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client.api import CoordinatorApi, Polled, UnreadableRun
+from fsm_runner.coordinator_client.errors import (
     AgentNameCollision,
     DuplicateRunner,
     NotAuthenticated,
@@ -24,9 +24,10 @@ from fsm_runner.coordinator.faults import (
     Refused,
     Unreachable,
 )
-from fsm_runner.coordinator.policy import REPORT_CONNECTIONS
-from fsm_runner.coordinator.transport import checked_url, path_segment
+from fsm_runner.coordinator_client.policy import REPORT_CONNECTIONS
+from fsm_runner.coordinator_client.transport import checked_url, path_segment
 from fsm_runner.errors import UsageError
+from fsm_runner.protocol import wire
 from tests.support.watch import PATIENCE_S
 
 REGISTRATION = wire.Registration(

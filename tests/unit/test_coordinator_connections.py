@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from fsm_runner.coordinator import connections as connections_module
-from fsm_runner.coordinator.connections import ONE_CONNECTION, Connections
+from fsm_runner.coordinator_client import pool as connections_module
+from fsm_runner.coordinator_client.pool import ONE_CONNECTION, Connections
 from tests.support.watch import PATIENCE_S
 
 

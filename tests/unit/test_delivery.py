@@ -5,11 +5,8 @@ from collections import deque
 import msgspec
 import pytest
 
-from fsm_runner.coordinator import delivery, wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.delivery import Delivery, RunEnding
-from fsm_runner.coordinator.faults import (
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import (
     CoordinatorError,
     NoConnection,
     NotAuthenticated,
@@ -17,21 +14,25 @@ from fsm_runner.coordinator.faults import (
     Refused,
     Unreachable,
 )
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.protocol import wire
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.messages import OutboundMessage, RunEnding
 from tests.support.virtual_time import in_virtual_time
 
 LOST = Unreachable("reset")
 NOT_SENT = NoConnection("refused")
 UNKNOWN = Refused("404", 404)
-COMPLETED = delivery.completed("run_1", "me")
-FAILED = delivery.failed("run_1", "me", "exit code 1")
-STOPPED = delivery.stopped("run_1", "me", "SIGTERM")
+COMPLETED = messages.completed("run_1", "me")
+FAILED = messages.failed("run_1", "me", "exit code 1")
+STOPPED = messages.stopped("run_1", "me", "SIGTERM")
 ENDS = [COMPLETED, FAILED, STOPPED]
-STARTED = delivery.started("run_1", "me")
+STARTED = messages.started("run_1", "me")
 OTHERS = [
-    delivery.event("ses_1", b"{}"),
-    delivery.metadata("ses_1", b"{}"),
-    delivery.bind("ses_1", wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
-    delivery.session_ended("ses_1", "me", "failed"),
+    messages.event("ses_1", b"{}"),
+    messages.metadata("ses_1", b"{}"),
+    messages.bind("ses_1", wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
+    messages.session_ended("ses_1", "me", "failed"),
 ]
 
 
@@ -59,17 +60,17 @@ class Coordinator:
             raise answer
         return answer
 
-    async def take(self, message: Delivery, *, in_doubt: bool = False) -> list[str]:
+    async def take(self, message: OutboundMessage, *, maybe_delivered: bool = False) -> list[str]:
         """What it took to deliver this."""
         # The client takes the API's methods as they come.
-        answer = await CoordinatorClient(self).deliver(message, in_doubt=in_doubt)  # type: ignore[arg-type]
+        answer = await CoordinatorClient(self).deliver(message, maybe_delivered=maybe_delivered)  # type: ignore[arg-type]
         assert answer.status == 200
         assert isinstance(msgspec.json.decode(answer.body), dict)
         assert not self._answers
         return self.calls
 
 
-def has(message: Delivery) -> wire.RunState:
+def has(message: OutboundMessage) -> wire.RunState:
     """What a coordinator says that has taken this end."""
     assert isinstance(message.ending, RunEnding)
     return wire.RunState(status=message.ending.status, error=message.ending.error)
@@ -77,20 +78,24 @@ def has(message: Delivery) -> wire.RunState:
 
 @pytest.mark.parametrize("end", ENDS)
 @in_virtual_time
-async def test_an_end_whose_answer_was_lost_is_not_told_twice_where_the_coordinator_has_it(end: Delivery) -> None:
+async def test_an_end_whose_answer_was_lost_is_not_told_twice_where_the_coordinator_has_it(
+    end: OutboundMessage,
+) -> None:
     assert await Coordinator(LOST, has(end)).take(end) == ["tell", "ask"]
 
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("status", ["pending", "claimed", "running", "stopping"])
 @in_virtual_time
-async def test_an_end_whose_answer_was_lost_is_told_again_where_the_run_is_open(end: Delivery, status: str) -> None:
+async def test_an_end_whose_answer_was_lost_is_told_again_where_the_run_is_open(
+    end: OutboundMessage, status: str
+) -> None:
     assert await Coordinator(LOST, wire.RunState(status=status)).take(end) == ["tell", "ask", "tell"]
 
 
 @pytest.mark.parametrize("end", ENDS)
 @in_virtual_time
-async def test_an_end_is_told_where_the_coordinator_has_another_one(end: Delivery) -> None:
+async def test_an_end_is_told_where_the_coordinator_has_another_one(end: OutboundMessage) -> None:
     for other in ENDS:
         if other is not end:
             assert await Coordinator(LOST, has(other)).take(end) == ["tell", "ask", "tell"]
@@ -123,15 +128,15 @@ async def test_a_second_lost_answer_is_asked_about_as_well() -> None:
 
 @pytest.mark.parametrize("end", ENDS)
 @in_virtual_time
-async def test_in_doubt_the_coordinator_is_asked_first(end: Delivery) -> None:
-    assert await Coordinator(has(end)).take(end, in_doubt=True) == ["ask"]
-    assert await Coordinator(wire.RunState(status="running")).take(end, in_doubt=True) == ["ask", "tell"]
+async def test_in_doubt_the_coordinator_is_asked_first(end: OutboundMessage) -> None:
+    assert await Coordinator(has(end)).take(end, maybe_delivered=True) == ["ask"]
+    assert await Coordinator(wire.RunState(status="running")).take(end, maybe_delivered=True) == ["ask", "tell"]
 
 
 @in_virtual_time
 async def test_an_end_that_an_earlier_process_told_is_known_by_its_status_alone() -> None:
-    remembered = Delivery(FAILED.path, FAILED.body, ending=RunEnding("run_1", "failed"))
-    assert await Coordinator(has(FAILED)).take(remembered, in_doubt=True) == ["ask"]
+    remembered = OutboundMessage(FAILED.path, FAILED.body, ending=RunEnding("run_1", "failed"))
+    assert await Coordinator(has(FAILED)).take(remembered, maybe_delivered=True) == ["ask"]
 
 
 @in_virtual_time
@@ -139,7 +144,7 @@ async def test_an_end_of_a_run_that_the_coordinator_does_not_know_is_told_all_th
     assert await Coordinator(LOST, UNKNOWN).take(COMPLETED) == ["tell", "ask", "tell"]
     refusing = Coordinator(UNKNOWN, UNKNOWN)
     with pytest.raises(Refused):
-        await refusing.take(COMPLETED, in_doubt=True)
+        await refusing.take(COMPLETED, maybe_delivered=True)
     assert refusing.calls == ["ask", "tell"]
 
 
@@ -158,9 +163,9 @@ async def test_a_beginning_that_the_coordinator_knows_is_not_told_again(status: 
 
 @pytest.mark.parametrize("message", OTHERS, ids=lambda message: message.path)
 @in_virtual_time
-async def test_other_messages_are_repeated_without_a_question(message: Delivery) -> None:
+async def test_other_messages_are_repeated_without_a_question(message: OutboundMessage) -> None:
     assert await Coordinator(LOST, LOST).take(message) == ["tell", "tell", "tell"]
-    assert await Coordinator().take(message, in_doubt=True) == ["tell"]
+    assert await Coordinator().take(message, maybe_delivered=True) == ["tell"]
 
 
 @in_virtual_time

@@ -5,10 +5,16 @@ import asyncio
 import pytest
 
 from fsm_runner.errors import UsageError
-from fsm_runner.lifecycle.descriptors import FREED_AFTER_S, LASTING_AFTER_S, LOOK_AGAIN_S, DescriptorWatch, check_limit
-from fsm_runner.lifecycle.machines import load_machine
 from fsm_runner.machine.engine import Model
-from fsm_runner.process.open_files import OpenFiles
+from fsm_runner.process.limits.open_files import OpenFiles
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.control.descriptors import (
+    FREED_AFTER_S,
+    LASTING_AFTER_S,
+    LOOK_AGAIN_S,
+    DescriptorWatch,
+    check_limit,
+)
 from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 

@@ -10,9 +10,9 @@ import pytest
 
 from fsm_runner import errors
 from fsm_runner.cli.machine_diagram import check_document
-from fsm_runner.config import COORDINATOR_SETTINGS, SETTINGS
-from fsm_runner.coordinator.policy import POLICIES
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.config.settings import COORDINATOR_SETTINGS, SETTINGS
+from fsm_runner.coordinator_client.policy import POLICIES
+from fsm_runner.util.retry import RetryPolicy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

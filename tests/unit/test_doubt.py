@@ -2,14 +2,14 @@
 
 import pytest
 
-from fsm_runner.coordinator.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
-from fsm_runner.lifecycle.doubt import Doubt
+from fsm_runner.coordinator_client.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
+from fsm_runner.runtime.control.reconciliation import ReconciliationWindow
 
 HOLD_S = 30.0
 
 
 def test_there_is_no_doubt_before_something_was_lost() -> None:
-    doubt = Doubt()
+    doubt = ReconciliationWindow()
     assert not doubt.exists
     assert not doubt.is_due(1e9)
     doubt.settle(1e9)
@@ -17,7 +17,7 @@ def test_there_is_no_doubt_before_something_was_lost() -> None:
 
 
 def test_a_doubt_is_looked_into_at_once_and_settled_by_the_first_answer() -> None:
-    doubt = Doubt()
+    doubt = ReconciliationWindow()
     doubt.begin(100.0)
     assert (doubt.exists, doubt.is_due(100.0)) == (True, True)
     doubt.settle(100.0)
@@ -26,7 +26,7 @@ def test_a_doubt_is_looked_into_at_once_and_settled_by_the_first_answer() -> Non
 
 @pytest.mark.parametrize("after_s", [0.0, 1.0, HOLD_S, HOLD_S + POLL_MARGIN_S - 0.1])
 def test_a_lost_poll_that_is_still_held_is_not_settled_by_a_look_up_that_began_before_its_end(after_s: float) -> None:
-    doubt = Doubt()
+    doubt = ReconciliationWindow()
     doubt.begin(100.0, HOLD_S)
     doubt.settle(100.0 + after_s)
     assert doubt.exists
@@ -35,7 +35,7 @@ def test_a_lost_poll_that_is_still_held_is_not_settled_by_a_look_up_that_began_b
 
 
 def test_look_ups_have_an_interval_between_them_whatever_their_answers() -> None:
-    doubt = Doubt()
+    doubt = ReconciliationWindow()
     doubt.begin(100.0, HOLD_S)
     for look_up in (doubt.settle, doubt.put_off):
         look_up(100.0)
@@ -44,14 +44,14 @@ def test_look_ups_have_an_interval_between_them_whatever_their_answers() -> None
 
 
 def test_a_look_up_that_was_not_answered_settles_nothing() -> None:
-    doubt = Doubt()
+    doubt = ReconciliationWindow()
     doubt.begin(100.0)
     doubt.put_off(100.0)
     assert doubt.exists
 
 
 def test_a_later_loss_is_looked_into_at_once_and_does_not_shorten_an_earlier_doubt() -> None:
-    doubt = Doubt()
+    doubt = ReconciliationWindow()
     doubt.begin(100.0, HOLD_S)
     doubt.settle(100.0)
     doubt.begin(100.5)

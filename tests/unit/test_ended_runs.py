@@ -3,17 +3,18 @@
 import asyncio
 import itertools
 
-from fsm_runner.coordinator import delivery, wire
-from fsm_runner.coordinator.api import Polled, UnreadableRun
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.lifecycle import ended_runs
-from fsm_runner.lifecycle.ended_runs import EndedRuns
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.protocol import wire
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.runtime.actors import ended_runs
+from fsm_runner.runtime.actors.ended_runs import EndedRuns
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.line import RUN, FakeApi, line, now_s
 from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 
-REPORT = delivery.failed("run_1", "runner_me", "broken", overrules=False)
+REPORT = messages.failed("run_1", "runner_me", "broken", authoritative=False)
 POLICY = RetryPolicy(base_s=2, cap_s=600)
 DAY_S = 24 * 3600.0
 
@@ -25,7 +26,7 @@ class Told:
         self.at_s: list[float] = []
         self.runs = EndedRuns(policy, self._note)
 
-    def _note(self, run_id: str, report: Delivery) -> None:
+    def _note(self, run_id: str, report: OutboundMessage) -> None:
         assert (run_id, report) == ("run_1", REPORT)
         self.at_s.append(now_s())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner import event_loop
+from fsm_runner.util import event_loop
 
 LIMIT_S = 0.1
 STOPPED_S = 0.3

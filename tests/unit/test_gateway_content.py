@@ -7,15 +7,15 @@ from typing import cast
 import pytest
 from starlette.types import Message, Scope
 
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.outbox import Answered
-from fsm_runner.executors.port import SessionChannel
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.executors.interface import SessionChannel
 from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.door import SessionDoor
+from fsm_runner.gateway.endpoint import GatewayEndpoint
+from fsm_runner.gateway.errors import Refusal
 from fsm_runner.gateway.limits import LIMITS
-from fsm_runner.gateway.refusal import Refusal
 from fsm_runner.gateway.routes import carry_out
+from fsm_runner.reporting.outbox import DeliveryFuture
 
 BODY_BYTES = 1024 * 1024
 COPIES_LIMIT = 5
@@ -26,11 +26,11 @@ MANY_SMALL_VALUES = b",".join([b'{"a":1.5}'] * (BODY_BYTES // 10))
 class Channel:
     """Answers everything at once."""
 
-    def bind(self, executor_session_id: str, project_dir: str | None) -> Answered:
+    def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         return self.event(b"")
 
-    def event(self, body: bytes) -> Answered:
-        answered: Answered = asyncio.get_running_loop().create_future()
+    def event(self, body: bytes) -> DeliveryFuture:
+        answered: DeliveryFuture = asyncio.get_running_loop().create_future()
         answered.set_result(Answer("", 201, b"{}"))
         return answered
 
@@ -51,10 +51,10 @@ async def status_of(method: str, path: str, body: bytes) -> int:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    door = SessionDoor("ses_own", cast(SessionChannel, Channel()), "", LIMITS, lambda: None)
+    endpoint = GatewayEndpoint("ses_own", cast(SessionChannel, Channel()), "", LIMITS, lambda: None)
     scope: Scope = {"type": "http", "method": method, "headers": [], "query_string": b""}
     try:
-        await carry_out(Call(door, (path,), cast(CoordinatorApi, None), scope, receive, send))
+        await carry_out(Call(endpoint, (path,), cast(CoordinatorApi, None), scope, receive, send))
     except Refusal as refusal:
         return refusal.status
     return cast(int, sent[0]["status"])

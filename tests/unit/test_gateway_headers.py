@@ -1,7 +1,7 @@
 import pytest
 
 from fsm_runner.gateway import headers
-from fsm_runner.gateway.refusal import SHOWN_CHARS, shown, shown_path
+from fsm_runner.gateway.errors import SHOWN_CHARS, shown, shown_path
 
 
 def test_what_is_for_the_other_end_is_passed_on() -> None:

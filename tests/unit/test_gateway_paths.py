@@ -1,7 +1,7 @@
 import pytest
 
 from fsm_runner.gateway import paths
-from fsm_runner.gateway.refusal import Refusal
+from fsm_runner.gateway.errors import Refusal
 
 
 @pytest.mark.parametrize(

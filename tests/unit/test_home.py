@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.home import HOME_VARIABLE, bundled, find, find_all, homes
+from fsm_runner.config.paths import HOME_VARIABLE, bundled, find, find_all, homes
 
 
 @pytest.fixture(autouse=True)

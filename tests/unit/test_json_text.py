@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fsm_executor.json_text
-from fsm_runner.coordinator.wire import DECODE_FAULTS
-from fsm_runner.json_text import decode_json, encode_json, sound_json
+from fsm_runner.protocol.json_text import decode_json, encode_json, sound_json
+from fsm_runner.protocol.wire import DECODE_FAULTS
 
 SURROGATES = [
     (rb'"\ud83d"', "\ufffd"),

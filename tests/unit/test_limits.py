@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsm_runner.process.limits import NO_LIMITS, ResourceLimits, limit_text, parse_limits, size_text
+from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits, limit_text, parse_limits, size_text
 
 EXAMPLE = "memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB"
 

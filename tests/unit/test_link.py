@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.api import Polled, UnreadableRun
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.faults import NotRegistered, Unreachable
-from fsm_runner.coordinator.policy import POLL_HOLD_CAP_S, RUN_LOOKUP_INTERVAL_S, STALE_AFTER_S
-from fsm_runner.lifecycle.link import LinkTimes
+from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import NotRegistered, Unreachable
+from fsm_runner.coordinator_client.policy import POLL_HOLD_CAP_S, RUN_LOOKUP_INTERVAL_S, STALE_AFTER_S
+from fsm_runner.protocol import wire
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.runtime.control.poller import LinkTimes
 from tests.support.line import ME, REGISTRATION, RUN, STOP, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 
@@ -135,7 +135,7 @@ async def test_a_report_that_is_not_registered_is_sent_again_and_asks_for_a_regi
     api.answers.append(answer)
     told: list[str] = []
     client = CoordinatorClient(api, on_registration_lost=lambda: told.append("lost"))  # type: ignore[arg-type] # as above
-    delivering = asyncio.create_task(client.deliver(Delivery("/completed", b"{}")))
+    delivering = asyncio.create_task(client.deliver(OutboundMessage("/completed", b"{}")))
     await asyncio.sleep(1)
     if registers:
         await client.register(REGISTRATION)

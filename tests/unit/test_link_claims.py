@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.api import Polled, UnreadableRun
-from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, Unreachable
-from fsm_runner.coordinator.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
-from fsm_runner.lifecycle.lost_claims import LOST
+from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection, Unreachable
+from fsm_runner.coordinator_client.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
+from fsm_runner.protocol import wire
+from fsm_runner.runtime.control.lost_claims import LOST
 from tests.support.line import RUN, STOP, FakeApi, PollAnswer, line
 from tests.support.virtual_time import in_virtual_time
 

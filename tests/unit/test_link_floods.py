@@ -6,11 +6,11 @@ import itertools
 import msgspec
 import pytest
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.api import UnreadableRun
-from fsm_runner.coordinator.faults import NoConnection, Unreachable
-from fsm_runner.coordinator.policy import RUN_LOOKUP_INTERVAL_S
-from fsm_runner.lifecycle import runs
+from fsm_runner.coordinator_client.api import UnreadableRun
+from fsm_runner.coordinator_client.errors import NoConnection, Unreachable
+from fsm_runner.coordinator_client.policy import RUN_LOOKUP_INTERVAL_S
+from fsm_runner.protocol import wire
+from fsm_runner.runtime.actors import run_registry
 from tests.support.line import ME, TIMES, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 
@@ -20,7 +20,7 @@ from tests.support.virtual_time import in_virtual_time
 async def test_a_list_of_any_length_begins_no_more_than_can_be_told(
     asked_for: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "HELD_LIMIT", 5)
+    monkeypatch.setattr(run_registry, "HELD_LIMIT", 5)
     api = FakeApi()
     answers: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(5)]
     api.answers = answers.copy()

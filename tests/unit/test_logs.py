@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.logs import LogSink
-from fsm_runner.redaction import Redactor
+from fsm_runner.diagnostics.logs import LogSink
+from fsm_runner.diagnostics.redaction import Redactor
 
 FULL_DEVICE = Path("/dev/full")
 
 LOGS_AND_EXITS = """
 import sys
 from loguru import logger
-from fsm_runner.logs import configure_logs
+from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.process.inherited import settle_streams
-from fsm_runner.redaction import Redactor
+from fsm_runner.diagnostics.redaction import Redactor
 settle_streams()
 configure_logs(Redactor(), verbose=False)
 for number in range(3):
@@ -32,8 +32,8 @@ sys.exit(7)
 
 LIBRARIES_LOG = """
 import logging
-from fsm_runner.logs import configure_logs
-from fsm_runner.redaction import Redactor
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
 configure_logs(Redactor(["s3cr3t-value"]), verbose={verbose})
 logging.getLogger("library").warning("a caller said %s", "s3cr3t-value\\x1b[31m")
 try:
@@ -108,8 +108,8 @@ def test_what_cannot_be_written_is_not_tried_again_at_the_end(tmp_path: Path) ->
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 from loguru import logger
-from fsm_runner.logs import configure_logs
-from fsm_runner.redaction import Redactor
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
 configure_logs(Redactor(), verbose=False)
 logger.info("lost")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -132,8 +132,8 @@ def _no_place_for_a_log(kind: str) -> int:
 
 FOREIGN = """
 from loguru import logger
-from fsm_runner.logs import configure_logs
-from fsm_runner.redaction import Redactor
+from fsm_runner.diagnostics.logs import configure_logs
+from fsm_runner.diagnostics.redaction import Redactor
 configure_logs(Redactor(), verbose=False)
 logger.info("{}: claimed", "run_1\\n2026-01-01T00:00:00.000+0000 INFO    all is well\\r\\x1b[2J\\u202e\\x00")
 logger.info("{}: claimed", "x" * 1_000_000)

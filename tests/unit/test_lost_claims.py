@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.api import Polled
-from fsm_runner.coordinator.faults import Refused, Unreachable
-from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.coordinator_client.api import Polled
+from fsm_runner.coordinator_client.errors import Refused, Unreachable
+from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.journal.journal import JournalUnreadable
-from fsm_runner.lifecycle.blueprint import unresolved
-from fsm_runner.lifecycle.lost_claims import ENDED, LOST, PERHAPS_BEGUN
+from fsm_runner.protocol import wire
+from fsm_runner.runtime.blueprint import unresolved
+from fsm_runner.runtime.control.lost_claims import ENDED, LOST, PERHAPS_BEGUN
 from tests.support.line import RUN, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.engine import Machine, Model, Step, UnexpectedEvent, outcome_is
-from fsm_runner.machine.form import decode
 from fsm_runner.machine.spec import Spec, State, Transition
 
 DOOR = """
@@ -69,60 +69,60 @@ def spec_of(text: str) -> Spec:
 
 
 @pytest.fixture
-def door() -> Machine:
+def endpoint() -> Machine:
     return Machine(spec_of(DOOR), {"outcome_is_used": outcome_is("used")})
 
 
-def test_a_model_begins_in_the_initial_state_with_nothing_settled(door: Machine) -> None:
-    model = door.model()
+def test_a_model_begins_in_the_initial_state_with_nothing_settled(endpoint: Machine) -> None:
+    model = endpoint.model()
     assert (model.state, model.outcome) == ("closed and locked", None)
-    assert not door.is_final(model)
+    assert not endpoint.is_final(model)
 
 
-def test_a_transition_is_taken_also_between_names_with_spaces(door: Machine) -> None:
-    model = door.model()
-    assert door.fire(model, "turn the key") == Step("turn the key", "closed and locked", "closed", taken=True)
+def test_a_transition_is_taken_also_between_names_with_spaces(endpoint: Machine) -> None:
+    model = endpoint.model()
+    assert endpoint.fire(model, "turn the key") == Step("turn the key", "closed and locked", "closed", taken=True)
     assert model.state == "closed"
 
 
-def test_a_transition_to_the_same_state_is_taken(door: Machine) -> None:
-    model = door.model()
-    assert door.fire(model, "knock") == Step("knock", "closed and locked", "closed and locked", taken=True)
+def test_a_transition_to_the_same_state_is_taken(endpoint: Machine) -> None:
+    model = endpoint.model()
+    assert endpoint.fire(model, "knock") == Step("knock", "closed and locked", "closed and locked", taken=True)
 
 
-def test_an_ignored_event_changes_nothing(door: Machine) -> None:
-    model = at(door, "open")
-    assert door.fire(model, "knock") == Step("knock", "open", "open", taken=False)
+def test_an_ignored_event_changes_nothing(endpoint: Machine) -> None:
+    model = at(endpoint, "open")
+    assert endpoint.fire(model, "knock") == Step("knock", "open", "open", taken=False)
     assert (model.state, model.outcome) == ("open", None)
 
 
 @pytest.mark.parametrize("event_name", ["push", "no such event", "", "trigger", "to_open"])
-def test_an_event_that_the_spec_does_not_mention_is_a_defect(door: Machine, event_name: str) -> None:
-    model = door.model()
+def test_an_event_that_the_spec_does_not_mention_is_a_defect(endpoint: Machine, event_name: str) -> None:
+    model = endpoint.model()
     with pytest.raises(UnexpectedEvent, match="machine door: state 'closed and locked' has no answer") as unexpected:
-        door.fire(model, event_name)
+        endpoint.fire(model, event_name)
     assert repr(event_name) in str(unexpected.value)
     assert model.state == "closed and locked"
 
 
 @pytest.mark.parametrize("event_name", ["push", "sell", "knock", "no such event"])
-def test_a_final_state_takes_nothing(door: Machine, event_name: str) -> None:
-    model = at(door, "gone")
-    assert door.is_final(model)
-    assert door.fire(model, event_name) == Step(event_name, "gone", "gone", taken=False)
+def test_a_final_state_takes_nothing(endpoint: Machine, event_name: str) -> None:
+    model = at(endpoint, "gone")
+    assert endpoint.is_final(model)
+    assert endpoint.fire(model, event_name) == Step(event_name, "gone", "gone", taken=False)
 
 
-def test_a_guard_is_asked_about_the_model_at_hand(door: Machine) -> None:
-    fresh, used = door.model(), door.model()
+def test_a_guard_is_asked_about_the_model_at_hand(endpoint: Machine) -> None:
+    fresh, used = endpoint.model(), endpoint.model()
     used.outcome = "used"
-    assert door.fire(fresh, "knock").target == "closed and locked"
-    assert door.fire(used, "knock").target == "open"
+    assert endpoint.fire(fresh, "knock").target == "closed and locked"
+    assert endpoint.fire(used, "knock").target == "open"
 
 
-def test_the_first_outcome_that_is_settled_stands(door: Machine) -> None:
-    model = door.model()
-    door.fire(model, "turn the key")
-    door.fire(model, "sell")
+def test_the_first_outcome_that_is_settled_stands(endpoint: Machine) -> None:
+    model = endpoint.model()
+    endpoint.fire(model, "turn the key")
+    endpoint.fire(model, "sell")
     assert (model.state, model.outcome) == ("gone", "used")
 
 
@@ -133,8 +133,8 @@ def test_an_ignored_event_settles_nothing_and_asks_no_guard() -> None:
         asked.append(model)
         return True
 
-    door = Machine(spec_of(DOOR), {"outcome_is_used": ask})
-    door.fire(at(door, "open"), "knock")
+    endpoint = Machine(spec_of(DOOR), {"outcome_is_used": ask})
+    endpoint.fire(at(endpoint, "open"), "knock")
     assert asked == []
 
 
@@ -142,24 +142,24 @@ def test_a_guard_that_breaks_leaves_the_model_where_it_was() -> None:
     def divide(model: Model) -> bool:
         return bool(1 / 0)
 
-    door = Machine(spec_of(DOOR), {"outcome_is_used": divide})
-    model = door.model()
+    endpoint = Machine(spec_of(DOOR), {"outcome_is_used": divide})
+    model = endpoint.model()
     with pytest.raises(ZeroDivisionError):
-        door.fire(model, "knock")
+        endpoint.fire(model, "knock")
     assert model.state == "closed and locked"
-    assert door.fire(model, "turn the key").taken
+    assert endpoint.fire(model, "turn the key").taken
 
 
-def test_any_number_of_models_share_one_machine(door: Machine) -> None:
-    models = [door.model() for _ in range(1000)]
+def test_any_number_of_models_share_one_machine(endpoint: Machine) -> None:
+    models = [endpoint.model() for _ in range(1000)]
     for model in models[::2]:
-        door.fire(model, "turn the key")
+        endpoint.fire(model, "turn the key")
     assert {model.state for model in models[::2]} == {"closed"}
     assert {(model.state, model.outcome) for model in models[1::2]} == {("closed and locked", None)}
 
 
-def test_a_model_costs_a_state_and_an_outcome(door: Machine) -> None:
-    assert not hasattr(door.model(), "__dict__")
+def test_a_model_costs_a_state_and_an_outcome(endpoint: Machine) -> None:
+    assert not hasattr(endpoint.model(), "__dict__")
 
 
 def at(machine: Machine, state: str) -> Model:

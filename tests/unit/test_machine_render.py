@@ -14,8 +14,8 @@ from fsm_runner.machine.render.dot import dot
 from fsm_runner.machine.render.embed import EmbedError, marker, renewed
 from fsm_runner.machine.render.markdown import markdown
 from fsm_runner.machine.render.mermaid import mermaid
-from fsm_runner.machine.source import load
 from fsm_runner.machine.spec import Retry, Spec, State, Transition
+from fsm_runner.machine.spec_file import load
 
 SPECS = Path(__file__).parents[2] / "specs"
 

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsm_runner.lifecycle.vocabulary import VOCABULARIES
 from fsm_runner.machine.check import check, check_file, checked
 from fsm_runner.machine.defects import SpecError
 from fsm_runner.machine.rules import RULES
-from fsm_runner.machine.source import load
-from fsm_runner.machine.spec import Spec, Vocabulary
+from fsm_runner.machine.spec import ActorInterface, Spec
+from fsm_runner.machine.spec_file import load
+from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 
 SPECS = Path(__file__).parents[2] / "specs"
 DOCS = Path(__file__).parents[2] / "docs" / "machines.md"
@@ -60,7 +60,7 @@ event = "too_slow"
 to = "closed"
 """
 
-VOCABULARY = Vocabulary(
+VOCABULARY = ActorInterface(
     activities=frozenset({"open_door"}),
     guards=frozenset({"is_wide"}),
     settings=frozenset({"patience_s"}),
@@ -306,9 +306,9 @@ def test_the_place_of_a_transition_counts_those_that_could_not_be_decoded(spec_f
     assert places == ["transitions[0].event", "transitions[1].to"]
 
 
-@pytest.mark.parametrize("name", sorted(VOCABULARIES))
+@pytest.mark.parametrize("name", sorted(ACTOR_INTERFACES))
 def test_the_programs_own_specs_are_sound(name: str) -> None:
-    assert check_file(SPECS / f"{name}.toml", VOCABULARIES[name]) == ()
+    assert check_file(SPECS / f"{name}.toml", ACTOR_INTERFACES[name]) == ()
     assert load(SPECS / f"{name}.toml").name == name
 
 
@@ -345,10 +345,10 @@ def _with_one_misspelt_reference(raw: dict[str, Any]) -> Iterator[tuple[str, dic
         yield name, changed
 
 
-@pytest.mark.parametrize("machine", sorted(VOCABULARIES))
+@pytest.mark.parametrize("machine", sorted(ACTOR_INTERFACES))
 def test_a_misspelt_name_is_reported_without_its_consequences(machine: str) -> None:
     raw = tomllib.loads((SPECS / f"{machine}.toml").read_text())
     for name, changed in _with_one_misspelt_reference(raw):
-        defects = [str(defect) for defect in check(msgspec.convert(changed, Spec), VOCABULARIES[machine])]
+        defects = [str(defect) for defect in check(msgspec.convert(changed, Spec), ACTOR_INTERFACES[machine])]
         assert defects, name
         assert [defect for defect in defects if f"{name}x" not in defect] == []

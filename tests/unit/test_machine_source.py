@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.machine.check import check_file
-from fsm_runner.machine.lines import Lines
-from fsm_runner.machine.source import SPEC_LIMIT_BYTES, SpecError, load, read
+from fsm_runner.machine.spec_file import SPEC_LIMIT_BYTES, SpecError, load, read
+from fsm_runner.machine.toml_lines import Lines
 
 LINED = """\
 # a comment with = and [brackets]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.errors import UsageError
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.profiles import LoadedProfile, load_profile
 
 SCHEMA = {
     "type": "object",

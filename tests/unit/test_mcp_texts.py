@@ -3,14 +3,14 @@
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.faults import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator.nesting import is_deeper
-from fsm_runner.coordinator.wire import SessionResult
+from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
 from fsm_runner.mcp_server.caller import caller_of
-from fsm_runner.mcp_server.failures import ToolFailure, failure_of
+from fsm_runner.mcp_server.errors import ToolFailure, failure_of
 from fsm_runner.mcp_server.limits import LIMITS
-from fsm_runner.mcp_server.shaping import cut_text, fitting, result_of
 from fsm_runner.mcp_server.tools import START
+from fsm_runner.mcp_server.truncation import cut_text, fitting, result_of
+from fsm_runner.protocol.json_tree import is_deeper
+from fsm_runner.protocol.wire import SessionResult
 
 URL = "http://coordinator.internal:8765/runs"
 

@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
-from fsm_runner.coordinator.no_proxy import is_exempt
-from fsm_runner.coordinator.outgoing import ClientFactory
-from fsm_runner.coordinator.proxies import proxy_for
+from fsm_runner.coordinator_client.http_clients import ClientFactory
+from fsm_runner.coordinator_client.no_proxy import is_exempt
+from fsm_runner.coordinator_client.proxies import proxy_for
 from tests.support.logs import log_lines
 
 EXEMPT = [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.executors.notes import SHOWN_DETAIL_CHARS, Notes, Usage, take_notes
+from fsm_runner.reporting.executor_status import SHOWN_DETAIL_CHARS, Notes, Usage, take_notes
 
 
 def noted(**fields: Any) -> Notes | None:

@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.embedded import bodies, routes_client, routes_runner
+from fsm_runner.coordinator_server.http import routes_client, routes_runner, schemas
+from fsm_runner.protocol import wire
 from tests.support.gateway import RecordingCoordinator, at_target, executor_at, gateway_to, path_of
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, operations
 from tests.support.serving import serving
@@ -29,8 +29,8 @@ STRUCTS = [
         wire.RunCreated,
     ),
     *(wire.RunnerList, wire.AgentOffer, wire.SessionList, wire.SessionStatus, wire.SessionResult, wire.Bind),
-    *(bodies.CompletedReport, bodies.FailedReport, bodies.StoppedReport, bodies.SessionEndReport),
-    *(bodies.Event, bodies.EventHead, bodies.SessionPatch),
+    *(schemas.CompletedReport, schemas.FailedReport, schemas.StoppedReport, schemas.SessionEndReport),
+    *(schemas.Event, schemas.EventHead, schemas.SessionPatch),
 ]
 OWN, CHILD = "ses_own", "ses_child"
 
@@ -81,9 +81,9 @@ class Household(RecordingCoordinator):
 async def executor() -> AsyncIterator[tuple[httpx.AsyncClient, bytes]]:
     """With what every path begins with."""
     async with AsyncExitStack() as stack:
-        doors = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(Household()))))
-        door = doors.door(OWN)
-        yield await stack.enter_async_context(executor_at(door)), path_of(door)
+        endpoints = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(Household()))))
+        endpoint = endpoints.endpoint(OWN)
+        yield await stack.enter_async_context(executor_at(endpoint)), path_of(endpoint)
 
 
 async def is_open(executor: tuple[httpx.AsyncClient, bytes], method: str, path: str) -> bool:

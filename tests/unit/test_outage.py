@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsm_runner.coordinator.api import Polled
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import DuplicateRunner, Unreachable
-from fsm_runner.coordinator.policy import CONFLICT_SAID_EACH_S
-from fsm_runner.coordinator.wire import Registered, Registration, RegistrationConflict
-from fsm_runner.lifecycle.link import LinkTimes
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.outage import OutageWatch
+from fsm_runner.coordinator_client.api import Polled
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import DuplicateRunner, Unreachable
+from fsm_runner.coordinator_client.policy import CONFLICT_SAID_EACH_S
+from fsm_runner.protocol.wire import Registered, Registration, RegistrationConflict
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.control.outage import OutageWatch
+from fsm_runner.runtime.control.poller import LinkTimes
 from tests.support.line import ME, REGISTRATION, FakeApi, PollAnswer, line
 from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time

@@ -11,15 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fsm_runner.coordinator import delivery, wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.outbox import Answered, NothingKept, Outbox
-from fsm_runner.coordinator.policy import Policies
-from fsm_runner.retry import RetryPolicy
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_client.policy import Policies
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.protocol import wire
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.reporting.outbox import DeliveryFuture, NothingKept, Outbox
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.serving import serving
 
@@ -170,37 +171,37 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
     async with serving(app) as url, CoordinatorApi(url) as api:
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
         box = Outbox(client, NothingKept())
-        box.put(LANE, delivery.started("r", "runner"))
-        assert isinstance(await box.put(LANE, delivery.completed("r", "runner")), Answer)
+        box.put(LANE, messages.started("r", "runner"))
+        assert isinstance(await box.put(LANE, messages.completed("r", "runner")), Answer)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
     assert lost == [True]
 
 
-PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
-    (lambda text: delivery.started(text, "me"), "/runner/runs/{}/started", b'{"runner_id":"me"}'),
+PLACES: list[tuple[Callable[[str], OutboundMessage], str, bytes]] = [
+    (lambda text: messages.started(text, "me"), "/runner/runs/{}/started", b'{"runner_id":"me"}'),
     (
-        lambda text: delivery.completed(text, "me"),
+        lambda text: messages.completed(text, "me"),
         "/runner/runs/{}/completed",
         b'{"runner_id":"me","status":"success","session_status":"finished"}',
     ),
-    (lambda text: delivery.failed(text, "me", "why"), "/runner/runs/{}/failed", b'{"runner_id":"me","error":"why"}'),
+    (lambda text: messages.failed(text, "me", "why"), "/runner/runs/{}/failed", b'{"runner_id":"me","error":"why"}'),
     (
-        lambda text: delivery.stopped(text, "me", "SIGKILL"),
+        lambda text: messages.stopped(text, "me", "SIGKILL"),
         "/runner/runs/{}/stopped",
         b'{"runner_id":"me","signal":"SIGKILL"}',
     ),
     (
-        lambda text: delivery.bind(text, wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
+        lambda text: messages.bind(text, wire.Bind(executor_session_id="e", hostname="h", executor_profile="p")),
         "/sessions/{}/bind",
         b'{"executor_session_id":"e","hostname":"h","executor_profile":"p"}',
     ),
     (
-        lambda text: delivery.session_ended(text, "me", "stopped"),
+        lambda text: messages.session_ended(text, "me", "stopped"),
         "/runner/sessions/{}/status",
         b'{"runner_id":"me","status":"stopped"}',
     ),
     (
-        lambda text: delivery.event(text, b'{"event_type": "result"}'),
+        lambda text: messages.event(text, b'{"event_type": "result"}'),
         "/sessions/{}/events",
         b'{"event_type": "result"}',
     ),
@@ -210,11 +211,11 @@ PLACES: list[tuple[Callable[[str], Delivery], str, bytes]] = [
 @pytest.mark.parametrize(("make", "path", "body"), PLACES)
 @pytest.mark.parametrize(("name", "quoted"), [("run_1", "run_1"), ("../a?b", "..%2Fa%3Fb"), ("..", "%2E%2E")])
 def test_each_message_has_its_place_and_its_body(
-    make: Callable[[str], Delivery], path: str, body: bytes, name: str, quoted: str
+    make: Callable[[str], OutboundMessage], path: str, body: bytes, name: str, quoted: str
 ) -> None:
     made = make(name)
     assert (made.method, made.path, made.body) == ("POST", path.format(quoted), body)
-    assert (made.patience_s is None) == path.startswith("/runner")
+    assert (made.give_up_after_s is None) == path.startswith("/runner")
 
 
 moves = st.sampled_from(["put", "put", "acknowledge", "refuse", "discard", "settle"])
@@ -229,7 +230,7 @@ def test_whatever_happens_order_is_kept_and_nothing_is_sent_twice(steps: list[st
 async def _live(steps: list[str]) -> None:
     gate = Gate()
     box = Outbox(gate, NothingKept())
-    answers: dict[str, Answered] = {}
+    answers: dict[str, DeliveryFuture] = {}
     for step in steps:
         match step:
             case "put":

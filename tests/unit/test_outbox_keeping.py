@@ -4,13 +4,13 @@ import asyncio
 
 import msgspec
 
-from fsm_runner.coordinator import delivery
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.delivery import Delivery
-from fsm_runner.coordinator.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NothingKept, Outbox
-from fsm_runner.coordinator.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import KeptMessage
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.reporting.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NothingKept, Outbox
 from tests.support.logs import log_lines
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.virtual_time import in_virtual_time
@@ -19,7 +19,7 @@ BIG = b"x" * (IN_MEMORY_BYTES // 3)
 
 
 class Shelf:
-    """A `Keeper`."""
+    """A `MessageStore`."""
 
     def __init__(self) -> None:
         self.messages: dict[int, tuple[str, bytes]] = {}
@@ -52,9 +52,9 @@ class Shelf:
 
     @property
     def paths(self) -> list[str]:
-        return [msgspec.msgpack.decode(content, type=Delivery).path for _, content in self.messages.values()]
+        return [msgspec.msgpack.decode(content, type=OutboundMessage).path for _, content in self.messages.values()]
 
-    def left_behind(self) -> list[KeptMessage]:
+    def recovered(self) -> list[KeptMessage]:
         return [KeptMessage(number, session_id, content) for number, (session_id, content) in self.messages.items()]
 
 
@@ -63,11 +63,11 @@ class Doubting(Gate):
 
     def __init__(self) -> None:
         super().__init__()
-        self.deliveries: list[tuple[Delivery, bool]] = []
+        self.deliveries: list[tuple[OutboundMessage, bool]] = []
 
-    async def deliver(self, delivery: Delivery, *, in_doubt: bool = False) -> Answer:
-        self.deliveries.append((delivery, in_doubt))
-        return await super().deliver(delivery, in_doubt=in_doubt)
+    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
+        self.deliveries.append((delivery, maybe_delivered))
+        return await super().deliver(delivery, maybe_delivered=maybe_delivered)
 
 
 async def test_a_message_is_kept_until_it_is_answered() -> None:
@@ -111,8 +111,8 @@ async def test_a_message_that_is_withdrawn_or_given_up_is_forgotten() -> None:
 async def test_that_a_run_has_started_is_not_kept_and_its_end_is() -> None:
     gate, shelf = Gate(), Shelf()
     box = Outbox(gate, shelf)
-    box.put(LANE, delivery.started("run_1", "me"))
-    box.put(LANE, delivery.completed("run_1", "me"))
+    box.put(LANE, messages.started("run_1", "me"))
+    box.put(LANE, messages.completed("run_1", "me"))
     assert shelf.paths == ["/runner/runs/run_1/completed"]
     await box.aclose()
 
@@ -137,7 +137,7 @@ async def test_what_was_left_is_sent_in_its_order_before_what_is_put_later() -> 
 
     gate = Doubting()
     box = Outbox(gate, shelf)
-    box.restore(shelf.left_behind())
+    box.restore(shelf.recovered())
     last = box.put(LANE, message("3"))
     while not last.done():
         await settle()
@@ -149,20 +149,25 @@ async def test_what_was_left_is_sent_in_its_order_before_what_is_put_later() -> 
     of_lane = [path for path in gate.begun if not path.startswith("other")]
     assert of_lane == ["0", "1", "2", "3"]
     assert [path for path in gate.begun if path.startswith("other")] == ["other 0", "other 1", "other 2"]
-    assert [in_doubt for each, in_doubt in gate.deliveries if each.path in of_lane] == [True, True, True, False]
+    assert [maybe_delivered for each, maybe_delivered in gate.deliveries if each.path in of_lane] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert shelf.messages == {}
 
 
 async def test_a_restored_message_is_the_one_that_was_put() -> None:
     shelf = Shelf()
-    put = [delivery.failed("run_1", "me", "why"), delivery.session_ended("ses_1", "me", "stopped"), message("1")]
+    put = [messages.failed("run_1", "me", "why"), messages.session_ended("ses_1", "me", "stopped"), message("1")]
     earlier = Outbox(Gate(), shelf)
     for each in put:
         earlier.put(LANE, each)
     await earlier.aclose()
     gate = Doubting()
     box = Outbox(gate, shelf)
-    box.restore(shelf.left_behind())
+    box.restore(shelf.recovered())
     for _ in put:
         await settle()
         gate.acknowledge()
@@ -177,7 +182,7 @@ async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_h
     shelf.message_put(LANE, msgspec.msgpack.encode(message("2")))
     box = Outbox(gate, shelf)
     with log_lines() as lines:
-        box.restore(shelf.left_behind())
+        box.restore(shelf.recovered())
     await settle()
     assert gate.begun == ["2"]
     assert shelf.paths == ["2"]
@@ -187,9 +192,9 @@ async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_h
 
 async def test_a_long_message_of_an_earlier_process_is_read_when_it_is_its_turn() -> None:
     gate, shelf = Doubting(), Shelf()
-    long = Delivery("long", bytes(10_000))
+    long = OutboundMessage("long", bytes(10_000))
     ids = [shelf.message_put(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
-    first, second = shelf.left_behind()
+    first, second = shelf.recovered()
     box = Outbox(gate, shelf)
     box.restore([first, KeptMessage(second.id, LANE, None, size_bytes=10_000)])
     await settle()
@@ -209,9 +214,9 @@ async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> 
     gate, shelf = Gate(), Shelf()
     box = Outbox(gate, shelf)
     assert box.ending_of("run_1") is None
-    box.put(LANE, delivery.started("run_1", "me"))
+    box.put(LANE, messages.started("run_1", "me"))
     assert box.ending_of("run_1") is None
-    answered = box.put(LANE, delivery.completed("run_1", "me"))
+    answered = box.put(LANE, messages.completed("run_1", "me"))
     assert box.ending_of("run_1") is answered
     assert box.ending_of("run_2") is None
     for _ in range(2):
@@ -223,11 +228,11 @@ async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> 
 
 async def test_the_end_of_a_session_is_found_too_and_no_more_when_it_is_given_up_or_closed() -> None:
     box = Outbox(Gate(), Shelf())
-    answered = box.put(LANE, delivery.session_ended("ses_1", "me", "finished"))
+    answered = box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
     assert box.ending_of("ses_1") is answered
     box.give_up(LANE, [answered])
     assert box.ending_of("ses_1") is None
-    box.put(LANE, delivery.session_ended("ses_1", "me", "finished"))
+    box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
     await box.aclose()
     assert box.ending_of("ses_1") is None
 
@@ -235,11 +240,11 @@ async def test_the_end_of_a_session_is_found_too_and_no_more_when_it_is_given_up
 async def test_a_restored_report_is_found_as_well() -> None:
     shelf = Shelf()
     earlier = Outbox(Gate(), shelf)
-    earlier.put(LANE, delivery.completed("run_1", "me"))
+    earlier.put(LANE, messages.completed("run_1", "me"))
     await earlier.aclose()
     gate = Gate()
     box = Outbox(gate, shelf)
-    box.restore(shelf.left_behind())
+    box.restore(shelf.recovered())
     answered = box.ending_of("run_1")
     assert answered is not None
     await settle()
@@ -251,7 +256,7 @@ async def test_of_a_long_lane_the_bodies_are_read_back_when_their_turn_comes() -
     gate, shelf = Doubting(), Shelf()
     box = Outbox(gate, shelf)
     for number in range(5):
-        box.put(LANE, Delivery(f"{number}", BIG + b"%d" % number))
+        box.put(LANE, OutboundMessage(f"{number}", BIG + b"%d" % number))
     size_bytes = box.waiting_bytes(LANE)
     for _ in range(5):
         await settle()
@@ -270,7 +275,7 @@ async def test_the_bodies_stay_in_memory_while_nothing_can_be_kept() -> None:
         gate = Doubting()
         box = Outbox(gate, shelf)
         for number in range(4):
-            box.put(LANE, Delivery(f"{number}", BIG))
+            box.put(LANE, OutboundMessage(f"{number}", BIG))
         for _ in range(4):
             await settle()
             gate.acknowledge()
@@ -285,7 +290,7 @@ async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
     box = Outbox(gate, shelf)
     shelf.unreadable_times = 3
     for number in range(4):
-        box.put(LANE, Delivery(f"{number}", BIG))
+        box.put(LANE, OutboundMessage(f"{number}", BIG))
     for number in range(4):
         await asyncio.sleep(0 if number < 2 else 2 * 3 * READ_BACK_EACH_S)
         await settle()
@@ -298,11 +303,11 @@ async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
 @in_virtual_time
 async def test_a_body_that_can_never_be_read_back_holds_the_end_of_its_run_up_for_a_limited_time() -> None:
     gate, shelf = Doubting(), Shelf()
-    kept = shelf.message_put(LANE, msgspec.msgpack.encode(Delivery("lost", BIG)))
+    kept = shelf.message_put(LANE, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
     shelf.unreadable_times = 1_000_000
     box = Outbox(gate, shelf)
     box.restore([KeptMessage(kept, LANE, None, size_bytes=len(BIG))])
-    box.put(LANE, delivery.completed("run_1", "me"))
+    box.put(LANE, messages.completed("run_1", "me"))
     await asyncio.sleep(NOT_TAKEN_LIMIT_S - 1)
     assert gate.begun == []
     await asyncio.sleep(2)
@@ -315,8 +320,8 @@ async def test_the_end_of_a_run_stays_in_memory_however_much_waits_before_it() -
     gate, shelf = Doubting(), Shelf()
     box = Outbox(gate, shelf)
     for number in range(6):
-        box.put(LANE, Delivery(f"{number}", BIG))
-    end = delivery.completed("run_1", "me")
+        box.put(LANE, OutboundMessage(f"{number}", BIG))
+    end = messages.completed("run_1", "me")
     box.put(LANE, end)
     for _ in range(7):
         await settle()
@@ -331,7 +336,7 @@ async def test_an_end_is_told_though_the_disk_does_not_answer() -> None:
     gate, shelf = Doubting(), Shelf()
     shelf.hangs = True
     box = Outbox(gate, shelf)
-    box.put(LANE, delivery.completed("run_1", "me"))
+    box.put(LANE, messages.completed("run_1", "me"))
     await asyncio.sleep(WRITE_DOWN_LIMIT_S - 0.1)
     assert gate.begun == []
     await asyncio.sleep(0.2)

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fsm_runner.coordinator.faults import Unreachable
-from fsm_runner.coordinator.outgoing import ClientFactory, exchanged, is_loopback
+from fsm_runner.coordinator_client.errors import Unreachable
+from fsm_runner.coordinator_client.http_clients import ClientFactory, exchanged, is_loopback
 from fsm_runner.errors import UsageError
 
 LIMIT_S = 10.0
@@ -69,7 +69,7 @@ def test_other_hosts_are_not_this_machine(host: str) -> None:
     assert not is_loopback(host)
 
 
-@pytest.mark.parametrize("module", ["fsm_runner.assembly", "fsm_runner.coordinator.embedded.server"])
+@pytest.mark.parametrize("module", ["fsm_runner.app.build", "fsm_runner.coordinator_server.server"])
 async def test_cryptography_is_loaded_only_where_tokens_are_demanded(module: str) -> None:
     check = f"import sys, {module}; assert not {{'jwt', 'cryptography'}} & set(sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", check)

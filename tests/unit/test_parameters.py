@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.cli.parameters import parse_parameters
 from fsm_runner.errors import UsageError
-from fsm_runner.parameters import parse_parameters
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -1,6 +1,6 @@
 import pytest
 
-from fsm_runner.process.capture import BoundedCapture
+from fsm_runner.process.child.capture import BoundedCapture
 
 
 def captured(limit_bytes: int, *chunks: bytes) -> BoundedCapture:

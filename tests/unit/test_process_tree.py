@@ -1,7 +1,7 @@
 import pytest
 
-from fsm_runner.process.procfs import Process
-from fsm_runner.process.tree import TREE_VARIABLE, Tree, own_mark
+from fsm_runner.process.tree.procfs import Process
+from fsm_runner.process.tree.tree import TREE_VARIABLE, Tree, own_mark
 
 
 def process(pid: int, *, group: int = 7, session: int = 7, started_ticks: int = 100) -> Process:

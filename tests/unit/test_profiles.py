@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fsm_runner.cli.profiles import list_profiles
+from fsm_runner.config.paths import HOME_VARIABLE
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
 from fsm_runner.errors import UsageError
-from fsm_runner.home import HOME_VARIABLE
-from fsm_runner.process.limits import ResourceLimits
-from fsm_runner.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
+from fsm_runner.process.limits.limits import ResourceLimits
 
 PROFILE = {"type": "procedural", "command": PROCEDURAL_COMMAND}
 

@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from fsm_runner.coordinator import delivery, wire
-from fsm_runner.coordinator.delivery import Delivery
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.executors.port import Assignment
+from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
-from fsm_runner.lifecycle.actor import Position
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.recovery import Recovery
+from fsm_runner.protocol import wire
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.runtime.actors.actor import Position
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.recovery import Recovery
 from tests.support.line import ME, RUN, TIMES, FakeApi, Line
 from tests.support.positions import positions
 from tests.support.virtual_time import in_virtual_time
@@ -38,8 +39,8 @@ async def successor(api: FakeApi) -> AsyncIterator[Line]:
         await made.scripts.aclose()
 
 
-def recovery(made: Line, left_behind: Recovered, killed: int = 0) -> Recovery:
-    return Recovery(lambda: left_behind, made.outbox, made.runs, made.sessions, lambda: killed)
+def recovery(made: Line, recovered: Recovered, killed: int = 0) -> Recovery:
+    return Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, lambda: killed)
 
 
 def open_run(state: str, outcome: str | None = None, run: bytes | None = None, report: Report | None = None) -> OpenRun:
@@ -56,7 +57,7 @@ def open_run(state: str, outcome: str | None = None, run: bytes | None = None, r
     )
 
 
-def kept(number: int, message: Delivery) -> KeptMessage:
+def kept(number: int, message: OutboundMessage) -> KeptMessage:
     return KeptMessage(number, RUN.session_id, msgspec.msgpack.encode(message))
 
 
@@ -74,11 +75,11 @@ async def test_processes_are_ended_before_anything_is_told_and_messages_come_bef
         told_when_swept.append(list(api.delivered))
         return 2
 
-    left_behind = msgspec.structs.replace(
-        NOTHING, runs=(open_run("executing"),), messages=(kept(1, delivery.event(RUN.session_id, b"{}")),)
+    recovered = msgspec.structs.replace(
+        NOTHING, runs=(open_run("executing"),), messages=(kept(1, messages.event(RUN.session_id, b"{}")),)
     )
     async with successor(api) as made:
-        await Recovery(lambda: left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
+        await Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, sweep).carry_out()
         await made.runs.all_ended()
     assert told_when_swept == [[]]
     assert api.delivered == ["/sessions/ses_1/events", "/runner/runs/run_1/failed"]
@@ -91,12 +92,12 @@ async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -
     def sweep() -> int:
         raise NotSwept("process 4711 does not end")
 
-    left_behind = msgspec.structs.replace(
-        NOTHING, runs=(open_run("executing"),), messages=(kept(1, delivery.event(RUN.session_id, b"{}")),)
+    recovered = msgspec.structs.replace(
+        NOTHING, runs=(open_run("executing"),), messages=(kept(1, messages.event(RUN.session_id, b"{}")),)
     )
     async with successor(api) as made:
         with pytest.raises(NotSwept):
-            await Recovery(lambda: left_behind, made.outbox, made.runs, made.sessions, sweep).carry_out()
+            await Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, sweep).carry_out()
         await asyncio.sleep(10)
         assert len(made.runs) == 0
     assert api.delivered == []
@@ -105,8 +106,8 @@ async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -
 @in_virtual_time
 async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
     api = FakeApi()
-    message = delivery.completed(RUN.run_id, ME)
-    left_behind = msgspec.structs.replace(
+    message = messages.completed(RUN.run_id, ME)
+    recovered = msgspec.structs.replace(
         NOTHING,
         runs=(open_run("reporting", "completed", report=Report(message.path, message.body)),),
         messages=(kept(1, message),),
@@ -114,7 +115,7 @@ async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     api.answers.append(answer)
     async with successor(api) as made:
-        await recovery(made, left_behind).carry_out()
+        await recovery(made, recovered).carry_out()
         on_its_way_bytes = made.outbox.waiting_bytes(RUN.session_id)
         await asyncio.sleep(10)
         assert made.outbox.waiting_bytes(RUN.session_id) == on_its_way_bytes > 0
@@ -131,7 +132,7 @@ async def test_a_run_that_an_earlier_process_has_ended_is_not_carried_out_when_i
 ) -> None:
     api = FakeApi()
     api.states[RUN.run_id] = wire.RunState(status=status)
-    message = delivery.completed(RUN.run_id, ME)
+    message = messages.completed(RUN.run_id, ME)
     ended = EndedRun(RUN.run_id, Report(message.path, message.body))
     async with successor(api) as made:
         await recovery(made, msgspec.structs.replace(NOTHING, ended=(ended,))).carry_out()
@@ -170,12 +171,12 @@ async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_o
     async with successor(api) as made:
         made.record.open_sessions.append(RUN.session_id)
         made.record.commit_s = 1.0
-        left_behind = msgspec.structs.replace(
+        recovered = msgspec.structs.replace(
             NOTHING,
             runs=(open_run("reporting", "completed"),),
             sessions=(open_session(position.state, position.outcome),),
         )
-        await recovery(made, left_behind).carry_out()
+        await recovery(made, recovered).carry_out()
         await asyncio.sleep(10)
         assert api.delivered == []
         answer.set_result(None)
@@ -195,12 +196,12 @@ async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run
     api = FakeApi()
     async with successor(api) as made:
         made.record.open_sessions.append(RUN.session_id)
-        left_behind = msgspec.structs.replace(
+        recovered = msgspec.structs.replace(
             NOTHING,
             runs=(open_run(run_state, outcome),),
             sessions=(open_session(position.state, position.outcome),),
         )
-        await recovery(made, left_behind).carry_out()
+        await recovery(made, recovered).carry_out()
         await made.runs.all_ended()
         await made.sessions.close("the test is over")
         assert made.record.open_sessions == []

@@ -6,9 +6,9 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import Refused
-from fsm_runner.coordinator.outgoing import USER_AGENT
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_client.http_clients import USER_AGENT
 from tests.support.deployed import CHECKS, RequestChecks
 from tests.support.embedded import coordinator
 from tests.support.gateway import RecordingCoordinator

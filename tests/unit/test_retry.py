@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import backoff
 import pytest
 
-from fsm_runner.coordinator.policy import POLICIES
-from fsm_runner.retry import RetryPolicy, Waits, retrying
+from fsm_runner.coordinator_client.policy import POLICIES
+from fsm_runner.util.retry import RetryPolicy, Waits, retrying
 from tests.support.virtual_time import in_virtual_time
 
 

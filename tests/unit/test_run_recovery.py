@@ -7,20 +7,20 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from fsm_runner.coordinator import wire
-from fsm_runner.coordinator.answer import Answer
-from fsm_runner.coordinator.client import CoordinatorClient
-from fsm_runner.coordinator.faults import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator.outbox import NothingKept, Outbox
-from fsm_runner.coordinator.timestamps import EventClock
-from fsm_runner.executors.port import Assignment, SessionChannel
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.executors.interface import Assignment, SessionChannel
 from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
-from fsm_runner.lifecycle.actor import Position
-from fsm_runner.lifecycle.blueprint import no_runner_values
-from fsm_runner.lifecycle.channel import ChannelContext
-from fsm_runner.lifecycle.machines import load_machine
-from fsm_runner.lifecycle.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, Observer, RunActor, RunContext
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.runtime.actors.actor import Position
+from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, Observer, RunActor, RunContext
+from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.positions import positions
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -101,7 +101,7 @@ class Life(NamedTuple):
 
 
 def lived(
-    api: FakeApi, left_behind: OpenRun | None, *, retry: bool = False, stuck: bool = False, stop: bool = False
+    api: FakeApi, recovered: OpenRun | None, *, retry: bool = False, stuck: bool = False, stop: bool = False
 ) -> Life:
     executor, record = Executor(), InstantRecord()
     if stuck:
@@ -122,7 +122,7 @@ def lived(
             retry_interrupted=retry,
             observer=Observer(),
         )
-        actor = RunActor(RUN, "me", context, left_behind)
+        actor = RunActor(RUN, "me", context, recovered)
         if stop:
             actor.post("stop_requested", "the operator")
         await actor.live()
@@ -213,10 +213,10 @@ def test_a_run_that_was_settled_is_reported_unless_the_coordinator_has_just_that
 
 @pytest.mark.parametrize("position", SETTLED, ids=named)
 def test_a_report_that_was_written_down_is_told_as_it_was(position: Position) -> None:
-    left_behind = left(position, has_report=True)
-    assert left_behind.report is not None
-    life = lived(FakeApi("running"), left_behind)
-    assert life.api.bodies == [left_behind.report.body]
+    recovered = left(position, has_report=True)
+    assert recovered.report is not None
+    life = lived(FakeApi("running"), recovered)
+    assert life.api.bodies == [recovered.report.body]
 
 
 def test_there_are_positions_to_try() -> None:

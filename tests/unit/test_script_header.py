@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.program import executor_program
-from fsm_runner.executors.script_header import DISTRIBUTION, extra_for, is_met_here, script_head
+from fsm_runner.scripts.header import DISTRIBUTION, extra_for, is_met_here, script_head
 from tests.support.program import REPOSITORY
 
 MSGSPEC = metadata.version("msgspec")

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsm_runner.coordinator.api import CoordinatorApi
-from fsm_runner.coordinator.faults import Refused, Unreachable
-from fsm_runner.coordinator.policy import POLL_NAMES_LIMIT
-from fsm_runner.lifecycle import script_sync
-from fsm_runner.lifecycle.script_sync import CHANGES_AT_ONCE, ScriptSync
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import Refused, Unreachable
+from fsm_runner.coordinator_client.policy import POLL_NAMES_LIMIT
+from fsm_runner.scripts import sync as sync_module
+from fsm_runner.scripts.sync import CHANGES_AT_ONCE, ScriptSync
 from tests.support.gateway import RecordingCoordinator
 from tests.support.logs import log_lines
 from tests.support.serving import serving
@@ -52,7 +52,7 @@ async def test_a_few_are_brought_in_at_once_and_the_rest_in_turn(tmp_path: Path)
 
 
 async def test_what_is_too_many_is_left_as_it_is_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script_sync, "CHANGES_LIMIT", 10)
+    monkeypatch.setattr(sync_module, "CHANGES_LIMIT", 10)
     downloads = Downloads()
     sync = sync_from(downloads, tmp_path)
     with log_lines() as lines:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from fsm_runner.threads import in_thread
+from fsm_runner.util.threads import in_thread
 
 
 async def test_work_that_found_no_thread_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsm_runner.process import procfs, usage
-from fsm_runner.process.procfs import Process
-from fsm_runner.process.usage import TreeUsage
+from fsm_runner.process.tree import procfs, usage
+from fsm_runner.process.tree.procfs import Process
+from fsm_runner.process.tree.usage import TreeUsage
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

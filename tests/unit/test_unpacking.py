@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from fsm_runner.coordinator.unpacking import PIECE_BYTES, unpacked
+from fsm_runner.coordinator_client.decompression import PIECE_BYTES, unpacked
 
 TEXT = b"".join(b"line %d\n" % number for number in range(20_000))
 

@@ -1,7 +1,7 @@
 """The hint for a run that no runner takes."""
 
 from fsm_runner.cli.waiting import SHOWN_RUNNERS, reasons_to_wait
-from fsm_runner.coordinator.wire import JsonObject, ListedRunner, Run
+from fsm_runner.protocol.wire import JsonObject, ListedRunner, Run
 
 RUNNER = ListedRunner(
     runner_id="rnr_1",

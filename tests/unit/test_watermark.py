@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.process.watermark import owner_part, owner_part_of, watermark, watermark_of, watermarked
+from fsm_runner.process.tree.rlimit_tag import owner_part, owner_part_of, watermark, watermark_of, watermarked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.executors.port import RunRefused
-from fsm_runner.lifecycle.workspace import check_workspace
+from fsm_runner.executors.interface import RunRefused
+from fsm_runner.runtime.workspace import check_workspace
 
 OTHER_UID = 54_321
 """Of nobody. Where the tests have root's rights, which no permission withstands, the check is made as this user."""
@@ -18,8 +18,8 @@ OTHER_UID = 54_321
 CHECKS = """
 import os, sys
 from pathlib import Path
-from fsm_runner.executors.port import RunRefused
-from fsm_runner.lifecycle.workspace import check_workspace
+from fsm_runner.executors.interface import RunRefused
+from fsm_runner.runtime.workspace import check_workspace
 folder, uid = sys.argv[1:]
 if os.getuid() == 0:
     os.setgroups([])

@@ -1,12 +1,12 @@
 """All cases, in the order in which they are tried: what is simple first, so that the first failure tells most."""
 
 from fsm_runner.conformance.case import Case
-from fsm_runner.conformance.cases import contents, endings, questions, refusals, starts, telling, turns
+from fsm_runner.conformance.cases import contents, endings, questions, refusals, reporting, starts, turns
 
 CASES: tuple[Case, ...] = (
     *questions.CASES,
     *starts.CASES,
-    *telling.CASES,
+    *reporting.CASES,
     *turns.CASES,
     *contents.CASES,
     *refusals.CASES,

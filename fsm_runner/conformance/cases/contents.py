@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fsm_runner.conformance import judgement
-from fsm_runner.conformance.attempt import Attempt, said_error
+from fsm_runner.conformance import assertions
 from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.coordinator.wire import JsonObject
+from fsm_runner.conformance.case_context import CaseContext, said_error
+from fsm_runner.protocol.wire import JsonObject
 
 HUGE_CHARACTERS = 5_000_000
 DEFAULT_PARAMETER = "prompt"
@@ -20,45 +20,45 @@ UNUSUAL_TEXT = (
 )
 
 
-async def unknown_fields(attempt: Attempt) -> None:
-    await _carried_out(attempt, **UNKNOWN_FIELDS)
+async def unknown_fields(context: CaseContext) -> None:
+    await _carried_out(context, **UNKNOWN_FIELDS)
 
 
-async def metadata(attempt: Attempt) -> None:
-    await _carried_out(attempt, metadata=METADATA)
+async def metadata(context: CaseContext) -> None:
+    await _carried_out(context, metadata=METADATA)
 
 
-async def huge_parameter(attempt: Attempt) -> str | None:
+async def huge_parameter(context: CaseContext) -> str | None:
     """A model takes no prompt of any length. One that has bound its session has read all of the invocation."""
-    async with attempt.trial() as trial:
+    async with context.process() as process:
         try:
-            await trial.take_turn(attempt.line(trial.run, parameters=_with_text(attempt, "x" * HUGE_CHARACTERS)))
+            await process.take_turn(context.line(process.run, parameters=_with_text(context, "x" * HUGE_CHARACTERS)))
         except CaseFailed:
-            has_bound = any(each.accepted for each in trial.record.binds())
-            if trial.exit is None or trial.exit.code == 0 or not has_bound or not said_error(trial.stderr):
+            has_bound = any(each.accepted for each in process.record.binds())
+            if process.exit is None or process.exit.code == 0 or not has_bound or not said_error(process.stderr):
                 raise
             return "refuses it"
-        judgement.a_result(trial.record.results())
+        assertions.a_result(process.record.results())
     return None
 
 
-async def unusual_text(attempt: Attempt) -> None:
-    async with attempt.trial() as trial:
-        await trial.take_turn(attempt.line(trial.run, parameters=_with_text(attempt, UNUSUAL_TEXT)))
-        judgement.a_result(trial.record.results())
+async def unusual_text(context: CaseContext) -> None:
+    async with context.process() as process:
+        await process.take_turn(context.line(process.run, parameters=_with_text(context, UNUSUAL_TEXT)))
+        assertions.a_result(process.record.results())
 
 
-def _with_text(attempt: Attempt, text: str) -> JsonObject:
+def _with_text(context: CaseContext, text: str) -> JsonObject:
     """The parameters of the trial, the first text among them replaced."""
-    parameters = attempt.stage.parameters
+    parameters = context.environment.parameters
     texts = [name for name, value in parameters.items() if isinstance(value, str)]
     name = DEFAULT_PARAMETER if DEFAULT_PARAMETER in texts or not texts else texts[0]
     return {**parameters, name: text}
 
 
-async def _carried_out(attempt: Attempt, **changes: Any) -> None:
-    async with attempt.trial() as trial:
-        await trial.take_turn(attempt.line(trial.run, **changes))
+async def _carried_out(context: CaseContext, **changes: Any) -> None:
+    async with context.process() as process:
+        await process.take_turn(context.line(process.run, **changes))
 
 
 CASES = (

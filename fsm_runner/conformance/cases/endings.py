@@ -1,57 +1,57 @@
 """How it ends (protocol.md, section 2, Stop)."""
 
-from fsm_runner.conformance.attempt import Attempt
 from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.conformance.trial import Trial
+from fsm_runner.conformance.case_context import CaseContext
+from fsm_runner.conformance.executor_process import ExecutorProcess
 from fsm_runner.executors.messages import SHUTDOWN_LINE
 
 
-async def leaves_nothing(attempt: Attempt) -> None:
-    _refuse_leftovers(await attempt.first_turn())
+async def leaves_nothing(context: CaseContext) -> None:
+    _refuse_leftovers(await context.first_turn())
 
 
-async def shutdown(attempt: Attempt) -> None:
-    async with attempt.idle_trial() as trial:
-        await trial.write(SHUTDOWN_LINE)
-        ended = await trial.ended_within(attempt.grace_s, "shutdown")
+async def shutdown(context: CaseContext) -> None:
+    async with context.idle_trial() as process:
+        await process.write(SHUTDOWN_LINE)
+        ended = await process.ended_within(context.grace_s, "shutdown")
         if ended.code != 0:
-            raise CaseFailed(f"it ended {trial.how_it_ended} after shutdown, where exit code 0 is asked for")
+            raise CaseFailed(f"it ended {process.how_it_ended} after shutdown, where exit code 0 is asked for")
 
 
-async def end_of_input(attempt: Attempt) -> None:
-    async with attempt.idle_trial() as trial:
-        trial.close_input()
-        await trial.ended_within(attempt.grace_s, "the end of its stdin")
+async def end_of_input(context: CaseContext) -> None:
+    async with context.idle_trial() as process:
+        process.close_input()
+        await process.ended_within(context.grace_s, "the end of its stdin")
 
 
-async def sigterm_at_work(attempt: Attempt) -> str | None:
-    async with attempt.trial() as trial:
-        trial.hold_requests()
-        await trial.write(attempt.line(trial.run))
-        if attempt.lifecycle == "one_shot":
-            trial.close_input()
-        await trial.record.until(
-            lambda: bool(trial.record.exchanges) or trial.exit is not None, "its first request to the gateway"
+async def sigterm_at_work(context: CaseContext) -> str | None:
+    async with context.process() as process:
+        process.hold_requests()
+        await process.write(context.line(process.run))
+        if context.lifecycle == "one_shot":
+            process.close_input()
+        await process.record.until(
+            lambda: bool(process.record.exchanges) or process.exit is not None, "its first request to the gateway"
         )
-        if trial.exit is not None:
+        if process.exit is not None:
             return "had ended before"
-        await trial.terminated_within(attempt.grace_s)
-        await trial.ended()
-        _refuse_leftovers(trial)
+        await process.terminated_within(context.grace_s)
+        await process.ended()
+        _refuse_leftovers(process)
     return None
 
 
-async def sigterm_idle(attempt: Attempt) -> None:
-    async with attempt.idle_trial() as trial:
-        await trial.terminated_within(attempt.grace_s)
-        await trial.ended()
-        _refuse_leftovers(trial)
+async def sigterm_idle(context: CaseContext) -> None:
+    async with context.idle_trial() as process:
+        await process.terminated_within(context.grace_s)
+        await process.ended()
+        _refuse_leftovers(process)
 
 
-def _refuse_leftovers(trial: Trial) -> None:
-    if trial.left_behind:
-        raise CaseFailed(f"it ended and left something running: {', '.join(trial.left_behind)}")
-    if trial.output_held:
+def _refuse_leftovers(process: ExecutorProcess) -> None:
+    if process.recovered:
+        raise CaseFailed(f"it ended and left something running: {', '.join(process.recovered)}")
+    if process.output_held:
         raise CaseFailed("it ended, and something that it has started still holds its stdout or stderr open")
 
 

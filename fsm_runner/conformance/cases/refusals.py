@@ -2,9 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 
-from fsm_runner.conformance.attempt import Attempt, json_line, said_error
 from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.coordinator.wire import Run
+from fsm_runner.conformance.case_context import CaseContext, json_line, said_error
+from fsm_runner.protocol.wire import Run
 
 REFUSED_CODE = 1
 REQUIRED_FIELDS = ("schema_version", "mode", "session_id", "parameters")
@@ -15,50 +15,50 @@ BAD_JSON = (b"this is no JSON\n", b'{"schema_version": "2.2", "mode": "start", "
 """Something else altogether, and an object that breaks off."""
 
 
-async def empty_input(attempt: Attempt) -> None:
-    await _refused(attempt, b"")
+async def empty_input(context: CaseContext) -> None:
+    await _refused(context, b"")
 
 
-async def bad_json(attempt: Attempt) -> None:
+async def bad_json(context: CaseContext) -> None:
     for content in BAD_JSON:
-        await _refused(attempt, content)
+        await _refused(context, content)
 
 
-async def unsupported_version(attempt: Attempt) -> None:
-    await _refused_with(attempt, schema_version=UNSUPPORTED_VERSION)
+async def unsupported_version(context: CaseContext) -> None:
+    await _refused_with(context, schema_version=UNSUPPORTED_VERSION)
 
 
-async def unknown_mode(attempt: Attempt) -> None:
-    await _refused_with(attempt, mode=UNKNOWN_MODE)
+async def unknown_mode(context: CaseContext) -> None:
+    await _refused_with(context, mode=UNKNOWN_MODE)
 
 
-def missing(field: str) -> Callable[[Attempt], Awaitable[None]]:
-    async def check(attempt: Attempt) -> None:
-        run = await attempt.stage.start_run()
-        fields = attempt.fields(run)
+def missing(field: str) -> Callable[[CaseContext], Awaitable[None]]:
+    async def check(context: CaseContext) -> None:
+        run = await context.environment.start_run()
+        fields = context.fields(run)
         del fields[field]
-        await _refused(attempt, json_line(fields), run)
+        await _refused(context, json_line(fields), run)
 
     return check
 
 
-async def _refused_with(attempt: Attempt, **changes: str) -> None:
-    run = await attempt.stage.start_run()
-    await _refused(attempt, attempt.line(run, **changes), run)
+async def _refused_with(context: CaseContext, **changes: str) -> None:
+    run = await context.environment.start_run()
+    await _refused(context, context.line(run, **changes), run)
 
 
-async def _refused(attempt: Attempt, content: bytes, run: Run | None = None) -> None:
+async def _refused(context: CaseContext, content: bytes, run: Run | None = None) -> None:
     """Stdin is closed behind it in either lifecycle: an object that breaks off might still go on."""
-    async with attempt.trial(run) as trial:
+    async with context.process(run) as process:
         if content:
-            await trial.write(content)
-        trial.close_input()
-        ended = await trial.ended()
-        if told := trial.record.told():
+            await process.write(content)
+        process.close_input()
+        ended = await process.ended()
+        if told := process.record.told():
             raise CaseFailed(f"it told the gateway something, where it has to refuse its input: {told[0]}")
         if ended.code != REFUSED_CODE:
-            raise CaseFailed(f"it ended {trial.how_it_ended}, where exit code 1 is asked for")
-        if not said_error(trial.stderr):
+            raise CaseFailed(f"it ended {process.how_it_ended}, where exit code 1 is asked for")
+        if not said_error(process.stderr):
             raise CaseFailed("no line on stderr begins with `Error: ` and says what is wrong")
 
 

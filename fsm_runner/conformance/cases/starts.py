@@ -1,21 +1,21 @@
 """A plain start, and the resume of a one-shot executor (protocol.md, section 2)."""
 
-from fsm_runner.conformance import judgement
-from fsm_runner.conformance.attempt import Attempt, said_error
+from fsm_runner.conformance import assertions
 from fsm_runner.conformance.case import Case, CaseFailed
+from fsm_runner.conformance.case_context import CaseContext, said_error
 
 REFUSED_CODE = 1
 
 
-async def start(attempt: Attempt) -> None:
-    await attempt.carry_out_first_turn()
+async def start(context: CaseContext) -> None:
+    await context.carry_out_first_turn()
 
 
-async def resume(attempt: Attempt) -> str | None:
-    async with attempt.trial() as first:
-        await first.take_turn(attempt.line(first.run))
-    async with attempt.trial(await attempt.stage.resume_run(first.run.session_id)) as second:
-        await second.write(attempt.line(second.run))
+async def resume(context: CaseContext) -> str | None:
+    async with context.process() as first:
+        await first.take_turn(context.line(first.run))
+    async with context.process(await context.environment.resume_run(first.run.session_id)) as second:
+        await second.write(context.line(second.run))
         second.close_input()
         ended = await second.ended()
         if ended.code == REFUSED_CODE and said_error(second.stderr) and not second.record.events():
@@ -25,8 +25,8 @@ async def resume(attempt: Attempt) -> str | None:
                 f"it ended {second.how_it_ended}; it may resume and exit with 0, or refuse with exit code 1, "
                 "a line `Error: …` on stderr and no event"
             )
-        judgement.one_result(second.record.results(), "the resume")
-        judgement.timestamps([*first.record.events(), *second.record.events()])
+        assertions.one_result(second.record.results(), "the resume")
+        assertions.timestamps([*first.record.events(), *second.record.events()])
     return None
 
 

@@ -3,10 +3,10 @@
 import asyncio
 from typing import Any
 
-from fsm_runner.conformance import judgement
-from fsm_runner.conformance.attempt import Attempt, json_line
+from fsm_runner.conformance import assertions
 from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.conformance.trial import Trial
+from fsm_runner.conformance.case_context import CaseContext, json_line
+from fsm_runner.conformance.executor_process import ExecutorProcess
 
 FURTHER_TURNS = 3
 IDLE_S = 0.5
@@ -23,39 +23,39 @@ NOISE = (
 )
 
 
-async def further_turns(attempt: Attempt) -> None:
-    async with attempt.idle_trial() as trial:
+async def further_turns(context: CaseContext) -> None:
+    async with context.idle_trial() as process:
         for number in range(1, FURTHER_TURNS + 1):
-            await _further_turn(attempt, trial, f"further turn {number}")
-        judgement.timestamps(trial.record.events())
+            await _further_turn(context, process, f"further turn {number}")
+        assertions.timestamps(process.record.events())
 
 
-async def unknown_messages(attempt: Attempt) -> None:
-    async with attempt.idle_trial() as trial:
+async def unknown_messages(context: CaseContext) -> None:
+    async with context.idle_trial() as process:
         for line in NOISE:
-            await trial.write(line)
-        await _further_turn(attempt, trial, "the turn that came after lines without meaning", unknown={"field": [1]})
-        await attempt.shut_down(trial)
-        if (count := len(trial.record.turns_completed)) > TURNS_WITH_NOISE:
+            await process.write(line)
+        await _further_turn(context, process, "the turn that came after lines without meaning", unknown={"field": [1]})
+        await context.shut_down(process)
+        if (count := len(process.record.turns_completed)) > TURNS_WITH_NOISE:
             raise CaseFailed(
                 f"it completed {count} turns, where {TURNS_WITH_NOISE} were asked for, the rest being noise"
             )
 
 
-async def stays(attempt: Attempt) -> None:
-    async with attempt.idle_trial() as trial:
+async def stays(context: CaseContext) -> None:
+    async with context.idle_trial() as process:
         try:
-            async with asyncio.timeout(min(IDLE_S, attempt.grace_s)):
-                await trial.ended()
+            async with asyncio.timeout(min(IDLE_S, context.grace_s)):
+                await process.ended()
         except TimeoutError:
             return
-        raise CaseFailed(f"it ended {trial.how_it_ended} after its turn, with its stdin open and no shutdown")
+        raise CaseFailed(f"it ended {process.how_it_ended} after its turn, with its stdin open and no shutdown")
 
 
-async def _further_turn(attempt: Attempt, trial: Trial, name: str, **unknown: Any) -> None:
-    told_before = len(trial.record.results())
-    await trial.take_turn(json_line({"type": "turn", "parameters": attempt.stage.parameters, **unknown}))
-    judgement.one_result(trial.record.results()[told_before:], name)
+async def _further_turn(context: CaseContext, process: ExecutorProcess, name: str, **unknown: Any) -> None:
+    told_before = len(process.record.results())
+    await process.take_turn(json_line({"type": "turn", "parameters": context.environment.parameters, **unknown}))
+    assertions.one_result(process.record.results()[told_before:], name)
 
 
 CASES = (

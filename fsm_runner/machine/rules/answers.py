@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Path, quoted
-from fsm_runner.machine.form import Problem
 from fsm_runner.machine.rules.case import Case, rule
 
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from fsm_runner.machine.form import Problem
-from fsm_runner.machine.spec import Spec, State, Transition, Vocabulary
+from fsm_runner.machine.decoder import Problem
+from fsm_runner.machine.spec import ActorInterface, Spec, State, Transition
 
 
 class Case:
     """A spec with the questions that several rules ask about it."""
 
-    def __init__(self, spec: Spec, vocabulary: Vocabulary | None, damaged_states: Collection[str] = ()) -> None:
+    def __init__(self, spec: Spec, vocabulary: ActorInterface | None, damaged_states: Collection[str] = ()) -> None:
         self.spec = spec
         self.vocabulary = vocabulary
         self.damaged_states = damaged_states

@@ -3,8 +3,8 @@
 import unicodedata
 from collections.abc import Iterator
 
+from fsm_runner.machine.decoder import Problem, similar
 from fsm_runner.machine.defects import Path, quoted
-from fsm_runner.machine.form import Problem, similar
 from fsm_runner.machine.rules.case import Case, rule
 
 RESERVED_STATES = frozenset({"*", "="})

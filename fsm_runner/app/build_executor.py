@@ -1,0 +1,121 @@
+"""The executor that a profile names, ready to work."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.app.permissions import check_folder, check_program
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
+from fsm_runner.config.settings import RunnerConfig
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.errors import FsmRunnerError, UsageError
+from fsm_runner.executors.interface import EndpointRegistry, Executor
+from fsm_runner.executors.launcher import Launcher
+from fsm_runner.executors.one_shot import OneShotExecutor
+from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
+from fsm_runner.executors.program import executor_program
+from fsm_runner.process.child.environment import executor_environment, named_variables
+from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.open_files import GATEWAY_SHARE, OPEN_FILES
+from fsm_runner.runtime.actors.session_registry import PersistentExecutor, SessionRegistry
+from fsm_runner.scripts.sync import ScriptSync
+from fsm_runner.util.threads import in_thread
+
+
+class ExecutorDependencies(msgspec.Struct, frozen=True, kw_only=True):
+    """What an executor works with."""
+
+    api: CoordinatorApi
+    scripts: ScriptSync
+    sessions: SessionRegistry
+    inherited: Mapping[str, str]
+    """The environment that the executors' is made from."""
+    marks: Mapping[str, str]
+    """Variables by which what an executor leaves behind is known."""
+    launch_policy: LaunchPolicy = UNCONFINED
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What executors get whatever the runner's own environment says."""
+        user = self.launch_policy.user
+        return {**self.marks, **({} if user is None else user.variables)}
+
+
+@asynccontextmanager
+async def assembled_executor(
+    config: RunnerConfig, profile: LoadedProfile, surroundings: ExecutorDependencies
+) -> AsyncIterator[Executor]:
+    """Raises `UsageError` naming the profile where its executor cannot be had."""
+    if profile.profile.command == PROCEDURAL_COMMAND:
+        yield await _procedural(config, profile, surroundings)
+        return
+    try:
+        program = executor_program(
+            profile.executor_path, surroundings.inherited, profile.variables, surroundings.variables
+        )
+    except UsageError as defect:
+        raise UsageError(f"{profile.path}: command: {defect}") from defect
+    except OSError as fault:  # a name that is too long, a folder that may not be entered
+        raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
+    for name in sorted(set(profile.named_variables) - surroundings.inherited.keys()):
+        logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
+    if (hint := profile.manifest.credentials_defect(surroundings.inherited)) is not None:
+        logger.warning("{}: {}", profile.path, hint)
+    if (user := surroundings.launch_policy.user) is not None:
+        await in_thread(check_program, user, profile.executor_path, program)
+    # The gateway brings the web server along, which a procedural runner has no use for.
+    from fsm_runner.gateway.gateway import Gateway
+    from fsm_runner.gateway.limits import LIMITS
+
+    limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections, GATEWAY_SHARE))
+    async with Gateway(surroundings.api, limits) as gateway:
+        endpoints: EndpointRegistry = gateway
+        launcher = Launcher(program, endpoints, profile.profile.config, surroundings.launch_policy)
+        if profile.profile.lifecycle == "one_shot":
+            yield OneShotExecutor(launcher)
+        else:
+            yield PersistentExecutor(surroundings.sessions, launcher)
+
+
+async def _procedural(
+    config: RunnerConfig, profile: LoadedProfile, surroundings: ExecutorDependencies
+) -> ProceduralExecutor:
+    folder = profile.executor_folder
+    if not folder.is_dir():
+        raise UsageError(f"{profile.path}: command: there is no folder {folder}")
+    named = named_variables(surroundings.inherited, profile.profile.env)
+    executor = ProceduralExecutor(
+        folder=folder,
+        config=_procedural_config(profile),
+        project_dir=config.project_dir,
+        environment=executor_environment(surroundings.inherited, {**named, **surroundings.variables}),
+        script_source=surroundings.scripts,
+        launch_policy=surroundings.launch_policy,
+    )
+    commands = _commands(executor, profile)
+    if (user := surroundings.launch_policy.user) is not None:
+        await in_thread(check_folder, user, folder, commands)
+    return executor
+
+
+def _commands(executor: ProceduralExecutor, profile: LoadedProfile) -> list[Path]:
+    """The files that the profile's agents start. Raises `UsageError` naming the agent's file."""
+    commands = []
+    for agent in profile.agents:
+        try:
+            command = executor.check(agent)
+        except FsmRunnerError as defect:
+            raise UsageError(f"{profile.agent_files[agent.name]}: command: {defect}") from defect
+        if command is not None:
+            commands.append(command)
+    return commands
+
+
+def _procedural_config(profile: LoadedProfile) -> ProceduralConfig:
+    try:
+        return msgspec.convert(profile.profile.config, ProceduralConfig)
+    except msgspec.ValidationError as defect:
+        raise UsageError(f"{profile.path}: config: {defect}") from defect

@@ -1,0 +1,191 @@
+"""Whether a runner is well: it is asked over a socket in the folder of its journal, and its event loop answers."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.http_server.acceptor import Acceptor
+from fsm_runner.journal.identity import KEY_DIGITS
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.util.held_files import LOOK_EACH_S, HeldFiles
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+SOCKET_FILE = "health.sock"
+ANSWER_LIMIT_S = 3.0
+"""A runner that is well answers at once; one that does not for so long is stuck."""
+LONGEST_ANSWER_BYTES = 64 * 1024
+
+ADDRESS_LIMIT_BYTES = 100
+"""The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""
+_OWN_DESCRIPTORS = Path("/proc/self/fd")
+
+UNWELL_STATES = frozenset({"suspended"})
+"""It lives, and takes no runs before there is space on its disk. A coordinator that is away is nobody's fault here."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    state: str
+    """Of the runner's machine."""
+    runs: int
+    """How many are held."""
+    problem: str | None = None
+    """A fault, in words for the operator, that makes a runner unwell whatever its state is."""
+
+    @property
+    def is_well(self) -> bool:
+        return self.state not in UNWELL_STATES and self.problem is None
+
+    def __str__(self) -> str:
+        text = f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
+        return text if self.problem is None else f"{text}; {self.problem}"
+
+
+class Stuck(msgspec.Struct, frozen=True):
+    """A runner that is there and does not answer."""
+
+    @property
+    def is_well(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"does not answer within {ANSWER_LIMIT_S:g} s"
+
+
+@asynccontextmanager
+async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator[None]:
+    """Answer `fsm-runner health` on a socket in `folder`, until the context ends.
+
+    If the socket cannot be made, the log says so, and the runner works without it. A socket that is deleted is made
+    again.
+    """
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(encode_json(health()) + b"\n")
+            await writer.drain()
+        writer.close()
+
+    serving = asyncio.create_task(_serve_until_cancelled(folder / SOCKET_FILE, answer), name="health socket")
+    try:
+        await asyncio.sleep(0)  # the first step of the task makes the socket, or fails to
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def _serve_until_cancelled(path: Path, answer: Answer) -> None:
+    was_reachable = True
+    while True:
+        try:
+            async with _listening(path, answer) as held:
+                if not was_reachable:
+                    logger.info("`fsm-runner health` reaches this runner again: {}", path)
+                was_reachable = True
+                while held.first_missing() is None:  # noqa: ASYNC110 - nothing tells that a file was deleted
+                    await asyncio.sleep(LOOK_EACH_S)
+        except OSError as fault:
+            if was_reachable:
+                logger.warning("`fsm-runner health` cannot reach this runner: {}: {}", path, fault)
+            was_reachable = False
+            await asyncio.sleep(LOOK_EACH_S)
+
+
+@asynccontextmanager
+async def _listening(path: Path, answer: Answer) -> AsyncIterator[HeldFiles]:
+    """Yields the socket's file as it was made."""
+    with contextlib.ExitStack() as stack:
+        # An earlier process left it; the journal's lock says that this process is gone.
+        _remove(path)
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        with _address(path) as address:
+            listener.bind(address)
+        listener.listen()
+        held = HeldFiles([path])
+        acceptor = Acceptor(
+            listener, lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), answer), name=str(path)
+        )
+        acceptor.start()
+        try:
+            yield held
+        finally:
+            acceptor.stop()
+            await acceptor.wait_set_up()
+            if held.first_missing() is None:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """The address of the socket at `path`. If the path is too long, the address uses a descriptor of its folder.
+
+    Raises OSError if the folder cannot be opened.
+    """
+    if not _is_too_long(path) or not _OWN_DESCRIPTORS.is_dir():
+        yield str(path)
+        return
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield str(_OWN_DESCRIPTORS / str(descriptor) / path.name)
+    finally:
+        os.close(descriptor)
+
+
+def _is_too_long(path: Path) -> bool:
+    return len(os.fsencode(path)) > ADDRESS_LIMIT_BYTES
+
+
+def is_out_of_reach(state_dir: Path) -> bool:
+    """Whether health sockets in this directory have too long a path, and no `/proc` offers a shorter one."""
+    return _is_too_long(state_dir / ("0" * KEY_DIGITS) / SOCKET_FILE) and not _OWN_DESCRIPTORS.is_dir()
+
+
+def sockets(state_dir: Path) -> list[Path]:
+    """Of all runners with journals in this directory, also of those that were killed."""
+    return sorted(state_dir.glob(f"*/{SOCKET_FILE}"))
+
+
+async def ask_all(paths: Iterable[Path]) -> dict[str, Health | Stuck]:
+    """Those that are at work, by the names of their folders."""
+    answers = {path.parent.name: await _ask(path) for path in paths}
+    return {name: answer for name, answer in answers.items() if answer is not None}
+
+
+async def _ask(path: Path) -> Health | Stuck | None:
+    """None: nobody is there."""
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            with _address(path) as address:
+                reader, writer = await asyncio.open_unix_connection(address, limit=LONGEST_ANSWER_BYTES)
+            try:
+                if not _is_here(writer.get_extra_info("socket")):
+                    return None
+                return msgspec.json.decode(await reader.readline(), type=Health)
+            finally:
+                writer.close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return None
+    except (TimeoutError, OSError, ValueError, msgspec.MsgspecError):
+        return Stuck()
+
+
+def _is_here(connection: socket.socket) -> bool:
+    """False where the other end is in another container, which shares the state directory: it is asked there."""
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS: no container to be in
+        return True
+    form = "3i"
+    pid, _, _ = struct.unpack(form, connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form)))
+    return bool(pid)

@@ -1,0 +1,67 @@
+"""Whether the user that executors are started as may use what they need, and nothing of the runner's own."""
+
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fsm_runner.errors import UsageError
+from fsm_runner.executors.program import UV, ExecutorProgram
+from fsm_runner.process.child.environment import SDK_FOLDER
+from fsm_runner.process.user import RIGHTS, RUN_AS, RunUser, denied_to, first_denied
+
+KIT_FILE = SDK_FOLDER / "fsm_executor" / "__init__.py"
+
+
+def check_program(user: RunUser, path: Path, program: ExecutorProgram) -> None:
+    """Of an executor in the file `path`. Blocks. Raises `UsageError` naming the folder or file, and `OSError`."""
+    _check_open(user, [(Path(program.command[0]), "x"), (path.parent, "rx"), (path, "r"), (KIT_FILE, "r")])
+    if Path(program.command[0]).name == UV:
+        _check_cache(user, program.environment)
+
+
+def check_folder(user: RunUser, folder: Path, commands: list[Path]) -> None:
+    """Of the procedural executor, with its agents' commands. Blocks. Raises `UsageError`, and `OSError`."""
+    _check_open(user, [(folder, "rx"), *((command, "rx") for command in commands)])
+
+
+def _check_open(user: RunUser, paths: Iterable[tuple[Path, str]]) -> None:
+    denied = first_denied(user, paths)
+    if denied is None:
+        return
+    path, place, right = denied
+    what_for = "" if path == place else f", which {path} needs"
+    letters = "x" if path != place else "r" if right == "r" and not place.is_dir() else "rx"
+    raise UsageError(
+        f"{RUN_AS}: {user} may not {RIGHTS[right]} {place}{what_for}: open it to that user "
+        f"(`chmod a+{letters} {place}`), or keep it elsewhere"
+    )
+
+
+def _check_cache(user: RunUser, environment: Mapping[str, str]) -> None:
+    """`uv` keeps there what it fetches."""
+    named = environment.get("UV_CACHE_DIR")
+    cache = Path(named) if named else Path(environment.get("HOME", "/"), ".cache", "uv")
+    # Itself, or the folder that it can be made in.
+    place = next(each for each in (cache, *cache.parents) if each.is_dir())
+    if denied_to(user, [(place, "w"), (place, "x")]):
+        raise UsageError(
+            f"{RUN_AS}: the executor is started by uv, which keeps what it fetches in {cache}, and {user} may not "
+            "write there: set UV_CACHE_DIR to a folder of that user's"
+        )
+
+
+def check_journal(user: RunUser, folder: Path) -> None:
+    """Of this runner: that user must neither read it nor put another one in its place. Blocks.
+
+    Raises `UsageError` naming the folder, and `OSError`.
+    """
+    above = [each for each in folder.parents if not each.stat().st_mode & stat.S_ISVTX]
+    wanted = [(folder, "r"), (folder, "w"), (folder, "x"), *((each, "w") for each in above)]
+    denied = denied_to(user, wanted)
+    allowed = next((each for each in wanted if each not in denied), None)
+    if allowed is not None:
+        place, right = allowed
+        raise UsageError(
+            f"{RUN_AS}: the runner's journal is in {folder}, and {user} may {RIGHTS[right]} {place}: close it to that "
+            "user, or use another --state-dir"
+        )

@@ -1,0 +1,125 @@
+"""Parameters of a run as they are typed at the command line.
+
+key=text      the type that the agent's `parameters_schema` gives the key, else a string
+key=@file     the same, with the text from a file
+key:=json     a JSON value
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fsm_runner.errors import UsageError
+from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
+
+FILE_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of a file that is named in place of a text; as much as a coordinator takes for a whole run."""
+
+
+class _KeySchema(msgspec.Struct, frozen=True):
+    """As much of a property's JSON Schema as tells how to read its text."""
+
+    type: str | tuple[str, ...] = ()
+    items: Any = None
+
+
+def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObject:
+    """Raises `UsageError` naming the word that cannot be read."""
+    parameters: JsonObject = {}
+    for word in words:
+        key, value = _parsed(word, schema or {})
+        if key in parameters:
+            raise UsageError(f"{word!r}: {key!r} is given twice")
+        parameters[key] = value
+    return parameters
+
+
+def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
+    name, equals, text = word.partition("=")
+    as_json = name.endswith(":")
+    # The name of a file may be any bytes.
+    _check_text(word, name if text.startswith("@") and not as_json else word)
+    key = name.removesuffix(":")
+    if not equals or not key:
+        raise UsageError(f"{word!r}: expected key=value, key:=json or key=@file")
+    if as_json:
+        return key, _json(word, text)
+    if text.startswith("@"):
+        text = _file_text(word, Path(text[1:]))
+    return key, _typed(word, text, _key_schema(schema, key))
+
+
+def _key_schema(schema: JsonObject, key: str) -> _KeySchema:
+    properties = schema.get("properties")
+    raw = properties.get(key) if isinstance(properties, dict) else None
+    try:
+        return msgspec.convert(raw or {}, _KeySchema)
+    except msgspec.ValidationError:
+        return _KeySchema()
+
+
+def _typed(word: str, text: str, schema: _KeySchema) -> object:
+    types = (schema.type,) if isinstance(schema.type, str) else schema.type
+    readers = [_READERS[name] for name in types if name in _READERS]
+    for read in readers:
+        try:
+            return read(text, schema)
+        except (*DECODE_FAULTS, UsageError):
+            continue
+    if readers and "string" not in types:
+        raise UsageError(f"{word!r}: {text!r} is not of the type that the agent declares: {' or '.join(types)}")
+    return text
+
+
+def _json(word: str, text: str) -> object:
+    try:
+        return decode_json(text)
+    except DECODE_FAULTS as defect:
+        raise UsageError(f"{word!r}: not JSON: {defect}") from defect
+
+
+def _check_text(word: str, text: str) -> None:
+    """Bytes of a command line that are not UTF-8 come as lone surrogates, which no JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as defect:
+        raise UsageError(f"{word!r}: not UTF-8 text") from defect
+
+
+def _file_text(word: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_LIMIT_BYTES + 1)
+        if len(content) > FILE_LIMIT_BYTES:
+            raise UsageError(f"{word!r}: {path} is larger than {FILE_LIMIT_BYTES:,} bytes")
+        return content.decode("utf-8-sig")
+    except OSError as fault:
+        raise UsageError(f"{word!r}: {path} cannot be read: {fault.strerror}") from fault
+    except UnicodeDecodeError as defect:
+        raise UsageError(f"{word!r}: {path} is not UTF-8 text: {defect}") from defect
+    except ValueError as defect:
+        raise UsageError(f"{word!r}: {str(path)!r} cannot be the path of a file: {defect}") from defect
+
+
+def _read_list(text: str, schema: _KeySchema) -> object:
+    """A JSON array, or what stands between commas."""
+    if text.lstrip().startswith("["):
+        return decode_json(text, list[Any])
+    try:
+        element = msgspec.convert(schema.items or {}, _KeySchema)
+    except msgspec.ValidationError:
+        element = _KeySchema()
+    return [_typed(text, part, element) for part in text.split(",")] if text else []
+
+
+_READERS: dict[str, Callable[[str, _KeySchema], object]] = {
+    "integer": lambda text, _: decode_json(text, int),
+    "number": lambda text, _: decode_json(text, int | float),
+    "boolean": lambda text, _: decode_json(text, bool),
+    "null": lambda text, _: decode_json(text, None),
+    "object": lambda text, _: decode_json(text, dict[str, Any]),
+    "array": _read_list,
+}

@@ -1,0 +1,82 @@
+"""What all trials of an executor share: a coordinator in memory, the real gateway before it, a project's folder."""
+
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.conformance.gateway import RecordedGateway
+from fsm_runner.conformance.target import Target
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import Unreachable
+from fsm_runner.coordinator_client.policy import POLICIES
+from fsm_runner.coordinator_server.server import CoordinatorServer
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.wire import JsonObject, Run, RunRequest
+from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.util.retry import retrying
+
+SESSION_PARAMETERS: JsonObject = {"prompt": "conformance"}
+"""The coordinator's own rule for a run without an agent; an executor is given the parameters of its trial."""
+UNNAMED_PROFILE = "conformance"
+
+
+class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
+    target: Target
+    parameters: JsonObject
+    project_dir: Path
+    timeout_s: float
+    """For one case."""
+    api: CoordinatorApi
+    gateway: RecordedGateway
+    channels: ChannelContext
+
+    async def start_run(self) -> Run:
+        """A run of a new session."""
+        return await self._run(
+            RunRequest(type="start_session", parameters=SESSION_PARAMETERS, project_dir=str(self.project_dir))
+        )
+
+    async def resume_run(self, session_id: str) -> Run:
+        return await self._run(RunRequest(type="resume_session", session_id=session_id, parameters=SESSION_PARAMETERS))
+
+    async def _run(self, request: RunRequest) -> Run:
+        # While a case waits, the coordinator may close a connection that is idle; one run more does no harm.
+        run = await retrying(lambda: self._create_run(request), POLICIES.look_up, (Unreachable,))
+        return msgspec.structs.replace(run, parameters=self.parameters)
+
+    async def _create_run(self, request: RunRequest) -> Run:
+        return await self.api.run((await self.api.create_run(request)).run_id)
+
+
+@asynccontextmanager
+async def built_stage(
+    target: Target, parameters: JsonObject, timeout_s: float
+) -> AsyncIterator[ConformanceEnvironment]:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-check-", ignore_cleanup_errors=True))
+        server = await stack.enter_async_context(CoordinatorServer(port=0))
+        api = await stack.enter_async_context(CoordinatorApi(server.url))
+        outbox = Outbox(CoordinatorClient(api), NothingKept())
+        stack.push_async_callback(outbox.aclose)
+        gateway = RecordedGateway(api)
+        await stack.enter_async_context(gateway)
+        yield ConformanceEnvironment(
+            target=target,
+            parameters=parameters,
+            project_dir=Path(folder),
+            timeout_s=timeout_s,
+            api=api,
+            gateway=gateway,
+            channels=ChannelContext(
+                outbox=outbox,
+                clock=EventClock(),
+                hostname=socket.gethostname(),
+                executor_profile=target.profile or UNNAMED_PROFILE,
+            ),
+        )

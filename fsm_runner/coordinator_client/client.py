@@ -1,0 +1,275 @@
+"""The coordinator as the runner uses it: the calls of `api.py` with their retry policies."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import (
+    AgentNameCollision,
+    CoordinatorError,
+    DuplicateRunner,
+    NotAuthenticated,
+    NotRegistered,
+    Refused,
+    RegistrationConflictError,
+    Unreachable,
+)
+from fsm_runner.coordinator_client.policy import (
+    CONFLICT_SAID_EACH_S,
+    POLICIES,
+    REMOVED_AFTER_S,
+    STALE_AFTER_S,
+    STALE_LOOKED_FOR_EACH_S,
+    Policies,
+)
+from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.diagnostics.rare_warning import RareWarning
+from fsm_runner.protocol import wire
+from fsm_runner.reporting.messages import OutboundMessage, RunEnding, RunStart
+from fsm_runner.util.retry import Sleep, retrying
+
+LOUD_FAILURE = 4
+"""The failure of one message of which the log warns: fewer pass by themselves within a second or so."""
+
+
+class CoordinatorClient:
+    """One coordinator, one runner. `on_registration_lost` is told when an answer says "Runner not registered"."""
+
+    def __init__(
+        self,
+        api: CoordinatorApi,
+        policies: Policies = POLICIES,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
+        on_registration_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.api = api
+        self.policies = policies
+        self.on_registration_lost = on_registration_lost
+        self.on_away: Callable[[], None] = lambda: None
+        """Told of each registration and message that is not answered."""
+        self.on_answer: Callable[[], None] = lambda: None
+        self._sleep = sleep
+        self._now = now
+        self._answered_at_s = now()
+        self._back = asyncio.Event()
+        self.registrations = 0
+        """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
+        self._last: wire.Registered | None = None
+        self._conflict_warning = RareWarning(CONFLICT_SAID_EACH_S)
+
+    async def register(self, registration: wire.Registration) -> wire.Registered:
+        """Register, however long the coordinator is away, and wait out a runner of the same identity or agents.
+
+        An agent that the coordinator has itself is left out: its runs come to every runner that they match.
+        Raises `RegistrationConflictError` when the other runner does not go away, `Refused` at once.
+        """
+        return await retrying(
+            lambda: self._register_with_own_agents(registration),
+            self.policies.registration_conflict,
+            (RegistrationConflictError,),
+            on_wait=self._say_conflict,
+            sleep=self._sleep,
+        )
+
+    async def _register_with_own_agents(self, registration: wire.Registration) -> wire.Registered:
+        agents = registration.agents
+        while True:
+            try:
+                return await self._register_while_away(msgspec.structs.replace(registration, agents=agents))
+            except AgentNameCollision as collision:
+                own = [agent for agent in agents if agent.name != collision.conflict.agent_name]
+                if collision.conflict.existing_runner_id is not None or len(own) == len(agents):
+                    raise
+                agents = own
+                logger.info("the coordinator has agent {} itself: its definition counts", collision.conflict.agent_name)
+
+    async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
+        # Credentials that are no good end a start. Those of a runner that was taken in before may become good again.
+        passing = (Unreachable, NotRegistered, NotAuthenticated) if self.registrations else (Unreachable, NotRegistered)
+        return await retrying(
+            lambda: self._register_once(registration),
+            self.policies.register,
+            passing,
+            on_wait=self._say_away,
+            sleep=self._sleep,
+        )
+
+    async def _register_once(self, registration: wire.Registration) -> wire.Registered:
+        try:
+            registered = await self.api.register(registration)
+        except DuplicateRunner as duplicate:
+            registered = await self._own_registration(duplicate)
+        self.registrations += 1
+        self._last = registered
+        self.note_answer()
+        self.wake()
+        return registered
+
+    async def _own_registration(self, duplicate: DuplicateRunner) -> wire.Registered:
+        """What this process has registered itself, where that is the runner that counts as online; else `duplicate`."""
+        if self._last is None or duplicate.conflict.runner_id != self._last.runner_id:
+            raise duplicate
+        try:
+            await self.api.heartbeat(self._last.runner_id)
+        except CoordinatorError:
+            raise duplicate from None
+        return self._last
+
+    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
+        """Send until it is acknowledged. Raises `Refused` when the coordinator will never take it.
+
+        A lost registration and missing credentials are temporary, so this retries as during an outage. `started` and
+        a terminal report are not sent twice: if the coordinator may have the message (`maybe_delivered`, or a lost
+        response), the client asks it for the run's status first.
+        """
+        attempts = _Attempts(self, delivery, maybe_delivered)
+
+        def say_undelivered(fault: Exception, wait_s: float) -> None:
+            attempts.failures += 1
+            level = "WARNING" if attempts.failures == LOUD_FAILURE else "DEBUG"
+            said = "{} {} is not delivered, and tried until it is ({})"
+            logger.log(level, said, delivery.method, delivery.path, fault)
+
+        return await retrying(
+            attempts.attempt,
+            self.policies.delivery,
+            (Unreachable, NotRegistered, NotAuthenticated),
+            on_wait=say_undelivered,
+            sleep=self._sleep_until_back,
+        )
+
+    async def found_run(self, run_id: str) -> wire.RunState | None:
+        """What the coordinator holds of a run, however long it is away; None: it knows no such run."""
+        try:
+            return await retrying(
+                lambda: self.api.run_state(run_id),
+                self.policies.delivery,
+                (Unreachable, NotRegistered, NotAuthenticated),
+                sleep=self._sleep_until_back,
+            )
+        except Refused as refusal:
+            logger.debug("{}: {}", run_id, refusal)
+            return None
+
+    @property
+    def answered_at_s(self) -> float:
+        """When the coordinator has last answered anything."""
+        return self._answered_at_s
+
+    def now_s(self) -> float:
+        return self._now()
+
+    def is_silent_for(self, limit_s: float) -> bool:
+        """Whether the coordinator has answered nothing for so long."""
+        return self._now() - self._answered_at_s >= limit_s
+
+    def note_answer(self) -> None:
+        """The coordinator has answered something: what fails all the same does so by itself."""
+        self._answered_at_s = self._now()
+        self.on_answer()
+
+    def wake(self) -> None:
+        """The coordinator is back: what waits to be delivered is tried at once."""
+        self._back.set()
+        self._back = asyncio.Event()
+
+    async def _sleep_until_back(self, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._back.wait()
+
+    async def script_archive(self, name: str) -> bytes:
+        """Raises `Refused` with status 404 where there is no such script, `Unreachable` after the policy's limit."""
+        return await retrying(
+            lambda: self.api.script_archive(name), self.policies.script, (Unreachable,), sleep=self._sleep
+        )
+
+    async def deregister(self, runner_id: str) -> None:
+        """Leave. A coordinator that does not know the runner any more is left already."""
+        try:
+            await retrying(
+                lambda: self.api.deregister(runner_id), self.policies.deregister, (Unreachable,), sleep=self._sleep
+            )
+        except (NotRegistered, Refused) as answer:
+            logger.debug("deregistration: {}", answer)
+
+    def _say_away(self, fault: Exception, wait_s: float) -> None:
+        self.on_away()
+        logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
+
+    def _say_conflict(self, fault: Exception, _wait_s: float) -> None:
+        self.note_answer()
+        occupied, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
+        if isinstance(fault, AgentNameCollision):
+            occupied, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
+        self._conflict_warning.log(
+            "not registered: {}. If that runner has ended, the coordinator forgets it {:.0f} to {:.0f} s after its "
+            "last heartbeat; trying again every few seconds ({})",
+            occupied,
+            after_s,
+            after_s + STALE_LOOKED_FOR_EACH_S,
+            fault,
+        )
+
+
+class _Attempts:
+    """The attempts to deliver one message."""
+
+    def __init__(self, client: CoordinatorClient, delivery: OutboundMessage, maybe_delivered: bool) -> None:
+        self.failures = 0
+        self._client = client
+        self._delivery = delivery
+        self._in_doubt = maybe_delivered
+        self._failing_since_s: float | None = None
+
+    async def attempt(self) -> Answer:
+        known_as = self._client.registrations
+        try:
+            answer = await self._taken_already() or await self._send()
+        except NotRegistered:
+            if known_as == self._client.registrations:
+                self._client.on_registration_lost()
+            raise
+        except (Unreachable, NotAuthenticated) as fault:
+            self._client.on_away()
+            self._lose_patience(fault)
+            raise
+        self._client.note_answer()
+        return answer
+
+    async def _send(self) -> Answer:
+        try:
+            return await self._client.api.deliver(self._delivery.path, self._delivery.body, self._delivery.method)
+        except Unreachable as fault:
+            self._in_doubt = self._in_doubt or fault.may_have_arrived
+            raise
+
+    async def _taken_already(self) -> Answer | None:
+        """The acknowledgement of what the coordinator holds already of a run."""
+        told = self._delivery.start or self._delivery.ending
+        if not self._in_doubt or not isinstance(told, RunStart | RunEnding):
+            return None
+        try:
+            found = await self._client.api.run_state(told.subject)
+        except NotAuthenticated:
+            raise
+        except Refused:
+            return None
+        return Answer(f"GET /runs/{told.subject}", 200, b'{"ok": true}') if told.is_known(found) else None
+
+    def _lose_patience(self, fault: CoordinatorError) -> None:
+        """Raises `Refused` where this message alone has not been taken for so long."""
+        give_up_after_s = self._delivery.give_up_after_s
+        if self._failing_since_s is None:
+            self._failing_since_s = self._client.now_s()
+        if give_up_after_s is not None and self._client.answered_at_s - self._failing_since_s >= give_up_after_s:
+            raise Refused(
+                f"given up, since it alone has not been taken for {give_up_after_s:g} s: {fault}", 0
+            ) from fault

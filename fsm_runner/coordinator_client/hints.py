@@ -1,0 +1,202 @@
+"""What a call that fails means for the person who set it up, and what to do about it."""
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+import anyio
+import httpx
+import msgspec
+
+from fsm_runner.coordinator_client.challenges import proxy_hint
+from fsm_runner.coordinator_client.proxies import Proxy
+
+DOCKER_HOST = "host.docker.internal"
+_UNRESOLVED_DOCKER_HOST = (
+    f"; Docker on Linux sets this name only where the container is started with --add-host {DOCKER_HOST}:host-gateway "
+    "(in a compose file: extra_hosts)"
+)
+_CLOSED = "the connection was closed without an HTTP response"
+_NO_HTTP = "what came is not an HTTP response"
+
+_OTHER_NAME_CODES = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_NOT_VALID_NOW_CODES = frozenset({9, 10})
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_UNKNOWN_AUTHORITY_CODES = frozenset({2, 18, 19, 20, 21})
+"""The issuer is not found, or it signed itself and is not trusted."""
+_NO_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+_HANDSHAKE_ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError, ssl.SSLEOFError)
+_BANNER = re.compile(r"illegal status line: bytearray\((?P<text>.*)\)", re.DOTALL)
+_BANNER_CHARS = 60
+_PLAIN_TO_TLS_PAGE = re.compile(
+    r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server|speaking plain HTTP"
+)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """Where the address of the other end of a connection is set, for messages."""
+
+    name: str
+    """`the URL`, or a variable."""
+    owner: str = "the server"
+    """What is at the other end."""
+    needs_tls: bool = False
+    """The setting has no scheme, and HTTPS is used always."""
+
+    def with_http(self) -> str:
+        """What to do where the other end has no TLS."""
+        if self.needs_tls:
+            return f"correct {self.name} ({self.owner} is called by HTTPS alone)"
+        return f"use http:// in {self.name}"
+
+
+URL_SETTING = Setting("the URL")
+
+
+def fault_text(
+    fault: Exception,
+    url: str,
+    proxy: Proxy | None = None,
+    *,
+    was_answered: bool = False,
+    setting: Setting = URL_SETTING,
+) -> str:
+    """The cause of a failed call of this URL, and what to do about it if that is known.
+
+    `was_answered`: the server has answered earlier calls, so it is set up correctly. `setting`: where the URL is set.
+    """
+    text = _reason(fault)
+    address = httpx.URL(url)
+    uses_tls = address.scheme == "https"
+    if proxy is None:
+        return text + _hint(fault, address.host, uses_tls, setting, was_answered=was_answered)
+    way_out = f"; correct {proxy.variable}, or name the host in NO_PROXY"
+    if isinstance(fault, httpx.ProxyError):
+        status = int(text[:3]) if text[:3].isdigit() else 0
+        is_login = status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
+        return f"the proxy {proxy} does not connect to it: {text}{proxy_hint(status, proxy) if is_login else way_out}"
+    is_tls_fault = isinstance(fault, httpx.ConnectError) and _is_of_tls(fault)
+    if is_tls_fault and uses_tls and proxy.uses_tls:
+        return f"{text}; this is the TLS of the server, or of the proxy {proxy}: check the URL and {proxy.variable}"
+    through = f"; the call went through the proxy {proxy}"
+    if uses_tls and (is_tls_fault or not isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout)):
+        return text + _hint(fault, address.host, uses_tls, setting, was_answered=was_answered) + through
+    at_proxy = Setting(proxy.variable, owner="the proxy")
+    hint = _hint(fault, httpx.URL(proxy.url).host, proxy.uses_tls, at_proxy, was_answered=was_answered)
+    if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"the proxy {proxy} cannot be reached: {text}{hint}{'' if proxy.variable in hint else way_out}"
+    return f"{text}{through}{hint}"
+
+
+def page_hint(url: str, status: int, page: str, proxy: Proxy | None = None) -> str:
+    """What to do about an answer that does not come from a coordinator; empty if that is not known."""
+    is_plain = httpx.URL(url).scheme == "http"
+    if not is_plain or status != httpx.codes.BAD_REQUEST or not _PLAIN_TO_TLS_PAGE.search(page):
+        return ""
+    if proxy is None or proxy.uses_tls:
+        return "; the port expects TLS: use https:// in the URL"
+    return (
+        f"; a port expects TLS, that of the server or that of the proxy {proxy}: use https:// in the URL, or in "
+        f"{proxy.variable}"
+    )
+
+
+def _reason(fault: Exception) -> str:
+    """What happened, in words. The texts of httpx name its own classes, or no cause at all."""
+    if isinstance(fault, httpx.TimeoutException | TimeoutError):
+        what = "connection" if isinstance(fault, httpx.ConnectTimeout) else "answer"
+        return f"no {what} within the time limit ({type(fault).__name__})"
+    numbers = _system_reasons(fault)
+    match fault:
+        case httpx.ConnectError() if _handshake_ended(fault):
+            return "the connection ended during the TLS handshake"
+        case httpx.ConnectError():
+            return numbers or str(fault) or "the connection failed"
+        case httpx.ReadError():
+            return _CLOSED + (f" ({numbers})" if numbers else "")
+        case httpx.WriteError():
+            return "the connection was closed while the request was sent" + (f" ({numbers})" if numbers else "")
+        case httpx.RemoteProtocolError():
+            return _protocol_reason(str(fault))
+        case ssl.SSLError() if fault.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
+            return "the server demands a certificate of its clients, which is not supported"
+    return str(fault) or type(fault).__name__
+
+
+def _system_reasons(fault: Exception) -> str:
+    """What the operating system says of it, such as "Network is unreachable"; empty if it says nothing."""
+    found: list[str] = []
+    for cause in _causes(fault):
+        match cause:
+            case ssl.SSLError():
+                # Its number is one of OpenSSL.
+                continue
+            case socket.gaierror():
+                found.append(cause.strerror or str(cause))
+            case OSError() if cause.errno:
+                found.append(os.strerror(cause.errno))
+    return ", ".join(sorted(set(found)))
+
+
+def _protocol_reason(text: str) -> str:
+    if text.startswith("Server disconnected"):
+        return _CLOSED
+    if text.startswith("peer closed connection"):
+        return "the connection was closed before the response was complete"
+    if (banner := _BANNER.match(text)) is not None:
+        shown = banner["text"]
+        return f"{_NO_HTTP}: {shown[:_BANNER_CHARS]}{'…' if len(shown) > _BANNER_CHARS else ''}"
+    # h11 says this of bytes that are not text, such as an alert of TLS.
+    return _NO_HTTP if text == "illegal request line" else f"{_NO_HTTP}: {text}"
+
+
+def _hint(fault: Exception, host: str, uses_tls: bool, setting: Setting, *, was_answered: bool) -> str:
+    """What to do, for a connection to this host; empty if that is not known."""
+    for cause in _causes(fault):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return _certificate_hint(cause.verify_code, setting)
+            case ssl.SSLError() if cause.reason in _NO_TLS_REASONS:
+                return f"; {setting.owner} does not use TLS on this port: if the port is right, {setting.with_http()}"
+            case socket.gaierror():
+                return f": {host}" + (_UNRESOLVED_DOCKER_HOST if host == DOCKER_HOST else "")
+    if uses_tls and isinstance(fault, httpx.ConnectError) and _handshake_ended(fault):
+        return ": if the port serves plain HTTP, " + setting.with_http()
+    if was_answered or not isinstance(fault, httpx.ReadError | httpx.RemoteProtocolError):
+        return ""
+    return "; is this the right port?" + ("" if uses_tls else f" If it expects TLS, use https:// in {setting.name}")
+
+
+def _certificate_hint(code: int, setting: Setting) -> str:
+    if code in _OTHER_NAME_CODES:
+        return f"; the certificate is for another host name: use a name in {setting.name} that the certificate covers"
+    if code in _NOT_VALID_NOW_CODES:
+        return f"; renew the certificate of {setting.owner}, or set this machine's clock"
+    is_unknown = code in _UNKNOWN_AUTHORITY_CODES
+    return "; name the file with its authority's certificate in SSL_CERT_FILE" if is_unknown else ""
+
+
+def _is_of_tls(fault: Exception) -> bool:
+    """Whether the connection was established and its TLS handshake failed."""
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(fault)) or _handshake_ended(fault)
+
+
+def _handshake_ended(fault: Exception) -> bool:
+    """Whether the connection was established and then ended."""
+    causes = list(_causes(fault))
+    was_refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+    return not was_refused and any(isinstance(cause, _HANDSHAKE_ENDED) for cause in causes)
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    """The fault, and the exceptions that caused it."""
+    seen: list[BaseException] = [fault]
+    for each in seen:
+        yield each
+        members = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        for cause in (each.__cause__ or each.__context__, *members):
+            if cause is not None and cause not in seen:
+                seen.append(cause)

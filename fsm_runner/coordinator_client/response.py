@@ -1,0 +1,53 @@
+"""An answer to one HTTP call, read to its end."""
+
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from fsm_runner.coordinator_client.errors import Unreachable
+from fsm_runner.coordinator_client.redirects import Redirect
+from fsm_runner.errors import shown
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.error_bodies import reason_of
+from fsm_runner.protocol.json_text import decode_json
+
+Form = TypeVar("Form")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer that was read to its end."""
+
+    call: str
+    """Method and URL, for messages."""
+    status: int
+    body: bytes
+    challenge: str = ""
+    """Its `WWW-Authenticate` header, or `Proxy-Authenticate` if a proxy asks for a login."""
+    redirect: Redirect | None = None
+    """A redirect that was not followed."""
+    came_from: httpx.URL | None = None
+    """The URL that answered, after redirects; None: none was followed."""
+
+    def __str__(self) -> str:
+        return f"{self.call}: HTTP {self.status}: {shown(reason_of(self.body)) or self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The beginning of its text, on one line."""
+        return shown(self.text)
+
+    @property
+    def text(self) -> str:
+        """As UTF-8, whatever character set it names."""
+        return self.body.decode(errors="replace")
+
+    def decoded(self, form: type[Form]) -> Form:
+        """Raises `Unreachable` where it is not of that form: a proxy's page, a truncated body."""
+        try:
+            return decode_json(self.body, form)
+        except wire.DECODE_FAULTS as defect:
+            said = (
+                f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {shown(str(defect))}: {self.shown}"
+            )
+            raise Unreachable(said) from defect

@@ -1,0 +1,164 @@
+"""The coordinator's SQLite database: one connection, used from one thread."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fsm_runner.coordinator_server.store.database_errors import DatabaseFiles, trouble_of
+from fsm_runner.errors import UsageError
+
+SCHEMA_VERSION = 1
+CACHED_STATEMENTS = 256
+
+_SCHEMA = """
+CREATE TABLE sessions (
+    seq INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    status TEXT NOT NULL,
+    project_dir TEXT,
+    agent_name TEXT,
+    executor_session_id TEXT,
+    hostname TEXT,
+    executor_profile TEXT,
+    parent_session_id TEXT,
+    execution_mode TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    last_resumed_at TEXT
+);
+CREATE INDEX sessions_by_status ON sessions (status);
+CREATE TABLE runs (
+    seq INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    session_id TEXT NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
+    status TEXT NOT NULL,
+    runner_id TEXT,
+    error TEXT,
+    demands BLOB NOT NULL,
+    request BLOB NOT NULL,
+    created_at TEXT NOT NULL,
+    claimed_at TEXT,
+    started_at TEXT,
+    completed_at TEXT
+);
+CREATE INDEX runs_by_status ON runs (status, seq);
+CREATE INDEX runs_by_session ON runs (session_id, seq);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
+    event_type TEXT NOT NULL,
+    timestamp TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX events_in_order ON events (session_id, timestamp, seq);
+"""
+
+
+class Database:
+    """An open database. Not for use by several threads at once."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Open or create; None keeps it in memory. Raises UsageError that names the file."""
+        self._file = file
+        self._connection = _connect(file)
+        self._files = DatabaseFiles(file)
+
+    @property
+    def changes(self) -> int:
+        """How many rows were changed since it was opened."""
+        return self._connection.total_changes
+
+    def check(self, *, by_writing: bool) -> None:
+        """Raises `DatabaseTrouble` if it cannot be used. `by_writing`: find that out by a write, too."""
+        self._files.check_presence()
+        self._files.check_space()
+        if by_writing:
+            with self.transaction():
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def execute(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
+
+    def row(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Row | None:
+        """The first row. All are fetched: an UPDATE … RETURNING takes effect when its last row is read."""
+        rows = self._connection.execute(statement, values).fetchall()
+        return rows[0] if rows else None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing. Raises `DatabaseTrouble` where the file or its disk is the cause."""
+        try:
+            with self._all_or_nothing():
+                yield
+        except sqlite3.Error as error:
+            if (trouble := trouble_of(self._file, error)) is None:
+                raise
+            raise trouble from error
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        self._roll_back()  # after a failure of the disk an earlier rollback may have failed, too
+        self._connection.execute("BEGIN IMMEDIATE")
+        changes = self.changes
+        try:
+            yield
+            if self.changes != changes:
+                self._files.check_presence()
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # the first error counts
+                self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        # A COMMIT that failed may have rolled back by itself.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _connect(file: Path | None) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(
+            ":memory:" if file is None else file,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=CACHED_STATEMENTS,
+        )
+    except sqlite3.Error as error:
+        raise UsageError(_cannot_open(file, error)) from None
+    try:
+        connection.row_factory = sqlite3.Row
+        # Exclusive: two coordinators on one file would each wake only their own runners.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _prepare_schema(connection, file)
+    except sqlite3.Error as error:
+        connection.close()
+        raise UsageError(_cannot_open(file, error)) from None
+    except UsageError:
+        connection.close()
+        raise
+    return connection
+
+
+def _cannot_open(file: Path | None, error: sqlite3.Error) -> str:
+    if "locked" in str(error):
+        return f"{file}: the database is in use by another coordinator; stop that one or name another file"
+    return f"{file}: cannot be used as the coordinator's database: {error}"
+
+
+def _prepare_schema(connection: sqlite3.Connection, file: Path | None) -> None:
+    connection.execute("BEGIN EXCLUSIVE")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+    if version not in (0, SCHEMA_VERSION) or (version == 0 and has_tables):
+        raise UsageError(f"{file}: is no database of this coordinator (version {SCHEMA_VERSION}); name another file")
+    if version == 0:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    connection.execute("COMMIT")

@@ -1,0 +1,64 @@
+"""What the end of an executor's process means, whichever executor it was."""
+
+import signal
+
+from fsm_runner.errors import STDERR_MARK, STDOUT_MARK
+from fsm_runner.process.child.capture import BoundedCapture
+from fsm_runner.process.child.child import Exit
+from fsm_runner.process.child.reaping import SIGNAL_CODE_BASE, signal_name
+
+TAIL_CHARS = 2_000
+"""How much of the end of stdout or stderr is added to a failure that begins with other text."""
+
+
+def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
+    """The limit that `what` exceeded, or otherwise its output and how it ended.
+
+    The output is stderr and the end of stdout, so that a warning on stderr does not hide an error on stdout; with an
+    empty stderr it is all of stdout (protocol.md, section 2). `when`: words that can follow "it ended".
+    """
+    if ended.exceeded is not None:
+        return ended.exceeded
+    how = _how_it_ended(ended, when)
+    stderr, stdout = ended.stderr.text().strip(), ended.stdout.text().strip()
+    if not stderr and not stdout:
+        return f"{what} {'ended with' if ended.signal is None else 'was'} {how}"
+    said = f"{stderr}{_section(STDOUT_MARK, stdout)}" if stderr else stdout
+    separator = "\n" if "\n" in said else " "
+    return f"{said}{separator}({how})"
+
+
+def _how_it_ended(ended: Exit, when: str) -> str:
+    """The signal, or the exit code and the signal that it can stand for: "killed by SIGSEGV, exit code 139".
+
+    A shell survives a child that a signal killed, and exits with a code that stands for the signal. A program may also
+    choose such a code itself.
+    """
+    when = when and f" {when}"
+    if ended.signal is not None:
+        return f"killed by {ended.signal}{when}, exit code {ended.code}{_cause(ended.signal)}"
+    number = ended.code - SIGNAL_CODE_BASE
+    if number not in signal.valid_signals():
+        return f"exit code {ended.code}{when}"
+    name = signal_name(number)
+    return f"exit code {ended.code}{when}, which a shell gives for {name}{_cause(name)}"
+
+
+def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> str:
+    """The reason of a failure before the process ended, with the end of its stderr and of its stdout so far."""
+    return f"{reason}{_section(STDERR_MARK, stderr.text().strip())}{_section(STDOUT_MARK, stdout.text().strip())}"
+
+
+def _section(mark: str, text: str) -> str:
+    return f"\n{mark}\n{_tail(text)}" if text else ""
+
+
+def _cause(name: str) -> str:
+    # The kernel sends SIGKILL when memory runs out, and the process has no chance to write a message.
+    return ", perhaps for lack of memory" if name == "SIGKILL" else ""
+
+
+def _tail(text: str) -> str:
+    if len(text) <= TAIL_CHARS:
+        return text
+    return f"… {len(text) - TAIL_CHARS:,} characters left out …\n{text[-TAIL_CHARS:]}"

@@ -1,0 +1,178 @@
+"""Starts a command, and says in plain words why one could not be started."""
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fsm_runner.process.child.executable import file_defect, noexec_mount
+from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.limits.open_files import OPEN_FILES
+from fsm_runner.process.tree.rlimit_tag import watermarked
+from fsm_runner.process.user import RIGHTS, RunUser, first_denied
+
+_EXHAUSTED = {
+    errno.EAGAIN: "too many processes: raise the limit (`ulimit -u`, a container's pids limit) or run fewer at once",
+    errno.EMFILE: "too many open files: raise the limit (`ulimit -n`) or run fewer at once",
+    errno.ENFILE: "too many open files on this machine: run fewer at once",
+    errno.ENOMEM: "not enough memory to start a process",
+}
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    watermark: int | None = None,
+    user: RunUser | None = None,
+    exec_prefix: Sequence[str] = (),
+) -> "subprocess.Popen[bytes]":
+    """Starts `command` as the leader of a new session, and so of a new process group.
+
+    `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited. What is
+    started, and whatever that starts, can be told by `watermark` (`watermark_of`). `user` None: that of this process.
+    `exec_prefix` is a program with its arguments that runs first and then executes the command in its own place.
+    Raises `SpawnFailed`; with an `exec_prefix`, only for the reasons that can be found before the start.
+    """
+    if not command or not command[0]:
+        raise SpawnFailed("there is no command to start: its name is empty")
+    try:
+        with OPEN_FILES.inherited() as limiting, watermarked(watermark):
+            exec_prefix = [*limiting, *exec_prefix]
+            if exec_prefix and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
+                raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
+            return subprocess.Popen(  # noqa: S603 - the command is the caller's to choose, and no shell reads it
+                [*exec_prefix, *command],
+                env=env,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                close_fds=True,
+                start_new_session=True,
+                user=None if user is None else user.uid,
+                group=None if user is None else user.gid,
+                extra_groups=None if user is None else user.groups,
+            )
+    except OSError as error:
+        raise spawn_failed(error, command, env, cwd, user) from error
+    except ValueError as error:  # NUL, `=` in a variable's name, text that has no form in bytes
+        raise SpawnFailed(
+            f"`{_shown(command[0])}` cannot be started: {_bad_text(command, env, cwd)}: {error}"
+        ) from error
+
+
+def spawn_failed(
+    error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path, user: RunUser | None = None
+) -> SpawnFailed:
+    """`error`, raised while `command` was being started, with its likely cause and what to do."""
+    return SpawnFailed(f"`{command[0]}` cannot be started: {_reason(error, command, env, cwd, user)}")
+
+
+def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path, user: RunUser | None) -> str:
+    if error.errno in _EXHAUSTED:
+        return _EXHAUSTED[error.errno]
+    if error.errno == errno.E2BIG:
+        return _too_long(command, env)
+    if (fault := _directory_fault(cwd)) is not None:
+        return fault
+    file = _executable(command[0], env, cwd)
+    if file is None:
+        return _not_found(env)
+    # With the rights of that user, a `noexec` mount cannot be told from a missing permission.
+    if user is not None and error.errno == errno.EACCES and noexec_mount(file) is None:
+        denied = _denied_to(user, file)
+        if denied is not None:
+            return denied
+    return _file_reason(error, file)
+
+
+def _denied_to(user: RunUser, file: Path) -> str | None:
+    """What keeps that user from it; None where nothing does."""
+    try:
+        denied = first_denied(user, [(file, "rx")])
+    except OSError:
+        return None
+    if denied is None:
+        return None
+    _, place, right = denied
+    return f"{user}, whom executors are started as, may not {RIGHTS[right]} {place}: open it (`chmod a+rx {place}`)"
+
+
+def _too_long(command: Sequence[str], env: Mapping[str, str]) -> str:
+    lengths = [len(os.fsencode(argument)) for argument in command]
+    environment_bytes = sum(len(os.fsencode(name)) + len(os.fsencode(value)) for name, value in env.items())
+    return (
+        f"its arguments are too long for this system ({sum(lengths):,} bytes, the longest {max(lengths):,}, beside "
+        f"{environment_bytes:,} bytes of environment): hand large values over in a file"
+    )
+
+
+def _directory_fault(cwd: Path) -> str | None:
+    try:
+        mode = cwd.stat().st_mode
+    except FileNotFoundError:
+        return f"its working directory {cwd} does not exist"
+    except OSError as error:
+        return f"its working directory {cwd}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return f"its working directory {cwd} is not a directory"
+    if not os.access(cwd, os.X_OK):
+        return f"its working directory {cwd} may not be entered: check its permissions"
+    return None
+
+
+def _command_defect(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str | None:
+    """What can be seen of it without trying."""
+    file = _executable(command[0], env, cwd)
+    return _not_found(env) if file is None else file_defect(file)
+
+
+def _not_found(env: Mapping[str, str]) -> str:
+    return f"command not found; it was looked for in PATH ({env.get('PATH', os.defpath)})"
+
+
+def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
+    """The file that `name` stands for, also where it does not exist; None where PATH has no such file."""
+    if "/" in name:
+        return cwd / name
+    found = shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath))
+    return Path(found) if found else None
+
+
+def _file_reason(error: OSError, file: Path) -> str:
+    if (defect := file_defect(file)) is not None:
+        return defect
+    if error.errno == errno.ENOENT:
+        return f"{file} exists, but the loader that it was built for does not: it is a program of another system"
+    if error.errno == errno.ENOEXEC:
+        return f"{file} is no program of this machine, and no script: a script's first line is `#!` and its interpreter"
+    return f"{file}: {error.strerror}"
+
+
+def _bad_text(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
+    for position, argument in enumerate(command):
+        if not _has_bytes(argument):
+            return f"argument {position}" if position else "its name"
+    for name, value in env.items():
+        if not _has_bytes(name) or not _has_bytes(value) or "=" in name:
+            return f"the environment variable {_shown(name)!r}"
+    return f"its working directory {_shown(str(cwd))!r}"
+
+
+def _has_bytes(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")

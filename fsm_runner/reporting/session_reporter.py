@@ -1,0 +1,79 @@
+"""What an executor tells the coordinator about its session, by way of the outbox."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from fsm_runner.coordinator_client.policy import UNDELIVERED_LIMIT_BYTES
+from fsm_runner.diagnostics.redaction import Redactor
+from fsm_runner.executors.interface import NoTurn, TooMuchUndelivered
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.executor_status import Notes
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.reporting.outbox import DeliveryFuture, Outbox
+
+
+class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What all channels of one runner share."""
+
+    outbox: Outbox
+    clock: EventClock
+    hostname: str
+    executor_profile: str
+    redactor: Redactor = msgspec.field(default_factory=Redactor)
+    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES
+
+
+class OutboxChannel:
+    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now; `on_note` is told
+    what is for the record of the run that has the turn."""
+
+    def __init__(
+        self,
+        session_id: str,
+        context: ChannelContext,
+        has_turn: Callable[[], bool],
+        on_note: Callable[[Notes], None] = lambda _: None,
+    ) -> None:
+        self._session_id = session_id
+        self._context = context
+        self._has_turn = has_turn
+        self._on_note = on_note
+
+    def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
+        if not self._has_turn():
+            raise NoTurn(f"{self._session_id}: no turn is in progress, so the session cannot be bound")
+        body = wire.Bind(
+            executor_session_id=executor_session_id,
+            hostname=self._context.hostname,
+            executor_profile=self._context.executor_profile,
+            project_dir=project_dir,
+        )
+        return self._put(messages.bind(self._session_id, body))
+
+    def event(self, body: bytes) -> DeliveryFuture:
+        return self._put(messages.event(self._session_id, body))
+
+    def metadata(self, body: bytes) -> DeliveryFuture:
+        return self._put(messages.metadata(self._session_id, body))
+
+    def note(self, notes: Notes) -> None:
+        self._on_note(notes)
+
+    def result(self, data: wire.JsonObject) -> None:
+        event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
+        self.event(encode_json(event))
+
+    def _put(self, message: OutboundMessage) -> DeliveryFuture:
+        message = msgspec.structs.replace(message, body=self._context.redactor.json(message.body))
+        waiting_bytes = self._context.outbox.waiting_bytes(self._session_id)
+        limit_bytes = self._context.undelivered_limit_bytes
+        if waiting_bytes + len(message.body) > limit_bytes:
+            raise TooMuchUndelivered(
+                f"{self._session_id}: the coordinator has not taken {waiting_bytes:,} bytes of this session yet, "
+                f"and no more than {limit_bytes:,} bytes are kept for it"
+            )
+        return self._context.outbox.put(self._session_id, message)

@@ -1,0 +1,43 @@
+"""What the actors can do with their machines: the names that `specs/` may use.
+
+Kept apart from the actors, so that a spec can be checked without loading what they work with.
+"""
+
+from fsm_runner.machine.spec import ActorInterface
+
+RUN = ActorInterface(
+    activities=frozenset({"accept", "prepare_workspace", "execute", "stop_execution", "look_up", "report"}),
+    guards=frozenset({"outcome_is_completed", "outcome_is_stopped", "outcome_is_failed", "may_run_again"}),
+    settings=frozenset({"run_timeout_s"}),
+    events=frozenset({"stop_requested", "interrupted"}),
+)
+
+RUNNER = ActorInterface(
+    activities=frozenset({"recover", "register", "await_runs", "stop_runs", "deregister"}),
+    guards=frozenset({"outcome_is_refused", "outcome_is_gave_up", "journal_is_stuck", "descriptors_are_short"}),
+    settings=frozenset({"grace_period_s", "stop_limit_s"}),
+    events=frozenset(
+        {
+            "coordinator_lost",
+            "coordinator_answered",
+            "registration_lost",
+            "outage_too_long",
+            "journal_stuck",
+            "journal_unstuck",
+            "descriptors_short",
+            "descriptors_freed",
+            "drain_requested",
+            "hurry_requested",
+            "exit_requested",
+        }
+    ),
+)
+
+SESSION = ActorInterface(
+    activities=frozenset({"start_process", "take_turn", "await_exit", "stop_process", "report"}),
+    guards=frozenset({"outcome_is_finished", "outcome_is_failed", "outcome_is_stopped"}),
+    settings=frozenset({"run_timeout_s", "session_idle_timeout_s"}),
+    events=frozenset({"turn_requested", "stop_requested", "close_requested", "interrupted"}),
+)
+
+ACTOR_INTERFACES = {"run": RUN, "session": SESSION, "runner": RUNNER}

@@ -1,0 +1,52 @@
+"""The placeholders of an agent that the runner fills in. Contract: protocol.md, section 1.2."""
+
+import re
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from fsm_runner.protocol.json_tree import with_texts
+from fsm_runner.protocol.wire import JsonObject, Run
+
+RunnerValues = Callable[[str], Mapping[str, str]]
+"""Of a session, by placeholder: `${runner.orchestrator_mcp_url}` is the only one that is defined; an unknown one stays
+as it is."""
+
+MCP_URL_PLACEHOLDER = "${runner.orchestrator_mcp_url}"
+_FOREIGN_PLACEHOLDER = re.compile(r"\$\{(?!runner\.)[^{}]+\}")
+
+
+def no_runner_values(session_id: str) -> Mapping[str, str]:
+    return {}
+
+
+def with_runner_values(run: Run, values: RunnerValues) -> Run:
+    """The run with every placeholder in its blueprint replaced, wherever in a text it stands."""
+    if run.resolved_agent_blueprint is None:
+        return run
+    own = values(run.session_id)
+    blueprint = with_texts(run.resolved_agent_blueprint, lambda text: _replaced(text, own))
+    return msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
+
+
+def _replaced(text: str, values: Mapping[str, str]) -> str:
+    for placeholder, replacement in values.items():
+        text = text.replace(placeholder, replacement)
+    return text
+
+
+def unresolved(definition: JsonObject) -> list[str]:
+    """What an agent's definition leaves to the coordinator: placeholders that are not the runner's, such as
+    `${params.topic}`, and references to MCP servers. A run's blueprint has neither."""
+    found: dict[str, None] = {}
+
+    def note(text: str) -> str:
+        found.update(dict.fromkeys(_FOREIGN_PLACEHOLDER.findall(text)))
+        return text
+
+    with_texts(definition, note)
+    servers = definition.get("mcp_servers")
+    for name, server in servers.items() if isinstance(servers, dict) else ():
+        if isinstance(server, dict) and "ref" in server:
+            found[f"MCP server {name!r}"] = None
+    return list(found)

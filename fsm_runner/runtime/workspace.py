@@ -1,0 +1,67 @@
+"""Whether a run can work in its project directory."""
+
+import errno
+import os
+import shlex
+import stat
+from pathlib import Path
+
+from fsm_runner.executors.interface import RunRefused
+from fsm_runner.process.user import RunUser, denied_to
+
+NO_SUCH_DIRECTORY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
+
+_NEEDED = frozenset("drwx")
+"""A directory that can be seen, read, written to and entered."""
+
+
+def check_workspace(folder: Path, user: RunUser | None = None) -> None:
+    """`user`: who works there, where that is another one than this process's.
+
+    Raises `RunRefused` with what to do, and `OSError` where it may pass: a network's file system may come back."""
+    if not folder.is_absolute() or "\0" in str(folder):
+        raise RunRefused(f"project directory {str(folder)!r}: not an absolute path")
+    try:
+        status = folder.stat()
+    except PermissionError:
+        raise RunRefused(_hidden(folder, user)) from None
+    except OSError as fault:
+        if fault.errno not in NO_SUCH_DIRECTORY:
+            raise
+        raise RunRefused(f"project directory {folder}: there is no such directory on this runner") from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise RunRefused(f"project directory {folder}: it is a file, not a directory, on this runner")
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise RunRefused(f"{_denied(folder, user)} write to it: its file system is read-only; mount it writable")
+    rights = _rights(folder, user)
+    if "d" not in rights:
+        raise RunRefused(_hidden(folder, user))
+    if rights != _NEEDED:
+        raise RunRefused(_not_open(folder, status, user))
+
+
+def _rights(folder: Path, user: RunUser | None) -> frozenset[str]:
+    """Those of `_NEEDED` that there are."""
+    if user is None:
+        may_work = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+        return _NEEDED if may_work else frozenset("d")
+    return _NEEDED - {right for _, right in denied_to(user, ((folder, right) for right in _NEEDED))}
+
+
+def _hidden(folder: Path, user: RunUser | None) -> str:
+    return f"{_denied(folder, user)} see it: open the directories above it (chmod a+x)"
+
+
+def _not_open(folder: Path, status: os.stat_result, user: RunUser | None) -> str:
+    owner = f"it belongs to uid {status.st_uid}, mode {stat.filemode(status.st_mode)}"
+    uid = os.getuid() if user is None else user.uid
+    shown = shlex.quote(str(folder))
+    fix = f"`chmod u+rwx {shown}`"
+    if status.st_uid != uid:
+        fix = f"`chown {uid} {shown}`, or `chmod 777 {shown}`"
+    return f"{_denied(folder, user)} read, write and enter it ({owner}): {fix}"
+
+
+def _denied(folder: Path, user: RunUser | None) -> str:
+    who = f"the runner (uid {os.getuid()})" if user is None else f"{user}, whom executors are started as,"
+    return f"Permission denied on workspace {folder}: {who} may not"
