@@ -8,7 +8,8 @@ from fsm_runner.cli.output import Row, shortened, show_json, show_table
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused
 from fsm_runner.errors import UsageError, headline
-from fsm_runner.protocol.wire import Run, RunStatus
+from fsm_runner.protocol.statuses import RunStatus
+from fsm_runner.protocol.wire import Run
 from fsm_runner.util import event_loop
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")

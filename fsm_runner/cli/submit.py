@@ -10,6 +10,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Refused, Unreachable
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
+from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import Run, RunRequest
 from fsm_runner.util import event_loop
 from fsm_runner.util.retry import retrying
@@ -17,7 +18,6 @@ from fsm_runner.util.retry import retrying
 PENDING_LOOKS = 20
 """A run that is still pending after so many look-ups, 5 s, may have no runner."""
 
-ENDED = frozenset({"completed", "failed", "stopped"})
 LOOK_INTERVAL_S = 0.25
 """Deployed coordinators say nothing about the end of a run by themselves that could be relied on."""
 
@@ -76,7 +76,7 @@ async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
     looks = 0
     while True:
         run = await retrying(lambda: api.run(run_id), POLICIES.look_up, (Unreachable,))
-        if run.status in ENDED:
+        if run.status in TERMINAL_RUN_STATUSES:
             return
         looks += 1
         if run.status == "pending" and looks == PENDING_LOOKS:

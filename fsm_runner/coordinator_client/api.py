@@ -23,6 +23,7 @@ from fsm_runner.coordinator_client.transport import Transport, path_segment
 from fsm_runner.errors import shown
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import decode_json, encode_json
+from fsm_runner.protocol.statuses import RunStatus
 
 NO_CONTENT = 204
 
@@ -166,7 +167,7 @@ class CoordinatorApi:
         answer = await self._transport.call("GET", "/runs?status=stopping", limit_s=LINE_ANSWER_LIMIT_S, line=True)
         return answer.decoded(wire.StopRequests).runs
 
-    async def held(self, runner_id: str, status: wire.RunStatus) -> list[wire.Run | UnreadableRun]:
+    async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         """The runs of this status that this runner holds, as the coordinator sees it."""
         answer = await self._transport.call("GET", f"/runs?status={status}", limit_s=LINE_ANSWER_LIMIT_S, line=True)
         return [run for raw in answer.decoded(wire.RawRuns).runs if (run := _claim_of(runner_id, raw)) is not None]

@@ -5,7 +5,8 @@ from typing import Protocol
 import msgspec
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.protocol.wire import CompletedSession, JsonObject, Run, StopSignal
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
+from fsm_runner.protocol.wire import JsonObject, Run
 from fsm_runner.reporting.executor_status import Notes
 from fsm_runner.reporting.outbox import DeliveryFuture
 

@@ -11,7 +11,8 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionC
 from fsm_runner.executors.launcher import Launched, Launcher
 from fsm_runner.executors.messages import invocation_line
 from fsm_runner.process.errors import InputClosed
-from fsm_runner.protocol.wire import CompletedSession, Run, StopSignal
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
+from fsm_runner.protocol.wire import Run
 
 
 class _Conversation:

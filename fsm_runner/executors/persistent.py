@@ -14,7 +14,7 @@ from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES, Line, LineSplit
 from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
 from fsm_runner.process.child.child import Exit
 from fsm_runner.process.errors import InputClosed
-from fsm_runner.protocol.wire import StopSignal
+from fsm_runner.protocol.statuses import StopSignal
 
 SHUTDOWN_GRACE_S = 5.0
 """From the `shutdown` message to SIGTERM."""

@@ -16,7 +16,8 @@ from fsm_runner.process.child.executable import not_executable
 from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
 from fsm_runner.protocol.json_text import decode_json, sound_json
-from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, CompletedSession, JsonObject, Run, StopSignal
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
+from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
 from fsm_runner.scripts import store
 from fsm_runner.util.threads import in_thread
 

@@ -12,9 +12,8 @@ from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthentica
 from fsm_runner.mcp_server.event_stream import Listener
 from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.util.retry import Waits
-
-ENDED_STATUSES = frozenset({"completed", "failed", "stopped"})
 
 NO_RESULT = 404
 """The executor has sent none, which is no failure of its run."""
@@ -71,7 +70,7 @@ class RunWait:
         while True:
             self._changed.clear()
             state = await self._look_up()
-            if state is not None and state.status in ENDED_STATUSES:
+            if state is not None and state.status in TERMINAL_RUN_STATUSES:
                 return state
             if self._listener.hears and not self._away:
                 waits.reset()

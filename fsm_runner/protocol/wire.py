@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
+
 DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 """All that decoding bytes from outside can raise; the last two for depths and digits beyond Python's limits."""
 
@@ -19,9 +21,6 @@ be told or asked, and it would be tried for ever."""
 
 RunType = Literal["start_session", "resume_session"]
 ExecutionMode = Literal["sync", "async_poll", "async_callback"]
-RunStatus = Literal["pending", "claimed", "running", "stopping", "completed", "failed", "stopped"]
-StopSignal = Literal["shutdown", "SIGTERM", "SIGKILL"]
-"""What it took to end an executor; `shutdown` where no signal was needed."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -108,12 +107,6 @@ class RunnerRef(msgspec.Struct, frozen=True):
     """Body of a heartbeat and of `started`."""
 
     runner_id: str
-
-
-CompletedSession = Literal["finished", "idle"]
-"""`idle`: the executor's turn is done and it lives on."""
-
-EndedSession = Literal["finished", "failed", "stopped"]
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):

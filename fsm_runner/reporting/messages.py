@@ -6,9 +6,14 @@ from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator_client.transport import path_segment
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json, sound_text
-
-NOT_STARTED = frozenset({"pending", "claimed"})
-ENDED = frozenset({"completed", "failed", "stopped"})
+from fsm_runner.protocol.statuses import (
+    TERMINAL_RUN_STATUSES,
+    UNSTARTED_RUN_STATUSES,
+    CompletedSession,
+    EndedSession,
+    RunStatus,
+    StopSignal,
+)
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start"):
@@ -18,7 +23,7 @@ class RunStart(msgspec.Struct, frozen=True, tag="start"):
     """The run's id."""
 
     def is_known(self, found: wire.RunState) -> bool:
-        return found.status not in NOT_STARTED
+        return found.status not in UNSTARTED_RUN_STATUSES
 
 
 class RunEnding(msgspec.Struct, frozen=True, tag="run"):
@@ -26,14 +31,14 @@ class RunEnding(msgspec.Struct, frozen=True, tag="run"):
 
     subject: str
     """The run's id."""
-    status: wire.RunStatus
+    status: RunStatus
     error: str | None = None
     authoritative: bool = True
     """Whether it is told although the coordinator holds another end."""
 
     def is_known(self, found: wire.RunState) -> bool:
         """Whether the coordinator holds this, or another end that stands."""
-        if not self.authoritative and found.status in ENDED:
+        if not self.authoritative and found.status in TERMINAL_RUN_STATUSES:
             return True
         return found.status == self.status and (self.error is None or found.error == self.error)
 
@@ -65,7 +70,7 @@ def started(run_id: str, runner_id: str) -> OutboundMessage:
     return OutboundMessage(_run_path(run_id, "started"), body, start=RunStart(run_id), kept=False)
 
 
-def completed(run_id: str, runner_id: str, session_status: wire.CompletedSession = "finished") -> OutboundMessage:
+def completed(run_id: str, runner_id: str, session_status: CompletedSession = "finished") -> OutboundMessage:
     body = wire.Completed(runner_id=runner_id, session_status=session_status)
     return _ending(RunEnding(run_id, "completed"), body)
 
@@ -77,12 +82,12 @@ def failed(run_id: str, runner_id: str, error: str, *, authoritative: bool = Tru
     return _ending(ending, wire.Failed(runner_id=runner_id, error=error))
 
 
-def stopped(run_id: str, runner_id: str, signal: wire.StopSignal, *, authoritative: bool = True) -> OutboundMessage:
+def stopped(run_id: str, runner_id: str, signal: StopSignal, *, authoritative: bool = True) -> OutboundMessage:
     ending = RunEnding(run_id, "stopped", authoritative=authoritative)
     return _ending(ending, wire.Stopped(runner_id=runner_id, signal=signal))
 
 
-def session_ended(session_id: str, runner_id: str, status: wire.EndedSession) -> OutboundMessage:
+def session_ended(session_id: str, runner_id: str, status: EndedSession) -> OutboundMessage:
     """Of a persistent executor that has ended between turns."""
     body = wire.SessionEnded(runner_id=runner_id, status=status)
     path = f"/runner/sessions/{path_segment(session_id)}/status"

@@ -15,6 +15,7 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused, SessionChannel
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NothingKept, Outbox
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -62,7 +63,7 @@ class World(msgspec.Struct, frozen=True):
     start: Behaviour
     execution: Behaviour
     stop: Behaviour
-    signal: wire.StopSignal
+    signal: StopSignal
     faults: tuple[Fault, ...]
     stops_at_s: tuple[float, ...]
     injected: tuple[tuple[float, int, int], ...]
@@ -93,12 +94,12 @@ class FakeExecution:
         self._session = session
         self.closed = False
 
-    async def wait(self) -> wire.CompletedSession:
+    async def wait(self) -> CompletedSession:
         await behave(self._world.execution)
         self._session.result({"done": True})
         return "finished"
 
-    async def stop(self) -> wire.StopSignal:
+    async def stop(self) -> StopSignal:
         await behave(self._world.stop)
         return self._world.signal
 

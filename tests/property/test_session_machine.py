@@ -16,6 +16,7 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.statuses import StopSignal
 from fsm_runner.reporting.outbox import NothingKept, Outbox
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -49,7 +50,7 @@ class World(msgspec.Struct, frozen=True):
     dies_at_s: float | None
     exit_code: int
     stop_s: float
-    signal: wire.StopSignal
+    signal: StopSignal
     idle_timeout_s: float | None
     run_timeout_s: float | None
     session_stop_at_s: float | None
@@ -139,7 +140,7 @@ class FakeProcess:
         if self.stage.world.exit_code != 0:
             raise ExecutionFailed("it crashed")
 
-    async def stop(self) -> wire.StopSignal:
+    async def stop(self) -> StopSignal:
         if not self.alive:
             return "shutdown"
         await asyncio.sleep(self.stage.world.stop_s)

@@ -15,6 +15,7 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.executors.interface import Assignment, SessionChannel
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NothingKept, Outbox
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -142,11 +143,11 @@ class Endless:
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
 
-    async def wait(self) -> wire.CompletedSession:
+    async def wait(self) -> CompletedSession:
         await self._stopped.wait()
         return "finished"
 
-    async def stop(self) -> wire.StopSignal:
+    async def stop(self) -> StopSignal:
         self._stopped.set()
         return "SIGTERM"
 

@@ -11,6 +11,7 @@ from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.statuses import RunStatus
 from tests.support.mortal_journal import Life
 
 Value = TypeVar("Value")
@@ -195,7 +196,7 @@ class Connection:
     async def heartbeat(self, runner_id: str) -> None:
         await self._exchange(self._line_faults, self._coordinator.heartbeat)
 
-    async def held(self, runner_id: str, status: wire.RunStatus) -> list[wire.Run | UnreadableRun]:
+    async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         return list(await self._exchange(self._line_faults, lambda: self._coordinator.of_status(status)))
 
     async def stop_requests(self) -> list[wire.StopRequest]:

@@ -12,6 +12,7 @@ from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -82,7 +83,7 @@ class MortalExecution:
         self._life = life
         self._stopped = asyncio.Event()
 
-    async def wait(self) -> wire.CompletedSession:
+    async def wait(self) -> CompletedSession:
         try:
             async with asyncio.timeout(self._plan.lasts_s):
                 await self._stopped.wait()
@@ -94,7 +95,7 @@ class MortalExecution:
         self._session.result({"done": True})
         return "finished"
 
-    async def stop(self) -> wire.StopSignal:
+    async def stop(self) -> StopSignal:
         await self._life.go_on()
         self._stopped.set()
         return "SIGTERM"

@@ -15,11 +15,12 @@ from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NothingKept, Outbox
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine
-from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, OPEN_STATUSES, Observer, RunActor, RunContext
+from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, Observer, RunActor, RunContext
 from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.positions import positions
 from tests.support.record import InstantRecord
@@ -67,10 +68,10 @@ class FakeApi:
 
 
 class Work:
-    async def wait(self) -> wire.CompletedSession:
+    async def wait(self) -> CompletedSession:
         return "finished"
 
-    async def stop(self) -> wire.StopSignal:
+    async def stop(self) -> StopSignal:
         return "SIGTERM"
 
     async def aclose(self) -> None: ...
@@ -152,7 +153,7 @@ def expected(status: str, *, again: bool) -> tuple[str, list[str]]:
     """The final state, and what is told, of a run whose end was not settled."""
     if status == "stopping":
         return "stopped", ["stopped"]
-    if status not in OPEN_STATUSES:
+    if status not in OPEN_RUN_STATUSES:
         return "settled_elsewhere", []
     return ("completed", ["started", "completed"]) if again else ("failed", ["failed"])
 

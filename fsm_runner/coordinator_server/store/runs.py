@@ -10,10 +10,8 @@ from fsm_runner.coordinator_server.store.change_events import ChangeEvents
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.ids import new_run_id, utc_now
 from fsm_runner.coordinator_server.store.matching import Capabilities, Demands, meets
+from fsm_runner.protocol.statuses import HELD_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
-
-OPEN_STATUSES = ("claimed", "running", "stopping")
-"""A runner holds the run."""
 
 _decode_demands = msgspec.json.Decoder(Demands).decode
 
@@ -115,7 +113,7 @@ class RunTable:
         return self._update(
             "UPDATE runs SET status = 'failed', completed_at = ?, error = ?"
             " WHERE status IN (?, ?, ?) AND runner_id = ? RETURNING *",
-            (utc_now(), error, *OPEN_STATUSES, runner_id),
+            (utc_now(), error, *HELD_RUN_STATUSES, runner_id),
         )
 
     def stopping_of(self, runner_id: str) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 
@@ -28,6 +28,7 @@ from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.process.tree.usage import TreeUsage
 from fsm_runner.process.user import give_pipes
+from fsm_runner.protocol.statuses import StopSignal
 
 OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
 """How much of stdout, and of stderr, is kept unless the caller says otherwise."""
@@ -35,8 +36,6 @@ OUTPUT_DRAIN_S = 1.0
 """How long output is still read after the exit: a process that left the group may hold the pipe for ever."""
 TERM_GRACE_S = 5.0
 KILL_GRACE_S = 5.0
-Ending = Literal["shutdown", "SIGTERM", "SIGKILL"]
-"""What it took to end a process; `shutdown` where it ended by itself."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +82,7 @@ class Child:
         self._limiter = Limiter(limits, TreeUsage(strays.living, lambda: strays.reaped_cpu_s))
         self._started_at = time.monotonic()
         self._duration_s: float | None = None
-        self._ending: Ending = "shutdown"
+        self._ending: StopSignal = "shutdown"
         self._watch: ExitWatch | None = None
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[Exit] = self._loop.create_future()
@@ -188,7 +187,7 @@ class Child:
         """Returns when nothing is left of the process. Any number of tasks may wait, and be cancelled."""
         return await asyncio.shield(self._gone)
 
-    async def stop(self, term_grace_s: float = TERM_GRACE_S, kill_grace_s: float = KILL_GRACE_S) -> Ending:
+    async def stop(self, term_grace_s: float = TERM_GRACE_S, kill_grace_s: float = KILL_GRACE_S) -> StopSignal:
         """Ends the whole group: SIGTERM, `term_grace_s`, SIGKILL. Returns what it took, to each of several callers.
 
         SIGTERM is sent once, by the first caller; SIGKILL after the shortest `term_grace_s`. What has left the group

@@ -14,6 +14,7 @@ from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.process.user import RunUser
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Notes, Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
@@ -25,9 +26,6 @@ from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.util.threads import in_thread
-
-OPEN_STATUSES = frozenset({"pending", "claimed", "running"})
-"""Of a run whose end the coordinator has not been told."""
 
 INTERRUPTIONS_LIMIT = 3
 """A run that was interrupted so often is not tried again, whatever the profile says: it may be what kills the
@@ -110,8 +108,8 @@ class RunActor(Actor):
         self._reports: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
-        self._session_status: wire.CompletedSession = "finished"
-        self._signal: wire.StopSignal = "shutdown"
+        self._session_status: CompletedSession = "finished"
+        self._signal: StopSignal = "shutdown"
         self._left_in = ""
         self._often = ""
         """What is to be said of the times before, where it is not carried out again for them."""
@@ -234,7 +232,7 @@ class RunActor(Actor):
             raise SettledElsewhere("the coordinator does not know this run any more")
         if found.status == "stopping":
             self.post("stop_requested", "the coordinator asks for it")
-        elif found.status not in OPEN_STATUSES:
+        elif found.status not in OPEN_RUN_STATUSES:
             raise SettledElsewhere(f"the coordinator has it as {found.status} already")
         return (
             f"interrupted: the runner's process ended while the run was {self._left_in.replace('_', ' ')}{self._often}"
@@ -274,5 +272,5 @@ class RunActor(Actor):
                 return messages.failed(run_id, self.runner_id, shortened(self.failure), authoritative=self._overrules)
 
 
-def _status(outcome: str | None) -> wire.RunStatus:
+def _status(outcome: str | None) -> RunStatus:
     return "completed" if outcome == "completed" else "stopped" if outcome == "stopped" else "failed"

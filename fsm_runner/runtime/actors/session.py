@@ -14,7 +14,8 @@ from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
 from fsm_runner.machine.engine import Machine, Step
-from fsm_runner.protocol.wire import CompletedSession, EndedSession, Run, StopSignal
+from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
+from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Notes
 from fsm_runner.reporting.session_reporter import ChannelContext, OutboxChannel
