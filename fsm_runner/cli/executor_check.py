@@ -9,13 +9,14 @@ from loguru import logger
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.signals import on_ending_signals
 from fsm_runner.conformance import report
-from fsm_runner.conformance.case import LIFECYCLES, Lifecycle, Outcome
+from fsm_runner.conformance.case import Outcome
 from fsm_runner.conformance.environment import built_stage
 from fsm_runner.conformance.suite import outcomes
 from fsm_runner.conformance.target import Target, find_target
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.util import event_loop
 

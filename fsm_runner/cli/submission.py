@@ -15,10 +15,8 @@ from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused
 from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 from fsm_runner.protocol.error_bodies import detail_of
+from fsm_runner.protocol.statuses import UNSTARTED_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest, SessionEvent
-
-UNBEGUN = frozenset({"pending", "claimed"})
-"""The statuses of a run that no executor has begun. Where nothing waits for its end any more, it will not begin."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +120,7 @@ async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | 
             ) from fault
     if run.status == "completed":
         return EXIT_OK
-    status = "was stopped before it began" if run.status in UNBEGUN else run.status
+    status = "was stopped before it began" if run.status in UNSTARTED_RUN_STATUSES else run.status
     say(f"error: run {run_id} {status}" + (f": {run.error}" if run.error else ""))
     return EXIT_FAILED
 

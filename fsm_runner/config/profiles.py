@@ -10,6 +10,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.statuses import DEFAULT_LIFECYCLE, Lifecycle
 from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject, RunnerAgent
 
 Form = TypeVar("Form")
@@ -26,7 +27,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     config: JsonObject = {}
     agents_dir: str | None = None
-    lifecycle: Literal["one_shot", "persistent"] = "one_shot"
+    lifecycle: Lifecycle = DEFAULT_LIFECYCLE
     env: tuple[str, ...] = ()
     """Names of the runner's environment variables that the executor gets too. Not told to the coordinator."""
     retry_interrupted: bool = False

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
+
 if TYPE_CHECKING:
     from fsm_runner.conformance.case_context import CaseContext
-
-Lifecycle = Literal["one_shot", "persistent"]
-LIFECYCLES: tuple[Lifecycle, ...] = ("one_shot", "persistent")
 
 
 class CaseFailed(Exception):

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner.conformance.case import CaseFailed, Lifecycle
+from fsm_runner.conformance.case import CaseFailed
 from fsm_runner.conformance.environment import ConformanceEnvironment
 from fsm_runner.conformance.executor_process import ExecutorProcess
 from fsm_runner.executors.interface import Assignment
 from fsm_runner.executors.messages import SHUTDOWN_LINE, invocation_line
 from fsm_runner.process.child.child import TERM_GRACE_S
+from fsm_runner.protocol.statuses import Lifecycle
 from fsm_runner.protocol.wire import JsonObject, Run
 
 RUNNER_ID = "conformance"

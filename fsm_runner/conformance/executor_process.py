@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fsm_runner.conformance.case import CaseFailed, Lifecycle
+from fsm_runner.conformance.case import CaseFailed
 from fsm_runner.conformance.environment import ConformanceEnvironment
 from fsm_runner.conformance.exchange import Listener
 from fsm_runner.conformance.leftovers import LeftoverWatch
@@ -10,6 +10,7 @@ from fsm_runner.conformance.record import Record
 from fsm_runner.executors.launcher import protocol_variables
 from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
+from fsm_runner.protocol.statuses import Lifecycle
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_reporter import OutboxChannel
 

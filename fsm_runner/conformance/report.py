@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from fsm_runner.conformance.case import Lifecycle, Outcome
+from fsm_runner.conformance.case import Outcome
 from fsm_runner.conformance.cases import CASES
+from fsm_runner.protocol.statuses import Lifecycle
 
 STATUS_WIDTH = 8
 NAME_WIDTH = max(len(case.name) for case in CASES)

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from fsm_runner.conformance.case import Case, CaseFailed, Lifecycle, Outcome, Status
+from fsm_runner.conformance.case import Case, CaseFailed, Outcome, Status
 from fsm_runner.conformance.case_context import CaseContext, FirstTurn
 from fsm_runner.conformance.cases import CASES
 from fsm_runner.conformance.environment import ConformanceEnvironment
 from fsm_runner.process.errors import ProcessStuck
+from fsm_runner.protocol.statuses import Lifecycle
 
 START = "start"
 

@@ -11,10 +11,10 @@ from fsm_runner.coordinator_client.hints import Setting
 from fsm_runner.coordinator_client.http_clients import ClientFactory, exchanged
 from fsm_runner.coordinator_client.policy import ANSWER_LIMIT_S, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S
 from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
 DOMAIN_SETTING = Setting("AUTH0_DOMAIN", owner="the token service", needs_tls=True)
-TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header can carry: visible ASCII, nothing else."""
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
@@ -107,7 +107,7 @@ def _is_refusal(answer: Answer) -> bool:
     """What is in front of the service while it is away gives pages, the service itself gives JSON."""
     if answer.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return True
-    is_final = httpx.codes.is_client_error(answer.status) and answer.status not in TRANSIENT_STATUSES
+    is_final = httpx.codes.is_client_error(answer.status) and answer.status not in TRANSIENT_HTTP_STATUSES
     return is_final and _error_of(answer) is not None
 
 

@@ -38,9 +38,9 @@ from fsm_runner.coordinator_client.response_body import READ_FAULTS
 from fsm_runner.diagnostics.redaction import without_login
 from fsm_runner.errors import UsageError, shown
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.urls import http_url
 
-TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
 """Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
 
@@ -157,7 +157,7 @@ class Transport:
             return conflict
         if status in TOO_LARGE_STATUSES:
             return Refused(message, status, answer.body)
-        if httpx.codes.is_client_error(status) and status not in TRANSIENT_STATUSES and _is_a_coordinators(answer):
+        if httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES and _is_a_coordinators(answer):
             return Refused(message, status, answer.body)
         if answer.redirect is not None:
             return Unreachable(f"{answer.call}: HTTP {status}: {redirect_text(path, answer.redirect)}", status)

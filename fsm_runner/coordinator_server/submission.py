@@ -12,9 +12,9 @@ from fsm_runner.coordinator_server.store.placeholders import fill
 from fsm_runner.coordinator_server.store.scripts import Script
 from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.coordinator_server.validation.validation import PROMPT_SCHEMA
+from fsm_runner.protocol.statuses import LIVE_SESSION_STATUSES
 from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest
 
-LIVE_STATUSES = frozenset({"running", "idle"})
 """A session of these has an executor at this moment."""
 
 DEFAULT_EXECUTOR_TYPE = "autonomous"
@@ -102,7 +102,7 @@ def _resume(store: Store, submission: Submission) -> RunCreated:
 
 def _runner_of_live_executor(store: Store, session: JsonObject) -> str | None:
     """A persistent executor can be resumed where it lives alone, though others have its host name and profile."""
-    if session["status"] not in LIVE_STATUSES:
+    if session["status"] not in LIVE_SESSION_STATUSES:
         return None
     last = store.runs.last_of(session["session_id"])
     return None if last is None else last.runner_id

@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fsm_runner.conformance.case import LIFECYCLES, CaseFailed, Lifecycle
+from fsm_runner.conformance.case import CaseFailed
 from fsm_runner.conformance.case_context import CaseContext, FirstTurn
 from fsm_runner.conformance.cases import CASES, endings
 from fsm_runner.conformance.environment import built_stage
 from fsm_runner.conformance.target import find_target
 from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from tests.support.broken_executors import Fault, write_executor
 from tests.support.broken_executors.faults import GROUPS
 from tests.support.conformance import AMPLE_S, PARAMETERS, PLAIN_PYTHON, PLAIN_SHELL, failed, tried

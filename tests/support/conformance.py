@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fsm_runner.conformance.case import Lifecycle, Outcome
+from fsm_runner.conformance.case import Outcome
 from fsm_runner.conformance.environment import built_stage
 from fsm_runner.conformance.suite import outcomes
 from fsm_runner.conformance.target import find_target
+from fsm_runner.protocol.statuses import Lifecycle
 from fsm_runner.protocol.wire import JsonObject
 
 EXECUTORS = Path(__file__).parent / "executors"

@@ -1,13 +1,14 @@
 """Request bodies: decoded once, into Structs, with refusals that name the field."""
 
 import re
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from fsm_runner.coordinator_server.errors import Refusal, invalid_field
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.json_tree import is_deeper
+from fsm_runner.protocol.statuses import CompletedSession
 from fsm_runner.protocol.wire import JsonObject
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class CompletedReport(msgspec.Struct, frozen=True):
     """`status` of the report is not looked at: a deployed coordinator takes any."""
 
     runner_id: str
-    session_status: Literal["finished", "idle"] = "finished"
+    session_status: CompletedSession = "finished"
 
 
 class FailedReport(msgspec.Struct, frozen=True):

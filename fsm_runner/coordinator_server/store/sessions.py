@@ -9,10 +9,9 @@ from fsm_runner.coordinator_server.http.schemas import EventHead, SessionPatch
 from fsm_runner.coordinator_server.store.change_events import ChangeEvents
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.ids import utc_now
+from fsm_runner.protocol.statuses import COMPLETED_SESSION_STATUSES, LIVE_SESSION_STATUSES
 from fsm_runner.protocol.wire import Bind, JsonObject
 
-RESULT_STATUSES = ("finished", "idle")
-UNDELETABLE_STATUSES = ("running", "idle")
 _NULL = msgspec.Raw(b"null")
 
 
@@ -99,7 +98,7 @@ class SessionTable:
     def delete(self, session_id: str) -> JsonObject:
         """With its runs and events; says how many there were. Raises a 404 or 409 Refusal."""
         status = self.get(session_id)["status"]
-        if status in UNDELETABLE_STATUSES:
+        if status in LIVE_SESSION_STATUSES:
             raise Refusal(409, f"Session is {status} and cannot be deleted; stop it first")
         counts = {}
         for table in ("runs", "events"):
@@ -135,7 +134,7 @@ class SessionTable:
 
     def result(self, session_id: str) -> JsonObject:
         """What the result event with the greatest timestamp says. Raises a 404 or 400 Refusal."""
-        if self.get(session_id)["status"] not in RESULT_STATUSES:
+        if self.get(session_id)["status"] not in COMPLETED_SESSION_STATUSES:
             raise Refusal(400, "Session not finished")
         row = self._database.row(
             "SELECT body FROM events WHERE session_id = ? AND event_type = 'result'"

@@ -15,9 +15,8 @@ from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.matching import Capabilities
 from fsm_runner.coordinator_server.store.runs import RunRow, RunTable
 from fsm_runner.coordinator_server.store.sessions import SessionTable
+from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES, STOPPABLE_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
-
-SESSION_ENDS = ("finished", "failed", "stopped")
 
 
 class StopOrder(msgspec.Struct, frozen=True):
@@ -65,8 +64,8 @@ class Store:
 
     def report_session_end(self, session_id: str, status: str) -> None:
         """A persistent executor ended between turns. Raises a 400 or 404 Refusal."""
-        if status not in SESSION_ENDS:
-            raise Refusal(400, f"Invalid session status '{status}'; it is one of: {', '.join(SESSION_ENDS)}")
+        if status not in ENDED_SESSION_STATUSES:
+            raise Refusal(400, f"Invalid session status '{status}'; it is one of: {', '.join(ENDED_SESSION_STATUSES)}")
         if self.sessions.update(session_id, status=status) is None:
             raise session_not_found()
 
@@ -79,7 +78,7 @@ class Store:
     def stop_run(self, run_id: str) -> StopOrder:
         """Raises a 404 Refusal, and a 400 one where there is nothing to stop."""
         run = self.runs.find(run_id)
-        if run.status not in ("pending", "claimed", "running"):
+        if run.status not in STOPPABLE_RUN_STATUSES:
             raise Refusal(400, f"Run cannot be stopped (status: {run.status})")
         return self._stop(run)
 
@@ -87,11 +86,11 @@ class Store:
         """Whatever the session's state is. Raises a 404 Refusal."""
         session = self.sessions.get(session_id)
         run = self.runs.last_of(session_id)
-        if run is not None and run.status in ("pending", "claimed", "running"):
+        if run is not None and run.status in STOPPABLE_RUN_STATUSES:
             return self._stop(run)
         if run is not None and run.status == "stopping":
             return _nothing_to_do(session_id, "stopping", "Session is already being stopped")
-        if session["status"] in SESSION_ENDS:
+        if session["status"] in ENDED_SESSION_STATUSES:
             return _nothing_to_do(session_id, session["status"], f"Session already {session['status']}")
         if session["status"] == "idle" and run is not None and run.runner_id is not None:
             answer = {"ok": True, "session_id": session_id, "status": "stopping"}

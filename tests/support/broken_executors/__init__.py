@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.conformance.case import Lifecycle
+from fsm_runner.protocol.statuses import Lifecycle
 from tests.support.conformance import AMPLE_S, PLAIN_PYTHON
 
 HANGS_S = 5.0
