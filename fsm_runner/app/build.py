@@ -81,7 +81,7 @@ async def assembled_runner(
     """
     redactor = redactor or Redactor.of_variables(os.environ)
     run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
-    launch_policy = _confinement(config, profile)
+    launch_policy = _launch_policy(config, profile)
     await _tell_of_workspace(config.project_dir, launch_policy.user)
     async with AsyncExitStack() as stack:
         auth = token_auth(config, redactor, policies.token)
@@ -162,11 +162,11 @@ async def assembled_runner(
         yield runner
 
 
-def _confinement(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy:
+def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy:
     """What executors are held to. Raises `UsageError` where they cannot be started as the configured user."""
     user = None if config.run_as is None else find_user(config.run_as)
     launch_policy = LaunchPolicy(config.run_limits.before(profile.profile.limits), user)
-    launch_policy.tell_what_is_lost()
+    launch_policy.warn_of_imprecise_limits()
     return launch_policy
 
 

@@ -12,13 +12,13 @@ from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
 from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
+from fsm_runner.executors.environment import executor_environment, named_variables
 from fsm_runner.executors.interface import EndpointRegistry, Executor
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.one_shot import OneShotExecutor
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import executor_program
-from fsm_runner.process.child.environment import executor_environment, named_variables
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.open_files import GATEWAY_SHARE, OPEN_FILES
 from fsm_runner.runtime.actors.session_registry import PersistentExecutor, SessionRegistry
 from fsm_runner.scripts.sync import ScriptSync
@@ -35,7 +35,7 @@ class ExecutorDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """The environment that the executors' is made from."""
     marks: Mapping[str, str]
     """Variables by which what an executor leaves behind is known."""
-    launch_policy: LaunchPolicy = UNCONFINED
+    launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
 
     @property
     def variables(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What lets a later process of the same runner go on where this one was killed: journal, marks on processes, warden."""
+"""Opens what lets a later process of the same runner recover after a kill: journal, process tags, watchdog."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,7 +9,7 @@ import msgspec
 
 from fsm_runner.journal.identity import RunnerIdentity, journal_folder
 from fsm_runner.journal.journal import Journal
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE, owner_of
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
 from fsm_runner.runtime.recovery import Sweep
 
 
@@ -41,10 +41,10 @@ async def kept(
             yield Keeping(journal, {}, _nothing)
             return
         # What they stand on costs time to load, and serves nobody whose runner leaves nothing behind.
-        from fsm_runner.process.tree.startup_cleanup import sweep
-        from fsm_runner.process.tree.watchdog import Watchdog
+        from fsm_runner.process.leftovers.startup_cleanup import sweep
+        from fsm_runner.process.leftovers.watchdog import Watchdog
 
-        owner = owner_of(identity.key, journal.process)
+        owner = runner_tag(identity.key, journal.process)
         watchdog = await stack.enter_async_context(Watchdog(owner))
-        earlier = frozenset(owner_of(identity.key, process) for process in journal.earlier_processes)
-        yield Keeping(journal, {OWNER_VARIABLE: owner}, partial(sweep, earlier), lambda: watchdog.problem)
+        earlier = frozenset(runner_tag(identity.key, process) for process in journal.earlier_processes)
+        yield Keeping(journal, {RUNNER_TAG_VARIABLE: owner}, partial(sweep, earlier), lambda: watchdog.problem)

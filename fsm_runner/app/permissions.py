@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fsm_runner.errors import UsageError
+from fsm_runner.executors.environment import SDK_FOLDER
 from fsm_runner.executors.program import UV, ExecutorProgram
-from fsm_runner.process.child.environment import SDK_FOLDER
 from fsm_runner.process.user import RIGHTS, RUN_AS, RunUser, denied_to, first_denied
 
 KIT_FILE = SDK_FOLDER / "fsm_executor" / "__init__.py"

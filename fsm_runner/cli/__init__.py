@@ -3,12 +3,12 @@
 import signal
 import sys
 
-from fsm_runner.process.init import go_on_below_init
+from fsm_runner.process.init import fork_if_process_1
 
 
 def main() -> None:
     """Entry point of `fsm-runner`. Exit codes are those of `fsm_runner/errors.py`."""
-    go_on_below_init()
+    fork_if_process_1()
     # Imported here because process 1 of a container must not lose a signal while this loads.
     try:
         from fsm_runner.cli.program import run_command

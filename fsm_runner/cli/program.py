@@ -6,15 +6,15 @@ import traceback
 
 from fsm_runner.cli.app import app
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, FsmRunnerError
-from fsm_runner.process.inherited import settle_signals, settle_streams
+from fsm_runner.process.inherited import normalize_signals, normalize_streams
 
 _STDOUT_DESCRIPTOR = 1
 
 
 def run_command() -> None:
     """Run the command that the arguments of this process name. Raises `SystemExit` with the exit code."""
-    settle_streams()
-    settle_signals()
+    normalize_streams()
+    normalize_signals()
     try:
         app()
     except FsmRunnerError as error:

@@ -18,7 +18,7 @@ from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.process.hardening import hide_memory
 from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
-from fsm_runner.process.tree.subreaper import adopt_orphans
+from fsm_runner.process.tree.subreaper import become_subreaper
 from fsm_runner.protocol.wire import Agent
 from fsm_runner.util import event_loop
 
@@ -38,7 +38,7 @@ def run_runner(config: RunnerConfig) -> int:
     for key in profile.unknown_keys:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
     # Process 1 of a container, where no init could be forked above it, also gets orphans that no run has started.
-    adopt_orphans(exclusive=os.getpid() != 1)
+    become_subreaper(exclusive=os.getpid() != 1)
     return event_loop.run(_serve(config, profile, redactor))
 
 

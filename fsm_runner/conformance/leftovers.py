@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.process.child.exit_watch import ExitWatch, watch_exit
+from fsm_runner.process.exit_watch import ExitWatch, watch_exit
 
 LEAVING_S = 0.5
 """So long after the executor's exit its children may still be on their way out."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionChannel, SessionEndpoint
+from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionEndpoint
 from fsm_runner.executors.program import ExecutorProgram
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.reporting.session_channel import SessionChannel
 
 
 def protocol_variables(session_id: str, endpoint: SessionEndpoint) -> dict[str, str]:
@@ -31,12 +32,12 @@ class Launcher:
         program: ExecutorProgram,
         endpoints: EndpointRegistry,
         executor_config: JsonObject,
-        launch_policy: LaunchPolicy = UNCONFINED,
+        launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
     ) -> None:
         self.executor_config = executor_config
         self._program = program
         self._doors = endpoints
-        self._confinement = launch_policy
+        self._launch_policy = launch_policy
 
     def launch(
         self, assignment: Assignment, channel: SessionChannel, on_stdout: Callable[[bytes], None] | None = None
@@ -51,7 +52,7 @@ class Launcher:
                 cwd=Path(assignment.project_dir),
                 pipe_stdin=True,
                 on_stdout=on_stdout,
-                launch_policy=self._confinement,
+                launch_policy=self._launch_policy,
             )
         except BaseException:
             endpoint.close()

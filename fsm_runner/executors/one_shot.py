@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from loguru import logger
 
 from fsm_runner.executors.exit_text import failure_text
-from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.launcher import Launched, Launcher
 from fsm_runner.executors.messages import invocation_line
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import Run
+from fsm_runner.reporting.session_channel import SessionChannel
 
 
 class _Conversation:

@@ -10,14 +10,15 @@ import msgspec
 
 from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.exit_text import failure_text, with_output
-from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
 from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.child.executable import not_executable
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
 from fsm_runner.protocol.json_text import decode_json, sound_json
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.scripts import store
 from fsm_runner.util.threads import in_thread
 
@@ -49,14 +50,14 @@ class ProceduralExecutor:
         project_dir: Path,
         environment: dict[str, str],
         script_source: ScriptSource,
-        launch_policy: LaunchPolicy = UNCONFINED,
+        launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
     ) -> None:
         self._folder = folder
         self._config = config
         self._project_dir = project_dir
         self._environment = environment
         self._script_source = script_source
-        self._confinement = launch_policy
+        self._launch_policy = launch_policy
 
     def check(self, agent: Agent) -> Path | None:
         """The command of an agent of this runner's own; None where it has a script.
@@ -96,7 +97,7 @@ class ProceduralExecutor:
             else:
                 # One that is being replaced is waited for.
                 script = await in_thread(
-                    with_rights_of, self._confinement.user, store.use_script, self._project_dir, agent.script
+                    with_rights_of, self._launch_policy.user, store.use_script, self._project_dir, agent.script
                 )
                 resources.callback(script.close)
                 command = script.command
@@ -104,7 +105,7 @@ class ProceduralExecutor:
                 [*command, *command_arguments(run.parameters)],
                 cwd=Path(assignment.project_dir),
                 env=self._environment | {"AGENT_SESSION_ID": run.session_id},
-                launch_policy=self._confinement,
+                launch_policy=self._launch_policy,
             )
             session.bind(f"proc_{run.session_id}", assignment.project_dir)
             return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())

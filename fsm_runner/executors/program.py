@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.process.child.environment import SDK_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.executors.environment import SDK_FOLDER, executor_environment, named_variables, uv_variables
 from fsm_runner.process.child.executable import not_executable
 from fsm_runner.scripts.header import DISTRIBUTION, extra_for, is_met_here, script_head
 

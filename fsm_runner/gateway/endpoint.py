@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from loguru import logger
 
-from fsm_runner.executors.interface import SessionChannel, TooMuchUndelivered
 from fsm_runner.gateway.errors import Refusal, shown
 from fsm_runner.gateway.limits import GatewayLimits
 from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.session_channel import SessionChannel, TooMuchUndelivered
 
 
 class GatewayEndpoint:

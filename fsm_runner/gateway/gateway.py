@@ -7,7 +7,7 @@ from types import TracebackType
 from starlette.types import ASGIApp, Scope
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.executors.interface import SessionChannel, SessionEndpoint
+from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway import paths
 from fsm_runner.gateway.app import build_app
 from fsm_runner.gateway.endpoint import GatewayEndpoint
@@ -15,6 +15,7 @@ from fsm_runner.gateway.limits import LIMITS, GatewayLimits
 from fsm_runner.http_server.connection import Bounds
 from fsm_runner.http_server.listener import listen
 from fsm_runner.http_server.server import WebServer
+from fsm_runner.reporting.session_channel import SessionChannel
 
 HOST = "127.0.0.1"
 TOKEN_BYTES = 32
@@ -37,7 +38,7 @@ class Gateway:
         bounds = Bounds(
             max_connections=self._limits.connections,
             served_at_once=min(self._limits.served_at_once, self._limits.connections // 2),
-            owner_of=self._token_of,
+            runner_tag=self._token_of,
         )
         web = WebServer(self._wrap(build_app(self._api, self._doors)), await listen(HOST, 0), bounds)
         try:

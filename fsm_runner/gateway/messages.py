@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.executors.interface import NoTurn, TooMuchUndelivered
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.content import Field, decode_fields, every_field, text, text_or_none
 from fsm_runner.gateway.endpoint import GatewayEndpoint
@@ -23,6 +22,7 @@ from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.executor_status import take_notes
 from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 
 TAKEN_OVER: JsonObject = {"ok": True}
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})

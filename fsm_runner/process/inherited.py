@@ -23,7 +23,7 @@ _NEVER_IGNORED = frozenset({"SIGCHLD", "SIGTERM"})
 """The kernel discards the exit codes of children while SIGCHLD is ignored. SIGTERM must always end the program."""
 
 
-def settle_streams() -> None:
+def normalize_streams() -> None:
     """Open descriptors 0 to 2 where they are closed, so that no socket and no database file gets one of them.
 
     A closed standard input is empty afterwards, a closed standard error discards its output, and a write to a closed
@@ -80,7 +80,7 @@ def _is_closed(descriptor: int) -> bool:
     return False
 
 
-def settle_signals() -> None:
+def normalize_signals() -> None:
     """Unblock all signals, and go on ignoring those that the parent ignored, without passing that on to children.
 
     `nohup` ignores SIGHUP, and a shell ignores SIGINT for its background jobs: these stay ignored. They get a handler

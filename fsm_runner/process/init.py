@@ -11,7 +11,7 @@ import signal
 from fsm_runner.process.hardening import hide_memory
 
 
-def go_on_below_init() -> None:
+def fork_if_process_1() -> None:
     """If this is process 1, fork and return in the child. Process 1 exits with the exit code of the child.
 
     Call it before any other process is started and before signals are unblocked. If the fork fails, the program goes on

@@ -6,7 +6,6 @@ import msgspec
 
 from fsm_runner.coordinator_client.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.diagnostics.redaction import Redactor
-from fsm_runner.executors.interface import NoTurn, TooMuchUndelivered
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.json_text import encode_json
@@ -14,6 +13,7 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Notes
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.outbox import DeliveryFuture, Outbox
+from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 
 
 class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.children import adopted_orphans
+from tests.support.children import subreaper_enabled
 from tests.support.claude import claude
 from tests.support.fifo import Fifo
 from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Fails, Held, Says
@@ -21,7 +21,7 @@ SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "requi
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
     """Adopt orphans, as a runner does: background commands have sessions of their own."""
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
 
 

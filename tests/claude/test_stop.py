@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.children import adopted_orphans
+from tests.support.children import subreaper_enabled
 from tests.support.claude import ClaudeBench, claude
 from tests.support.fifo import Fifo
 from tests.support.messages_api import Calls, Hangs, Says
@@ -18,7 +18,7 @@ from tests.support.processes import gone, with_environment
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
     """As a runner has it: the shell tool's commands have sessions of their own."""
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
 
 

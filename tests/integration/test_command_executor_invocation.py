@@ -14,7 +14,7 @@ from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import load_profile
 from fsm_runner.diagnostics.redaction import MASK
 from fsm_runner.errors import UsageError
-from fsm_runner.process.child.environment import SDK_FOLDER, executor_environment
+from fsm_runner.executors.environment import SDK_FOLDER, executor_environment
 from fsm_runner.protocol.wire import JsonObject, RunRequest
 from tests.support.command_executor import AGENT, PROFILE, StagedBench, command_home, staged
 from tests.support.faults import Answer, rewrite

@@ -49,9 +49,9 @@ async def test_one_that_is_well_says_what_it_does(tmp_path: Path) -> None:
 async def test_a_problem_makes_a_runner_unwell_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "0123456789abcdef"
     folder.mkdir()
-    async with answering(folder, lambda: Health("online", 1, "there is no warden")):
+    async with answering(folder, lambda: Health("online", 1, "there is no watchdog")):
         assert await asyncio.to_thread(show_health, tmp_path) == EXIT_FAILED
-    assert capsys.readouterr().out == "0123456789abcdef: online, 1 run held; there is no warden\n"
+    assert capsys.readouterr().out == "0123456789abcdef: online, 1 run held; there is no watchdog\n"
 
 
 async def test_one_whose_coordinator_is_away_is_well(tmp_path: Path) -> None:

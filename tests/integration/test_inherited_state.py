@@ -33,8 +33,8 @@ needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a devic
 
 LOOKS_AT_DESCRIPTORS = """
 import os, sys
-from fsm_runner.process.inherited import settle_streams
-settle_streams()
+from fsm_runner.process.inherited import normalize_streams
+normalize_streams()
 assert os.open(sys.argv[1], os.O_RDONLY) > 2
 if "0" in sys.argv[2]:
     assert sys.stdin.read() == ""
@@ -109,7 +109,7 @@ async def test_a_message_that_cannot_be_written_does_not_cost_the_result(tmp_pat
 def test_a_reader_that_is_slow_and_a_pipe_that_does_not_block_get_the_whole_output(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    program = "from fsm_runner.process.inherited import settle_streams; settle_streams(); print('x' * 1_000_000)"
+    program = "from fsm_runner.process.inherited import normalize_streams; normalize_streams(); print('x' * 1_000_000)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=writer, env=environment(None))
     os.close(writer)
     with os.fdopen(reader) as stream:

@@ -11,7 +11,7 @@ from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import executor_program
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.user import RunUser
 from fsm_runner.protocol.wire import Agent
@@ -22,7 +22,7 @@ from tests.support.small_disk import needs_mount, small_disk
 pytestmark = needs_mount
 
 NOBODY = RunUser(name="nobody", uid=65534, gid=65534, groups=(), home="/")
-CONFINEMENTS = [UNCONFINED, LaunchPolicy(ResourceLimits(open_files=50)), LaunchPolicy(user=NOBODY)]
+CONFINEMENTS = [DEFAULT_LAUNCH_POLICY, LaunchPolicy(ResourceLimits(open_files=50)), LaunchPolicy(user=NOBODY)]
 
 
 def script(path: Path, interpreter: str | Path = "/bin/sh") -> Path:

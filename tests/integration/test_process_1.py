@@ -31,19 +31,19 @@ FSM_RUNNER = (sys.executable, "-m", "fsm_runner")
 NOBODY = 65534
 HANDLES_NO_SIGNAL = """
 import signal
-from fsm_runner.process.init import go_on_below_init
-go_on_below_init()
+from fsm_runner.process.init import fork_if_process_1
+fork_if_process_1()
 signal.pause()
 """
 BECOMES_NOBODY = """
 import ctypes, os, signal, sys
-from fsm_runner.process.init import go_on_below_init
+from fsm_runner.process.init import fork_if_process_1
 nobody = int(sys.argv[1])
 os.setgroups([])
 os.setresgid(nobody, nobody, nobody)
 os.setresuid(nobody, nobody, nobody)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as in a program that was started as this user
-go_on_below_init()
+fork_if_process_1()
 signal.pause()
 """
 

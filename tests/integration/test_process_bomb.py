@@ -9,7 +9,7 @@ import pytest
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
-from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of
+from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, subreaper_enabled
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
@@ -44,7 +44,7 @@ while time.monotonic() < ends_at:
 
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
 
 
@@ -55,12 +55,12 @@ async def test_a_stop_ends_them_all(spread: str) -> None:
     child = Child.start(command, env=ENV, cwd=HERE, on_stdout=lambda _: full.set())
     try:
         await asyncio.wait_for(full.wait(), PATIENCE_S)
-        assert len(with_environment(OWN_MARKS)) > LIMIT / 4
+        assert len(with_environment(OWN_TREE_TAGS)) > LIMIT / 4
         async with asyncio.timeout(PATIENCE_S):
             await child.stop(term_grace_s=0)
     finally:
         child.close()
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
 
 
 @pytest.mark.parametrize("spread", ["group", "sessions"])
@@ -73,4 +73,4 @@ async def test_a_limit_of_processes_ends_them_all(spread: str) -> None:
     finally:
         child.close()
     assert (ended.exceeded or "").startswith("process limit of 20 exceeded (")
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []

@@ -13,13 +13,14 @@ import pytest
 
 from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child
+from fsm_runner.process.leftovers import startup_cleanup, watchdog_program
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.limits.priority import LOWERED_BY
-from fsm_runner.process.tree import descendant_killer, freeze, procfs, startup_cleanup, watchdog_program
+from fsm_runner.process.tree import descendant_killer, freeze, procfs
 from fsm_runner.process.tree.progress import Progress, named
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, start_shell
+from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import with_environment
@@ -53,7 +54,7 @@ BURNS = "import time, os\nos.setsid()\nwhile time.process_time() < 0.3: pass\npr
 
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
-    with adopted_orphans(exclusive=True):
+    with subreaper_enabled(exclusive=True):
         yield
 
 
@@ -100,7 +101,7 @@ async def test_a_hunt_does_not_give_up_while_processes_are_started(monkeypatch: 
     with log_lines() as lines:
         assert (await exit_of(child)).code == 0
     assert powerless.left <= 0
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
     assert not [line for line in lines if "still there" in line]
 
 
@@ -112,7 +113,7 @@ async def test_a_loop_that_closes_does_not_give_up_either(monkeypatch: pytest.Mo
     finally:
         child.close()
     assert powerless.left <= 0
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
 
 
 STRAY = "setsid sh -c 'echo $$ >$SIGNS; exec sleep 1000' &\n"
@@ -139,7 +140,7 @@ async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.Mon
             gate.write_line()
             await exit_of(child)
     SUBREAPER._given_up.clear()
-    assert len(with_environment(OWN_MARKS)) == count
+    assert len(with_environment(OWN_TREE_TAGS)) == count
 
 
 async def test_another_child_is_not_charged_with_the_processes_that_its_end_kills(
@@ -151,7 +152,7 @@ async def test_another_child_is_not_charged_with_the_processes_that_its_end_kill
     innocent = Child.start(["true"], env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(processes=2)))
     ended = await exit_of(innocent)
     assert (ended.code, ended.exceeded) == (0, None)
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
 
 
 async def test_another_child_is_not_charged_with_the_cpu_time_of_processes_that_its_end_kills(
@@ -161,7 +162,7 @@ async def test_another_child_is_not_charged_with_the_cpu_time_of_processes_that_
     innocent = Child.start(["true"], env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(cpu_s=0.2)))
     ended = await exit_of(innocent)
     assert (ended.code, ended.exceeded) == (0, None)
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
 
 
 async def test_a_child_yields_to_the_runner() -> None:
@@ -173,9 +174,9 @@ def test_the_wardens_program_goes_on_while_processes_are_started(monkeypatch: py
     """Each look finds another process, until there is none."""
     looks = iter([{(pid, b"1")} for pid in range(50)] + [set()])
     monkeypatch.setattr(watchdog_program, "STUCK_S", 1e-9)
-    monkeypatch.setattr(watchdog_program, "freeze", lambda owner_part: None)
+    monkeypatch.setattr(watchdog_program, "freeze", lambda tag_prefix: None)
     monkeypatch.setattr(watchdog_program, "send", lambda identity, number: None)
-    monkeypatch.setattr(watchdog_program, "marked_trees", lambda entry, owner_part: next(looks))
+    monkeypatch.setattr(watchdog_program, "marked_trees", lambda entry, tag_prefix: next(looks))
     watchdog_program.end_all(b"A=B", 0)
     assert list(looks) == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child
-from fsm_runner.process.child.exit_watch import ExitWatch, ThreadWatch, watch_exit
+from fsm_runner.process.exit_watch import ExitWatch, ThreadWatch, watch_exit
 from tests.support.children import ENV, HERE, exit_of, is_reaped, open_descriptors, start_shell, without_drain_limit
 from tests.support.processes import gone
 from tests.support.watch import PATIENCE_S

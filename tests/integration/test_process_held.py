@@ -12,7 +12,7 @@ from loguru import logger
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.tree import descendant_killer, procfs
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from tests.support.children import adopted_orphans, exit_of, start_shell
+from tests.support.children import exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.processes import is_there
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
 
 

@@ -18,7 +18,7 @@ from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.psutil_backend import processes_below
 from fsm_runner.process.tree.usage import Usage
-from tests.support.children import ENV, HERE, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
+from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, open_descriptors, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import with_environment
@@ -76,10 +76,10 @@ SHOWS = "import resource, sys; print(resource.getrlimit(getattr(resource, sys.ar
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     descriptors = open_descriptors()
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
     assert open_descriptors() == descriptors
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
 
 
 def start(script: str, *arguments: str, **limits: float) -> Child:

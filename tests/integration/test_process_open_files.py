@@ -11,7 +11,7 @@ import pytest
 from fsm_runner.process.child import spawn
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.limits.open_files import OpenFiles
 from tests.support.children import ENV, HERE, exit_of, open_descriptors
@@ -42,7 +42,7 @@ def crowd() -> Iterator[None]:
         yield
 
 
-async def limit_of_a_child(launch_policy: LaunchPolicy = UNCONFINED) -> str:
+async def limit_of_a_child(launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY) -> str:
     return (await exit_of(Child.start(SHOW, env=ENV, cwd=HERE, launch_policy=launch_policy))).stdout.text()
 
 

@@ -10,7 +10,7 @@ import pytest
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.tree import subreaper
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from tests.support.children import ENV, HERE, adopted_orphans, exit_of, start_shell, without_drain_limit
+from tests.support.children import ENV, HERE, exit_of, start_shell, subreaper_enabled, without_drain_limit
 from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there, reaped
 from tests.support.watch import PATIENCE_S
@@ -37,7 +37,7 @@ LEFT_BEHIND = {
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["exclusive", "among others"])
 def adopted(request: pytest.FixtureRequest) -> Iterator[None]:
-    with adopted_orphans(exclusive=request.param):
+    with subreaper_enabled(exclusive=request.param):
         yield
 
 
@@ -149,7 +149,7 @@ async def test_orphans_that_end_are_reaped_while_their_child_lives(signs: Fifo, 
     child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
     pid = await signs.pid()
     await gone(pid)
-    SUBREAPER.reap_all()
+    SUBREAPER.reap_orphans()
     assert not is_there(pid)
     await child.stop()
 
@@ -158,11 +158,11 @@ async def test_an_orphan_that_leads_a_session_is_reaped_once_it_was_seen(tmp_pat
     async with Fifo(tmp_path / "end") as end:
         child = start(f"(setsid sh -c 'echo $$ >$SIGNS; read line <{end.path}' &)", signs, go)
         pid = await signs.pid()
-        SUBREAPER.reap_all()
+        SUBREAPER.reap_orphans()
         assert is_there(pid)
         end.write_line()
         await gone(pid)
-        SUBREAPER.reap_all()
+        SUBREAPER.reap_orphans()
         assert not is_there(pid)
         await child.stop()
 
@@ -180,18 +180,18 @@ async def test_zombies_are_looked_for_while_a_child_lives(
 async def test_a_defect_does_not_end_the_search_for_zombies(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reap_all, failures = SUBREAPER.reap_all, 1
+    reap_orphans, failures = SUBREAPER.reap_orphans, 1
 
     def broken_once() -> None:
         nonlocal failures
         if failures:
             failures -= 1
             raise RuntimeError("a defect")
-        reap_all()
+        reap_orphans()
 
     asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
     monkeypatch.setattr(subreaper, "REAP_INTERVAL_S", 0.01)
-    monkeypatch.setattr(SUBREAPER, "reap_all", broken_once)
+    monkeypatch.setattr(SUBREAPER, "reap_orphans", broken_once)
     child = start("setsid sh -c 'sh -c \"echo \\$\\$ >\\$SIGNS\" &' &", signs, go)
     await reaped(await signs.pid())
     assert failures == 0

@@ -12,7 +12,7 @@ import pytest
 
 from fsm_runner.process.tree.procfs import read_process
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from tests.support.children import adopted_orphans, exit_of, start_shell
+from tests.support.children import exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
 
 
@@ -47,7 +47,7 @@ def start_and_leave(script: str) -> int:
 async def test_another_process_lives_on_when_a_child_ends() -> None:
     other = await start_other("exec sleep 1000")
     await exit_of(start_shell("setsid sleep 1000 & exit"))
-    SUBREAPER.reap_all()
+    SUBREAPER.reap_orphans()
     assert other.returncode is None
     assert is_there(other.pid)
     other.kill()
@@ -58,7 +58,7 @@ async def test_the_exit_code_of_another_process_is_left_to_who_waits_for_it() ->
     pid = start_and_leave("exit 3")
     await gone(pid)
     await exit_of(start_shell("setsid sleep 1000 & exit"))
-    SUBREAPER.reap_all()
+    SUBREAPER.reap_orphans()
     assert exit_code(pid) == 3
 
 
@@ -76,7 +76,7 @@ async def test_the_orphan_of_another_process_lives_on_when_a_child_ends(environm
 
 
 async def test_orphans_go_elsewhere_when_they_are_not_adopted_any_more(tmp_path: Path, signs: Fifo) -> None:
-    SUBREAPER.release()
+    SUBREAPER.disable()
     async with Fifo(tmp_path / "go") as go:
         script = 'setsid sh -c \'echo $$ >"$0"; exec sleep 1000\' "$1" & read line <"$2"'
         child = start_shell(script, str(signs.path), str(go.path))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.child.exit_watch import ExitWatch
-from fsm_runner.process.child.reaping import LOST_STATUS_CODE
 from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
+from fsm_runner.process.exit_watch import ExitWatch
+from fsm_runner.process.reaping import LOST_STATUS_CODE
 from tests.support.children import ENV, HERE, exit_of, is_reaped, open_descriptors, start_shell
 from tests.support.open_files import descriptors_left
 from tests.support.watch import PATIENCE_S

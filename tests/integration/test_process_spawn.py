@@ -5,13 +5,13 @@ import pytest
 
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
 
 PATH = "/usr/bin:/bin"
 Refusal = Callable[..., Awaitable[str]]
 """Of a command, a working directory and an environment: what the message says."""
-CONFINEMENTS = {"directly": UNCONFINED, "by way of a shell": LaunchPolicy(ResourceLimits(open_files=50))}
+CONFINEMENTS = {"directly": DEFAULT_LAUNCH_POLICY, "by way of a shell": LaunchPolicy(ResourceLimits(open_files=50))}
 
 
 @pytest.fixture

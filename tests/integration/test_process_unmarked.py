@@ -19,7 +19,7 @@ from fsm_runner.process.child.child import Child
 from loguru import logger
 
 logger.remove()
-assert subreaper.adopt_orphans(exclusive=True)
+assert subreaper.become_subreaper(exclusive=True)
 DAEMON = "env -i setsid /bin/sh -c '/bin/sh -c \\"echo \\\\$\\\\$ >&3; exec sleep 1000\\" &' 3>&1 >/dev/null 2>&1 &"
 
 class Leader:
@@ -90,7 +90,7 @@ async def main():
 KNOWN = """
 async def main():
     pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
-    subreaper.ORPHANS.know(pid)
+    subreaper.SUBREAPER.add_known(pid)
     await Leader().exit()
     print(is_there(pid))
     os.kill(pid, 9)

@@ -18,12 +18,12 @@ from fsm_runner.errors import UsageError
 from fsm_runner.process import user
 from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.leftovers.watchdog import Watchdog
 from fsm_runner.process.limits import launch_policy
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
-from fsm_runner.process.tree.rlimit_tag import watermark, watermarked
-from fsm_runner.process.tree.watchdog import Watchdog
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
 from fsm_runner.process.user import (
     RunUser,
     denied_to,
@@ -31,7 +31,7 @@ from fsm_runner.process.user import (
     first_denied,
     with_rights_of,
 )
-from tests.support.children import ENV, OWN_MARKS, adopted_orphans, exit_of, open_descriptors
+from tests.support.children import ENV, OWN_TREE_TAGS, exit_of, open_descriptors, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import gone, is_there, with_environment
@@ -48,10 +48,10 @@ NOBODY = RunUser(name="nobody", uid=65534, gid=65534, groups=(), home="/nonexist
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     descriptors = open_descriptors()
-    with adopted_orphans(exclusive=False):
+    with subreaper_enabled(exclusive=False):
         yield
     assert open_descriptors() == descriptors
-    assert with_environment(OWN_MARKS) == []
+    assert with_environment(OWN_TREE_TAGS) == []
 
 
 @pytest.fixture
@@ -150,13 +150,13 @@ async def test_a_warden_ends_it(place: Path) -> None:
         signs.path.chmod(0o666)
         child = Child.start(
             ["/bin/sh", "-c", script, "sh", str(signs.path)],
-            env={**ENV, OWNER_VARIABLE: owner},
+            env={**ENV, RUNNER_TAG_VARIABLE: owner},
             cwd=Path("/"),
             launch_policy=LaunchPolicy(user=NOBODY),
         )
         pids = [await signs.pid(), await signs.pid()]
         assert all(map(is_there, pids))
-    # The warden has left, and has ended both before.
+    # The watchdog has left, and has ended both before.
     assert (await exit_of(child)).signal == "SIGKILL"
     for pid in pids:
         await gone(pid)
@@ -164,11 +164,15 @@ async def test_a_warden_ends_it(place: Path) -> None:
 
 async def test_a_sweep_ends_what_an_earlier_process_has_left(place: Path) -> None:
     owner = "0123456789abcdef.earlier-user-test"
-    with watermarked(watermark(owner, 1)):
+    with with_rlimit_tag(rlimit_tag(owner, 1)):
         left = subprocess.Popen(  # noqa: ASYNC220 - it is left behind, and no child of the loop's
-            ["sleep", "1000"], env={**ENV, OWNER_VARIABLE: owner}, user=NOBODY.uid, group=NOBODY.gid, extra_groups=[]
+            ["sleep", "1000"],
+            env={**ENV, RUNNER_TAG_VARIABLE: owner},
+            user=NOBODY.uid,
+            group=NOBODY.gid,
+            extra_groups=[],
         )
-    script = "import sys; from fsm_runner.process.tree.startup_cleanup import sweep; print(sweep(sys.argv[1:]))"
+    script = "import sys; from fsm_runner.process.leftovers.startup_cleanup import sweep; print(sweep(sys.argv[1:]))"
     command = [sys.executable, "-c", script, owner]
     try:
         swept = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
@@ -309,26 +313,26 @@ def test_what_cannot_be_told_is_said_once(monkeypatch: pytest.MonkeyPatch) -> No
     limited = LaunchPolicy(ResourceLimits(memory_bytes=1), NOBODY)
     with log_lines() as lines:
         monkeypatch.setattr(launch_policy, "lacks_capability", lambda number: False)
-        limited.tell_what_is_lost()
+        limited.warn_of_imprecise_limits()
         monkeypatch.setattr(launch_policy, "lacks_capability", lambda number: True)
-        LaunchPolicy(ResourceLimits(cpu_s=1), NOBODY).tell_what_is_lost()
+        LaunchPolicy(ResourceLimits(cpu_s=1), NOBODY).warn_of_imprecise_limits()
         assert lines == []
-        limited.tell_what_is_lost()
+        limited.warn_of_imprecise_limits()
     assert "CAP_SYS_PTRACE" in lines[0]
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs `setpriv`")
 def test_a_watermark_is_known_without_the_right_to_limits_and_to_look_into_processes() -> None:
-    """By the runner, and by the warden."""
-    value = watermark("owner", 7)
-    with watermarked(value):
+    """By the runner, and by the watchdog."""
+    value = rlimit_tag("owner", 7)
+    with with_rlimit_tag(value):
         child = subprocess.Popen(
             ["env", "-i", "sleep", "1000"], user=NOBODY.uid, group=NOBODY.gid, extra_groups=[], stdin=subprocess.DEVNULL
         )
     asked = (
-        "import sys; from fsm_runner.process.tree.rlimit_tag import watermark_of; "
-        "from fsm_runner.process.tree.watchdog_program import watermark; pid = int(sys.argv[1]); "
-        "print(watermark_of(pid), watermark(pid), watermark_of(1))"
+        "import sys; from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of; "
+        "from fsm_runner.process.leftovers.watchdog_program import rlimit_tag; pid = int(sys.argv[1]); "
+        "print(rlimit_tag_of(pid), rlimit_tag(pid), rlimit_tag_of(1))"
     )
     bound = ["setpriv", "--bounding-set=-sys_ptrace,-sys_resource", sys.executable, "-c", asked, str(child.pid)]
     try:

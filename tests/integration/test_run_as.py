@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from fsm_runner.errors import EXIT_USAGE, UsageError
+from fsm_runner.executors.environment import SDK_FOLDER
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.process.child.environment import SDK_FOLDER
 from tests.support.command_executor import command_home
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone

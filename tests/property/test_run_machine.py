@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused, SessionChannel
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext

@@ -10,14 +10,14 @@ import pytest
 
 from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child, Exit
-from fsm_runner.process.tree.subreaper import SUBREAPER, adopt_orphans
-from fsm_runner.process.tree.tree import TREE_VARIABLE, Tree
+from fsm_runner.process.tree.process_tree import TREE_TAG_VARIABLE, ProcessTree
+from fsm_runner.process.tree.subreaper import SUBREAPER, become_subreaper
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
 ENV = {"PATH": os.environ["PATH"]}
 HERE = Path.cwd()
-OWN_MARKS = f"{TREE_VARIABLE}={Tree().mark.partition('.')[0]}"
+OWN_TREE_TAGS = f"{TREE_TAG_VARIABLE}={ProcessTree().mark.partition('.')[0]}"
 
 
 def start_shell(script: str, *arguments: str) -> Child:
@@ -25,18 +25,18 @@ def start_shell(script: str, *arguments: str) -> Child:
 
 
 @contextmanager
-def adopted_orphans(*, exclusive: bool) -> Iterator[None]:
+def subreaper_enabled(*, exclusive: bool) -> Iterator[None]:
     """Orphans are adopted by the process that runs the tests, and at the end no child has left anything."""
-    assert adopt_orphans(exclusive=exclusive)
-    children = set(SUBREAPER.unknown_children())
+    assert become_subreaper(exclusive=exclusive)
+    children = set(SUBREAPER.possible_orphans())
     try:
         yield
-        assert with_environment(OWN_MARKS) == []
-        adopt_orphans(exclusive=True)
-        SUBREAPER.reap_all()  # where they are not exclusive some zombies could be anybody's
-        assert set(SUBREAPER.unknown_children()) <= children
+        assert with_environment(OWN_TREE_TAGS) == []
+        become_subreaper(exclusive=True)
+        SUBREAPER.reap_orphans()  # where they are not exclusive some zombies could be anybody's
+        assert set(SUBREAPER.possible_orphans()) <= children
     finally:
-        SUBREAPER.release()
+        SUBREAPER.disable()
 
 
 async def exit_of(child: Child) -> Exit:

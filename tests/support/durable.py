@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE, owner_of
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
 
 PROC = Path("/proc")
 
@@ -99,7 +99,7 @@ def end_left_running(state_dir: Path) -> None:
 
 
 def _marked(state_dir: Path) -> list[int]:
-    marks = [f"{OWNER_VARIABLE}={owner_of(folder.name, '')}".encode() for folder in state_dir.iterdir()]
+    marks = [f"{RUNNER_TAG_VARIABLE}={runner_tag(folder.name, '')}".encode() for folder in state_dir.iterdir()]
     found = []
     for place in PROC.glob("[0-9]*"):
         try:

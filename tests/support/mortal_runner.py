@@ -9,11 +9,12 @@ from typing import NamedTuple
 import msgspec
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext

@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner.config.paths import bundled
 from fsm_runner.executors.arguments import command_arguments, split_command
-from fsm_runner.process.child.environment import executor_environment
+from fsm_runner.executors.environment import executor_environment
 from fsm_runner.protocol.wire import Agent, ExecutorInfo, JsonObject
 
 EXECUTOR = bundled() / "executors/procedural"

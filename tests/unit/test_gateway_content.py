@@ -9,13 +9,13 @@ from starlette.types import Message, Scope
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.executors.interface import SessionChannel
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.endpoint import GatewayEndpoint
 from fsm_runner.gateway.errors import Refusal
 from fsm_runner.gateway.limits import LIMITS
 from fsm_runner.gateway.routes import carry_out
 from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.session_channel import SessionChannel
 
 BODY_BYTES = 1024 * 1024
 COPIES_LIMIT = 5

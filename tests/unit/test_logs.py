@@ -18,9 +18,9 @@ LOGS_AND_EXITS = """
 import sys
 from loguru import logger
 from fsm_runner.diagnostics.logs import configure_logs
-from fsm_runner.process.inherited import settle_streams
+from fsm_runner.process.inherited import normalize_streams
 from fsm_runner.diagnostics.redaction import Redactor
-settle_streams()
+normalize_streams()
 configure_logs(Redactor(), verbose=False)
 for number in range(3):
     logger.info("line {}", number)

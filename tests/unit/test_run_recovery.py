@@ -10,13 +10,14 @@ import pytest
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.executors.interface import Assignment, SessionChannel
+from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.journal import JournalStuck
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ChannelContext
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine

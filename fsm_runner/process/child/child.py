@@ -13,18 +13,18 @@ from typing import Self
 import msgspec
 
 from fsm_runner.process.child.capture import BoundedCapture
-from fsm_runner.process.child.exit_watch import ExitWatch, has_exited, watch_exit
 from fsm_runner.process.child.output import ChildOutput
 from fsm_runner.process.child.pipes import InputPipe
-from fsm_runner.process.child.reaping import reap
 from fsm_runner.process.child.spawn import spawn, spawn_failed
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
-from fsm_runner.process.limits.launch_policy import UNCONFINED, LaunchPolicy
+from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.limiter import Limiter, open_files_text
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.limits.priority import lower_priority
+from fsm_runner.process.reaping import reap
 from fsm_runner.process.tree.descendant_killer import DescendantKiller
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.process.tree.usage import TreeUsage
 from fsm_runner.process.user import give_pipes
@@ -98,7 +98,7 @@ class Child:
         stdout_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         stderr_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         on_stdout: Callable[[bytes], None] | None = None,
-        launch_policy: LaunchPolicy = UNCONFINED,
+        launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
         """Starts `command` on the running loop, with an empty stdin unless `pipe_stdin`; ends it at its limits.
@@ -115,7 +115,7 @@ class Child:
                     undo.callback(stdin.close)
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
-            strays = DescendantKiller(SUBREAPER, env.get(OWNER_VARIABLE))
+            strays = DescendantKiller(SUBREAPER, env.get(RUNNER_TAG_VARIABLE))
             undo.callback(strays.forget)
             stdout, stderr = output.child_ends
             if launch_policy.user is not None:
@@ -127,7 +127,7 @@ class Child:
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
                 stdout=stdout,
                 stderr=stderr,
-                watermark=strays.watermark,
+                rlimit_tag=strays.rlimit_tag,
                 user=launch_policy.user,
                 exec_prefix=launch_policy.exec_prefix,
             )
@@ -213,7 +213,7 @@ class Child:
         if self._has_exited():
             return
         self._ending = "SIGKILL"
-        if SUBREAPER.adopted:
+        if SUBREAPER.enabled:
             self._signal_group(signal.SIGSTOP)  # so that nobody leaves it while it is looked through
             self._strays.remember(stop=True)
         self._signal_group(signal.SIGKILL)

@@ -11,7 +11,7 @@ from pathlib import Path
 from fsm_runner.process.child.executable import file_defect, noexec_mount
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.limits.open_files import OPEN_FILES
-from fsm_runner.process.tree.rlimit_tag import watermarked
+from fsm_runner.process.tree.rlimit_tag import with_rlimit_tag
 from fsm_runner.process.user import RIGHTS, RunUser, first_denied
 
 _EXHAUSTED = {
@@ -30,21 +30,21 @@ def spawn(
     stdin: int,
     stdout: int,
     stderr: int,
-    watermark: int | None = None,
+    rlimit_tag: int | None = None,
     user: RunUser | None = None,
     exec_prefix: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
     """Starts `command` as the leader of a new session, and so of a new process group.
 
     `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited. What is
-    started, and whatever that starts, can be told by `watermark` (`watermark_of`). `user` None: that of this process.
+    started, and whatever that starts, can be told by `rlimit tag` (`rlimit_tag_of`). `user` None: that of this process.
     `exec_prefix` is a program with its arguments that runs first and then executes the command in its own place.
     Raises `SpawnFailed`; with an `exec_prefix`, only for the reasons that can be found before the start.
     """
     if not command or not command[0]:
         raise SpawnFailed("there is no command to start: its name is empty")
     try:
-        with OPEN_FILES.inherited() as limiting, watermarked(watermark):
+        with OPEN_FILES.inherited() as limiting, with_rlimit_tag(rlimit_tag):
             exec_prefix = [*limiting, *exec_prefix]
             if exec_prefix and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
                 raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")

@@ -24,7 +24,7 @@ class LaunchPolicy(msgspec.Struct, frozen=True):
     user: RunUser | None = None
     """None: that of this process."""
 
-    def tell_what_is_lost(self) -> None:
+    def warn_of_imprecise_limits(self) -> None:
         """In the log, where this system or the runner's rights fall short of what is asked for."""
         if self.limits.memory_bytes is None:
             return
@@ -66,7 +66,7 @@ class LaunchPolicy(msgspec.Struct, frozen=True):
         return found
 
 
-UNCONFINED = LaunchPolicy()
+DEFAULT_LAUNCH_POLICY = LaunchPolicy()
 
 
 def _at_most_as_now(number: int, value: int) -> int:

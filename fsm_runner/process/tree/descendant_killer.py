@@ -10,10 +10,10 @@ from loguru import logger
 
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.freeze import freeze
+from fsm_runner.process.tree.process_tree import ProcessTree
 from fsm_runner.process.tree.procfs import Process
 from fsm_runner.process.tree.progress import Progress, named
 from fsm_runner.process.tree.subreaper import Relation, Subreaper
-from fsm_runner.process.tree.tree import Tree
 
 STUCK_S = 10.0
 """How long the processes that a child left behind may stay the same after SIGKILL before the hunt gives up. A process
@@ -40,12 +40,12 @@ class DescendantKiller:
     runner create a cgroup, so this code would be needed in any case.
     """
 
-    def __init__(self, orphans: Subreaper, owner: str | None = None) -> None:
-        """Before the child is started. `owner`: see `Tree`."""
+    def __init__(self, subreaper: Subreaper, owner: str | None = None) -> None:
+        """Before the child is started. `owner`: see `ProcessTree`."""
         self.are_gone = False
         """Nothing of the child is left but itself, as far as can be seen."""
-        self._orphans = orphans
-        self._tree = orphans.new_tree(owner)
+        self._subreaper = subreaper
+        self._tree = subreaper.new_tree(owner)
         self._began_at = 0.0
         self._progress = Progress()
         self._stopped: set[tuple[int, int]] = set()
@@ -55,23 +55,23 @@ class DescendantKiller:
 
     def marked(self, environment: Mapping[str, str]) -> Mapping[str, str]:
         """The environment that the child is to be started with."""
-        return self._tree.marked(environment) if self._orphans.adopted else environment
+        return self._tree.marked(environment) if self._subreaper.enabled else environment
 
     @property
-    def watermark(self) -> int:
+    def rlimit_tag(self) -> int:
         """What the child is to be started with, besides."""
-        return self._tree.watermark
+        return self._tree.rlimit_tag
 
     def led_by(self, leader: int) -> None:
         """The child has been started, as leader of a session."""
-        self._orphans.started(self._tree, leader)
+        self._subreaper.started(self._tree, leader)
 
     def remember(self, *, stop: bool) -> None:
         """While the child lives: what has left its session can still be told by who started it.
 
         `stop`: the child is about to be killed, so what was found may start nothing more.
         """
-        if not self._orphans.adopted:
+        if not self._subreaper.enabled:
             return
         clock = time.thread_time if stop else time.monotonic
         give_up_at = clock() + WALK_S
@@ -100,8 +100,8 @@ class DescendantKiller:
         if leader is not None:
             yield leader
             yield from procfs.descendants(leader)
-        if self._orphans.adopted:
-            for orphan in self._orphans.of(self._tree):
+        if self._subreaper.enabled:
+            for orphan in self._subreaper.orphans_of(self._tree):
                 yield orphan
                 yield from procfs.descendants(orphan)
 
@@ -130,13 +130,13 @@ class DescendantKiller:
 
     def forget(self) -> None:
         """The child has been reaped, or was never started."""
-        self._orphans.remove(self._tree)
+        self._subreaper.remove(self._tree)
 
     def _begun_steps(self) -> Iterator[float]:
         if self._steps is None:
             self._tree.has_ended = True
             self._began_at = time.monotonic()
-            self._steps = self._all_steps() if self._orphans.adopted else iter(())
+            self._steps = self._all_steps() if self._subreaper.enabled else iter(())
         return self._steps
 
     def _all_steps(self) -> Iterator[float]:
@@ -184,7 +184,7 @@ class DescendantKiller:
             if not unsettled:
                 if time.monotonic() - self._began_at >= UNREADABLE_S:
                     for process in unreadable:
-                        self._orphans.set_aside(process)
+                        self._subreaper.ignore(process)
                     return
                 yield FIRST_PAUSE_S
 
@@ -192,37 +192,37 @@ class DescendantKiller:
         """Whether somebody was reaped, who may have left us children meanwhile; and who could not be judged."""
         found: dict[tuple[int, int], Process] = {}
         has_reaped, has_frozen, unreadable = False, False, []
-        for pid in self._orphans.unknown_children():
+        for pid in self._subreaper.possible_orphans():
             yield 0.0
-            if self._orphans.is_of_another(pid, self._tree):
+            if self._subreaper.belongs_to_another(pid, self._tree):
                 continue
             process = procfs.read_process(pid)
-            if process is None or self._orphans.is_foreign(process) or self._orphans.is_given_up(process):
+            if process is None or self._subreaper.is_unrelated(process) or self._subreaper.is_given_up(process):
                 continue
-            if process.has_ended and self._orphans.reap(process):
+            if process.has_ended and self._subreaper.reap(process):
                 has_reaped = True
                 continue
-            relation = self._orphans.relation(process, self._tree)
+            relation = self._subreaper.relation(process, self._tree)
             if relation is Relation.UNREADABLE:
                 unreadable.append(process)
             elif relation is not Relation.FOREIGN:
                 if not has_frozen and process.identity not in self._stopped:
                     has_frozen = True
                     yield from self._freeze()
-                tree = self._tree if relation is Relation.OWN else self._orphans.leftovers
+                tree = self._tree if relation is Relation.OWN else self._subreaper.leftovers
                 yield from self._take(process, tree, found)
         self._found = found
         return has_reaped, unreadable
 
     def _freeze(self) -> Iterator[float]:
         """Stops all processes that have to end with the tree. Raises OSError."""
-        for _ in freeze(lambda value: self._orphans.ends_with(value, self._tree)):
+        for _ in freeze(lambda value: self._subreaper.must_end_with(value, self._tree)):
             yield 0.0
 
-    def _take(self, stray: Process, tree: Tree, found: dict[tuple[int, int], Process]) -> Iterator[float]:
+    def _take(self, stray: Process, tree: ProcessTree, found: dict[tuple[int, int], Process]) -> Iterator[float]:
         """Adds it, and all that is below it, to what was found; each is stopped before its children are looked for."""
         for process in itertools.chain([stray], procfs.descendants(stray)):
-            if not process.has_ended and not self._orphans.is_given_up(process):
+            if not process.has_ended and not self._subreaper.is_given_up(process):
                 tree.add(process)
                 self._stop(process)
                 found[process.identity] = process
@@ -239,9 +239,9 @@ class DescendantKiller:
         try:
             procfs.send(process, number)
         except PermissionError:
-            if self._orphans.is_given_up(process):
+            if self._subreaper.is_given_up(process):
                 return
-            self._orphans.give_up(process)
+            self._subreaper.give_up(process)
             logger.warning("process {} is another user's, so it outlives its run", process.pid)
         except OSError as error:  # no descriptor left: it is found again
             self._stopped.discard(process.identity)
@@ -249,6 +249,6 @@ class DescendantKiller:
 
     def _give_up(self) -> None:
         for process in self._found.values():
-            self._orphans.give_up(process)
+            self._subreaper.give_up(process)
         pids = named([str(process.pid) for process in self._found.values()])
         logger.warning("left by process {} and still there {:g} s after SIGKILL: {}", self._tree.leader, STUCK_S, pids)

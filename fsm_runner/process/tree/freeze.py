@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator
 
 from fsm_runner.process.tree import procfs
-from fsm_runner.process.tree.rlimit_tag import watermark_of
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of
 
 PASSES = 100
 """The most passes of one call. If the processes of a tree only replace each other, the caller has to reap the ended
@@ -17,7 +17,7 @@ ones before the next call."""
 
 
 def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Iterator[None]:
-    """Send SIGSTOP to each process whose watermark `is_meant` accepts, until a pass finds no further one.
+    """Send SIGSTOP to each process whose rlimit tag `is_meant` accepts, until a pass finds no further one.
 
     A stopped process forks no more and still counts against a limit of processes, so fewer and fewer can be running.
     `spared`: ids of processes that are never stopped. Yields after each process, so that the caller can do other work.
@@ -40,7 +40,7 @@ def _stop(pid: int, is_meant: Callable[[int], bool]) -> bool:
     """Returns False if it does not match, has ended, or may not be signalled."""
 
     def matches() -> bool:
-        value = watermark_of(pid)
+        value = rlimit_tag_of(pid)
         return value is not None and is_meant(value)
 
     if not matches():
@@ -50,7 +50,7 @@ def _stop(pid: int, is_meant: Callable[[int], bool]) -> bool:
     except ProcessLookupError:
         return False
     try:
-        # Another process may have got the id before the handle was opened, so the watermark is checked again.
+        # Another process may have got the id before the handle was opened, so the rlimit tag is checked again.
         if not matches():
             return False
         signal.pidfd_send_signal(handle, signal.SIGSTOP)

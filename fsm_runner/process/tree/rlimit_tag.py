@@ -18,22 +18,22 @@ _OWNER_BITS = 31
 _BASE = 1 << (_OWNER_BITS + _TREE_BITS)
 
 
-def watermark(owner: str, tree: int) -> int:
+def rlimit_tag(owner: str, tree: int) -> int:
     """Of what one process of a runner (`owner`) starts as its tree of this number."""
-    return owner_part(owner) << _TREE_BITS | tree % (1 << _TREE_BITS)
+    return tag_prefix(owner) << _TREE_BITS | tree % (1 << _TREE_BITS)
 
 
-def owner_part(owner: str) -> int:
-    """What the watermarks of all trees of an owner begin with: the value without its lower 31 bits."""
+def tag_prefix(owner: str) -> int:
+    """What the rlimit tags of all trees of an owner begin with: the value without its lower 31 bits."""
     digest = hashlib.blake2b(owner.encode(errors="surrogateescape"), digest_size=8).digest()
     return (_BASE >> _TREE_BITS) | int.from_bytes(digest) % (1 << _OWNER_BITS)
 
 
-def owner_part_of(value: int) -> int:
+def tag_prefix_of(value: int) -> int:
     return value >> _TREE_BITS
 
 
-def watermark_of(pid: int) -> int | None:
+def rlimit_tag_of(pid: int) -> int | None:
     """None where it has none, or has ended."""
     if _LIMIT is None:
         return None
@@ -55,7 +55,7 @@ def _public_value(pid: int) -> int:
 
 
 @contextmanager
-def watermarked(value: int | None) -> Iterator[None]:
+def with_rlimit_tag(value: int | None) -> Iterator[None]:
     """What is started in here has it. Nothing else may be started at the same time. None: nothing is changed."""
     if _LIMIT is None or value is None:
         yield

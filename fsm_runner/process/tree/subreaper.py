@@ -18,11 +18,11 @@ from collections.abc import Iterator
 
 from loguru import logger
 
-from fsm_runner.process.child.exit_watch import has_exited
+from fsm_runner.process.exit_watch import has_exited
 from fsm_runner.process.tree import procfs
+from fsm_runner.process.tree.process_tree import ProcessTree, own_tree_tag
 from fsm_runner.process.tree.procfs import Process
-from fsm_runner.process.tree.rlimit_tag import owner_part_of, watermark_of
-from fsm_runner.process.tree.tree import Tree, own_mark
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of, tag_prefix_of
 
 REAP_INTERVAL_S = 1.0
 """How often zombies of orphans are looked for while a child lives."""
@@ -46,64 +46,64 @@ class Subreaper:
     """The trees of this program's children, and which process is of which tree."""
 
     def __init__(self) -> None:
-        self.adopted = False
-        self.leftovers = Tree()
+        self.enabled = False
+        self.leftovers = ProcessTree()
         """Orphans from trees that are no longer known. They have to end."""
         self._exclusive = False
-        self._trees: dict[str, Tree] = {}
-        self._by_watermark: dict[int, Tree] = {}
-        self._noted: set[int] = set()
+        self._trees: dict[str, ProcessTree] = {}
+        self._by_rlimit_tag: dict[int, ProcessTree] = {}
+        self._assigned: set[int] = set()
         """Ids of orphans of known trees. Only this program reaps them, so until then no other process gets their ids.
         """
         self._known: set[int] = set()
-        self._others: set[tuple[int, int]] = set()
+        self._ignored: set[tuple[int, int]] = set()
         """Children that have no mark: not read again while they are there."""
         self._given_up: set[tuple[int, int]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def adopt(self, *, exclusive: bool) -> bool:
-        self.adopted = self.adopted or _become_subreaper(adopt=True)
-        self._exclusive = self.adopted and (self._exclusive or exclusive)
-        return self.adopted
+    def enable(self, *, exclusive: bool) -> bool:
+        self.enabled = self.enabled or _set_child_subreaper(enabled=True)
+        self._exclusive = self.enabled and (self._exclusive or exclusive)
+        return self.enabled
 
-    def release(self) -> None:
+    def disable(self) -> None:
         """Orphans go to the system's first process again."""
-        if self.adopted:
-            _become_subreaper(adopt=False)
-        self.adopted = self._exclusive = False
+        if self.enabled:
+            _set_child_subreaper(enabled=False)
+        self.enabled = self._exclusive = False
 
-    def new_tree(self, owner: str | None) -> Tree:
+    def new_tree(self, owner: str | None) -> ProcessTree:
         """Before its leader is started, so that the leader is never taken for an orphan."""
-        tree = Tree(owner)
-        self._trees[tree.mark] = self._by_watermark[tree.watermark] = tree
+        tree = ProcessTree(owner)
+        self._trees[tree.mark] = self._by_rlimit_tag[tree.rlimit_tag] = tree
         return tree
 
-    def started(self, tree: Tree, leader: int) -> None:
+    def started(self, tree: ProcessTree, leader: int) -> None:
         tree.leader = leader
-        self.know(leader)
-        if self.adopted:
+        self.add_known(leader)
+        if self.enabled:
             self._reap_regularly()
 
-    def remove(self, tree: Tree) -> None:
+    def remove(self, tree: ProcessTree) -> None:
         """When its leader is reaped."""
         self._trees.pop(tree.mark, None)
-        self._by_watermark.pop(tree.watermark, None)
-        self.forget(tree.leader)
+        self._by_rlimit_tag.pop(tree.rlimit_tag, None)
+        self.remove_known(tree.leader)
 
-    def know(self, pid: int) -> None:
+    def add_known(self, pid: int) -> None:
         """A child of ours with a session of its own that is no orphan and that somebody waits for."""
         self._known.add(pid)
 
-    def forget(self, pid: int) -> None:
+    def remove_known(self, pid: int) -> None:
         """It has been reaped."""
         self._known.discard(pid)
 
-    def unknown_children(self) -> list[int]:
+    def possible_orphans(self) -> list[int]:
         """Ids of children that may be orphans. Raises OSError where they cannot be read."""
         return [pid for pid in procfs.adopted_children() if pid not in self._known]
 
-    def is_foreign(self, process: Process) -> bool:
+    def is_unrelated(self, process: Process) -> bool:
         """Whether it is no orphan of a run for certain."""
         return process.session == os.getsid(0) or process.parent != os.getpid() or process.pid in self._known
 
@@ -114,102 +114,102 @@ class Subreaper:
     def is_given_up(self, process: Process) -> bool:
         return process.identity in self._given_up
 
-    def relation(self, process: Process, tree: Tree) -> Relation:
+    def relation(self, process: Process, tree: ProcessTree) -> Relation:
         """How `process`, an unknown child, is related to `tree`, whose leader has exited."""
         if process.has_ended or process.identity in tree.members:
-            return self._owned(process, tree)
-        value = watermark_of(process.pid)
-        if value is not None and owner_part_of(value) == owner_part_of(tree.watermark):
-            if value == tree.watermark:
+            return self._relation_by_membership(process, tree)
+        value = rlimit_tag_of(process.pid)
+        if value is not None and tag_prefix_of(value) == tag_prefix_of(tree.rlimit_tag):
+            if value == tree.rlimit_tag:
                 return Relation.OWN
-            return Relation.LEFTOVER if self.ends_with(value, tree) else Relation.FOREIGN
+            return Relation.LEFTOVER if self.must_end_with(value, tree) else Relation.FOREIGN
         environment = procfs.environment(process.pid)
-        mark = own_mark(environment)
+        mark = own_tree_tag(environment)
         if mark is not None:
             if mark == tree.mark:
                 return Relation.OWN
             return Relation.FOREIGN if mark in self._trees else Relation.LEFTOVER
-        owned = self._owned(process, tree)
+        owned = self._relation_by_membership(process, tree)
         if owned is not Relation.FOREIGN or any(other.has(process) for other in self._trees.values()):
             return owned
         if self._exclusive:
             may_be_anothers = any(self._may_own(other, process) for other in self._trees.values() if other is not tree)
             return Relation.FOREIGN if may_be_anothers else Relation.LEFTOVER
-        return Relation.FOREIGN if environment or process.identity in self._others else Relation.UNREADABLE
+        return Relation.FOREIGN if environment or process.identity in self._ignored else Relation.UNREADABLE
 
-    def is_of_another(self, pid: int, tree: Tree) -> bool:
-        """Whether its watermark is that of another known tree. Cheap, so that a large tree does not delay others."""
-        value = watermark_of(pid)
-        return value is not None and value != tree.watermark and value in self._by_watermark
+    def belongs_to_another(self, pid: int, tree: ProcessTree) -> bool:
+        """Whether its rlimit tag is that of another known tree. Cheap, so that a large tree does not delay others."""
+        value = rlimit_tag_of(pid)
+        return value is not None and value != tree.rlimit_tag and value in self._by_rlimit_tag
 
-    def ends_with(self, value: int, tree: Tree) -> bool:
-        """Whether a process with this watermark has to end with `tree`."""
-        if value in self._by_watermark:
-            return value == tree.watermark
-        return owner_part_of(value) == owner_part_of(tree.watermark)
+    def must_end_with(self, value: int, tree: ProcessTree) -> bool:
+        """Whether a process with this rlimit tag has to end with `tree`."""
+        if value in self._by_rlimit_tag:
+            return value == tree.rlimit_tag
+        return tag_prefix_of(value) == tag_prefix_of(tree.rlimit_tag)
 
-    def _owned(self, process: Process, tree: Tree) -> Relation:
+    def _relation_by_membership(self, process: Process, tree: ProcessTree) -> Relation:
         if tree.has(process):
             return Relation.OWN
         return Relation.LEFTOVER if self.leftovers.has(process) else Relation.FOREIGN
 
-    def of(self, tree: Tree) -> Iterator[Process]:
+    def orphans_of(self, tree: ProcessTree) -> Iterator[Process]:
         """Those orphans that are of this tree. Raises OSError."""
-        for pid in self.unknown_children():
-            if self.is_of_another(pid, tree):
+        for pid in self.possible_orphans():
+            if self.belongs_to_another(pid, tree):
                 continue
             process = procfs.read_process(pid)
-            if process is None or self.is_foreign(process):
+            if process is None or self.is_unrelated(process):
                 continue
             if not process.has_ended:
-                self._note(process)
+                self._assign_to_tree(process)
             if tree.has(process):
                 yield process
 
-    def set_aside(self, process: Process) -> None:
+    def ignore(self, process: Process) -> None:
         """It stays without anything in its environment."""
-        self._others.add(process.identity)
+        self._ignored.add(process.identity)
 
     def reap(self, process: Process) -> bool:
         """Reaps a zombie where nobody else can be waiting for it. Whether it is gone."""
-        if not self._is_nobody_elses(process):
+        if not self._may_reap(process):
             return False
         try:
             reaped, _, used = os.wait4(process.pid, os.WNOHANG)
         except ChildProcessError:
             return True
         if reaped:
-            self._noted.discard(process.pid)
+            self._assigned.discard(process.pid)
             for tree in self._trees.values():
                 if tree.has(process):
                     tree.reaped_cpu_s += used.ru_utime + used.ru_stime
         return reaped != 0
 
-    def reap_all(self) -> None:
+    def reap_orphans(self) -> None:
         """Zombies of orphans, and notes which orphan is of which tree. Raises OSError."""
         seen = set()
         held = {pid for pid, _ in self._given_up}
-        children = self.unknown_children()
-        self._noted.intersection_update(children)
+        children = self.possible_orphans()
+        self._assigned.intersection_update(children)
         for pid in children:
-            if pid in self._noted and pid not in held and not has_exited(pid):
+            if pid in self._assigned and pid not in held and not has_exited(pid):
                 continue
             process = procfs.read_process(pid)
-            if process is None or self.is_foreign(process):
+            if process is None or self.is_unrelated(process):
                 continue
             seen.add(process.identity)
             if process.has_ended:
                 self.reap(process)
             else:
-                self._note(process)
-        self._others &= seen
+                self._assign_to_tree(process)
+        self._ignored &= seen
         self._given_up &= seen
         self.leftovers.members &= seen
 
-    def _may_own(self, tree: Tree, process: Process) -> bool:
+    def _may_own(self, tree: ProcessTree, process: Process) -> bool:
         return not tree.has_ended and tree.may_have_started(process)
 
-    def _is_nobody_elses(self, process: Process) -> bool:
+    def _may_reap(self, process: Process) -> bool:
         """A child that this program has started is in our own session or leads its own: it can be in no third one."""
         return (
             self._exclusive
@@ -218,32 +218,32 @@ class Subreaper:
             or any(tree.has(process) for tree in (self.leftovers, *self._trees.values()))
         )
 
-    def _note(self, process: Process) -> None:
-        if process.identity in self._others or any(process.identity in tree.members for tree in self._trees.values()):
+    def _assign_to_tree(self, process: Process) -> None:
+        if process.identity in self._ignored or any(process.identity in tree.members for tree in self._trees.values()):
             return
-        value, environment = watermark_of(process.pid), procfs.environment(process.pid)
-        tree = self._trees.get(own_mark(environment) or "")
+        value, environment = rlimit_tag_of(process.pid), procfs.environment(process.pid)
+        tree = self._trees.get(own_tree_tag(environment) or "")
         if tree is None and value is not None:
-            tree = self._by_watermark.get(value)
+            tree = self._by_rlimit_tag.get(value)
         if tree is not None:
             tree.add(process)
-            self._noted.add(process.pid)
+            self._assigned.add(process.pid)
         elif environment:
-            self._others.add(process.identity)
+            self._ignored.add(process.identity)
 
     def _reap_regularly(self) -> None:
         if self._timer is None or self._loop is None or self._loop.is_closed():
             self._loop = asyncio.get_running_loop()
-            self._timer = self._loop.call_later(REAP_INTERVAL_S, self._look_again)
+            self._timer = self._loop.call_later(REAP_INTERVAL_S, self._on_timer)
 
-    def _look_again(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         try:
-            self.reap_all()
+            self.reap_orphans()
         except OSError as error:  # no descriptor left; there may be one the next time
             logger.debug("orphans cannot be looked for: {}", error)
         finally:
-            if self.adopted and self._trees:
+            if self.enabled and self._trees:
                 self._reap_regularly()
 
 
@@ -251,7 +251,7 @@ SUBREAPER = Subreaper()
 """One for each process, as the list of its children is."""
 
 
-def adopt_orphans(*, exclusive: bool = False) -> bool:
+def become_subreaper(*, exclusive: bool = False) -> bool:
     """From now on orphans of children are found, ended with their child, and reaped. Returns whether they are.
 
     `exclusive`: this program has no other children with sessions of their own than those it makes known. Then also
@@ -261,15 +261,15 @@ def adopt_orphans(*, exclusive: bool = False) -> bool:
     left its run's process group (`setsid`, daemons) is not ended with the run, but by the sweep when a runner of this
     identity starts again.
     """
-    adopted = SUBREAPER.adopt(exclusive=exclusive)
+    adopted = SUBREAPER.enable(exclusive=exclusive)
     if not adopted:
         logger.info("this system does not tell of orphans: what leaves its run's process group outlives the run")
     return adopted
 
 
-def _become_subreaper(*, adopt: bool) -> bool:
+def _set_child_subreaper(*, enabled: bool) -> bool:
     if sys.platform != "linux" or not procfs.offers_children() or not procfs.offers_pidfds():
         return False
     import ctypes
 
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) == 0)
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0) == 0)

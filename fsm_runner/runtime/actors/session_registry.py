@@ -5,9 +5,10 @@ import time
 
 from loguru import logger
 
-from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionChannel
+from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.protocol.wire import Run
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.session import OnNote, SessionActor, SessionContext, Turn, no_live_executor
 

@@ -1,4 +1,4 @@
-"""What a runner leaves behind when it is killed is ended by its warden."""
+"""What a runner leaves behind when it is killed is ended by its watchdog."""
 
 import asyncio
 import os
@@ -17,11 +17,11 @@ import pytest
 from fsm_runner.app.durability import kept
 from fsm_runner.journal.identity import RunnerIdentity
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.tree import watchdog as warden_module
-from fsm_runner.process.tree import watchdog_program
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.leftovers import watchdog as watchdog_module
+from fsm_runner.process.leftovers import watchdog_program
+from fsm_runner.process.leftovers.watchdog import Watchdog
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from fsm_runner.process.tree.watchdog import Watchdog
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.children import ENV, HERE, is_reaped, open_descriptors
 from tests.support.fifo import Fifo
@@ -29,15 +29,15 @@ from tests.support.logs import log_lines
 from tests.support.processes import gone, is_there, reaped, with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warden needs /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the watchdog needs /proc")
 
 STRAY = "echo $$ >$SIGNS; exec sleep 1000"
 RUNNER = """
 import asyncio, os, sys
 from pathlib import Path
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
-from fsm_runner.process.tree.watchdog import Warden
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.leftovers.watchdog import Watchdog
 
 SCRIPT = '''
 setsid sh -c "$STRAY" &
@@ -51,14 +51,14 @@ wait
 
 async def main():
     owner = sys.argv[1]
-    async with Warden(owner) as warden:
+    async with Watchdog(owner) as watchdog:
         signs = os.open(os.environ["SIGNS"], os.O_WRONLY)
-        first = warden.pid
+        first = watchdog.pid
         os.write(signs, b"%d\\n" % first)
-        child = Child.start(["/bin/sh", "-c", SCRIPT], env={**os.environ, OWNER_VARIABLE: owner}, cwd=Path("/"))
-        while warden.pid in (first, None):
+        child = Child.start(["/bin/sh", "-c", SCRIPT], env={**os.environ, RUNNER_TAG_VARIABLE: owner}, cwd=Path("/"))
+        while watchdog.pid in (first, None):
             await asyncio.sleep(0.01)
-        os.write(signs, b"%d\\n" % warden.pid)
+        os.write(signs, b"%d\\n" % watchdog.pid)
         await child.wait()
 
 asyncio.run(main())
@@ -82,7 +82,7 @@ def owner() -> str:
 
 @asynccontextmanager
 async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, list[int]]]:
-    """A process that lives as a runner does, its warden's id, and those of what it has started."""
+    """A process that lives as a runner does, its watchdog's id, and those of what it has started."""
     env = {**ENV, "STRAY": STRAY, "SIGNS": str(signs.path), "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-c", RUNNER, owner]
     process = await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True)
@@ -110,7 +110,7 @@ async def test_nothing_is_left_of_a_runner_that_a_signal_has_ended(
 async def test_what_another_runner_has_started_lives_on(owner: str, signs: Fifo) -> None:
     async with runner(owner, signs) as (process, watchdog, _):
         others = f"{owner}-and-more"  # the next process of the same runner, say
-        other = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: others})
+        other = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: others})
         process.kill()
         await gone(watchdog)
         assert is_there(other.pid)
@@ -148,7 +148,7 @@ async def test_a_warden_leaves_with_its_runner(owner: str) -> None:
 
 
 async def test_a_warden_ends_what_is_left_at_a_regular_end(owner: str) -> None:
-    left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: owner})
+    left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: owner})
     async with Watchdog(owner):
         assert left.returncode is None
     assert await left.wait() == -signal.SIGKILL
@@ -156,11 +156,11 @@ async def test_a_warden_ends_what_is_left_at_a_regular_end(owner: str) -> None:
 
 async def test_a_warden_is_no_orphan(owner: str) -> None:
     async with Watchdog(owner) as watchdog:
-        assert watchdog.pid not in SUBREAPER.unknown_children()
+        assert watchdog.pid not in SUBREAPER.possible_orphans()
 
 
 async def replaced(watchdog: Watchdog, pid: int) -> int:
-    """The process id of the warden that comes after the one with this id."""
+    """The process id of the watchdog that comes after the one with this id."""
     async with asyncio.timeout(PATIENCE_S):
         while watchdog.pid in (pid, None):  # noqa: ASYNC110 - nothing tells of it but the log
             await asyncio.sleep(0.01)
@@ -180,14 +180,14 @@ async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> N
             assert problem.endswith(f": process {first} was ended by SIGKILL")
             second = await replaced(watchdog, first)
             assert not watchdog.problem
-            assert second not in SUBREAPER.unknown_children()
-            left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, OWNER_VARIABLE: owner})
+            assert second not in SUBREAPER.possible_orphans()
+            left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: owner})
         assert await left.wait() == -signal.SIGKILL
     assert is_reaped(second)
-    assert [line for line in lines if "warden" in line] == [
-        "there is no warden, so a killed runner would leave its executors running until it starts again: "
+    assert [line for line in lines if "watchdog" in line] == [
+        "there is no watchdog, so a killed runner would leave its executors running until it starts again: "
         f"process {first} was ended by SIGKILL; another one is started",
-        f"there is a warden again: process {second}",
+        f"there is a watchdog again: process {second}",
     ]
 
 
@@ -205,7 +205,7 @@ async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_warden(owner
 async def test_a_warden_that_cannot_be_started_again_is_tried_again(
     owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, failures = warden_module._started, 3
+    start, failures = watchdog_module._started, 3
 
     def started(told: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
         nonlocal failures
@@ -214,12 +214,12 @@ async def test_a_warden_that_cannot_be_started_again_is_tried_again(
             raise SpawnFailed("too many processes")
         return start(told, stdin)
 
-    monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
+    monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
     descriptors = open_descriptors()
     with log_lines() as lines:
         async with Watchdog(owner) as watchdog:
             assert watchdog.pid is not None
-            monkeypatch.setattr(warden_module, "_started", started)
+            monkeypatch.setattr(watchdog_module, "_started", started)
             os.kill(watchdog.pid, signal.SIGKILL)
             await replaced(watchdog, watchdog.pid)
     assert failures == 0
@@ -230,7 +230,7 @@ async def test_a_warden_that_cannot_be_started_again_is_tried_again(
 async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
     owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
+    monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid is not None
         os.kill(watchdog.pid, signal.SIGKILL)
@@ -239,18 +239,20 @@ async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
 
 
 async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warden_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
+    monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
     before = {child.pid for child in psutil.Process().children()}
     async with kept(tmp_path, IDENTITY, str) as keeping:
         (watchdog,) = (child for child in psutil.Process().children() if child.pid not in before)
         assert keeping.problem() is None
         watchdog.kill()
         await reaped(watchdog.pid)
-        assert (keeping.problem() or "").startswith("there is no warden, so a killed runner would leave its executors")
+        assert (keeping.problem() or "").startswith(
+            "there is no watchdog, so a killed runner would leave its executors"
+        )
 
 
 async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsm_runner.process.tree.watchdog.LEAVE_S", 0.05)
+    monkeypatch.setattr("fsm_runner.process.leftovers.watchdog.LEAVE_S", 0.05)
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid is not None
         os.kill(watchdog.pid, signal.SIGSTOP)
@@ -258,7 +260,7 @@ async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatc
     os.kill(watchdog.pid, signal.SIGCONT)
     await gone(watchdog.pid)
     is_reaped(watchdog.pid)
-    SUBREAPER.forget(watchdog.pid)
+    SUBREAPER.remove_known(watchdog.pid)
 
 
 async def test_its_program_imports_little() -> None:

@@ -11,10 +11,10 @@ from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.process.tree.freeze import freeze
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.procfs import offers_pidfds
 from fsm_runner.process.tree.progress import Progress, named
-from fsm_runner.process.tree.rlimit_tag import owner_part, owner_part_of, watermark_of
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of, tag_prefix, tag_prefix_of
 
 STUCK_S = 10.0
 """How long the killed processes may stay the same before the sweep fails: a process that the kernel holds does not end.
@@ -31,7 +31,7 @@ class ProcessesLeft(FsmRunnerError):
 def sweep(owners: Collection[str], *, stuck_s: float = STUCK_S) -> int:
     """Kills every process that was started by one of these processes of a runner, and all that is below one.
 
-    They are told by `OWNER_VARIABLE` in their environment or by their watermark, as far as this user may read them.
+    They are told by `RUNNER_TAG_VARIABLE` in their environment or by their rlimit tag, if this user may read them.
     None of the owners may be alive. Blocks for as long as any of them starts another. Returns how many were killed.
     Raises `ProcessesLeft` when the same ones have been there for `stuck_s`.
     """
@@ -53,24 +53,24 @@ def sweep(owners: Collection[str], *, stuck_s: float = STUCK_S) -> int:
 
 
 def _frozen_and_found(owners: Collection[str]) -> set[psutil.Process]:
-    owner_parts = frozenset(map(owner_part, owners))
+    tag_prefixes = frozenset(map(tag_prefix, owners))
     if offers_pidfds():
         # psutil needs about 0.2 ms for each process, which is time enough to fork. So all are stopped first.
         with suppress(OSError):  # no descriptor left
-            for _ in freeze(lambda value: owner_part_of(value) in owner_parts, _spared_ids(owner_parts)):
+            for _ in freeze(lambda value: tag_prefix_of(value) in tag_prefixes, _spared_ids(tag_prefixes)):
                 pass
-    return _left_behind(owners, owner_parts)
+    return _left_behind(owners, tag_prefixes)
 
 
-def _spared_ids(owner_parts: Collection[int]) -> set[int]:
-    """The ids of those of `_ourselves` that can have such a watermark. Children inherit it from this process."""
+def _spared_ids(tag_prefixes: Collection[int]) -> set[int]:
+    """The ids of those of `_ourselves` that can have such a rlimit tag. Children inherit it from this process."""
     own = psutil.Process()
-    value = watermark_of(own.pid)
-    is_inherited = value is not None and owner_part_of(value) in owner_parts
+    value = rlimit_tag_of(own.pid)
+    is_inherited = value is not None and tag_prefix_of(value) in tag_prefixes
     return {each.pid for each in (_ourselves() if is_inherited else (own, *own.parents()))}
 
 
-def _left_behind(owners: Collection[str], owner_parts: Collection[int]) -> set[psutil.Process]:
+def _left_behind(owners: Collection[str], tag_prefixes: Collection[int]) -> set[psutil.Process]:
     below: dict[int, list[psutil.Process]] = {}
     found = []
     spared = _ourselves()
@@ -81,9 +81,9 @@ def _left_behind(owners: Collection[str], owner_parts: Collection[int]) -> set[p
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             below.setdefault(process.ppid(), []).append(process)
-            value = watermark_of(process.pid)
-            is_left = value is not None and owner_part_of(value) in owner_parts
-            if is_left or process.environ().get(OWNER_VARIABLE) in owners:
+            value = rlimit_tag_of(process.pid)
+            is_left = value is not None and tag_prefix_of(value) in tag_prefixes
+            if is_left or process.environ().get(RUNNER_TAG_VARIABLE) in owners:
                 found.append(process)
         except _UNREADABLE:  # it has ended, or is another user's
             continue

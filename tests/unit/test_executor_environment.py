@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.process.child.environment import executor_environment
+from fsm_runner.executors.environment import executor_environment
 
 OWN_FOLDER = str(Path(sys.executable).parent)
 

@@ -7,29 +7,29 @@ from collections.abc import Iterator, Mapping
 
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.procfs import Process
-from fsm_runner.process.tree.rlimit_tag import watermark
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag
 
-TREE_VARIABLE = "FSM_RUNNER_TREE"
+TREE_TAG_VARIABLE = "FSM_RUNNER_TREE"
 """In the environment of everything that a child starts: the marks of the trees that it is in, outermost first."""
 
-_OWN_MARKS = f"{secrets.token_hex(8)}."
+_OWN_TREE_TAGS = f"{secrets.token_hex(8)}."
 _numbers = itertools.count(1)
 
 
-class Tree:
+class ProcessTree:
     """A child that leads its session, and what came from it, wherever that has moved to.
 
-    A process is of the tree when it has its mark in its environment, or its watermark; when it is in the leader's
+    A process is of the tree when it has its mark in its environment, or its rlimit tag; when it is in the leader's
     session or group, which no process of another tree can join; or when it was seen below one that is of the tree.
     """
 
-    __slots__ = ("_sessions", "has_ended", "leader", "mark", "members", "reaped_cpu_s", "watermark")
+    __slots__ = ("_sessions", "has_ended", "leader", "mark", "members", "reaped_cpu_s", "rlimit_tag")
 
     def __init__(self, owner: str | None = None) -> None:
-        """`owner`: the value of `OWNER_VARIABLE` of whoever starts it, by which others than this process find it."""
+        """`owner`: the value of `RUNNER_TAG_VARIABLE` of the runner that starts it."""
         number = next(_numbers)
-        self.mark = f"{_OWN_MARKS}{number}"
-        self.watermark = watermark(owner or _OWN_MARKS, number)
+        self.mark = f"{_OWN_TREE_TAGS}{number}"
+        self.rlimit_tag = rlimit_tag(owner or _OWN_TREE_TAGS, number)
         self.leader = 0
         """The leader's process id, which is not given away while the tree is known; 0 before it is started."""
         self.has_ended = False
@@ -41,8 +41,8 @@ class Tree:
         self._sessions: set[int] = set()
 
     def marked(self, environment: Mapping[str, str]) -> dict[str, str]:
-        outer = os.environ.get(TREE_VARIABLE)
-        return {**environment, TREE_VARIABLE: f"{outer},{self.mark}" if outer else self.mark}
+        outer = os.environ.get(TREE_TAG_VARIABLE)
+        return {**environment, TREE_TAG_VARIABLE: f"{outer},{self.mark}" if outer else self.mark}
 
     def add(self, process: Process) -> None:
         self.members.add(process.identity)
@@ -68,8 +68,8 @@ class Tree:
         return leader is None or leader.started_ticks <= process.started_ticks
 
 
-def own_mark(environment: list[bytes]) -> str | None:
+def own_tree_tag(environment: list[bytes]) -> str | None:
     """The mark in it that was given by this process; None where there is none."""
-    prefix = f"{TREE_VARIABLE}=".encode()
+    prefix = f"{TREE_TAG_VARIABLE}=".encode()
     marks = next((entry.removeprefix(prefix) for entry in environment if entry.startswith(prefix)), b"")
-    return next((mark for mark in marks.decode(errors="replace").split(",") if mark.startswith(_OWN_MARKS)), None)
+    return next((mark for mark in marks.decode(errors="replace").split(",") if mark.startswith(_OWN_TREE_TAGS)), None)

@@ -1,9 +1,9 @@
-"""The program of the warden: a file that a bare interpreter runs, so it imports nothing but what is built in or tiny.
+"""The program of the watchdog: a file that a bare interpreter runs, so it imports nothing but what is built in or tiny.
 
     python -I -S -E warden_program.py NAME=VALUE OWNER_PART
 
 Waits for the end of its standard input, then ends every process with exactly this entry in its environment, or with a
-watermark of this owner (`watermark.py`), and all that is below such a process, until a look finds none.
+rlimit tag of this owner (`rlimit tag.py`), and all that is below such a process, until a look finds none.
 """
 
 import os
@@ -34,14 +34,14 @@ def main() -> None:
     end_all(os.fsencode(sys.argv[1]), int(sys.argv[2]))
 
 
-def end_all(entry: bytes, owner_part: int) -> None:
+def end_all(entry: bytes, tag_prefix: int) -> None:
     """Stops until a look finds no further one, then kills: what is stopped starts nothing."""
     stopped: set[tuple[int, bytes]] = set()
     before: set[tuple[int, bytes]] = set()
     unchanged_s, looked_at = 0.0, time.monotonic()
     while unchanged_s < STUCK_S:
-        freeze(owner_part)
-        found = marked_trees(entry, owner_part)
+        freeze(tag_prefix)
+        found = marked_trees(entry, tag_prefix)
         if not found:
             return
         new = found - stopped
@@ -56,8 +56,8 @@ def end_all(entry: bytes, owner_part: int) -> None:
             time.sleep(PAUSE_S)
 
 
-def freeze(owner_part: int) -> None:
-    """Stops each process with a watermark of this owner, until a pass finds no further one.
+def freeze(tag_prefix: int) -> None:
+    """Stops each process with a rlimit tag of this owner, until a pass finds no further one.
 
     That takes few system calls, so it overtakes processes that start others faster than `marked_trees` reads them.
     """
@@ -67,9 +67,9 @@ def freeze(owner_part: int) -> None:
         for pid in reversed(process_ids()):
             if pid not in looked_at:
                 looked_at.add(pid)
-                if has_watermark(pid, owner_part):
+                if has_tag_prefix(pid, tag_prefix):
                     has_found = True
-                    send_if(pid, signal.SIGSTOP, partial(has_watermark, pid, owner_part))
+                    send_if(pid, signal.SIGSTOP, partial(has_tag_prefix, pid, tag_prefix))
         if not has_found:
             return
 
@@ -78,8 +78,8 @@ def process_ids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - pathlib is not tiny
 
 
-def marked_trees(entry: bytes, owner_part: int) -> set[tuple[int, bytes]]:
-    """Id and start of each process that has the mark or the watermark, or that is below one that has."""
+def marked_trees(entry: bytes, tag_prefix: int) -> set[tuple[int, bytes]]:
+    """Id and start of each process that has the mark or the rlimit tag, or that is below one that has."""
     started: dict[int, bytes] = {}
     below: dict[int, list[int]] = {}
     found = []
@@ -89,18 +89,18 @@ def marked_trees(entry: bytes, owner_part: int) -> set[tuple[int, bytes]]:
             continue
         started[pid] = fields[19]
         below.setdefault(int(fields[1]), []).append(pid)
-        if has_watermark(pid, owner_part) or entry in content(f"/proc/{pid}/environ").split(b"\0"):
+        if has_tag_prefix(pid, tag_prefix) or entry in content(f"/proc/{pid}/environ").split(b"\0"):
             found.append(pid)
     for pid in found:
         found += below.pop(pid, [])
     return {(pid, started[pid]) for pid in found}
 
 
-def has_watermark(pid: int, owner_part: int) -> bool:
-    return watermark(pid) >> TREE_BITS == owner_part
+def has_tag_prefix(pid: int, tag_prefix: int) -> bool:
+    return rlimit_tag(pid) >> TREE_BITS == tag_prefix
 
 
-def watermark(pid: int) -> int:
+def rlimit_tag(pid: int) -> int:
     """0 where it cannot be read."""
     try:
         return resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]

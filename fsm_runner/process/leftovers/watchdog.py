@@ -1,7 +1,7 @@
 """Ends what a runner leaves behind when it dies without a word: by SIGKILL, or for want of memory.
 
-The warden is a tiny process of its own that holds one end of a pipe. The other end is the runner's alone, so the
-pipe ends with the runner, however that dies. What has the runner's mark or watermark is then ended. The mark is
+The watchdog is a tiny process of its own that holds one end of a pipe. The other end is the runner's alone, so the
+pipe ends with the runner, however that dies. What has the runner's mark or rlimit tag is then ended. The mark is
 that of this one process of the runner, so the next one has nothing to fear.
 
 The kernel's own means (PR_SET_PDEATHSIG) reaches only direct children, is lost when a setuid program is executed,
@@ -20,42 +20,42 @@ from typing import Self
 
 from loguru import logger
 
-from fsm_runner.process.child.exit_watch import ExitWatch, watch_exit
-from fsm_runner.process.child.reaping import Reaped, reap
 from fsm_runner.process.child.spawn import spawn
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.tree import watchdog_program
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE
+from fsm_runner.process.exit_watch import ExitWatch, watch_exit
+from fsm_runner.process.leftovers import watchdog_program
+from fsm_runner.process.reaping import Reaped, reap
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import TREE_TAG_VARIABLE
 from fsm_runner.process.tree.procfs import offers_pidfds
-from fsm_runner.process.tree.rlimit_tag import owner_part
+from fsm_runner.process.tree.rlimit_tag import tag_prefix
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from fsm_runner.process.tree.tree import TREE_VARIABLE
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 LEAVE_S = 5.0
-"""How long a runner that ends waits for its warden to end the remaining processes. Then the runner ends first."""
+"""How long a runner that ends waits for its watchdog to end the remaining processes. Then the runner ends first."""
 RESTARTS = RetryPolicy(base_s=0.5, cap_s=30.0)
 STEADY_S = 60.0
-"""After a warden has lived this long, the waits between restarts begin with the shortest one again."""
+"""After a watchdog has lived this long, the waits between restarts begin with the shortest one again."""
 
-_PASSED_ON = ("LD_LIBRARY_PATH", TREE_VARIABLE)
-"""What an interpreter may need to start, and what tells that the warden is itself part of a run."""
-_NO_WARDEN = "there is no warden, so a killed runner would leave its executors running until it starts again"
+_PASSED_ON = ("LD_LIBRARY_PATH", TREE_TAG_VARIABLE)
+"""What an interpreter may need to start, and what tells that the watchdog is itself part of a run."""
+_NO_WARDEN = "there is no watchdog, so a killed runner would leave its executors running until it starts again"
 
 
 class Watchdog:
-    """An async context manager for the life of a runner. `owner` is the value of `OWNER_VARIABLE` of all it starts.
+    """Runs beside a runner, as an async context manager. `owner`: the value of `RUNNER_TAG_VARIABLE` of all it starts.
 
-    At a regular end of the runner, the warden also ends the remaining processes. A warden that is killed is replaced.
+    When the runner ends, the watchdog also ends the remaining processes. A watchdog that is killed is replaced.
     On systems without Linux' /proc or pidfds (macOS) none is started: what a killed runner leaves there runs until the
     next start sweeps it up.
     """
 
     def __init__(self, owner: str) -> None:
         self.problem: str | None = None
-        """Why there is no warden now, so that a killed runner would leave its executors running; None if there is one.
+        """Why there is no watchdog now, so a killed runner would leave its executors running; None if there is one.
         """
-        self._told = (f"{OWNER_VARIABLE}={owner}", str(owner_part(owner)))
+        self._told = (f"{RUNNER_TAG_VARIABLE}={owner}", str(tag_prefix(owner)))
         self._process: subprocess.Popen[bytes] | None = None
         self._runners_end = -1
         self._watch: ExitWatch | None = None
@@ -70,10 +70,10 @@ class Watchdog:
     async def __aenter__(self) -> Self:
         """Raises `SpawnFailed`, or OSError and RuntimeError where no descriptor or thread is left."""
         if not _can_work():
-            logger.info("this system has no warden: what a killed runner leaves behind ends when it starts again")
+            logger.info("this system has no watchdog: what a killed runner leaves behind ends when it starts again")
             return self
         self._start()
-        self._replacing = asyncio.create_task(self._replace_each(), name="warden")
+        self._replacing = asyncio.create_task(self._replace_each(), name="watchdog")
         return self
 
     async def __aexit__(
@@ -89,7 +89,7 @@ class Watchdog:
             async with asyncio.timeout(LEAVE_S):
                 await self._ended.wait()
         except TimeoutError:
-            logger.warning("the runner ends before its warden, process {}, which still ends executors", self.pid)
+            logger.warning("the runner ends before its watchdog, process {}, which still ends executors", self.pid)
             self._process.returncode = 0  # keeps Popen from warning that it still runs
         finally:
             self._stop_watching()
@@ -100,7 +100,7 @@ class Watchdog:
         try:
             self._ended.clear()
             self._process = _started(self._told, wardens_end)
-            SUBREAPER.know(self._process.pid)
+            SUBREAPER.add_known(self._process.pid)
             self._watch = watch_exit(self._process.pid, self._note_end)
         except BaseException:
             self._let_go()
@@ -133,7 +133,7 @@ class Watchdog:
                 self.problem = problem
             else:
                 self.problem = None
-                logger.info("there is a warden again: process {}", self.pid)
+                logger.info("there is a watchdog again: process {}", self.pid)
 
     def _note_end(self) -> None:
         if self._process is not None:
@@ -149,7 +149,7 @@ class Watchdog:
 
     def _reap(self, process: "subprocess.Popen[bytes]") -> Reaped:
         reaped = reap(process)
-        SUBREAPER.forget(process.pid)
+        SUBREAPER.remove_known(process.pid)
         return reaped
 
     def _stop_watching(self) -> None:

@@ -13,21 +13,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fsm_runner.process.tree import startup_cleanup as sweep_module
-from fsm_runner.process.tree.process_tags import OWNER_VARIABLE, owner_of
-from fsm_runner.process.tree.rlimit_tag import watermark, watermarked
-from fsm_runner.process.tree.startup_cleanup import ProcessesLeft, sweep
+from fsm_runner.process.leftovers import startup_cleanup as sweep_module
+from fsm_runner.process.leftovers.startup_cleanup import ProcessesLeft, sweep
+from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
 from tests.support.children import ENV, HERE
 from tests.support.fifo import Fifo
 from tests.support.processes import gone
 from tests.support.watch import PATIENCE_S
 
 IDENTITY = "0123456789abcdef"
-EARLIER = [owner_of(IDENTITY, process) for process in ("earlier", "much-earlier")]
+EARLIER = [runner_tag(IDENTITY, process) for process in ("earlier", "much-earlier")]
 SWEEP = """
 import sys
 from loguru import logger
-from fsm_runner.process.tree.startup_cleanup import sweep
+from fsm_runner.process.leftovers.startup_cleanup import sweep
 logger.remove()
 print(sweep(sys.argv[1:]))
 """
@@ -50,7 +50,7 @@ async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
 
 @contextmanager
 def process(script: str, owner: str | None, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
-    env = ENV | variables | ({} if owner is None else {OWNER_VARIABLE: owner})
+    env = ENV | variables | ({} if owner is None else {RUNNER_TAG_VARIABLE: owner})
     started = subprocess.Popen(["/bin/sh", "-c", script], env=env, start_new_session=True)
     try:
         yield started
@@ -77,7 +77,7 @@ def died(left: "subprocess.Popen[bytes]") -> bool:
 
 async def test_what_earlier_processes_have_left_is_killed(left: ExitStack) -> None:
     one, other = (start(left, owner) for owner in EARLIER)
-    deaf = start(left, owner_of(IDENTITY, "earlier"), "trap '' TERM HUP INT; sleep 1000")
+    deaf = start(left, runner_tag(IDENTITY, "earlier"), "trap '' TERM HUP INT; sleep 1000")
     assert await swept() >= 3
     assert (died(one), died(other), died(deaf)) == (True, True, True)
     assert await swept() == 0
@@ -86,9 +86,9 @@ async def test_what_earlier_processes_have_left_is_killed(left: ExitStack) -> No
 async def test_all_others_live_on(left: ExitStack) -> None:
     alive, another, longer, unmarked = (
         start(left, owner)
-        for owner in (owner_of(IDENTITY, "alive"), owner_of("f" * 16, "earlier"), f"{EARLIER[0]}0", None)
+        for owner in (runner_tag(IDENTITY, "alive"), runner_tag("f" * 16, "earlier"), f"{EARLIER[0]}0", None)
     )
-    earlier = start(left, owner_of(IDENTITY, "earlier"))
+    earlier = start(left, runner_tag(IDENTITY, "earlier"))
     assert await swept() == 1
     assert died(earlier)
     assert [each.poll() for each in (alive, another, longer, unmarked)] == [None] * 4
@@ -97,7 +97,7 @@ async def test_all_others_live_on(left: ExitStack) -> None:
 @no_setsid
 async def test_who_has_lost_its_parent_is_found(signs: Fifo) -> None:
     script = "setsid sh -c 'sh -c \"$STRAY\" &' &"
-    with process(script, owner_of(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
+    with process(script, runner_tag(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
         pid = await signs.pid()
         assert parent.wait(PATIENCE_S) == 0
         assert await swept() == 1
@@ -107,7 +107,7 @@ async def test_who_has_lost_its_parent_is_found(signs: Fifo) -> None:
 @no_setsid
 async def test_who_is_below_a_marked_one_needs_no_mark(signs: Fifo) -> None:
     script = 'env -i SIGNS=$SIGNS setsid sh -c "$STRAY" & wait'
-    with process(script, owner_of(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
+    with process(script, runner_tag(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
         pid = await signs.pid()
         assert await swept() == 2
         await gone(pid)
@@ -115,11 +115,11 @@ async def test_who_is_below_a_marked_one_needs_no_mark(signs: Fifo) -> None:
 
 
 @no_setsid
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit that serves as a watermark")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit that serves as a tag")
 async def test_who_has_lost_its_parent_and_its_environment_is_found(signs: Fifo) -> None:
     script = 'env -i SIGNS=$SIGNS STRAY="$STRAY" setsid sh -c \'sh -c "$STRAY" &\' &'
     with (
-        watermarked(watermark(EARLIER[0], 7)),
+        with_rlimit_tag(rlimit_tag(EARLIER[0], 7)),
         process(script, EARLIER[0], STRAY=STRAY, SIGNS=str(signs.path)) as parent,
     ):
         pid = await signs.pid()
@@ -128,12 +128,12 @@ async def test_who_has_lost_its_parent_and_its_environment_is_found(signs: Fifo)
     await gone(pid)
 
 
-@pytest.mark.parametrize("is_watermarked", [False, True], ids=["environment", "watermark"])
+@pytest.mark.parametrize("has_rlimit_tag", [False, True], ids=["environment", "rlimit tag"])
 async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_own(
-    left: ExitStack, is_watermarked: bool
+    left: ExitStack, has_rlimit_tag: bool
 ) -> None:
-    earlier = start(left, owner_of(IDENTITY, "earlier"))
-    env = {**os.environ, OWNER_VARIABLE: owner_of(IDENTITY, "the-run")}
+    earlier = start(left, runner_tag(IDENTITY, "earlier"))
+    env = {**os.environ, RUNNER_TAG_VARIABLE: runner_tag(IDENTITY, "the-run")}
     inside = f"""
 import psutil
 own = psutil.Popen(["sleep", "1000"])
@@ -143,7 +143,7 @@ own.kill()
 own.wait()
 """
     command = ["/bin/sh", "-c", '"$@"; exit', "sh", sys.executable, "-c", inside, *EARLIER]
-    with watermarked(watermark(EARLIER[0], 7) if is_watermarked else None):
+    with with_rlimit_tag(rlimit_tag(EARLIER[0], 7) if has_rlimit_tag else None):
         started = await asyncio.create_subprocess_exec(*command, env=env, stdout=subprocess.PIPE)
     stdout, _ = await asyncio.wait_for(started.communicate(), PATIENCE_S)
     assert (started.returncode, stdout) == (0, b"1\nNone False\n")
@@ -151,7 +151,7 @@ own.wait()
 
 
 async def test_what_does_not_end_is_named(left: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = start(left, owner_of(IDENTITY, "earlier"))
+    held = start(left, runner_tag(IDENTITY, "earlier"))
     monkeypatch.setattr(sweep_module, "_ourselves", lambda: {psutil.Process()})
     monkeypatch.setattr(sweep_module, "_send", lambda process, number: None)
     with pytest.raises(ProcessesLeft, match=rf"{held.pid} \((sh|sleep)\)"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.process.tree.rlimit_tag import owner_part, owner_part_of, watermark, watermark_of, watermarked
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag, rlimit_tag_of, tag_prefix, tag_prefix_of, with_rlimit_tag
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit")
 
@@ -18,28 +18,28 @@ trees = st.integers(min_value=0, max_value=2**31 - 1)
 
 @given(st.text(), trees)
 def test_it_tells_whose_it_is(owner: str, tree: int) -> None:
-    value = watermark(owner, tree)
-    assert owner_part_of(value) == owner_part(owner)
+    value = rlimit_tag(owner, tree)
+    assert tag_prefix_of(value) == tag_prefix(owner)
     assert value < 2**63
 
 
 @given(st.text(), trees, trees)
 def test_each_tree_has_its_own(owner: str, one: int, other: int) -> None:
-    assert (watermark(owner, one) == watermark(owner, other)) is (one == other)
+    assert (rlimit_tag(owner, one) == rlimit_tag(owner, other)) is (one == other)
 
 
 def test_a_child_has_it_whatever_becomes_of_its_environment_and_we_do_not() -> None:
     before = resource.getrlimit(resource.RLIMIT_RTTIME)
-    value = watermark("owner", 1)
-    with watermarked(value):
+    value = rlimit_tag("owner", 1)
+    with with_rlimit_tag(value):
         child = subprocess.Popen(["env", "-i", "sh", "-c", "read line"], stdin=subprocess.PIPE)
     with child:
-        assert watermark_of(child.pid) == value
+        assert rlimit_tag_of(child.pid) == value
     assert resource.getrlimit(resource.RLIMIT_RTTIME) == before
-    assert watermark_of(os.getpid()) is None
+    assert rlimit_tag_of(os.getpid()) is None
 
 
 def test_a_process_that_is_gone_has_none() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert watermark_of(child.pid) is None
+    assert rlimit_tag_of(child.pid) is None
