@@ -62,7 +62,7 @@ class Stopwatch(Observer):
 
     def __init__(self, count: int) -> None:
         self.durations_s: list[float] = []
-        self.all_ended = asyncio.Event()
+        self.wait_until_empty = asyncio.Event()
         self.first_claim = self.last_end = 0.0
         self._count = count
         self._claimed: dict[str, float] = {}
@@ -76,7 +76,7 @@ class Stopwatch(Observer):
             self.last_end = now
             self.durations_s.append(now - self._claimed.pop(run.run_id))
             if len(self.durations_s) == self._count:
-                self.all_ended.set()
+                self.wait_until_empty.set()
 
 
 @asynccontextmanager
@@ -100,7 +100,7 @@ async def runner_durations(count: int, in_flight: int) -> Stopwatch:
             assembled_runner(config, load_profile("echo"), url, observer=watch) as runner,
         ):
             living = asyncio.create_task(runner.live())
-            await watch.all_ended.wait()
+            await watch.wait_until_empty.wait()
             runner.post("drain_requested")
             await living
     return watch

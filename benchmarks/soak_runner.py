@@ -19,7 +19,7 @@ from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.journal import flusher
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.limits import PRUNE_EACH_S, KeptLimits
+from fsm_runner.journal.limits import PRUNE_EACH_S, RetentionLimits
 
 JOURNAL_BYTES_A_RUN = 100
 """So much the journal may keep for each run of the soak, of some 1,600 bytes that a run takes: its bound is met when
@@ -34,7 +34,7 @@ def bound_journal(runs: int) -> None:
     """In place of the limits that a journal meets after months."""
     defaults: dict[str, object] = Journal.open.__func__.__kwdefaults__  # type: ignore[attr-defined] # of a classmethod
     assert "limits" in defaults
-    defaults["limits"] = KeptLimits(size_bytes=runs * JOURNAL_BYTES_A_RUN)
+    defaults["limits"] = RetentionLimits(size_bytes=runs * JOURNAL_BYTES_A_RUN)
     assert hasattr(flusher, "PRUNE_EACH_S")
     flusher.PRUNE_EACH_S = min(PRUNE_EACH_S, runs / PRUNED_TIMES / RUNS_A_SECOND)
 

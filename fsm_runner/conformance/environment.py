@@ -17,8 +17,8 @@ from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.wire import JsonObject, Run, RunRequest
-from fsm_runner.reporting.outbox import NothingKept, Outbox
-from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.util.retry import retrying
 
 SESSION_PARAMETERS: JsonObject = {"prompt": "conformance"}
@@ -34,7 +34,7 @@ class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     """For one case."""
     api: CoordinatorApi
     gateway: RecordedGateway
-    channels: ChannelContext
+    channels: ReportingContext
 
     async def start_run(self) -> Run:
         """A run of a new session."""
@@ -62,7 +62,7 @@ async def built_stage(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-check-", ignore_cleanup_errors=True))
         server = await stack.enter_async_context(CoordinatorServer(port=0))
         api = await stack.enter_async_context(CoordinatorApi(server.url))
-        outbox = Outbox(CoordinatorClient(api), NothingKept())
+        outbox = Outbox(CoordinatorClient(api), NoMessageStore())
         stack.push_async_callback(outbox.aclose)
         gateway = RecordedGateway(api)
         await stack.enter_async_context(gateway)
@@ -73,7 +73,7 @@ async def built_stage(
             timeout_s=timeout_s,
             api=api,
             gateway=gateway,
-            channels=ChannelContext(
+            channels=ReportingContext(
                 outbox=outbox,
                 clock=EventClock(),
                 hostname=socket.gethostname(),

@@ -12,7 +12,7 @@ from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import Lifecycle
 from fsm_runner.protocol.wire import Run
-from fsm_runner.reporting.session_reporter import OutboxChannel
+from fsm_runner.reporting.session_reporter import SessionReporter
 
 HELD_OUTPUT_S = OUTPUT_DRAIN_S * 0.9
 """Output that is read for so long after the exit was given up, not closed."""
@@ -41,7 +41,7 @@ class ExecutorProcess:
         self._turns_taken = 1
         self._leftovers = LeftoverWatch(run.session_id)
         self._listener = Listener(self.record.add_request, self.record.add_answer)
-        channel = OutboxChannel(run.session_id, environment.channels, self._has_turn)
+        channel = SessionReporter(run.session_id, environment.channels, self._has_turn)
         self._door = environment.gateway.open_recorded(run.session_id, channel, self._listener)
         command = (*environment.target.program.command, *arguments)
         self.record.transcript.add("started", " ".join(command))

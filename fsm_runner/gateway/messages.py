@@ -20,7 +20,7 @@ from fsm_runner.gateway.errors import Refusal, not_found, other_session, shown
 from fsm_runner.gateway.responses import json_bytes, json_response
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import JsonObject
-from fsm_runner.reporting.executor_status import take_notes
+from fsm_runner.reporting.executor_status import take_executor_status
 from fsm_runner.reporting.outbox import DeliveryFuture
 from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 
@@ -67,8 +67,8 @@ async def metadata(call: Call, *, session_in_path: bool = False) -> None:
     _refuse_other_session(call, fields.pop("session_id", UNSET), required=not session_in_path)
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)
-    if (notes := take_notes(fields)) is not None and not call.endpoint.closed.is_set():
-        call.endpoint.channel.note(notes)
+    if (status := take_executor_status(fields)) is not None and not call.endpoint.closed.is_set():
+        call.endpoint.channel.report_status(status)
         if not fields:
             await call.answer(json_response(TAKEN_OVER, 200))
             return

@@ -7,7 +7,7 @@ Waiter = asyncio.Future[str | None]
 """None when the batch is on disk; why it is not, where it could not be written."""
 
 
-class SteppedRow(NamedTuple):
+class TransitionRow(NamedTuple):
     seq: int
     at: str
     monotonic_s: float
@@ -21,7 +21,7 @@ class SteppedRow(NamedTuple):
     reason: str
 
 
-class ClaimedRow(NamedTuple):
+class ClaimRow(NamedTuple):
     run_id: str
     session_id: str
     agent: str | None
@@ -30,24 +30,24 @@ class ClaimedRow(NamedTuple):
     run: bytes
 
 
-class SettledRow(NamedTuple):
+class ReportRow(NamedTuple):
     run_id: str
     path: str
     body: bytes
     authoritative: bool = True
 
 
-class UsedRow(NamedTuple):
+class UsageRow(NamedTuple):
     run_id: str
     usage: bytes
 
 
-class EndedRow(NamedTuple):
+class RunEndRow(NamedTuple):
     run_id: str
     ended_at: str
 
 
-class SessionBeganRow(NamedTuple):
+class SessionStartRow(NamedTuple):
     session_id: str
     runner_id: str
     began_at: str
@@ -55,7 +55,7 @@ class SessionBeganRow(NamedTuple):
     run: bytes
 
 
-class SessionEndedRow(NamedTuple):
+class SessionEndRow(NamedTuple):
     session_id: str
     ended_at: str
 
@@ -72,46 +72,46 @@ class Batch:
     Between kinds there is no order, except that a run is claimed, then settled, then ended.
     """
 
-    __slots__ = ("claimed", "ended", "gone", "messages", "sessions", "settled", "stepped", "used", "waiters")
+    __slots__ = ("claims", "deleted", "messages", "reports", "run_ends", "sessions", "transitions", "usages", "waiters")
 
     def __init__(self) -> None:
-        self.stepped: list[SteppedRow] = []
-        self.claimed: list[ClaimedRow] = []
-        self.settled: dict[str, SettledRow] = {}
-        self.used: dict[str, UsedRow] = {}
-        self.ended: dict[str, EndedRow] = {}
-        self.sessions: list[SessionBeganRow | SessionEndedRow] = []
+        self.transitions: list[TransitionRow] = []
+        self.claims: list[ClaimRow] = []
+        self.reports: dict[str, ReportRow] = {}
+        self.usages: dict[str, UsageRow] = {}
+        self.run_ends: dict[str, RunEndRow] = {}
+        self.sessions: list[SessionStartRow | SessionEndRow] = []
         self.messages: dict[int, MessageRow] = {}
-        self.gone: list[int] = []
+        self.deleted: list[int] = []
         self.waiters: list[Waiter] = []
 
     def is_empty(self) -> bool:
         return not (
-            self.stepped
-            or self.claimed
-            or self.settled
-            or self.used
-            or self.ended
+            self.transitions
+            or self.claims
+            or self.reports
+            or self.usages
+            or self.run_ends
             or self.sessions
             or self.messages
-            or self.gone
+            or self.deleted
         )
 
     def forget_message(self, message_id: int) -> None:
         """One that has not reached the disk never does."""
         if self.messages.pop(message_id, None) is None:
-            self.gone.append(message_id)
+            self.deleted.append(message_id)
 
     def extend(self, newer: "Batch") -> None:
         """Take in what was noted after all of this, and who waits for it."""
-        self.stepped.extend(newer.stepped)
-        self.claimed.extend(newer.claimed)
-        self.settled.update(newer.settled)
-        self.used.update(newer.used)
-        for ended in newer.ended.values():
-            self.ended.setdefault(ended.run_id, ended)
+        self.transitions.extend(newer.transitions)
+        self.claims.extend(newer.claims)
+        self.reports.update(newer.reports)
+        self.usages.update(newer.usages)
+        for ended in newer.run_ends.values():
+            self.run_ends.setdefault(ended.run_id, ended)
         self.sessions.extend(newer.sessions)
-        for message_id in newer.gone:
+        for message_id in newer.deleted:
             self.forget_message(message_id)
         self.messages.update(newer.messages)
         self.waiters.extend(newer.waiters)

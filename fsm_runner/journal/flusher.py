@@ -49,7 +49,7 @@ class Flusher:
         if self._task is None and not self._is_closing:
             self._task = asyncio.get_running_loop().create_task(self._flush_until_closed(), name="journal")
 
-    async def written(self) -> str | None:
+    async def flush(self) -> str | None:
         """When all that was noted before is on disk, None; why it is not, where that failed."""
         batch = self._writing if self.pending.is_empty() else self.pending
         if batch is None:

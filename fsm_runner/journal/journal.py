@@ -12,23 +12,23 @@ from pathlib import Path
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.batch import (
-    ClaimedRow,
-    EndedRow,
+    ClaimRow,
     MessageRow,
-    SessionBeganRow,
-    SessionEndedRow,
-    SettledRow,
-    SteppedRow,
-    UsedRow,
+    ReportRow,
+    RunEndRow,
+    SessionEndRow,
+    SessionStartRow,
+    TransitionRow,
+    UsageRow,
 )
 from fsm_runner.journal.flusher import Flusher
-from fsm_runner.journal.limits import FLUSH_WITHIN_S, KEPT_LIMITS, KeptLimits
+from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
 from fsm_runner.journal.records import Recovered, Report
 from fsm_runner.journal.timestamps import utc_text
 from fsm_runner.journal.writer import Writer
 
 
-class JournalStuck(FsmRunnerError):
+class JournalUnwritable(FsmRunnerError):
     """The journal cannot be written at the moment. What was noted is kept, in order, and tried again."""
 
     def __init__(self, path: Path | None, why: str) -> None:
@@ -45,7 +45,7 @@ class JournalUnreadable(FsmRunnerError):
 class Journal:
     """The journal of one runner. `aclose` ends it.
 
-    What notes something returns at once and never fails; `written` says when it is on disk. A run is claimed before
+    What notes something returns at once and never fails; `flush` says when it is on disk. A run is claimed before
     anything else is noted of it, and settled before it is ended.
     """
 
@@ -56,10 +56,10 @@ class Journal:
         self.path = writer.path
         self.recovered = writer.recovered
         """What an earlier process left, as it was when this one opened the journal."""
-        self.stuck: JournalStuck | None = None
+        self.unwritable: JournalUnwritable | None = None
         """Why nothing can be written at the moment."""
-        self.on_stuck: Callable[[JournalStuck], None] = _ignore_stuck
-        self.on_unstuck: Callable[[], None] = _ignore_unstuck
+        self.on_unwritable: Callable[[JournalUnwritable], None] = _ignore_stuck
+        self.on_writable: Callable[[], None] = _ignore_unstuck
         self.process = writer.process
         """The monotonic times of one process can be compared."""
         self.earlier_processes = writer.earlier_processes
@@ -74,7 +74,7 @@ class Journal:
         folder: Path | None,
         *,
         flush_within_s: float = FLUSH_WITHIN_S,
-        limits: KeptLimits = KEPT_LIMITS,
+        limits: RetentionLimits = RETENTION,
         redacted: Callable[[str], str] = str,
     ) -> "Journal":
         """Open `journal.sqlite` in a folder, or create both; None: in memory, nothing outlives the process.
@@ -92,7 +92,7 @@ class Journal:
             raise
         return cls(writer, thread, flush_within_s, redacted)
 
-    def stepped(
+    def record_transition(
         self,
         machine: str,
         subject: str,
@@ -104,7 +104,7 @@ class Journal:
     ) -> None:
         """A transition of `subject`. `outcome`: what is settled after it; `reason`: why the event came."""
         self._last_transition += 1
-        row = SteppedRow(
+        row = TransitionRow(
             seq=self._last_transition,
             at=utc_text(),
             monotonic_s=time.monotonic(),
@@ -117,12 +117,12 @@ class Journal:
             outcome=_storable_or_none(outcome),
             reason=_storable(self._redacted(reason)),
         )
-        self._flusher.pending.stepped.append(row)
+        self._flusher.pending.transitions.append(row)
         self._flusher.noted()
 
-    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
+    def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         """`run`: its JSON. Of a run that is known nothing changes, also where it has ended."""
-        row = ClaimedRow(
+        row = ClaimRow(
             run_id=_storable(run_id),
             session_id=_storable(session_id),
             agent=_storable_or_none(agent),
@@ -130,30 +130,30 @@ class Journal:
             claimed_at=utc_text(),
             run=run,
         )
-        self._flusher.pending.claimed.append(row)
+        self._flusher.pending.claims.append(row)
         self._flusher.noted()
 
-    def settled(self, run_id: str, report: Report) -> None:
+    def record_report(self, run_id: str, report: Report) -> None:
         """How an open run ended, before the coordinator is told. The latest stands."""
         key = _storable(run_id)
-        self._flusher.pending.settled[key] = SettledRow(key, _storable(report.path), report.body, report.authoritative)
+        self._flusher.pending.reports[key] = ReportRow(key, _storable(report.path), report.body, report.authoritative)
         self._flusher.noted()
 
-    def used(self, run_id: str, usage: bytes) -> None:
+    def record_usage(self, run_id: str, usage: bytes) -> None:
         """`usage`: JSON. The latest stands."""
         key = _storable(run_id)
-        self._flusher.pending.used[key] = UsedRow(key, usage)
+        self._flusher.pending.usages[key] = UsageRow(key, usage)
         self._flusher.noted()
 
-    def ended(self, run_id: str) -> None:
+    def record_run_end(self, run_id: str) -> None:
         """The run is in a final state: nothing more is to be done for it."""
         key = _storable(run_id)
-        self._flusher.pending.ended.setdefault(key, EndedRow(key, utc_text()))
+        self._flusher.pending.run_ends.setdefault(key, RunEndRow(key, utc_text()))
         self._flusher.noted()
 
-    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None:
+    def record_session_start(self, session_id: str, runner_id: str, run: bytes) -> None:
         """`run`: JSON of the run that begins it. A session that has ended is open again, and begins anew."""
-        row = SessionBeganRow(
+        row = SessionStartRow(
             session_id=_storable(session_id),
             runner_id=_storable(runner_id),
             began_at=utc_text(),
@@ -163,11 +163,11 @@ class Journal:
         self._flusher.pending.sessions.append(row)
         self._flusher.noted()
 
-    def session_ended(self, session_id: str) -> None:
-        self._flusher.pending.sessions.append(SessionEndedRow(_storable(session_id), utc_text()))
+    def record_session_end(self, session_id: str) -> None:
+        self._flusher.pending.sessions.append(SessionEndRow(_storable(session_id), utc_text()))
         self._flusher.noted()
 
-    def message_put(self, session_id: str, content: bytes) -> int:
+    def store_message(self, session_id: str, content: bytes) -> int:
         """Keep a message until it is gone. Its id: greater than that of any before that reached the disk."""
         self._last_message += 1
         row = MessageRow(self._last_message, _storable(session_id), content)
@@ -175,7 +175,7 @@ class Journal:
         self._flusher.noted()
         return row.id
 
-    def message_gone(self, message_id: int) -> None:
+    def delete_message(self, message_id: int) -> None:
         self._flusher.pending.forget_message(message_id)
         self._flusher.noted()
 
@@ -201,11 +201,11 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalUnreadable(self.path, str(error)) from error
 
-    async def written(self) -> None:
-        """Return when all that was noted before is on disk. Raises JournalStuck when the attempt failed."""
-        why_not = await self._flusher.written()
+    async def flush(self) -> None:
+        """Return when all that was noted before is on disk. Raises JournalUnwritable when the attempt failed."""
+        why_not = await self._flusher.flush()
         if why_not is not None:
-            raise JournalStuck(self.path, why_not)
+            raise JournalUnwritable(self.path, why_not)
 
     async def aclose(self) -> None:
         """Write what is left (where that fails it is lost), close the file, and let another process have it."""
@@ -213,14 +213,14 @@ class Journal:
 
     def _change(self, why: str | None) -> None:
         if why is None:
-            self.stuck = None
-            self.on_unstuck()
+            self.unwritable = None
+            self.on_writable()
         else:
-            self.stuck = JournalStuck(self.path, why)
-            self.on_stuck(self.stuck)
+            self.unwritable = JournalUnwritable(self.path, why)
+            self.on_unwritable(self.unwritable)
 
 
-def _ignore_stuck(_stuck: JournalStuck) -> None:
+def _ignore_stuck(_stuck: JournalUnwritable) -> None:
     pass
 
 

@@ -30,7 +30,7 @@ WAL_KEPT_BYTES = 4 * 1024 * 1024
 """To this size the write-ahead file is cut back after it has grown."""
 
 
-class KeptLimits(msgspec.Struct, frozen=True, kw_only=True):
+class RetentionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much is kept of what has ended. What is open, and messages that are not gone, are kept in any case."""
 
     age_s: float = 30 * 24 * 3600.0
@@ -39,4 +39,4 @@ class KeptLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Above it the oldest go first."""
 
 
-KEPT_LIMITS = KeptLimits()
+RETENTION = RetentionLimits()

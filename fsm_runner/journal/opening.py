@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsm_runner.errors import UsageError
-from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, KeptLimits
+from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, RetentionLimits
 from fsm_runner.journal.lock import LOCK_FILE, FolderLock
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered
@@ -48,7 +48,7 @@ class Opened(NamedTuple):
     """All that is open in the folder."""
 
 
-def opened(folder: Path | None, limits: KeptLimits) -> Opened:
+def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
     """Raises UsageError that names the file."""
     path = None if folder is None else folder / JOURNAL_FILE
     with ExitStack() as on_error:

@@ -3,7 +3,7 @@
 import sqlite3
 from typing import NamedTuple
 
-from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, KeptLimits
+from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, RetentionLimits
 from fsm_runner.journal.timestamps import utc_text
 
 _EVER = "9"
@@ -57,7 +57,7 @@ class _Pages(NamedTuple):
 class Pruner:
     """Works in the thread of its connection, a chunk at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, limits: KeptLimits) -> None:
+    def __init__(self, connection: sqlite3.Connection, limits: RetentionLimits) -> None:
         self._connection = connection
         self._limits = limits
 

@@ -42,7 +42,7 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None
 
 
-class KeptMessage(msgspec.Struct, frozen=True):
+class StoredMessage(msgspec.Struct, frozen=True):
     """A message that was put and is not gone. Its content means nothing to the journal."""
 
     id: int
@@ -65,7 +65,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of their claims."""
     sessions: tuple[OpenSession, ...]
     """In the order in which they began."""
-    messages: tuple[KeptMessage, ...]
+    messages: tuple[StoredMessage, ...]
     """In the order of their ids."""
     ended: tuple[EndedRun, ...]
     """The latest that have a report, oldest first."""

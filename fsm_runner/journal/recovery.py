@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fsm_runner.journal.limits import ENDED_RECOVERED, RECOVERED_CONTENT_BYTES
-from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 from fsm_runner.journal.schema import RUN, SESSION
 
 FAILED = "failed"
@@ -48,9 +48,9 @@ def recover(connection: sqlite3.Connection) -> Recovered:
     )
 
 
-def _messages(connection: sqlite3.Connection) -> Iterator[KeptMessage]:
+def _messages(connection: sqlite3.Connection) -> Iterator[StoredMessage]:
     for number, session_id, content, size_bytes in connection.execute(_MESSAGES, {"most": RECOVERED_CONTENT_BYTES}):
-        yield KeptMessage(number, session_id, content, 0 if content is not None else size_bytes)
+        yield StoredMessage(number, session_id, content, 0 if content is not None else size_bytes)
 
 
 def last_number(connection: sqlite3.Connection, table: str) -> int:

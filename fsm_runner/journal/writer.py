@@ -7,8 +7,8 @@ from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
 
-from fsm_runner.journal.batch import Batch, SessionBeganRow, SessionEndedRow
-from fsm_runner.journal.limits import KeptLimits
+from fsm_runner.journal.batch import Batch, SessionEndRow, SessionStartRow
+from fsm_runner.journal.limits import RetentionLimits
 from fsm_runner.journal.opening import opened
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.schema import SCHEMA_VERSION
@@ -56,7 +56,7 @@ class JournalFileGone(Exception):
 class Writer:
     """An open journal. It belongs to one thread, from its opening to its end."""
 
-    def __init__(self, folder: Path | None, limits: KeptLimits) -> None:
+    def __init__(self, folder: Path | None, limits: RetentionLimits) -> None:
         """Open or create; None keeps it in memory. Raises UsageError that names the file."""
         found = opened(folder, limits)
         self.path = found.path
@@ -113,15 +113,15 @@ class Writer:
         if batch.is_empty():
             # Only a write tells whether writing is possible.
             self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._write_rows(_STEPPED, batch.stepped)
-        self._write_rows(_CLAIMED, batch.claimed)
-        self._write_rows(_SETTLED, list(batch.settled.values()))
-        self._write_rows(_USED, list(batch.used.values()))
-        self._write_rows(_ENDED, list(batch.ended.values()))
+        self._write_rows(_STEPPED, batch.transitions)
+        self._write_rows(_CLAIMED, batch.claims)
+        self._write_rows(_SETTLED, list(batch.reports.values()))
+        self._write_rows(_USED, list(batch.usages.values()))
+        self._write_rows(_ENDED, list(batch.run_ends.values()))
         for kind, rows in groupby(batch.sessions, type):
             self._write_rows(_SESSION_STATEMENTS[kind], list(rows))
         self._write_rows(_MESSAGE_PUT, list(batch.messages.values()))
-        self._write_rows(_MESSAGE_GONE, [(message_id,) for message_id in batch.gone])
+        self._write_rows(_MESSAGE_GONE, [(message_id,) for message_id in batch.deleted])
 
     def _write_rows(self, form: str, rows: Sequence[tuple[object, ...]]) -> None:
         """In groups of 64, 32, … 1 rows: few calls, and few statements that SQLite has to keep."""
@@ -133,7 +133,7 @@ class Writer:
             at += count
 
 
-_SESSION_STATEMENTS = {SessionBeganRow: _SESSION_BEGAN, SessionEndedRow: _SESSION_ENDED}
+_SESSION_STATEMENTS = {SessionStartRow: _SESSION_BEGAN, SessionEndRow: _SESSION_ENDED}
 
 
 @cache

@@ -36,13 +36,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return ", ".join(said)
 
 
-class Notes(msgspec.Struct, frozen=True):
+class ExecutorStatus(msgspec.Struct, frozen=True):
     status_detail: str | None = None
     """What the run waits for, say: shown with its state."""
     usage: Usage | None = None
 
 
-def take_notes(fields: dict[str, Encoded]) -> Notes | None:
+def take_executor_status(fields: dict[str, Encoded]) -> ExecutorStatus | None:
     """Remove the fields for the runner from a session's metadata (key to JSON value). None if there are none.
 
     A coordinator has no such fields. A field with one of these names and a value of another type stays, so that the
@@ -51,7 +51,7 @@ def take_notes(fields: dict[str, Encoded]) -> Notes | None:
     detail, usage = _taken(fields, "status_detail", str), _taken(fields, "usage", Usage)
     if detail is UNSET and usage is UNSET:
         return None
-    return Notes(None if detail is UNSET else detail[:SHOWN_DETAIL_CHARS], None if usage is UNSET else usage)
+    return ExecutorStatus(None if detail is UNSET else detail[:SHOWN_DETAIL_CHARS], None if usage is UNSET else usage)
 
 
 def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | UnsetType:

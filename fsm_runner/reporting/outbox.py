@@ -18,6 +18,7 @@ from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.journal.records import StoredMessage
 from fsm_runner.reporting.messages import OutboundMessage
 
 MESSAGE_OVERHEAD_BYTES = 512
@@ -40,50 +41,32 @@ class Deliverer(Protocol):
 class MessageStore(Protocol):
     """Keeps messages for a later process."""
 
-    def message_put(self, session_id: str, content: bytes) -> int | None:
+    def store_message(self, session_id: str, content: bytes) -> int | None:
         """What it is kept as; None: it is not."""
 
-    def message_gone(self, message_id: int) -> None: ...
+    def delete_message(self, message_id: int) -> None: ...
 
     async def message(self, message_id: int) -> bytes:
         """The content. Raises `FsmRunnerError` where it cannot be read."""
 
-    async def written(self) -> None:
+    async def flush(self) -> None:
         """Return when all messages are kept. Raises `FsmRunnerError` where they are not."""
 
 
-class NothingKept:
+class NoMessageStore:
     """The `MessageStore` of a process that leaves nothing to a later one."""
 
-    def message_put(self, session_id: str, content: bytes) -> int | None:
+    def store_message(self, session_id: str, content: bytes) -> int | None:
         return None
 
-    def message_gone(self, message_id: int) -> None:
+    def delete_message(self, message_id: int) -> None:
         """There is nothing to forget."""
 
     async def message(self, message_id: int) -> bytes:
         raise KeyError(message_id)
 
-    async def written(self) -> None:
+    async def flush(self) -> None:
         """There is nothing to wait for."""
-
-
-class StoredMessage(Protocol):
-    """A message that an earlier process has left."""
-
-    @property
-    def id(self) -> int: ...
-
-    @property
-    def session_id(self) -> str: ...
-
-    @property
-    def content(self) -> bytes | None:
-        """None where it is long, and read back from the keeper when it is its turn."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the content, where that is None."""
 
 
 DeliveryFuture = asyncio.Future[Answer | Refused]
@@ -144,7 +127,7 @@ class Outbox:
 
         `maybe_delivered`: the coordinator may have it already, from an earlier process.
         """
-        kept_as = self._keeper.message_put(session_id, msgspec.msgpack.encode(delivery)) if delivery.kept else None
+        kept_as = self._keeper.store_message(session_id, msgspec.msgpack.encode(delivery)) if delivery.kept else None
         return self._add(session_id, QueuedMessage(delivery, kept_as, maybe_delivered))
 
     def restore(self, messages: Iterable[StoredMessage]) -> None:
@@ -152,7 +135,7 @@ class Outbox:
         for message in messages:
             letter = self._restored(message)
             if letter is None:
-                self._keeper.message_gone(message.id)
+                self._keeper.delete_message(message.id)
             else:
                 self._add(message.session_id, letter)
 
@@ -193,7 +176,7 @@ class Outbox:
         while self._to_spill:
             letters, self._to_spill = self._to_spill, []
             try:
-                await self._keeper.written()
+                await self._keeper.flush()
             except FsmRunnerError as fault:
                 logger.debug("{} messages stay in memory: {}", len(letters), fault)
                 return
@@ -204,11 +187,11 @@ class Outbox:
     def _forget(self, lane: SessionQueue, letter: QueuedMessage) -> None:
         lane.remove(letter)
         if letter.kept_as is not None:
-            self._keeper.message_gone(letter.kept_as)
+            self._keeper.delete_message(letter.kept_as)
         if letter.delivery.ending is not None:
             self._endings.pop(letter.delivery.ending.subject, None)
 
-    def waiting_bytes(self, session_id: str) -> int:
+    def queued_bytes(self, session_id: str) -> int:
         """How much of this session is not answered yet."""
         lane = self._lanes.get(session_id)
         return 0 if lane is None else lane.size_bytes
@@ -286,7 +269,7 @@ class Outbox:
         would set the session back to running."""
         try:
             async with asyncio.timeout(WRITE_DOWN_LIMIT_S):
-                await self._keeper.written()
+                await self._keeper.flush()
         except TimeoutError:
             logger.warning("an end is told without being written down: the disk does not answer")
         except FsmRunnerError as fault:

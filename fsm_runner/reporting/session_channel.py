@@ -4,7 +4,7 @@ from typing import Protocol
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.protocol.wire import JsonObject
-from fsm_runner.reporting.executor_status import Notes
+from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.outbox import DeliveryFuture
 
 
@@ -31,7 +31,7 @@ class SessionChannel(Protocol):
     def metadata(self, body: bytes) -> DeliveryFuture:
         """Queue a JSON object of session fields, which is sent unchanged."""
 
-    def note(self, notes: Notes) -> None:
+    def report_status(self, status: ExecutorStatus) -> None:
         """Record status and usage of the current run in the runner's own journal."""
 
     def result(self, data: JsonObject) -> None:

@@ -10,13 +10,13 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.reporting import messages
-from fsm_runner.reporting.executor_status import Notes
+from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.outbox import DeliveryFuture, Outbox
 from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 
 
-class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
+class ReportingContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all channels of one runner share."""
 
     outbox: Outbox
@@ -27,21 +27,21 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES
 
 
-class OutboxChannel:
-    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now; `on_note` is told
+class SessionReporter:
+    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now; `on_status` is told
     what is for the record of the run that has the turn."""
 
     def __init__(
         self,
         session_id: str,
-        context: ChannelContext,
+        context: ReportingContext,
         has_turn: Callable[[], bool],
-        on_note: Callable[[Notes], None] = lambda _: None,
+        on_status: Callable[[ExecutorStatus], None] = lambda _: None,
     ) -> None:
         self._session_id = session_id
         self._context = context
         self._has_turn = has_turn
-        self._on_note = on_note
+        self._on_status = on_status
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         if not self._has_turn():
@@ -60,8 +60,8 @@ class OutboxChannel:
     def metadata(self, body: bytes) -> DeliveryFuture:
         return self._put(messages.metadata(self._session_id, body))
 
-    def note(self, notes: Notes) -> None:
-        self._on_note(notes)
+    def report_status(self, status: ExecutorStatus) -> None:
+        self._on_status(status)
 
     def result(self, data: wire.JsonObject) -> None:
         event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
@@ -69,11 +69,11 @@ class OutboxChannel:
 
     def _put(self, message: OutboundMessage) -> DeliveryFuture:
         message = msgspec.structs.replace(message, body=self._context.redactor.json(message.body))
-        waiting_bytes = self._context.outbox.waiting_bytes(self._session_id)
+        queued_bytes = self._context.outbox.queued_bytes(self._session_id)
         limit_bytes = self._context.undelivered_limit_bytes
-        if waiting_bytes + len(message.body) > limit_bytes:
+        if queued_bytes + len(message.body) > limit_bytes:
             raise TooMuchUndelivered(
-                f"{self._session_id}: the coordinator has not taken {waiting_bytes:,} bytes of this session yet, "
+                f"{self._session_id}: the coordinator has not taken {queued_bytes:,} bytes of this session yet, "
                 f"and no more than {limit_bytes:,} bytes are kept for it"
             )
         return self._context.outbox.put(self._session_id, message)

@@ -46,7 +46,7 @@ class Recovery:
         self._outbox.restore(recovered.messages)
         self._runs.remember(recovered.ended)
         for run in recovered.runs:
-            self._runs.take_up(run)
+            self._runs.resume(run)
         for session in recovered.sessions:
             self._take_up(session, recovered.runs)
 
@@ -57,7 +57,7 @@ class Recovery:
             logger.error("{}: what was written down of it cannot be read: {}", session.session_id, defect)
             return
         first = Assignment(run, run.project_dir or "", session.runner_id)
-        actor = self._sessions.take_up(first, Position(session.state, session.outcome))
+        actor = self._sessions.resume(first, Position(session.state, session.outcome))
         states = {run.state for run in open_runs if run.session_id == session.session_id}
         if session.state == "idle" or not states & IN_A_TURN:
-            actor.had_its_turns(self._runs.ends_of(session.session_id))
+            actor.had_its_turns(self._runs.unfinished_runs_of(session.session_id))

@@ -26,19 +26,19 @@ def carry_out(folder: Path, *statements: str) -> None:
 
 def step(journal: Journal, machine: str, subject: str, event: str, target: str, reason: str = "") -> None:
     outcome = target if target in ("completed", "failed", "stopped") else None
-    journal.stepped(machine, subject, event, None, target, outcome, reason)
+    journal.record_transition(machine, subject, event, None, target, outcome, reason)
 
 
 async def live(folder: Path, run_id: str, *, session_id: str = "ses_1", ends: bool = True) -> None:
     journal = Journal.open(folder)
     step(journal, "run", run_id, "begun", "claimed")
-    journal.claimed(run_id, session_id, "hello", "lnch_1", b"{}")
+    journal.record_claim(run_id, session_id, "hello", "lnch_1", b"{}")
     step(journal, "run", run_id, "accepted", "executing")
     if ends:
         step(journal, "run", run_id, "execution_failed", "reporting", "it broke\nin line 2")
-        journal.settled(run_id, Report(f"/runner/runs/{run_id}/failed", b'{"error":"it broke"}'))
+        journal.record_report(run_id, Report(f"/runner/runs/{run_id}/failed", b'{"error":"it broke"}'))
         step(journal, "run", run_id, "reported", "failed")
-        journal.ended(run_id)
+        journal.record_run_end(run_id)
     await journal.aclose()
 
 
@@ -93,7 +93,7 @@ async def test_of_a_run_that_is_open_the_last_state_lasts(tmp_path: Path, capsys
 async def test_a_report_that_waits_is_shown(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1", ends=False)
     journal = Journal.open(tmp_path / "0123")
-    journal.settled("run_1", Report("/runner/runs/run_1/completed", b"{}"))
+    journal.record_report("run_1", Report("/runner/runs/run_1/completed", b"{}"))
     await journal.aclose()
     show_history(tmp_path, "run_1", as_json=False)
     assert printed(capsys)[-1] == "open; to be reported: /runner/runs/run_1/completed {}"
@@ -102,7 +102,7 @@ async def test_a_report_that_waits_is_shown(tmp_path: Path, capsys: Console) -> 
 async def test_what_a_run_has_used_is_shown(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
     journal = Journal.open(tmp_path / "0123")
-    journal.used("run_1", b'{"input_tokens":1200,"cost_usd":0.5}')
+    journal.record_usage("run_1", b'{"input_tokens":1200,"cost_usd":0.5}')
     await journal.aclose()
     show_history(tmp_path, "run_1", as_json=False)
     assert "(1,200 tokens in, 0.5000 USD); reported: " in printed(capsys)[-1]
@@ -166,7 +166,7 @@ async def test_a_clock_that_was_set_back_over_a_restart_gives_no_negative_durati
 
 async def test_what_a_terminal_would_obey_is_not_printed(tmp_path: Path, capsys: Console) -> None:
     journal = Journal.open(tmp_path / "0123")
-    journal.claimed("run_1", "ses_1", None, "lnch_1", b"{}")
+    journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
     step(journal, "run", "run_1", "execution_failed", "reporting", "a bell: \x07" + "x" * 100)
     await journal.aclose()
     show_history(tmp_path, "run_1", as_json=False)
@@ -179,7 +179,7 @@ async def test_the_latest_twenty_runs_of_all_journals_are_listed_newest_last(tmp
     for identity in ("0123", "4567"):
         journal = Journal.open(tmp_path / identity)
         for number in range(15):
-            journal.claimed(f"run_{identity}_{number}", "ses_1", None, "lnch_1", b"{}")
+            journal.record_claim(f"run_{identity}_{number}", "ses_1", None, "lnch_1", b"{}")
         await journal.aclose()
     await live(tmp_path / "0123", "run_last")
     show_history(tmp_path, None, as_json=True)
@@ -202,7 +202,7 @@ async def test_the_list_says_where_each_run_is_and_how_long_it_took(tmp_path: Pa
 async def test_a_session_has_its_own_life_and_its_runs(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1", session_id="ses_live")
     journal = Journal.open(tmp_path / "0123")
-    journal.session_began("ses_live", "lnch_1", b"{}")
+    journal.record_session_start("ses_live", "lnch_1", b"{}")
     step(journal, "session", "ses_live", "started", "busy")
     step(journal, "session", "ses_live", "turn_completed", "idle")
     await journal.aclose()
@@ -247,11 +247,11 @@ async def test_it_reads_while_a_runner_is_at_work(tmp_path: Path, capsys: Consol
     journal = Journal.open(tmp_path / "0123")
     try:
         for number in range(3):
-            journal.claimed(f"run_{number}", "ses_1", None, "lnch_1", b"{}")
-            await journal.written()
+            journal.record_claim(f"run_{number}", "ses_1", None, "lnch_1", b"{}")
+            await journal.flush()
             show_history(tmp_path, None, as_json=True)
             assert [run["run_id"] for run in objects(capsys)] == [f"run_{n}" for n in range(number + 1)]
-        assert journal.stuck is None
+        assert journal.unwritable is None
     finally:
         await journal.aclose()
 

@@ -197,7 +197,7 @@ class Attack:
         async with asyncio.timeout(PATIENCE_S):
             await self._runner.goes_through("online")
             await self._desk.completes()
-            await self._runner.actor._runs.all_ended()
+            await self._runner.actor._runs.wait_until_empty()
         assert not self._runner.living.done()
 
 

@@ -10,7 +10,7 @@ import pytest
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK
 from fsm_runner.journal import flusher
-from fsm_runner.journal.journal import Journal, JournalStuck
+from fsm_runner.journal.journal import Journal, JournalUnwritable
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
 from tests.support.runner import bench, waiter
@@ -24,8 +24,8 @@ FILES = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "lock"]
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     journal = Journal.open(tmp_path / "folder")
-    journal.stepped("runner", "runner", "begun", None, "recovering", None, "")
-    await journal.written()
+    journal.record_transition("runner", "runner", "begun", None, "recovering", None, "")
+    await journal.flush()
     try:
         yield journal
     finally:
@@ -47,9 +47,9 @@ async def test_each_file_is_missed_by_the_next_write_and_named(
     tmp_path: Path, journal: Journal, name: str, harm: Callable[[Path], None]
 ) -> None:
     harm(tmp_path / "folder" / name)
-    journal.session_began("ses_1", "rnr_1", b"{}")
-    with pytest.raises(JournalStuck) as stuck:
-        await journal.written()
+    journal.record_session_start("ses_1", "rnr_1", b"{}")
+    with pytest.raises(JournalUnwritable) as stuck:
+        await journal.flush()
     assert " was deleted or replaced while this runner uses it" in str(stuck.value)
     assert harm is delete_folder or f"{tmp_path}/folder/{name} was deleted" in str(stuck.value)
 
@@ -60,17 +60,17 @@ async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_i
     monkeypatch.setattr(flusher, "LOOK_EACH_S", 0.01)
     monkeypatch.setattr(flusher, "RETRY_EACH_S", 0.01)
     changes: asyncio.Queue[str] = asyncio.Queue()
-    journal.on_stuck = lambda stuck: changes.put_nowait(str(stuck))
-    journal.on_unstuck = lambda: changes.put_nowait("unstuck")
-    journal.stepped("runner", "runner", "recovered", "recovering", "registering", None, "")
+    journal.on_unwritable = lambda stuck: changes.put_nowait(str(stuck))
+    journal.on_writable = lambda: changes.put_nowait("unstuck")
+    journal.record_transition("runner", "runner", "recovered", "recovering", "registering", None, "")
     folder, aside = tmp_path / "folder", tmp_path / "aside"
     folder.rename(aside)
     async with asyncio.timeout(PATIENCE_S):
         assert "was deleted or replaced" in await changes.get()
-        journal.claimed("run_1", "ses_1", None, "rnr_1", b"{}")
+        journal.record_claim("run_1", "ses_1", None, "rnr_1", b"{}")
         aside.rename(folder)
         assert await changes.get() == "unstuck"
-        await journal.written()
+        await journal.flush()
     await journal.aclose()
     again = Journal.open(folder)
     assert [run.run_id for run in again.recovered.runs] == ["run_1"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.journal.journal import Journal, JournalStuck
+from fsm_runner.journal.journal import Journal, JournalUnwritable
 from fsm_runner.journal.records import Report
 from tests.support.watch import PATIENCE_S
 
@@ -39,7 +39,7 @@ class Statements:
 
 
 def note(journal: Journal, subject: str = "run_1") -> None:
-    journal.stepped("run", subject, "event", "source", "target", None, "")
+    journal.record_transition("run", subject, "event", "source", "target", None, "")
 
 
 async def being_written(journal: Journal) -> None:
@@ -59,16 +59,16 @@ def on_disk(folder: Path, table: str = "transitions") -> int:
 async def test_what_was_noted_before_is_on_disk_when_written_returns(tmp_path: Path, journal: Journal) -> None:
     for count in range(1, 4):
         note(journal)
-        await journal.written()
+        await journal.flush()
         assert on_disk(tmp_path) == count
 
 
 async def test_written_returns_at_once_where_nothing_is_left_to_write(journal: Journal) -> None:
     statements = Statements(journal)
-    await journal.written()
+    await journal.flush()
     note(journal)
-    await journal.written()
-    await journal.written()
+    await journal.flush()
+    await journal.flush()
     assert statements.commits == 1
 
 
@@ -88,12 +88,12 @@ async def test_those_who_wait_at_the_same_time_share_a_commit(tmp_path: Path, jo
     statements = Statements(journal)
 
     async def live(run_id: str) -> None:
-        journal.claimed(run_id, "ses_1", None, "lnch_1", b"{}")
+        journal.record_claim(run_id, "ses_1", None, "lnch_1", b"{}")
         note(journal, run_id)
-        await journal.written()
-        journal.settled(run_id, Report("/path", b"{}"))
+        await journal.flush()
+        journal.record_report(run_id, Report("/path", b"{}"))
         note(journal, run_id)
-        await journal.written()
+        await journal.flush()
 
     async with asyncio.TaskGroup() as runs:
         for number in range(50):
@@ -106,17 +106,17 @@ async def test_records_of_a_kind_share_a_statement(journal: Journal) -> None:
     statements = Statements(journal)
     for number in range(127):
         note(journal, f"run_{number}")
-    await journal.written()
+    await journal.flush()
     assert len(statements.texts) == len(["BEGIN", *(64, 32, 16, 8, 4, 2, 1), "COMMIT"])
 
 
 async def test_what_comes_while_a_batch_is_being_written_is_in_the_next(tmp_path: Path, journal: Journal) -> None:
     statements = Statements(journal)
     note(journal)
-    first = asyncio.create_task(journal.written())
+    first = asyncio.create_task(journal.flush())
     await being_written(journal)
     note(journal)
-    second = asyncio.create_task(journal.written())
+    second = asyncio.create_task(journal.flush())
     await first
     assert not second.done()
     await second
@@ -126,15 +126,15 @@ async def test_what_comes_while_a_batch_is_being_written_is_in_the_next(tmp_path
 
 async def test_a_message_that_is_gone_in_time_never_reaches_the_disk(journal: Journal) -> None:
     statements = Statements(journal)
-    journal.message_gone(journal.message_put("ses_1", b"content"))
+    journal.delete_message(journal.store_message("ses_1", b"content"))
     note(journal)
-    await journal.written()
+    await journal.flush()
     assert not [text for text in statements.texts if "messages" in text]
 
 
 async def test_one_who_stops_waiting_does_not_stop_the_others(tmp_path: Path, journal: Journal) -> None:
     note(journal)
-    waiting = [asyncio.create_task(journal.written()) for _ in range(3)]
+    waiting = [asyncio.create_task(journal.flush()) for _ in range(3)]
     await being_written(journal)
     waiting[1].cancel()
     await waiting[0]
@@ -156,13 +156,13 @@ async def test_after_closing_nobody_waits_for_ever(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     await journal.aclose()
     note(journal)
-    with pytest.raises(JournalStuck, match=r"journal\.sqlite cannot be written: it is closed"):
-        await journal.written()
+    with pytest.raises(JournalUnwritable, match=r"journal\.sqlite cannot be written: it is closed"):
+        await journal.flush()
 
 
 async def test_a_reader_does_not_hold_up_the_writing(tmp_path: Path, journal: Journal) -> None:
     note(journal)
-    await journal.written()
+    await journal.flush()
     reader = sqlite3.connect(f"file:{tmp_path}/journal.sqlite?mode=ro", uri=True, isolation_level=None)
     try:
         reader.execute("BEGIN")
@@ -170,8 +170,8 @@ async def test_a_reader_does_not_hold_up_the_writing(tmp_path: Path, journal: Jo
         for _ in range(20):
             for _ in range(500):  # more than fits before the file is brought up to date
                 note(journal)
-            await journal.written()
-        assert journal.stuck is None
+            await journal.flush()
+        assert journal.unwritable is None
         assert reader.execute("SELECT count(*) FROM transitions").fetchone() == (1,)
         reader.execute("COMMIT")
         assert reader.execute("SELECT count(*) FROM transitions").fetchone() == (10_001,)

@@ -22,7 +22,7 @@ BALLAST_BYTES = 512 * 1024
 RUN_INTO_THE_END = """
 import asyncio, json, os, resource, signal, sys
 from pathlib import Path
-from fsm_runner.journal.journal import Journal, JournalStuck
+from fsm_runner.journal.journal import Journal, JournalUnwritable
 
 folder, ballast, limit_bytes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 
@@ -37,28 +37,28 @@ def content(number):
 async def main():
     journal = Journal.open(folder)
     stuck, unstuck = [], asyncio.Event()
-    journal.on_stuck = lambda why: stuck.append(str(why))
-    journal.on_unstuck = unstuck.set
+    journal.on_unwritable = lambda why: stuck.append(str(why))
+    journal.on_writable = unstuck.set
     if limit_bytes:
         limit_files(limit_bytes)
     count, raised = 0, None
     while raised is None:
-        journal.message_put("ses_1", content(count))
+        journal.store_message("ses_1", content(count))
         count += 1
         try:
-            await journal.written()
-        except JournalStuck as error:
+            await journal.flush()
+        except JournalUnwritable as error:
             raised = str(error)
     for _ in range(10):
-        journal.message_put("ses_1", content(count))
+        journal.store_message("ses_1", content(count))
         count += 1
     ballast.unlink()
     if limit_bytes:
         limit_files(None)
     async with asyncio.timeout(60):
         await unstuck.wait()
-    await journal.written()
-    print(json.dumps({"count": count, "raised": raised, "stuck": stuck, "at_the_end": str(journal.stuck)}))
+    await journal.flush()
+    print(json.dumps({"count": count, "raised": raised, "stuck": stuck, "at_the_end": str(journal.unwritable)}))
     os._exit(0)  # what is on disk is there without closing
 
 asyncio.run(main())

@@ -23,8 +23,8 @@ from fsm_runner.journal.journal import Journal
 
 async def main():
     journal = Journal.open(Path(sys.argv[1]))
-    journal.claimed("run_1", "ses_1", None, "lnch_1", b"{}")
-    await journal.written()
+    journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
+    await journal.flush()
     print("held", flush=True)
     sys.stdin.read()
 

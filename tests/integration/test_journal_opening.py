@@ -35,7 +35,7 @@ except UsageError as error:
 async def written(folder: Path) -> Path:
     journal = Journal.open(folder)
     for number in range(200):
-        journal.claimed(f"run_{number}", "ses_1", None, "lnch_1", b"{}" * 100)
+        journal.record_claim(f"run_{number}", "ses_1", None, "lnch_1", b"{}" * 100)
     await journal.aclose()
     return folder / "journal.sqlite"
 
@@ -57,8 +57,8 @@ def refusal(folder: Path) -> str:
 async def test_only_the_user_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "0123"
     journal = Journal.open(folder)
-    journal.claimed("run_1", "ses_1", None, "lnch_1", b"{}")
-    await journal.written()
+    journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
+    await journal.flush()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
     assert set(files) >= {"journal.sqlite", "journal.sqlite-wal", "lock"}
@@ -117,7 +117,7 @@ async def test_a_journal_of_an_older_version_is_renewed_and_goes_on(tmp_path: Pa
         carry_out(file, statement)
     journal = Journal.open(tmp_path)
     assert len(journal.recovered.runs) == 200
-    journal.used("run_0", b'{"turns":1}')
+    journal.record_usage("run_0", b'{"turns":1}')
     await journal.aclose()
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
@@ -129,7 +129,7 @@ async def test_on_a_full_disk_it_is_said_what_to_do(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         folder = disk.path / "state"
         journal = Journal.open(folder)
-        journal.claimed("run_1", "ses_1", None, "lnch_1", b"{}")
+        journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
         await journal.aclose()
         disk.fill()
         assert "free some space" in refusal(folder)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.limits import KEPT_LIMITS, PRUNED_SUBJECTS, KeptLimits
+from fsm_runner.journal.limits import PRUNED_SUBJECTS, RETENTION, RetentionLimits
 from fsm_runner.journal.records import Report
 from fsm_runner.journal.writer import Writer
 
-NOTHING_OLD = KeptLimits(age_s=0.0)
-HALF_A_MIB = KeptLimits(size_bytes=512 * 1024)
+NOTHING_OLD = RetentionLimits(age_s=0.0)
+HALF_A_MIB = RetentionLimits(size_bytes=512 * 1024)
 REPORT = Report("/runner/runs/run_1/completed", b"x" * 2_000)
 
 
@@ -27,19 +27,19 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
 
 def end_run(journal: Journal, number: int) -> None:
     run_id = f"run_{number:04}"
-    journal.claimed(run_id, "ses_1", None, "lnch_1", b"{}" * 500)
-    journal.stepped("run", run_id, "accepted", "claimed", "executing", None, "")
-    journal.stepped("run", run_id, "reported", "reporting", "completed", "completed", "")
-    journal.settled(run_id, REPORT)
-    journal.ended(run_id)
+    journal.record_claim(run_id, "ses_1", None, "lnch_1", b"{}" * 500)
+    journal.record_transition("run", run_id, "accepted", "claimed", "executing", None, "")
+    journal.record_transition("run", run_id, "reported", "reporting", "completed", "completed", "")
+    journal.record_report(run_id, REPORT)
+    journal.record_run_end(run_id)
 
 
 def note_what_is_open(journal: Journal) -> None:
-    journal.claimed("run_open", "ses_open", None, "lnch_1", b"its run")
-    journal.stepped("run", "run_open", "accepted", "claimed", "executing", None, "")
-    journal.session_began("ses_open", "lnch_1", b"its run")
-    journal.stepped("session", "ses_open", "started", "starting", "busy", None, "")
-    journal.message_put("ses_open", b"content")
+    journal.record_claim("run_open", "ses_open", None, "lnch_1", b"its run")
+    journal.record_transition("run", "run_open", "accepted", "claimed", "executing", None, "")
+    journal.record_session_start("ses_open", "lnch_1", b"its run")
+    journal.record_transition("session", "ses_open", "started", "starting", "busy", None, "")
+    journal.store_message("ses_open", b"content")
 
 
 async def fill(folder: Path, runs: int) -> None:
@@ -47,14 +47,14 @@ async def fill(folder: Path, runs: int) -> None:
     note_what_is_open(journal)
     for number in range(runs):
         end_run(journal, number)
-    journal.stepped("runner", "lnch_1", "registered", "registering", "online", None, "")
-    journal.session_began("ses_ended", "lnch_1", b"{}")
-    journal.stepped("session", "ses_ended", "exited", "idle", "ended", "finished", "")
-    journal.session_ended("ses_ended")
+    journal.record_transition("runner", "lnch_1", "registered", "registering", "online", None, "")
+    journal.record_session_start("ses_ended", "lnch_1", b"{}")
+    journal.record_transition("session", "ses_ended", "exited", "idle", "ended", "finished", "")
+    journal.record_session_end("ses_ended")
     await journal.aclose()
 
 
-async def pruned(folder: Path, limits: KeptLimits) -> int:
+async def pruned(folder: Path, limits: RetentionLimits) -> int:
     """Until there is nothing more to drop; how often it had something."""
     journal = Journal.open(folder, limits=limits)
     steps = 0
@@ -86,7 +86,7 @@ async def test_what_ended_too_long_ago_goes_with_all_that_is_known_of_it(tmp_pat
 
 async def test_what_is_not_that_old_stays(tmp_path: Path) -> None:
     await fill(tmp_path, 3)
-    assert await pruned(tmp_path, KeptLimits(age_s=3600.0)) == 0
+    assert await pruned(tmp_path, RetentionLimits(age_s=3600.0)) == 0
     assert len(rows(tmp_path, "SELECT 1 FROM runs")) == 4
     assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 2
     assert len(rows(tmp_path, "SELECT 1 FROM transitions")) == 2 + 3 * 2 + 2
@@ -98,7 +98,7 @@ async def test_age_counts_from_the_end(tmp_path: Path) -> None:
         connection.execute("UPDATE runs SET claimed_at = '2001-01-01T00:00:00.000000Z'")
         connection.execute("UPDATE transitions SET at = '2001-01-01T00:00:00.000000Z'")
         connection.execute("UPDATE runs SET ended_at = '2001-01-02T00:00:00.000000Z' WHERE run_id = 'run_0000'")
-    await pruned(tmp_path, KEPT_LIMITS)
+    await pruned(tmp_path, RETENTION)
     assert rows(tmp_path, "SELECT run_id FROM runs ORDER BY run_id") == [("run_0001",), ("run_open",)]
     assert rows(tmp_path, "SELECT count(*) FROM transitions WHERE subject = 'run_0001'") == [(2,)]
     assert rows(tmp_path, "SELECT count(*) FROM transitions WHERE machine = 'runner'") == [(0,)]
@@ -120,7 +120,7 @@ async def test_when_it_is_too_large_the_oldest_go_and_the_file_shrinks(tmp_path:
 
 async def test_what_is_open_stays_however_large_it_is(tmp_path: Path) -> None:
     await fill(tmp_path, 60)
-    await pruned(tmp_path, KeptLimits(size_bytes=0))
+    await pruned(tmp_path, RetentionLimits(size_bytes=0))
     assert rows(tmp_path, "SELECT run_id FROM runs") == [("run_open",)]
     await assert_what_is_open_is_whole(tmp_path)
 
@@ -140,8 +140,8 @@ async def test_little_goes_at_a_time_after_a_flush(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, limits=NOTHING_OLD)
     left = []
     for _ in range(4):
-        journal.message_put("ses_open", b"content")
-        await journal.written()
+        journal.store_message("ses_open", b"content")
+        await journal.flush()
         left.append(len(rows(tmp_path, "SELECT 1 FROM runs WHERE ended_at NOT NULL")))
     await journal.aclose()
     # What follows a flush is done before the next one at the latest.
@@ -162,16 +162,16 @@ async def test_when_nothing_is_left_to_drop_it_is_not_looked_for_at_each_flush(t
 
     journal._flusher._writer.prune = counted  # type: ignore[method-assign]
     for _ in range(5):
-        journal.message_put("ses_open", b"content")
-        await journal.written()
+        journal.store_message("ses_open", b"content")
+        await journal.flush()
     await journal.aclose()
     assert looks == 1
 
 
 async def test_old_transitions_of_what_is_not_known_go_when_it_is_opened(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
-    journal.stepped("run", "run_unknown", "accepted", "claimed", "executing", None, "")
-    journal.stepped("session", "ses_unknown", "started", "starting", "busy", None, "")
+    journal.record_transition("run", "run_unknown", "accepted", "claimed", "executing", None, "")
+    journal.record_transition("session", "ses_unknown", "started", "starting", "busy", None, "")
     await journal.aclose()
     await Journal.open(tmp_path).aclose()
     assert len(rows(tmp_path, "SELECT 1 FROM transitions")) == 2
@@ -190,9 +190,9 @@ async def test_a_disk_that_is_too_full_to_drop_anything_does_not_end_the_journal
 
     monkeypatch.setattr(journal._flusher._writer, "prune", fail)
     for _ in range(2):
-        journal.message_put("ses_open", b"content")
-        await journal.written()
-    assert journal.stuck is None
+        journal.store_message("ses_open", b"content")
+        await journal.flush()
+    assert journal.unwritable is None
     await journal.aclose()
     assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 3
 
@@ -207,6 +207,6 @@ async def test_a_defect_while_old_records_are_dropped_does_not_end_the_journal(
     journal = Journal.open(tmp_path)
     for number in range(2):
         end_run(journal, number)
-        await journal.written()
+        await journal.flush()
     await journal.aclose()
     assert len(rows(tmp_path, "SELECT * FROM runs")) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import RECOVERED_CONTENT_BYTES
-from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 
 NOTHING = Recovered(runs=(), sessions=(), messages=(), ended=())
 REPORT = Report("/runner/runs/run_1/completed", b'{"runner_id": "lnch_1"}')
@@ -36,11 +36,13 @@ async def recovered(folder: Path) -> Recovered:
 
 
 def claim(journal: Journal, run_id: str, run: bytes = b"{}") -> None:
-    journal.claimed(run_id, "ses_1", "agent", "lnch_1", run)
+    journal.record_claim(run_id, "ses_1", "agent", "lnch_1", run)
 
 
 def step(journal: Journal, subject: str, target: str, outcome: str | None = None, reason: str = "") -> None:
-    journal.stepped("run" if subject.startswith("run") else "session", subject, "event", None, target, outcome, reason)
+    journal.record_transition(
+        "run" if subject.startswith("run") else "session", subject, "event", None, target, outcome, reason
+    )
 
 
 async def test_a_new_journal_holds_nothing(folder: Path) -> None:
@@ -113,24 +115,24 @@ async def test_interruptions_of_a_run_are_counted(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
         for event in ("interrupted", "accepted", "interrupted"):
-            journal.stepped("run", "run_1", event, "executing", "claimed", None, "")
+            journal.record_transition("run", "run_1", event, "executing", "claimed", None, "")
     assert [run.interruptions for run in (await recovered(folder)).runs] == [2]
 
 
 async def test_a_settled_run_keeps_its_report_until_it_has_ended(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
-        journal.settled("run_1", REPORT)
+        journal.record_report("run_1", REPORT)
     assert [run.report for run in (await recovered(folder)).runs] == [REPORT]
     async with opened(folder) as journal:
-        journal.ended("run_1")
+        journal.record_run_end("run_1")
     assert await recovered(folder) == Recovered(runs=(), sessions=(), messages=(), ended=(EndedRun("run_1", REPORT),))
 
 
 async def test_of_what_was_claimed_nothing_is_left_when_the_run_has_ended(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1", b"a secret parameter")
-        journal.ended("run_1")
+        journal.record_run_end("run_1")
     assert b"a secret parameter" not in (folder / "journal.sqlite").read_bytes()
     assert await recovered(folder) == NOTHING
 
@@ -138,11 +140,11 @@ async def test_of_what_was_claimed_nothing_is_left_when_the_run_has_ended(folder
 async def test_a_run_that_has_ended_is_not_opened_by_a_further_claim(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
-        journal.settled("run_1", REPORT)
-        journal.ended("run_1")
+        journal.record_report("run_1", REPORT)
+        journal.record_run_end("run_1")
     async with opened(folder) as journal:
         claim(journal, "run_1")
-        journal.settled("run_1", Report("/other", b""))
+        journal.record_report("run_1", Report("/other", b""))
     assert await recovered(folder) == Recovered(runs=(), sessions=(), messages=(), ended=(EndedRun("run_1", REPORT),))
 
 
@@ -152,18 +154,18 @@ async def test_the_latest_thousand_ended_runs_are_known_the_oldest_first(folder:
         for name in reversed(names):
             claim(journal, name)
         for name in names:
-            journal.settled(name, REPORT)
-            journal.ended(name)
+            journal.record_report(name, REPORT)
+            journal.record_run_end(name)
     assert [run.run_id for run in (await recovered(folder)).ended] == names[10:]
 
 
 async def test_a_session_is_open_until_it_has_ended(folder: Path) -> None:
     async with opened(folder) as journal:
-        journal.session_began("ses_1", "lnch_1", b"its run")
-        journal.session_began("ses_2", "lnch_1", b"{}")
+        journal.record_session_start("ses_1", "lnch_1", b"its run")
+        journal.record_session_start("ses_2", "lnch_1", b"{}")
         step(journal, "ses_1", "busy")
         step(journal, "ses_1", "stopping", "stopped")
-        journal.session_ended("ses_2")
+        journal.record_session_end("ses_2")
     assert (await recovered(folder)).sessions == (
         OpenSession(session_id="ses_1", run=b"its run", runner_id="lnch_1", state="stopping", outcome="stopped"),
     )
@@ -171,10 +173,10 @@ async def test_a_session_is_open_until_it_has_ended(folder: Path) -> None:
 
 async def test_a_session_that_begins_anew_knows_nothing_of_its_earlier_life(folder: Path) -> None:
     async with opened(folder) as journal:
-        journal.session_began("ses_1", "lnch_1", b"first")
+        journal.record_session_start("ses_1", "lnch_1", b"first")
         step(journal, "ses_1", "ended", "finished")
-        journal.session_ended("ses_1")
-        journal.session_began("ses_1", "lnch_1", b"second")
+        journal.record_session_end("ses_1")
+        journal.record_session_start("ses_1", "lnch_1", b"second")
     assert (await recovered(folder)).sessions == (
         OpenSession(session_id="ses_1", run=b"second", runner_id="lnch_1", state="", outcome=None),
     )
@@ -185,24 +187,24 @@ async def test_a_session_that_begins_anew_knows_nothing_of_its_earlier_life(fold
 
 async def test_messages_are_kept_in_order_until_they_are_gone(folder: Path) -> None:
     async with opened(folder) as journal:
-        ids = [journal.message_put("ses_1", content) for content in (b"one", b"two", b"three")]
-        await journal.written()
-        journal.message_gone(ids[1])
+        ids = [journal.store_message("ses_1", content) for content in (b"one", b"two", b"three")]
+        await journal.flush()
+        journal.delete_message(ids[1])
     one, _, three = ids
     assert (await recovered(folder)).messages == (
-        KeptMessage(one, "ses_1", b"one"),
-        KeptMessage(three, "ses_1", b"three"),
+        StoredMessage(one, "ses_1", b"one"),
+        StoredMessage(three, "ses_1", b"three"),
     )
 
 
 async def test_a_long_message_is_not_read_before_it_is_asked_for(folder: Path) -> None:
     longest, longer = bytes(RECOVERED_CONTENT_BYTES), bytes(RECOVERED_CONTENT_BYTES + 1)
     async with opened(folder) as journal:
-        first, second = (journal.message_put("ses_1", content) for content in (longest, longer))
+        first, second = (journal.store_message("ses_1", content) for content in (longest, longer))
     async with opened(folder) as journal:
         assert journal.take_recovered().messages == (
-            KeptMessage(first, "ses_1", longest),
-            KeptMessage(second, "ses_1", None, len(longer)),
+            StoredMessage(first, "ses_1", longest),
+            StoredMessage(second, "ses_1", None, len(longer)),
         )
         assert await journal.message(second) == longer
         assert journal.take_recovered().messages == ()
@@ -210,31 +212,31 @@ async def test_a_long_message_is_not_read_before_it_is_asked_for(folder: Path) -
 
 async def test_ids_of_messages_rise_over_restarts_also_when_none_is_left(folder: Path) -> None:
     async with opened(folder) as journal:
-        first = journal.message_put("ses_1", b"one")
-        await journal.written()
-        journal.message_gone(first)
+        first = journal.store_message("ses_1", b"one")
+        await journal.flush()
+        journal.delete_message(first)
     async with opened(folder) as journal:
-        assert journal.message_put("ses_1", b"two") > first
+        assert journal.store_message("ses_1", b"two") > first
 
 
 async def test_a_message_can_be_read_back_before_and_after_it_is_on_disk(folder: Path) -> None:
     async with opened(folder) as journal:
-        put = journal.message_put("ses_1", b"content")
+        put = journal.store_message("ses_1", b"content")
         assert await journal.message(put) == b"content"
-        await journal.written()
+        await journal.flush()
         assert await journal.message(put) == b"content"
-        journal.message_gone(put)
-        await journal.written()
+        journal.delete_message(put)
+        await journal.flush()
         with pytest.raises(KeyError):
             await journal.message(put)
 
 
 async def test_a_transition_has_its_number_and_its_times(folder: Path) -> None:
     async with opened(folder) as journal:
-        journal.stepped("runner", "lnch_1", "registered", "registering", "online", None, "why")
-        journal.stepped("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "")
+        journal.record_transition("runner", "lnch_1", "registered", "registering", "online", None, "why")
+        journal.record_transition("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "")
     async with opened(folder) as journal:
-        journal.stepped("runner", "lnch_1", "registered", None, "online", None, "")
+        journal.record_transition("runner", "lnch_1", "registered", None, "online", None, "")
     with closing(sqlite3.connect(folder / "journal.sqlite")) as connection:
         rows = connection.execute("SELECT * FROM transitions ORDER BY seq").fetchall()
     assert [row[0] for row in rows] == [1, 2, 3]
@@ -250,13 +252,13 @@ async def test_a_transition_has_its_number_and_its_times(folder: Path) -> None:
 
 
 NOTES: dict[str, Callable[[Journal, str], object]] = {
-    "run": lambda journal, text: journal.claimed(text, text, text, text, b""),
-    "report": lambda journal, text: journal.settled(text, Report(text, b"")),
-    "end": lambda journal, text: journal.ended(text),
-    "transition": lambda journal, text: journal.stepped(text, text, text, text, text, text, text),
-    "session": lambda journal, text: journal.session_began(text, text, b""),
-    "session end": lambda journal, text: journal.session_ended(text),
-    "message": lambda journal, text: journal.message_put(text, b""),
+    "run": lambda journal, text: journal.record_claim(text, text, text, text, b""),
+    "report": lambda journal, text: journal.record_report(text, Report(text, b"")),
+    "end": lambda journal, text: journal.record_run_end(text),
+    "transition": lambda journal, text: journal.record_transition(text, text, text, text, text, text, text),
+    "session": lambda journal, text: journal.record_session_start(text, text, b""),
+    "session end": lambda journal, text: journal.record_session_end(text),
+    "message": lambda journal, text: journal.store_message(text, b""),
 }
 
 
@@ -266,7 +268,7 @@ async def test_no_text_keeps_the_others_from_the_disk(folder: Path, note: str, t
     async with opened(folder) as journal:
         NOTES[note](journal, text)
         claim(journal, "run_other")
-        await journal.written()
+        await journal.flush()
     assert (await recovered(folder)).runs[-1].run_id == "run_other"
 
 
@@ -280,8 +282,8 @@ async def test_a_text_that_cannot_be_stored_is_shown_by_its_escape(folder: Path)
 async def test_a_journal_in_memory_leaves_nothing() -> None:
     async with opened(None) as journal:
         claim(journal, "run_1")
-        put = journal.message_put("ses_1", b"content")
-        await journal.written()
+        put = journal.store_message("ses_1", b"content")
+        await journal.flush()
         assert journal.path is None
         assert await journal.message(put) == b"content"
     async with opened(None) as journal:

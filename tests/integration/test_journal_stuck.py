@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.journal.batch import Batch
-from fsm_runner.journal.journal import Journal, JournalStuck
-from fsm_runner.journal.records import KeptMessage
+from fsm_runner.journal.journal import Journal, JournalUnwritable
+from fsm_runner.journal.records import StoredMessage
 from tests.support.watch import PATIENCE_S
 
 
@@ -19,13 +19,13 @@ class Heard:
 
     def __init__(self, journal: Journal) -> None:
         self.changes: list[str] = []
-        self.unstuck = asyncio.Event()
-        journal.on_stuck = lambda stuck: self.changes.append(str(stuck))
-        journal.on_unstuck = self._unstuck
+        self.writable_again = asyncio.Event()
+        journal.on_unwritable = lambda stuck: self.changes.append(str(stuck))
+        journal.on_writable = self._unstuck
 
     def _unstuck(self) -> None:
         self.changes.append("unstuck")
-        self.unstuck.set()
+        self.writable_again.set()
 
 
 @pytest.fixture
@@ -56,20 +56,20 @@ def free(journal: Journal) -> None:
     set_pragma(journal, "max_page_count=1000000")
 
 
-def contents(messages: tuple[KeptMessage, ...]) -> list[bytes | None]:
+def contents(messages: tuple[StoredMessage, ...]) -> list[bytes | None]:
     return [message.content for message in messages]
 
 
 async def test_who_waits_is_told_why_it_is_not_written(tmp_path: Path, journal: Journal) -> None:
     heard = Heard(journal)
     fill(journal)
-    journal.message_put("ses_1", b"x" * 10_000)
+    journal.store_message("ses_1", b"x" * 10_000)
     expected = f"the journal {tmp_path}/journal.sqlite cannot be written: database or disk is full (SQLITE_FULL)"
     for _ in range(3):
-        with pytest.raises(JournalStuck) as stuck:
-            await journal.written()
+        with pytest.raises(JournalUnwritable) as stuck:
+            await journal.flush()
         assert str(stuck.value) == expected
-    assert str(journal.stuck) == expected
+    assert str(journal.unwritable) == expected
     assert heard.changes == [expected]
 
 
@@ -80,13 +80,13 @@ async def test_what_was_noted_meanwhile_is_written_in_order_when_it_works_again(
     fill(journal)
     notes = [bytes([number]) * 10_000 for number in range(5)]
     for content in notes:
-        journal.message_put("ses_1", content)
-        with pytest.raises(JournalStuck):
-            await journal.written()
+        journal.store_message("ses_1", content)
+        with pytest.raises(JournalUnwritable):
+            await journal.flush()
     free(journal)
-    await journal.written()
-    await asyncio.wait_for(heard.unstuck.wait(), PATIENCE_S)
-    assert journal.stuck is None
+    await journal.flush()
+    await asyncio.wait_for(heard.writable_again.wait(), PATIENCE_S)
+    assert journal.unwritable is None
     assert len(heard.changes) == 2
     await journal.aclose()
     reopened = Journal.open(tmp_path)
@@ -98,13 +98,13 @@ async def test_what_came_during_an_attempt_that_failed_is_in_the_next_behind_the
     tmp_path: Path, journal: Journal
 ) -> None:
     fill(journal)
-    journal.claimed("run_1", "ses_1", None, "lnch_1", b"x" * 10_000)
-    first = asyncio.create_task(journal.written())
+    journal.record_claim("run_1", "ses_1", None, "lnch_1", b"x" * 10_000)
+    first = asyncio.create_task(journal.flush())
     await being_written(journal)
-    journal.claimed("run_2", "ses_1", None, "lnch_1", b"x" * 10_000)
-    second = asyncio.create_task(journal.written())
+    journal.record_claim("run_2", "ses_1", None, "lnch_1", b"x" * 10_000)
+    second = asyncio.create_task(journal.flush())
     for waiting in (first, second):
-        with pytest.raises(JournalStuck):
+        with pytest.raises(JournalUnwritable):
             await asyncio.wait_for(waiting, PATIENCE_S)
     free(journal)
     await journal.aclose()
@@ -116,23 +116,23 @@ async def test_what_came_during_an_attempt_that_failed_is_in_the_next_behind_the
 async def test_it_is_tried_again_though_nobody_asks(journal: Journal) -> None:
     heard = Heard(journal)
     fill(journal)
-    journal.message_put("ses_1", b"x" * 10_000)
-    with pytest.raises(JournalStuck):
-        await journal.written()
+    journal.store_message("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalUnwritable):
+        await journal.flush()
     free(journal)
-    await asyncio.wait_for(heard.unstuck.wait(), PATIENCE_S)
-    assert journal.stuck is None
+    await asyncio.wait_for(heard.writable_again.wait(), PATIENCE_S)
+    assert journal.unwritable is None
 
 
 async def test_it_hears_that_it_works_again_also_where_nothing_is_left_to_write(journal: Journal) -> None:
     heard = Heard(journal)
     fill(journal)
-    put = journal.message_put("ses_1", b"x" * 10_000)
-    with pytest.raises(JournalStuck):
-        await journal.written()
-    journal.message_gone(put)
+    put = journal.store_message("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalUnwritable):
+        await journal.flush()
+    journal.delete_message(put)
     free(journal)
-    await asyncio.wait_for(heard.unstuck.wait(), PATIENCE_S)
+    await asyncio.wait_for(heard.writable_again.wait(), PATIENCE_S)
 
 
 async def test_an_attempt_with_nothing_to_write_asks_the_disk_all_the_same(tmp_path: Path, journal: Journal) -> None:
@@ -147,25 +147,25 @@ async def test_a_hearer_that_breaks_does_not_end_the_journal(journal: Journal) -
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
     defect = RuntimeError("a defect")
 
-    def break_down(_stuck: JournalStuck) -> None:
+    def break_down(_stuck: JournalUnwritable) -> None:
         raise defect
 
-    journal.on_stuck = break_down
+    journal.on_unwritable = break_down
     fill(journal)
-    journal.message_put("ses_1", b"x" * 10_000)
-    with pytest.raises(JournalStuck):
-        await journal.written()
+    journal.store_message("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalUnwritable):
+        await journal.flush()
     free(journal)
-    await journal.written()
+    await journal.flush()
     assert told == [defect]
 
 
 async def test_closing_gives_up_what_the_disk_does_not_take(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     fill(journal)
-    journal.message_put("ses_1", b"x" * 10_000)
-    with pytest.raises(JournalStuck):
-        await journal.written()
+    journal.store_message("ses_1", b"x" * 10_000)
+    with pytest.raises(JournalUnwritable):
+        await journal.flush()
     await asyncio.wait_for(journal.aclose(), PATIENCE_S)
     reopened = Journal.open(tmp_path)
     await reopened.aclose()
@@ -177,12 +177,12 @@ async def test_closing_does_not_wait_for_ever_for_somebody_elses_lock(tmp_path: 
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
-        journal.message_put("ses_1", b"content")
-        waiting = asyncio.create_task(journal.written())
+        journal.store_message("ses_1", b"content")
+        waiting = asyncio.create_task(journal.flush())
         await asyncio.sleep(0)
         async with asyncio.timeout(PATIENCE_S):
             await journal.aclose()
-        with pytest.raises(JournalStuck, match="database is locked"):
+        with pytest.raises(JournalUnwritable, match="database is locked"):
             await waiting
     finally:
         other.close()
@@ -193,8 +193,8 @@ async def test_a_lock_that_is_given_back_in_time_does_no_harm(tmp_path: Path, jo
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
-        journal.message_put("ses_1", b"content")
-        waiting = asyncio.create_task(journal.written())
+        journal.store_message("ses_1", b"content")
+        waiting = asyncio.create_task(journal.flush())
         await being_written(journal)
         other.execute("COMMIT")
         await waiting
@@ -209,14 +209,14 @@ async def test_a_disk_that_does_not_answer_counts_as_stuck_until_it_does(
     monkeypatch.setattr("fsm_runner.journal.flusher.SLOW_DISK_S", 0.05)
     heard, answers = Heard(journal), threading.Event()
     journal._flusher._thread.submit(answers.wait)
-    journal.stepped("run", "run_1", "begun", None, "claimed", None, "")
-    writing = asyncio.create_task(journal.written())
+    journal.record_transition("run", "run_1", "begun", None, "claimed", None, "")
+    writing = asyncio.create_task(journal.flush())
     async with asyncio.timeout(PATIENCE_S):
         while not heard.changes:  # noqa: ASYNC110 - the journal tells by a call
             await asyncio.sleep(0.01)
     assert "does not answer" in heard.changes[0]
-    assert journal.stuck is not None
+    assert journal.unwritable is not None
     answers.set()
     await writing
-    await heard.unstuck.wait()
-    assert journal.stuck is None
+    await heard.writable_again.wait()
+    assert journal.unwritable is None

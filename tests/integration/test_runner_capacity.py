@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.journal.journal import JournalStuck
+from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
 from tests.support import faults
 from tests.support.command_executor import held_by, staged
@@ -137,10 +137,10 @@ async def test_a_stuck_journal_and_a_shortage_of_descriptors_at_once(tmp_path: P
         descriptors.on_short("few are left")
         await runner.goes_through("cut_off", "saturated")
         desk.proxy.heal()
-        journal.on_stuck(JournalStuck(None, "full disk"))
+        journal.on_unwritable(JournalUnwritable(None, "full disk"))
         actor.post("registration_lost")
         await runner.goes_through("saturated", "suspended", "registering", "suspended")
-        journal.on_unstuck()
+        journal.on_writable()
         await runner.goes_through("suspended", "registering", "suspended", "saturated")
         actor.post("registration_lost")
         await runner.goes_through("suspended", "saturated", "registering", "saturated")

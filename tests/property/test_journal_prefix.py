@@ -18,8 +18,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fsm_runner.journal.journal import Journal, JournalStuck
-from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.journal.journal import Journal, JournalUnwritable
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 from fsm_runner.journal.recovery import recover
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ class Model:
         self.runs: dict[int, OpenRun] = {}
         self.steps: dict[int, list[Step]] = {}
         self.sessions: dict[int, OpenSession] = {}
-        self.messages: dict[int, KeptMessage] = {}
+        self.messages: dict[int, StoredMessage] = {}
         self.ended: dict[int, Report | None] = {}
         self.puts = 0
 
@@ -114,7 +114,7 @@ class Model:
                 self.sessions.pop(number, None)
             case "put":
                 self.puts += 1
-                self.messages[self.puts] = KeptMessage(self.puts, f"ses_{number}", b"%d" % at)
+                self.messages[self.puts] = StoredMessage(self.puts, f"ses_{number}", b"%d" % at)
             case "drop":
                 self.messages.pop(self.puts - number, None)
 
@@ -143,24 +143,24 @@ def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
     kind, number = note
     match kind:
         case "claim":
-            journal.claimed(f"run_{number}", "ses", "agent", "lnch", b"%d" % at)
+            journal.record_claim(f"run_{number}", "ses", "agent", "lnch", b"%d" % at)
         case "step" | "fail" | "interrupt":
             step = step_of(kind, at)
-            journal.stepped("run", f"run_{number}", step.event, None, step.target, step.outcome, step.reason)
+            journal.record_transition("run", f"run_{number}", step.event, None, step.target, step.outcome, step.reason)
         case "settle":
-            journal.settled(f"run_{number}", report_of(at))
+            journal.record_report(f"run_{number}", report_of(at))
         case "end":
-            journal.ended(f"run_{number}")
+            journal.record_run_end(f"run_{number}")
         case "begin":
-            journal.session_began(f"ses_{number}", "lnch", b"%d" % at)
+            journal.record_session_start(f"ses_{number}", "lnch", b"%d" % at)
         case "busy":
-            journal.stepped("session", f"ses_{number}", "event", None, f"state_{at}", None, "")
+            journal.record_transition("session", f"ses_{number}", "event", None, f"state_{at}", None, "")
         case "finish":
-            journal.session_ended(f"ses_{number}")
+            journal.record_session_end(f"ses_{number}")
         case "put":
-            puts.append(journal.message_put(f"ses_{number}", b"%d" % at))
+            puts.append(journal.store_message(f"ses_{number}", b"%d" % at))
         case "drop" if number < len(puts):
-            journal.message_gone(puts[-1 - number])
+            journal.delete_message(puts[-1 - number])
 
 
 def prefixes(done: Sequence[Note]) -> list[Recovered]:
@@ -194,8 +194,8 @@ async def note_all(folder: Path, done: Sequence[Note], flush_within_s: float) ->
                 may_write(journal, allowed=note[0] == "free")
             case "write":
                 try:
-                    await journal.written()
-                except JournalStuck:
+                    await journal.flush()
+                except JournalUnwritable:
                     event("stuck")
                 else:
                     written = at
@@ -227,7 +227,7 @@ async def main():
     puts = []
     for at, note in enumerate(json.load(sys.stdin)):
         if note[0] == "write":
-            await journal.written()
+            await journal.flush()
             print(at, flush=True)
         else:
             carry_out(journal, note, at, puts)

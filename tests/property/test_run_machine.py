@@ -16,9 +16,9 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefus
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
-from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
 from fsm_runner.runtime.blueprint import no_runner_values
@@ -247,11 +247,11 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     api, executor = FakeApi(world.faults), FakeExecutor(world)
     # The client needs one method of the API, and takes it as it comes.
     client = CoordinatorClient(api)  # type: ignore[arg-type]
-    outbox, record = Outbox(client, NothingKept()), InstantRecord()
+    outbox, record = Outbox(client, NoMessageStore()), InstantRecord()
     context = RunContext(
         machine=MACHINE,
         executor=executor,
-        channels=ChannelContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
+        channels=ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
         record=record,
         look_up=client.found_run,
         project_dir=PROJECT_DIR,

@@ -17,9 +17,9 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import StopSignal
-from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
@@ -194,8 +194,8 @@ async def live(world: World, stage: Stage) -> None:
     # The client takes the API's methods as they come.
     client = CoordinatorClient(stage)  # type: ignore[arg-type]
     record = InstantRecord()
-    outbox = Outbox(client, NothingKept())
-    channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p")
+    outbox = Outbox(client, NoMessageStore())
+    channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p")
     context = SessionContext(
         machine=SESSION_MACHINE,
         channels=channels,
@@ -228,8 +228,8 @@ async def live(world: World, stage: Stage) -> None:
         loop.call_at(world.session_stop_at_s, runs.stop_session, SESSION, "the test")
     await asyncio.sleep(world.close_at_s + 41)
     loop.call_later(LONG_AFTER_S, runs.stop_all, "the test is over")
-    await runs.all_ended()
-    await runs.end_sessions("the test is over")
+    await runs.wait_until_empty()
+    await runs.close_sessions("the test is over")
     assert not sessions
     await runs.aclose()
     assert record.open_sessions == []

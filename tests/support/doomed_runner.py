@@ -188,7 +188,7 @@ def _hold_accept() -> None:
     from fsm_runner.runtime.actors.run import RunActor
 
     async def accept(actor: RunActor) -> None:
-        await actor._context.record.written()
+        await actor._context.record.flush()
         await asyncio.Event().wait()
 
     _replace(RunActor, "_accept", accept)

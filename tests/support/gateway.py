@@ -18,8 +18,8 @@ from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.gateway import Gateway
 from fsm_runner.gateway.limits import LIMITS, GatewayLimits
 from fsm_runner.protocol.event_clock import EventClock
-from fsm_runner.reporting.outbox import NothingKept, Outbox
-from fsm_runner.reporting.session_reporter import ChannelContext, OutboxChannel
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.proxy import FaultProxy
 from tests.support.runner import FAST
@@ -32,12 +32,12 @@ PATIENT = msgspec.structs.replace(LIMITS, hold_s=10 * PATIENCE_S)
 class DoorFactory:
     """A gateway, and channels for its doors."""
 
-    def __init__(self, gateway: Gateway, context: ChannelContext) -> None:
+    def __init__(self, gateway: Gateway, context: ReportingContext) -> None:
         self.gateway = gateway
         self._context = context
 
     def endpoint(self, session_id: str, *, has_turn: Callable[[], bool] = lambda: True) -> SessionEndpoint:
-        return self.gateway.open(session_id, OutboxChannel(session_id, self._context, has_turn))
+        return self.gateway.open(session_id, SessionReporter(session_id, self._context, has_turn))
 
 
 @asynccontextmanager
@@ -50,9 +50,9 @@ async def gateway_to(
     """A gateway that has its coordinator at this URL."""
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(CoordinatorApi(url, auth))
-        outbox = Outbox(CoordinatorClient(api, FAST), NothingKept())
+        outbox = Outbox(CoordinatorClient(api, FAST), NoMessageStore())
         stack.push_async_callback(outbox.aclose)
-        context = ChannelContext(
+        context = ReportingContext(
             outbox=outbox,
             clock=EventClock(),
             hostname="host",

@@ -16,9 +16,9 @@ from fsm_runner.executors.interface import Assignment
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
-from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
@@ -191,8 +191,8 @@ class Line:
         self.posts: list[str] = []
         self.record = InstantRecord()
         self.executor = EndlessExecutor()
-        self.outbox = Outbox(self.client, NothingKept())
-        channels = ChannelContext(outbox=self.outbox, clock=EventClock(), hostname="host", executor_profile="fake")
+        self.outbox = Outbox(self.client, NoMessageStore())
+        channels = ReportingContext(outbox=self.outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         session_context = SessionContext(
             machine=SESSION_MACHINE,
             channels=channels,

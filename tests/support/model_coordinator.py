@@ -74,7 +74,7 @@ class ModelCoordinator:
         self._changed = asyncio.Event()
 
     @property
-    def all_settled(self) -> bool:
+    def wait_until_idle(self) -> bool:
         return all(run.is_settled for run in self.runs.values())
 
     def submit(self, run: wire.Run) -> None:

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from fsm_runner.journal.journal import JournalStuck
-from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.journal.journal import JournalUnwritable
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 
 
 class Life:
@@ -46,16 +46,16 @@ class MortalJournal:
     def __init__(self, past: Sequence[Note], life: Life, commit_s: float = 0.0) -> None:
         self.notes = list(past)
         self.recovered = recovered(past)
-        self.on_stuck: Callable[[JournalStuck], None] = nothing
-        self.on_unstuck: Callable[[], None] = nothing
-        self.stuck: JournalStuck | None = None
+        self.on_unwritable: Callable[[JournalUnwritable], None] = nothing
+        self.on_writable: Callable[[], None] = nothing
+        self.unwritable: JournalUnwritable | None = None
         self.path = None
         self.earlier_processes = ("earlier",)
         """A process is written down when it opens the journal, so each but the first one knows of another."""
         self._life = life
         self._commit_s = commit_s
         self._on_disk = len(self.notes)
-        self._last_message = sum(note.method == "message_put" for note in past)
+        self._last_message = sum(note.method == "store_message" for note in past)
 
     def left_on_disk(self, lost: int) -> list[Note]:
         """After a kill: all but the last `lost` notes; what was waited for is never lost."""
@@ -63,41 +63,41 @@ class MortalJournal:
 
     def stick(self) -> None:
         """The disk is full."""
-        self.stuck = JournalStuck(None, "database or disk is full")
-        self.on_stuck(self.stuck)
+        self.unwritable = JournalUnwritable(None, "database or disk is full")
+        self.on_unwritable(self.unwritable)
 
     def come_unstuck(self) -> None:
-        self.stuck = None
-        self.on_unstuck()
+        self.unwritable = None
+        self.on_writable()
 
-    def stepped(self, *arguments: str | None) -> None:
-        self._note("stepped", *arguments)
+    def record_transition(self, *arguments: str | None) -> None:
+        self._note("record_transition", *arguments)
 
-    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
-        self._note("claimed", run_id, session_id, agent, runner_id, run)
+    def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
+        self._note("record_claim", run_id, session_id, agent, runner_id, run)
 
-    def settled(self, run_id: str, report: Report) -> None:
-        self._note("settled", run_id, report)
+    def record_report(self, run_id: str, report: Report) -> None:
+        self._note("record_report", run_id, report)
 
-    def used(self, run_id: str, usage: bytes) -> None:
+    def record_usage(self, run_id: str, usage: bytes) -> None:
         """What a run has cost decides nothing."""
 
-    def ended(self, run_id: str) -> None:
-        self._note("ended", run_id)
+    def record_run_end(self, run_id: str) -> None:
+        self._note("record_run_end", run_id)
 
-    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None:
-        self._note("session_began", session_id, runner_id, run)
+    def record_session_start(self, session_id: str, runner_id: str, run: bytes) -> None:
+        self._note("record_session_start", session_id, runner_id, run)
 
-    def session_ended(self, session_id: str) -> None:
-        self._note("session_ended", session_id)
+    def record_session_end(self, session_id: str) -> None:
+        self._note("record_session_end", session_id)
 
-    def message_put(self, session_id: str, content: bytes) -> int:
+    def store_message(self, session_id: str, content: bytes) -> int:
         self._last_message += 1
-        self._note("message_put", session_id, content)
+        self._note("store_message", session_id, content)
         return self._last_message
 
-    def message_gone(self, message_id: int) -> None:
-        self._note("message_gone", message_id)
+    def delete_message(self, message_id: int) -> None:
+        self._note("delete_message", message_id)
 
     async def message(self, message_id: int) -> bytes:
         await self._life.go_on()
@@ -105,17 +105,17 @@ class MortalJournal:
 
     async def has_run(self, run_id: str) -> bool:
         await self._life.go_on()
-        return any(note.method == "claimed" and note.arguments[0] == run_id for note in self.notes)
+        return any(note.method == "record_claim" and note.arguments[0] == run_id for note in self.notes)
 
-    async def written(self) -> None:
+    async def flush(self) -> None:
         await self._life.go_on()
-        if self.stuck is not None:
-            raise self.stuck
+        if self.unwritable is not None:
+            raise self.unwritable
         noted = len(self.notes)
         await asyncio.sleep(self._commit_s)
         await self._life.go_on()
-        if self.stuck is not None:
-            raise self.stuck
+        if self.unwritable is not None:
+            raise self.unwritable
         self._on_disk = max(self._on_disk, noted)
 
     def _note(self, method: str, *arguments: object) -> None:
@@ -150,20 +150,20 @@ class _Reading:
         self.runs: dict[str, _Open] = {}
         self.ended: list[str] = []
         self.sessions: dict[str, _Open] = {}
-        self.messages: dict[int, KeptMessage] = {}
+        self.messages: dict[int, StoredMessage] = {}
         self._last_message = 0
 
-    def stepped(
+    def record_transition(
         self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
     ) -> None:
         lives = self.runs if machine == "run" else self.sessions if machine == "session" else {}
         if subject in lives:
             lives[subject].step(event, target, outcome, reason)
 
-    def claimed(self, run_id: str, *rest: object) -> None:
+    def record_claim(self, run_id: str, *rest: object) -> None:
         self.runs.setdefault(run_id, _Open((run_id, *rest)))
 
-    def settled(self, run_id: str, report: Report) -> None:
+    def record_report(self, run_id: str, report: Report) -> None:
         if run_id in self.runs and not self.runs[run_id].has_ended:
             self.runs[run_id].report = report
 
@@ -172,18 +172,18 @@ class _Reading:
             self.runs[run_id].has_ended = True
             self.ended.append(run_id)
 
-    def session_began(self, session_id: str, *rest: object) -> None:
+    def record_session_start(self, session_id: str, *rest: object) -> None:
         self.sessions.pop(session_id, None)
         self.sessions[session_id] = _Open((session_id, *rest))
 
-    def session_ended(self, session_id: str) -> None:
+    def record_session_end(self, session_id: str) -> None:
         self.sessions.pop(session_id, None)
 
-    def message_put(self, session_id: str, content: bytes) -> None:
+    def store_message(self, session_id: str, content: bytes) -> None:
         self._last_message += 1
-        self.messages[self._last_message] = KeptMessage(self._last_message, session_id, content)
+        self.messages[self._last_message] = StoredMessage(self._last_message, session_id, content)
 
-    def message_gone(self, message_id: int) -> None:
+    def delete_message(self, message_id: int) -> None:
         self.messages.pop(message_id, None)
 
 
@@ -191,7 +191,7 @@ def recovered(notes: Sequence[Note]) -> Recovered:
     """What a journal with these notes hands to the next process."""
     reading = _Reading()
     for note in notes:
-        getattr(reading, "end_run" if note.method == "ended" else note.method)(*note.arguments)
+        getattr(reading, "end_run" if note.method == "record_run_end" else note.method)(*note.arguments)
     return Recovered(
         runs=tuple(_open_run(run) for run in reading.runs.values() if not run.has_ended),
         sessions=tuple(_open_session(session) for session in reading.sessions.values()),

@@ -15,7 +15,7 @@ from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
@@ -139,7 +139,7 @@ class Process:
         self.life = life
         self.journal = journal = MortalJournal(past, life, world.commit_s)
         outbox = Outbox(client, journal)
-        channels = ChannelContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
+        channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         sessions = SessionRegistry(
             SessionContext(
                 machine=SESSION_MACHINE,
@@ -230,7 +230,7 @@ class Scene:
     def is_over(self, process: Process) -> bool:
         return (
             len(self.coordinator.runs) == len(self.plans)
-            and self.coordinator.all_settled
+            and self.coordinator.wait_until_idle
             and process.has_nothing_left
             and self._last_event_s() < asyncio.get_running_loop().time()
         )

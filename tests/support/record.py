@@ -27,34 +27,34 @@ class InstantRecord:
         self.open_sessions: list[str] = []
         self.usages: dict[str, bytes] = {}
         self.ended_runs: list[str] = []
-        self.stuck: Exception | None = None
-        """What `written` raises."""
+        self.unwritable: Exception | None = None
+        """What `flush` raises."""
         self.unreadable: Exception | None = None
         """What `has_run` raises."""
         self.commit_s = 0.0
-        """How long `written` takes."""
+        """How long `flush` takes."""
 
-    def stepped(
+    def record_transition(
         self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
     ) -> None:
         self.steps.append(Step(machine, subject, event, source, target, outcome, reason))
 
-    def claimed(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
+    def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self.claims.append(run_id)
 
-    def settled(self, run_id: str, report: Report) -> None:
+    def record_report(self, run_id: str, report: Report) -> None:
         self.reports[run_id] = report
 
-    def used(self, run_id: str, usage: bytes) -> None:
+    def record_usage(self, run_id: str, usage: bytes) -> None:
         self.usages[run_id] = usage
 
-    def ended(self, run_id: str) -> None:
+    def record_run_end(self, run_id: str) -> None:
         self.ended_runs.append(run_id)
 
-    def session_began(self, session_id: str, runner_id: str, run: bytes) -> None:
+    def record_session_start(self, session_id: str, runner_id: str, run: bytes) -> None:
         self.open_sessions.append(session_id)
 
-    def session_ended(self, session_id: str) -> None:
+    def record_session_end(self, session_id: str) -> None:
         self.open_sessions.remove(session_id)
 
     async def has_run(self, run_id: str) -> bool:
@@ -62,11 +62,11 @@ class InstantRecord:
             raise self.unreadable
         return run_id in self.claims
 
-    async def written(self) -> None:
+    async def flush(self) -> None:
         if self.commit_s > 0:
             await asyncio.sleep(self.commit_s)
-        if self.stuck is not None:
-            raise self.stuck
+        if self.unwritable is not None:
+            raise self.unwritable
 
     def written_down(self, subject: str) -> tuple[str, str | None]:
         """The state and the outcome of this subject's last step. Each step begins where the one before it has ended."""

@@ -27,6 +27,6 @@ async def test_it_is_reported_as_failed_and_the_others_go_on(monkeypatch: pytest
     async with line(api) as made:
         await asyncio.sleep(1)
         assert made.executor.begun == [OTHER.run_id]
-        assert not made.runs.is_at_work(RUN.run_id)
+        assert not made.runs.is_active(RUN.run_id)
         assert api.delivered[0] == f"/runner/runs/{RUN.run_id}/failed"
         assert "ZeroDivisionError" in (api.states[RUN.run_id].error or "")

@@ -96,6 +96,6 @@ async def test_a_run_at_work_that_is_handed_out_again_is_warned_of_once_and_not_
     with log_lines() as lines:
         async with line(api) as made:
             await asyncio.sleep(100)
-            assert made.runs.is_at_work(RUN.run_id)
+            assert made.runs.is_active(RUN.run_id)
     assert len([text for text in lines if "handed out again" in text]) == 1
     assert [path.rpartition("/")[2] for path in api.delivered] == ["started"]

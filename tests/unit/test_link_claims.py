@@ -34,7 +34,7 @@ async def test_a_claim_that_nobody_knows_is_taken_up_after_a_registration() -> N
     async with line(api) as made:
         await asyncio.sleep(0.5)
         assert made.executor.begun == [RUN.run_id]
-        assert made.runs.is_at_work(RUN.run_id)
+        assert made.runs.is_active(RUN.run_id)
     assert api.calls[:3] == ["claims", "look up", "poll"]
     assert reports(api, RUN.run_id) == ["started"]
 
@@ -246,7 +246,7 @@ async def test_a_run_that_is_at_work_here_is_not_taken_for_lost() -> None:
         api.running = [RUN]
         await made.register_again()
         await asyncio.sleep(100)
-        assert made.runs.is_at_work(RUN.run_id)
+        assert made.runs.is_active(RUN.run_id)
     assert reports(api, RUN.run_id) == ["started"]
 
 
@@ -285,7 +285,7 @@ async def test_a_run_that_has_ended_here_and_is_claimed_again_has_its_end_told_a
     async with line(api) as made:
         await asyncio.sleep(0.5)
         made.runs.stop_run(RUN.run_id, "the test ends it")
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
         api.claim_answers = [[RUN]]
         api.states[RUN.run_id] = wire.RunState(status="claimed")
         await made.register_again()

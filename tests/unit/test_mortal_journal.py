@@ -13,31 +13,31 @@ def whole_life() -> list[Note]:
     """Runs and sessions in all stages, with repetitions and what comes too late."""
     journal = MortalJournal([], Life())
     report = Report("/runner/runs/run_1/failed", b'{"error": "no"}')
-    journal.stepped("runner", "runner", "begun", None, "recovering", None, "")
+    journal.record_transition("runner", "runner", "begun", None, "recovering", None, "")
     for number in (1, 2, 3):
-        journal.claimed(f"run_{number}", "ses_1", "echo", "me", b'{"number": %d}' % number)
-        journal.stepped("run", f"run_{number}", "begun", None, "claimed", None, "")
-    journal.claimed("run_1", "ses_9", None, "other", b"{}")
-    first = journal.message_put("ses_1", b"first")
-    journal.message_put("ses_1", b"second")
-    journal.stepped("run", "run_1", "not_accepted", "claimed", "reporting", "failed", "no")
-    journal.stepped("run", "run_1", "interrupted", "reporting", "reporting", "failed", "later")
-    journal.settled("run_1", Report("/elsewhere", b"{}"))
-    journal.settled("run_1", report)
-    journal.message_gone(first)
-    journal.stepped("run", "run_2", "interrupted", "claimed", "recovering", None, "")
-    journal.stepped("run", "run_2", "interrupted", "recovering", "recovering", None, "")
-    journal.session_began("ses_1", "me", b'{"number": 1}')
-    journal.stepped("session", "ses_1", "begun", None, "starting", None, "")
-    journal.session_began("ses_2", "me", b'{"number": 2}')
-    journal.ended("run_1")
-    journal.stepped("session", "ses_1", "not_started", "starting", "stopping", "failed", "gone")
-    journal.session_ended("ses_1")
-    journal.session_began("ses_1", "me", b'{"number": 3}')
-    journal.settled("run_3", Report("/runner/runs/run_3/completed", b"{}"))
-    journal.ended("run_3")
-    journal.ended("run_2")
-    journal.message_put("ses_2", b"third")
+        journal.record_claim(f"run_{number}", "ses_1", "echo", "me", b'{"number": %d}' % number)
+        journal.record_transition("run", f"run_{number}", "begun", None, "claimed", None, "")
+    journal.record_claim("run_1", "ses_9", None, "other", b"{}")
+    first = journal.store_message("ses_1", b"first")
+    journal.store_message("ses_1", b"second")
+    journal.record_transition("run", "run_1", "not_accepted", "claimed", "reporting", "failed", "no")
+    journal.record_transition("run", "run_1", "interrupted", "reporting", "reporting", "failed", "later")
+    journal.record_report("run_1", Report("/elsewhere", b"{}"))
+    journal.record_report("run_1", report)
+    journal.delete_message(first)
+    journal.record_transition("run", "run_2", "interrupted", "claimed", "recovering", None, "")
+    journal.record_transition("run", "run_2", "interrupted", "recovering", "recovering", None, "")
+    journal.record_session_start("ses_1", "me", b'{"number": 1}')
+    journal.record_transition("session", "ses_1", "begun", None, "starting", None, "")
+    journal.record_session_start("ses_2", "me", b'{"number": 2}')
+    journal.record_run_end("run_1")
+    journal.record_transition("session", "ses_1", "not_started", "starting", "stopping", "failed", "gone")
+    journal.record_session_end("ses_1")
+    journal.record_session_start("ses_1", "me", b'{"number": 3}')
+    journal.record_report("run_3", Report("/runner/runs/run_3/completed", b"{}"))
+    journal.record_run_end("run_3")
+    journal.record_run_end("run_2")
+    journal.store_message("ses_2", b"third")
     return journal.notes
 
 
@@ -59,18 +59,18 @@ async def test_it_recovers_from_any_beginning_of_a_life_what_the_real_one_does(c
 
 async def test_what_was_waited_for_is_never_lost() -> None:
     journal = MortalJournal(NOTES, Life())
-    journal.ended("run_8")
-    await journal.written()
-    journal.ended("run_9")
+    journal.record_run_end("run_8")
+    await journal.flush()
+    journal.record_run_end("run_9")
     assert [note.arguments for note in journal.left_on_disk(100)[len(NOTES) :]] == [("run_8",)]
     assert [note.arguments for note in journal.left_on_disk(0)[len(NOTES) :]] == [("run_8",), ("run_9",)]
 
 
 async def test_ids_of_messages_go_on_after_those_of_the_past() -> None:
     earlier = MortalJournal([], Life())
-    numbers = [earlier.message_put("ses_1", b"") for _ in range(3)]
-    earlier.message_gone(numbers[-1])
-    assert MortalJournal(earlier.notes, Life()).message_put("ses_1", b"") > numbers[-1]
+    numbers = [earlier.store_message("ses_1", b"") for _ in range(3)]
+    earlier.delete_message(numbers[-1])
+    assert MortalJournal(earlier.notes, Life()).store_message("ses_1", b"") > numbers[-1]
 
 
 async def test_a_dead_process_writes_nothing_down() -> None:
@@ -78,8 +78,8 @@ async def test_a_dead_process_writes_nothing_down() -> None:
     journal = MortalJournal([], life)
     dead: list[bool] = []
     for number in range(3):
-        journal.ended(f"run_{number}")
+        journal.record_run_end(f"run_{number}")
         dead.append(life.is_dead)
-    journal.message_put("ses_1", b"")
+    journal.store_message("ses_1", b"")
     assert dead == [False, True, True]
     assert [each.arguments for each in journal.notes] == [("run_0",), ("run_1",)]

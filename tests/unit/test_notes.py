@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.reporting.executor_status import SHOWN_DETAIL_CHARS, Notes, Usage, take_notes
+from fsm_runner.reporting.executor_status import SHOWN_DETAIL_CHARS, ExecutorStatus, Usage, take_executor_status
 
 
-def noted(**fields: Any) -> Notes | None:
-    return take_notes({key: msgspec.json.encode(value) for key, value in fields.items()})
+def noted(**fields: Any) -> ExecutorStatus | None:
+    return take_executor_status({key: msgspec.json.encode(value) for key, value in fields.items()})
 
 
 def test_metadata_of_other_kinds_is_none_of_it() -> None:
@@ -19,21 +19,21 @@ def test_metadata_of_other_kinds_is_none_of_it() -> None:
 
 
 def test_a_detail_is_kept_within_bounds() -> None:
-    assert noted(status_detail="x" * 10_000) == Notes("x" * SHOWN_DETAIL_CHARS)
+    assert noted(status_detail="x" * 10_000) == ExecutorStatus("x" * SHOWN_DETAIL_CHARS)
 
 
 def test_usage_is_what_an_executor_can_count() -> None:
     usage = Usage(input_tokens=1200, output_tokens=30, cost_usd=0.01234, turns=2)
-    assert noted(usage=msgspec.to_builtins(usage) | {"others": 1}) == Notes(usage=usage)
+    assert noted(usage=msgspec.to_builtins(usage) | {"others": 1}) == ExecutorStatus(usage=usage)
     assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 turns"
 
 
 def test_what_is_for_the_runner_is_taken_out() -> None:
     fields = {"status_detail": b'"waits"', "usage": b'{"turns": 1}', "last_resumed_at": b'"now"'}
-    take_notes(fields)
+    take_executor_status(fields)
     assert fields == {"last_resumed_at": b'"now"'}
     other_form = {"usage": b'"much"'}
-    take_notes(other_form)
+    take_executor_status(other_form)
     assert other_form == {"usage": b'"much"'}
 
 
@@ -44,4 +44,4 @@ def test_what_has_another_form_is_the_coordinators_to_judge(fields: dict[str, An
 
 @given(st.dictionaries(st.sampled_from(["usage", "status_detail"]), st.binary(max_size=30)))
 def test_no_metadata_is_a_fault_of_the_runner(fields: dict[str, bytes]) -> None:
-    assert isinstance(take_notes(fields), Notes | None)
+    assert isinstance(take_executor_status(fields), ExecutorStatus | None)

@@ -19,7 +19,7 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import DeliveryFuture, NothingKept, Outbox
+from fsm_runner.reporting.outbox import DeliveryFuture, NoMessageStore, Outbox
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.serving import serving
@@ -29,7 +29,7 @@ QUICK = Policies(delivery=RetryPolicy(base_s=0.001, cap_s=0.002))
 
 async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     assert gate.begun == ["1"]
@@ -44,7 +44,7 @@ async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged
 
 async def test_a_message_that_is_put_later_is_sent_too() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     for path in ("1", "2"):
         answered = box.put(LANE, message(path))
         await settle()
@@ -55,7 +55,7 @@ async def test_a_message_that_is_put_later_is_sent_too() -> None:
 
 async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_is_sent() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     gate.refuse()
@@ -69,7 +69,7 @@ async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_i
 
 async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     first, second, third = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
     await settle()
     box.withdraw(LANE, [first, second, third])
@@ -86,7 +86,7 @@ async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not
 
 async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_comes_behind_it_is_sent() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     ahead, report, behind = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
     other = box.put("ses_2", message("other"))
     await settle()
@@ -102,7 +102,7 @@ async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_com
 
 async def test_nothing_is_given_up_that_is_answered() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     report, behind = box.put(LANE, message("1")), box.put(LANE, message("2"))
     await settle()
     gate.acknowledge()
@@ -113,12 +113,12 @@ async def test_nothing_is_given_up_that_is_answered() -> None:
     assert await behind is TAKEN
     box.give_up(LANE, [report])
     box.withdraw(LANE, [report])
-    assert box.waiting_bytes(LANE) == 0
+    assert box.queued_bytes(LANE) == 0
 
 
 async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     box.put(LANE, message("1")).cancel()
     second = box.put(LANE, message("2"))
     await settle()
@@ -131,7 +131,7 @@ async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> N
 
 async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     answers = [box.put(LANE, message(path)) for path in ("1", "2")]
     await settle()
     await box.aclose()
@@ -143,8 +143,8 @@ async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> 
 
 async def test_an_outbox_can_be_closed_before_it_was_used_and_after_all_is_sent() -> None:
     gate = Gate()
-    await Outbox(gate, NothingKept()).aclose()
-    box = Outbox(gate, NothingKept())
+    await Outbox(gate, NoMessageStore()).aclose()
+    box = Outbox(gate, NoMessageStore())
     answered = box.put(LANE, message("1"))
     await settle()
     gate.acknowledge()
@@ -170,7 +170,7 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
     lost: list[bool] = []
     async with serving(app) as url, CoordinatorApi(url) as api:
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
-        box = Outbox(client, NothingKept())
+        box = Outbox(client, NoMessageStore())
         box.put(LANE, messages.started("r", "runner"))
         assert isinstance(await box.put(LANE, messages.completed("r", "runner")), Answer)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
@@ -229,7 +229,7 @@ def test_whatever_happens_order_is_kept_and_nothing_is_sent_twice(steps: list[st
 
 async def _live(steps: list[str]) -> None:
     gate = Gate()
-    box = Outbox(gate, NothingKept())
+    box = Outbox(gate, NoMessageStore())
     answers: dict[str, DeliveryFuture] = {}
     for step in steps:
         match step:

@@ -7,10 +7,10 @@ import msgspec
 from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.journal.records import KeptMessage
+from fsm_runner.journal.records import StoredMessage
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NothingKept, Outbox
+from fsm_runner.reporting.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NoMessageStore, Outbox
 from tests.support.logs import log_lines
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.virtual_time import in_virtual_time
@@ -29,12 +29,12 @@ class Shelf:
         self.unreadable_times = 0
         self.hangs = False
 
-    def message_put(self, session_id: str, content: bytes) -> int:
+    def store_message(self, session_id: str, content: bytes) -> int:
         self.last_id += 1
         self.messages[self.last_id] = (session_id, content)
         return self.last_id
 
-    def message_gone(self, message_id: int) -> None:
+    def delete_message(self, message_id: int) -> None:
         del self.messages[message_id]
 
     async def message(self, message_id: int) -> bytes:
@@ -44,7 +44,7 @@ class Shelf:
             raise FsmRunnerError("cannot be read")
         return self.messages[message_id][1]
 
-    async def written(self) -> None:
+    async def flush(self) -> None:
         if self.hangs:
             await asyncio.Event().wait()
         if self.stuck is not None:
@@ -54,8 +54,8 @@ class Shelf:
     def paths(self) -> list[str]:
         return [msgspec.msgpack.decode(content, type=OutboundMessage).path for _, content in self.messages.values()]
 
-    def recovered(self) -> list[KeptMessage]:
-        return [KeptMessage(number, session_id, content) for number, (session_id, content) in self.messages.items()]
+    def recovered(self) -> list[StoredMessage]:
+        return [StoredMessage(number, session_id, content) for number, (session_id, content) in self.messages.items()]
 
 
 class Doubting(Gate):
@@ -177,9 +177,9 @@ async def test_a_restored_message_is_the_one_that_was_put() -> None:
 
 async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_holds_nothing_up() -> None:
     gate, shelf = Gate(), Shelf()
-    shelf.message_put(LANE, b"\xc1 no message")
+    shelf.store_message(LANE, b"\xc1 no message")
     Outbox(gate, shelf)
-    shelf.message_put(LANE, msgspec.msgpack.encode(message("2")))
+    shelf.store_message(LANE, msgspec.msgpack.encode(message("2")))
     box = Outbox(gate, shelf)
     with log_lines() as lines:
         box.restore(shelf.recovered())
@@ -193,12 +193,12 @@ async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_h
 async def test_a_long_message_of_an_earlier_process_is_read_when_it_is_its_turn() -> None:
     gate, shelf = Doubting(), Shelf()
     long = OutboundMessage("long", bytes(10_000))
-    ids = [shelf.message_put(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
+    ids = [shelf.store_message(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
     first, second = shelf.recovered()
     box = Outbox(gate, shelf)
-    box.restore([first, KeptMessage(second.id, LANE, None, size_bytes=10_000)])
+    box.restore([first, StoredMessage(second.id, LANE, None, size_bytes=10_000)])
     await settle()
-    assert box.waiting_bytes(LANE) > 10_000
+    assert box.queued_bytes(LANE) > 10_000
     assert shelf.read == []
     gate.acknowledge()
     await settle()
@@ -207,7 +207,7 @@ async def test_a_long_message_of_an_earlier_process_is_read_when_it_is_its_turn(
     gate.acknowledge()
     await settle()
     assert shelf.messages == {}
-    assert box.waiting_bytes(LANE) == 0
+    assert box.queued_bytes(LANE) == 0
 
 
 async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> None:
@@ -257,7 +257,7 @@ async def test_of_a_long_lane_the_bodies_are_read_back_when_their_turn_comes() -
     box = Outbox(gate, shelf)
     for number in range(5):
         box.put(LANE, OutboundMessage(f"{number}", BIG + b"%d" % number))
-    size_bytes = box.waiting_bytes(LANE)
+    size_bytes = box.queued_bytes(LANE)
     for _ in range(5):
         await settle()
         gate.acknowledge()
@@ -265,11 +265,11 @@ async def test_of_a_long_lane_the_bodies_are_read_back_when_their_turn_comes() -
     assert [each.body for each, _ in gate.deliveries] == [BIG + b"%d" % number for number in range(5)]
     assert shelf.read == [3, 4, 5]
     assert size_bytes > 5 * len(BIG)
-    assert (box.waiting_bytes(LANE), shelf.messages) == (0, {})
+    assert (box.queued_bytes(LANE), shelf.messages) == (0, {})
 
 
 async def test_the_bodies_stay_in_memory_while_nothing_can_be_kept() -> None:
-    for shelf in (Shelf(), NothingKept()):
+    for shelf in (Shelf(), NoMessageStore()):
         if isinstance(shelf, Shelf):
             shelf.stuck = FsmRunnerError("the disk is full")
         gate = Doubting()
@@ -303,10 +303,10 @@ async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
 @in_virtual_time
 async def test_a_body_that_can_never_be_read_back_holds_the_end_of_its_run_up_for_a_limited_time() -> None:
     gate, shelf = Doubting(), Shelf()
-    kept = shelf.message_put(LANE, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
+    kept = shelf.store_message(LANE, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
     shelf.unreadable_times = 1_000_000
     box = Outbox(gate, shelf)
-    box.restore([KeptMessage(kept, LANE, None, size_bytes=len(BIG))])
+    box.restore([StoredMessage(kept, LANE, None, size_bytes=len(BIG))])
     box.put(LANE, messages.completed("run_1", "me"))
     await asyncio.sleep(NOT_TAKEN_LIMIT_S - 1)
     assert gate.begun == []

@@ -9,7 +9,7 @@ import pytest
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import Assignment
-from fsm_runner.journal.records import EndedRun, KeptMessage, OpenRun, OpenSession, Recovered, Report
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
@@ -57,8 +57,8 @@ def open_run(state: str, outcome: str | None = None, run: bytes | None = None, r
     )
 
 
-def kept(number: int, message: OutboundMessage) -> KeptMessage:
-    return KeptMessage(number, RUN.session_id, msgspec.msgpack.encode(message))
+def kept(number: int, message: OutboundMessage) -> StoredMessage:
+    return StoredMessage(number, RUN.session_id, msgspec.msgpack.encode(message))
 
 
 def open_session(state: str, outcome: str | None = None) -> OpenSession:
@@ -80,7 +80,7 @@ async def test_processes_are_ended_before_anything_is_told_and_messages_come_bef
     )
     async with successor(api) as made:
         await Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, sweep).carry_out()
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
     assert told_when_swept == [[]]
     assert api.delivered == ["/sessions/ses_1/events", "/runner/runs/run_1/failed"]
 
@@ -116,11 +116,11 @@ async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
     api.answers.append(answer)
     async with successor(api) as made:
         await recovery(made, recovered).carry_out()
-        on_its_way_bytes = made.outbox.waiting_bytes(RUN.session_id)
+        on_its_way_bytes = made.outbox.queued_bytes(RUN.session_id)
         await asyncio.sleep(10)
-        assert made.outbox.waiting_bytes(RUN.session_id) == on_its_way_bytes > 0
+        assert made.outbox.queued_bytes(RUN.session_id) == on_its_way_bytes > 0
         answer.set_result(None)
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
         assert made.record.ended_runs == [RUN.run_id]
     assert api.delivered == [message.path]
 
@@ -137,7 +137,7 @@ async def test_a_run_that_an_earlier_process_has_ended_is_not_carried_out_when_i
     async with successor(api) as made:
         await recovery(made, msgspec.structs.replace(NOTHING, ended=(ended,))).carry_out()
         assert not made.runs.start(RUN, ME)
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
         assert made.executor.begun == []
     assert api.delivered == ([message.path] if status == "claimed" else [])
 
@@ -147,7 +147,7 @@ async def test_a_run_that_cannot_be_read_any_more_is_failed_and_closed() -> None
     api = FakeApi()
     async with successor(api) as made:
         await recovery(made, msgspec.structs.replace(NOTHING, runs=(open_run("executing", run=b"{"),))).carry_out()
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
         assert made.record.ended_runs == [RUN.run_id]
     assert api.delivered == ["/runner/runs/run_1/failed"]
 
@@ -180,7 +180,7 @@ async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_o
         await asyncio.sleep(10)
         assert api.delivered == []
         answer.set_result(None)
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
         await made.sessions.close("the test is over")
         assert made.record.open_sessions == []
     assert api.delivered == ["/runner/runs/run_1/completed", SESSION_STATUS]
@@ -202,7 +202,7 @@ async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run
             sessions=(open_session(position.state, position.outcome),),
         )
         await recovery(made, recovered).carry_out()
-        await made.runs.all_ended()
+        await made.runs.wait_until_empty()
         await made.sessions.close("the test is over")
         assert made.record.open_sessions == []
     assert api.delivered == [f"/runner/runs/run_1/{outcome or 'failed'}"]
@@ -213,7 +213,7 @@ async def test_a_session_that_was_left_behind_starts_nothing() -> None:
     """Whatever an older spec makes of its state."""
     async with successor(FakeApi()) as made:
         made.record.open_sessions.append(RUN.session_id)
-        actor = made.sessions.take_up(Assignment(RUN, "", ME), Position("polishing", None))
+        actor = made.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None))
         await made.sessions.close("the test is over")
         assert actor.state == "failed"
         assert made.record.open_sessions == []

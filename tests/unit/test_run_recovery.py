@@ -11,14 +11,14 @@ from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.executors.interface import Assignment
-from fsm_runner.journal.journal import JournalStuck
+from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, StopSignal
-from fsm_runner.reporting.outbox import NothingKept, Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ChannelContext
+from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, Observer, RunActor, RunContext
@@ -107,15 +107,15 @@ def lived(
 ) -> Life:
     executor, record = Executor(), InstantRecord()
     if stuck:
-        record.stuck = JournalStuck(None, "database or disk is full")
+        record.unwritable = JournalUnwritable(None, "database or disk is full")
 
     async def live() -> Life:
         client = CoordinatorClient(api)  # type: ignore[arg-type] # it takes the API's methods as they come
-        outbox = Outbox(client, NothingKept())
+        outbox = Outbox(client, NoMessageStore())
         context = RunContext(
             machine=MACHINE,
             executor=executor,
-            channels=ChannelContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p"),
+            channels=ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p"),
             record=record,
             look_up=client.found_run,
             project_dir=tempfile.gettempdir(),

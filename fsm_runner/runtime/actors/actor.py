@@ -126,7 +126,9 @@ class Actor:
 
     def _record(self, event: str, source: str | None, reason: str) -> None:
         subject, model = self.name, self.model
-        self._recorder.stepped(self._machine.spec.name, subject, event, source, model.state, model.outcome, reason)
+        self._recorder.record_transition(
+            self._machine.spec.name, subject, event, source, model.state, model.outcome, reason
+        )
 
     def _enter(self) -> None:
         self._visit += 1

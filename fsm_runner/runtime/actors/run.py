@@ -16,10 +16,10 @@ from fsm_runner.process.user import RunUser
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
-from fsm_runner.reporting.executor_status import Notes, Usage
+from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
 from fsm_runner.reporting.outbox import DeliveryFuture
-from fsm_runner.reporting.session_reporter import ChannelContext, OutboxChannel
+from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
 from fsm_runner.reporting.unreported import why_unreported
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
@@ -57,7 +57,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
 
     machine: Machine
     executor: Executor
-    channels: ChannelContext
+    channels: ReportingContext
     record: Record
     look_up: RunLookUp
     project_dir: str
@@ -104,7 +104,7 @@ class RunActor(Actor):
         self._refusal = refusal
         self.runner_id = runner_id
         self._context = context
-        self._channel = OutboxChannel(run.session_id, context.channels, self._is_executing, self._note)
+        self._channel = SessionReporter(run.session_id, context.channels, self._is_executing, self._note)
         self._reports: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
@@ -123,22 +123,22 @@ class RunActor(Actor):
         """Why the coordinator has no record of how the run ended here; empty where it has one."""
         self.terminal_report: OutboundMessage | None = None
         """How the run ended, as the coordinator was told; None before."""
-        self.settled = asyncio.Event()
+        self.work_done = asyncio.Event()
         """Nothing is left but to tell the coordinator how it ended."""
-        self.over = asyncio.Event()
+        self.finished = asyncio.Event()
         """Nothing of it is left."""
         if recovered is not None:
             self._take_up(recovered)
 
     @property
-    def was_taken_up(self) -> bool:
+    def was_resumed(self) -> bool:
         """Whether an earlier process of the runner has begun it."""
         return self._left_at is not None
 
     @property
     def is_unstarted(self) -> bool:
         """Whether its executor is still to be started."""
-        return self._execution is None and not self.settled.is_set()
+        return self._execution is None and not self.work_done.is_set()
 
     def _take_up(self, recovered: OpenRun) -> None:
         self._left_in = recovered.state
@@ -161,16 +161,16 @@ class RunActor(Actor):
         try:
             state = await self.run()
             self._context.channels.outbox.give_up(self.wire_run.session_id, self._reports)
-            self._context.record.ended(self.name)
+            self._context.record.record_run_end(self.name)
             return state
         finally:
             if self._execution is not None:
                 await self._execution.aclose()
-            self.settled.set()
+            self.work_done.set()
 
     def _write_claim(self) -> None:
         run = self._claimed_run
-        self._context.record.claimed(
+        self._context.record.record_claim(
             run.run_id, run.session_id, run.agent_name, self.runner_id, msgspec.json.encode(run)
         )
 
@@ -184,7 +184,7 @@ class RunActor(Actor):
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         self._show_state()
 
-    def _note(self, notes: Notes) -> None:
+    def _note(self, notes: ExecutorStatus) -> None:
         """A detail stands in the journal as a step that leads nowhere."""
         if notes.status_detail is not None:
             detail = shortened(self._context.channels.redactor.text(notes.status_detail))
@@ -193,7 +193,7 @@ class RunActor(Actor):
             self._record("detail", self.state, detail)
         if notes.usage is not None:
             self.usage = notes.usage
-            self._context.record.used(self.name, msgspec.json.encode(notes.usage))
+            self._context.record.record_usage(self.name, msgspec.json.encode(notes.usage))
 
     def _show_state(self) -> None:
         final = self._context.machine.is_final(self.model)
@@ -203,7 +203,7 @@ class RunActor(Actor):
         self._overrules = True
         if self._left_in:
             logger.warning("{}: is carried out again", self.name)
-        await self._context.record.written()
+        await self._context.record.flush()
         if self._refusal:
             raise RunRefused(self._refusal)
         self._context.executor.accept(self.wire_run)
@@ -241,7 +241,7 @@ class RunActor(Actor):
     async def _report(self) -> None:
         # A report that is on its way from an earlier process is not sent a second time.
         answered = self._context.channels.outbox.ending_of(self.name) or self._put_terminal_report()
-        self.settled.set()
+        self.work_done.set()
         answer = await asyncio.shield(answered)
         if isinstance(answer, Refused):
             raise answer
@@ -249,7 +249,7 @@ class RunActor(Actor):
     def _put_terminal_report(self) -> DeliveryFuture:
         report = self.terminal_report = self.terminal_report or self._report_of_outcome()
         authoritative = not isinstance(report.ending, RunEnding) or report.ending.authoritative
-        self._context.record.settled(self.name, Report(report.path, report.body, authoritative))
+        self._context.record.record_report(self.name, Report(report.path, report.body, authoritative))
         # An earlier process on a full disk may have told an end that it could not write down.
         return self._put(report, maybe_delivered=self._left_at is not None)
 

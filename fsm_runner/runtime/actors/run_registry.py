@@ -117,7 +117,7 @@ class RunRegistry:
             "(`--session-idle-timeout`), or stop idle sessions (`fsm-runner stop SESSION`)"
         )
 
-    def is_at_work(self, run_id: str) -> bool:
+    def is_active(self, run_id: str) -> bool:
         return run_id in self._actors
 
     async def was_claimed(self, run_id: str) -> bool:
@@ -132,14 +132,14 @@ class RunRegistry:
             self._ended_runs.repeat(run_id)
         return True
 
-    def take_up(self, recovered: OpenRun) -> None:
+    def resume(self, recovered: OpenRun) -> None:
         """Go on with a run that an earlier process of this runner had."""
         try:
             run = msgspec.json.decode(recovered.run, type=wire.Run)
         except wire.DECODE_FAULTS as defect:
             said = f"interrupted, and what was written down of the run cannot be read: {defect}"
             self.fail(recovered.run_id, recovered.runner_id, said)
-            self._context.record.ended(recovered.run_id)
+            self._context.record.record_run_end(recovered.run_id)
             return
         logger.warning("{}: taken up, an earlier process ended while it was {}", run.run_id, recovered.state)
         self._begin(RunActor(run, recovered.runner_id, self._context, recovered))
@@ -153,7 +153,7 @@ class RunRegistry:
 
     def fail_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
         """Report a run as failed that cannot be read, let alone be started."""
-        if not self.is_at_work(run.run_id) and not self.resend_final_report(run.run_id):
+        if not self.is_active(run.run_id) and not self.resend_final_report(run.run_id):
             self.fail(run.run_id, runner_id, run.defect)
 
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
@@ -163,7 +163,7 @@ class RunRegistry:
         logger.error("{}: {}", run_id, _shown(error))
         self._end_at_once(run_id, messages.failed(run_id, runner_id, shortened(error), authoritative=False))
 
-    def stop_unknown(self, run_id: str, runner_id: str) -> None:
+    def report_stopped(self, run_id: str, runner_id: str) -> None:
         """Report a run as stopped that was claimed, and whose answer was lost."""
         logger.warning("{}: to be stopped, and not at work here: it is reported as stopped", run_id)
         self._end_at_once(run_id, messages.stopped(run_id, runner_id, "shutdown", authoritative=False))
@@ -172,13 +172,13 @@ class RunRegistry:
         self._ended_runs.add(run_id, report)
         self._own(self._deliver(run_id, report), run_id)
 
-    def held_of(self, session_id: str) -> int:
+    def count_of_session(self, session_id: str) -> int:
         """How many runs of this session are held."""
         return sum(actor.wire_run.session_id == session_id for actor in self._actors.values())
 
-    def ends_of(self, session_id: str) -> list[asyncio.Event]:
+    def unfinished_runs_of(self, session_id: str) -> list[asyncio.Event]:
         """Set when the runs of this session that are held now have ended."""
-        return [actor.over for actor in self._actors.values() if actor.wire_run.session_id == session_id]
+        return [actor.finished for actor in self._actors.values() if actor.wire_run.session_id == session_id]
 
     def stop_run(self, run_id: str, reason: str) -> None:
         if (actor := self._actors.get(run_id)) is not None:
@@ -198,22 +198,22 @@ class RunRegistry:
         """End the executors that no run has at this moment."""
         self._sessions.close_idle(reason)
 
-    async def all_ended(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Return when no run is held."""
         await self._none_left.wait()
 
     @property
-    def has_only_ends_to_tell(self) -> bool:
+    def has_only_pending_reports(self) -> bool:
         """Whether runs are held, and nothing of any of them is at work."""
-        return bool(self._actors) and all(actor.settled.is_set() for actor in self._actors.values())
+        return bool(self._actors) and all(actor.work_done.is_set() for actor in self._actors.values())
 
-    async def all_settled(self, reason: str) -> None:
+    async def wait_until_idle(self, reason: str) -> None:
         """End the executors that live on when no run is at work, and return when all that is left is to be told."""
         for actor in list(self._actors.values()):
-            await actor.settled.wait()
-        await self._sessions.all_settled(reason)
+            await actor.work_done.wait()
+        await self._sessions.wait_until_idle(reason)
 
-    async def end_sessions(self, reason: str) -> None:
+    async def close_sessions(self, reason: str) -> None:
         """End the executors that live on when no run is held, and return when they and their reports are done."""
         await self._sessions.close(reason)
 
@@ -261,11 +261,11 @@ class RunRegistry:
         finally:
             del self._actors[actor.name]
             self._handed_out_again.discard(actor.name)
-            actor.over.set()
+            actor.finished.set()
         if actor.terminal_report is not None:
             self._ended_runs.add(actor.name, actor.terminal_report)
         took = f"{time.monotonic() - began_s:.2f} s"
-        if actor.was_taken_up:
+        if actor.was_resumed:
             took += " since it was taken up"
         used = "" if actor.usage is None else f" ({actor.usage})"
         if reasons := [_shown(reason) for reason in (actor.failure, actor.unreported) if reason]:

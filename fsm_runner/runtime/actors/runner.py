@@ -8,7 +8,7 @@ from typing import Any
 from loguru import logger
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.journal.journal import Journal, JournalStuck
+from fsm_runner.journal.journal import Journal, JournalUnwritable
 from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.actor import Actor, Settings
@@ -85,8 +85,8 @@ class RunnerActor(Actor):
         client.on_registration_lost = self._report_not_taken
         client.on_away = self._outage.unanswered
         client.on_answer = self._outage.answered
-        journal.on_stuck = self._journal_stuck
-        journal.on_unstuck = self._journal_unstuck
+        journal.on_unwritable = self._journal_stuck
+        journal.on_writable = self._journal_unstuck
         runs.descriptors.on_short = self._descriptors_short
         runs.descriptors.on_freed = self._descriptors_freed
 
@@ -136,7 +136,7 @@ class RunnerActor(Actor):
             self._registrar.register_meanwhile()
         self.post("registration_lost", "a report was not taken")
 
-    def _journal_stuck(self, stuck: JournalStuck) -> None:
+    def _journal_stuck(self, stuck: JournalUnwritable) -> None:
         self.model.facts |= {"journal_is_stuck"}
         self.post("journal_stuck", stuck)
 
@@ -164,7 +164,7 @@ class RunnerActor(Actor):
     async def _end_of_work(self) -> None:
         """When nothing is at work any more, what is left to tell is waited for while the coordinator answers; where it
         does not, the next process of this runner tells it."""
-        await self._runs.all_settled(LEAVING)
+        await self._runs.wait_until_idle(LEAVING)
         telling = asyncio.create_task(self._tell_the_rest(), name="last reports")
         try:
             await asyncio.wait([telling], timeout=LAST_REPORTS_LIMIT_S)
@@ -175,11 +175,11 @@ class RunnerActor(Actor):
             await asyncio.wait([telling])
 
     async def _tell_the_rest(self) -> None:
-        await self._runs.all_ended()
-        await self._runs.end_sessions(LEAVING)
+        await self._runs.wait_until_empty()
+        await self._runs.close_sessions(LEAVING)
 
     def _is_kept(self) -> bool:
-        return self._journal.path is not None and self._journal.stuck is None
+        return self._journal.path is not None and self._journal.unwritable is None
 
     async def _deregister(self) -> None:
         runner_id = await self._registrar.runner_id(LAST_ANSWER_LIMIT_S)
@@ -189,7 +189,7 @@ class RunnerActor(Actor):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LATE_RUN_LIMIT_S):
                     await self._end_of_work()
-        if self._is_kept() and self._runs.has_only_ends_to_tell:
+        if self._is_kept() and self._runs.has_only_pending_reports:
             # The coordinator fails what is open when a runner leaves, and these have an end.
             logger.warning("not deregistered: {} ends are left to this runner's next process", len(self._runs))
             return
@@ -204,7 +204,7 @@ class RunnerActor(Actor):
     async def _settle_late_run(self, runner_id: str) -> None:
         """The held poll brought a run after all. Its report is taken from a registered runner only."""
         await self._registrar.register()
-        await self._runs.all_ended()
+        await self._runs.wait_until_empty()
         await self._client.deregister(runner_id)
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":

@@ -17,16 +17,16 @@ from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting import messages
-from fsm_runner.reporting.executor_status import Notes
-from fsm_runner.reporting.session_reporter import ChannelContext, OutboxChannel
+from fsm_runner.reporting.executor_status import ExecutorStatus
+from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
 from fsm_runner.reporting.unreported import why_unreported
 from fsm_runner.runtime.actors.actor import Actor, Position, TimeLimitExceeded
 from fsm_runner.runtime.actors.record import Record
 
-OnNote = Callable[[Notes], None]
+OnStatus = Callable[[ExecutorStatus], None]
 
 
-def _noted_by_nobody(_: Notes) -> None:
+def _noted_by_nobody(_: ExecutorStatus) -> None:
     pass
 
 
@@ -34,7 +34,7 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all sessions of one runner share. Times are in seconds; None: no limit."""
 
     machine: Machine
-    channels: ChannelContext
+    channels: ReportingContext
     record: Record
     run_timeout_s: float | None
     session_idle_timeout_s: float | None
@@ -43,11 +43,11 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
 class Turn:
     """What one run wants of a session: the `Execution` of that run."""
 
-    def __init__(self, session: "SessionActor", line: bytes, on_note: OnNote) -> None:
+    def __init__(self, session: "SessionActor", line: bytes, on_status: OnStatus) -> None:
         self.line = line
-        self.on_note = on_note
+        self.on_status = on_status
         """Told what is for the record of its run."""
-        self.over = asyncio.Event()
+        self.finished = asyncio.Event()
         """Its run has ended and been reported."""
         self._session = session
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -75,7 +75,7 @@ class Turn:
             if not self._done.done():
                 await self._session.kill()
         finally:
-            self.over.set()
+            self.finished.set()
 
 
 class SessionActor(Actor):
@@ -87,7 +87,7 @@ class SessionActor(Actor):
         context: SessionContext,
         launcher: Launcher | None,
         resume_from: Position | None = None,
-        on_note: OnNote = _noted_by_nobody,
+        on_status: OnStatus = _noted_by_nobody,
     ) -> None:
         """`resume_from`: the session's position when an earlier runner process ended. Its executor ended too, so
         nothing is launched."""
@@ -110,14 +110,14 @@ class SessionActor(Actor):
         self._launcher = launcher
         self._process: PersistentProcess | None = None
         self.first_turn = Turn(
-            self, b"" if launcher is None else invocation_line(first, launcher.executor_config), on_note
+            self, b"" if launcher is None else invocation_line(first, launcher.executor_config), on_status
         )
         """The turn that starts the session."""
         self._turn: Turn | None = self.first_turn
         self._latest_turn = self.first_turn
         self._ended_between_turns = False
         self._told_first: tuple[asyncio.Event, ...] = ()
-        self.settled = asyncio.Event()
+        self.work_done = asyncio.Event()
         """No process is left; at most the coordinator is to be told."""
         self._failure: Exception | None = None
         self.unreported = ""
@@ -128,17 +128,17 @@ class SessionActor(Actor):
         """No turn was in progress when the earlier process ended. `told_first`: the ends of runs that it had not told
         yet."""
         self._complete_turn()
-        self._latest_turn.over.set()
+        self._latest_turn.finished.set()
         self._told_first = tuple(told_first)
         self._ended_between_turns = True
 
-    def further_turn(self, run: Run, on_note: OnNote) -> Turn:
+    def further_turn(self, run: Run, on_status: OnStatus) -> Turn:
         """Raises `ExecutionFailed` where the executor has a turn already, or has ended."""
         if self._turn is not None:
             raise ExecutionFailed(f"session {self.name} is busy: its executor has not completed its turn yet")
         if self.state != "idle":
             raise no_live_executor(self.name)
-        self._turn = self._latest_turn = Turn(self, turn_line(run), on_note)
+        self._turn = self._latest_turn = Turn(self, turn_line(run), on_status)
         self.post("turn_requested", run.run_id)
         return self._turn
 
@@ -146,16 +146,16 @@ class SessionActor(Actor):
         """Run to the end; the final state. Nothing of the executor is left then."""
         if self._left_at is None:
             run = self._first.run
-            self._context.record.session_began(self.name, self._first.runner_id, msgspec.json.encode(run))
+            self._context.record.record_session_start(self.name, self._first.runner_id, msgspec.json.encode(run))
         try:
             state = await self.run()
-            self._context.record.session_ended(self.name)
+            self._context.record.record_session_end(self.name)
             return state
         finally:
             self._fail_turn(ExecutionFailed(f"session {self.name} was given up"))
             await self.kill()
             self._settle_ending("SIGKILL")
-            self.settled.set()
+            self.work_done.set()
 
     async def ending(self) -> StopSignal:
         """What it took to end the executor, once it has ended."""
@@ -195,7 +195,7 @@ class SessionActor(Actor):
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = OutboxChannel(self.name, self._context.channels, self._has_turn, self._note)
+        channel = SessionReporter(self.name, self._context.channels, self._has_turn, self._note)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
@@ -220,11 +220,11 @@ class SessionActor(Actor):
             self._ending.set_result(ending)
 
     async def _report(self) -> None:
-        self.settled.set()
+        self.work_done.set()
         if not self._ended_between_turns:
             return
         # After the report of the run that had the last turn, which makes the session idle.
-        for over in (self._latest_turn.over, *self._told_first):
+        for over in (self._latest_turn.finished, *self._told_first):
             await over.wait()
         status = cast(EndedSession, self.model.outcome)
         report = messages.session_ended(self.name, self._first.runner_id, status)
@@ -233,9 +233,9 @@ class SessionActor(Actor):
         if isinstance(answer, Refused):
             raise answer
 
-    def _note(self, notes: Notes) -> None:
+    def _note(self, notes: ExecutorStatus) -> None:
         if self._turn is not None:
-            self._turn.on_note(notes)
+            self._turn.on_status(notes)
 
     def _has_turn(self) -> bool:
         return self._turn is not None

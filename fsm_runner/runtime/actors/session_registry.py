@@ -10,7 +10,7 @@ from fsm_runner.executors.launcher import Launcher
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.runtime.actors.actor import Position
-from fsm_runner.runtime.actors.session import OnNote, SessionActor, SessionContext, Turn, no_live_executor
+from fsm_runner.runtime.actors.session import OnStatus, SessionActor, SessionContext, Turn, no_live_executor
 
 
 class SessionRegistry:
@@ -27,10 +27,10 @@ class SessionRegistry:
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
-    def begin(self, first: Assignment, launcher: Launcher, on_note: OnNote) -> SessionActor:
-        return self._add(SessionActor(first, self._context, launcher, on_note=on_note))
+    def begin(self, first: Assignment, launcher: Launcher, on_status: OnStatus) -> SessionActor:
+        return self._add(SessionActor(first, self._context, launcher, on_status=on_status))
 
-    def take_up(self, first: Assignment, resume_from: Position) -> SessionActor:
+    def resume(self, first: Assignment, resume_from: Position) -> SessionActor:
         """Bring to its end what an earlier process of this runner had."""
         return self._add(SessionActor(first, self._context, None, resume_from))
 
@@ -47,11 +47,11 @@ class SessionRegistry:
         if actor is not None and actor.state == "idle":
             actor.post("stop_requested", reason)
 
-    async def all_settled(self, reason: str) -> None:
+    async def wait_until_idle(self, reason: str) -> None:
         """End all that wait for a turn, and return when no process is left. Nothing may have a turn then."""
         self.close_idle(reason)
         for actor in list(self._actors.values()):
-            await actor.settled.wait()
+            await actor.work_done.wait()
 
     async def close(self, reason: str) -> None:
         """End all that wait for a turn, and return when none is left. Nothing may have a turn then."""
@@ -113,7 +113,7 @@ class PersistentExecutor:
         if run.type == "resume_session":
             if live is None:
                 raise no_live_executor(run.session_id)
-            return live.further_turn(run, session.note)
+            return live.further_turn(run, session.report_status)
         if live is not None:
             raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-        return self._sessions.begin(assignment, self._launcher, session.note).first_turn
+        return self._sessions.begin(assignment, self._launcher, session.report_status).first_turn

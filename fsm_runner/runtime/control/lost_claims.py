@@ -50,7 +50,7 @@ class LostClaims:
         self._unanswered_since_s = {run: at for run, at in self._unanswered_since_s.items() if run in names}
         is_complete = True
         for run in listed:
-            if self._runs.is_at_work(run.run_id) or self._runs.resend_final_report(run.run_id):
+            if self._runs.is_active(run.run_id) or self._runs.resend_final_report(run.run_id):
                 continue
             if not may_take_up():
                 return False
@@ -68,7 +68,7 @@ class LostClaims:
         for run in await self._api.held(runner_id, "running"):
             if self._runs.at_hard_limit:
                 return
-            if not self._runs.is_at_work(run.run_id) and not self._runs.resend_final_report(run.run_id):
+            if not self._runs.is_active(run.run_id) and not self._runs.resend_final_report(run.run_id):
                 self._runs.fail(run.run_id, runner_id, FORGOTTEN)
 
     async def _start(self, run: wire.Run, runner_id: str, may_take_up: Course) -> bool:

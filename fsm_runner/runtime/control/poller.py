@@ -217,7 +217,7 @@ class Poller:
     def _stop_session(self, session_id: str) -> None:
         """A stop names a session. Which of several runs it is about, such as one that was refused while another is at
         work, is in the coordinator's list of runs."""
-        if self._runs.held_of(session_id) > 1:
+        if self._runs.count_of_session(session_id) > 1:
             self._unclear_stops.add(session_id)
             self._doubt.begin(_now())
         else:
@@ -254,10 +254,10 @@ class Poller:
                 run_id = msgspec.convert(request.run_id, wire.Identifier)
             except (msgspec.ValidationError, RecursionError):
                 continue  # what has no name cannot be told
-            if self._runs.is_at_work(run_id):
+            if self._runs.is_active(run_id):
                 self._runs.stop_run(run_id, ASKED_FOR)
             elif not self._runs.at_hard_limit and not self._runs.resend_final_report(run_id):
-                self._runs.stop_unknown(run_id, runner_id)
+                self._runs.report_stopped(run_id, runner_id)
         for session_id in self._unclear_stops.difference(request.session_id for request in requests):
             self._runs.stop_session(session_id, ASKED_FOR)
         self._unclear_stops.clear()
