@@ -1,10 +1,11 @@
 """Images that all tests here share."""
 
 import fcntl
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support.containers import MUST_WORK, build_images, why_unusable
+from tests.support.containers import MUST_WORK, STARTED, build_images, container_names, why_unusable
 
 BUILT = "built"
 
@@ -28,3 +29,12 @@ def images(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> None:
     if outcome != BUILT:
         assert not MUST_WORK, outcome
         pytest.skip(outcome)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(images: None) -> Iterator[None]:
+    """Fail the last test of a module that leaves a container. Other modules may run containers meanwhile."""
+    STARTED.clear()
+    yield
+    left = sorted(name for name in container_names() if name.startswith(tuple(STARTED)))
+    assert not left, f"containers are left: {left}"

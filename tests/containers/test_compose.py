@@ -16,8 +16,10 @@ from tests.support.containers import (
     BUILD_LIMIT_S,
     DOCKER,
     ENGINE,
+    STARTED,
     compose,
     needs_compose,
+    remove_containers_of_project,
 )
 from tests.support.watch import PATIENCE_S
 
@@ -39,6 +41,8 @@ class Project:
     """The files as they are, under a name of their own, with a workspace that the runner may write."""
 
     def __init__(self, folder: Path, name: str, files: tuple[str, ...], runners: tuple[str, ...]) -> None:
+        self.name = name
+        STARTED.add(name)
         self._options = ["--project-name", name]
         for file in files:
             self._options += ["--file", str(DOCKER / file)]
@@ -67,6 +71,8 @@ async def up(project: Project, *options: str) -> AsyncIterator[None]:
         await project.do("up", "--detach", *options, limit_s=BUILD_LIMIT_S)
         yield
     finally:
+        # `down` of podman-compose knows no replicas.
+        await remove_containers_of_project(project.name)
         await project.do("down", "--volumes")
 
 

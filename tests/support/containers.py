@@ -31,6 +31,8 @@ HOME = "/app/servers/agent-runner"
 BASE, PROCEDURAL, CLAUDE_CODE = "agent-runner-base", "agent-runner-procedural", "agent-runner-claude-code"
 IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
 DOCKER = REPOSITORY / "docker"
+STARTED: set[str] = set()
+"""The containers and compose projects that the tests of this module started: their names, or beginnings of these."""
 
 
 def _works(engine: str) -> bool:
@@ -92,6 +94,23 @@ async def compose(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
     """One command of compose, run to its end."""
     assert COMPOSE is not None
     return await _ended(*COMPOSE, *arguments, limit_s=limit_s)
+
+
+async def remove_containers_of_project(name: str) -> None:
+    """Stop and remove all containers of a compose project, with its replicas."""
+    listed = await engine("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={name}")
+    if ids := listed.stdout.split():
+        stopped = await engine("stop", *ids, limit_s=4 * PATIENCE_S)
+        assert stopped.code == 0, stopped.stderr
+        removed = await engine("rm", "--force", "--volumes", *ids)
+        assert removed.code == 0, removed.stderr
+
+
+def container_names() -> frozenset[str]:
+    """The names of all containers on this machine, running or not."""
+    assert ENGINE is not None
+    command = [ENGINE, "ps", "--all", "--format", "{{.Names}}"]
+    return frozenset(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 async def _ended(*command: str, limit_s: float) -> Ended:
@@ -196,6 +215,7 @@ class Container:
 @asynccontextmanager
 async def container(name: str, image: str, *options: str) -> AsyncIterator[Container]:
     """Removed at the end."""
+    STARTED.add(name)
     await engine("rm", "--force", name)
     started = await engine("run", "--detach", "--network", "host", "--name", name, *options, image)
     assert started.code == 0, started.stderr
