@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fsm_runner.machine.defects import Path, quoted
-from fsm_runner.machine.spec import Count, Name, Seconds, Spec, State
+from fsm_runner.machine.spec import Count, Group, Name, Seconds, Spec, State, Tone
 
 _SHOWN_CHARACTERS = 60
 
@@ -39,7 +39,9 @@ def decode(raw: dict[str, Any]) -> Decoded:
         initial=fields.get("initial") or "",
         doc=fields.get("doc") or "",
         events=fields.get("events") or {},
+        tags=fields.get("tags") or {},
         states={name: state or State() for name, state in states.items()},
+        groups={name: group or Group() for name, group in (fields.get("groups") or {}).items()},
         transitions=tuple(transitions.values()),
     )
     return Decoded(spec, tuple(problems), tuple(transitions))
@@ -111,7 +113,7 @@ def _is_struct(form: Any) -> bool:
 def _struct(form: type[msgspec.Struct], raw: dict[str, Any], at: Path, problems: list[Problem]) -> Any:
     count = len(problems)
     fields = _fields(form, raw, at, problems)
-    if len(problems) == count or form is State:
+    if len(problems) == count or form in (State, Group):
         return form(**fields)
     return None
 
@@ -153,6 +155,7 @@ _WORDS: dict[Any, str] = {
     Count: "a whole number above 0",
     str: "a text",
     bool: "true or false",
+    Tone: '"good", "bad" or "neutral"',
 }
 
 

@@ -1,9 +1,9 @@
-"""The form of a machine: what a file in `specs/` may say.
+"""The format of a machine: what a file in `specs/` may contain.
 
-These Structs are shapes only. Whether what they say makes sense together is the business of `check`.
+These Structs describe the format only. `check` judges whether their contents make sense together.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,6 +14,9 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 """Any text on one line that is not blank (`check` sees to that); states may have spaces in their names."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+
+Tone = Literal["good", "bad", "neutral"]
+"""How an end is to be read: success, failure, or neither (a stop, say). It colours the diagram."""
 
 
 class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,9 +45,15 @@ class State(_Form, frozen=True, kw_only=True):
     retry: Retry | None = None
     ignore: tuple[Name, ...] = ()
     """The events of `[events]` that change nothing here."""
+    reject: tuple[Name, ...] = ()
+    """The events of `[events]` that are refused here: nothing changes, and whoever posted the event learns it."""
+    tags: tuple[Name, ...] = ()
+    """Tags of `[tags]`: what the actor needs to know about this state."""
     final: bool = False
     outcome: Name | None = None
     """Of a final state: how what has ended here is called."""
+    tone: Tone | None = None
+    """Of a final state: whether this end is a success, a failure or neither."""
 
     @property
     def own_events(self) -> tuple[str, ...]:
@@ -52,14 +61,31 @@ class State(_Form, frozen=True, kw_only=True):
         return tuple(event for event in (self.on_done, self.on_error, self.on_timeout) if event is not None)
 
 
+class Group(_Form, frozen=True, kw_only=True):
+    """States that share answers and tags (a superstate). `groups.flatten` hands them to the members."""
+
+    doc: str = ""
+    states: tuple[Name, ...] = ()
+    """The members: states or other groups."""
+    ignore: tuple[Name, ...] = ()
+    """The events that change nothing in a member without an own answer to them."""
+    reject: tuple[Name, ...] = ()
+    """The events that a member without an own answer to them refuses."""
+    tags: tuple[Name, ...] = ()
+    """Tags of `[tags]` that every member has."""
+
+
 class Transition(_Form, frozen=True, kw_only=True, rename={"source": "from"}):
     source: Name | tuple[Name, ...]
+    """A state, a group, or a list of both. A group stands for its members that have no own answer to the event."""
     event: Name
     to: Name
     guard: Name | None = None
     """Taken only when this predicate of the actor holds."""
     decides: Name | None = None
     """The outcome that this transition settles; the first one settled stands."""
+    provisional: bool = False
+    """The decided outcome is an assumption: an end that is already recorded elsewhere takes precedence."""
     doc: str = ""
 
     @property
@@ -73,7 +99,10 @@ class Spec(_Form, frozen=True, kw_only=True):
     doc: str = ""
     events: dict[Name, str]
     """The events that may arrive in any state, each with a line that explains it."""
+    tags: dict[Name, str] = {}
+    """The tags that states may have, each with a line that explains it."""
     states: dict[Name, State]
+    groups: dict[Name, Group] = {}
     transitions: tuple[Transition, ...]
 
 
@@ -86,3 +115,7 @@ class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
     """Names that `timeout_s` may use in place of a number."""
     events: frozenset[str] = frozenset()
     """The events that the actor can post in any state."""
+    tags: frozenset[str] = frozenset()
+    """The tags that the actor looks for."""
+    outcomes: frozenset[str] = frozenset()
+    """The outcomes that the actor knows."""

@@ -13,6 +13,7 @@ from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
+from fsm_runner.machine.engine import Cause
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
@@ -27,7 +28,12 @@ from tests.support.virtual_time import run_virtually
 
 MACHINE = load_machine("run")
 FINAL_STATES = {name for name, state in MACHINE.spec.states.items() if state.final}
-OWN_EVENTS = sorted({event for state in MACHINE.spec.states.values() for event in state.own_events})
+OWN_EVENTS = [
+    (state, cause)
+    for state in MACHINE.spec.states.values()
+    for cause in Cause
+    if getattr(state, cause.value) is not None
+]
 TERMINAL_REPORTS = ("completed", "failed", "stopped")
 PROJECT_DIR = tempfile.gettempdir()
 HIDING = ("not_registered", "not_authenticated")
@@ -236,11 +242,12 @@ def inject(actor: RunActor, which: int, back: int) -> None:
 
     Never `reported`: it says that the coordinator has acknowledged, and only the coordinator makes it true.
     """
-    own = [name for name in MACHINE.spec.states[actor.state].own_events if name != "reported"]
+    state = MACHINE.spec.states[actor.state]
+    own = [cause for cause in Cause if getattr(state, cause.value) not in (None, "reported")]
     if back > 0:
-        actor._answer(OWN_EVENTS[which], ExecutionFailed("late"), actor._visit - back)
+        actor._answer(*OWN_EVENTS[which], ExecutionFailed("late"), actor._visit - back)
     elif own:
-        actor._answer(own[which % len(own)], ExecutionFailed("early"), actor._visit)
+        actor._answer(state, own[which % len(own)], ExecutionFailed("early"), actor._visit)
 
 
 async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:

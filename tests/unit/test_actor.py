@@ -11,7 +11,7 @@ import pytest
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.machine.check import check
 from fsm_runner.machine.decoder import decode
-from fsm_runner.machine.engine import Machine, Step, UnexpectedEvent
+from fsm_runner.machine.engine import Answer, Cause, Machine, Step, UnexpectedEvent
 from fsm_runner.runtime.actors.actor import Activity, Actor, TimeLimitExceeded
 from tests.support.logs import log_lines
 from tests.support.record import InstantRecord
@@ -184,7 +184,7 @@ def failing(*failures: Exception, value: object = "done at last") -> tuple[Activ
 def test_an_activity_starts_with_its_state_and_its_value_is_the_payload_of_its_end() -> None:
     worker = lived(lambda: Worker(Traced(3, value={"a": 1}), nothing))
     assert worker.state == "finished"
-    assert worker.last == (Step("worked", "working", "finished", taken=True), {"a": 1}, 3)
+    assert worker.last == (Step("worked", "working", "finished", Answer.TAKEN, Cause.DONE), {"a": 1}, 3)
 
 
 def test_an_activity_is_cancelled_when_its_state_is_left() -> None:

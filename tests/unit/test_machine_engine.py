@@ -8,7 +8,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.machine.decoder import decode
-from fsm_runner.machine.engine import Machine, Model, Step, UnexpectedEvent, outcome_is
+from fsm_runner.machine.engine import Answer, Machine, Model, Step, UnexpectedEvent, outcome_is
 from fsm_runner.machine.spec import Spec, State, Transition
 
 DOOR = """
@@ -81,18 +81,22 @@ def test_a_model_begins_in_the_initial_state_with_nothing_settled(endpoint: Mach
 
 def test_a_transition_is_taken_also_between_names_with_spaces(endpoint: Machine) -> None:
     model = endpoint.model()
-    assert endpoint.fire(model, "turn the key") == Step("turn the key", "closed and locked", "closed", taken=True)
+    assert endpoint.fire(model, "turn the key") == Step(
+        "turn the key", "closed and locked", "closed", Answer.TAKEN, "turn the key"
+    )
     assert model.state == "closed"
 
 
 def test_a_transition_to_the_same_state_is_taken(endpoint: Machine) -> None:
     model = endpoint.model()
-    assert endpoint.fire(model, "knock") == Step("knock", "closed and locked", "closed and locked", taken=True)
+    assert endpoint.fire(model, "knock") == Step(
+        "knock", "closed and locked", "closed and locked", Answer.TAKEN, "knock"
+    )
 
 
 def test_an_ignored_event_changes_nothing(endpoint: Machine) -> None:
     model = at(endpoint, "open")
-    assert endpoint.fire(model, "knock") == Step("knock", "open", "open", taken=False)
+    assert endpoint.fire(model, "knock") == Step("knock", "open", "open", Answer.IGNORED, "knock")
     assert (model.state, model.outcome) == ("open", None)
 
 
@@ -109,7 +113,7 @@ def test_an_event_that_the_spec_does_not_mention_is_a_defect(endpoint: Machine, 
 def test_a_final_state_takes_nothing(endpoint: Machine, event_name: str) -> None:
     model = at(endpoint, "gone")
     assert endpoint.is_final(model)
-    assert endpoint.fire(model, event_name) == Step(event_name, "gone", "gone", taken=False)
+    assert endpoint.fire(model, event_name) == Step(event_name, "gone", "gone", Answer.IGNORED, event_name)
 
 
 def test_a_guard_is_asked_about_the_model_at_hand(endpoint: Machine) -> None:
@@ -260,4 +264,4 @@ def test_machines_do_what_their_table_says(
         step = machine.fire(model, event_name)
         event("taken" if step.taken else "not taken")
         assert (model.state, model.outcome, step.taken) == expected
-        assert step == Step(event_name, source, model.state, step.taken)
+        assert step == Step(event_name, source, model.state, step.answer, event_name)

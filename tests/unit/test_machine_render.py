@@ -35,8 +35,8 @@ SPEC = Spec(
             on_timeout="too_slow",
             ignore=("pushed",),
         ),
-        "end": State(final=True, outcome="open"),
-        "broken": State(final=True, outcome="shut"),
+        "end": State(final=True, outcome="open", tone="good"),
+        "broken": State(final=True, outcome="shut", tone="bad"),
     },
     transitions=(
         Transition(source="swinging open", event="opened", to="end", guard="is_wide", decides="open"),

@@ -110,7 +110,7 @@ gaurd = "x"
         "13: transitions[0].from[1]: must be a text that is not empty, not 1",
         "14: transitions[0].to: must be a text that is not empty, not 2026-01-01",
         '15: transitions[0].gaurd: unknown key (did you mean "guard"?)',
-        "16: other: unknown key; there are name, initial, doc, events, states, transitions",
+        "16: other: unknown key; there are name, initial, doc, events, tags, states, groups, transitions",
     ]
     with pytest.raises(SpecError):
         load(file)

@@ -3,6 +3,7 @@
 from enum import Enum
 from typing import NamedTuple
 
+from fsm_runner.machine.groups import flatten
 from fsm_runner.machine.spec import Retry, Spec, State, Transition
 
 
@@ -12,11 +13,11 @@ class Tone(Enum):
     WORKING = "working"
     WAITING = "waiting"
     GOOD = "good"
-    """It ends the way that is taken when nothing goes wrong."""
+    """An end whose declared tone is `good`."""
     BAD = "bad"
-    """It ends what failed."""
+    """An end whose declared tone is `bad`."""
     ENDED = "ended"
-    """It ends what was neither: a stop, say."""
+    """An end whose declared tone is `neutral`."""
 
 
 class Node(NamedTuple):
@@ -59,12 +60,11 @@ class Diagram(NamedTuple):
 
 def diagram(spec: Spec) -> Diagram:
     """The nodes and edges of a spec. A name that is no state is drawn like one, so that the mistake can be seen."""
+    spec = flatten(spec)
     named = (spec.initial, *(name for way in spec.transitions for name in (*way.sources, way.to)))
     names = dict.fromkeys((*spec.states, *named))
     nodes = {
-        name: Node(
-            f"s{number}", name, state := spec.states.get(name, State()), _tone(spec, name, state), name == spec.initial
-        )
+        name: Node(f"s{number}", name, state := spec.states.get(name, State()), _tone(state), name == spec.initial)
         for number, name in enumerate(names, 1)
     }
     labels: dict[tuple[str, str], dict[Label, None]] = {}
@@ -80,18 +80,10 @@ def is_failure(state: State, transition: Transition) -> bool:
     return transition.event in (state.on_error, state.on_timeout) and transition.event != state.on_done
 
 
-def _tone(spec: Spec, name: str, state: State) -> Tone:
+def _tone(state: State) -> Tone:
     if not state.final:
         return Tone.WAITING if state.invoke is None else Tone.WORKING
-    ways = [(way, spec.states[source]) for way in spec.transitions for source in way.sources if source in spec.states]
-    deciding = [(way, source) for way, source in ways if way.decides is not None and way.decides == state.outcome]
-    leading = [(way, source) for way, source in ways if way.to == name]
-    if deciding and all(is_failure(source, way) for way, source in deciding):
-        return Tone.BAD
-    if leading and all(is_failure(source, way) for way, source in leading):
-        return Tone.BAD
-    settling = [*deciding, *((way, source) for way, source in leading if way.guard is None)]
-    return Tone.GOOD if any(way.event == source.on_done for way, source in settling) else Tone.ENDED
+    return {"good": Tone.GOOD, "bad": Tone.BAD}.get(state.tone or "", Tone.ENDED)
 
 
 def one_line(text: str) -> str:

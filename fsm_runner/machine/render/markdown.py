@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from fsm_runner.machine.groups import flatten
 from fsm_runner.machine.render.diagram import duration, is_failure, one_line, retries
 from fsm_runner.machine.render.mermaid import FAILURE_MARK, mermaid
 from fsm_runner.machine.spec import Spec, State
@@ -11,6 +12,7 @@ _MARKUP = frozenset("\\`*[]<>|~&$#")
 
 def markdown(spec: Spec) -> str:
     """Title, description, diagram, and the tables of events, states and transitions."""
+    spec = flatten(spec)
     parts = [f"### The machine {code(spec.name)}", prose(spec.doc)]
     parts.append(f"```mermaid\n{mermaid(spec)}```")
     parts.append(f"{FAILURE_MARK} a failure or a time limit · `[guard]` · `/ outcome` that is decided")

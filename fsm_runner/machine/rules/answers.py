@@ -7,33 +7,43 @@ from fsm_runner.machine.defects import Path, quoted
 from fsm_runner.machine.rules.case import Case, rule
 
 
-@rule("states", "events", "transitions")
+@rule("states", "groups", "events", "transitions")
 def declared_event_is_answered(case: Case) -> Iterator[Problem]:
     for name, state in case.answering:
         for event in case.posted_events:
-            is_taken, is_ignored = (name, event) in case.by_pair, event in state.ignore
-            if is_taken and is_ignored:
-                yield Problem(("states", name, "ignore"), f"{quoted(event)} is ignored here, and has a transition")
-            elif not is_taken and not is_ignored:
+            if (name, event) not in case.taken and event not in (*state.ignore, *state.reject):
                 message = f"does not mention the event {quoted(event)}: it needs a transition or a place in `ignore`"
                 yield Problem(("states", name), message)
 
 
-@rule("transitions")
+@rule()
+def event_has_one_answer(case: Case) -> Iterator[Problem]:
+    for part, name, answering in case.answering_parts:
+        for event in answering.ignore:
+            if (name, event) in case.by_pair:
+                yield Problem((part, name, "ignore"), f"{quoted(event)} is ignored here, and has a transition")
+            if event in answering.reject:
+                yield Problem((part, name, "ignore"), f"{quoted(event)} is ignored here, and rejected")
+        for event in answering.reject:
+            if (name, event) in case.by_pair:
+                yield Problem((part, name, "reject"), f"{quoted(event)} is rejected here, and has a transition")
+
+
+@rule("groups", "transitions")
 def own_event_is_taken(case: Case) -> Iterator[Problem]:
     for name, state in case.answering:
         for key in ("on_done", "on_error", "on_timeout"):
             event = getattr(state, key)
-            if event is not None and (name, event) not in case.by_pair:
+            if event is not None and (name, event) not in case.taken:
                 yield Problem(("states", name, key), f"{quoted(event)} leads nowhere: no transition takes it")
 
 
-@rule("transitions")
+@rule("groups", "transitions")
 def guarded_choice_is_complete(case: Case) -> Iterator[Problem]:
     """Guards are asked in the order of the file, so the transition without one is the last and the only one."""
     answering = {name for name, _ in case.answering}
     for (source, event), ways in case.by_pair.items():
-        if source not in answering:
+        if answering.isdisjoint(case.states_of(source)):
             continue
         pair = f"{quoted(event)} in {quoted(source)}"
         seen: set[str] = set()
@@ -53,4 +63,4 @@ def guarded_choice_is_complete(case: Case) -> Iterator[Problem]:
             yield Problem(("transitions", ways[-1][0], "guard"), message)
 
 
-RULES = (declared_event_is_answered, own_event_is_taken, guarded_choice_is_complete)
+RULES = (declared_event_is_answered, event_has_one_answer, own_event_is_taken, guarded_choice_is_complete)

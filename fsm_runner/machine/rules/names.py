@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from fsm_runner.machine.decoder import Problem, similar
 from fsm_runner.machine.defects import Path, quoted
+from fsm_runner.machine.groups import ancestors, parents
 from fsm_runner.machine.rules.case import Case, rule
+from fsm_runner.machine.spec import State
 
 RESERVED_STATES = frozenset({"*", "="})
 """The machinery takes these for "any state" and "the same state"."""
@@ -30,18 +32,42 @@ def state_name_is_free(case: Case) -> Iterator[Problem]:
             yield Problem(("states", name), f"{quoted(name)} is reserved and cannot name a state")
 
 
+@rule("states", "groups")
+def groups_form_a_tree(case: Case) -> Iterator[Problem]:
+    spec = case.spec
+    outward = parents(spec)
+    for name, group in spec.groups.items():
+        place: Path = ("groups", name)
+        if name in spec.states or name in RESERVED_STATES:
+            yield Problem(place, f"{quoted(name)} is the name of a state" if name in spec.states else "is reserved")
+        if not group.states:
+            yield Problem(place, "has no members: `states` must name a state or a group")
+        if name in ancestors(spec, name):
+            yield Problem((*place, "states"), f"{quoted(name)} is in itself")
+        for index, member in enumerate(group.states):
+            if member not in spec.states and member not in spec.groups:
+                message = f"{quoted(member)} is neither a state nor a group"
+                yield Problem((*place, "states", index), message + similar(member, {*spec.states, *spec.groups}))
+            elif member in group.states[:index] or outward[member] != name:
+                message = f"{quoted(member)} is in the group {quoted(outward[member])} already"
+                yield Problem((*place, "states", index), message)
+
+
 @rule("states")
 def initial_is_a_state(case: Case) -> Iterator[Problem]:
     yield from _is_state(case, case.spec.initial, ("initial",))
 
 
-@rule()
+@rule("groups")
 def transition_joins_states(case: Case) -> Iterator[Problem]:
     if not case.spec.states:
         return
+    known = {*case.spec.states, *case.spec.groups}
     for index, transition in enumerate(case.spec.transitions):
         for source in transition.sources:
-            yield from _is_state(case, source, ("transitions", index, "from"))
+            if source not in known:
+                problem = f"{quoted(source)} is neither a state nor a group" if case.spec.groups else _no_state(source)
+                yield Problem(("transitions", index, "from"), problem + similar(source, known))
         yield from _is_state(case, transition.to, ("transitions", index, "to"))
 
 
@@ -59,25 +85,28 @@ def transition_has_each_source_once(case: Case) -> Iterator[Problem]:
 def transition_event_is_known(case: Case) -> Iterator[Problem]:
     for index, transition in enumerate(case.spec.transitions):
         for source in transition.sources:
-            state = case.spec.states.get(source)
-            if state is None or source in case.damaged_states:
+            names = case.states_of(source)
+            if not names or not case.damaged_states.isdisjoint(names):
                 continue
-            known = case.known_events(state)
+            known = {event for name in names for event in case.known_events(case.spec.states[name])}
             if transition.event not in known:
                 yield Problem(("transitions", index, "event"), _unknown_event(transition.event, source, known))
 
 
 @rule("events")
 def ignored_event_is_known(case: Case) -> Iterator[Problem]:
-    for name, state in case.spec.states.items():
-        for index, event in enumerate(state.ignore):
-            place: Path = ("states", name, "ignore", index)
-            if event in state.own_events:
-                yield Problem(place, f"{quoted(event)} is how this state itself ends: it needs a transition")
-            elif event not in (known := case.known_events(state)):
-                yield Problem(place, _unknown_event(event, name, known))
-        for event in _repeated(state.ignore):
-            yield Problem(("states", name, "ignore"), f"names {quoted(event)} more than once")
+    for part, name, answering in case.answering_parts:
+        own_events = answering.own_events if isinstance(answering, State) else ()
+        for key, events in (("ignore", answering.ignore), ("reject", answering.reject)):
+            for index, event in enumerate(events):
+                place: Path = (part, name, key, index)
+                known = {*case.spec.events, *case.posted}
+                if event in own_events:
+                    yield Problem(place, f"{quoted(event)} is how this state itself ends: it needs a transition")
+                elif event not in known:
+                    yield Problem(place, _unknown_event(event, name, {*known, *own_events}))
+            for event in _repeated(events):
+                yield Problem((part, name, key), f"names {quoted(event)} more than once")
 
 
 @rule("states")
@@ -92,6 +121,7 @@ def decided_outcome_is_one(case: Case) -> Iterator[Problem]:
 RULES = (
     name_is_one_line,
     state_name_is_free,
+    groups_form_a_tree,
     initial_is_a_state,
     transition_joins_states,
     transition_has_each_source_once,
@@ -103,12 +133,15 @@ RULES = (
 
 def _is_state(case: Case, name: str, place: Path) -> Iterator[Problem]:
     if name not in case.spec.states:
-        yield Problem(place, f"{quoted(name)} is no state{similar(name, case.spec.states)}")
+        yield Problem(place, _no_state(name) + similar(name, case.spec.states))
 
 
-def _unknown_event(event: str, state: str, known: object) -> str:
-    hint = similar(event, known) if isinstance(known, dict | set) else ""
-    return f"{quoted(event)} is neither in [events] nor how the state {quoted(state)} ends{hint}"
+def _no_state(name: str) -> str:
+    return f"{quoted(name)} is no state"
+
+
+def _unknown_event(event: str, state: str, known: set[str]) -> str:
+    return f"{quoted(event)} is neither in [events] nor how the state {quoted(state)} ends{similar(event, known)}"
 
 
 def _repeated(names: tuple[str, ...]) -> list[str]:
@@ -124,6 +157,8 @@ def _names(case: Case) -> Iterator[tuple[Path, str]]:
         for key in ("invoke", "timeout_s", "on_done", "on_error", "on_timeout", "outcome"):
             if isinstance(value := getattr(state, key), str):
                 yield ("states", name, key), value
+    yield from ((("tags", tag), tag) for tag in spec.tags)
+    yield from ((("groups", group), group) for group in spec.groups)
     for index, transition in enumerate(spec.transitions):
         if transition.guard is not None:
             yield ("transitions", index, "guard"), transition.guard

@@ -7,7 +7,7 @@ from fsm_runner.machine.defects import quoted
 from fsm_runner.machine.rules.case import Case, rule
 
 
-@rule("initial", "states", "transitions")
+@rule("initial", "states", "groups", "transitions")
 def state_can_be_reached(case: Case) -> Iterator[Problem]:
     if case.spec.initial not in case.spec.states or not case.has_only_known_states:
         return
@@ -17,7 +17,7 @@ def state_can_be_reached(case: Case) -> Iterator[Problem]:
             yield Problem(("states", name), f"cannot be reached from the initial state {quoted(case.spec.initial)}")
 
 
-@rule("states", "transitions")
+@rule("states", "groups", "transitions")
 def state_can_end(case: Case) -> Iterator[Problem]:
     if not case.final:
         yield Problem(("states",), "no state is final: the machine never ends")

@@ -12,7 +12,7 @@ _ENDS = ("on_done", "on_error", "on_timeout")
 @rule()
 def final_state_only_ends(case: Case) -> Iterator[Problem]:
     for name, state in case.final:
-        for key in ("invoke", "timeout_s", *_ENDS, "retry", "ignore"):
+        for key in ("invoke", "timeout_s", *_ENDS, "retry", "ignore", "reject"):
             if getattr(state, key) not in (None, ()):
                 yield Problem(("states", name, key), "a final state does nothing: this has no meaning here")
 

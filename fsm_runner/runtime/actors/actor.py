@@ -12,7 +12,7 @@ from typing import NamedTuple
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError, shortened
-from fsm_runner.machine.engine import Machine, Step
+from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.machine.spec import State
 from fsm_runner.runtime.actors.record import Recorder
 from fsm_runner.util.retry import RetryPolicy, Waits
@@ -45,6 +45,8 @@ class _Message(NamedTuple):
     payload: object
     visit: int | None
     """The visit of the state that caused the event; None where it came from outside."""
+    cause: Cause | None = None
+    """How the state caused the event."""
 
 
 class Actor:
@@ -107,7 +109,7 @@ class Actor:
         if message.visit is not None and message.visit != self._visit:
             # Its state was left while the message waited in the inbox: that activity was cancelled, just too late.
             return
-        step = self._machine.fire(self.model, message.event)
+        step = self._machine.fire(self.model, message.event, message.cause)
         if step.taken:
             self._leave()
             self._record(step.event, step.source, _reason(message.payload))
@@ -157,18 +159,18 @@ class Actor:
         try:
             value = await self._with_retries(state, activity)
         except (FsmRunnerError, OSError) as failure:
-            self._answer(state.on_error, failure, visit)
+            self._answer(state, Cause.ERROR, failure, visit)
         except asyncio.CancelledError as failure:
             if _is_being_cancelled():
                 raise
             # The activity was not cancelled but waited for something that was: it has failed like any other.
             logger.error("{}: {} broke: what it waited for was cancelled", self.name, state.invoke)
-            self._answer(state.on_error, failure, visit)
+            self._answer(state, Cause.ERROR, failure, visit)
         except Exception as failure:  # noqa: BLE001 - whatever goes wrong in an activity is an event of its machine
             logger.opt(exception=failure).error("{}: {} broke", self.name, state.invoke)
-            self._answer(state.on_error, failure, visit)
+            self._answer(state, Cause.ERROR, failure, visit)
         else:
-            self._answer(state.on_done, value, visit)
+            self._answer(state, Cause.DONE, value, visit)
 
     async def _with_retries(self, state: State, activity: Activity) -> object:
         """An OSError may pass; an error that was raised for people to read is a decision and stands."""
@@ -186,11 +188,12 @@ class Actor:
 
     def _time_out(self, state: State, limit_s: float, visit: int) -> None:
         setting = state.timeout_s if isinstance(state.timeout_s, str) else None
-        self._answer(state.on_timeout, TimeLimitExceeded(self.model.state, limit_s, setting), visit)
+        self._answer(state, Cause.TIMEOUT, TimeLimitExceeded(self.model.state, limit_s, setting), visit)
 
-    def _answer(self, event: str | None, payload: object, visit: int) -> None:
+    def _answer(self, state: State, cause: Cause, payload: object, visit: int) -> None:
+        event: str | None = getattr(state, cause.value)
         if event is not None:
-            self._inbox.put_nowait(_Message(event, payload, visit))
+            self._inbox.put_nowait(_Message(event, payload, visit, cause))
 
 
 def _is_being_cancelled() -> bool:
