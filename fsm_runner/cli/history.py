@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.cli.output import Row, say, shortened, show, show_json, show_table
-from fsm_runner.errors import UsageError, headline
+from fsm_runner.cli.output import Row, say, show, show_json, show_table
+from fsm_runner.errors import UsageError
 from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
 from fsm_runner.journal.timestamps import utc_text
 from fsm_runner.reporting.executor_status import Usage
+from fsm_runner.util.error_text import headline
+from fsm_runner.util.text import excerpt
 
 RUNNER_NAME = "runner"
 LATEST_RUNS = 20
@@ -143,14 +145,14 @@ def _step_row(step: Step, *, is_open: bool) -> Row:
         step.target,
         step.event,
         stayed,
-        shortened(headline(step.reason), SHOWN_REASON_CHARS),
+        excerpt(headline(step.reason), SHOWN_REASON_CHARS),
     )
 
 
 def _ending(life: RunLife) -> str:
     report = ""
     if life.report_path is not None:
-        report = f"{life.report_path} {shortened(life.report_body or '', SHOWN_REPORT_CHARS)}"
+        report = f"{life.report_path} {excerpt(life.report_body or '', SHOWN_REPORT_CHARS)}"
     if life.ended_at is None:
         return f"open; to be reported: {report}" if report else "open"
     ending = f"{life.outcome or life.state or 'ended'} after {_shown_s(life.lasted_s or 0.0)}"

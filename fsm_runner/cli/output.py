@@ -8,19 +8,19 @@ from collections.abc import Iterable
 import msgspec
 
 from fsm_runner.diagnostics.redaction import without_logins
-from fsm_runner.util.terminal import printable, printable_json
+from fsm_runner.util.text import escaped, escaped_json
 
 Row = tuple[str, ...]
 
 
 def show(text: object = "") -> None:
     """Print a line, or several, on stdout."""
-    _write(printable(str(text)), to_stderr=False)
+    _write(escaped(str(text)), to_stderr=False)
 
 
 def show_json(record: object) -> None:
     """Print one line of JSON on stdout: a Struct, or builtins."""
-    _write(printable_json(msgspec.json.encode(record).decode()), to_stderr=False)
+    _write(escaped_json(msgspec.json.encode(record).decode()), to_stderr=False)
 
 
 def show_result(value: object) -> None:
@@ -30,9 +30,9 @@ def show_result(value: object) -> None:
     """
     encoding = sys.stdout.encoding or "utf-8"
     if not isinstance(value, str):
-        text = printable_json(json.dumps(value, ensure_ascii=codecs.lookup(encoding).name != "utf-8"))
+        text = escaped_json(json.dumps(value, ensure_ascii=codecs.lookup(encoding).name != "utf-8"))
     else:
-        text = printable(value) if sys.stdout.isatty() else value
+        text = escaped(value) if sys.stdout.isatty() else value
     _write(text.encode(encoding, "backslashreplace").decode(encoding), to_stderr=False)
 
 
@@ -44,19 +44,13 @@ def show_table(columns: Row, rows: Iterable[Row]) -> None:
         show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def shortened(text: str, limit_chars: int) -> str:
-    """The beginning of the text as one line of at most `limit_chars` characters."""
-    line = _one_line(text)
-    return line if len(line) <= limit_chars else line[: limit_chars - 1] + "…"
-
-
 def _one_line(text: str) -> str:
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return escaped(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def say(text: object) -> None:
     """Print a line, or several, on stderr, without the logins of URLs."""
-    _write(without_logins(printable(str(text))), to_stderr=True)
+    _write(without_logins(escaped(str(text))), to_stderr=True)
 
 
 def _write(text: str, *, to_stderr: bool) -> None:

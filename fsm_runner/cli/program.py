@@ -43,9 +43,9 @@ def _say_defect(trace: str) -> None:
 
 def _print_without_secrets(text: str) -> None:
     from fsm_runner.diagnostics.redaction import Redactor
-    from fsm_runner.util.terminal import printable
+    from fsm_runner.util.text import escaped
 
-    plain = printable(Redactor.of_variables(os.environ).text(text))
+    plain = escaped(Redactor.of_variables(os.environ).text(text))
     print(plain, file=sys.stderr, flush=True)  # noqa: T201 - no log yet
 
 

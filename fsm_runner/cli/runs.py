@@ -4,13 +4,15 @@ from typing import get_args
 
 import msgspec
 
-from fsm_runner.cli.output import Row, shortened, show_json, show_table
+from fsm_runner.cli.output import Row, show_json, show_table
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused
-from fsm_runner.errors import UsageError, headline
+from fsm_runner.errors import UsageError
 from fsm_runner.protocol.statuses import RunStatus
 from fsm_runner.protocol.wire import Run
 from fsm_runner.util import event_loop
+from fsm_runner.util.error_text import headline
+from fsm_runner.util.text import excerpt
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
 SESSION_PREFIX = "ses_"
@@ -55,5 +57,5 @@ async def _stop(url: str | None, name: str) -> None:
 
 
 def _row(run: Run) -> Row:
-    error = shortened(headline(run.error or ""), SHOWN_ERROR_CHARS)
+    error = excerpt(headline(run.error or ""), SHOWN_ERROR_CHARS)
     return (run.run_id, run.status, run.agent_name or "-", run.session_id, run.created_at or "-", error)

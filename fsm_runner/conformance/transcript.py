@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fsm_runner.util.terminal import printable
+from fsm_runner.util.text import escaped, without_middle
 
 SHOWN_CHARS = 600
 """Of one entry; its beginning and its end."""
@@ -23,17 +23,10 @@ class Transcript:
             self._left_out += 1
             return
         time, *continued = f"{self._seconds():8.3f} s  {kind:<{KIND_WIDTH}}", " " * (12 + KIND_WIDTH)
-        first, *more = printable(shortened(text)).splitlines() or [""]
+        first, *more = escaped(without_middle(text, SHOWN_CHARS)).splitlines() or [""]
         self._entries += [f"{time}{first}".rstrip(), *(f"{continued[0]}{line}" for line in more)]
 
     @property
     def lines(self) -> list[str]:
         left_out = [f"… {self._left_out:,} entries left out …"] if self._left_out else []
         return self._entries + left_out
-
-
-def shortened(text: str) -> str:
-    if len(text) <= SHOWN_CHARS:
-        return text
-    half = SHOWN_CHARS // 2
-    return f"{text[:half]} … {len(text) - 2 * half:,} characters left out … {text[-half:]}"

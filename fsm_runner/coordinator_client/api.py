@@ -20,10 +20,10 @@ from fsm_runner.coordinator_client.policy import (
 )
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.coordinator_client.transport import Transport, path_segment
-from fsm_runner.errors import shown
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.statuses import RunStatus
+from fsm_runner.util.text import excerpt
 
 NO_CONTENT = 204
 
@@ -245,7 +245,7 @@ def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | No
     try:
         return decode_json(raw, wire.Run)
     except wire.DECODE_FAULTS as defect:
-        return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {shown(str(defect))}")
+        return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {excerpt(str(defect))}")
 
 
 def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
@@ -253,4 +253,4 @@ def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun |
         return decode_json(raw, wire.Run | None)
     except wire.DECODE_FAULTS as defect:
         run_id = answer.decoded(_RunOfPoll).run.run_id
-        return UnreadableRun(run_id, f"the run that was handed out cannot be read: {shown(str(defect))}")
+        return UnreadableRun(run_id, f"the run that was handed out cannot be read: {excerpt(str(defect))}")

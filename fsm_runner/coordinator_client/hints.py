@@ -12,6 +12,7 @@ import msgspec
 
 from fsm_runner.coordinator_client.challenges import proxy_hint
 from fsm_runner.coordinator_client.proxies import Proxy
+from fsm_runner.util.text import truncated
 
 DOCKER_HOST = "host.docker.internal"
 _UNRESOLVED_DOCKER_HOST = (
@@ -147,8 +148,7 @@ def _protocol_reason(text: str) -> str:
     if text.startswith("peer closed connection"):
         return "the connection was closed before the response was complete"
     if (banner := _BANNER.match(text)) is not None:
-        shown = banner["text"]
-        return f"{_NO_HTTP}: {shown[:_BANNER_CHARS]}{'…' if len(shown) > _BANNER_CHARS else ''}"
+        return f"{_NO_HTTP}: {truncated(banner['text'], _BANNER_CHARS)}"
     # h11 says this of bytes that are not text, such as an alert of TLS.
     return _NO_HTTP if text == "illegal request line" else f"{_NO_HTTP}: {text}"
 

@@ -10,8 +10,8 @@ import httpx
 import msgspec
 
 from fsm_runner.diagnostics.redaction import without_logins
-from fsm_runner.errors import shown
 from fsm_runner.protocol.urls import http_url, port_of
+from fsm_runner.util.text import excerpt
 
 FOLLOWED_STATUSES = frozenset({307, 308})
 FOLLOWED_TIMES = 5
@@ -75,23 +75,23 @@ def redirect_text(path: str, redirect: Redirect, *, domain_variable: str = "") -
     if not redirect.location:
         return "redirects, but names no target (its Location header is empty or missing): is the URL right?"
     if redirect.target is None:
-        location = shown(without_logins(redirect.location))
+        location = excerpt(without_logins(redirect.location))
         return f"redirects to {location!r}, which is not a URL that can be called: is the URL right?"
     url = without_logins(str(redirect.target))
     configured = url.removesuffix(path)
     if domain_variable:
         domain = configured.removeprefix("https://")
         is_domain = configured not in {url, domain} and "/" not in domain
-        return f"redirects to {shown(url)}; " + (
-            f"set {domain_variable} to {shown(domain)}" if is_domain else f"correct {domain_variable}"
+        return f"redirects to {excerpt(url)}; " + (
+            f"set {domain_variable} to {excerpt(domain)}" if is_domain else f"correct {domain_variable}"
         )
     if configured == url:
-        return f"redirects to {shown(url)}; configure that one, unless it is a login page"
-    return f"redirects to {shown(url)}; configure that one ({shown(configured)})"
+        return f"redirects to {excerpt(url)}; configure that one, unless it is a login page"
+    return f"redirects to {excerpt(url)}; configure that one ({excerpt(configured)})"
 
 
 def too_often_text(target: httpx.URL) -> str:
-    return f"redirects more than {FOLLOWED_TIMES} times, at last to {shown(without_logins(str(target)))}"
+    return f"redirects more than {FOLLOWED_TIMES} times, at last to {excerpt(without_logins(str(target)))}"
 
 
 def _is_same_host(asked: httpx.URL, target: httpx.URL) -> bool:

@@ -7,10 +7,10 @@ import msgspec
 
 from fsm_runner.coordinator_client.errors import Unreachable
 from fsm_runner.coordinator_client.redirects import Redirect
-from fsm_runner.errors import shown
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.error_bodies import reason_of
 from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.util.text import excerpt
 
 Form = TypeVar("Form")
 
@@ -30,12 +30,12 @@ class Answer(msgspec.Struct, frozen=True):
     """The URL that answered, after redirects; None: none was followed."""
 
     def __str__(self) -> str:
-        return f"{self.call}: HTTP {self.status}: {shown(reason_of(self.body)) or self.shown}"
+        return f"{self.call}: HTTP {self.status}: {excerpt(reason_of(self.body)) or self.excerpt}"
 
     @property
-    def shown(self) -> str:
+    def excerpt(self) -> str:
         """The beginning of its text, on one line."""
-        return shown(self.text)
+        return excerpt(self.text)
 
     @property
     def text(self) -> str:
@@ -47,7 +47,5 @@ class Answer(msgspec.Struct, frozen=True):
         try:
             return decode_json(self.body, form)
         except wire.DECODE_FAULTS as defect:
-            said = (
-                f"{self.call}: HTTP {self.status}: not an answer of a coordinator: {shown(str(defect))}: {self.shown}"
-            )
-            raise Unreachable(said) from defect
+            reason = f"not a coordinator's response: {excerpt(str(defect))}: {self.excerpt}"
+            raise Unreachable(f"{self.call}: HTTP {self.status}: {reason}") from defect

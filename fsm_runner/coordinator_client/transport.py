@@ -36,10 +36,11 @@ from fsm_runner.coordinator_client.redirects import is_about, redirect_of, redir
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.coordinator_client.response_body import READ_FAULTS
 from fsm_runner.diagnostics.redaction import without_login
-from fsm_runner.errors import UsageError, shown
+from fsm_runner.errors import UsageError
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.urls import http_url
+from fsm_runner.util.text import excerpt
 
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
 """Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
@@ -148,7 +149,7 @@ class Transport:
         status = answer.status
         message = str(answer)
         if answer.came_from is not None and not is_about(path, answer.came_from):
-            return Unreachable(f"{message} (redirected to {shown(str(answer.came_from))})", status)
+            return Unreachable(f"{message} (redirected to {excerpt(str(answer.came_from))})", status)
         if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
             return NotRegistered(message)
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
@@ -220,9 +221,9 @@ def _registration_conflict(answer: Answer) -> RegistrationConflictError | None:
         return None
     match detail.error:
         case "duplicate_runner":
-            return DuplicateRunner(shown(detail.message) or "a runner with the same identity is online", detail)
+            return DuplicateRunner(excerpt(detail.message) or "a runner with the same identity is online", detail)
         case "agent_name_collision":
             message = detail.message or f"agent {detail.agent_name} belongs to another runner"
-            return AgentNameCollision(shown(message), detail)
+            return AgentNameCollision(excerpt(message), detail)
         case _:
             return None

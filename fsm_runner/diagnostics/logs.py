@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from fsm_runner.diagnostics.redaction import Redactor
-from fsm_runner.util.terminal import printable
+from fsm_runner.util.text import escaped
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -55,7 +55,7 @@ def _make_plain(record: "Record", redactor: Redactor) -> None:
     text = redactor.text(record["message"])
     if len(text) > MESSAGE_LIMIT_CHARS:
         text = f"{text[:MESSAGE_LIMIT_CHARS]}… ({len(text) - MESSAGE_LIMIT_CHARS:,} more characters)"
-    record["message"] = printable(text).replace("\n", "\n    ")
+    record["message"] = escaped(text).replace("\n", "\n    ")
 
 
 class LogSink:

@@ -9,10 +9,10 @@ from urllib.parse import quote, quote_plus, unquote
 
 import msgspec
 
-from fsm_runner.errors import LEFT_OUT
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.json_tree import with_texts
 from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.util.text import LEFT_OUT
 
 MASK = "***"
 SHORTEST_SECRET_CHARS = 6

@@ -6,6 +6,7 @@ import unicodedata
 
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.util.text import quoted
 
 _UNPRINTABLE = frozenset({"Cc", "Cs"})
 """Unicode's control characters, and halves of a surrogate pair, which have no form in bytes."""
@@ -47,11 +48,11 @@ def split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise BadCommand(f"the command {_shown(command)} cannot be split into words: {error}") from error
+        raise BadCommand(f"the command {quoted(command)} cannot be split into words: {error}") from error
     if not words or not words[0]:
-        raise BadCommand(f"the command {_shown(command)} is empty: it has to name a file")
+        raise BadCommand(f"the command {quoted(command)} is empty: it has to name a file")
     if fault := _fault(command):
-        raise BadCommand(f"the command {_shown(command)} holds {fault}")
+        raise BadCommand(f"the command {quoted(command)} holds {fault}")
     return words
 
 
@@ -59,15 +60,15 @@ def _check_key(key: str) -> None:
     if not key:
         raise BadParameter("a parameter has an empty name")
     if key.startswith("-"):
-        raise BadParameter(f"parameter {_shown(key)}: a name must not begin with `-`")
+        raise BadParameter(f"parameter {quoted(key)}: a name must not begin with `-`")
     if "=" in key or any(char.isspace() or unicodedata.category(char) in _UNPRINTABLE for char in key):
-        raise BadParameter(f"parameter {_shown(key)}: a name must not hold `=`, white space or control characters")
+        raise BadParameter(f"parameter {quoted(key)}: a name must not hold `=`, white space or control characters")
 
 
 def _argument(key: str, value: object) -> str:
     text = ",".join(_text(key, element) for element in value) if isinstance(value, list) else _text(key, value)
     if fault := _fault(text):
-        raise BadParameter(f"parameter {_shown(key)}: its value holds {fault}, which no argument can")
+        raise BadParameter(f"parameter {quoted(key)}: its value holds {fault}, which no argument can")
     return text
 
 
@@ -78,7 +79,7 @@ def _text(key: str, value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadParameter(f"parameter {_shown(key)}: its value cannot be written as JSON: {error}") from error
+        raise BadParameter(f"parameter {quoted(key)}: its value cannot be written as JSON: {error}") from error
 
 
 def _fault(text: str) -> str | None:
@@ -89,7 +90,3 @@ def _fault(text: str) -> str | None:
     except UnicodeEncodeError:
         return "half a surrogate pair"
     return None
-
-
-def _shown(text: str) -> str:
-    return json.dumps(text)

@@ -2,10 +2,10 @@
 
 import signal
 
-from fsm_runner.errors import STDERR_MARK, STDOUT_MARK
 from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.child.child import Exit
 from fsm_runner.process.reaping import SIGNAL_CODE_BASE, signal_name
+from fsm_runner.util.error_text import STDERR_MARK, STDOUT_MARK
 
 TAIL_CHARS = 2_000
 """How much of the end of stdout or stderr is added to a failure that begins with other text."""

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 from loguru import logger
 
-from fsm_runner.gateway.errors import Refusal, shown
+from fsm_runner.gateway.errors import Refusal
 from fsm_runner.gateway.limits import GatewayLimits
 from fsm_runner.reporting.outbox import DeliveryFuture
 from fsm_runner.reporting.session_channel import SessionChannel, TooMuchUndelivered
+from fsm_runner.util.text import excerpt
 
 
 class GatewayEndpoint:
@@ -84,10 +85,10 @@ class GatewayEndpoint:
     def say_full(self, limit: TooMuchUndelivered) -> None:
         """In the log, once until something is taken again."""
         if not self._is_full:
-            logger.warning("gateway: messages of an executor are refused: {}", shown(str(limit)))
+            logger.warning("gateway: messages of an executor are refused: {}", excerpt(str(limit)))
         self._is_full = True
 
     def say_taken(self) -> None:
         if self._is_full:
-            logger.info("gateway: {}: messages are taken again", shown(self.session_id))
+            logger.info("gateway: {}: messages are taken again", excerpt(self.session_id))
         self._is_full = False

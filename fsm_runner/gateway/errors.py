@@ -1,8 +1,7 @@
 """What is said to an executor whose request is not carried out."""
 
 from fsm_runner.coordinator_client.transport import path_segment
-
-SHOWN_CHARS = 200
+from fsm_runner.util.text import excerpt
 
 
 class Refusal(Exception):
@@ -27,7 +26,8 @@ def not_found() -> Refusal:
 
 def not_open(method: str, segments: tuple[str, ...]) -> Refusal:
     """The same whether what the path names is somebody else's or does not exist."""
-    return Refusal(403, f"{shown(method)} {shown_path(segments)} is not open to executors")
+    path = "/" + "/".join(map(path_segment, segments))
+    return Refusal(403, f"{excerpt(method)} {excerpt(path)} is not open to executors")
 
 
 def other_session() -> Refusal:
@@ -37,13 +37,3 @@ def other_session() -> Refusal:
 def away() -> Refusal:
     """Without the client's own message, which names the coordinator's address."""
     return Refusal(502, "The Agent Coordinator cannot be reached at the moment")
-
-
-def shown(text: str) -> str:
-    """Text from outside, for a log or a message: on one line, without control characters, cut."""
-    cut = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
-    return cut if cut.isprintable() else repr(cut)
-
-
-def shown_path(segments: tuple[str, ...]) -> str:
-    return shown("/" + "/".join(map(path_segment, segments)))

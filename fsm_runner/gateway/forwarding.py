@@ -14,8 +14,9 @@ from fsm_runner.coordinator_client.policy import ANSWER_LIMIT_BYTES
 from fsm_runner.coordinator_client.response_body import READ_FAULTS, chunks_of
 from fsm_runner.gateway import headers
 from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.errors import AnswerBroken, Refusal, away, shown
+from fsm_runner.gateway.errors import AnswerBroken, Refusal, away
 from fsm_runner.gateway.paths import url_path
+from fsm_runner.util.text import excerpt
 
 
 async def pass_on(call: Call, query: dict[str, str] | None = None) -> None:
@@ -70,7 +71,7 @@ async def _open(
 
 
 def _away(fault: CoordinatorError) -> Refusal:
-    logger.debug("gateway: a call of an executor is not passed on: {}", shown(str(fault)))
+    logger.debug("gateway: a call of an executor is not passed on: {}", excerpt(str(fault)))
     return away()
 
 

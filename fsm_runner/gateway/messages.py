@@ -16,13 +16,14 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.gateway.call import Call
 from fsm_runner.gateway.content import Field, decode_fields, every_field, text, text_or_none
 from fsm_runner.gateway.endpoint import GatewayEndpoint
-from fsm_runner.gateway.errors import Refusal, not_found, other_session, shown
+from fsm_runner.gateway.errors import Refusal, not_found, other_session
 from fsm_runner.gateway.responses import json_bytes, json_response
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.executor_status import take_executor_status
 from fsm_runner.reporting.outbox import DeliveryFuture
 from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
+from fsm_runner.util.text import excerpt
 
 TAKEN_OVER: JsonObject = {"ok": True}
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
@@ -95,9 +96,9 @@ async def _tell(call: Call, tell: Callable[[], DeliveryFuture], taken_status: in
         answered = tell()
     except TooMuchUndelivered as limit:
         call.endpoint.say_full(limit)
-        raise Refusal(502, shown(str(limit))) from None
+        raise Refusal(502, excerpt(str(limit))) from None
     except NoTurn as reason:
-        raise Refusal(409, shown(str(reason))) from None
+        raise Refusal(409, excerpt(str(reason))) from None
     call.endpoint.say_taken()
     await _hold(call.endpoint, answered)
     await call.answer(_response(answered) if answered.done() else json_response(TAKEN_OVER, taken_status))

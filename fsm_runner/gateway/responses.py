@@ -5,7 +5,8 @@ from loguru import logger
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from fsm_runner.gateway.errors import AnswerBroken, Refusal, shown
+from fsm_runner.gateway.errors import AnswerBroken, Refusal
+from fsm_runner.util.text import excerpt
 
 _encode = msgspec.json.Encoder().encode
 
@@ -39,5 +40,5 @@ async def unexpected(request: Request, error: Exception) -> Response:
     if isinstance(error, AnswerBroken):
         logger.debug("gateway: {}", error)
     else:
-        logger.opt(exception=error).error("gateway: a {} call could not be answered", shown(request.method))
+        logger.opt(exception=error).error("gateway: a {} call could not be answered", excerpt(request.method))
     return json_response({"detail": "Internal Server Error"}, 500)

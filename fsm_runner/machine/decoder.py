@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fsm_runner.machine.defects import Path, quoted
+from fsm_runner.machine.defects import Path
 from fsm_runner.machine.spec import Count, Group, Name, Seconds, Spec, State, Tone
+from fsm_runner.util.text import quoted, truncated
 
-_SHOWN_CHARACTERS = 60
+_VALUE_LIMIT_CHARS = 60
 
 
 class Problem(NamedTuple):
@@ -145,7 +146,7 @@ def _scalar(choices: tuple[Any, ...], raw: Any, at: Path, problems: list[Problem
             return msgspec.convert(raw, typing.Union[leaves])  # noqa: UP007 -- the members are only known here
     except msgspec.ValidationError:
         pass
-    problems.append(Problem(at, f"must be {' or '.join(_described(choices))}, not {_shown(raw)}"))
+    problems.append(Problem(at, f"must be {' or '.join(_described(choices))}, not {_value_text(raw)}"))
     return None
 
 
@@ -169,11 +170,11 @@ def _described(choices: tuple[Any, ...]) -> Iterator[str]:
             yield "a table"
 
 
-def _shown(raw: Any) -> str:
+def _value_text(raw: Any) -> str:
     if isinstance(raw, dict | list):
         return "a table" if isinstance(raw, dict) else "a list"
     if isinstance(raw, bool):
         return str(raw).lower()
     # Python refuses to write very long whole numbers in the decimal system.
     text = quoted(raw) if isinstance(raw, str) else hex(raw) if isinstance(raw, int) and abs(raw) > 10**18 else str(raw)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    return truncated(text, _VALUE_LIMIT_CHARS)

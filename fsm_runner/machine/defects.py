@@ -1,9 +1,10 @@
 """What is wrong with a spec, and where."""
 
-import json
 from collections.abc import Iterable
 
 import msgspec
+
+from fsm_runner.util.text import quoted
 
 Path = tuple[str | int, ...]
 """Where in a spec: keys of tables and indices of lists, from the outside in."""
@@ -51,8 +52,3 @@ def place_of(path: Path) -> str:
 
 def _key(name: str) -> str:
     return name if name and _BARE.issuperset(name) else quoted(name)
-
-
-def quoted(text: str) -> str:
-    """A text in quotes on one line; what cannot be printed is escaped."""
-    return json.dumps(text, ensure_ascii=not text.isprintable())

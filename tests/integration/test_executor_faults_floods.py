@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.errors import ERROR_LIMIT_CHARS
 from fsm_runner.process.child.child import OUTPUT_LIMIT_BYTES
+from fsm_runner.util.error_text import ERROR_LIMIT_CHARS
 from tests.support.command_executor import Step, command_home, staged
 
 MIB = 1024 * 1024

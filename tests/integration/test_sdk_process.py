@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from fsm_runner.errors import headline
+from fsm_runner.util.error_text import headline
 from tests.support.executor_program import (
     SESSION_ID,
     SHUTDOWN,

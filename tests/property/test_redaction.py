@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fsm_runner.diagnostics.redaction import MASK, SHORTEST_PART_CHARS, SHORTEST_SECRET_CHARS, Redactor
-from fsm_runner.errors import shortened
 from fsm_runner.process.child.capture import BoundedCapture
+from fsm_runner.util.error_text import limited_error
 
 secrets = st.text(
     st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=SHORTEST_SECRET_CHARS, max_size=60
@@ -111,7 +111,7 @@ def test_a_secret_is_hidden_where_the_middle_was_left_out(
 @given(plain_secrets, st.integers(0, 20_000))
 def test_a_report_that_is_shortened_holds_no_part_of_a_secret(secret: str, before: int) -> None:
     text = "A" * before + secret + "B" * 20_000
-    assert _longest_part(secret, shortened(Redactor([secret]).text(text))) == 0
+    assert _longest_part(secret, limited_error(Redactor([secret]).text(text))) == 0
 
 
 def _longest_part(secret: str, text: str) -> int:

@@ -2,14 +2,9 @@
 
 import pytest
 
-from fsm_runner.cli.output import shortened, show_table
+from fsm_runner.cli.output import show_table
 
 
 def test_each_row_of_a_table_is_one_aligned_line(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(("NAME", "STATE"), [("two\nlines", "a"), ("\x1b[31mred", "b")])
     assert capsys.readouterr().out == "NAME         STATE\ntwo\\nlines   a\n\\x1b[31mred  b\n"
-
-
-def test_a_shortened_text_is_one_line_of_limited_length() -> None:
-    assert shortened("a\nb", 4) == "a\\nb"
-    assert shortened("a\nbc", 4) == "a\\n…"

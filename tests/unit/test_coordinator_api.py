@@ -232,7 +232,7 @@ UNREADABLE = [
 async def test_an_answer_of_200_that_is_none_of_a_coordinator_may_pass(raw: bytes) -> None:
     async with answering(raw) as (api, _):
         for name in DECODING_CALLS:
-            with pytest.raises(Unreachable, match="HTTP 200: not an answer of a coordinator") as raised:
+            with pytest.raises(Unreachable, match="HTTP 200: not a coordinator's response") as raised:
                 await CALLS[name][0](api)
             assert len(str(raised.value)) < 1000
 

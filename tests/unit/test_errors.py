@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsm_runner.errors import headline
+from fsm_runner.util.error_text import headline
 
 
 @pytest.mark.parametrize(

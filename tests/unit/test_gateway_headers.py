@@ -1,7 +1,7 @@
 import pytest
 
 from fsm_runner.gateway import headers
-from fsm_runner.gateway.errors import SHOWN_CHARS, shown, shown_path
+from fsm_runner.gateway.errors import not_open
 
 
 def test_what_is_for_the_other_end_is_passed_on() -> None:
@@ -78,9 +78,5 @@ def test_only_http_1_0_needs_no_host() -> None:
     assert not headers.is_local_client([], "1.1")
 
 
-def test_text_from_outside_stays_on_one_line() -> None:
-    assert shown("ses_1") == "ses_1"
-    assert "\n" not in shown("ses\nERROR forged")
-    assert "\x1b" not in shown("\x1b[2J")
-    assert len(shown("x" * 10_000)) <= SHOWN_CHARS + 1
-    assert shown_path(("sessions", "a b\n")) == "/sessions/a%20b%0A"
+def test_a_path_in_a_refusal_is_on_one_line() -> None:
+    assert "GET /sessions/a%20b%0A is" in not_open("GET", ("sessions", "a b\n")).detail

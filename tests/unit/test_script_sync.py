@@ -70,5 +70,5 @@ async def test_a_poll_that_names_too_many_is_no_answer(list_name: str) -> None:
         coordinator.answer = {list_name: ["a"] * POLL_NAMES_LIMIT}
         assert len(msgspec.structs.asdict(await api.poll("rnr_1", 1))[list_name]) == POLL_NAMES_LIMIT
         coordinator.answer = {list_name: ["a"] * (POLL_NAMES_LIMIT + 1)}
-        with pytest.raises(Unreachable, match="not an answer of a coordinator"):
+        with pytest.raises(Unreachable, match="not a coordinator's response"):
             await api.poll("rnr_1", 1)

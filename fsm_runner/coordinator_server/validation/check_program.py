@@ -62,20 +62,20 @@ def main() -> None:
         try:
             answer: dict[str, Any] = {"errors": errors_of(validator_of_text(schema), parameters)}
         except BrokenSchemaError as broken:
-            answer = {"broken": _shortened(str(broken))}
+            answer = {"broken": _truncated(str(broken))}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
 def _described(error: jsonschema_rs.ValidationError) -> dict[str, str]:
     return {
-        "path": _shortened(_json_path(error.instance_path)),
-        "message": _shortened(error.message),
-        "schema_path": _shortened("/".join(map(str, error.schema_path))),
+        "path": _truncated(_json_path(error.instance_path)),
+        "message": _truncated(error.message),
+        "schema_path": _truncated("/".join(map(str, error.schema_path))),
     }
 
 
-def _shortened(text: str) -> str:
+def _truncated(text: str) -> str:
     return text if len(text) <= MESSAGE_LIMIT_CHARS else f"{text[:MESSAGE_LIMIT_CHARS]}…"
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 
 from fsm_runner.machine.decoder import Problem, closest, similar
-from fsm_runner.machine.defects import Path, quoted
+from fsm_runner.machine.defects import Path
 from fsm_runner.machine.rules.case import Case, rule
+from fsm_runner.util.text import quoted
 
 
 @rule()

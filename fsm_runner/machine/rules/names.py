@@ -4,10 +4,11 @@ import unicodedata
 from collections.abc import Iterator
 
 from fsm_runner.machine.decoder import Problem, similar
-from fsm_runner.machine.defects import Path, quoted
+from fsm_runner.machine.defects import Path
 from fsm_runner.machine.groups import ancestors, parents
 from fsm_runner.machine.rules.case import Case, rule
 from fsm_runner.machine.spec import State
+from fsm_runner.util.text import quoted
 
 RESERVED_STATES = frozenset({"*", "="})
 """The machinery takes these for "any state" and "the same state"."""

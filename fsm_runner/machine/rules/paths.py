@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from fsm_runner.machine.decoder import Problem
-from fsm_runner.machine.defects import quoted
 from fsm_runner.machine.rules.case import Case, rule
+from fsm_runner.util.text import quoted
 
 
 @rule("initial", "states", "groups", "transitions")

@@ -13,6 +13,7 @@ from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.limits.open_files import OPEN_FILES
 from fsm_runner.process.tree.rlimit_tag import with_rlimit_tag
 from fsm_runner.process.user import RIGHTS, RunUser, first_denied
+from fsm_runner.util.text import escaped
 
 _EXHAUSTED = {
     errno.EAGAIN: "too many processes: raise the limit (`ulimit -u`, a container's pids limit) or run fewer at once",
@@ -65,7 +66,7 @@ def spawn(
         raise spawn_failed(error, command, env, cwd, user) from error
     except ValueError as error:  # NUL, `=` in a variable's name, text that has no form in bytes
         raise SpawnFailed(
-            f"`{_shown(command[0])}` cannot be started: {_bad_text(command, env, cwd)}: {error}"
+            f"`{escaped(command[0])}` cannot be started: {_bad_text(command, env, cwd)}: {error}"
         ) from error
 
 
@@ -163,8 +164,8 @@ def _bad_text(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
             return f"argument {position}" if position else "its name"
     for name, value in env.items():
         if not _has_bytes(name) or not _has_bytes(value) or "=" in name:
-            return f"the environment variable {_shown(name)!r}"
-    return f"its working directory {_shown(str(cwd))!r}"
+            return f"the environment variable {escaped(name)!r}"
+    return f"its working directory {escaped(str(cwd))!r}"
 
 
 def _has_bytes(text: str) -> bool:
@@ -172,7 +173,3 @@ def _has_bytes(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def _shown(text: str) -> str:
-    return text.encode("unicode_escape").decode("ascii")

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from loguru import logger
 
-from fsm_runner.errors import FsmRunnerError, shortened
+from fsm_runner.errors import FsmRunnerError
 from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.machine.spec import State
 from fsm_runner.runtime.actors.record import Recorder
+from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 INTERRUPTED = "interrupted"
@@ -204,5 +205,5 @@ def _is_being_cancelled() -> bool:
 def _reason(payload: object) -> str:
     """Why an event came, where its payload says so."""
     if isinstance(payload, BaseException):
-        return shortened(str(payload)) or type(payload).__name__
-    return shortened(payload) if isinstance(payload, str) else ""
+        return limited_error(str(payload)) or type(payload).__name__
+    return limited_error(payload) if isinstance(payload, str) else ""

@@ -8,7 +8,7 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
-from fsm_runner.errors import FsmRunnerError, shortened
+from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import Assignment, Execution, Executor, RunRefused
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Machine, Step
@@ -25,6 +25,7 @@ from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
 from fsm_runner.runtime.workspace import check_workspace
+from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.threads import in_thread
 
 INTERRUPTIONS_LIMIT = 3
@@ -187,7 +188,7 @@ class RunActor(Actor):
     def _note(self, notes: ExecutorStatus) -> None:
         """A detail stands in the journal as a step that leads nowhere."""
         if notes.status_detail is not None:
-            detail = shortened(self._context.channels.redactor.text(notes.status_detail))
+            detail = limited_error(self._context.channels.redactor.text(notes.status_detail))
             logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), detail)
             self._context.observer.reported(self.wire_run, self.state, detail)
             self._record("detail", self.state, detail)
@@ -269,7 +270,9 @@ class RunActor(Actor):
             case "stopped":
                 return messages.stopped(run_id, self.runner_id, self._signal, authoritative=self._overrules)
             case _:
-                return messages.failed(run_id, self.runner_id, shortened(self.failure), authoritative=self._overrules)
+                return messages.failed(
+                    run_id, self.runner_id, limited_error(self.failure), authoritative=self._overrules
+                )
 
 
 def _status(outcome: str | None) -> RunStatus:

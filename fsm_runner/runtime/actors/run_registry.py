@@ -10,7 +10,6 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import UnreadableRun
 from fsm_runner.coordinator_client.policy import POLICIES
-from fsm_runner.errors import headline, shortened
 from fsm_runner.journal.records import EndedRun, OpenRun
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
@@ -19,12 +18,13 @@ from fsm_runner.runtime.actors.ended_runs import EndedRuns
 from fsm_runner.runtime.actors.run import RunActor, RunContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
+from fsm_runner.util.error_text import headline, limited_error
 from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.util.text import excerpt
 
 HELD_LIMIT = 10_000
 """So many runs and reports of runs are under way at once, whatever a coordinator says that this runner holds."""
 
-SHOWN_FAILURE_CHARS = 300
 """As much of a failure's headline is logged; the coordinator has the rest."""
 
 
@@ -160,8 +160,8 @@ class RunRegistry:
         """Report a run as failed that cannot be started."""
         # The text can name the coordinator's URL, which may hold a password.
         error = self._context.channels.redactor.text(error)
-        logger.error("{}: {}", run_id, _shown(error))
-        self._end_at_once(run_id, messages.failed(run_id, runner_id, shortened(error), authoritative=False))
+        logger.error("{}: {}", run_id, excerpt(headline(error)))
+        self._end_at_once(run_id, messages.failed(run_id, runner_id, limited_error(error), authoritative=False))
 
     def report_stopped(self, run_id: str, runner_id: str) -> None:
         """Report a run as stopped that was claimed, and whose answer was lost."""
@@ -268,7 +268,7 @@ class RunRegistry:
         if actor.was_resumed:
             took += " since it was taken up"
         used = "" if actor.usage is None else f" ({actor.usage})"
-        if reasons := [_shown(reason) for reason in (actor.failure, actor.unreported) if reason]:
+        if reasons := [excerpt(headline(reason)) for reason in (actor.failure, actor.unreported) if reason]:
             logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, "; ".join(reasons))
         else:
             logger.info("{}: {} after {}{}", actor.name, state, took, used)
@@ -280,8 +280,3 @@ class RunRegistry:
     async def _deliver(self, run_id: str, report: OutboundMessage) -> None:
         outbox = self._context.channels.outbox
         await (outbox.ending_of(run_id) or outbox.put(run_id, report, maybe_delivered=True))
-
-
-def _shown(failure: str) -> str:
-    line = headline(failure)
-    return line if len(line) <= SHOWN_FAILURE_CHARS else line[:SHOWN_FAILURE_CHARS] + "…"

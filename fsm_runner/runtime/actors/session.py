@@ -8,7 +8,7 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
-from fsm_runner.errors import FsmRunnerError, headline
+from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
@@ -22,6 +22,7 @@ from fsm_runner.reporting.session_reporter import ReportingContext, SessionRepor
 from fsm_runner.reporting.unreported import why_unreported
 from fsm_runner.runtime.actors.actor import Actor, Position, TimeLimitExceeded
 from fsm_runner.runtime.actors.record import Record
+from fsm_runner.util.error_text import headline
 
 OnStatus = Callable[[ExecutorStatus], None]
 
