@@ -67,8 +67,8 @@ async def assembled_executor(
     if (user := surroundings.launch_policy.user) is not None:
         await in_thread(check_program, user, profile.executor_path, program)
     # The gateway brings the web server along, which a procedural runner has no use for.
-    from fsm_runner.gateway.gateway import Gateway
-    from fsm_runner.gateway.limits import LIMITS
+    from fsm_runner.gateway.endpoint import LIMITS
+    from fsm_runner.gateway.server import Gateway
 
     limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections, GATEWAY_SHARE))
     async with Gateway(surroundings.api, limits) as gateway:

@@ -3,7 +3,7 @@
 from fsm_runner.conformance.exchange import Listener, RecordingApp
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.executors.interface import SessionEndpoint
-from fsm_runner.gateway.gateway import Gateway
+from fsm_runner.gateway.server import Gateway
 from fsm_runner.reporting.session_channel import SessionChannel
 
 

@@ -1,4 +1,5 @@
-"""The executors' only door to the coordinator: protocol.md, section 3.
+"""The gateway between executors and the coordinator (protocol.md, section 3).
 
-Each session has an address of its own, which opens that session, the child runs that it starts, and nothing else.
+Each session has a base URL of its own. It gives access to that session, to the child runs that the session starts, and
+to nothing else.
 """

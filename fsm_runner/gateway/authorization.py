@@ -1,19 +1,20 @@
-"""Whose a session or run is: the door's own, a child of it, or somebody else's.
+"""Access control: a request may concern the endpoint's own session and its children, and no other session.
 
-Somebody else's and one that does not exist are the same here, so that nobody can try out which there are.
+Another session's resource and one that does not exist are refused alike, so that probing reveals nothing.
 """
 
 from typing import TypeVar
 
 import httpx
 import msgspec
+from msgspec import UNSET
 
-from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.errors import away
+from fsm_runner.gateway.errors import GatewayError, coordinator_unreachable
 from fsm_runner.gateway.forwarding import look_up
-from fsm_runner.gateway.paths import is_plain
-from fsm_runner.protocol.json_text import decode_json
-from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.gateway.paths import is_unambiguous
+from fsm_runner.gateway.request import GatewayRequest, decode_every_field, required_text, text_or_none
+from fsm_runner.protocol.json_text import decode_json, encode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS, RunCreated
 
 Form = TypeVar("Form")
 
@@ -23,68 +24,102 @@ class Session(msgspec.Struct, frozen=True):
     parent_session_id: str | None = None
 
 
-class _SessionAnswer(msgspec.Struct, frozen=True):
+class _SessionResponse(msgspec.Struct, frozen=True):
     session: Session
 
 
 class RunOwner(msgspec.Struct, frozen=True):
-    """As much of a run as tells whose it is."""
+    """The fields of a run that identify its session."""
 
     run_id: str
     session_id: str
     parent_session_id: str | None = None
 
 
-async def refuse_unless_own_or_child(call: Call, session_id: str) -> None:
-    """Raises a 403 `Refusal`, or a 502 one where the coordinator cannot be asked."""
-    if session_id != call.endpoint.session_id:
-        await refuse_unless_child(call, session_id)
+async def require_own_or_child(request: GatewayRequest, session_id: str) -> None:
+    """Raise a 403 `GatewayError` for another session, or a 502 one if the coordinator cannot be reached."""
+    if session_id != request.endpoint.session_id:
+        await require_child(request, session_id)
 
 
-async def refuse_unless_child(call: Call, session_id: str) -> None:
-    """The same. The own session is none."""
-    if not await is_child(call, session_id):
-        raise call.not_open()
+async def require_child(request: GatewayRequest, session_id: str) -> None:
+    """Raise like `require_own_or_child`, also for the endpoint's own session."""
+    if not await is_child(request, session_id):
+        raise request.not_open()
 
 
-async def refuse_unless_own_or_child_run(call: Call, run_id: str) -> None:
-    run = await _run(call, run_id)
-    if call.endpoint.session_id not in (run.session_id, run.parent_session_id):
-        await refuse_unless_child(call, run.session_id)
+async def require_own_or_child_run(request: GatewayRequest, run_id: str) -> None:
+    run = await _run(request, run_id)
+    if request.endpoint.session_id not in (run.session_id, run.parent_session_id):
+        await require_child(request, run.session_id)
 
 
-async def refuse_unless_child_run(call: Call, run_id: str) -> None:
-    await refuse_unless_child(call, (await _run(call, run_id)).session_id)
+async def require_child_run(request: GatewayRequest, run_id: str) -> None:
+    await require_child(request, (await _run(request, run_id)).session_id)
 
 
-async def is_child(call: Call, session_id: str) -> bool:
-    """Whether the door's own session is its parent. Raises a 502 `Refusal` where the coordinator cannot be asked."""
-    endpoint = call.endpoint
-    if session_id == endpoint.session_id or not is_plain(session_id):
+async def is_child(request: GatewayRequest, session_id: str) -> bool:
+    """Return whether the endpoint's session is the parent. Raises a 502 `GatewayError`."""
+    endpoint = request.endpoint
+    if session_id == endpoint.session_id or not is_unambiguous(session_id):
         return False
-    if endpoint.has_child(session_id):
+    if endpoint.is_known_child(session_id):
         return True
-    answer = _found(await look_up(call, ("sessions", session_id)), _SessionAnswer)
-    if answer is None or answer.session != Session(session_id, endpoint.session_id):
+    found = _decoded(await look_up(request, ("sessions", session_id)), _SessionResponse)
+    if found is None or found.session != Session(session_id, endpoint.session_id):
         return False
     endpoint.remember_child(session_id)
     return True
 
 
-async def _run(call: Call, run_id: str) -> RunOwner:
-    run = _found(await look_up(call, ("runs", run_id)), RunOwner)
+async def child_run_body(request: GatewayRequest) -> bytes:
+    """Return the body of `POST /runs` as the executor wrote it, with the endpoint's session as the parent.
+
+    Raises a 4xx `GatewayError` if it names another parent or a session that is not a child.
+    """
+    fields = decode_every_field(await request.body.read())
+    own = request.endpoint.session_id
+    if text_or_none(fields.get("parent_session_id", UNSET), "parent_session_id") not in {None, own}:
+        raise GatewayError(403, "parent_session_id: this base URL belongs to another session")
+    match text_or_none(fields.get("type", UNSET), "type"):
+        case "start_session":
+            # The coordinator's response to a name would reveal whether a session has it.
+            if text_or_none(fields.pop("session_id", UNSET), "session_id"):
+                detail = "session_id: start_session gets a new session, which the Agent Coordinator names"
+                raise GatewayError(403, detail)
+        case "resume_session":
+            if not await is_child(request, required_text(fields.get("session_id", UNSET), "session_id")):
+                raise GatewayError(403, "session_id: only this session's children can be resumed")
+        case _:
+            raise GatewayError(400, "type: expected start_session or resume_session")
+    fields["parent_session_id"] = msgspec.Raw(encode_json(own))
+    return encode_json(fields)
+
+
+def remember_created_run(request: GatewayRequest, response_body: bytes) -> None:
+    """Remember the child of a `POST /runs`. An unreadable response is ignored: the child is looked up later."""
+    try:
+        created = decode_json(response_body, RunCreated)
+    except DECODE_FAULTS:
+        return
+    if created.session_id != request.endpoint.session_id:
+        request.endpoint.remember_child(created.session_id)
+
+
+async def _run(request: GatewayRequest, run_id: str) -> RunOwner:
+    run = _decoded(await look_up(request, ("runs", run_id)), RunOwner)
     if run is None or run.run_id != run_id:
-        raise call.not_open()
+        raise request.not_open()
     return run
 
 
-def _found(answer: httpx.Response, form: type[Form]) -> Form | None:
-    """None where there is no such thing. Raises a 502 `Refusal` for anything that is not a coordinator's answer."""
-    if answer.status_code in {httpx.codes.NOT_FOUND, httpx.codes.UNPROCESSABLE_ENTITY}:
+def _decoded(response: httpx.Response, form: type[Form]) -> Form | None:
+    """Return None if the resource does not exist. Raises a 502 `GatewayError` if no coordinator wrote the response."""
+    if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.UNPROCESSABLE_ENTITY}:
         return None
-    if not answer.is_success:
-        raise away()
+    if not response.is_success:
+        raise coordinator_unreachable()
     try:
-        return decode_json(answer.content, form)
+        return decode_json(response.content, form)
     except DECODE_FAULTS:
-        raise away() from None
+        raise coordinator_unreachable() from None

@@ -1,17 +1,48 @@
-"""A door: what one address opens."""
+"""A session's endpoint: its state, and the gateway's limits."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 from loguru import logger
 
-from fsm_runner.gateway.errors import Refusal
-from fsm_runner.gateway.limits import GatewayLimits
+from fsm_runner.gateway.errors import GatewayError
 from fsm_runner.reporting.outbox import DeliveryFuture
 from fsm_runner.reporting.session_channel import SessionChannel, TooMuchUndelivered
 from fsm_runner.util.text import excerpt
+
+
+class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """All limits of the gateway but two.
+
+    `HEADERS_LIMIT_BYTES` in `http_server/server.py` limits the headers of a request. `UNDELIVERED_LIMIT_BYTES` in
+    `coordinator_client/policy.py` limits the messages that wait for the coordinator.
+    """
+
+    connections: int = 1_000
+    """Open connections of all executors. At the limit, a new one replaces the one idle for longest, or waits."""
+    served_at_once: int = 16
+    """Requests of one session served at once; further ones wait. At most half of `connections`."""
+    body_bytes: int = 16 * 1024 * 1024
+    """The largest request body. A larger one is a 413."""
+    body_s: float = 60.0
+    """The longest time in which a body may arrive. A slower one is a 408."""
+    bodies_at_once: int = 4
+    """Bodies of one endpoint held in memory while they arrive; further ones wait."""
+    forwards_at_once: int = 8
+    """Requests of one endpoint forwarded at once, streams included. One more is a 429."""
+    hold_s: float = 2.0
+    """The longest time that a bind, event or metadata request waits for the coordinator's response. Afterwards the
+    gateway answers that it has accepted the message."""
+    known_children: int = 1000
+    """Child sessions remembered for one endpoint. The gateway looks the others up again."""
+    look_up_s: float = 70.0
+    """The time limit for finding out which session a session or run belongs to."""
+
+
+LIMITS = GatewayLimits()
 
 
 class GatewayEndpoint:
@@ -28,13 +59,14 @@ class GatewayEndpoint:
         self.session_id = session_id
         self.channel = channel
         self.limits = limits
-        self.body_turns = asyncio.Semaphore(limits.bodies_at_once)
+        self.body_slots = asyncio.Semaphore(limits.bodies_at_once)
         self.closed = asyncio.Event()
         self._url = url
         self._on_close = on_close
         self._children: OrderedDict[str, None] = OrderedDict()
         self._forwards = 0
         self._is_full = False
+        """Whether the last message was refused; the log names only the first refusal in a row."""
         self._overdue: set[DeliveryFuture] = set()
 
     @property
@@ -42,12 +74,11 @@ class GatewayEndpoint:
         return self._url
 
     def close(self) -> None:
-        """Streams end too."""
+        """Close the endpoint and end its requests, streams included."""
         self.closed.set()
         self._on_close()
 
-    def has_child(self, session_id: str) -> bool:
-        """Whether it is remembered as one."""
+    def is_known_child(self, session_id: str) -> bool:
         if session_id not in self._children:
             return False
         self._children.move_to_end(session_id)
@@ -60,35 +91,33 @@ class GatewayEndpoint:
             self._children.popitem(last=False)
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether a message that has been waited for in vain is still not answered: the next ones are behind it."""
-        return any(not answered.done() for answered in self._overdue)
+    def has_overdue(self) -> bool:
+        """Whether a message was not acknowledged within `hold_s` and is still pending. Later messages queue behind."""
+        return any(not delivery.done() for delivery in self._overdue)
 
-    def say_overdue(self, answered: DeliveryFuture) -> None:
-        """This message is not waited for any more."""
-        self._overdue.add(answered)
-        answered.add_done_callback(self._overdue.discard)
+    def add_overdue(self, delivery: DeliveryFuture) -> None:
+        self._overdue.add(delivery)
+        delivery.add_done_callback(self._overdue.discard)
 
     @contextmanager
     def forwarding(self) -> Iterator[None]:
-        """One call that is passed on. Raises a 429 `Refusal` where there are too many already."""
+        """Count one forwarded request. Raises a 429 `GatewayError` above `forwards_at_once`."""
         if self._forwards >= self.limits.forwards_at_once:
-            raise Refusal(
-                429, f"No more than {self.limits.forwards_at_once} calls of one session are passed on at once"
-            )
+            limit = self.limits.forwards_at_once
+            raise GatewayError(429, f"No more than {limit} requests of one session are forwarded at once")
         self._forwards += 1
         try:
             yield
         finally:
             self._forwards -= 1
 
-    def say_full(self, limit: TooMuchUndelivered) -> None:
-        """In the log, once until something is taken again."""
+    def message_refused(self, limit: TooMuchUndelivered) -> None:
+        """Log the first refusal since a message was accepted."""
         if not self._is_full:
             logger.warning("gateway: messages of an executor are refused: {}", excerpt(str(limit)))
         self._is_full = True
 
-    def say_taken(self) -> None:
+    def message_accepted(self) -> None:
         if self._is_full:
-            logger.info("gateway: {}: messages are taken again", excerpt(self.session_id))
+            logger.info("gateway: {}: messages are accepted again", excerpt(self.session_id))
         self._is_full = False

@@ -1,39 +1,35 @@
-"""What is said to an executor whose request is not carried out."""
+"""Error responses to executors."""
 
 from fsm_runner.coordinator_client.transport import path_segment
 from fsm_runner.util.text import excerpt
 
 
-class Refusal(Exception):
-    """Becomes an answer of this status, with `detail`."""
+class GatewayError(Exception):
+    """A request that the gateway answers with `status` and `detail`."""
 
     def __init__(self, status: int, detail: str, *, close: bool = False) -> None:
-        """`close`: the connection is of no use any more."""
+        """`close`: close the connection after the response."""
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.close = close
 
 
-class AnswerBroken(Exception):
-    """The coordinator's answer ended early, when a part of it had been passed on."""
+class ResponseInterrupted(Exception):
+    """The coordinator's response ended early, after a part of it was forwarded."""
 
 
-def not_found() -> Refusal:
-    """The one answer to all who do not have a door's address. It tells nothing, not even whether there is one."""
-    return Refusal(404, "Not Found")
+def not_found() -> GatewayError:
+    """Return the 404 for requests without a valid endpoint. It does not reveal which endpoints exist."""
+    return GatewayError(404, "Not Found")
 
 
-def not_open(method: str, segments: tuple[str, ...]) -> Refusal:
-    """The same whether what the path names is somebody else's or does not exist."""
-    path = "/" + "/".join(map(path_segment, segments))
-    return Refusal(403, f"{excerpt(method)} {excerpt(path)} is not open to executors")
+def not_open(method: str, names: tuple[str, ...]) -> GatewayError:
+    """Return a 403. It is the same for another session's resource and for one that does not exist."""
+    path = "/" + "/".join(map(path_segment, names))
+    return GatewayError(403, f"{excerpt(method)} {excerpt(path)} is not open to executors")
 
 
-def other_session() -> Refusal:
-    return Refusal(403, "session_id: another session than the one that this address was given to")
-
-
-def away() -> Refusal:
-    """Without the client's own message, which names the coordinator's address."""
-    return Refusal(502, "The Agent Coordinator cannot be reached at the moment")
+def coordinator_unreachable() -> GatewayError:
+    """Return a 502 without the HTTP client's message, which names the coordinator's address."""
+    return GatewayError(502, "The Agent Coordinator cannot be reached at the moment")

@@ -1,6 +1,10 @@
-"""Calls that are passed on to the coordinator, with the runner's credentials: protocol.md, section 3."""
+"""Requests that the gateway forwards to the coordinator with the runner's credentials: protocol.md, section 3.
+
+A header is forwarded if it is for the other end and is not a credential.
+"""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,84 +16,165 @@ from fsm_runner.coordinator_client.decompression import PLAIN, READABLE, encodin
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
 from fsm_runner.coordinator_client.policy import ANSWER_LIMIT_BYTES
 from fsm_runner.coordinator_client.response_body import READ_FAULTS, chunks_of
-from fsm_runner.gateway import headers
-from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.errors import AnswerBroken, Refusal, away
+from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
 from fsm_runner.gateway.paths import url_path
+from fsm_runner.gateway.request import GatewayRequest, RawHeaders
 from fsm_runner.util.text import excerpt
 
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+OF_THIS_REQUEST = frozenset({b"host", b"content-length", b"expect", b"referer"})
+"""Headers about the request to the gateway. A referrer would reveal the endpoint's URL."""
+CREDENTIALS = frozenset({b"authorization", b"cookie"})
+"""Executors have none. The coordinator client adds the runner's."""
+MISLEADING = frozenset(
+    {
+        b"forwarded",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-real-ip",
+        b"x-rewrite-url",
+    }
+)
+"""Headers by which some servers change a request's method, path or client."""
+MISLEADING_PREFIX = b"x-forwarded-"
+OF_THE_COORDINATORS_ADDRESS = frozenset(
+    {b"set-cookie", b"set-cookie2", b"location", b"www-authenticate", b"alt-svc", b"refresh"}
+)
+"""Response headers that ask for credentials or lead to addresses outside the gateway."""
 
-async def pass_on(call: Call, query: dict[str, str] | None = None) -> None:
-    """The call as it is, its body as it comes in and the answer as it comes back. Raises a 502 `Refusal`."""
-    sent = headers.to_coordinator(call.headers)
-    content = call.body.chunks() if call.method == "POST" and call.body.exists else None
-    async with _open(call, call.method, url_path(call.names, query), sent, content) as response:
-        call.body.let_go()
-        await _stream(call, response)
+
+async def forward(request: GatewayRequest, query: dict[str, str] | None = None) -> None:
+    """Stream the request to the coordinator and its response back. Raises a 502 `GatewayError`."""
+    headers = to_coordinator(request.headers)
+    content = request.body.chunks() if request.method == "POST" and request.body.exists else None
+    async with _open(request, request.method, url_path(request.names, query), headers, content) as response:
+        request.body.discard()
+        await _stream(request, response)
 
 
-async def look_up(call: Call, names: tuple[str, ...]) -> httpx.Response:
-    """What the coordinator has under this path, read to its end. Raises a 502 `Refusal` where it cannot be asked."""
+async def look_up(request: GatewayRequest, names: tuple[str, ...]) -> httpx.Response:
+    """Return the coordinator's response to a GET of this path, fully read. Raises a 502 `GatewayError`."""
     try:
         async with (
-            asyncio.timeout(call.endpoint.limits.look_up_s),
-            _open(call, "GET", url_path(names), [("accept-encoding", PLAIN)], None) as response,
+            asyncio.timeout(request.endpoint.limits.look_up_s),
+            _open(request, "GET", url_path(names), [("accept-encoding", PLAIN)], None) as response,
         ):
             body = await _read(response)
     except TimeoutError:
-        raise away() from None
+        raise coordinator_unreachable() from None
     return httpx.Response(response.status_code, content=body)
 
 
-async def submit(call: Call, body: bytes) -> bytes | None:
-    """A POST of this JSON to the call's own path, answered with what the coordinator says; its body, if it is a 2xx."""
-    sent = headers.to_coordinator(call.headers, accept_any_encoding=False)
-    sent = [(name, value) for name, value in sent if name != "content-type"]
-    sent.append(("content-type", "application/json"))
-    async with _open(call, "POST", url_path(call.names), sent, body) as response:
+async def submit(request: GatewayRequest, body: bytes) -> bytes | None:
+    """POST this JSON to the request's path and answer with the response. Return the response's body if it is a 2xx."""
+    headers = to_coordinator(request.headers, accept_any_encoding=False)
+    headers = [(name, value) for name, value in headers if name != "content-type"]
+    headers.append(("content-type", "application/json"))
+    async with _open(request, "POST", url_path(request.names), headers, body) as response:
         content = await _read(response)
-    passed_on = Response(content, status_code=response.status_code)
-    passed_on.raw_headers.extend(headers.to_executor(response.headers.raw, body_rewritten=True))
-    await call.answer(passed_on)
+    forwarded = Response(content, status_code=response.status_code)
+    forwarded.raw_headers.extend(to_executor(response.headers.raw, body_rewritten=True))
+    await request.respond(forwarded)
     return content if response.is_success else None
+
+
+def to_coordinator(headers: RawHeaders, *, accept_any_encoding: bool = True) -> list[tuple[str, str]]:
+    """Return the request headers to forward. `accept_any_encoding` keeps the executor's `Accept-Encoding`."""
+    headers = list(headers)
+    dropped = _hop_by_hop(headers) | OF_THIS_REQUEST | CREDENTIALS | MISLEADING
+    if not accept_any_encoding:
+        dropped |= {b"accept-encoding"}
+    kept = [
+        (name.decode("ascii"), value.decode("latin-1"))
+        for name, value in headers
+        if name.lower() not in dropped and not name.lower().startswith(MISLEADING_PREFIX)
+    ]
+    if not any(name == "accept-encoding" for name, _ in kept):
+        # Without the header, the HTTP client asks for the encodings that it can decode itself.
+        kept.append(("accept-encoding", "identity"))
+    return kept
+
+
+def to_executor(headers: RawHeaders, *, body_rewritten: bool = False) -> list[tuple[bytes, bytes]]:
+    """Return the response headers to forward. `body_rewritten` drops the length and encoding of the original body."""
+    headers = list(headers)
+    dropped = _hop_by_hop(headers) | OF_THE_COORDINATORS_ADDRESS
+    if body_rewritten:
+        dropped |= {b"content-length", b"content-encoding"}
+    return [(name.lower(), value) for name, value in headers if name.lower() not in dropped]
+
+
+def accepts(headers: RawHeaders, encoding: str) -> bool:
+    """Return whether the `Accept-Encoding` of a request permits this content encoding."""
+    offers = b",".join(value for name, value in headers if name == b"accept-encoding").decode("latin-1").lower()
+    permitted = {}
+    for offer in offers.split(","):
+        name, _, parameters = offer.partition(";")
+        permitted[name.strip()] = re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", parameters) is None
+    return permitted.get(encoding, permitted.get("*", False))
+
+
+def _hop_by_hop(headers: RawHeaders) -> frozenset[bytes]:
+    """Return the hop-by-hop headers, including those that `Connection` names."""
+    named = {
+        option.strip().lower()
+        for name, value in headers
+        if name.lower() == b"connection"
+        for option in value.split(b",")
+    }
+    return HOP_BY_HOP | named
 
 
 @asynccontextmanager
 async def _open(
-    call: Call, method: str, path: str, sent: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
+    request: GatewayRequest,
+    method: str,
+    path: str,
+    headers: list[tuple[str, str]],
+    content: bytes | AsyncIterator[bytes] | None,
 ) -> AsyncIterator[httpx.Response]:
     try:
-        async with call.api.forward(method, path, sent, content) as response:
+        async with request.api.forward(method, path, headers, content) as response:
             yield response
-    except Refused as refusal:
-        if refusal.status == httpx.codes.REQUEST_URI_TOO_LONG:
-            raise Refusal(414, "The path is too long") from None
-        # It is the token service that says no, to the runner: that is no business of executors.
-        raise _away(refusal) from None
     except CoordinatorError as fault:
-        raise _away(fault) from None
+        if isinstance(fault, Refused) and fault.status == httpx.codes.REQUEST_URI_TOO_LONG:
+            raise GatewayError(414, "The path is too long") from None
+        # Any other `Refused` comes from the token service and concerns the runner, not the executor.
+        session_id = excerpt(request.endpoint.session_id)
+        logger.debug("gateway: {}: a request was not forwarded: {}", session_id, excerpt(str(fault)))
+        raise coordinator_unreachable() from None
 
 
-def _away(fault: CoordinatorError) -> Refusal:
-    logger.debug("gateway: a call of an executor is not passed on: {}", excerpt(str(fault)))
-    return away()
-
-
-async def _stream(call: Call, response: httpx.Response) -> None:
-    # An answer that the credentials had to look at has been read, and unpacked, already.
+async def _stream(request: GatewayRequest, response: httpx.Response) -> None:
+    # The auth flow has already read and decompressed a response that it had to inspect.
     was_read = response.is_stream_consumed
     encoding = encoding_of(response)
-    # Some proxies compress an answer that was requested without compression. The executor could not read it.
-    is_unasked = encoding in READABLE and not headers.accepts(call.headers, encoding)
-    is_rewritten = was_read or is_unasked
-    sent = headers.to_executor(response.headers.raw, body_rewritten=is_rewritten)
-    await call.send({"type": "http.response.start", "status": response.status_code, "headers": sent})
+    # Some proxies compress a response although the request did not allow it. The executor could not decode it.
+    is_unrequested = encoding in READABLE and not accepts(request.headers, encoding)
+    is_rewritten = was_read or is_unrequested
+    headers = to_executor(response.headers.raw, body_rewritten=is_rewritten)
+    await request.send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     try:
         async for chunk in chunks_of(response) if is_rewritten else response.aiter_raw():
-            await call.send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await request.send({"type": "http.response.body", "body": chunk, "more_body": True})
     except READ_FAULTS as fault:
-        raise AnswerBroken(f"an answer of the coordinator broke off: {fault!r}") from fault
-    await call.send({"type": "http.response.body", "body": b"", "more_body": False})
+        raise ResponseInterrupted(f"a response of the coordinator ended early: {fault!r}") from fault
+    await request.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -98,7 +183,8 @@ async def _read(response: httpx.Response) -> bytes:
         async for chunk in chunks_of(response):
             body += chunk
             if len(body) > ANSWER_LIMIT_BYTES:
-                raise Refusal(502, f"The Agent Coordinator's answer is larger than {ANSWER_LIMIT_BYTES:,} bytes")
+                detail = f"The Agent Coordinator's response is larger than {ANSWER_LIMIT_BYTES:,} bytes"
+                raise GatewayError(502, detail)
     except READ_FAULTS:
-        raise away() from None
+        raise coordinator_unreachable() from None
     return bytes(body)

@@ -1,7 +1,7 @@
-"""What an executor tells of its session: bind, events, metadata. The runner takes it over and delivers it in order.
+"""Messages of an executor about its session: bind, events and metadata (protocol.md, section 3).
 
-Protocol.md, section 3. The coordinator's own answer is passed on where it comes soon; a coordinator that is away holds
-no executor up.
+The runner delivers them in order. If the coordinator responds within `hold_s`, the executor gets that response;
+otherwise it learns that the runner has accepted the message, so that an outage delays no executor.
 """
 
 import asyncio
@@ -13,23 +13,27 @@ from starlette.responses import Response
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.content import Field, decode_fields, every_field, text, text_or_none
-from fsm_runner.gateway.endpoint import GatewayEndpoint
-from fsm_runner.gateway.errors import Refusal, not_found, other_session
-from fsm_runner.gateway.responses import json_bytes, json_response
+from fsm_runner.gateway.errors import GatewayError, not_found
+from fsm_runner.gateway.request import (
+    Field,
+    GatewayRequest,
+    decode_every_field,
+    decode_fields,
+    require_own_session,
+    required_text,
+    text_or_none,
+)
+from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.json_text import encode_json
-from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.executor_status import take_executor_status
 from fsm_runner.reporting.outbox import DeliveryFuture
 from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 from fsm_runner.util.text import excerpt
 
-TAKEN_OVER: JsonObject = {"ok": True}
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
-"""It writes them itself, from the runner's reports (section 1.4)."""
+"""The coordinator writes these itself, from the runner's reports (section 1.4)."""
 AFFINITY_FIELDS = ("hostname", "executor_profile")
-"""A resume demands these two (section 1.3): with others of them a session would be another runner's."""
+"""A resume demands the runner that these two name (section 1.3), so metadata must not change them."""
 
 
 class _BindFields(msgspec.Struct, frozen=True):
@@ -47,79 +51,73 @@ _bind_fields = msgspec.json.Decoder(_BindFields)
 _event_fields = msgspec.json.Decoder(_EventFields)
 
 
-async def bind(call: Call, *, session_in_path: bool = False) -> None:
-    fields = decode_fields(await call.body.read(), _bind_fields)
-    _refuse_other_session(call, fields.session_id, required=not session_in_path)
-    executor_session_id = text(fields.executor_session_id, "executor_session_id")
+async def bind(request: GatewayRequest, *, session_in_path: bool = False) -> None:
+    fields = decode_fields(await request.body.read(), _bind_fields)
+    _check_session(request, fields.session_id, session_in_path=session_in_path)
+    executor_session_id = required_text(fields.executor_session_id, "executor_session_id")
     project_dir = text_or_none(fields.project_dir, "project_dir") or None
-    await _tell(call, lambda: call.endpoint.channel.bind(executor_session_id, project_dir), 200)
+    await _deliver(request, lambda: request.endpoint.channel.bind(executor_session_id, project_dir), 200)
 
 
-async def event(call: Call, *, session_in_path: bool = False) -> None:
-    body = await call.body.read()
+async def event(request: GatewayRequest, *, session_in_path: bool = False) -> None:
+    body = await request.body.read()
     fields = decode_fields(body, _event_fields)
-    _refuse_other_session(call, fields.session_id, required=not session_in_path)
-    _refuse_event_of_the_coordinator(fields.event_type)
-    await _tell(call, lambda: call.endpoint.channel.event(body), 201)
+    _check_session(request, fields.session_id, session_in_path=session_in_path)
+    kind = text_or_none(fields.event_type, "event_type")
+    if kind in EVENTS_OF_THE_COORDINATOR:
+        raise GatewayError(403, f"event_type: the Agent Coordinator writes {kind} itself, from the run's reports")
+    await _deliver(request, lambda: request.endpoint.channel.event(body), 201)
 
 
-async def metadata(call: Call, *, session_in_path: bool = False) -> None:
-    fields = every_field(await call.body.read())
-    _refuse_other_session(call, fields.pop("session_id", UNSET), required=not session_in_path)
+async def metadata(request: GatewayRequest, *, session_in_path: bool = False) -> None:
+    fields = decode_every_field(await request.body.read())
+    _check_session(request, fields.pop("session_id", UNSET), session_in_path=session_in_path)
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)
-    if (status := take_executor_status(fields)) is not None and not call.endpoint.closed.is_set():
-        call.endpoint.channel.report_status(status)
+    if (status := take_executor_status(fields)) is not None and not request.endpoint.closed.is_set():
+        request.endpoint.channel.report_status(status)
         if not fields:
-            await call.answer(json_response(TAKEN_OVER, 200))
+            await request.respond(_accepted(200))
             return
-    await _tell(call, lambda: call.endpoint.channel.metadata(encode_json(fields)), 200)
+    await _deliver(request, lambda: request.endpoint.channel.metadata(encode_json(fields)), 200)
 
 
-def _refuse_other_session(call: Call, session_id: Field, *, required: bool) -> None:
-    if not required and session_id is UNSET:
-        return
-    if text(session_id, "session_id") != call.endpoint.session_id:
-        raise other_session()
+def _check_session(request: GatewayRequest, session_id: Field, *, session_in_path: bool) -> None:
+    if not session_in_path or session_id is not UNSET:
+        require_own_session(request, session_id)
 
 
-def _refuse_event_of_the_coordinator(event_type: Field) -> None:
-    kind = text_or_none(event_type, "event_type")
-    if kind in EVENTS_OF_THE_COORDINATOR:
-        raise Refusal(403, f"event_type: {kind} is written by the Agent Coordinator itself, from the run's reports")
-
-
-async def _tell(call: Call, tell: Callable[[], DeliveryFuture], taken_status: int) -> None:
-    if call.endpoint.closed.is_set():
+async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture], accepted_status: int) -> None:
+    endpoint = request.endpoint
+    if endpoint.closed.is_set():
         raise not_found()
     try:
-        answered = tell()
+        delivery = enqueue()
     except TooMuchUndelivered as limit:
-        call.endpoint.say_full(limit)
-        raise Refusal(502, excerpt(str(limit))) from None
+        endpoint.message_refused(limit)
+        raise GatewayError(502, excerpt(str(limit))) from None
     except NoTurn as reason:
-        raise Refusal(409, excerpt(str(reason))) from None
-    call.endpoint.say_taken()
-    await _hold(call.endpoint, answered)
-    await call.answer(_response(answered) if answered.done() else json_response(TAKEN_OVER, taken_status))
+        raise GatewayError(409, excerpt(str(reason))) from None
+    endpoint.message_accepted()
+    # Behind an overdue message, waiting would be in vain.
+    if not endpoint.has_overdue:
+        # `wait` leaves the delivery as it is if the client disconnects or the time is over; awaiting would cancel it.
+        await asyncio.wait({delivery}, timeout=endpoint.limits.hold_s)
+        if not delivery.done():
+            endpoint.add_overdue(delivery)
+    await request.respond(_response(delivery) if delivery.done() else _accepted(accepted_status))
 
 
-async def _hold(endpoint: GatewayEndpoint, answered: DeliveryFuture) -> None:
-    """Until it is answered or the time is over; not at all while one before it still waits behind its own hold."""
-    if endpoint.is_overdue:
-        return
-    # Whoever stops waiting does not stop the message: the future is looked at, not awaited.
-    await asyncio.wait({answered}, timeout=endpoint.limits.hold_s)
-    if not answered.done():
-        endpoint.say_overdue(answered)
+def _accepted(status: int) -> Response:
+    return json_response({"ok": True}, status)
 
 
-def _response(answered: DeliveryFuture) -> Response:
-    if answered.cancelled():
-        raise Refusal(502, "The runner has given the message up: the session is over")
-    answer: Answer | Refused = answered.result()
+def _response(delivery: DeliveryFuture) -> Response:
+    if delivery.cancelled():
+        raise GatewayError(502, "The runner has dropped the message: the session is over")
+    answer: Answer | Refused = delivery.result()
     if not answer.status:
-        raise Refusal(502, "The message could not be sent to the Agent Coordinator")
+        raise GatewayError(502, "The message could not be sent to the Agent Coordinator")
     if not answer.body:
-        raise Refusal(answer.status, "The Agent Coordinator does not take the message")
-    return json_bytes(answer.body, answer.status)
+        raise GatewayError(answer.status, "The Agent Coordinator refused the message without a reason")
+    return Response(answer.body, status_code=answer.status, media_type="application/json")

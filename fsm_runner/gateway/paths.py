@@ -1,7 +1,6 @@
-"""What an executor's URL says. Names are taken out of it here; its text goes no further.
+"""Request paths and queries. They are decoded into names; URLs for the coordinator are built from the names.
 
-A path is decoded exactly once, segment by segment, and what could mean something else to whoever decodes it again is
-refused. The coordinator's URL is then built anew from the names (`path_segment`).
+Each segment is decoded exactly once. A segment that another decoder could read differently is refused.
 """
 
 import unicodedata
@@ -9,62 +8,62 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
 from fsm_runner.coordinator_client.transport import path_segment
-from fsm_runner.gateway.errors import Refusal
+from fsm_runner.gateway.errors import GatewayError
 
 QUERY_FIELDS_LIMIT = 20
 AMBIGUOUS_CHARACTERS = frozenset("/\\%")
-"""Inside one name: a separator to somebody, or encoded a second time."""
+"""Characters that some programs read as a separator, or as an encoding to decode again."""
 UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class RawPath(NamedTuple):
     token: bytes
-    """As it stands: a token is not decoded."""
+    """The token as written: it is not decoded."""
     segments: tuple[bytes, ...]
 
 
 def split(raw_path: bytes) -> RawPath | None:
-    """None where there is not even a place for a token."""
+    """Return the token and the undecoded segments after it. None: the path does not begin with a slash."""
     start, *parts = raw_path.split(b"/")
     if start or not parts:
         return None
     return RawPath(parts[0], tuple(parts[1:]))
 
 
-def names_of(segments: tuple[bytes, ...]) -> tuple[str, ...]:
-    """Raises a 400 `Refusal` where a segment is no plain name."""
+def decode_names(segments: tuple[bytes, ...]) -> tuple[str, ...]:
+    """Decode the segments. Raises a 400 `GatewayError` if one is not an unambiguous name."""
     return tuple(map(_name, segments))
 
 
-def is_plain(name: str) -> bool:
-    """Whether it means the same as a segment of a path to everyone who reads it."""
+def is_unambiguous(name: str) -> bool:
+    """Return whether every program reads the name as the same segment of a path."""
     if name in {"", ".", ".."}:
         return False
     return not any(
-        each in AMBIGUOUS_CHARACTERS or unicodedata.category(each) in UNPRINTABLE_CATEGORIES for each in name
+        char in AMBIGUOUS_CHARACTERS or unicodedata.category(char) in UNPRINTABLE_CATEGORIES for char in name
     )
 
 
 def query_of(query_string: bytes, allowed: frozenset[str]) -> dict[str, str]:
-    """The allowed parameters; others are left out. Raises a 400 `Refusal`, also where one of them comes twice."""
+    """Return the allowed parameters and drop the others. Raises a 400 `GatewayError` if one occurs twice."""
     try:
         pairs = parse_qsl(
             query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=QUERY_FIELDS_LIMIT
         )
     except ValueError:
-        raise Refusal(400, "The query cannot be read") from None
-    found: dict[str, str] = {}
+        raise GatewayError(400, "The query cannot be parsed") from None
+    query: dict[str, str] = {}
     for name, value in pairs:
         if name not in allowed:
             continue
-        if name in found:
-            raise Refusal(400, f"The query has {name} more than once")
-        found[name] = value
-    return found
+        if name in query:
+            raise GatewayError(400, f"The query has {name} more than once")
+        query[name] = value
+    return query
 
 
 def url_path(names: tuple[str, ...], query: dict[str, str] | None = None) -> str:
-    """A path of the coordinator's, with its query."""
+    """Return a path of the coordinator, with its query."""
     path = "".join("/" + path_segment(name) for name in names)
     return f"{path}?{urlencode(query)}" if query else path
 
@@ -73,11 +72,12 @@ def _name(segment: bytes) -> str:
     try:
         name = unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError:
-        raise _no_name() from None
-    if not is_plain(name):
-        raise _no_name()
+        raise _ambiguous_segment() from None
+    if not is_unambiguous(name):
+        raise _ambiguous_segment()
     return name
 
 
-def _no_name() -> Refusal:
-    return Refusal(400, "The path has a segment that is no name: empty, dots, a control character, or encoded twice")
+def _ambiguous_segment() -> GatewayError:
+    detail = "A segment of the path is empty, consists of dots, has a control character, or is encoded twice"
+    return GatewayError(400, detail)

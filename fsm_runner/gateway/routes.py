@@ -1,73 +1,75 @@
-"""The list of what is open to executors. Everything else is refused, whatever the coordinator would say to it."""
+"""The requests that are open to executors. All others are refused, whatever the coordinator would answer."""
 
-from fsm_runner.gateway import authorization, messages, runs
-from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.errors import Refusal
-from fsm_runner.gateway.forwarding import pass_on
+from fsm_runner.gateway import authorization, messages
+from fsm_runner.gateway.errors import GatewayError
+from fsm_runner.gateway.forwarding import forward, submit
+from fsm_runner.gateway.request import GatewayRequest
 
 
-async def carry_out(call: Call) -> None:
-    """Raises a `Refusal` where it is not answered."""
-    own = call.endpoint.session_id
-    match call.method, call.names:
+async def handle(request: GatewayRequest) -> None:
+    """Answer the request. Raises `GatewayError` if it is refused or fails."""
+    own = request.endpoint.session_id
+    match request.method, request.names:
         case "POST", ("bind",):
-            await messages.bind(call)
+            await messages.bind(request)
         case "POST", ("events",):
-            await messages.event(call)
+            await messages.event(request)
         case "PATCH", ("metadata",):
-            await messages.metadata(call)
+            await messages.metadata(request)
         case "POST", ("sessions", session_id, "bind") if session_id == own:
-            await messages.bind(call, session_in_path=True)
+            await messages.bind(request, session_in_path=True)
         case "POST", ("sessions", session_id, "events") if session_id == own:
-            await messages.event(call, session_in_path=True)
+            await messages.event(request, session_in_path=True)
         case "PATCH", ("sessions", session_id, "metadata") if session_id == own:
-            await messages.metadata(call, session_in_path=True)
+            await messages.metadata(request, session_in_path=True)
         case _:
-            with call.endpoint.forwarding():
-                await call.unless_hung_up(_forward(call))
+            with request.endpoint.forwarding():
+                await request.run_until_disconnect(_forward(request))
 
 
-async def _forward(call: Call) -> None:
-    match call.method, call.names:
+async def _forward(request: GatewayRequest) -> None:
+    match request.method, request.names:
         case "POST", ("runs",):
-            await runs.create(call)
+            response_body = await submit(request, await authorization.child_run_body(request))
+            if response_body is not None:
+                authorization.remember_created_run(request, response_body)
         case "POST", ("runs", run_id, "stop"):
-            call.body.let_go_if_none()
-            await authorization.refuse_unless_child_run(call, run_id)
-            await pass_on(call)
+            request.body.discard_if_absent()
+            await authorization.require_child_run(request, run_id)
+            await forward(request)
         case "POST", ("sessions", session_id, "stop"):
-            call.body.let_go_if_none()
-            await authorization.refuse_unless_child(call, session_id)
-            await pass_on(call)
+            request.body.discard_if_absent()
+            await authorization.require_child(request, session_id)
+            await forward(request)
         case "GET", names:
-            call.body.let_go()
-            await _read(call, names)
+            request.body.discard()
+            await _read(request, names)
         case _:
-            raise call.not_open()
+            raise request.not_open()
 
 
-async def _read(call: Call, names: tuple[str, ...]) -> None:
+async def _read(request: GatewayRequest, names: tuple[str, ...]) -> None:
     match names:
         case ("health",) | ("agents", _):
-            await pass_on(call)
+            await forward(request)
         case ("agents",):
-            await pass_on(call, call.query("tags"))
+            await forward(request, request.query("tags"))
         case ("sessions", session_id) | ("sessions", session_id, "status" | "result" | "events" | "affinity"):
-            await authorization.refuse_unless_own_or_child(call, session_id)
-            await pass_on(call)
+            await authorization.require_own_or_child(request, session_id)
+            await forward(request)
         case ("runs", run_id):
-            await authorization.refuse_unless_own_or_child_run(call, run_id)
-            await pass_on(call)
+            await authorization.require_own_or_child_run(request, run_id)
+            await forward(request)
         case ("sse", "sessions"):
-            await _stream_of_session(call)
+            await _stream_session_events(request)
         case _:
-            raise call.not_open()
+            raise request.not_open()
 
 
-async def _stream_of_session(call: Call) -> None:
-    """Without a session it would tell of everybody's."""
-    query = call.query("session_id", "include_init")
+async def _stream_session_events(request: GatewayRequest) -> None:
+    """Forward one session's stream: a stream without `session_id` has the events of all sessions."""
+    query = request.query("session_id", "include_init")
     if "session_id" not in query:
-        raise Refusal(403, "The stream of all sessions is not open to executors: name one with session_id")
-    await authorization.refuse_unless_own_or_child(call, query["session_id"])
-    await pass_on(call, query)
+        raise GatewayError(403, "The stream of all sessions is not open to executors: name one with session_id")
+    await authorization.require_own_or_child(request, query["session_id"])
+    await forward(request, query)

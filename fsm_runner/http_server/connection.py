@@ -32,7 +32,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     connection for a shorter time (`KEPT_IDLE_S` of the SDK), so no request can be under way on it."""
     served_at_once: int | None = None
     """Requests of one owner that are served at once; further ones wait for their turn. None: no limit."""
-    runner_tag: OwnerOf = lambda _: None
+    client_of: OwnerOf = lambda _: None
 
 
 class Connections:
@@ -150,7 +150,7 @@ class BoundedHttp(H11Protocol):
         if turns is None:
             await self._application(scope, receive, send_to_client)
             return
-        owner = self.others.bounds.runner_tag(scope)
+        owner = self.others.bounds.client_of(scope)
         try:
             await self._take_turn(turns, owner)
         except Overloaded:

@@ -70,7 +70,7 @@ class McpService:
         bounds = Bounds(
             max_connections=limits.connections,
             served_at_once=limits.served_at_once,
-            runner_tag=lambda scope: addresses.session_of(scope.get("path", "").rstrip("/")),
+            client_of=lambda scope: addresses.session_of(scope.get("path", "").rstrip("/")),
         )
         front = Front(self._manager.handle_request, addresses, limits.body_limit_bytes)
         self._web = WebServer(front, listener, bounds)

@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from fsm_runner.executors.interface import SessionEndpoint
-from fsm_runner.gateway.endpoint import GatewayEndpoint
-from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.gateway.endpoint import LIMITS, GatewayEndpoint
 from fsm_runner.http_server.server import HEADERS_LIMIT_BYTES
 from fsm_runner.reporting.outbox import DeliveryFuture
 from tests.support.gateway import PATIENT, bench, event_of, path_of, raw_exchange
@@ -96,7 +95,7 @@ class SlowMessage:
     async def is_being_read(self, endpoint: SessionEndpoint) -> None:
         assert isinstance(endpoint, GatewayEndpoint)
         async with asyncio.timeout(PATIENCE_S):
-            while not endpoint.body_turns.locked():  # noqa: ASYNC110 - the program has no event for this
+            while not endpoint.body_slots.locked():  # noqa: ASYNC110 - the program has no event for this
                 await asyncio.sleep(0)
 
     def end(self) -> None:

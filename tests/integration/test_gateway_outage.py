@@ -7,7 +7,7 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.gateway.endpoint import LIMITS
 from tests.support import faults
 from tests.support.gateway import PATIENT, bench, event_of
 from tests.support.logs import log_lines
@@ -161,4 +161,4 @@ async def test_a_message_of_a_gateway_whose_outbox_ends_is_a_502() -> None:
         await b.endpoints._context.outbox.aclose()
         answer = await posting
         assert answer.status_code == 502
-        assert "given the message up" in answer.json()["detail"]
+        assert "dropped the message" in answer.json()["detail"]

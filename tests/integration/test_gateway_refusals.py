@@ -4,7 +4,7 @@ import httpx
 import msgspec
 import pytest
 
-from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.gateway.endpoint import LIMITS
 from tests.support.gateway import PATIENT, Bench, at_target, bench, executor_at, path_of, raw_exchange
 
 NOT_FOUND = {"detail": "Not Found"}

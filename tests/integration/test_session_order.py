@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fsm_runner.coordinator_server.server import CoordinatorServer
-from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.gateway.endpoint import LIMITS
 from tests.support import faults
 from tests.support.command_executor import StagedBench, Step, command_home, held_by, staged
 from tests.support.faults import Kind

@@ -192,7 +192,7 @@ async def test_a_connection_whose_request_has_arrived_is_not_replaced() -> None:
 
 
 async def test_an_owner_has_a_number_of_turns_and_the_others_have_theirs() -> None:
-    async with served(served_at_once=2, runner_tag=lambda scope: scope["query_string"]) as b:
+    async with served(served_at_once=2, client_of=lambda scope: scope["query_string"]) as b:
         hog = [await b.client() for _ in range(5)]
         for client in hog:
             client.send(GET.replace(b"/ ", b"/held?hog "))
@@ -209,7 +209,7 @@ async def test_an_owner_has_a_number_of_turns_and_the_others_have_theirs() -> No
 
 async def test_a_request_that_waits_for_its_turn_gives_way_to_others() -> None:
     async with served(
-        max_connections=4, served_at_once=2, replaceable_after_s=SHORT_S, runner_tag=lambda scope: scope["query_string"]
+        max_connections=4, served_at_once=2, replaceable_after_s=SHORT_S, client_of=lambda scope: scope["query_string"]
     ) as b:
         hog = [await b.client() for _ in range(4)]
         for client in hog:

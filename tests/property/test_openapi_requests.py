@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.gateway.limits import LIMITS
+from fsm_runner.gateway.endpoint import LIMITS
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.gateway import DoorFactory, gateway_to, raw_exchange
 from tests.support.hostile_requests import Sent, as_bytes, each_field_spoiled, nested, requests

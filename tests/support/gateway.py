@@ -15,8 +15,8 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.policy import UNDELIVERED_LIMIT_BYTES
 from fsm_runner.executors.interface import SessionEndpoint
-from fsm_runner.gateway.gateway import Gateway
-from fsm_runner.gateway.limits import LIMITS, GatewayLimits
+from fsm_runner.gateway.endpoint import LIMITS, GatewayLimits
+from fsm_runner.gateway.server import Gateway
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter

@@ -1,4 +1,4 @@
-"""What the gateway makes of a body: as little as it can."""
+"""The gateway decodes as little of a request body as it can."""
 
 import asyncio
 import tracemalloc
@@ -9,22 +9,21 @@ from starlette.types import Message, Scope
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.gateway.call import Call
-from fsm_runner.gateway.endpoint import GatewayEndpoint
-from fsm_runner.gateway.errors import Refusal
-from fsm_runner.gateway.limits import LIMITS
-from fsm_runner.gateway.routes import carry_out
+from fsm_runner.gateway.endpoint import LIMITS, GatewayEndpoint
+from fsm_runner.gateway.errors import GatewayError
+from fsm_runner.gateway.request import GatewayRequest
+from fsm_runner.gateway.routes import handle
 from fsm_runner.reporting.outbox import DeliveryFuture
 from fsm_runner.reporting.session_channel import SessionChannel
 
 BODY_BYTES = 1024 * 1024
 COPIES_LIMIT = 5
-"""So many times a body may be in memory: as it comes in, put together, written anew. As objects it takes more."""
+"""Copies of a body that may be in memory: received, joined, encoded again. Decoded objects would take more."""
 MANY_SMALL_VALUES = b",".join([b'{"a":1.5}'] * (BODY_BYTES // 10))
 
 
 class Channel:
-    """Answers everything at once."""
+    """Acknowledges each message at once."""
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         return self.event(b"")
@@ -38,7 +37,7 @@ class Channel:
 
 
 async def status_of(method: str, path: str, body: bytes) -> int:
-    """The answer to a request, from the list of routes on."""
+    """Return the status of the response that `handle` produces."""
     sent: list[Message] = []
 
     arriving = [body]
@@ -54,9 +53,9 @@ async def status_of(method: str, path: str, body: bytes) -> int:
     endpoint = GatewayEndpoint("ses_own", cast(SessionChannel, Channel()), "", LIMITS, lambda: None)
     scope: Scope = {"type": "http", "method": method, "headers": [], "query_string": b""}
     try:
-        await carry_out(Call(endpoint, (path,), cast(CoordinatorApi, None), scope, receive, send))
-    except Refusal as refusal:
-        return refusal.status
+        await handle(GatewayRequest(endpoint, (path,), cast(CoordinatorApi, None), scope, receive, send))
+    except GatewayError as error:
+        return error.status
     return cast(int, sent[0]["status"])
 
 
@@ -69,7 +68,7 @@ async def status_of(method: str, path: str, body: bytes) -> int:
         ("POST", "runs", 400),
     ],
 )
-async def test_a_body_of_many_small_values_is_not_made_into_objects(method: str, path: str, status: int) -> None:
+async def test_a_body_of_many_small_values_is_not_decoded_into_objects(method: str, path: str, status: int) -> None:
     head = b'{"session_id":"ses_own","executor_session_id":"e","type":"no_such_type","x":['
     body = head + MANY_SMALL_VALUES + b"]}"
     await status_of(method, path, b"{}")
@@ -82,7 +81,7 @@ async def test_a_body_of_many_small_values_is_not_made_into_objects(method: str,
 
 
 @pytest.mark.parametrize("path", ["bind", "events"])
-async def test_a_body_of_many_fields_is_not_either(path: str) -> None:
+async def test_a_body_of_many_fields_is_not_decoded_into_objects(path: str) -> None:
     fields = b",".join(b'"k%07d":1' % number for number in range(BODY_BYTES // 13))
     body = b'{"session_id":"ses_own","executor_session_id":"e",' + fields + b"}"
     await status_of("POST", path, b"{}")
@@ -94,7 +93,7 @@ async def test_a_body_of_many_fields_is_not_either(path: str) -> None:
         tracemalloc.stop()
 
 
-async def test_what_should_be_a_text_and_is_large_is_not_decoded() -> None:
+async def test_a_large_value_in_place_of_a_string_is_not_decoded() -> None:
     body = b'{"session_id":[' + MANY_SMALL_VALUES + b"]}"
     tracemalloc.start()
     try:

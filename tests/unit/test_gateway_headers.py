@@ -1,22 +1,21 @@
 import pytest
 
-from fsm_runner.gateway import headers
 from fsm_runner.gateway.errors import not_open
+from fsm_runner.gateway.forwarding import to_coordinator, to_executor
+from fsm_runner.gateway.server import is_local_client
 
 
-def test_what_is_for_the_other_end_is_passed_on() -> None:
+def test_end_to_end_headers_are_forwarded() -> None:
     sent = [(b"accept", b"text/event-stream"), (b"x-request-id", b"7"), (b"accept-encoding", b"gzip")]
-    assert headers.to_coordinator(sent) == [(name.decode(), value.decode()) for name, value in sent]
+    assert to_coordinator(sent) == [(name.decode(), value.decode()) for name, value in sent]
 
 
-def test_an_executor_that_names_no_encoding_gets_none() -> None:
-    assert headers.to_coordinator([]) == [("accept-encoding", "identity")]
+def test_without_accept_encoding_the_response_is_not_compressed() -> None:
+    assert to_coordinator([]) == [("accept-encoding", "identity")]
 
 
-def test_an_answer_that_is_looked_at_comes_unencoded() -> None:
-    assert headers.to_coordinator([(b"accept-encoding", b"br")], accept_any_encoding=False) == [
-        ("accept-encoding", "identity")
-    ]
+def test_a_response_that_the_gateway_reads_is_not_compressed() -> None:
+    assert to_coordinator([(b"accept-encoding", b"br")], accept_any_encoding=False) == [("accept-encoding", "identity")]
 
 
 @pytest.mark.parametrize(
@@ -27,21 +26,21 @@ def test_an_answer_that_is_looked_at_comes_unencoded() -> None:
         *("x-forwarded-for", "x-forwarded-host", "x-original-url", "x-rewrite-url", "x-http-method-override"),
     ],
 )
-def test_what_is_not_for_the_coordinator_is_dropped(name: str) -> None:
-    assert name not in dict(headers.to_coordinator([(name.encode(), b"x")]))
+def test_request_headers_for_the_gateway_are_dropped(name: str) -> None:
+    assert name not in dict(to_coordinator([(name.encode(), b"x")]))
 
 
 @pytest.mark.parametrize(
     "name", ["connection", "keep-alive", "transfer-encoding", "trailer", "set-cookie", "location", "www-authenticate"]
 )
-def test_what_is_not_for_the_executor_is_dropped(name: str) -> None:
-    assert headers.to_executor([(name.title().encode(), b"x"), (b"ETag", b"1")]) == [(b"etag", b"1")]
+def test_response_headers_for_the_runner_are_dropped(name: str) -> None:
+    assert to_executor([(name.title().encode(), b"x"), (b"ETag", b"1")]) == [(b"etag", b"1")]
 
 
-def test_what_connection_names_is_dropped_both_ways() -> None:
+def test_headers_that_connection_names_are_dropped_in_both_directions() -> None:
     named = [(b"connection", b"close, X-One"), (b"connection", b"x-two"), (b"x-one", b"1"), (b"x-two", b"2")]
-    assert headers.to_coordinator(named) == [("accept-encoding", "identity")]
-    assert headers.to_executor(named) == []
+    assert to_coordinator(named) == [("accept-encoding", "identity")]
+    assert to_executor(named) == []
 
 
 @pytest.mark.parametrize(
@@ -58,24 +57,24 @@ def test_what_connection_names_is_dropped_both_ways() -> None:
         (b"", False),
     ],
 )
-def test_only_this_machine_is_a_host(host: bytes, is_local: bool) -> None:
-    assert headers.is_local_client([(b"host", host)], "1.1") is is_local
-    assert headers.is_local_client([(b"host", host)], "1.0") is is_local
+def test_only_names_of_this_machine_are_local_hosts(host: bytes, is_local: bool) -> None:
+    assert is_local_client([(b"host", host)], "1.1") is is_local
+    assert is_local_client([(b"host", host)], "1.0") is is_local
 
 
 @pytest.mark.parametrize("http_version", ["1.0", "1.1"])
-def test_two_hosts_and_web_pages_are_not_local(http_version: str) -> None:
+def test_requests_with_two_hosts_or_an_origin_are_not_local(http_version: str) -> None:
     for sent in [
         [(b"host", b"localhost"), (b"host", b"localhost")],
         [(b"host", b"localhost"), (b"origin", b"http://localhost")],
         [(b"origin", b"http://localhost")],
     ]:
-        assert not headers.is_local_client(sent, http_version)
+        assert not is_local_client(sent, http_version)
 
 
-def test_only_http_1_0_needs_no_host() -> None:
-    assert headers.is_local_client([], "1.0")
-    assert not headers.is_local_client([], "1.1")
+def test_only_http_1_0_may_omit_the_host() -> None:
+    assert is_local_client([], "1.0")
+    assert not is_local_client([], "1.1")
 
 
 def test_a_path_in_a_refusal_is_on_one_line() -> None:
