@@ -32,6 +32,7 @@ from fsm_runner.process.user import RunUser, find_user
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
@@ -101,7 +102,7 @@ async def assembled_runner(
         journal = keeping.journal
         if launch_policy.user is not None and journal.path is not None:
             await in_thread(check_journal, launch_policy.user, journal.path.parent)
-        outbox = Outbox(client, journal)
+        outbox = Outbox(MessageSender(client), journal)
         channels = ReportingContext(
             outbox=outbox,
             clock=EventClock(),

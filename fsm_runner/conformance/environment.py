@@ -18,6 +18,7 @@ from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.wire import JsonObject, Run, RunRequest
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.util.retry import retrying
 
@@ -62,7 +63,7 @@ async def built_stage(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-check-", ignore_cleanup_errors=True))
         server = await stack.enter_async_context(CoordinatorServer(port=0))
         api = await stack.enter_async_context(CoordinatorApi(server.url))
-        outbox = Outbox(CoordinatorClient(api), NoMessageStore())
+        outbox = Outbox(MessageSender(CoordinatorClient(api)), NoMessageStore())
         stack.push_async_callback(outbox.aclose)
         gateway = RecordedGateway(api)
         await stack.enter_async_context(gateway)

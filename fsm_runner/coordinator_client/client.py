@@ -27,14 +27,9 @@ from fsm_runner.coordinator_client.policy import (
     STALE_LOOKED_FOR_EACH_S,
     Policies,
 )
-from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.diagnostics.rare_warning import RareWarning
 from fsm_runner.protocol import wire
-from fsm_runner.reporting.messages import OutboundMessage, RunEnding, RunStart
 from fsm_runner.util.retry import Sleep, retrying
-
-LOUD_FAILURE = 4
-"""The failure of one message of which the log warns: fewer pass by themselves within a second or so."""
 
 
 class CoordinatorClient:
@@ -122,29 +117,6 @@ class CoordinatorClient:
             raise duplicate from None
         return self._last
 
-    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
-        """Send until it is acknowledged. Raises `Refused` when the coordinator will never take it.
-
-        A lost registration and missing credentials are temporary, so this retries as during an outage. `started` and
-        a terminal report are not sent twice: if the coordinator may have the message (`maybe_delivered`, or a lost
-        response), the client asks it for the run's status first.
-        """
-        attempts = _Attempts(self, delivery, maybe_delivered)
-
-        def say_undelivered(fault: Exception, wait_s: float) -> None:
-            attempts.failures += 1
-            level = "WARNING" if attempts.failures == LOUD_FAILURE else "DEBUG"
-            said = "{} {} is not delivered, and tried until it is ({})"
-            logger.log(level, said, delivery.method, delivery.path, fault)
-
-        return await retrying(
-            attempts.attempt,
-            self.policies.delivery,
-            (Unreachable, NotRegistered, NotAuthenticated),
-            on_wait=say_undelivered,
-            sleep=self._sleep_until_back,
-        )
-
     async def found_run(self, run_id: str) -> wire.RunState | None:
         """What the coordinator holds of a run, however long it is away; None: it knows no such run."""
         try:
@@ -152,7 +124,7 @@ class CoordinatorClient:
                 lambda: self.api.run_state(run_id),
                 self.policies.delivery,
                 (Unreachable, NotRegistered, NotAuthenticated),
-                sleep=self._sleep_until_back,
+                sleep=self.sleep_until_back,
             )
         except Refused as refusal:
             logger.debug("{}: {}", run_id, refusal)
@@ -180,7 +152,7 @@ class CoordinatorClient:
         self._back.set()
         self._back = asyncio.Event()
 
-    async def _sleep_until_back(self, wait_s: float) -> None:
+    async def sleep_until_back(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._back.wait()
@@ -217,59 +189,3 @@ class CoordinatorClient:
             after_s + STALE_LOOKED_FOR_EACH_S,
             fault,
         )
-
-
-class _Attempts:
-    """The attempts to deliver one message."""
-
-    def __init__(self, client: CoordinatorClient, delivery: OutboundMessage, maybe_delivered: bool) -> None:
-        self.failures = 0
-        self._client = client
-        self._delivery = delivery
-        self._in_doubt = maybe_delivered
-        self._failing_since_s: float | None = None
-
-    async def attempt(self) -> Answer:
-        known_as = self._client.registrations
-        try:
-            answer = await self._taken_already() or await self._send()
-        except NotRegistered:
-            if known_as == self._client.registrations:
-                self._client.on_registration_lost()
-            raise
-        except (Unreachable, NotAuthenticated) as fault:
-            self._client.on_away()
-            self._lose_patience(fault)
-            raise
-        self._client.note_answer()
-        return answer
-
-    async def _send(self) -> Answer:
-        try:
-            return await self._client.api.deliver(self._delivery.path, self._delivery.body, self._delivery.method)
-        except Unreachable as fault:
-            self._in_doubt = self._in_doubt or fault.may_have_arrived
-            raise
-
-    async def _taken_already(self) -> Answer | None:
-        """The acknowledgement of what the coordinator holds already of a run."""
-        told = self._delivery.start or self._delivery.ending
-        if not self._in_doubt or not isinstance(told, RunStart | RunEnding):
-            return None
-        try:
-            found = await self._client.api.run_state(told.subject)
-        except NotAuthenticated:
-            raise
-        except Refused:
-            return None
-        return Answer(f"GET /runs/{told.subject}", 200, b'{"ok": true}') if told.is_known(found) else None
-
-    def _lose_patience(self, fault: CoordinatorError) -> None:
-        """Raises `Refused` where this message alone has not been taken for so long."""
-        give_up_after_s = self._delivery.give_up_after_s
-        if self._failing_since_s is None:
-            self._failing_since_s = self._client.now_s()
-        if give_up_after_s is not None and self._client.answered_at_s - self._failing_since_s >= give_up_after_s:
-            raise Refused(
-                f"given up, since it alone has not been taken for {give_up_after_s:g} s: {fault}", 0
-            ) from fault

@@ -18,6 +18,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -254,7 +255,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     api, executor = FakeApi(world.faults), FakeExecutor(world)
     # The client needs one method of the API, and takes it as it comes.
     client = CoordinatorClient(api)  # type: ignore[arg-type]
-    outbox, record = Outbox(client, NoMessageStore()), InstantRecord()
+    outbox, record = Outbox(MessageSender(client), NoMessageStore()), InstantRecord()
     context = RunContext(
         machine=MACHINE,
         executor=executor,

@@ -18,6 +18,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import StopSignal
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -194,7 +195,7 @@ async def live(world: World, stage: Stage) -> None:
     # The client takes the API's methods as they come.
     client = CoordinatorClient(stage)  # type: ignore[arg-type]
     record = InstantRecord()
-    outbox = Outbox(client, NoMessageStore())
+    outbox = Outbox(MessageSender(client), NoMessageStore())
     channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p")
     context = SessionContext(
         machine=SESSION_MACHINE,

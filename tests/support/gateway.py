@@ -19,6 +19,7 @@ from fsm_runner.gateway.endpoint import LIMITS, GatewayLimits
 from fsm_runner.gateway.server import Gateway
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.proxy import FaultProxy
@@ -50,7 +51,7 @@ async def gateway_to(
     """A gateway that has its coordinator at this URL."""
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(CoordinatorApi(url, auth))
-        outbox = Outbox(CoordinatorClient(api, FAST), NoMessageStore())
+        outbox = Outbox(MessageSender(CoordinatorClient(api, FAST)), NoMessageStore())
         stack.push_async_callback(outbox.aclose)
         context = ReportingContext(
             outbox=outbox,

@@ -17,6 +17,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -191,7 +192,7 @@ class Line:
         self.posts: list[str] = []
         self.record = InstantRecord()
         self.executor = EndlessExecutor()
-        self.outbox = Outbox(self.client, NoMessageStore())
+        self.outbox = Outbox(MessageSender(self.client), NoMessageStore())
         channels = ReportingContext(outbox=self.outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         session_context = SessionContext(
             machine=SESSION_MACHINE,

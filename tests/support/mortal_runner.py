@@ -14,6 +14,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
@@ -138,7 +139,7 @@ class Process:
         client = CoordinatorClient(api, now=asyncio.get_running_loop().time)  # type: ignore[arg-type]
         self.life = life
         self.journal = journal = MortalJournal(past, life, world.commit_s)
-        outbox = Outbox(client, journal)
+        outbox = Outbox(MessageSender(client), journal)
         channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         sessions = SessionRegistry(
             SessionContext(

@@ -8,6 +8,7 @@ from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.reporting.sender import MessageSender
 
 TAKEN = Answer("POST /", 200, b"{}")
 PATIENCE_S = 60.0
@@ -38,7 +39,7 @@ class Coordinator:
 
         # The client needs one method of the API, and takes it as it comes.
         client = CoordinatorClient(self, sleep=sleep, now=lambda: self.now_s)  # type: ignore[arg-type]
-        client._sleep_until_back = sleep  # type: ignore[assignment,method-assign]
+        client.sleep_until_back = sleep  # type: ignore[assignment,method-assign]
         return client
 
 
@@ -54,7 +55,7 @@ def nothing_is_taken(client: CoordinatorClient) -> None:
 async def test_a_message_that_alone_is_not_taken_is_given_up(fault: CoordinatorError) -> None:
     coordinator = Coordinator(fault, MANY)
     with pytest.raises(Refused, match="given up"):
-        await coordinator.client(others_are_taken).deliver(
+        await MessageSender(coordinator.client(others_are_taken)).deliver(
             OutboundMessage("/events", b"{}", give_up_after_s=PATIENCE_S)
         )
     assert coordinator.now_s == PATIENCE_S
@@ -62,7 +63,7 @@ async def test_a_message_that_alone_is_not_taken_is_given_up(fault: CoordinatorE
 
 async def test_nothing_is_given_up_while_the_coordinator_is_away() -> None:
     coordinator = Coordinator(Unreachable("reset"), MANY)
-    answer = await coordinator.client(nothing_is_taken).deliver(
+    answer = await MessageSender(coordinator.client(nothing_is_taken)).deliver(
         OutboundMessage("/events", b"{}", give_up_after_s=PATIENCE_S)
     )
     assert answer is TAKEN
@@ -78,5 +79,5 @@ async def test_reports_are_tried_for_ever_and_a_lost_registration_is_waited_out(
 ) -> None:
     coordinator = Coordinator(fault, MANY)
     message = OutboundMessage("/x", b"{}", give_up_after_s=give_up_after_s)
-    assert await coordinator.client(others_are_taken).deliver(message) is TAKEN
+    assert await MessageSender(coordinator.client(others_are_taken)).deliver(message) is TAKEN
     assert coordinator.tries == MANY + 1

@@ -18,6 +18,7 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
+from fsm_runner.reporting.sender import MessageSender
 from tests.support.virtual_time import in_virtual_time
 
 LOST = Unreachable("reset")
@@ -62,8 +63,9 @@ class Coordinator:
 
     async def take(self, message: OutboundMessage, *, maybe_delivered: bool = False) -> list[str]:
         """What it took to deliver this."""
-        # The client takes the API's methods as they come.
-        answer = await CoordinatorClient(self).deliver(message, maybe_delivered=maybe_delivered)  # type: ignore[arg-type]
+        # The client needs two methods of the API.
+        sender = MessageSender(CoordinatorClient(self))  # type: ignore[arg-type]
+        answer = await sender.deliver(message, maybe_delivered=maybe_delivered)
         assert answer.status == 200
         assert isinstance(msgspec.json.decode(answer.body), dict)
         assert not self._answers

@@ -12,6 +12,7 @@ from fsm_runner.coordinator_client.errors import NotRegistered, Unreachable
 from fsm_runner.coordinator_client.policy import POLL_HOLD_CAP_S, RUN_LOOKUP_INTERVAL_S, STALE_AFTER_S
 from fsm_runner.protocol import wire
 from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.runtime.control.poller import LinkTimes
 from tests.support.line import ME, REGISTRATION, RUN, STOP, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
@@ -135,7 +136,7 @@ async def test_a_report_that_is_not_registered_is_sent_again_and_asks_for_a_regi
     api.answers.append(answer)
     told: list[str] = []
     client = CoordinatorClient(api, on_registration_lost=lambda: told.append("lost"))  # type: ignore[arg-type] # as above
-    delivering = asyncio.create_task(client.deliver(OutboundMessage("/completed", b"{}")))
+    delivering = asyncio.create_task(MessageSender(client).deliver(OutboundMessage("/completed", b"{}")))
     await asyncio.sleep(1)
     if registers:
         await client.register(REGISTRATION)

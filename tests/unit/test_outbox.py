@@ -20,6 +20,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.outbox import DeliveryFuture, NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.serving import serving
@@ -170,7 +171,7 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
     lost: list[bool] = []
     async with serving(app) as url, CoordinatorApi(url) as api:
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
-        box = Outbox(client, NoMessageStore())
+        box = Outbox(MessageSender(client), NoMessageStore())
         box.put(LANE, messages.started("r", "runner"))
         assert isinstance(await box.put(LANE, messages.completed("r", "runner")), Answer)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3

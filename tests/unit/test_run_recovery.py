@@ -17,6 +17,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.actor import Position
@@ -111,7 +112,7 @@ def lived(
 
     async def live() -> Life:
         client = CoordinatorClient(api)  # type: ignore[arg-type] # it takes the API's methods as they come
-        outbox = Outbox(client, NoMessageStore())
+        outbox = Outbox(MessageSender(client), NoMessageStore())
         context = RunContext(
             machine=MACHINE,
             executor=executor,
