@@ -86,6 +86,8 @@ class Transition(_Form, frozen=True, kw_only=True, rename={"source": "from"}):
     """The outcome that this transition settles; the first one settled stands."""
     provisional: bool = False
     """The decided outcome is an assumption: an end that is already recorded elsewhere takes precedence."""
+    main: bool = False
+    """The transition is on the path of a machine in which nothing goes wrong. Diagrams emphasise it."""
     doc: str = ""
 
     @property

@@ -188,6 +188,11 @@ BROKEN = {
         'from = ["moving", "done"]',
         '22: transitions[1].from: "done" is final: no way leads out of it',
     ),
+    "main path with a gap": (
+        'event = "jammed"',
+        'event = "jammed"\nmain = true',
+        "34: transitions[3].main: starts neither in the initial state nor where another transition with `main` leads",
+    ),
     "event without answer": (
         'ignore = ["pushed"]\n',
         "",

@@ -39,7 +39,19 @@ def final_state_has_no_way_out(case: Case) -> Iterator[Problem]:
                 yield Problem(("transitions", index, "from"), f"{quoted(source)} is final: no way leads out of it")
 
 
-RULES = (state_can_be_reached, state_can_end, final_state_has_no_way_out)
+@rule("initial", "states", "groups", "transitions")
+def main_path_is_connected(case: Case) -> Iterator[Problem]:
+    if not case.has_only_known_states:
+        return
+    main = [(index, way) for index, way in enumerate(case.flat.transitions) if way.main]
+    on_path = {case.spec.initial, *(way.to for _, way in main)}
+    for index, way in main:
+        if on_path.isdisjoint(way.sources):
+            message = "starts neither in the initial state nor where another transition with `main` leads"
+            yield Problem(("transitions", index, "main"), message)
+
+
+RULES = (state_can_be_reached, state_can_end, final_state_has_no_way_out, main_path_is_connected)
 
 
 def _closure(start: Iterable[str], steps: list[tuple[str, str]]) -> set[str]:
