@@ -124,7 +124,7 @@ async def test_other_arguments_are_refused() -> None:
         assert (code, stderr.splitlines()[0]) == (2, "Usage: echo [--version | --schema]")
 
 
-@pytest.mark.parametrize("sdk", ["fsm_runner/sdk", "sdk"], ids=["in a checkout", "in an installation"])
+@pytest.mark.parametrize("folder", ["fsm_runner/sdk", "sdk"], ids=["in a checkout", "in an installation"])
 async def test_started_by_hand_it_finds_the_sdk(tmp_path: Path, folder: str) -> None:
     home = tmp_path if folder.startswith("fsm_runner") else tmp_path / "bundled"
     path = home / "executors" / "echo" / ECHO.name

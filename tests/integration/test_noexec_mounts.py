@@ -51,7 +51,7 @@ async def said(command: Path, cwd: Path, launch_policy: LaunchPolicy) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("confinement", CONFINEMENTS, ids=["directly", "by way of a shell", "as another user"])
+@pytest.mark.parametrize("launch_policy", CONFINEMENTS, ids=["directly", "by way of a shell", "as another user"])
 async def test_a_command_or_its_interpreter_on_such_a_mount_is_reported(
     tmp_path: Path, mount: Path, launch_policy: LaunchPolicy
 ) -> None:
