@@ -9,7 +9,7 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.gateway.errors import GatewayError
-from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import SessionChannel, TooMuchUndelivered
 from fsm_runner.util.text import excerpt
 

@@ -26,7 +26,7 @@ from fsm_runner.gateway.request import (
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.reporting.executor_status import take_executor_status
-from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 from fsm_runner.util.text import excerpt
 

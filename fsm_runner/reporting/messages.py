@@ -60,14 +60,14 @@ class OutboundMessage(msgspec.Struct, frozen=True):
     """What it tells the end of, if it does."""
     start: RunStart | None = None
     """What it tells the beginning of, if it does."""
-    kept: bool = True
+    durable: bool = True
     """Whether it is sent by the runner's next process where this one is killed before."""
 
 
 def started(run_id: str, runner_id: str) -> OutboundMessage:
     body = encode_json(wire.RunnerRef(runner_id))
     # Not kept: after a stop request that came meanwhile it would put the run back to running.
-    return OutboundMessage(_run_path(run_id, "started"), body, start=RunStart(run_id), kept=False)
+    return OutboundMessage(_run_path(run_id, "started"), body, start=RunStart(run_id), durable=False)
 
 
 def completed(run_id: str, runner_id: str, session_status: CompletedSession = "finished") -> OutboundMessage:

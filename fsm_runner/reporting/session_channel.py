@@ -5,7 +5,7 @@ from typing import Protocol
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.executor_status import ExecutorStatus
-from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.queue import DeliveryFuture
 
 
 class NoTurn(FsmRunnerError):

@@ -12,7 +12,8 @@ from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import DeliveryFuture, Outbox
+from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 
 

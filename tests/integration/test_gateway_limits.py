@@ -12,7 +12,7 @@ import pytest
 from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.endpoint import LIMITS, GatewayEndpoint
 from fsm_runner.http_server.server import HEADERS_LIMIT_BYTES
-from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.queue import DeliveryFuture
 from tests.support.gateway import PATIENT, bench, event_of, path_of, raw_exchange
 from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S

@@ -18,7 +18,8 @@ from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.endpoint import LIMITS, GatewayLimits
 from fsm_runner.gateway.server import Gateway
 from fsm_runner.protocol.event_clock import EventClock
-from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.message_store import NoMessageStore
+from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
 from tests.support.embedded import Desk, autonomous, coordinator

@@ -16,7 +16,8 @@ from fsm_runner.executors.interface import Assignment
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
-from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.message_store import NoMessageStore
+from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext

@@ -13,7 +13,7 @@ from fsm_runner.gateway.endpoint import LIMITS, GatewayEndpoint
 from fsm_runner.gateway.errors import GatewayError
 from fsm_runner.gateway.request import GatewayRequest
 from fsm_runner.gateway.routes import handle
-from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import SessionChannel
 
 BODY_BYTES = 1024 * 1024

@@ -18,8 +18,10 @@ from fsm_runner.coordinator_client.policy import Policies
 from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
+from fsm_runner.reporting.message_store import NoMessageStore
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import DeliveryFuture, NoMessageStore, Outbox
+from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
@@ -91,7 +93,7 @@ async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_com
     ahead, report, behind = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
     other = box.put("ses_2", message("other"))
     await settle()
-    box.give_up(LANE, [report])
+    box.abandon(LANE, [report])
     await settle()
     assert ahead.cancelled()
     assert report.cancelled()
@@ -108,11 +110,11 @@ async def test_nothing_is_given_up_that_is_answered() -> None:
     await settle()
     gate.acknowledge()
     assert await report is TAKEN
-    box.give_up(LANE, [report])
+    box.abandon(LANE, [report])
     await settle()
     gate.acknowledge()
     assert await behind is TAKEN
-    box.give_up(LANE, [report])
+    box.abandon(LANE, [report])
     box.withdraw(LANE, [report])
     assert box.queued_bytes(LANE) == 0
 

@@ -9,8 +9,9 @@ from fsm_runner.coordinator_client.response import Answer
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import StoredMessage
 from fsm_runner.reporting import messages
+from fsm_runner.reporting.message_store import NoMessageStore
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import IN_MEMORY_BYTES, READ_BACK_EACH_S, WRITE_DOWN_LIMIT_S, NoMessageStore, Outbox
+from fsm_runner.reporting.outbox import FLUSH_LIMIT_S, IN_MEMORY_BYTES, READ_RETRY_S, Outbox
 from tests.support.logs import log_lines
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.virtual_time import in_virtual_time
@@ -103,7 +104,7 @@ async def test_a_message_that_is_withdrawn_or_given_up_is_forgotten() -> None:
     await settle()
     box.withdraw(LANE, [answers[3]])
     assert shelf.paths == ["1", "2", "3"]
-    box.give_up(LANE, [answers[1]])
+    box.abandon(LANE, [answers[1]])
     assert shelf.paths == ["3"]
     await box.aclose()
 
@@ -186,7 +187,7 @@ async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_h
     await settle()
     assert gate.begun == ["2"]
     assert shelf.paths == ["2"]
-    assert any(LANE in line and "cannot be read" in line for line in lines)
+    assert any(LANE in line and "cannot be decoded" in line for line in lines)
     await box.aclose()
 
 
@@ -213,28 +214,28 @@ async def test_a_long_message_of_an_earlier_process_is_read_when_it_is_its_turn(
 async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> None:
     gate, shelf = Gate(), Shelf()
     box = Outbox(gate, shelf)
-    assert box.ending_of("run_1") is None
+    assert box.pending_report("run_1") is None
     box.put(LANE, messages.started("run_1", "me"))
-    assert box.ending_of("run_1") is None
+    assert box.pending_report("run_1") is None
     answered = box.put(LANE, messages.completed("run_1", "me"))
-    assert box.ending_of("run_1") is answered
-    assert box.ending_of("run_2") is None
+    assert box.pending_report("run_1") is answered
+    assert box.pending_report("run_2") is None
     for _ in range(2):
         await settle()
         gate.acknowledge()
     assert await answered is TAKEN
-    assert box.ending_of("run_1") is None
+    assert box.pending_report("run_1") is None
 
 
 async def test_the_end_of_a_session_is_found_too_and_no_more_when_it_is_given_up_or_closed() -> None:
     box = Outbox(Gate(), Shelf())
     answered = box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
-    assert box.ending_of("ses_1") is answered
-    box.give_up(LANE, [answered])
-    assert box.ending_of("ses_1") is None
+    assert box.pending_report("ses_1") is answered
+    box.abandon(LANE, [answered])
+    assert box.pending_report("ses_1") is None
     box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
     await box.aclose()
-    assert box.ending_of("ses_1") is None
+    assert box.pending_report("ses_1") is None
 
 
 async def test_a_restored_report_is_found_as_well() -> None:
@@ -245,7 +246,7 @@ async def test_a_restored_report_is_found_as_well() -> None:
     gate = Gate()
     box = Outbox(gate, shelf)
     box.restore(shelf.recovered())
-    answered = box.ending_of("run_1")
+    answered = box.pending_report("run_1")
     assert answered is not None
     await settle()
     gate.acknowledge()
@@ -292,7 +293,7 @@ async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
     for number in range(4):
         box.put(LANE, OutboundMessage(f"{number}", BIG))
     for number in range(4):
-        await asyncio.sleep(0 if number < 2 else 2 * 3 * READ_BACK_EACH_S)
+        await asyncio.sleep(0 if number < 2 else 2 * 3 * READ_RETRY_S)
         await settle()
         gate.acknowledge()
         await settle()
@@ -337,7 +338,7 @@ async def test_an_end_is_told_though_the_disk_does_not_answer() -> None:
     shelf.hangs = True
     box = Outbox(gate, shelf)
     box.put(LANE, messages.completed("run_1", "me"))
-    await asyncio.sleep(WRITE_DOWN_LIMIT_S - 0.1)
+    await asyncio.sleep(FLUSH_LIMIT_S - 0.1)
     assert gate.begun == []
     await asyncio.sleep(0.2)
     assert gate.begun == ["/runner/runs/run_1/completed"]

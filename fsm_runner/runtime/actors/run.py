@@ -18,7 +18,7 @@ from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, Ru
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
-from fsm_runner.reporting.outbox import DeliveryFuture
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
 from fsm_runner.reporting.unreported import why_unreported
 from fsm_runner.runtime.actors.actor import Actor, Position
@@ -161,7 +161,7 @@ class RunActor(Actor):
         self._show_state()
         try:
             state = await self.run()
-            self._context.channels.outbox.give_up(self.wire_run.session_id, self._reports)
+            self._context.channels.outbox.abandon(self.wire_run.session_id, self._reports)
             self._context.record.record_run_end(self.name)
             return state
         finally:
@@ -241,7 +241,7 @@ class RunActor(Actor):
 
     async def _report(self) -> None:
         # A report that is on its way from an earlier process is not sent a second time.
-        answered = self._context.channels.outbox.ending_of(self.name) or self._put_terminal_report()
+        answered = self._context.channels.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()
         answer = await asyncio.shield(answered)
         if isinstance(answer, Refused):

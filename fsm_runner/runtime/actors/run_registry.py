@@ -128,7 +128,7 @@ class RunRegistry:
         """Report again how the run ended here, since the coordinator has it as open; False: it did not end here."""
         if run_id not in self._ended_runs:
             return False
-        if self._context.channels.outbox.ending_of(run_id) is None:
+        if self._context.channels.outbox.pending_report(run_id) is None:
             self._ended_runs.repeat(run_id)
         return True
 
@@ -279,4 +279,4 @@ class RunRegistry:
 
     async def _deliver(self, run_id: str, report: OutboundMessage) -> None:
         outbox = self._context.channels.outbox
-        await (outbox.ending_of(run_id) or outbox.put(run_id, report, maybe_delivered=True))
+        await (outbox.pending_report(run_id) or outbox.put(run_id, report, maybe_delivered=True))

@@ -230,7 +230,7 @@ class SessionActor(Actor):
         status = cast(EndedSession, self.model.outcome)
         report = messages.session_ended(self.name, self._first.runner_id, status)
         outbox = self._context.channels.outbox
-        answer = await asyncio.shield(outbox.ending_of(self.name) or outbox.put(self.name, report))
+        answer = await asyncio.shield(outbox.pending_report(self.name) or outbox.put(self.name, report))
         if isinstance(answer, Refused):
             raise answer
 
