@@ -9,9 +9,9 @@ from loguru import logger
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.signals import on_ending_signals
 from fsm_runner.conformance import report
-from fsm_runner.conformance.case import Outcome
-from fsm_runner.conformance.environment import built_stage
-from fsm_runner.conformance.suite import outcomes
+from fsm_runner.conformance.environment import open_environment
+from fsm_runner.conformance.result import Outcome
+from fsm_runner.conformance.suite import run_cases
 from fsm_runner.conformance.target import Target, find_target
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.process.errors import SpawnFailed
@@ -34,19 +34,19 @@ def check_executor(
     timeout: str | None = None,
     as_json: bool = False,
 ) -> int:
-    """Print the table, and what was seen of each failure; the exit code.
+    """Print the table and the transcript of each failure, and return the exit code.
 
-    Raises `UsageError` where the file cannot be tried or an option is wrong.
+    Raises `UsageError` if the file cannot be started or an option is invalid.
     """
     lifecycles = _lifecycles(lifecycle)
     decoded_parameters = _parameters(parameters or DEFAULT_PARAMETERS)
     timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _timeout_s(timeout)
     target = find_target(path, profile)
-    # Much of what a runner would warn of is what the suite is for, and said in the transcripts.
+    # The suite provokes what a runner would warn about; the transcripts show it.
     logger.disable("fsm_runner")
     try:
-        seen = event_loop.run(
-            _checked(target, lifecycles or (target.lifecycle,), decoded_parameters, timeout_s, as_json=as_json)
+        outcomes = event_loop.run(
+            _check(target, lifecycles or (target.lifecycle,), decoded_parameters, timeout_s, as_json=as_json)
         )
     except asyncio.CancelledError:
         return EXIT_ABORTED
@@ -54,37 +54,37 @@ def check_executor(
         raise UsageError(str(fault)) from fault
     finally:
         logger.enable("fsm_runner")
-    return EXIT_FAILED if any(each.status == "FAILED" for each in seen) else EXIT_OK
+    return EXIT_FAILED if any(each.status == "FAILED" for each in outcomes) else EXIT_OK
 
 
-async def _checked(
+async def _check(
     target: Target, lifecycles: tuple[Lifecycle, ...], parameters: JsonObject, timeout_s: float, *, as_json: bool
 ) -> list[Outcome]:
     if not as_json:
         show(_introduction(target))
-    seen = []
-    with _ended_by_signals():
-        async with built_stage(target, parameters, timeout_s) as environment:
+    outcomes = []
+    with _cancelled_by_signals():
+        async with open_environment(target, parameters, timeout_s) as environment:
             for lifecycle in lifecycles:
                 if not as_json:
                     show(f"\n{report.heading(lifecycle)}")
-                async for outcome in outcomes(environment, lifecycle):
-                    seen.append(outcome)
+                async for outcome in run_cases(environment, lifecycle):
+                    outcomes.append(outcome)
                     show_json(outcome) if as_json else show(report.row(outcome))
     if not as_json:
-        for failure in (each for each in seen if each.status == "FAILED"):
+        for failure in (each for each in outcomes if each.status == "FAILED"):
             show(f"\n{report.failure(failure)}")
-        show(f"\n{report.summary(seen)}")
-    return seen
+        show(f"\n{report.summary(outcomes)}")
+    return outcomes
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """An executor must not outlive its check: whoever ends this program ends the case first."""
+def _cancelled_by_signals() -> Iterator[None]:
+    """Cancel the current task on SIGINT and SIGTERM, so that the executor does not outlive its check."""
     task = asyncio.current_task()
 
     def end(_: str) -> None:
-        if task is not None and not task.cancelling():  # a second signal must not cut the first one's work short
+        if task is not None and not task.cancelling():  # a second signal must not interrupt the cleanup
             task.cancel()
 
     with on_ending_signals(end):
@@ -94,13 +94,13 @@ def _ended_by_signals() -> Iterator[None]:
 def _introduction(target: Target) -> str:
     command = " ".join(target.program.command)
     if target.profile is None:
-        return f"{command}, which no profile here names (one_shot, unless --lifecycle says otherwise)"
+        return f"{command}, without a profile that names it (one_shot, unless --lifecycle is given)"
     others = f" (also named by {', '.join(target.other_profiles)})" if target.other_profiles else ""
-    return f"{command}, with the config and variables of the profile {target.profile}{others}"
+    return f"{command}, with config and variables of the profile {target.profile}{others}"
 
 
 def _lifecycles(text: str | None) -> tuple[Lifecycle, ...]:
-    """Empty where none is named."""
+    """Return the lifecycles that the option names; empty if it is not given."""
     if not text:
         return ()
     if text == BOTH:
@@ -108,7 +108,7 @@ def _lifecycles(text: str | None) -> tuple[Lifecycle, ...]:
     for lifecycle in LIFECYCLES:
         if text == lifecycle:
             return (lifecycle,)
-    raise UsageError(f"--lifecycle: there is no {text!r}, there are {', '.join(LIFECYCLES)} and {BOTH}")
+    raise UsageError(f"--lifecycle: unknown value {text!r}; choose one of {', '.join(LIFECYCLES)}, {BOTH}")
 
 
 def _parameters(text: str) -> JsonObject:
@@ -124,5 +124,5 @@ def _timeout_s(text: str) -> float:
     except ValueError:
         timeout_s = 0.0
     if not 0 < timeout_s < float("inf"):
-        raise UsageError(f"--timeout {text}: is no number of seconds above 0")
+        raise UsageError(f"--timeout: {text!r} is not a number of seconds above 0")
     return timeout_s

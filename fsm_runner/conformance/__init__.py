@@ -1,4 +1,4 @@
-"""Tries an executor against the executor protocol (protocol.md, sections 1.4, 2 and 3), through the real gateway.
+"""Tests an executor against the executor protocol (protocol.md, sections 1.4, 2 and 3) through the real gateway.
 
-Its process is started as a runner starts it, but what is written to it is the suite's, so that it can be wrong.
+The suite starts the executor as a runner does, but writes its input itself, so that the input can be invalid.
 """

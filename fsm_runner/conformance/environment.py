@@ -1,4 +1,4 @@
-"""What all trials of an executor share: a coordinator in memory, the real gateway before it, a project's folder."""
+"""What all cases share: a coordinator in memory, the real gateway in front of it, and a project directory."""
 
 import socket
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.conformance.gateway import RecordedGateway
+from fsm_runner.conformance.gateway import RecordingGateway
 from fsm_runner.conformance.target import Target
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.client import CoordinatorClient
@@ -24,7 +24,7 @@ from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.util.retry import retrying
 
 SESSION_PARAMETERS: JsonObject = {"prompt": "conformance"}
-"""The coordinator's own rule for a run without an agent; an executor is given the parameters of its trial."""
+"""The coordinator requires a prompt of runs without an agent. The executor gets the parameters of the check instead."""
 UNNAMED_PROFILE = "conformance"
 
 
@@ -33,13 +33,13 @@ class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     parameters: JsonObject
     project_dir: Path
     timeout_s: float
-    """For one case."""
+    """The time limit of one case."""
     api: CoordinatorApi
-    gateway: RecordedGateway
+    gateway: RecordingGateway
     channels: ReportingContext
 
     async def start_run(self) -> Run:
-        """A run of a new session."""
+        """Return a run of a new session."""
         return await self._run(
             RunRequest(type="start_session", parameters=SESSION_PARAMETERS, project_dir=str(self.project_dir))
         )
@@ -48,7 +48,7 @@ class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
         return await self._run(RunRequest(type="resume_session", session_id=session_id, parameters=SESSION_PARAMETERS))
 
     async def _run(self, request: RunRequest) -> Run:
-        # While a case waits, the coordinator may close a connection that is idle; one run more does no harm.
+        # The coordinator may close an idle connection while a case waits. A repeated request only adds a run.
         run = await retrying(lambda: self._create_run(request), POLICIES.look_up, (Unreachable,))
         return msgspec.structs.replace(run, parameters=self.parameters)
 
@@ -57,7 +57,7 @@ class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def built_stage(
+async def open_environment(
     target: Target, parameters: JsonObject, timeout_s: float
 ) -> AsyncIterator[ConformanceEnvironment]:
     async with AsyncExitStack() as stack:
@@ -66,7 +66,7 @@ async def built_stage(
         api = await stack.enter_async_context(CoordinatorApi(server.url))
         outbox = Outbox(MessageSender(CoordinatorClient(api)), NoMessageStore())
         stack.push_async_callback(outbox.aclose)
-        gateway = RecordedGateway(api)
+        gateway = RecordingGateway(api)
         await stack.enter_async_context(gateway)
         yield ConformanceEnvironment(
             target=target,

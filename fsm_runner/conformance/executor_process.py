@@ -1,12 +1,12 @@
-"""One process of an executor, under observation."""
+"""One observed process of the executor under test."""
 
 import asyncio
 
-from fsm_runner.conformance.case import CaseFailed
 from fsm_runner.conformance.environment import ConformanceEnvironment
-from fsm_runner.conformance.exchange import Listener
+from fsm_runner.conformance.gateway import Listener
 from fsm_runner.conformance.leftovers import LeftoverWatch
 from fsm_runner.conformance.record import Record
+from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.executors.launcher import protocol_variables
 from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
@@ -15,11 +15,11 @@ from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_reporter import SessionReporter
 
 HELD_OUTPUT_S = OUTPUT_DRAIN_S * 0.9
-"""Output that is read for so long after the exit was given up, not closed."""
+"""If reading the output takes this long after the exit, the supervisor gave up: something held the output open."""
 
 
 class ExecutorProcess:
-    """Its process is started by the constructor; `aclose` leaves nothing of it."""
+    """The constructor starts the process. `aclose` kills everything that is left of it."""
 
     def __init__(
         self,
@@ -30,39 +30,39 @@ class ExecutorProcess:
         *,
         has_input: bool = True,
     ) -> None:
-        """`has_input`: stdin is a pipe to write to, not empty. Raises `SpawnFailed`."""
+        """`has_input`: stdin is a pipe, otherwise it is empty. Raises `SpawnFailed`."""
         self.run = run
         self.record = Record()
         self.exit: Exit | None = None
         self.output_held = False
-        """Something held stdout or stderr open when the process had ended."""
+        """Whether something held stdout or stderr open after the process had exited."""
         self._lifecycle = lifecycle
         self._gateway = environment.gateway
-        self._turns_taken = 1
-        self._leftovers = LeftoverWatch(run.session_id)
-        self._listener = Listener(self.record.add_request, self.record.add_answer)
+        self._turns_requested = 1
+        self._leftover_watch = LeftoverWatch(run.session_id)
+        self._listener = Listener(self.record.add_request, self.record.add_response)
         channel = SessionReporter(run.session_id, environment.channels, self._has_turn)
-        self._door = environment.gateway.open_recorded(run.session_id, channel, self._listener)
+        self._endpoint = environment.gateway.open_recorded(run.session_id, channel, self._listener)
         command = (*environment.target.program.command, *arguments)
         self.record.transcript.add("started", " ".join(command))
         try:
-            # As `Launcher.launch` does it, with an exit watch that looks before anything is killed.
+            # Like `Launcher.launch`, with an exit watch that looks for leftovers before the supervisor kills them.
             self._child = Child.start(
                 command,
-                env={**environment.target.program.environment, **protocol_variables(run.session_id, self._door)},
+                env={**environment.target.program.environment, **protocol_variables(run.session_id, self._endpoint)},
                 cwd=environment.project_dir,
                 pipe_stdin=has_input,
                 on_stdout=self.record.add_stdout,
-                watch=self._leftovers.watch,
+                watch=self._leftover_watch.watch,
             )
         except BaseException:
-            environment.gateway.close_recorded(self._door)
+            environment.gateway.close_recorded(self._endpoint)
             raise
-        self._ending = asyncio.create_task(self._note_end(), name=f"end of process {self._child.pid}")
+        self._exit_task = asyncio.create_task(self._record_exit(), name=f"exit of process {self._child.pid}")
 
     @property
     def stdout(self) -> str:
-        """All of it, once the process has ended."""
+        """The whole output, once the process has exited."""
         return "" if self.exit is None else self.exit.stdout.text()
 
     @property
@@ -70,9 +70,9 @@ class ExecutorProcess:
         return "" if self.exit is None else self.exit.stderr.text()
 
     @property
-    def recovered(self) -> list[str]:
-        """What was still there when the process had ended, before it was killed."""
-        return [str(each) for each in self._leftovers.found]
+    def leftovers(self) -> list[str]:
+        """The processes that were still running after the exit, before they were killed."""
+        return [str(each) for each in self._leftover_watch.found]
 
     @property
     def how_it_ended(self) -> str:
@@ -81,89 +81,89 @@ class ExecutorProcess:
         return f"by {self.exit.signal}" if self.exit.signal is not None else f"with exit code {self.exit.code}"
 
     async def write(self, data: bytes) -> None:
-        """To its stdin. A process that does not read it is judged by what else it does."""
+        """Write to the process's stdin. It is no failure by itself if the process does not read it."""
         text = data.decode(errors="replace").rstrip("\n")
         self.record.transcript.add("stdin", f"{text} ({len(data):,} bytes)")
         self.record.waiting_for = "the process to read its stdin"
         try:
             await self._child.stdin.write(data)
         except InputClosed:
-            self.record.transcript.add("stdin", "was not read to its end")
+            self.record.transcript.add("stdin", "was closed before all of it was read")
         self.record.waiting_for = ""
 
     def close_input(self) -> None:
-        self.record.transcript.add("stdin", "is closed")
+        self.record.transcript.add("stdin", "closed")
         self._child.stdin.close()
 
-    async def take_turn(self, line: bytes) -> None:
-        """Hand over a first or further turn and return when it is done: one-shot, at the end of the process.
+    async def run_turn(self, line: bytes) -> None:
+        """Write an invocation or a further turn, and wait until it is done; for one-shot, until the process exits.
 
-        Raises `CaseFailed` where it is not done.
+        Raises `CaseFailed` if the turn fails.
         """
-        self._turns_taken = len(self.record.turns_completed) + 1
+        self._turns_requested = len(self.record.turns_completed) + 1
         await self.write(line)
         if self._lifecycle == "persistent":
-            await self._turn_completed()
+            await self._wait_turn_completed()
             return
         self.close_input()
         if (await self.ended()).code != 0:
-            raise CaseFailed(f"it ended {self.how_it_ended}, where success is exit code 0")
+            raise CaseFailed(f"it exited {self.how_it_ended}; expected exit code 0")
 
     async def ended(self) -> Exit:
-        await self.record.until(lambda: self.exit is not None, "the end of the process")
+        await self.record.until(lambda: self.exit is not None, "the process to exit")
         return await self._child.wait()
 
-    async def ended_within(self, limit_s: float, of: str) -> Exit:
-        """Raises `CaseFailed` where it does not end in time."""
+    async def ended_within(self, limit_s: float, after: str) -> Exit:
+        """Wait for the exit. Raises `CaseFailed` if it takes longer than `limit_s`."""
         try:
             async with asyncio.timeout(limit_s):
                 return await self.ended()
         except TimeoutError:
-            raise CaseFailed(f"it had not ended {limit_s:g} s after {of}") from None
+            raise CaseFailed(f"it was still running {limit_s:g} s after {after}") from None
 
     async def terminated_within(self, limit_s: float) -> None:
-        """SIGTERM to its whole group, as a runner sends it. Raises `CaseFailed` where it took SIGKILL to end it."""
+        """Send SIGTERM to the process group, as a runner does. Raises `CaseFailed` if it takes SIGKILL to end it."""
         self.record.transcript.add("signal", "SIGTERM")
         if await self._child.stop(term_grace_s=limit_s) == "SIGKILL":
-            raise CaseFailed(f"it had not ended {limit_s:g} s after SIGTERM, so it was killed")
+            raise CaseFailed(f"it was still running {limit_s:g} s after SIGTERM and had to be killed")
 
     def hold_requests(self) -> None:
-        """From now on its requests get no answer, until the end of the trial."""
+        """Leave all further requests without a response until `aclose`."""
         self._listener.gate.clear()
 
     async def aclose(self) -> None:
-        """Kill what is left. Raises `ProcessStuck`."""
+        """Kill the process and its leftovers. Raises `ProcessStuck`."""
         if self.exit is None:
-            self.record.transcript.add("killed", "since the case is over")
+            self.record.transcript.add("killed", "the case is over")
         try:
             await self._child.stop(term_grace_s=0)
-            await asyncio.wait([self._ending])
+            await asyncio.wait([self._exit_task])
         finally:
-            self._ending.cancel()
-            self._leftovers.kill()
-            self._gateway.close_recorded(self._door)
+            self._exit_task.cancel()
+            self._leftover_watch.kill()
+            self._gateway.close_recorded(self._endpoint)
             self._listener.gate.set()
 
     def _has_turn(self) -> bool:
-        return len(self.record.turns_completed) < self._turns_taken
+        return len(self.record.turns_completed) < self._turns_requested
 
-    async def _turn_completed(self) -> None:
-        record, wanted = self.record, self._turns_taken
+    async def _wait_turn_completed(self) -> None:
+        record, expected = self.record, self._turns_requested
         await record.until(
-            lambda: len(record.turns_completed) >= wanted or self.exit is not None, "a turn_complete line on stdout"
+            lambda: len(record.turns_completed) >= expected or self.exit is not None, "a turn_complete line on stdout"
         )
-        if len(record.turns_completed) < wanted:
-            raise CaseFailed(f"it ended {self.how_it_ended} before it wrote turn_complete")
+        if len(record.turns_completed) < expected:
+            raise CaseFailed(f"it exited {self.how_it_ended} before it wrote turn_complete")
 
-    async def _note_end(self) -> None:
+    async def _record_exit(self) -> None:
         ended = await self._child.wait()
-        told_at = self._leftovers.told_at
-        self.output_held = told_at is not None and asyncio.get_running_loop().time() - told_at > HELD_OUTPUT_S
+        notified_at = self._leftover_watch.notified_at
+        self.output_held = notified_at is not None and asyncio.get_running_loop().time() - notified_at > HELD_OUTPUT_S
         self.exit = ended
         transcript = self.record.transcript
         if stderr := self.stderr:
             transcript.add("stderr", stderr)
-        transcript.add("ended", self.how_it_ended)
-        for leftover in self.recovered:
-            transcript.add("left", leftover)
-        self.record.changed()
+        transcript.add("exited", self.how_it_ended)
+        for leftover in self.leftovers:
+            transcript.add("leftover", leftover)
+        self.record.notify_changed()

@@ -1,22 +1,19 @@
-"""What an executor leaves running when it exits, found before its supervisor kills it."""
+"""Finds the processes that an executor leaves running when it exits, before its supervisor kills them."""
 
 import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
+import psutil
 
 from fsm_runner.process.exit_watch import ExitWatch, watch_exit
 
-LEAVING_S = 0.5
-"""So long after the executor's exit its children may still be on their way out."""
-LOOK_INTERVAL_S = 0.05
-
-_PROC = Path("/proc")
+EXIT_GRACE_S = 0.5
+"""How long the executor's children may take to exit after it."""
+POLL_INTERVAL_S = 0.05
 
 
 class Leftover(msgspec.Struct, frozen=True):
@@ -28,18 +25,18 @@ class Leftover(msgspec.Struct, frozen=True):
 
 
 class LeftoverWatch:
-    """The exit watch of an executor. It holds the news of the exit back until it has looked at what is left."""
+    """The exit watch of an executor, which delays the exit notification until it has looked for leftovers."""
 
     def __init__(self, session_id: str) -> None:
         self.found: list[Leftover] = []
-        self.told_at: float | None = None
-        """When the supervisor was told of the exit; time of the loop."""
+        self.notified_at: float | None = None
+        """The loop time of the exit notification."""
         self._exited_at: float | None = None
         self._session_id = session_id
         self._loop = asyncio.get_running_loop()
         self._pid = 0
         self._inner: ExitWatch | None = None
-        self._later: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._on_exit: Callable[[], None] = lambda: None
 
     def watch(self, pid: int, on_exit: Callable[[], None]) -> ExitWatch:
@@ -48,8 +45,8 @@ class LeftoverWatch:
         return self
 
     def cancel(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._inner is not None:
             self._inner.cancel()
 
@@ -57,10 +54,10 @@ class LeftoverWatch:
         return self._inner is not None and self._inner.wait_blocking(timeout_s)
 
     def kill(self) -> None:
-        """Those that were found, and whatever they have started since."""
+        """Kill the leftovers, and any that they have started since."""
         if not self.found:
             return
-        for leftover in [*self.found, *leftovers(self._pid, self._session_id)]:
+        for leftover in [*self.found, *find_leftovers(self._pid, self._session_id)]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(leftover.pid, signal.SIGKILL)
 
@@ -68,49 +65,31 @@ class LeftoverWatch:
         now = self._loop.time()
         if self._exited_at is None:
             self._exited_at = now
-        self.found = leftovers(self._pid, self._session_id)
-        if self.found and now < self._exited_at + LEAVING_S:
-            self._later = self._loop.call_later(LOOK_INTERVAL_S, self._look)
+        self.found = find_leftovers(self._pid, self._session_id)
+        if self.found and now < self._exited_at + EXIT_GRACE_S:
+            self._timer = self._loop.call_later(POLL_INTERVAL_S, self._look)
             return
-        self.told_at = now
+        self.notified_at = now
         self._on_exit()
 
 
-def leftovers(group: int, session_id: str) -> list[Leftover]:
-    """Processes of this group or, where the system shows it, with this session in their environment."""
-    found = _in_proc(group, session_id) if (_PROC / "self" / "stat").exists() else _by_ps(group)
-    return [each for each in found if each.pid not in (group, os.getpid())]
-
-
-def _in_proc(group: int, session_id: str) -> Iterator[Leftover]:
-    marker = f"AGENT_SESSION_ID={session_id}\0".encode()
-    for folder in _PROC.iterdir():
-        if not folder.name.isdigit():
+def find_leftovers(group: int, session_id: str) -> list[Leftover]:
+    """Return the processes of this group and those with this session in their environment, without the leader."""
+    found = []
+    for pid in psutil.pids():
+        if pid in (group, os.getpid()):
             continue
-        try:
-            # pid (command) state ppid pgrp …; the command may hold anything, parentheses too.
-            state, _, process_group = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:3]
-            if state in (b"Z", b"X"):
+        with contextlib.suppress(psutil.Error, OSError):  # the process has exited
+            process = psutil.Process(pid)
+            if os.getpgid(pid) != group and _session_of(process) != session_id:
                 continue
-            if int(process_group) == group or marker in _environment(folder):
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                yield Leftover(int(folder.name), b" ".join(words).decode(errors="replace").strip())
-        except (OSError, ValueError):  # it has ended meanwhile
-            continue
+            if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                found.append(Leftover(pid, " ".join(process.cmdline())))
+    return found
 
 
-def _environment(folder: Path) -> bytes:
+def _session_of(process: psutil.Process) -> str | None:
     try:
-        return (folder / "environ").read_bytes() + b"\0"
-    except OSError:  # another user's
-        return b""
-
-
-def _by_ps(group: int) -> Iterator[Leftover]:
-    listing = subprocess.run(
-        ["/bin/ps", "-A", "-o", "pid=,pgid=,stat=,command="], capture_output=True, text=True, check=False
-    )
-    for line in listing.stdout.splitlines():
-        pid, process_group, state, command = [*line.split(None, 3), ""][:4]
-        if int(process_group) == group and not state.startswith("Z"):
-            yield Leftover(int(pid), command)
+        return process.environ().get("AGENT_SESSION_ID")
+    except psutil.AccessDenied:  # another user's process
+        return None

@@ -1,4 +1,4 @@
-"""What one process of an executor was seen to do."""
+"""The record of one executor process: its requests, its completed turns, and a transcript for people."""
 
 import asyncio
 import time
@@ -6,35 +6,64 @@ from collections.abc import Callable
 
 import msgspec
 
-from fsm_runner.conformance.exchange import Exchange
-from fsm_runner.conformance.transcript import Transcript
+from fsm_runner.conformance.gateway import Exchange
 from fsm_runner.executors.line_splitter import LineSplitter
 from fsm_runner.executors.messages import TURN_COMPLETE, is_turn_complete
+from fsm_runner.util.text import escaped, without_middle
+
+ENTRY_LIMIT_CHARS = 600
+ENTRIES_LIMIT = 200
+KIND_WIDTH = 9
+
+
+class Transcript:
+    """A bounded log of the exchange between the suite and one process.
+
+    `elapsed_s` returns the seconds since the start of the process.
+    """
+
+    def __init__(self, elapsed_s: Callable[[], float]) -> None:
+        self._elapsed_s = elapsed_s
+        self._lines: list[str] = []
+        self._omitted_entries = 0
+
+    def add(self, kind: str, text: str) -> None:
+        if len(self._lines) >= ENTRIES_LIMIT:
+            self._omitted_entries += 1
+            return
+        prefix = f"{self._elapsed_s():8.3f} s  {kind:<{KIND_WIDTH}}"
+        first, *more = escaped(without_middle(text, ENTRY_LIMIT_CHARS)).splitlines() or [""]
+        self._lines += [f"{prefix}{first}".rstrip(), *(" " * len(prefix) + line for line in more)]
+
+    @property
+    def lines(self) -> list[str]:
+        omitted = [f"… {self._omitted_entries:,} entries left out …"] if self._omitted_entries else []
+        return self._lines + omitted
 
 
 class TurnComplete(msgspec.Struct, frozen=True):
-    """A `turn_complete` line, and the monotonic time when it was there."""
+    """A `turn_complete` line, and the monotonic time of its arrival."""
 
     line: bytes
     at: float
 
 
 class Record:
-    """Grows as long as the process lives. One task at a time waits for it to change."""
+    """Grows while the process lives. Only one task at a time may wait for a change."""
 
     def __init__(self) -> None:
         started_at = time.monotonic()
         self.transcript = Transcript(lambda: time.monotonic() - started_at)
         self.exchanges: list[Exchange] = []
-        """In the order in which they came; some may not be answered yet."""
+        """In order of arrival. Some may have no response yet."""
         self.turns_completed: list[TurnComplete] = []
         self.waiting_for = ""
-        """What `until` has not seen yet."""
+        """What `until` currently waits for."""
         self._changed = asyncio.Event()
         self._lines = LineSplitter(TURN_COMPLETE)
 
-    def told(self) -> list[Exchange]:
-        """What it told of its session, accepted or not."""
+    def session_messages(self) -> list[Exchange]:
+        """Binds, events and metadata changes, accepted or not."""
         return [each for each in self.exchanges if each.kind is not None]
 
     def binds(self) -> list[Exchange]:
@@ -53,7 +82,7 @@ class Record:
             await self._changed.wait()
         self.waiting_for = ""
 
-    def changed(self) -> None:
+    def notify_changed(self) -> None:
         self._changed.set()
 
     def add_stdout(self, chunk: bytes) -> None:
@@ -61,15 +90,15 @@ class Record:
         for line in self._lines.feed(chunk):
             if is_turn_complete(line):
                 self.turns_completed.append(TurnComplete(line.content, time.monotonic()))
-        self.changed()
+        self.notify_changed()
 
     def add_request(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
         self.transcript.add("request", f"{exchange.method} {exchange.path}")
-        self.changed()
+        self.notify_changed()
 
-    def add_answer(self, exchange: Exchange) -> None:
+    def add_response(self, exchange: Exchange) -> None:
         if exchange.body:
             self.transcript.add("body", exchange.body.decode(errors="replace"))
-        self.transcript.add("answer", f"{exchange.status} {exchange.answer.decode(errors='replace')}")
-        self.changed()
+        self.transcript.add("response", f"{exchange.status} {exchange.response.decode(errors='replace')}")
+        self.notify_changed()

@@ -1,9 +1,9 @@
-"""What the suite has found, for people and for programs."""
+"""Formats outcomes as a table."""
 
 from collections.abc import Sequence
 
-from fsm_runner.conformance.case import Outcome
 from fsm_runner.conformance.cases import CASES
+from fsm_runner.conformance.result import Outcome
 from fsm_runner.protocol.statuses import Lifecycle
 
 STATUS_WIDTH = 8
@@ -12,7 +12,7 @@ INDENT = "    "
 
 
 def heading(lifecycle: Lifecycle) -> str:
-    return f"{lifecycle}\n{'':{STATUS_WIDTH}}{'CASE':<{NAME_WIDTH}}  WHAT IS ASKED"
+    return f"{lifecycle}\n{'':{STATUS_WIDTH}}{'CASE':<{NAME_WIDTH}}  REQUIREMENT"
 
 
 def row(outcome: Outcome) -> str:
@@ -21,11 +21,11 @@ def row(outcome: Outcome) -> str:
 
 
 def failure(outcome: Outcome) -> str:
-    """Its message and its transcript."""
+    """Return the failure's message and transcript."""
     lines = [
         f"FAILED {outcome.case} ({outcome.lifecycle})",
-        f"asked:  {outcome.asks}",
-        f"seen:   {outcome.message or ''}",
+        f"required: {outcome.asks}",
+        f"observed: {outcome.message or ''}",
         *outcome.transcript,
     ]
     return f"\n{INDENT}".join(lines)
@@ -33,11 +33,11 @@ def failure(outcome: Outcome) -> str:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     counts = {status: sum(each.status == status for each in outcomes) for status in ("ok", "FAILED", "untried")}
-    text = f"{counts['ok']} of {sum(counts.values())} hold"
+    text = f"{counts['ok']} of {sum(counts.values())} passed"
     if counts["FAILED"]:
-        text += f", {counts['FAILED']} do not"
+        text += f", {counts['FAILED']} failed"
     if counts["untried"]:
-        text += f", {counts['untried']} were not tried"
+        text += f", {counts['untried']} not tried"
     if any(each.status == "-" for each in outcomes):
-        text += " (-: not asked of this lifecycle)"
+        text += " (-: does not apply to this lifecycle)"
     return text

@@ -1,4 +1,4 @@
-"""The executor that is tried, as a runner would start it."""
+"""The executor under test, started as a runner would start it."""
 
 import os
 from pathlib import Path
@@ -16,15 +16,15 @@ from fsm_runner.protocol.wire import JsonObject
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     program: ExecutorProgram
     profile: str | None
-    """Whose lifecycle, config and variables are used; None where no profile names the executor."""
+    """The profile that provides lifecycle, config and variables; None if no profile names the executor."""
     other_profiles: tuple[str, ...]
-    """They name it too."""
+    """Further profiles that name the executor."""
     lifecycle: Lifecycle
     config: JsonObject
 
 
 def find_target(path_text: str, profile_name: str | None) -> Target:
-    """Raises `UsageError` where the file cannot be tried or there is no such profile."""
+    """Raises `UsageError` if the file cannot be started or the profile does not exist."""
     path = Path.cwd() / path_text
     profiles = [load_profile(profile_name)] if profile_name is not None else _profiles_of(path)
     profile = profiles[0] if profiles else None
@@ -39,13 +39,13 @@ def find_target(path_text: str, profile_name: str | None) -> Target:
 
 
 def _profiles_of(path: Path) -> list[LoadedProfile]:
-    """Those that name this file. One that is broken is no reason not to try an executor."""
+    """Return the valid profiles that name this file."""
     found = []
     for name in profile_paths():
         try:
             profile = load_profile(name)
             if profile.executor_path.samefile(path):
                 found.append(profile)
-        except (UsageError, OSError):  # also: one of the two files does not exist
+        except (UsageError, OSError):  # a broken profile, or one of the two files is missing
             continue
     return found

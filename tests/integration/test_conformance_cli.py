@@ -1,4 +1,4 @@
-"""`fsm-runner executor check`: what it prints, how it ends, and what it takes for a profile's executor."""
+"""`fsm-runner executor check`: output, exit code, and the choice of the profile."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ from tests.support.processes import gone
 from tests.support.program import Finished, environment, finish, program
 
 TAKES_ANY_MODE = ('if invocation["mode"] not in ("start", "resume"):', "if False:")
-"""A fault that one case finds."""
-LISTENS_TO_ITS_PROFILE = (
+"""A fault that one case catches."""
+REQUIRES_ITS_PROFILE = (
     TAKES_ANY_MODE[0],
     'if (invocation["executor_config"], os.environ.get("VOLUME")) != ({"tone": "low"}, "11"):\n'
     '        raise Refused("not as the profile says")\n    ' + TAKES_ANY_MODE[0],
@@ -27,7 +27,7 @@ async def check(folder: Path, *arguments: str, home: Path | None = None, **varia
 
 
 def rows(ended: Finished) -> dict[str, str]:
-    """The status of each case."""
+    """Return the status of each case."""
     lines = [line.split() for line in ended.stdout.splitlines()]
     return {words[1]: words[0] for words in lines if len(words) > 2 and words[0] in ("ok", "FAILED", "-", "untried")}
 
@@ -42,43 +42,43 @@ def write_profile(home: Path, name: str, **fields: Any) -> None:
     (home / "profiles" / f"{name}.json").write_text(json.dumps(profile))
 
 
-async def test_a_table_says_what_holds(tmp_path: Path) -> None:
+async def test_the_table_lists_each_case(tmp_path: Path) -> None:
     write_executor(tmp_path, "shout")
     ended = await check(tmp_path, "shout")
     assert (ended.code, ended.stderr) == (EXIT_OK, ""), ended.stdout
     asked = {case.name for case in CASES if "one_shot" in case.lifecycles}
     assert rows(ended) == {case.name: "ok" if case.name in asked else "-" for case in CASES}
-    assert ended.stdout.startswith(f"{tmp_path / 'shout'}, which no profile here names (one_shot, ")
+    assert ended.stdout.startswith(f"{tmp_path / 'shout'}, without a profile that names it (one_shot, ")
     assert "\n\none_shot\n" in ended.stdout
-    assert f"\n{len(asked)} of {len(asked)} hold (-: " in ended.stdout
+    assert f"\n{len(asked)} of {len(asked)} passed (-: " in ended.stdout
 
 
-async def test_what_does_not_hold_is_shown_with_its_transcript(tmp_path: Path) -> None:
+async def test_a_failure_is_printed_with_its_transcript(tmp_path: Path) -> None:
     write_executor(tmp_path, "shout", TAKES_ANY_MODE)
     ended = await check(tmp_path, "./shout")
     assert (ended.code, ended.stderr) == (EXIT_FAILED, "")
     assert [name for name, status in rows(ended).items() if status == "FAILED"] == ["unknown-mode"]
     _, shown = ended.stdout.split("FAILED unknown-mode (one_shot)")
-    assert "it told the gateway something, where it has to refuse its input: POST /bind answered with 200" in shown
+    assert "it sent a message although it must refuse its input: POST /bind got HTTP 200" in shown
     for said in (
-        'stdin   {"schema_version":"2.2","mode":"meditate"',
-        "request POST /bind",
-        "answer  200 {",
-        "ended   with",
+        'stdin    {"schema_version":"2.2","mode":"meditate"',
+        "request  POST /bind",
+        "response 200 {",
+        "exited   with",
     ):
         assert said in shown
-    assert "1 do not" in shown
+    assert "1 failed" in shown
 
 
-async def test_what_the_coordinator_refuses_is_in_the_transcript_and_in_no_log(tmp_path: Path) -> None:
+async def test_a_rejected_event_appears_in_the_transcript_but_not_in_the_log(tmp_path: Path) -> None:
     write_executor(tmp_path, "shout", ('"timestamp": now(), ', ""))
     ended = await check(tmp_path, "shout")
     assert (ended.code, ended.stderr) == (EXIT_FAILED, "")
     assert rows(ended)["start"] == "FAILED"
-    assert "answer  422 {" in ended.stdout
+    assert "response 422 {" in ended.stdout
 
 
-async def test_both_lifecycles_can_be_asked_for_and_read_as_json(tmp_path: Path) -> None:
+async def test_both_lifecycles_as_json(tmp_path: Path) -> None:
     write_executor(tmp_path, "shout", TAKES_ANY_MODE)
     ended = await check(tmp_path, "shout", "--lifecycle", "both", "--json")
     assert (ended.code, ended.stderr) == (EXIT_FAILED, "")
@@ -90,12 +90,12 @@ async def test_both_lifecycles_can_be_asked_for_and_read_as_json(tmp_path: Path)
     assert one_shot["duration_s"] > 0
 
 
-async def test_a_profile_that_names_the_executor_says_how_it_is_started(tmp_path: Path) -> None:
+async def test_the_profile_that_names_the_executor_provides_lifecycle_and_config(tmp_path: Path) -> None:
     home = tmp_path / "home"
     write_profile(home, "a-shout", lifecycle="persistent")
     write_profile(home, "b-shout", config={})
     (home / "profiles" / "c-broken.json").write_text("{")
-    write_executor(home, "shout", LISTENS_TO_ITS_PROFILE)
+    write_executor(home, "shout", REQUIRES_ITS_PROFILE)
     ended = await check(tmp_path, "home/shout", home=home, VOLUME="11")
     assert ended.code == EXIT_OK, ended.stdout
     assert "the profile a-shout (also named by b-shout)\n\npersistent\n" in ended.stdout
@@ -106,7 +106,7 @@ async def test_a_profile_that_names_the_executor_says_how_it_is_started(tmp_path
     assert "Error: not as the profile says" in other.stdout
 
 
-async def test_parameters_are_what_the_executor_is_given(tmp_path: Path) -> None:
+async def test_the_executor_gets_the_given_parameters(tmp_path: Path) -> None:
     needs_topic = ('prompt = parameters.get("prompt", "")', 'prompt = parameters["topic"]')
     write_executor(tmp_path, "shout", needs_topic)
     ended = await check(tmp_path, "shout", "--parameters", '{"depth": 2, "topic": "owls"}', "--lifecycle", "persistent")
@@ -121,14 +121,14 @@ async def test_parameters_are_what_the_executor_is_given(tmp_path: Path) -> None
         (["x" * 300], "File name too long"),
         (["text"], "is not executable: run `chmod +x"),
         (["lost"], "/no/such/interpreter, does not exist"),
-        (["shout", "--lifecycle", "eternal"], "--lifecycle: there is no 'eternal'"),
+        (["shout", "--lifecycle", "eternal"], "--lifecycle: unknown value 'eternal'"),
         (["shout", "--profile", "nobody"], "Profile not found: 'nobody'"),
         (["shout", "--parameters", "[]"], "--parameters: not a JSON object"),
-        (["shout", "--timeout", "soon"], "--timeout soon: is no number of seconds"),
-        (["shout", "--timeout", "0"], "--timeout 0: is no number of seconds"),
+        (["shout", "--timeout", "soon"], "--timeout: 'soon' is not a number of seconds"),
+        (["shout", "--timeout", "0"], "--timeout: '0' is not a number of seconds"),
     ],
 )
-async def test_what_cannot_be_tried_is_bad_input(tmp_path: Path, arguments: list[str], said: str) -> None:
+async def test_bad_arguments(tmp_path: Path, arguments: list[str], said: str) -> None:
     write_executor(tmp_path, "shout")
     (tmp_path / "text").write_text("hello\n")
     (tmp_path / "lost").write_text("#!/no/such/interpreter\n")
@@ -140,7 +140,7 @@ async def test_what_cannot_be_tried_is_bad_input(tmp_path: Path, arguments: list
     assert "Traceback" not in ended.stderr
 
 
-async def test_a_check_that_is_ended_leaves_no_executor_behind(tmp_path: Path) -> None:
+async def test_a_terminated_check_leaves_no_executor_running(tmp_path: Path) -> None:
     async with Fifo(tmp_path / "pids") as pids:
         executor = tmp_path / "hangs"
         executor.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ > '{pids.path}'\nwhile :; do sleep 1; done\n")

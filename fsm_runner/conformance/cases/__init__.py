@@ -1,4 +1,4 @@
-"""All cases, in the order in which they are tried: what is simple first, so that the first failure tells most."""
+"""All cases in the order in which they run: simple ones first, so that the first failure is the most informative."""
 
 from fsm_runner.conformance.case import Case
 from fsm_runner.conformance.cases import contents, endings, questions, refusals, reporting, starts, turns

@@ -1,25 +1,25 @@
-"""How it ends (protocol.md, section 2, Stop)."""
+"""Shutdown, SIGTERM and leftovers (protocol.md, section 2, Stop)."""
 
-from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.conformance.case_context import CaseContext
+from fsm_runner.conformance.case import Case, CaseContext
 from fsm_runner.conformance.executor_process import ExecutorProcess
+from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.executors.messages import SHUTDOWN_LINE
 
 
 async def leaves_nothing(context: CaseContext) -> None:
-    _refuse_leftovers(await context.first_turn())
+    _check_no_leftovers(await context.first_turn())
 
 
 async def shutdown(context: CaseContext) -> None:
-    async with context.idle_trial() as process:
+    async with context.idle_process() as process:
         await process.write(SHUTDOWN_LINE)
         ended = await process.ended_within(context.grace_s, "shutdown")
         if ended.code != 0:
-            raise CaseFailed(f"it ended {process.how_it_ended} after shutdown, where exit code 0 is asked for")
+            raise CaseFailed(f"it exited {process.how_it_ended} after shutdown; expected exit code 0")
 
 
 async def end_of_input(context: CaseContext) -> None:
-    async with context.idle_trial() as process:
+    async with context.idle_process() as process:
         process.close_input()
         await process.ended_within(context.grace_s, "the end of its stdin")
 
@@ -34,58 +34,58 @@ async def sigterm_at_work(context: CaseContext) -> str | None:
             lambda: bool(process.record.exchanges) or process.exit is not None, "its first request to the gateway"
         )
         if process.exit is not None:
-            return "had ended before"
+            return "exited before SIGTERM"
         await process.terminated_within(context.grace_s)
         await process.ended()
-        _refuse_leftovers(process)
+        _check_no_leftovers(process)
     return None
 
 
 async def sigterm_idle(context: CaseContext) -> None:
-    async with context.idle_trial() as process:
+    async with context.idle_process() as process:
         await process.terminated_within(context.grace_s)
         await process.ended()
-        _refuse_leftovers(process)
+        _check_no_leftovers(process)
 
 
-def _refuse_leftovers(process: ExecutorProcess) -> None:
-    if process.recovered:
-        raise CaseFailed(f"it ended and left something running: {', '.join(process.recovered)}")
+def _check_no_leftovers(process: ExecutorProcess) -> None:
+    if process.leftovers:
+        raise CaseFailed(f"it exited and left processes running: {', '.join(process.leftovers)}")
     if process.output_held:
-        raise CaseFailed("it ended, and something that it has started still holds its stdout or stderr open")
+        raise CaseFailed("it exited, but a process that it started still holds its stdout or stderr open")
 
 
 CASES = (
     Case(
         name="shutdown",
-        asks='{"type": "shutdown"} ends it with exit code 0, within 5 s.',
+        asks='On {"type": "shutdown"} it exits with 0 within 5 s.',
         check=shutdown,
         lifecycles=("persistent",),
         needs_start=True,
     ),
     Case(
         name="end-of-input",
-        asks="The end of its stdin ends it, within 5 s.",
+        asks="When its stdin is closed, it exits within 5 s.",
         check=end_of_input,
         lifecycles=("persistent",),
         needs_start=True,
     ),
     Case(
         name="sigterm-at-work",
-        asks="SIGTERM ends it within 5 s while it waits for the gateway, and nothing of it is left.",
+        asks="SIGTERM ends it and all its processes within 5 s while it waits for the gateway.",
         check=sigterm_at_work,
         needs_start=True,
     ),
     Case(
         name="sigterm-idle",
-        asks="SIGTERM ends it within 5 s while it waits for a turn, and nothing of it is left.",
+        asks="SIGTERM ends it and all its processes within 5 s while it waits for a turn.",
         check=sigterm_idle,
         lifecycles=("persistent",),
         needs_start=True,
     ),
     Case(
         name="leaves-nothing",
-        asks="When it ends, nothing that it has started is left, and nothing holds its output open.",
+        asks="When it exits, it leaves no process running, and no process holds its output open.",
         check=leaves_nothing,
         needs_start=True,
     ),

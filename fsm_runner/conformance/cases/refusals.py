@@ -1,35 +1,34 @@
-"""Input that has to be refused: exit code 1, `Error: …` on stderr (protocol.md, section 2)."""
+"""Invalid input, which an executor must refuse: exit code 1, `Error: …` on stderr (protocol.md, section 2)."""
 
 from collections.abc import Awaitable, Callable
 
-from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.conformance.case_context import CaseContext, json_line, said_error
+from fsm_runner.conformance.case import REFUSED_CODE, Case, CaseContext, has_error_line, json_line
+from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.protocol.wire import Run
 
-REFUSED_CODE = 1
 REQUIRED_FIELDS = ("schema_version", "mode", "session_id", "parameters")
 UNSUPPORTED_VERSION = "99.0"
 UNKNOWN_MODE = "meditate"
 
 BAD_JSON = (b"this is no JSON\n", b'{"schema_version": "2.2", "mode": "start", "session_id": \n')
-"""Something else altogether, and an object that breaks off."""
+"""Plain text, and a truncated object."""
 
 
 async def empty_input(context: CaseContext) -> None:
-    await _refused(context, b"")
+    await _check_refuses(context, b"")
 
 
 async def bad_json(context: CaseContext) -> None:
     for content in BAD_JSON:
-        await _refused(context, content)
+        await _check_refuses(context, content)
 
 
 async def unsupported_version(context: CaseContext) -> None:
-    await _refused_with(context, schema_version=UNSUPPORTED_VERSION)
+    await _check_refuses_fields(context, schema_version=UNSUPPORTED_VERSION)
 
 
 async def unknown_mode(context: CaseContext) -> None:
-    await _refused_with(context, mode=UNKNOWN_MODE)
+    await _check_refuses_fields(context, mode=UNKNOWN_MODE)
 
 
 def missing(field: str) -> Callable[[CaseContext], Awaitable[None]]:
@@ -37,34 +36,34 @@ def missing(field: str) -> Callable[[CaseContext], Awaitable[None]]:
         run = await context.environment.start_run()
         fields = context.fields(run)
         del fields[field]
-        await _refused(context, json_line(fields), run)
+        await _check_refuses(context, json_line(fields), run)
 
     return check
 
 
-async def _refused_with(context: CaseContext, **changes: str) -> None:
+async def _check_refuses_fields(context: CaseContext, **changes: str) -> None:
     run = await context.environment.start_run()
-    await _refused(context, context.line(run, **changes), run)
+    await _check_refuses(context, context.line(run, **changes), run)
 
 
-async def _refused(context: CaseContext, content: bytes, run: Run | None = None) -> None:
-    """Stdin is closed behind it in either lifecycle: an object that breaks off might still go on."""
+async def _check_refuses(context: CaseContext, content: bytes, run: Run | None = None) -> None:
+    """Close stdin in either lifecycle, because a truncated object could otherwise still be completed."""
     async with context.process(run) as process:
         if content:
             await process.write(content)
         process.close_input()
         ended = await process.ended()
-        if told := process.record.told():
-            raise CaseFailed(f"it told the gateway something, where it has to refuse its input: {told[0]}")
+        if messages := process.record.session_messages():
+            raise CaseFailed(f"it sent a message although it must refuse its input: {messages[0]}")
         if ended.code != REFUSED_CODE:
-            raise CaseFailed(f"it ended {process.how_it_ended}, where exit code 1 is asked for")
-        if not said_error(process.stderr):
-            raise CaseFailed("no line on stderr begins with `Error: ` and says what is wrong")
+            raise CaseFailed(f"it exited {process.how_it_ended}; expected exit code 1")
+        if not has_error_line(process.stderr):
+            raise CaseFailed("stderr has no line of the form `Error: …`")
 
 
 CASES = (
     Case(name="empty-stdin", asks="It refuses an empty stdin: exit code 1, `Error: …` on stderr.", check=empty_input),
-    Case(name="bad-json", asks="It refuses what is no JSON.", check=bad_json),
+    Case(name="bad-json", asks="It refuses input that is not JSON.", check=bad_json),
     *(
         Case(
             name=f"no-{field.replace('_', '-')}",

@@ -1,20 +1,20 @@
-"""What it tells the coordinator in a plain start (protocol.md, sections 1.4 and 3)."""
+"""The messages of a plain start (protocol.md, sections 1.4 and 3)."""
 
 import msgspec
 
 from fsm_runner.conformance import assertions
-from fsm_runner.conformance.case import Case, CaseFailed
-from fsm_runner.conformance.case_context import CaseContext
+from fsm_runner.conformance.case import Case, CaseContext
+from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
 
 async def bind(context: CaseContext) -> None:
-    assertions.bound_first((await context.first_turn()).record.told())
+    assertions.bound_first((await context.first_turn()).record.session_messages())
 
 
 async def accepted(context: CaseContext) -> None:
-    assertions.accepted((await context.first_turn()).record.told())
+    assertions.all_accepted((await context.first_turn()).record.session_messages())
 
 
 async def one_result(context: CaseContext) -> None:
@@ -23,16 +23,16 @@ async def one_result(context: CaseContext) -> None:
 
 async def result_form(context: CaseContext) -> None:
     for event in (await context.first_turn()).record.results():
-        assertions.result_form(event.fields)
+        assertions.valid_result(event.fields)
 
 
 async def event_form(context: CaseContext) -> None:
     for event in (await context.first_turn()).record.events():
-        assertions.event_form(event.fields)
+        assertions.valid_event(event.fields)
 
 
 async def timestamps(context: CaseContext) -> None:
-    assertions.timestamps((await context.first_turn()).record.events())
+    assertions.valid_timestamps((await context.first_turn()).record.events())
 
 
 class _TurnComplete(msgspec.Struct, frozen=True):
@@ -47,15 +47,15 @@ async def turn_complete(context: CaseContext) -> None:
     try:
         decode_json(completed[0].line, _TurnComplete)
     except DECODE_FAULTS as defect:
-        raise CaseFailed(f"its turn_complete line is not what the protocol says: {defect}") from None
+        raise CaseFailed(f"its turn_complete line is invalid: {defect}") from None
 
 
 async def told_first(context: CaseContext) -> None:
     record = (await context.first_turn()).record
     completed_at = record.turns_completed[0].at
-    for each in record.told():
-        if each.kind != "metadata" and (each.answered_at is None or each.answered_at > completed_at):
-            raise CaseFailed(f"it wrote turn_complete before the gateway had accepted this: {each}")
+    for each in record.session_messages():
+        if each.kind != "metadata" and (each.responded_at is None or each.responded_at > completed_at):
+            raise CaseFailed(f"it wrote turn_complete before the gateway had accepted a message: {each}")
 
 
 CASES = (
@@ -67,11 +67,11 @@ CASES = (
     ),
     Case(
         name="accepted",
-        asks="All that it tells is of its own session, and in a form that is accepted.",
+        asks="All its messages are about its own session, and the gateway accepts them.",
         check=accepted,
         needs_start=True,
     ),
-    Case(name="one-result", asks="It sends one result event for a turn.", check=one_result, needs_start=True),
+    Case(name="one-result", asks="It sends one result event per turn.", check=one_result, needs_start=True),
     Case(
         name="result-form",
         asks="A result event has either result_text, a string, or result_data, an object.",
@@ -80,26 +80,26 @@ CASES = (
     ),
     Case(
         name="event-form",
-        asks="Its events are of a kind that there is, with the fields of that kind.",
+        asks="Its events have a known type and the fields of that type.",
         check=event_form,
         needs_start=True,
     ),
     Case(
         name="timestamps",
-        asks="The timestamps of its events are UTC, in one format and width, and do not go backwards.",
+        asks="The timestamps of its events are UTC, have one format and width, and never go backwards.",
         check=timestamps,
         needs_start=True,
     ),
     Case(
         name="turn-complete",
-        asks='It writes {"type": "turn_complete", "result": "…"} once for a turn.',
+        asks='It writes {"type": "turn_complete", "result": "…"} once per turn.',
         check=turn_complete,
         lifecycles=("persistent",),
         needs_start=True,
     ),
     Case(
         name="told-first",
-        asks="Its bind and events have been accepted before it says turn_complete.",
+        asks="It writes turn_complete after the gateway has accepted its bind and events.",
         check=told_first,
         lifecycles=("persistent",),
         needs_start=True,

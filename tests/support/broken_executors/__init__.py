@@ -1,4 +1,4 @@
-"""Executors that are broken in one way each: the good one in Python, with a few words of it replaced."""
+"""Executors with one fault each: the correct Python executor with a few words replaced."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.protocol.statuses import Lifecycle
+
 from tests.support.conformance import AMPLE_S, PLAIN_PYTHON
 
 HANGS_S = 5.0
@@ -15,9 +16,9 @@ HANGS_S = 5.0
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     replace: tuple[str, str]
-    """What stands in the good executor, and what stands there instead."""
+    """A text in the correct executor and its replacement."""
     caught_by: frozenset[str]
-    """The cases that fail, all others hold or are not tried."""
+    """The cases that fail. All others pass or are skipped."""
     lifecycle: Lifecycle = "one_shot"
     timeout_s: float = AMPLE_S
 
@@ -33,15 +34,15 @@ def fault(name: str, old: str, new: str, *caught_by: str, hangs: bool = False, p
 
 
 def write_executor(folder: Path, name: str, *replace: tuple[str, str]) -> Path:
-    """The good executor with some of its words replaced. Raises ValueError where one does not stand there once."""
+    """Write the correct executor with some texts replaced. Raises ValueError unless each occurs exactly once."""
     source = PLAIN_PYTHON.read_text()
     for old, new in replace:
         if source.count(old) != 1:
-            raise ValueError(f"{name}: {old!r} stands {source.count(old)} times in {PLAIN_PYTHON}")
+            raise ValueError(f"{name}: {old!r} occurs {source.count(old)} times in {PLAIN_PYTHON}")
         source = source.replace(old, new)
     _, body = source.split("\n", 1)
     path = folder / name
-    # Straight to an interpreter that starts quickly: so many processes are started.
+    # An interpreter that starts quickly, because the tests start many processes.
     path.write_text(f"#!{sys.executable} -IS\n{body}")
     path.chmod(0o755)
     return path

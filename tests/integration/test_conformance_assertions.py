@@ -1,4 +1,4 @@
-"""What is said of an executor's events."""
+"""Assertions about an executor's messages, and the transcript."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
@@ -7,17 +7,17 @@ import msgspec
 import pytest
 
 from fsm_runner.conformance import assertions
-from fsm_runner.conformance.case import CaseFailed
 from fsm_runner.conformance.cases.questions import names_version
-from fsm_runner.conformance.exchange import Exchange
-from fsm_runner.conformance.transcript import ENTRIES_LIMIT, SHOWN_CHARS, Transcript
+from fsm_runner.conformance.gateway import Exchange
+from fsm_runner.conformance.record import ENTRIES_LIMIT, ENTRY_LIMIT_CHARS, Transcript
+from fsm_runner.conformance.result import CaseFailed
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 @pytest.fixture(autouse=True)
 def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests may run long after the module was imported."""
+    """`NOW` must remain current however long after the import a test runs."""
 
     class Clock(datetime):
         @classmethod
@@ -27,7 +27,7 @@ def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assertions, "datetime", Clock)
 
 
-def told(path: str, status: int = 201, **fields: Any) -> Exchange:
+def message(path: str, status: int = 201, **fields: Any) -> Exchange:
     exchange = Exchange("POST", path, 0.0)
     exchange.body += msgspec.json.encode(fields)
     exchange.status = status
@@ -35,7 +35,7 @@ def told(path: str, status: int = 201, **fields: Any) -> Exchange:
 
 
 def at(*timestamps: Any) -> list[Exchange]:
-    return [told("/events", timestamp=timestamp) for timestamp in timestamps]
+    return [message("/events", timestamp=timestamp) for timestamp in timestamps]
 
 
 def text(moment: datetime, form: str) -> str:
@@ -43,9 +43,9 @@ def text(moment: datetime, form: str) -> str:
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S+00:00"])
-def test_timestamps_may_have_any_form_of_utc_and_may_stand_still(form: str) -> None:
+def test_timestamps_may_have_any_format_of_utc_and_may_repeat(form: str) -> None:
     later = NOW + timedelta(seconds=1)
-    assertions.timestamps(at(text(NOW, form), text(NOW, form), text(later, form)))
+    assertions.valid_timestamps(at(text(NOW, form), text(NOW, form), text(later, form)))
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_timestamps_may_have_any_form_of_utc_and_may_stand_still(form: str) -> N
         ((text(NOW, "%Y-%m-%dT%H:%M:%S"),), "not ISO 8601"),
         ((text(NOW, "%Y-%m-%d %H:%M:%SZ"),), "not ISO 8601"),
         ((text(NOW, "%Y-%m-%dT%H:%M:%S+01:00"),), "not ISO 8601"),
-        (("2026-13-01T00:00:00Z",), "is no time"),
-        ((text(NOW + timedelta(hours=1), "%Y-%m-%dT%H:%M:%SZ"),), "not the time in UTC"),
+        (("2026-13-01T00:00:00Z",), "is not a valid time"),
+        ((text(NOW + timedelta(hours=1), "%Y-%m-%dT%H:%M:%SZ"),), "not the current time in UTC"),
         ((text(NOW, "%Y-%m-%dT%H:%M:%S.1Z"), text(NOW, "%Y-%m-%dT%H:%M:%S.12Z")), "differ in format or width"),
         ((text(NOW, "%Y-%m-%dT%H:%M:%SZ"), text(NOW, "%Y-%m-%dT%H:%M:%S+00:00")), "differ in format or width"),
         ((text(NOW, "%Y-%m-%dT%H:%M:%S.2Z"), text(NOW, "%Y-%m-%dT%H:%M:%S.1Z")), "go backwards"),
     ],
 )
-def test_other_timestamps_are_refused(timestamps: tuple[Any, ...], message: str) -> None:
+def test_invalid_timestamps(timestamps: tuple[Any, ...], message: str) -> None:
     with pytest.raises(CaseFailed, match=message):
-        assertions.timestamps(at(*timestamps))
+        assertions.valid_timestamps(at(*timestamps))
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_other_timestamps_are_refused(timestamps: tuple[Any, ...], message: str)
         {"event_type": "result", "result_text": "done"},
     ],
 )
-def test_events_of_each_kind_are_taken(event: dict[str, Any]) -> None:
-    assertions.event_form(event)
+def test_valid_events(event: dict[str, Any]) -> None:
+    assertions.valid_event(event)
 
 
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        ({}, "a kind that there is not"),
-        ({"event_type": "thought"}, "a kind that there is not"),
+        ({}, "unknown type"),
+        ({"event_type": "thought"}, "unknown type"),
         ({"event_type": "run_start"}, "the coordinator writes itself"),
         ({"event_type": "message", "role": "system", "content": []}, "the role 'system'"),
         ({"event_type": "message", "role": "user", "content": "hello"}, "list of blocks"),
@@ -93,14 +93,14 @@ def test_events_of_each_kind_are_taken(event: dict[str, Any]) -> None:
         ({"event_type": "pre_tool", "tool_name": "look", "tool_input": "there"}, "tool_input"),
     ],
 )
-def test_events_that_lack_something_are_refused(event: dict[str, Any], message: str) -> None:
+def test_invalid_events(event: dict[str, Any], message: str) -> None:
     with pytest.raises(CaseFailed, match=message):
-        assertions.event_form(event)
+        assertions.valid_event(event)
 
 
 @pytest.mark.parametrize("result", [{"result_text": ""}, {"result_data": {}}, {"result_text": None, "result_data": {}}])
-def test_a_result_is_a_text_or_an_object(result: dict[str, Any]) -> None:
-    assertions.result_form(result)
+def test_valid_results(result: dict[str, Any]) -> None:
+    assertions.valid_result(result)
 
 
 @pytest.mark.parametrize(
@@ -113,30 +113,30 @@ def test_a_result_is_a_text_or_an_object(result: dict[str, Any]) -> None:
         ({"result_data": []}, "result_data is a list"),
     ],
 )
-def test_other_results_are_refused(result: dict[str, Any], message: str) -> None:
+def test_invalid_results(result: dict[str, Any], message: str) -> None:
     with pytest.raises(CaseFailed, match=message):
-        assertions.result_form(result)
+        assertions.valid_result(result)
 
 
-def test_a_bind_that_was_refused_binds_nothing() -> None:
+def test_a_rejected_bind_does_not_count() -> None:
     with pytest.raises(CaseFailed, match="never bound"):
-        assertions.bound_first([told("/bind", 400)])
+        assertions.bound_first([message("/bind", 400)])
 
 
-def test_a_bind_may_come_by_the_path_of_its_session() -> None:
-    assertions.bound_first([told("/sessions/ses_1/bind", 200), told("/events")])
+def test_a_bind_by_the_path_of_its_session_counts() -> None:
+    assertions.bound_first([message("/sessions/ses_1/bind", 200), message("/events")])
 
 
-def test_what_was_not_answered_was_not_accepted() -> None:
-    unanswered = told("/events")
+def test_a_request_without_a_response_was_not_accepted() -> None:
+    unanswered = message("/events")
     unanswered.status = None
-    with pytest.raises(CaseFailed, match="not answered"):
-        assertions.accepted([unanswered])
+    with pytest.raises(CaseFailed, match="got no response"):
+        assertions.all_accepted([unanswered])
 
 
-def test_a_transcript_is_bounded_and_harmless() -> None:
+def test_a_transcript_is_bounded_and_printable() -> None:
     transcript = Transcript(lambda: 1.5)
-    transcript.add("stdout", "\x1b[31mred\x07 and\nmore" + "x" * SHOWN_CHARS * 10)
+    transcript.add("stdout", "\x1b[31mred\x07 and\nmore" + "x" * ENTRY_LIMIT_CHARS * 10)
     for _ in range(ENTRIES_LIMIT * 2):
         transcript.add("stdin", "again")
     shown = "\n".join(transcript.lines)
@@ -148,10 +148,10 @@ def test_a_transcript_is_bounded_and_harmless() -> None:
 
 
 @pytest.mark.parametrize("printed", ["2.2", '{"schema_versions": ["2.1", "2.2"]}', "v2.2\n", "It knows 2.1 and 2.2."])
-def test_the_version_is_found_in_what_is_printed(printed: str) -> None:
+def test_the_version_is_found(printed: str) -> None:
     assert names_version(printed)
 
 
 @pytest.mark.parametrize("printed", ["", "2.1", "12.2", "2.22", "1.2.2", "2.2.1", "2,2"])
-def test_another_version_is_not_taken_for_it(printed: str) -> None:
+def test_other_versions_do_not_match(printed: str) -> None:
     assert not names_version(printed)
