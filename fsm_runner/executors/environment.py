@@ -27,7 +27,7 @@ PASSED_ON = frozenset(
 """What an executor gets of the runner's own environment, with every `LC_…`. The runner's credentials are not in it."""
 
 
-SDK_FOLDER = Path(__file__).parents[2] / "sdk"
+SDK_FOLDER = Path(__file__).parents[1] / "sdk"
 """On the PYTHONPATH of executors: `import fsm_executor` works there, whatever interpreter they have."""
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.protocol.statuses import Lifecycle
-
 from tests.support.conformance import AMPLE_S, PLAIN_PYTHON
 
 HANGS_S = 5.0
