@@ -1,5 +1,5 @@
-"""The runner's MCP server (protocol.md, section 4): what an executor starts and looks after other sessions with.
+"""The runner's MCP server, through which executors start and query other sessions (protocol.md, section 4).
 
-`server.py` is cheap to import and listens; the MCP SDK and the web server are loaded with the first connection.
-Only `service.py` and `front.py` know them: tools, waiting and texts are independent of the SDK.
+`server.py` is cheap to import and listens. The first connection loads `service.py`, and with it the MCP SDK and the web
+server. The tools are independent of the SDK.
 """

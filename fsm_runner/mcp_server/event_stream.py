@@ -1,4 +1,4 @@
-"""A session's events at the coordinator, as far as they say that something has happened (section 1.3)."""
+"""A session's event stream at the coordinator (protocol.md, section 1.3), as a signal that something has changed."""
 
 import asyncio
 import time
@@ -11,60 +11,106 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.coordinator_client.response_body import READ_FAULTS, chunks_of
 from fsm_runner.coordinator_client.transport import path_segment
-from fsm_runner.mcp_server.sse import EventParser
 from fsm_runner.util.retry import RetryPolicy, Waits
 
+LINE_LIMIT_BYTES = 64 * 1024
+"""Longer lines are truncated. They are data, and only the types of events matter here."""
+
 _EVENT_STREAM = "text/event-stream"
+_DEFAULT_TYPE = "message"
 
 
 class NoStream(Exception):
-    """The coordinator offers no stream of events here."""
+    """The coordinator's response is not an event stream."""
 
 
-class Listener:
-    """Calls `changed` when the stream opens or ends, and for each batch of events. `run` it as a task."""
+class SessionEvents:
+    """Calls `on_change` when the stream opens or ends and when events arrive. Run `follow` as a task."""
 
     def __init__(
-        self,
-        api: CoordinatorApi,
-        session_id: str,
-        changed: Callable[[], None],
-        policy: RetryPolicy,
+        self, api: CoordinatorApi, session_id: str, on_change: Callable[[], None], policy: RetryPolicy
     ) -> None:
         self._api = api
         self._path = f"/sse/sessions?session_id={path_segment(session_id)}"
-        self._changed = changed
+        self._on_change = on_change
         self._policy = policy
-        self.hears = False
-        """Whether events would be heard of now."""
+        self.is_open = False
 
-    async def run(self) -> None:
-        """Listen until cancelled, also when the stream breaks or is not offered yet."""
+    async def follow(self) -> None:
+        """Read the stream until cancelled. A stream that ends or is refused is opened again."""
         waits = Waits(self._policy)
         while True:
             began = time.monotonic()
             try:
-                await self._follow()
+                await self._read_stream()
             except (CoordinatorError, *READ_FAULTS, NoStream) as fault:
                 logger.debug("mcp: no events from {}: {}", self._path, fault)
             finally:
-                self._hear(hears=False)
+                self._set_open(is_open=False)
             if time.monotonic() - began > self._policy.cap_s:
                 waits.reset()
             await asyncio.sleep(waits.next_s())
 
-    async def _follow(self) -> None:
+    async def _read_stream(self) -> None:
         async with self._api.forward("GET", self._path, [("accept", _EVENT_STREAM)], None) as response:
-            offered = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if response.status_code != httpx.codes.OK or offered != _EVENT_STREAM:
-                raise NoStream(f"HTTP {response.status_code}, {offered or 'no content type'}")
-            self._hear(hears=True)
+            content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if response.status_code != httpx.codes.OK or content_type != _EVENT_STREAM:
+                raise NoStream(f"HTTP {response.status_code}, {content_type or 'no content type'}")
+            self._set_open(is_open=True)
             parser = EventParser()
             async for chunk in chunks_of(response):
                 if parser.feed(chunk):
-                    self._changed()
+                    self._on_change()
 
-    def _hear(self, *, hears: bool) -> None:
-        if hears != self.hears:
-            self.hears = hears
-            self._changed()
+    def _set_open(self, *, is_open: bool) -> None:
+        if is_open != self.is_open:
+            self.is_open = is_open
+            self._on_change()
+
+
+class EventParser:
+    """An incremental parser of server-sent events."""
+
+    def __init__(self, line_limit_bytes: int = LINE_LIMIT_BYTES) -> None:
+        self._line_limit_bytes = line_limit_bytes
+        self._line = bytearray()
+        self._after_cr = False
+        self._type = _DEFAULT_TYPE
+        self._has_data = False
+
+    @property
+    def buffered_bytes(self) -> int:
+        return len(self._line)
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """Return the types of the events that end in this chunk. Comments, such as keep-alives, are not events."""
+        if self._after_cr and chunk:
+            # A line ends with CR, LF or both; here the CR was the last byte of the chunk before.
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        self._after_cr = self._after_cr or chunk.endswith(b"\r")
+        *ended, begun = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        types = []
+        for part in ended:
+            self._buffer(part)
+            line, self._line = bytes(self._line), bytearray()
+            if (event_type := self._parse_line(line)) is not None:
+                types.append(event_type)
+        self._buffer(begun)
+        return types
+
+    def _buffer(self, part: bytes) -> None:
+        self._line += part[: self._line_limit_bytes - len(self._line)]
+
+    def _parse_line(self, line: bytes) -> str | None:
+        """Return the type of the event that this line ends, if it ends one."""
+        if not line:
+            event_type = self._type if self._has_data else None
+            self._type, self._has_data = _DEFAULT_TYPE, False
+            return event_type
+        field, _, value = line.partition(b":")
+        if field == b"event":
+            self._type = value.removeprefix(b" ").decode(errors="replace") or _DEFAULT_TYPE
+        elif field == b"data":
+            self._has_data = True
+        return None

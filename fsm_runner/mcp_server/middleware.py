@@ -1,24 +1,23 @@
-"""What stands before the SDK: where requests go, whose they are, and which are none of its business."""
+"""ASGI middleware in front of the MCP SDK: addresses, methods and request bodies."""
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fsm_runner.mcp_server.addresses import PATH, Addresses
-from fsm_runner.mcp_server.caller import SESSION_HEADER
+from fsm_runner.mcp_server.caller import PATH, SESSION_HEADER, Addresses
 from fsm_runner.protocol.json_text import sound_json
 
 _SESSION_HEADER = SESSION_HEADER.lower().encode()
 
 
-class Front:
-    """Lets POST to an address through.
+class AddressMiddleware:
+    """Passes on POST requests to a valid address, with the session of the address in the session header.
 
-    There are no sessions of MCP: nothing could ever be said on the stream that a GET asks for, and a DELETE has
-    nothing to end. The MCP specification has 405 for both, and clients go on without.
+    The server keeps no MCP sessions, so a GET would open a stream without messages and a DELETE would have nothing to
+    end. The MCP specification demands 405 for both, and clients continue without them.
     """
 
     def __init__(self, app: ASGIApp, addresses: Addresses, body_limit_bytes: int) -> None:
-        """`body_limit_bytes`: of a request; `app` refuses more."""
+        """`app` refuses bodies above `body_limit_bytes`."""
         self._app = app
         self._addresses = addresses
         self._body_limit_bytes = body_limit_bytes
@@ -29,23 +28,23 @@ class Front:
             return
         path = scope["path"].rstrip("/")
         session_id = self._addresses.session_of(path)
+        app = self._app
         if session_id is None and not self._addresses.is_open_to_all(path):
-            answer: ASGIApp = Response("Not found. The MCP server has an address for each session\n", 404)
+            app = Response("Not found. The MCP server has an address for each session\n", 404)
         elif scope["method"] != "POST":
-            answer = Response("Method not allowed\n", 405, headers={"Allow": "POST"})
+            app = Response("Method not allowed\n", 405, headers={"Allow": "POST"})
         else:
-            answer = self._app
             receive = _with_sound_body(receive, self._body_limit_bytes)
             if session_id is not None:
-                scope = _of_session(scope, session_id)
-        await answer(scope, receive, send)
+                scope = _with_session(scope, session_id)
+        await app(scope, receive, send)
 
 
 def _with_sound_body(receive: Receive, limit_bytes: int) -> Receive:
-    """The body in one piece, without the lone surrogates that clients in Python send and the SDK refuses."""
+    """Deliver the body as one message, without the lone surrogates that Python clients send and the SDK rejects."""
     is_read = False
 
-    async def received() -> Message:
+    async def receive_sound() -> Message:
         nonlocal is_read
         if is_read:
             return await receive()
@@ -59,11 +58,10 @@ def _with_sound_body(receive: Receive, limit_bytes: int) -> Receive:
             more = message.get("more_body", False)
         return {"type": "http.request", "body": sound_json(bytes(body)), "more_body": more}
 
-    return received
+    return receive_sound
 
 
-def _of_session(scope: Scope, session_id: str) -> Scope:
-    """The request as the session's own."""
+def _with_session(scope: Scope, session_id: str) -> Scope:
     others = [(name, value) for name, value in scope["headers"] if name != _SESSION_HEADER]
     headers = [*others, (_SESSION_HEADER, session_id.encode(errors="surrogatepass"))]
     return {**scope, "path": PATH, "raw_path": PATH.encode(), "headers": headers}

@@ -1,4 +1,4 @@
-"""The MCP server as the runner has it: bound at once, loaded when somebody comes. Cheap to import."""
+"""The MCP server of a runner: it listens at once, and loads the SDK with the first connection. Cheap to import."""
 
 import asyncio
 import importlib
@@ -9,7 +9,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.http_server.listener import listen, url_of
-from fsm_runner.mcp_server.addresses import PATH, Addresses
+from fsm_runner.mcp_server.caller import PATH, Addresses
 from fsm_runner.mcp_server.limits import LIMITS, Limits
 from fsm_runner.util.retry import RetryPolicy, Waits
 from fsm_runner.util.threads import in_thread
@@ -20,15 +20,15 @@ LOADING = RetryPolicy(base_s=1.0, cap_s=10.0)
 
 
 class McpServer:
-    """An async context manager, or `start` and `aclose`. `port` None takes a free one.
+    """An async context manager, or `start` and `aclose`.
 
-    `open_to_all`: clients without a session's address are served too, at the bare `url`.
-    Connections that come before the SDK is loaded wait in the socket's queue.
+    Connections that arrive before the SDK is loaded wait in the socket's queue.
     """
 
     def __init__(
         self, api: CoordinatorApi, port: int | None = None, *, open_to_all: bool = False, limits: Limits = LIMITS
     ) -> None:
+        """`port` None takes a free one. `open_to_all` also serves clients without a session's address, at `url`."""
         self._api = api
         self._port = port
         self._limits = limits
@@ -36,7 +36,8 @@ class McpServer:
         self._listener: socket.socket | None = None
         self._origin = ""
         self._serving: asyncio.Task[None] | None = None
-        self._loaded = False
+        self._is_loaded = False
+        """Whether `_serve` ends by itself after `_ending` is set. While it loads, it is cancelled instead."""
         self._ending = asyncio.Event()
 
     @property
@@ -50,24 +51,24 @@ class McpServer:
         return self._origin
 
     def url_of(self, session_id: str) -> str:
-        """The session's own address."""
+        """Return the address of the session."""
         return f"{self._started_origin}{self._addresses.path_of(session_id)}"
 
     async def start(self) -> None:
-        """Raises `UsageError` where the port cannot be had, `PortInUse` where somebody else listens there."""
+        """Listen on the port. Raises `UsageError` if that fails, its subclass `PortInUse` if the port is in use."""
         listener = await listen(HOST, self._port or 0)
         listener.setblocking(False)
         self._listener = listener
         self._origin = url_of(listener)
-        asyncio.get_running_loop().add_reader(listener, self._somebody_comes, listener)
+        asyncio.get_running_loop().add_reader(listener, self._on_first_connection, listener)
 
     async def aclose(self) -> None:
-        """Waiting calls are answered with an error, connections end. May be repeated."""
+        """Answer waiting calls with an error and close all connections. May be repeated."""
         self._ending.set()
         self._stop_watching()
         serving, self._serving = self._serving, None
         if serving is not None:
-            if not self._loaded:
+            if not self._is_loaded:
                 serving.cancel()
             await asyncio.wait([serving])
         if self._listener is not None:
@@ -82,7 +83,7 @@ class McpServer:
     ) -> None:
         await self.aclose()
 
-    def _somebody_comes(self, listener: socket.socket) -> None:
+    def _on_first_connection(self, listener: socket.socket) -> None:
         self._stop_watching()
         self._serving = asyncio.create_task(self._serve(listener), name="mcp-server")
 
@@ -91,26 +92,26 @@ class McpServer:
             asyncio.get_running_loop().remove_reader(self._listener)
 
     async def _serve(self, listener: socket.socket) -> None:
-        """The server's one task: it owns all that serving needs, from loading to the end."""
+        """Load the SDK and serve until `aclose`. This task owns everything that serving needs."""
         try:
             service = await self._load()
-            self._loaded = True
+            self._is_loaded = True
             async with service.McpService(self._api, listener, self._limits, self._addresses):
                 await self._ending.wait()
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the runner's other work goes on without MCP
+        except Exception as fault:  # noqa: BLE001 - the runner continues without MCP, whatever the cause
             logger.opt(exception=fault).error("the MCP server at {} cannot serve: {}", self.url, fault)
         finally:
             listener.close()
 
     async def _load(self) -> ModuleType:
-        """Clients wait while the system has no thread or descriptor to load it with."""
-        waits, is_said = Waits(LOADING), False
+        """Import the service. Clients wait while the system has no thread or descriptor for the import."""
+        waits, is_logged = Waits(LOADING), False
         while True:
             try:
-                # It takes the better part of a second, for which the runner's loop must not stand still.
+                # The import takes most of a second, too long for the event loop.
                 return await in_thread(importlib.import_module, SERVICE_MODULE)
             except OSError as fault:
-                if not is_said:
-                    logger.warning("the MCP server at {} cannot be loaded yet, it is tried again: {}", self.url, fault)
-                    is_said = True
+                if not is_logged:
+                    logger.warning("the MCP server at {} cannot be loaded yet, retrying: {}", self.url, fault)
+                    is_logged = True
             await asyncio.sleep(waits.next_s())

@@ -1,8 +1,9 @@
-"""The MCP SDK over our tools: streamable HTTP on a listening socket. Loaded with the first connection."""
+"""The MCP SDK in front of the tools: streamable HTTP on a listening socket. Loaded with the first connection."""
 
 import contextlib
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -20,47 +21,48 @@ from fsm_runner import __version__
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.http_server.connection import Bounds
 from fsm_runner.http_server.server import WebServer
-from fsm_runner.mcp_server.addresses import Addresses
-from fsm_runner.mcp_server.caller import Caller, caller_of
-from fsm_runner.mcp_server.calls import CallKey, Calls
-from fsm_runner.mcp_server.errors import ToolFailure
+from fsm_runner.mcp_server.caller import Addresses, Caller, caller_of
 from fsm_runner.mcp_server.limits import Limits
-from fsm_runner.mcp_server.middleware import Front
-from fsm_runner.mcp_server.run_waiter import Report
+from fsm_runner.mcp_server.middleware import AddressMiddleware
+from fsm_runner.mcp_server.results import ToolFailure
+from fsm_runner.mcp_server.run_waiter import ReportProgress
 from fsm_runner.mcp_server.toolbox import Toolbox, ToolResult
 from fsm_runner.mcp_server.tools import TOOLS, Tool
 from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import JsonObject
 
-INSTRUCTIONS = "Starts and looks after sessions of other agents. list_agent_blueprints tells which agents there are."
+INSTRUCTIONS = "Starts and manages sessions of other agents. list_agent_blueprints lists the agents."
 CANCELLED = "notifications/cancelled"
 
 STRUCTURED_LEVELS = 100
-"""What is nested deeper goes as text alone: the SDK's models give up at 255 levels."""
+"""Results nested more deeply are sent as text only: the SDK's models fail at 255 levels."""
 SCHEMAS = {tool.name: tool.input_schema for tool in TOOLS}
 
+CallKey = tuple[str, str | int]
+"""The calling session, and the id that its client gave the request."""
 Context = ServerRequestContext[Any, Any]
 
 
 class McpService:
-    """Serves while it is entered. Takes `listener` over: it is closed at the end."""
+    """Serves while it is entered. It owns `listener` and closes it at the end."""
 
     def __init__(self, api: CoordinatorApi, listener: socket.socket, limits: Limits, addresses: Addresses) -> None:
         self._toolbox = Toolbox(api, limits)
-        self._calls = Calls()
-        self._ending = False
+        self._calls = CallScopes()
+        self._is_ending = False
+        """Whether calls end because of a shutdown, rather than because the client cancelled them."""
         server: Server[Any] = Server(
             "fsm-runner",
             version=__version__,
             instructions=INSTRUCTIONS,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
-            # Else the SDK would list all tools before each call, for the schema of one.
+            # By default, the SDK lists all tools before each call to find the schema of one.
             get_tool_input_schema=SCHEMAS.get,
         )
-        server.middleware = [self._hear_cancellations]
-        # Without sessions a client that is killed leaves nothing behind, its waiting calls end with its connections,
-        # and a restarted runner is as good as the one before.
+        server.middleware = [self._cancel_calls]
+        # Stateless: a killed client leaves nothing behind, its waiting calls end with its connections, and clients can
+        # continue with a restarted runner.
         self._manager = StreamableHTTPSessionManager(
             server,
             stateless=True,
@@ -72,12 +74,12 @@ class McpService:
             served_at_once=limits.served_at_once,
             client_of=lambda scope: addresses.session_of(scope.get("path", "").rstrip("/")),
         )
-        front = Front(self._manager.handle_request, addresses, limits.body_limit_bytes)
-        self._web = WebServer(front, listener, bounds)
+        app = AddressMiddleware(self._manager.handle_request, addresses, limits.body_limit_bytes)
+        self._web = WebServer(app, listener, bounds)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "McpService":
-        _without_exit_watcher()
+        _disable_exit_watcher()
         await self._stack.enter_async_context(self._manager.run())
         try:
             await self._web.start()
@@ -89,10 +91,10 @@ class McpService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Calls that wait are answered at once, connections are cut a moment later."""
-        self._ending = True
+        """Answer waiting calls with an error, then close the connections."""
+        self._is_ending = True
         self._web.stop_listening()
-        self._calls.end_all()
+        self._calls.cancel_all()
         try:
             await self._web.end_connections()
         finally:
@@ -103,47 +105,75 @@ class McpService:
 
     async def _call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         caller = _caller(context)
-        with self._calls.one(_key(caller, context.request_id)) as scope:
-            answer = await self._answered(params.name, params.arguments or {}, caller, _reporter(context))
+        with self._calls.scope(_key(caller, context.request_id)) as scope:
+            result = await self._run_tool(params.name, params.arguments or {}, caller, _progress_reporter(context))
         if scope.cancelled_caught:
-            reason = "The runner is shutting down" if self._ending else "The call was given up"
-            goes_on = "what it has started goes on, and list_agent_sessions shows it."
-            return _answer({"error": f"{reason}; {goes_on}"}, is_error=True)
-        return answer
+            reason = "The runner is shutting down" if self._is_ending else "The call was cancelled"
+            hint = "a session that it has started continues, and list_agent_sessions lists it."
+            return _tool_result({"error": f"{reason}; {hint}"}, is_error=True)
+        return result
 
-    async def _answered(self, name: str, arguments: JsonObject, caller: Caller, report: Report) -> types.CallToolResult:
+    async def _run_tool(
+        self, name: str, arguments: JsonObject, caller: Caller, report_progress: ReportProgress
+    ) -> types.CallToolResult:
         try:
-            if self._ending:
+            if self._is_ending:
                 raise ToolFailure("The runner is shutting down.")
-            return _answer(await self._toolbox.call(name, arguments, caller, report))
+            return _tool_result(await self._toolbox.call(name, arguments, caller, report_progress))
         except ToolFailure as failure:
-            return _answer(failure.result, is_error=True)
-        except Exception as defect:  # noqa: BLE001 - a client has no use for what is inside, the log has
+            return _tool_result(failure.result, is_error=True)
+        except Exception as defect:  # noqa: BLE001 - the log gets the error, and the client no internals
             logger.opt(exception=defect).error("mcp: {} failed", name)
-            return _answer({"error": "The tool failed inside the runner; its log says why."}, is_error=True)
+            return _tool_result({"error": "The tool failed inside the runner; its log has the reason."}, is_error=True)
 
-    async def _hear_cancellations(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """A client says in a request of its own that it gave up: without sessions the SDK cannot match the two."""
+    async def _cancel_calls(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        """Middleware: cancel the call that a notification names. Without MCP sessions, the SDK cannot match the two."""
         if ctx.method == CANCELLED:
             key = _key(_caller(ctx), (ctx.params or {}).get("requestId"))
             if key is not None:
-                self._calls.give_up(key)
+                self._calls.cancel(key)
         return await call_next(ctx)
 
 
-def _without_exit_watcher() -> None:
-    """The library behind the SDK's event streams starts a task that nobody owns, to look twice a second, for ever,
-    whether uvicorn has had a signal. Signals are the program's here, and streams end with `McpService`.
+class CallScopes:
+    """The calls in progress, each in a scope by which it can be cancelled."""
 
-    Its flag for "started already", of this thread, is the only way to keep it from that. Where there is none, it polls
-    in vain and harms nothing.
+    def __init__(self) -> None:
+        self._scopes: dict[anyio.CancelScope, CallKey | None] = {}
+
+    @contextmanager
+    def scope(self, key: CallKey | None) -> Iterator[anyio.CancelScope]:
+        """Yield the scope of one call. Its `cancelled_caught` is set if the call was cancelled."""
+        with anyio.CancelScope() as scope:
+            self._scopes[scope] = key
+            try:
+                yield scope
+            finally:
+                del self._scopes[scope]
+
+    def cancel(self, key: CallKey) -> None:
+        """Cancel the call of this key. If two clients of one session use the same id, neither call is cancelled."""
+        found = [scope for scope, its_key in self._scopes.items() if its_key == key]
+        if len(found) == 1:
+            found[0].cancel()
+
+    def cancel_all(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()
+
+
+def _disable_exit_watcher() -> None:
+    """Keep the library of the SDK's event streams from polling for uvicorn's signals forever, in a task without owner.
+
+    The program handles signals itself, and `McpService` ends the streams. The library has no other switch than this
+    thread's "already started" flag. Without the flag, it polls to no effect.
     """
     with contextlib.suppress(AttributeError):
         sse._get_shutdown_state().watcher_started = True  # noqa: SLF001
 
 
 def _security(port: int) -> TransportSecuritySettings:
-    """Only requests that name this server: a page that a browser shows cannot reach it under a name of its own."""
+    """Accept only requests that name this server, so that no web page can reach it by a host name of its own."""
     hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
     return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[f"http://{host}" for host in hosts])
 
@@ -157,8 +187,8 @@ def _described(tool: Tool[Any]) -> types.Tool:
     )
 
 
-def _answer(result: ToolResult, *, is_error: bool = False) -> types.CallToolResult:
-    """As text for clients of any age; as structured content, which has to be an object, for newer ones."""
+def _tool_result(result: ToolResult, *, is_error: bool = False) -> types.CallToolResult:
+    """Return the result as text for all clients, and as structured content, which must be an object, for newer ones."""
     structured = result if isinstance(result, dict) else {"result": result}
     text = types.TextContent(type="text", text=msgspec.json.encode(result).decode())
     return types.CallToolResult(
@@ -173,17 +203,17 @@ def _caller(context: Context) -> Caller:
 
 
 def _key(caller: Caller, request_id: object) -> CallKey | None:
-    """Request ids are any client's own small numbers: without a session to tell clients apart they say nothing."""
+    """Return None for a caller without a session: request ids of different clients are the same small numbers."""
     if caller.session_id is None or not isinstance(request_id, str | int):
         return None
     return caller.session_id, request_id
 
 
-def _reporter(context: Context) -> Report:
+def _progress_reporter(context: Context) -> ReportProgress:
     async def report(so_far_s: float, text: str) -> None:
         try:
             await context.session.report_progress(round(so_far_s, 1), None, text)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            logger.debug("mcp: the client has left: {}", text)
+            logger.debug("mcp: the client has disconnected: {}", text)
 
     return report

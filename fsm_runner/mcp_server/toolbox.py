@@ -1,45 +1,208 @@
-"""A call of a tool by its name. Nothing here knows the MCP SDK: arguments come as JSON objects, results go as such."""
+"""The implementation of the tools. It is independent of the MCP SDK: arguments and results are JSON values."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.mcp_server import tools
-from fsm_runner.mcp_server.caller import Caller
-from fsm_runner.mcp_server.errors import ToolFailure
-from fsm_runner.mcp_server.limits import Limits
-from fsm_runner.mcp_server.query_tools import Looking
-from fsm_runner.mcp_server.run_tools import Starting
-from fsm_runner.mcp_server.run_waiter import Report
-from fsm_runner.protocol.wire import JsonObject
+import httpx
+import msgspec
+from loguru import logger
 
-SHOWN_NAME_CHARS = 100
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
+from fsm_runner.mcp_server import tools
+from fsm_runner.mcp_server.caller import SESSION_HEADER, Caller
+from fsm_runner.mcp_server.limits import Limits
+from fsm_runner.mcp_server.results import (
+    ToolFailure,
+    as_tool_failures,
+    failure_of,
+    first_fitting,
+    json_chars,
+    result_of,
+    truncate,
+)
+from fsm_runner.mcp_server.run_waiter import ReportProgress, RunWaiter
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.util.text import truncated
+
+NAME_EXCERPT_CHARS = 100
+LISTED_SKIPPED_IDS = 100
 
 ToolResult = JsonObject | list[JsonObject]
-Work = Callable[[Any, Caller, Report], Awaitable[ToolResult]]
+Implementation = Callable[[Any, Caller, ReportProgress], Awaitable[ToolResult]]
 
 
 class Toolbox:
     """The seven tools for one coordinator."""
 
     def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
-        looking, starting = Looking(api, limits), Starting(api, limits)
-        self._works: dict[str, tuple[tools.Tool[Any], Work]] = {
-            tool.name: (tool, work)
-            for tool, work in (
-                (tools.LIST_BLUEPRINTS, looking.blueprints),
-                (tools.LIST_SESSIONS, looking.sessions),
-                (tools.START, starting.start),
-                (tools.RESUME, starting.resume),
-                (tools.GET_STATUS, looking.status),
-                (tools.GET_RESULT, looking.result),
-                (tools.DELETE_ALL, looking.delete_all),
+        queries, runs = QueryTools(api, limits), RunTools(api, limits)
+        self._tools: dict[str, tuple[tools.Tool[Any], Implementation]] = {
+            tool.name: (tool, implementation)
+            for tool, implementation in (
+                (tools.LIST_BLUEPRINTS, queries.list_blueprints),
+                (tools.LIST_SESSIONS, queries.list_sessions),
+                (tools.START, runs.start),
+                (tools.RESUME, runs.resume),
+                (tools.GET_STATUS, queries.get_status),
+                (tools.GET_RESULT, queries.get_result),
+                (tools.DELETE_ALL, queries.delete_all),
             )
         }
 
-    async def call(self, name: str, arguments: JsonObject, caller: Caller, report: Report) -> ToolResult:
-        """`report` is told how a long wait is getting on. Raises `ToolFailure`, nothing else."""
-        if name not in self._works:
-            raise ToolFailure(f"There is no tool {name[:SHOWN_NAME_CHARS]!r}. There are: {', '.join(self._works)}")
-        tool, work = self._works[name]
-        return await work(tool.decoded(arguments), caller, report)
+    async def call(
+        self, name: str, arguments: JsonObject, caller: Caller, report_progress: ReportProgress
+    ) -> ToolResult:
+        """Run a tool. `report_progress` is called during long waits. Raises `ToolFailure` only."""
+        if name not in self._tools:
+            known = ", ".join(self._tools)
+            raise ToolFailure(f"There is no tool {truncated(name, NAME_EXCERPT_CHARS)!r}. The tools are: {known}")
+        tool, implementation = self._tools[name]
+        return await implementation(tool.decode(arguments), caller, report_progress)
+
+
+class QueryTools:
+    """The tools that query agents and sessions, and the one that deletes sessions."""
+
+    def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
+        self._api = api
+        self._limits = limits
+
+    async def list_blueprints(self, _: tools.Arguments, caller: Caller, __: ReportProgress) -> list[JsonObject]:
+        with as_tool_failures():
+            agents = await self._api.agents(caller.tags)
+        offers: list[JsonObject] = [msgspec.structs.asdict(agent) for agent in agents]
+        listed = first_fitting(offers, self._limits.object_limit_chars)
+        if len(listed) < len(offers):
+            logger.warning("mcp: only {} of {} agents fit into one result", len(listed), len(offers))
+        return listed
+
+    async def list_sessions(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
+        with as_tool_failures():
+            sessions = await self._api.sessions()
+        listed = first_fitting(
+            [msgspec.structs.asdict(session) for session in sessions], self._limits.object_limit_chars
+        )
+        if len(listed) == len(sessions):
+            return {"sessions": listed}
+        return {"sessions": listed, "note": f"the first {len(listed):,} of {len(sessions):,} sessions"}
+
+    async def get_status(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
+        with as_tool_failures(session_id=arguments.session_id):
+            return {"status": await self._api.session_status(arguments.session_id)}
+
+    async def get_result(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
+        with as_tool_failures(session_id=arguments.session_id):
+            result = await self._api.session_result(arguments.session_id)
+        return result_of(arguments.session_id, result, self._limits)
+
+    async def delete_all(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
+        """Delete the sessions one by one. A session that another client deletes meanwhile is not counted."""
+        deleted = 0
+        skipped: list[str] = []
+        try:
+            for session in await self._api.sessions():
+                try:
+                    await self._api.delete_session(session.session_id)
+                    deleted += 1
+                except Refused as refusal:
+                    if refusal.status == httpx.codes.CONFLICT:
+                        skipped.append(session.session_id)
+                    elif refusal.status != httpx.codes.NOT_FOUND:
+                        raise
+        except CoordinatorError as fault:
+            raise failure_of(fault, "Not all sessions were deleted; try again later.", deleted=deleted) from fault
+        return {"deleted": deleted, "skipped": len(skipped), "skipped_session_ids": skipped[:LISTED_SKIPPED_IDS]}
+
+
+class RunTools:
+    """The tools that start and resume sessions, in their three modes."""
+
+    def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
+        self._api = api
+        self._limits = limits
+        self._waiting: Counter[str | None] = Counter()
+        """The number of waiting calls by calling session."""
+
+    async def start(self, arguments: tools.StartSession, caller: Caller, report_progress: ReportProgress) -> JsonObject:
+        request = wire.RunRequest(
+            type="start_session",
+            parameters=arguments.parameters,
+            agent_name=arguments.agent_name,
+            project_dir=arguments.project_dir,
+            parent_session_id=caller.session_id,
+            execution_mode=arguments.mode,
+            additional_demands=caller.additional_demands,
+        )
+        return await self._submit(request, caller, report_progress)
+
+    async def resume(
+        self, arguments: tools.ResumeSession, caller: Caller, report_progress: ReportProgress
+    ) -> JsonObject:
+        request = wire.RunRequest(
+            type="resume_session",
+            parameters=arguments.parameters,
+            session_id=arguments.session_id,
+            parent_session_id=caller.session_id,
+            execution_mode=arguments.mode,
+            additional_demands=caller.additional_demands,
+        )
+        return await self._submit(request, caller, report_progress)
+
+    async def _submit(self, request: wire.RunRequest, caller: Caller, report_progress: ReportProgress) -> JsonObject:
+        self._check(request.parameters, request.execution_mode, caller)
+        with as_tool_failures("The session may have started nevertheless: look it up with list_agent_sessions."):
+            run = await self._api.create_run(request)
+        if request.execution_mode != "sync":
+            return {"session_id": run.session_id, "status": "pending"}
+        self._waiting[caller.session_id] += 1
+        try:
+            return await self._wait_for(run, report_progress)
+        finally:
+            self._waiting[caller.session_id] -= 1
+            self._waiting = +self._waiting  # drops the sessions without a waiting call
+
+    def _check(self, parameters: JsonObject, mode: tools.Mode, caller: Caller) -> None:
+        """Raise `ToolFailure` before anything is started."""
+        size_chars, limit_chars = json_chars(parameters), self._limits.parameters_limit_chars
+        if size_chars > limit_chars:
+            raise ToolFailure(
+                f"The parameters have {size_chars:,} characters of JSON; at most {limit_chars:,} are permitted."
+                " Write large content to a file and pass its path."
+            )
+        if mode == "async_callback" and caller.session_id is None:
+            raise ToolFailure(
+                f"The mode async_callback needs the header {SESSION_HEADER} with the id of the session to resume, which"
+                " this client does not send. Use sync or async_poll."
+            )
+        own, total = self._waiting[caller.session_id], self._waiting.total()
+        is_full = own >= self._limits.waiting_calls_of_a_session or total >= self._limits.waiting_calls
+        if mode == "sync" and is_full:
+            raise ToolFailure(
+                f"Too many calls in sync mode are waiting: {total}, {own} of them of this session. Use async_poll, or"
+                " try again later."
+            )
+
+    async def _wait_for(self, run: wire.RunCreated, report_progress: ReportProgress) -> JsonObject:
+        waiter = RunWaiter(self._api, run, self._limits, report_progress)
+        try:
+            async with asyncio.timeout(self._limits.sync_limit_s):
+                ended = await waiter.wait()
+                if ended.status == "completed":
+                    return result_of(run.session_id, await waiter.result(), self._limits)
+                if ended.status == "stopped":
+                    error = "The session was stopped before it had a result."
+                else:
+                    error = ended.error or "The run failed without a reason."
+                raise ToolFailure(truncate(error, self._limits.result_text_limit_chars), session_id=run.session_id)
+        except TimeoutError:
+            raise ToolFailure(
+                f"The session has not ended within {self._limits.sync_limit_s:g} seconds and continues. Query it later"
+                " with get_agent_session_status and get_agent_session_result.",
+                session_id=run.session_id,
+            ) from None
+        except Refused as refusal:
+            raise failure_of(refusal, session_id=run.session_id) from refusal

@@ -15,7 +15,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi, UnreadableRun
 from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.mcp_server.caller import Caller
-from fsm_runner.mcp_server.errors import ToolFailure
+from fsm_runner.mcp_server.results import ToolFailure
 from fsm_runner.mcp_server.toolbox import Toolbox
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.mcp_server.addresses import PATH, Addresses
+from fsm_runner.mcp_server.caller import PATH, Addresses
 from fsm_runner.mcp_server.server import McpServer
 from tests.support.embedded import coordinator
 from tests.support.mcp import QUICK, TOOL_NAMES, call, mcp_client

@@ -87,7 +87,7 @@ async def test_parameters_that_do_not_fit_are_spelled_out() -> None:
         ("start_agent_session", {"parameters": {}, "mode": "later"}, "'later' - at `$.mode`"),
         ("start_agent_session", {"parameters": {}, "agent": "x"}, "unknown field `agent`"),
         ("get_agent_session_status", {"session_id": ""}, "length >= 1 - at `$.session_id`"),
-        ("stop_agent_session", {}, "There are: list_agent_blueprints"),
+        ("stop_agent_session", {}, "The tools are: list_agent_blueprints"),
     ],
 )
 async def test_wrong_calls_are_answered_with_what_is_wrong(name: str, arguments: dict[str, Any], text: str) -> None:
@@ -111,7 +111,7 @@ async def test_a_long_result_text_is_cut_with_a_note() -> None:
         run = await finished(desk, await desk.register(**autonomous()), result_text="x" * 50_123)
         result = await call(client, "get_agent_session_result", session_id=run["session_id"])
     assert result["result_text"].startswith("x" * 50_000 + "\n")
-    assert result["result_text"].endswith("[cut here: 123 more characters were left out]")
+    assert result["result_text"].endswith("[truncated: 123 more characters were omitted]")
 
 
 async def test_a_result_that_no_client_could_take_is_left_out_with_a_note() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.mcp_server.sse import EventParser
+from fsm_runner.mcp_server.event_stream import EventParser
 
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 TEXT = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=30)
@@ -64,12 +64,12 @@ def test_anything_is_taken_apart_without_a_fault_and_within_the_limit(data: st.D
     kinds = []
     for piece in data.draw(in_pieces(garbage)):
         kinds += parser.feed(piece)
-        assert parser.kept_bytes <= 16
+        assert parser.buffered_bytes <= 16
     assert kinds == whole
 
 
 def test_a_line_beyond_the_limit_does_not_hide_the_next_event() -> None:
     parser = EventParser(line_limit_bytes=16)
     assert parser.feed(b"event: a\ndata: " + b"x" * 1000) == []
-    assert parser.kept_bytes == 16
+    assert parser.buffered_bytes == 16
     assert parser.feed(b"x" * 1000 + b"\n\nevent: b\ndata: 1\n\n") == ["a", "b"]

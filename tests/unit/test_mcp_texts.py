@@ -1,14 +1,13 @@
-"""What the MCP server reads from headers, and what it says of failures."""
+"""How the MCP server reads context headers, reports failures and truncates results."""
 
 import msgspec
 import pytest
 
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
 from fsm_runner.mcp_server.caller import caller_of
-from fsm_runner.mcp_server.errors import ToolFailure, failure_of
 from fsm_runner.mcp_server.limits import LIMITS
+from fsm_runner.mcp_server.results import ToolFailure, failure_of, first_fitting, result_of, truncate
 from fsm_runner.mcp_server.tools import START
-from fsm_runner.mcp_server.truncation import cut_text, fitting, result_of
 from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import SessionResult
 
@@ -54,7 +53,7 @@ def test_demands_that_are_no_object_name_the_header(value: bytes) -> None:
         (refused({"error": "procedural_agent_no_resume", "message": "Cannot be resumed"}), "Cannot be resumed"),
         (refused({"error": "some_code"}), "some_code"),
         (refused({"other": 1}), "without a reason"),
-        (refused([{"loc": ["body", "type"], "msg": "Field required"}], 422), "wrong: type: Field required"),
+        (refused([{"loc": ["body", "type"], "msg": "Field required"}], 422), "invalid: type: Field required"),
     ],
 )
 def test_a_fault_is_told_without_what_is_inside(fault: CoordinatorError, text: str) -> None:
@@ -77,8 +76,8 @@ def test_each_parameter_that_does_not_fit_is_listed_up_to_a_limit() -> None:
 
 
 def test_a_text_at_the_limit_is_whole() -> None:
-    assert cut_text("x" * 10, 10) == "x" * 10
-    assert cut_text("x" * 1010, 10) == "x" * 10 + "\n\n[cut here: 1,000 more characters were left out]"
+    assert truncate("x" * 10, 10) == "x" * 10
+    assert truncate("x" * 1010, 10) == "x" * 10 + "\n\n[truncated: 1,000 more characters were omitted]"
 
 
 def test_a_result_without_anything_is_told_as_such() -> None:
@@ -88,16 +87,16 @@ def test_a_result_without_anything_is_told_as_such() -> None:
 
 def test_as_many_items_are_listed_as_have_room() -> None:
     items = [{"n": 1}, {"n": 2}, {"n": 3}]
-    assert fitting(items, 21) == items
-    assert fitting(items, 20) == items[:2]
-    assert fitting(items, 0) == []
+    assert first_fitting(items, 21) == items
+    assert first_fitting(items, 20) == items[:2]
+    assert first_fitting(items, 0) == []
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
 def test_half_a_character_in_the_arguments_is_refused(text: str) -> None:
     for arguments in ({"parameters": {"x": text}}, {"parameters": {}, "agent_name": text}, {text: 1}):
         with pytest.raises(ToolFailure, match="start_agent_session"):
-            START.decoded(arguments)
+            START.decode(arguments)
 
 
 def test_arguments_without_end_are_refused() -> None:
@@ -105,7 +104,7 @@ def test_arguments_without_end_are_refused() -> None:
     for _ in range(100_000):
         parameters = {"x": parameters}
     with pytest.raises(ToolFailure, match="start_agent_session"):
-        START.decoded({"parameters": parameters})
+        START.decode({"parameters": parameters})
 
 
 @pytest.mark.parametrize(("value", "levels"), [({}, 0), ([[]], 1), ({"a": [1, {"b": "c"}], "d": {}}, 3)])
