@@ -18,7 +18,7 @@ from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.policy import EXECUTORS_CONNECTIONS, POLICIES, Policies
+from fsm_runner.coordinator_client.policy import EXECUTOR_CONNECTIONS, POLICIES, Policies
 from fsm_runner.coordinator_client.token_service import TokenRequest
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.executors.interface import RunRefused
@@ -90,7 +90,7 @@ async def assembled_runner(
             stack.push_async_callback(auth.aclose)
         api = await stack.enter_async_context(CoordinatorApi(coordinator_url, auth))
         executors_api = await stack.enter_async_context(
-            CoordinatorApi(coordinator_url, auth, connections=OPEN_FILES.share(EXECUTORS_CONNECTIONS, PASSED_ON_SHARE))
+            CoordinatorApi(coordinator_url, auth, connections=OPEN_FILES.share(EXECUTOR_CONNECTIONS, PASSED_ON_SHARE))
         )
         client = CoordinatorClient(api, policies)
         scripts = ScriptSync(client, config.project_dir, launch_policy.user)
@@ -134,7 +134,7 @@ async def assembled_runner(
             executor=executor,
             channels=channels,
             record=journal,
-            look_up=client.found_run,
+            look_up=client.look_up_run,
             project_dir=str(config.project_dir),
             runner_values=await _runner_values(stack, config, executors_api),
             run_timeout_s=run_timeout_s,

@@ -11,7 +11,7 @@ from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthentica
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
-from fsm_runner.protocol.wire import Run, RunRequest
+from fsm_runner.protocol.wire import Agent, Run, RunRequest
 from fsm_runner.util import event_loop
 from fsm_runner.util.retry import retrying
 
@@ -59,7 +59,7 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
     if work.agent_name is None:
         return RunRequest(type="start_session", parameters=work.parameters(), additional_demands=demands)
     try:
-        agent = await api.agent(work.agent_name)
+        agent = await api.agent(work.agent_name, Agent)
     except NotAuthenticated:
         raise
     except Refused as refusal:

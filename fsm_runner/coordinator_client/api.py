@@ -13,16 +13,17 @@ import msgspec
 
 from fsm_runner.coordinator_client.errors import Unreachable
 from fsm_runner.coordinator_client.policy import (
-    LINE_ANSWER_LIMIT_S,
+    CONTROL_TIMEOUT_S,
     POLL_MARGIN_S,
     POLL_NAMES_LIMIT,
     REPORT_CONNECTIONS,
 )
-from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.coordinator_client.transport import Transport, path_segment
+from fsm_runner.coordinator_client.response import ApiResponse
+from fsm_runner.coordinator_client.transport import Transport
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.statuses import RunStatus
+from fsm_runner.protocol.urls import path_segment
 from fsm_runner.util.text import excerpt
 
 NO_CONTENT = 204
@@ -112,10 +113,10 @@ class CoordinatorApi:
 
     async def heartbeat(self, runner_id: str) -> None:
         body = encode_json(wire.RunnerRef(runner_id))
-        answer = await self._transport.call("POST", "/runner/heartbeat", body, limit_s=LINE_ANSWER_LIMIT_S, line=True)
+        answer = await self._transport.call("POST", "/runner/heartbeat", body, limit_s=CONTROL_TIMEOUT_S, line=True)
         answer.decoded(dict[str, Any])
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         """Send what the coordinator only has to acknowledge: reports, binds, events, metadata."""
         return await self._acknowledged(method, path, body)
 
@@ -135,14 +136,9 @@ class CoordinatorApi:
         """The gzip tar of a script. Raises `Refused` with status 404 where there is none."""
         return (await self._transport.call("GET", f"/scripts/{path_segment(name)}/download")).body
 
-    async def agent(self, name: str) -> wire.Agent:
-        return await self._get(f"/agents/{path_segment(name)}", wire.Agent)
-
-    async def agent_definition(self, name: str) -> wire.JsonObject:
-        """The whole agent, as a run's blueprint has it. Raises `Refused` with status 404 where there is none."""
-        path = f"/agents/{path_segment(name)}"
-        answer = await self._transport.call("GET", path, limit_s=LINE_ANSWER_LIMIT_S, line=True)
-        return answer.decoded(wire.JsonObject)
+    async def agent(self, name: str, form: type[Form]) -> Form:
+        """Return an agent's definition as `form`. Raises `Refused` with status 404 if there is none."""
+        return await self._look_up(f"/agents/{path_segment(name)}", form)
 
     async def agents(self, tags: Collection[str] = ()) -> list[wire.AgentOffer]:
         """All agents, or those that have all of these tags."""
@@ -164,13 +160,12 @@ class CoordinatorApi:
 
     async def stop_requests(self) -> list[wire.StopRequest]:
         """The runs that somebody wants stopped, of all runners."""
-        answer = await self._transport.call("GET", "/runs?status=stopping", limit_s=LINE_ANSWER_LIMIT_S, line=True)
-        return answer.decoded(wire.StopRequests).runs
+        return (await self._look_up("/runs?status=stopping", wire.StopRequests)).runs
 
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         """The runs of this status that this runner holds, as the coordinator sees it."""
-        answer = await self._transport.call("GET", f"/runs?status={status}", limit_s=LINE_ANSWER_LIMIT_S, line=True)
-        return [run for raw in answer.decoded(wire.RawRuns).runs if (run := _claim_of(runner_id, raw)) is not None]
+        listed = await self._look_up(f"/runs?status={status}", wire.RawRuns)
+        return [run for raw in listed.runs if (run := _claim_of(runner_id, raw)) is not None]
 
     async def stop_run(self, run_id: str) -> None:
         await self._acknowledged("POST", f"/runs/{path_segment(run_id)}/stop")
@@ -202,14 +197,18 @@ class CoordinatorApi:
     async def _get(self, path: str, form: type[Form]) -> Form:
         return (await self._transport.call("GET", path)).decoded(form)
 
-    async def _acknowledged(self, method: str, path: str, body: bytes | None = None) -> Answer:
+    async def _look_up(self, path: str, form: type[Form]) -> Form:
+        """A short call for the runner's control loop, on the connections reserved for it."""
+        return (await self._transport.call("GET", path, limit_s=CONTROL_TIMEOUT_S, line=True)).decoded(form)
+
+    async def _acknowledged(self, method: str, path: str, body: bytes | None = None) -> ApiResponse:
         """An acknowledgement is a JSON object; a proxy's page with status 200 is none."""
         answer = await self._transport.call(method, path, body)
         answer.decoded(dict[str, Any])
         return answer
 
 
-def _polled(answer: Answer) -> Polled:
+def _polled(answer: ApiResponse) -> Polled:
     raw = answer.decoded(_RawRun).run
     run = _claimed_run(answer, raw) if bytes(raw) else None
     try:
@@ -248,7 +247,7 @@ def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | No
         return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {excerpt(str(defect))}")
 
 
-def _claimed_run(answer: Answer, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
+def _claimed_run(answer: ApiResponse, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
     try:
         return decode_json(raw, wire.Run | None)
     except wire.DECODE_FAULTS as defect:

@@ -11,12 +11,12 @@ from loguru import logger
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, Unreachable
 from fsm_runner.coordinator_client.policy import (
     POLICIES,
-    REFUSAL_LIMIT_BYTES,
     TOKEN_MARGIN_S,
     TOKEN_MARGIN_SHARE,
-    TOKEN_REPLACED_EACH_S,
+    TOKEN_REPLACE_INTERVAL_S,
+    UNAUTHORIZED_LIMIT_BYTES,
 )
-from fsm_runner.coordinator_client.response_body import bound
+from fsm_runner.coordinator_client.response_body import limit_body
 from fsm_runner.coordinator_client.token_service import IssuedToken, TokenRequest, TokenService
 from fsm_runner.util.retry import RetryPolicy, Waits
 
@@ -80,7 +80,7 @@ class TokenAuth(httpx.Auth):
         answer = yield request
         if answer.status_code != httpx.codes.UNAUTHORIZED:
             return
-        await bound(answer, REFUSAL_LIMIT_BYTES)
+        await limit_body(answer, UNAUTHORIZED_LIMIT_BYTES)
         # As bytes: the text of an answer depends on the character set that it names.
         if NOT_REGISTERED_TEXT.encode() not in await answer.aread() and self._may_be_replaced(token):
             request.headers["Authorization"] = f"Bearer {await self._usable_token()}"
@@ -124,7 +124,7 @@ class TokenAuth(httpx.Auth):
         """
         if self._token is not None and self._token.text == refused:
             now = self._now()
-            if self._replaced_at is not None and now - self._replaced_at < TOKEN_REPLACED_EACH_S:
+            if self._replaced_at is not None and now - self._replaced_at < TOKEN_REPLACE_INTERVAL_S:
                 return False
             self._replaced_at = now
             self._token = None

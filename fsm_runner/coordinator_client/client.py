@@ -16,15 +16,15 @@ from fsm_runner.coordinator_client.errors import (
     NotAuthenticated,
     NotRegistered,
     Refused,
-    RegistrationConflictError,
+    RegistrationConflict,
     Unreachable,
 )
 from fsm_runner.coordinator_client.policy import (
-    CONFLICT_SAID_EACH_S,
+    CONFLICT_LOG_INTERVAL_S,
     POLICIES,
     REMOVED_AFTER_S,
     STALE_AFTER_S,
-    STALE_LOOKED_FOR_EACH_S,
+    STALE_CHECK_INTERVAL_S,
     Policies,
 )
 from fsm_runner.diagnostics.rare_warning import RareWarning
@@ -57,18 +57,18 @@ class CoordinatorClient:
         self.registrations = 0
         """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
         self._last: wire.Registered | None = None
-        self._conflict_warning = RareWarning(CONFLICT_SAID_EACH_S)
+        self._conflict_warning = RareWarning(CONFLICT_LOG_INTERVAL_S)
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Register, however long the coordinator is away, and wait out a runner of the same identity or agents.
 
         An agent that the coordinator has itself is left out: its runs come to every runner that they match.
-        Raises `RegistrationConflictError` when the other runner does not go away, `Refused` at once.
+        Raises `RegistrationConflict` when the other runner does not go away, `Refused` at once.
         """
         return await retrying(
             lambda: self._register_with_own_agents(registration),
             self.policies.registration_conflict,
-            (RegistrationConflictError,),
+            (RegistrationConflict,),
             on_wait=self._say_conflict,
             sleep=self._sleep,
         )
@@ -79,11 +79,11 @@ class CoordinatorClient:
             try:
                 return await self._register_while_away(msgspec.structs.replace(registration, agents=agents))
             except AgentNameCollision as collision:
-                own = [agent for agent in agents if agent.name != collision.conflict.agent_name]
-                if collision.conflict.existing_runner_id is not None or len(own) == len(agents):
+                own = [agent for agent in agents if agent.name != collision.detail.agent_name]
+                if collision.detail.existing_runner_id is not None or len(own) == len(agents):
                     raise
                 agents = own
-                logger.info("the coordinator has agent {} itself: its definition counts", collision.conflict.agent_name)
+                logger.info("the coordinator has agent {} itself: its definition counts", collision.detail.agent_name)
 
     async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
         # Credentials that are no good end a start. Those of a runner that was taken in before may become good again.
@@ -103,13 +103,13 @@ class CoordinatorClient:
             registered = await self._own_registration(duplicate)
         self.registrations += 1
         self._last = registered
-        self.note_answer()
+        self.note_response()
         self.wake()
         return registered
 
     async def _own_registration(self, duplicate: DuplicateRunner) -> wire.Registered:
         """What this process has registered itself, where that is the runner that counts as online; else `duplicate`."""
-        if self._last is None or duplicate.conflict.runner_id != self._last.runner_id:
+        if self._last is None or duplicate.detail.runner_id != self._last.runner_id:
             raise duplicate
         try:
             await self.api.heartbeat(self._last.runner_id)
@@ -117,7 +117,7 @@ class CoordinatorClient:
             raise duplicate from None
         return self._last
 
-    async def found_run(self, run_id: str) -> wire.RunState | None:
+    async def look_up_run(self, run_id: str) -> wire.RunState | None:
         """What the coordinator holds of a run, however long it is away; None: it knows no such run."""
         try:
             return await retrying(
@@ -131,7 +131,7 @@ class CoordinatorClient:
             return None
 
     @property
-    def answered_at_s(self) -> float:
+    def last_response_at_s(self) -> float:
         """When the coordinator has last answered anything."""
         return self._answered_at_s
 
@@ -142,7 +142,7 @@ class CoordinatorClient:
         """Whether the coordinator has answered nothing for so long."""
         return self._now() - self._answered_at_s >= limit_s
 
-    def note_answer(self) -> None:
+    def note_response(self) -> None:
         """The coordinator has answered something: what fails all the same does so by itself."""
         self._answered_at_s = self._now()
         self.on_answer()
@@ -177,7 +177,7 @@ class CoordinatorClient:
         logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
     def _say_conflict(self, fault: Exception, _wait_s: float) -> None:
-        self.note_answer()
+        self.note_response()
         occupied, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
         if isinstance(fault, AgentNameCollision):
             occupied, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
@@ -186,6 +186,6 @@ class CoordinatorClient:
             "last heartbeat; trying again every few seconds ({})",
             occupied,
             after_s,
-            after_s + STALE_LOOKED_FOR_EACH_S,
+            after_s + STALE_CHECK_INTERVAL_S,
             fault,
         )

@@ -1,23 +1,23 @@
-"""What can go wrong between the runner and the coordinator."""
+"""Errors of calls to the coordinator."""
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.protocol.wire import RegistrationConflict
+from fsm_runner.protocol.error_bodies import ErrorDetail
 
 
 class CoordinatorError(FsmRunnerError):
-    """A call to the coordinator did not do what it was for."""
+    """A call failed."""
 
     may_have_arrived = False
-    """Whether the coordinator may have acted on the call all the same."""
+    """Whether the coordinator may have acted on the call nevertheless."""
 
 
 class Unreachable(CoordinatorError):
-    """No answer that can be read: no connection, a 5xx, a proxy's HTML, broken JSON. It may pass."""
+    """No usable response: no connection, a 5xx, a proxy's page, broken JSON. A later call may succeed."""
 
     may_have_arrived = True
 
     def __init__(self, message: str, status: int | None = None) -> None:
-        """`status`: of the HTTP answer that came instead of the coordinator's; None where none came."""
+        """`status` is that of an HTTP response that did not come from the coordinator, or of its 5xx."""
         super().__init__(message)
         self.status = status
 
@@ -29,7 +29,7 @@ class NoConnection(Unreachable):
 
 
 class Refused(CoordinatorError):
-    """An answer that says no, for a reason that time does not change."""
+    """A final rejection: the same call would be rejected again."""
 
     def __init__(self, message: str, status: int, body: bytes = b"") -> None:
         super().__init__(message)
@@ -38,24 +38,24 @@ class Refused(CoordinatorError):
 
 
 class NotAuthenticated(Refused):
-    """401 or 403 for want of credentials that the coordinator accepts."""
+    """A 401 or 403: the coordinator does not accept the credentials."""
 
 
 class NotRegistered(CoordinatorError):
-    """401 "Runner not registered": the coordinator has been restarted, or has given this runner up."""
+    """A 401 "Runner not registered": the coordinator was restarted, or has removed this runner."""
 
 
-class RegistrationConflictError(Refused):
-    """409 to a registration."""
+class RegistrationConflict(Refused):
+    """A 409 to a registration."""
 
-    def __init__(self, message: str, conflict: RegistrationConflict) -> None:
+    def __init__(self, message: str, detail: ErrorDetail) -> None:
         super().__init__(message, 409)
-        self.conflict = conflict
+        self.detail = detail
 
 
-class DuplicateRunner(RegistrationConflictError):
-    """A runner with the same identity counts as online. It passes when that one is stale."""
+class DuplicateRunner(RegistrationConflict):
+    """A runner with the same identity counts as online. The conflict ends when that runner becomes stale."""
 
 
-class AgentNameCollision(RegistrationConflictError):
-    """Another runner has registered an agent of this name."""
+class AgentNameCollision(RegistrationConflict):
+    """The coordinator, or another runner, has an agent of this name."""

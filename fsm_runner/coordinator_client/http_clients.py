@@ -9,11 +9,9 @@ from collections.abc import AsyncIterator
 import httpx
 
 from fsm_runner import __version__
-from fsm_runner.coordinator_client.challenges import challenge_of
-from fsm_runner.coordinator_client.decompression import PLAIN
 from fsm_runner.coordinator_client.errors import Unreachable
-from fsm_runner.coordinator_client.hints import URL_SETTING, Setting, fault_text
-from fsm_runner.coordinator_client.policy import CONNECT_LIMIT_S
+from fsm_runner.coordinator_client.hints import URL_SETTING, Setting, challenge_of, fault_text
+from fsm_runner.coordinator_client.policy import CONNECT_TIMEOUT_S
 from fsm_runner.coordinator_client.proxies import Proxy, proxy_for
 from fsm_runner.coordinator_client.redirects import (
     FOLLOWED_TIMES,
@@ -24,8 +22,8 @@ from fsm_runner.coordinator_client.redirects import (
     redirect_text,
     too_often_text,
 )
-from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.coordinator_client.response_body import READ_FAULTS, NoCookies, chunks_of
+from fsm_runner.coordinator_client.response import ApiResponse
+from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, NoCookies, chunks_of
 from fsm_runner.diagnostics.redaction import without_logins
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.urls import http_url
@@ -121,14 +119,14 @@ async def exchanged(
     *,
     limit_s: float,
     limit_bytes: int,
-) -> Answer:
+) -> ApiResponse:
     """One call on a connection of its own, JSON there and back. Raises `Unreachable`, also for a redirect."""
     try:
         # httpx limits each read; an answer that drips would never end by that.
         async with asyncio.timeout(limit_s), new_client() as http:
-            limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S)
+            limits = httpx.Timeout(limit_s, connect=CONNECT_TIMEOUT_S)
             answer = await exchange(http, method, url, content, limits=limits, limit_bytes=limit_bytes)
-    except (*READ_FAULTS, httpx.InvalidURL, TimeoutError) as fault:
+    except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as fault:
         raise Unreachable(f"{method} {url}: {new_client.fault_text(fault)}") from fault
     new_client.was_answered = True
     if answer.redirect is not None:
@@ -139,7 +137,7 @@ async def exchanged(
 
 async def exchange(
     http: httpx.AsyncClient, method: str, url: str, content: bytes | None, *, limits: httpx.Timeout, limit_bytes: int
-) -> Answer:
+) -> ApiResponse:
     """The answer to one call, after the redirects that are followed.
 
     Raises `Unreachable` where it is too large or redirected too often, and what httpx raises.
@@ -156,7 +154,9 @@ async def exchange(
     finally:
         await response.aclose()
     came_from = None if response.request.url == httpx.URL(url) else response.request.url
-    return Answer(call, response.status_code, bytes(body), challenge_of(response), redirect_of(response), came_from)
+    return ApiResponse(
+        call, response.status_code, bytes(body), challenge_of(response), redirect_of(response), came_from
+    )
 
 
 async def opened(

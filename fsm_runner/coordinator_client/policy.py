@@ -7,29 +7,29 @@ import msgspec
 
 from fsm_runner.util.retry import RetryPolicy
 
-CONNECT_LIMIT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 """How long a connection may take to come about."""
 
-KEPT_IDLE_S = 3.0
+KEEPALIVE_S = 3.0
 """How long an idle connection is used again: shorter than servers keep one, so that none is closed under a request."""
 
-ANSWER_LIMIT_S = 60.0
+RESPONSE_TIMEOUT_S = 60.0
 """How long an answer may take. Long, since a call that was given up may still be carried out later."""
 
 REPORT_CONNECTIONS = 20
 """So many reports are under way at once, the others wait."""
 
-EXECUTORS_CONNECTIONS = 500
+EXECUTOR_CONNECTIONS = 500
 """Apart from these, so many calls of executors and MCP clients: none of them may keep a report waiting. Many, since a
 stream of events keeps its connection as long as it is read."""
 
-LINE_ANSWER_LIMIT_S = 10.0
+CONTROL_TIMEOUT_S = 10.0
 """How long a heartbeat or a look-up may take: they change nothing when they are repeated, and more wait behind them."""
 
 POLL_MARGIN_S = 15.0
 """What is added to the time for which the coordinator holds a poll: giving one up early can lose a run."""
 
-POLL_HOLD_CAP_S = 3600.0
+POLL_HOLD_LIMIT_S = 3600.0
 """No poll is held longer than this, whatever the coordinator names."""
 
 SHORT_POLL_S = 0.5
@@ -38,19 +38,19 @@ SHORT_POLL_S = 0.5
 STALE_AFTER_S = 120.0
 """Without a heartbeat for so long, the coordinator takes a runner for stale until it registers anew (section 1.1)."""
 
-STALE_LOOKED_FOR_EACH_S = 30.0
+STALE_CHECK_INTERVAL_S = 30.0
 """How often a deployed coordinator looks for runners that are stale, or that it removes (section 1.1)."""
 
-CONFLICT_SAID_EACH_S = 30.0
+CONFLICT_LOG_INTERVAL_S = 30.0
 """How often the log repeats that another runner keeps this one from being registered."""
 
-TOKEN_REPLACED_EACH_S = 10.0
+TOKEN_REPLACE_INTERVAL_S = 10.0
 """A token that the coordinator refuses is replaced no more often: it may refuse all."""
 
 REMOVED_AFTER_S = 600.0
 """After so long it forgets the runner and its agents (section 1.1)."""
 
-HEARTBEAT_FLOOR_S = 0.1
+HEARTBEAT_MIN_S = 0.1
 """No heartbeats closer than this, whatever the coordinator asks for."""
 
 RUN_LOOKUP_INTERVAL_S = 1.0
@@ -62,26 +62,26 @@ TOKEN_MARGIN_S = 60.0
 TOKEN_MARGIN_SHARE = 0.25
 """when this share of its life is left, where that is shorter."""
 
-TOKEN_LIFETIME_CAP_S = 7 * 24 * 3600.0
+TOKEN_LIFETIME_LIMIT_S = 7 * 24 * 3600.0
 """No token is used longer than this, whatever the token service names."""
 
-TOKEN_ANSWER_LIMIT_BYTES = 64 * 1024
+TOKEN_RESPONSE_LIMIT_BYTES = 64 * 1024
 """The largest answer of the token service that is read. A token has to fit into a header."""
 
-REFUSAL_LIMIT_BYTES = 64 * 1024
+UNAUTHORIZED_LIMIT_BYTES = 64 * 1024
 """The largest 401 that is read to see what it means."""
 
-ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+RESPONSE_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest answer that is read, a script's archive included."""
 
 POLL_NAMES_LIMIT = 10_000
 """So many sessions to stop, or scripts, may one poll name; an answer with more is no coordinator's."""
 
-NOT_TAKEN_LIMIT_S = 300.0
+EXECUTOR_MESSAGE_LIMIT_S = 300.0
 """A message of an executor is given up when it alone is not taken for so long, while the coordinator answers others:
 what comes behind it, the run's report too, would never be told."""
 
-UNDELIVERED_LIMIT_BYTES = 64 * 1024 * 1024
+SESSION_BACKLOG_LIMIT_BYTES = 64 * 1024 * 1024
 """So much of one session is kept while the coordinator does not take it; an executor's further messages are refused."""
 
 

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 import httpx
 import msgspec
 
-from fsm_runner.coordinator_client.policy import KEPT_IDLE_S
+from fsm_runner.coordinator_client.policy import KEEPALIVE_S
 
-ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_IDLE_S)
+ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_S)
 """The limits of each client that `Connections` is given."""
 
 
@@ -61,7 +61,7 @@ class Connections:
         return client
 
     async def _let_go_of_unused(self) -> None:
-        unused_before_s = time.monotonic() - KEPT_IDLE_S
+        unused_before_s = time.monotonic() - KEEPALIVE_S
         while self._idle and self._idle[0].since_s < unused_before_s:
             await self._close(self._idle.popleft().client)
 

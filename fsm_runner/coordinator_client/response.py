@@ -15,7 +15,7 @@ from fsm_runner.util.text import excerpt
 Form = TypeVar("Form")
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ApiResponse(msgspec.Struct, frozen=True):
     """An answer that was read to its end."""
 
     call: str

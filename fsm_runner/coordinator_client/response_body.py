@@ -1,61 +1,68 @@
-"""The bodies of answers, in pieces, so that a limit on their size holds before they are in memory."""
+"""Response bodies, read and decompressed in pieces so that a limit on their size applies before they are in memory.
 
+64 KiB of gzip can stand for 64 MiB. The client asks for uncompressed responses, but some reverse proxies compress them.
+"""
+
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Iterator
 from http.cookiejar import CookieJar
 from typing import Any
 
 import httpx
 
-from fsm_runner.coordinator_client.decompression import PLAIN, READABLE, encoding_of, unpacked
+PLAIN = "identity"
+"""The `Accept-Encoding` of every request."""
+READ_ERRORS = (httpx.HTTPError, ssl.SSLError)
+"""What reading from a server raises. httpx translates the TLS errors of a handshake, but not later ones, such as the
+alert of a server that demands a client certificate."""
 
-READ_FAULTS = (httpx.HTTPError, ssl.SSLError)
-"""What reading from a server raises. httpx translates the errors of TLS in a handshake, but not those after it, such as
-the alert of a server that demands a certificate of its clients."""
+PIECE_BYTES = 64 * 1024
+_GZIP_WINDOW, _ZLIB_WINDOW, _RAW_WINDOW = 31, 15, -15
+_GZIP = frozenset({"gzip", "x-gzip"})
+SUPPORTED_ENCODINGS = _GZIP | {"deflate"}
 
 
-async def chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The body, unpacked, as it comes in, or as it was read already. Raises one of `READ_FAULTS`."""
-    if answer.is_stream_consumed:
-        yield answer.content
+async def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the decompressed body. Raises one of `READ_ERRORS`."""
+    if response.is_stream_consumed:
+        yield response.content
         return
-    encoding = encoding_of(answer)
-    raw = answer.aiter_raw()
-    async for chunk in raw if encoding == PLAIN else unpacked(raw, encoding):
+    async for chunk in decompressed(response.aiter_raw(), encoding_of(response)):
         yield chunk
 
 
-async def bound(answer: httpx.Response, limit_bytes: int) -> None:
-    """Limit a body that httpx reads as a whole afterwards: that raises `httpx.DecodingError` if it is too large or
-    broken. A body with an encoding that cannot be unpacked is dropped."""
-    stream = answer.stream
+async def limit_body(response: httpx.Response, limit_bytes: int) -> None:
+    """Make a later read of the whole body raise `httpx.DecodingError` if the body is broken or too large.
+
+    A body with an unsupported encoding is dropped.
+    """
+    stream = response.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         return
-    encoding = encoding_of(answer)
-    if encoding == PLAIN:
-        answer.stream = _Bounded(stream, limit_bytes)
-    elif encoding in READABLE:
-        answer.stream = _Bounded(stream, limit_bytes, encoding)
-        # Otherwise httpx would unpack it a second time.
-        del answer.headers["content-encoding"]
-    else:
+    encoding = encoding_of(response)
+    if encoding != PLAIN and encoding not in SUPPORTED_ENCODINGS:
         await stream.aclose()
-        answer.stream = httpx.ByteStream(b"")
+        response.stream = httpx.ByteStream(b"")
+        return
+    response.stream = _LimitedStream(stream, limit_bytes, encoding)
+    # httpx would decompress the body a second time.
+    response.headers.pop("content-encoding", None)
 
 
-class _Bounded(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, limit_bytes: int, encoding: str = PLAIN) -> None:
+class _LimitedStream(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, limit_bytes: int, encoding: str) -> None:
         self._stream = stream
         self._limit_bytes = limit_bytes
         self._encoding = encoding
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left_bytes = self._limit_bytes
-        raw = aiter(self._stream)
-        async for chunk in raw if self._encoding == PLAIN else unpacked(raw, self._encoding):
+        async for chunk in decompressed(aiter(self._stream), self._encoding):
             left_bytes -= len(chunk)
             if left_bytes < 0:
-                raise httpx.DecodingError(f"the answer is larger than {self._limit_bytes:,} bytes")
+                raise httpx.DecodingError(f"the response is larger than {self._limit_bytes:,} bytes")
             yield chunk
 
     async def aclose(self) -> None:
@@ -63,7 +70,81 @@ class _Bounded(httpx.AsyncByteStream):
 
 
 class NoCookies(CookieJar):
-    """Keeps none: the protocol has no cookies, and a jar would take any number of them and send them all along."""
+    """A cookie jar that stores nothing. The protocol has no cookies."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         pass
+
+
+def encoding_of(response: httpx.Response) -> str:
+    named: str = response.headers.get("content-encoding", "")
+    return named.strip().lower() or PLAIN
+
+
+async def decompressed(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """Raises `httpx.DecodingError` if the body is broken or its encoding is not supported."""
+    if encoding == PLAIN:
+        async for chunk in raw:
+            yield chunk
+        return
+    if encoding not in SUPPORTED_ENCODINGS:
+        raise httpx.DecodingError(
+            f"the response is compressed as {encoding[:40]!r}; gzip and deflate are supported: turn off compression in "
+            "the proxy in front of the server"
+        )
+    decompressor = _Decompressor(is_gzip=encoding in _GZIP)
+    try:
+        async for chunk in raw:
+            for piece in decompressor.pieces(chunk):
+                yield piece
+                # One chunk can become a thousand pieces. Let other tasks run between them.
+                await asyncio.sleep(0)
+        decompressor.check_end()
+    except zlib.error as error:
+        raise httpx.DecodingError(f"the response is not valid {encoding} (its Content-Encoding): {error}") from error
+
+
+class _Decompressor:
+    def __init__(self, *, is_gzip: bool) -> None:
+        self._is_gzip = is_gzip
+        self._start = b""
+        """The first byte of a deflate body, until the second byte shows which of two formats it has."""
+        self._member = zlib.decompressobj(_GZIP_WINDOW) if is_gzip else None
+        self._has_input = False
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """Raises `zlib.error`."""
+        if self._member is None:
+            self._start += chunk
+            if len(self._start) < 2:
+                return
+            self._member, chunk = zlib.decompressobj(_deflate_window(self._start)), self._start
+        while chunk:
+            if self._member.eof:
+                if not self._is_gzip:
+                    return
+                # A gzip body may have several members. Some servers pad the last one with zeros.
+                chunk = chunk.lstrip(b"\0")
+                if not chunk:
+                    return
+                self._member = zlib.decompressobj(_GZIP_WINDOW)
+            self._has_input = True
+            piece = self._member.decompress(chunk, PIECE_BYTES)
+            if piece:
+                yield piece
+            chunk = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+        # zlib retains output that did not fit into the last piece.
+        while not self._member.eof and (piece := self._member.decompress(b"", PIECE_BYTES)):
+            yield piece
+
+    def check_end(self) -> None:
+        """Raises `zlib.error` if the body is incomplete."""
+        is_complete = not self._start if self._member is None else self._member.eof or not self._has_input
+        if not is_complete:
+            raise zlib.error("it is incomplete")
+
+
+def _deflate_window(start: bytes) -> int:
+    """`deflate` means the zlib format (RFC 1950, per RFC 9110). Some servers send raw deflate data."""
+    has_zlib_header = start[0] & 0x0F == 8 and int.from_bytes(start[:2], "big") % 31 == 0
+    return _ZLIB_WINDOW if has_zlib_header else _RAW_WINDOW

@@ -5,12 +5,11 @@ import re
 import httpx
 import msgspec
 
-from fsm_runner.coordinator_client.challenges import proxy_hint, token_service_login_hint
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Unreachable
-from fsm_runner.coordinator_client.hints import Setting
+from fsm_runner.coordinator_client.hints import Setting, proxy_hint, token_service_login_hint
 from fsm_runner.coordinator_client.http_clients import ClientFactory, exchanged
-from fsm_runner.coordinator_client.policy import ANSWER_LIMIT_S, TOKEN_ANSWER_LIMIT_BYTES, TOKEN_LIFETIME_CAP_S
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.policy import RESPONSE_TIMEOUT_S, TOKEN_LIFETIME_LIMIT_S, TOKEN_RESPONSE_LIMIT_BYTES
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
@@ -37,7 +36,7 @@ class IssuedToken(msgspec.Struct, frozen=True):
 
     text: str
     lifetime_s: float
-    """Above 0, at most `TOKEN_LIFETIME_CAP_S`."""
+    """Above 0, at most `TOKEN_LIFETIME_LIMIT_S`."""
 
     def __repr__(self) -> str:
         return f"IssuedToken(lifetime_s={self.lifetime_s!r})"
@@ -71,8 +70,8 @@ class TokenService:
             "POST",
             self.url,
             self._body,
-            limit_s=ANSWER_LIMIT_S,
-            limit_bytes=TOKEN_ANSWER_LIMIT_BYTES,
+            limit_s=RESPONSE_TIMEOUT_S,
+            limit_bytes=TOKEN_RESPONSE_LIMIT_BYTES,
         )
         said = f"{answer.call}: HTTP {answer.status}"
         if (hint := _login_hint(answer)) != "":
@@ -93,17 +92,17 @@ class TokenService:
             raise Unreachable(f"{said}: not a token: access_token is empty or has characters that no header takes")
         if not token.expires_in > 0:
             raise Unreachable(f"{said}: not a token: expires_in is {token.expires_in:g}, not above 0")
-        return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_CAP_S))
+        return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_LIMIT_S))
 
 
-def _login_hint(answer: Answer) -> str:
+def _login_hint(answer: ApiResponse) -> str:
     """What to do if a proxy in front of the token service asks for a login; empty if none does. The service itself
     sends an OAuth error."""
     is_asked = answer.status == httpx.codes.UNAUTHORIZED and _error_code(answer) == ""
     return token_service_login_hint(answer.challenge) if is_asked else ""
 
 
-def _is_refusal(answer: Answer) -> bool:
+def _is_refusal(answer: ApiResponse) -> bool:
     """What is in front of the service while it is away gives pages, the service itself gives JSON."""
     if answer.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return True
@@ -111,14 +110,14 @@ def _is_refusal(answer: Answer) -> bool:
     return is_final and _error_of(answer) is not None
 
 
-def _error_of(answer: Answer) -> _OAuthError | None:
+def _error_of(answer: ApiResponse) -> _OAuthError | None:
     try:
         return msgspec.json.decode(answer.body, type=_OAuthError)
     except DECODE_FAULTS:
         return None
 
 
-def _error_code(answer: Answer) -> str:
+def _error_code(answer: ApiResponse) -> str:
     """Only where it is a code: a text may repeat what was sent."""
     error = _error_of(answer)
     return f" ({error.error})" if error is not None and _ERROR_CODE.fullmatch(error.error) else ""

@@ -6,13 +6,10 @@ What an answer means beyond its status is the business of `api.py`.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import quote
 
 import httpx
-import msgspec
 
 from fsm_runner.coordinator_client.auth import NOT_REGISTERED_TEXT, TokenAuth
-from fsm_runner.coordinator_client.challenges import login_hint, proxy_hint
 from fsm_runner.coordinator_client.errors import (
     AgentNameCollision,
     DuplicateRunner,
@@ -20,24 +17,24 @@ from fsm_runner.coordinator_client.errors import (
     NotAuthenticated,
     NotRegistered,
     Refused,
-    RegistrationConflictError,
+    RegistrationConflict,
     Unreachable,
 )
-from fsm_runner.coordinator_client.hints import page_hint
+from fsm_runner.coordinator_client.hints import login_hint, page_hint, proxy_hint
 from fsm_runner.coordinator_client.http_clients import ClientFactory, exchange, opened
 from fsm_runner.coordinator_client.policy import (
-    ANSWER_LIMIT_BYTES,
-    ANSWER_LIMIT_S,
-    CONNECT_LIMIT_S,
+    CONNECT_TIMEOUT_S,
     REPORT_CONNECTIONS,
+    RESPONSE_LIMIT_BYTES,
+    RESPONSE_TIMEOUT_S,
 )
 from fsm_runner.coordinator_client.pool import ONE_CONNECTION, Connections
 from fsm_runner.coordinator_client.redirects import is_about, redirect_of, redirect_text
-from fsm_runner.coordinator_client.response import Answer
-from fsm_runner.coordinator_client.response_body import READ_FAULTS
+from fsm_runner.coordinator_client.response import ApiResponse
+from fsm_runner.coordinator_client.response_body import READ_ERRORS
 from fsm_runner.diagnostics.redaction import without_login
 from fsm_runner.errors import UsageError
-from fsm_runner.protocol import wire
+from fsm_runner.protocol.error_bodies import ErrorDetail, detail_of, has_detail
 from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.urls import http_url
 from fsm_runner.util.text import excerpt
@@ -76,10 +73,10 @@ class Transport:
         raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(CONNECT_LIMIT_S + ANSWER_LIMIT_S):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S + RESPONSE_TIMEOUT_S):
                     http = await stack.enter_async_context(self._connections.one())
                     response = await self._opened(http, method, path, raw_headers, content)
-            except (*READ_FAULTS, httpx.StreamError, TimeoutError) as fault:
+            except (*READ_ERRORS, httpx.StreamError, TimeoutError) as fault:
                 raise self._unreachable(method, path, fault) from fault
             except httpx.InvalidURL as defect:
                 raise _no_url(method, self.url, defect) from defect
@@ -95,7 +92,7 @@ class Transport:
         content: bytes | AsyncIterator[bytes] | None,
     ) -> httpx.Response:
         # No limit on how long the body takes: it may be a stream of events.
-        limits = httpx.Timeout(None, connect=CONNECT_LIMIT_S)
+        limits = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         response = await opened(http, method, self.url + path, content, raw_headers, limits)
         if (redirect := redirect_of(response)) is not None:
             await response.aclose()
@@ -108,9 +105,9 @@ class Transport:
         path: str,
         content: bytes | None = None,
         *,
-        limit_s: float = ANSWER_LIMIT_S,
+        limit_s: float = RESPONSE_TIMEOUT_S,
         line: bool = False,
-    ) -> Answer:
+    ) -> ApiResponse:
         """The answer, where it is a 2xx. `limit_s`: how long it may take. `line`: over the runner's own line.
 
         Raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
@@ -118,9 +115,9 @@ class Transport:
         connections = self._line if line else self._connections
         try:
             # httpx limits each read; an answer that drips would never end by that.
-            async with asyncio.timeout(CONNECT_LIMIT_S + limit_s), connections.one() as http:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + limit_s), connections.one() as http:
                 answer = await self._exchange(http, method, path, content, limit_s)
-        except (*READ_FAULTS, TimeoutError) as fault:
+        except (*READ_ERRORS, TimeoutError) as fault:
             raise self._unreachable(method, path, fault) from fault
         except httpx.InvalidURL as defect:
             raise _no_url(method, self.url, defect) from defect
@@ -138,14 +135,14 @@ class Transport:
 
     async def _exchange(
         self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, limit_s: float
-    ) -> Answer:
-        limits = httpx.Timeout(limit_s, connect=CONNECT_LIMIT_S, pool=None)
+    ) -> ApiResponse:
+        limits = httpx.Timeout(limit_s, connect=CONNECT_TIMEOUT_S, pool=None)
         url = self.url + path
-        answer = await exchange(http, method, url, content, limits=limits, limit_bytes=ANSWER_LIMIT_BYTES)
+        answer = await exchange(http, method, url, content, limits=limits, limit_bytes=RESPONSE_LIMIT_BYTES)
         self._new_client.was_answered = True
         return answer
 
-    def _fault_of(self, path: str, answer: Answer) -> Unreachable | NotRegistered | Refused:
+    def _fault_of(self, path: str, answer: ApiResponse) -> Unreachable | NotRegistered | Refused:
         status = answer.status
         message = str(answer)
         if answer.came_from is not None and not is_about(path, answer.came_from):
@@ -158,7 +155,7 @@ class Transport:
             return conflict
         if status in TOO_LARGE_STATUSES:
             return Refused(message, status, answer.body)
-        if httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES and _is_a_coordinators(answer):
+        if httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES and has_detail(answer.body):
             return Refused(message, status, answer.body)
         if answer.redirect is not None:
             return Unreachable(f"{answer.call}: HTTP {status}: {redirect_text(path, answer.redirect)}", status)
@@ -166,18 +163,10 @@ class Transport:
         hint = page_hint(self.url, status, answer.text, proxy) or proxy_hint(status, proxy, answer.challenge)
         return Unreachable(message + hint, status)
 
-    def _login_hint(self, answer: Answer) -> str:
+    def _login_hint(self, answer: ApiResponse) -> str:
         if answer.status != httpx.codes.UNAUTHORIZED:
             return proxy_hint(answer.status, self._new_client.proxy)
         return login_hint(answer.challenge, self.url, brings_token=self._auth is not None)
-
-
-class _Reason(msgspec.Struct, frozen=True):
-    detail: msgspec.Raw
-
-
-class _Conflict(msgspec.Struct, frozen=True):
-    detail: wire.RegistrationConflict
 
 
 def checked_url(url: str) -> str:
@@ -198,26 +187,9 @@ def _no_url(method: str, url: str, defect: httpx.InvalidURL) -> Refused:
     return Refused(message, httpx.codes.REQUEST_URI_TOO_LONG)
 
 
-def path_segment(text: str) -> str:
-    """Any text as one segment of a path. A URL's `.` and `..` are no names: they are resolved before it is sent."""
-    if text in {".", ".."}:
-        return text.replace(".", "%2E")
-    return quote(text, safe="", errors="surrogatepass")
-
-
-def _is_a_coordinators(answer: Answer) -> bool:
-    """A coordinator gives its reason as `detail`; what is in front of it while it restarts gives a page of its own."""
-    try:
-        answer.decoded(_Reason)
-    except Unreachable:
-        return False
-    return True
-
-
-def _registration_conflict(answer: Answer) -> RegistrationConflictError | None:
-    try:
-        detail = answer.decoded(_Conflict).detail
-    except Unreachable:
+def _registration_conflict(response: ApiResponse) -> RegistrationConflict | None:
+    detail = detail_of(response.body)
+    if not isinstance(detail, ErrorDetail):
         return None
     match detail.error:
         case "duplicate_runner":

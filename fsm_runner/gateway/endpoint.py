@@ -17,7 +17,7 @@ from fsm_runner.util.text import excerpt
 class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     """All limits of the gateway but two.
 
-    `HEADERS_LIMIT_BYTES` in `http_server/server.py` limits the headers of a request. `UNDELIVERED_LIMIT_BYTES` in
+    `HEADERS_LIMIT_BYTES` in `http_server/server.py` limits the headers of a request. `SESSION_BACKLOG_LIMIT_BYTES` in
     `coordinator_client/policy.py` limits the messages that wait for the coordinator.
     """
 

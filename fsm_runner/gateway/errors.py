@@ -1,6 +1,6 @@
 """Error responses to executors."""
 
-from fsm_runner.coordinator_client.transport import path_segment
+from fsm_runner.protocol.urls import path_segment
 from fsm_runner.util.text import excerpt
 
 

@@ -12,10 +12,9 @@ import httpx
 from loguru import logger
 from starlette.responses import Response
 
-from fsm_runner.coordinator_client.decompression import PLAIN, READABLE, encoding_of
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
-from fsm_runner.coordinator_client.policy import ANSWER_LIMIT_BYTES
-from fsm_runner.coordinator_client.response_body import READ_FAULTS, chunks_of
+from fsm_runner.coordinator_client.policy import RESPONSE_LIMIT_BYTES
+from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, SUPPORTED_ENCODINGS, chunks_of, encoding_of
 from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
 from fsm_runner.gateway.paths import url_path
 from fsm_runner.gateway.request import GatewayRequest, RawHeaders
@@ -165,14 +164,14 @@ async def _stream(request: GatewayRequest, response: httpx.Response) -> None:
     was_read = response.is_stream_consumed
     encoding = encoding_of(response)
     # Some proxies compress a response although the request did not allow it. The executor could not decode it.
-    is_unrequested = encoding in READABLE and not accepts(request.headers, encoding)
+    is_unrequested = encoding in SUPPORTED_ENCODINGS and not accepts(request.headers, encoding)
     is_rewritten = was_read or is_unrequested
     headers = to_executor(response.headers.raw, body_rewritten=is_rewritten)
     await request.send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     try:
         async for chunk in chunks_of(response) if is_rewritten else response.aiter_raw():
             await request.send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except READ_FAULTS as fault:
+    except READ_ERRORS as fault:
         raise ResponseInterrupted(f"a response of the coordinator ended early: {fault!r}") from fault
     await request.send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -182,9 +181,9 @@ async def _read(response: httpx.Response) -> bytes:
     try:
         async for chunk in chunks_of(response):
             body += chunk
-            if len(body) > ANSWER_LIMIT_BYTES:
-                detail = f"The Agent Coordinator's response is larger than {ANSWER_LIMIT_BYTES:,} bytes"
+            if len(body) > RESPONSE_LIMIT_BYTES:
+                detail = f"The Agent Coordinator's response is larger than {RESPONSE_LIMIT_BYTES:,} bytes"
                 raise GatewayError(502, detail)
-    except READ_FAULTS:
+    except READ_ERRORS:
         raise coordinator_unreachable() from None
     return bytes(body)

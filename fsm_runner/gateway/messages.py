@@ -12,7 +12,7 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from fsm_runner.coordinator_client.errors import Refused
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.gateway.errors import GatewayError, not_found
 from fsm_runner.gateway.request import (
     Field,
@@ -115,7 +115,7 @@ def _accepted(status: int) -> Response:
 def _response(delivery: DeliveryFuture) -> Response:
     if delivery.cancelled():
         raise GatewayError(502, "The runner has dropped the message: the session is over")
-    answer: Answer | Refused = delivery.result()
+    answer: ApiResponse | Refused = delivery.result()
     if not answer.status:
         raise GatewayError(502, "The message could not be sent to the Agent Coordinator")
     if not answer.body:

@@ -7,8 +7,8 @@ import unicodedata
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
-from fsm_runner.coordinator_client.transport import path_segment
 from fsm_runner.gateway.errors import GatewayError
+from fsm_runner.protocol.urls import path_segment
 
 QUERY_FIELDS_LIMIT = 20
 AMBIGUOUS_CHARACTERS = frozenset("/\\%")

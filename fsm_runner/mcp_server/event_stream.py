@@ -9,8 +9,8 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError
-from fsm_runner.coordinator_client.response_body import READ_FAULTS, chunks_of
-from fsm_runner.coordinator_client.transport import path_segment
+from fsm_runner.coordinator_client.response_body import READ_ERRORS, chunks_of
+from fsm_runner.protocol.urls import path_segment
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 LINE_LIMIT_BYTES = 64 * 1024
@@ -43,7 +43,7 @@ class SessionEvents:
             began = time.monotonic()
             try:
                 await self._read_stream()
-            except (CoordinatorError, *READ_FAULTS, NoStream) as fault:
+            except (CoordinatorError, *READ_ERRORS, NoStream) as fault:
                 logger.debug("mcp: no events from {}: {}", self._path, fault)
             finally:
                 self._set_open(is_open=False)

@@ -12,7 +12,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Refused
 from fsm_runner.mcp_server.limits import Limits
-from fsm_runner.protocol.error_bodies import Detail, detail_of
+from fsm_runner.protocol.error_bodies import ErrorDetail, detail_of
 from fsm_runner.protocol.wire import JsonObject, SessionResult
 
 LISTED_ERRORS = 20
@@ -41,7 +41,7 @@ def failure_of(fault: CoordinatorError, advice: str = TRY_LATER, **fields: Any) 
     detail = detail_of(fault.body)
     if detail is None:
         return ToolFailure(f"The Agent Coordinator refused this with HTTP status {fault.status}.", **fields)
-    if isinstance(detail, Detail):
+    if isinstance(detail, ErrorDetail):
         return _failure_of_detail(detail, fields)
     if isinstance(detail, list):
         errors = "; ".join(map(str, detail[:LISTED_ERRORS]))
@@ -58,7 +58,7 @@ def as_tool_failures(advice: str = TRY_LATER, **fields: Any) -> Iterator[None]:
         raise failure_of(fault, advice, **fields) from fault
 
 
-def _failure_of_detail(detail: Detail, fields: dict[str, Any]) -> ToolFailure:
+def _failure_of_detail(detail: ErrorDetail, fields: dict[str, Any]) -> ToolFailure:
     text = detail.message or detail.error or "The Agent Coordinator refused this without a reason."
     if not detail.validation_errors:
         return ToolFailure(text, **fields)

@@ -1,4 +1,6 @@
-"""What httpx leaves out about URLs: the port of a scheme, and whether a connection can be opened."""
+"""URLs of calls: checks, default ports and path segments."""
+
+from urllib.parse import quote
 
 import httpx
 
@@ -7,19 +9,19 @@ _FORM = "it does not have the form http://HOST:PORT (write special characters of
 
 
 def port_of(url: httpx.URL) -> int | None:
-    """The port that a request of this URL goes to. httpx has none for a URL with the default port of its scheme."""
+    """Return the port of a request. httpx has `None` for the default port of a scheme."""
     return url.port or _DEFAULT_PORTS.get(url.scheme)
 
 
 def http_url(text: str) -> httpx.URL:
-    """A URL that a connection can be opened to.
+    """Return the text as an http(s) URL with a host.
 
     Raises `ValueError` with a reason that quotes at most the scheme: other parts of the text may be a login.
     """
     try:
         url = httpx.URL(text)
         host = url.host
-    # A host name in broken Punycode raises an error of its own, a `ValueError`.
+    # A host name in broken Punycode raises a `ValueError` that is not an `InvalidURL`.
     except (httpx.InvalidURL, ValueError):
         raise ValueError(_FORM) from None
     if not url.scheme:
@@ -31,3 +33,10 @@ def http_url(text: str) -> httpx.URL:
     if url.port is not None and not 1 <= url.port <= 65535:
         raise ValueError("its port is not between 1 and 65535")
     return url
+
+
+def path_segment(text: str) -> str:
+    """Return any text as one path segment. `.` and `..` are escaped too: httpx resolves them before it sends a URL."""
+    if text in {".", ".."}:
+        return text.replace(".", "%2E")
+    return quote(text, safe="", errors="surrogatepass")

@@ -281,16 +281,3 @@ class SessionStatus(msgspec.Struct, frozen=True):
     """Answer to `GET /sessions/{id}/status`; `not_existent` where there is no such session."""
 
     status: str
-
-
-class RegistrationConflict(_Message, frozen=True, kw_only=True):
-    """`detail` of a 409 to `POST /runner/register`."""
-
-    error: str
-    message: str = ""
-    runner_id: str | None = None
-    hostname: str | None = None
-    project_dir: str | None = None
-    executor_profile: str | None = None
-    agent_name: str | None = None
-    existing_runner_id: str | None = None

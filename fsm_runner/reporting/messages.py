@@ -2,8 +2,7 @@
 
 import msgspec
 
-from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator_client.transport import path_segment
+from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json, sound_text
 from fsm_runner.protocol.statuses import (
@@ -14,6 +13,7 @@ from fsm_runner.protocol.statuses import (
     RunStatus,
     StopSignal,
 )
+from fsm_runner.protocol.urls import path_segment
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start"):
@@ -108,7 +108,7 @@ def metadata(session_id: str, body: bytes) -> OutboundMessage:
 
 def _of_executor(session_id: str, what: str, body: bytes, method: str = "POST") -> OutboundMessage:
     """Its content is somebody else's: one that cannot be taken must not keep the run's report from being told."""
-    return OutboundMessage(f"/sessions/{path_segment(session_id)}/{what}", body, method, NOT_TAKEN_LIMIT_S)
+    return OutboundMessage(f"/sessions/{path_segment(session_id)}/{what}", body, method, EXECUTOR_MESSAGE_LIMIT_S)
 
 
 def _ending(ending: RunEnding, body: msgspec.Struct) -> OutboundMessage:

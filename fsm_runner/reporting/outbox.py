@@ -16,8 +16,8 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
-from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import StoredMessage
 from fsm_runner.reporting.message_store import MessageStore
@@ -35,7 +35,7 @@ READ_RETRY_S = 1.0
 
 
 class Deliverer(Protocol):
-    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer: ...
+    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> ApiResponse: ...
 
 
 class Outbox:
@@ -167,7 +167,7 @@ class Outbox:
                 message.response.set_result(response)
         del self._queues[session_id]
 
-    async def _response_to(self, session_id: str, queued: QueuedMessage) -> Answer | Refused:
+    async def _response_to(self, session_id: str, queued: QueuedMessage) -> ApiResponse | Refused:
         maybe_delivered = queued.status == DeliveryStatus.MAYBE_DELIVERED
         queued.status = DeliveryStatus.SENDING
         message = queued.message
@@ -201,7 +201,7 @@ class Outbox:
     async def _read_back(self, session_id: str, message_id: int | None) -> OutboundMessage:
         """Read a spilled message. Raises `Refused` after a limit, so that it does not block the run's report."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + NOT_TAKEN_LIMIT_S
+        give_up_at = loop.time() + EXECUTOR_MESSAGE_LIMIT_S
         while True:
             try:
                 return _decoded(await self._store.message(message_id or 0))

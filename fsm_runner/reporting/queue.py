@@ -6,13 +6,13 @@ from collections.abc import Collection
 from enum import Enum, auto
 
 from fsm_runner.coordinator_client.errors import Refused
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage
 
 MESSAGE_OVERHEAD_BYTES = 512
 """Counted for each queued message in addition to its body."""
 
-DeliveryFuture = asyncio.Future[Answer | Refused]
+DeliveryFuture = asyncio.Future[ApiResponse | Refused]
 """The coordinator's response to a message. Cancelling the future does not cancel the message."""
 
 

@@ -9,7 +9,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, RunStart
 from fsm_runner.util.retry import retrying
 
@@ -23,7 +23,7 @@ class MessageSender:
     def __init__(self, client: CoordinatorClient) -> None:
         self._client = client
 
-    async def deliver(self, message: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
+    async def deliver(self, message: OutboundMessage, *, maybe_delivered: bool = False) -> ApiResponse:
         """Send until the message is acknowledged. Raises `Refused` when the coordinator will never accept it.
 
         A lost registration and missing credentials are temporary, so this retries as during an outage. `started` and
@@ -56,7 +56,7 @@ class _Attempts:
         self._maybe_delivered = maybe_delivered
         self._failing_since_s: float | None = None
 
-    async def attempt(self) -> Answer:
+    async def attempt(self) -> ApiResponse:
         registrations = self._client.registrations
         try:
             answer = await self._earlier_acknowledgement() or await self._send()
@@ -68,17 +68,17 @@ class _Attempts:
             self._client.on_away()
             self._check_limit(fault)
             raise
-        self._client.note_answer()
+        self._client.note_response()
         return answer
 
-    async def _send(self) -> Answer:
+    async def _send(self) -> ApiResponse:
         try:
             return await self._client.api.deliver(self._message.path, self._message.body, self._message.method)
         except Unreachable as fault:
             self._maybe_delivered = self._maybe_delivered or fault.may_have_arrived
             raise
 
-    async def _earlier_acknowledgement(self) -> Answer | None:
+    async def _earlier_acknowledgement(self) -> ApiResponse | None:
         """Return an acknowledgement if the message may have been delivered and the run's status shows that it was."""
         event = self._message.start or self._message.ending
         if not self._maybe_delivered or not isinstance(event, RunStart | RunEnding):
@@ -89,13 +89,13 @@ class _Attempts:
             raise
         except Refused:
             return None
-        return Answer(f"GET /runs/{event.subject}", 200, b'{"ok": true}') if event.is_known(found) else None
+        return ApiResponse(f"GET /runs/{event.subject}", 200, b'{"ok": true}') if event.is_known(found) else None
 
     def _check_limit(self, fault: CoordinatorError) -> None:
         """Raises `Refused` if the coordinator answered other calls while this message failed for its whole limit."""
         limit_s = self._message.give_up_after_s
         if self._failing_since_s is None:
             self._failing_since_s = self._client.now_s()
-        if limit_s is not None and self._client.answered_at_s - self._failing_since_s >= limit_s:
+        if limit_s is not None and self._client.last_response_at_s - self._failing_since_s >= limit_s:
             reason = f"given up after {limit_s:g} s, in which the coordinator answered other calls: {fault}"
             raise Refused(reason, 0) from fault

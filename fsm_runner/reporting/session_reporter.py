@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fsm_runner.coordinator_client.policy import UNDELIVERED_LIMIT_BYTES
+from fsm_runner.coordinator_client.policy import SESSION_BACKLOG_LIMIT_BYTES
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
@@ -25,7 +25,7 @@ class ReportingContext(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     executor_profile: str
     redactor: Redactor = msgspec.field(default_factory=Redactor)
-    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES
+    undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES
 
 
 class SessionReporter:

@@ -14,7 +14,7 @@ PATIENCE_S = 0.3
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsm_runner.reporting.messages.NOT_TAKEN_LIMIT_S", PATIENCE_S)
+    monkeypatch.setattr("fsm_runner.reporting.messages.EXECUTOR_MESSAGE_LIMIT_S", PATIENCE_S)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
     "deliver": ("PATCH", lambda api: api.deliver("/sessions/ses_1/metadata", b"{}", "PATCH"), {"ok": True}),
     "deregister": ("DELETE", lambda api: api.deregister("r"), {"ok": True}),
     "script": ("GET", lambda api: api.script_archive("tidy"), {}),
-    "agent": ("GET", lambda api: api.agent("say"), AGENT),
+    "agent": ("GET", lambda api: api.agent("say", wire.Agent), AGENT),
     "agents": ("GET", lambda api: api.agents(["a"]), [AGENT]),
     "create_run": ("POST", lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={})), RUN),
     "run": ("GET", lambda api: api.run("run_1"), RUN),
@@ -67,7 +67,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
 @pytest.mark.sends_invalid_requests("redirects lead to any path")
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_gives_a_value_or_a_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 2_500_000)
+    monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 2_500_000)
     method, call, sound = CALLS[name]
     taken = 0
     async with FaultProxy("http://127.0.0.1:1") as proxy, CoordinatorApi(proxy.url) as api:

@@ -242,8 +242,8 @@ async def test_a_hostile_coordinator_neither_ends_a_runner_nor_gets_more_than_th
 ) -> None:
     for module in (poller, reconciliation):
         monkeypatch.setattr(module, "RUN_LOOKUP_INTERVAL_S", 0.01)
-    monkeypatch.setattr(poller, "HEARTBEAT_FLOOR_S", 0.02)
-    monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 2_500_000)
+    monkeypatch.setattr(poller, "HEARTBEAT_MIN_S", 0.02)
+    monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 2_500_000)
     profile, started = programs
     world, outside, marker = tmp_path / "world", tmp_path / "outside", tmp_path / MARKER
     outside.mkdir()

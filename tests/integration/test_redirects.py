@@ -12,6 +12,7 @@ from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
 from fsm_runner.coordinator_client.token_service import TokenService
 from fsm_runner.coordinator_server.auth.signing_keys import KeysAway, SigningKeys
+from fsm_runner.protocol.wire import Agent
 from tests.support.first_calls import LOGIN, faults_of
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.line import REGISTRATION
@@ -129,7 +130,7 @@ async def test_a_no_of_what_a_redirect_leads_to_is_the_coordinators_only_where_i
     async with serving(refusing) as url, CoordinatorApi(url) as api:
         for name in "ab":
             with pytest.raises(Refused, match="unknown"):
-                await api.agent(name)
+                await api.agent(name, Agent)
         with pytest.raises(Unreachable, match=rf"HTTP 404: .*unknown.* \(redirected to {url}/moved/page\)$"):
             await api.register(REGISTRATION)
 

@@ -8,10 +8,10 @@ from starlette.responses import JSONResponse, Response
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Unreachable
 from fsm_runner.coordinator_client.policy import (
     POLICIES,
-    TOKEN_ANSWER_LIMIT_BYTES,
-    TOKEN_LIFETIME_CAP_S,
+    TOKEN_LIFETIME_LIMIT_S,
     TOKEN_MARGIN_S,
-    TOKEN_REPLACED_EACH_S,
+    TOKEN_REPLACE_INTERVAL_S,
+    TOKEN_RESPONSE_LIMIT_BYTES,
 )
 from fsm_runner.diagnostics.redaction import MASK, Redactor
 from tests.support.logs import log_lines
@@ -95,7 +95,7 @@ async def test_a_coordinator_that_refuses_all_tokens_does_not_cost_one_for_each_
             with pytest.raises(NotAuthenticated):
                 await at.api.health()
         assert at.service.asked == 2
-        at.clock.now_s += TOKEN_REPLACED_EACH_S
+        at.clock.now_s += TOKEN_REPLACE_INTERVAL_S
         with pytest.raises(NotAuthenticated):
             await at.api.health()
         assert at.service.asked == 3
@@ -186,7 +186,7 @@ async def test_a_refusal_is_told_from_a_service_that_is_away(
         b'{"access_token": "x", "expires_in": "60"}',
         b'{"access_token": "x", "expires_in": ' + b"9" * 5000 + b"}",
         b'{"x": ' + b"[" * 50_000,
-        b" " * (TOKEN_ANSWER_LIMIT_BYTES + 1),
+        b" " * (TOKEN_RESPONSE_LIMIT_BYTES + 1),
         b'{"access_token": "' + b"x" * 64 * 1024 * 1024 + b'", "expires_in": 60}',
     ],
     ids=lambda body: body[:60].decode(),
@@ -215,7 +215,7 @@ async def test_an_endless_life_has_an_end() -> None:
     async with bench() as at:
         at.service.expires_in = 1e300
         await at.api.health()
-        at.clock.now_s += TOKEN_LIFETIME_CAP_S
+        at.clock.now_s += TOKEN_LIFETIME_LIMIT_S
         await at.api.health()
         assert at.service.seen == ["token-1", "token-2"]
 

@@ -113,7 +113,7 @@ async def test_a_token_service_may_compress() -> None:
 async def test_a_bomb_is_unpacked_no_further_than_the_limit(
     status: int, with_token: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", MIB)
+    monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", MIB)
     answers = Answers(status, gzip.decompress(bomb()), (b"content-encoding", b"gzip"))
     async with serving(answers) as url:
         auth = TokenAuth(f"{url}/oauth/token", TokenRequest(client_id="c", client_secret="s", audience="a"))

@@ -23,7 +23,7 @@ from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.config.settings import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.coordinator_client.api import CoordinatorApi, Polled, UnreadableRun
-from fsm_runner.coordinator_client.errors import CoordinatorError, RegistrationConflictError, Unreachable
+from fsm_runner.coordinator_client.errors import CoordinatorError, RegistrationConflict, Unreachable
 from fsm_runner.coordinator_client.pool import Connections
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.executors.procedural import result_data
@@ -231,7 +231,7 @@ DECODING_CALLS: list[tuple[Call, Any, list[Json]]] = [
     (lambda api: api.register(REGISTRATION), wire.Registered, [REGISTERED]),
     (lambda api: api.poll("r", 1), Polled, POLLS),
     (lambda api: api.heartbeat("r"), type(None), [{"ok": True}]),
-    (lambda api: api.agent("a"), wire.Agent, [AGENT]),
+    (lambda api: api.agent("a", wire.Agent), wire.Agent, [AGENT]),
     (lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={})), wire.RunCreated, [CREATED]),
     (lambda api: api.run("r"), wire.Run, [RUN]),
     (lambda api: api.runs(), list, [{"runs": [RUN, RUN]}]),
@@ -276,7 +276,7 @@ def _is_sound_text(text: str) -> bool:
 def test_an_answer_that_says_no_is_a_fault_whatever_it_holds(status: int, content: bytes) -> None:
     fault = outcome_of(api_that_is_answered((status, content)).register(REGISTRATION), CoordinatorError)
     assert isinstance(fault, CoordinatorError)
-    assert status == 409 or not isinstance(fault, RegistrationConflictError)
+    assert status == 409 or not isinstance(fault, RegistrationConflict)
 
 
 @settings(deadline=None)

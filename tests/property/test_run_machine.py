@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
 from fsm_runner.machine.engine import Cause
 from fsm_runner.protocol import wire
@@ -155,7 +155,7 @@ class FakeApi:
         self.hidden: list[str] = []
         self.state = wire.RunState(status="claimed")
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         message = path.rpartition("/")[2]
         fault = self._next_fault()
         await asyncio.sleep(fault.after_s)
@@ -167,7 +167,7 @@ class FakeApi:
             self.refused.append(message)
         self._fail(fault)
         self.acknowledged.append(message)
-        return Answer(path, 200, b"{}")
+        return ApiResponse(path, 200, b"{}")
 
     async def run_state(self, run_id: str) -> wire.RunState:
         fault = self._next_fault()
@@ -262,7 +262,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
         executor=executor,
         channels=ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
         record=record,
-        look_up=client.found_run,
+        look_up=client.look_up_run,
         project_dir=PROJECT_DIR,
         runner_values=no_runner_values,
         run_timeout_s=world.run_timeout_s,

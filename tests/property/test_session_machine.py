@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
@@ -75,7 +75,7 @@ class Stage(Observer):
         self._status: dict[str, str] = {}
         self._errors: dict[str, str | None] = {}
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         _, of, message = path.rsplit("/", 2)
         fault = self._faults.pop(0) if self._faults else ""
         await asyncio.sleep(0.01)
@@ -87,7 +87,7 @@ class Stage(Observer):
         if fault == "lost answer":
             raise Unreachable("reset")
         self.acknowledged.append((of, message))
-        return Answer(path, 200, body)
+        return ApiResponse(path, 200, body)
 
     async def run_state(self, run_id: str) -> wire.RunState:
         await asyncio.sleep(0.01)
@@ -212,7 +212,7 @@ async def live(world: World, stage: Stage) -> None:
         executor=PersistentExecutor(sessions, FakeLauncher()),  # type: ignore[arg-type]
         channels=channels,
         record=record,
-        look_up=client.found_run,
+        look_up=client.look_up_run,
         project_dir=tempfile.gettempdir(),
         runner_values=no_runner_values,
         run_timeout_s=world.run_timeout_s,

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.policy import UNDELIVERED_LIMIT_BYTES
+from fsm_runner.coordinator_client.policy import SESSION_BACKLOG_LIMIT_BYTES
 from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.endpoint import LIMITS, GatewayLimits
 from fsm_runner.gateway.server import Gateway
@@ -46,7 +46,7 @@ class DoorFactory:
 async def gateway_to(
     url: str,
     limits: GatewayLimits = PATIENT,
-    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES,
+    undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES,
     auth: httpx.Auth | None = None,
 ) -> AsyncIterator[DoorFactory]:
     """A gateway that has its coordinator at this URL."""
@@ -99,7 +99,7 @@ class Bench:
 @asynccontextmanager
 async def bench(
     limits: GatewayLimits = PATIENT,
-    undelivered_limit_bytes: int = UNDELIVERED_LIMIT_BYTES,
+    undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES,
     *,
     has_turn: Callable[[], bool] = lambda: True,
     through_proxy: bool = True,

@@ -11,7 +11,7 @@ import msgspec
 from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
@@ -109,7 +109,7 @@ class FakeApi:
             raise answer
         return answer
 
-    async def agent_definition(self, name: str) -> wire.JsonObject:
+    async def agent(self, name: str, form: type[wire.JsonObject]) -> wire.JsonObject:
         self.calls.append(f"agent {name}")
         answer = self.agents.get(name, Refused("Agent not found", 404))
         if isinstance(answer, CoordinatorError):
@@ -126,14 +126,14 @@ class FakeApi:
             raise Unreachable("502")
         self.beaten.append(now_s())
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         if self.answers:
             await self.answers.pop(0)
         self.delivered.append(path)
         *_, subject, message = path.split("/")
         if message in TERMINAL_REPORTS:
             self.states[subject] = wire.RunState(status=message, error=msgspec.json.decode(body).get("error"))
-        return Answer(path, 200, b"{}")
+        return ApiResponse(path, 200, b"{}")
 
 
 def now_s() -> float:
@@ -207,7 +207,7 @@ class Line:
             executor=self.executor,
             channels=channels,
             record=self.record,
-            look_up=self.client.found_run,
+            look_up=self.client.look_up_run,
             project_dir=PROJECT_DIR,
             runner_values=no_runner_values,
             run_timeout_s=None,

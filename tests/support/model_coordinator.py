@@ -9,7 +9,7 @@ import msgspec
 
 from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import RunStatus
 from tests.support.mortal_journal import Life
@@ -19,7 +19,7 @@ RUNNER_ID = "runner_1"
 TERMINAL = ("completed", "failed", "stopped")
 HOLD_S = 5.0
 REGISTERED = wire.Registered(runner_id=RUNNER_ID, poll_timeout_seconds=HOLD_S, heartbeat_interval_seconds=10)
-OK = Answer("POST /", 200, b"{}")
+OK = ApiResponse("POST /", 200, b"{}")
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -132,7 +132,7 @@ class ModelCoordinator:
                 return Polled(run=run.listed())
         return None
 
-    def deliver(self, path: str, body: bytes) -> Answer:
+    def deliver(self, path: str, body: bytes) -> ApiResponse:
         *_, kind, subject, message = path.split("/")
         if kind == "runs":
             self._check_registered()
@@ -203,7 +203,7 @@ class Connection:
         stopping = await self._exchange(self._line_faults, lambda: self._coordinator.of_status("stopping"))
         return [wire.StopRequest(run_id=run.run_id, session_id=run.session_id, runner_id=RUNNER_ID) for run in stopping]
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         return await self._exchange(self._faults, lambda: self._coordinator.deliver(path, body))
 
     async def run_state(self, run_id: str) -> wire.RunState:

@@ -155,7 +155,7 @@ class Process:
             executor=MortalExecutor(scene.plans, life, scene.begun),
             channels=channels,
             record=journal,
-            look_up=client.found_run,
+            look_up=client.look_up_run,
             project_dir=PROJECT_DIR,
             runner_values=no_runner_values,
             run_timeout_s=None,

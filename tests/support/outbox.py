@@ -4,11 +4,11 @@ import asyncio
 from collections import deque
 
 from fsm_runner.coordinator_client.errors import Refused
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage
 
 LANE = "ses_1"
-TAKEN = Answer("POST /", 200, b"{}")
+TAKEN = ApiResponse("POST /", 200, b"{}")
 
 
 class Gate:
@@ -17,11 +17,11 @@ class Gate:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.acknowledged: list[str] = []
-        self._open: deque[asyncio.Future[Answer]] = deque()
+        self._open: deque[asyncio.Future[ApiResponse]] = deque()
 
-    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
+    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> ApiResponse:
         self.begun.append(delivery.path)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ApiResponse] = asyncio.get_running_loop().create_future()
         self._open.append(answer)
         given = await answer
         self.acknowledged.append(delivery.path)

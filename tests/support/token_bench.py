@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
-from fsm_runner.coordinator_client.policy import REFUSAL_LIMIT_BYTES
+from fsm_runner.coordinator_client.policy import UNAUTHORIZED_LIMIT_BYTES
 from fsm_runner.coordinator_client.token_service import TokenRequest
 from fsm_runner.diagnostics.redaction import Redactor
 from tests.support.embedded import Clock
@@ -53,7 +53,7 @@ class Service:
 
     async def _endless(self) -> AsyncIterator[bytes]:
         while True:
-            yield b"x" * REFUSAL_LIMIT_BYTES
+            yield b"x" * UNAUTHORIZED_LIMIT_BYTES
             # So that the server hears that nobody listens any more.
             await asyncio.sleep(0)
 

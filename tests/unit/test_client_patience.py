@@ -6,11 +6,11 @@ import pytest
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.sender import MessageSender
 
-TAKEN = Answer("POST /", 200, b"{}")
+TAKEN = ApiResponse("POST /", 200, b"{}")
 PATIENCE_S = 60.0
 TRIES_S = 10.0
 """From one try to the next."""
@@ -26,7 +26,7 @@ class Coordinator:
         self._fault = fault
         self._times = times
 
-    async def deliver(self, path: str, body: bytes, method: str) -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str) -> ApiResponse:
         self.tries += 1
         if self.tries <= self._times:
             raise self._fault
@@ -44,7 +44,7 @@ class Coordinator:
 
 
 def others_are_taken(client: CoordinatorClient) -> None:
-    client.note_answer()
+    client.note_response()
 
 
 def nothing_is_taken(client: CoordinatorClient) -> None:

@@ -25,9 +25,10 @@ from fsm_runner.coordinator_client.errors import (
     Unreachable,
 )
 from fsm_runner.coordinator_client.policy import REPORT_CONNECTIONS
-from fsm_runner.coordinator_client.transport import checked_url, path_segment
+from fsm_runner.coordinator_client.transport import checked_url
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.urls import path_segment
 from tests.support.watch import PATIENCE_S
 
 REGISTRATION = wire.Registration(
@@ -118,8 +119,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "deliver": (lambda api: api.deliver("/sessions/s/events", b"{}"), "POST /sessions/s/events"),
     "deregister": (lambda api: api.deregister("a/b"), "DELETE /runners/a%2Fb?self=true"),
     "script_archive": (lambda api: api.script_archive("a?b"), "GET /scripts/a%3Fb/download"),
-    "agent": (lambda api: api.agent("a#b"), "GET /agents/a%23b"),
-    "agent_definition": (lambda api: api.agent_definition("a/b"), "GET /agents/a%2Fb"),
+    "agent": (lambda api: api.agent("a#b/c", wire.Agent), "GET /agents/a%23b%2Fc"),
     "create_run": (
         lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={}, agent_name="a")),
         "POST /runs",
@@ -204,7 +204,7 @@ async def test_a_runner_of_the_same_identity_is_a_conflict_with_its_message() ->
     async with answering(answer(409, detail(conflict))) as (api, _):
         with pytest.raises(DuplicateRunner, match=r"^it is online$") as raised:
             await api.register(REGISTRATION)
-    assert raised.value.conflict.runner_id == "r"
+    assert raised.value.detail.runner_id == "r"
 
 
 async def test_an_agent_of_the_same_name_is_a_conflict_that_names_it() -> None:
@@ -212,7 +212,7 @@ async def test_an_agent_of_the_same_name_is_a_conflict_that_names_it() -> None:
     async with answering(answer(409, detail(conflict))) as (api, _):
         with pytest.raises(AgentNameCollision, match="agent echo belongs to another runner") as raised:
             await api.register(REGISTRATION)
-    assert raised.value.conflict.existing_runner_id == "other"
+    assert raised.value.detail.existing_runner_id == "other"
 
 
 UNREADABLE = [
@@ -377,14 +377,14 @@ async def test_a_run_without_an_id_is_no_answer_of_a_coordinator(run: Any) -> No
 async def test_an_archive_is_handed_on_byte_for_byte_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     async with answering(answer(200, b"\x1f\x8b\x00\xff", "application/gzip")) as (api, _):
         assert await api.script_archive("s") == b"\x1f\x8b\x00\xff"
-        monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 3)
+        monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 3)
         with pytest.raises(Unreachable, match="larger than 3 bytes"):
             await api.script_archive("s")
 
 
 async def test_an_answer_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_LIMIT_S", 0.2)
-    monkeypatch.setattr(transport, "CONNECT_LIMIT_S", 0.2)
+    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.2)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")

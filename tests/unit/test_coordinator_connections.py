@@ -124,7 +124,7 @@ async def test_a_request_may_be_given_up_at_any_moment(warm: bool) -> None:
 async def test_connections_that_nobody_uses_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with kept(3) as (connections, counter):
         await ask_at_once(connections, counter, 3)
-        monkeypatch.setattr(connections_module, "KEPT_IDLE_S", -1.0)
+        monkeypatch.setattr(connections_module, "KEEPALIVE_S", -1.0)
         async with connections.one():
             await counter.ended.acquire()
             await counter.ended.acquire()

@@ -14,7 +14,7 @@ from fsm_runner.coordinator_client.errors import (
     Refused,
     Unreachable,
 )
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
@@ -44,9 +44,9 @@ class Coordinator:
         self.calls: list[str] = []
         self._answers = deque(answers)
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         self._next("tell")
-        return Answer(path, 200, b"{}")
+        return ApiResponse(path, 200, b"{}")
 
     async def run_state(self, run_id: str) -> wire.RunState:
         assert run_id == "run_1"
@@ -174,5 +174,5 @@ async def test_other_messages_are_repeated_without_a_question(message: OutboundM
 async def test_what_the_coordinator_holds_of_a_run_is_waited_for() -> None:
     running = wire.RunState(status="running")
     coordinator = Coordinator(LOST, NOT_SENT, NotRegistered("401"), NotAuthenticated("403", 403), running)
-    assert await CoordinatorClient(coordinator).found_run("run_1") is running  # type: ignore[arg-type] # as above
-    assert await CoordinatorClient(Coordinator(UNKNOWN)).found_run("run_1") is None  # type: ignore[arg-type] # as above
+    assert await CoordinatorClient(coordinator).look_up_run("run_1") is running  # type: ignore[arg-type] # as above
+    assert await CoordinatorClient(Coordinator(UNKNOWN)).look_up_run("run_1") is None  # type: ignore[arg-type] # as above

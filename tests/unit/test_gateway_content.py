@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.gateway.endpoint import LIMITS, GatewayEndpoint
 from fsm_runner.gateway.errors import GatewayError
 from fsm_runner.gateway.request import GatewayRequest
@@ -30,7 +30,7 @@ class Channel:
 
     def event(self, body: bytes) -> DeliveryFuture:
         answered: DeliveryFuture = asyncio.get_running_loop().create_future()
-        answered.set_result(Answer("", 201, b"{}"))
+        answered.set_result(ApiResponse("", 201, b"{}"))
         return answered
 
     metadata = event

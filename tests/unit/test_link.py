@@ -9,7 +9,7 @@ import pytest
 from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import NotRegistered, Unreachable
-from fsm_runner.coordinator_client.policy import POLL_HOLD_CAP_S, RUN_LOOKUP_INTERVAL_S, STALE_AFTER_S
+from fsm_runner.coordinator_client.policy import POLL_HOLD_LIMIT_S, RUN_LOOKUP_INTERVAL_S, STALE_AFTER_S
 from fsm_runner.protocol import wire
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.sender import MessageSender
@@ -24,7 +24,7 @@ AFTER_REGISTRATION = ["claims", "look up"]
 
 @pytest.mark.parametrize(
     ("named_s", "configured_s", "held_s"),
-    [(30, 10, 30), (10, 30, 30), (1e9, 10, POLL_HOLD_CAP_S), (10, 1e9, POLL_HOLD_CAP_S)],
+    [(30, 10, 30), (10, 30, 30), (1e9, 10, POLL_HOLD_LIMIT_S), (10, 1e9, POLL_HOLD_LIMIT_S)],
     ids=["named", "configured", "named without bound", "configured without bound"],
 )
 @in_virtual_time

@@ -9,8 +9,8 @@ import pytest
 
 from fsm_runner.coordinator_client.api import Polled
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
-from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.blueprint import unresolved
@@ -37,7 +37,7 @@ class ListApi(FakeApi):
         self.claim_answers = [list(claims)] * 2_000
         self.errors: dict[str, str] = {}
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         if path.endswith("/failed"):
             self.errors[path.split("/")[-2]] = msgspec.json.decode(body)["error"]
         return await super().deliver(path, body, method)
@@ -113,7 +113,7 @@ async def test_an_agent_that_is_never_to_be_had_fails_its_run_in_the_end() -> No
     api = ListApi(NAMED, polls=_each_second())
     api.agents["echo"] = Unreachable("500")
     async with line(api) as made:
-        await asyncio.sleep(NOT_TAKEN_LIMIT_S - 5)
+        await asyncio.sleep(EXECUTOR_MESSAGE_LIMIT_S - 5)
         assert api.errors == {}
         await asyncio.sleep(10)
         assert made.executor.begun == []
@@ -148,11 +148,11 @@ async def test_a_runner_that_begins_to_leave_while_the_agent_is_asked_for_takes_
     api = ListApi(NAMED)
     async with line(api) as made:
 
-        async def agent_definition(name: str) -> wire.JsonObject:
+        async def agent(name: str, form: type[wire.JsonObject]) -> wire.JsonObject:
             made.link.set_course(claiming=False, leaving=True)
             return AGENT
 
-        api.agent_definition = agent_definition  # type: ignore[method-assign] # the course changes meanwhile
+        api.agent = agent  # type: ignore[method-assign] # the course changes meanwhile
         await asyncio.sleep(5)
         assert made.executor.begun == []
     assert api.errors == {}

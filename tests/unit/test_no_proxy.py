@@ -4,8 +4,7 @@ import httpx
 import pytest
 
 from fsm_runner.coordinator_client.http_clients import ClientFactory
-from fsm_runner.coordinator_client.no_proxy import is_exempt
-from fsm_runner.coordinator_client.proxies import proxy_for
+from fsm_runner.coordinator_client.proxies import is_exempt, proxy_for
 from tests.support.logs import log_lines
 
 EXEMPT = [

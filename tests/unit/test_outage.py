@@ -8,8 +8,9 @@ import pytest
 from fsm_runner.coordinator_client.api import Polled
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import DuplicateRunner, Unreachable
-from fsm_runner.coordinator_client.policy import CONFLICT_SAID_EACH_S
-from fsm_runner.protocol.wire import Registered, Registration, RegistrationConflict
+from fsm_runner.coordinator_client.policy import CONFLICT_LOG_INTERVAL_S
+from fsm_runner.protocol.error_bodies import ErrorDetail
+from fsm_runner.protocol.wire import Registered, Registration
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.control.outage import OutageWatch
 from fsm_runner.runtime.control.poller import LinkTimes
@@ -119,7 +120,7 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
         faults = iter([Unreachable("refused")])
 
         async def register(self, registration: Registration) -> Registered:
-            raise next(self.faults, DuplicateRunner("online", RegistrationConflict(error="duplicate_runner")))
+            raise next(self.faults, DuplicateRunner("online", ErrorDetail(error="duplicate_runner")))
 
     told = Told(60)
     loop = asyncio.get_running_loop()
@@ -129,7 +130,7 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
         await client.register(REGISTRATION)
     assert loop.time() > 600
     warnings = [text for text in lines if "forgets it 120 to 150 s after its last heartbeat" in text]
-    assert loop.time() / CONFLICT_SAID_EACH_S - 5 < len(warnings) <= loop.time() / CONFLICT_SAID_EACH_S + 1
+    assert loop.time() / CONFLICT_LOG_INTERVAL_S - 5 < len(warnings) <= loop.time() / CONFLICT_LOG_INTERVAL_S + 1
     assert told.at_s == []
 
 

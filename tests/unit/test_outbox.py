@@ -15,7 +15,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.policy import Policies
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.message_store import NoMessageStore
@@ -175,7 +175,7 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
         box = Outbox(MessageSender(client), NoMessageStore())
         box.put(LANE, messages.started("r", "runner"))
-        assert isinstance(await box.put(LANE, messages.completed("r", "runner")), Answer)
+        assert isinstance(await box.put(LANE, messages.completed("r", "runner")), ApiResponse)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
     assert lost == [True]
 

@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 
-from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import StoredMessage
 from fsm_runner.reporting import messages
@@ -66,7 +66,7 @@ class Doubting(Gate):
         super().__init__()
         self.deliveries: list[tuple[OutboundMessage, bool]] = []
 
-    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> Answer:
+    async def deliver(self, delivery: OutboundMessage, *, maybe_delivered: bool = False) -> ApiResponse:
         self.deliveries.append((delivery, maybe_delivered))
         return await super().deliver(delivery, maybe_delivered=maybe_delivered)
 
@@ -309,7 +309,7 @@ async def test_a_body_that_can_never_be_read_back_holds_the_end_of_its_run_up_fo
     box = Outbox(gate, shelf)
     box.restore([StoredMessage(kept, LANE, None, size_bytes=len(BIG))])
     box.put(LANE, messages.completed("run_1", "me"))
-    await asyncio.sleep(NOT_TAKEN_LIMIT_S - 1)
+    await asyncio.sleep(EXECUTOR_MESSAGE_LIMIT_S - 1)
     assert gate.begun == []
     await asyncio.sleep(2)
     assert gate.begun == ["/runner/runs/run_1/completed"]

@@ -9,7 +9,7 @@ import pytest
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import Answer
+from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.journal.records import OpenRun, Report
@@ -64,10 +64,10 @@ class FakeApi:
             raise Refused("404", 404)
         return wire.RunState(status=self.status, error=FAILURE if self.status == "failed" else None)
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> Answer:
+    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         self.told.append(path.rpartition("/")[2])
         self.bodies.append(body)
-        return Answer(path, 200, b"{}")
+        return ApiResponse(path, 200, b"{}")
 
 
 class Work:
@@ -119,7 +119,7 @@ def lived(
             executor=executor,
             channels=ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p"),
             record=record,
-            look_up=client.found_run,
+            look_up=client.look_up_run,
             project_dir=tempfile.gettempdir(),
             runner_values=no_runner_values,
             run_timeout_s=None,

@@ -8,7 +8,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi, UnreadableRun
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused, Unreachable
-from fsm_runner.coordinator_client.policy import NOT_TAKEN_LIMIT_S
+from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.run_registry import RunRegistry
@@ -98,7 +98,7 @@ class LostClaims:
     async def _blueprint(self, agent_name: str) -> wire.JsonObject:
         """The agent as the run would have brought it. Raises `_CannotRestore`, `Unreachable` or `NotRegistered`."""
         try:
-            definition = await self._api.agent_definition(agent_name)
+            definition = await self._api.agent(agent_name, wire.JsonObject)
         except NotAuthenticated:
             raise
         except Refused as refusal:
@@ -112,7 +112,7 @@ class LostClaims:
         """False while the run waits for its agent, which does not hold up other runs; in the end the run fails."""
         now_s = asyncio.get_running_loop().time()
         waited_s = now_s - self._unanswered_since_s.setdefault(run.run_id, now_s)
-        if waited_s < NOT_TAKEN_LIMIT_S:
+        if waited_s < EXECUTOR_MESSAGE_LIMIT_S:
             return False
         self._runs.fail(run.run_id, runner_id, f"{LOST}: agent {run.agent_name!r} is not available: {fault}")
         return True

@@ -11,8 +11,8 @@ from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotRegistered
 from fsm_runner.coordinator_client.policy import (
-    HEARTBEAT_FLOOR_S,
-    POLL_HOLD_CAP_S,
+    HEARTBEAT_MIN_S,
+    POLL_HOLD_LIMIT_S,
     RUN_LOOKUP_INTERVAL_S,
     SHORT_POLL_S,
     STALE_AFTER_S,
@@ -153,7 +153,7 @@ class Poller:
             self._doubt.begin(_now(), self._hold_s(registered) if fault.may_have_arrived else 0.0)
             failure = fault
         else:
-            self._client.note_answer()
+            self._client.note_response()
             self._post("coordinator_answered", "poll")
             self._poll_waits.reset()
             self._cut_polls.reset()
@@ -192,10 +192,10 @@ class Poller:
         return self._short_poll_waits.next_s()
 
     def _hold_s(self, registered: wire.Registered) -> float:
-        return min(POLL_HOLD_CAP_S, max(self._times.poll_timeout_s, registered.poll_timeout_seconds))
+        return min(POLL_HOLD_LIMIT_S, max(self._times.poll_timeout_s, registered.poll_timeout_seconds))
 
     def _heartbeat_interval_s(self, registered: wire.Registered) -> float:
-        return max(HEARTBEAT_FLOOR_S, min(self._times.heartbeat_interval_s, registered.heartbeat_interval_seconds))
+        return max(HEARTBEAT_MIN_S, min(self._times.heartbeat_interval_s, registered.heartbeat_interval_seconds))
 
     def _take(self, polled: Polled, runner_id: str) -> bool:
         """Hand on what a poll has brought; whether that was a run that is new."""
@@ -270,7 +270,7 @@ class Poller:
         except CoordinatorError as fault:
             self._post_fault("heartbeat", fault, known_as)
             return isinstance(fault, NotRegistered)
-        self._client.note_answer()
+        self._client.note_response()
         self._beat_waits.reset()
         silent_s = self._client.now_s() - self._last_beat
         self._last_beat = self._client.now_s()

@@ -1,4 +1,4 @@
-"""Compressed bodies come out as they went in, however they are cut, and a broken one is an error."""
+"""Decompression of response bodies: in pieces, the same for every way the body is cut; a broken body is an error."""
 
 import gzip
 import zlib
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from fsm_runner.coordinator_client.decompression import PIECE_BYTES, unpacked
+from fsm_runner.coordinator_client.response_body import PIECE_BYTES, decompressed
 
 TEXT = b"".join(b"line %d\n" % number for number in range(20_000))
 
@@ -33,7 +33,7 @@ async def cut(packed: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 async def pieces_of(packed: bytes, encoding: str, size: int = 1000) -> list[bytes]:
-    return [piece async for piece in unpacked(cut(packed, size), encoding)]
+    return [piece async for piece in decompressed(cut(packed, size), encoding)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
@@ -65,13 +65,13 @@ async def test_a_body_that_breaks_off_is_an_error(form: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_something_else_is_an_error(encoding: str) -> None:
+async def test_bytes_of_another_format_are_an_error(encoding: str) -> None:
     with pytest.raises(httpx.DecodingError, match=f"is not valid {encoding}"):
         await pieces_of(b"\xffno such thing", encoding)
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 10_000])
-async def test_an_encoding_that_cannot_be_read_is_named_with_the_remedy(encoding: str) -> None:
-    with pytest.raises(httpx.DecodingError, match=r"compressed as .*turn compression off in the proxy") as raised:
+async def test_an_unsupported_encoding_is_named_with_the_remedy(encoding: str) -> None:
+    with pytest.raises(httpx.DecodingError, match=r"compressed as .*turn off compression in the proxy") as raised:
         await pieces_of(TEXT, encoding)
     assert len(str(raised.value)) < 300
