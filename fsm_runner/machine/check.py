@@ -13,39 +13,39 @@ from fsm_runner.machine.spec import ActorInterface, Spec
 from fsm_runner.machine.spec_file import Source, read
 
 
-def check(machine: Spec | Source, vocabulary: ActorInterface | None = None) -> tuple[Defect, ...]:
+def check(machine: Spec | Source, interface: ActorInterface | None = None) -> tuple[Defect, ...]:
     """All defects, each once, by line; none when the machine is sound.
 
     A `Spec` that was built in a program gives defects without a line. Of a `Source` that could not be decoded
     completely, the defects of form are there too, and of the others those that what is missing could not undo.
-    Without a vocabulary, what an actor can do is not judged.
+    Without a interface, what an actor can do is not judged.
     """
     source = Source(spec=machine) if isinstance(machine, Spec) else machine
-    found = (source.defect(problem) for problem in _problems(source, vocabulary))
+    found = (source.defect(problem) for problem in _problems(source, interface))
     return in_order((*source.defects, *found))
 
 
-def check_file(path: FilePath | str, vocabulary: ActorInterface | None = None) -> tuple[Defect, ...]:
+def check_file(path: FilePath | str, interface: ActorInterface | None = None) -> tuple[Defect, ...]:
     """All defects of a file: also those that keep it from being read."""
     try:
-        return check(read(path), vocabulary)
+        return check(read(path), interface)
     except SpecError as error:
         return error.defects
 
 
-def checked(path: FilePath | str, vocabulary: ActorInterface | None = None) -> Spec:
+def checked(path: FilePath | str, interface: ActorInterface | None = None) -> Spec:
     """The sound spec in a file.
 
     Raises `SpecError` with all defects, of form and of sense.
     """
     source = read(path)
-    if defects := check(source, vocabulary):
+    if defects := check(source, interface):
         raise SpecError(defects)
     return source.spec
 
 
-def _problems(source: Source, vocabulary: ActorInterface | None) -> Iterator[Problem]:
-    case = Case(source.spec, vocabulary, frozenset(str(path[1]) for path in source.damaged if _is_in(path, "states")))
+def _problems(source: Source, interface: ActorInterface | None) -> Iterator[Problem]:
+    case = Case(source.spec, interface, frozenset(str(path[1]) for path in source.damaged if _is_in(path, "states")))
     damaged_parts = {path[0] for path in source.damaged}
     for rule in RULES:
         if damaged_parts.isdisjoint(rule.needs_whole):

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import transitions
 
 from fsm_runner.machine.groups import flatten
-from fsm_runner.machine.spec import Spec, Transition
+from fsm_runner.machine.spec import OUTCOME_GUARD, Spec, Transition
 
 # The library logs each step at INFO, which costs more than the step itself.
 logging.getLogger("transitions").setLevel(logging.WARNING)
@@ -77,9 +77,10 @@ class UnexpectedEvent(Exception):
 
 
 class Machine:
-    """Executes a sound spec (`check` finds what is unsound; nothing of that is looked at again here).
+    """Executes a sound spec. `check` must have accepted it, because nothing is validated here.
 
-    `guards` holds a predicate for each guard that the spec names.
+    A guard `outcome_is_…` holds if that outcome has been settled, any other one while its name is in `Model.facts`.
+    `guards` replaces the predicates of the guards that it names.
     """
 
     def __init__(self, spec: Spec, guards: Mapping[str, Guard] | None = None) -> None:
@@ -139,7 +140,7 @@ class Machine:
 def _library_form(rule: Transition, guards: Mapping[str, Guard]) -> dict[str, object]:
     form: dict[str, object] = {"trigger": _trigger(rule.event), "source": list(rule.sources), "dest": rule.to}
     if rule.guard is not None:
-        form["conditions"] = _condition(guards[rule.guard])
+        form["conditions"] = _condition(guards.get(rule.guard) or _guard(rule.guard))
     if rule.decides is not None:
         form["before"] = _decision(rule.decides, rule.provisional)
     return form
@@ -167,11 +168,8 @@ def _model(event: transitions.EventData) -> Model:
     return cast(Model, event.model)
 
 
-def outcome_is(outcome: str) -> Guard:
-    """The guard that holds when this outcome has been settled."""
-    return lambda model: model.outcome == outcome
-
-
-def fact(name: str) -> Guard:
-    """The guard that holds while the actor says so, in `Model.facts`."""
+def _guard(name: str) -> Guard:
+    outcome = name.removeprefix(OUTCOME_GUARD)
+    if outcome != name:
+        return lambda model: model.outcome == outcome
     return lambda model: name in model.facts

@@ -10,43 +10,52 @@ from fsm_runner.machine.spec import Group, Spec, State, Transition
 def flatten(spec: Spec) -> Spec:
     """Return the same machine without groups.
 
-    For one event, the answer of a state (its transitions, `ignore` or `reject`) wins over that of its group, and that
-    of a group over that of the group around it. A final state takes no answers from its groups, and a state takes no
-    answer to an event that only other states cause. The transitions keep their order and number; one that a group
-    has and no member takes has no source.
+    For one event, a state's own answer (its transitions, `ignore` or `reject`) wins over that of its group, and a
+    group's over that of the group around it. A final state inherits no answers. If an event is caused by some states
+    themselves (`on_done` and the like), only those inherit an answer to it.
+
+    Transitions keep their number and order. One that no member inherits is left without a source.
     """
-    return _Flattening(spec).spec() if spec.groups else spec
+    return Hierarchy(spec).flat() if spec.groups else spec
 
 
-def parents(spec: Spec) -> dict[str, str]:
-    """Return the group that directly contains each state or group; of several, the first in the file."""
-    found: dict[str, str] = {}
-    for name, group in spec.groups.items():
-        for member in group.states:
-            found.setdefault(member, name)
-    return found
+class Hierarchy:
+    """The groups of a spec, which may be unsound: of several groups of a member the first counts, cycles end."""
 
-
-def ancestors(spec: Spec, name: str) -> tuple[str, ...]:
-    """Return the groups that contain a state or group, from the inside out; a cycle is followed once."""
-    outward, found = parents(spec), dict[str, None]()
-    while (group := outward.get(name)) is not None and group not in found:
-        found[group] = None
-        name = group
-    return tuple(found)
-
-
-class _Flattening:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._ancestors = {name: ancestors(spec, name) for name in spec.states}
         self._caused = {event for state in spec.states.values() for event in state.own_events}
         self._answered = {(source, way.event) for way in spec.transitions for source in way.sources}
         answering: dict[str, State | Group] = {**spec.groups, **spec.states}
         for name, part in answering.items():
             self._answered.update((name, event) for event in (*part.ignore, *part.reject))
+        self.parents: dict[str, str] = {}
+        """The group that directly contains each state or group."""
+        for name, group in spec.groups.items():
+            for member in group.states:
+                self.parents.setdefault(member, name)
+        self._ancestors = {name: self.ancestors(name) for name in spec.states}
+        self.members = {
+            group: tuple(name for name, around in self._ancestors.items() if group in around) for group in spec.groups
+        }
+        """The states in each group, including those of the groups in it."""
 
-    def spec(self) -> Spec:
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """Return the groups that contain a state or group, innermost first."""
+        found = dict[str, None]()
+        while (group := self.parents.get(name)) is not None and group not in found:
+            found[group] = None
+            name = group
+        return tuple(found)
+
+    def answering(self, name: str, event: str) -> str | None:
+        """Return the name of the state, or of the innermost of its groups, whose answer to the event applies."""
+        state = self._spec.states[name]
+        inherits = not state.final and (event in state.own_events or event not in self._caused)
+        levels = (name, *self._ancestors[name]) if inherits else (name,)
+        return next((level for level in levels if (level, event) in self._answered), None)
+
+    def flat(self) -> Spec:
         return msgspec.structs.replace(
             self._spec,
             states={name: self._state(name, state) for name, state in self._spec.states.items()},
@@ -54,38 +63,26 @@ class _Flattening:
             transitions=tuple(self._transition(way) for way in self._spec.transitions),
         )
 
-    def _answering(self, name: str, event: str) -> str | None:
-        """The state, or the innermost of its groups, that answers the event for this state."""
-        state = self._spec.states[name]
-        takes_over = not state.final and (event in state.own_events or event not in self._caused)
-        levels = (name, *self._ancestors[name]) if takes_over else (name,)
-        return next((level for level in levels if (level, event) in self._answered), None)
-
     def _state(self, name: str, state: State) -> State:
-        groups = [(level, self._spec.groups[level]) for level in self._ancestors[name]]
-        inherited = [
-            (level, kind, event) for level, group in groups for kind in _KINDS for event in getattr(group, kind)
-        ]
-        added = {
-            kind: tuple(event for level, of, event in inherited if of == kind and self._answering(name, event) == level)
-            for kind in _KINDS
-        }
-        tags = dict.fromkeys((*state.tags, *(tag for _, group in groups for tag in group.tags)))
+        groups = [self._spec.groups[group] for group in self._ancestors[name]]
         return msgspec.structs.replace(
-            state, ignore=state.ignore + added["ignore"], reject=state.reject + added["reject"], tags=tuple(tags)
+            state,
+            ignore=(*state.ignore, *self._inherited(name, "ignore")),
+            reject=(*state.reject, *self._inherited(name, "reject")),
+            tags=tuple(dict.fromkeys((*state.tags, *(tag for group in groups for tag in group.tags)))),
         )
+
+    def _inherited(self, name: str, kind: str) -> Iterator[str]:
+        for group in self._ancestors[name]:
+            events: tuple[str, ...] = getattr(self._spec.groups[group], kind)
+            yield from (event for event in events if self.answering(name, event) == group)
 
     def _transition(self, way: Transition) -> Transition:
         sources = dict.fromkeys(state for source in way.sources for state in self._sources(source, way.event))
         return msgspec.structs.replace(way, source=tuple(sources))
 
     def _sources(self, source: str, event: str) -> Iterator[str]:
-        if source not in self._spec.groups:
+        if source in self._spec.groups:
+            yield from (name for name in self.members[source] if self.answering(name, event) == source)
+        else:
             yield source
-            return
-        for name, around in self._ancestors.items():
-            if source in around and self._answering(name, event) == source:
-                yield name
-
-
-_KINDS = ("ignore", "reject")

@@ -19,6 +19,10 @@ Tone = Literal["good", "bad", "neutral"]
 """How an end is to be read: success, failure, or neither (a stop, say). It colours the diagram."""
 
 
+OUTCOME_GUARD = "outcome_is_"
+"""The guard of this name with an outcome behind it holds if that outcome has been settled."""
+
+
 class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
@@ -109,10 +113,11 @@ class Spec(_Form, frozen=True, kw_only=True):
 
 
 class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
-    """What an actor can do with a machine: all names that a spec for it may use."""
+    """What an actor can do and what it needs: all names that a spec for it may or must use."""
 
     activities: frozenset[str] = frozenset()
-    guards: frozenset[str] = frozenset()
+    facts: frozenset[str] = frozenset()
+    """The guards that hold while the actor has the name in `Model.facts`."""
     settings: frozenset[str] = frozenset()
     """Names that `timeout_s` may use in place of a number."""
     events: frozenset[str] = frozenset()
@@ -120,4 +125,9 @@ class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
     tags: frozenset[str] = frozenset()
     """The tags that the actor looks for."""
     outcomes: frozenset[str] = frozenset()
-    """The outcomes that the actor knows."""
+    """The outcomes that the actor knows. For each there is a guard `outcome_is_…`."""
+
+    @property
+    def guards(self) -> frozenset[str]:
+        """All names that `guard` may use."""
+        return self.facts | {f"{OUTCOME_GUARD}{outcome}" for outcome in self.outcomes}

@@ -44,12 +44,15 @@ ignore = ["rest"]
 
 [states.finished]
 final = true
+tone = "neutral"
 outcome = "finished"
 [states.failed]
 final = true
+tone = "neutral"
 outcome = "failed"
 [states.dismissed]
 final = true
+tone = "neutral"
 outcome = "dismissed"
 
 [[transitions]]

@@ -39,10 +39,12 @@ ignore = ["interrupted"]
 
 [states.done]
 final = true
+tone = "neutral"
 outcome = "done"
 
 [states.spoiled]
 final = true
+tone = "neutral"
 outcome = "spoiled"
 
 [[transitions]]

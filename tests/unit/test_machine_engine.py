@@ -8,7 +8,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.machine.decoder import decode
-from fsm_runner.machine.engine import Answer, Machine, Model, Step, UnexpectedEvent, outcome_is
+from fsm_runner.machine.engine import Answer, Machine, Model, Step, UnexpectedEvent
 from fsm_runner.machine.spec import Spec, State, Transition
 
 DOOR = """
@@ -70,7 +70,7 @@ def spec_of(text: str) -> Spec:
 
 @pytest.fixture
 def endpoint() -> Machine:
-    return Machine(spec_of(DOOR), {"outcome_is_used": outcome_is("used")})
+    return Machine(spec_of(DOOR))
 
 
 def test_a_model_begins_in_the_initial_state_with_nothing_settled(endpoint: Machine) -> None:
@@ -202,7 +202,6 @@ ways = st.builds(
 tables = st.dictionaries(
     st.tuples(st.sampled_from(STATES), st.sampled_from(EVENTS)), ways | st.just("ignore"), max_size=16
 )
-GUARDS = {"outcome_is_won": outcome_is("won"), "outcome_is_lost": outcome_is("lost")}
 
 
 def machine_of(table: dict[tuple[str, str], Way | str]) -> Machine:
@@ -226,7 +225,7 @@ def machine_of(table: dict[tuple[str, str], Way | str]) -> Machine:
         states=states | {FINAL: State(final=True)},
         transitions=tuple(transitions),
     )
-    return Machine(spec, GUARDS)
+    return Machine(spec)
 
 
 def answer(

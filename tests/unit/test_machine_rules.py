@@ -36,6 +36,7 @@ ignore = ["pushed"]
 [states.done]
 final = true
 outcome = "open"
+tone = "good"
 [[transitions]]
 from = "closed"
 event = "pushed"
@@ -58,13 +59,20 @@ to = "closed"
 from = "moving"
 event = "too_slow"
 to = "closed"
+[tags]
+safe = "No one gets hurt."
+[groups.shut]
+states = ["closed", "moving"]
+tags = ["safe"]
 """
 
-VOCABULARY = ActorInterface(
+INTERFACE = ActorInterface(
     activities=frozenset({"open_door"}),
-    guards=frozenset({"is_wide"}),
+    facts=frozenset({"is_wide"}),
     settings=frozenset({"patience_s"}),
     events=frozenset({"pushed"}),
+    tags=frozenset({"safe"}),
+    outcomes=frozenset({"open"}),
 )
 
 WAY = '[[transitions]]\nfrom = "{}"\nevent = "{}"\nto = "{}"\n'
@@ -82,28 +90,32 @@ BROKEN = {
     ),
     "reserved state": ("[states.done]", '[states."*"]', '14: states."*": "*" is reserved and cannot name a state'),
     "initial": ('initial = "closed"', 'initial = "close"', '2: initial: "close" is no state (did you mean "closed"?)'),
-    "from": ('from = ["moving"]', 'from = ["moving", "nowhere"]', '22: transitions[1].from: "nowhere" is no state'),
-    "to": ('to = "done"', 'to = "nowhere"', '24: transitions[1].to: "nowhere" is no state'),
+    "from": (
+        'from = ["moving"]',
+        'from = ["moving", "nowhere"]',
+        '23: transitions[1].from: "nowhere" is neither a state nor a group',
+    ),
+    "to": ('to = "done"', 'to = "nowhere"', '25: transitions[1].to: "nowhere" is no state'),
     "empty from": (
         'from = ["moving"]',
         "from = []",
-        "22: transitions[1].from: is empty: the transition starts nowhere",
+        "23: transitions[1].from: is empty: the transition starts nowhere",
     ),
     "from twice": (
         'from = ["moving"]',
         'from = ["moving", "moving"]',
-        '22: transitions[1].from: names "moving" more than once',
+        '23: transitions[1].from: names "moving" more than once',
     ),
     "unknown event": (
         'event = "pushed"',
         'event = "pushd"',
-        '19: transitions[0].event: "pushd" is neither in [events] nor how the state "closed" ends'
+        '20: transitions[0].event: "pushd" is neither in [events] nor how the state "closed" ends'
         ' (did you mean "pushed"?)',
     ),
     "end of another state": (
         'event = "pushed"',
         'event = "opened"',
-        '19: transitions[0].event: "opened" is neither in [events] nor how the state "closed" ends',
+        '20: transitions[0].event: "opened" is neither in [events] nor how the state "closed" ends',
     ),
     "unknown ignored event": (
         'ignore = ["pushed"]',
@@ -123,7 +135,7 @@ BROKEN = {
     "decides": (
         'decides = "open"',
         'decides = "opne"',
-        '26: transitions[1].decides: "opne" is the outcome of no final state (did you mean "open"?)',
+        '27: transitions[1].decides: "opne" is the outcome of no final state (did you mean "open"?)',
     ),
     "final that works": (
         "final = true",
@@ -136,6 +148,62 @@ BROKEN = {
         "16: states.done.ignore: a final state does nothing: this has no meaning here",
     ),
     "final without outcome": ('outcome = "open"', "", "14: states.done: a final state needs an `outcome`"),
+    "final without tone": (
+        'tone = "good"',
+        "",
+        "14: states.done: a final state needs a `tone`: good, bad or neutral",
+    ),
+    "tone without final": (
+        "[states.closed]",
+        '[states.closed]\ntone = "bad"',
+        "6: states.closed.tone: only a final state has a tone",
+    ),
+    "provisional without outcome": (
+        'decides = "open"',
+        "provisional = true",
+        "27: transitions[1].provisional: has no meaning without `decides`",
+    ),
+    "unknown tag": (
+        'tags = ["safe"]',
+        'tags = ["safe", "sane"]',
+        '44: groups.shut.tags[1]: "sane" is not in [tags] (did you mean "safe"?)',
+    ),
+    "tag twice": (
+        'tags = ["safe"]',
+        'tags = ["safe", "safe"]',
+        '44: groups.shut.tags: names "safe" more than once',
+    ),
+    "unused tag": ('tags = ["safe"]', "", "41: tags.safe: no state has this tag"),
+    "tag that the actor does not know": (
+        "[tags]",
+        '[tags]\nwild = ""',
+        '41: tags.wild: the actor of this machine never looks for "wild"',
+    ),
+    "tag that the actor needs": (
+        'safe = "No one gets hurt."',
+        "",
+        '40: tags: the actor of this machine looks for "safe", which is not declared',
+    ),
+    "outcome that the actor does not know": (
+        'outcome = "open"',
+        'outcome = "ajar"',
+        '16: states.done.outcome: "ajar" is no outcome of this machine\'s actor; there are open',
+    ),
+    "outcome that the actor needs": (
+        'outcome = "open"',
+        'outcome = "ajar"',
+        '5: states: the actor of this machine needs a final state with the outcome "open"',
+    ),
+    "unused answer of a group": (
+        'states = ["closed", "moving"]',
+        'states = ["closed", "moving"]\nignore = ["pushed"]',
+        '44: groups.shut.ignore[0]: never applies: each member of "shut" has its own answer to "pushed"',
+    ),
+    "unused transition of a group": (
+        "[tags]",
+        WAY.format("shut", "pushed", "closed") + "[tags]",
+        '40: transitions[5]: never applies: each member of "shut" has its own answer to "pushed"',
+    ),
     "outcome without final": (
         "[states.closed]",
         '[states.closed]\noutcome = "open"',
@@ -179,19 +247,19 @@ BROKEN = {
     ),
     "trap": ('to = "done"', 'to = "closed"', "5: states.closed: no final state can be reached from here"),
     "no end at all": (
-        'final = true\noutcome = "open"',
+        'final = true\noutcome = "open"\ntone = "good"',
         'ignore = ["pushed"]',
         "5: states: no state is final: the machine never ends",
     ),
     "way out of a final state": (
         'from = ["moving"]',
         'from = ["moving", "done"]',
-        '22: transitions[1].from: "done" is final: no way leads out of it',
+        '23: transitions[1].from: "done" is final: no way leads out of it',
     ),
     "main path with a gap": (
         'event = "jammed"',
         'event = "jammed"\nmain = true',
-        "34: transitions[3].main: starts neither in the initial state nor where another transition with `main` leads",
+        "35: transitions[3].main: starts neither in the initial state nor where another transition with `main` leads",
     ),
     "event without answer": (
         'ignore = ["pushed"]\n',
@@ -211,17 +279,17 @@ BROKEN = {
     "same guard twice": (
         'to = "closed"',
         'to = "closed"\nguard = "is_wide"',
-        '31: transitions[2].guard: is never taken: "opened" in "moving" has this guard before',
+        '32: transitions[2].guard: is never taken: "opened" in "moving" has this guard before',
     ),
     "behind one without a guard": (
         'guard = "is_wide"\n',
         "",
-        '26: transitions[2]: is never taken: "opened" in "moving" is taken before by a transition without a guard',
+        '27: transitions[2]: is never taken: "opened" in "moving" is taken before by a transition without a guard',
     ),
     "no last resort": (
         'to = "moving"',
         'to = "moving"\nguard = "is_wide"',
-        '21: transitions[0].guard: "pushed" in "closed" is undecided when no guard holds:'
+        '22: transitions[0].guard: "pushed" in "closed" is undecided when no guard holds:'
         " a transition without a guard must come last",
     ),
     "unknown activity": (
@@ -232,7 +300,7 @@ BROKEN = {
     "unknown guard": (
         '"is_wide"',
         '"wet"',
-        '25: transitions[1].guard: "wet" is no guard of this machine\'s actor; there are is_wide',
+        '26: transitions[1].guard: "wet" is no guard of this machine\'s actor; there are is_wide, outcome_is_open',
     ),
     "unknown setting": (
         '"patience_s"',
@@ -259,23 +327,23 @@ def spec_file(tmp_path: Path) -> Path:
 
 def test_the_sound_spec_has_no_defect(spec_file: Path) -> None:
     spec_file.write_text(SOUND)
-    assert check_file(spec_file, VOCABULARY) == ()
-    assert checked(spec_file, VOCABULARY) == load(spec_file)
+    assert check_file(spec_file, INTERFACE) == ()
+    assert checked(spec_file, INTERFACE) == load(spec_file)
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_spec_is_reported_with_its_line(spec_file: Path, old: str, new: str, expected: str) -> None:
     assert old in SOUND
     spec_file.write_text(SOUND.replace(old, new, 1))
-    assert f"{spec_file}:{expected}" in [str(defect) for defect in check_file(spec_file, VOCABULARY)]
+    assert f"{spec_file}:{expected}" in [str(defect) for defect in check_file(spec_file, INTERFACE)]
     with pytest.raises(SpecError) as caught:
-        checked(spec_file, VOCABULARY)
+        checked(spec_file, INTERFACE)
     assert expected in str(caught.value)
 
 
-def test_without_a_vocabulary_what_an_actor_can_do_is_not_judged(spec_file: Path) -> None:
+def test_without_a_interface_what_an_actor_can_do_is_not_judged(spec_file: Path) -> None:
     spec_file.write_text(SOUND.replace("open_door", "fly").replace("is_wide", "is_mad").replace("patience_s", "mood_s"))
-    assert len(check_file(spec_file, VOCABULARY)) == 3
+    assert len(check_file(spec_file, INTERFACE)) == 3
     assert check_file(spec_file) == ()
 
 
@@ -283,7 +351,7 @@ def test_defects_come_by_line_and_each_once(spec_file: Path) -> None:
     spec_file.write_text(
         SOUND.replace("is_wide", "x").replace('to = "done"', 'to = "x"').replace("cap_s = 2", "cap_s = 0.5")
     )
-    defects = check_file(spec_file, VOCABULARY)
+    defects = check_file(spec_file, INTERFACE)
     lines = [defect.line or 0 for defect in defects]
     assert lines == sorted(lines)
     assert len(set(defects)) == len(defects) > 2
@@ -299,9 +367,9 @@ def test_a_spec_that_comes_from_no_file_has_defects_without_lines(spec_file: Pat
 def test_form_and_sense_are_reported_together_and_no_mistake_twice(spec_file: Path) -> None:
     broken = SOUND.replace('on_error = "jammed"', "on_error = 3").replace('to = "moving"', 'to = "nowhere"')
     spec_file.write_text(broken)
-    assert [str(defect) for defect in check_file(spec_file, VOCABULARY)] == [
+    assert [str(defect) for defect in check_file(spec_file, INTERFACE)] == [
         f"{spec_file}:11: states.moving.on_error: must be a text that is not empty, not 3",
-        f'{spec_file}:20: transitions[0].to: "nowhere" is no state',
+        f'{spec_file}:21: transitions[0].to: "nowhere" is no state',
     ]
 
 
@@ -333,21 +401,30 @@ def _with_one_misspelt_reference(raw: dict[str, Any]) -> Iterator[tuple[str, dic
                 if key != "from":
                     changed["transitions"][index][key] = f"{name}x"
                 yield name, changed
+    for group in raw.get("groups", ()):
+        yield from _misspelt_in_lists(raw, ("groups", group))
     for state, fields in raw["states"].items():
-        for place, name in enumerate(fields.get("ignore", ())):
-            changed = copy.deepcopy(raw)
-            changed["states"][state]["ignore"][place] = f"{name}x"
-            yield name, changed
+        yield from _misspelt_in_lists(raw, ("states", state))
         for key in ("on_done", "on_error", "on_timeout"):
             if (name := fields.get(key)) is not None:
                 changed = copy.deepcopy(raw)
                 changed["states"][state][key] = f"{name}x"
                 yield name, changed
-    for name, doc in raw["events"].items():
-        changed = copy.deepcopy(raw)
-        del changed["events"][name]
-        changed["events"][f"{name}x"] = doc
-        yield name, changed
+    for part in ("events", "tags"):
+        for name, doc in raw.get(part, {}).items():
+            changed = copy.deepcopy(raw)
+            del changed[part][name]
+            changed[part][f"{name}x"] = doc
+            yield name, changed
+
+
+def _misspelt_in_lists(raw: dict[str, Any], at: tuple[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    part, answering = at
+    for key in {"ignore", "reject", "tags", "states"} & raw[part][answering].keys():
+        for place, name in enumerate(raw[part][answering][key]):
+            changed = copy.deepcopy(raw)
+            changed[part][answering][key][place] = f"{name}x"
+            yield name, changed
 
 
 @pytest.mark.parametrize("machine", sorted(ACTOR_INTERFACES))

@@ -30,6 +30,33 @@ def event_has_one_answer(case: Case) -> Iterator[Problem]:
                 yield Problem((part, name, "reject"), f"{quoted(event)} is rejected here, and has a transition")
 
 
+@rule("states", "groups", "events", "transitions")
+def answer_of_a_group_is_used(case: Case) -> Iterator[Problem]:
+    if not case.has_only_known_sources:
+        return
+    for name, group in case.spec.groups.items():
+        known = {event for member in case.states_of(name) for event in case.known_events(case.spec.states[member])}
+        places: dict[Path, str] = {
+            ("groups", name, key, index): event
+            for key, events in (("ignore", group.ignore), ("reject", group.reject))
+            for index, event in enumerate(events)
+        }
+        for (source, event), ways in case.by_pair.items():
+            places |= {("transitions", index): event for index, _ in ways if source == name}
+        for place, event in places.items():
+            takers = (member for member in case.states_of(name) if case.hierarchy.answering(member, event) == name)
+            if event in known and next(takers, None) is None:
+                message = f"never applies: each member of {quoted(name)} has its own answer to {quoted(event)}"
+                yield Problem(place, message)
+
+
+@rule()
+def provisional_outcome_is_decided(case: Case) -> Iterator[Problem]:
+    for index, transition in enumerate(case.spec.transitions):
+        if transition.provisional and transition.decides is None:
+            yield Problem(("transitions", index, "provisional"), "has no meaning without `decides`")
+
+
 @rule("groups", "transitions")
 def own_event_is_taken(case: Case) -> Iterator[Problem]:
     for name, state in case.answering:
@@ -64,4 +91,11 @@ def guarded_choice_is_complete(case: Case) -> Iterator[Problem]:
             yield Problem(("transitions", ways[-1][0], "guard"), message)
 
 
-RULES = (declared_event_is_answered, event_has_one_answer, own_event_is_taken, guarded_choice_is_complete)
+RULES = (
+    declared_event_is_answered,
+    event_has_one_answer,
+    answer_of_a_group_is_used,
+    provisional_outcome_is_decided,
+    own_event_is_taken,
+    guarded_choice_is_complete,
+)

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from fsm_runner.machine.decoder import Problem
-from fsm_runner.machine.groups import ancestors, flatten
+from fsm_runner.machine.groups import Hierarchy
 from fsm_runner.machine.spec import ActorInterface, Group, Spec, State, Transition
 
 
@@ -15,14 +15,18 @@ class Case:
     `spec` is the spec as it is written, `flat` the same machine without groups. Both number transitions alike.
     """
 
-    def __init__(self, spec: Spec, vocabulary: ActorInterface | None, damaged_states: Set[str] = frozenset()) -> None:
+    def __init__(self, spec: Spec, interface: ActorInterface | None, damaged_states: Set[str] = frozenset()) -> None:
         self.spec = spec
-        self.vocabulary = vocabulary
+        self.interface = interface
         self.damaged_states = damaged_states
 
     @cached_property
+    def hierarchy(self) -> Hierarchy:
+        return Hierarchy(self.spec)
+
+    @cached_property
     def flat(self) -> Spec:
-        return flatten(self.spec)
+        return self.hierarchy.flat()
 
     @cached_property
     def answering_parts(self) -> list[tuple[str, str, State | Group]]:
@@ -30,15 +34,9 @@ class Case:
         states = [("states", name, state) for name, state in self.spec.states.items()]
         return [*states, *(("groups", name, group) for name, group in self.spec.groups.items())]
 
-    @cached_property
-    def members(self) -> dict[str, list[str]]:
-        """The states in each group, those of its inner groups included."""
-        around = {name: ancestors(self.spec, name) for name in self.spec.states}
-        return {group: [name for name in around if group in around[name]] for group in self.spec.groups}
-
-    def states_of(self, source: str) -> list[str]:
-        """The states that a transition's source stands for; none if there is no such state or group."""
-        return [source] if source in self.spec.states else self.members.get(source, [])
+    def states_of(self, source: str) -> tuple[str, ...]:
+        """The states that a transition's source contains; none if there is no such state or group."""
+        return (source,) if source in self.spec.states else self.hierarchy.members.get(source, ())
 
     @cached_property
     def groups_are_sound(self) -> bool:
@@ -50,7 +48,7 @@ class Case:
             and all(group.states for group in spec.groups.values())
             and len(set(members)) == len(members)
             and all(member in spec.states or member in spec.groups for member in members)
-            and all(name not in ancestors(spec, name) for name in spec.groups)
+            and all(name not in self.hierarchy.ancestors(name) for name in spec.groups)
         )
 
     @cached_property
@@ -103,12 +101,17 @@ class Case:
     @cached_property
     def posted_events(self) -> list[str]:
         """The declared events that the actor posts. Each other declared event has a finding of its own."""
-        return [event for event in self.spec.events if self.vocabulary is None or event in self.posted]
+        return [event for event in self.spec.events if self.interface is None or event in self.posted]
 
     @cached_property
     def posted(self) -> frozenset[str]:
         """The events that the actor is known to post."""
-        return frozenset() if self.vocabulary is None else self.vocabulary.events
+        return frozenset() if self.interface is None else self.interface.events
+
+    @cached_property
+    def known_tags(self) -> set[str]:
+        """The tags that states may have. An undeclared one that the actor looks for has a finding of its own."""
+        return {*self.spec.tags, *(self.interface.tags if self.interface is not None else ())}
 
     def known_events(self, state: State) -> set[str]:
         """The events that this state may take.

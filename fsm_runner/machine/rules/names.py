@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from fsm_runner.machine.decoder import Problem, similar
 from fsm_runner.machine.defects import Path
-from fsm_runner.machine.groups import ancestors, parents
 from fsm_runner.machine.rules.case import Case, rule
 from fsm_runner.machine.spec import State
 from fsm_runner.util.text import quoted
@@ -36,21 +35,21 @@ def state_name_is_free(case: Case) -> Iterator[Problem]:
 @rule("states", "groups")
 def groups_form_a_tree(case: Case) -> Iterator[Problem]:
     spec = case.spec
-    outward = parents(spec)
+    parents = case.hierarchy.parents
     for name, group in spec.groups.items():
         place: Path = ("groups", name)
         if name in spec.states or name in RESERVED_STATES:
-            yield Problem(place, f"{quoted(name)} is the name of a state" if name in spec.states else "is reserved")
+            yield Problem(place, f"{quoted(name)} is {'the name of a state' if name in spec.states else 'reserved'}")
         if not group.states:
             yield Problem(place, "has no members: `states` must name a state or a group")
-        if name in ancestors(spec, name):
+        if name in case.hierarchy.ancestors(name):
             yield Problem((*place, "states"), f"{quoted(name)} is in itself")
         for index, member in enumerate(group.states):
             if member not in spec.states and member not in spec.groups:
                 message = f"{quoted(member)} is neither a state nor a group"
                 yield Problem((*place, "states", index), message + similar(member, {*spec.states, *spec.groups}))
-            elif member in group.states[:index] or outward[member] != name:
-                message = f"{quoted(member)} is in the group {quoted(outward[member])} already"
+            elif member in group.states[:index] or parents[member] != name:
+                message = f"{quoted(member)} is in the group {quoted(parents[member])} already"
                 yield Problem((*place, "states", index), message)
 
 
@@ -110,6 +109,25 @@ def ignored_event_is_known(case: Case) -> Iterator[Problem]:
                 yield Problem((part, name, key), f"names {quoted(event)} more than once")
 
 
+@rule("tags")
+def tag_is_declared(case: Case) -> Iterator[Problem]:
+    known = case.known_tags
+    for part, name, it in case.answering_parts:
+        for index, tag in enumerate(it.tags):
+            if tag not in known:
+                yield Problem((part, name, "tags", index), f"{quoted(tag)} is not in [tags]{similar(tag, known)}")
+        for tag in _repeated(it.tags):
+            yield Problem((part, name, "tags"), f"names {quoted(tag)} more than once")
+
+
+@rule("tags", "states", "groups")
+def declared_tag_is_used(case: Case) -> Iterator[Problem]:
+    used = {tag for state in case.flat.states.values() for tag in state.tags}
+    if used <= case.known_tags:
+        for tag in case.spec.tags.keys() - used:
+            yield Problem(("tags", tag), "no state has this tag")
+
+
 @rule("states")
 def decided_outcome_is_one(case: Case) -> Iterator[Problem]:
     outcomes = {state.outcome for _, state in case.final if state.outcome is not None}
@@ -128,6 +146,8 @@ RULES = (
     transition_has_each_source_once,
     transition_event_is_known,
     ignored_event_is_known,
+    tag_is_declared,
+    declared_tag_is_used,
     decided_outcome_is_one,
 )
 

@@ -29,6 +29,16 @@ def final_state_has_an_outcome(case: Case) -> Iterator[Problem]:
 
 
 @rule()
+def final_state_has_a_tone(case: Case) -> Iterator[Problem]:
+    for name, state in case.final:
+        if state.tone is None:
+            yield Problem(("states", name), "a final state needs a `tone`: good, bad or neutral")
+    for name, state in case.work:
+        if state.tone is not None:
+            yield Problem(("states", name, "tone"), "only a final state has a tone")
+
+
+@rule()
 def activity_has_its_ends(case: Case) -> Iterator[Problem]:
     for name, state in case.work:
         place: Path = ("states", name)
@@ -73,6 +83,7 @@ def retry_bounds_are_ordered(case: Case) -> Iterator[Problem]:
 RULES = (
     final_state_only_ends,
     final_state_has_an_outcome,
+    final_state_has_a_tone,
     activity_has_its_ends,
     time_limit_has_its_event,
     own_event_is_not_declared,

@@ -7,14 +7,15 @@ from fsm_runner.machine.spec import ActorInterface
 
 RUN = ActorInterface(
     activities=frozenset({"accept", "prepare_workspace", "execute", "stop_execution", "look_up", "report"}),
-    guards=frozenset({"outcome_is_completed", "outcome_is_stopped", "outcome_is_failed", "may_run_again"}),
+    facts=frozenset({"may_run_again"}),
     settings=frozenset({"run_timeout_s"}),
     events=frozenset({"stop_requested", "interrupted"}),
+    outcomes=frozenset({"completed", "failed", "stopped", "settled elsewhere"}),
 )
 
 RUNNER = ActorInterface(
     activities=frozenset({"recover", "register", "await_runs", "stop_runs", "deregister"}),
-    guards=frozenset({"outcome_is_refused", "outcome_is_gave_up", "journal_is_stuck", "descriptors_are_short"}),
+    facts=frozenset({"journal_is_stuck", "descriptors_are_short"}),
     settings=frozenset({"grace_period_s", "stop_limit_s"}),
     events=frozenset(
         {
@@ -31,13 +32,14 @@ RUNNER = ActorInterface(
             "exit_requested",
         }
     ),
+    outcomes=frozenset({"stopped", "refused", "gave_up", "aborted"}),
 )
 
 SESSION = ActorInterface(
     activities=frozenset({"start_process", "take_turn", "await_exit", "stop_process", "report"}),
-    guards=frozenset({"outcome_is_finished", "outcome_is_failed", "outcome_is_stopped"}),
     settings=frozenset({"run_timeout_s", "session_idle_timeout_s"}),
     events=frozenset({"turn_requested", "stop_requested", "close_requested", "interrupted"}),
+    outcomes=frozenset({"finished", "failed", "stopped"}),
 )
 
 ACTOR_INTERFACES = {"run": RUN, "session": SESSION, "runner": RUNNER}
