@@ -56,6 +56,10 @@ def is_sound(raw: Raw, interface: ActorInterface | None) -> bool:
         return False
     if any(w.get("provisional") and "decides" not in w for w in ways):
         return False
+    main = [w for w in ways if w.get("main")]
+    on_path = {raw["initial"], *(w["to"] for w in main)}
+    if not all(on_path & set(w["flat"]) for w in main):
+        return False
     outcomes = [state.get("outcome") for state in states.values() if state.get("final")]
     if any("decides" in w and w["decides"] not in outcomes for w in ways):
         return False
@@ -326,6 +330,7 @@ def _change_way(rng: random.Random, raw: Raw, name: str, state: Raw, way: Raw) -
             ("guard", "is_deep"),
             ("guard", "is_mad"),
             ("provisional", True),
+            ("main", True),
             ("decides", "nothing"),
             ("decides", "o_f0"),
         ]
@@ -465,7 +470,7 @@ free_groups = st.fixed_dictionaries(
 )
 free_ways = st.fixed_dictionaries(
     {"from": free_names | st.lists(free_names, max_size=3), "event": free_names, "to": free_names},
-    optional={"guard": free_names, "decides": free_names, "provisional": st.booleans()},
+    optional={"guard": free_names, "decides": free_names, "provisional": st.booleans(), "main": st.booleans()},
 )
 free_specs = st.fixed_dictionaries(
     {
