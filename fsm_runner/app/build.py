@@ -166,7 +166,7 @@ async def assembled_runner(
 def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy:
     """What executors are held to. Raises `UsageError` where they cannot be started as the configured user."""
     user = None if config.run_as is None else find_user(config.run_as)
-    launch_policy = LaunchPolicy(config.run_limits.before(profile.profile.limits), user)
+    launch_policy = LaunchPolicy(config.run_limits.with_defaults(profile.profile.limits), user)
     launch_policy.warn_of_imprecise_limits()
     return launch_policy
 

@@ -41,10 +41,10 @@ async def kept(
             yield Keeping(journal, {}, _nothing)
             return
         # What they stand on costs time to load, and serves nobody whose runner leaves nothing behind.
-        from fsm_runner.process.leftovers.startup_cleanup import sweep
+        from fsm_runner.process.leftovers.startup_cleanup import kill_leftovers
         from fsm_runner.process.leftovers.watchdog import Watchdog
 
         owner = runner_tag(identity.key, journal.process)
         watchdog = await stack.enter_async_context(Watchdog(owner))
         earlier = frozenset(runner_tag(identity.key, process) for process in journal.earlier_processes)
-        yield Keeping(journal, {RUNNER_TAG_VARIABLE: owner}, partial(sweep, earlier), lambda: watchdog.problem)
+        yield Keeping(journal, {RUNNER_TAG_VARIABLE: owner}, partial(kill_leftovers, earlier), lambda: watchdog.problem)

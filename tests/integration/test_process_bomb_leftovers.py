@@ -1,24 +1,23 @@
-"""Processes that go on starting others are hunted until they are gone, and are charged to nobody else."""
+"""Processes that keep starting others are killed until none is left, and are not charged to another run."""
 
 import asyncio
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.leftovers import startup_cleanup, watchdog_program
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.limits.priority import LOWERED_BY
-from fsm_runner.process.tree import descendant_killer, freeze, procfs
-from fsm_runner.process.tree.progress import Progress, named
+from fsm_runner.process.tree import descendant_killer, freeze_and_kill, procfs
+from fsm_runner.process.tree.freeze_and_kill import KillLoop, Progress, listed
+from fsm_runner.process.tree.procfs import Process
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 CHAIN = """
 import os, time
 
-ends_at = time.monotonic() + 60  # should nobody else end it
+ends_at = time.monotonic() + 60  # a guard
 read, write = os.pipe()
 if os.fork():
     os.close(write)
@@ -59,27 +58,29 @@ def adopted() -> Iterator[None]:
 
 
 class Powerless:
-    """No signal arrives before there were some looks.
+    """Drops all signals until this number of searches has passed.
 
-    `changing`: each of them finds other processes than the last one, and a hunt gives up at once where it does not.
+    `changing`: each of them finds other processes than the last one, and a killer that sees no change gives up at once.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: int, *, changing: bool = False) -> None:
-        self.left = looks
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, searches: int, *, changing: bool = False) -> None:
+        self.left = searches
         self._changing = changing
         self._seen: list[int] = []
-        self._patch = monkeypatch
-        if changing:
-            monkeypatch.setattr(descendant_killer, "STUCK_S", 0.0)
-        self._children, self._send, self._stop = procfs.adopted_children, procfs.send, freeze._stop
+        self._children, self._send, self._stop = procfs.adopted_children, procfs.send, freeze_and_kill._stop
         monkeypatch.setattr(procfs, "adopted_children", self.children)
         monkeypatch.setattr(procfs, "send", self.send)
-        monkeypatch.setattr(freeze, "_stop", self.stop)
+        monkeypatch.setattr(freeze_and_kill, "_stop", self.stop)
+        if changing:
+            is_stuck = Progress.is_stuck
+            monkeypatch.setattr(
+                Progress,
+                "is_stuck",
+                lambda progress, remaining, _: is_stuck(progress, remaining, 0.0 if self.left > 0 else 1000.0),
+            )
 
     def children(self) -> list[int]:
         self.left -= 1
-        if self.left == 0:
-            self._patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         seen = self._children()
         while self._changing and self.left > 0 and set(seen) <= set(self._seen):
             time.sleep(0.001)
@@ -87,16 +88,16 @@ class Powerless:
         self._seen = seen
         return seen
 
-    def send(self, process: procfs.Process, number: signal.Signals) -> None:
+    def send(self, process: Process, number: signal.Signals) -> None:
         if self.left <= 0:
             self._send(process, number)
 
-    def stop(self, pid: int, is_meant: object) -> bool:
-        return self.left <= 0 and self._stop(pid, is_meant)  # type: ignore[arg-type]
+    def stop(self, pid: int, is_meant: Callable[[int], bool]) -> bool:
+        return self.left <= 0 and self._stop(pid, is_meant)
 
 
-async def test_a_hunt_does_not_give_up_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    powerless = Powerless(monkeypatch, looks=40, changing=True)
+async def test_the_killer_does_not_give_up_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    powerless = Powerless(monkeypatch, searches=40, changing=True)
     child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE)
     with log_lines() as lines:
         assert (await exit_of(child)).code == 0
@@ -106,7 +107,7 @@ async def test_a_hunt_does_not_give_up_while_processes_are_started(monkeypatch: 
 
 
 async def test_a_loop_that_closes_does_not_give_up_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    powerless, is_up = Powerless(monkeypatch, looks=40, changing=True), asyncio.Event()
+    powerless, is_up = Powerless(monkeypatch, searches=40, changing=True), asyncio.Event()
     child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE, on_stdout=lambda _: is_up.set())
     try:
         await asyncio.wait_for(is_up.wait(), PATIENCE_S)
@@ -126,7 +127,7 @@ async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
 
 
 async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave what the script starts to the next child that ends."""
+    """Give up on what the script starts, so that the next child that ends kills it."""
     go = signs.path.with_name("go")
     env = {**ENV, "SIGNS": str(signs.path), "GO": str(go), "PYTHON": sys.executable, "BURNS": BURNS}
     with monkeypatch.context() as patch:
@@ -136,7 +137,7 @@ async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.Mon
             child = Child.start(["/bin/sh", "-c", f"{script}\nread line <$GO"], env=env, cwd=HERE)
             for _ in range(count):
                 await signs.line()
-            Powerless(patch, looks=10_000)
+            Powerless(patch, searches=10_000)
             gate.write_line()
             await exit_of(child)
     SUBREAPER._given_up.clear()
@@ -147,8 +148,8 @@ async def test_another_child_is_not_charged_with_the_processes_that_its_end_kill
     signs: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await given_up(5 * STRAY, signs, 5, monkeypatch)
-    # The end takes longer than the limiter waits for its next look.
-    Powerless(monkeypatch, looks=20)
+    # The end takes longer than the limiter waits until its next measurement.
+    Powerless(monkeypatch, searches=20)
     innocent = Child.start(["true"], env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(processes=2)))
     ended = await exit_of(innocent)
     assert (ended.code, ended.exceeded) == (0, None)
@@ -170,34 +171,36 @@ async def test_a_child_yields_to_the_runner() -> None:
     assert ended.stdout.text() == f"{os.getpriority(os.PRIO_PROCESS, 0) + LOWERED_BY}\n"
 
 
-def test_the_wardens_program_goes_on_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look finds another process, until there is none."""
-    looks = iter([{(pid, b"1")} for pid in range(50)] + [set()])
-    monkeypatch.setattr(watchdog_program, "STUCK_S", 1e-9)
-    monkeypatch.setattr(watchdog_program, "freeze", lambda tag_prefix: None)
-    monkeypatch.setattr(watchdog_program, "send", lambda identity, number: None)
-    monkeypatch.setattr(watchdog_program, "marked_trees", lambda entry, tag_prefix: next(looks))
-    watchdog_program.end_all(b"A=B", 0)
-    assert list(looks) == []
+def test_killing_continues_while_processes_are_started() -> None:
+    """Each search finds another process, until there is none."""
+    searches = iter([[process(pid)] for pid in range(50)] + [[]])
+    kills = KillLoop(lambda process, number: None)
+
+    def search() -> Iterator[float]:
+        found = next(searches)
+        kills.found = {each.identity: each for each in found}
+        for each in found:
+            kills.stop(each)
+        yield 0.0
+
+    for _ in kills.steps(search, stuck_s=0.0):
+        pass
+    assert (len(kills.stopped), kills.found, list(searches)) == (50, {}, [])
 
 
-def test_a_sweep_goes_on_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter([{psutil.Process(), number} for number in range(50)] + [set()])
-    monkeypatch.setattr(startup_cleanup, "_frozen_and_found", lambda owners: next(looks))
-    monkeypatch.setattr(startup_cleanup, "_send", lambda process, number: None)
-    assert startup_cleanup.sweep(["owner"], stuck_s=0.0) == 51
-    assert list(looks) == []
+def process(pid: int) -> Process:
+    return Process(pid=pid, state="S", parent=1, group=1, session=1, started_ticks=1)
 
 
-def test_processes_are_stuck_when_nothing_changes_between_enough_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_are_stuck_when_enough_checks_show_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.0, 3.0, 1000.0, 1001.0, 1002.0, 1003.0, 1004.0, 1005.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     progress, two, one = Progress(), frozenset({1, 2}), frozenset({1})
-    # Between the third and the fourth look this process was stopped: without a look nothing can be seen to change.
+    # This process was stopped between the third and the fourth check, so the time between them does not count.
     assert [progress.is_stuck(two, 3.0) for _ in range(4)] == [False] * 4
     assert [progress.is_stuck(one, 3.0) for _ in range(5)] == [False, False, False, False, True]
 
 
 def test_a_message_names_some_processes_and_counts_the_rest() -> None:
-    assert named(["1", "2"]) == "1, 2"
-    assert named([str(number) for number in range(3_000)]).endswith(", 18, 19 and 2,980 more")
+    assert listed(["1", "2"]) == "1, 2"
+    assert listed([str(number) for number in range(3_000)]).endswith(", 18, 19 and 2,980 more")

@@ -1,4 +1,4 @@
-"""Strays that do not end hold up a run's end for a limited time, and hold up no other."""
+"""Descendants that do not end delay the end of their run for a limited time, and no other run."""
 
 import os
 import signal
@@ -51,13 +51,13 @@ def start(signs: Fifo, go: Fifo, count: int = 1) -> Child:
 
 
 async def end(pid: int) -> None:
-    """As soon as it can be ended, the end of any child does it."""
+    """The end of any child kills it once it can be killed."""
     SUBREAPER._given_up.clear()
     await exit_of(start_shell("exit"))
     assert not is_there(pid)
 
 
-async def test_a_stray_that_the_kernel_holds_is_waited_for_once_and_named(
+async def test_a_descendant_that_the_kernel_holds_is_waited_for_once_and_named(
     signs: Fifo, go: Fifo, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = start(signs, go)
@@ -67,14 +67,14 @@ async def test_a_stray_that_the_kernel_holds_is_waited_for_once_and_named(
         patch.setattr(descendant_killer, "STUCK_S", 0.1)
         go.write_line()
         assert (await exit_of(child)).code == 0
-        assert warnings == [f"left by process {child.pid} and still there 0.1 s after SIGKILL: {pid}"]
+        assert warnings == [f"descendants of process {child.pid} still there 0.1 s after SIGKILL: {pid}"]
         patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         await exit_of(start_shell("exit"))
     assert is_there(pid)
     await end(pid)
 
 
-async def test_a_stray_of_another_user_is_not_waited_for(
+async def test_a_descendant_of_another_user_is_not_waited_for(
     signs: Fifo, go: Fifo, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(process: procfs.Process, number: int) -> None:
@@ -87,7 +87,7 @@ async def test_a_stray_of_another_user_is_not_waited_for(
         patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         go.write_line()
         assert (await exit_of(child)).code == 0
-    assert warnings == [f"process {pid} is another user's, so it outlives its run"]
+    assert warnings == [f"process {pid} belongs to another user, so it outlives its run"]
     await end(pid)
 
 
@@ -122,7 +122,7 @@ async def test_all_are_stopped_before_the_first_is_killed(
     assert [pid for pid in pids if is_there(pid)] == []
 
 
-async def test_running_out_of_descriptors_holds_it_up_until_there_are_some(
+async def test_a_lack_of_descriptors_delays_the_kill_until_some_are_free(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = [OSError(24, "Too many open files")] * 3

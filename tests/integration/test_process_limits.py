@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.limits import limiter
 from fsm_runner.process.limits.launch_policy import CPU_KILL_S, CPU_SLACK_S, LaunchPolicy
@@ -114,14 +115,14 @@ async def test_memory() -> None:
 
 
 async def test_who_ignores_sigterm_and_goes_on_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "TERM_GRACE_S", 1000.0)
+    monkeypatch.setattr(child_module, "TERM_GRACE_S", 1000.0)
     seen = await ended(DEAF + GROWS, memory_bytes=100 * MIB)
     assert seen.signal == "SIGKILL"
     assert "memory limit of 100 MiB" in (seen.exceeded or "")
 
 
 async def test_who_ignores_sigterm_and_uses_no_more_is_killed_after_its_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "TERM_GRACE_S", 0.2)
+    monkeypatch.setattr(child_module, "TERM_GRACE_S", 0.2)
     seen = await ended(f"{DEAF}kept = bytes(b'x' * {100 * MIB})\nsignal.pause()", memory_bytes=90 * MIB)
     assert seen.signal == "SIGKILL"
     assert "memory limit of 90 MiB" in (seen.exceeded or "")
@@ -145,7 +146,7 @@ for _ in range(children):
 """
     async with Fifo(tmp_path / "gate") as gate:
         child = start(script, "shared", memory_bytes=200 * MIB)
-        await looked_at(child, processes=6)
+        await measured(child, processes=6)
         for _ in range(6):
             gate.write_line()
         shared = await exit_of(child)
@@ -154,21 +155,21 @@ for _ in range(children):
         assert (own.exceeded or "").endswith(" processes)")
 
 
-async def looked_at(child: Child, processes: int) -> None:
-    """Return when a watcher has seen so many processes, twice."""
+async def measured(child: Child, processes: int) -> None:
+    """Return when the limiter has twice found at least this number of processes."""
     usage = child._limiter._usage
-    looked, seen, look = asyncio.Event(), 0, usage.look
+    seen_twice, seen, measure = asyncio.Event(), 0, usage.measure
 
     async def counting(most_processes: int | None = None):  # type: ignore[no-untyped-def]
         nonlocal seen
-        found = await look(most_processes)
+        found = await measure(most_processes)
         seen += found.processes >= processes
         if seen == 2:
-            looked.set()
+            seen_twice.set()
         return found
 
-    usage.look = counting  # type: ignore[method-assign]
-    await asyncio.wait_for(looked.wait(), PATIENCE_S)
+    usage.measure = counting  # type: ignore[method-assign]
+    await asyncio.wait_for(seen_twice.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize("spread", [(), ("sessions",)], ids=["group", "sessions"])
@@ -180,7 +181,7 @@ async def test_processes(spread: tuple[str, ...]) -> None:
 
 async def test_as_many_processes_as_are_allowed_are_not_too_many() -> None:
     child = start(FORKS, "9", processes=10)
-    await looked_at(child, processes=10)
+    await measured(child, processes=10)
     assert child.exceeded is None
     await child.stop()
     assert (await exit_of(child)).exceeded is None
@@ -228,14 +229,14 @@ async def test_cpu_time_of_those_that_have_ended(kind: str) -> None:
 
 
 async def test_cpu_time_that_was_used_up_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "FIRST_LOOK_S", 1000.0)
+    monkeypatch.setattr(limiter, "FIRST_PAUSE_S", 1000.0)
     seen = await ended("import time\nwhile time.process_time() < 0.3: pass", cpu_s=0.2)
     assert seen.code == 0
     assert "CPU limit of 0.2 s exceeded (0." in (seen.exceeded or "")
 
 
 async def test_the_kernel_ends_a_process_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "FIRST_LOOK_S", 1000.0)
+    monkeypatch.setattr(limiter, "FIRST_PAUSE_S", 1000.0)
     seen = await ended(BURNS, cpu_s=0.5)
     assert seen.signal == "SIGXCPU"
     assert "CPU limit of 0.5 s exceeded (" in (seen.exceeded or "")
@@ -261,7 +262,7 @@ async def test_output_of_both_streams_is_summed_up() -> None:
 
 
 async def test_who_ignores_sigterm_and_goes_on_writing_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "TERM_GRACE_S", 1000.0)
+    monkeypatch.setattr(child_module, "TERM_GRACE_S", 1000.0)
     seen = await ended(f"{DEAF}import sys\nwhile True: sys.stdout.write('x' * 1000)", output_bytes=MIB)
     assert (seen.exceeded, seen.signal) == ("output limit of 1 MiB exceeded", "SIGKILL")
 
@@ -297,7 +298,7 @@ async def test_a_child_that_is_closed_has_no_watcher_any_more() -> None:
 
 async def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     child = start(GROWS, memory_bytes=200 * MIB)
-    look, failed = child._limiter._usage.look, 0
+    look, failed = child._limiter._usage.measure, 0
 
     async def failing(most_processes: int | None = None):  # type: ignore[no-untyped-def]
         nonlocal failed
@@ -306,7 +307,7 @@ async def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) 
             raise OSError(24, "no descriptor left")
         return await look(most_processes)
 
-    monkeypatch.setattr(child._limiter._usage, "look", failing)
+    monkeypatch.setattr(child._limiter._usage, "measure", failing)
     assert "memory limit" in ((await exit_of(child)).exceeded or "")
     assert failed > 1
 
@@ -317,7 +318,7 @@ async def test_a_child_whose_limits_cannot_be_watched_is_ended(monkeypatch: pyte
     async def broken(most_processes: int | None = None) -> Usage:
         raise ValueError("a defect")
 
-    monkeypatch.setattr(child._limiter._usage, "look", broken)
+    monkeypatch.setattr(child._limiter._usage, "measure", broken)
     ended = await exit_of(child)
     assert (ended.signal, ended.exceeded) == (
         "SIGKILL",
@@ -327,20 +328,20 @@ async def test_a_child_whose_limits_cannot_be_watched_is_ended(monkeypatch: pyte
 
 async def test_an_idle_child_costs_next_to_nothing() -> None:
     child = start("import signal; signal.pause()", memory_bytes=1 << 30, processes=10, cpu_s=1000)
-    await looked_at(child, processes=1)
+    await measured(child, processes=1)
     usage = child._limiter._usage
     began = time.process_time()
     for _ in range(200):
-        await usage.look()
+        await usage.measure()
     assert (time.process_time() - began) / 200 < 0.002
     await child.stop()
 
 
-async def test_psutil_finds_what_the_kernels_files_tell() -> None:
+async def test_psutil_finds_the_same_processes_as_procfs() -> None:
     """As on systems without such files."""
     child = start(FORKS, "3", processes=100)
-    await looked_at(child, processes=4)
-    ours = {each.pid: each for each in child._strays.living()}
+    await measured(child, processes=4)
+    ours = {each.pid: each for each in child._descendants.processes()}
     theirs = {each.pid: each for each in processes_below(child.pid)}
     assert theirs.keys() == ours.keys()
     assert {each.session for each in theirs.values()} == {child.pid}

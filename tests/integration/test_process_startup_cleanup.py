@@ -1,4 +1,4 @@
-"""What an earlier process of a runner has left behind is ended when the next one starts."""
+"""A runner that starts kills what an earlier process of the same runner has left behind."""
 
 import asyncio
 import os
@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
-from fsm_runner.process.leftovers import startup_cleanup as sweep_module
-from fsm_runner.process.leftovers.startup_cleanup import ProcessesLeft, sweep
+from fsm_runner.process.leftovers import leftover_killer
+from fsm_runner.process.leftovers.startup_cleanup import LeftoversRemain, kill_leftovers
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
 from tests.support.children import ENV, HERE
@@ -24,12 +23,16 @@ from tests.support.watch import PATIENCE_S
 
 IDENTITY = "0123456789abcdef"
 EARLIER = [runner_tag(IDENTITY, process) for process in ("earlier", "much-earlier")]
-SWEEP = """
+CLEANUP = """
 import sys
 from loguru import logger
-from fsm_runner.process.leftovers.startup_cleanup import sweep
+from fsm_runner.process.leftovers.startup_cleanup import kill_leftovers
 logger.remove()
-print(sweep(sys.argv[1:]))
+print(kill_leftovers(sys.argv[1:]))
+"""
+WITHOUT_PIDFDS = """
+from fsm_runner.process.tree import procfs
+procfs.offers_pidfds = lambda: False
 """
 no_setsid = pytest.mark.skipif(shutil.which("setsid") is None, reason="this system has no `setsid`")
 STRAY = "echo $$ >$SIGNS; exec sleep 1000"
@@ -37,7 +40,7 @@ STRAY = "echo $$ >$SIGNS; exec sleep 1000"
 
 @pytest.fixture
 def left() -> Iterator[ExitStack]:
-    """What tests leave behind for a sweep."""
+    """Holds the processes that a test leaves behind."""
     with ExitStack() as left:
         yield left
 
@@ -49,8 +52,8 @@ async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
 
 
 @contextmanager
-def process(script: str, owner: str | None, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
-    env = ENV | variables | ({} if owner is None else {RUNNER_TAG_VARIABLE: owner})
+def process(script: str, tag: str | None, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+    env = ENV | variables | ({} if tag is None else {RUNNER_TAG_VARIABLE: tag})
     started = subprocess.Popen(["/bin/sh", "-c", script], env=env, start_new_session=True)
     try:
         yield started
@@ -59,13 +62,13 @@ def process(script: str, owner: str | None, **variables: str) -> Iterator["subpr
         started.wait()
 
 
-def start(left: ExitStack, owner: str | None, script: str = "exec sleep 1000") -> "subprocess.Popen[bytes]":
-    return left.enter_context(process(script, owner))
+def start(left: ExitStack, tag: str | None, script: str = "exec sleep 1000") -> "subprocess.Popen[bytes]":
+    return left.enter_context(process(script, tag))
 
 
-async def swept() -> int:
-    """How many a sweep has killed; in a process of its own, since it spares what its own process has started."""
-    command = [sys.executable, "-W", "error", "-c", SWEEP, *EARLIER]
+async def killed(preamble: str = "") -> int:
+    """Return how many a cleanup has killed. It runs in a process of its own, because it spares its descendants."""
+    command = [sys.executable, "-W", "error", "-c", preamble + CLEANUP, *EARLIER]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=HERE)
     assert done.stderr == ""
     return int(done.stdout)
@@ -75,48 +78,48 @@ def died(left: "subprocess.Popen[bytes]") -> bool:
     return left.wait(PATIENCE_S) == -signal.SIGKILL
 
 
-async def test_what_earlier_processes_have_left_is_killed(left: ExitStack) -> None:
-    one, other = (start(left, owner) for owner in EARLIER)
-    deaf = start(left, runner_tag(IDENTITY, "earlier"), "trap '' TERM HUP INT; sleep 1000")
-    assert await swept() >= 3
-    assert (died(one), died(other), died(deaf)) == (True, True, True)
-    assert await swept() == 0
+async def test_leftovers_of_earlier_processes_are_killed(left: ExitStack) -> None:
+    one, other = (start(left, tag) for tag in EARLIER)
+    ignoring = start(left, runner_tag(IDENTITY, "earlier"), "trap '' TERM HUP INT; sleep 1000")
+    assert await killed() >= 3
+    assert (died(one), died(other), died(ignoring)) == (True, True, True)
+    assert await killed() == 0
 
 
-async def test_all_others_live_on(left: ExitStack) -> None:
-    alive, another, longer, unmarked = (
-        start(left, owner)
-        for owner in (runner_tag(IDENTITY, "alive"), runner_tag("f" * 16, "earlier"), f"{EARLIER[0]}0", None)
+async def test_other_processes_live_on(left: ExitStack) -> None:
+    alive, another, longer, untagged = (
+        start(left, tag)
+        for tag in (runner_tag(IDENTITY, "alive"), runner_tag("f" * 16, "earlier"), f"{EARLIER[0]}0", None)
     )
     earlier = start(left, runner_tag(IDENTITY, "earlier"))
-    assert await swept() == 1
+    assert await killed() == 1
     assert died(earlier)
-    assert [each.poll() for each in (alive, another, longer, unmarked)] == [None] * 4
+    assert [each.poll() for each in (alive, another, longer, untagged)] == [None] * 4
 
 
 @no_setsid
-async def test_who_has_lost_its_parent_is_found(signs: Fifo) -> None:
+async def test_an_orphan_is_found(signs: Fifo) -> None:
     script = "setsid sh -c 'sh -c \"$STRAY\" &' &"
     with process(script, runner_tag(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
         pid = await signs.pid()
         assert parent.wait(PATIENCE_S) == 0
-        assert await swept() == 1
+        assert await killed() == 1
         await gone(pid)
 
 
 @no_setsid
-async def test_who_is_below_a_marked_one_needs_no_mark(signs: Fifo) -> None:
+async def test_a_process_below_a_tagged_one_needs_no_tag(signs: Fifo) -> None:
     script = 'env -i SIGNS=$SIGNS setsid sh -c "$STRAY" & wait'
     with process(script, runner_tag(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
         pid = await signs.pid()
-        assert await swept() == 2
+        assert await killed() == 2
         await gone(pid)
         assert died(parent)
 
 
 @no_setsid
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit that serves as a tag")
-async def test_who_has_lost_its_parent_and_its_environment_is_found(signs: Fifo) -> None:
+async def test_an_orphan_that_cleared_its_environment_is_found(signs: Fifo) -> None:
     script = 'env -i SIGNS=$SIGNS STRAY="$STRAY" setsid sh -c \'sh -c "$STRAY" &\' &'
     with (
         with_rlimit_tag(rlimit_tag(EARLIER[0], 7)),
@@ -124,12 +127,12 @@ async def test_who_has_lost_its_parent_and_its_environment_is_found(signs: Fifo)
     ):
         pid = await signs.pid()
         assert parent.wait(PATIENCE_S) == 0
-    assert await swept() == 1
+    assert await killed() == 1
     await gone(pid)
 
 
 @pytest.mark.parametrize("has_rlimit_tag", [False, True], ids=["environment", "rlimit tag"])
-async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_own(
+async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_children(
     left: ExitStack, has_rlimit_tag: bool
 ) -> None:
     earlier = start(left, runner_tag(IDENTITY, "earlier"))
@@ -137,7 +140,7 @@ async def test_a_runner_that_an_earlier_run_has_started_spares_itself_and_its_ow
     inside = f"""
 import psutil
 own = psutil.Popen(["sleep", "1000"])
-{SWEEP}
+{CLEANUP}
 print(own.poll(), own.status() == psutil.STATUS_STOPPED)
 own.kill()
 own.wait()
@@ -150,10 +153,18 @@ own.wait()
     assert died(earlier)
 
 
-async def test_what_does_not_end_is_named(left: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leftovers_that_do_not_end_are_named(left: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     held = start(left, runner_tag(IDENTITY, "earlier"))
-    monkeypatch.setattr(sweep_module, "_ourselves", lambda: {psutil.Process()})
-    monkeypatch.setattr(sweep_module, "_send", lambda process, number: None)
-    with pytest.raises(ProcessesLeft, match=rf"{held.pid} \((sh|sleep)\)"):
-        await asyncio.to_thread(sweep, EARLIER, stuck_s=0.05)
+    monkeypatch.setattr(leftover_killer, "_relatives", lambda table: {os.getpid()})
+    monkeypatch.setattr(leftover_killer.LeftoverKiller, "send", lambda self, process, number: None)
+    with pytest.raises(LeftoversRemain, match=rf"{held.pid} \((sh|sleep)\)"):
+        await asyncio.to_thread(kill_leftovers, EARLIER, stuck_s=0.05)
     assert held.poll() is None
+
+
+async def test_leftovers_are_killed_on_systems_without_pidfds(left: ExitStack) -> None:
+    earlier = start(left, EARLIER[0], "env -i sleep 1000 & wait")
+    other = start(left, None)
+    assert await killed(WITHOUT_PIDFDS) >= 1
+    assert died(earlier)
+    assert other.poll() is None

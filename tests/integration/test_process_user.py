@@ -162,21 +162,22 @@ async def test_a_warden_ends_it(place: Path) -> None:
         await gone(pid)
 
 
-async def test_a_sweep_ends_what_an_earlier_process_has_left(place: Path) -> None:
-    owner = "0123456789abcdef.earlier-user-test"
-    with with_rlimit_tag(rlimit_tag(owner, 1)):
+async def test_leftovers_of_an_earlier_process_are_killed(place: Path) -> None:
+    tag = "0123456789abcdef.earlier-user-test"
+    with with_rlimit_tag(rlimit_tag(tag, 1)):
         left = subprocess.Popen(  # noqa: ASYNC220 - it is left behind, and no child of the loop's
             ["sleep", "1000"],
-            env={**ENV, RUNNER_TAG_VARIABLE: owner},
+            env={**ENV, RUNNER_TAG_VARIABLE: tag},
             user=NOBODY.uid,
             group=NOBODY.gid,
             extra_groups=[],
         )
-    script = "import sys; from fsm_runner.process.leftovers.startup_cleanup import sweep; print(sweep(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, owner]
+    module = "fsm_runner.process.leftovers.startup_cleanup"
+    script = f"import sys; from {module} import kill_leftovers; print(kill_leftovers(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, tag]
     try:
-        swept = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-        assert swept.stdout == "1\n", swept.stderr
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "1\n", done.stderr
         assert left.wait(PATIENCE_S) == -9
     finally:
         left.kill()
@@ -322,21 +323,19 @@ def test_what_cannot_be_told_is_said_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs `setpriv`")
-def test_a_watermark_is_known_without_the_right_to_limits_and_to_look_into_processes() -> None:
-    """By the runner, and by the watchdog."""
-    value = rlimit_tag("owner", 7)
+def test_an_rlimit_tag_is_readable_without_capabilities() -> None:
+    value = rlimit_tag("runner", 7)
     with with_rlimit_tag(value):
         child = subprocess.Popen(
             ["env", "-i", "sleep", "1000"], user=NOBODY.uid, group=NOBODY.gid, extra_groups=[], stdin=subprocess.DEVNULL
         )
     asked = (
         "import sys; from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of; "
-        "from fsm_runner.process.leftovers.watchdog_program import rlimit_tag; pid = int(sys.argv[1]); "
-        "print(rlimit_tag_of(pid), rlimit_tag(pid), rlimit_tag_of(1))"
+        "print(rlimit_tag_of(int(sys.argv[1])), rlimit_tag_of(1))"
     )
     bound = ["setpriv", "--bounding-set=-sys_ptrace,-sys_resource", sys.executable, "-c", asked, str(child.pid)]
     try:
-        assert subprocess.run(bound, capture_output=True, text=True).stdout == f"{value} {value} None\n"
+        assert subprocess.run(bound, capture_output=True, text=True).stdout == f"{value} None\n"
     finally:
         child.kill()
         child.wait()

@@ -1,4 +1,4 @@
-"""What a runner leaves behind when it is killed is ended by its watchdog."""
+"""The watchdog kills what a killed runner leaves behind."""
 
 import asyncio
 import os
@@ -177,7 +177,7 @@ async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> N
             await asyncio.wait_for(watchdog._ended.wait(), PATIENCE_S)
             assert is_reaped(first)
             problem = watchdog.problem or ""
-            assert problem.endswith(f": process {first} was ended by SIGKILL")
+            assert problem.endswith(f": process {first} was killed by SIGKILL")
             second = await replaced(watchdog, first)
             assert not watchdog.problem
             assert second not in SUBREAPER.possible_orphans()
@@ -186,8 +186,8 @@ async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> N
     assert is_reaped(second)
     assert [line for line in lines if "watchdog" in line] == [
         "there is no watchdog, so a killed runner would leave its executors running until it starts again: "
-        f"process {first} was ended by SIGKILL; another one is started",
-        f"there is a watchdog again: process {second}",
+        f"process {first} was killed by SIGKILL; starting another one",
+        f"the watchdog runs again as process {second}",
     ]
 
 
@@ -207,12 +207,12 @@ async def test_a_warden_that_cannot_be_started_again_is_tried_again(
 ) -> None:
     start, failures = watchdog_module._started, 3
 
-    def started(told: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
+    def started(arguments: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
         nonlocal failures
         if failures:
             failures -= 1
             raise SpawnFailed("too many processes")
-        return start(told, stdin)
+        return start(arguments, stdin)
 
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
     descriptors = open_descriptors()
@@ -252,7 +252,7 @@ async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatc
 
 
 async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsm_runner.process.leftovers.watchdog.LEAVE_S", 0.05)
+    monkeypatch.setattr("fsm_runner.process.leftovers.watchdog.EXIT_WAIT_S", 0.05)
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid is not None
         os.kill(watchdog.pid, signal.SIGSTOP)
@@ -263,9 +263,10 @@ async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatc
     SUBREAPER.remove_known(watchdog.pid)
 
 
-async def test_its_program_imports_little() -> None:
+async def test_its_program_imports_only_small_modules() -> None:
     command = [sys.executable, "-I", "-S", "-E", "-X", "importtime", watchdog_program.__file__, "NOBODY=HAS-THIS", "0"]
     done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert (done.returncode, "signal" in imported) == (0, True)
-    assert {"asyncio", "pathlib", "re", "subprocess", "typing"}.isdisjoint(imported)
+    assert "fsm_runner.process.leftovers.leftover_killer" in imported
+    assert {"asyncio", "hashlib", "msgspec", "pathlib", "re", "subprocess", "typing"}.isdisjoint(imported)

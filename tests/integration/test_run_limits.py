@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.process.limits import limiter
+from fsm_runner.process.child import child as child_module
 from fsm_runner.process.limits.limits import ResourceLimits
 from tests.support.command_executor import GRACE_S, Step, command_home, short_graces, staged
 from tests.support.home import make_home
@@ -151,7 +151,7 @@ async def test_an_executor_that_hides_its_end_fails_with_its_limit(
 ) -> None:
     """It closes stdout, and is there for as long as it is let."""
     short_graces(monkeypatch)
-    monkeypatch.setattr(limiter, "TERM_GRACE_S", GRACE_S)
+    monkeypatch.setattr(child_module, "TERM_GRACE_S", GRACE_S)
     async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench, waiter(tmp_path) as held:
         hidden: list[Step] = [
             ["ignore_sigterm"],

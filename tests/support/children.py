@@ -1,4 +1,4 @@
-"""What the tests of child processes share."""
+"""Shared by the tests of child processes."""
 
 import asyncio
 import os
@@ -10,14 +10,14 @@ import pytest
 
 from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child, Exit
-from fsm_runner.process.tree.process_tree import TREE_TAG_VARIABLE, ProcessTree
+from fsm_runner.process.tree.process_tags import TREE_TAG_VARIABLE, tree_tag
 from fsm_runner.process.tree.subreaper import SUBREAPER, become_subreaper
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
 ENV = {"PATH": os.environ["PATH"]}
 HERE = Path.cwd()
-OWN_TREE_TAGS = f"{TREE_TAG_VARIABLE}={ProcessTree().mark.partition('.')[0]}"
+OWN_TREE_TAGS = f"{TREE_TAG_VARIABLE}={tree_tag(0).partition('.')[0]}"
 
 
 def start_shell(script: str, *arguments: str) -> Child:
@@ -26,14 +26,14 @@ def start_shell(script: str, *arguments: str) -> Child:
 
 @contextmanager
 def subreaper_enabled(*, exclusive: bool) -> Iterator[None]:
-    """Orphans are adopted by the process that runs the tests, and at the end no child has left anything."""
+    """Make the test process a subreaper, and check at the end that no child has left anything."""
     assert become_subreaper(exclusive=exclusive)
     children = set(SUBREAPER.possible_orphans())
     try:
         yield
         assert with_environment(OWN_TREE_TAGS) == []
         become_subreaper(exclusive=True)
-        SUBREAPER.reap_orphans()  # where they are not exclusive some zombies could be anybody's
+        SUBREAPER.reap_orphans()  # without `exclusive`, other code could be waiting for some zombies
         assert set(SUBREAPER.possible_orphans()) <= children
     finally:
         SUBREAPER.disable()
@@ -44,7 +44,7 @@ async def exit_of(child: Child) -> Exit:
 
 
 def without_drain_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An end that comes does not come by the limit of what is read after it."""
+    """Make sure that an end does not come from the limit for reading output after the exit."""
     monkeypatch.setattr(child_module, "OUTPUT_DRAIN_S", 10 * PATIENCE_S)
 
 

@@ -49,16 +49,16 @@ def test_what_is_wrong_is_told(text: str, reason: str) -> None:
 
 def test_each_limit_wins_by_itself() -> None:
     ours, theirs = ResourceLimits(cpu_s=1, processes=5), ResourceLimits(cpu_s=2, memory_bytes=3)
-    assert ours.before(theirs) == ResourceLimits(cpu_s=1, processes=5, memory_bytes=3)
-    assert NO_LIMITS.before(theirs) == theirs
-    assert theirs.before(NO_LIMITS) == theirs
+    assert ours.with_defaults(theirs) == ResourceLimits(cpu_s=1, processes=5, memory_bytes=3)
+    assert NO_LIMITS.with_defaults(theirs) == theirs
+    assert theirs.with_defaults(NO_LIMITS) == theirs
 
 
 def test_processes_are_looked_at_only_for_what_has_to_be_summed_up() -> None:
-    assert not NO_LIMITS.need_looks
-    assert not ResourceLimits(open_files=50, output_bytes=5).need_looks
+    assert not NO_LIMITS.need_measuring
+    assert not ResourceLimits(open_files=50, output_bytes=5).need_measuring
     for limits in (ResourceLimits(memory_bytes=5), ResourceLimits(processes=5), ResourceLimits(cpu_s=5)):
-        assert limits.need_looks
+        assert limits.need_measuring
 
 
 @pytest.mark.parametrize(

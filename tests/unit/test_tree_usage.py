@@ -35,7 +35,7 @@ class FakeTree:
         )
 
     async def cpu_s(self) -> float:
-        return (await self.usage.look()).cpu_s
+        return (await self.usage.measure()).cpu_s
 
 
 @pytest.fixture
@@ -104,15 +104,15 @@ async def test_a_process_whose_parents_have_ended_is_still_of_the_tree(tree: Fak
     await tree.cpu_s()
     shown = tree.processes
     tree.usage._processes = lambda: iter([shown[1]])  # the other cannot be reached from the first any more
-    looked = await tree.usage.look()
-    assert (looked.processes, looked.cpu_s, looked.memory_bytes) == (2, 3, 10 * PAGE_BYTES)
+    measured = await tree.usage.measure()
+    assert (measured.processes, measured.cpu_s, measured.memory_bytes) == (2, 3, 10 * PAGE_BYTES)
 
 
 async def test_more_than_is_asked_for_is_not_counted(tree: FakeTree) -> None:
     for pid in range(1, 100):
         tree.has(pid)
-    looked = await tree.usage.look(most_processes=10)
-    assert (looked.processes, looked.is_cut) == (11, True)
+    measured = await tree.usage.measure(most_processes=10)
+    assert (measured.processes, measured.is_partial) == (11, True)
 
 
 async def test_a_long_look_lets_others_have_their_turn(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:

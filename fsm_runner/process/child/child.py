@@ -31,25 +31,27 @@ from fsm_runner.process.user import give_pipes
 from fsm_runner.protocol.statuses import StopSignal
 
 OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
-"""How much of stdout, and of stderr, is kept unless the caller says otherwise."""
+"""The default for how much of stdout, and of stderr, is kept."""
 OUTPUT_DRAIN_S = 1.0
-"""How long output is still read after the exit: a process that left the group may hold the pipe for ever."""
+"""How long output is still read after the exit: a process that left the group may hold the pipe forever."""
 TERM_GRACE_S = 5.0
+"""From SIGTERM to SIGKILL."""
 KILL_GRACE_S = 5.0
+"""From SIGKILL until the process counts as stuck."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """How a child ended."""
 
     code: int
-    """As a shell says it: 128 + the signal's number for a death by signal."""
+    """As in a shell: 128 + N if signal N killed it."""
     signal: str | None
     stdout: BoundedCapture
     stderr: BoundedCapture
     duration_s: float
-    """From the start to the exit; reading the rest of its output is not counted."""
+    """From the start to the exit, without the time to read the rest of the output."""
     exceeded: str | None = None
-    """The limit that it did not keep, for people; None where it kept all."""
+    """The message about the limit that it exceeded, if any."""
 
     @property
     def succeeded(self) -> bool:
@@ -57,32 +59,33 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Child:
-    """A process that leads its own group, its output captured with bounds. Make one with `start`.
+    """A process that leads its own group. Its output is captured with bounds. Make one with `start`.
 
-    After its exit, in this order: what it left behind in its group is killed, while its zombie still holds the group's
-    id; what has left the group is killed where orphans are adopted; its output is read to the end, for `OUTPUT_DRAIN_S`
-    at most; it is reaped.
+    After its exit, in this order: the rest of its group is killed, while its zombie still holds the group's id; its
+    descendants outside the group are killed if this program is their subreaper; its output is read for at most
+    `OUTPUT_DRAIN_S`; it is reaped.
     """
 
     def __init__(
         self,
         process: "subprocess.Popen[bytes]",
-        strays: DescendantKiller,
+        descendants: DescendantKiller,
         *,
         stdin: InputPipe | None,
         output: ChildOutput,
         limits: ResourceLimits,
     ) -> None:
         self._process = process
-        self._strays = strays
+        self._descendants = descendants
         self._loop = asyncio.get_running_loop()
         self._stdin = stdin
         self._output = output
         self._limits = limits
-        self._limiter = Limiter(limits, TreeUsage(strays.living, lambda: strays.reaped_cpu_s))
+        usage = TreeUsage(descendants.processes, lambda: descendants.reaped_cpu_s)
+        self._limiter = Limiter(limits, usage, TERM_GRACE_S)
         self._started_at = time.monotonic()
         self._duration_s: float | None = None
-        self._ending: StopSignal = "shutdown"
+        self._signal_sent: StopSignal = "shutdown"
         self._watch: ExitWatch | None = None
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[Exit] = self._loop.create_future()
@@ -101,10 +104,10 @@ class Child:
         launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
-        """Starts `command` on the running loop, with an empty stdin unless `pipe_stdin`; ends it at its limits.
+        """Start `command` on the running loop. Its stdin is empty unless `pipe_stdin`.
 
-        `env`: its whole environment, except for the mark of its tree where orphans are adopted. `on_stdout` gets all of
-        stdout as it comes, and must not raise; `stdout_ended` returns when that is over. Raises `SpawnFailed`.
+        `env`: its whole environment, to which only the tag of its process tree is added. `on_stdout` gets all chunks of
+        stdout and must not raise; `stdout_ended` returns after the last one. Raises `SpawnFailed`.
         """
         with ExitStack() as undo:
             try:
@@ -115,25 +118,25 @@ class Child:
                     undo.callback(stdin.close)
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
-            strays = DescendantKiller(SUBREAPER, env.get(RUNNER_TAG_VARIABLE))
-            undo.callback(strays.forget)
+            descendants = DescendantKiller(SUBREAPER, env.get(RUNNER_TAG_VARIABLE))
+            undo.callback(descendants.close)
             stdout, stderr = output.child_ends
             if launch_policy.user is not None:
                 give_pipes(launch_policy.user, (stdout, stderr, *(() if stdin is None else (stdin.child_end,))))
             process = spawn(
                 command,
-                env=strays.marked(env),
+                env=descendants.tagged(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
                 stdout=stdout,
                 stderr=stderr,
-                rlimit_tag=strays.rlimit_tag,
+                rlimit_tag=descendants.rlimit_tag,
                 user=launch_policy.user,
                 exec_prefix=launch_policy.exec_prefix,
             )
             lower_priority(process.pid)
-            strays.led_by(process.pid)
-            child = cls(process, strays, stdin=stdin, output=output, limits=launch_policy.limits)
+            descendants.started(process.pid)
+            child = cls(process, descendants, stdin=stdin, output=output, limits=launch_policy.limits)
             child._supervise(watch)
             undo.pop_all()
         return child
@@ -142,36 +145,36 @@ class Child:
         try:
             self._watch = watch(self.pid, self._on_exit)
             counts_output = self._limits.output_bytes is not None
-            self._output.start(self._finish_if_alone, self._note_output if counts_output else None)
+            self._output.start(self._finish_if_gone, self._note_output if counts_output else None)
         except (OSError, RuntimeError) as error:  # no descriptor or thread left
             self.kill()
             self._close_pipes()
             reap(self._process)
-            self._strays.end_blocking()
-            raise SpawnFailed(f"process {self.pid} was ended again, it cannot be supervised: {error}") from error
+            self._descendants.kill_blocking()
+            raise SpawnFailed(f"process {self.pid} was killed because it cannot be supervised: {error}") from error
         if self._stdin is not None:
             self._stdin.close_child_end()
         self._limiter.start(self)
 
     @property
     def pid(self) -> int:
-        """Its process id, which is its group's and its session's too."""
+        """Its process id, which is also the id of its group and its session."""
         return self._process.pid
 
     @property
     def stdin(self) -> InputPipe:
-        """Only of a child that was started with `pipe_stdin`."""
+        """Only for a child that was started with `pipe_stdin`."""
         if self._stdin is None:
             raise ValueError("this child was started without a pipe to its stdin")
         return self._stdin
 
     @property
     def exceeded(self) -> str | None:
-        """The limit that it did not keep; then it is ended, or has ended."""
+        """The message about the limit that it exceeded; then it is being ended, or has ended."""
         return self._limiter.exceeded
 
     async def stdout_ended(self) -> None:
-        """Returns when nobody can write to stdout any more, the process itself included; that may be before its end."""
+        """Return when no process can write to stdout any more, which may be before the process ends."""
         await self._output.stdout_ended.wait()
 
     @property
@@ -180,48 +183,49 @@ class Child:
         return self._output.captures
 
     def forget_output(self) -> None:
-        """What it has written so far will not be in its `Exit`."""
+        """Leave the output so far out of the `Exit`."""
         self._output.forget()
 
     async def wait(self) -> Exit:
-        """Returns when nothing is left of the process. Any number of tasks may wait, and be cancelled."""
+        """Return when nothing is left of the process. Any number of tasks may wait and be cancelled."""
         return await asyncio.shield(self._gone)
 
     async def stop(self, term_grace_s: float = TERM_GRACE_S, kill_grace_s: float = KILL_GRACE_S) -> StopSignal:
-        """Ends the whole group: SIGTERM, `term_grace_s`, SIGKILL. Returns what it took, to each of several callers.
+        """End the whole group with SIGTERM, then SIGKILL after `term_grace_s`. Return the last signal that was sent.
 
-        SIGTERM is sent once, by the first caller; SIGKILL after the shortest `term_grace_s`. What has left the group
-        gets SIGKILL alone, at the exit. Raises `ProcessStuck` if that takes over `kill_grace_s`; it stays supervised.
+        The first of several callers sends SIGTERM, and the shortest `term_grace_s` counts. Descendants outside the
+        group get only SIGKILL, at the exit. Raises `ProcessStuck` if that takes longer than `kill_grace_s`; the process
+        stays supervised.
         """
         self.terminate()
         if not await self.exits_within(term_grace_s):
             self.kill()
             if not await self.exits_within(kill_grace_s):
-                raise ProcessStuck(f"process {self.pid} is still there {kill_grace_s:g} s after SIGKILL")
+                raise self._stuck(kill_grace_s)
         await self.wait()
-        return self._ending
+        return self._signal_sent
 
     def terminate(self) -> None:
-        """Sends SIGTERM to the whole group, once."""
-        if self._ending == "shutdown" and not self._has_exited():
-            self._ending = "SIGTERM"
-            self._strays.remember(stop=False)
+        """Send SIGTERM to the whole group, once."""
+        if self._signal_sent == "shutdown" and not self._has_exited():
+            self._signal_sent = "SIGTERM"
+            self._descendants.track(stop=False)
             self._signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Sends SIGKILL to the whole group at once; `wait` tells when it is gone."""
+        """Send SIGKILL to the whole group. `wait` returns when it is gone."""
         if self._has_exited():
             return
-        self._ending = "SIGKILL"
+        self._signal_sent = "SIGKILL"
         if SUBREAPER.enabled:
-            self._signal_group(signal.SIGSTOP)  # so that nobody leaves it while it is looked through
-            self._strays.remember(stop=True)
+            self._signal_group(signal.SIGSTOP)  # so that no process leaves the group while it is searched
+            self._descendants.track(stop=True)
         self._signal_group(signal.SIGKILL)
 
     def close(self, kill_grace_s: float = KILL_GRACE_S) -> None:
-        """Ends everything here and now, blocking: for a loop that shuts down while the child runs. May be repeated.
+        """Kill everything before returning, for a loop that shuts down while the child runs. May be repeated.
 
-        Raises `ProcessStuck` when the process is there `kill_grace_s` after SIGKILL.
+        Raises `ProcessStuck` if the process remains for `kill_grace_s` after SIGKILL.
         """
         if self._process.returncode is not None:
             return
@@ -229,25 +233,28 @@ class Child:
         if self._watch is not None and not self._exited.done() and not self._watch.wait_blocking(kill_grace_s):
             self._close_pipes()
             self._watch.cancel()
-            self._process.returncode = -signal.SIGKILL  # nobody will ever reap it; Popen need not warn of it
-            raise ProcessStuck(f"process {self.pid} is still there {kill_grace_s:g} s after SIGKILL")
+            self._process.returncode = -signal.SIGKILL  # keeps Popen from warning that it still runs
+            raise self._stuck(kill_grace_s)
         self._note_exit()
-        self._strays.end_blocking()
+        self._descendants.kill_blocking()
         self._finish()
 
     async def exits_within(self, limit_s: float) -> bool:
-        """Whether the process has exited by then; what it has left behind may still be there."""
+        """Return True if the process exits within `limit_s`. Its descendants may still exist."""
         await asyncio.wait({self._exited}, timeout=limit_s)
         return self._exited.done()
 
     def _has_exited(self) -> bool:
         return self._exited.done() or has_exited(self.pid)
 
+    def _stuck(self, waited_s: float) -> ProcessStuck:
+        return ProcessStuck(f"process {self.pid} is still there {waited_s:g} s after SIGKILL")
+
     def _signal_group(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
-            return  # nobody left in it, or (macOS: zombies only; setuid programs) nobody that may be signalled
+            return  # the group is empty, or (setuid programs; macOS: only zombies) may not be signalled
 
     def _note_output(self) -> None:
         self._limiter.note_output(self._output.total_bytes)
@@ -255,7 +262,7 @@ class Child:
     def _on_exit(self) -> None:
         self._note_exit()
         self._output.drain(OUTPUT_DRAIN_S)
-        self._strays.end(self._loop, self._finish_if_alone)
+        self._descendants.kill(self._loop, self._finish_if_gone)
 
     def _note_exit(self) -> None:
         if self._duration_s is not None:
@@ -266,8 +273,8 @@ class Child:
         if not self._loop.is_closed():
             self._exited.set_result(None)
 
-    def _finish_if_alone(self) -> None:
-        if self._strays.are_gone and not self._output.is_open:
+    def _finish_if_gone(self) -> None:
+        if self._descendants.are_gone and not self._output.is_open:
             self._finish()
 
     def _finish(self) -> None:
@@ -277,7 +284,7 @@ class Child:
         reaped = reap(self._process)
         self._limiter.note_end(reaped.cpu_s, was_cpu_killed=reaped.signal == "SIGXCPU")
         self._limiter.close()
-        self._strays.forget()
+        self._descendants.close()
         stdout, stderr = self._output.captures
         ended = Exit(
             code=reaped.code,

@@ -1,4 +1,4 @@
-"""What one run may use of the machine, as it is declared: in a profile, or in the text of a flag."""
+"""The resource limits of a run, as declared in a profile or in a flag."""
 
 import re
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ MOST_BYTES = 1 << 60
 MOST_COUNT = 1_000_000_000
 MOST_S = 1_000_000_000.0
 LEAST_OPEN_FILES = 10
-"""With fewer a program cannot even load its libraries, and could not say so."""
+"""With fewer, a program cannot load its libraries or report why."""
 
 _UNITS_BYTES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -18,26 +18,26 @@ Count = Annotated[int, msgspec.Meta(gt=0, le=MOST_COUNT)]
 
 
 class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of all processes of one run together, unless it is said otherwise. None: no limit."""
+    """The limits of all processes of one run together, unless stated otherwise. None: no limit."""
 
     memory_bytes: Bytes | None = None
-    """Resident memory; what several of the processes share counts once, where the system tells."""
+    """Resident memory. Shared memory counts once if the system reports it."""
     processes: Count | None = None
     open_files: Annotated[int, msgspec.Meta(ge=LEAST_OPEN_FILES, le=MOST_COUNT)] | None = None
-    """In each process: so the kernel counts them."""
+    """In each process, because the kernel counts them so."""
     cpu_s: Annotated[float, msgspec.Meta(gt=0, le=MOST_S)] | None = None
-    """Of all processors together, also of processes that have ended."""
+    """On all processors together, including processes that have ended."""
     output_bytes: Bytes | None = None
-    """stdout and stderr together; of a persistent executor, in each turn."""
+    """stdout and stderr together; for a persistent executor, in each turn."""
 
-    def before(self, others: "ResourceLimits") -> "ResourceLimits":
-        """These, and of the others what is not limited here."""
+    def with_defaults(self, defaults: "ResourceLimits") -> "ResourceLimits":
+        """These limits, and those of `defaults` that are not set here."""
         own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
-        return msgspec.structs.replace(others, **own)
+        return msgspec.structs.replace(defaults, **own)
 
     @property
-    def need_looks(self) -> bool:
-        """Whether the processes of a run have to be looked at, again and again."""
+    def need_measuring(self) -> bool:
+        """True if the processes of a run have to be measured regularly."""
         return self.memory_bytes is not None or self.processes is not None or self.cpu_s is not None
 
 
@@ -45,16 +45,16 @@ NO_LIMITS = ResourceLimits()
 
 
 def parse_limits(text: str) -> ResourceLimits:
-    """Of `memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB`, of which each may be left out.
+    """Parse `memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB`, in which every part is optional.
 
-    Raises ValueError that says what was expected.
+    Raises ValueError, which says what was expected.
     """
     fields: dict[str, Any] = {}
     for part in text.split(","):
         name, _, value = (word.strip() for word in part.partition("="))
-        if name not in _FORMS:
-            raise ValueError(f"expected NAME=VALUE, separated by commas; NAME is one of {', '.join(_FORMS)}")
-        field, parse = _FORMS[name]
+        if name not in _PARSERS:
+            raise ValueError(f"expected NAME=VALUE, separated by commas; NAME is one of {', '.join(_PARSERS)}")
+        field, parse = _PARSERS[name]
         if field in fields:
             raise ValueError(f"{name} is given twice")
         try:
@@ -65,7 +65,7 @@ def parse_limits(text: str) -> ResourceLimits:
 
 
 def parse_size(text: str) -> int:
-    """Bytes. Raises ValueError."""
+    """Return bytes. Raises ValueError."""
     match = re.fullmatch("([0-9]{1,20})(KiB|MiB|GiB|)", text)
     size_bytes = int(match[1]) * _UNITS_BYTES[match[2]] if match else 0
     if not 1 <= size_bytes <= MOST_BYTES:
@@ -89,7 +89,7 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-_FORMS: dict[str, tuple[str, Any]] = {
+_PARSERS: dict[str, tuple[str, Any]] = {
     "memory": ("memory_bytes", parse_size),
     "processes": ("processes", _count),
     "open_files": ("open_files", _open_files),
@@ -99,18 +99,18 @@ _FORMS: dict[str, tuple[str, Any]] = {
 
 
 def size_text(size_bytes: int) -> str:
-    """For people, such as `2.1 GiB`; never less than it is."""
+    """A readable size such as `2.1 GiB`, rounded up."""
     unit, unit_bytes = _unit_of(size_bytes)
     tenths = -(-size_bytes * 10 // unit_bytes)
     return f"{tenths // 10:,}{f'.{tenths % 10}' if tenths % 10 else ''} {unit or 'bytes'}"
 
 
 def limit_text(limit_bytes: int) -> str:
-    """The same, exactly."""
+    """A readable size that is exact."""
     _, unit_bytes = _unit_of(limit_bytes)
     return f"{limit_bytes:,} bytes" if limit_bytes * 10 % unit_bytes else size_text(limit_bytes)
 
 
 def _unit_of(size_bytes: int) -> tuple[str, int]:
-    """The largest that it holds."""
+    """The largest unit that is not larger than the size."""
     return max((each for each in _UNITS_BYTES.items() if each[1] <= size_bytes), key=lambda each: each[1])

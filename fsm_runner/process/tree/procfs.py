@@ -1,61 +1,95 @@
-"""Reads processes from Linux' /proc, and signals exactly the one that was read.
+"""Reads processes from Linux' /proc and signals them by pidfd.
 
-A process that has ended meanwhile, or that may not be read, gives nothing; OSError is raised for faults of our
-own, as a rule that no file descriptor is left.
+The watchdog's bare interpreter imports this module, so it uses only small modules of the standard library.
+
+A process that has ended, or that this user may not read, yields None or nothing. OSError means that the runner itself
+lacks something, usually a file descriptor.
 """
 
 import os
 import signal
-from collections.abc import Iterator
-
-import msgspec
+from collections.abc import Iterable, Iterator
 
 READ_BYTES = 65_536
 _LIMIT_NAME_CHARS = 26
-"""The width of the first column in a process's file `limits`."""
-_NOT_TO_BE_READ = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""The width of the first column of /proc/PID/limits."""
+_UNREADABLE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+Identity = tuple[int, int]
+"""Process id and start time: the kernel reuses the id, but never the pair."""
 
 
-class Process(msgspec.Struct, frozen=True):
-    """One process at the moment when it was read. Its id may be given away later, its id and start may not."""
+class Process:
+    """A process at the moment when it was read."""
 
-    pid: int
-    state: str
-    """`Z` for one that has ended and is not reaped."""
-    parent: int
-    group: int
-    session: int
-    started_ticks: int
-    """When it was started, in clock ticks since the system was."""
-    own_ticks: int = 0
-    """CPU time that it has used itself, all threads together, in clock ticks."""
-    reaped_ticks: int = 0
-    """CPU time of children that have ended and that it has waited for, with that of theirs."""
-    resident_pages: int = 0
+    __slots__ = (
+        "group",
+        "name",
+        "own_ticks",
+        "parent",
+        "pid",
+        "reaped_ticks",
+        "resident_pages",
+        "session",
+        "started_ticks",
+        "state",
+    )
+
+    def __init__(
+        self,
+        *,
+        pid: int,
+        state: str,
+        parent: int,
+        group: int,
+        session: int,
+        started_ticks: int,
+        own_ticks: int = 0,
+        reaped_ticks: int = 0,
+        resident_pages: int = 0,
+        name: str = "",
+    ) -> None:
+        """`started_ticks`: clock ticks from the boot of the system. `own_ticks`: CPU time of all its threads.
+        `reaped_ticks`: CPU time of the ended children that it has waited for, and of theirs."""
+        self.pid = pid
+        self.state = state
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.started_ticks = started_ticks
+        self.own_ticks = own_ticks
+        self.reaped_ticks = reaped_ticks
+        self.resident_pages = resident_pages
+        self.name = name
 
     @property
-    def identity(self) -> tuple[int, int]:
+    def identity(self) -> Identity:
         return self.pid, self.started_ticks
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a signal has stopped it. A signal that was just sent may not have had its effect yet."""
+        """True if a signal has stopped it. A signal that was just sent may not have taken effect yet."""
         return self.state == "T"
 
     @property
     def has_ended(self) -> bool:
+        """True for a zombie, which has ended but is not reaped."""
         return self.state in ("Z", "X")
+
+    def __repr__(self) -> str:
+        return f"Process(pid={self.pid}, name={self.name!r}, state={self.state!r}, parent={self.parent})"
 
 
 def read_process(pid: int) -> Process | None:
     content = _content(f"/proc/{pid}/stat")
-    # pid (command) state ppid pgrp session … utime stime cutime cstime … starttime vsize rss; the command may hold
-    # anything, parentheses too.
-    fields = content.rpartition(b")")[2].split()
+    # pid (command) state ppid pgrp session … utime stime cutime cstime … starttime vsize rss. The command may contain
+    # any character, including parentheses.
+    command, _, rest = content.rpartition(b")")
+    fields = rest.split()
     if len(fields) < 22:
         return None
     parent, group, session = map(int, fields[1:4])
-    if session < 0:  # it was reaped this moment
+    if session < 0:  # it is being reaped
         return None
     return Process(
         pid=pid,
@@ -67,24 +101,38 @@ def read_process(pid: int) -> Process | None:
         own_ticks=int(fields[11]) + int(fields[12]),
         reaped_ticks=int(fields[13]) + int(fields[14]),
         resident_pages=int(fields[21]),
+        name=command.partition(b"(")[2].decode(errors="replace"),
     )
 
 
+def processes() -> Iterator[Process]:
+    """All visible processes."""
+    for pid in process_ids():
+        process = read_process(pid)
+        if process is not None:
+            yield process
+
+
+def process_ids() -> list[int]:
+    """The ids of all visible processes, usually the oldest first. Raises OSError."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - pathlib is slow and large
+
+
 def environment(pid: int) -> list[bytes]:
-    """Each `NAME=value` that the process was started with; empty also while it is replacing its program."""
+    """Each `NAME=value` that the process was started with. Also empty while the process executes a new program."""
     return [entry for entry in _content(f"/proc/{pid}/environ").split(b"\0") if entry]
 
 
 def limits(pid: int) -> list[tuple[bytes, bytes]]:
-    """The names of its resource limits with the values that count (the soft ones), which every user may read."""
+    """The names and soft values of the process's resource limits. Every user may read them."""
     lines = _content(f"/proc/{pid}/limits").splitlines()[1:]
     return [(line[:_LIMIT_NAME_CHARS].strip(), line[_LIMIT_NAME_CHARS:].split()[0]) for line in lines]
 
 
 def proportional_bytes(pid: int) -> int | None:
-    """Its resident memory, what it shares divided by the number of those that share it (PSS).
+    """Its resident memory, with each shared page divided by the number of processes that share it (PSS).
 
-    The kernel walks through its page tables for that. None where it may not be read, or the kernel is older than 4.14.
+    The kernel walks the page tables, which is slow. None if it is not readable or the kernel is older than 4.14.
     """
     for line in _content(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith(b"Pss:"):
@@ -93,17 +141,17 @@ def proportional_bytes(pid: int) -> int | None:
 
 
 def offers_processes() -> bool:
-    """Whether /proc is there at all."""
+    """True if /proc exists."""
     return os.access("/proc/self/stat", os.R_OK)
 
 
 def offers_children() -> bool:
-    """Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN), and /proc is there."""
+    """True if the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."""
     return os.access(_children_file(os.getpid(), os.getpid()), os.R_OK)
 
 
 def offers_pidfds() -> bool:
-    """Whether a process can be signalled by a handle that is of it alone (Linux 5.3)."""
+    """True if a process can be signalled by a handle that no other process can take over (Linux 5.3)."""
     if not hasattr(os, "pidfd_open"):
         return False
     try:
@@ -119,23 +167,18 @@ def offers_pidfds() -> bool:
     return True
 
 
-def process_ids() -> list[int]:
-    """The ids of all visible processes, usually the oldest first. Raises OSError."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - paths cost more than the rest
-
-
 def adopted_children() -> list[int]:
-    """The children of this process's main thread.
+    """The children of this process's main thread. Raises OSError.
 
-    An orphan comes to the first living thread of its new parent, which is the main one; the children of other
-    threads were all started by them.
+    The kernel gives an orphan to the first living thread of its new parent, which is the main thread. The children of
+    other threads were started by those threads.
     """
     own = os.getpid()
     return _pids(_content(_children_file(own, own)))
 
 
 def descendants(process: Process) -> Iterator[Process]:
-    """Everything below `process`, nearest first. Each was a child of the one above it when it was read."""
+    """All processes below `process`, nearest first, from the kernel's lists of children."""
     above = [process]
     for parent in above:
         for child in _children(parent):
@@ -143,14 +186,25 @@ def descendants(process: Process) -> Iterator[Process]:
             yield child
 
 
+def with_descendants(roots: Iterable[Process], table: Iterable[Process]) -> list[Process]:
+    """`roots` and all processes below them in `table`."""
+    children: dict[int, list[Process]] = {}
+    for process in table:
+        children.setdefault(process.parent, []).append(process)
+    found = list(roots)
+    for process in found:
+        found += children.pop(process.pid, [])
+    return found
+
+
 def send(process: Process, number: signal.Signals) -> None:
-    """Signals this process and no other that has its id by now. Raises PermissionError."""
+    """Signal this process, and not another one that has reused its id. Raises PermissionError."""
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return
     try:
-        # Whoever the handle is of: if it was not reaped until now, it is the one that is read here.
+        # If the id still belongs to the process now, the handle does too.
         now = read_process(process.pid)
         if now is not None and now.identity == process.identity:
             signal.pidfd_send_signal(handle, number)
@@ -162,8 +216,8 @@ def send(process: Process, number: signal.Signals) -> None:
 
 def _children(parent: Process) -> Iterator[Process]:
     try:
-        threads = os.listdir(f"/proc/{parent.pid}/task")  # noqa: PTH208 - a path for each thread costs more than it
-    except _NOT_TO_BE_READ:
+        threads = os.listdir(f"/proc/{parent.pid}/task")  # noqa: PTH208 - pathlib is slow and large
+    except _UNREADABLE:
         return
     for thread in threads:
         for pid in _pids(_content(_children_file(parent.pid, int(thread)))):
@@ -183,11 +237,11 @@ def _pids(content: bytes) -> list[int]:
 def _content(path: str) -> bytes:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except _NOT_TO_BE_READ:
+    except _UNREADABLE:
         return b""
     try:
         return b"".join(iter(lambda: os.read(file, READ_BYTES), b""))
-    except _NOT_TO_BE_READ:
+    except _UNREADABLE:
         return b""
     finally:
         os.close(file)

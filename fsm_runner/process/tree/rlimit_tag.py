@@ -1,10 +1,13 @@
-"""A mark that a process keeps when it clears its environment: a resource limit with a value that nobody else sets.
+"""The rlimit tag: a resource limit with an unusual value, which a process keeps if it clears its environment.
 
-Whatever a process starts inherits its limits. The one that is used (RLIMIT_RTTIME, Linux) is about the time of
-processes with real-time scheduling, and the values are hundreds of thousands of years: they limit nothing.
+Every process inherits the limits of its parent. RLIMIT_RTTIME (Linux) limits the time of processes with real-time
+scheduling, and the tags are values of hundreds of thousands of years, so they limit nothing.
+
+The upper bits of a tag are a prefix, a hash of the runner tag; the lower 31 bits are the number of the tree.
+
+The watchdog's bare interpreter imports this module, so it uses only small modules of the standard library.
 """
 
-import hashlib
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +17,21 @@ from fsm_runner.process.tree import procfs
 _LIMIT: int | None = getattr(resource, "RLIMIT_RTTIME", None)
 _LIMIT_NAME = b"Max realtime timeout"
 _TREE_BITS = 31
-_OWNER_BITS = 31
-_BASE = 1 << (_OWNER_BITS + _TREE_BITS)
+_PREFIX_BITS = 31
+_BASE = 1 << (_PREFIX_BITS + _TREE_BITS)
 
 
-def rlimit_tag(owner: str, tree: int) -> int:
-    """Of what one process of a runner (`owner`) starts as its tree of this number."""
-    return tag_prefix(owner) << _TREE_BITS | tree % (1 << _TREE_BITS)
+def rlimit_tag(runner_tag: str, tree: int) -> int:
+    """The tag of everything that a runner process starts in its tree with this number."""
+    return tag_prefix(runner_tag) << _TREE_BITS | tree % (1 << _TREE_BITS)
 
 
-def tag_prefix(owner: str) -> int:
-    """What the rlimit tags of all trees of an owner begin with: the value without its lower 31 bits."""
-    digest = hashlib.blake2b(owner.encode(errors="surrogateescape"), digest_size=8).digest()
-    return (_BASE >> _TREE_BITS) | int.from_bytes(digest) % (1 << _OWNER_BITS)
+def tag_prefix(runner_tag: str) -> int:
+    """The common prefix of the rlimit tags of all trees of a runner process."""
+    import hashlib  # large, and the watchdog does not need it
+
+    digest = hashlib.blake2b(runner_tag.encode(errors="surrogateescape"), digest_size=8).digest()
+    return (_BASE >> _TREE_BITS) | int.from_bytes(digest) % (1 << _PREFIX_BITS)
 
 
 def tag_prefix_of(value: int) -> int:
@@ -34,38 +39,34 @@ def tag_prefix_of(value: int) -> int:
 
 
 def rlimit_tag_of(pid: int) -> int | None:
-    """None where it has none, or has ended."""
+    """None if the process has no tag or has ended. Raises OSError if no descriptor is left."""
     if _LIMIT is None:
         return None
     try:
         value, _ = resource.prlimit(pid, _LIMIT)
-    except PermissionError:
-        value = _public_value(pid)
+    except PermissionError:  # another user's process, and this one lacks CAP_SYS_RESOURCE
+        value = _value_in_procfs(pid)
     except OSError:
         return None
     return value if value >= _BASE else None
 
 
-def _public_value(pid: int) -> int:
-    """Of another user's process, where we lack the right to its limits (CAP_SYS_RESOURCE): everybody may read them.
-
-    0 where it has ended. Raises OSError where no descriptor is left.
-    """
-    return next((int(line[1]) for line in procfs.limits(pid) if line[0] == _LIMIT_NAME and line[1].isdigit()), 0)
+def _value_in_procfs(pid: int) -> int:
+    return next((int(value) for name, value in procfs.limits(pid) if name == _LIMIT_NAME and value.isdigit()), 0)
 
 
 @contextmanager
 def with_rlimit_tag(value: int | None) -> Iterator[None]:
-    """What is started in here has it. Nothing else may be started at the same time. None: nothing is changed."""
+    """Give the tag to the processes that are started inside. No other thread may start one meanwhile. None: no tag."""
     if _LIMIT is None or value is None:
         yield
         return
-    before, most = resource.getrlimit(_LIMIT)
-    if most != resource.RLIM_INFINITY and value > most:  # somebody has set a limit that counts
+    soft, hard = resource.getrlimit(_LIMIT)
+    if hard != resource.RLIM_INFINITY and value > hard:  # a real limit is set, so there is no room for a tag
         yield
         return
-    resource.setrlimit(_LIMIT, (value, most))
+    resource.setrlimit(_LIMIT, (value, hard))
     try:
         yield
     finally:
-        resource.setrlimit(_LIMIT, (before, most))
+        resource.setrlimit(_LIMIT, (soft, hard))

@@ -1,13 +1,13 @@
-"""Takes in the orphans of runs: processes that have left their run's group and whose parent has ended.
+"""Makes this process the parent of its orphaned descendants, and assigns each orphan to the tree that it belongs to.
 
-As a rule an orphan becomes a child of the system's first process and is lost among all others. On Linux a process
-can ask to be given the orphans among its descendants (PR_SET_CHILD_SUBREAPER). Then they are found by one read of
-the list of our own children, and their zombies are ours to reap.
+An orphan is a process whose parent has ended. It normally becomes a child of the system's first process. On Linux a
+process can ask for the orphans among its descendants (PR_SET_CHILD_SUBREAPER). Then one read of the list of its own
+children finds them, and it reaps them.
 
-That list has other children too: those of whoever else starts processes in this program. A process that has our
-own session is never of a run, since each run has sessions of its own and none can be joined; so it is left alone.
-Of the rest, a zombie is reaped only where it can be nobody's but a run's: SIGCHLD or waiting for any child would
-take exit codes from others. That is done at each end of a child, and by a timer while children live.
+That list also has the children of other code in this program. A process in this program's own session never belongs
+to a run, because each run has sessions of its own and no process can join another session; so it is left alone. Of the
+others, a zombie is reaped only if no other code can be waiting for it: SIGCHLD handlers or a wait for any child would
+take exit codes from others. This happens when a child ends, and regularly while children live.
 """
 
 import asyncio
@@ -20,141 +20,147 @@ from loguru import logger
 
 from fsm_runner.process.exit_watch import has_exited
 from fsm_runner.process.tree import procfs
-from fsm_runner.process.tree.process_tree import ProcessTree, own_tree_tag
-from fsm_runner.process.tree.procfs import Process
+from fsm_runner.process.tree.process_tags import own_tree_tag
+from fsm_runner.process.tree.process_tree import ProcessTree
+from fsm_runner.process.tree.procfs import Identity, Process
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of, tag_prefix_of
 
 REAP_INTERVAL_S = 1.0
-"""How often zombies of orphans are looked for while a child lives."""
+"""The interval between two searches for zombies of orphans while a child lives."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Relation(enum.Enum):
-    """How an orphan is related to a tree that ends."""
+    """The relation of an orphan to a tree that is being ended."""
 
     OWN = enum.auto()
     LEFTOVER = enum.auto()
-    """From a tree that is no longer known. It has to end, but its usage must not be charged to the tree that ends now.
-    """
-    FOREIGN = enum.auto()
+    """It belongs to a tree that is no longer known. It has to end, but is not charged to the tree that ends now."""
+    UNRELATED = enum.auto()
     UNREADABLE = enum.auto()
-    """It cannot be read at this moment, perhaps because it is replacing its program (`exec`)."""
+    """It cannot be read now, perhaps because it is executing a new program."""
 
 
 class Subreaper:
-    """The trees of this program's children, and which process is of which tree."""
+    """The trees of this program's children, and the assignment of orphans to them."""
 
     def __init__(self) -> None:
         self.enabled = False
         self.leftovers = ProcessTree()
-        """Orphans from trees that are no longer known. They have to end."""
+        """Orphans of trees that are no longer known. They have to end."""
         self._exclusive = False
         self._trees: dict[str, ProcessTree] = {}
         self._by_rlimit_tag: dict[int, ProcessTree] = {}
         self._assigned: set[int] = set()
-        """Ids of orphans of known trees. Only this program reaps them, so until then no other process gets their ids.
-        """
+        """Ids of orphans of known trees. No other process gets such an id before this program reaps the orphan."""
         self._known: set[int] = set()
-        self._ignored: set[tuple[int, int]] = set()
-        """Children that have no mark: not read again while they are there."""
-        self._given_up: set[tuple[int, int]] = set()
+        self._ignored: set[Identity] = set()
+        """Children without a tag, which are not read again."""
+        self._given_up: set[Identity] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def enable(self, *, exclusive: bool) -> bool:
+        """See `become_subreaper`."""
         self.enabled = self.enabled or _set_child_subreaper(enabled=True)
         self._exclusive = self.enabled and (self._exclusive or exclusive)
         return self.enabled
 
     def disable(self) -> None:
-        """Orphans go to the system's first process again."""
+        """Let the system's first process adopt orphans again."""
         if self.enabled:
             _set_child_subreaper(enabled=False)
         self.enabled = self._exclusive = False
 
-    def new_tree(self, owner: str | None) -> ProcessTree:
-        """Before its leader is started, so that the leader is never taken for an orphan."""
-        tree = ProcessTree(owner)
-        self._trees[tree.mark] = self._by_rlimit_tag[tree.rlimit_tag] = tree
+    def new_tree(self, runner_tag: str | None) -> ProcessTree:
+        """Register a tree before its leader is started, so that the leader is never taken for an orphan."""
+        tree = ProcessTree(runner_tag)
+        self._trees[tree.tag] = self._by_rlimit_tag[tree.rlimit_tag] = tree
         return tree
 
     def started(self, tree: ProcessTree, leader: int) -> None:
         tree.leader = leader
         self.add_known(leader)
         if self.enabled:
-            self._reap_regularly()
+            self._schedule_reaping()
 
     def remove(self, tree: ProcessTree) -> None:
-        """When its leader is reaped."""
-        self._trees.pop(tree.mark, None)
+        """Forget a tree whose leader has been reaped or was never started."""
+        self._trees.pop(tree.tag, None)
         self._by_rlimit_tag.pop(tree.rlimit_tag, None)
         self.remove_known(tree.leader)
 
     def add_known(self, pid: int) -> None:
-        """A child of ours with a session of its own that is no orphan and that somebody waits for."""
+        """Register a child that leads its own session, is not an orphan, and is reaped by other code."""
         self._known.add(pid)
 
     def remove_known(self, pid: int) -> None:
-        """It has been reaped."""
+        """Forget a child that has been reaped."""
         self._known.discard(pid)
 
     def possible_orphans(self) -> list[int]:
-        """Ids of children that may be orphans. Raises OSError where they cannot be read."""
+        """The ids of this process's children, except known ones. Raises OSError."""
         return [pid for pid in procfs.adopted_children() if pid not in self._known]
 
     def is_unrelated(self, process: Process) -> bool:
-        """Whether it is no orphan of a run for certain."""
+        """Return True if the process is certainly not an orphan of a run."""
         return process.session == os.getsid(0) or process.parent != os.getpid() or process.pid in self._known
 
     def give_up(self, process: Process) -> None:
-        """It does not end; nobody waits for it any more."""
+        """Stop waiting for a process that does not end."""
         self._given_up.add(process.identity)
 
     def is_given_up(self, process: Process) -> bool:
         return process.identity in self._given_up
 
+    def ignore(self, process: Process) -> None:
+        """Do not read a process again that has nothing in its environment."""
+        self._ignored.add(process.identity)
+
     def relation(self, process: Process, tree: ProcessTree) -> Relation:
-        """How `process`, an unknown child, is related to `tree`, whose leader has exited."""
+        """Return the relation of a possible orphan to `tree`, whose leader has exited."""
         if process.has_ended or process.identity in tree.members:
             return self._relation_by_membership(process, tree)
         value = rlimit_tag_of(process.pid)
         if value is not None and tag_prefix_of(value) == tag_prefix_of(tree.rlimit_tag):
             if value == tree.rlimit_tag:
                 return Relation.OWN
-            return Relation.LEFTOVER if self.must_end_with(value, tree) else Relation.FOREIGN
+            return Relation.LEFTOVER if self.must_end_with(value, tree) else Relation.UNRELATED
         environment = procfs.environment(process.pid)
-        mark = own_tree_tag(environment)
-        if mark is not None:
-            if mark == tree.mark:
+        tag = own_tree_tag(environment)
+        if tag is not None:
+            if tag == tree.tag:
                 return Relation.OWN
-            return Relation.FOREIGN if mark in self._trees else Relation.LEFTOVER
-        owned = self._relation_by_membership(process, tree)
-        if owned is not Relation.FOREIGN or any(other.has(process) for other in self._trees.values()):
-            return owned
+            return Relation.UNRELATED if tag in self._trees else Relation.LEFTOVER
+        relation = self._relation_by_membership(process, tree)
+        if relation is not Relation.UNRELATED or any(other.has(process) for other in self._trees.values()):
+            return relation
         if self._exclusive:
-            may_be_anothers = any(self._may_own(other, process) for other in self._trees.values() if other is not tree)
-            return Relation.FOREIGN if may_be_anothers else Relation.LEFTOVER
-        return Relation.FOREIGN if environment or process.identity in self._ignored else Relation.UNREADABLE
+            is_from_other = any(
+                not other.has_ended and other.may_have_started(process)
+                for other in self._trees.values()
+                if other is not tree
+            )
+            return Relation.UNRELATED if is_from_other else Relation.LEFTOVER
+        return Relation.UNRELATED if environment or process.identity in self._ignored else Relation.UNREADABLE
 
     def belongs_to_another(self, pid: int, tree: ProcessTree) -> bool:
-        """Whether its rlimit tag is that of another known tree. Cheap, so that a large tree does not delay others."""
+        """Return True if the process has the rlimit tag of another known tree.
+
+        This is cheap, so a large tree does not delay the end of others.
+        """
         value = rlimit_tag_of(pid)
         return value is not None and value != tree.rlimit_tag and value in self._by_rlimit_tag
 
     def must_end_with(self, value: int, tree: ProcessTree) -> bool:
-        """Whether a process with this rlimit tag has to end with `tree`."""
+        """Return True if a process with this rlimit tag has to end with `tree`."""
         if value in self._by_rlimit_tag:
             return value == tree.rlimit_tag
         return tag_prefix_of(value) == tag_prefix_of(tree.rlimit_tag)
 
-    def _relation_by_membership(self, process: Process, tree: ProcessTree) -> Relation:
-        if tree.has(process):
-            return Relation.OWN
-        return Relation.LEFTOVER if self.leftovers.has(process) else Relation.FOREIGN
-
     def orphans_of(self, tree: ProcessTree) -> Iterator[Process]:
-        """Those orphans that are of this tree. Raises OSError."""
+        """The orphans that belong to `tree`. Raises OSError."""
         for pid in self.possible_orphans():
             if self.belongs_to_another(pid, tree):
                 continue
@@ -166,12 +172,8 @@ class Subreaper:
             if tree.has(process):
                 yield process
 
-    def ignore(self, process: Process) -> None:
-        """It stays without anything in its environment."""
-        self._ignored.add(process.identity)
-
     def reap(self, process: Process) -> bool:
-        """Reaps a zombie where nobody else can be waiting for it. Whether it is gone."""
+        """Reap a zombie unless other code may be waiting for it. Return True if it is gone."""
         if not self._may_reap(process):
             return False
         try:
@@ -186,7 +188,7 @@ class Subreaper:
         return reaped != 0
 
     def reap_orphans(self) -> None:
-        """Zombies of orphans, and notes which orphan is of which tree. Raises OSError."""
+        """Reap the zombies of orphans and assign the other orphans to their trees. Raises OSError."""
         seen = set()
         held = {pid for pid, _ in self._given_up}
         children = self.possible_orphans()
@@ -206,11 +208,13 @@ class Subreaper:
         self._given_up &= seen
         self.leftovers.members &= seen
 
-    def _may_own(self, tree: ProcessTree, process: Process) -> bool:
-        return not tree.has_ended and tree.may_have_started(process)
+    def _relation_by_membership(self, process: Process, tree: ProcessTree) -> Relation:
+        if tree.has(process):
+            return Relation.OWN
+        return Relation.LEFTOVER if self.leftovers.has(process) else Relation.UNRELATED
 
     def _may_reap(self, process: Process) -> bool:
-        """A child that this program has started is in our own session or leads its own: it can be in no third one."""
+        # A child that other code has started is in this program's session or leads its own; it cannot be in a third.
         return (
             self._exclusive
             or process.session != process.pid
@@ -231,7 +235,7 @@ class Subreaper:
         elif environment:
             self._ignored.add(process.identity)
 
-    def _reap_regularly(self) -> None:
+    def _schedule_reaping(self) -> None:
         if self._timer is None or self._loop is None or self._loop.is_closed():
             self._loop = asyncio.get_running_loop()
             self._timer = self._loop.call_later(REAP_INTERVAL_S, self._on_timer)
@@ -241,30 +245,30 @@ class Subreaper:
         try:
             self.reap_orphans()
         except OSError as error:  # no descriptor left; there may be one the next time
-            logger.debug("orphans cannot be looked for: {}", error)
+            logger.debug("cannot list orphans: {}", error)
         finally:
             if self.enabled and self._trees:
-                self._reap_regularly()
+                self._schedule_reaping()
 
 
 SUBREAPER = Subreaper()
-"""One for each process, as the list of its children is."""
+"""The only instance, because the list of children belongs to the process."""
 
 
 def become_subreaper(*, exclusive: bool = False) -> bool:
-    """From now on orphans of children are found, ended with their child, and reaped. Returns whether they are.
+    """Adopt orphaned descendants from now on, so that they end with their child. Return False if that is impossible.
 
-    `exclusive`: this program has no other children with sessions of their own than those it makes known. Then also
-    an orphan without any mark is a run's, and is ended as soon as no living child can have started it.
+    `exclusive`: this program has no children with sessions of their own except known ones. Then an orphan without any
+    tag belongs to a run too, and is ended as soon as no living child can have started it.
 
-    False on macOS, and on Linux before 5.3 or where /proc does not list the children of a process: then what has
-    left its run's process group (`setsid`, daemons) is not ended with the run, but by the sweep when a runner of this
-    identity starts again.
+    It is impossible on macOS, on Linux before 5.3, and if /proc does not list the children of a process. Then a process
+    that has left its run's process group (`setsid`, daemons) outlives the run, until a runner of this identity starts
+    again and kills it.
     """
-    adopted = SUBREAPER.enable(exclusive=exclusive)
-    if not adopted:
-        logger.info("this system does not tell of orphans: what leaves its run's process group outlives the run")
-    return adopted
+    enabled = SUBREAPER.enable(exclusive=exclusive)
+    if not enabled:
+        logger.info("this system does not report orphans, so a process that leaves its run's group outlives the run")
+    return enabled
 
 
 def _set_child_subreaper(*, enabled: bool) -> bool:
