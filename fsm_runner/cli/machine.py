@@ -4,20 +4,33 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check and draw the machines in specs/.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check and draw the machines in specs/, and print the schema of the format.", no_args_is_help=True
+)
 
 
 @app.command()
 def check(
     file: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE]", help="A spec, or the name of an own one. [all own ones]", show_default=False),
+        typer.Argument(
+            metavar="[FILE]", help="A spec, or the name of one of the program's own. [all own]", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """List every defect of a spec with its line, and exit 1; say nothing and exit 0 when it is sound."""
+    """List every defect of a spec with its line and exit 1, or print nothing and exit 0 if it is sound."""
     from fsm_runner.cli.machine_check import check_specs
 
     raise typer.Exit(check_specs(file))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the spec format, for editors."""
+    from fsm_runner.cli.output import show
+    from fsm_runner.machine.schema import schema_text
+
+    show(schema_text().rstrip("\n"))
 
 
 @app.command()

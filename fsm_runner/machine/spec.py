@@ -1,26 +1,26 @@
-"""The format of a machine: what a file in `specs/` may contain.
+"""The format of a spec, the file that declares a machine.
 
-These Structs describe the format only. `check` judges whether their contents make sense together.
+These Structs describe the format only; `check` judges whether their contents make sense together. The docstring of each
+field is its description in the JSON Schema (`schema`).
 """
 
+import sys
 from typing import Annotated, Literal
 
 import msgspec
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 
 # No `pattern` here: in a union with a tuple it corrupts memory in msgspec 0.22, and the interpreter crashes at exit.
 Name = Annotated[str, msgspec.Meta(min_length=1)]
-"""Any text on one line that is not blank (`check` sees to that); states may have spaces in their names."""
+"""Text on one line that is not blank, which may contain spaces. `check` refuses other text."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 Tone = Literal["good", "bad", "neutral"]
-"""How an end is to be read: success, failure, or neither (a stop, say). It colours the diagram."""
-
 
 OUTCOME_GUARD = "outcome_is_"
-"""The guard of this name with an outcome behind it holds if that outcome has been settled."""
+"""A guard of this name with an outcome behind it holds if that outcome has been decided."""
 
 
 class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,71 +28,86 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Retry(_Form, frozen=True, kw_only=True):
-    """How often a failed activity is tried again, and how far apart: full jitter below a doubling bound."""
+    """Retries of a failed activity. Each wait is random, below a bound that doubles."""
 
     times: Count
+    """Number of retries."""
     base_s: Seconds
+    """Bound of the first wait, in seconds."""
     cap_s: Seconds
+    """Highest bound of a wait, in seconds."""
 
 
 class State(_Form, frozen=True, kw_only=True):
-    """One state. Without `invoke` and `final` it waits for events."""
+    """A state. Without `invoke` and `final` it waits for events."""
 
     doc: str = ""
+    """One line about the state."""
     invoke: Name | None = None
-    """The activity that runs while the machine is in this state."""
+    """Activity that starts when the machine enters the state and is cancelled when it leaves the state."""
     timeout_s: Seconds | Name | None = None
-    """How long the state may last: seconds, or the name of a setting that the actor supplies."""
+    """Time limit of the state: seconds, or the name of a setting that the actor supplies."""
     on_done: Name | None = None
+    """Event when the activity returns."""
     on_error: Name | None = None
+    """Event when the activity fails, after all retries."""
     on_timeout: Name | None = None
+    """Event when the time limit passes."""
     retry: Retry | None = None
+    """Retries of the activity if it fails."""
     ignore: tuple[Name, ...] = ()
-    """The events of `[events]` that change nothing here."""
+    """Events of `[events]` that change nothing in this state."""
     reject: tuple[Name, ...] = ()
-    """The events of `[events]` that are refused here: nothing changes, and whoever posted the event learns it."""
+    """Events of `[events]` that this state refuses: they change nothing, and their sender learns that."""
     tags: tuple[Name, ...] = ()
     """Tags of `[tags]`: what the actor needs to know about this state."""
     final: bool = False
+    """Whether the machine ends here."""
     outcome: Name | None = None
-    """Of a final state: how what has ended here is called."""
+    """For a final state: how the run, session or runner ended."""
     tone: Tone | None = None
-    """Of a final state: whether this end is a success, a failure or neither."""
+    """For a final state: whether this end is a success, a failure, or neither. It colours diagrams."""
 
     @property
     def own_events(self) -> tuple[str, ...]:
-        """The events that this state itself causes, by its activity and its time limit."""
+        """The events that the state itself causes, by its activity and its time limit."""
         return tuple(event for event in (self.on_done, self.on_error, self.on_timeout) if event is not None)
 
 
 class Group(_Form, frozen=True, kw_only=True):
-    """States that share answers and tags (a superstate). `groups.flatten` hands them to the members."""
+    """A superstate: states that share answers to events, and tags."""
 
     doc: str = ""
+    """One line about the group."""
     states: tuple[Name, ...] = ()
-    """The members: states or other groups."""
+    """The members: states and other groups."""
     ignore: tuple[Name, ...] = ()
-    """The events that change nothing in a member without an own answer to them."""
+    """Events that change nothing in a member that has no answer of its own."""
     reject: tuple[Name, ...] = ()
-    """The events that a member without an own answer to them refuses."""
+    """Events that a member refuses if it has no answer of its own."""
     tags: tuple[Name, ...] = ()
     """Tags of `[tags]` that every member has."""
 
 
 class Transition(_Form, frozen=True, kw_only=True, rename={"source": "from"}):
+    """A transition from one or more states to a state."""
+
     source: Name | tuple[Name, ...]
-    """A state, a group, or a list of both. A group stands for its members that have no own answer to the event."""
+    """A state, a group, or a list of both. A group means its members that have no answer of their own to the event."""
     event: Name
+    """Event that causes the transition."""
     to: Name
+    """Target state."""
     guard: Name | None = None
-    """Taken only when this predicate of the actor holds."""
+    """Condition. Of several transitions for one event, the machine takes the first whose guard holds."""
     decides: Name | None = None
-    """The outcome that this transition settles; the first one settled stands."""
+    """Outcome that this transition decides. Later decisions do not change it."""
     provisional: bool = False
-    """The decided outcome is an assumption: an end that is already recorded elsewhere takes precedence."""
+    """Whether the decided outcome is an assumption, so that a different end recorded by the coordinator wins."""
     main: bool = False
-    """The transition is on the path of a machine in which nothing goes wrong. Diagrams emphasise it."""
+    """Whether the transition is on the path on which nothing goes wrong. Diagrams emphasise it."""
     doc: str = ""
+    """Reason for the transition."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -100,34 +115,43 @@ class Transition(_Form, frozen=True, kw_only=True, rename={"source": "from"}):
 
 
 class Spec(_Form, frozen=True, kw_only=True):
+    """A machine of fsm-runner."""
+
     name: Name
+    """Name of the machine."""
     initial: Name
+    """State in which the machine starts."""
     doc: str = ""
+    """One line about the machine."""
     events: dict[Name, str]
-    """The events that may arrive in any state, each with a line that explains it."""
+    """Events from outside, which can arrive in any state, each with a line that explains it."""
     tags: dict[Name, str] = {}
-    """The tags that states may have, each with a line that explains it."""
+    """Tags that states can have, each with a line that explains it."""
     states: dict[Name, State]
+    """The states by name."""
     groups: dict[Name, Group] = {}
+    """The groups by name."""
     transitions: tuple[Transition, ...]
+    """The transitions."""
 
 
 class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
-    """What an actor can do and what it needs: all names that a spec for it may or must use."""
+    """The names that a spec for an actor may use, or must use: events, tags and outcomes have to be the same on both
+    sides."""
 
     activities: frozenset[str] = frozenset()
     facts: frozenset[str] = frozenset()
-    """The guards that hold while the actor has the name in `Model.facts`."""
+    """The guards that hold while the actor has their name in `Model.facts`."""
     settings: frozenset[str] = frozenset()
-    """Names that `timeout_s` may use in place of a number."""
+    """The names that `timeout_s` may have instead of a number."""
     events: frozenset[str] = frozenset()
-    """The events that the actor can post in any state."""
+    """The events that the actor posts from outside."""
     tags: frozenset[str] = frozenset()
-    """The tags that the actor looks for."""
+    """The tags that the program looks for."""
     outcomes: frozenset[str] = frozenset()
-    """The outcomes that the actor knows. For each there is a guard `outcome_is_…`."""
+    """The outcomes that the program knows. For each there is a guard `outcome_is_…`."""
 
     @property
     def guards(self) -> frozenset[str]:
-        """All names that `guard` may use."""
+        """All names that `guard` may have."""
         return self.facts | {f"{OUTCOME_GUARD}{outcome}" for outcome in self.outcomes}

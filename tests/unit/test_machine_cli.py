@@ -14,6 +14,8 @@ from fsm_runner.machine.render.embed import marker
 ROOT = Path(__file__).parents[2]
 
 BROKEN = (ROOT / "specs" / "run.toml").read_text().replace("cap_s = 2 ", "cap_s = 0.1 ")
+BROKEN_LINE = 1 + next(index for index, line in enumerate(BROKEN.splitlines()) if "cap_s = 0.1 " in line)
+NAME_LINE = 1 + BROKEN.splitlines().index('name = "run"')
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def test_check_lists_the_defects_of_a_file() -> None:
     assert result.exit_code == 1
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0] == "broken.toml:22: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
+    assert lines[0] == f"broken.toml:{BROKEN_LINE}: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
     line = BROKEN.splitlines().index('to = "executing"') + 1
     assert f'broken.toml:{line}: transitions[1].to: "exekuting" is no state (did you mean "executing"?)' in lines
 
@@ -55,10 +57,11 @@ def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "run.toml").write_text(BROKEN)
     monkeypatch.setenv("FSM_RUNNER_HOME", str(tmp_path))
-    assert invoke("check").stdout.startswith("specs/run.toml:22: ")
+    assert invoke("check").stdout.startswith(f"specs/run.toml:{BROKEN_LINE}: ")
     (tmp_path / "specs" / "run.toml").write_text(BROKEN.replace('name = "run"', 'name = "walk"'))
     assert (
-        invoke("check", "run").stdout == "specs/run.toml:1: name: this is the place of the machine 'run', not 'walk'\n"
+        invoke("check", "run").stdout
+        == f"specs/run.toml:{NAME_LINE}: name: this is the place of the machine 'run', not 'walk'\n"
     )
 
 
@@ -84,7 +87,7 @@ def test_diagram_refuses_an_unknown_format_and_a_broken_machine() -> None:
     Path("broken.toml").write_text(BROKEN)
     error = refusal("diagram", "broken.toml")
     assert error.exit_code == 1
-    assert "broken.toml:22: " in str(error)
+    assert f"broken.toml:{BROKEN_LINE}: " in str(error)
 
 
 def test_diagram_renews_a_document_and_checks_it() -> None:

@@ -192,7 +192,7 @@ BROKEN = {
     "tone of an unknown kind": (
         'tone = "bad"',
         'tone = "sad"',
-        '23: states.scrapped.tone: must be "good", "bad" or "neutral", not "sad"',
+        '23: states.scrapped.tone: must be "bad", "good" or "neutral", not "sad"',
     ),
 }
 

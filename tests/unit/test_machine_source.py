@@ -81,7 +81,7 @@ initial = ""
 halt = 1
 [states.a]
 timeout_s = -1
-retry = { times = 0, base_s = "1", cap = 2 }
+retry = { times = 1.0, base_s = "1", cap = 2 }
 final = "yes"
 [states.b]
 timeout_s = inf
@@ -102,7 +102,7 @@ gaurd = "x"
         '7: states.a.retry.base_s: must be a number of seconds above 0, not "1"',
         '7: states.a.retry.cap: unknown key (did you mean "cap_s"?)',
         "7: states.a.retry.cap_s: is missing",
-        "7: states.a.retry.times: must be a whole number above 0, not 0",
+        "7: states.a.retry.times: must be a whole number above 0, not 1.0",
         '8: states.a.final: must be true or false, not "yes"',
         "10: states.b.timeout_s: must be a number of seconds above 0 or a text that is not empty, not inf",
         '11: states.b.ignore: must be a list, not "halt"',
