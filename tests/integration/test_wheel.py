@@ -73,6 +73,7 @@ def test_the_wheel_holds_what_an_installed_runner_needs_beside_its_code(wheel: P
         assert files
         for file in files:
             assert f"fsm_runner/bundled/{file.relative_to(REPOSITORY)}" in names
+    assert "fsm_runner/machine/spec.schema.json" in names
     assert not any("__pycache__" in name or name.startswith("tests/") for name in names)
 
 
