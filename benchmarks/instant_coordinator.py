@@ -1,8 +1,8 @@
-"""A coordinator that answers at once, in a process of its own, so that what is measured is the runner.
+"""A coordinator that responds at once, in a process of its own, so that a benchmark measures only the runner.
 
     python -m benchmarks.instant_coordinator COUNT IN_FLIGHT AGENT PARAMETERS_JSON
 
-Prints its port. Hands out COUNT runs, never more than IN_FLIGHT that are not reported yet; then polls are held.
+Prints its port. Hands out COUNT runs, with at most IN_FLIGHT of them not reported yet. Otherwise it holds the poll.
 """
 
 import asyncio
@@ -16,36 +16,36 @@ REPORTS = ("completed", "failed", "stopped")
 
 
 class Work:
-    """The runs that are left, and the poll that waits for one."""
+    """The remaining runs, and the poll that waits for one."""
 
     def __init__(self, count: int, in_flight: int, agent: str, parameters: str) -> None:
-        self.left = count
-        self.room = in_flight
-        self.held: InstantHttp | None = None
+        self.remaining = count
+        self.free_slots = in_flight
+        self.waiting_poll: InstantHttp | None = None
         self._agent = agent
         self._parameters = parameters
 
     def next_run(self) -> str | None:
-        if self.left == 0 or self.room == 0:
+        if self.remaining == 0 or self.free_slots == 0:
             return None
-        self.left -= 1
-        self.room -= 1
-        name = f"{self.left:06d}"
+        self.remaining -= 1
+        self.free_slots -= 1
+        name = f"{self.remaining:06d}"
         return (
             f'{{"run": {{"run_id": "run_{name}", "session_id": "ses_{name}", "type": "start_session",'
             f' "agent_name": "{self._agent}", "parameters": {self._parameters}, "execution_mode": "sync",'
             f' "resolved_agent_blueprint": {{"name": "{self._agent}", "command": "commands/{self._agent}"}}}}}}'
         )
 
-    def reported(self) -> None:
-        self.room += 1
-        if self.held is not None and (run := self.next_run()) is not None:
-            self.held.answer(run)
-            self.held = None
+    def record_report(self) -> None:
+        self.free_slots += 1
+        if self.waiting_poll is not None and (run := self.next_run()) is not None:
+            self.waiting_poll.respond(run)
+            self.waiting_poll = None
 
 
 class InstantHttp(asyncio.Protocol):
-    """As much of HTTP/1.1 as the runner's client needs: a request with a content length, kept alive."""
+    """The part of HTTP/1.1 that the runner's client uses: keep-alive and requests with a content length."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -69,21 +69,21 @@ class InstantHttp(asyncio.Protocol):
 
     def _handle(self, method: str, path: str) -> None:
         if path == "/runner/register":
-            self.answer(REGISTERED)
+            self.respond(REGISTERED)
         elif method == "GET" and path == "/runner/runs":
             run = self._work.next_run()
             if run is None:
-                self._work.held = self
+                self._work.waiting_poll = self
             else:
-                self.answer(run)
+                self.respond(run)
         else:
-            self.answer('{"ok": true}')
+            self.respond('{"ok": true}')
             if path.endswith(REPORTS):
-                self._work.reported()
-        if method == "DELETE" and self._work.held is not None:
-            self._work.held.answer('{"deregistered": true}')
+                self._work.record_report()
+        if method == "DELETE" and self._work.waiting_poll is not None:
+            self._work.waiting_poll.respond('{"deregistered": true}')
 
-    def answer(self, body: str) -> None:
+    def respond(self, body: str) -> None:
         assert self._transport is not None
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"

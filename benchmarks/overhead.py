@@ -1,10 +1,10 @@
-"""What a run costs beyond its command.
+"""Measures the overhead of a run over its command.
 
     python -m benchmarks.overhead
 
-The runner works as it does in production: with a journal on disk, and as the reaper of what its commands leave. Every
-figure is a ratio to a floor that is measured in the same run: for runs, asyncio spawning and reaping the same command
-with captured output; for `--help`, `import typer`. Exit code 1 where a bound is not kept.
+The runner works as in production: with a journal on disk, and as the subreaper of its commands. Most figures are
+relative to a floor that is measured in the same run: for runs, asyncio spawning and reaping the same command with
+captured output; for `--help`, `import typer`. The exit code is 1 if a figure exceeds its bound.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class Stopwatch(Observer):
-    """How long each run took from its claim to its acknowledged report, and when the last of them ended."""
+    """Measures each run from its claim to its acknowledged report, and the end of the last run."""
 
     def __init__(self, count: int) -> None:
         self.durations_s: list[float] = []
@@ -99,10 +99,10 @@ async def runner_durations(count: int, in_flight: int) -> Stopwatch:
             instant_coordinator(count, in_flight) as url,
             assembled_runner(config, load_profile("echo"), url, observer=watch) as runner,
         ):
-            living = asyncio.create_task(runner.live())
+            runner_task = asyncio.create_task(runner.live())
             await watch.wait_until_empty.wait()
             runner.post("drain_requested")
-            await living
+            await runner_task
     return watch
 
 
@@ -126,10 +126,10 @@ async def floor_durations(count: int) -> list[float]:
 
 async def floor_rate(count: int, in_flight: int) -> float:
     env = executor_environment(os.environ, {})
-    room = asyncio.Semaphore(in_flight)
+    slots = asyncio.Semaphore(in_flight)
 
     async def one() -> None:
-        async with room:
+        async with slots:
             await floor_once(env)
 
     began = time.perf_counter()
@@ -145,7 +145,7 @@ def latency() -> Figure:
 
 
 def throughput() -> Figure:
-    """The median of several rounds, each with a floor of its own: a machine's speed changes within seconds."""
+    """Return the median of several rounds, each with their own floor, because a machine's speed varies."""
     share = statistics.median(throughput_share() for _ in range(ROUNDS))
     return Figure(f"throughput with {IN_FLIGHT} in flight", share, "% of floor", "at least 50", share >= 50)
 
@@ -181,7 +181,7 @@ def help_start() -> Figure:
 
 
 async def idle() -> tuple[Figure, Figure]:
-    """A runner in its own process, registered, with a held poll. Reads /proc, so Linux only."""
+    """Measure a registered runner in its own process while it polls. Reads /proc, so this works on Linux only."""
     async with instant_coordinator(0, 1) as url:
         command = [sys.executable, "-m", "fsm_runner", "--profile", "echo", "-c", url]
         runner = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
@@ -211,8 +211,8 @@ def resident_mb(pid: int) -> float:
 
 
 def use_own_interpreter() -> None:
-    """The command is a Python script. A launcher in front of `python3`, as version managers have one, takes longer than
-    what is measured, and every ratio looks better beside it."""
+    """Put the interpreter first in PATH. The command is a Python script, and the `python3` shims of version managers
+    take so long that they would improve every ratio."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 

@@ -1,4 +1,4 @@
-"""What was measured of a runner while it worked: whether it grows."""
+"""Samples of a running runner, and the check that no resource grows."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int
     threads: int
     processes: int
-    """Below it, with its warden."""
+    """Descendants, including the watchdog."""
     zombies: int
     journal_mb: float
-    """Its file and what SQLite has beside it."""
+    """The size of the journal and its WAL files."""
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """The last third may be so much above the first."""
+    """How much the last third may exceed the first: a share plus an absolute amount."""
 
     share: float
-    more: float
+    margin: float
 
-    def of(self, first: float) -> float:
-        return first * (1 + self.share) + self.more
+    def limit(self, first: float) -> float:
+        return first * (1 + self.share) + self.margin
 
 
 BOUNDS = {
@@ -37,7 +37,7 @@ BOUNDS = {
     "zombies": Bound(0, 3),
     "journal_mb": Bound(0.1, 1),
 }
-"""Of the medians. Runs come and go, and with them descriptors, tasks and processes."""
+"""Bounds for the medians. Descriptors, tasks and processes vary with the runs in flight."""
 
 
 class Figures:
@@ -46,20 +46,20 @@ class Figures:
         self.at_rest: Sample | None = None
 
     def show(self) -> bool:
-        """Print the table; whether nothing grows."""
+        """Print the table; return whether nothing grows."""
         print(f"{len(self.under_load)} samples, medians")
         print(f"     {'':<14}{'first third':>12}{'last third':>12}{'at most':>12}{'at rest':>12}")
-        are_flat = [self._show(name, bound) for name, bound in BOUNDS.items()]
-        return all(are_flat)
+        within_bounds = [self._show(name, bound) for name, bound in BOUNDS.items()]
+        return all(within_bounds)
 
     def _show(self, name: str, bound: Bound) -> bool:
         values = [float(getattr(sample, name)) for sample in self.under_load]
         third = max(1, len(values) // 3)
         first, last = _median(values[:third]), _median(values[-third:])
-        flat = last <= bound.of(first)
+        flat = last <= bound.limit(first)
         rest = "" if self.at_rest is None else f"{getattr(self.at_rest, name):12.1f}"
         mark = "ok " if flat else "NOT"
-        print(f"{mark}  {name.replace('_', ' '):<14}{first:12.1f}{last:12.1f}{bound.of(first):12.1f}{rest}")
+        print(f"{mark}  {name.replace('_', ' '):<14}{first:12.1f}{last:12.1f}{bound.limit(first):12.1f}{rest}")
         return flat
 
 

@@ -1,8 +1,8 @@
-"""The runner of a soak, in a process of its own: what is measured is the runner alone.
+"""The runner of a soak, in a process of its own, so that the soak measures only the runner.
 
     python -m benchmarks.soak_runner COORDINATOR_URL FOLDER RUNS
 
-FOLDER holds `home`, `state` and `project`. For each line on stdin the number of its tasks is printed. SIGTERM ends it.
+FOLDER has `home`, `state` and `project`. For each line on stdin it prints the number of its tasks. SIGTERM ends it.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import PRUNE_EACH_S, RetentionLimits
 
 JOURNAL_BYTES_A_RUN = 100
-"""So much the journal may keep for each run of the soak, of some 1,600 bytes that a run takes: its bound is met when
-one run of sixteen has ended, long before the first third has."""
+"""The journal's size limit per run of the soak. A run takes about 1,600 bytes, so the journal reaches its limit after
+one sixteenth of the runs."""
 PRUNED_TIMES = 50
 RUNS_A_SECOND = 40
-"""A guess, for the time between two prunings."""
+"""An estimate that determines the time between two prunings."""
 POOL_THREADS = 6
 
 
 def bound_journal(runs: int) -> None:
-    """In place of the limits that a journal meets after months."""
+    """Lower the limits of the journal, which it would otherwise reach only after months."""
     defaults: dict[str, object] = Journal.open.__func__.__kwdefaults__  # type: ignore[attr-defined] # of a classmethod
     assert "limits" in defaults
     defaults["limits"] = RetentionLimits(size_bytes=runs * JOURNAL_BYTES_A_RUN)
@@ -39,7 +39,7 @@ def bound_journal(runs: int) -> None:
     flusher.PRUNE_EACH_S = min(PRUNE_EACH_S, runs / PRUNED_TIMES / RUNS_A_SECOND)
 
 
-async def tell_tasks() -> None:
+async def print_task_counts() -> None:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -48,10 +48,10 @@ async def tell_tasks() -> None:
 
 
 async def fill_thread_pool() -> None:
-    """The loop starts threads when it needs them, over minutes: all of them now, so that one more is a leak."""
-    everyone = threading.Barrier(POOL_THREADS)
+    """Start all threads of the pool now. The loop would start them over minutes, which would look like a leak."""
+    barrier = threading.Barrier(POOL_THREADS)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(POOL_THREADS))
-    await asyncio.gather(*(asyncio.to_thread(everyone.wait) for _ in range(POOL_THREADS)))
+    await asyncio.gather(*(asyncio.to_thread(barrier.wait) for _ in range(POOL_THREADS)))
 
 
 async def main() -> None:
@@ -63,10 +63,10 @@ async def main() -> None:
         coordinator_url=url, profile="soak", project_dir=folder / "project", state_dir=folder / "state", max_runs=None
     )
     async with assembled_runner(config, load_profile("soak"), url) as runner:
-        telling = asyncio.create_task(tell_tasks(), name="telling")
+        printer = asyncio.create_task(print_task_counts(), name="task counts")
         with ending_signals(runner):
             await runner.live()
-        telling.cancel()
+        printer.cancel()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the API refuses, puts off or never answers, as a run's error."""
+"""Requests that the API refuses, delays or never answers, and the resulting error of the run."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ DEFAULT_RETRIES = {"CLAUDE_CODE_MAX_RETRIES": "10"}
 
 
 def limit_headers(status: str, resets_at: int, **more: str) -> dict[str, str]:
-    """Headers of the API that tell how much of a subscription is used."""
+    """Return the API's headers about the usage of a subscription."""
     known = {"status": status, "reset": str(resets_at), "representative-claim": "five_hour", **more}
     return {f"anthropic-ratelimit-unified-{name}": value for name, value in known.items()}
 
@@ -33,22 +33,22 @@ def limit_headers(status: str, resets_at: int, **more: str) -> dict[str, str]:
     ],
     ids=["token", "key"],
 )
-async def test_credentials_that_are_not_accepted(
+async def test_rejected_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
-    """By itself the program would send the request eleven times, for three minutes."""
+    """The program alone would send the request eleven times in three minutes."""
     async with claude(tmp_path, monkeypatch, variables={**variables, **DEFAULT_RETRIES}) as bench:
         bench.api.otherwise = Fails(401, "authentication_error", "invalid")
         run = await bench.start()
         assert await bench.fails(run) == f"Error: {said} (exit code 1 before its turn was complete)"
-        assert "result" not in bench.told(run)
+        assert "result" not in bench.reported(run)
         assert len(bench.api.asked) == 2
 
 
 async def test_a_request_that_is_forbidden_names_the_credential_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The project's settings bring a key, which the program prefers to the runner's token."""
+    """The project's settings provide a key, which the program prefers to the runner's token."""
     config = {"setting_sources": ["project"]}
     async with claude(tmp_path, monkeypatch, config=config, variables=DEFAULT_RETRIES) as bench:
         bench.write_settings({"env": {"ANTHROPIC_API_KEY": "sk-ant-of-the-project"}})
@@ -60,7 +60,7 @@ async def test_a_request_that_is_forbidden_names_the_credential_in_use(
     assert "CLAUDE_CODE_OAUTH_TOKEN" not in error
 
 
-async def test_a_limit_that_is_reached_is_said_with_the_time_of_its_end(
+async def test_a_reached_limit_is_reported_with_the_time_of_its_reset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resets_at = int(time.time()) + 3600
@@ -74,7 +74,7 @@ async def test_a_limit_that_is_reached_is_said_with_the_time_of_its_end(
     assert time.strftime("resets at %Y-%m-%d %H:%M:%S UTC", time.gmtime(resets_at)) in error
 
 
-async def test_the_time_of_a_limit_is_not_part_of_another_failure(
+async def test_other_failures_do_not_mention_the_reset_of_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit can be reached while the API still answers, for example because additional usage is paid for."""
@@ -100,7 +100,7 @@ async def test_a_limit_that_is_close_is_a_status_detail(tmp_path: Path, monkeypa
         assert bench.details(run) == [f"93% of the usage limit five_hour is used; it resets at {until}"]
 
 
-async def test_an_overload_is_waited_for_in_sight_and_then_said(
+async def test_retries_on_overload_are_reported_and_then_the_run_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with log_lines() as lines:
@@ -125,9 +125,7 @@ async def test_an_overload_that_passes_is_no_failure(tmp_path: Path, monkeypatch
         assert await bench.completes(await bench.start()) == "ok"
 
 
-async def test_an_api_that_hangs_is_ended_by_the_runs_time_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_run_time_limit_ends_a_run_whose_api_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, run_timeout_s=RUN_TIMEOUT_S) as bench:
         bench.api.otherwise = Hangs()
         run = await bench.start()
@@ -136,7 +134,9 @@ async def test_an_api_that_hangs_is_ended_by_the_runs_time_limit(
     assert f"time limit of {RUN_TIMEOUT_S:g} s" in error
 
 
-async def test_a_turn_without_progress_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_turn_without_progress_reports_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with (
         Fifo(tmp_path / "go") as go,
         claude(tmp_path, monkeypatch, config={"stall_notice_s": NOTICE_S}) as bench,
@@ -152,7 +152,7 @@ async def test_a_turn_without_progress_says_what_it_waits_for(tmp_path: Path, mo
         assert await bench.completes(run) == "ok"
 
 
-async def test_a_request_that_is_not_answered_is_repeated_after_the_profiles_time(
+async def test_a_request_without_a_response_is_repeated_after_api_timeout_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with claude(tmp_path, monkeypatch, config={"api_timeout_s": API_TIMEOUT_S}) as bench:

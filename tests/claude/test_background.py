@@ -1,4 +1,4 @@
-"""Work in the background that outlasts the model's own turn: the run waits for its end."""
+"""Background work that outlasts the model's own turn: the run waits for its end."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ def adopted() -> Iterator[None]:
 
 
 def agent(description: str = "look it up") -> Calls:
-    """A sub-agent, which works in the background unless the model says otherwise."""
+    """A sub-agent, which runs in the background by default."""
     prompt = {"prompt": "find the answer", "subagent_type": "general-purpose"}
     return Calls("Agent", {"description": description, **prompt})
 
@@ -68,7 +68,7 @@ async def test_a_one_shot_run_waits_for_its_commands(tmp_path: Path, monkeypatch
         assert bench.details(run) == [WAITS_FOR_BUILD]
 
 
-async def test_several_commands_of_which_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_commands_one_of_which_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         Fifo(tmp_path / "one") as one,
         Fifo(tmp_path / "two") as two,
@@ -116,9 +116,7 @@ async def test_the_last_answer_in_the_form_of_the_schema_counts(
         assert await bench.desk.result(run) == {"count": 2}
 
 
-async def test_background_work_that_does_not_end_is_stopped_after_its_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_background_work_is_stopped_after_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"background_limit_s": 0.5}
     async with Fifo(tmp_path / "started") as started, claude(tmp_path, monkeypatch, config=config) as bench:
         server = in_background(f"echo $$ > {started.path}; sleep 1000", "the server")
@@ -165,7 +163,7 @@ async def test_one_session_does_not_wake_another(tmp_path: Path, monkeypatch: py
     assert "begin a turn" not in str(bench.api.asked[-1].messages)
 
 
-async def test_the_model_cannot_wake_up_by_itself_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_model_cannot_schedule_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         wake_up = {"delaySeconds": 60, "reason": "to look again", "prompt": "look again"}
         bench.api.will(

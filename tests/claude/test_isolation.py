@@ -1,4 +1,4 @@
-"""What the real Claude Code, and what a model does with its shell, gets to see of the runner."""
+"""Claude Code and the model's shell see nothing of the runner."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.support.messages_api import Calls, Says
 
 
 async def shell_variables(bench: ClaudeBench) -> dict[str, str]:
-    """The environment of the model's shell."""
+    """Return the environment of the model's shell."""
     bench.api.will(Calls("Bash", {"command": "env -0 | tr '\\0' '\\1' | tr '\\n' ' ' | tr '\\1' '\\n'"}), Says("done"))
     await bench.completes(await bench.start())
     (result,) = bench.api.asked[-1].tool_results
@@ -20,7 +20,7 @@ async def shell_variables(bench: ClaudeBench) -> dict[str, str]:
 
 
 def names_in(record: Path) -> set[str]:
-    """Of the variables that `env -0` has written there."""
+    """Return the names of the variables that `env -0` wrote to the file."""
     return {entry.partition("=")[0] for entry in record.read_text().split("\0")}
 
 
@@ -65,7 +65,7 @@ async def test_hooks_and_mcp_servers_of_the_project_have_nothing_of_the_runner(
     ],
     ids=["two", "none"],
 )
-async def test_credentials_are_looked_at_before_the_program_is_started(
+async def test_credentials_are_checked_before_the_program_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], said: list[str]
 ) -> None:
     async with claude(tmp_path, monkeypatch, variables=changes) as bench:
@@ -74,8 +74,10 @@ async def test_credentials_are_looked_at_before_the_program_is_started(
     assert all(text in error for text in said)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
-async def test_root_is_told_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_root_without_the_sandbox_variable_fails_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with claude(tmp_path, monkeypatch, variables={"IS_SANDBOX": ""}) as bench:
         error = await bench.fails(await bench.start())
         assert not bench.api.asked
@@ -83,8 +85,8 @@ async def test_root_is_told_what_it_takes(tmp_path: Path, monkeypatch: pytest.Mo
     assert "IS_SANDBOX=1" in error
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
-async def test_root_needs_no_sandbox_where_less_is_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_root_needs_no_sandbox_if_less_is_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"permission_mode": "acceptEdits"}
     async with claude(tmp_path, monkeypatch, variables={"IS_SANDBOX": ""}, config=config) as bench:
         assert await bench.completes(await bench.start()) == "ok"

@@ -1,4 +1,4 @@
-"""Tools of a server over HTTP, with its headers: the runner's own, by which a model starts other agents."""
+"""Tools of MCP servers over HTTP, such as the runner's own server, through which a model starts other agents."""
 
 import asyncio
 import json
@@ -20,13 +20,13 @@ START = "mcp__orchestrator__start_agent_session"
 
 
 def needs(url: str) -> dict[str, dict[str, object]]:
-    """An agent with a server at the URL."""
+    """Return an agent with an MCP server at the URL."""
     return {"needy": {"mcp_servers": {"far": {"url": url}}}}
 
 
 @asynccontextmanager
 async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A server that accepts connections; it closes them, without an answer, from the event on."""
+    """A server that accepts connections, and closes them without a response once the event is set."""
     released = asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +65,7 @@ async def test_a_server_that_does_not_answer_is_reported_while_the_turn_waits(
 async def test_a_server_of_the_project_that_fails_in_a_turn_is_a_status_detail_of_that_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No turn waits for it, so it is looked at again at the end."""
+    """No turn waits for such a server, so its state is checked again at the end of the turn."""
     config = {"setting_sources": ["project"]}
     async with silent_server() as (url, released), claude(tmp_path, monkeypatch, config=config) as bench:
         servers = {"mcpServers": {"far": {"type": "http", "url": url}}}
@@ -94,7 +94,7 @@ async def test_a_server_that_the_profile_requires_fails_the_run_before_the_model
 
 
 async def conduct(bench: ClaudeBench, demands: str) -> dict[str, object]:
-    """What the model is answered when it starts another agent and waits for it."""
+    """Return the tool result that the model gets when it starts another agent and waits for it."""
     bench.api.will(
         Calls(START, {"agent_name": "say", "parameters": {"text": "from the child"}}),
         Says("The child has spoken."),
@@ -105,14 +105,14 @@ async def conduct(bench: ClaudeBench, demands: str) -> dict[str, object]:
     assert event["tool_name"] == START
     (result,) = bench.api.asked[-1].tool_results
     text = result["content"] if isinstance(result["content"], str) else result["content"][0]["text"]
-    # What comes behind it is advice of the program's own.
+    # The program appends advice of its own.
     answer, _ = json.JSONDecoder().raw_decode(text)
     assert isinstance(answer, dict)
     return answer
 
 
-async def test_the_model_starts_an_agent_and_hears_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runner's MCP server is on this machine, where no proxy can reach it."""
+async def test_the_model_starts_an_agent_and_gets_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner's MCP server is local, so no proxy can reach it."""
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     async with (
         claude(tmp_path, monkeypatch, agents=AGENTS, variables=proxies) as bench,
@@ -124,7 +124,7 @@ async def test_the_model_starts_an_agent_and_hears_its_result(tmp_path: Path, mo
 
 
 async def test_its_headers_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Demands that are none, in a header of the agent's, are refused by the server, which says so to the model."""
+    """The server rejects an invalid header of the agent, and the model gets the error."""
     async with claude(tmp_path, monkeypatch, agents=AGENTS) as bench:
         answer = await conduct(bench, "no JSON")
     assert "X-Additional-Demands" in str(answer["error"])

@@ -1,4 +1,4 @@
-"""Turns without an answer of the model: the program reports success, and the run fails with the reason."""
+"""Turns without an answer of the model. The program reports success, but the run fails with the reason."""
 
 from pathlib import Path
 
@@ -29,8 +29,8 @@ async def test_a_hook_that_keeps_the_model_from_answering(
         run = await bench.start("hello")
         error = await bench.fails(run)
         assert len(bench.api.asked) == requests
-        assert (await bench.said(run))[0] == ("user", "hello")
-        assert "result" not in bench.told(run)
+        assert (await bench.messages(run))[0] == ("user", "hello")
+        assert "result" not in bench.reported(run)
     assert all(reason in error for reason in reasons), error
 
 
@@ -41,16 +41,16 @@ async def test_a_blank_prompt_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert "the prompt is blank" in error
 
 
-async def test_a_blank_answer_is_a_failure_also_after_background_work(
+async def test_a_blank_answer_after_background_work_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program asks for an answer once more."""
+    """The program asks for an answer a second time."""
     async with claude(tmp_path, monkeypatch) as bench:
         bench.api.will(Calls("Bash", {"command": "true", "run_in_background": True}), Says("interim"))
         bench.api.otherwise = Says(" \n")
         run = await bench.start()
         error = await bench.fails(run)
-        assert "result" not in bench.told(run)
+        assert "result" not in bench.reported(run)
     assert "the turn has ended without an answer: the model's last message is blank" in error
 
 
@@ -78,7 +78,7 @@ async def test_a_command_of_the_program_without_an_answer_is_a_failure(
             run = await bench.start(prompt)
             error = await bench.fails(run)
             assert f"the model was not asked, because the prompt is a command of Claude Code, {answer}" in error
-            assert "result" not in bench.told(run)
+            assert "result" not in bench.reported(run)
         assert not bench.api.asked
         run = await bench.start("hello")
         await bench.completes(run)
@@ -92,5 +92,5 @@ async def test_a_command_of_the_program_is_answered_without_the_model(
         bench.api.otherwise = Says("not asked")
         run = await bench.start("/cost")
         assert "Estimated cost" in (await bench.completes(run) or "")
-        assert bench.told(run) == ["started", "bind", "message", "message", "result", "completed"]
+        assert bench.reported(run) == ["started", "bind", "message", "message", "result", "completed"]
         assert (await bench.session(run))["executor_session_id"]

@@ -1,4 +1,4 @@
-"""What of agent and profile reaches the real Claude Code."""
+"""Options of agents and profiles, as Claude Code applies them."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,7 @@ from tests.support.messages_api import Calls, Says
 OWN_PROMPT = "You are Claude Code"
 
 
-async def test_the_agents_system_prompt_takes_the_place_of_the_programs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_agents_system_prompt_replaces_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = {"poet": {"system_prompt": "You write in verse."}}
     config = {"append_system_prompt": "Be brief."}
     async with claude(tmp_path, monkeypatch, agents=agents, config=config) as bench:
@@ -36,7 +34,7 @@ async def test_a_system_prompt_may_be_longer_than_an_argument(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("sources", [["project"], []], ids=["project", "isolated"])
-async def test_the_projects_own_instructions_are_heeded_where_the_profile_says_so(
+async def test_the_projects_instructions_are_loaded_if_the_profile_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str]
 ) -> None:
     async with claude(tmp_path, monkeypatch, config={"setting_sources": sources}) as bench:
@@ -45,7 +43,7 @@ async def test_the_projects_own_instructions_are_heeded_where_the_profile_says_s
     assert ("Speak of the zebra." in json.dumps(bench.api.asked[0].body)) is bool(sources)
 
 
-async def test_a_tool_may_be_kept_from_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disallowed_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"disallowed_tools": ["Write"]}) as bench:
         await bench.completes(await bench.start())
     assert "Write" not in bench.api.asked[0].tools
@@ -53,7 +51,7 @@ async def test_a_tool_may_be_kept_from_the_model(tmp_path: Path, monkeypatch: py
 
 
 async def _runs_a_command(bench: ClaudeBench) -> tuple[RunCreated, dict[str, object]]:
-    """The run, and the event, of a command that makes a file."""
+    """Run a command that creates a file; return the run and the tool event."""
     bench.api.will(Calls("Bash", {"command": "touch made-by-a-command"}), Says("done"))
     run = await bench.start()
     await bench.completes(run)
@@ -61,14 +59,14 @@ async def _runs_a_command(bench: ClaudeBench) -> tuple[RunCreated, dict[str, obj
     return run, event
 
 
-async def test_what_would_have_to_be_asked_for_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tool_that_needs_permission_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"permission_mode": "default"}) as bench:
         _, event = await _runs_a_command(bench)
         assert not (bench.project / "made-by-a-command").exists()
     assert event["error"]
 
 
-async def test_what_the_profile_allows_need_not_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_allowed_tool_needs_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"permission_mode": "default", "allowed_tools": ["Bash(touch:*)"]}
     async with claude(tmp_path, monkeypatch, config=config) as bench:
         _, event = await _runs_a_command(bench)
@@ -76,7 +74,7 @@ async def test_what_the_profile_allows_need_not_be_asked_for(tmp_path: Path, mon
     assert event["error"] is None
 
 
-async def test_files_may_be_changed_where_edits_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_accept_edits_permits_changes_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"permission_mode": "acceptEdits"}) as bench:
         file = bench.project / "made.txt"
         bench.api.will(Calls("Write", {"file_path": str(file), "content": "yes"}), Says("done"))
@@ -84,16 +82,14 @@ async def test_files_may_be_changed_where_edits_are_accepted(tmp_path: Path, mon
         assert file.read_text() == "yes"
 
 
-async def test_a_turn_has_no_more_answers_than_the_profile_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_max_turns_limits_the_answers_in_a_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"max_turns": 2}) as bench:
         bench.api.otherwise = Calls("Bash", {"command": "true"})
         error = await bench.fails(await bench.start())
-    assert "not done after 2 answers" in error
+    assert "not complete after 2 answers" in error
 
 
-async def test_each_run_of_a_session_has_its_own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_max_turns_applies_to_each_run_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"max_turns": 2}) as bench:
         two_answers = (Calls("Bash", {"command": "true"}), Says("done"))
         bench.api.will(*two_answers, *two_answers)
@@ -102,7 +98,7 @@ async def test_each_run_of_a_session_has_its_own_answers(tmp_path: Path, monkeyp
         assert await bench.completes(await bench.resume(first, "again")) == "done"
 
 
-async def test_a_session_costs_no_more_than_the_profile_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_max_budget_usd_limits_the_cost_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, config={"max_budget_usd": 0.0001}) as bench:
         bench.api.otherwise = Calls("Bash", {"command": "true"})
         error = await bench.fails(await bench.start())
@@ -110,7 +106,7 @@ async def test_a_session_costs_no_more_than_the_profile_says(tmp_path: Path, mon
 
 
 async def test_settings_that_do_not_load_are_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program ignores them, and so their deny rules."""
+    """The program ignores them, including their deny rules."""
     async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project"]}) as bench:
         file = bench.write_settings('{"permissions": {"deny": ["Bash(touch:*)"]},}')
         (bench.project / ".mcp.json").write_text('{"mcpServers": ')
@@ -122,7 +118,7 @@ async def test_settings_that_do_not_load_are_a_status_detail(tmp_path: Path, mon
     assert servers.startswith(f"the MCP servers of {bench.project / '.mcp.json'} are missing")
 
 
-async def test_settings_that_are_ignored_without_a_word_are_a_status_detail(
+async def test_settings_that_are_ignored_without_a_warning_are_a_status_detail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with claude(tmp_path, monkeypatch, config={"setting_sources": ["project", "local"]}) as bench:
@@ -132,15 +128,13 @@ async def test_settings_that_are_ignored_without_a_word_are_a_status_detail(
         run, event = await _runs_a_command(bench)
         assert event["error"] is None
         assert bench.details(run) == [
-            f"the settings file {file} is empty, so nothing of it is in effect",
+            f"the settings file {file} is empty, so it has no effect",
             f"the settings file {local} has a key that Claude Code ignores: 'permisions' is probably meant to be "
             "'permissions'",
         ]
 
 
-async def test_permissions_that_are_ignored_are_a_status_detail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ignored_permissions_are_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"setting_sources": ["project"], "permission_mode": "default"}
     async with claude(tmp_path, monkeypatch, config=config) as bench:
         bench.write_settings({"permissions": {"allow": ["Bash(touch:*)"]}})
@@ -155,7 +149,7 @@ async def test_permissions_that_are_ignored_are_a_status_detail(
 async def test_a_restricted_profile_changes_files_of_the_project_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other restricted profiles permit the same (tests/unit/test_claude_code_executor.py)."""
+    """The other restricted profiles have the same permissions (tests/unit/test_claude_code_executor.py)."""
     config = load_profile("restricted-project-quick").profile.config
     async with claude(tmp_path, monkeypatch, config={**config, "model": MODEL}) as bench:
         (bench.project / "folder").mkdir()

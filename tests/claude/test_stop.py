@@ -1,4 +1,4 @@
-"""A stop of the real Claude Code, whatever it is at: nothing of it is left."""
+"""A stop of Claude Code leaves no processes running."""
 
 import asyncio
 import os
@@ -17,23 +17,23 @@ from tests.support.processes import gone, with_environment
 
 @pytest.fixture(autouse=True)
 def adopted() -> Iterator[None]:
-    """As a runner has it: the shell tool's commands have sessions of their own."""
+    """Adopt orphans, as a runner does: the shell tool's commands have sessions of their own."""
     with subreaper_enabled(exclusive=False):
         yield
 
 
-def tool_at_work(started: Fifo) -> Calls:
-    """A command that tells its process id, and that of a child in a session of its own, and then stays."""
+def running_tool(started: Fifo) -> Calls:
+    """A command that writes its process id and that of a child in a session of its own, and then sleeps."""
     command = f"setsid sh -c 'echo $$ > {started.path}; sleep 1000' & echo $$ > {started.path}; sleep 1000"
     return Calls("Bash", {"command": command})
 
 
-async def two_at_work(bench: ClaudeBench, started: Fifo) -> list[int]:
+async def two_pids(bench: ClaudeBench, started: Fifo) -> list[int]:
     return [await started.pid() for _ in range(2)]
 
 
 def of_session(session_id: str) -> list[int]:
-    """The executor, by what only it and its children have in their environment."""
+    """Return the executor's process, which has the session in its environment."""
     return with_environment(f"AGENT_SESSION_ID={session_id}")
 
 
@@ -42,9 +42,9 @@ async def test_a_stop_in_the_middle_of_a_tool_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lifecycle: str, took: str
 ) -> None:
     async with Fifo(tmp_path / "started") as started, claude(tmp_path, monkeypatch, lifecycle) as bench:
-        bench.api.will(tool_at_work(started))
+        bench.api.will(running_tool(started))
         run = await bench.start()
-        tools = await two_at_work(bench, started)
+        tools = await two_pids(bench, started)
         (executor,) = of_session(run.session_id)
         await bench.desk.api.stop_run(run.run_id)
         assert (await bench.desk.end(run)).status == "stopped"
@@ -66,13 +66,11 @@ async def test_a_stop_while_the_api_hangs_leaves_nothing(tmp_path: Path, monkeyp
         await gone(executor)
 
 
-async def test_an_executor_that_is_killed_takes_its_program_and_tools_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_killing_the_executor_ends_its_program_and_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Fifo(tmp_path / "started") as started, claude(tmp_path, monkeypatch) as bench:
-        bench.api.will(tool_at_work(started))
+        bench.api.will(running_tool(started))
         run = await bench.start()
-        tools = await two_at_work(bench, started)
+        tools = await two_pids(bench, started)
         (executor,) = of_session(run.session_id)
         os.kill(executor, signal.SIGKILL)
         await bench.fails(run)
@@ -104,7 +102,7 @@ async def test_a_program_that_is_killed_between_turns_ends_the_session(
     assert call.json["status"] == "failed"
 
 
-async def test_a_runner_that_drains_ends_the_program_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_draining_runner_shuts_the_program_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         run = await bench.start()
         await bench.completes(run)

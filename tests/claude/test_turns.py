@@ -1,4 +1,4 @@
-"""Turns of the real Claude Code: what it is asked, and what the coordinator is told of it."""
+"""Turns of Claude Code: requests to the model, and reports to the coordinator."""
 
 import asyncio
 from pathlib import Path
@@ -13,16 +13,16 @@ from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
 LARGE_CHARS = 5_000_000
 START_DELAY_S = 0.5
 ENDED = "(exit code 1)"
-"""How a one-shot executor fails."""
+"""The end of the error of a one-shot executor."""
 
 
-async def test_a_turn_is_told_from_the_bind_to_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_turn_is_reported_from_the_bind_to_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         bench.api.will(Says("Good day."))
         run = await bench.start("hello")
         assert await bench.completes(run) == "Good day."
-        assert bench.told(run) == ["started", "bind", "message", "message", "result", "completed"]
-        assert await bench.said(run) == [("user", "hello"), ("assistant", "Good day.")]
+        assert bench.reported(run) == ["started", "bind", "message", "message", "result", "completed"]
+        assert await bench.messages(run) == [("user", "hello"), ("assistant", "Good day.")]
         session = await bench.session(run)
         (asked,) = bench.api.asked
     assert asked.headers["authorization"] == f"Bearer {TOKEN}"
@@ -31,7 +31,7 @@ async def test_a_turn_is_told_from_the_bind_to_the_result(tmp_path: Path, monkey
     assert session["executor_session_id"] == asked.headers["x-claude-code-session-id"]
 
 
-async def test_its_usage_is_recorded_for_each_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_is_recorded_for_each_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         bench.api.will(Calls("Bash", {"command": "true"}), Says("done"), Says("and again"))
         first = await bench.start()
@@ -44,13 +44,13 @@ async def test_its_usage_is_recorded_for_each_turn(tmp_path: Path, monkeypatch: 
     assert [usage.turns for usage in usages] == [2, 1]
     assert [usage.input_tokens for usage in usages] == [2 * INPUT_TOKENS, INPUT_TOKENS]
     assert [usage.output_tokens for usage in usages] == [2 * OUTPUT_TOKENS, OUTPUT_TOKENS]
-    # The program counts what the whole session has cost; each turn has its own share of it.
+    # The program counts the cost of the whole session; each run gets its own share.
     first_cost, second_cost = (usage.cost_usd for usage in usages)
     assert first_cost
     assert second_cost == pytest.approx(first_cost / 2)
 
 
-async def test_a_later_process_counts_its_own_turn_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_later_process_counts_only_its_own_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, "one_shot") as bench:
         first = await bench.start()
         await bench.completes(first)
@@ -62,7 +62,7 @@ async def test_a_later_process_counts_its_own_turn_alone(tmp_path: Path, monkeyp
     assert usages[1].cost_usd == usages[0].cost_usd
 
 
-async def test_a_live_session_that_is_resumed_says_so_before_its_prompt(
+async def test_a_resume_of_a_live_session_is_reported_before_its_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
@@ -91,19 +91,19 @@ async def test_three_turns_are_one_conversation_of_one_program(tmp_path: Path, m
         results = [await bench.completes(first)]
         results += [await bench.completes(await bench.resume(first, text)) for text in ("second", "third")]
         assert results == ["one", "two", "three"]
-        assert await bench.said(first) == [
+        assert await bench.messages(first) == [
             *[("user", "first"), ("assistant", "one")],
             *[("user", "second"), ("assistant", "two")],
             *[("user", "third"), ("assistant", "three")],
         ]
-        assert bench.told(first).count("bind") == 1
+        assert bench.reported(first).count("bind") == 1
         assert (await bench.session(first))["status"] == "idle"
         conversations = {asked.headers["x-claude-code-session-id"] for asked in bench.api.asked}
     assert len(conversations) == 1
     assert bench.api.asked[-1].prompts == ["first", "second", "third"]
 
 
-async def test_a_new_process_goes_on_with_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_process_continues_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, "one_shot") as bench:
         bench.api.will(Says("one"), Says("two"))
         first = await bench.start("first")
@@ -116,9 +116,7 @@ async def test_a_new_process_goes_on_with_the_conversation(tmp_path: Path, monke
     assert (before["last_resumed_at"], bool(after["last_resumed_at"])) == (None, True)
 
 
-async def test_a_runner_that_was_restarted_goes_on_with_the_conversation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_restarted_runner_continues_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch, "one_shot") as bench:
         bench.api.will(Says("one"), Says("two"))
         first = await bench.start("first")
@@ -162,7 +160,7 @@ async def test_a_session_without_a_conversation_is_not_resumed(tmp_path: Path, m
         assert error == f"Error: session {first.session_id} not found: the coordinator does not know it {ENDED}"
 
 
-async def test_tools_are_told_as_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tool_calls_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with claude(tmp_path, monkeypatch) as bench:
         file = bench.project / "made.txt"
         write = {"file_path": str(file), "content": "by the model"}
@@ -192,7 +190,7 @@ async def test_a_message_of_five_megabytes_arrives(tmp_path: Path, monkeypatch: 
         bench.api.will(Says(text))
         run = await bench.start()
         assert await bench.completes(run) == text
-        assert (await bench.said(run))[-1] == ("assistant", text)
+        assert (await bench.messages(run))[-1] == ("assistant", text)
 
 
 async def test_declared_parameters_are_a_block_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +199,7 @@ async def test_declared_parameters_are_a_block_of_inputs(tmp_path: Path, monkeyp
         run = await bench.start(agent="reviewer", files=["a.py", "b.py"], depth=2, note="line 1\nline 2")
         await bench.completes(run)
         (prompt,) = bench.api.asked[0].prompts
-        assert await bench.said(run) == [("user", prompt), ("assistant", "ok")]
+        assert await bench.messages(run) == [("user", prompt), ("assistant", "ok")]
     assert prompt.splitlines() == [
         "<inputs>",
         'files: ["a.py", "b.py"]',

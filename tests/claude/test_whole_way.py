@@ -1,4 +1,4 @@
-"""Claude Code as its users have it: profiles by name, the command line, and the check of executors."""
+"""Claude Code end to end: bundled profiles, the command line, and the executor check."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def claude_environment(api: MessagesApi, folder: Path, home: Path = REPOSITORY) 
     return environment(home, **{**needed_variables(api.url, folder), "STATE_DIR": str(folder / "state")})
 
 
-async def test_a_prompt_goes_the_whole_way(tmp_path: Path) -> None:
+async def test_a_prompt_from_submit_to_result(tmp_path: Path) -> None:
     async with messages_api() as api, coordinator() as desk:
         api.will(Says("Good day."), Says("Good bye."))
         env = claude_environment(api, tmp_path)
@@ -38,7 +38,7 @@ async def test_a_prompt_goes_the_whole_way(tmp_path: Path) -> None:
         assert [line.split()[3] for line in runs] == ["completed"] * 2
 
 
-async def test_one_prompt_here_and_now(tmp_path: Path) -> None:
+async def test_a_prompt_with_fsm_runner_run(tmp_path: Path) -> None:
     async with messages_api() as api:
         api.will(Says("Good day."))
         answer = await finish(
@@ -58,9 +58,7 @@ async def test_one_prompt_here_and_now(tmp_path: Path) -> None:
         ('{"env": ["AUTH0_DOMAIN"]}', "config.env: AUTH0_DOMAIN is the runner's own"),
     ],
 )
-async def test_a_config_that_is_wrong_is_refused_when_the_profile_is_loaded(
-    tmp_path: Path, config: str, said: str
-) -> None:
+async def test_an_invalid_config_is_rejected_when_the_profile_is_loaded(tmp_path: Path, config: str, said: str) -> None:
     home = tmp_path / "home"
     (home / "profiles").mkdir(parents=True)
     (home / "executors").symlink_to(REPOSITORY / "executors")
@@ -73,7 +71,7 @@ async def test_a_config_that_is_wrong_is_refused_when_the_profile_is_loaded(
     assert "Traceback" not in answer.stderr
 
 
-async def test_the_executor_keeps_to_the_protocol(tmp_path: Path) -> None:
+async def test_the_executor_passes_the_conformance_suite(tmp_path: Path) -> None:
     async with messages_api() as api:
         env = claude_environment(api, tmp_path)
         check = ("executor", "check", str(REPOSITORY / COMMAND), "--profile", "quick", "--lifecycle", "both")

@@ -1,4 +1,4 @@
-"""A runner whose executor is the real Claude Code, which talks to a local server in place of the API."""
+"""A runner whose executor is the real Claude Code, which uses a local server as its API."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -27,12 +27,12 @@ MODEL = "claude-sonnet-5"
 TOKEN = "the-token-of-the-tests"
 RETRIES = "2"
 PASSED_ON = ["CLAUDE_CODE_MAX_RETRIES"]
-"""What the profile's config names in `env`."""
+"""The variables that the profile's config names in `env`."""
 
 
 def needed_variables(api_url: str, folder: Path) -> dict[str, str]:
-    """What a runner has to find for the program to work, as root too. What it keeps, it keeps in `folder`: the files
-    that start somebody's own shell have no business here."""
+    """Return the variables that the program needs, also as root. It stores its files in `folder`, and does not read the
+    user's shell profile."""
     return {
         "ANTHROPIC_BASE_URL": api_url,
         "CLAUDE_CODE_OAUTH_TOKEN": TOKEN,
@@ -65,7 +65,7 @@ def claude_profile(lifecycle: str = "persistent", **config: Any) -> LoadedProfil
 
 
 class ClaudeBench:
-    """A coordinator, a runner with Claude Code, and the API that it talks to."""
+    """A coordinator, a runner with Claude Code, and the API that it uses."""
 
     def __init__(self, desk: Bench, runner: RunningRunner, api: MessagesApi, state_dir: Path) -> None:
         self.desk = desk
@@ -80,7 +80,7 @@ class ClaudeBench:
         return self.desk.folder / "project"
 
     async def start(self, prompt: str = "hello", agent: str | None = None, **parameters: Any) -> RunCreated:
-        """A run of a new session."""
+        """Create a run of a new session."""
         request = RunRequest(type="start_session", agent_name=agent, parameters=parameters or {"prompt": prompt})
         return await self.desk.api.create_run(request)
 
@@ -89,14 +89,14 @@ class ClaudeBench:
         return await self.desk.api.create_run(request)
 
     async def completes(self, run: RunCreated) -> str | None:
-        """See the run complete; the text of its session's result then."""
+        """Wait until the run is completed, and return the text of its session's result."""
         ended = await self.desk.end(run)
         assert ended.status == "completed", ended.error
         result: str | None = (await self.desk.api.session_result(run.session_id)).result_text
         return result
 
     async def fails(self, run: RunCreated) -> str:
-        """See the run fail; the reason that the coordinator was given."""
+        """Wait until the run has failed, and return its error."""
         ended: Run = await self.desk.end(run)
         assert (ended.status, bool(ended.error)) == ("failed", True)
         return ended.error or ""
@@ -108,18 +108,18 @@ class ClaudeBench:
         return session
 
     async def events(self, run: RunCreated) -> list[dict[str, Any]]:
-        """Of the run's session, but for those that the coordinator writes itself."""
+        """Return the events of the run's session, except those that the coordinator writes itself."""
         async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False) as http:
             answer = await http.get(f"/sessions/{run.session_id}/events")
         return [event for event in answer.json()["events"] if event["event_type"] not in ("run_start", "run_completed")]
 
-    async def said(self, run: RunCreated) -> list[tuple[str, str]]:
-        """The messages of the run's session: who, and what."""
+    async def messages(self, run: RunCreated) -> list[tuple[str, str]]:
+        """Return role and text of the messages of the run's session."""
         events = [event for event in await self.events(run) if event["event_type"] == "message"]
         return [(event["role"], event["content"][0]["text"]) for event in events]
 
-    def told(self, run: RunCreated) -> list[str]:
-        """What the coordinator has taken of the run and its session, in order."""
+    def reported(self, run: RunCreated) -> list[str]:
+        """Return the kinds of reports about the run and its session that the coordinator accepted, in order."""
         path = f"(/runner/runs/{run.run_id}|/sessions/{run.session_id})/(.*)"
         calls = [call for call in self.desk.proxy.calls if call.acknowledged and call.is_for(call.method, path)]
         calls.sort(key=lambda call: call.answered_at or 0)
@@ -132,22 +132,22 @@ class ClaudeBench:
         return [call.json for call in self.desk.proxy.acknowledged("PATCH", f"/sessions/{run.session_id}/metadata")]
 
     def write_settings(self, settings: JsonObject | str) -> Path:
-        """The project's settings; a text is written as it is."""
+        """Write the project's settings; a text is written unchanged."""
         file = self.project / ".claude" / "settings.json"
         file.parent.mkdir(parents=True)
         file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
         return file
 
     def details(self, run: RunCreated) -> list[str]:
-        """The status details of the run, in the runner's journal."""
+        """Return the status details of the run from the runner's journal."""
         return [step.reason for step in self.history(run)[1] if step.event == "detail"]
 
     def usage(self, run: RunCreated) -> Usage:
-        """What the runner has recorded that the run used."""
+        """Return the usage of the run from the runner's journal."""
         return msgspec.json.decode(self.history(run)[0].usage or b"{}", type=Usage)
 
     async def has_detail(self, run: RunCreated, detail: str) -> None:
-        """Return once the runner has recorded this status detail."""
+        """Wait until the runner has recorded this status detail."""
         line = f"{run.run_id}: executing: {detail}"
         await self._log_watch.until(lambda: line in self._log_lines, line)
 
@@ -156,7 +156,7 @@ class ClaudeBench:
         self._log_watch.changed()
 
     def history(self, run: RunCreated) -> tuple[RunLife, list[Step]]:
-        """What the runner's journal has of the run."""
+        """Return the run and its steps from the runner's journal."""
         (path,) = self._state_dir.glob(f"*/{JOURNAL_FILE}")
         reader = Reader(path)
         try:
@@ -167,7 +167,7 @@ class ClaudeBench:
 
 
 def write_agents(folder: Path, agents: Mapping[str, JsonObject]) -> Path:
-    """As the embedded coordinator reads them."""
+    """Write agents in the form that the embedded coordinator reads."""
     folder.mkdir()
     for name, fields in agents.items():
         agent = {"name": name, "type": "autonomous", "description": "of the tests", **fields}
@@ -186,8 +186,7 @@ async def claude(
     variables: Mapping[str, str] | None = None,
     **overrides: Any,
 ) -> AsyncIterator[ClaudeBench]:
-    """`config`: of the profile; `variables`: of the runner, where they are to be others; `overrides`: fields of
-    `RunnerConfig`."""
+    """`config`: keys of the profile; `variables`: those of the runner; `overrides`: fields of `RunnerConfig`."""
     agents_dir = write_agents(folder / "agents", agents or {})
     state_dir = folder / "state"
     async with messages_api() as api, bench(folder, agents_dir=agents_dir) as desk:

@@ -1,4 +1,4 @@
-"""The parts of the executor for Claude Code that need no program: prompts, surroundings, failures."""
+"""The parts of the Claude Code executor that need no program: prompts, environment, failures."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from claude_agent_sdk.types import RateLimitEvent, RateLimitInfo, RateLimitStatu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_code_executor.config import MANIFEST, Config, decoded_config
+from claude_code_executor.config import MANIFEST, Config, decode_config
 from claude_code_executor.diagnosis import Diagnosis
-from claude_code_executor.outcome import TurnFailed, refuse_failure, structured_output
-from claude_code_executor.prompt import prompt_of
+from claude_code_executor.environment import check_environment, remove_private_variables
+from claude_code_executor.event_reporter import build_prompt
+from claude_code_executor.results import TurnFailed, TurnResults
 from claude_code_executor.settings_files import ignored_settings
-from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
 from fsm_executor import ExecutorError
 from fsm_runner.config.profiles import load_profile, profile_paths
 
@@ -44,18 +44,25 @@ def result(subtype: str = "success", **fields: object) -> ResultMessage:
     return ResultMessage(subtype=subtype, **given)  # type: ignore[arg-type]  # each test names what it is about
 
 
+def turn_results(*messages: ResultMessage) -> TurnResults:
+    results = TurnResults("p")
+    for message in messages:
+        results.record(message)
+    return results
+
+
 def limit_event(status: RateLimitStatus) -> RateLimitEvent:
     return RateLimitEvent(RateLimitInfo(status, resets_at=1_800_000_000), uuid="u", session_id="s")
 
 
 @given(st.text())
-def test_a_prompt_is_given_as_it_is(prompt: str) -> None:
-    assert prompt_of({"prompt": prompt, "more": 1}, has_schema=False) == prompt
+def test_a_prompt_is_passed_unchanged(prompt: str) -> None:
+    assert build_prompt({"prompt": prompt, "more": 1}, has_schema=False) == prompt
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), json_values))
 def test_every_parameter_is_in_the_block(parameters: dict[str, object]) -> None:
-    first, *lines, last = prompt_of(parameters, has_schema=True).split("\n")
+    first, *lines, last = build_prompt(parameters, has_schema=True).split("\n")
     assert (first, last) == ("<inputs>", "</inputs>")
     for key, value in parameters.items():
         if not isinstance(value, str):
@@ -64,57 +71,57 @@ def test_every_parameter_is_in_the_block(parameters: dict[str, object]) -> None:
             assert any(line.startswith(f"{key}:") for line in lines)
 
 
-def test_parameters_without_a_prompt_are_a_block_too() -> None:
-    assert prompt_of({"topic": "bees"}, has_schema=False) == "<inputs>\ntopic: bees\n</inputs>"
+def test_parameters_without_a_prompt_are_a_block() -> None:
+    assert build_prompt({"topic": "bees"}, has_schema=False) == "<inputs>\ntopic: bees\n</inputs>"
 
 
-def test_a_config_that_a_runner_has_not_looked_at_is_refused_with_its_key() -> None:
+def test_an_invalid_config_is_rejected_with_its_key() -> None:
     with pytest.raises(ExecutorError, match=r"config\.max_turns: 0 is less than the minimum of 1"):
-        decoded_config({"max_turns": 0})
-    assert decoded_config({"setting_sources": [], "max_turns": 3}) == Config(setting_sources=(), max_turns=3)
+        decode_config({"max_turns": 0})
+    assert decode_config({"setting_sources": [], "max_turns": 3}) == Config(setting_sources=(), max_turns=3)
 
 
-def test_the_manifest_names_the_defaults_that_hold() -> None:
+def test_the_manifest_has_the_actual_defaults() -> None:
     properties = json.loads(MANIFEST.read_text())["config_schema"]["properties"]
     named = {key: schema["default"] for key, schema in properties.items() if "default" in schema}
-    assert decoded_config(named) == Config()
+    assert decode_config(named) == Config()
     assert {"stall_notice_s", "background_limit_s", "mcp_required"} <= named.keys()
 
 
-def test_all_restricted_profiles_permit_the_same() -> None:
+def test_all_restricted_profiles_have_the_same_permissions() -> None:
     configs = [load_profile(name).profile.config for name in profile_paths() if name.startswith("restricted-")]
     permitted = [(config["permission_mode"], config["tools"]) for config in configs]
     assert permitted == [("acceptEdits", ["Read", "Glob", "Grep", "Edit", "Write", "NotebookEdit"])] * 4
 
 
-def test_an_ordinary_user_needs_a_credential_and_no_more() -> None:
-    check_surroundings(TOKEN, Config(), ORDINARY_USER)
-    check_surroundings({"ANTHROPIC_API_KEY": "a key"}, Config(), ORDINARY_USER)
+def test_an_ordinary_user_needs_only_a_credential() -> None:
+    check_environment(TOKEN, Config(), ORDINARY_USER)
+    check_environment({"ANTHROPIC_API_KEY": "a key"}, Config(), ORDINARY_USER)
 
 
-def test_root_has_to_say_that_it_is_in_a_sandbox() -> None:
+def test_root_needs_the_sandbox_variable() -> None:
     with pytest.raises(ExecutorError, match="IS_SANDBOX=1"):
-        check_surroundings(TOKEN, Config(), 0)
-    check_surroundings({**TOKEN, "IS_SANDBOX": "1"}, Config(), 0)
-    check_surroundings(TOKEN, Config(permission_mode="acceptEdits"), 0)
+        check_environment(TOKEN, Config(), 0)
+    check_environment({**TOKEN, "IS_SANDBOX": "1"}, Config(), 0)
+    check_environment(TOKEN, Config(permission_mode="acceptEdits"), 0)
 
 
-def test_the_gateways_address_is_not_for_the_program() -> None:
+def test_the_program_does_not_inherit_the_gateway_url() -> None:
     environment = {
         **TOKEN,
-        "AGENT_ORCHESTRATOR_API_URL": "http://door",
+        "AGENT_ORCHESTRATOR_API_URL": "http://gateway",
         "AGENT_SESSION_ID": "ses_1",
-        "PYTHONPATH": "kit",
+        "PYTHONPATH": "sdk",
     }
-    leave_own_variables_out(environment)
+    remove_private_variables(environment)
     assert environment == TOKEN
     assert "AGENT_ORCHESTRATOR_API_URL" not in os.environ
 
 
-def test_an_api_error_is_no_success_whatever_it_is_called() -> None:
+def test_an_api_error_with_the_subtype_success_is_a_failure() -> None:
     failed = result(is_error=True, result="API Error: Overloaded", api_error_status=529)
     with pytest.raises(TurnFailed, match=r"^API Error: Overloaded \(HTTP 529\)$"):
-        refuse_failure(failed, Config(), Diagnosis().cause_of(failed))
+        turn_results(failed).raise_failure(Config(), Diagnosis().cause_of(failed))
 
 
 def test_the_time_of_a_limit_is_part_of_the_failure_that_the_limit_causes() -> None:
@@ -138,7 +145,7 @@ def test_the_time_of_a_limit_is_part_of_the_failure_that_the_limit_causes() -> N
         (None, "CLAUDE_CODE_OAUTH_TOKEN"),
     ],
 )
-def test_a_refused_credential_is_the_one_in_use(source: str | None, name: str) -> None:
+def test_a_refusal_names_the_credential_in_use(source: str | None, name: str) -> None:
     diagnosis = Diagnosis()
     diagnosis.detail_of(SystemMessage("init", {"apiKeySource": source}))
     assert f"does not accept {name}" in diagnosis.cause_of(result(is_error=True, api_error_status=401))
@@ -157,23 +164,23 @@ def test_each_turn_may_repeat_a_refused_request_once() -> None:
 @pytest.mark.parametrize(
     ("subtype", "said"),
     [
-        ("error_max_turns", "not done after 3 answers"),
+        ("error_max_turns", "not complete after 3 answers"),
         ("error_max_budget_usd", "budget of 0.5 USD"),
         ("error_max_structured_output_retries", "output_schema"),
         ("error_during_execution", "what went wrong"),
         ("error_of_tomorrow", "what went wrong"),
     ],
 )
-def test_each_kind_of_end_has_its_words(subtype: str, said: str) -> None:
+def test_each_kind_of_failure_has_a_message(subtype: str, said: str) -> None:
     ended = result(subtype, errors=["what went wrong"])
     with pytest.raises(TurnFailed, match=said):
-        refuse_failure(ended, Config(max_turns=3, max_budget_usd=0.5), "")
+        turn_results(ended).raise_failure(Config(max_turns=3, max_budget_usd=0.5), "")
 
 
 @pytest.mark.parametrize("output", [None, "text", ["a"], 1])
-def test_an_answer_that_is_no_object_is_none(output: object) -> None:
-    with pytest.raises(TurnFailed, match="it said: so there"):
-        structured_output(result(structured_output=output, result="so there"))
+def test_structured_output_must_be_an_object(output: object) -> None:
+    with pytest.raises(TurnFailed, match="it answered: so there"):
+        turn_results(result(structured_output=output, result="so there")).structured_output()
 
 
 @pytest.mark.parametrize(
@@ -187,11 +194,11 @@ def test_an_answer_that_is_no_object_is_none(output: object) -> None:
         ('{"Permissions": {}}', "'Permissions' is probably meant to be 'permissions'"),
         ('{"hook": {}}', "'hook' is probably meant to be 'hooks'"),
         ('{"permissions": {"denny": []}}', "permissions: 'denny' is probably meant to be 'deny'"),
-        ('{"deny": ["Bash"]}', "'deny' belongs into 'permissions'"),
+        ('{"deny": ["Bash"]}', "'deny' belongs in 'permissions'"),
     ],
 )
-def test_settings_that_the_program_ignores_without_a_word(tmp_path: Path, settings: str, said: str | None) -> None:
-    """What it reports itself, such as broken JSON, is left to it."""
+def test_settings_that_the_program_ignores_without_a_warning(tmp_path: Path, settings: str, said: str | None) -> None:
+    """The program itself reports other defects, such as invalid JSON."""
     file = tmp_path / "settings.json"
     file.write_text(settings, encoding="utf-8")
     variables = {"CLAUDE_CONFIG_DIR": str(tmp_path)}

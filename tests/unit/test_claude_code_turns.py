@@ -1,4 +1,4 @@
-"""When a turn of the executor for Claude Code is over, what it has used, and which of its ends are failures."""
+"""Turns of the Claude Code executor: their end, usage and failures."""
 
 import asyncio
 from typing import cast
@@ -7,13 +7,12 @@ import pytest
 from claude_agent_sdk import ResultMessage, SystemMessage, TextBlock, UserMessage
 from claude_agent_sdk.types import Message
 
-from claude_code_executor import waiting
-from claude_code_executor.activity import Activity, Phase
+from claude_code_executor import stall_monitor
 from claude_code_executor.config import Config
-from claude_code_executor.outcome import TurnFailed
 from claude_code_executor.program import Program
-from claude_code_executor.results import TurnResults
-from claude_code_executor.waiting import Waiting
+from claude_code_executor.program_state import Phase, ProgramState
+from claude_code_executor.results import TurnFailed, TurnResults
+from claude_code_executor.stall_monitor import StallMonitor
 
 PROMPT_ID = "the id of the prompt"
 WARNING = SystemMessage("informational", {"level": "warning", "content": "9 times."})
@@ -29,7 +28,7 @@ def result(**fields: object) -> ResultMessage:
 def results(*answers: ResultMessage) -> TurnResults:
     found = TurnResults(PROMPT_ID)
     for answer in answers:
-        found.note(answer)
+        found.record(answer)
     return found
 
 
@@ -55,7 +54,7 @@ def test_a_turn_is_answered_by_the_result_of_its_prompt() -> None:
     assert not results(notified).is_answered
     assert results(notified, own).is_answered
     assert results(own, notified).is_answered
-    # Where the program names no prompt.
+    # The program may not name the prompt.
     assert results(result()).is_answered
 
 
@@ -78,9 +77,9 @@ def test_the_last_result_counts_for_which_the_model_was_asked() -> None:
 def test_an_answer_that_hooks_have_prevented_is_a_failure(messages: list[Message], reason: str) -> None:
     found = TurnResults(PROMPT_ID)
     for message in messages:
-        found.note(message)
+        found.record(message)
     with pytest.raises(TurnFailed, match=reason):
-        found.refuse_missing_answer()
+        found.raise_missing_answer()
 
 
 @pytest.mark.parametrize(
@@ -96,11 +95,11 @@ def test_an_answer_that_hooks_have_prevented_is_a_failure(messages: list[Message
 def test_an_answer_is_one_whatever_the_hooks_say(messages: list[Message]) -> None:
     found = TurnResults(PROMPT_ID)
     for message in messages:
-        found.note(message)
-    found.refuse_missing_answer()
+        found.record(message)
+    found.raise_missing_answer()
 
 
-def state(name: str) -> SystemMessage:
+def session_state(name: str) -> SystemMessage:
     return SystemMessage("session_state_changed", {"state": name})
 
 
@@ -110,75 +109,75 @@ def background(*task_ids: str, **fields: object) -> SystemMessage:
 
 
 @pytest.mark.parametrize(
-    ("messages", "phase", "is_over"),
+    ("messages", "phase", "is_done"),
     [
-        ([state("running")], Phase.WORKING, False),
-        ([state("running"), state("idle")], Phase.IDLE, True),
-        ([background("a"), state("idle")], Phase.IDLE, False),
-        ([background("a"), background(), state("idle")], Phase.IDLE, True),
-        # A task that ends while the program is idle makes it begin a turn, or report itself idle again.
-        ([background("a"), state("idle"), background()], Phase.BETWEEN, False),
-        ([background("a"), state("idle"), background(), state("running")], Phase.WORKING, False),
-        ([background("a"), state("idle"), background(), state("idle")], Phase.IDLE, True),
-        ([background("a"), state("idle"), background("a", "b")], Phase.IDLE, False),
-        # So does the end of a turn, unless sub-agents work, and their end.
+        ([session_state("running")], Phase.WORKING, False),
+        ([session_state("running"), session_state("idle")], Phase.IDLE, True),
+        ([background("a"), session_state("idle")], Phase.IDLE, False),
+        ([background("a"), background(), session_state("idle")], Phase.IDLE, True),
+        # When a task ends while the program is idle, it starts a turn or reports idle again.
+        ([background("a"), session_state("idle"), background()], Phase.BETWEEN, False),
+        ([background("a"), session_state("idle"), background(), session_state("running")], Phase.WORKING, False),
+        ([background("a"), session_state("idle"), background(), session_state("idle")], Phase.IDLE, True),
+        ([background("a"), session_state("idle"), background("a", "b")], Phase.IDLE, False),
+        # So it does after the end of a turn without background tasks, and after the end of those.
         ([result()], Phase.BETWEEN, False),
-        ([result(), state("idle")], Phase.IDLE, True),
+        ([result(), session_state("idle")], Phase.IDLE, True),
         ([result(), SystemMessage("init", {})], Phase.WORKING, False),
         ([background("a"), result()], Phase.WORKING, False),
         ([background("a"), result(), background()], Phase.BETWEEN, False),
-        ([background("a", ambient=True), background("b", off_host=True), state("idle")], Phase.IDLE, True),
+        ([background("a", ambient=True), background("b", off_host=True), session_state("idle")], Phase.IDLE, True),
     ],
 )
 def test_the_program_is_done_when_it_is_idle_with_nothing_in_the_background(
-    messages: list[Message], phase: Phase, is_over: bool
+    messages: list[Message], phase: Phase, is_done: bool
 ) -> None:
-    activity = Activity()
-    activity.note_prompt()
+    state = ProgramState()
+    state.record_prompt()
     for message in messages:
-        activity.note(message)
-    assert (activity.phase, activity.is_over) == (phase, is_over)
+        state.record(message)
+    assert (state.phase, state.is_done) == (phase, is_done)
 
 
 def test_only_background_work_goes_on_once_the_model_has_ended_its_turn() -> None:
-    activity = Activity()
-    activity.note_prompt()
-    activity.note(background("a"))
-    assert not activity.is_in_background
-    activity.note(result())
-    assert activity.is_in_background
+    state = ProgramState()
+    state.record_prompt()
+    state.record(background("a"))
+    assert not state.is_in_background
+    state.record(result())
+    assert state.is_in_background
 
 
 @pytest.mark.parametrize(("task_type", "has_agents"), [("local_agent", True), ("local_bash", False)])
 def test_subagents_are_told_apart_from_commands(task_type: str, has_agents: bool) -> None:
-    activity = Activity()
-    activity.note(background("a", task_type=task_type))
-    assert activity.has_agents is has_agents
-    activity.note(background())
-    assert not activity.has_agents
+    state = ProgramState()
+    state.record(background("a", task_type=task_type))
+    assert state.has_agents is has_agents
+    state.record(background())
+    assert not state.has_agents
 
 
 def test_background_work_that_is_abandoned_may_still_lead_to_a_turn() -> None:
-    activity = Activity()
-    for message in (background("a"), state("idle")):
-        activity.note(message)
-    activity.abandon_background()
-    assert (activity.background, activity.phase) == ({}, Phase.BETWEEN)
-    activity.settle()
-    assert activity.is_over
+    state = ProgramState()
+    for message in (background("a"), session_state("idle")):
+        state.record(message)
+    state.forget_background()
+    assert (state.background, state.phase) == ({}, Phase.BETWEEN)
+    state.assume_idle()
+    assert state.is_done
 
 
 class SilentProgram:
-    """Says nothing more."""
+    """A program that sends no further messages."""
 
     def __init__(self, *messages: Message) -> None:
-        self.activity = Activity()
-        self.activity.note_prompt()
+        self.state = ProgramState()
+        self.state.record_prompt()
         for message in messages:
-            self.activity.note(message)
+            self.state.record(message)
         self.was_stopped = False
 
-    async def message(self) -> Message:
+    async def next_message(self) -> Message:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -187,32 +186,32 @@ class SilentProgram:
 
 
 async def wait_for(program: SilentProgram, config: Config) -> list[str]:
-    """The status details until a limit is reached."""
+    """Return the status details that are reported until a time limit is reached."""
     details: list[str] = []
 
-    async def note(detail: str) -> None:
+    async def report_detail(detail: str) -> None:
         details.append(detail)
 
-    assert await Waiting(cast(Program, program), config, note, lambda: ()).message() is None
+    assert await StallMonitor(cast(Program, program), config, report_detail, lambda: ()).next_message() is None
     return details
 
 
 async def test_a_turn_that_the_program_does_not_begin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "BETWEEN_LIMIT_S", 0.01)
-    idle = SilentProgram(background("a"), result(), state("idle"), background())
+    monkeypatch.setattr(stall_monitor, "BETWEEN_LIMIT_S", 0.01)
+    idle = SilentProgram(background("a"), result(), session_state("idle"), background())
     assert await wait_for(idle, Config()) == []
-    assert idle.activity.is_over
+    assert idle.state.is_done
 
 
 async def test_other_background_work_goes_on_when_the_program_begins_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "BETWEEN_LIMIT_S", 0.01)
-    program = SilentProgram(background("a", "b"), result(), state("idle"), background("b"))
+    monkeypatch.setattr(stall_monitor, "BETWEEN_LIMIT_S", 0.01)
+    program = SilentProgram(background("a", "b"), result(), session_state("idle"), background("b"))
     assert await wait_for(program, Config()) == ["the turn waits for background work: task b"]
-    assert (program.was_stopped, program.activity.phase) == (False, Phase.IDLE)
+    assert (program.was_stopped, program.state.phase) == (False, Phase.IDLE)
 
 
 async def test_background_work_that_is_silent_is_stopped_after_its_limit() -> None:
-    program = SilentProgram(background("a"), result(), state("idle"))
+    program = SilentProgram(background("a"), result(), session_state("idle"))
     details = await wait_for(program, Config(stall_notice_s=0.02, background_limit_s=0.05))
     assert details == [
         "the turn waits for background work: task a",

@@ -1,1 +1,1 @@
-"""Claude Code behind the executor protocol: what `ao-claude-code-exec` does."""
+"""The executor for Claude Code (protocol.md, section 2.2). `ao-claude-code-exec` is its entry point."""

@@ -1,4 +1,4 @@
-"""The profile's `config`: protocol.md, section 2.2, and what goes beyond it (`executor.json` is its schema)."""
+"""The profile's `config` (protocol.md, section 2.2, and further keys). `executor.json` has its schema."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ class Config:
     background_limit_s: float = 600.0
     api_timeout_s: float | None = None
     env: tuple[str, ...] = ()
-    """The runner has passed these variables on already."""
+    """The runner has already put these variables into the environment."""
 
 
-def decoded_config(given: JsonObject) -> Config:
-    """Raises `ExecutorError` naming the key. A runner of ours has looked at it when it loaded the profile; others
-    have not."""
+def decode_config(given: JsonObject) -> Config:
+    """Raises `ExecutorError` naming the key. fsm-runner checks the config before; other runners may not."""
     schema = json.loads(MANIFEST.read_text(encoding="utf-8-sig"))["config_schema"]
     for defect in Draft202012Validator(schema).iter_errors(given):
         raise ExecutorError(f"the profile's {'.'.join(['config', *map(str, defect.absolute_path)])}: {defect.message}")

@@ -1,4 +1,4 @@
-"""What the program reports about its API, limits and settings: status details, and parts of a failure's text."""
+"""Derives status details and parts of failure messages from the program's reports about its API and limits."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from claude_agent_sdk import ResultMessage, SystemMessage
 from claude_agent_sdk.types import Message, RateLimitEvent, RateLimitInfo
 
-from claude_code_executor.outcome import RESET_TIME, TurnFailed
-from claude_code_executor.surroundings import API_KEY, TOKEN, credential_in_use
+from claude_code_executor.environment import API_KEY, TOKEN, credential_in_use
+from claude_code_executor.results import RESET_TIME, TurnFailed
 
 UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS = 401, 403, 429
-REFUSED = (UNAUTHORIZED, FORBIDDEN)
+REFUSED_STATUSES = (UNAUTHORIZED, FORBIDDEN)
 
 REFUSAL_LIMIT = 2
-"""Refused requests in one turn. The program repeats a refused request about ten times, for three minutes. The first
-repetition can succeed, because the program renews some kinds of credential before it."""
+"""The number of refused requests that fails a turn. The program would retry about ten times in three minutes. The first
+retry can succeed, because the program renews some kinds of credential before it."""
 
 
 class Diagnosis:
-    """Remembers the reports of one program."""
+    """Collects the reports of one program."""
 
     def __init__(self) -> None:
         self._credential = TOKEN
@@ -28,13 +28,13 @@ class Diagnosis:
         self._limit: RateLimitInfo | None = None
 
     def detail_of(self, message: Message) -> str | None:
-        """The status detail to report for the message; None: there is none.
+        """Return the status detail for the message, if any.
 
         Raises `TurnFailed` when the API refuses the credential for the second time.
         """
         match message:
             case SystemMessage(subtype="init", data=data):
-                # It is the first message of every turn.
+                # The first message of each turn.
                 self._credential = credential_in_use(data.get("apiKeySource"))
                 self._refusals = 0
             case SystemMessage(subtype="api_retry", data=data):
@@ -48,16 +48,16 @@ class Diagnosis:
         return None
 
     def cause_of(self, result: ResultMessage) -> str:
-        """What the failure's text lacks: the status of the API's answer, and what to do about it."""
+        """Return what the failure's text lacks: the HTTP status, and what to do about it."""
         status = result.api_error_status
         if status is None:
             return ""
-        if status in REFUSED:
+        if status in REFUSED_STATUSES:
             return f" (HTTP {status}: {self._refusal(status)})"
         return f" (HTTP {status})" + (self._reset() if status == TOO_MANY_REQUESTS else "")
 
     def _check_refusal(self, status: object) -> None:
-        if status not in REFUSED:
+        if status not in REFUSED_STATUSES:
             return
         self._refusals += 1
         if self._refusals >= REFUSAL_LIMIT:
@@ -87,7 +87,7 @@ def _retry(data: dict[str, Any]) -> str:
 
 
 def _limit_detail(limit: RateLimitInfo) -> str | None:
-    """A limit that is close or reached. The program reports a change of this state once."""
+    """Describe a limit that is close or reached. The program reports each change once."""
     if limit.status == "allowed" or limit.rate_limit_type is None:
         return None
     name = f"the usage limit {limit.rate_limit_type}"

@@ -1,4 +1,4 @@
-"""Whether the MCP servers are connected before a turn begins, and which are not."""
+"""Waits for the MCP servers before a turn, and reports those that are not connected."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 
 from claude_agent_sdk.types import McpServerStatus
 
-from claude_code_executor.outcome import TurnFailed
 from claude_code_executor.program import Program, ProgramEnded
+from claude_code_executor.results import TurnFailed
 
 PROJECT_FILE = ".mcp.json"
 
 POLL_S = 0.1
 SLOW_S = 2.0
-"""A server that takes longer is reported while it is awaited."""
+"""After this time, servers that are still connecting are reported."""
 CONNECT_LIMIT_S = 60.0
-"""The program itself gives up after 30 s, unless its MCP_TIMEOUT says otherwise."""
+"""The program itself gives up after 30 s by default (its MCP_TIMEOUT)."""
 
 UNREMARKABLE = ("connected", "pending", "disabled")
-"""Statuses that are not reported. A turn does not wait for the project's servers, so they can be pending."""
+"""Statuses that are not reported. The project's servers may be pending, since a turn does not wait for them."""
 
 
 def project_file_defect(folder: Path) -> str | None:
-    """Why the program cannot read the project's own MCP servers, which it does not report; None: it can."""
+    """Return why the program cannot read the project's MCP servers, or None. The program does not report it."""
     file = folder / PROJECT_FILE
     try:
         json.loads(file.read_text("utf-8-sig"))
@@ -39,26 +39,32 @@ def project_file_defect(folder: Path) -> str | None:
 
 
 class McpServers:
-    """`of_agent`: names of the servers that a turn waits for; with `required` it does not begin without them.
-    `note`: takes a status detail."""
+    """`of_agent` names the servers that a turn waits for; with `required`, the turn fails without them.
+
+    `report_detail` sends a status detail.
+    """
 
     def __init__(
-        self, program: Program, of_agent: Collection[str], *, required: bool, note: Callable[[str], Awaitable[None]]
+        self,
+        program: Program,
+        of_agent: Collection[str],
+        *,
+        required: bool,
+        report_detail: Callable[[str], Awaitable[None]],
     ) -> None:
         self._program = program
         self._of_agent = of_agent
         self._required = of_agent if required else ()
-        self._note = note
+        self._report_detail = report_detail
         self._reported: set[str] = set()
         self._has_pending = False
 
-    async def settle(self) -> None:
-        """Wait until the agent's servers are connected or have failed; the program would not begin a turn before.
+    async def wait_connected(self) -> None:
+        """Wait until the agent's servers are connected or have failed, as the program would, and report failed servers.
 
-        Servers that have failed are reported, those of the project too. Raises `TurnFailed` when a required server is
-        not connected, and `ProgramEnded`.
+        Raises `TurnFailed` if a required server is not connected, and `ProgramEnded`.
         """
-        servers = await self._settled()
+        servers = await self._wait_pending()
         missing = {name: _reason(servers.get(name)) for name in self._required if not _is_connected(servers.get(name))}
         if missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
@@ -66,7 +72,7 @@ class McpServers:
         await self._report(servers)
 
     async def report_late(self) -> None:
-        """At the end of a turn: report servers that have failed meanwhile, of those that it did not wait for."""
+        """Report servers that failed during the turn, of those that it did not wait for."""
         if self._has_pending:
             with contextlib.suppress(ProgramEnded):
                 await self._report(await self._servers())
@@ -75,20 +81,20 @@ class McpServers:
         self._has_pending = any(server["status"] == "pending" for server in servers.values())
         failed = {name for name, server in servers.items() if server["status"] not in UNREMARKABLE}
         for name in sorted(failed - self._reported):
-            await self._note(f"the MCP server {name} is not connected: {_reason(servers[name])}")
+            await self._report_detail(f"the MCP server {name} is not connected: {_reason(servers[name])}")
         self._reported = failed
 
-    async def _settled(self) -> dict[str, McpServerStatus]:
-        began_at = time.monotonic()
+    async def _wait_pending(self) -> dict[str, McpServerStatus]:
+        started_at = time.monotonic()
         is_reported = False
         while True:
             servers = await self._servers()
             pending = [name for name in self._of_agent if name in servers and servers[name]["status"] == "pending"]
-            waited_s = time.monotonic() - began_at
+            waited_s = time.monotonic() - started_at
             if not pending or waited_s >= CONNECT_LIMIT_S:
                 return servers
             if waited_s >= SLOW_S and not is_reported:
-                await self._note(f"the turn waits for MCP servers that do not answer: {', '.join(pending)}")
+                await self._report_detail(f"the turn waits for MCP servers that do not answer: {', '.join(pending)}")
                 is_reported = True
             await asyncio.sleep(POLL_S)
 

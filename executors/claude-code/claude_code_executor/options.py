@@ -1,4 +1,4 @@
-"""How the program is started."""
+"""Builds the options with which the program is started."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from claude_agent_sdk import ClaudeAgentOptions
 from claude_agent_sdk.types import SystemPromptFile, SystemPromptPreset
 
 from claude_code_executor.config import Config
-from claude_code_executor.surroundings import PROGRAM_VARIABLES
+from claude_code_executor.environment import PROGRAM_SETTINGS
 from fsm_executor import ExecutorError, Invocation
 from fsm_executor.invocation import JsonObject
 
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
-"""Of the program's output. One that is longer ends the session."""
+"""The longest line of the program's output. A longer one ends the session."""
 
 SELF_WAKING_TOOLS = ("ScheduleWakeup", "CronCreate", "CronDelete", "CronList")
-"""With these the model would begin turns of its own later, when no run of the session is open to report them."""
+"""Tools that schedule turns for later, when no run of the session may be open to report them."""
 
 OWN_SETTINGS = {"crossSessionInbound": "refuse"}
-"""Otherwise the model of another session, which shares the user's configuration, could begin a turn of this one."""
+"""Keeps the model of another session with the same user configuration from starting a turn in this one."""
 
 
-def options_of(
+def build_options(
     invocation: Invocation, config: Config, resume: str | None, folder: Path, on_stderr: Callable[[str], None]
 ) -> ClaudeAgentOptions:
-    """`resume`: the id of the conversation that goes on. `folder`: a private one, for what is too long or too secret
-    for a command line; the program reads it when it starts."""
+    """`resume` is the id of a conversation to resume. `folder` is a private folder, which the program reads when it
+    starts, for values that are too long or too secret for a command line. Raises `ExecutorError`."""
     blueprint = invocation.agent_blueprint
     schema = blueprint.get("output_schema")
     return ClaudeAgentOptions(
@@ -46,8 +46,8 @@ def options_of(
         mcp_servers=_mcp_servers(blueprint.get("mcp_servers"), folder),
         output_format={"type": "json_schema", "schema": schema} if isinstance(schema, dict) else None,
         resume=resume,
-        env={**PROGRAM_VARIABLES, **_api_timeouts(config)},
-        # These messages show that an answer of the API is still arriving.
+        env={**PROGRAM_SETTINGS, **_api_timeouts(config)},
+        # These messages show that a response of the API is still arriving.
         include_partial_messages=True,
         max_buffer_size=LINE_LIMIT_BYTES,
         stderr=on_stderr,
@@ -55,7 +55,7 @@ def options_of(
 
 
 def _api_timeouts(config: Config) -> dict[str, str]:
-    """Variables of the program: until an answer begins, and between two parts of it (at least 10 s)."""
+    """Return the variables that limit the time until a response begins, and between its parts (at least 10 s)."""
     if config.api_timeout_s is None:
         return {}
     timeout_ms = str(round(config.api_timeout_s * 1000))
@@ -65,7 +65,7 @@ def _api_timeouts(config: Config) -> dict[str, str]:
 def _system_prompt(
     blueprint: JsonObject, config: Config, resume: str | None, folder: Path
 ) -> SystemPromptFile | SystemPromptPreset:
-    """The agent's own, at a start, else the program's."""
+    """Return the agent's system prompt for a start, otherwise the program's own."""
     prompt, more = blueprint.get("system_prompt"), config.append_system_prompt
     if resume is None and isinstance(prompt, str) and prompt:
         file = folder / "system-prompt"
@@ -78,11 +78,11 @@ def _system_prompt(
 
 
 def _mcp_servers(servers: Any, folder: Path) -> str | dict[str, Any]:
-    """A file, since the headers of a server are credentials, and anybody may read a command line."""
+    """Return a file, because the headers of a server are credentials and any user can read a command line."""
     if not servers:
         return {}
     if not isinstance(servers, dict):
-        raise ExecutorError("the agent's mcp_servers is no object")
+        raise ExecutorError("the agent's mcp_servers is not an object")
     file = folder / "mcp.json"
     file.write_text(json.dumps({"mcpServers": {name: _mcp_server(name, server) for name, server in servers.items()}}))
     return str(file)
@@ -93,5 +93,5 @@ def _mcp_server(name: str, server: Any) -> JsonObject:
         raise ExecutorError(f"the agent's mcp_servers.{name} has no url")
     headers = server.get("config") or {}
     if not isinstance(headers, dict):
-        raise ExecutorError(f"the agent's mcp_servers.{name}.config is no object")
+        raise ExecutorError(f"the agent's mcp_servers.{name}.config is not an object")
     return {"type": "http", "url": server["url"], "headers": {key: str(value) for key, value in headers.items()}}

@@ -1,4 +1,4 @@
-"""The running program: its messages as they come, and its end."""
+"""The running Claude Code process: its messages and its end."""
 
 from __future__ import annotations
 
@@ -15,52 +15,77 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from claude_agent_sdk import ClaudeAgentOptions, ProcessError, ResultError
+from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    CLIConnectionError,
+    ProcessError,
+    ResultError,
+    ResultMessage,
+)
+from claude_agent_sdk._internal.message_parser import parse_message  # the SDK is pinned to one version
 from claude_agent_sdk.types import McpServerStatus, Message
 
-from claude_code_executor.activity import Activity
-from claude_code_executor.client import Client
 from claude_code_executor.config import Config
-from claude_code_executor.options import options_of
-from claude_code_executor.surroundings import CONFIG_FOLDER, config_folder
+from claude_code_executor.environment import CONFIG_FOLDER, config_folder
+from claude_code_executor.options import build_options
+from claude_code_executor.program_state import ProgramState
 from fsm_executor import ExecutorError, Invocation
 
 INTERRUPT_S = 1.0
-"""For the program to hear that the turn is given up. The runner sends SIGTERM 5 s after its shutdown, and SIGKILL 5 s
-after that."""
+"""The time limit for the program to handle an interrupt. The runner sends SIGTERM 5 s after its shutdown message, and
+SIGKILL 5 s after that."""
 
-KEPT_STDERR_LINES = 20
+STDERR_LINES = 20
 
 IGNORED_SETTING = "Ignoring "
-"""How the program begins such a warning. It ignores, for example, what a project that is not trusted allows."""
+"""The beginning of the program's warnings about ignored settings, such as permissions of a project without trust."""
 
 NO_CONVERSATION = re.compile(r"No conversation found with session ID: ([\w-]+)")
 
-# The SDK raises the faults that it logs. Without a handler Python prints them on stderr, before the run's error.
+# The SDK both logs and raises its errors. Without a handler, Python would print them on stderr before the run's error.
 logging.getLogger("claude_agent_sdk").addHandler(logging.NullHandler())
 
 
 class ProgramEnded(ExecutorError):
-    """Claude Code is gone, or was never there."""
+    """Claude Code has exited, or could not be started."""
+
+
+class Client(ClaudeSDKClient):
+    """The SDK's client, whose results have the usage since the previous result in `model_usage`.
+
+    The SDK puts the totals of the conversation there. These continue when another process resumes the conversation,
+    so that process cannot derive its own share.
+    """
+
+    async def receive_messages(self) -> AsyncIterator[Message]:
+        if self._query is None:
+            raise CLIConnectionError("Not connected")
+        async for data in self._query.receive_messages():
+            message = parse_message(data)
+            if isinstance(message, ResultMessage):
+                message.model_usage = data.get("model_usage_since_last_result")
+            if message is not None:
+                yield message
 
 
 class Program:
-    """Claude Code, connected."""
+    """A connected Claude Code process."""
 
     def __init__(self, client: Client, stderr: deque[str]) -> None:
-        self.activity = Activity()
-        """As of the messages that have been taken."""
+        self.state = ProgramState()
+        """Reflects the messages that were returned or discarded."""
         self._client = client
         self._stderr = stderr
-        self._warned: set[str] = set()
+        self._reported_warnings: set[str] = set()
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
-        """None: there will be no more."""
-        self._reading = asyncio.create_task(self._read(), name="messages of Claude Code")
+        """None marks the end."""
+        self._reader = asyncio.create_task(self._read(), name="messages of Claude Code")
         self._fault: Exception | None = None
-        """The SDK has classes for its own faults, and raises bare ones too."""
+        """The SDK raises exceptions of its own and plain `Exception`."""
 
-    async def ask(self, prompt: str) -> str:
-        """Begin a turn; the id by which its result is known. Raises `ProgramEnded`."""
+    async def send_prompt(self, prompt: str) -> str:
+        """Start a turn, and return the id by which its result is recognised. Raises `ProgramEnded`."""
         message_id = str(uuid.uuid4())
         content = {"type": "user", "uuid": message_id, "message": {"role": "user", "content": prompt}}
 
@@ -71,68 +96,70 @@ class Program:
             await self._client.query(messages())
         except Exception as fault:
             self._fault = self._fault or fault
-            raise self.ending() from fault
-        self.activity.note_prompt()
+            raise self.end_error() from fault
+        self.state.record_prompt()
         return message_id
 
-    async def message(self) -> Message:
-        """The next one. Raises `ProgramEnded`."""
+    async def next_message(self) -> Message:
+        """Raises `ProgramEnded`."""
         message = await self._messages.get()
         if message is None:
-            raise self.ending()
-        self.activity.note(message)
+            raise self.end_error()
+        self.state.record(message)
         return message
 
     async def mcp_servers(self) -> list[McpServerStatus]:
-        """The program's MCP servers and their states. Raises `ProgramEnded`."""
+        """Return the program's MCP servers and their states. Raises `ProgramEnded`."""
         try:
             return (await self._client.get_mcp_status())["mcpServers"]
         except Exception as fault:
             self._fault = self._fault or fault
-            raise self.ending() from fault
+            raise self.end_error() from fault
 
     def warnings(self) -> list[str]:
-        """Lines of stderr about settings that the program ignores, each line once."""
-        new = [line for line in self._stderr if line.startswith(IGNORED_SETTING) and line not in self._warned]
-        self._warned.update(new)
+        """Return lines of stderr about ignored settings that were not returned before."""
+        new = [
+            line for line in self._stderr if line.startswith(IGNORED_SETTING) and line not in self._reported_warnings
+        ]
+        self._reported_warnings.update(new)
         return new
 
     async def ended(self) -> None:
-        """Return when it has ended, or cannot be heard any more."""
-        await asyncio.wait({self._reading})
+        """Wait until the program has exited or closed its output."""
+        await asyncio.wait({self._reader})
 
-    def ending(self) -> ProgramEnded:
-        return ending_of(self._fault, self._stderr)
+    def end_error(self) -> ProgramEnded:
+        return _end_error(self._fault, self._stderr)
 
-    def pass_over(self) -> None:
-        """What has come since the last turn, of what the program does by itself."""
-        while not self._messages.empty() and not self._reading.done():
+    def discard_pending(self) -> None:
+        """Discard the messages since the last turn; they are about what the program does by itself."""
+        while not self._messages.empty() and not self._reader.done():
             if (message := self._messages.get_nowait()) is not None:
-                self.activity.note(message)
+                self.state.record(message)
 
     async def interrupt(self) -> None:
-        """The turn is given up: what its tools have started ends."""
-        with contextlib.suppress(Exception):  # it is gone, or does not listen; it is ended all the same
+        """Abort the turn and the processes of its tools."""
+        with contextlib.suppress(Exception):  # it has exited or does not respond; the caller ends it anyway
             async with asyncio.timeout(INTERRUPT_S):
                 await self._client.interrupt()
 
     async def stop_background(self) -> None:
-        """End the background work. Returns when the program has answered, at the latest after `INTERRUPT_S`."""
+        """End the background tasks. Returns when the program has answered, after `INTERRUPT_S` at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INTERRUPT_S):
-                for task_id in list(self.activity.background):
-                    with contextlib.suppress(Exception):  # it has ended by itself, or the program has
+                for task_id in list(self.state.background):
+                    with contextlib.suppress(Exception):  # the task or the program has ended
                         await self._client.stop_task(task_id)
 
     async def aclose(self) -> None:
-        self._reading.cancel()
-        await asyncio.wait({self._reading})
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
 
     async def _read(self) -> None:
         try:
             async for message in self._client.receive_messages():
                 self._messages.put_nowait(message)
-        except Exception as fault:  # noqa: BLE001 - whoever waits for a message has to hear of it
+        except Exception as fault:  # noqa: BLE001 - `end_error` passes it to the task that waits for a message
             self._fault = fault
         finally:
             self._messages.put_nowait(None)
@@ -140,51 +167,54 @@ class Program:
 
 @asynccontextmanager
 async def running_program(invocation: Invocation, config: Config, resume: str | None) -> AsyncIterator[Program]:
-    """Raises `ProgramEnded` where it cannot be started. Interrupted, if need be, and ended when the block is left."""
-    stderr: deque[str] = deque(maxlen=KEPT_STDERR_LINES)
+    """Start the program, and end it when the block is left, after an interrupt if the block raised an exception.
+
+    Raises `ProgramEnded` if the program cannot be started.
+    """
+    stderr: deque[str] = deque(maxlen=STDERR_LINES)
     with TemporaryDirectory(prefix="claude-code-") as folder:
-        options = options_of(invocation, config, resume, Path(folder), stderr.append)
-        client = await _connected(options, stderr)
-    # What was in the folder has been read: no credentials are left there, however this process ends.
+        options = build_options(invocation, config, resume, Path(folder), stderr.append)
+        client = await _connect(options, stderr)
+    # The program has read the folder. Removing it now leaves no credentials behind, however this process ends.
     program = Program(client, stderr)
     try:
         yield program
     except BaseException:
-        # The turn may be in progress. Without the interrupt its requests and tools go on until the program is ended.
+        # A turn may be in progress. Without the interrupt its requests and tools continue until the program ends.
         await program.interrupt()
         raise
     finally:
-        # Without its input the program would first wait for the background work to end.
-        program.pass_over()
+        # When its input is closed, the program waits for its background tasks before it exits.
+        program.discard_pending()
         await program.stop_background()
         await program.aclose()
         await client.disconnect()
 
 
-async def _connected(options: ClaudeAgentOptions, stderr: deque[str]) -> Client:
+async def _connect(options: ClaudeAgentOptions, stderr: deque[str]) -> Client:
     client = Client(options)
     try:
         await client.connect()
     except Exception as fault:
-        raise ending_of(fault, stderr) from fault
+        raise _end_error(fault, stderr) from fault
     return client
 
 
-def ending_of(fault: Exception | None, stderr: deque[str]) -> ProgramEnded:
-    """How the program ended, and the last lines of its stderr."""
-    how = _how_it_ended(fault)
-    said = "\n".join(stderr).strip()
-    if (found := NO_CONVERSATION.search(f"{how}\n{said}")) is not None:
+def _end_error(fault: Exception | None, stderr: deque[str]) -> ProgramEnded:
+    """Return an error that says how the program ended, with the last lines of its stderr."""
+    reason = _exit_text(fault)
+    output = "\n".join(stderr).strip()
+    if (found := NO_CONVERSATION.search(f"{reason}\n{output}")) is not None:
         return ProgramEnded(
             f"Claude Code cannot resume the conversation {found[1]}: there is no transcript of it for the project "
             f"{Path.cwd()} in {config_folder(os.environ)} ({CONFIG_FOLDER}); keep that folder on a lasting "
             "volume, or start a new session"
         )
-    tail = f"; the end of its stderr:\n{said}" if said and said not in how else ""
-    return ProgramEnded(f"Claude Code has ended: {how}{tail}")
+    tail = f"; the end of its stderr:\n{output}" if output and output not in reason else ""
+    return ProgramEnded(f"Claude Code has ended: {reason}{tail}")
 
 
-def _how_it_ended(fault: Exception | None) -> str:
+def _exit_text(fault: Exception | None) -> str:
     if fault is None:
         return "it has closed its output"
     if not isinstance(fault, ProcessError) or isinstance(fault, ResultError) or fault.exit_code is None:

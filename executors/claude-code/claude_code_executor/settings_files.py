@@ -1,4 +1,4 @@
-"""Settings that the program ignores without a word. It reports files that it cannot read and values that are wrong."""
+"""Finds settings that the program ignores without a warning. It does warn of unreadable files and invalid values."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from claude_agent_sdk import SettingSource
 
-from claude_code_executor.surroundings import config_folder
+from claude_code_executor.environment import config_folder
 
 SECTIONS = ("permissions", "hooks", "sandbox", "env")
-"""The keys with which a file restricts what the program does, and what it needs for that."""
+"""The keys that restrict what the program does, or that such restrictions need."""
 PERMISSIONS = ("allow", "ask", "deny", "defaultMode", "additionalDirectories")
 SIMILARITY = 0.8
-"""Of a key and the known key that it is taken for; 1 is equality. The program has many other keys."""
+"""How similar a misspelt key is to a known one; 1 means equal. The program has many other keys."""
 
 
 def ignored_settings(sources: Collection[SettingSource], project: Path, environment: Mapping[str, str]) -> list[str]:
-    """A status detail for each file without content, and for each key that looks like a misspelt one."""
+    """Return a status detail for each file without content and for each key that looks misspelt."""
     files = {
         "user": config_folder(environment) / "settings.json",
         "project": project / ".claude" / "settings.json",
@@ -38,7 +38,7 @@ def _defects(file: Path) -> list[str]:
     if content is None:
         return []
     if not content.strip():
-        return [f"the settings file {file} is empty, so nothing of it is in effect"]
+        return [f"the settings file {file} is empty, so it has no effect"]
     try:
         settings = json.loads(content)
     except (ValueError, RecursionError):
@@ -46,7 +46,7 @@ def _defects(file: Path) -> list[str]:
     if not isinstance(settings, dict):
         return []
     defects = _misspelt(settings, SECTIONS)
-    defects += [f"{key!r} belongs into 'permissions'" for key in settings if key in PERMISSIONS]
+    defects += [f"{key!r} belongs in 'permissions'" for key in settings if key in PERMISSIONS]
     if isinstance(permissions := settings.get("permissions"), dict):
         defects += [f"permissions: {each}" for each in _misspelt(permissions, PERMISSIONS)]
     return [f"the settings file {file} has a key that Claude Code ignores: {each}" for each in defects]

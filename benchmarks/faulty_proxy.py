@@ -1,4 +1,4 @@
-"""A line between a runner and its coordinator on which things go wrong, at random."""
+"""A proxy between a runner and its coordinator that injects random faults."""
 
 import asyncio
 import random
@@ -9,8 +9,8 @@ from contextlib import suppress
 
 READ_BYTES = 64 * 1024
 SHARES = {"reset": 0.01, "answer lost": 0.01, "status 503": 0.01, "delay": 0.03}
-"""How many of all requests meet each fault. `reset`: the coordinator does not hear of the request; `answer lost`: it
-acts on it."""
+"""The share of requests for each fault. With `reset` the coordinator does not get the request; with `answer lost` it
+does."""
 LONGEST_DELAY_S = 0.5
 _REQUEST = re.compile(rb"(?:GET|POST|PATCH|PUT|DELETE) (\S+) HTTP/1\.1\r\n")
 _REPORT = re.compile(r"/runner/runs/([^/]+)/(completed|failed|stopped)")
@@ -18,13 +18,13 @@ _OUT_OF_SERVICE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\ncon
 
 
 class Faults:
-    """What becomes of a request, and what was reported through it all."""
+    """Chooses the fault of each request, and counts the reports that the coordinator accepted."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self.injected: Counter[str] = Counter()
-        self.carried_out: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        """For each run, how often the coordinator has taken a report of each kind."""
+        self.accepted_reports: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """The number of accepted reports of each kind, by run id."""
 
     def draw(self) -> str | None:
         at = self._chance.random()
@@ -38,14 +38,14 @@ class Faults:
     def delay_s(self) -> float:
         return self._chance.uniform(0, LONGEST_DELAY_S)
 
-    def answered(self, path: str, answer: bytes) -> None:
+    def record_response(self, path: str, answer: bytes) -> None:
         report = _REPORT.fullmatch(path)
         if report is not None and answer.startswith(b"HTTP/1.1 2"):
-            self.carried_out[report[1]][report[2]] += 1
+            self.accepted_reports[report[1]][report[2]] += 1
 
 
-class FaultyLine:
-    """A TCP proxy with faults. The runner sends one request at a time over a connection."""
+class FaultyProxy:
+    """A TCP proxy with faults. It relies on the runner to send one request at a time per connection."""
 
     def __init__(self, faults: Faults, upstream_port: int) -> None:
         self._faults = faults
@@ -53,7 +53,7 @@ class FaultyLine:
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> "FaultyLine":
+    async def __aenter__(self) -> "FaultyProxy":
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
@@ -82,8 +82,8 @@ class FaultyLine:
             return
         exchange = _Exchange(self._faults, writer, upstream_writer)
         pumps = [
-            asyncio.create_task(_pump(reader, exchange.asked), name="requests"),
-            asyncio.create_task(_pump(upstream, exchange.answered), name="answers"),
+            asyncio.create_task(_pump(reader, exchange.forward_request), name="requests"),
+            asyncio.create_task(_pump(upstream, exchange.forward_response), name="responses"),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -96,7 +96,7 @@ class FaultyLine:
 
 
 class _Exchange:
-    """One connection: the request that is under way, and its fault. False ends the connection."""
+    """One connection with its current request and fault. Both methods return False to close the connection."""
 
     def __init__(self, faults: Faults, runner: asyncio.StreamWriter, coordinator: asyncio.StreamWriter) -> None:
         self._faults = faults
@@ -104,11 +104,11 @@ class _Exchange:
         self._coordinator = coordinator
         self._path = ""
         self._fault: str | None = None
-        self._is_answered = True
+        self._has_response = True
 
-    async def asked(self, chunk: bytes) -> bool:
-        if self._is_answered and (request := _REQUEST.match(chunk)) is not None:
-            self._path, self._is_answered = request[1].decode(), False
+    async def forward_request(self, chunk: bytes) -> bool:
+        if self._has_response and (request := _REQUEST.match(chunk)) is not None:
+            self._path, self._has_response = request[1].decode(), False
             self._fault = self._faults.draw()
         if self._fault == "status 503":
             self._runner.write(_OUT_OF_SERVICE)
@@ -119,10 +119,10 @@ class _Exchange:
         await self._coordinator.drain()
         return True
 
-    async def answered(self, chunk: bytes) -> bool:
-        if not self._is_answered:
-            self._is_answered = True
-            self._faults.answered(self._path, chunk)
+    async def forward_response(self, chunk: bytes) -> bool:
+        if not self._has_response:
+            self._has_response = True
+            self._faults.record_response(self._path, chunk)
             if self._fault == "answer lost":
                 return False
             if self._fault == "delay":
@@ -132,7 +132,7 @@ class _Exchange:
         return True
 
 
-async def _pump(reader: asyncio.StreamReader, take: Callable[[bytes], Awaitable[bool]]) -> None:
+async def _pump(reader: asyncio.StreamReader, forward: Callable[[bytes], Awaitable[bool]]) -> None:
     with suppress(OSError):
-        while (chunk := await reader.read(READ_BYTES)) and await take(chunk):
+        while (chunk := await reader.read(READ_BYTES)) and await forward(chunk):
             pass

@@ -1,4 +1,4 @@
-"""What the program is doing, from its own messages: whether it works, and which work it has in the background."""
+"""Tracks what Claude Code is doing, from its own messages: turns of the model and background tasks."""
 
 from __future__ import annotations
 
@@ -10,47 +10,50 @@ from claude_agent_sdk import ResultMessage, SystemMessage
 from claude_agent_sdk.types import Message
 
 AGENTS = ("local_agent", "local_workflow")
-"""Types of tasks in which a model works."""
+"""The types of tasks in which a model works."""
 
-SHOWN_TASK_CHARS = 80
-"""Of a task's description. The model chooses it; for a command without one it is the command."""
+TASK_DESCRIPTION_CHARS = 80
+"""The model writes the descriptions. A shell command without one is its own description, which can be long."""
 
 
 class Phase(Enum):
     WORKING = auto()
-    """A turn of the model is in progress, or sub-agents work, after which a turn is due."""
+    """The model has a turn, or sub-agents work, whose end starts a turn."""
     BETWEEN = auto()
-    """A turn, or background work, has ended. Within 100 ms the program begins a further turn or reports itself idle."""
+    """A turn or a background task has ended. The program starts a further turn or reports idle within 100 ms."""
     IDLE = auto()
-    """No turn is in progress or due."""
+    """The model has no turn, and none is due."""
 
 
-class Activity:
-    """Sub-agents and shell commands can go on after the model's turn. When one of them ends, the program begins a
-    further turn by itself, so its work is over only when it is idle and nothing is left in the background."""
+class ProgramState:
+    """The phase of the program and its background tasks.
+
+    Sub-agents and shell commands can outlast the model's turn. When one of them ends, the program starts a further
+    turn by itself. So its work is done only when it is idle and has no background tasks.
+    """
 
     def __init__(self) -> None:
         self.phase = Phase.IDLE
         self._is_in_turn = False
         self.background: dict[str, str] = {}
-        """Descriptions of the background tasks, by task id."""
+        """The descriptions of the background tasks, by task id."""
         self.has_agents = False
-        """Whether sub-agents are among these tasks."""
+        """Whether any background task is a sub-agent."""
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         return self.phase is Phase.IDLE and not self.background
 
     @property
     def is_in_background(self) -> bool:
-        """Whether background work goes on, and the model has no turn."""
+        """Whether background tasks run while the model has no turn."""
         return not self._is_in_turn and bool(self.background)
 
-    def note_prompt(self) -> None:
+    def record_prompt(self) -> None:
         self.phase = Phase.WORKING
         self._is_in_turn = True
 
-    def note(self, message: Message) -> None:
+    def record(self, message: Message) -> None:
         match message:
             case SystemMessage(subtype="init"):
                 self._is_in_turn = True
@@ -68,20 +71,20 @@ class Activity:
         if self.phase is Phase.WORKING and not self._is_in_turn and not self.background:
             self.phase = Phase.BETWEEN
 
-    def settle(self) -> None:
-        """The program has neither begun a turn nor reported itself idle: take it as idle."""
+    def assume_idle(self) -> None:
+        """Treat the program as idle because it neither started a turn nor reported idle in time."""
         self.phase = Phase.IDLE
 
-    def abandon_background(self) -> None:
-        """Do not wait for the background work any longer, but for what the program makes of its end."""
+    def forget_background(self) -> None:
+        """Stop waiting for the background tasks. Their end can still start a turn."""
         self.background = {}
         self.phase = Phase.BETWEEN
 
 
 def _counts(task: Mapping[str, Any]) -> bool:
-    """Whether a turn waits for it. The program marks its own housekeeping, and work on other machines."""
+    """Whether a turn waits for the task. `ambient` is the program's housekeeping, `off_host` work on other machines."""
     return not task.get("ambient") and not task.get("off_host")
 
 
 def _description(task: Mapping[str, Any]) -> str:
-    return " ".join(str(task.get("description", task["task_id"])).split())[:SHOWN_TASK_CHARS]
+    return " ".join(str(task.get("description", task["task_id"])).split())[:TASK_DESCRIPTION_CHARS]

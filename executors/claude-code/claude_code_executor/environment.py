@@ -1,4 +1,4 @@
-"""What the program finds around itself: credentials, the user it runs as, its environment."""
+"""Checks the environment of the program (credentials, user) and prepares the variables that it inherits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ TOKEN, API_KEY = "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY"
 SANDBOX = "IS_SANDBOX"
 CONFIG_FOLDER = "CLAUDE_CONFIG_DIR"
 
-OWN_VARIABLES = ("AGENT_ORCHESTRATOR_API_URL", "AGENT_SESSION_ID", "PYTHONPATH")
-"""Of the executor alone. Its address speaks for the whole session; what a model drives has no business there."""
+PRIVATE_VARIABLES = ("AGENT_ORCHESTRATOR_API_URL", "AGENT_SESSION_ID", "PYTHONPATH")
+"""Variables of the executor that the program does not inherit. The gateway URL gives access to the whole session, and
+a model must not have that."""
 
-PROGRAM_VARIABLES = {
-    # It is pinned, and nobody looks at what it would say on a terminal.
+PROGRAM_SETTINGS = {
+    # Its version is pinned.
     "DISABLE_AUTOUPDATER": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     # Only these messages show whether a further turn is due.
@@ -25,8 +26,8 @@ PROGRAM_VARIABLES = {
 }
 
 
-def check_surroundings(environment: Mapping[str, str], config: Config, user_id: int) -> None:
-    """Before the program is started, which says less of it. Raises `ExecutorError` with what to do."""
+def check_environment(environment: Mapping[str, str], config: Config, user_id: int) -> None:
+    """Raises `ExecutorError` with a remedy for what would make the program fail with a less helpful message."""
     if environment.get(TOKEN) and environment.get(API_KEY):
         raise ExecutorError(f"both {TOKEN} and {API_KEY} are set, and they conflict: unset one of them for the runner")
     if not environment.get(TOKEN) and not environment.get(API_KEY):
@@ -37,18 +38,18 @@ def check_surroundings(environment: Mapping[str, str], config: Config, user_id: 
     if user_id == 0 and config.permission_mode == "bypassPermissions" and environment.get(SANDBOX) != "1":
         raise ExecutorError(
             "Claude Code refuses bypassPermissions as root: run the runner as another user, or set "
-            f"{SANDBOX}=1 for it where the container around it is the sandbox"
+            f"{SANDBOX}=1 for it if the container around it is the sandbox"
         )
 
 
 def config_folder(environment: Mapping[str, str]) -> Path:
-    """Where the program keeps its user's settings, and the transcripts of conversations."""
+    """Return the folder of the program's user settings and transcripts."""
     named = environment.get(CONFIG_FOLDER)
     return Path(named) if named else Path(environment.get("HOME", Path.home())) / ".claude"
 
 
 def credential_in_use(source: object) -> str:
-    """The name of the credential. `source`: what the program calls `apiKeySource`; settings can bring one, too."""
+    """Return the name of the credential. `source` is the program's `apiKeySource`; settings can provide a key too."""
     match source:
         case "apiKeyHelper":
             return "the key of the settings' apiKeyHelper"
@@ -58,7 +59,7 @@ def credential_in_use(source: object) -> str:
             return TOKEN
 
 
-def leave_own_variables_out(environment: MutableMapping[str, str] = os.environ) -> None:
-    """The program inherits what this process has. To be called when the gateway is known."""
-    for name in OWN_VARIABLES:
+def remove_private_variables(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Remove what the program must not inherit from this process. Call it after the gateway's URL was read."""
+    for name in PRIVATE_VARIABLES:
         environment.pop(name, None)

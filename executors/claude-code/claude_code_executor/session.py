@@ -1,4 +1,4 @@
-"""A session: one program, and the runner's turns as its own."""
+"""Runs a session: one Claude Code process, which gets the runner's turns as prompts."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from claude_code_executor.config import decoded_config
-from claude_code_executor.narrator import Narrator
+from claude_code_executor.config import decode_config
+from claude_code_executor.environment import check_environment, remove_private_variables
+from claude_code_executor.event_reporter import EventReporter
 from claude_code_executor.program import Program, running_program
-from claude_code_executor.surroundings import check_surroundings, leave_own_variables_out
 from fsm_executor import ExecutorError, Session
 from fsm_executor.turn import Turn
 
 NOT_FOUND = 404
 
 
-async def converse(session: Session) -> None:
-    """Raises `ExecutorError` where a turn fails: the protocol's way to say so is to end."""
-    config = decoded_config(session.invocation.executor_config)
-    check_surroundings(os.environ, config, os.geteuid())
+async def run_session(session: Session) -> None:
+    """Raises `ExecutorError` if a turn fails, because an executor reports a failure by exiting."""
+    config = decode_config(session.invocation.executor_config)
+    check_environment(os.environ, config, os.geteuid())
     resume = await _conversation_id(session) if session.resumed else None
-    # It is read from the environment when it is used for the first time.
+    # The first use reads the environment.
     _ = session.gateway
-    leave_own_variables_out()
+    remove_private_variables()
     async with running_program(session.invocation, config, resume) as program:
-        narrator = Narrator(session, program, config)
+        reporter = EventReporter(session, program, config)
         async with aclosing(_turns(session, program)) as turns:
             async for turn in turns:
-                await narrator.carry_out(turn)
+                await reporter.run_turn(turn)
 
 
 async def _turns(session: Session, program: Program) -> AsyncGenerator[Turn, None]:
-    """As they come. Raises `ProgramEnded` where the program ends in between."""
+    """Yield the session's turns. Raises `ProgramEnded` if the program ends between two of them."""
     turns = session.turns()
     ended = asyncio.ensure_future(program.ended())
     try:
         while True:
-            coming = asyncio.ensure_future(anext(turns, None))
+            next_turn = asyncio.ensure_future(anext(turns, None))
             try:
-                await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    raise program.ending()
+                await asyncio.wait({next_turn, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if not next_turn.done():
+                    raise program.end_error()
             finally:
-                coming.cancel()
-            turn = await coming
+                next_turn.cancel()
+            turn = await next_turn
             if turn is None:
                 return
             yield turn
@@ -54,7 +54,7 @@ async def _turns(session: Session, program: Program) -> AsyncGenerator[Turn, Non
 
 
 async def _conversation_id(session: Session) -> str:
-    """What the program has called this session (protocol.md, section 2.2: resume)."""
+    """Return the program's id of the session to resume (protocol.md, section 2.2), and set `last_resumed_at`."""
     status, answer = await session.request("GET", f"/sessions/{session.id}")
     if status == NOT_FOUND:
         raise ExecutorError(f"session {session.id} not found: the coordinator does not know it")
