@@ -27,6 +27,7 @@ from fsm_runner.mcp_server.limits import LIMITS as MCP_LIMITS
 from fsm_runner.mcp_server.limits import limits_within
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.process.limits.limits import NO_LIMITS
 from fsm_runner.process.limits.open_files import MCP_SHARE, OPEN_FILES, PASSED_ON_SHARE
 from fsm_runner.process.user import RunUser, find_user
 from fsm_runner.protocol import wire
@@ -166,7 +167,7 @@ async def assembled_runner(
 def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy:
     """What executors are held to. Raises `UsageError` where they cannot be started as the configured user."""
     user = None if config.run_as is None else find_user(config.run_as)
-    launch_policy = LaunchPolicy(config.run_limits.with_defaults(profile.profile.limits), user)
+    launch_policy = LaunchPolicy((config.run_limits or NO_LIMITS).with_defaults(profile.profile.limits), user)
     launch_policy.warn_of_imprecise_limits()
     return launch_policy
 

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from fsm_runner.cli import coordinator, executor, machine
+from fsm_runner.cli.options import Flags, option, takes_settings, text_of
+from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, load_config, load_state_dir
 from fsm_runner.errors import UsageError
 
 app = typer.Typer(
@@ -21,16 +23,11 @@ app.add_typer(executor.app, name="executor")
 app.command("coordinator")(coordinator.serve)
 
 CoordinatorUrl = Annotated[
-    str | None,
-    typer.Option("--coordinator-url", "-c", metavar="URL", help="AGENT_ORCHESTRATOR_API_URL. [http://localhost:8765]"),
+    str | None, option("coordinator_url", help="the coordinator", default_text=LOCAL_COORDINATOR_URL)
 ]
-ProfileName = Annotated[
-    str | None, typer.Option("--profile", "-x", metavar="NAME", help="PROFILE: the kind of executor. [echo]")
-]
-ProjectDir = Annotated[
-    str | None,
-    typer.Option("--project-dir", "-p", metavar="DIR", help="PROJECT_DIR: where runs work. [working directory]"),
-]
+ProjectDir = Annotated[str | None, option("project_dir")]
+StateDir = Annotated[str | None, option("state_dir")]
+Verbose = Annotated[bool, option("verbose")]
 Parameters = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False),
@@ -42,129 +39,27 @@ AgentName = Annotated[
 Prompt = Annotated[
     str | None, typer.Option("--prompt", metavar="TEXT", help="What is to be done; the same as prompt=TEXT.")
 ]
-StateDir = Annotated[
-    str | None,
-    typer.Option(
-        "--state-dir", metavar="DIR", help="STATE_DIR: where the journal is kept. [~/.local/state/fsm-runner]"
-    ),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="VERBOSE: log everything.", show_default=False)]
 
 
 @app.callback(invoke_without_command=True)
+@takes_settings
 def runner(
     context: typer.Context,
-    coordinator_url: Annotated[
-        str | None,
-        typer.Option(
-            "--coordinator-url",
-            "-c",
-            metavar="URL",
-            help="AGENT_ORCHESTRATOR_API_URL. [none: a coordinator is started here]",
-        ),
-    ] = None,
-    profile: ProfileName = None,
+    flags: Flags,
     profile_list: Annotated[
         bool, typer.Option("--profile-list", "-l", help="List the profiles and exit.", show_default=False)
     ] = False,
-    project_dir: ProjectDir = None,
-    hostname: Annotated[
-        str | None,
-        typer.Option("--hostname", metavar="NAME", help="RUNNER_HOSTNAME: who this is. [the machine's host name]"),
-    ] = None,
-    tags: Annotated[
-        str | None, typer.Option("--tags", "-t", metavar="A,B", help="RUNNER_TAGS: what this runner can do.")
-    ] = None,
-    require_matching_tags: Annotated[
-        bool,
-        typer.Option(
-            "--require-matching-tags",
-            help="REQUIRE_MATCHING_TAGS: take only runs that share a tag.",
-            show_default=False,
-        ),
-    ] = False,
-    verbose: Verbose = False,
-    mcp_port: Annotated[
-        str | None, typer.Option("--mcp-port", "-m", metavar="PORT", help="MCP_PORT. [a free port]")
-    ] = None,
-    external_mcp_url: Annotated[
-        str | None, typer.Option("--external-mcp-url", "-e", metavar="URL", help="EXTERNAL_MCP_URL.")
-    ] = None,
-    max_runs: Annotated[
-        str | None, typer.Option("--max-runs", metavar="N", help="MAX_RUNS: runs held at once. [no limit]")
-    ] = None,
-    grace_period: Annotated[
-        str | None,
-        typer.Option(
-            "--grace-period",
-            metavar="SECONDS",
-            help="GRACE_PERIOD: for runs at work when the runner is told to end. [5]",
-        ),
-    ] = None,
-    run_timeout: Annotated[
-        str | None,
-        typer.Option("--run-timeout", metavar="SECONDS", help="RUN_TIMEOUT: how long a run may execute. [no limit]"),
-    ] = None,
-    run_limits: Annotated[
-        str | None,
-        typer.Option(
-            "--run-limits",
-            metavar="LIMITS",
-            help="RUN_LIMITS: what a run may use: memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB. "
-            "[no limit]",
-        ),
-    ] = None,
-    run_as: Annotated[
-        str | None,
-        typer.Option(
-            "--run-as", metavar="USER|UID:GID", help="RUN_AS: who executors are started as, where the runner is root."
-        ),
-    ] = None,
-    session_idle_timeout: Annotated[
-        str | None,
-        typer.Option(
-            "--session-idle-timeout",
-            metavar="SECONDS",
-            help="SESSION_IDLE_TIMEOUT: how long a persistent executor may wait for a turn. [no limit]",
-        ),
-    ] = None,
-    exit_after_outage: Annotated[
-        str | None,
-        typer.Option(
-            "--exit-after-outage",
-            metavar="SECONDS",
-            help="EXIT_AFTER_OUTAGE: end when the coordinator is away for so long. [never]",
-        ),
-    ] = None,
-    state_dir: StateDir = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", show_default=False)] = False,
 ) -> None:
-    """Without a command: run the runner until it is told to end (SIGTERM, Ctrl-C).
+    """Without a command: run the runner until it is stopped (SIGTERM, Ctrl-C).
 
     A flag wins over its environment variable, that over the same variable in `.env`, that over the default.
     """
-    flags = {
-        "coordinator_url": coordinator_url,
-        "profile": profile,
-        "project_dir": project_dir,
-        "hostname": hostname,
-        "tags": tags,
-        "require_matching_tags": _given(require_matching_tags),
-        "verbose": _given(verbose),
-        "mcp_port": mcp_port,
-        "external_mcp_url": external_mcp_url,
-        "max_runs": max_runs,
-        "grace_period_s": grace_period,
-        "run_timeout_s": run_timeout,
-        "run_limits": run_limits,
-        "run_as": run_as,
-        "session_idle_timeout_s": session_idle_timeout,
-        "exit_after_outage_s": exit_after_outage,
-        "state_dir": state_dir,
-    }
     if context.invoked_subcommand is not None:
         if any(flags.values()):
-            raise UsageError(f"the flags before {context.invoked_subcommand!r} are the runner's: put them behind it")
+            raise UsageError(
+                f"flags before {context.invoked_subcommand!r} belong to the runner: put them after the command"
+            )
         return
     if version:
         from fsm_runner import __version__
@@ -177,7 +72,6 @@ def runner(
         list_profiles()
         return
     from fsm_runner.cli.runner import run_runner
-    from fsm_runner.config.settings import load_config
 
     raise typer.Exit(run_runner(load_config(flags)))
 
@@ -201,10 +95,9 @@ def run(
     """
     from fsm_runner.cli.run import run_here
     from fsm_runner.cli.submission import work_of
-    from fsm_runner.config.settings import load_config
 
     work = work_of(agent, parameters or [], prompt)
-    flags = {"profile": profile, "project_dir": project_dir, "verbose": _given(verbose)}
+    flags = {"profile": profile, "project_dir": project_dir, "verbose": text_of(verbose)}
     raise typer.Exit(run_here(load_config(flags), profile, work))
 
 
@@ -260,7 +153,6 @@ def history(
 ) -> None:
     """Print what the journal says of a run, a session, the runner itself, or of the latest runs."""
     from fsm_runner.cli.history import show_history
-    from fsm_runner.config.settings import load_state_dir
 
     show_history(load_state_dir(state_dir), name, as_json=json)
 
@@ -269,7 +161,6 @@ def history(
 def health(state_dir: StateDir = None) -> None:
     """Ask the runners that are at work here whether they are well. Exit code 1 where one is not, or there is none."""
     from fsm_runner.cli.health import show_health
-    from fsm_runner.config.settings import load_state_dir
 
     raise typer.Exit(show_health(load_state_dir(state_dir)))
 
@@ -283,7 +174,3 @@ def stop(
     from fsm_runner.cli import runs
 
     runs.stop(coordinator_url, name)
-
-
-def _given(flag: bool) -> str | None:
-    return "true" if flag else None

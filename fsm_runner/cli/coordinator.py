@@ -53,21 +53,19 @@ def serve(
 
 def _token_demand() -> "TokenDemand | None":
     """None where none is asked for. Raises `UsageError` naming the variable that is wrong or missing."""
-    import os
-
-    from fsm_runner.config.settings import COORDINATOR_SETTINGS, given_fields
+    from fsm_runner.config.settings import TOKEN_CHECK_SETTINGS, load_token_check_config
     from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
 
-    fields = given_fields(COORDINATOR_SETTINGS, {}, os.environ)
-    if not fields.pop("auth_enabled", False):
+    config = load_token_check_config()
+    if not config.auth_enabled:
         return None
-    missing = [each.variable for each in COORDINATOR_SETTINGS[1:] if each.field not in fields]
-    if missing:
+    if config.domain is None or config.audience is None:
+        missing = [each.variable for each in TOKEN_CHECK_SETTINGS if getattr(config, each.field) is None]
         raise UsageError(
             f"AUTH_ENABLED is true, but not set: {', '.join(missing)}; tokens are checked by the keys of AUTH0_DOMAIN "
             "and have to be for AUTH0_AUDIENCE"
         )
-    return TokenDemand(**fields)
+    return TokenDemand(domain=config.domain, audience=config.audience)
 
 
 def _port(text: str) -> int:

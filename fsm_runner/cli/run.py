@@ -1,14 +1,13 @@
 """`fsm-runner run`: one run, with everything it needs brought along."""
 
 import asyncio
+import dataclasses
 import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import msgspec
 
 from fsm_runner.app.build import assembled_runner
 from fsm_runner.cli.output import say
@@ -152,7 +151,7 @@ def _sound_profiles() -> tuple[list[LoadedProfile], str]:
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
     progress = Progress(verbose=config.verbose)
     with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
-        here = msgspec.structs.replace(config, coordinator_url=None, state_dir=Path(state_dir))
+        here = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
         return await _run_in(here, profile, request, progress)
 
 

@@ -1,5 +1,6 @@
 """What a command line asks for, handing it to a coordinator, and saying what came of it."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -71,7 +72,7 @@ async def coordinator_api(url: str | None) -> AsyncIterator[CoordinatorApi]:
     named_url = config.coordinator_url or LOCAL_COORDINATOR_URL
     redactor = known_secrets()
     configure_logs(redactor, verbose=config.verbose, quiet=True)
-    auth = token_auth(msgspec.structs.replace(config, coordinator_url=named_url), redactor)
+    auth = token_auth(dataclasses.replace(config, coordinator_url=named_url), redactor)
     async with AsyncExitStack() as stack:
         if auth is not None:
             stack.push_async_callback(auth.aclose)

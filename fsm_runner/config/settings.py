@@ -1,76 +1,184 @@
-"""The runner's configuration: a flag wins over the environment, that over `.env`, that over the default.
+"""The settings of the commands. A flag wins over the environment, that over `.env`, that over the default.
 
-Names are those of protocol.md, section 7. Empty strings count as not set, since compose files pass them.
+Each setting is declared once, as a field of `RunnerConfig` or `TokenCheckConfig`. The command line makes its options
+of these declarations, and a test compares them with the table in `docs/operations.md`. The names are those of
+protocol.md, section 7. Empty values count as unset, because compose files pass them.
+
+`--help` loads this module, so it imports only the standard library, and its classes are dataclasses.
 """
 
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
-from fsm_runner.diagnostics.redaction import Redactor, without_login
+from fsm_runner.config.values import (
+    parse_bool,
+    parse_count,
+    parse_domain,
+    parse_hostname,
+    parse_limits,
+    parse_port,
+    parse_seconds,
+    parse_seconds_or_zero,
+    parse_tags,
+    parse_url,
+    parse_user,
+)
 from fsm_runner.errors import UsageError
-from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits, parse_limits
+
+if TYPE_CHECKING:
+    from fsm_runner.diagnostics.redaction import Redactor
+    from fsm_runner.process.limits.limits import ResourceLimits
 
 DOTENV_FILE = ".env"
 LOCAL_COORDINATOR_URL = "http://localhost:8765"
-"""Where a coordinator listens by default, and where `submit` and `runs` look for one."""
+"""The URL at which a coordinator listens by default, and at which `submit`, `runs` and `stop` look for one."""
 
-TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
-FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+Config = TypeVar("Config")
 
 
-class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are in seconds."""
+@dataclass(frozen=True)
+class Setting:
+    """The declaration of one setting, beside the name, type and default of its field."""
 
-    coordinator_url: str | None = None
-    """None: the runner brings an embedded coordinator."""
-    profile: str = "echo"
-    project_dir: Path = Path()
-    hostname: str | None = None
-    """What the coordinator knows this machine as; None: as the machine is called."""
-    tags: tuple[str, ...] = ()
-    require_matching_tags: bool = False
-    verbose: bool = False
-    mcp_port: int | None = None
-    external_mcp_url: str | None = None
-    max_runs: int | None = None
-    grace_period_s: float = 5.0
-    run_timeout_s: float | None = None
-    run_limits: ResourceLimits = NO_LIMITS
-    run_as: str | None = None
-    """The user that executors are started as; None: the runner's own."""
-    session_idle_timeout_s: float | None = None
-    exit_after_outage_s: float | None = None
-    state_dir: Path | None = None
-    """Where journals are kept; None: in memory, and nothing outlives the process."""
-    poll_timeout_s: float = 30.0
-    heartbeat_interval_s: float = 60.0
-    auth0_domain: str | None = None
-    auth0_client_id: str | None = None
-    auth0_client_secret: str | None = None
-    auth0_audience: str | None = None
+    field: str
+    variable: str
+    parse: Callable[[str], object]
+    """Raises `ValueError` with the expected form."""
+    option: str
+    """The flags and the placeholder of their value, as in `--profile -x NAME`; empty if only a variable sets it."""
+    help: str
+    default_text: str
+    """The default for people, with its unit."""
+
+    @property
+    def flags(self) -> list[str]:
+        """The long flag, then its short form."""
+        return [word for word in self.option.split() if word.startswith("-")]
+
+    @property
+    def metavar(self) -> str | None:
+        """The placeholder of the value; None: the option is a switch."""
+        return next((word for word in self.option.split() if not word.startswith("-")), None)
+
+
+def _setting(
+    variable: str,
+    parse: Callable[[str], object],
+    option: str = "",
+    help: str = "",  # noqa: A002 - the word of the command-line library
+    *,
+    default: Any = None,
+    default_text: str | None = None,
+) -> Any:
+    if default_text is None:
+        is_number = isinstance(default, float)
+        default_text = f"{default:g} s" if is_number else "none" if default is None else str(default).lower()
+    details = {"variable": variable, "parse": parse, "option": option, "help": help, "default_text": default_text}
+    return field(default=default, metadata=details)
+
+
+def settings_of(config: type) -> tuple[Setting, ...]:
+    """Return the declarations of a configuration class, in the order of its fields."""
+    declared: tuple[Field[Any], ...] = fields(config)
+    return tuple(Setting(field=each.name, **each.metadata) for each in declared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerConfig:
+    """The settings of a runner. Times are in seconds."""
+
+    coordinator_url: str | None = _setting(
+        "AGENT_ORCHESTRATOR_API_URL",
+        parse_url,
+        "--coordinator-url -c URL",
+        "the coordinator; without it, one starts here",
+    )
+    profile: str = _setting("PROFILE", str, "--profile -x NAME", "the executor and its configuration", default="echo")
+    project_dir: Path = _setting(
+        "PROJECT_DIR", Path, "--project-dir -p DIR", "where runs work", default=Path(), default_text="working directory"
+    )
+    hostname: str | None = _setting(
+        "RUNNER_HOSTNAME", parse_hostname, "--hostname NAME", "the runner's host name", default_text="the machine's"
+    )
+    tags: tuple[str, ...] = _setting(
+        "RUNNER_TAGS", parse_tags, "--tags -t A,B", "the runner's capabilities", default=(), default_text="none"
+    )
+    require_matching_tags: bool = _setting(
+        "REQUIRE_MATCHING_TAGS", parse_bool, "--require-matching-tags", "take only runs that share a tag", default=False
+    )
+    verbose: bool = _setting("VERBOSE", parse_bool, "--verbose -v", "log everything", default=False)
+    mcp_port: int | None = _setting(
+        "MCP_PORT", parse_port, "--mcp-port -m PORT", "the port of the MCP server", default_text="a free port"
+    )
+    external_mcp_url: str | None = _setting(
+        "EXTERNAL_MCP_URL", parse_url, "--external-mcp-url -e URL", "the MCP server to use in place of the runner's own"
+    )
+    max_runs: int | None = _setting(
+        "MAX_RUNS", parse_count, "--max-runs N", "the most runs at a time", default_text="no limit"
+    )
+    grace_period_s: float = _setting(
+        "GRACE_PERIOD",
+        parse_seconds_or_zero,
+        "--grace-period SECONDS",
+        "the time that active runs get to finish when the runner stops",
+        default=5.0,
+    )
+    run_timeout_s: float | None = _setting(
+        "RUN_TIMEOUT", parse_seconds, "--run-timeout SECONDS", "how long a run may execute", default_text="no limit"
+    )
+    run_limits: "ResourceLimits | None" = _setting(
+        "RUN_LIMITS",
+        parse_limits,
+        "--run-limits LIMITS",
+        "what a run may use: memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB",
+        default_text="no limits",
+    )
+    run_as: str | None = _setting(
+        "RUN_AS",
+        parse_user,
+        "--run-as USER|UID:GID",
+        "the user of executors, if the runner is root",
+        default_text="the runner's user",
+    )
+    session_idle_timeout_s: float | None = _setting(
+        "SESSION_IDLE_TIMEOUT",
+        parse_seconds,
+        "--session-idle-timeout SECONDS",
+        "how long a persistent executor waits for a turn",
+        default_text="no limit",
+    )
+    exit_after_outage_s: float | None = _setting(
+        "EXIT_AFTER_OUTAGE",
+        parse_seconds,
+        "--exit-after-outage SECONDS",
+        "exit when the coordinator has been unreachable for this time",
+        default_text="never",
+    )
+    state_dir: Path | None = _setting(
+        "STATE_DIR", Path, "--state-dir DIR", "the folder of journals", default_text="~/.local/state/fsm-runner"
+    )
+    """`load_config` fills in the default. None: the journal is in memory and ends with the process."""
+    poll_timeout_s: float = _setting("POLL_TIMEOUT", parse_seconds, default=30.0)
+    heartbeat_interval_s: float = _setting("HEARTBEAT_INTERVAL", parse_seconds, default=60.0)
+    auth0_domain: str | None = _setting("AUTH0_DOMAIN", parse_domain)
+    auth0_client_id: str | None = _setting("AUTH0_RUNNER_CLIENT_ID", str)
+    auth0_client_secret: str | None = _setting("AUTH0_RUNNER_CLIENT_SECRET", str)
+    auth0_audience: str | None = _setting("AUTH0_AUDIENCE", str)
 
     @property
     def auth0(self) -> "Auth0Login | None":
-        """None unless all four variables are set (section 6)."""
+        """The login for the token service; None unless all four variables are set (section 6)."""
         if self.auth0_domain and self.auth0_client_id and self.auth0_client_secret and self.auth0_audience:
-            return Auth0Login(
-                domain=self.auth0_domain,
-                client_id=self.auth0_client_id,
-                client_secret=self.auth0_client_secret,
-                audience=self.auth0_audience,
-            )
+            return Auth0Login(self.auth0_domain, self.auth0_client_id, self.auth0_client_secret, self.auth0_audience)
         return None
 
 
-class Auth0Login(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token is asked for with."""
+@dataclass(frozen=True)
+class Auth0Login:
+    """The login for a token service."""
 
     domain: str
     client_id: str
@@ -78,224 +186,106 @@ class Auth0Login(msgspec.Struct, frozen=True, kw_only=True):
     audience: str
 
 
-class Setting(msgspec.Struct, frozen=True):
-    """Where one field of `RunnerConfig` comes from."""
+@dataclass(frozen=True, kw_only=True)
+class TokenCheckConfig:
+    """The settings of `fsm-runner coordinator` beside its flags: the tokens that its callers need."""
 
-    field: str
-    variable: str
-    flag: str | None
-    parse: Callable[[str], object]
-
-
-def _text(value: str) -> str:
-    return value
+    auth_enabled: bool = _setting("AUTH_ENABLED", parse_bool, default=False)
+    domain: str | None = _setting("AUTH0_DOMAIN", parse_domain)
+    audience: str | None = _setting("AUTH0_AUDIENCE", str)
 
 
-def _url(value: str) -> str:
-    if not _is_url(value):
-        login = "; in a user name or password, characters such as /, #, @ and spaces are percent-encoded"
-        raise ValueError(f"expected http://HOST[:PORT] or https://HOST[:PORT]{login if '@' in value else ''}")
-    return value
-
-
-def _is_url(value: str) -> bool:
-    """A first check without httpx, which `fsm-runner health` must not load. `checked_url` is the complete one."""
-    try:
-        parts = urlsplit(value)
-        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return is_sound and not re.search(r"\s", value)
-
-
-def _host(value: str) -> str:
-    name, colon, port = value.partition(":")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name) or (colon and not re.fullmatch(r"[0-9]{1,5}", port)):
-        raise ValueError("expected a host name, such as tenant.eu.auth0.com")
-    if colon:
-        _port(port)
-    return value
-
-
-def _machine_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value):
-        raise ValueError("expected a name of letters, digits, '.', '_' and '-'")
-    return value
-
-
-def _folder(value: str) -> Path:
-    return Path(value)
-
-
-def _words(value: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in value.split(",") if word.strip())
-
-
-def _user(value: str) -> str:
-    # Whether there is such a user is looked up where executors are started: other commands read this setting too.
-    if not re.fullmatch("[^:\\s]+(:[^:\\s]+)?", value):
-        raise ValueError("expected USER or UID:GID")
-    return value
-
-
-def _truth(value: str) -> bool:
-    if value.lower() in TRUE_WORDS:
-        return True
-    if value.lower() in FALSE_WORDS:
-        return False
-    raise ValueError("expected true or false")
-
-
-def _whole(value: str, high: int, what: str) -> int:
-    # `int` alone reads `1_000`, ` 5 ` and other scripts' digits too.
-    if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= high:
-        raise ValueError(f"expected {what}")
-    return int(value)
-
-
-def _port(value: str) -> int:
-    return _whole(value, 65_535, "a port from 1 to 65535")
-
-
-def _count(value: str) -> int:
-    return _whole(value, 999_999_999, "a whole number from 1 up")
-
-
-def _seconds(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError("expected a number of seconds above 0")
-    return number
-
-
-def _seconds_or_zero(value: str) -> float:
-    try:
-        return 0.0 if value == "0" else _seconds(value)
-    except ValueError:
-        raise ValueError("expected a number of seconds, or 0") from None
-
-
-SETTINGS = (
-    Setting("coordinator_url", "AGENT_ORCHESTRATOR_API_URL", "--coordinator-url", _url),
-    Setting("profile", "PROFILE", "--profile", _text),
-    Setting("project_dir", "PROJECT_DIR", "--project-dir", _folder),
-    Setting("hostname", "RUNNER_HOSTNAME", "--hostname", _machine_name),
-    Setting("tags", "RUNNER_TAGS", "--tags", _words),
-    Setting("require_matching_tags", "REQUIRE_MATCHING_TAGS", "--require-matching-tags", _truth),
-    Setting("verbose", "VERBOSE", "--verbose", _truth),
-    Setting("mcp_port", "MCP_PORT", "--mcp-port", _port),
-    Setting("external_mcp_url", "EXTERNAL_MCP_URL", "--external-mcp-url", _url),
-    Setting("max_runs", "MAX_RUNS", "--max-runs", _count),
-    Setting("grace_period_s", "GRACE_PERIOD", "--grace-period", _seconds_or_zero),
-    Setting("run_timeout_s", "RUN_TIMEOUT", "--run-timeout", _seconds),
-    Setting("run_limits", "RUN_LIMITS", "--run-limits", parse_limits),
-    Setting("run_as", "RUN_AS", "--run-as", _user),
-    Setting("session_idle_timeout_s", "SESSION_IDLE_TIMEOUT", "--session-idle-timeout", _seconds),
-    Setting("exit_after_outage_s", "EXIT_AFTER_OUTAGE", "--exit-after-outage", _seconds),
-    Setting("state_dir", "STATE_DIR", "--state-dir", _folder),
-    Setting("poll_timeout_s", "POLL_TIMEOUT", None, _seconds),
-    Setting("heartbeat_interval_s", "HEARTBEAT_INTERVAL", None, _seconds),
-    Setting("auth0_domain", "AUTH0_DOMAIN", None, _host),
-    Setting("auth0_client_id", "AUTH0_RUNNER_CLIENT_ID", None, _text),
-    Setting("auth0_client_secret", "AUTH0_RUNNER_CLIENT_SECRET", None, _text),
-    Setting("auth0_audience", "AUTH0_AUDIENCE", None, _text),
-)
-COORDINATOR_SETTINGS = (
-    Setting("auth_enabled", "AUTH_ENABLED", None, _truth),
-    Setting("domain", "AUTH0_DOMAIN", None, _host),
-    Setting("audience", "AUTH0_AUDIENCE", None, _text),
-)
-"""Of `fsm-runner coordinator`, beside its flags."""
+SETTINGS = settings_of(RunnerConfig)
+TOKEN_CHECK_SETTINGS = settings_of(TokenCheckConfig)
 
 
 def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> RunnerConfig:
-    """`flags` holds the text of each flag by its field; None or absent: not given.
+    """Return the runner's settings. `flags` has the text of each given flag, by field.
 
-    Raises `UsageError` naming the flag or variable whose value is wrong.
+    Raises `UsageError` naming the flag or variable with a bad value.
     """
     environ = os.environ if environ is None else environ
-    fields = {"state_dir": default_state_dir(environ), **given_fields(SETTINGS, flags, environ)}
-    return _consistent(RunnerConfig(**fields))
+    config = _loaded(RunnerConfig, flags, environ)
+    if config.mcp_port is not None and config.external_mcp_url is not None:
+        raise UsageError("--mcp-port (MCP_PORT) and --external-mcp-url (EXTERNAL_MCP_URL) exclude each other: give one")
+    state_dir = (config.state_dir or default_state_dir(environ)).absolute()
+    return replace(config, project_dir=_existing_folder(config.project_dir), state_dir=state_dir)
 
 
-def given_fields(
-    settings: Iterable[Setting], flags: Mapping[str, str | None], environ: Mapping[str, str]
-) -> dict[str, Any]:
-    """The values of those that are given somewhere, by field. Raises `UsageError` as `load_config` does."""
+def load_token_check_config(environ: Mapping[str, str] | None = None) -> TokenCheckConfig:
+    """Raises `UsageError` naming the variable with a bad value."""
+    return _loaded(TokenCheckConfig, {}, os.environ if environ is None else environ)
+
+
+def _loaded(config: type[Config], flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
     dotenv = read_dotenv(Path(DOTENV_FILE))
-    fields: dict[str, Any] = {}
-    for setting in settings:
+    given: dict[str, object] = {}
+    for setting in settings_of(config):
         sources = (
-            (setting.flag or "", flags.get(setting.field)),
+            (next(iter(setting.flags), ""), flags.get(setting.field)),
             (setting.variable, environ.get(setting.variable)),
             (f"{setting.variable} in {DOTENV_FILE}", dotenv.get(setting.variable)),
         )
-        given = next(((source, text) for source, text in sources if text), None)
-        if given is not None:
-            fields[setting.field] = _parsed(setting, *given)
-    return fields
+        for source, text in sources:
+            if text:
+                given[setting.field] = _parsed(setting, source, text)
+                break
+    return config(**given)
+
+
+def _parsed(setting: Setting, source: str, text: str) -> object:
+    from fsm_runner.diagnostics.redaction import without_login
+
+    try:
+        text.encode()
+        return setting.parse(text)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{source}: {text!r}: not UTF-8 text") from error
+    except ValueError as error:
+        raise UsageError(f"{source}: {without_login(text)!r}: {error}") from error
 
 
 def read_dotenv(path: Path) -> Mapping[str, str | None]:
-    """The variables of a `.env` file; empty where there is none. Raises `UsageError` where it cannot be read."""
+    """Return the variables of a `.env` file; empty if there is no file. Raises `UsageError` if it is unreadable."""
     if not path.is_file():
         return {}
     import dotenv
 
     try:
         return dotenv.dotenv_values(path, interpolate=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(f"{path}: cannot be read: {fault}") from fault
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
 
 
-def known_secrets() -> Redactor:
-    """Of this process's environment and of `.env`. Raises `UsageError` where that cannot be read."""
+def known_secrets() -> "Redactor":
+    """Return a redactor of the secrets in the environment and in `.env`. Raises `UsageError` as `read_dotenv` does."""
+    from fsm_runner.diagnostics.redaction import Redactor
+
     return Redactor.of_variables(os.environ, read_dotenv(Path(DOTENV_FILE)))
 
 
-def _parsed(setting: Setting, source: str, text: str) -> object:
-    try:
-        text.encode()
-        return setting.parse(text)
-    except UnicodeEncodeError as defect:
-        raise UsageError(f"{source}: {text!r}: not UTF-8 text") from defect
-    except ValueError as defect:
-        raise UsageError(f"{source}: {without_login(text)!r}: {defect}") from defect
-
-
-def _consistent(config: RunnerConfig) -> RunnerConfig:
-    if config.mcp_port is not None and config.external_mcp_url is not None:
-        raise UsageError("--mcp-port (MCP_PORT) and --external-mcp-url (EXTERNAL_MCP_URL) exclude each other: give one")
-    project_dir = _existing_folder(config.project_dir)
-    state_dir = None if config.state_dir is None else config.state_dir.absolute()
-    return msgspec.structs.replace(config, project_dir=project_dir, state_dir=state_dir)
-
-
 def load_state_dir(flag: str | None) -> Path:
-    """The folder of the journals, for who only reads them. Raises `UsageError`."""
+    """Return the folder of journals, for commands that only read them. Raises `UsageError`."""
     return load_config({"state_dir": flag}).state_dir or default_state_dir(os.environ)
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """Where programs of this user keep what has to outlive them (XDG Base Directory Specification)."""
+    """Return the folder for persistent state of this user's programs (XDG Base Directory Specification)."""
     base = environ.get("XDG_STATE_HOME") or ""
     folder = Path(base) if base.startswith("/") else Path(environ.get("HOME") or "/").joinpath(".local/state")
     return folder / "fsm-runner"
 
 
 def _existing_folder(path: Path) -> Path:
-    """The absolute path. Raises `UsageError` where it is no directory that can be seen and told to others."""
+    """Return the absolute path. Raises `UsageError` if it is not an accessible directory with a UTF-8 name."""
     source = "--project-dir (PROJECT_DIR)"
     try:
         folder = path.absolute()
         str(folder).encode()
         if not folder.is_dir():
             raise UsageError(f"{source}: there is no directory {folder}")
-    except UnicodeEncodeError as defect:
-        raise UsageError(f"{source}: {str(folder)!r}: not UTF-8 text") from defect
-    except OSError as fault:
-        raise UsageError(f"{source}: {path}: {fault.strerror}") from fault
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{source}: {str(folder)!r}: not UTF-8 text") from error
+    except OSError as error:
+        raise UsageError(f"{source}: {path}: {error.strerror}") from error
     return folder

@@ -1,16 +1,16 @@
 """Where the runner's configuration comes from, and what is said of a bad value."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 import typer.main
 
 from fsm_runner.cli.app import app
-from fsm_runner.config.settings import SETTINGS, RunnerConfig, load_config, read_dotenv
+from fsm_runner.config.settings import SETTINGS, load_config, read_dotenv
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import ResourceLimits
 
@@ -51,33 +51,28 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_field_has_one_setting_and_every_setting_a_field() -> None:
-    assert [setting.field for setting in SETTINGS] == list(RunnerConfig.__struct_fields__)
-
-
-def test_every_flag_of_a_setting_is_an_option_of_the_runner_and_every_option_belongs_to_a_setting() -> None:
-    flags = {setting.flag for setting in SETTINGS if setting.flag is not None}
+def test_every_option_of_the_runner_belongs_to_a_setting() -> None:
+    flags = {setting.flags[0] for setting in SETTINGS if setting.flags}
     assert flags == set(options()) - FLAGS_OF_NO_SETTING - {"--help"}
 
 
 def test_every_variable_and_flag_of_the_contract_is_there() -> None:
     rows = protocol_rows()
     assert len(rows) == 16
-    flags = {setting.variable: setting.flag for setting in SETTINGS}
+    flags = {setting.variable: setting.flags for setting in SETTINGS}
     for row in rows:
+        in_contract = [flag for flag in (row.flag, row.short_flag) if flag is not None]
         if row.variable is not None and row.variable not in NOT_OF_THE_RUNNER:
-            assert flags[row.variable] == row.flag
+            assert flags[row.variable] == in_contract
         if row.flag is not None:
-            assert [flag for flag in options()[row.flag] if flag != row.flag] == (
-                [row.short_flag] * bool(row.short_flag)
-            )
+            assert options()[row.flag] == in_contract
 
 
 def test_every_option_s_help_names_its_variable() -> None:
     helps = {parameter.opts[0]: getattr(parameter, "help", "") for parameter in typer.main.get_command(app).params}
     for setting in SETTINGS:
-        if setting.flag is not None:
-            assert helps[setting.flag].startswith(setting.variable)
+        if setting.flags:
+            assert helps[setting.flags[0]].startswith(setting.variable)
 
 
 def test_no_two_settings_share_a_variable() -> None:
@@ -111,7 +106,7 @@ GOOD_VALUES: dict[str, tuple[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("field", RunnerConfig.__struct_fields__)
+@pytest.mark.parametrize("field", [setting.field for setting in SETTINGS])
 def test_each_field_is_taken_from_its_flag_its_variable_and_the_dotenv_file(field: str, empty_folder: Path) -> None:
     text, value = GOOD_VALUES[field]
     setting = next(setting for setting in SETTINGS if setting.field == field)
@@ -202,8 +197,8 @@ BAD_VALUES = [
 def test_a_bad_value_is_refused_by_its_flag_or_variable(field: str, text: str, empty_folder: Path) -> None:
     setting = next(setting for setting in SETTINGS if setting.field == field)
     sources: list[tuple[str, Mapping[str, str], Mapping[str, str]]] = [(setting.variable, {}, {setting.variable: text})]
-    if setting.flag is not None:
-        sources.append((setting.flag, {field: text}, {}))
+    if setting.flags:
+        sources.append((setting.flags[0], {field: text}, {}))
     for name, flags, environ in sources:
         with pytest.raises(UsageError) as refused:
             load_config(flags, environ)
@@ -219,7 +214,7 @@ def test_a_bad_value_in_the_dotenv_file_is_refused_by_that_file(empty_folder: Pa
 
 def test_a_dotenv_file_is_taken_as_it_is_written(empty_folder: Path) -> None:
     (empty_folder / ".env").write_text("# tags\nexport RUNNER_TAGS='${HOME},b'\nVERBOSE\nPROFILE=\"best\"\n")
-    assert load_config({}, {}) == msgspec.structs.replace(load_config({}, {}), tags=("${HOME}", "b"), profile="best")
+    assert load_config({}, {}) == dataclasses.replace(load_config({}, {}), tags=("${HOME}", "b"), profile="best")
 
 
 def test_a_dotenv_file_that_cannot_be_read_is_named(empty_folder: Path) -> None:
@@ -269,6 +264,6 @@ def test_a_login_needs_all_four_variables(empty_folder: Path) -> None:
     }
     login = load_config({}, variables).auth0
     assert login is not None
-    assert msgspec.structs.astuple(login) == ("domain", "id", "secret", "audience")
+    assert dataclasses.astuple(login) == ("domain", "id", "secret", "audience")
     for variable in variables:
         assert load_config({}, variables | {variable: ""}).auth0 is None

@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner import errors
 from fsm_runner.cli.machine_diagram import check_document
-from fsm_runner.config.settings import COORDINATOR_SETTINGS, SETTINGS
+from fsm_runner.config.settings import SETTINGS, TOKEN_CHECK_SETTINGS, Setting
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.util.retry import RetryPolicy
 
@@ -48,11 +48,18 @@ def test_the_tables_of_claude_code_are_what_its_files_say() -> None:
     assert keys.keys() <= named.keys()
 
 
-def test_every_setting_is_documented() -> None:
-    documented = [cell for row in rows("Configuration") for cell in row[:2]]
-    for setting in (*SETTINGS, *COORDINATOR_SETTINGS):
-        assert any(f"`{setting.variable}`" in cell for cell in documented), setting.variable
-        assert setting.flag is None or any(f"`{setting.flag}`" in cell for cell in documented), setting.flag
+def documented_settings() -> list[tuple[str, list[str], str]]:
+    """The variable, flags and default of each row, also of rows with several variables."""
+    return [
+        (variable, re.findall("`([^`]+)`", flags), default.replace("`", ""))
+        for variables, flags, default, _ in rows("Configuration")
+        for variable in re.findall("`([^`]+)`", variables)
+    ]
+
+
+@pytest.mark.parametrize("setting", [*SETTINGS, *TOKEN_CHECK_SETTINGS], ids=lambda setting: setting.variable)
+def test_a_setting_is_documented_as_it_is_declared(setting: Setting) -> None:
+    assert (setting.variable, setting.flags, setting.default_text) in documented_settings()
 
 
 def test_every_exit_code_is_documented() -> None:

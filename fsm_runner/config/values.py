@@ -1,0 +1,101 @@
+"""Parsers of setting values. Each raises `ValueError` with the expected form."""
+
+import math
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from fsm_runner.process.limits.limits import ResourceLimits
+
+TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+
+
+def parse_url(value: str) -> str:
+    if not _is_url(value):
+        login = "; in a user name or password, characters such as /, #, @ and spaces are percent-encoded"
+        raise ValueError(f"expected http://HOST[:PORT] or https://HOST[:PORT]{login if '@' in value else ''}")
+    return value
+
+
+def _is_url(value: str) -> bool:
+    """A first check without httpx, which `fsm-runner health` must not load. `checked_url` is the complete one."""
+    try:
+        parts = urlsplit(value)
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_valid and not re.search(r"\s", value)
+
+
+def parse_domain(value: str) -> str:
+    name, colon, port = value.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name) or (colon and not re.fullmatch(r"[0-9]{1,5}", port)):
+        raise ValueError("expected a host name, such as tenant.eu.auth0.com")
+    if colon:
+        parse_port(port)
+    return value
+
+
+def parse_hostname(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value):
+        raise ValueError("expected a name of letters, digits, '.', '_' and '-'")
+    return value
+
+
+def parse_tags(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def parse_user(value: str) -> str:
+    # The user is looked up where executors start, because other commands read this setting too.
+    if not re.fullmatch("[^:\\s]+(:[^:\\s]+)?", value):
+        raise ValueError("expected USER or UID:GID")
+    return value
+
+
+def parse_limits(value: str) -> "ResourceLimits":
+    from fsm_runner.process.limits.limits import parse_limits as parse
+
+    return parse(value)
+
+
+def parse_bool(value: str) -> bool:
+    if value.lower() in TRUE_WORDS:
+        return True
+    if value.lower() in FALSE_WORDS:
+        return False
+    raise ValueError("expected true or false")
+
+
+def parse_port(value: str) -> int:
+    return _integer(value, 65_535, "a port from 1 to 65535")
+
+
+def parse_count(value: str) -> int:
+    return _integer(value, 999_999_999, "a whole number from 1 up")
+
+
+def _integer(value: str, high: int, expected: str) -> int:
+    # `int` also accepts `1_000`, ` 5 ` and the digits of other scripts.
+    if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= high:
+        raise ValueError(f"expected {expected}")
+    return int(value)
+
+
+def parse_seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError("expected a number of seconds above 0")
+    return number
+
+
+def parse_seconds_or_zero(value: str) -> float:
+    try:
+        return 0.0 if value == "0" else parse_seconds(value)
+    except ValueError:
+        raise ValueError("expected a number of seconds, or 0") from None
