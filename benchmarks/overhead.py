@@ -115,7 +115,7 @@ async def floor_once(env: dict[str, str]) -> None:
 
 
 async def floor_durations(count: int) -> list[float]:
-    env = executor_environment(os.environ, {})
+    env = executor_environment(os.environ)
     durations = []
     for _ in range(count):
         began = time.perf_counter()
@@ -125,7 +125,7 @@ async def floor_durations(count: int) -> list[float]:
 
 
 async def floor_rate(count: int, in_flight: int) -> float:
-    env = executor_environment(os.environ, {})
+    env = executor_environment(os.environ)
     slots = asyncio.Semaphore(in_flight)
 
     async def one() -> None:

@@ -12,7 +12,7 @@ from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
 from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
-from fsm_runner.executors.environment import executor_environment, named_variables
+from fsm_runner.executors.environment import executor_environment
 from fsm_runner.executors.interface import EndpointRegistry, Executor
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.one_shot import OneShotExecutor
@@ -37,12 +37,6 @@ class ExecutorDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """Variables by which what an executor leaves behind is known."""
     launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
 
-    @property
-    def variables(self) -> dict[str, str]:
-        """What executors get whatever the runner's own environment says."""
-        user = self.launch_policy.user
-        return {**self.marks, **({} if user is None else user.variables)}
-
 
 @asynccontextmanager
 async def assembled_executor(
@@ -54,7 +48,11 @@ async def assembled_executor(
         return
     try:
         program = executor_program(
-            profile.executor_path, surroundings.inherited, profile.variables, surroundings.variables
+            profile.executor_path,
+            surroundings.inherited,
+            profile.variables,
+            surroundings.launch_policy.user,
+            surroundings.marks,
         )
     except UsageError as defect:
         raise UsageError(f"{profile.path}: command: {defect}") from defect
@@ -86,12 +84,16 @@ async def _procedural(
     folder = profile.executor_folder
     if not folder.is_dir():
         raise UsageError(f"{profile.path}: command: there is no folder {folder}")
-    named = named_variables(surroundings.inherited, profile.profile.env)
     executor = ProceduralExecutor(
         folder=folder,
         config=_procedural_config(profile),
         project_dir=config.project_dir,
-        environment=executor_environment(surroundings.inherited, {**named, **surroundings.variables}),
+        environment=executor_environment(
+            surroundings.inherited,
+            named=profile.profile.env,
+            user=surroundings.launch_policy.user,
+            tags=surroundings.marks,
+        ),
         script_source=surroundings.scripts,
         launch_policy=surroundings.launch_policy,
     )

@@ -7,7 +7,7 @@ from fsm_runner.conformance.gateway import Listener
 from fsm_runner.conformance.leftovers import LeftoverWatch
 from fsm_runner.conformance.record import Record
 from fsm_runner.conformance.result import CaseFailed
-from fsm_runner.executors.launcher import protocol_variables
+from fsm_runner.executors.environment import session_variables
 from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import Lifecycle
@@ -49,7 +49,7 @@ class ExecutorProcess:
             # Like `Launcher.launch`, with an exit watch that looks for leftovers before the supervisor kills them.
             self._child = Child.start(
                 command,
-                env={**environment.target.program.environment, **protocol_variables(run.session_id, self._endpoint)},
+                env={**environment.target.program.environment, **session_variables(run.session_id, self._endpoint.url)},
                 cwd=environment.project_dir,
                 pipe_stdin=has_input,
                 on_stdout=self.record.add_stdout,

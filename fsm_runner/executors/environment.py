@@ -1,18 +1,24 @@
-"""The environment of an executor: built from what it needs, not inherited."""
+"""The environment of an executor's process: built from a list, not inherited. `docs/executors.md` documents the list.
+
+`executor_environment` returns the variables that stay the same while a runner lives, `session_variables` the others.
+`Child.start` only adds the tag of the process tree (`FSM_RUNNER_TREE`).
+"""
 
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from fsm_runner.process.user import RunUser
+
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
 _NO_PROXY = "no_proxy"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-"""Where the runner's gateway and its MCP server are; no proxy can reach them."""
+"""The addresses of the runner's gateway and MCP server, which no proxy can reach."""
 
 
 def _both_cases(*names: str) -> tuple[str, ...]:
-    """Programs differ in whether they read a proxy variable in lower case, in upper case, or in both."""
+    """Some programs read a proxy variable in lower case, others in upper case."""
     return (*names, *(name.upper() for name in names))
 
 
@@ -24,36 +30,51 @@ PASSED_ON = frozenset(
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
     }
 )
-"""What an executor gets of the runner's own environment, with every `LC_…`. The runner's credentials are not in it."""
-
+"""The runner's variables that every executor gets, besides those that begin with `LC_`. None is a credential."""
 
 SDK_FOLDER = Path(__file__).parents[1] / "sdk"
-"""On the PYTHONPATH of executors: `import fsm_executor` works there, whatever interpreter they have."""
+"""On the PYTHONPATH of protocol executors, so that `import fsm_executor` works in any interpreter."""
 
 
-def named_variables(inherited: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Those of the names that are set."""
-    return {name: inherited[name] for name in names if name in inherited}
+def executor_environment(
+    inherited: Mapping[str, str],
+    *,
+    named: Iterable[str] = (),
+    user: RunUser | None = None,
+    tags: Mapping[str, str] | None = None,
+    has_sdk: bool = False,
+    uses_uv: bool = False,
+) -> dict[str, str]:
+    """Return the variables that an executor gets in every session; later ones of this list win.
 
-
-def uv_variables(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Where `uv` finds its cache, interpreters and packages; for executors that are started by it."""
-    return {name: value for name, value in inherited.items() if name.startswith("UV_")}
-
-
-def executor_environment(inherited: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """What is passed on of `inherited`, then `extra`, which wins.
-
-    PATH ends with the folder of the interpreter that runs this program: `#!/usr/bin/env python3` finds one
-    where the system has none of its own, and the system's own where it has. Where a proxy is passed on, this machine
-    is exempt from it.
+    1. The variables of `inherited`, the runner's environment, that are in `PASSED_ON` or begin with `LC_`; with
+       `uses_uv` also those that begin with `UV_`, by which uv finds its cache, interpreters and packages.
+    2. Those that the profile or the executor's manifest has `named`, if they are set.
+    3. `HOME`, `USER` and `LOGNAME` of the `user` that executors run as, if that is not the runner's own.
+    4. `tags`, by which the executor's processes are recognized after the runner's end.
+    5. If a proxy is set: `no_proxy` and `NO_PROXY`, to which the names of this machine are added.
+    6. `PATH`, to which the folder of the runner's interpreter is added at the end. So `#!/usr/bin/env python3` finds
+       the system's interpreter, and this one if the system has none.
+    7. With `has_sdk`: `PYTHONPATH`, to which the folder of the SDK is added at the end.
     """
-    environment = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith("LC_")}
-    environment.update(extra)
+    prefixes = ("LC_", "UV_") if uses_uv else ("LC_",)
+    environment = {name: value for name, value in inherited.items() if name in PASSED_ON or name.startswith(prefixes)}
+    environment.update({name: inherited[name] for name in named if name in inherited})
+    if user is not None:
+        environment.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
+    environment.update(tags or {})
     if any(environment.get(name) for name in _both_cases(*_PROXIES)):
-        environment.update(_exempting_this_machine(environment))
+        environment.update(_without_proxy_for_this_machine(environment))
     environment["PATH"] = _with_own_interpreter(environment.get("PATH") or os.defpath)
+    if has_sdk:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(SDK_FOLDER)]))
     return environment
+
+
+def session_variables(session_id: str, api_url: str | None = None) -> dict[str, str]:
+    """Return the variables of one session. `api_url`: the address of its endpoint; None for a procedural executor."""
+    url = {} if api_url is None else {"AGENT_ORCHESTRATOR_API_URL": api_url}
+    return {"AGENT_SESSION_ID": session_id, **url}
 
 
 def _with_own_interpreter(path: str) -> str:
@@ -63,8 +84,8 @@ def _with_own_interpreter(path: str) -> str:
     return path if folder in path.split(os.pathsep) else f"{path}{os.pathsep}{folder}"
 
 
-def _exempting_this_machine(environment: Mapping[str, str]) -> dict[str, str]:
-    """`no_proxy` and `NO_PROXY`, each with the names of this machine added. One that is not set is like the other."""
+def _without_proxy_for_this_machine(environment: Mapping[str, str]) -> dict[str, str]:
+    """`no_proxy` and `NO_PROXY`, each with the names of this machine. If one of them is not set, it gets the other."""
     exempting = {}
     names = _both_cases(_NO_PROXY)
     for name, other in zip(names, reversed(names), strict=True):

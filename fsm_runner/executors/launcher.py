@@ -1,10 +1,11 @@
-"""Starts executors' processes: environment, door, working directory."""
+"""Starts the processes of a protocol executor."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from fsm_runner.executors.environment import session_variables
 from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionEndpoint
 from fsm_runner.executors.program import ExecutorProgram
 from fsm_runner.process.child.child import Child
@@ -13,19 +14,15 @@ from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.session_channel import SessionChannel
 
 
-def protocol_variables(session_id: str, endpoint: SessionEndpoint) -> dict[str, str]:
-    return {"AGENT_SESSION_ID": session_id, "AGENT_ORCHESTRATOR_API_URL": endpoint.url}
-
-
 class Launched(msgspec.Struct, frozen=True):
-    """An executor's process, its stdin open, and its way to the coordinator."""
+    """An executor's process, whose stdin is a pipe, and its endpoint."""
 
     child: Child
     endpoint: SessionEndpoint
 
 
 class Launcher:
-    """Starts one executor as often as it is needed."""
+    """Starts processes of one executor."""
 
     def __init__(
         self,
@@ -36,19 +33,19 @@ class Launcher:
     ) -> None:
         self.executor_config = executor_config
         self._program = program
-        self._doors = endpoints
+        self._endpoints = endpoints
         self._launch_policy = launch_policy
 
     def launch(
         self, assignment: Assignment, channel: SessionChannel, on_stdout: Callable[[bytes], None] | None = None
     ) -> Launched:
-        """Raises `SpawnFailed`; nothing is left then."""
+        """Open an endpoint and start a process. Raises `SpawnFailed`, and then leaves nothing open."""
         session_id = assignment.run.session_id
-        endpoint = self._doors.open(session_id, channel)
+        endpoint = self._endpoints.open(session_id, channel)
         try:
             child = Child.start(
                 self._program.command,
-                env={**self._program.environment, **protocol_variables(session_id, endpoint)},
+                env={**self._program.environment, **session_variables(session_id, endpoint.url)},
                 cwd=Path(assignment.project_dir),
                 pipe_stdin=True,
                 on_stdout=on_stdout,

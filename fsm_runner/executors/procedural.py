@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from fsm_runner.executors.arguments import command_arguments, split_command
+from fsm_runner.executors.environment import session_variables
 from fsm_runner.executors.exit_text import failure_text, with_output
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
 from fsm_runner.process.child.child import Child, Exit
@@ -104,7 +105,7 @@ class ProceduralExecutor:
             child = Child.start(
                 [*command, *command_arguments(run.parameters)],
                 cwd=Path(assignment.project_dir),
-                env=self._environment | {"AGENT_SESSION_ID": run.session_id},
+                env={**self._environment, **session_variables(run.session_id)},
                 launch_policy=self._launch_policy,
             )
             session.bind(f"proc_{run.session_id}", assignment.project_dir)

@@ -1,42 +1,46 @@
-"""How an executor's file is started: as it is; a script with the header of PEP 723 in an environment that meets it."""
+"""Resolves how an executor's file is started: directly, or for a script with a PEP 723 header, by an interpreter."""
 
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.environment import SDK_FOLDER, executor_environment, named_variables, uv_variables
+from fsm_runner.executors.environment import executor_environment
 from fsm_runner.process.child.executable import not_executable
+from fsm_runner.process.user import RunUser
 from fsm_runner.scripts.header import DISTRIBUTION, extra_for, is_met_here, script_head
 
 UV = "uv"
-"""What starts scripts that declare what they need."""
+"""The program that starts scripts whose dependencies the runner's environment lacks."""
 
 
 class ExecutorProgram(msgspec.Struct, frozen=True):
-    """An executor that can be started."""
+    """The command of a protocol executor and its environment."""
 
     command: tuple[str, ...]
     """The words of the command line."""
     environment: Mapping[str, str]
-    """All that it gets beyond the protocol's own variables."""
+    """The variables of every session. Each session adds its `session_variables`."""
 
 
 def executor_program(
-    path: Path, inherited: Mapping[str, str], variables: Iterable[str] = (), extra: Mapping[str, str] | None = None
+    path: Path,
+    inherited: Mapping[str, str],
+    named: Iterable[str] = (),
+    user: RunUser | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> ExecutorProgram:
-    """`inherited`: the environment that it is made from; `variables`: what of it the profile names; `extra`: what it
-    gets besides.
+    """Resolve the command. For all parameters but `path`, see `executor_environment`.
 
-    A script whose header this program's own environment meets is run in that one: nothing has to be fetched then.
-    Raises `UsageError` where there is no such file, it is not executable, or it needs a `uv` that is not on PATH.
+    A script whose dependencies are installed in this program's environment runs in it, so nothing has to be downloaded.
+    Raises `UsageError` if the file does not exist or is not executable, or needs a `uv` that is not on PATH.
     """
-    environment = executor_environment(inherited, {**named_variables(inherited, variables), **(extra or {})})
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(SDK_FOLDER)]))
+    environment_of = partial(executor_environment, inherited, named=named, user=user, tags=tags, has_sdk=True)
+    environment = environment_of()
     head = script_head(path)
     if head is None:
         if (reason := not_executable(path)) is not None:
@@ -47,11 +51,11 @@ def executor_program(
     uv = shutil.which(UV, path=environment["PATH"])
     if uv is None:
         raise UsageError(f"the executor {path} declares its dependencies (PEP 723), {_how_to_get_them(head)}")
-    return ExecutorProgram((uv, "run", "--quiet", "--script", str(path)), environment | uv_variables(inherited))
+    return ExecutorProgram((uv, "run", "--quiet", "--script", str(path)), environment_of(uses_uv=True))
 
 
 def _how_to_get_them(head: bytes) -> str:
-    """What to do about dependencies that are not installed here, where there is no `uv`: a clause of an error."""
+    """Return the clause of an error that says how to install missing dependencies."""
     extra = extra_for(head)
     if extra is None:
         return "which are not installed here, so `uv` has to be on PATH"

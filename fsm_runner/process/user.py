@@ -48,11 +48,6 @@ class RunUser(msgspec.Struct, frozen=True, kw_only=True):
     """The supplementary ones."""
     home: str
 
-    @property
-    def variables(self) -> dict[str, str]:
-        """Of its environment."""
-        return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
-
     def __str__(self) -> str:
         return self.name if self.name == str(self.uid) else f"{self.name} (uid {self.uid})"
 

@@ -142,8 +142,7 @@ async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
         url = environment.pop("AGENT_ORCHESTRATOR_API_URL")
         assert url.startswith("http://127.0.0.1:")
         assert environment == {
-            **executor_environment(os.environ, {}),
-            "PYTHONPATH": str(SDK_FOLDER),
+            **executor_environment(os.environ, has_sdk=True),
             "AGENT_SESSION_ID": run.session_id,
             # It has it, but may not show it.
             "CLAUDE_CODE_OAUTH_TOKEN": MASK,

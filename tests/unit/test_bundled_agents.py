@@ -29,7 +29,7 @@ def schema(name: str) -> JsonObject:
 
 def run(name: str, *arguments: str, path: str | None = None) -> "subprocess.CompletedProcess[bytes]":
     command = [str(EXECUTOR / (agent(name).command or "")), *arguments]
-    environment = executor_environment(os.environ if path is None else {"PATH": path}, {})
+    environment = executor_environment(os.environ if path is None else {"PATH": path})
     return subprocess.run(command, capture_output=True, env=environment, timeout=60)
 
 
