@@ -36,22 +36,35 @@ def schema() -> None:
 @app.command()
 def diagram(
     file: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="A spec, or the name of an own one. [run]", show_default=False)
+        str,
+        typer.Argument(metavar="[FILE]", help="A spec file, or the name of a built-in one. [run]", show_default=False),
     ] = "run",
     form: Annotated[
         str | None,
-        typer.Option("--format", "-f", metavar="FORMAT", help="mermaid, dot, svg, png or markdown. [mermaid]"),
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="mermaid, markdown, tables, svg, png, dot, plantuml, scxml or xstate. [mermaid]",
+        ),
     ] = None,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="One arrow from state to state, and one ✗ on it for all failures.")
+    ] = False,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there; in a document, renew the marked part."),
+        typer.Option("--output", "-o", metavar="FILE", help="Write to FILE; in a document, renew the marked part."),
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option("--check", metavar="FILE", help="Exit 1 when the drawing in this document is not current."),
+        typer.Option("--check", metavar="FILE", help="Exit 1 if the drawing in FILE is not current."),
     ] = None,
 ) -> None:
-    """Draw the machine that a spec declares."""
+    """Draw the machine that a spec declares, or convert it for other tools."""
     from fsm_runner.cli.machine_diagram import check_document, draw
 
-    raise typer.Exit(draw(file, form, output) if check is None else check_document(file, form, output, check))
+    raise typer.Exit(
+        draw(file, form, output, brief=brief)
+        if check is None
+        else check_document(file, form, output, check, brief=brief)
+    )

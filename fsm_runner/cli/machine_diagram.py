@@ -12,30 +12,29 @@ from fsm_runner.cli.output import show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 from fsm_runner.machine.check import checked
 from fsm_runner.machine.defects import SpecError
-from fsm_runner.machine.render import FORMATS, GraphvizError, render
-from fsm_runner.machine.render.embed import EmbedError, marker, renewed
+from fsm_runner.machine.render import FORMATS, LayoutError, render
+from fsm_runner.machine.render.embed import EmbedError, marker, renew
 from fsm_runner.machine.spec import Spec
 
 DEFAULT_FORMAT = "mermaid"
-_IMAGES = frozenset({"svg", "png"})
 _DOCUMENTS = frozenset({".md", ".markdown", ".rst", ".txt"})
 
 
-def draw(file: str, form: str | None, output: str | None) -> int:
-    """Write a drawing to a file, into a document that has a place for it, or to standard output."""
-    form = _known(form)
+def draw(file: str, form: str | None, output: str | None, *, brief: bool) -> int:
+    """Write a drawing to a file, into the marked part of a document, or to standard output."""
+    form = _known(form, brief)
     spec = _sound(file)
     if output is None:
-        _print(spec, form)
+        _print(_render(spec, form, brief), form)
         return EXIT_OK
     path = Path(output)
-    document = _text(path) if path.is_file() and form not in _IMAGES else None
+    document = _text(path) if path.is_file() and FORMATS[form].fence is not None else None
     part = None if document is None else _renewed(path, document, spec)
-    drawing = _render(spec, form) if part is None else part.encode()
+    drawing = _render(spec, form, brief) if part is None else part.encode()
     if part is None and path.suffix in _DOCUMENTS and path.is_file() and not _is_drawing(path, drawing):
         raise UsageError(
-            f"{output}: the drawing would replace this document: it has no line {marker(spec.name, 'markdown')} "
-            "(or mermaid, or dot) to say where it belongs"
+            f"{output}: the drawing would replace this document. "
+            f"Mark the place where it belongs with a line {marker(spec.name, 'markdown')}"
         )
     try:
         path.write_bytes(drawing)
@@ -44,36 +43,40 @@ def draw(file: str, form: str | None, output: str | None) -> int:
     return EXIT_OK
 
 
-def check_document(file: str, form: str | None, output: str | None, document: str) -> int:
-    """Compare the drawing in a document with what it would be now, and print what differs."""
+def check_document(file: str, form: str | None, output: str | None, document: str, *, brief: bool) -> int:
+    """Compare the drawing in a document with what it would be now, and print the difference."""
     if output is not None:
-        raise UsageError("--check and --output cannot go together")
-    form = _known(form)
-    if form in _IMAGES:
-        raise UsageError(f"--check compares text: it cannot be used with --format {form}")
+        raise UsageError("--check and --output cannot be used together")
+    form = _known(form, brief)
+    if form == "png":
+        raise UsageError("--check compares text: it cannot be used with --format png")
     path = Path(document)
     spec = _sound(file)
     present = _text(path)
     if present is None:
         raise UsageError(f"{document}: is not UTF-8")
     part = _renewed(path, present, spec)
-    wanted = _render(spec, form).decode() if part is None else part
+    wanted = _render(spec, form, brief).decode() if part is None else part
     if present == wanted:
         return EXIT_OK
-    if part is None:
+    options = [] if part is not None else ["--format", form, *(["--brief"] if brief else [])]
+    if part is None and not _is_drawing(path, wanted.encode()):
         raise FsmRunnerError(
-            f"{document}: there is no line {marker(spec.name, 'markdown')} (or mermaid, or dot), "
+            f"{document}: has no line {marker(spec.name, 'markdown')} (or another format), "
             f"and the whole file is not what --format {form} gives"
         )
     show(_difference(document, present, wanted).rstrip("\n"))
-    show(f"{document} is not current; renew it: fsm-runner machine diagram {_quoted(file, '--output', document)}")
+    command = _quoted(file, *options, "--output", document)
+    show(f"{document} is not current; renew it: fsm-runner machine diagram {command}")
     return EXIT_FAILED
 
 
-def _known(form: str | None) -> str:
+def _known(form: str | None, brief: bool) -> str:
     form = form or DEFAULT_FORMAT
     if form not in FORMATS:
-        raise UsageError(f"--format: there is no {form!r}, there are {', '.join(FORMATS)}")
+        raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}")
+    if brief and not FORMATS[form].can_be_brief:
+        raise UsageError(f"--brief: {form} has no brief form")
     return form
 
 
@@ -81,24 +84,24 @@ def _sound(file: str) -> Spec:
     try:
         return checked(find_spec(file))
     except SpecError as error:
-        raise FsmRunnerError(f"a machine that is not sound is not drawn:\n{error}") from error
+        raise FsmRunnerError(f"the machine has defects, so it cannot be drawn:\n{error}") from error
 
 
-def _print(spec: Spec, form: str) -> None:
+def _print(drawing: bytes, form: str) -> None:
     if form == "png" and sys.stdout.isatty():
-        raise UsageError("a png is not for a terminal: give --output FILE, or redirect standard output")
-    typer.echo(_render(spec, form), nl=False)  # noqa: TID251 - an image, or text that the renderer has made printable
+        raise UsageError("a terminal cannot show a png: use --output FILE, or redirect standard output")
+    typer.echo(drawing, nl=False)  # noqa: TID251 - an image, or text that the renderer has made printable
 
 
-def _render(spec: Spec, form: str) -> bytes:
+def _render(spec: Spec, form: str, brief: bool) -> bytes:
     try:
-        return render(spec, form)
-    except GraphvizError as error:
+        return render(spec, form, brief=brief)
+    except LayoutError as error:
         raise FsmRunnerError(str(error)) from error
 
 
 def _text(path: Path) -> str | None:
-    """The document, its line ends as they are; None when it is not UTF-8."""
+    """Return the document with its line ends as they are, or None if it is not UTF-8."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError:
@@ -109,13 +112,13 @@ def _text(path: Path) -> str | None:
 
 def _renewed(path: Path, document: str, spec: Spec) -> str | None:
     try:
-        return renewed(document, spec)
+        return renew(document, spec)
     except EmbedError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
 def _is_drawing(path: Path, drawing: bytes) -> bool:
-    """Whether the file is an earlier drawing of the same kind, which may be replaced as a whole."""
+    """Return whether the file is an earlier drawing of the same kind, which may be replaced as a whole."""
     return path.read_bytes().partition(b"\n")[0] == drawing.partition(b"\n")[0]
 
 

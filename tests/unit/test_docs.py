@@ -73,12 +73,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    ("name", "document"),
-    [("run", "README.md"), *((name, "docs/machines.md") for name in ("run", "session", "runner"))],
-)
-def test_the_diagrams_are_current(name: str, document: str) -> None:
-    assert check_document(name, None, None, str(ROOT / document)) == 0
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "specs").glob("*.toml")))
+def test_the_pictures_and_tables_of_machines_are_current(name: str) -> None:
+    document, picture = ROOT / "docs" / "machines.md", f"images/machine-{name}.svg"
+    assert check_document(name, None, None, str(document), brief=False) == 0
+    assert check_document(name, "svg", None, str(ROOT / "docs" / picture), brief=True) == 0
+    assert f"]({picture})" in document.read_text()
 
 
 def test_the_tests_that_the_promises_name_are_there() -> None:

@@ -83,7 +83,7 @@ def test_diagram_draws_the_run_in_mermaid_unless_told_otherwise() -> None:
 def test_diagram_refuses_an_unknown_format_and_a_broken_machine() -> None:
     error = refusal("diagram", "--format", "jpeg")
     assert isinstance(error, UsageError)
-    assert "mermaid, dot, svg, png, markdown" in str(error)
+    assert "mermaid, markdown, tables, svg, png, dot, plantuml, scxml, xstate" in str(error)
     Path("broken.toml").write_text(BROKEN)
     error = refusal("diagram", "broken.toml")
     assert error.exit_code == 1
@@ -112,6 +112,15 @@ def test_a_document_without_markers_is_compared_as_a_whole() -> None:
     assert "<!-- machine: run format: markdown -->" in str(error)
 
 
+def test_an_image_is_checked_as_a_whole() -> None:
+    assert invoke("diagram", "-f", "svg", "--brief", "-o", "run.svg").exit_code == 0
+    assert invoke("diagram", "-f", "svg", "--brief", "--check", "run.svg").exit_code == 0
+    Path("run.svg").write_text(Path("run.svg").read_text().replace("executing", "working"))
+    stale = invoke("diagram", "-f", "svg", "--brief", "--check", "run.svg")
+    assert stale.exit_code == 1
+    assert "renew it: fsm-runner machine diagram run --format svg --brief --output run.svg" in stale.stdout
+
+
 def test_a_document_without_a_place_for_the_drawing_is_not_replaced() -> None:
     document = Path("doc.md")
     document.write_text("# My notes\n")
@@ -131,8 +140,9 @@ def test_a_document_that_cannot_be_checked_is_a_usage_error() -> None:
         (["--check", "gone.md"], "cannot be read"),
         (["--check", "open.md"], "line 1"),
         (["--check", "latin.md"], "not UTF-8"),
-        (["--check", "open.md", "--format", "svg"], "compares text"),
-        (["--check", "open.md", "--output", "x"], "cannot go together"),
+        (["--check", "open.md", "--format", "png"], "compares text"),
+        (["--format", "scxml", "--brief"], "no brief form"),
+        (["--check", "open.md", "--output", "x"], "cannot be used together"),
         (["--output", "no/such/folder.md"], "cannot be written"),
     ):
         error = refusal("diagram", *words)

@@ -1,29 +1,55 @@
-"""Draws machines, in each of the formats that `FORMATS` names."""
+"""Draws and exports machines, in each of the formats that `FORMATS` names."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from fsm_runner.machine.render.dot import dot
-from fsm_runner.machine.render.graphviz import GraphvizError, GraphvizFailed, GraphvizMissing, png, svg
-from fsm_runner.machine.render.markdown import markdown
+from fsm_runner.machine.render.layout import LayoutError, lay_out
+from fsm_runner.machine.render.markdown import markdown, tables
 from fsm_runner.machine.render.mermaid import mermaid
+from fsm_runner.machine.render.plantuml import plantuml
+from fsm_runner.machine.render.scxml import scxml
+from fsm_runner.machine.render.svg import svg
+from fsm_runner.machine.render.xstate import xstate
 from fsm_runner.machine.spec import Spec
 
-__all__ = ["FORMATS", "GraphvizError", "GraphvizFailed", "GraphvizMissing", "render"]
+__all__ = ["FORMATS", "Format", "LayoutError", "render"]
+
+_PNG_DPI = 144
 
 
-def _utf8(renderer: Callable[[Spec], str]) -> Callable[[Spec], bytes]:
-    return lambda spec: renderer(spec).encode()
+class Format(NamedTuple):
+    write: Callable[[Spec, bool], str | bytes]
+    """Takes the spec and whether the drawing is to be brief."""
+    can_be_brief: bool = True
+    fence: str | None = None
+    """The language of the code block that holds it in a document; None if a document cannot hold it."""
 
 
-FORMATS: Mapping[str, Callable[[Spec], bytes]] = MappingProxyType(
-    {"mermaid": _utf8(mermaid), "dot": _utf8(dot), "svg": svg, "png": png, "markdown": _utf8(markdown)}
+def _png(spec: Spec, brief: bool) -> bytes:
+    return lay_out(dot(spec, brief=brief), "png", f"-Gdpi={_PNG_DPI}")
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "mermaid": Format(lambda spec, brief: mermaid(spec, brief=brief), fence="mermaid"),
+        "markdown": Format(lambda spec, brief: markdown(spec, brief=brief), fence=""),
+        "tables": Format(lambda spec, _: tables(spec), can_be_brief=False, fence=""),
+        "svg": Format(lambda spec, brief: svg(spec, brief=brief)),
+        "png": Format(_png),
+        "dot": Format(lambda spec, brief: dot(spec, brief=brief), fence="dot"),
+        "plantuml": Format(lambda spec, brief: plantuml(spec, brief=brief), fence="plantuml"),
+        "scxml": Format(lambda spec, _: scxml(spec), can_be_brief=False, fence="xml"),
+        "xstate": Format(lambda spec, _: xstate(spec), can_be_brief=False, fence="json"),
+    }
 )
 
 
-def render(spec: Spec, form: str) -> bytes:
-    """The drawing as the bytes of a file; all formats but `png` are UTF-8 text.
+def render(spec: Spec, form: str, *, brief: bool = False) -> bytes:
+    """Return the content of a file; all formats but `png` are UTF-8 text.
 
-    Raises `GraphvizError` when `svg` or `png` cannot be made.
+    Raises `LayoutError` if `svg` or `png` cannot be made.
     """
-    return FORMATS[form](spec)
+    content = FORMATS[form].write(spec, brief)
+    return content.encode() if isinstance(content, str) else content

@@ -1,98 +1,255 @@
-"""What every drawing of a machine shows, before it takes a form."""
+"""The parts of a drawing that all formats share: nodes, boxes and arrows."""
 
-from enum import Enum
+import re
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from typing import NamedTuple
 
-from fsm_runner.machine.groups import flatten
+from fsm_runner.machine.groups import Hierarchy, flatten
 from fsm_runner.machine.spec import Retry, Spec, State, Transition
 
+FAILURE_MARK = "✗"
 
-class Tone(Enum):
-    """What a state is, for its colour."""
+
+class Tone(StrEnum):
+    """What the colour of a state says."""
 
     WORKING = "working"
     WAITING = "waiting"
     GOOD = "good"
-    """An end whose declared tone is `good`."""
     BAD = "bad"
-    """An end whose declared tone is `bad`."""
-    ENDED = "ended"
-    """An end whose declared tone is `neutral`."""
+    NEUTRAL = "neutral"
+    ANY = "any"
+    """Not a state: where an arrow starts that leads from a group to one of its own members."""
+
+
+class Kind(StrEnum):
+    """How much an arrow stands out, the strongest first."""
+
+    MAIN = "main"
+    OTHER = "other"
+    FAILURE = "failure"
 
 
 class Node(NamedTuple):
     id: str
-    """Safe in every format: `s1`, `s2`, … in the order of the file."""
+    """The name if that is an identifier in every format, otherwise one made from it."""
     name: str
     state: State
     tone: Tone
-    is_initial: bool
+    is_main: bool
+    """The main path touches it."""
+
+
+class Box(NamedTuple):
+    """A group; `Diagram.root` is the whole machine."""
+
+    id: str
+    name: str
+    members: "tuple[Node | Box, ...]"
+
+    def walk(self) -> "Iterator[Node | Box]":
+        """Yield all nodes and boxes inside, each box before its members."""
+        for member in self.members:
+            yield member
+            if isinstance(member, Box):
+                yield from member.walk()
 
 
 class Label(NamedTuple):
-    """One transition, as it stands at an arrow."""
+    """One transition in the text of an arrow."""
 
     event: str
+    """Empty where one label stands for several failures."""
     guard: str | None
     decides: str | None
-    is_failure: bool
-    """It is taken when an activity failed or a time limit passed."""
+    kind: Kind
 
     def __str__(self) -> str:
-        """`event [guard] / outcome that it decides`, on one line."""
-        guard = f" [{one_line(self.guard)}]" if self.guard is not None else ""
-        decides = f" / {one_line(self.decides)}" if self.decides is not None else ""
-        return f"{one_line(self.event)}{guard}{decides}"
+        """Return `✗ event [guard] / outcome` on one line, each part only if there is one."""
+        mark = FAILURE_MARK if self.kind is Kind.FAILURE else ""
+        guard = "" if self.guard is None else f"[{one_line(self.guard)}]"
+        decides = "" if self.decides is None else f"/ {one_line(self.decides)}"
+        return " ".join(part for part in (mark, one_line(self.event), guard, decides) if part)
 
 
-class Edge(NamedTuple):
-    """All transitions from one state to another."""
-
-    source: Node
-    target: Node
+class Arrow(NamedTuple):
+    source: str
+    """The id of a node or box."""
+    target: str
+    """The id of a node."""
+    home: str
+    """The id of the innermost box around both ends."""
     labels: tuple[Label, ...]
+    """One for each transition."""
+
+    @property
+    def kind(self) -> Kind:
+        return min((label.kind for label in self.labels), key=list(Kind).index)
 
 
 class Diagram(NamedTuple):
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
+    root: Box
+    initial: Node
+    arrows: tuple[Arrow, ...]
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [item for item in self.root.walk() if isinstance(item, Node)]
+
+    @property
+    def boxes(self) -> list[Box]:
+        """All boxes but the root, each before those inside it."""
+        return [item for item in self.root.walk() if isinstance(item, Box)]
 
 
-def diagram(spec: Spec) -> Diagram:
-    """The nodes and edges of a spec. A name that is no state is drawn like one, so that the mistake can be seen."""
-    spec = flatten(spec)
-    named = (spec.initial, *(name for way in spec.transitions for name in (*way.sources, way.to)))
-    names = dict.fromkeys((*spec.states, *named))
-    nodes = {
-        name: Node(f"s{number}", name, state := spec.states.get(name, State()), _tone(state), name == spec.initial)
-        for number, name in enumerate(names, 1)
-    }
-    labels: dict[tuple[str, str], dict[Label, None]] = {}
-    for way in spec.transitions:
-        for source in way.sources:
-            label = Label(way.event, way.guard, way.decides, is_failure(nodes[source].state, way))
-            labels.setdefault((source, way.to), {})[label] = None
-    edges = (Edge(nodes[source], nodes[to], tuple(found)) for (source, to), found in labels.items())
-    return Diagram(tuple(nodes.values()), tuple(edges))
+def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
+    """Return the drawing of a spec whose groups are sound.
+
+    A name that is neither a state nor a group is drawn as a state, so that the mistake is visible. With `brief`, at
+    most one arrow joins two ends, and one label on it stands for all failures that decide the same outcome.
+    """
+    return _Drawing(spec).diagram(brief=brief)
+
+
+class _Drawing:
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        hierarchy = Hierarchy(spec)
+        ends = (spec.initial, *(name for way in spec.transitions for name in (*way.sources, way.to)))
+        names = dict.fromkeys((*outside_in(spec), *ends))
+        self._states = {name: spec.states.get(name, State()) for name in names if name not in spec.groups}
+        self._paths = {name: hierarchy.ancestors(name) for name in names}
+        """For each state and group, the groups around it from the inside out."""
+        # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
+        inward = {source for way in spec.transitions for source in way.sources if source in self._paths[way.to]}
+        self._ids = identifiers((*names, *(_any(group) for group in spec.groups if group in inward)))
+        self._inward = inward
+        self._main = {name for way in spec.transitions if way.main for name in (*way.sources, way.to)}
+
+    def diagram(self, *, brief: bool) -> Diagram:
+        arrows = tuple(self._arrows())
+        return Diagram(
+            root=Box("", self._spec.name, self._members(None)),
+            initial=self._node(self._spec.initial),
+            arrows=tuple(_merged(arrows)) if brief else arrows,
+        )
+
+    def _members(self, group: str | None) -> tuple[Node | Box, ...]:
+        members = [name for name, path in self._paths.items() if next(iter(path), None) == group]
+        boxes = [
+            Box(self._ids[name], name, self._members(name)) if name in self._spec.groups else self._node(name)
+            for name in members
+        ]
+        if group in self._inward:
+            boxes.insert(0, Node(self._ids[_any(group)], f"any of {group}", State(), Tone.ANY, is_main=False))
+        return tuple(boxes)
+
+    def _node(self, name: str) -> Node:
+        state = self._states[name]
+        return Node(self._ids[name], name, state, tone(state), is_main=name in self._main)
+
+    def _arrows(self) -> Iterator[Arrow]:
+        for way, flat in zip(self._spec.transitions, flatten(self._spec).transitions, strict=True):
+            failure = any(is_failure(self._states[source], way) for source in flat.sources)
+            kind = Kind.MAIN if way.main else Kind.FAILURE if failure else Kind.OTHER
+            for source in way.sources:
+                inward = source in self._paths[way.to]
+                around = (source, *self._paths[source]) if inward else self._paths[source]
+                home = next((group for group in around if group in self._paths[way.to]), None)
+                yield Arrow(
+                    source=self._ids[_any(source) if inward else source],
+                    target=self._ids[way.to],
+                    home="" if home is None else self._ids[home],
+                    labels=(Label(way.event, way.guard, way.decides, kind),),
+                )
+
+
+def _any(group: str | None) -> str:
+    return f"any of {group}"
+
+
+def _merged(arrows: Iterable[Arrow]) -> Iterator[Arrow]:
+    pairs: dict[tuple[str, str], list[Arrow]] = {}
+    for arrow in arrows:
+        pairs.setdefault((arrow.source, arrow.target), []).append(arrow)
+    for same in pairs.values():
+        labels = (label for arrow in same for label in arrow.labels)
+        brief = (it._replace(event="", guard=None) if it.kind is Kind.FAILURE else it for it in labels)
+        yield same[0]._replace(labels=tuple(sorted(dict.fromkeys(brief), key=lambda it: list(Kind).index(it.kind))))
+
+
+def tone(state: State) -> Tone:
+    if state.final:
+        return Tone(state.tone or Tone.NEUTRAL)
+    return Tone.WAITING if state.invoke is None else Tone.WORKING
 
 
 def is_failure(state: State, transition: Transition) -> bool:
-    return transition.event in (state.on_error, state.on_timeout) and transition.event != state.on_done
+    """Return whether the transition is taken when the state's activity fails or has not ended in time."""
+    return (
+        state.invoke is not None
+        and transition.event in (state.on_error, state.on_timeout)
+        and transition.event != state.on_done
+    )
 
 
-def _tone(state: State) -> Tone:
-    if not state.final:
-        return Tone.WAITING if state.invoke is None else Tone.WORKING
-    return {"good": Tone.GOOD, "bad": Tone.BAD}.get(state.tone or "", Tone.ENDED)
+def outside_in(spec: Spec) -> Iterator[str]:
+    """Yield the states in the order of the file, each behind the groups around it. A group may come more than once."""
+    hierarchy = Hierarchy(spec)
+    for name in spec.states:
+        yield from reversed(hierarchy.ancestors(name))
+        yield name
+
+
+_KEYWORD = re.compile(
+    # Mermaid, and the id of its root; Graphviz; PlantUML.
+    "accdescr|acctitle|as|class|classdef|click|default|direction|href|note|root|scale|state|style"
+    "|digraph|edge|graph|node|start|strict|subgraph"
+    "|down|end|footer|header|hide|json|left|legend|right|skinparam|title|top|up",
+    re.IGNORECASE,
+)
+
+
+def identifiers(names: Iterable[str]) -> dict[str, str]:
+    """Return a distinct identifier for each name: the name itself if every format takes it as one."""
+    found: dict[str, str] = {}
+    taken = set()
+    for name in dict.fromkeys(names):
+        id_ = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") if not _IDENTIFIER.fullmatch(name) else name
+        if not id_ or id_[0].isdigit() or _KEYWORD.fullmatch(id_):
+            id_ = f"s_{id_}"
+        while id_ in taken:
+            id_ += "_"
+        taken.add(id_)
+        found[name] = id_
+    return found
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+_PLAIN = re.compile(
+    # Besides letters and digits: an underscore in a name, and the marks of a label.
+    r"[A-Za-z0-9✗ ]+|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])|(?<= )\[(?=[A-Za-z])|(?<=[A-Za-z0-9])\](?= |$)|(?<= )/(?= )|(.)"
+)
+
+
+def escaped(text: str, entity: str) -> str:
+    """Return a text with an entity for each character that a language could interpret.
+
+    `entity` is the format of an entity, for the number of the character.
+    """
+    return _PLAIN.sub(lambda found: entity.format(ord(found[1])) if found[1] else found[0], one_line(text))
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters, blanks run together."""
+    """Return the text without line breaks and control characters; runs of blanks become one."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def duration(limit: float | str) -> str:
-    """`10 s`, `24 h`, or the name of the setting that says how long."""
+    """Return `10 s`, `24 h`, or the name of the setting that holds the limit."""
     if isinstance(limit, str):
         return limit
     for unit, seconds in (("h", 3600), ("min", 60)):
@@ -106,15 +263,8 @@ def retries(retry: Retry) -> str:
     return f"{times}, {duration(retry.base_s)} to {duration(retry.cap_s)} apart"
 
 
-def facts(state: State) -> list[str]:
-    """What a state does, each in a few words: its activity, time limit, retries, or how it ends."""
-    found = []
-    if state.final:
-        found.append(f"outcome: {state.outcome or 'none'}")
-    if state.invoke is not None:
-        found.append(f"does {state.invoke}")
-    if state.timeout_s is not None:
-        found.append(f"at most {duration(state.timeout_s)}")
-    if state.retry is not None:
-        found.append(retries(state.retry))
-    return found
+def limits(state: State) -> str:
+    """Return the time limit and the number of retries in a few words: `2 min, 3 retries`."""
+    limit = "" if state.timeout_s is None else f"{duration(state.timeout_s)}"
+    again = "" if state.retry is None else retries(state.retry).partition(",")[0]
+    return ", ".join(part for part in (limit, again) if part)

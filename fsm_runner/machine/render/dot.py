@@ -1,78 +1,144 @@
-"""Draws a machine in Graphviz's language, to be laid out by `dot`."""
+"""Draws a machine in Graphviz's language.
+
+All sizes are written down, so the layout does not depend on the fonts of the computer that makes it.
+"""
 
 import html
-import textwrap
+import unicodedata
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Diagram, Edge, Label, Node, Tone, diagram, facts, one_line
+from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Kind, Label, Node, diagram, limits, one_line
+from fsm_runner.machine.render.palette import LIGHT, Shade
 from fsm_runner.machine.spec import Spec
 
-_TEXT_WIDTH = 38
-_BAD = "#c0392b"
-_COLOURS = {
-    Tone.WORKING: ("#eef4ff", "#3b6fb6"),
-    Tone.WAITING: ("#f7f7f7", "#8a8a8a"),
-    Tone.GOOD: ("#e3f6e5", "#2e8b45"),
-    Tone.BAD: ("#fde8e8", _BAD),
-    Tone.ENDED: ("#fff4d6", "#b8860b"),
-}
-"""For each tone, how a state is filled and how it is outlined."""
+FONT = "Helvetica,Arial,sans-serif"
+STATE_FONT_PX, STATE_LINE_PX = 13, 17
+LABEL_FONT_PX, LABEL_LINE_PX = 12, 15
+_LABEL_CHARACTERS = 26
+"""A label that is longer continues on the next line."""
+_POINTS_PER_INCH = 72
 
 _HEAD = (
-    'bgcolor="white"',
-    "nodesep=0.5",
-    "ranksep=0.6",
-    'node [fontname="Helvetica,Arial,sans-serif", fontsize=11, shape=box, style="rounded,filled", margin="0.14,0.09"]',
-    'edge [fontname="Helvetica,Arial,sans-serif", fontsize=10, color="#4a5568", fontcolor="#2d3748", arrowsize=0.8]',
-    'start [shape=circle, style=filled, fillcolor="#222222", color="#222222", width=0.18, label="", fixedsize=true]',
+    f'graph [compound=true, newrank=true, nodesep=0.25, ranksep=0.3, bgcolor="{LIGHT.background}"]',
+    f'node [shape=box, style="rounded,filled", fixedsize=true, fontname="{FONT}", fontsize={STATE_FONT_PX}]',
+    f'edge [fontname="{FONT}", fontsize={LABEL_FONT_PX}]',
+    'start [shape=circle, fillcolor="#222222", width=0.17, height=0.17, label=""]',
 )
+ARROW_SIZES = {Kind.MAIN: 1.1, Kind.OTHER: 0.8, Kind.FAILURE: 0.8}
+"""The lengths of the arrowheads, in units of 10 points."""
+_ARROW_STYLES = {
+    Kind.MAIN: "penwidth=2.5, weight=20",
+    Kind.OTHER: "weight=2",
+    Kind.FAILURE: "style=dashed",
+}
 
 
-def dot(spec: Spec) -> str:
-    """The text of a `digraph`: failures are red and dashed, final states have two outlines."""
-    lines = ["digraph machine {", *(f"    {line}" for line in (*_HEAD, *_body(diagram(spec)))), "}"]
-    return "\n".join(lines) + "\n"
+def dot(spec: Spec, *, brief: bool = False) -> str:
+    """Return the text of a `digraph`."""
+    lines = (*_HEAD, *_body(diagram(spec, brief=brief)))
+    return "\n".join(("digraph machine {", *(f"    {line}" for line in lines), "}", ""))
+
+
+def node_lines(node: Node) -> list[str]:
+    """Return the text inside a state: its name, and its limits if it has any."""
+    return [line for line in (one_line(node.name), one_line(limits(node.state))) if line]
+
+
+def label_lines(label: Label) -> list[str]:
+    """Return the text of a label; guard and outcome have lines of their own if one line is too short."""
+    text = str(label)
+    if len(text) <= _LABEL_CHARACTERS:
+        return [text]
+    first = str(label._replace(guard=None, decides=None))
+    return [first, text.removeprefix(first).strip()] if first != text else [text]
 
 
 def _body(drawing: Diagram) -> Iterator[str]:
-    for node in drawing.nodes:
-        fill, line = _COLOURS[node.tone]
-        outlines = ", peripheries=2" if node.state.final else ""
-        yield f'{node.id} [label=<{_node_label(node)}>, fillcolor="{fill}", color="{line}"{outlines}]'
-    for node in drawing.nodes:
-        if node.is_initial:
-            yield f"start -> {node.id}"
-    for edge in drawing.edges:
-        yield from _arrows(edge)
+    anchored = {arrow.source for arrow in drawing.arrows}
+    yield from _members(drawing.root, anchored)
+    yield f"start -> {drawing.initial.id} [weight=20, id=start]"
+    boxes = {box.id for box in drawing.boxes}
+    for number, arrow in enumerate(drawing.arrows):
+        yield f"{_arrow(arrow, starts_at_box=arrow.source in boxes)}, id=arrow{number}]"
+    if final := " ".join(node.id for node in drawing.nodes if node.state.final):
+        yield f"{{ rank=sink; {final} }}"
 
 
-def _node_label(node: Node) -> str:
-    lines = [f"<b>{_escaped(one_line(node.name) or ' ')}</b>"]
-    lines += [f"<i>{_escaped(line)}</i>" for line in textwrap.wrap(one_line(node.state.doc), _TEXT_WIDTH)]
-    for fact in facts(node.state):
-        lines += [_escaped(line) for line in textwrap.wrap(one_line(fact), _TEXT_WIDTH)]
-    return "<br/>".join(lines)
+def _members(box: Box, anchored: set[str]) -> Iterator[str]:
+    for member in box.members:
+        if isinstance(member, Node):
+            yield _node(member)
+            continue
+        yield f"subgraph cluster_{member.id} {{"
+        yield f"    graph [label={_table([member.name], STATE_FONT_PX)}, labeljust=l, margin=10]"
+        yield f'    graph [style="rounded,filled", {_colours(LIGHT.box)}]'
+        yield from (f"    {line}" for line in _members(member, anchored))
+        if member.id in anchored:
+            yield from (f"    {line}" for line in _anchor(member))
+        yield "}"
 
 
-def _arrows(edge: Edge) -> Iterator[str]:
-    """One for what goes well and one for what fails, where there is both."""
-    ends = f"{edge.source.id} -> {edge.target.id}"
-    if good := [label for label in edge.labels if not label.is_failure]:
-        yield f"{ends} [label=<{_edge_label(good)}>]"
-    if failed := [label for label in edge.labels if label.is_failure]:
-        style = f'style=dashed, color="{_BAD}", fontcolor="{_BAD}"'
-        yield f"{ends} [label=<{_edge_label(failed)}>, {style}]"
+def _anchor(box: Box) -> Iterator[str]:
+    """Yield an invisible node below all members: where the arrows of a box start, so that they leave it downwards."""
+    yield f'{_anchor_id(box.id)} [shape=point, style=invis, width=0.01, height=0.01, label=""]'
+    for node in (item for item in box.walk() if isinstance(item, Node)):
+        yield f"{node.id} -> {_anchor_id(box.id)} [style=invis, weight={3 if node.is_main else 0}]"
 
 
-def _edge_label(labels: list[Label]) -> str:
-    return "".join(f'{_escaped(str(label))}<br align="left"/>' for label in labels)
+def _anchor_id(box: str) -> str:
+    return f"below_{box}"
+
+
+def _node(node: Node) -> str:
+    lines = node_lines(node)
+    width = max((_text_px(line, STATE_FONT_PX) for line in lines), default=0) + 24
+    height = STATE_LINE_PX * max(len(lines), 1) + 12
+    size = f"width={width / _POINTS_PER_INCH:.3f}, height={height / _POINTS_PER_INCH:.3f}"
+    return f"{node.id} [label={_table(lines, STATE_FONT_PX)}, {size}, {_colours(LIGHT.tones[node.tone])}]"
+
+
+def _colours(shade: Shade) -> str:
+    return f'fillcolor="{shade.fill}", color="{shade.line}", fontcolor="{shade.text}"'
+
+
+def _arrow(arrow: Arrow, *, starts_at_box: bool) -> str:
+    colour = LIGHT.arrows[arrow.kind]
+    lines = [line for label in arrow.labels for line in label_lines(label)]
+    label = f"label={_table(lines, LABEL_FONT_PX)}"
+    style = f'color="{colour}", fontcolor="{colour}", arrowsize={ARROW_SIZES[arrow.kind]}, {_ARROW_STYLES[arrow.kind]}'
+    if starts_at_box:
+        return f"{_anchor_id(arrow.source)} -> {arrow.target} [ltail=cluster_{arrow.source}, {label}, {style}"
+    return f"{arrow.source} -> {arrow.target} [{label}, {style}"
+
+
+def _table(lines: list[str], font_px: int) -> str:
+    """Return an HTML-like label with a size of its own."""
+    line_px = LABEL_LINE_PX if font_px == LABEL_FONT_PX else STATE_LINE_PX
+    width = max((_text_px(line, font_px) for line in lines), default=0) + 14
+    rows = "".join(f"<tr><td>{_escaped(one_line(line)) or ' '}</td></tr>" for line in lines or [" "])
+    size = f'fixedsize="true" width="{width:.0f}" height="{line_px * max(len(lines), 1)}"'
+    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0" {size}>{rows}</table>>'
+
+
+def _text_px(text: str, font_px: int) -> float:
+    """Return the approximate width of a text in Helvetica."""
+    return sum(_em(char) for char in text) * font_px
+
+
+def _em(char: str) -> float:
+    if not char.isascii():
+        return 1.0 if unicodedata.east_asian_width(char) in "WF" else 0.75
+    if char in " !'(),-./:;I[]fijlrt|":
+        return 0.3
+    return 0.86 if char in "%@MWmw" else 0.7 if char.isupper() else 0.56
 
 
 def _escaped(text: str) -> str:
     # A backslash is no escape in Graphviz's HTML-like labels, but a character beyond XML's range is an error.
     # A text of nothing but `]` is a syntax error to Graphviz.
-    return html.escape("".join(char if _is_xml(char) else "\ufffd" for char in text)).replace("]", "&#93;")
+    return html.escape("".join(char if is_xml(char) else "\ufffd" for char in text)).replace("]", "&#93;")
 
 
-def _is_xml(char: str) -> bool:
+def is_xml(char: str) -> bool:
+    """Return whether XML can contain the character."""
     return char >= " " and not "\ud800" <= char <= "\udfff" and char not in "\ufffe\uffff"

@@ -3,25 +3,39 @@
 from collections.abc import Iterable, Iterator
 
 from fsm_runner.machine.groups import flatten
-from fsm_runner.machine.render.diagram import duration, is_failure, one_line, retries
-from fsm_runner.machine.render.mermaid import FAILURE_MARK, mermaid
+from fsm_runner.machine.render.diagram import FAILURE_MARK, duration, is_failure, one_line, retries
+from fsm_runner.machine.render.mermaid import mermaid
 from fsm_runner.machine.spec import Spec, State
 
 _MARKUP = frozenset("\\`*[]<>|~&$#")
 
 
-def markdown(spec: Spec) -> str:
-    """Title, description, diagram, and the tables of events, states and transitions."""
-    spec = flatten(spec)
-    parts = [f"### The machine {code(spec.name)}", prose(spec.doc)]
-    parts.append(f"```mermaid\n{mermaid(spec)}```")
-    parts.append(f"{FAILURE_MARK} a failure or a time limit · `[guard]` · `/ outcome` that is decided")
-    if spec.events:
-        parts.append(_table(("Event", "Meaning"), ((code(name), prose(doc)) for name, doc in spec.events.items())))
-    heads = ("State", "Meaning", "Activity", "Time limit", "Retries", "Ignores", "Outcome")
-    parts.append(_table(heads, (_state_row(name, state) for name, state in spec.states.items())))
-    parts.append(_table(("From", "Event", "Guard", "To", "Decides", "Note"), _transition_rows(spec)))
+def markdown(spec: Spec, *, brief: bool = False) -> str:
+    """Return title, diagram, and the text of `tables`."""
+    diagram = f"```mermaid\n{mermaid(spec, brief=brief)}```"
+    return f"### The machine {code(spec.name)}\n\n{diagram}\n\n{tables(spec)}"
+
+
+def tables(spec: Spec) -> str:
+    """Return the description, and the tables of events, tags, groups, states and transitions."""
+    parts = (
+        prose(spec.doc),
+        _table(("Event", "Meaning"), ((code(name), prose(doc)) for name, doc in spec.events.items())),
+        _table(("Tag", "Meaning"), ((code(name), prose(doc)) for name, doc in spec.tags.items())),
+        _table(("Group", "Meaning", "Members", "Ignores", "Rejects", "Tags"), _group_rows(spec)),
+        _table(
+            ("State", "Meaning", "Activity", "Time limit", "Retries", "Ignores", "Rejects", "Tags", "Outcome"),
+            (_state_row(name, state) for name, state in spec.states.items()),
+        ),
+        _table(("From", "Event", "Guard", "To", "Decides", "Note"), _transition_rows(spec)),
+    )
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _group_rows(spec: Spec) -> Iterator[tuple[str, ...]]:
+    for name, group in spec.groups.items():
+        members = ", ".join(prose(member) for member in group.states)
+        yield prose(name), prose(group.doc), members, _codes(group.ignore), _codes(group.reject), _codes(group.tags)
 
 
 def _state_row(name: str, state: State) -> tuple[str, ...]:
@@ -31,8 +45,10 @@ def _state_row(name: str, state: State) -> tuple[str, ...]:
         code(state.invoke),
         _limit(state),
         "" if state.retry is None else retries(state.retry),
-        ", ".join(code(event) for event in state.ignore),
-        code(state.outcome),
+        _codes(state.ignore),
+        _codes(state.reject),
+        _codes(state.tags),
+        f"{code(state.outcome)} ({state.tone})" if state.outcome is not None and state.tone else code(state.outcome),
     )
 
 
@@ -43,20 +59,20 @@ def _limit(state: State) -> str:
 
 
 def _transition_rows(spec: Spec) -> Iterator[tuple[str, ...]]:
-    for way in spec.transitions:
-        fails = any(is_failure(spec.states[source], way) for source in way.sources if source in spec.states)
+    for way, flat in zip(spec.transitions, flatten(spec).transitions, strict=True):
+        fails = any(is_failure(spec.states[source], way) for source in flat.sources if source in spec.states)
         yield (
             ", ".join(prose(source) for source in way.sources),
             f"{FAILURE_MARK} {code(way.event)}" if fails else code(way.event),
             code(way.guard),
             prose(way.to),
-            code(way.decides),
+            f"{code(way.decides)} (provisional)" if way.provisional else code(way.decides),
             prose(way.doc),
         )
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table without the columns that are empty in every row."""
+    """Return a table without the columns that are empty in every row, or nothing if there are no rows."""
     all_rows = list(rows)
     used = [column for column in range(len(heads)) if any(row[column] for row in all_rows)]
     lines = [[heads[column] for column in used], ["---"] * len(used)]
@@ -65,7 +81,7 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def prose(text: str) -> str:
-    """Text that Markdown shows as it is, in a paragraph or in a table."""
+    """Return text that Markdown shows as it is, in a paragraph or in a table."""
     plain = one_line(text)
     escaped = "".join(
         f"\\{char}" if char in _MARKUP or (char == "_" and not _is_in_word(plain, index)) else char
@@ -76,12 +92,16 @@ def prose(text: str) -> str:
 
 
 def _is_in_word(text: str, index: int) -> bool:
-    """An underscore between letters or digits marks no emphasis."""
+    """Return whether the underscore is between letters or digits, where it marks no emphasis."""
     return text[index - 1 : index].isalnum() and text[index + 1 : index + 2].isalnum()
 
 
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(code(name) for name in names)
+
+
 def code(text: str | None) -> str:
-    """Text as a code span, or nothing."""
+    """Return the text as a code span, or nothing."""
     if text is None:
         return ""
     plain = one_line(text)

@@ -1,0 +1,188 @@
+"""Draws a machine as an SVG image for light and dark pages. Graphviz computes the positions."""
+
+import html
+from collections.abc import Iterator
+
+import msgspec
+
+from fsm_runner.machine.render.diagram import Diagram, Kind, diagram, one_line
+from fsm_runner.machine.render.dot import (
+    ARROW_SIZES,
+    FONT,
+    LABEL_FONT_PX,
+    LABEL_LINE_PX,
+    STATE_FONT_PX,
+    STATE_LINE_PX,
+    dot,
+    is_xml,
+    label_lines,
+    node_lines,
+)
+from fsm_runner.machine.render.layout import lay_out
+from fsm_runner.machine.render.palette import DARK, LIGHT, Palette
+from fsm_runner.machine.spec import Spec
+
+_MARGIN_PX = 8
+_CORNER_PX = 8
+
+_STYLE = f"""\
+text {{ font: {STATE_FONT_PX}px {FONT}; text-anchor: middle; dominant-baseline: central; }}
+rect {{ stroke-width: 1.2; }}
+.name {{ font-weight: bold; }}
+.box text {{ text-anchor: start; }}
+.any rect {{ stroke-dasharray: 3 3; }}
+.on-main-path rect {{ stroke-width: 2.5; }}
+path {{ fill: none; stroke-width: 1.2; }}
+path.main {{ stroke-width: 3; }}
+path.failure {{ stroke-dasharray: 5 4; }}
+path.head {{ stroke: none; }}
+.label {{ font-size: {LABEL_FONT_PX}px; stroke-width: 3; stroke-linejoin: round; paint-order: stroke; }}
+.label.main {{ font-weight: bold; }}
+"""
+
+
+class _Item(msgspec.Struct):
+    """A node, a cluster or an edge in Graphviz's JSON; each has some of the fields. Lengths are in points."""
+
+    name: str = ""
+    id: str = ""
+    pos: str = ""
+    bb: str = ""
+    lp: str = ""
+    width: str = "0"
+    height: str = "0"
+
+
+class _Layout(msgspec.Struct):
+    bb: str
+    objects: list[_Item] = []
+    edges: list[_Item] = []
+
+
+def svg(spec: Spec, *, brief: bool = False) -> str:
+    """Return the image.
+
+    Raises `LayoutError`.
+    """
+    layout = msgspec.json.decode(lay_out(dot(spec, brief=brief), "json"), type=_Layout)
+    return _Image(diagram(spec, brief=brief), layout).text()
+
+
+class _Image:
+    def __init__(self, drawing: Diagram, layout: _Layout) -> None:
+        self._drawing = drawing
+        self._places = {item.name: item for item in layout.objects}
+        self._paths = {item.id: item for item in layout.edges}
+        _, _, width, self._height_px = _numbers(layout.bb)
+        self._size_px = (round(width) + 2 * _MARGIN_PX, round(self._height_px) + 2 * _MARGIN_PX)
+
+    def text(self) -> str:
+        width, height = self._size_px
+        size = f'width="{width}" height="{height}"'
+        label = _escaped(f"State machine {one_line(self._drawing.root.name)}")
+        return "\n".join(
+            (
+                '<svg xmlns="http://www.w3.org/2000/svg"',
+                f'    {size} viewBox="0 0 {width} {height}" role="img" aria-label="{label}">',
+                f"<style>\n{_STYLE}{_colours(LIGHT)}@media (prefers-color-scheme: dark) {{\n{_colours(DARK)}}}",
+                f"</style>\n{_markers()}",
+                f'<rect class="page" {size} rx="{_CORNER_PX}"/>',
+                *self._boxes(),
+                *self._arrows(),
+                *self._nodes(),
+                *self._labels(),
+                "</svg>\n",
+            )
+        )
+
+    def _boxes(self) -> Iterator[str]:
+        for box in self._drawing.boxes:
+            left, bottom, right, top = _numbers(self._places[f"cluster_{box.id}"].bb)
+            x, y = self._point(left, top)
+            text = f'<text x="{x + 10}" y="{y + 14}">{_escaped(one_line(box.name))}</text>'
+            yield f'<g class="box">{_rectangle(x, y, right - left, top - bottom)}{text}</g>'
+
+    def _nodes(self) -> Iterator[str]:
+        x, y = self._point(*_numbers(self._places["start"].pos))
+        yield f'<circle class="start" cx="{x}" cy="{y}" r="6"/>'
+        for node in self._drawing.nodes:
+            place = self._places[node.id]
+            width, height = (72 * float(inches) for inches in (place.width, place.height))
+            x, y = self._point(*_numbers(place.pos))
+            classes = f"{node.tone} on-main-path" if node.is_main else node.tone
+            lines = _lines(x, y, STATE_LINE_PX, [("", line) for line in node_lines(node)])
+            yield f'<g class="{classes}">{_rectangle(x - width / 2, y - height / 2, width, height)}{lines}</g>'
+
+    def _arrows(self) -> Iterator[str]:
+        """Yield the arrows, the strongest last and so on top."""
+        start = Kind.MAIN if self._drawing.initial.is_main else Kind.OTHER
+        arrows = [(f"arrow{number}", arrow.kind) for number, arrow in enumerate(self._drawing.arrows)]
+        for id_, kind in sorted([("start", start), *arrows], key=lambda it: -list(Kind).index(it[1])):
+            yield f'<path class="{kind}" d="{self._path(self._paths[id_].pos)}" marker-end="url(#{kind})"/>'
+
+    def _path(self, pos: str) -> str:
+        """Return the path of an edge up to its arrowhead: Graphviz writes `e,TIP START CONTROL CONTROL POINT …`."""
+        _, start, *curve = pos.split()
+        return f"M{self._pair(start)}C{' '.join(map(self._pair, curve))}"
+
+    def _labels(self) -> Iterator[str]:
+        for number, arrow in enumerate(self._drawing.arrows):
+            x, y = self._point(*_numbers(self._paths[f"arrow{number}"].lp))
+            lines = [(f"label {label.kind}", line) for label in arrow.labels for line in label_lines(label)]
+            yield _lines(x, y, LABEL_LINE_PX, lines)
+
+    def _point(self, x: float, y: float) -> tuple[int, int]:
+        """Return a position in whole pixels, so that the text of the image is the same on every computer."""
+        return round(x) + _MARGIN_PX, round(self._height_px - y) + _MARGIN_PX
+
+    def _pair(self, position: str) -> str:
+        x, y = self._point(*_numbers(position))
+        return f"{x} {y}"
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _rectangle(x: float, y: float, width: float, height: float) -> str:
+    return f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{height:.0f}" rx="{_CORNER_PX}"/>'
+
+
+def _lines(x: int, y: int, line_px: int, lines: list[tuple[str, str]]) -> str:
+    """Return texts below each other, with their classes, around a centre."""
+    top = y - line_px * (len(lines) - 1) / 2
+    return "".join(
+        f'<text class="{classes}" x="{x}" y="{top + line_px * index:g}">{_escaped(line)}</text>'
+        for index, (classes, line) in enumerate(lines)
+    )
+
+
+def _markers() -> str:
+    """Return an arrowhead for each kind of arrow, which begins where the line ends."""
+    heads = (
+        f'<marker id="{kind}" viewBox="0 0 10 10" refX="0.5" refY="5" markerWidth="{size}" markerHeight="{size}" '
+        f'markerUnits="userSpaceOnUse" orient="auto"><path class="head {kind}" d="M0 1L10 5L0 9z"/></marker>'
+        for kind, size in ((kind, round(10 * ARROW_SIZES[kind]) + 2) for kind in Kind)
+    )
+    return f"<defs>{''.join(heads)}</defs>"
+
+
+def _colours(palette: Palette) -> str:
+    rules = [
+        f".page {{ fill: {palette.background}; }}",
+        f".label {{ stroke: {palette.background}; }}",
+        f".start {{ fill: {palette.arrows[Kind.MAIN]}; }}",
+        f".box rect {{ fill: {palette.box.fill}; stroke: {palette.box.line}; }}",
+        f".box text {{ fill: {palette.box.text}; }}",
+    ]
+    for tone, shade in palette.tones.items():
+        rules.append(f".{tone} rect {{ fill: {shade.fill}; stroke: {shade.line}; }}")
+        rules.append(f".{tone} text {{ fill: {shade.text}; }}")
+    for kind, colour in palette.arrows.items():
+        rules.append(f"path.{kind} {{ stroke: {colour}; }}")
+        rules.append(f"path.head.{kind}, .label.{kind} {{ fill: {colour}; }}")
+    return "".join(f"{rule}\n" for rule in rules)
+
+
+def _escaped(text: str) -> str:
+    return html.escape("".join(char if is_xml(char) else "\ufffd" for char in text))
