@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fsm_runner.app.build import assembled_runner
-from fsm_runner.cli.signals import ending_signals
+from fsm_runner.cli.signals import DRAIN_FIRST, post_on_signals
 from fsm_runner.config.profiles import load_profile
 from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.diagnostics.logs import configure_logs
@@ -64,7 +64,7 @@ async def main() -> None:
     )
     async with assembled_runner(config, load_profile("soak"), url) as runner:
         printer = asyncio.create_task(print_task_counts(), name="task counts")
-        with ending_signals(runner):
+        with post_on_signals(runner, DRAIN_FIRST):
             await runner.live()
         printer.cancel()
 

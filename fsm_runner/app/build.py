@@ -1,17 +1,18 @@
-"""Puts a runner together from its configuration."""
+"""Builds a runner from its configuration. The exit stack of `assembled_runner` owns everything that is opened."""
 
 import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
 
-from fsm_runner.app.build_executor import ExecutorDependencies, assembled_executor
-from fsm_runner.app.durability import kept
-from fsm_runner.app.health import Health, answering
+from fsm_runner.app.build_executor import ExecutorDependencies, build_executor
+from fsm_runner.app.durability import open_durable_state
+from fsm_runner.app.health import Health, serve_health
 from fsm_runner.app.permissions import check_journal
 from fsm_runner.config.profiles import LoadedProfile, runner_agent
 from fsm_runner.config.settings import RunnerConfig
@@ -35,36 +36,38 @@ from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.runtime.actors.actor import Inbox
+from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
-from fsm_runner.runtime.actors.runner import RunnerActor
+from fsm_runner.runtime.actors.runner import PollTimes, RunnerActor
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.runtime.control.descriptors import check_limit
-from fsm_runner.runtime.control.poller import LinkTimes
+from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.threads import in_thread
 
-WORKSPACE_LOOK_S = 5.0
-"""How long the start waits for a file system that does not answer."""
+WORKSPACE_CHECK_LIMIT_S = 5.0
+"""How long the start waits for the file system of the project directory."""
 STOP_LIMIT_S = 20.0
-"""How long the runs that are left at the end of the grace period may take to be stopped and reported."""
+"""How long runs may take to be stopped and reported after the grace period."""
 
 
-async def _tell_of_workspace(project_dir: Path, user: RunUser | None) -> None:
-    """In the log, where runs that name no directory of their own could not work. It may be mended meanwhile."""
+async def _warn_of_workspace(project_dir: Path, user: RunUser | None) -> None:
+    """Log why runs in the default directory would fail. The start continues: the operator may fix it while it runs."""
     try:
-        async with asyncio.timeout(WORKSPACE_LOOK_S):
+        async with asyncio.timeout(WORKSPACE_CHECK_LIMIT_S):
             await in_thread(check_workspace, project_dir, user)
     except RunRefused as defect:
         logger.warning("runs will fail: {}", defect)
     except OSError as fault:  # the time limit is one
-        logger.warning("runs may fail: {} cannot be looked at: {}", project_dir, fault.strerror or "it takes too long")
+        logger.warning("runs may fail: {} cannot be checked: {}", project_dir, fault.strerror or "it takes too long")
 
 
 @asynccontextmanager
@@ -77,14 +80,15 @@ async def assembled_runner(
     policies: Policies = POLICIES,
     redactor: Redactor | None = None,
 ) -> AsyncIterator[RunnerActor]:
-    """A runner that is ready to `live`. `redactor`: what knows the secrets; None: one that knows the environment's.
+    """Build a runner that is ready to `live`, and close all that it uses afterwards.
 
-    Raises `UsageError` where the profile's executor cannot be had, a port is taken, or a machine is not sound.
+    The default `redactor` knows the secrets of the environment. Raises `UsageError` if the profile's executor is not
+    usable, a port is taken, or a machine is not sound.
     """
     redactor = redactor or Redactor.of_variables(os.environ)
-    run_machine, runner_machine, session_machine = load_machine("run"), load_machine("runner"), load_machine("session")
+    machines = {name: load_machine(name) for name in ACTOR_INTERFACES}
     launch_policy = _launch_policy(config, profile)
-    await _tell_of_workspace(config.project_dir, launch_policy.user)
+    await _warn_of_workspace(config.project_dir, launch_policy.user)
     async with AsyncExitStack() as stack:
         auth = token_auth(config, redactor, policies.token)
         if auth is not None:
@@ -93,17 +97,27 @@ async def assembled_runner(
         executors_api = await stack.enter_async_context(
             CoordinatorApi(coordinator_url, auth, connections=OPEN_FILES.share(EXECUTOR_CONNECTIONS, PASSED_ON_SHARE))
         )
-        client = CoordinatorClient(api, policies)
-        scripts = ScriptSync(client, config.project_dir, launch_policy.user)
+        inbox = Inbox()
+        outage = OutageTimer(config.exit_after_outage_s, partial(inbox.post, "outage_too_long"))
+        client = CoordinatorClient(
+            api,
+            policies,
+            on_registration_lost=partial(inbox.post, "report_not_accepted"),
+            on_unanswered=outage.unanswered,
+            on_answered=outage.answered,
+        )
         hostname = config.hostname or socket.gethostname()
         registration = _registration(config, profile, hostname)
-        keeping = await stack.enter_async_context(
-            kept(config.state_dir, _identity(registration, api.url), redactor.text)
+        durable = await stack.enter_async_context(
+            open_durable_state(config.state_dir, _identity(registration, api.url), redactor.text, inbox)
         )
-        journal = keeping.journal
+        journal = durable.journal
         if launch_policy.user is not None and journal.path is not None:
             await in_thread(check_journal, launch_policy.user, journal.path.parent)
+        scripts = ScriptSync(client, config.project_dir, launch_policy.user)
+        stack.push_async_callback(scripts.aclose)
         outbox = Outbox(MessageSender(client), journal)
+        stack.push_async_callback(outbox.aclose)
         channels = ReportingContext(
             outbox=outbox,
             clock=EventClock(),
@@ -114,24 +128,24 @@ async def assembled_runner(
         run_timeout_s = profile.profile.run_timeout if config.run_timeout_s is None else config.run_timeout_s
         sessions = SessionRegistry(
             SessionContext(
-                machine=session_machine,
+                machine=machines["session"],
                 channels=channels,
                 record=journal,
                 run_timeout_s=run_timeout_s,
                 session_idle_timeout_s=config.session_idle_timeout_s,
             )
         )
-        surroundings = ExecutorDependencies(
+        dependencies = ExecutorDependencies(
             api=executors_api,
             scripts=scripts,
             sessions=sessions,
             inherited=os.environ,
-            marks=keeping.marks,
+            tags=durable.tags,
             launch_policy=launch_policy,
         )
-        executor = await stack.enter_async_context(assembled_executor(config, profile, surroundings))
+        executor = await stack.enter_async_context(build_executor(config, profile, dependencies))
         context = RunContext(
-            machine=run_machine,
+            machine=machines["run"],
             executor=executor,
             channels=channels,
             record=journal,
@@ -143,29 +157,42 @@ async def assembled_runner(
             user=launch_policy.user,
             observer=observer or Observer(),
         )
-        runs = RunRegistry(context, sessions, config.max_runs, repeated_report=policies.repeated_report)
+        runs = RunRegistry(
+            context,
+            sessions,
+            config.max_runs,
+            repeated_report=policies.repeated_report,
+            on_descriptors_short=partial(inbox.post, "descriptors_short"),
+            on_descriptors_freed=partial(inbox.post, "descriptors_freed"),
+        )
+        # Closed in this order: runs before their sessions, and both while the gateway still serves their executors.
+        stack.push_async_callback(sessions.aclose)
+        stack.push_async_callback(runs.aclose)
         runner = RunnerActor(
-            runner_machine,
+            machines["runner"],
             client,
             registration,
             runs,
             scripts,
             {"grace_period_s": config.grace_period_s, "stop_limit_s": STOP_LIMIT_S},
-            LinkTimes(poll_timeout_s=config.poll_timeout_s, heartbeat_interval_s=config.heartbeat_interval_s),
-            Recovery(journal.take_recovered, outbox, runs, sessions, keeping.sweep),
+            PollTimes(poll_timeout_s=config.poll_timeout_s, heartbeat_interval_s=config.heartbeat_interval_s),
+            Recovery(journal.take_recovered, outbox, runs, sessions, durable.sweep),
             journal,
-            config.exit_after_outage_s,
+            outage,
+            inbox,
         )
         check_limit(config.max_runs)
         if journal.path is not None:
-            await stack.enter_async_context(
-                answering(journal.path.parent, lambda: Health(runner.state, len(runs), keeping.problem()))
-            )
+
+            def health() -> Health:
+                return Health(runner.state, len(runs), durable.problem(), runner.is_unhealthy)
+
+            await stack.enter_async_context(serve_health(journal.path.parent, health))
         yield runner
 
 
 def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy:
-    """What executors are held to. Raises `UsageError` where they cannot be started as the configured user."""
+    """Return the limits and the user of executors. Raises `UsageError` if they cannot be started as that user."""
     user = None if config.run_as is None else find_user(config.run_as)
     launch_policy = LaunchPolicy((config.run_limits or NO_LIMITS).with_defaults(profile.profile.limits), user)
     launch_policy.warn_of_imprecise_limits()
@@ -173,12 +200,12 @@ def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy
 
 
 async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:
-    """Where executors find the orchestrator's tools. Raises `UsageError` where the configured port is taken."""
+    """Start the MCP server and return its address for blueprints. Raises `UsageError` if the port is taken."""
     if config.external_mcp_url is not None:
         external = {MCP_URL_PLACEHOLDER: config.external_mcp_url}
         return lambda _: external
-    # Whoever fixes the port has clients of its own in mind, which have no session.
     limits = limits_within(OPEN_FILES.share(MCP_LIMITS.connections, MCP_SHARE))
+    # An operator who fixes the port has clients of their own, which belong to no session.
     server = McpServer(api, config.mcp_port, open_to_all=config.mcp_port is not None, limits=limits)
     await stack.enter_async_context(server)
     logger.debug("MCP server at {}", server.url)
@@ -186,9 +213,9 @@ async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: Coord
 
 
 def token_auth(config: RunnerConfig, redactor: Redactor, policy: RetryPolicy = POLICIES.token) -> TokenAuth | None:
-    """The credentials for the configured coordinator; the one that a runner brings along asks for none.
+    """Return the credentials for the configured coordinator; None if it, or the runner's own one, requires none.
 
-    `redactor` is told the secrets. Raises `UsageError` where a proxy or certificate variable is no good.
+    Secrets are added to `redactor`. Raises `UsageError` if a proxy or certificate variable is invalid.
     """
     login = config.auth0
     if login is None and any((config.auth0_domain, config.auth0_client_id, config.auth0_client_secret)):

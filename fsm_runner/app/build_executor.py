@@ -1,4 +1,4 @@
-"""The executor that a profile names, ready to work."""
+"""Builds the executor that a profile names."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,60 +26,60 @@ from fsm_runner.util.threads import in_thread
 
 
 class ExecutorDependencies(msgspec.Struct, frozen=True, kw_only=True):
-    """What an executor works with."""
+    """What an executor needs of the runner."""
 
     api: CoordinatorApi
     scripts: ScriptSync
     sessions: SessionRegistry
     inherited: Mapping[str, str]
-    """The environment that the executors' is made from."""
-    marks: Mapping[str, str]
-    """Variables by which what an executor leaves behind is known."""
+    """The runner's environment, from which the executor's is built."""
+    tags: Mapping[str, str]
+    """Variables that identify the processes of this runner."""
     launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
 
 
 @asynccontextmanager
-async def assembled_executor(
-    config: RunnerConfig, profile: LoadedProfile, surroundings: ExecutorDependencies
+async def build_executor(
+    config: RunnerConfig, profile: LoadedProfile, dependencies: ExecutorDependencies
 ) -> AsyncIterator[Executor]:
-    """Raises `UsageError` naming the profile where its executor cannot be had."""
+    """Build the executor. Raises `UsageError`, which names the profile, if it cannot be used."""
     if profile.profile.command == PROCEDURAL_COMMAND:
-        yield await _procedural(config, profile, surroundings)
+        yield await _procedural(config, profile, dependencies)
         return
     try:
         program = executor_program(
             profile.executor_path,
-            surroundings.inherited,
+            dependencies.inherited,
             profile.variables,
-            surroundings.launch_policy.user,
-            surroundings.marks,
+            dependencies.launch_policy.user,
+            dependencies.tags,
         )
     except UsageError as defect:
         raise UsageError(f"{profile.path}: command: {defect}") from defect
-    except OSError as fault:  # a name that is too long, a folder that may not be entered
-        raise UsageError(f"{profile.path}: command: cannot be looked up: {fault.strerror}") from fault
-    for name in sorted(set(profile.named_variables) - surroundings.inherited.keys()):
+    except OSError as fault:  # the name is too long, or a folder may not be entered
+        raise UsageError(f"{profile.path}: command: cannot be found: {fault.strerror}") from fault
+    for name in sorted(set(profile.named_variables) - dependencies.inherited.keys()):
         logger.warning("{}: env: {} is not set, so the executor does not get it", profile.path, name)
-    if (hint := profile.manifest.credentials_defect(surroundings.inherited)) is not None:
+    if (hint := profile.manifest.credentials_defect(dependencies.inherited)) is not None:
         logger.warning("{}: {}", profile.path, hint)
-    if (user := surroundings.launch_policy.user) is not None:
+    if (user := dependencies.launch_policy.user) is not None:
         await in_thread(check_program, user, profile.executor_path, program)
-    # The gateway brings the web server along, which a procedural runner has no use for.
+    # Imported here: a procedural runner has no gateway, and loading the web server takes time.
     from fsm_runner.gateway.endpoint import LIMITS
     from fsm_runner.gateway.server import Gateway
 
     limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections, GATEWAY_SHARE))
-    async with Gateway(surroundings.api, limits) as gateway:
+    async with Gateway(dependencies.api, limits) as gateway:
         endpoints: EndpointRegistry = gateway
-        launcher = Launcher(program, endpoints, profile.profile.config, surroundings.launch_policy)
+        launcher = Launcher(program, endpoints, profile.profile.config, dependencies.launch_policy)
         if profile.profile.lifecycle == "one_shot":
             yield OneShotExecutor(launcher)
         else:
-            yield PersistentExecutor(surroundings.sessions, launcher)
+            yield PersistentExecutor(dependencies.sessions, launcher)
 
 
 async def _procedural(
-    config: RunnerConfig, profile: LoadedProfile, surroundings: ExecutorDependencies
+    config: RunnerConfig, profile: LoadedProfile, dependencies: ExecutorDependencies
 ) -> ProceduralExecutor:
     folder = profile.executor_folder
     if not folder.is_dir():
@@ -89,22 +89,22 @@ async def _procedural(
         config=_procedural_config(profile),
         project_dir=config.project_dir,
         environment=executor_environment(
-            surroundings.inherited,
+            dependencies.inherited,
             named=profile.profile.env,
-            user=surroundings.launch_policy.user,
-            tags=surroundings.marks,
+            user=dependencies.launch_policy.user,
+            tags=dependencies.tags,
         ),
-        script_source=surroundings.scripts,
-        launch_policy=surroundings.launch_policy,
+        script_source=dependencies.scripts,
+        launch_policy=dependencies.launch_policy,
     )
     commands = _commands(executor, profile)
-    if (user := surroundings.launch_policy.user) is not None:
+    if (user := dependencies.launch_policy.user) is not None:
         await in_thread(check_folder, user, folder, commands)
     return executor
 
 
 def _commands(executor: ProceduralExecutor, profile: LoadedProfile) -> list[Path]:
-    """The files that the profile's agents start. Raises `UsageError` naming the agent's file."""
+    """Return the files that the profile's agents start. Raises `UsageError`, which names the agent's file."""
     commands = []
     for agent in profile.agents:
         try:

@@ -10,41 +10,47 @@ import msgspec
 from fsm_runner.journal.identity import RunnerIdentity, journal_folder
 from fsm_runner.journal.journal import Journal
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
+from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.runtime.recovery import Sweep
 
 
-class Keeping(msgspec.Struct, frozen=True):
+class DurableState(msgspec.Struct, frozen=True):
+    """What a killed process of the runner leaves to the next one."""
+
     journal: Journal
-    marks: Mapping[str, str]
-    """Variables in the environment of everything that this runner starts."""
-    sweep: Sweep
+    tags: Mapping[str, str] = {}
+    """Variables in the environment of all processes that this runner starts."""
+    sweep: Sweep = lambda: 0
     problem: Callable[[], str | None] = lambda: None
-    """What would be lost if this process were killed at this moment; None where nothing would."""
-
-
-def _nothing() -> int:
-    return 0
+    """Returns what a kill of this process would lose now; None if it would lose nothing."""
 
 
 @asynccontextmanager
-async def kept(
-    state_dir: Path | None, identity: RunnerIdentity, redacted: Callable[[str], str]
-) -> AsyncIterator[Keeping]:
-    """`state_dir` None: nothing outlives the process.
+async def open_durable_state(
+    state_dir: Path | None, identity: RunnerIdentity, redacted: Callable[[str], str], inbox: Inbox
+) -> AsyncIterator[DurableState]:
+    """Open the journal in `state_dir` and start the watchdog. With None, nothing outlives the process.
 
-    Raises `UsageError` where the journal cannot be opened, or another process of this runner has it.
+    `inbox` is the runner's: the journal reports there whether it can be written. Raises `UsageError` if the journal
+    cannot be opened, or another process of this runner has it open.
     """
     async with AsyncExitStack() as stack:
-        journal = Journal.open(None if state_dir is None else journal_folder(state_dir, identity), redacted=redacted)
+        journal = Journal.open(
+            None if state_dir is None else journal_folder(state_dir, identity),
+            redacted=redacted,
+            on_unwritable=partial(inbox.post, "journal_unwritable"),
+            on_writable=partial(inbox.post, "journal_writable"),
+        )
         stack.push_async_callback(journal.aclose)
         if state_dir is None:
-            yield Keeping(journal, {}, _nothing)
+            yield DurableState(journal)
             return
-        # What they stand on costs time to load, and serves nobody whose runner leaves nothing behind.
+        # Imported here: a runner that leaves nothing behind does not need them, and loading them takes time.
         from fsm_runner.process.leftovers.startup_cleanup import kill_leftovers
         from fsm_runner.process.leftovers.watchdog import Watchdog
 
-        owner = runner_tag(identity.key, journal.process)
-        watchdog = await stack.enter_async_context(Watchdog(owner))
+        tag = runner_tag(identity.key, journal.process)
+        watchdog = await stack.enter_async_context(Watchdog(tag))
         earlier = frozenset(runner_tag(identity.key, process) for process in journal.earlier_processes)
-        yield Keeping(journal, {RUNNER_TAG_VARIABLE: owner}, partial(kill_leftovers, earlier), lambda: watchdog.problem)
+        kill = partial(kill_leftovers, earlier)
+        yield DurableState(journal, {RUNNER_TAG_VARIABLE: tag}, kill, lambda: watchdog.problem)

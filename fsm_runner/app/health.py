@@ -1,4 +1,4 @@
-"""Whether a runner is well: it is asked over a socket in the folder of its journal, and its event loop answers."""
+"""The health check of a runner: a socket in the folder of its journal, which its event loop serves."""
 
 import asyncio
 import contextlib
@@ -16,44 +16,46 @@ from fsm_runner.http_server.acceptor import Acceptor
 from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.util.held_files import LOOK_EACH_S, HeldFiles
+from fsm_runner.util.tasks import log_defect
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 SOCKET_FILE = "health.sock"
 ANSWER_LIMIT_S = 3.0
-"""A runner that is well answers at once; one that does not for so long is stuck."""
+"""A healthy runner answers at once. One that has not answered after this time hangs."""
 LONGEST_ANSWER_BYTES = 64 * 1024
 
 ADDRESS_LIMIT_BYTES = 100
 """The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""
 _OWN_DESCRIPTORS = Path("/proc/self/fd")
 
-UNWELL_STATES = frozenset({"suspended"})
-"""It lives, and takes no runs before there is space on its disk. A coordinator that is away is nobody's fault here."""
-
 
 class Health(msgspec.Struct, frozen=True):
+    """What a runner answers."""
+
     state: str
-    """Of the runner's machine."""
+    """The state of the runner's machine."""
     runs: int
-    """How many are held."""
+    """The number of runs that the runner holds."""
     problem: str | None = None
-    """A fault, in words for the operator, that makes a runner unwell whatever its state is."""
+    """A message for the operator about a fault that makes the runner unhealthy in any state."""
+    is_unhealthy_state: bool = False
+    """Whether the state has the tag `unhealthy`."""
 
     @property
-    def is_well(self) -> bool:
-        return self.state not in UNWELL_STATES and self.problem is None
+    def is_healthy(self) -> bool:
+        return not self.is_unhealthy_state and self.problem is None
 
     def __str__(self) -> str:
         text = f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
         return text if self.problem is None else f"{text}; {self.problem}"
 
 
-class Stuck(msgspec.Struct, frozen=True):
-    """A runner that is there and does not answer."""
+class Hanging(msgspec.Struct, frozen=True):
+    """The answer that stands for a runner which does not answer."""
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         return False
 
     def __str__(self) -> str:
@@ -61,11 +63,11 @@ class Stuck(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator[None]:
-    """Answer `fsm-runner health` on a socket in `folder`, until the context ends.
+async def serve_health(folder: Path, health: Callable[[], Health]) -> AsyncIterator[None]:
+    """Answer `fsm-runner health` on a socket in `folder` until the context ends.
 
-    If the socket cannot be made, the log says so, and the runner works without it. A socket that is deleted is made
-    again.
+    If the socket cannot be created, the log says so, and the runner works without it. A socket that is deleted is
+    created again.
     """
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,8 +77,9 @@ async def answering(folder: Path, health: Callable[[], Health]) -> AsyncIterator
         writer.close()
 
     serving = asyncio.create_task(_serve_until_cancelled(folder / SOCKET_FILE, answer), name="health socket")
+    serving.add_done_callback(log_defect)
     try:
-        await asyncio.sleep(0)  # the first step of the task makes the socket, or fails to
+        await asyncio.sleep(0)  # the first step of the task creates the socket, or fails to
         yield
     finally:
         serving.cancel()
@@ -91,7 +94,7 @@ async def _serve_until_cancelled(path: Path, answer: Answer) -> None:
                 if not was_reachable:
                     logger.info("`fsm-runner health` reaches this runner again: {}", path)
                 was_reachable = True
-                while held.first_missing() is None:  # noqa: ASYNC110 - nothing tells that a file was deleted
+                while held.first_missing() is None:  # noqa: ASYNC110 - no event reports a deleted file
                     await asyncio.sleep(LOOK_EACH_S)
         except OSError as fault:
             if was_reachable:
@@ -102,9 +105,9 @@ async def _serve_until_cancelled(path: Path, answer: Answer) -> None:
 
 @asynccontextmanager
 async def _listening(path: Path, answer: Answer) -> AsyncIterator[HeldFiles]:
-    """Yields the socket's file as it was made."""
+    """Listen on the socket. Yields its file as it was created."""
     with contextlib.ExitStack() as stack:
-        # An earlier process left it; the journal's lock says that this process is gone.
+        # The file was left by an earlier process, which is gone, since this one holds the journal's lock.
         _remove(path)
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         with _address(path) as address:
@@ -130,9 +133,9 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """The address of the socket at `path`. If the path is too long, the address uses a descriptor of its folder.
+    """Yield the address of the socket at `path`. If the path is too long, it goes through a descriptor of the folder.
 
-    Raises OSError if the folder cannot be opened.
+    Raises `OSError` if the folder cannot be opened.
     """
     if not _is_too_long(path) or not _OWN_DESCRIPTORS.is_dir():
         yield str(path)
@@ -148,24 +151,24 @@ def _is_too_long(path: Path) -> bool:
     return len(os.fsencode(path)) > ADDRESS_LIMIT_BYTES
 
 
-def is_out_of_reach(state_dir: Path) -> bool:
-    """Whether health sockets in this directory have too long a path, and no `/proc` offers a shorter one."""
+def is_unreachable(state_dir: Path) -> bool:
+    """Return whether health sockets below this directory have too long a path, and `/proc` offers no shorter one."""
     return _is_too_long(state_dir / ("0" * KEY_DIGITS) / SOCKET_FILE) and not _OWN_DESCRIPTORS.is_dir()
 
 
 def sockets(state_dir: Path) -> list[Path]:
-    """Of all runners with journals in this directory, also of those that were killed."""
+    """Return the sockets of all runners with journals in this directory, including those that were killed."""
     return sorted(state_dir.glob(f"*/{SOCKET_FILE}"))
 
 
-async def ask_all(paths: Iterable[Path]) -> dict[str, Health | Stuck]:
-    """Those that are at work, by the names of their folders."""
-    answers = {path.parent.name: await _ask(path) for path in paths}
+async def query_all(paths: Iterable[Path]) -> dict[str, Health | Hanging]:
+    """Return the answers of the running runners, by the names of their folders."""
+    answers = {path.parent.name: await _query(path) for path in paths}
     return {name: answer for name, answer in answers.items() if answer is not None}
 
 
-async def _ask(path: Path) -> Health | Stuck | None:
-    """None: nobody is there."""
+async def _query(path: Path) -> Health | Hanging | None:
+    """Return the answer of the runner at this socket; None if no process serves it."""
     try:
         async with asyncio.timeout(ANSWER_LIMIT_S):
             with _address(path) as address:
@@ -179,11 +182,11 @@ async def _ask(path: Path) -> Health | Stuck | None:
     except (ConnectionRefusedError, FileNotFoundError):
         return None
     except (TimeoutError, OSError, ValueError, msgspec.MsgspecError):
-        return Stuck()
+        return Hanging()
 
 
 def _is_here(connection: socket.socket) -> bool:
-    """False where the other end is in another container, which shares the state directory: it is asked there."""
+    """Return False if the other end is in another container, which shares the state directory and is asked there."""
     if not hasattr(socket, "SO_PEERCRED"):  # macOS: no container to be in
         return True
     form = "3i"

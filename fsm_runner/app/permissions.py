@@ -1,4 +1,4 @@
-"""Whether the user that executors are started as may use what they need, and nothing of the runner's own."""
+"""Checks the permissions of the user that executors run as: access to their files, none to the journal."""
 
 import stat
 from collections.abc import Iterable, Mapping
@@ -9,18 +9,21 @@ from fsm_runner.executors.environment import SDK_FOLDER
 from fsm_runner.executors.program import UV, ExecutorProgram
 from fsm_runner.process.user import RIGHTS, RUN_AS, RunUser, denied_to, first_denied
 
-KIT_FILE = SDK_FOLDER / "fsm_executor" / "__init__.py"
+SDK_FILE = SDK_FOLDER / "fsm_executor" / "__init__.py"
 
 
 def check_program(user: RunUser, path: Path, program: ExecutorProgram) -> None:
-    """Of an executor in the file `path`. Blocks. Raises `UsageError` naming the folder or file, and `OSError`."""
-    _check_open(user, [(Path(program.command[0]), "x"), (path.parent, "rx"), (path, "r"), (KIT_FILE, "r")])
+    """Check that `user` may start the executor in the file `path`. Blocks.
+
+    Raises `UsageError`, which names the folder or file, and `OSError`.
+    """
+    _check_open(user, [(Path(program.command[0]), "x"), (path.parent, "rx"), (path, "r"), (SDK_FILE, "r")])
     if Path(program.command[0]).name == UV:
         _check_cache(user, program.environment)
 
 
 def check_folder(user: RunUser, folder: Path, commands: list[Path]) -> None:
-    """Of the procedural executor, with its agents' commands. Blocks. Raises `UsageError`, and `OSError`."""
+    """Check that `user` may start the commands of a procedural executor. Blocks. Raises `UsageError` and `OSError`."""
     _check_open(user, [(folder, "rx"), *((command, "rx") for command in commands)])
 
 
@@ -29,31 +32,31 @@ def _check_open(user: RunUser, paths: Iterable[tuple[Path, str]]) -> None:
     if denied is None:
         return
     path, place, right = denied
-    what_for = "" if path == place else f", which {path} needs"
+    purpose = "" if path == place else f", which {path} needs"
     letters = "x" if path != place else "r" if right == "r" and not place.is_dir() else "rx"
     raise UsageError(
-        f"{RUN_AS}: {user} may not {RIGHTS[right]} {place}{what_for}: open it to that user "
+        f"{RUN_AS}: {user} may not {RIGHTS[right]} {place}{purpose}: open it to that user "
         f"(`chmod a+{letters} {place}`), or keep it elsewhere"
     )
 
 
 def _check_cache(user: RunUser, environment: Mapping[str, str]) -> None:
-    """`uv` keeps there what it fetches."""
+    """Check that `user` may write to the cache of `uv`."""
     named = environment.get("UV_CACHE_DIR")
     cache = Path(named) if named else Path(environment.get("HOME", "/"), ".cache", "uv")
-    # Itself, or the folder that it can be made in.
+    # The cache, or the folder in which it can be created.
     place = next(each for each in (cache, *cache.parents) if each.is_dir())
     if denied_to(user, [(place, "w"), (place, "x")]):
         raise UsageError(
-            f"{RUN_AS}: the executor is started by uv, which keeps what it fetches in {cache}, and {user} may not "
-            "write there: set UV_CACHE_DIR to a folder of that user's"
+            f"{RUN_AS}: the executor is started by uv, which caches downloads in {cache}, and {user} may not "
+            "write there: set UV_CACHE_DIR to a folder of that user"
         )
 
 
 def check_journal(user: RunUser, folder: Path) -> None:
-    """Of this runner: that user must neither read it nor put another one in its place. Blocks.
+    """Check that `user` can neither read this runner's journal nor replace it. Blocks.
 
-    Raises `UsageError` naming the folder, and `OSError`.
+    Raises `UsageError`, which names the folder, and `OSError`.
     """
     above = [each for each in folder.parents if not each.stat().st_mode & stat.S_ISVTX]
     wanted = [(folder, "r"), (folder, "w"), (folder, "x"), *((each, "w") for each in above)]

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from fsm_runner.app.health import ask_all, is_out_of_reach, sockets
+from fsm_runner.app.health import is_unreachable, query_all, sockets
 from fsm_runner.cli.output import say, show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from fsm_runner.util import event_loop
 
 
 def show_health(state_dir: Path) -> int:
-    """One line for each runner that is at work; the exit code: 0 where there is one and all are well."""
-    answers = event_loop.run(ask_all(sockets(state_dir)))
+    """Print a line for each running runner. Return exit code 0 if there is one and all are healthy."""
+    answers = event_loop.run(query_all(sockets(state_dir)))
     for name, answer in answers.items():
         show(f"{name}: {answer}")
     if not answers:
         say(f"no runner is at work with a journal in {state_dir}")
-        if is_out_of_reach(state_dir):
+        if is_unreachable(state_dir):
             say(f"{state_dir} is too long for the path of a socket on this system: use a shorter --state-dir")
-    return EXIT_OK if answers and all(answer.is_well for answer in answers.values()) else EXIT_FAILED
+    return EXIT_OK if answers and all(answer.is_healthy for answer in answers.values()) else EXIT_FAILED

@@ -11,7 +11,7 @@ from typing import Any
 
 from fsm_runner.app.build import assembled_runner
 from fsm_runner.cli.output import say
-from fsm_runner.cli.signals import PROMPT, ending_signals
+from fsm_runner.cli.signals import STOP_AT_ONCE, post_on_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
 from fsm_runner.config.profiles import LoadedProfile, load_profile, profile_paths
 from fsm_runner.config.settings import RunnerConfig, known_secrets
@@ -163,18 +163,18 @@ async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequ
         CoordinatorApi(server.url) as api,
     ):
         living = asyncio.create_task(runner.live(), name="runner")
-        with ending_signals(runner, PROMPT):
+        with post_on_signals(runner, STOP_AT_ONCE):
             try:
                 run_id = await _submit_when_registered(runner, living, api, request)
                 await first_of(progress.ended.wait(), living)
             finally:
-                runner.post("hurry_requested", "the one run has ended")
-                state = await living
-        if state == "aborted":
+                runner.post("stop_now_requested", "the one run has ended")
+                outcome = await living
+        if outcome == "aborted":
             return EXIT_ABORTED
         if run_id is not None:
             return await say_outcome(api, run_id)
-        if state == "stopped":  # of any other end the log has said why
+        if outcome == "stopped":  # the log explains every other outcome
             say("error: stopped before the run began")
         return EXIT_FAILED
 
@@ -183,13 +183,13 @@ async def _submit_when_registered(
     runner: RunnerActor, living: "asyncio.Task[str]", api: CoordinatorApi, request: RunRequest
 ) -> str | None:
     """The run's id; None where the runner has come to its end before, or is about to."""
-    await first_of(runner.registered(), living)
+    await first_of(runner.wait_for_registration(), living)
     if living.done():
         return None
     try:
         return (await create_run(api, request)).run_id
     except UsageError:
-        if runner.is_leaving:  # and has taken its agents away
+        if runner.is_ending:  # and has withdrawn its agents
             return None
         raise
 

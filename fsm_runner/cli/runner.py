@@ -1,4 +1,4 @@
-"""`fsm-runner`: the runner, until it is told to end."""
+"""`fsm-runner`: a runner, until signals or the coordinator end it."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import NoReturn
 from loguru import logger
 
 from fsm_runner.app.build import assembled_runner
-from fsm_runner.cli.signals import ending_signals
+from fsm_runner.cli.signals import DRAIN_FIRST, post_on_signals
 from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, RunnerConfig, known_secrets
 from fsm_runner.diagnostics.logs import configure_logs
@@ -22,14 +22,15 @@ from fsm_runner.process.tree.subreaper import become_subreaper
 from fsm_runner.protocol.wire import Agent
 from fsm_runner.util import event_loop
 
-LAST_WORDS_LIMIT_S = 1.0
-"""How long a runner that leaves at once may take to close its journal."""
+ABORT_LIMIT_S = 5.0
+"""How long a runner that is aborted may take to kill its processes and to close its journal."""
 
 EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED, "aborted": EXIT_ABORTED}
+"""The exit code for each outcome of `specs/runner.toml`."""
 
 
 def run_runner(config: RunnerConfig) -> int:
-    """The exit code."""
+    """Run a runner to its end and return the exit code."""
     hide_memory()
     OPEN_FILES.raise_limit()
     redactor = known_secrets()
@@ -37,7 +38,7 @@ def run_runner(config: RunnerConfig) -> int:
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
         logger.warning("{}: {}: this key means nothing here", profile.path, key)
-    # Process 1 of a container, where no init could be forked above it, also gets orphans that no run has started.
+    # As process 1 of a container, if no init could be forked above it, it also gets orphans that no run started.
     become_subreaper(exclusive=os.getpid() != 1)
     return event_loop.run(_serve(config, profile, redactor))
 
@@ -47,19 +48,19 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile, redactor: Redacto
         url = config.coordinator_url or await _embedded_coordinator(stack)
         runner = await stack.enter_async_context(assembled_runner(config, profile, url, redactor=redactor))
         if config.coordinator_url is None:
-            _say_serving(url, profile)
-        with ending_signals(runner):
+            _log_own_coordinator(url, profile)
+        with post_on_signals(runner, DRAIN_FIRST):
             code = EXIT_CODES[await runner.live()]
         if code == EXIT_ABORTED:
-            await _leave_at_once(stack, code)
+            await _exit_at_once(stack, code)
         return code
 
 
-async def _leave_at_once(stack: AsyncExitStack, code: int) -> NoReturn:
-    """Past threads that a file system holds up, which the interpreter would wait for. No command is left."""
+async def _exit_at_once(stack: AsyncExitStack, code: int) -> NoReturn:
+    """Close the stack, and exit without waiting for threads that a hanging file system blocks."""
     try:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_LIMIT_S):
+            async with asyncio.timeout(ABORT_LIMIT_S):
                 await stack.aclose()
         sys.stderr.flush()
     finally:
@@ -71,24 +72,24 @@ async def _embedded_coordinator(stack: AsyncExitStack) -> str:
     from fsm_runner.http_server.listener import PortInUse
 
     if os.environ.get("AUTH_ENABLED"):
-        logger.warning("AUTH_ENABLED says nothing here: a coordinator that a runner brings along asks for no tokens")
+        logger.warning("AUTH_ENABLED has no effect here: the coordinator that a runner starts requires no tokens")
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     try:
         server = await stack.enter_async_context(CoordinatorServer(max_connections=max_connections))
     except PortInUse as error:
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
-        raise UsageError(f"no coordinator URL was given, and none can be started here: {error}; {hint}") from error
+        raise UsageError(f"no coordinator URL was given, and no coordinator can be started: {error}; {hint}") from error
     return server.url
 
 
-def _say_serving(url: str, profile: LoadedProfile) -> None:
+def _log_own_coordinator(url: str, profile: LoadedProfile) -> None:
     logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", url)
     for example in submit_examples(profile):
         logger.info("submit a run: {}", example)
 
 
 def submit_examples(profile: LoadedProfile) -> list[str]:
-    """Command lines for another terminal: one for each agent, and one without an agent where the profile takes that."""
+    """Return command lines for another terminal: one for each agent, and one without if the profile allows it."""
     examples = [_agent_example(agent) for agent in profile.agents]
     if profile.profile.type == "autonomous":
         examples.append('fsm-runner submit --prompt "hello" --wait')

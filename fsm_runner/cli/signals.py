@@ -1,4 +1,14 @@
-"""SIGTERM, SIGINT and SIGHUP while a command is at work."""
+"""SIGTERM, SIGINT and SIGHUP while a command works.
+
+| command | 1st signal | 2nd signal | 3rd signal |
+| --- | --- | --- | --- |
+| `fsm-runner` | drain: runs may end within the grace period | stop the runs now | kill the runs, exit with 130 |
+| `fsm-runner run` | stop the run now | kill the run, exit with 130 | as the second |
+| `fsm-runner coordinator` | end | no effect | no effect |
+| `fsm-runner executor check` | end the executors, exit with 130 | no effect | no effect |
+
+The first two commands post events to the runner's machine, `specs/runner.toml`; the others use `on_ending_signals`.
+"""
 
 import asyncio
 import signal
@@ -8,38 +18,39 @@ from contextlib import contextmanager
 from fsm_runner.process.inherited import is_ignored
 from fsm_runner.runtime.actors.actor import Actor
 
-GRACEFUL = ("drain_requested", "hurry_requested", "exit_requested")
-PROMPT = ("hurry_requested", "exit_requested")
+DRAIN_FIRST = ("drain_requested", "stop_now_requested", "exit_requested")
+"""The events of `fsm-runner`, one for each signal."""
+STOP_AT_ONCE = ("stop_now_requested", "exit_requested")
+"""The events of `fsm-runner run`, one for each signal: it has no grace period."""
 
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""SIGHUP too: a terminal that is closed must not leave commands behind."""
+"""SIGHUP too: closing a terminal must end its commands."""
 
 
 @contextmanager
 def on_ending_signals(react: Callable[[str], None]) -> Iterator[None]:
-    """While this lasts, call `react` on the loop with the name of each signal that asks the program to end.
+    """Call `react` on the loop with the name of each signal that asks the program to end.
 
     A signal that the parent ignored (`nohup`, a shell's background job) stays ignored.
     """
     loop = asyncio.get_running_loop()
-    heeded = [number for number in _ENDING_SIGNALS if not is_ignored(number)]
-    for number in heeded:
+    handled = [number for number in _ENDING_SIGNALS if not is_ignored(number)]
+    for number in handled:
         loop.add_signal_handler(number, react, number.name)
     try:
         yield
     finally:
-        for number in heeded:
+        for number in handled:
             loop.remove_signal_handler(number)
 
 
 @contextmanager
-def ending_signals(actor: Actor, events: Sequence[str] = GRACEFUL) -> Iterator[None]:
-    """While this lasts, the first signal posts the first event, the second the next: each asks for more haste. The last
-    event repeats."""
-    left = list(events)
+def post_on_signals(actor: Actor, events: Sequence[str]) -> Iterator[None]:
+    """Post one of the events for each signal, in order. Further signals repeat the last event."""
+    remaining = list(events)
 
     def post_next(name: str) -> None:
-        actor.post(left.pop(0) if len(left) > 1 else left[0], name)
+        actor.post(remaining.pop(0) if len(remaining) > 1 else remaining[0], name)
 
     with on_ending_signals(post_next):
         yield

@@ -33,7 +33,7 @@ from fsm_runner.util.retry import Sleep, retrying
 
 
 class CoordinatorClient:
-    """One coordinator, one runner. `on_registration_lost` is told when an answer says "Runner not registered"."""
+    """The coordinator of one runner."""
 
     def __init__(
         self,
@@ -43,13 +43,19 @@ class CoordinatorClient:
         sleep: Sleep = asyncio.sleep,
         now: Callable[[], float] = time.monotonic,
         on_registration_lost: Callable[[], None] = lambda: None,
+        on_unanswered: Callable[[], None] = lambda: None,
+        on_answered: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_registration_lost` is called when a report's response is "Runner not registered".
+
+        `on_unanswered` is called for each registration and message that is not answered, `on_answered` for each call
+        that is.
+        """
         self.api = api
         self.policies = policies
         self.on_registration_lost = on_registration_lost
-        self.on_away: Callable[[], None] = lambda: None
-        """Told of each registration and message that is not answered."""
-        self.on_answer: Callable[[], None] = lambda: None
+        self.on_unanswered = on_unanswered
+        self.on_answered = on_answered
         self._sleep = sleep
         self._now = now
         self._answered_at_s = now()
@@ -145,7 +151,7 @@ class CoordinatorClient:
     def note_response(self) -> None:
         """The coordinator has answered something: what fails all the same does so by itself."""
         self._answered_at_s = self._now()
-        self.on_answer()
+        self.on_answered()
 
     def wake(self) -> None:
         """The coordinator is back: what waits to be delivered is tried at once."""
@@ -173,7 +179,7 @@ class CoordinatorClient:
             logger.debug("deregistration: {}", answer)
 
     def _say_away(self, fault: Exception, wait_s: float) -> None:
-        self.on_away()
+        self.on_unanswered()
         logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
 
     def _say_conflict(self, fault: Exception, _wait_s: float) -> None:

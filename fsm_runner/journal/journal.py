@@ -50,7 +50,13 @@ class Journal:
     """
 
     def __init__(
-        self, writer: Writer, thread: ThreadPoolExecutor, flush_within_s: float, redacted: Callable[[str], str]
+        self,
+        writer: Writer,
+        thread: ThreadPoolExecutor,
+        flush_within_s: float,
+        redacted: Callable[[str], str],
+        on_unwritable: Callable[[JournalUnwritable], None],
+        on_writable: Callable[[], None],
     ) -> None:
         self._redacted = redacted
         self.path = writer.path
@@ -58,8 +64,8 @@ class Journal:
         """What an earlier process left, as it was when this one opened the journal."""
         self.unwritable: JournalUnwritable | None = None
         """Why nothing can be written at the moment."""
-        self.on_unwritable: Callable[[JournalUnwritable], None] = _ignore_stuck
-        self.on_writable: Callable[[], None] = _ignore_unstuck
+        self._on_unwritable = on_unwritable
+        self._on_writable = on_writable
         self.process = writer.process
         """The monotonic times of one process can be compared."""
         self.earlier_processes = writer.earlier_processes
@@ -76,6 +82,8 @@ class Journal:
         flush_within_s: float = FLUSH_WITHIN_S,
         limits: RetentionLimits = RETENTION,
         redacted: Callable[[str], str] = str,
+        on_unwritable: Callable[[JournalUnwritable], None] = lambda _: None,
+        on_writable: Callable[[], None] = lambda: None,
     ) -> "Journal":
         """Open `journal.sqlite` in a folder, or create both; None: in memory, nothing outlives the process.
 
@@ -90,7 +98,7 @@ class Journal:
         except BaseException:
             thread.shutdown()
             raise
-        return cls(writer, thread, flush_within_s, redacted)
+        return cls(writer, thread, flush_within_s, redacted, on_unwritable, on_writable)
 
     def record_transition(
         self,
@@ -214,18 +222,10 @@ class Journal:
     def _change(self, why: str | None) -> None:
         if why is None:
             self.unwritable = None
-            self.on_writable()
+            self._on_writable()
         else:
             self.unwritable = JournalUnwritable(self.path, why)
-            self.on_unwritable(self.unwritable)
-
-
-def _ignore_stuck(_stuck: JournalUnwritable) -> None:
-    pass
-
-
-def _ignore_unstuck() -> None:
-    pass
+            self._on_unwritable(self.unwritable)
 
 
 def _storable(text: str) -> str:

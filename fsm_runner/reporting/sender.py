@@ -65,7 +65,7 @@ class _Attempts:
                 self._client.on_registration_lost()
             raise
         except (Unreachable, NotAuthenticated) as fault:
-            self._client.on_away()
+            self._client.on_unanswered()
             self._check_limit(fault)
             raise
         self._client.note_response()

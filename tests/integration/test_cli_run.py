@@ -182,7 +182,7 @@ async def test_a_signal_before_the_runner_is_registered_says_so(
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(RunnerActor, "registered", interrupted)
+    monkeypatch.setattr(RunnerActor, "wait_for_registration", interrupted)
     request = RunRequest(type="start_session", parameters={"prompt": "x"}, project_dir=str(tmp_path))
     code = await cli_run._run(RunnerConfig(project_dir=tmp_path), command_home(tmp_path / "home"), request)
     assert (code, capsys.readouterr().err) == (EXIT_FAILED, "error: stopped before the run began\n")

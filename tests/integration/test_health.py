@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.app import health
-from fsm_runner.app.health import SOCKET_FILE, Health, answering, ask_all, sockets
+from fsm_runner.app.health import SOCKET_FILE, Health, query_all, serve_health, sockets
 from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.home import PROFILE, make_home
@@ -35,7 +35,7 @@ async def asked(folder: Path) -> Finished:
     return await finish(folder, environment(None), "health", "--state-dir", str(folder / "state"))
 
 
-async def test_one_that_is_well_says_what_it_does(tmp_path: Path) -> None:
+async def test_one_that_is_healthy_says_what_it_does(tmp_path: Path) -> None:
     async with runner_process(tmp_path) as (desk, _), waiter(tmp_path) as held:
         assert (await asked(tmp_path)).stdout.endswith(": online, 0 runs held\n")
         await desk.submit("wait", **held.parameters)
@@ -49,18 +49,18 @@ async def test_one_that_is_well_says_what_it_does(tmp_path: Path) -> None:
 async def test_a_problem_makes_a_runner_unwell_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "0123456789abcdef"
     folder.mkdir()
-    async with answering(folder, lambda: Health("online", 1, "there is no watchdog")):
+    async with serve_health(folder, lambda: Health("online", 1, "there is no watchdog")):
         assert await asyncio.to_thread(show_health, tmp_path) == EXIT_FAILED
     assert capsys.readouterr().out == "0123456789abcdef: online, 1 run held; there is no watchdog\n"
 
 
-async def test_one_whose_coordinator_is_away_is_well(tmp_path: Path) -> None:
+async def test_one_whose_coordinator_is_away_is_healthy(tmp_path: Path) -> None:
     async with runner_process(tmp_path) as (desk, runner):
         desk.proxy.upstream_url = "http://127.0.0.1:9"
         await desk.proxy.cut()
-        await runner.said("cut_off")
+        await runner.said("disconnected")
         answer = await asked(tmp_path)
-        assert (answer.code, answer.stdout.partition(": ")[2]) == (EXIT_OK, "cut off, 0 runs held\n")
+        assert (answer.code, answer.stdout.partition(": ")[2]) == (EXIT_OK, "disconnected, 0 runs held\n")
 
 
 async def test_one_that_is_stuck_is_not(
@@ -95,7 +95,7 @@ async def test_one_with_a_state_directory_of_any_length_is_asked(tmp_path: Path)
     state = tmp_path / ("s" * 120) / "state"
     folder = state / "0123456789abcdef"
     folder.mkdir(parents=True)
-    async with answering(folder, lambda: Health("online", 1)):
+    async with serve_health(folder, lambda: Health("online", 1)):
         asked = await finish(tmp_path, environment(None), "health", "--state-dir", str(state))
     assert (asked.code, asked.stdout) == (EXIT_OK, "0123456789abcdef: online, 1 run held\n")
     assert sockets(state) == []
@@ -108,7 +108,7 @@ async def test_a_path_that_is_too_long_is_said_where_nothing_shortens_it(
     state = tmp_path / ("s" * 120)
     folder = state / "0123456789abcdef"
     folder.mkdir(parents=True)
-    async with answering(folder, lambda: Health("online", 1)):
+    async with serve_health(folder, lambda: Health("online", 1)):
         code = await asyncio.to_thread(show_health, state)
     assert code == EXIT_FAILED
     assert f"{state} is too long for the path of a socket on this system: use a shorter --state-dir" in (
@@ -118,9 +118,9 @@ async def test_a_path_that_is_too_long_is_said_where_nothing_shortens_it(
 
 async def test_one_that_can_take_no_runs_is_not_well(tmp_path: Path) -> None:
     (tmp_path / "runner").mkdir()
-    async with answering(tmp_path / "runner", lambda: Health("suspended", 3)):
-        (answer,) = (await ask_all(sockets(tmp_path))).values()
-    assert (answer.is_well, str(answer)) == (False, "suspended, 3 runs held")
+    async with serve_health(tmp_path / "runner", lambda: Health("suspended", 3, is_unhealthy_state=True)):
+        (answer,) = (await query_all(sockets(tmp_path))).values()
+    assert (answer.is_healthy, str(answer)) == (False, "suspended, 3 runs held")
 
 
 async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monke
             writer.close()
 
         async with await asyncio.start_unix_server(answer, tmp_path / "runner" / SOCKET_FILE):
-            (answered,) = (await ask_all(sockets(tmp_path))).values()
-            assert not answered.is_well
+            (answered,) = (await query_all(sockets(tmp_path))).values()
+            assert not answered.is_healthy
 
 
 async def test_a_socket_that_is_deleted_is_made_again_also_with_its_folder(
@@ -144,10 +144,10 @@ async def test_a_socket_that_is_deleted_is_made_again_also_with_its_folder(
     folder = tmp_path / "journal"
     folder.mkdir()
     with log_lines() as lines:
-        async with answering(folder, lambda: Health("online", 0)), asyncio.timeout(PATIENCE_S):
+        async with serve_health(folder, lambda: Health("online", 0)), asyncio.timeout(PATIENCE_S):
 
             async def until_it_answers() -> None:
-                while not await ask_all(sockets(tmp_path)):  # noqa: ASYNC110 - the runner tells nobody of it
+                while not await query_all(sockets(tmp_path)):  # noqa: ASYNC110 - the runner tells nobody of it
                     await asyncio.sleep(0.01)
 
             (folder / SOCKET_FILE).unlink()

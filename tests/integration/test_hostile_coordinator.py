@@ -25,7 +25,7 @@ from fsm_runner.coordinator_client import transport
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.coordinator_server.validation.validation import CHECK_PROGRAM
 from fsm_runner.process.child.child import Child
-from fsm_runner.runtime.control import poller, reconciliation
+from fsm_runner.runtime.control import heartbeat, poller, reconciler
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.children import open_descriptors
 from tests.support.faults import Answer, Kind, status
@@ -154,7 +154,7 @@ class Attack:
         for part in (self._poll, self._report, self._download, self._look_up, self._beat, self._register):
             await part()
             self._spoilers.heal()
-            await self._is_well()
+            await self._is_healthy()
 
     async def _poll(self) -> None:
         self._spoilers.put("GET", POLL, itertools.islice(self._polls, 45))
@@ -193,7 +193,7 @@ class Attack:
             self._desk.proxy.fault("GET", POLL, status(401, "Runner not registered"))
             await self._desk.proxy.seen("POST", "/runner/register", registrations + 1)
 
-    async def _is_well(self) -> None:
+    async def _is_healthy(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
             await self._runner.goes_through("online")
             await self._desk.completes()
@@ -240,9 +240,9 @@ def names_below(folder: Path, without: tuple[Path, ...] = ()) -> set[Path]:
 async def test_a_hostile_coordinator_neither_ends_a_runner_nor_gets_more_than_the_protocol_grants(
     tmp_path: Path, programs: tuple[LoadedProfile, Programs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (poller, reconciliation):
+    for module in (poller, reconciler):
         monkeypatch.setattr(module, "RUN_LOOKUP_INTERVAL_S", 0.01)
-    monkeypatch.setattr(poller, "HEARTBEAT_MIN_S", 0.02)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_MIN_S", 0.02)
     monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 2_500_000)
     profile, started = programs
     world, outside, marker = tmp_path / "world", tmp_path / "outside", tmp_path / MARKER

@@ -60,8 +60,8 @@ async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_i
     monkeypatch.setattr(flusher, "LOOK_EACH_S", 0.01)
     monkeypatch.setattr(flusher, "RETRY_EACH_S", 0.01)
     changes: asyncio.Queue[str] = asyncio.Queue()
-    journal.on_unwritable = lambda stuck: changes.put_nowait(str(stuck))
-    journal.on_writable = lambda: changes.put_nowait("unstuck")
+    journal._on_unwritable = lambda stuck: changes.put_nowait(str(stuck))
+    journal._on_writable = lambda: changes.put_nowait("unstuck")
     journal.record_transition("runner", "runner", "recovered", "recovering", "registering", None, "")
     folder, aside = tmp_path / "folder", tmp_path / "aside"
     folder.rename(aside)

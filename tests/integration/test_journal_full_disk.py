@@ -37,8 +37,8 @@ def content(number):
 async def main():
     journal = Journal.open(folder)
     stuck, unstuck = [], asyncio.Event()
-    journal.on_unwritable = lambda why: stuck.append(str(why))
-    journal.on_writable = unstuck.set
+    journal._on_unwritable = lambda why: stuck.append(str(why))
+    journal._on_writable = unstuck.set
     if limit_bytes:
         limit_files(limit_bytes)
     count, raised = 0, None

@@ -20,8 +20,8 @@ class Heard:
     def __init__(self, journal: Journal) -> None:
         self.changes: list[str] = []
         self.writable_again = asyncio.Event()
-        journal.on_unwritable = lambda stuck: self.changes.append(str(stuck))
-        journal.on_writable = self._unstuck
+        journal._on_unwritable = lambda stuck: self.changes.append(str(stuck))
+        journal._on_writable = self._unstuck
 
     def _unstuck(self) -> None:
         self.changes.append("unstuck")
@@ -150,7 +150,7 @@ async def test_a_hearer_that_breaks_does_not_end_the_journal(journal: Journal) -
     def break_down(_stuck: JournalUnwritable) -> None:
         raise defect
 
-    journal.on_unwritable = break_down
+    journal._on_unwritable = break_down
     fill(journal)
     journal.store_message("ses_1", b"x" * 10_000)
     with pytest.raises(JournalUnwritable):

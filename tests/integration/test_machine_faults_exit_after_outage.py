@@ -9,7 +9,7 @@ import pytest
 from fsm_runner.app import build
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
-from fsm_runner.runtime.control.outage import OutageWatch
+from fsm_runner.runtime.control.outage import OutageTimer
 from tests.support import faults
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
@@ -54,7 +54,7 @@ async def test_what_was_not_reported_is_reported_by_the_next_start(
             command.gate.write_line("before the end")
             await desk.state(run, "reporting")
             assert await runner.ended() == "gave_up"
-            assert runner.path[-4:] == ["draining", "stopping_runs", "deregistering", "gave_up"]
+            assert runner.path[-5:] == ["draining", "stopping_runs", "flushing_reports", "deregistering", "gave_up"]
         assert kept_messages(state_dir) > 0
         assert desk.proxy.acknowledged("POST", TERMINAL_REPORT) == []
         desk.proxy.heal()
@@ -109,16 +109,22 @@ async def test_a_coordinator_that_was_never_there_counts_too(tmp_path: Path) -> 
 @in_virtual_time
 async def test_an_answer_ends_the_outage() -> None:
     said: list[str] = []
-    watch = OutageWatch(LIMIT_S, said.append)
+
+    async def no_answer() -> bool:
+        return False
+
+    timer = OutageTimer(LIMIT_S, said.append)
+    running = asyncio.create_task(timer.run(no_answer))
     for _ in range(3):
-        watch.unanswered()
+        timer.unanswered()
         await asyncio.sleep(0.6 * LIMIT_S)
-        watch.unanswered()
-        watch.answered()
+        timer.unanswered()
+        timer.answered()
     assert said == []
-    watch.unanswered()
+    timer.unanswered()
     await asyncio.sleep(1.1 * LIMIT_S)
     assert said == ["the coordinator has not answered for 10 s"]
+    running.cancel()
 
 
 async def test_a_proxy_that_cuts_polls_does_not_end_a_runner_whose_heartbeats_are_answered(tmp_path: Path) -> None:
@@ -131,7 +137,7 @@ async def test_a_proxy_that_cuts_polls_does_not_end_a_runner_whose_heartbeats_ar
             await command.started.pid()
             command.gate.write_line()
             assert (await desk.end(run)).status == "completed"
-            assert "cut_off" not in runner.path
+            assert "disconnected" not in runner.path
             assert "draining" not in runner.path
 
 

@@ -216,7 +216,15 @@ async def test_it_claims_nothing_while_runs_go_on_and_comes_back_with_all_that_w
         assert not [line for line in runner.lines if "Traceback" in line]
     with written(case.room.path) as journal:
         assert journal.states(at_work) == journal.states(waiting.run_id) == [*LIFE, "completed"]
-        assert journal.states("runner")[-5:] == ["suspended", "online", "draining", "deregistering", "stopped"]
+        assert journal.states("runner")[-7:] == [
+            "suspended",
+            "online",
+            "draining",
+            "flushing_reports",
+            "deregistering",
+            "awaiting_last_poll",
+            "stopped",
+        ]
         assert journal.is_settled
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fsm_runner.app.durability import kept
+from fsm_runner.app.durability import open_durable_state
 from fsm_runner.journal.identity import RunnerIdentity
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.leftovers import watchdog as watchdog_module
@@ -22,6 +22,7 @@ from fsm_runner.process.leftovers import watchdog_program
 from fsm_runner.process.leftovers.watchdog import Watchdog
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
+from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.children import ENV, HERE, is_reaped, open_descriptors
 from tests.support.fifo import Fifo
@@ -241,12 +242,12 @@ async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
 async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
     before = {child.pid for child in psutil.Process().children()}
-    async with kept(tmp_path, IDENTITY, str) as keeping:
+    async with open_durable_state(tmp_path, IDENTITY, str, Inbox()) as durable:
         (watchdog,) = (child for child in psutil.Process().children() if child.pid not in before)
-        assert keeping.problem() is None
+        assert durable.problem() is None
         watchdog.kill()
         await reaped(watchdog.pid)
-        assert (keeping.problem() or "").startswith(
+        assert (durable.problem() or "").startswith(
             "there is no watchdog, so a killed runner would leave its executors"
         )
 

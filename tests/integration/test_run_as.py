@@ -205,7 +205,7 @@ async def test_a_cache_of_uv_that_the_user_may_not_write_is_named(place: Path, m
     source = '#!/usr/bin/env -S uv run --script\n# /// script\n# dependencies = ["no-such-thing"]\n# ///\n'
     home = command_home(place / "home", source, lifecycle="one_shot")
     said = await refused(place, home)
-    assert "uv, which keeps what it fetches in /nonexistent/.cache/uv" in said
+    assert "uv, which caches downloads in /nonexistent/.cache/uv" in said
     assert "set UV_CACHE_DIR" in said
     monkeypatch.setenv("UV_CACHE_DIR", str(place / "project/cache"))
     async with bench(place) as desk, desk.running(home, run_as=USER):

@@ -91,7 +91,7 @@ async def test_a_stop_is_a_stop_also_of_a_run_with_limits(tmp_path: Path) -> Non
     async with bench(tmp_path) as desk, desk.running(home, run_limits=limits) as runner, waiter(tmp_path) as held:
         run = await desk.submit("wait", **held.parameters)
         pid = await held.started.pid()
-        runner.actor.post("hurry_requested", "the test wants it")
+        runner.actor.post("stop_now_requested", "the test wants it")
         assert (await desk.end(run)).status == "stopped"
         await gone(pid)
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
 from tests.support import faults
 from tests.support.command_executor import held_by, staged
@@ -132,22 +131,31 @@ async def test_a_stuck_journal_and_a_shortage_of_descriptors_at_once(tmp_path: P
     async with running(tmp_path) as (desk, runner):
         actor = runner.actor
         journal, descriptors = actor._journal, actor._runs.descriptors
+
+        def short() -> None:
+            descriptors._short_at_s = asyncio.get_running_loop().time()
+            descriptors._on_short("few are left")
+
+        def freed() -> None:
+            descriptors._short_at_s = None
+            descriptors._on_freed()
+
         desk.proxy.fault("GET", POLL, faults.reset(), times=None)
-        await runner.goes_through("cut_off")
-        descriptors.on_short("few are left")
-        await runner.goes_through("cut_off", "saturated")
+        await runner.goes_through("disconnected")
+        short()
+        await runner.goes_through("disconnected", "saturated")
         desk.proxy.heal()
-        journal.on_unwritable(JournalUnwritable(None, "full disk"))
+        journal._change("full disk")
         actor.post("registration_lost")
         await runner.goes_through("saturated", "suspended", "registering", "suspended")
-        journal.on_writable()
+        journal._change(None)
         await runner.goes_through("suspended", "registering", "suspended", "saturated")
         actor.post("registration_lost")
         await runner.goes_through("suspended", "saturated", "registering", "saturated")
         pending = await desk.submit("say", text="later")
-        descriptors.on_freed()
+        freed()
         assert (await desk.end(pending)).status == "completed"
         assert runner.path[-1] == "online"
-        descriptors.on_short("few are left")
+        short()
         await runner.goes_through("online", "saturated", "registering", "saturated", "online", "saturated")
         assert await runner.drain() == "stopped"

@@ -159,7 +159,7 @@ async def test_a_third_signal_ends_it_at_once_and_leaves_no_process(tmp_path: Pa
 async def test_a_coordinator_that_is_away_does_not_keep_a_runner_from_ending(tmp_path: Path) -> None:
     async with runner_process(tmp_path) as (desk, runner):
         await desk.server.stop()
-        await runner.said("cut_off")
+        await runner.said("disconnected")
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
 

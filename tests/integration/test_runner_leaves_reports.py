@@ -17,7 +17,7 @@ from tests.support.runner import bench
 async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "LAST_REPORTS_LIMIT_S", 0.05)
+    monkeypatch.setattr(runner_module, "SILENCE_LIMIT_S", 0.05)
     profile, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
     async with bench(tmp_path, Timings(stale_after_s=0.2)) as desk:
         async with desk.running(profile, state_dir=state_dir, grace_period_s=60) as first:
@@ -26,7 +26,7 @@ async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_
             await desk.proxy.seen("POST", REPORT + "started")
             await desk.state(run, "reporting")
             assert await first.drain() == "stopped"
-            assert first.path[-3:] == ["draining", "deregistering", "stopped"]
+            assert first.path[-3:] == ["flushing_reports", "deregistering", "stopped"]
         assert desk.proxy.acknowledged("POST", TERMINAL_REPORT) == []
         assert desk.proxy.calls_for("DELETE", ".*") == []  # the coordinator would fail a run whose end is known
         async with desk.running(profile, state_dir=state_dir) as second:
@@ -39,17 +39,17 @@ async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_
 async def test_a_run_that_comes_at_the_last_moment_is_told_before_the_runner_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner_id = Registrar.runner_id
+    wait_for_attempt = Registrar.wait_for_attempt
     late: list[RunCreated] = []
     async with bench(tmp_path) as desk:
 
-        async def after_one_more_run(registrar: Registrar, limit_s: float) -> str | None:
+        async def after_one_more_run(registrar: Registrar, limit_s: float) -> None:
             """Nothing was at work any more, and the poll that is still held brings something."""
             late.append(await desk.submit("say", text="x"))
             await desk.state(late[0], "reporting")
-            return await runner_id(registrar, limit_s)
+            await wait_for_attempt(registrar, limit_s)
 
-        monkeypatch.setattr(Registrar, "runner_id", after_one_more_run)
+        monkeypatch.setattr(Registrar, "wait_for_attempt", after_one_more_run)
         async with desk.running(make_home(tmp_path / "home"), state_dir=tmp_path / "state") as runner:
             desk.proxy.fault("POST", TERMINAL_REPORT, faults.delay(0.2))
             await desk.proxy.seen("GET", POLL)
@@ -59,7 +59,7 @@ async def test_a_run_that_comes_at_the_last_moment_is_told_before_the_runner_lea
 
 
 async def test_what_is_kept_in_memory_alone_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "LAST_REPORTS_LIMIT_S", 0.05)
+    monkeypatch.setattr(runner_module, "SILENCE_LIMIT_S", 0.05)
     async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home"), grace_period_s=60) as runner:
         desk.proxy.fault("POST", REPORT + ".*", faults.reset(), times=None)
         run = await desk.submit("say", text="x")

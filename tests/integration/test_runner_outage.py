@@ -160,7 +160,7 @@ async def test_a_registration_that_comes_while_the_runner_drains_is_used(tmp_pat
         await command.started.pid()
         await desk.proxy.answered("POST", REPORT + "started")
         await desk.server.stop()
-        await runner.goes_through("cut_off")
+        await runner.goes_through("disconnected")
         desk.proxy.fault("POST", REGISTER, faults.hold_request(released))
         port = int(desk.proxy.upstream_url.rsplit(":")[-1])
         async with CoordinatorServer(port=port, database=database, timings=QUICK_BEATS):

@@ -37,7 +37,7 @@ async def test_a_poll_that_goes_wrong_cuts_the_runner_off_until_one_goes_right(t
         desk.proxy.fault("GET", POLL, kind, times=3)
         async with desk.running(make_home(tmp_path / "home")) as runner:
             await desk.completes()
-            await runner.goes_through("registering", "online", "cut_off", "online")
+            await runner.goes_through("registering", "online", "disconnected", "online")
             assert len(desk.proxy.calls_for("POST", "/runner/register")) == 1
 
 

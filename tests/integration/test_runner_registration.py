@@ -199,11 +199,11 @@ async def test_a_restarted_coordinator_is_found_again_and_runs_at_work_are_unhar
         await desk.proxy.answered("POST", REPORT + "started")
         port = int(desk.server.url.rsplit(":")[-1])
         await desk.server.stop()
-        await runner.goes_through("cut_off")
+        await runner.goes_through("disconnected")
         command.gate.write_line("through the outage")
         await desk.state(run, "reporting")
         async with CoordinatorServer(port=port, database=database):
-            await runner.goes_through("cut_off", "registering", "online")
+            await runner.goes_through("disconnected", "registering", "online")
             assert (await desk.end(run)).status == "completed"
             assert await desk.result(run) == {"heard": "through the outage"}
             assert desk.reports(run) == ["started", "completed"]
@@ -230,7 +230,7 @@ async def test_a_heartbeat_that_fails_cuts_the_runner_off_until_one_goes_right(t
     async with bench(tmp_path, Timings(heartbeat_interval_s=0.1)) as desk:
         desk.proxy.fault("POST", HEARTBEAT, faults.html(), times=2)
         async with desk.running(make_home(tmp_path / "home")) as runner:
-            await runner.goes_through("online", "cut_off", "online")
+            await runner.goes_through("online", "disconnected", "online")
             await desk.completes()
 
 

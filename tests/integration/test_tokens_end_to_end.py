@@ -101,7 +101,7 @@ async def test_runs_are_submitted_and_carried_out_while_tokens_are_renewed(place
         await runner.said("stopped")
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
-    assert not any("HTTP 401" in line or "cut_off" in line for line in runner.lines)
+    assert not any("HTTP 401" in line or "disconnected" in line for line in runner.lines)
     assert (await place.desk.http.get("/runners")).json()["runners"] == []
 
 
@@ -172,7 +172,7 @@ async def test_a_token_service_that_is_away_is_waited_for(place: Place, tmp_path
         await place.renewed()
         place.issuer.away = True
         await runner.said("no new token", 2)
-        await runner.said("cut_off")
+        await runner.said("disconnected")
         place.issuer.away = False
         await runner.said("token service is back", 2)
         waited = await place.does("submit", "say", "text=still", "--wait")

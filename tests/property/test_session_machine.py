@@ -234,6 +234,8 @@ async def live(world: World, stage: Stage) -> None:
     await runs.close_sessions("the test is over")
     assert not sessions
     await runs.aclose()
+    await sessions.aclose()
+    await outbox.aclose()
     assert record.open_sessions == []
     assert sorted(record.ended_runs) == sorted(record.claims)
     assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

@@ -24,11 +24,13 @@ from fsm_runner.reporting.session_reporter import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
+from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import no_runner_values
-from fsm_runner.runtime.control.outage import OutageWatch
-from fsm_runner.runtime.control.poller import LinkTimes, Poller
+from fsm_runner.runtime.control.heartbeat import Heartbeat
+from fsm_runner.runtime.control.outage import OutageTimer
+from fsm_runner.runtime.control.poller import Poller
 from fsm_runner.scripts.sync import ScriptSync
 from tests.support.record import InstantRecord
 
@@ -42,7 +44,7 @@ REGISTRATION = wire.Registration(
     hostname="host", project_dir=PROJECT_DIR, executor_profile="fake", executor=wire.ExecutorInfo(type="t", command="c")
 )
 TERMINAL_REPORTS = ("completed", "failed", "stopped")
-TIMES = LinkTimes(poll_timeout_s=30, heartbeat_interval_s=10)
+TIMES = PollTimes(poll_timeout_s=30, heartbeat_interval_s=10)
 HOT_LOOP_POLLS = 1000
 
 PollAnswer = Polled | CoordinatorError | asyncio.Future[Polled]
@@ -177,19 +179,24 @@ class EndlessExecutor:
 
 
 class Line:
-    """A link at work, and what it has posted."""
+    """A poller with its heartbeat and outage timer, and what they have posted."""
 
     def __init__(
         self,
         api: FakeApi,
-        times: LinkTimes,
+        times: PollTimes,
         max_runs: int | None,
         outage_limit_s: float | None,
         *,
         has_history: bool = True,
     ) -> None:
-        # Link and client take the API's methods as they come.
-        self.client = CoordinatorClient(api, now=now_s)  # type: ignore[arg-type]
+        self.outage = OutageTimer(outage_limit_s, lambda reason: self._post("outage_too_long", reason))
+        self.client = CoordinatorClient(
+            api,  # type: ignore[arg-type]  # it has the methods that are called
+            now=now_s,
+            on_unanswered=self.outage.unanswered,
+            on_answered=self.outage.answered,
+        )
         self.posts: list[str] = []
         self.record = InstantRecord()
         self.executor = EndlessExecutor()
@@ -217,17 +224,32 @@ class Line:
         self.sessions = SessionRegistry(session_context)
         self.runs = RunRegistry(context, self.sessions, max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
-        self.link = Poller(self.client, self.runs, self.scripts, self._post, times, has_history=has_history)
-        self.outage = OutageWatch(
-            outage_limit_s, lambda reason: self._post("outage_too_long", reason), self.link.is_answered
+        self.claims_runs, self.is_leaving = True, False
+        self.heartbeat = Heartbeat(self.client, self._post, times.heartbeat_interval_s)
+        self.poller = Poller(
+            self.client,
+            self.runs,
+            self.scripts,
+            self.heartbeat,
+            self,
+            self._post,
+            times.poll_timeout_s,
+            has_history=has_history,
         )
-        self.client.on_away, self.client.on_answer = self.outage.unanswered, self.outage.answered
 
     def _post(self, event: str, reason: object) -> None:
         self.posts.append(event)
 
+    def set_registration(self, registered: wire.Registered) -> None:
+        self.heartbeat.set_registration(registered)
+        self.poller.set_registration(registered)
+
     async def register_again(self) -> None:
-        self.link.set_registration(await self.client.register(REGISTRATION))
+        self.set_registration(await self.client.register(REGISTRATION))
+
+    def leave(self) -> None:
+        self.claims_runs, self.is_leaving = False, True
+        self.poller.reconsider()
 
 
 @asynccontextmanager
@@ -235,23 +257,24 @@ async def line(
     api: FakeApi,
     *,
     registered: wire.Registered = REGISTERED,
-    times: LinkTimes = TIMES,
+    times: PollTimes = TIMES,
     max_runs: int | None = None,
     outage_limit_s: float | None = None,
     has_history: bool = True,
 ) -> AsyncIterator[Line]:
-    """Registered and claiming. What polls or beats and breaks is raised at the end."""
+    """A registered runner that claims runs. A defect of one of its tasks is raised at the end."""
     made = Line(api, times, max_runs, outage_limit_s, has_history=has_history)
-    made.link.set_registration(registered)
-    made.link.set_course(claiming=True, leaving=False)
-    tasks = [asyncio.create_task(made.link.poll_forever()), asyncio.create_task(made.link.beat_forever())]
+    made.set_registration(registered)
+    work = (made.poller.run(), made.heartbeat.run(), made.outage.run(made.heartbeat.send))
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         yield made
     finally:
         for task in tasks:
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(ended, asyncio.CancelledError), ended
-        await made.outage.aclose()
+            assert ended is None or isinstance(ended, asyncio.CancelledError), ended
         await made.runs.aclose()
+        await made.sessions.aclose()
+        await made.outbox.aclose()
         await made.scripts.aclose()

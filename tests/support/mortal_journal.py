@@ -43,11 +43,19 @@ def nothing(*_: object) -> None:
 class MortalJournal:
     """`Record` and `MessageStore` of one process. `past`: what the ones before it have left on the disk."""
 
-    def __init__(self, past: Sequence[Note], life: Life, commit_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        past: Sequence[Note],
+        life: Life,
+        commit_s: float = 0.0,
+        *,
+        on_unwritable: Callable[[JournalUnwritable], None] = nothing,
+        on_writable: Callable[[], None] = nothing,
+    ) -> None:
         self.notes = list(past)
         self.recovered = recovered(past)
-        self.on_unwritable: Callable[[JournalUnwritable], None] = nothing
-        self.on_writable: Callable[[], None] = nothing
+        self.on_unwritable = on_unwritable
+        self.on_writable = on_writable
         self.unwritable: JournalUnwritable | None = None
         self.path = None
         self.earlier_processes = ("earlier",)

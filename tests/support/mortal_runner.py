@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections import Counter, deque
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +18,15 @@ from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
-from fsm_runner.runtime.actors.runner import RunnerActor
+from fsm_runner.runtime.actors.runner import PollTimes, RunnerActor
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import no_runner_values
-from fsm_runner.runtime.control.poller import LinkTimes
+from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
 from tests.support.model_coordinator import Connection, Fault, HeldRun, ModelCoordinator
@@ -35,7 +37,7 @@ PROJECT_DIR = tempfile.gettempdir()
 REGISTRATION = wire.Registration(
     hostname="host", project_dir=PROJECT_DIR, executor_profile="fake", executor=wire.ExecutorInfo(type="t", command="c")
 )
-TIMES = LinkTimes(poll_timeout_s=1, heartbeat_interval_s=10)
+TIMES = PollTimes(poll_timeout_s=1, heartbeat_interval_s=10)
 STOPPED_ALL_S = 120.0
 """From then on an operator stops what is still at work, each minute."""
 SETTLED_WITHIN_S = 600.0
@@ -136,9 +138,23 @@ class Process:
         world = scene.world
         api = Connection(scene.coordinator, life, scene.faults, scene.line_faults)
         # The client takes the API's methods as they come, and the runner the journal's.
-        client = CoordinatorClient(api, now=asyncio.get_running_loop().time)  # type: ignore[arg-type]
+        inbox = Inbox()
+        outage = OutageTimer(None, partial(inbox.post, "outage_too_long"))
+        client = CoordinatorClient(
+            api,  # type: ignore[arg-type]
+            now=asyncio.get_running_loop().time,
+            on_registration_lost=partial(inbox.post, "report_not_accepted"),
+            on_unanswered=outage.unanswered,
+            on_answered=outage.answered,
+        )
         self.life = life
-        self.journal = journal = MortalJournal(past, life, world.commit_s)
+        self.journal = journal = MortalJournal(
+            past,
+            life,
+            world.commit_s,
+            on_unwritable=partial(inbox.post, "journal_unwritable"),
+            on_writable=partial(inbox.post, "journal_writable"),
+        )
         outbox = Outbox(MessageSender(client), journal)
         channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         sessions = SessionRegistry(
@@ -162,18 +178,21 @@ class Process:
             retry_interrupted=world.retry_interrupted,
             observer=Observer(),
         )
-        runs = RunRegistry(context, sessions, world.max_runs)
+        self._sessions, self._outbox = sessions, outbox
+        self._scripts = ScriptSync(client, Path(PROJECT_DIR))
+        self._runs = runs = RunRegistry(context, sessions, world.max_runs)
         self.actor = RunnerActor(
             RUNNER_MACHINE,
             client,
             REGISTRATION,
             runs,
-            ScriptSync(client, Path(PROJECT_DIR)),
+            self._scripts,
             {"grace_period_s": 60, "stop_limit_s": 20},
             TIMES,
             Recovery(lambda: journal.recovered, outbox, runs, sessions, lambda: 0),
             journal,  # type: ignore[arg-type]
-            None,
+            outage,
+            inbox,
         )
 
     @property
@@ -190,12 +209,16 @@ class Process:
             if self.life.is_dead or living.done():
                 break
         killed.cancel()
-        if self.life.is_dead:
-            living.cancel()
-            await asyncio.wait([living])
-        else:
-            self.actor.post("drain_requested", "the test is over")
-            assert await living == "stopped"
+        try:
+            if self.life.is_dead:
+                living.cancel()
+                await asyncio.wait([living])
+            else:
+                self.actor.post("drain_requested", "the test is over")
+                assert await living == "stopped"
+        finally:
+            for owned in (self._runs, self._sessions, self._outbox, self._scripts):
+                await owned.aclose()
 
 
 class Scene:

@@ -114,7 +114,7 @@ class Bench(Observer):
                 yield runner
             finally:
                 self.proxy.heal()
-                runner.actor.post("hurry_requested", "the test is over")
+                runner.actor.post("stop_now_requested", "the test is over")
                 await runner.come_to_its_end()
             await runner.living
 

@@ -9,9 +9,9 @@ from fsm_runner.machine.engine import Model
 from fsm_runner.process.limits.open_files import OpenFiles
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.control.descriptors import (
+    CHECK_INTERVAL_S,
     FREED_AFTER_S,
     LASTING_AFTER_S,
-    LOOK_AGAIN_S,
     DescriptorWatch,
     check_limit,
 )
@@ -19,7 +19,7 @@ from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
-SHORT, STUCK = "descriptors_are_short", "journal_is_stuck"
+SHORT, UNWRITABLE = "descriptors_are_short", "journal_is_unwritable"
 
 
 class FakeOpenFiles(OpenFiles):
@@ -33,8 +33,8 @@ def has_room(told: "Told") -> bool:
     return told.watch.has_room
 
 
-def lacks_room_for_good(told: "Told") -> bool:
-    return told.watch.lacks_room_for_good
+def has_lasting_shortage(told: "Told") -> bool:
+    return told.watch.has_lasting_shortage
 
 
 class FakeLoad:
@@ -49,14 +49,14 @@ class Told:
     def __init__(self) -> None:
         self.files, self.load = FakeOpenFiles(), FakeLoad()
         self.changes: list[str] = []
-        self.watch = DescriptorWatch(self.load, self.files)
-        self.watch.on_short = self.changes.append
-        self.watch.on_freed = lambda: self.changes.append("freed")
+        self.watch = DescriptorWatch(
+            self.load, self.changes.append, lambda: self.changes.append("freed"), open_files=self.files
+        )
 
     def look(self, *, held: int, unstarted: int, in_use: int) -> list[str]:
         """What it has told by now."""
         self.load.held, self.load.unstarted, self.files.in_use = held, unstarted, in_use
-        self.watch.look()
+        self.watch.check()
         return self.changes
 
 
@@ -65,13 +65,13 @@ async def test_a_lack_of_room_that_passes_is_not_one_for_good() -> None:
     told = Told()
     told.look(held=1, unstarted=0, in_use=118)
     await asyncio.sleep(LASTING_AFTER_S - 0.5)
-    assert not lacks_room_for_good(told)
+    assert not has_lasting_shortage(told)
     told.look(held=1, unstarted=0, in_use=20)
     told.look(held=1, unstarted=0, in_use=118)
     await asyncio.sleep(LASTING_AFTER_S - 0.5)
-    assert not lacks_room_for_good(told)
+    assert not has_lasting_shortage(told)
     await asyncio.sleep(0.6)
-    assert lacks_room_for_good(told)
+    assert has_lasting_shortage(told)
     told.watch.close()
 
 
@@ -99,7 +99,7 @@ async def test_a_shortage_ends_when_there_has_been_room_for_a_while() -> None:
         await asyncio.sleep(FREED_AFTER_S - 1)
         assert len(told.look(held=19, unstarted=0, in_use=110)) == 1
         assert has_room(told)
-    await asyncio.sleep(FREED_AFTER_S + LOOK_AGAIN_S + 0.1)
+    await asyncio.sleep(FREED_AFTER_S + CHECK_INTERVAL_S + 0.1)
     assert told.changes[1:] == ["freed"]
 
 
@@ -108,12 +108,12 @@ async def test_while_descriptors_are_short_it_looks_by_itself() -> None:
     told = Told()
     told.look(held=1, unstarted=0, in_use=118)
     told.files.in_use = 20
-    await asyncio.sleep(FREED_AFTER_S + LOOK_AGAIN_S)
+    await asyncio.sleep(FREED_AFTER_S + CHECK_INTERVAL_S)
     assert told.changes[1:] == ["freed"]
     told.look(held=1, unstarted=0, in_use=118)
     told.watch.close()
     told.files.in_use = 20
-    await asyncio.sleep(10 * LOOK_AGAIN_S)
+    await asyncio.sleep(10 * CHECK_INTERVAL_S)
     assert len(told.changes) == len(["short", "freed", "short"])
 
 
@@ -146,22 +146,22 @@ def model_in(state: str, *facts: str) -> Model:
     ("state", "facts", "events", "target"),
     [
         ("online", [SHORT], ["descriptors_short"], "saturated"),
-        ("cut_off", [SHORT], ["descriptors_short"], "saturated"),
+        ("disconnected", [SHORT], ["descriptors_short"], "saturated"),
         ("saturated", [], ["descriptors_freed"], "online"),
-        ("saturated", [SHORT], ["coordinator_lost", "coordinator_answered", "journal_unstuck"], "saturated"),
-        ("saturated", [SHORT, STUCK], ["journal_stuck"], "suspended"),
-        ("suspended", [SHORT, STUCK], ["descriptors_short"], "suspended"),
-        ("suspended", [STUCK], ["descriptors_freed"], "suspended"),
-        ("suspended", [SHORT], ["journal_unstuck"], "saturated"),
-        ("suspended", [SHORT], ["journal_unstuck", "descriptors_freed"], "online"),
-        ("suspended", [], ["journal_unstuck"], "online"),
+        ("saturated", [SHORT], ["coordinator_lost", "coordinator_answered", "journal_writable"], "saturated"),
+        ("saturated", [SHORT, UNWRITABLE], ["journal_unwritable"], "suspended"),
+        ("suspended", [SHORT, UNWRITABLE], ["descriptors_short"], "suspended"),
+        ("suspended", [UNWRITABLE], ["descriptors_freed"], "suspended"),
+        ("suspended", [SHORT], ["journal_writable"], "saturated"),
+        ("suspended", [SHORT], ["journal_writable", "descriptors_freed"], "online"),
+        ("suspended", [], ["journal_writable"], "online"),
         ("registering", [SHORT], ["descriptors_short", "registered"], "saturated"),
-        ("registering", [SHORT, STUCK], ["registered"], "suspended"),
+        ("registering", [SHORT, UNWRITABLE], ["registered"], "suspended"),
         ("registering", [], ["descriptors_short", "descriptors_freed", "registered"], "online"),
         ("saturated", [SHORT], ["registration_lost", "registered"], "saturated"),
         ("saturated", [SHORT], ["drain_requested", "descriptors_freed"], "draining"),
         ("draining", [SHORT], ["descriptors_short"], "draining"),
-        ("saturated", [SHORT], ["hurry_requested", "descriptors_short"], "stopping_runs"),
+        ("saturated", [SHORT], ["stop_now_requested", "descriptors_short"], "stopping_runs"),
         ("saturated", [SHORT], ["exit_requested"], "aborted"),
         ("recovering", [SHORT], ["descriptors_short", "recovered", "registered"], "saturated"),
     ],

@@ -13,7 +13,7 @@ from fsm_runner.coordinator_client.policy import POLL_HOLD_LIMIT_S, RUN_LOOKUP_I
 from fsm_runner.protocol import wire
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.runtime.control.poller import LinkTimes
+from fsm_runner.runtime.actors.runner import PollTimes
 from tests.support.line import ME, REGISTRATION, RUN, STOP, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 
@@ -33,7 +33,7 @@ async def test_a_poll_is_held_as_long_as_either_side_wishes_up_to_the_cap(
 ) -> None:
     api = FakeApi()
     registered = wire.Registered(runner_id=ME, poll_timeout_seconds=named_s)
-    times = LinkTimes(poll_timeout_s=configured_s, heartbeat_interval_s=10)
+    times = PollTimes(poll_timeout_s=configured_s, heartbeat_interval_s=10)
     async with line(api, registered=registered, times=times):
         await asyncio.sleep(1)
     assert api.hold_s == [held_s]

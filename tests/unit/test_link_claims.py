@@ -198,7 +198,7 @@ async def test_a_runner_that_leaves_takes_no_lost_claim_up() -> None:
     async with line(api) as made:
         await asyncio.sleep(0.01)
         asked = len(api.asked_for_claims_at_s)
-        made.link.set_course(claiming=False, leaving=True)
+        made.leave()
         api.claim_answers = [[wire.Run(run_id="run_2", session_id="ses_2")]] * 10
         await asyncio.sleep(10)
         assert made.executor.begun == [RUN.run_id]
@@ -257,7 +257,7 @@ async def test_a_claim_that_is_told_while_the_runner_begins_to_leave_is_not_take
     async with line(api) as made:
 
         async def held(runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
-            made.link.set_course(claiming=False, leaving=True)
+            made.leave()
             return [RUN] if status == "claimed" else []
 
         api.held = held  # type: ignore[method-assign] # the runner's course changes while it is asked

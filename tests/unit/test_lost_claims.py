@@ -14,7 +14,7 @@ from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.blueprint import unresolved
-from fsm_runner.runtime.control.lost_claims import ENDED, LOST, PERHAPS_BEGUN
+from fsm_runner.runtime.control.lost_claims import ENDED, LOST, PERHAPS_STARTED
 from tests.support.line import RUN, FakeApi, line
 from tests.support.virtual_time import in_virtual_time
 
@@ -149,7 +149,7 @@ async def test_a_runner_that_begins_to_leave_while_the_agent_is_asked_for_takes_
     async with line(api) as made:
 
         async def agent(name: str, form: type[wire.JsonObject]) -> wire.JsonObject:
-            made.link.set_course(claiming=False, leaving=True)
+            made.leave()
             return AGENT
 
         api.agent = agent  # type: ignore[method-assign] # the course changes meanwhile
@@ -166,7 +166,7 @@ async def test_a_run_that_may_have_begun_before_the_journal_was_lost_is_not_carr
     async with line(api, has_history=False) as made:
         await asyncio.sleep(5)
         assert made.executor.begun == []
-    assert api.errors == {RUN.run_id: PERHAPS_BEGUN, "run_2": PERHAPS_BEGUN}
+    assert api.errors == {RUN.run_id: PERHAPS_STARTED, "run_2": PERHAPS_STARTED}
 
 
 @in_virtual_time

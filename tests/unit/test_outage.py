@@ -1,7 +1,7 @@
 """An outage that lasts too long is noticed once, and what the runner makes of it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -12,22 +12,37 @@ from fsm_runner.coordinator_client.policy import CONFLICT_LOG_INTERVAL_S
 from fsm_runner.protocol.error_bodies import ErrorDetail
 from fsm_runner.protocol.wire import Registered, Registration
 from fsm_runner.runtime.actors.machines import load_machine
-from fsm_runner.runtime.control.outage import OutageWatch
-from fsm_runner.runtime.control.poller import LinkTimes
+from fsm_runner.runtime.actors.runner import PollTimes
+from fsm_runner.runtime.control.outage import OutageTimer
 from tests.support.line import ME, REGISTRATION, FakeApi, PollAnswer, line
 from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
 RARE_BEATS = Registered(runner_id=ME, poll_timeout_seconds=30, heartbeat_interval_seconds=1000)
-RARE_BEATS_TIMES = LinkTimes(poll_timeout_s=30, heartbeat_interval_s=1000)
+RARE_BEATS_TIMES = PollTimes(poll_timeout_s=30, heartbeat_interval_s=1000)
+
+
+async def no_answer() -> bool:
+    return False
 
 
 class Told:
-    def __init__(self, limit_s: float | None) -> None:
+    """An outage timer at work, and what it has reported."""
+
+    def __init__(self, limit_s: float | None, is_answered: Callable[[], Awaitable[bool]] = no_answer) -> None:
         self.at_s: list[float] = []
         self.reasons: list[str] = []
-        self.watch = OutageWatch(limit_s, self._tell)
+        self.timer = OutageTimer(limit_s, self._tell)
+        self._is_answered = is_answered
+
+    async def __aenter__(self) -> "Told":
+        self._running = asyncio.create_task(self.timer.run(self._is_answered))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._running.cancel()
+        await asyncio.wait([self._running])
 
     def _tell(self, reason: str) -> None:
         self.at_s.append(asyncio.get_running_loop().time())
@@ -35,59 +50,56 @@ class Told:
 
 
 @in_virtual_time
-async def test_an_outage_is_told_once_however_many_calls_fail() -> None:
-    told = Told(60)
-    for _ in range(30):
-        told.watch.unanswered()
-        await asyncio.sleep(10)
-    assert told.at_s == [60]
-    assert told.reasons == ["the coordinator has not answered for 60 s"]
+async def test_an_outage_is_reported_once_however_many_calls_fail() -> None:
+    async with Told(60) as told:
+        for _ in range(30):
+            told.timer.unanswered()
+            await asyncio.sleep(10)
+        assert told.at_s == [60]
+        assert told.reasons == ["the coordinator has not answered for 60 s"]
 
 
 @in_virtual_time
-async def test_the_limit_holds_where_the_coordinator_cannot_be_asked() -> None:
-    reasons: list[str] = []
-
+async def test_the_limit_applies_if_the_confirming_heartbeat_has_a_defect() -> None:
     async def broken() -> bool:
         raise RuntimeError("a defect")
 
-    watch = OutageWatch(60, reasons.append, broken)
-    watch.unanswered()
-    await asyncio.sleep(61)
-    assert reasons == ["the coordinator has not answered for 60 s"]
-    await watch.aclose()
+    async with Told(60, broken) as told:
+        told.timer.unanswered()
+        await asyncio.sleep(61)
+        assert told.reasons == ["the coordinator has not answered for 60 s"]
 
 
 @in_virtual_time
-async def test_an_answer_ends_the_outage_and_the_next_one_is_told_again() -> None:
-    told = Told(60)
-    told.watch.unanswered()
-    await asyncio.sleep(59)
-    told.watch.answered()
-    await asyncio.sleep(100)
-    assert told.at_s == []
-    told.watch.unanswered()
-    await asyncio.sleep(100)
-    told.watch.answered()
-    told.watch.unanswered()
-    await asyncio.sleep(100)
-    assert told.at_s == [219, 319]
+async def test_an_answer_ends_the_outage_and_the_next_one_is_reported_again() -> None:
+    async with Told(60) as told:
+        told.timer.unanswered()
+        await asyncio.sleep(59)
+        told.timer.answered()
+        await asyncio.sleep(100)
+        assert told.at_s == []
+        told.timer.unanswered()
+        await asyncio.sleep(100)
+        told.timer.answered()
+        told.timer.unanswered()
+        await asyncio.sleep(100)
+        assert told.at_s == [219, 319]
 
 
 @in_virtual_time
-async def test_without_a_limit_nothing_is_ever_told() -> None:
-    told = Told(None)
-    told.watch.unanswered()
-    await asyncio.sleep(1e6)
-    assert told.at_s == []
+async def test_without_a_limit_nothing_is_ever_reported() -> None:
+    async with Told(None) as told:
+        told.timer.unanswered()
+        await asyncio.sleep(1e6)
+        assert told.at_s == []
 
 
 @in_virtual_time
 async def test_answers_without_an_outage_change_nothing() -> None:
-    told = Told(60)
-    told.watch.answered()
-    await asyncio.sleep(100)
-    assert told.at_s == []
+    async with Told(60) as told:
+        told.timer.answered()
+        await asyncio.sleep(100)
+        assert told.at_s == []
 
 
 @pytest.mark.parametrize(("away_s", "times"), [(50, 0), (100, 1), (1000, 1)])
@@ -105,11 +117,11 @@ def _away(away_s: float) -> Iterator[PollAnswer]:
         yield Unreachable("reset")
 
 
-@pytest.mark.parametrize("state", ["registering", "online", "cut_off", "suspended"])
+@pytest.mark.parametrize("state", ["registering", "online", "disconnected", "suspended"])
 def test_a_runner_gives_up_after_an_outage_that_is_too_long(state: str) -> None:
     model = RUNNER.model()
     model.state = state
-    for event in ("outage_too_long", "runs_ended", "not_deregistered"):
+    for event in ("outage_too_long", "runs_ended", "reports_flushed", "departed"):
         RUNNER.fire(model, event)
     assert (model.state, model.outcome) == ("gave_up", "gave_up")
 
@@ -122,12 +134,16 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
         async def register(self, registration: Registration) -> Registered:
             raise next(self.faults, DuplicateRunner("online", ErrorDetail(error="duplicate_runner")))
 
-    told = Told(60)
     loop = asyncio.get_running_loop()
-    client = CoordinatorClient(Occupied(), now=loop.time)  # type: ignore[arg-type] # of the API it needs this much
-    client.on_away, client.on_answer = told.watch.unanswered, told.watch.answered
-    with log_lines() as lines, pytest.raises(DuplicateRunner):
-        await client.register(REGISTRATION)
+    async with Told(60) as told:
+        client = CoordinatorClient(
+            Occupied(),  # type: ignore[arg-type]  # it has the methods that are called
+            now=loop.time,
+            on_unanswered=told.timer.unanswered,
+            on_answered=told.timer.answered,
+        )
+        with log_lines() as lines, pytest.raises(DuplicateRunner):
+            await client.register(REGISTRATION)
     assert loop.time() > 600
     warnings = [text for text in lines if "forgets it 120 to 150 s after its last heartbeat" in text]
     assert loop.time() / CONFLICT_LOG_INTERVAL_S - 5 < len(warnings) <= loop.time() / CONFLICT_LOG_INTERVAL_S + 1
@@ -186,15 +202,17 @@ async def test_polls_that_fail_at_once_are_no_outage_while_a_heartbeat_is_answer
 @in_virtual_time
 async def test_an_answer_during_the_last_heartbeat_ends_the_outage(is_back: bool) -> None:
     heartbeat: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    said: list[str] = []
-    watch = OutageWatch(12, said.append, lambda: heartbeat)
-    watch.unanswered()
-    await asyncio.sleep(13)
-    assert said == []
-    if is_back:
-        watch.answered()
-    watch.unanswered()
-    heartbeat.set_result(False)
-    await asyncio.sleep(100)
-    assert said == ([] if is_back else ["the coordinator has not answered for 12 s"])
-    await watch.aclose()
+
+    async def send() -> bool:
+        return await heartbeat
+
+    async with Told(12, send) as told:
+        told.timer.unanswered()
+        await asyncio.sleep(13)
+        assert told.reasons == []
+        if is_back:
+            told.timer.answered()
+        told.timer.unanswered()
+        heartbeat.set_result(False)
+        await asyncio.sleep(100)
+        assert told.reasons == ([] if is_back else ["the coordinator has not answered for 12 s"])

@@ -36,6 +36,8 @@ async def successor(api: FakeApi) -> AsyncIterator[Line]:
         yield made
     finally:
         await made.runs.aclose()
+        await made.sessions.aclose()
+        await made.outbox.aclose()
         await made.scripts.aclose()
 
 

@@ -50,6 +50,23 @@ class _Message(NamedTuple):
     """How the state caused the event."""
 
 
+class Inbox:
+    """The events that wait for an actor. May be created before the actor, for components that post to it."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[_Message] = asyncio.Queue()
+
+    def post(self, event: str, payload: object = None) -> None:
+        """Post an external event; `payload` is its reason, for the log and the report."""
+        self.put(_Message(event, payload, None))
+
+    def put(self, message: _Message) -> None:
+        self._messages.put_nowait(message)
+
+    async def take(self) -> _Message:
+        return await self._messages.get()
+
+
 class Actor:
     """Runs one model through `machine`. Subclasses hand in their activities by name and may override `on_step`.
 
@@ -65,6 +82,7 @@ class Actor:
         *,
         recorder: Recorder,
         resume_from: Position | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.name = name
         self.model = machine.model()
@@ -73,7 +91,7 @@ class Actor:
         self._machine = machine
         self._activities = activities
         self._settings = settings or {}
-        self._inbox: asyncio.Queue[_Message] = asyncio.Queue()
+        self._inbox = inbox or Inbox()
         self._visit = 0
         self._activity: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -84,8 +102,8 @@ class Actor:
         return self.model.state
 
     def post(self, event: str, payload: object = None) -> None:
-        """Hand in an event from outside; `payload` says why, for the log and the report."""
-        self._inbox.put_nowait(_Message(event, payload, None))
+        """Post an external event; `payload` is its reason, for the log and the report."""
+        self._inbox.post(event, payload)
 
     async def run(self) -> str:
         """Live until a final state is reached, and return it. Nothing of the actor runs afterwards."""
@@ -96,12 +114,19 @@ class Actor:
             self._go_on(self._left_at)
         try:
             while not self._machine.is_final(self.model):
-                self._take(await self._inbox.get())
+                self._take(await self._inbox.take())
         finally:
             self._leave()
             if self._left:
                 await asyncio.wait(self._left)
         return self.model.state
+
+    def facts(self) -> frozenset[str]:
+        """Return the facts that hold now, which guards test. Called before each event is answered."""
+        return self.model.facts
+
+    def on_ignored(self, step: Step) -> None:
+        """Called after each event that changed nothing. Must not block."""
 
     def on_step(self, step: Step, payload: object) -> None:
         """Called after each transition, before the activity of the new state starts. Must not block."""
@@ -110,12 +135,15 @@ class Actor:
         if message.visit is not None and message.visit != self._visit:
             # Its state was left while the message waited in the inbox: that activity was cancelled, just too late.
             return
+        self.model.facts = self.facts()
         step = self._machine.fire(self.model, message.event, message.cause)
         if step.taken:
             self._leave()
             self._record(step.event, step.source, _reason(message.payload))
             self.on_step(step, message.payload)
             self._enter()
+        else:
+            self.on_ignored(step)
 
     def _go_on(self, resume_from: Position) -> None:
         """A state that ignores the interruption is entered once more."""
@@ -194,7 +222,7 @@ class Actor:
     def _answer(self, state: State, cause: Cause, payload: object, visit: int) -> None:
         event: str | None = getattr(state, cause.value)
         if event is not None:
-            self._inbox.put_nowait(_Message(event, payload, visit, cause))
+            self._inbox.put(_Message(event, payload, visit, cause))
 
 
 def _is_being_cancelled() -> bool:

@@ -14,24 +14,37 @@ RUN = ActorInterface(
 )
 
 RUNNER = ActorInterface(
-    activities=frozenset({"recover", "register", "await_runs", "stop_runs", "deregister"}),
-    facts=frozenset({"journal_is_stuck", "descriptors_are_short"}),
+    activities=frozenset(
+        {
+            "recover",
+            "register",
+            "await_runs",
+            "stop_runs",
+            "flush_reports",
+            "deregister",
+            "await_last_poll",
+            "settle_late_run",
+        }
+    ),
+    facts=frozenset({"journal_is_unwritable", "descriptors_are_short", "late_run_arrived"}),
     settings=frozenset({"grace_period_s", "stop_limit_s"}),
     events=frozenset(
         {
             "coordinator_lost",
             "coordinator_answered",
             "registration_lost",
+            "report_not_accepted",
             "outage_too_long",
-            "journal_stuck",
-            "journal_unstuck",
+            "journal_unwritable",
+            "journal_writable",
             "descriptors_short",
             "descriptors_freed",
             "drain_requested",
-            "hurry_requested",
+            "stop_now_requested",
             "exit_requested",
         }
     ),
+    tags=frozenset({"claims", "leaving", "renews_registration", "reachable", "needs_attention", "unhealthy"}),
     outcomes=frozenset({"stopped", "refused", "gave_up", "aborted"}),
 )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -38,6 +38,8 @@ class RunRegistry:
         max_runs: int | None = None,
         *,
         repeated_report: RetryPolicy = POLICIES.repeated_report,
+        on_descriptors_short: Callable[[str], None] = lambda _: None,
+        on_descriptors_freed: Callable[[], None] = lambda: None,
     ) -> None:
         self._context = context
         self._sessions = sessions
@@ -47,7 +49,7 @@ class RunRegistry:
         self._handed_out_again: set[str] = set()
         """Runs at work that were handed out again; the log mentions each once."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self.descriptors = DescriptorWatch(self)
+        self.descriptors = DescriptorWatch(self, on_descriptors_short, on_descriptors_freed)
         self.changed = asyncio.Event()
         """Set at each start and end; whoever waits on it clears it."""
         self._none_left = asyncio.Event()
@@ -70,7 +72,7 @@ class RunRegistry:
     @property
     def _only_executors_lack_room(self) -> bool:
         """Whether executors that live on hold the descriptors, and nothing else would free any."""
-        return self.descriptors.lacks_room_for_good and self._holds_only_turns
+        return self.descriptors.has_lasting_shortage and self._holds_only_turns
 
     @property
     def at_hard_limit(self) -> bool:
@@ -113,7 +115,7 @@ class RunRegistry:
         living = "1 executor lives on" if len(self._sessions) == 1 else f"{len(self._sessions)} executors live on"
         return (
             f"too few file descriptors for another executor, since {living}: "
-            f"{self.descriptors.state}. Raise the hard limit (`ulimit -Hn`), let idle executors end sooner "
+            f"{self.descriptors.summary}. Raise the hard limit (`ulimit -Hn`), let idle executors end sooner "
             "(`--session-idle-timeout`), or stop idle sessions (`fsm-runner stop SESSION`)"
         )
 
@@ -226,8 +228,6 @@ class RunRegistry:
         if tasks:
             await asyncio.wait(tasks)
         self.descriptors.close()
-        await self._sessions.aclose()
-        await self._context.channels.outbox.aclose()
 
     def _begin(self, actor: RunActor) -> None:
         self._actors[actor.name] = actor
@@ -238,7 +238,7 @@ class RunRegistry:
         self._tasks.add(task)
         self._none_left.clear()
         self.changed.set()
-        self.descriptors.look()
+        self.descriptors.check()
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
@@ -246,7 +246,7 @@ class RunRegistry:
         if not self._tasks:
             self._none_left.set()
         self.changed.set()
-        self.descriptors.look()
+        self.descriptors.check()
         if not task.cancelled() and (fault := task.exception()) is not None:
             logger.opt(exception=fault).error("{} broke; the other runs go on", task.get_name())
 

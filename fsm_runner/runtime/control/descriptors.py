@@ -1,4 +1,4 @@
-"""Notices when too few file descriptors are left for a further run, and when there are enough again."""
+"""Reports when too few file descriptors are left for another run, and when there are enough again."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,60 +10,71 @@ from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.open_files import OPEN_FILES, OWN_DESCRIPTORS, OpenFiles
 
 START_DESCRIPTORS = 8
-"""Kept free for each run whose process is not started yet: those of the process, and those that the start needs."""
+"""Reserved for each run whose process is not started yet: those of the process, and those that starting it needs."""
 RUN_DESCRIPTORS = 5
-"""What a run usually has: four of its process, and one of a connection to the gateway."""
-LOOK_AGAIN_S = 1.0
-"""The time between two looks while descriptors are short. Otherwise each start and end of a run is followed by one."""
+"""What a run usually holds: four for its process, and one for a connection to the gateway."""
+CHECK_INTERVAL_S = 1.0
+"""The time between two checks during a shortage. Otherwise each start and end of a run causes one."""
 FREED_AFTER_S = 5.0
-"""A shortage ends when there has been room for a further run for this long. A busy runner would change its state with
-each run otherwise. Nothing waits for it, since runs are also claimed during a shortage as soon as there is room."""
+"""A shortage ends when there has been room for another run for this long. Otherwise a busy runner would change its
+state with each run. No run waits for this: during a shortage, runs are claimed as soon as there is room."""
 
 LASTING_AFTER_S = 5.0
-"""A lack of room that has lasted this long does not pass by itself. A shorter one may: connections hold descriptors for
-a moment when many executors report at once."""
+"""A lack of room that has lasted this long does not pass by itself. A shorter one may: connections hold descriptors
+briefly when many executors report at once."""
 
 
 class Load(Protocol):
-    """What uses the descriptors."""
+    """The runs that use descriptors."""
 
     def __len__(self) -> int:
-        """Runs that are held."""
+        """Return the number of runs that the runner holds."""
 
     @property
     def unstarted(self) -> int:
-        """Runs among them whose process is still to be started."""
+        """The number of these runs whose process is not started yet."""
 
 
 class DescriptorWatch:
-    """Calls `on_short` when a shortage of descriptors begins, `on_freed` when it is over. `close` ends it."""
+    """Watches the runner's file descriptors. `close` ends it."""
 
-    def __init__(self, load: Load, open_files: OpenFiles = OPEN_FILES) -> None:
-        self.on_short: Callable[[str], None] = lambda _: None
-        """Given the reason."""
-        self.on_freed: Callable[[], None] = lambda: None
+    def __init__(
+        self,
+        load: Load,
+        on_short: Callable[[str], None],
+        on_freed: Callable[[], None],
+        open_files: OpenFiles = OPEN_FILES,
+    ) -> None:
+        """`on_short` is called with the reason when a shortage begins, `on_freed` when it ends."""
+        self._on_short = on_short
+        self._on_freed = on_freed
         self._load = load
         self._open_files = open_files
         self._short_at_s: float | None = None
-        """When descriptors were last found to be short; None: there is no shortage."""
+        """The time of the last check in the current shortage that found no room; None without a shortage."""
         self._no_room_since_s: float | None = None
-        """When the looks that found no room began; None: the last one found some."""
+        """The time of the first of the consecutive checks that found no room; None if the last check found room."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def is_short(self) -> bool:
+        """Whether there is a shortage."""
+        return self._short_at_s is not None
+
+    @property
     def has_room(self) -> bool:
-        """Whether there are descriptors for one run more, when all that are held have started their processes."""
+        """Whether there are descriptors for another run once all current runs have started their processes."""
         return self._left >= START_DESCRIPTORS
 
     @property
-    def lacks_room_for_good(self) -> bool:
+    def has_lasting_shortage(self) -> bool:
         """Whether there has been no room for `LASTING_AFTER_S`."""
         since_s = self._no_room_since_s
         return since_s is not None and asyncio.get_running_loop().time() >= since_s + LASTING_AFTER_S
 
     @property
-    def state(self) -> str:
-        """What a run needs and what there is, for people."""
+    def summary(self) -> str:
+        """The descriptors that a run needs and those that are free, for messages."""
         text = (
             f"a run needs {START_DESCRIPTORS} file descriptors; free of the {self._open_files.for_runs} for runs: "
             f"{max(0, self._left)} (`ulimit -n` {self._open_files.limit}, {self._open_files.in_use} in use"
@@ -72,8 +83,8 @@ class DescriptorWatch:
             text += f", {unstarted * START_DESCRIPTORS} reserved for runs that have not started their process yet"
         return f"{text})"
 
-    def look(self) -> None:
-        """Check now. Calls `on_short` or `on_freed` after a change."""
+    def check(self) -> None:
+        """Check now, and report a change."""
         self._stop_timer()
         now_s = asyncio.get_running_loop().time()
         if self.has_room:
@@ -82,16 +93,16 @@ class DescriptorWatch:
             self._no_room_since_s = now_s
         if self._no_room_since_s is not None:
             if self._short_at_s is None:
-                self.on_short(f"{self.state}; runs held: {len(self._load)}")
+                self._on_short(f"{self.summary}; runs held: {len(self._load)}")
             self._short_at_s = now_s
         elif self._short_at_s is not None and now_s >= self._short_at_s + FREED_AFTER_S:
             self._short_at_s = None
-            self.on_freed()
+            self._on_freed()
         if self._short_at_s is not None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self.look)
+            self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self.check)
 
     def close(self) -> None:
-        """May be repeated."""
+        """Stop watching. May be repeated."""
         self._stop_timer()
 
     @property
@@ -108,9 +119,9 @@ class DescriptorWatch:
 
 
 def check_limit(max_runs: int | None, open_files: OpenFiles = OPEN_FILES) -> None:
-    """At the start, when everything but runs has its descriptors. Warns where there are too few for `max_runs`.
+    """Warn if there are too few descriptors for `max_runs`. Call at the start, when all but runs have opened theirs.
 
-    Raises `UsageError` where there are too few for a single run.
+    Raises `UsageError` if there are too few for a single run.
     """
     left = open_files.for_runs - open_files.in_use
     if left < START_DESCRIPTORS:

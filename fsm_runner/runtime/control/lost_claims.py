@@ -1,4 +1,4 @@
-"""Runs that the coordinator holds for this runner although no answer brought them here."""
+"""Recovers runs that the coordinator counts as claimed by this runner although no response delivered them."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,37 +14,38 @@ from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.blueprint import unresolved
 
-FORGOTTEN = "lost: this runner has begun the run, and nothing of it is left, nor in its journal"
-PERHAPS_BEGUN = (
-    "lost: the run was claimed before this runner's journal began, so an earlier process may have begun it; "
+FORGOTTEN = "lost: this runner started the run, and neither its process nor a record in the journal is left"
+PERHAPS_STARTED = (
+    "lost: the run was claimed before this runner's journal began, so an earlier process may have started it; "
     "submit it again"
 )
-ENDED = "lost: this runner has ended the run before, and no longer has its outcome"
-LOST = "lost: the answer that brought this run to its runner did not arrive, and the run cannot be restored"
+ENDED = "lost: the run ended at this runner before, and its outcome is no longer known"
+LOST = "lost: the response that delivered this run to its runner did not arrive, and the run cannot be restored"
 
-Course = Callable[[], bool]
-"""Whether the runner may take up another run now."""
+MayClaim = Callable[[], bool]
+"""Returns whether the runner may claim another run now."""
 
 
 class LostClaims:
-    """Takes up runs from the coordinator's list, each at most once.
+    """Starts the claimed runs of the coordinator's list that are unknown here, each at most once.
 
-    A run of the list was not begun here where neither this process nor the journal knows it: a run is on disk before
-    it is begun. That says nothing where the journal was lost, so a runner with a new journal fails the claims that it
-    finds first. Runs that appear later were claimed by a poll that was given up, and the answer of that poll is lost.
+    A run that neither this process nor the journal knows was not started by this runner, because a claim is on disk
+    before its run is started. If the journal was lost, that conclusion fails: a runner with a new journal therefore
+    fails the claims that it finds first. A claim that appears later was made by an abandoned poll whose response is
+    lost.
     """
 
     def __init__(self, api: CoordinatorApi, runs: RunRegistry, *, has_history: bool) -> None:
-        """`has_history`: the journal is one that an earlier process of this runner has written to."""
+        """`has_history` says whether an earlier process of this runner has written to the journal."""
         self._api = api
         self._runs = runs
         self._are_new = has_history
-        """Whether a claim that is unknown here cannot have been begun by an earlier process."""
+        """Whether an unknown claim cannot have been started by an earlier process. True after the first list."""
         self._unanswered_since_s: dict[str, float] = {}
-        """Since when runs wait for the definition of their agent."""
+        """When runs began to wait for the definition of their agent, by run id."""
 
-    async def take_up(self, runner_id: str, may_take_up: Course) -> bool:
-        """Returns whether all of them were handled. Raises `CoordinatorError` if the list is not available."""
+    async def start_all(self, runner_id: str, may_claim: MayClaim) -> bool:
+        """Return whether all lost claims were handled. Raises `CoordinatorError` if the list is not available."""
         listed = await self._api.held(runner_id, "claimed")
         names = {run.run_id for run in listed}
         self._unanswered_since_s = {run: at for run, at in self._unanswered_since_s.items() if run in names}
@@ -52,33 +53,33 @@ class LostClaims:
         for run in listed:
             if self._runs.is_active(run.run_id) or self._runs.resend_final_report(run.run_id):
                 continue
-            if not may_take_up():
+            if not may_claim():
                 return False
             if not self._are_new:
-                self._runs.fail(run.run_id, runner_id, PERHAPS_BEGUN)
+                self._runs.fail(run.run_id, runner_id, PERHAPS_STARTED)
             elif isinstance(run, UnreadableRun):
                 self._runs.fail_unreadable(run, runner_id)
-            elif not await self._start(run, runner_id, may_take_up):
+            elif not await self._start(run, runner_id, may_claim):
                 is_complete = False
         self._are_new = True
         return is_complete
 
     async def fail_forgotten(self, runner_id: str) -> None:
-        """Those that an earlier process has begun, whose journal is gone. Raises `CoordinatorError`."""
+        """Fail runs that an earlier process started and whose record is gone. Raises `CoordinatorError`."""
         for run in await self._api.held(runner_id, "running"):
             if self._runs.at_hard_limit:
                 return
             if not self._runs.is_active(run.run_id) and not self._runs.resend_final_report(run.run_id):
                 self._runs.fail(run.run_id, runner_id, FORGOTTEN)
 
-    async def _start(self, run: wire.Run, runner_id: str, may_take_up: Course) -> bool:
-        """False where the run has to wait: for its agent's definition, for room, or for the journal."""
+    async def _start(self, run: wire.Run, runner_id: str, may_claim: MayClaim) -> bool:
+        """Return False if the run has to wait for its agent's definition, for capacity or for the journal."""
         try:
             if await self._runs.was_claimed(run.run_id):
                 self._runs.fail(run.run_id, runner_id, ENDED)
                 return True
         except JournalUnreadable as fault:
-            logger.debug("{}: not taken up, since it may have ended here: {}", run.run_id, fault)
+            logger.debug("{}: not started, since it may have ended here before: {}", run.run_id, fault)
             return False
         if run.agent_name is not None and run.resolved_agent_blueprint is None:
             try:
@@ -89,14 +90,17 @@ class LostClaims:
                 self._runs.fail(run.run_id, runner_id, f"{LOST}: {reason}; submit it again")
                 return True
             run = msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
-        if not may_take_up():  # the runner may have begun to leave meanwhile
+        if not may_claim():  # the runner may have begun to leave during the calls above
             return False
-        logger.warning("{}: claimed by a poll whose answer did not arrive; it is taken up now", run.run_id)
+        logger.warning("{}: claimed by a poll whose response did not arrive; it is started now", run.run_id)
         self._runs.start(run, runner_id)
         return True
 
     async def _blueprint(self, agent_name: str) -> wire.JsonObject:
-        """The agent as the run would have brought it. Raises `_CannotRestore`, `Unreachable` or `NotRegistered`."""
+        """Return the agent as the claim would have contained it.
+
+        Raises `_CannotRestore`, `Unreachable` or `NotRegistered`.
+        """
         try:
             definition = await self._api.agent(agent_name, wire.JsonObject)
         except NotAuthenticated:
@@ -104,12 +108,12 @@ class LostClaims:
         except Refused as refusal:
             raise _CannotRestore(f"agent {agent_name!r} is not available: {refusal}") from refusal
         if missing := unresolved(definition):
-            shown = ", ".join(missing)
-            raise _CannotRestore(f"only the coordinator can fill in what agent {agent_name!r} refers to: {shown}")
+            names = ", ".join(missing)
+            raise _CannotRestore(f"only the coordinator can replace the placeholders of agent {agent_name!r}: {names}")
         return definition
 
     def _wait_for_agent(self, run: wire.Run, runner_id: str, fault: Unreachable) -> bool:
-        """False while the run waits for its agent, which does not hold up other runs; in the end the run fails."""
+        """Return False while the run waits for its agent; after `EXECUTOR_MESSAGE_LIMIT_S` fail it and return True."""
         now_s = asyncio.get_running_loop().time()
         waited_s = now_s - self._unanswered_since_s.setdefault(run.run_id, now_s)
         if waited_s < EXECUTOR_MESSAGE_LIMIT_S:
@@ -119,4 +123,4 @@ class LostClaims:
 
 
 class _CannotRestore(Exception):
-    """The text completes the run's error."""
+    """The reason, which completes the run's error."""

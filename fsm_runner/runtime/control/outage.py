@@ -1,4 +1,4 @@
-"""Notices when the coordinator has been away for longer than the operator allows."""
+"""Reports an outage of the coordinator that lasts longer than the operator allows."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,60 +6,62 @@ from collections.abc import Awaitable, Callable
 from loguru import logger
 
 
-class OutageWatch:
-    """An outage begins with the first call that is not answered, and ends with the first one that is.
+class OutageTimer:
+    """Times outages. An outage begins with the first call that is not answered; the first answered call ends it.
 
-    `on_too_long` is called once for each outage that lasts `limit_s`; None: never. Before that, `is_answered` is
-    called: polls can fail for minutes because of a proxy's time limit while the coordinator is up. Use `aclose` at the
-    end.
+    `run` calls `on_too_long` once for each outage that lasts `limit_s`. With a limit of None it never does.
     """
 
-    def __init__(
-        self,
-        limit_s: float | None,
-        on_too_long: Callable[[str], None],
-        is_answered: Callable[[], Awaitable[bool]] | None = None,
-    ) -> None:
-        """`is_answered` calls the coordinator now and returns whether it answers; None: no such call is made."""
+    def __init__(self, limit_s: float | None, on_too_long: Callable[[str], None]) -> None:
         self._limit_s = limit_s
         self._on_too_long = on_too_long
-        self._is_answered = is_answered
-        self._timer: asyncio.TimerHandle | None = None
-        self._check: asyncio.Task[None] | None = None
+        self._began_at_s: float | None = None
+        self._began, self._ended = asyncio.Event(), asyncio.Event()
+        self._is_confirming = False
+        """The heartbeat that confirms an outage may fail after an answer has ended it: that begins no further one."""
 
     def unanswered(self) -> None:
-        is_checking = self._check is not None and not self._check.done()
-        if self._limit_s is not None and self._timer is None and not is_checking:
-            self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._expired, self._limit_s)
+        """Note that a call was not answered."""
+        if self._began_at_s is None and not self._is_confirming:
+            self._began_at_s = asyncio.get_running_loop().time()
+            self._ended.clear()
+            self._began.set()
 
     def answered(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Note that a call was answered."""
+        if self._began_at_s is not None:
+            self._began_at_s = None
+            self._began.clear()
+            self._ended.set()
 
-    async def aclose(self) -> None:
-        self.answered()
-        if self._check is not None:
-            self._check.cancel()
-            await asyncio.wait([self._check])
+    async def run(self, is_answered: Callable[[], Awaitable[bool]]) -> None:
+        """Time outages until cancelled.
 
-    def _expired(self, limit_s: float) -> None:
-        if self._is_answered is None:
-            self._say(limit_s)
-        else:
-            self._check = asyncio.create_task(self._verify(self._is_answered, limit_s), name="outage check")
+        Before an outage is reported, `is_answered` calls the coordinator once more: polls can fail for minutes
+        because of a proxy's time limit while the coordinator is up.
+        """
+        while self._limit_s is not None:
+            await self._began.wait()
+            if not await self._ends_within(self._limit_s) and not await self._is_over(is_answered, self._limit_s):
+                self._on_too_long(f"the coordinator has not answered for {self._limit_s:g} s")
+                await self._ended.wait()
 
-    async def _verify(self, is_answered: Callable[[], Awaitable[bool]], limit_s: float) -> None:
+    async def _ends_within(self, limit_s: float) -> bool:
         try:
-            answered = await is_answered()
-        except Exception as defect:  # noqa: BLE001 - the operator's limit holds, whatever goes wrong here
-            logger.opt(exception=defect).error("the check whether the coordinator answers has failed")
-            answered = False
-        if answered:
-            logger.debug("calls have failed for {:g} s, but the coordinator answers a heartbeat: no outage", limit_s)
-            self.answered()
-        elif self._timer is not None:
-            self._say(limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
 
-    def _say(self, limit_s: float) -> None:
-        self._on_too_long(f"the coordinator has not answered for {limit_s:g} s")
+    async def _is_over(self, is_answered: Callable[[], Awaitable[bool]], limit_s: float) -> bool:
+        self._is_confirming = True
+        try:
+            if await is_answered():
+                logger.debug("calls failed for {:g} s, but the coordinator answers a heartbeat: no outage", limit_s)
+                self.answered()
+        except Exception as defect:  # noqa: BLE001 - the operator's limit applies even if the check is defective
+            logger.opt(exception=defect).error("the heartbeat that confirms an outage failed with a defect")
+        finally:
+            self._is_confirming = False
+        return self._began_at_s is None

@@ -1,21 +1,19 @@
 """The runner's registration at the coordinator."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from loguru import logger
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.protocol import wire
 
 
 class Registrar:
-    """Registers, one attempt at a time. `aclose` ends it.
+    """Registers the runner, one attempt at a time. `aclose` cancels an attempt in progress.
 
-    An attempt may outlive the state that began it: the coordinator may have carried it out already, and what it has
-    written down has to be undone by whoever leaves.
+    An attempt may outlive the state that began it: the coordinator may have carried it out already, and then the
+    runner has to deregister when it leaves.
     """
 
     def __init__(
@@ -24,29 +22,41 @@ class Registrar:
         registration: wire.Registration,
         on_registered: Callable[[wire.Registered], None],
     ) -> None:
-        """`on_registered` is told of each attempt that succeeds, whether somebody still waits for it or not."""
+        """`on_registered` is called for each attempt that succeeds, even if its caller no longer waits."""
         self._client = client
         self._on_registered = on_registered
         self._registration = registration
         self._attempt: asyncio.Task[wire.Registered] | None = None
+        self._was_registered = asyncio.Event()
+
+    @property
+    def runner_id(self) -> str | None:
+        """The runner's id by the latest attempt; None if that failed or is in progress."""
+        attempt = self._attempt
+        if attempt is None or not attempt.done() or attempt.cancelled() or attempt.exception() is not None:
+            return None
+        return attempt.result().runner_id
 
     async def register(self) -> wire.Registered:
-        """A cancelled wait leaves the attempt under way. Raises what `CoordinatorClient.register` raises."""
+        """Begin an attempt and wait for it. A cancelled wait leaves the attempt in progress.
+
+        Raises what `CoordinatorClient.register` raises.
+        """
         return await asyncio.shield(self._begin())
 
-    def register_meanwhile(self) -> None:
-        """Begin to register, unless that is under way: reports are taken from a registered runner only."""
+    def register_in_background(self) -> None:
+        """Begin an attempt unless one is in progress."""
         if self._attempt is None or self._attempt.done():
             self._begin()
 
-    async def runner_id(self, limit_s: float) -> str | None:
-        """The runner's id, an attempt that is under way being heard out for `limit_s`; None: it is not registered."""
-        if self._attempt is None:
-            return None
-        with contextlib.suppress(TimeoutError, CoordinatorError):
-            async with asyncio.timeout(limit_s):
-                return (await asyncio.shield(self._attempt)).runner_id
-        return None
+    async def wait_for_registration(self) -> None:
+        """Wait until an attempt has succeeded for the first time."""
+        await self._was_registered.wait()
+
+    async def wait_for_attempt(self, limit_s: float) -> None:
+        """Wait at most `limit_s` for an attempt that is in progress."""
+        if self._attempt is not None:
+            await asyncio.wait([self._attempt], timeout=limit_s)
 
     async def aclose(self) -> None:
         if self._attempt is not None:
@@ -57,10 +67,11 @@ class Registrar:
         if self._attempt is not None:
             self._attempt.cancel()
         self._attempt = asyncio.create_task(self._client.register(self._registration), name="registration")
-        self._attempt.add_done_callback(self._ended)
+        self._attempt.add_done_callback(self._end)
         return self._attempt
 
-    def _ended(self, attempt: "asyncio.Task[wire.Registered]") -> None:
+    def _end(self, attempt: "asyncio.Task[wire.Registered]") -> None:
         if not attempt.cancelled() and attempt.exception() is None:
             logger.info("registered at {} as {}", self._client.api.url, attempt.result().runner_id)
             self._on_registered(attempt.result())
+            self._was_registered.set()
