@@ -5,9 +5,9 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from fsm_runner.config.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
 from fsm_runner.config.paths import homes, visible
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.statuses import DEFAULT_LIFECYCLE, Lifecycle

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
+from fsm_runner.config.manifest import manifest_beside
 from fsm_runner.config.profiles import LoadedProfile, load_profile, profile_paths
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.manifest import manifest_beside
 from fsm_runner.executors.program import ExecutorProgram, executor_program
 from fsm_runner.protocol.statuses import DEFAULT_LIFECYCLE, Lifecycle
 from fsm_runner.protocol.wire import JsonObject

@@ -1,7 +1,6 @@
-"""One method for each call of the coordinator's API: one attempt, typed answer or typed fault.
+"""The calls of the coordinator's API: one attempt each, with a typed result or a typed error.
 
-Trying again is not done here; `client.py` and `outbox.py` do it with the numbers of `policy.py`.
-Contract: protocol.md, section 1.
+`client.py` and `reporting/sender.py` retry them. Contract: protocol.md, section 1.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -33,14 +32,14 @@ _Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=POLL_NAMES_LIMIT)]
 
 
 class UnreadableRun(msgspec.Struct, frozen=True):
-    """A run that was handed out but is not what section 1.2 says; it can only be reported as failed."""
+    """A claimed run whose data is invalid (section 1.2). It can only be reported as failed."""
 
     run_id: str
     defect: str
 
 
 class Polled(msgspec.Struct, frozen=True, kw_only=True):
-    """What one poll brought; all empty where the coordinator had nothing."""
+    """The content of one poll response; all fields are empty if the coordinator had nothing."""
 
     run: wire.Run | UnreadableRun | None = None
     stop_sessions: tuple[str, ...] = ()
@@ -50,7 +49,7 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _PollBody(msgspec.Struct, frozen=True):
-    """The answer to a poll, but for the run."""
+    """A poll response without its run."""
 
     stop_sessions: _Names | None = None
     sync_scripts: _Names | None = None
@@ -59,7 +58,7 @@ class _PollBody(msgspec.Struct, frozen=True):
 
 
 class _RawRun(msgspec.Struct, frozen=True):
-    """The run of a poll's answer, undecoded: a bad one must not hide its own id."""
+    """The run of a poll response, undecoded, because its id is needed even if the rest is invalid."""
 
     run: msgspec.Raw = msgspec.Raw()
 
@@ -78,13 +77,13 @@ class _RunOfPoll(msgspec.Struct, frozen=True):
 
 
 class CoordinatorApi:
-    """The coordinator at one URL. Use as an async context manager, or call `aclose`.
+    """The coordinator at one URL. Use it as an async context manager, or call `aclose`.
 
-    Each call raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
+    Each call raises `Unreachable`, `NotRegistered` or `Refused` (and its subclasses), nothing else.
     """
 
     def __init__(self, url: str, auth: httpx.Auth | None = None, *, connections: int = REPORT_CONNECTIONS) -> None:
-        """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
+        """Raises `UsageError` if the URL, or a proxy or certificate variable, is invalid."""
         self._transport = Transport(url, auth, connections)
         self.url = self._transport.url
 
@@ -101,39 +100,39 @@ class CoordinatorApi:
         await self._transport.call("GET", "/health")
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
-        """Raises `DuplicateRunner` or `AgentNameCollision` where the answer is 409."""
+        """Raises `DuplicateRunner` or `AgentNameCollision` for a 409."""
         body = encode_json(registration)
-        return (await self._transport.call("POST", "/runner/register", body, line=True)).decoded(wire.Registered)
+        return (await self._transport.call("POST", "/runner/register", body, control=True)).decoded(wire.Registered)
 
     async def poll(self, runner_id: str, hold_s: float) -> Polled:
-        """Hold one poll for the time that the coordinator holds it, and a margin."""
+        """Poll once, and wait for the time that the coordinator holds the poll plus a margin."""
         path = f"/runner/runs?runner_id={path_segment(runner_id)}"
-        answer = await self._transport.call("GET", path, limit_s=hold_s + POLL_MARGIN_S, line=True)
-        return Polled() if answer.status == NO_CONTENT else _polled(answer)
+        response = await self._transport.call("GET", path, timeout_s=hold_s + POLL_MARGIN_S, control=True)
+        return Polled() if response.status == NO_CONTENT else _polled(response)
 
     async def heartbeat(self, runner_id: str) -> None:
         body = encode_json(wire.RunnerRef(runner_id))
-        answer = await self._transport.call("POST", "/runner/heartbeat", body, limit_s=CONTROL_TIMEOUT_S, line=True)
-        answer.decoded(dict[str, Any])
+        call = self._transport.call("POST", "/runner/heartbeat", body, timeout_s=CONTROL_TIMEOUT_S, control=True)
+        (await call).decoded(dict[str, Any])
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
-        """Send what the coordinator only has to acknowledge: reports, binds, events, metadata."""
+        """Send a message that the coordinator acknowledges: a report, a bind, an event or metadata."""
         return await self._acknowledged(method, path, body)
 
     def forward(
         self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
     ) -> AbstractAsyncContextManager[httpx.Response]:
-        """A call of somebody else, with this runner's credentials; the answer is open and as it came, of any status.
+        """Forward a call of another client with this runner's credentials, and yield the open response of any status.
 
-        Raises `Unreachable`, and `NotAuthenticated` where there is no token to be had.
+        Raises `Unreachable`, or `NotAuthenticated` if the token service rejects the login.
         """
         return self._transport.open(method, path, headers, content)
 
     async def deregister(self, runner_id: str) -> None:
-        await self._transport.call("DELETE", f"/runners/{path_segment(runner_id)}?self=true", line=True)
+        await self._transport.call("DELETE", f"/runners/{path_segment(runner_id)}?self=true", control=True)
 
     async def script_archive(self, name: str) -> bytes:
-        """The gzip tar of a script. Raises `Refused` with status 404 where there is none."""
+        """Return the gzip tar of a script. Raises `Refused` with status 404 if there is none."""
         return (await self._transport.call("GET", f"/scripts/{path_segment(name)}/download")).body
 
     async def agent(self, name: str, form: type[Form]) -> Form:
@@ -141,7 +140,7 @@ class CoordinatorApi:
         return await self._look_up(f"/agents/{path_segment(name)}", form)
 
     async def agents(self, tags: Collection[str] = ()) -> list[wire.AgentOffer]:
-        """All agents, or those that have all of these tags."""
+        """Return the agents that have all of these tags."""
         query = f"?tags={path_segment(','.join(tags))}" if tags else ""
         return await self._get(f"/agents{query}", list[wire.AgentOffer])
 
@@ -159,11 +158,11 @@ class CoordinatorApi:
         return await self._get(f"/runs/{path_segment(run_id)}", wire.RunState)
 
     async def stop_requests(self) -> list[wire.StopRequest]:
-        """The runs that somebody wants stopped, of all runners."""
+        """Return the runs with a stop request, of all runners."""
         return (await self._look_up("/runs?status=stopping", wire.StopRequests)).runs
 
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
-        """The runs of this status that this runner holds, as the coordinator sees it."""
+        """Return the runs of this status that this runner holds, according to the coordinator."""
         listed = await self._look_up(f"/runs?status={status}", wire.RawRuns)
         return [run for raw in listed.runs if (run := _claim_of(runner_id, raw)) is not None]
 
@@ -177,7 +176,7 @@ class CoordinatorApi:
         return (await self._get(f"/sessions/{path_segment(session_id)}/status", wire.SessionStatus)).status
 
     async def delete_session(self, session_id: str) -> None:
-        """Raises `Refused` with status 409 while it is running or idle."""
+        """Raises `Refused` with status 409 while the session is running or idle."""
         await self._acknowledged("DELETE", f"/sessions/{path_segment(session_id)}")
 
     async def stop_session(self, session_id: str) -> None:
@@ -190,7 +189,7 @@ class CoordinatorApi:
         return await self._get(f"/sessions/{path_segment(session_id)}/result", wire.SessionResult)
 
     async def session_events(self, session_id: str) -> list[wire.SessionEvent]:
-        """The events that can be read, without the others: a coordinator may keep unchecked what executors send."""
+        """Return the valid events. A coordinator may store the events of executors unchecked."""
         listed = await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)
         return [event for raw in listed.events if (event := _event(raw)) is not None]
 
@@ -198,25 +197,25 @@ class CoordinatorApi:
         return (await self._transport.call("GET", path)).decoded(form)
 
     async def _look_up(self, path: str, form: type[Form]) -> Form:
-        """A short call for the runner's control loop, on the connections reserved for it."""
-        return (await self._transport.call("GET", path, limit_s=CONTROL_TIMEOUT_S, line=True)).decoded(form)
+        """Make a short call on the connections for control calls."""
+        return (await self._transport.call("GET", path, timeout_s=CONTROL_TIMEOUT_S, control=True)).decoded(form)
 
     async def _acknowledged(self, method: str, path: str, body: bytes | None = None) -> ApiResponse:
-        """An acknowledgement is a JSON object; a proxy's page with status 200 is none."""
-        answer = await self._transport.call(method, path, body)
-        answer.decoded(dict[str, Any])
-        return answer
+        """Make a call whose response must be a JSON object. A proxy's page with status 200 is not one."""
+        response = await self._transport.call(method, path, body)
+        response.decoded(dict[str, Any])
+        return response
 
 
-def _polled(answer: ApiResponse) -> Polled:
-    raw = answer.decoded(_RawRun).run
-    run = _claimed_run(answer, raw) if bytes(raw) else None
+def _polled(response: ApiResponse) -> Polled:
+    raw = response.decoded(_RawRun).run
+    run = _claimed_run(response, raw) if bytes(raw) else None
     try:
-        body = answer.decoded(_PollBody)
+        body = response.decoded(_PollBody)
     except Unreachable:
         if run is None:
             raise
-        body = _PollBody()  # what stands beside a run must not make it lost
+        body = _PollBody()  # invalid fields beside a valid run must not lose the run
     return Polled(
         run=run,
         stop_sessions=body.stop_sessions or (),
@@ -234,7 +233,7 @@ def _event(raw: msgspec.Raw) -> wire.SessionEvent | None:
 
 
 def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
-    """None where it is another runner's, or names none that could be reported."""
+    """Return the run; None if another runner holds it, or if it has no valid id."""
     try:
         claim = decode_json(raw, _Claim)
     except wire.DECODE_FAULTS:
@@ -243,13 +242,13 @@ def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | No
         return None
     try:
         return decode_json(raw, wire.Run)
-    except wire.DECODE_FAULTS as defect:
-        return UnreadableRun(claim.run_id, f"the run that was claimed cannot be read: {excerpt(str(defect))}")
+    except wire.DECODE_FAULTS as error:
+        return UnreadableRun(claim.run_id, f"the claimed run is invalid: {excerpt(str(error))}")
 
 
-def _claimed_run(answer: ApiResponse, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
+def _claimed_run(response: ApiResponse, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
     try:
         return decode_json(raw, wire.Run | None)
-    except wire.DECODE_FAULTS as defect:
-        run_id = answer.decoded(_RunOfPoll).run.run_id
-        return UnreadableRun(run_id, f"the run that was handed out cannot be read: {excerpt(str(defect))}")
+    except wire.DECODE_FAULTS as error:
+        run_id = response.decoded(_RunOfPoll).run.run_id
+        return UnreadableRun(run_id, f"the claimed run is invalid: {excerpt(str(error))}")

@@ -1,4 +1,4 @@
-"""The token that every call to the coordinator carries: one for the whole process. Contract: protocol.md, section 6."""
+"""The bearer token of all calls to the coordinator, one for the whole process. Contract: protocol.md, section 6."""
 
 import asyncio
 import time
@@ -21,29 +21,29 @@ from fsm_runner.coordinator_client.token_service import IssuedToken, TokenReques
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 NOT_REGISTERED_TEXT = "Runner not registered"
-"""The one 401 that is no matter of credentials (section 1.1)."""
+"""The text of the only 401 that does not concern credentials (section 1.1)."""
 
 OnToken = Callable[[str, str], None]
-"""Told a token that is used no more (empty: none) and a new one, before the new one is used."""
+"""Called with a token that is no longer used (empty: none) and its successor, before that is used."""
 
 
 class _Token(msgspec.Struct, frozen=True):
-    """Times are of the monotonic clock, from when it was asked for: the clock of the token service does not matter."""
+    """Times are of the monotonic clock, counted from the request: the clock of the token service does not matter."""
 
     text: str
     renew_at: float
     expires_at: float
 
 
-def _nobody(old: str, new: str) -> None:
+def _ignore(old: str, new: str) -> None:
     pass
 
 
 class TokenAuth(httpx.Auth):
-    """Adds a bearer token to each request. Use `aclose` at the end.
+    """Adds a bearer token to each request. The owner calls `aclose` at the end.
 
-    A token is renewed before it expires, and used until then; callers wait only where there is none. All of them share
-    one renewal, a task of its own, and no new one begins before the policy's wait after a failure is over.
+    A token is renewed before it expires and stays in use until then, so callers wait only without a valid token. All
+    callers share one renewal task. After a failure the next renewal begins after the wait of the retry policy.
     """
 
     def __init__(
@@ -52,49 +52,49 @@ class TokenAuth(httpx.Auth):
         request: TokenRequest,
         *,
         policy: RetryPolicy = POLICIES.token,
-        on_token: OnToken = _nobody,
+        on_token: OnToken = _ignore,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises `UsageError` where a proxy or certificate variable is no good."""
+        """Raises `UsageError` if a proxy or certificate variable is invalid."""
         self._service = TokenService(token_url, request)
         self._waits = Waits(policy)
         self._on_token = on_token
         self._now = now
         self._token: _Token | None = None
         self._latest = ("", "")
-        """The token before and the present one: requests that carry the former may still be under way."""
+        """The previous and the current token: requests with the previous one may still be in flight."""
         self._renewal: asyncio.Task[_Token | None] | None = None
-        self._fault: Unreachable | NotAuthenticated | None = None
-        """Of the last renewal."""
-        self._is_said = False
-        """Whether the log says that renewals fail."""
-        self._ask_again_at = 0.0
+        self._error: Unreachable | NotAuthenticated | None = None
+        """The error of the last renewal."""
+        self._is_failure_logged = False
+        """Whether the current series of failures has been logged. Not a state: it only limits the log."""
+        self._next_renewal_at = 0.0
         self._is_closed = False
         self._replaced_at: float | None = None
-        """When a token was last given up since the coordinator refused it."""
+        """The time of the last replacement of a token that the coordinator rejected."""
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Raises `NoConnection` where the token service is away, `NotAuthenticated` where it says no."""
+        """Raises `NoConnection` if the token service is unreachable, `NotAuthenticated` if it rejects the login."""
         token = await self._usable_token()
         request.headers["Authorization"] = f"Bearer {token}"
-        answer = yield request
-        if answer.status_code != httpx.codes.UNAUTHORIZED:
+        response = yield request
+        if response.status_code != httpx.codes.UNAUTHORIZED:
             return
-        await limit_body(answer, UNAUTHORIZED_LIMIT_BYTES)
-        # As bytes: the text of an answer depends on the character set that it names.
-        if NOT_REGISTERED_TEXT.encode() not in await answer.aread() and self._may_be_replaced(token):
+        await limit_body(response, UNAUTHORIZED_LIMIT_BYTES)
+        # Compared as bytes, because decoding would use the character set that the response names.
+        if NOT_REGISTERED_TEXT.encode() not in await response.aread() and self._may_be_replaced(token):
             request.headers["Authorization"] = f"Bearer {await self._usable_token()}"
             yield request
 
     @property
     def awaited_url(self) -> str:
-        """The token service that calls wait for, because there is no valid token; empty if no call waits."""
+        """The URL of the token service while calls wait for a token; else empty."""
         is_valid = self._token is not None and self._now() < self._token.expires_at
         is_renewed = self._renewal is not None and not self._renewal.done()
         return self._service.url if is_renewed and not is_valid else ""
 
     async def aclose(self) -> None:
-        """End the renewal that is under way."""
+        """Cancel the renewal."""
         self._is_closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -105,24 +105,24 @@ class TokenAuth(httpx.Auth):
         now = self._now()
         if token is not None and now < token.expires_at:
             if now >= token.renew_at:
-                self._renew_where_allowed()
+                self._renewal_if_due()
             return token.text
-        renewal = self._renew_where_allowed()
+        renewal = self._renewal_if_due()
         if renewal is not None:
-            # Who gives up waiting does not end it for the others.
+            # Cancelling one caller does not cancel the renewal for the others.
             await asyncio.wait([renewal])
-            # What it has brought is taken as it is: it may have taken longer than it lasts.
-            if not renewal.cancelled() and (brought := renewal.result()) is not None:
-                return brought.text
+            # The new token is used even if the renewal took longer than the token's lifetime.
+            if not renewal.cancelled() and (renewed := renewal.result()) is not None:
+                return renewed.text
         raise self._reason()
 
-    def _may_be_replaced(self, refused: str) -> bool:
-        """The coordinator does not take it. Another one that has come meanwhile stays.
+    def _may_be_replaced(self, rejected: str) -> bool:
+        """Discard a token that the coordinator rejected, unless it was replaced meanwhile. Return whether to try again.
 
-        False where the last one was replaced a moment ago: then it is not the token that is wrong, and each call would
-        cost one more.
+        False if the last token was replaced a moment ago: then the token is not the cause, and each call would request
+        another one.
         """
-        if self._token is not None and self._token.text == refused:
+        if self._token is not None and self._token.text == rejected:
             now = self._now()
             if self._replaced_at is not None and now - self._replaced_at < TOKEN_REPLACE_INTERVAL_S:
                 return False
@@ -130,59 +130,59 @@ class TokenAuth(httpx.Auth):
             self._token = None
         return True
 
-    def _renew_where_allowed(self) -> asyncio.Task[_Token | None] | None:
-        """The renewal that is under way, or a new one; None while the wait after a failure lasts."""
+    def _renewal_if_due(self) -> asyncio.Task[_Token | None] | None:
+        """Return the current renewal or begin one; None during the wait after a failure."""
         if self._renewal is not None and not self._renewal.done():
             return self._renewal
-        if self._is_closed or self._now() < self._ask_again_at:
+        if self._is_closed or self._now() < self._next_renewal_at:
             return None
         self._renewal = asyncio.create_task(self._renew(), name="token-renewal")
         return self._renewal
 
     async def _renew(self) -> _Token | None:
-        """None where there is none; `_fault` says why."""
-        asked_at = self._now()
+        """Return the new token; None after a failure, which is in `_error`."""
+        requested_at = self._now()
         try:
             issued = await self._service.new_token()
-        except (Unreachable, NotAuthenticated) as fault:
-            self._failed(fault)
+        except (Unreachable, NotAuthenticated) as error:
+            self._failed(error)
             return None
-        self._token = self._succeeded(issued, asked_at)
+        self._token = self._succeeded(issued, requested_at)
         return self._token
 
-    def _failed(self, fault: Unreachable | NotAuthenticated) -> None:
-        # A refusal that somebody waits for is his to tell: it ends the start of a runner, or a command.
-        if not self._is_said and (self._token is not None or isinstance(fault, Unreachable)):
-            lasting = "; the present token is used until it expires" if self._token is not None else ""
-            logger.warning("no new token, the token service is asked again by and by{}: {}", lasting, fault)
-            self._is_said = True
-        self._fault = fault
-        self._ask_again_at = self._now() + self._waits.next_s()
+    def _failed(self, error: Unreachable | NotAuthenticated) -> None:
+        # Without a token, a rejection is raised to the waiting callers, where it ends a start or a command.
+        if not self._is_failure_logged and (self._token is not None or isinstance(error, Unreachable)):
+            until = "; the current token is used until it expires" if self._token is not None else ""
+            logger.warning("token renewal failed, retrying{}: {}", until, error)
+            self._is_failure_logged = True
+        self._error = error
+        self._next_renewal_at = self._now() + self._waits.next_s()
 
-    def _succeeded(self, issued: IssuedToken, asked_at: float) -> _Token:
+    def _succeeded(self, issued: IssuedToken, requested_at: float) -> _Token:
         margin_s = min(TOKEN_MARGIN_S, issued.lifetime_s * TOKEN_MARGIN_SHARE)
-        expires_at = asked_at + issued.lifetime_s
-        before, present = self._latest
-        self._on_token(before, issued.text)
-        self._latest = (present, issued.text)
-        if self._is_said:
-            logger.info("there is a new token, the token service is back: {}", self._service.url)
-        self._is_said = False
-        self._fault = None
-        self._ask_again_at = 0.0
+        expires_at = requested_at + issued.lifetime_s
+        previous, current = self._latest
+        self._on_token(previous, issued.text)
+        self._latest = (current, issued.text)
+        if self._is_failure_logged:
+            logger.info("token renewal works again: {}", self._service.url)
+        self._is_failure_logged = False
+        self._error = None
+        self._next_renewal_at = 0.0
         self._waits.reset()
         logger.debug("new token from {}, valid for {:.0f} s", self._service.url, issued.lifetime_s)
         return _Token(issued.text, expires_at - margin_s, expires_at)
 
     def _reason(self) -> NoConnection | NotAuthenticated:
-        """Made anew for each caller: an exception keeps the way that it was raised on.
+        """Return a new exception for each caller, because an exception collects the tracebacks of all its raises.
 
-        Either way the coordinator has not acted on the call.
+        In both cases the call was not sent.
         """
-        match self._fault:
-            case NotAuthenticated() as fault:
-                return NotAuthenticated(str(fault), fault.status)
+        match self._error:
+            case NotAuthenticated() as error:
+                return NotAuthenticated(str(error), error.status)
             case None:
-                return NoConnection(f"no token from {self._service.url}: the program ends")
-            case fault:
-                return NoConnection(f"no token: {fault}")
+                return NoConnection(f"no token from {self._service.url}: the program is shutting down")
+            case error:
+                return NoConnection(f"no token: {error}")

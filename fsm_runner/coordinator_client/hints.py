@@ -19,7 +19,7 @@ _UNRESOLVED_DOCKER_HOST = (
     "(in a compose file: extra_hosts)"
 )
 _CLOSED = "the connection was closed without an HTTP response"
-_NO_HTTP = "what came is not an HTTP response"
+_NO_HTTP = "the server sent no HTTP response"
 
 _OTHER_NAME_CODES = frozenset({62, 64})
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
@@ -36,63 +36,63 @@ _PLAIN_TO_TLS_PAGE = re.compile(
 )
 
 
-class Setting(msgspec.Struct, frozen=True):
-    """Where the address of the other end of a connection is set, for messages."""
+class UrlSetting(msgspec.Struct, frozen=True):
+    """The setting with the URL of a connection, for messages."""
 
     name: str
     """`the URL`, or a variable."""
     owner: str = "the server"
-    """What is at the other end."""
+    """The name of the peer."""
     needs_tls: bool = False
-    """The setting has no scheme, and HTTPS is used always."""
+    """The setting has no scheme, because HTTPS is always used."""
 
     def with_http(self) -> str:
-        """What to do where the other end has no TLS."""
+        """Return what to do if the peer has no TLS."""
         if self.needs_tls:
             return f"correct {self.name} ({self.owner} is called by HTTPS alone)"
         return f"use http:// in {self.name}"
 
 
-URL_SETTING = Setting("the URL")
+URL_SETTING = UrlSetting("the URL")
 
 
-def fault_text(
-    fault: Exception,
+def failure_text(
+    error: Exception,
     url: str,
     proxy: Proxy | None = None,
     *,
     was_answered: bool = False,
-    setting: Setting = URL_SETTING,
+    setting: UrlSetting = URL_SETTING,
 ) -> str:
-    """The cause of a failed call of this URL, and what to do about it if that is known.
+    """Return the cause of a failed call of this URL, and a hint on what to correct if there is one.
 
-    `was_answered`: the server has answered earlier calls, so it is set up correctly. `setting`: where the URL is set.
+    If the server has answered an earlier call (`was_answered`), its URL is right.
     """
-    text = _reason(fault)
+    text = _reason(error)
     address = httpx.URL(url)
     uses_tls = address.scheme == "https"
     if proxy is None:
-        return text + _hint(fault, address.host, uses_tls, setting, was_answered=was_answered)
+        return text + _hint(error, address.host, uses_tls, setting, was_answered=was_answered)
     way_out = f"; correct {proxy.variable}, or name the host in NO_PROXY"
-    if isinstance(fault, httpx.ProxyError):
+    if isinstance(error, httpx.ProxyError):
         status = int(text[:3]) if text[:3].isdigit() else 0
         is_login = status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
         return f"the proxy {proxy} does not connect to it: {text}{proxy_hint(status, proxy) if is_login else way_out}"
-    is_tls_fault = isinstance(fault, httpx.ConnectError) and _is_of_tls(fault)
+    is_tls_fault = isinstance(error, httpx.ConnectError) and _is_of_tls(error)
     if is_tls_fault and uses_tls and proxy.uses_tls:
         return f"{text}; this is the TLS of the server, or of the proxy {proxy}: check the URL and {proxy.variable}"
     through = f"; the call went through the proxy {proxy}"
-    if uses_tls and (is_tls_fault or not isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout)):
-        return text + _hint(fault, address.host, uses_tls, setting, was_answered=was_answered) + through
-    at_proxy = Setting(proxy.variable, owner="the proxy")
-    hint = _hint(fault, httpx.URL(proxy.url).host, proxy.uses_tls, at_proxy, was_answered=was_answered)
-    if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout):
+    if uses_tls and (is_tls_fault or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
+        return text + _hint(error, address.host, uses_tls, setting, was_answered=was_answered) + through
+    at_proxy = UrlSetting(proxy.variable, owner="the proxy")
+    hint = _hint(error, httpx.URL(proxy.url).host, proxy.uses_tls, at_proxy, was_answered=was_answered)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return f"the proxy {proxy} cannot be reached: {text}{hint}{'' if proxy.variable in hint else way_out}"
     return f"{text}{through}{hint}"
 
 
 def page_hint(url: str, status: int, page: str, proxy: Proxy | None = None) -> str:
-    """What to do about an answer that does not come from a coordinator; empty if that is not known."""
+    """Return a hint for a page that did not come from a coordinator; empty if there is none."""
     is_plain = httpx.URL(url).scheme == "http"
     if not is_plain or status != httpx.codes.BAD_REQUEST or not _PLAIN_TO_TLS_PAGE.search(page):
         return ""
@@ -104,35 +104,35 @@ def page_hint(url: str, status: int, page: str, proxy: Proxy | None = None) -> s
     )
 
 
-def _reason(fault: Exception) -> str:
-    """What happened, in words. The texts of httpx name its own classes, or no cause at all."""
-    if isinstance(fault, httpx.TimeoutException | TimeoutError):
-        what = "connection" if isinstance(fault, httpx.ConnectTimeout) else "answer"
-        return f"no {what} within the time limit ({type(fault).__name__})"
-    numbers = _system_reasons(fault)
-    match fault:
-        case httpx.ConnectError() if _handshake_ended(fault):
+def _reason(error: Exception) -> str:
+    """Return the cause in words. The texts of httpx name its own classes, or no cause."""
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        what = "connection" if isinstance(error, httpx.ConnectTimeout) else "answer"
+        return f"no {what} within the time limit ({type(error).__name__})"
+    numbers = _system_reasons(error)
+    match error:
+        case httpx.ConnectError() if _handshake_ended(error):
             return "the connection ended during the TLS handshake"
         case httpx.ConnectError():
-            return numbers or str(fault) or "the connection failed"
+            return numbers or str(error) or "the connection failed"
         case httpx.ReadError():
             return _CLOSED + (f" ({numbers})" if numbers else "")
         case httpx.WriteError():
             return "the connection was closed while the request was sent" + (f" ({numbers})" if numbers else "")
         case httpx.RemoteProtocolError():
-            return _protocol_reason(str(fault))
-        case ssl.SSLError() if fault.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
+            return _protocol_reason(str(error))
+        case ssl.SSLError() if error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
             return "the server demands a certificate of its clients, which is not supported"
-    return str(fault) or type(fault).__name__
+    return str(error) or type(error).__name__
 
 
-def _system_reasons(fault: Exception) -> str:
-    """What the operating system says of it, such as "Network is unreachable"; empty if it says nothing."""
+def _system_reasons(error: Exception) -> str:
+    """Return the error texts of the operating system, such as "Network is unreachable"."""
     found: list[str] = []
-    for cause in _causes(fault):
+    for cause in _causes(error):
         match cause:
             case ssl.SSLError():
-                # Its number is one of OpenSSL.
+                # Its errno is a code of OpenSSL.
                 continue
             case socket.gaierror():
                 found.append(cause.strerror or str(cause))
@@ -148,13 +148,13 @@ def _protocol_reason(text: str) -> str:
         return "the connection was closed before the response was complete"
     if (banner := _BANNER.match(text)) is not None:
         return f"{_NO_HTTP}: {truncated(banner['text'], _BANNER_CHARS)}"
-    # h11 says this of bytes that are not text, such as an alert of TLS.
+    # h11 raises this for bytes that are not text, such as a TLS alert.
     return _NO_HTTP if text == "illegal request line" else f"{_NO_HTTP}: {text}"
 
 
-def _hint(fault: Exception, host: str, uses_tls: bool, setting: Setting, *, was_answered: bool) -> str:
-    """What to do, for a connection to this host; empty if that is not known."""
-    for cause in _causes(fault):
+def _hint(error: Exception, host: str, uses_tls: bool, setting: UrlSetting, *, was_answered: bool) -> str:
+    """Return a hint for a connection to this host; empty if there is none."""
+    for cause in _causes(error):
         match cause:
             case ssl.SSLCertVerificationError():
                 return _certificate_hint(cause.verify_code, setting)
@@ -162,14 +162,14 @@ def _hint(fault: Exception, host: str, uses_tls: bool, setting: Setting, *, was_
                 return f"; {setting.owner} does not use TLS on this port: if the port is right, {setting.with_http()}"
             case socket.gaierror():
                 return f": {host}" + (_UNRESOLVED_DOCKER_HOST if host == DOCKER_HOST else "")
-    if uses_tls and isinstance(fault, httpx.ConnectError) and _handshake_ended(fault):
+    if uses_tls and isinstance(error, httpx.ConnectError) and _handshake_ended(error):
         return ": if the port serves plain HTTP, " + setting.with_http()
-    if was_answered or not isinstance(fault, httpx.ReadError | httpx.RemoteProtocolError):
+    if was_answered or not isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
         return ""
     return "; is this the right port?" + ("" if uses_tls else f" If it expects TLS, use https:// in {setting.name}")
 
 
-def _certificate_hint(code: int, setting: Setting) -> str:
+def _certificate_hint(code: int, setting: UrlSetting) -> str:
     if code in _OTHER_NAME_CODES:
         return f"; the certificate is for another host name: use a name in {setting.name} that the certificate covers"
     if code in _NOT_VALID_NOW_CODES:
@@ -178,21 +178,21 @@ def _certificate_hint(code: int, setting: Setting) -> str:
     return "; name the file with its authority's certificate in SSL_CERT_FILE" if is_unknown else ""
 
 
-def _is_of_tls(fault: Exception) -> bool:
-    """Whether the connection was established and its TLS handshake failed."""
-    return any(isinstance(cause, ssl.SSLError) for cause in _causes(fault)) or _handshake_ended(fault)
+def _is_of_tls(error: Exception) -> bool:
+    """Return whether the connection was established and its TLS handshake failed."""
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error)) or _handshake_ended(error)
 
 
-def _handshake_ended(fault: Exception) -> bool:
-    """Whether the connection was established and then ended."""
-    causes = list(_causes(fault))
+def _handshake_ended(error: Exception) -> bool:
+    """Return whether the connection was established and then closed."""
+    causes = list(_causes(error))
     was_refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
     return not was_refused and any(isinstance(cause, _HANDSHAKE_ENDED) for cause in causes)
 
 
-def _causes(fault: BaseException) -> Iterator[BaseException]:
-    """The fault, and the exceptions that caused it."""
-    seen: list[BaseException] = [fault]
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and the exceptions that caused it."""
+    seen: list[BaseException] = [error]
     for each in seen:
         yield each
         members = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
@@ -211,8 +211,8 @@ _NO_LOGIN = (
 )
 _LOGIN_REFUSED = "; it does not accept the user name and password of the coordinator URL"
 _LOGIN_BESIDE_AUTH0 = (
-    "; a proxy in front of it asks for a user name and a password (WWW-Authenticate: Basic), and a call that has a "
-    "token cannot have them as well: let the proxy pass calls that have a token"
+    "; a proxy in front of it asks for a user name and a password (WWW-Authenticate: Basic), and a call with a "
+    "token cannot have them as well: let the proxy pass calls with a token"
 )
 _BASIC_BEFORE_TOKENS = (
     "; a proxy in front of the token service asks for a user name and a password (WWW-Authenticate: Basic), which the "
@@ -220,42 +220,42 @@ _BASIC_BEFORE_TOKENS = (
 )
 
 _GATEWAY_STATUSES = frozenset({403, 502, 503, 504})
-"""Statuses with which a proxy answers on its own behalf."""
+"""Statuses of responses that proxies generate."""
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]{0,39})(?=\s+[^\s=,]|\s*(?:,|$))")
-"""A name that no `=` follows: that would be a parameter of the scheme before it."""
+"""A name without a `=` after it, which would make it a parameter of the scheme before it. RFC 9110, section 11."""
 
 
-def challenge_of(answer: httpx.Response) -> str:
-    """How it asks for credentials: `WWW-Authenticate`, or the header of a proxy that asks for its own."""
-    is_proxys = answer.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
-    challenge: str = answer.headers.get("proxy-authenticate" if is_proxys else "www-authenticate", "")
+def challenge_of(response: httpx.Response) -> str:
+    """Return the `WWW-Authenticate` header, or `Proxy-Authenticate` of a proxy that asks for a login."""
+    is_from_proxy = response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
+    challenge: str = response.headers.get("proxy-authenticate" if is_from_proxy else "www-authenticate", "")
     return challenge
 
 
-def login_hint(challenge: str, url: str, *, brings_token: bool) -> str:
-    """What to do about a 401 of the coordinator at this URL."""
+def login_hint(challenge: str, url: str, *, has_token: bool) -> str:
+    """Return a hint for a 401 of the coordinator at this URL."""
     schemes = _schemes(challenge)
-    if "basic" in schemes and not (brings_token and "bearer" in schemes):
-        if brings_token:
+    if "basic" in schemes and not (has_token and "bearer" in schemes):
+        if has_token:
             return _LOGIN_BESIDE_AUTH0
         return _LOGIN_REFUSED if httpx.URL(url).userinfo else _NO_LOGIN
     if schemes and "bearer" not in schemes:
-        return _unsupported(schemes, "WWW-Authenticate", "the coordinator")
-    return "" if brings_token else _NO_AUTH0
+        return _unsupported(schemes, "the coordinator")
+    return "" if has_token else _NO_AUTH0
 
 
 def token_service_login_hint(challenge: str) -> str:
-    """What to do about a 401 to a request for a token, if something in front of the token service sent it."""
+    """Return a hint for a 401 to a token request that a proxy in front of the token service sent; else empty."""
     schemes = _schemes(challenge)
     if "basic" in schemes:
         return _BASIC_BEFORE_TOKENS
     is_unsupported = schemes and "bearer" not in schemes
-    return _unsupported(schemes, "WWW-Authenticate", "the token service") if is_unsupported else ""
+    return _unsupported(schemes, "the token service") if is_unsupported else ""
 
 
 def proxy_hint(status: int, proxy: Proxy | None, challenge: str = "") -> str:
-    """How the proxy may be the cause of an answer with this status; empty if it is not."""
+    """Return how the proxy may have caused a response with this status; empty if it did not."""
     if proxy is None:
         return ""
     if status != httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
@@ -273,12 +273,12 @@ def proxy_hint(status: int, proxy: Proxy | None, challenge: str = "") -> str:
 
 
 def _schemes(challenge: str) -> dict[str, str]:
-    """The authentication schemes that it offers, in lower case, and as the server writes them."""
+    """Return the offered schemes as the server writes them, by their names in lower case."""
     return {name.lower(): name for name in _SCHEME.findall(_QUOTED.sub('""', challenge))}
 
 
-def _unsupported(schemes: dict[str, str], header: str, what: str) -> str:
+def _unsupported(schemes: dict[str, str], server: str) -> str:
     return (
-        f"; it asks for authentication by {', '.join(schemes.values())} ({header}), which is not supported: let what "
-        f"asks for it, usually a proxy in front of {what}, pass these calls"
+        f"; it asks for authentication by {', '.join(schemes.values())} (WWW-Authenticate), which is not supported: if "
+        f"a proxy in front of {server} asks for it, let it pass these calls"
     )

@@ -1,4 +1,4 @@
-"""HTTP clients as the environment wants them: its proxies and certificates; and one bounded exchange with a server."""
+"""HTTP clients with the proxies and certificates of the environment, and calls with a limited response."""
 
 import asyncio
 import ipaddress
@@ -10,17 +10,17 @@ import httpx
 
 from fsm_runner import __version__
 from fsm_runner.coordinator_client.errors import Unreachable
-from fsm_runner.coordinator_client.hints import URL_SETTING, Setting, challenge_of, fault_text
+from fsm_runner.coordinator_client.hints import URL_SETTING, UrlSetting, challenge_of, failure_text
 from fsm_runner.coordinator_client.policy import CONNECT_TIMEOUT_S
 from fsm_runner.coordinator_client.proxies import Proxy, proxy_for
 from fsm_runner.coordinator_client.redirects import (
-    FOLLOWED_TIMES,
+    REDIRECT_LIMIT,
     Redirect,
     followed_target,
     keep_location,
+    redirect_limit_text,
     redirect_of,
     redirect_text,
-    too_often_text,
 )
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, NoCookies, chunks_of
@@ -30,12 +30,11 @@ from fsm_runner.protocol.urls import http_url
 
 LOCALHOST = "localhost"
 USER_AGENT = f"fsm-runner/{__version__}"
-"""What servers and proxies see in their logs of requests that this program makes."""
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host of a URL, without brackets, is this machine's own."""
+    """Return whether the host of a URL, without brackets, is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -43,21 +42,20 @@ def is_loopback(host: str) -> bool:
 
 
 class ClientFactory:
-    """Makes HTTP clients for one server, with the proxies and certificates of the environment."""
+    """Creates HTTP clients for one server."""
 
     def __init__(
         self,
         url: str,
-        what: str,
+        name: str,
         *,
         auth: httpx.Auth | None = None,
         limits: httpx.Limits | None = None,
-        setting: Setting = URL_SETTING,
+        setting: UrlSetting = URL_SETTING,
     ) -> None:
-        """`what` says in messages whose URL it is, `setting` where it is set.
+        """`name` is what messages call the URL, and `setting` is where it is configured.
 
-        Raises `UsageError` when the URL, or a variable of the environment such as HTTPS_PROXY or SSL_CERT_FILE, cannot
-        be used.
+        Raises `UsageError` if the URL, or a variable such as HTTPS_PROXY or SSL_CERT_FILE, is invalid.
         """
         self._url = url
         self._auth = auth
@@ -65,20 +63,20 @@ class ClientFactory:
         self._setting = setting
         self.was_answered = False
         """Whether the server has answered a call. The functions that make calls set it."""
-        named = f"{what} {without_logins(url)!r}"
+        named_url = f"{name} {without_logins(url)!r}"
         try:
             address = http_url(url)
-            # A proxy has no business between two programs of the same machine.
+            # Programs on the same machine need no proxy between them.
             self.proxy: Proxy | None = None if is_loopback(address.host) else proxy_for(address)
-        except ValueError as defect:
-            raise UsageError(f"{named}: {defect}") from None
+        except ValueError as error:
+            raise UsageError(f"{named_url}: {error}") from None
         uses_tls = address.scheme == "https" or (self.proxy is not None and self.proxy.uses_tls)
-        # Certificates take memory and time to load: all clients share them, and plain HTTP has no use for them.
-        # Those of SSL_CERT_FILE count for this machine's own servers too: who else would know their authority?
+        # All clients share the certificates, because they take memory and time to load. Plain HTTP needs none. A
+        # server on this machine may have a certificate of an authority that only SSL_CERT_FILE knows.
         try:
             self._certificates: ssl.SSLContext = httpx.create_ssl_context(verify=uses_tls)
-        except OSError as fault:
-            raise UsageError(f"{named}: {_certificates_used()} cannot be used: {fault}") from fault
+        except OSError as error:
+            raise UsageError(f"{named_url}: {_certificate_source()} cannot be used: {error}") from error
 
     def __call__(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -87,7 +85,7 @@ class ClientFactory:
             cookies=NoCookies(),
             limits=self._limits,
             event_hooks={"response": [keep_location]},
-            # Otherwise httpx reads the proxy variables itself, and it refuses entries of NO_PROXY that curl accepts.
+            # httpx would read the proxy variables itself, and it rejects NO_PROXY entries that curl accepts.
             trust_env=False,
             proxy=None if self.proxy is None else self._httpx_proxy(self.proxy),
             verify=self._certificates,
@@ -96,89 +94,90 @@ class ClientFactory:
     def _httpx_proxy(self, proxy: Proxy) -> httpx.Proxy:
         return httpx.Proxy(proxy.url, ssl_context=self._certificates if proxy.uses_tls else None)
 
-    def fault_text(self, fault: Exception) -> str:
-        """The cause of a failed call, and what to do about it."""
-        return fault_text(fault, self._url, self.proxy, was_answered=self.was_answered, setting=self._setting)
+    def failure_text(self, error: Exception) -> str:
+        """Return the cause of a failed call, and what to do about it."""
+        return failure_text(error, self._url, self.proxy, was_answered=self.was_answered, setting=self._setting)
 
     def redirect_text(self, path: str, redirect: Redirect) -> str:
-        """What to do about a redirect that is not followed, of a call of `path`."""
+        """Return what to do about a redirect of a call of `path` that was not followed."""
         return redirect_text(path, redirect, domain_variable=self._setting.name if self._setting.needs_tls else "")
 
 
-def _certificates_used() -> str:
-    """The file goes before the folder."""
-    set_ones = [f"{name}={os.environ[name]!r}" for name in _CERTIFICATES if os.environ.get(name)]
-    return set_ones[0] if set_ones else "the system's certificates"
+def _certificate_source() -> str:
+    """Return the variable that httpx uses: the file takes precedence over the folder."""
+    given = [f"{name}={os.environ[name]!r}" for name in _CERTIFICATES if os.environ.get(name)]
+    return given[0] if given else "the system's certificates"
 
 
-async def exchanged(
+async def single_call(
     new_client: ClientFactory,
     method: str,
     url: str,
     content: bytes | None = None,
     *,
-    limit_s: float,
+    timeout_s: float,
     limit_bytes: int,
 ) -> ApiResponse:
-    """One call on a connection of its own, JSON there and back. Raises `Unreachable`, also for a redirect."""
+    """Make one JSON call on a connection of its own. Raises `Unreachable`, also for a redirect."""
     try:
-        # httpx limits each read; an answer that drips would never end by that.
-        async with asyncio.timeout(limit_s), new_client() as http:
-            limits = httpx.Timeout(limit_s, connect=CONNECT_TIMEOUT_S)
-            answer = await exchange(http, method, url, content, limits=limits, limit_bytes=limit_bytes)
-    except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as fault:
-        raise Unreachable(f"{method} {url}: {new_client.fault_text(fault)}") from fault
+        # httpx limits the time of each read. A slow response of many reads needs a limit for all.
+        async with asyncio.timeout(timeout_s), new_client() as http:
+            timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+            response = await exchange(http, method, url, content, timeouts=timeouts, limit_bytes=limit_bytes)
+    except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as error:
+        raise Unreachable(f"{method} {url}: {new_client.failure_text(error)}") from error
     new_client.was_answered = True
-    if answer.redirect is not None:
+    if response.redirect is not None:
         path = httpx.URL(url).raw_path.decode("ascii")
-        raise Unreachable(f"{answer.call}: HTTP {answer.status}: {new_client.redirect_text(path, answer.redirect)}")
-    return answer
+        reason = new_client.redirect_text(path, response.redirect)
+        raise Unreachable(f"{response.call}: HTTP {response.status}: {reason}")
+    return response
 
 
 async def exchange(
-    http: httpx.AsyncClient, method: str, url: str, content: bytes | None, *, limits: httpx.Timeout, limit_bytes: int
+    http: httpx.AsyncClient, method: str, url: str, content: bytes | None, *, timeouts: httpx.Timeout, limit_bytes: int
 ) -> ApiResponse:
-    """The answer to one call, after the redirects that are followed.
+    """Send a request, follow redirects, and read the response.
 
-    Raises `Unreachable` where it is too large or redirected too often, and what httpx raises.
+    Raises `Unreachable` if it is too large or redirected too often, and what httpx raises.
     """
     call = f"{method} {url}"
     headers = [] if content is None else [(b"content-type", b"application/json")]
-    response = await opened(http, method, url, content, headers, limits)
+    response = await send(http, method, url, content, headers, timeouts)
     try:
         body = bytearray()
         async for chunk in chunks_of(response):
             body += chunk
             if len(body) > limit_bytes:
-                raise Unreachable(f"{call}: the answer is larger than {limit_bytes:,} bytes")
+                raise Unreachable(f"{call}: the response is larger than {limit_bytes:,} bytes")
     finally:
         await response.aclose()
-    came_from = None if response.request.url == httpx.URL(url) else response.request.url
+    final_url = None if response.request.url == httpx.URL(url) else response.request.url
     return ApiResponse(
-        call, response.status_code, bytes(body), challenge_of(response), redirect_of(response), came_from
+        call, response.status_code, bytes(body), challenge_of(response), redirect_of(response), final_url
     )
 
 
-async def opened(
+async def send(
     http: httpx.AsyncClient,
     method: str,
     url: str,
     content: bytes | AsyncIterator[bytes] | None,
     headers: list[tuple[bytes, bytes]],
-    limits: httpx.Timeout,
+    timeouts: httpx.Timeout,
 ) -> httpx.Response:
-    """The open answer to one call, after the redirects that are followed; the caller reads and closes it.
+    """Send a request, follow redirects, and return the open response, which the caller reads and closes.
 
-    Content that comes as a stream cannot be sent again, so its redirects are not followed. Raises `Unreachable` for
-    too many redirects, and what httpx raises.
+    Streamed content cannot be sent again, so its redirects are not followed. Raises `Unreachable` for too many
+    redirects, and what httpx raises.
     """
     target: httpx.URL | str = url
-    for _ in range(FOLLOWED_TIMES + 1):
-        request = http.build_request(method, target, content=content, headers=headers, timeout=limits)
+    for _ in range(REDIRECT_LIMIT + 1):
+        request = http.build_request(method, target, content=content, headers=headers, timeout=timeouts)
         response = await http.send(request, stream=True)
         followed = None if isinstance(content, AsyncIterator) else followed_target(response)
         if followed is None:
             return response
         await response.aclose()
         target = followed
-    raise Unreachable(f"{method} {url}: {too_often_text(httpx.URL(target))}")
+    raise Unreachable(f"{method} {url}: {redirect_limit_text(httpx.URL(target))}")

@@ -1,7 +1,7 @@
-"""Kept connections to one coordinator, each with a client of its own.
+"""Kept-alive connections to one coordinator, each with a client of its own.
 
-A pool of httpx looks at each of its connections when a request begins and again when it ends. With twenty of them that
-was two fifths of what a run cost the loop, so each pool here holds a single one, and a stack says which is used.
+An httpx pool looks at all its connections when a request begins and when it ends. With twenty connections that was two
+fifths of a run's cost in the event loop. So each httpx pool here has a single connection, and a stack selects one.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import msgspec
 from fsm_runner.coordinator_client.policy import KEEPALIVE_S
 
 ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_S)
-"""The limits of each client that `Connections` is given."""
+"""The limits of each client of a `ConnectionPool`."""
 
 
 class _Idle(msgspec.Struct, frozen=True):
@@ -24,26 +24,26 @@ class _Idle(msgspec.Struct, frozen=True):
     since_s: float
 
 
-class Connections:
-    """At most `limit` of them; who wants one more waits."""
+class ConnectionPool:
+    """At most `limit` connections in use; further callers wait."""
 
     def __init__(self, new_client: Callable[[], httpx.AsyncClient], limit: int) -> None:
         self._new_client = new_client
-        self._room = asyncio.Semaphore(limit)
+        self._capacity = asyncio.Semaphore(limit)
         self._open: set[httpx.AsyncClient] = set()
         self._idle: deque[_Idle] = deque()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client with nothing else under way: the one that was used last, so that the others can be let go.
+    async def acquire(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Yield an idle client: the most recently used one, so that the others expire.
 
-        It is kept only where all went well: a request that is given up at a bad moment leaves its connection in use
-        for ever, and the next one would wait for it.
+        The client is closed if the body raises: a request that is cancelled at the wrong moment leaves its connection
+        in use for ever, and the next request would wait for it.
         """
-        async with self._room:
-            client = self._idle.pop().client if self._idle else self._made()
+        async with self._capacity:
+            client = self._idle.pop().client if self._idle else self._opened()
             try:
-                await self._let_go_of_unused()
+                await self._close_expired()
                 yield client
             except BaseException:
                 await self._close(client)
@@ -51,18 +51,18 @@ class Connections:
             self._idle.append(_Idle(client, time.monotonic()))
 
     async def aclose(self) -> None:
-        """Close them all, those in use too."""
+        """Close all connections, including those in use."""
         while self._open:
             await self._open.pop().aclose()
 
-    def _made(self) -> httpx.AsyncClient:
+    def _opened(self) -> httpx.AsyncClient:
         client = self._new_client()
         self._open.add(client)
         return client
 
-    async def _let_go_of_unused(self) -> None:
-        unused_before_s = time.monotonic() - KEEPALIVE_S
-        while self._idle and self._idle[0].since_s < unused_before_s:
+    async def _close_expired(self) -> None:
+        expired_before_s = time.monotonic() - KEEPALIVE_S
+        while self._idle and self._idle[0].since_s < expired_before_s:
             await self._close(self._idle.popleft().client)
 
     async def _close(self, client: httpx.AsyncClient) -> None:

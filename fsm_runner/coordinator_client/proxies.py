@@ -15,7 +15,7 @@ from loguru import logger
 from fsm_runner.protocol.urls import http_url, port_of
 
 _SOCKS_SCHEMES = frozenset({"socks5", "socks5h"})
-"""Those that httpx supports with the package `socksio`."""
+"""The schemes that httpx supports with the package `socksio`."""
 
 
 class Proxy(msgspec.Struct, frozen=True):
@@ -41,13 +41,13 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 def proxy_for(url: httpx.URL) -> Proxy | None:
-    """The proxy through which this URL is called; None: it is called directly.
+    """Return the proxy for calls of this URL; None: they are direct.
 
-    Raises `ValueError`, with the variable's name, where its value is no proxy that can be used.
+    Raises `ValueError` with the name of the variable if its value cannot be used.
     """
-    set_ones = urllib.request.getproxies()
-    found = set_ones.get(url.scheme) or set_ones.get("all")
-    if not found or is_exempt(url, set_ones.get("no", "")):
+    configured = urllib.request.getproxies()
+    found = configured.get(url.scheme) or configured.get("all")
+    if not found or is_exempt(url, configured.get("no", "")):
         return None
     names = [f"{scheme}_proxy" for scheme in (url.scheme, "all")]
     variables = sorted(
@@ -57,8 +57,8 @@ def proxy_for(url: httpx.URL) -> Proxy | None:
     proxy = Proxy(found if "://" in found else f"http://{found}", variable)
     try:
         _check(proxy.url)
-    except ValueError as defect:
-        raise ValueError(f"{variable} cannot be used: {defect}") from None
+    except ValueError as error:
+        raise ValueError(f"{variable} cannot be used: {error}") from None
     return proxy
 
 
@@ -68,10 +68,10 @@ def _check(url: str) -> None:
     is_socks = scheme.lower() in _SOCKS_SCHEMES
     if is_socks and importlib.util.find_spec("socksio") is None:
         raise ValueError(
-            "it names a SOCKS proxy, which is supported only where the Python package socksio is installed: "
+            "it names a SOCKS proxy, which needs the Python package socksio: "
             "install it (pip install socksio), or name an http:// proxy"
         )
-    # The scheme does not matter to the rest of the check.
+    # The rest of the check does not depend on the scheme.
     checked = http_url(f"http://{rest}" if is_socks else url)
     try:
         unquote_to_bytes(checked.userinfo).decode()
@@ -87,12 +87,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class _Exception(msgspec.Struct, frozen=True):
-    """One entry: a name or a network. It holds for every port and scheme where these are None."""
+    """One entry of NO_PROXY: a name or a network, for every port and scheme if these are None."""
 
     name: str | None = None
-    """A host name in lower case, which includes its subdomains. `*`: every host."""
+    """A host name in lower case, with its subdomains. `*`: every host."""
     network: Network | None = None
-    """A single address is a network of one."""
+    """A single address is a network of one address."""
     port: int | None = None
     scheme: str | None = None
 
@@ -108,13 +108,13 @@ class _Exception(msgspec.Struct, frozen=True):
 
 
 def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
-    """Whether NO_PROXY excepts the host of this URL from proxies. Warns of entries that cannot be read."""
+    """Return whether NO_PROXY exempts the host of this URL. Log a warning for each invalid entry."""
     return any(each.covers(url) for each in _exceptions(no_proxy))
 
 
 @functools.cache
 def _exceptions(no_proxy: str) -> tuple[_Exception, ...]:
-    """Cached, so that a warning comes once."""
+    """Cached, so that each warning is logged once."""
     found = []
     for text in re.split(r"[\s,]+", no_proxy):
         if not text:
@@ -143,22 +143,22 @@ def _parsed(text: str) -> _Exception:
 
 
 def _network(text: str) -> Network:
-    """The network of an address or a range, with or without brackets. Raises `ValueError`."""
+    """Return the network of an address or a range, with or without brackets. Raises `ValueError`."""
     match = re.fullmatch(r"\[([^\[\]]*)\](/[0-9]+)?", text)
     return ipaddress.ip_network(text if match is None else match[1] + (match[2] or ""), strict=False)
 
 
 def _address(host: str) -> Address | None:
     try:
-        # A zone such as %eth0 says on which network an address is, not which one it is.
+        # A zone such as %eth0 names a network interface. It is not part of the address.
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
 
 
 def _ascii(name: str) -> str:
-    """The name in the ASCII form of the DNS. Raises `ValueError` if it cannot be a name."""
+    """Return the name as the DNS encodes it, in ASCII. Raises `ValueError` if it is not a host name."""
     try:
         return httpx.URL(scheme="http", host=name).raw_host.decode("ascii")
-    except httpx.InvalidURL as defect:
-        raise ValueError(str(defect)) from defect
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from error

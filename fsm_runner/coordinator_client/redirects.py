@@ -1,7 +1,7 @@
-"""Which redirects are followed, and the error text for the others.
+"""The redirects that a call follows, and the error text for the others.
 
-307 and 308 keep method and body, so a call can be repeated. It is repeated only at the same host, since it
-may carry credentials.
+307 and 308 keep method and body, so the call can be repeated. It is repeated only at the same host, because it may
+carry credentials.
 """
 
 from urllib.parse import urljoin
@@ -14,15 +14,15 @@ from fsm_runner.protocol.urls import http_url, port_of
 from fsm_runner.util.text import excerpt
 
 FOLLOWED_STATUSES = frozenset({307, 308})
-FOLLOWED_TIMES = 5
-"""The number of redirects that one call follows."""
+REDIRECT_LIMIT = 5
+"""The most redirects that one call follows."""
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303}) | FOLLOWED_STATUSES
 _LOCATION = "fsm_runner.location"
 
 
 class Redirect(msgspec.Struct, frozen=True):
-    """An answer that points to another URL."""
+    """A response that points to another URL."""
 
     location: str
     """The `Location` header; empty if there is none."""
@@ -30,47 +30,46 @@ class Redirect(msgspec.Struct, frozen=True):
     """The absolute URL; None if the location is not a URL that can be called."""
 
 
-async def keep_location(answer: httpx.Response) -> None:
-    """A response hook for every client: moves the `Location` of a redirect out of the headers.
+async def keep_location(response: httpx.Response) -> None:
+    """Move the `Location` of a redirect out of the headers. A response hook of every client.
 
-    httpx resolves that header in each answer, and raises an error that does not show it if it is not a URL.
+    httpx resolves that header in each response. If it is not a URL, httpx raises an error that does not show it.
     """
-    if answer.has_redirect_location:
-        answer.extensions[_LOCATION] = answer.headers.pop("location")
+    if response.has_redirect_location:
+        response.extensions[_LOCATION] = response.headers.pop("location")
 
 
-def redirect_of(answer: httpx.Response) -> Redirect | None:
-    """The redirect of an answer; None if it is none."""
-    if answer.status_code not in _REDIRECT_STATUSES:
+def redirect_of(response: httpx.Response) -> Redirect | None:
+    """Return the redirect of a response; None if it is not a redirect."""
+    if response.status_code not in _REDIRECT_STATUSES:
         return None
-    location = str(answer.extensions.get(_LOCATION, "")).strip()
+    location = str(response.extensions.get(_LOCATION, "")).strip()
     if not location:
         return Redirect("", None)
     try:
-        return Redirect(location, http_url(urljoin(str(answer.request.url), location)))
+        return Redirect(location, http_url(urljoin(str(response.request.url), location)))
     except ValueError:
         return Redirect(location, None)
 
 
-def followed_target(answer: httpx.Response) -> httpx.URL | None:
-    """The URL to repeat the call at; None if the redirect is not followed, or if there is none."""
-    redirect = redirect_of(answer)
-    if redirect is None or redirect.target is None or answer.status_code not in FOLLOWED_STATUSES:
+def followed_target(response: httpx.Response) -> httpx.URL | None:
+    """Return the URL at which to repeat the call; None if there is no redirect, or it is not followed."""
+    redirect = redirect_of(response)
+    if redirect is None or redirect.target is None or response.status_code not in FOLLOWED_STATUSES:
         return None
-    return redirect.target if _is_same_host(answer.request.url, redirect.target) else None
+    return redirect.target if _is_same_host(response.request.url, redirect.target) else None
 
 
-def is_about(path: str, target: httpx.URL) -> bool:
-    """Whether a redirect of a call of `path` leads to the same thing in another place: below a prefix, or with a slash
-    at its end."""
-    there = target.raw_path.decode("ascii").partition("?")[0]
-    return there.rstrip("/").endswith(path.partition("?")[0].rstrip("/"))
+def has_path(url: httpx.URL, path: str) -> bool:
+    """Return whether a URL after redirects still has the path of the call, perhaps with a prefix or a final slash."""
+    found = url.raw_path.decode("ascii").partition("?")[0]
+    return found.rstrip("/").endswith(path.partition("?")[0].rstrip("/"))
 
 
 def redirect_text(path: str, redirect: Redirect, *, domain_variable: str = "") -> str:
-    """What to do about a call of `path`, below a configured URL, that was redirected and not followed.
+    """Return what to do about a redirect that was not followed, of a call of `path` below a configured URL.
 
-    `domain_variable`: the setting with the host of the URL, if no setting holds the whole URL.
+    `domain_variable` names the setting with the host of the URL, if no setting has the whole URL.
     """
     if not redirect.location:
         return "redirects, but names no target (its Location header is empty or missing): is the URL right?"
@@ -90,16 +89,16 @@ def redirect_text(path: str, redirect: Redirect, *, domain_variable: str = "") -
     return f"redirects to {excerpt(url)}; configure that one ({excerpt(configured)})"
 
 
-def too_often_text(target: httpx.URL) -> str:
-    return f"redirects more than {FOLLOWED_TIMES} times, at last to {excerpt(without_logins(str(target)))}"
+def redirect_limit_text(target: httpx.URL) -> str:
+    return f"redirects more than {REDIRECT_LIMIT} times, last to {excerpt(without_logins(str(target)))}"
 
 
 def _is_same_host(asked: httpx.URL, target: httpx.URL) -> bool:
-    """The same scheme, host and port; or the same host by HTTPS, where both ports are the usual ones."""
-    here, there = _place(asked), _place(target)
+    """Return whether scheme, host and port are equal, or only change from http to https at their default ports."""
+    here, there = _host_and_port(asked), _host_and_port(target)
     is_upgrade = (asked.scheme, here[1], target.scheme, there[1]) == ("http", 80, "https", 443)
     return here[0] == there[0] and (is_upgrade or (asked.scheme == target.scheme and here[1] == there[1]))
 
 
-def _place(url: httpx.URL) -> tuple[bytes, int | None]:
+def _host_and_port(url: httpx.URL) -> tuple[bytes, int | None]:
     return url.raw_host, port_of(url)

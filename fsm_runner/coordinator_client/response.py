@@ -1,4 +1,4 @@
-"""An answer to one HTTP call, read to its end."""
+"""A response of the coordinator or the token service, with its whole body."""
 
 from typing import TypeVar
 
@@ -16,36 +16,36 @@ Form = TypeVar("Form")
 
 
 class ApiResponse(msgspec.Struct, frozen=True):
-    """An answer that was read to its end."""
+    """A response with its whole body."""
 
     call: str
     """Method and URL, for messages."""
     status: int
     body: bytes
     challenge: str = ""
-    """Its `WWW-Authenticate` header, or `Proxy-Authenticate` if a proxy asks for a login."""
+    """The `WWW-Authenticate` header, or `Proxy-Authenticate` if a proxy asks for a login."""
     redirect: Redirect | None = None
     """A redirect that was not followed."""
-    came_from: httpx.URL | None = None
-    """The URL that answered, after redirects; None: none was followed."""
+    final_url: httpx.URL | None = None
+    """The URL after redirects; None: none was followed."""
 
     def __str__(self) -> str:
         return f"{self.call}: HTTP {self.status}: {excerpt(reason_of(self.body)) or self.excerpt}"
 
     @property
     def excerpt(self) -> str:
-        """The beginning of its text, on one line."""
+        """The beginning of the body, on one line."""
         return excerpt(self.text)
 
     @property
     def text(self) -> str:
-        """As UTF-8, whatever character set it names."""
+        """The body as UTF-8, whatever character set the response names."""
         return self.body.decode(errors="replace")
 
     def decoded(self, form: type[Form]) -> Form:
-        """Raises `Unreachable` where it is not of that form: a proxy's page, a truncated body."""
+        """Return the body as `form`. Raises `Unreachable` if it has another form: a proxy's page, a truncated body."""
         try:
             return decode_json(self.body, form)
-        except wire.DECODE_FAULTS as defect:
-            reason = f"not a coordinator's response: {excerpt(str(defect))}: {self.excerpt}"
-            raise Unreachable(f"{self.call}: HTTP {self.status}: {reason}") from defect
+        except wire.DECODE_FAULTS as error:
+            reason = f"not a coordinator's response: {excerpt(str(error))}: {self.excerpt}"
+            raise Unreachable(f"{self.call}: HTTP {self.status}: {reason}") from error

@@ -1,7 +1,4 @@
-"""One HTTP call to the coordinator: a bounded answer, or one of the faults of `faults.py`.
-
-What an answer means beyond its status is the business of `api.py`.
-"""
+"""One HTTP call to the coordinator: a response of limited size, or one of the errors of `errors.py`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,15 +18,15 @@ from fsm_runner.coordinator_client.errors import (
     Unreachable,
 )
 from fsm_runner.coordinator_client.hints import login_hint, page_hint, proxy_hint
-from fsm_runner.coordinator_client.http_clients import ClientFactory, exchange, opened
+from fsm_runner.coordinator_client.http_clients import ClientFactory, exchange, send
 from fsm_runner.coordinator_client.policy import (
     CONNECT_TIMEOUT_S,
     REPORT_CONNECTIONS,
     RESPONSE_LIMIT_BYTES,
     RESPONSE_TIMEOUT_S,
 )
-from fsm_runner.coordinator_client.pool import ONE_CONNECTION, Connections
-from fsm_runner.coordinator_client.redirects import is_about, redirect_of, redirect_text
+from fsm_runner.coordinator_client.pool import ONE_CONNECTION, ConnectionPool
+from fsm_runner.coordinator_client.redirects import has_path, redirect_of, redirect_text
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.response_body import READ_ERRORS
 from fsm_runner.diagnostics.redaction import without_login
@@ -40,50 +37,49 @@ from fsm_runner.protocol.urls import http_url
 from fsm_runner.util.text import excerpt
 
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
-"""Final, whoever says so: a proxy before the coordinator has its own limits and its own pages."""
+"""Final also if they come from a proxy, which has limits and pages of its own."""
 
 
 class Transport:
-    """Connections to one coordinator."""
+    """The connections to one coordinator."""
 
     def __init__(self, url: str, auth: httpx.Auth | None, connections: int) -> None:
-        """Raises `UsageError` where the URL, or a proxy or certificate variable, is no good."""
+        """Raises `UsageError` if the URL, or a proxy or certificate variable, is invalid."""
         self.url = checked_url(url)
         self._auth = auth
         self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
-        self._connections = Connections(self._new_client, connections)
-        # Poll, heartbeat and registration have connections of their own: no number of reports can keep them waiting.
-        self._line = Connections(self._new_client, REPORT_CONNECTIONS)
+        self._connections = ConnectionPool(self._new_client, connections)
+        # Poll, heartbeat and registration have connections of their own, so that reports cannot delay them.
+        self._control_connections = ConnectionPool(self._new_client, REPORT_CONNECTIONS)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
-        await self._line.aclose()
+        await self._control_connections.aclose()
 
     @asynccontextmanager
     async def open(
         self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
     ) -> AsyncIterator[httpx.Response]:
-        """An open answer of any status but redirects, its body unread. Raises `Unreachable`, `Refused` where the URL
-        is none.
+        """Yield a response of any status but a redirect, with its body unread.
 
-        Content that comes as a stream cannot be sent a second time: `Unreachable` where new credentials, or a
-        redirect, would ask for that. What its iterator raises is passed through.
+        Raises `Unreachable`, or `Refused` if the path makes no URL. A streamed `content` cannot be sent twice, so a
+        redirect, or a 401 that asks for a new token, raises `Unreachable`. Errors of its iterator pass through.
         """
-        # A header that comes from elsewhere may hold any byte; as text, httpx takes ASCII alone.
+        # Forwarded headers may have any bytes. httpx encodes text as ASCII.
         raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S + RESPONSE_TIMEOUT_S):
-                    http = await stack.enter_async_context(self._connections.one())
-                    response = await self._opened(http, method, path, raw_headers, content)
-            except (*READ_ERRORS, httpx.StreamError, TimeoutError) as fault:
-                raise self._unreachable(method, path, fault) from fault
-            except httpx.InvalidURL as defect:
-                raise _no_url(method, self.url, defect) from defect
+                    http = await stack.enter_async_context(self._connections.acquire())
+                    response = await self._send(http, method, path, raw_headers, content)
+            except (*READ_ERRORS, httpx.StreamError, TimeoutError) as error:
+                raise self._unreachable(method, path, error) from error
+            except httpx.InvalidURL as error:
+                raise _invalid_url(method, self.url, error) from error
             stack.push_async_callback(response.aclose)
             yield response
 
-    async def _opened(
+    async def _send(
         self,
         http: httpx.AsyncClient,
         method: str,
@@ -91,9 +87,9 @@ class Transport:
         raw_headers: list[tuple[bytes, bytes]],
         content: bytes | AsyncIterator[bytes] | None,
     ) -> httpx.Response:
-        # No limit on how long the body takes: it may be a stream of events.
-        limits = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        response = await opened(http, method, self.url + path, content, raw_headers, limits)
+        # Reading the body has no time limit, because it may be a stream of events.
+        timeouts = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        response = await send(http, method, self.url + path, content, raw_headers, timeouts)
         if (redirect := redirect_of(response)) is not None:
             await response.aclose()
             raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, redirect)}", response.status_code)
@@ -105,85 +101,83 @@ class Transport:
         path: str,
         content: bytes | None = None,
         *,
-        limit_s: float = RESPONSE_TIMEOUT_S,
-        line: bool = False,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        control: bool = False,
     ) -> ApiResponse:
-        """The answer, where it is a 2xx. `limit_s`: how long it may take. `line`: over the runner's own line.
+        """Return a 2xx response. `control` selects the connections for calls that must not wait for reports.
 
-        Raises `Unreachable`, `NotRegistered` or `Refused` (and its kinds), nothing else.
+        Raises `Unreachable`, `NotRegistered` or `Refused` (and its subclasses), nothing else.
         """
-        connections = self._line if line else self._connections
+        connections = self._control_connections if control else self._connections
         try:
-            # httpx limits each read; an answer that drips would never end by that.
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + limit_s), connections.one() as http:
-                answer = await self._exchange(http, method, path, content, limit_s)
-        except (*READ_ERRORS, TimeoutError) as fault:
-            raise self._unreachable(method, path, fault) from fault
-        except httpx.InvalidURL as defect:
-            raise _no_url(method, self.url, defect) from defect
-        if not httpx.codes.is_success(answer.status):
-            raise self._fault_of(path, answer)
-        return answer
+            # httpx limits the time of each read. A slow response of many reads needs a limit for all.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + timeout_s), connections.acquire() as http:
+                response = await self._exchange(http, method, path, content, timeout_s)
+        except (*READ_ERRORS, TimeoutError) as error:
+            raise self._unreachable(method, path, error) from error
+        except httpx.InvalidURL as error:
+            raise _invalid_url(method, self.url, error) from error
+        if not httpx.codes.is_success(response.status):
+            raise self._error_of(path, response)
+        return response
 
-    def _unreachable(self, method: str, path: str, fault: Exception) -> Unreachable:
-        text = self._new_client.fault_text(fault)
-        if isinstance(fault, TimeoutError) and isinstance(self._auth, TokenAuth) and self._auth.awaited_url:
+    def _unreachable(self, method: str, path: str, error: Exception) -> Unreachable:
+        text = self._new_client.failure_text(error)
+        if isinstance(error, TimeoutError) and isinstance(self._auth, TokenAuth) and self._auth.awaited_url:
             text = f"the token service {self._auth.awaited_url} has not answered within the time limit"
-        if isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {text}")
         return Unreachable(f"{method} {self.url}{path}: {text}")
 
     async def _exchange(
-        self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, limit_s: float
+        self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, timeout_s: float
     ) -> ApiResponse:
-        limits = httpx.Timeout(limit_s, connect=CONNECT_TIMEOUT_S, pool=None)
+        timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
         url = self.url + path
-        answer = await exchange(http, method, url, content, limits=limits, limit_bytes=RESPONSE_LIMIT_BYTES)
+        response = await exchange(http, method, url, content, timeouts=timeouts, limit_bytes=RESPONSE_LIMIT_BYTES)
         self._new_client.was_answered = True
-        return answer
+        return response
 
-    def _fault_of(self, path: str, answer: ApiResponse) -> Unreachable | NotRegistered | Refused:
-        status = answer.status
-        message = str(answer)
-        if answer.came_from is not None and not is_about(path, answer.came_from):
-            return Unreachable(f"{message} (redirected to {excerpt(str(answer.came_from))})", status)
-        if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in answer.text:
+    def _error_of(self, path: str, response: ApiResponse) -> Unreachable | NotRegistered | Refused:
+        status = response.status
+        message = str(response)
+        if response.final_url is not None and not has_path(response.final_url, path):
+            return Unreachable(f"{message} (redirected to {excerpt(str(response.final_url))})", status)
+        if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in response.text:
             return NotRegistered(message)
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            return NotAuthenticated(message + self._login_hint(answer), status, answer.body)
-        if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(answer)) is not None:
+            return NotAuthenticated(message + self._login_hint(response), status, response.body)
+        if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(response)) is not None:
             return conflict
-        if status in TOO_LARGE_STATUSES:
-            return Refused(message, status, answer.body)
-        if httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES and has_detail(answer.body):
-            return Refused(message, status, answer.body)
-        if answer.redirect is not None:
-            return Unreachable(f"{answer.call}: HTTP {status}: {redirect_text(path, answer.redirect)}", status)
+        is_final = httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES
+        if status in TOO_LARGE_STATUSES or (is_final and has_detail(response.body)):
+            return Refused(message, status, response.body)
+        if response.redirect is not None:
+            return Unreachable(f"{response.call}: HTTP {status}: {redirect_text(path, response.redirect)}", status)
         proxy = self._new_client.proxy
-        hint = page_hint(self.url, status, answer.text, proxy) or proxy_hint(status, proxy, answer.challenge)
+        hint = page_hint(self.url, status, response.text, proxy) or proxy_hint(status, proxy, response.challenge)
         return Unreachable(message + hint, status)
 
-    def _login_hint(self, answer: ApiResponse) -> str:
-        if answer.status != httpx.codes.UNAUTHORIZED:
-            return proxy_hint(answer.status, self._new_client.proxy)
-        return login_hint(answer.challenge, self.url, brings_token=self._auth is not None)
+    def _login_hint(self, response: ApiResponse) -> str:
+        if response.status != httpx.codes.UNAUTHORIZED:
+            return proxy_hint(response.status, self._new_client.proxy)
+        return login_hint(response.challenge, self.url, has_token=self._auth is not None)
 
 
 def checked_url(url: str) -> str:
-    """The URL without a trailing slash. Raises `UsageError` where it is no http(s) URL with a host and no query."""
+    """Return the URL without a trailing slash. Raises `UsageError` unless it is an http(s) URL without a query."""
     try:
         parts = http_url(url)
-        is_sound = not parts.query and not parts.fragment
+        is_valid = not parts.query and not parts.fragment
     except ValueError:
-        is_sound = False
-    if not is_sound:
-        shown_url = without_login(url)
-        raise UsageError(f"coordinator URL {shown_url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]")
+        is_valid = False
+    if not is_valid:
+        raise UsageError(f"coordinator URL {without_login(url)!r}: expected http://HOST[:PORT] or https://HOST[:PORT]")
     return url.rstrip("/")
 
 
-def _no_url(method: str, url: str, defect: httpx.InvalidURL) -> Refused:
-    message = f"{method} {url}: a name from outside makes no URL: {defect}"
+def _invalid_url(method: str, url: str, error: httpx.InvalidURL) -> Refused:
+    message = f"{method} {url}: a name in the path makes no URL: {error}"
     return Refused(message, httpx.codes.REQUEST_URI_TOO_LONG)
 
 

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from fsm_runner.config import paths as home_module
+from fsm_runner.config.manifest import manifest_beside
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.errors import EXIT_USAGE, UsageError
-from fsm_runner.executors.manifest import manifest_beside
 from tests.support.command_executor import (
     COMMAND,
     PROFILE,

@@ -115,7 +115,7 @@ async def test_http_to_a_port_that_says_that_it_has_tls(answer: str) -> None:
 async def test_http_to_a_port_that_answers_with_an_alert_of_tls() -> None:
     async with raw_server(b"\x15\x03\x01\x00\x02\x02\x50") as url:
         for said in await faults_of(url):
-            assert ": what came is not an HTTP response; is this the right port? If it expects TLS" in said
+            assert ": the server sent no HTTP response; is this the right port? If it expects TLS" in said
 
 
 async def test_a_port_that_resets_the_connection() -> None:
@@ -127,7 +127,7 @@ async def test_a_port_that_resets_the_connection() -> None:
 async def test_a_port_with_another_protocol_shows_what_it_sent() -> None:
     async with raw_server(b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as url:
         for said in await faults_of(url):
-            assert ": what came is not an HTTP response: b'SSH-2.0-OpenSSH_9.6'; is this the right port?" in said
+            assert ": the server sent no HTTP response: b'SSH-2.0-OpenSSH_9.6'; is this the right port?" in said
     async with raw_server(b"SSH-2.0-OpenSSH_9.6\r\nInvalid SSH identification string.\r\n") as url:
         for said in await faults_of(url):
             assert f": {CLOSED}; is this the right port?" in said
@@ -208,8 +208,8 @@ async def test_authentication_that_is_not_supported_is_named(challenge: str) -> 
             assert asked in said
             assert "AUTH0_" not in said
         coordinator, token_service = await faults_of(url)
-        assert coordinator.endswith("usually a proxy in front of the coordinator, pass these calls")
-        assert token_service.endswith("usually a proxy in front of the token service, pass these calls")
+        assert coordinator.endswith("if a proxy in front of the coordinator asks for it, let it pass these calls")
+        assert token_service.endswith("if a proxy in front of the token service asks for it, let it pass these calls")
 
 
 @pytest.mark.parametrize("challenge", ["", "Bearer", 'Bearer realm="Digest, Basic"', 'Negotiate, bearer error="x"'])
@@ -229,7 +229,7 @@ async def test_a_password_is_asked_for_beside_a_token() -> None:
         serving(issue) as issuer,
         CoordinatorApi(url, TokenAuth(issuer, LOGIN)) as api,
     ):
-        with pytest.raises(NotAuthenticated, match="let the proxy pass calls that have a token"):
+        with pytest.raises(NotAuthenticated, match="let the proxy pass calls with a token"):
             await api.health()
 
 

@@ -185,7 +185,7 @@ async def test_a_redirect_without_a_target_is_named(header: bytes) -> None:
 async def test_redirects_in_a_circle_end() -> None:
     app = Redirecting(307, lambda path: path)
     async with serving(app) as url, CoordinatorApi(url) as api:
-        with pytest.raises(Unreachable, match=f"redirects more than 5 times, at last to {url}/health"):
+        with pytest.raises(Unreachable, match=f"redirects more than 5 times, last to {url}/health"):
             await api.health()
         assert len(app.arrived) == 6
         with pytest.raises(Unreachable, match="redirects more than 5 times"):

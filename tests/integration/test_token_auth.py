@@ -109,13 +109,13 @@ async def test_a_token_service_that_does_not_answer_in_time_is_named_and_not_the
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr("fsm_runner.coordinator_client.transport.CONNECT_LIMIT_S", 0.0)
+    monkeypatch.setattr("fsm_runner.coordinator_client.transport.CONNECT_TIMEOUT_S", 0.0)
     async with serving_raw(hold) as issuer:
         token_url = f"{issuer}/oauth/token"
         auth = TokenAuth(token_url, LOGIN)
         async with CoordinatorApi("http://127.0.0.1:9", auth) as api:
             said = f"the token service {token_url} has not answered within the time limit$"
             with pytest.raises(Unreachable, match=said):
-                await api._transport.call("GET", "/health", limit_s=0.1)
+                await api._transport.call("GET", "/health", timeout_s=0.1)
             await auth.aclose()
         assert auth.awaited_url == ""

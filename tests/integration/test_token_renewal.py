@@ -119,8 +119,8 @@ async def test_a_token_service_that_is_away_is_asked_again_after_a_wait_and_said
             at.clock.now_s += POLICIES.token.cap_s
             await at.api.health()
         assert at.service.seen == ["token-5"]
-        assert len([line for line in lines if "no new token" in line]) == 1
-        assert len([line for line in lines if "token service is back" in line]) == 1
+        assert len([line for line in lines if "token renewal failed" in line]) == 1
+        assert len([line for line in lines if "token renewal works again" in line]) == 1
 
 
 async def test_a_token_is_used_to_its_end_while_the_token_service_is_away() -> None:
@@ -226,7 +226,7 @@ async def test_who_waits_when_the_program_ends_is_told_so() -> None:
         call = asyncio.create_task(at.api.health())
         await at.service.has_been_asked(1)
         await at.auth.aclose()
-        with pytest.raises(Unreachable, match="the program ends"):
+        with pytest.raises(Unreachable, match="the program is shutting down"):
             await call
 
 

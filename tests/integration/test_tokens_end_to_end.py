@@ -165,21 +165,21 @@ async def test_a_token_service_that_is_away_is_waited_for(place: Place, tmp_path
     place.issuer.away = True
     place.issuer.lifetime_s = SHORT_LIFE_S
     async with place.runner(PROFILE) as runner:
-        await runner.said("no new token")
+        await runner.said("token renewal failed")
         await place.issuer.asked_for_tokens(2)
         place.issuer.away = False
         await runner.said("registered")
         await place.renewed()
         place.issuer.away = True
-        await runner.said("no new token", 2)
+        await runner.said("token renewal failed", 2)
         await runner.said("disconnected")
         place.issuer.away = False
-        await runner.said("token service is back", 2)
+        await runner.said("token renewal works again", 2)
         waited = await place.does("submit", "say", "text=still", "--wait")
         assert (waited.code, json.loads(waited.stdout)) == (EXIT_OK, {"said": "still"}), waited.stderr
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
-    assert len([line for line in runner.lines if "no new token" in line]) == 2
+    assert len([line for line in runner.lines if "token renewal failed" in line]) == 2
 
 
 async def test_a_certificate_of_an_unknown_authority_is_said_with_what_to_do(place: Place, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.config.settings import SETTINGS, RunnerConfig, load_config, read_dotenv
 from fsm_runner.coordinator_client.api import CoordinatorApi, Polled, UnreadableRun
 from fsm_runner.coordinator_client.errors import CoordinatorError, RegistrationConflict, Unreachable
-from fsm_runner.coordinator_client.pool import Connections
+from fsm_runner.coordinator_client.pool import ConnectionPool
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.executors.procedural import result_data
 from fsm_runner.process.child.capture import BoundedCapture
@@ -210,7 +210,9 @@ def api_that_is_answered(*answers: tuple[int, bytes]) -> CoordinatorApi:
 
     api = CoordinatorApi("http://localhost")
     transport = httpx.MockTransport(answer)
-    api._transport._connections = api._transport._line = Connections(lambda: httpx.AsyncClient(transport=transport), 1)
+    api._transport._connections = api._transport._control_connections = ConnectionPool(
+        lambda: httpx.AsyncClient(transport=transport), 1
+    )
     return api
 
 

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from loguru import logger
 
+from fsm_runner.config.manifest import manifest_beside
 from fsm_runner.config.profiles import LoadedProfile, Profile
-from fsm_runner.executors.manifest import manifest_beside
 from fsm_runner.journal.opening import JOURNAL_FILE
 from fsm_runner.journal.reader import Reader, RunLife, Step
 from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest

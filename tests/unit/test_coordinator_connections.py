@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from fsm_runner.coordinator_client import pool as connections_module
-from fsm_runner.coordinator_client.pool import ONE_CONNECTION, Connections
+from fsm_runner.coordinator_client.pool import ONE_CONNECTION, ConnectionPool
 from tests.support.watch import PATIENCE_S
 
 
@@ -37,11 +37,11 @@ class Counter:
 
 
 @asynccontextmanager
-async def kept(limit: int) -> AsyncIterator[tuple[Connections, Counter]]:
+async def kept(limit: int) -> AsyncIterator[tuple[ConnectionPool, Counter]]:
     counter = Counter()
     server = await asyncio.start_server(counter.serve, "127.0.0.1", 0)
     counter.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    connections = Connections(lambda: httpx.AsyncClient(limits=ONE_CONNECTION, trust_env=False), limit)
+    connections = ConnectionPool(lambda: httpx.AsyncClient(limits=ONE_CONNECTION, trust_env=False), limit)
     try:
         yield connections, counter
     finally:
@@ -51,12 +51,12 @@ async def kept(limit: int) -> AsyncIterator[tuple[Connections, Counter]]:
             await counter.ended.acquire()
 
 
-async def ask(connections: Connections, counter: Counter) -> int:
-    async with connections.one() as client:
+async def ask(connections: ConnectionPool, counter: Counter) -> int:
+    async with connections.acquire() as client:
         return (await client.get(counter.url)).status_code
 
 
-async def ask_at_once(connections: Connections, counter: Counter, count: int) -> None:
+async def ask_at_once(connections: ConnectionPool, counter: Counter, count: int) -> None:
     counter.may_answer.clear()
     asked = [asyncio.create_task(ask(connections, counter)) for _ in range(count)]
     for _ in asked:
@@ -125,7 +125,7 @@ async def test_connections_that_nobody_uses_any_more_are_closed(monkeypatch: pyt
     async with kept(3) as (connections, counter):
         await ask_at_once(connections, counter, 3)
         monkeypatch.setattr(connections_module, "KEEPALIVE_S", -1.0)
-        async with connections.one():
+        async with connections.acquire():
             await counter.ended.acquire()
             await counter.ended.acquire()
             counter.ended.release()

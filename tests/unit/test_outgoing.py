@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fsm_runner.coordinator_client.errors import Unreachable
-from fsm_runner.coordinator_client.http_clients import ClientFactory, exchanged, is_loopback
+from fsm_runner.coordinator_client.http_clients import ClientFactory, is_loopback, single_call
 from fsm_runner.errors import UsageError
 
 LIMIT_S = 10.0
@@ -36,7 +36,7 @@ async def asked_of_the_proxy(url: str, monkeypatch: pytest.MonkeyPatch, **variab
         for name, value in {"HTTPS_PROXY": proxy_url, "NO_PROXY": "", **variables}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(Unreachable, match=re.escape(url)):
-            await exchanged(ClientFactory(url, "test"), "GET", url, limit_s=LIMIT_S, limit_bytes=10)
+            await single_call(ClientFactory(url, "test"), "GET", url, timeout_s=LIMIT_S, limit_bytes=10)
     return asked
 
 
