@@ -103,7 +103,7 @@ def test_an_arrow_of_a_group_starts_at_its_box() -> None:
     moved = [*SPEC.transitions[:-1], Transition(source="in_use", event="fire", to="broken")]
     spec = Spec(**{**_fields(SPEC), "transitions": tuple(moved)})
     assert "\n    in_use --> broken: fire\n" in mermaid(spec)
-    assert "\n    below_in_use -> broken [ltail=cluster_in_use, " in dot(spec)
+    assert '\n    "below in_use" -> broken [ltail=cluster_in_use, ' in dot(spec)
     assert "\nin_use -[#6e7781]-> broken : fire\n" in plantuml(spec)
 
 

@@ -94,6 +94,11 @@ class Diagram(NamedTuple):
     arrows: tuple[Arrow, ...]
 
     @property
+    def start_kind(self) -> Kind:
+        """The kind of the arrow that leads to the initial state."""
+        return Kind.MAIN if self.initial.is_main else Kind.OTHER
+
+    @property
     def nodes(self) -> list[Node]:
         return [item for item in self.root.walk() if isinstance(item, Node)]
 

@@ -19,15 +19,14 @@ _LABEL_CHARACTERS = 26
 _POINTS_PER_INCH = 72
 
 _HEAD = (
-    f'graph [compound=true, newrank=true, nodesep=0.25, ranksep=0.3, bgcolor="{LIGHT.background}"]',
+    "graph [compound=true, newrank=true, nodesep=0.15, ranksep=0.3, mclimit=10, searchsize=100]",
+    f'graph [bgcolor="{LIGHT.background}"]',
     f'node [shape=box, style="rounded,filled", fixedsize=true, fontname="{FONT}", fontsize={STATE_FONT_PX}]',
-    f'edge [fontname="{FONT}", fontsize={LABEL_FONT_PX}]',
+    f'edge [arrowsize=0.8, fontname="{FONT}", fontsize={LABEL_FONT_PX}]',
     'start [shape=circle, fillcolor="#222222", width=0.17, height=0.17, label=""]',
 )
-ARROW_SIZES = {Kind.MAIN: 1.1, Kind.OTHER: 0.8, Kind.FAILURE: 0.8}
-"""The lengths of the arrowheads, in units of 10 points."""
 _ARROW_STYLES = {
-    Kind.MAIN: "penwidth=2.5, weight=20",
+    Kind.MAIN: "penwidth=2.5, arrowsize=1, weight=20",
     Kind.OTHER: "weight=2",
     Kind.FAILURE: "style=dashed",
 }
@@ -56,7 +55,7 @@ def label_lines(label: Label) -> list[str]:
 def _body(drawing: Diagram) -> Iterator[str]:
     anchored = {arrow.source for arrow in drawing.arrows}
     yield from _members(drawing.root, anchored)
-    yield f"start -> {drawing.initial.id} [weight=20, id=start]"
+    yield f"start -> {drawing.initial.id} [{_ARROW_STYLES[drawing.start_kind]}, id=start]"
     boxes = {box.id for box in drawing.boxes}
     for number, arrow in enumerate(drawing.arrows):
         yield f"{_arrow(arrow, starts_at_box=arrow.source in boxes)}, id=arrow{number}]"
@@ -70,7 +69,7 @@ def _members(box: Box, anchored: set[str]) -> Iterator[str]:
             yield _node(member)
             continue
         yield f"subgraph cluster_{member.id} {{"
-        yield f"    graph [label={_table([member.name], STATE_FONT_PX)}, labeljust=l, margin=10]"
+        yield f"    graph [label={_table([member.name], STATE_FONT_PX, STATE_LINE_PX)}, labeljust=l, margin=10]"
         yield f'    graph [style="rounded,filled", {_colours(LIGHT.box)}]'
         yield from (f"    {line}" for line in _members(member, anchored))
         if member.id in anchored:
@@ -86,7 +85,7 @@ def _anchor(box: Box) -> Iterator[str]:
 
 
 def _anchor_id(box: str) -> str:
-    return f"below_{box}"
+    return f'"below {box}"'
 
 
 def _node(node: Node) -> str:
@@ -94,7 +93,9 @@ def _node(node: Node) -> str:
     width = max((_text_px(line, STATE_FONT_PX) for line in lines), default=0) + 24
     height = STATE_LINE_PX * max(len(lines), 1) + 12
     size = f"width={width / _POINTS_PER_INCH:.3f}, height={height / _POINTS_PER_INCH:.3f}"
-    return f"{node.id} [label={_table(lines, STATE_FONT_PX)}, {size}, {_colours(LIGHT.tones[node.tone])}]"
+    return (
+        f"{node.id} [label={_table(lines, STATE_FONT_PX, STATE_LINE_PX)}, {size}, {_colours(LIGHT.tones[node.tone])}]"
+    )
 
 
 def _colours(shade: Shade) -> str:
@@ -104,23 +105,23 @@ def _colours(shade: Shade) -> str:
 def _arrow(arrow: Arrow, *, starts_at_box: bool) -> str:
     colour = LIGHT.arrows[arrow.kind]
     lines = [line for label in arrow.labels for line in label_lines(label)]
-    label = f"label={_table(lines, LABEL_FONT_PX)}"
-    style = f'color="{colour}", fontcolor="{colour}", arrowsize={ARROW_SIZES[arrow.kind]}, {_ARROW_STYLES[arrow.kind]}'
+    # Labels on the main path are bold, so they are wider.
+    label = f"label={_table(lines, LABEL_FONT_PX * (1.1 if arrow.kind is Kind.MAIN else 1), LABEL_LINE_PX)}"
+    style = f'color="{colour}", fontcolor="{colour}", {_ARROW_STYLES[arrow.kind]}'
     if starts_at_box:
         return f"{_anchor_id(arrow.source)} -> {arrow.target} [ltail=cluster_{arrow.source}, {label}, {style}"
     return f"{arrow.source} -> {arrow.target} [{label}, {style}"
 
 
-def _table(lines: list[str], font_px: int) -> str:
+def _table(lines: list[str], font_px: float, line_px: int) -> str:
     """Return an HTML-like label with a size of its own."""
-    line_px = LABEL_LINE_PX if font_px == LABEL_FONT_PX else STATE_LINE_PX
     width = max((_text_px(line, font_px) for line in lines), default=0) + 14
     rows = "".join(f"<tr><td>{_escaped(one_line(line)) or ' '}</td></tr>" for line in lines or [" "])
     size = f'fixedsize="true" width="{width:.0f}" height="{line_px * max(len(lines), 1)}"'
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0" {size}>{rows}</table>>'
 
 
-def _text_px(text: str, font_px: int) -> float:
+def _text_px(text: str, font_px: float) -> float:
     """Return the approximate width of a text in Helvetica."""
     return sum(_em(char) for char in text) * font_px
 

@@ -7,7 +7,6 @@ import msgspec
 
 from fsm_runner.machine.render.diagram import Diagram, Kind, diagram, one_line
 from fsm_runner.machine.render.dot import (
-    ARROW_SIZES,
     FONT,
     LABEL_FONT_PX,
     LABEL_LINE_PX,
@@ -35,7 +34,6 @@ rect {{ stroke-width: 1.2; }}
 path {{ fill: none; stroke-width: 1.2; }}
 path.main {{ stroke-width: 3; }}
 path.failure {{ stroke-dasharray: 5 4; }}
-path.head {{ stroke: none; }}
 .label {{ font-size: {LABEL_FONT_PX}px; stroke-width: 3; stroke-linejoin: round; paint-order: stroke; }}
 .label.main {{ font-weight: bold; }}
 """
@@ -85,7 +83,7 @@ class _Image:
                 '<svg xmlns="http://www.w3.org/2000/svg"',
                 f'    {size} viewBox="0 0 {width} {height}" role="img" aria-label="{label}">',
                 f"<style>\n{_STYLE}{_colours(LIGHT)}@media (prefers-color-scheme: dark) {{\n{_colours(DARK)}}}",
-                f"</style>\n{_markers()}",
+                "</style>",
                 f'<rect class="page" {size} rx="{_CORNER_PX}"/>',
                 *self._boxes(),
                 *self._arrows(),
@@ -115,15 +113,14 @@ class _Image:
 
     def _arrows(self) -> Iterator[str]:
         """Yield the arrows, the strongest last and so on top."""
-        start = Kind.MAIN if self._drawing.initial.is_main else Kind.OTHER
         arrows = [(f"arrow{number}", arrow.kind) for number, arrow in enumerate(self._drawing.arrows)]
-        for id_, kind in sorted([("start", start), *arrows], key=lambda it: -list(Kind).index(it[1])):
-            yield f'<path class="{kind}" d="{self._path(self._paths[id_].pos)}" marker-end="url(#{kind})"/>'
-
-    def _path(self, pos: str) -> str:
-        """Return the path of an edge up to its arrowhead: Graphviz writes `e,TIP START CONTROL CONTROL POINT …`."""
-        _, start, *curve = pos.split()
-        return f"M{self._pair(start)}C{' '.join(map(self._pair, curve))}"
+        for id_, kind in sorted(
+            [("start", self._drawing.start_kind), *arrows], key=lambda it: -list(Kind).index(it[1])
+        ):
+            # Graphviz writes `e,TIP START CONTROL CONTROL POINT …`; the curve ends where the arrowhead begins.
+            tip, *points = (self._point(*_numbers(part.removeprefix("e,"))) for part in self._paths[id_].pos.split())
+            start, *curve = (f"{x} {y}" for x, y in points)
+            yield f'<path class="{kind}" d="M{start}C{" ".join(curve)}"/>{_arrowhead(kind, points[-1], tip)}'
 
     def _labels(self) -> Iterator[str]:
         for number, arrow in enumerate(self._drawing.arrows):
@@ -134,10 +131,6 @@ class _Image:
     def _point(self, x: float, y: float) -> tuple[int, int]:
         """Return a position in whole pixels, so that the text of the image is the same on every computer."""
         return round(x) + _MARGIN_PX, round(self._height_px - y) + _MARGIN_PX
-
-    def _pair(self, position: str) -> str:
-        x, y = self._point(*_numbers(position))
-        return f"{x} {y}"
 
 
 def _numbers(text: str) -> list[float]:
@@ -157,14 +150,11 @@ def _lines(x: int, y: int, line_px: int, lines: list[tuple[str, str]]) -> str:
     )
 
 
-def _markers() -> str:
-    """Return an arrowhead for each kind of arrow, which begins where the line ends."""
-    heads = (
-        f'<marker id="{kind}" viewBox="0 0 10 10" refX="0.5" refY="5" markerWidth="{size}" markerHeight="{size}" '
-        f'markerUnits="userSpaceOnUse" orient="auto"><path class="head {kind}" d="M0 1L10 5L0 9z"/></marker>'
-        for kind, size in ((kind, round(10 * ARROW_SIZES[kind]) + 2) for kind in Kind)
-    )
-    return f"<defs>{''.join(heads)}</defs>"
+def _arrowhead(kind: Kind, base: tuple[int, int], tip: tuple[int, int]) -> str:
+    (x, y), (tip_x, tip_y) = base, tip
+    across_x, across_y = 0.4 * (tip_y - y), 0.4 * (x - tip_x)
+    points = ((x + across_x, y + across_y), tip, (x - across_x, y - across_y))
+    return f'<polygon class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
 
 
 def _colours(palette: Palette) -> str:
@@ -180,7 +170,7 @@ def _colours(palette: Palette) -> str:
         rules.append(f".{tone} text {{ fill: {shade.text}; }}")
     for kind, colour in palette.arrows.items():
         rules.append(f"path.{kind} {{ stroke: {colour}; }}")
-        rules.append(f"path.head.{kind}, .label.{kind} {{ fill: {colour}; }}")
+        rules.append(f"polygon.{kind}, .label.{kind} {{ fill: {colour}; }}")
     return "".join(f"{rule}\n" for rule in rules)
 
 
