@@ -1,4 +1,4 @@
-"""`fsm-runner executor`: for those who write executors."""
+"""`fsm-runner executor`: commands for authors of executors."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -21,21 +21,22 @@ class Language(StrEnum):
 
 @app.callback()
 def executor() -> None:
-    """Write an executor of your own."""
+    """Write and check your own executor."""
 
 
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     folder: Annotated[
-        str, typer.Option("--dir", metavar="FOLDER", help="Where to write. [working directory]", show_default=False)
+        str,
+        typer.Option("--dir", metavar="FOLDER", help="The folder to write to. [working directory]", show_default=False),
     ] = ".",
     lifecycle: Annotated[
-        Lifecycle, typer.Option(help="One process for a session, or one for each run.")
+        Lifecycle, typer.Option(help="persistent: a process for each session. one_shot: a process for each run.")
     ] = Lifecycle.PERSISTENT,
-    language: Annotated[Language, typer.Option(help="What it is written in.")] = Language.PYTHON,
+    language: Annotated[Language, typer.Option(help="The language of the executor.")] = Language.PYTHON,
 ) -> None:
-    """Write an executor that works, its profile and its test."""
+    """Write a working executor, its profile and its test."""
     from fsm_runner.cli.executor_new import write_executor
 
     write_executor(name, Path(folder), lifecycle.value, language.value)
@@ -46,19 +47,26 @@ def check(
     path: Annotated[str, typer.Argument(metavar="PATH", show_default=False)],
     lifecycle: Annotated[
         str | None,
-        typer.Option(metavar="LIFECYCLE", help="persistent, one_shot or both. [as the profile has it, else one_shot]"),
+        typer.Option(metavar="LIFECYCLE", help="persistent, one_shot or both. [the profile's, else one_shot]"),
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", "-x", metavar="NAME", help="Whose config and env are used. [the first with PATH]"),
+        typer.Option(
+            "--profile",
+            "-x",
+            metavar="NAME",
+            help="The profile with the config and env to use. [the first that names PATH]",
+        ),
     ] = None,
     parameters: Annotated[
-        str | None, typer.Option(metavar="JSON", help='What its turns are given. [{"prompt": "hello"}]')
+        str | None, typer.Option(metavar="JSON", help='The parameters of its turns. [{"prompt": "hello"}]')
     ] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="SECONDS", help="How long a case may take. [30]")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, one case a line.", show_default=False)] = False,
+    timeout: Annotated[str | None, typer.Option(metavar="SECONDS", help="The time limit of a case. [30]")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one line for each case.", show_default=False)
+    ] = False,
 ) -> None:
-    """Drive an executor through the gateway, and say what of the protocol holds."""
+    """Test an executor against the protocol, through the real gateway."""
     from fsm_runner.cli.executor_check import check_executor
 
     raise typer.Exit(

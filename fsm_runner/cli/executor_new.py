@@ -1,4 +1,4 @@
-"""`fsm-runner executor new`: an executor to begin with, from templates."""
+"""`fsm-runner executor new`: writes an executor from templates."""
 
 import re
 import shlex
@@ -24,11 +24,11 @@ class NewFile(msgspec.Struct, frozen=True):
 
 
 def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> None:
-    """Raises `UsageError` for a bad name or folder, and where it would overwrite a file; nothing is written then."""
+    """Raises `UsageError`, before anything is written, for an invalid name or if a file exists already."""
     files = new_files(name, folder, lifecycle, language)
     existing = [str(file.path) for file in files if file.path.exists() or file.path.is_symlink()]
     if existing:
-        raise UsageError(f"already there, and not overwritten: {', '.join(existing)}")
+        raise UsageError(f"these files exist already and were not overwritten: {', '.join(existing)}")
     for file in files:
         _write(file)
     for file in files:
@@ -37,11 +37,11 @@ def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> No
 
 
 def new_files(name: str, folder: Path, lifecycle: str, language: str) -> list[NewFile]:
-    """The executor, its profile and its test. Raises `UsageError` for a bad name."""
+    """Return the executor, its profile and its test. Raises `UsageError` for an invalid name."""
     if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
         raise UsageError(
-            f"{name!r} cannot be an executor's name: it has small letters, digits and hyphens, begins with a letter, "
-            f"and is at most {NAME_LIMIT} characters long"
+            f"{name!r} is not a valid name for an executor: use lower-case letters, digits and hyphens, begin with a "
+            f"letter, and use at most {NAME_LIMIT} characters"
         )
     values = {"name": name, "lifecycle": lifecycle}
     return [
@@ -53,7 +53,7 @@ def new_files(name: str, folder: Path, lifecycle: str, language: str) -> list[Ne
 
 def _filled(values: dict[str, str], template: str) -> str:
     text = (TEMPLATES / template).read_text()
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], text)
+    return re.sub(r"\{\{(\w+)\}\}", lambda field: values[field[1]], text)
 
 
 def _write(file: NewFile) -> None:

@@ -21,7 +21,7 @@ ODD_TEXT = 'a "quoted" \\ text, ü😀\u2028\x00\n\ttab'
 
 
 async def refusal(text: str, *arguments: str) -> str:
-    """What it says on stderr before it exits with 1. stdin stays open: it must not wait for more."""
+    """Return the executor's error for the input. stdin stays open, because the executor must not wait for more."""
     async with executor([ECHO, *arguments]) as process:
         await process.send(text)
         code, stderr = await process.ended()
@@ -31,7 +31,7 @@ async def refusal(text: str, *arguments: str) -> str:
         return stderr
 
 
-async def test_a_session_goes_from_turn_to_turn() -> None:
+async def test_a_session_with_several_turns() -> None:
     async with RecordingGateway().serving() as gateway, executor([ECHO], gateway) as process:
         await process.send(invocation(parameters={"prompt": ODD_TEXT}))
         assert await process.result() == ODD_TEXT
@@ -40,7 +40,7 @@ async def test_a_session_goes_from_turn_to_turn() -> None:
             "/bind",
             {"session_id": SESSION_ID, "executor_session_id": f"echo_{SESSION_ID}", "project_dir": "/project"},
         )
-        assert gateway.told() == ["message", "message", "result"]
+        assert gateway.event_types() == ["message", "message", "result"]
         assert [event.get("role") for event in gateway.bodies("/events")] == ["user", "assistant", None]
         await process.send("not JSON", turn(prompt="and again"))
         assert await process.result() == "and again"
@@ -53,7 +53,7 @@ async def test_a_session_goes_from_turn_to_turn() -> None:
 
 
 @pytest.mark.parametrize("mode", ["start", "resume"])
-async def test_a_run_alone_is_answered(mode: str) -> None:
+async def test_a_one_shot_run(mode: str) -> None:
     async with RecordingGateway().serving() as gateway, executor([ECHO], gateway) as process:
         await process.send(json.dumps(invocation(mode=mode, metadata=[1], unknown={}), indent=2))
         process.close_stdin()
@@ -89,17 +89,17 @@ async def test_sigterm_ends_it() -> None:
         ("[]", "JSON object"),
         (
             json.dumps(invocation(schema_version="3.0")),
-            'Unsupported schema version: schema_version has to be "2.2", not "3.0"',
+            'Unsupported schema version: schema_version must be "2.2", not "3.0"',
         ),
         (json.dumps(invocation(mode="restart")), "mode"),
         (json.dumps({key: value for key, value in invocation().items() if key != "parameters"}), "parameters"),
     ],
 )
-async def test_bad_input_is_refused(text: str, named: str) -> None:
+async def test_bad_input_is_rejected(text: str, named: str) -> None:
     assert named in await refusal(text)
 
 
-async def test_empty_input_is_refused() -> None:
+async def test_empty_input_is_rejected() -> None:
     async with executor([ECHO]) as process:
         process.close_stdin()
         assert await process.ended() == (
@@ -108,7 +108,7 @@ async def test_empty_input_is_refused() -> None:
         )
 
 
-async def test_it_tells_its_versions_and_its_schema() -> None:
+async def test_version_and_schema() -> None:
     async with executor([ECHO, "--version"]) as process:
         assert await process.message() == {"executor": "echo", "version": "1.0", "schema_versions": ["2.2"]}
         assert await process.ended() == (0, "")
@@ -118,7 +118,7 @@ async def test_it_tells_its_versions_and_its_schema() -> None:
         assert await process.ended() == (0, "")
 
 
-async def test_other_arguments_are_refused() -> None:
+async def test_unknown_arguments_are_rejected() -> None:
     async with executor([ECHO, "--help"]) as process:
         code, stderr = await process.ended()
         assert (code, stderr.splitlines()[0]) == (2, "Usage: echo [--version | --schema]")
@@ -135,7 +135,7 @@ async def test_started_by_hand_it_finds_the_sdk(tmp_path: Path, folder: str) -> 
         assert (await process.message())["executor"] == "echo"
 
 
-async def test_without_the_kit_it_says_what_is_missing(tmp_path: Path) -> None:
+async def test_a_missing_sdk_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "echo"
     path.parent.mkdir(parents=True)
     shutil.copy(ECHO, path)
@@ -146,7 +146,7 @@ async def test_without_the_kit_it_says_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "lifecycle"), [("echo-session", "persistent"), ("echo-once", "one_shot")])
-async def test_a_runner_works_with_it(
+async def test_the_bundled_profiles_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lifecycle: str
 ) -> None:
     monkeypatch.delenv(HOME_VARIABLE, raising=False)

@@ -1,4 +1,4 @@
-"""`fsm-runner executor new`: what it writes works as it is."""
+"""`fsm-runner executor new` writes an executor, profile and test that work unchanged."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def new(*words: str) -> Result:
 
 
 def written(language: str = "sh", lifecycle: str = "persistent") -> Path:
-    """The executor's file."""
+    """Write the files, and return the path of the executor."""
     result = new(NAME, "--language", language, "--lifecycle", lifecycle)
     assert (result.exit_code, result.stderr) == (EXIT_OK, ""), result.output
     return Path.cwd() / "executors" / NAME / NAME
@@ -52,7 +52,7 @@ def refusal(*words: str) -> FsmRunnerError:
 
 
 async def passed(folder: Path, *arguments: str) -> None:
-    """The tests of this folder pass, each of them."""
+    """Run the tests in this folder, and check that all pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=environment(None), stdout=PIPE, stderr=STDOUT
@@ -69,7 +69,9 @@ async def passed(folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize(("language", "lifecycle"), FORMS)
-async def test_its_own_test_passes_and_a_runner_works_with_it(elsewhere: Path, language: str, lifecycle: str) -> None:
+async def test_the_written_test_passes_and_a_runner_works_with_the_executor(
+    elsewhere: Path, language: str, lifecycle: str
+) -> None:
     written(language, lifecycle)
     profile = load_profile(NAME).profile
     assert (profile.type, profile.lifecycle) == ("autonomous", lifecycle)
@@ -78,14 +80,14 @@ async def test_its_own_test_passes_and_a_runner_works_with_it(elsewhere: Path, l
     assert (ended.code, ended.stdout, ended.stderr) == (EXIT_OK, 'say "ü"\n', "")
 
 
-async def test_its_own_test_fails_where_the_executor_does_not_answer(elsewhere: Path) -> None:
+async def test_the_written_test_fails_if_the_executor_does_not_answer(elsewhere: Path) -> None:
     path = written("python")
     path.write_text(path.read_text().replace("return turn.prompt", 'return "something else"'))
     with pytest.raises(AssertionError, match="something else"):
         await passed(elsewhere, "tests")
 
 
-def test_it_says_what_it_wrote_and_what_to_do_next(elsewhere: Path) -> None:
+def test_the_output_lists_the_files_and_the_next_steps(elsewhere: Path) -> None:
     result = new(NAME, "--dir", "some where")
     files = [f"executors/{NAME}/{NAME}", f"profiles/{NAME}.json", "tests/test_my_own.py"]
     lines = result.stdout.splitlines()
@@ -97,19 +99,19 @@ def test_it_says_what_it_wrote_and_what_to_do_next(elsewhere: Path) -> None:
     assert f"fsm-runner submit --profile {NAME}" in result.stdout
 
 
-def test_the_python_one_is_short() -> None:
+def test_the_python_executor_is_short() -> None:
     assert len([line for line in written("python").read_text().splitlines() if line]) <= 25
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "../mine", "a/b", "1st", "-x", "mine.py", "a b", "ä", "a" * 65, "a\n"])
-def test_a_name_that_is_none_is_refused(elsewhere: Path, name: str) -> None:
+def test_an_invalid_name_is_rejected(elsewhere: Path, name: str) -> None:
     error = refusal("--", name)
     assert isinstance(error, UsageError)
     assert repr(name) in str(error)
     assert list(elsewhere.iterdir()) == []
 
 
-def test_nothing_is_overwritten_and_every_file_in_the_way_is_named(elsewhere: Path) -> None:
+def test_no_file_is_overwritten_and_all_existing_files_are_named(elsewhere: Path) -> None:
     path = written("python")
     (elsewhere / "tests" / "test_my_own.py").unlink()
     path.write_text("mine")
@@ -120,7 +122,7 @@ def test_nothing_is_overwritten_and_every_file_in_the_way_is_named(elsewhere: Pa
     assert not (elsewhere / "tests" / "test_my_own.py").exists()
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(elsewhere: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_be_written_to(elsewhere: Path) -> None:
     (elsewhere / "file").touch()
     assert "file/executors" in str(refusal(NAME, "--dir", "file"))
 
@@ -145,11 +147,11 @@ async def refused_by_shell(text: str | None) -> str:
         ("{not json", "bad JSON"),
         ('{"a": 01}', "bad JSON"),
         ('{"a": "\\x"}', "bad JSON"),
-        ("[]", "no object"),
+        ("[]", "not an object"),
         ("[" * 100_000 + "]", "bad JSON"),
         (
             json.dumps(invocation(schema_version="3.0")),
-            'Unsupported schema version: schema_version has to be "2.2", not "3.0"',
+            'Unsupported schema version: schema_version must be "2.2", not "3.0"',
         ),
         (json.dumps(invocation(mode="restart")), "mode"),
         (json.dumps(invocation(session_id="")), "session_id"),
@@ -159,7 +161,7 @@ async def refused_by_shell(text: str | None) -> str:
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_the_shell_s_refuses_bad_input(text: str | None, named: str) -> None:
+async def test_the_shell_executor_rejects_bad_input(text: str | None, named: str) -> None:
     assert named in await refused_by_shell(text)
 
 
@@ -175,7 +177,7 @@ async def test_the_shell_s_refuses_bad_input(text: str | None, named: str) -> No
     ],
     ids=lambda parameters: str(parameters)[:40],
 )
-async def test_the_shell_s_answers_any_parameters(parameters: dict[str, Any]) -> None:
+async def test_the_shell_executor_answers_any_parameters(parameters: dict[str, Any]) -> None:
     expected = parameters["prompt"] if isinstance(parameters.get("prompt"), str) else parameters
     async with RecordingGateway().serving() as gateway, executor([written()], gateway) as process:
         sending = asyncio.create_task(process.send({"metadata": [{}], **invocation(parameters=parameters)}))
@@ -184,13 +186,13 @@ async def test_the_shell_s_answers_any_parameters(parameters: dict[str, Any]) ->
         await process.send("noise", "{}", turn(**parameters))
         for result in (first, await process.result(), *gateway.results()):
             assert (result if isinstance(expected, str) else json.loads(result)) == expected
-        assert gateway.told() == ["message", "message", "result"] * 2
+        assert gateway.event_types() == ["message", "message", "result"] * 2
         assert gateway.bodies("/bind") == [{"session_id": SESSION_ID, "executor_session_id": f"{NAME}_{SESSION_ID}"}]
         await process.send(SHUTDOWN)
         assert await process.ended() == (0, "")
 
 
-async def test_the_shell_s_takes_an_object_that_is_spread_over_lines() -> None:
+async def test_the_shell_executor_accepts_an_object_that_spans_lines() -> None:
     async with RecordingGateway().serving() as gateway, executor([written()], gateway) as process:
         await process.send(json.dumps(invocation(mode="resume", parameters={"a": {"b": ["}"]}}), indent=1))
         process.close_stdin()
@@ -198,14 +200,14 @@ async def test_the_shell_s_takes_an_object_that_is_spread_over_lines() -> None:
         assert await process.ended() == (0, "")
 
 
-async def test_the_shell_s_fails_where_the_gateway_refuses() -> None:
+async def test_the_shell_executor_fails_if_the_gateway_rejects_an_event() -> None:
     async with RecordingGateway().serving() as gateway, executor([written()], gateway) as process:
         gateway.answers["/events"] = JSONResponse({"detail": "away"}, status_code=502)
         await process.send(invocation())
         assert await process.ended() == (1, 'Error: POST /events was answered with {"detail":"away"} (502)\n')
 
 
-async def test_the_shell_s_ends_on_sigterm() -> None:
+async def test_the_shell_executor_ends_on_sigterm() -> None:
     async with RecordingGateway().serving() as gateway, executor([written()], gateway) as process:
         await process.send(invocation())
         await process.result()
@@ -213,7 +215,7 @@ async def test_the_shell_s_ends_on_sigterm() -> None:
         assert await process.ended() == (-signal.SIGTERM, "")
 
 
-async def test_the_shell_s_tells_its_versions_and_its_schema() -> None:
+async def test_version_and_schema_of_the_shell_executor() -> None:
     path = written()
     async with executor([path, "--version"]) as process:
         assert await process.message() == {"executor": NAME, "version": "1.0", "schema_versions": ["2.2"]}

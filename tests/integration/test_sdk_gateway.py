@@ -20,8 +20,8 @@ pytestmark = pytest.mark.sends_invalid_requests("the SDK's client is given paths
 async def test_calls_are_joined_to_the_base_url_and_share_a_connection() -> None:
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(f"{recording.url}/")
-        await gateway.tell("POST", "/bind", {"a": "ü"})
-        await gateway.tell("PATCH", "/metadata", {"b": 1})
+        await gateway.send("POST", "/bind", {"a": "ü"})
+        await gateway.send("PATCH", "/metadata", {"b": 1})
         assert await gateway.request("GET", "/sessions/ses_2/status?deep=1") == Answer(201, {"ok": True})
         gateway.close()
         assert recording.calls == [
@@ -35,7 +35,7 @@ async def test_calls_are_joined_to_the_base_url_and_share_a_connection() -> None
 async def test_calls_go_one_after_another_in_their_order() -> None:
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(recording.url)
-        await asyncio.gather(*(gateway.tell("POST", "/events", number) for number in range(20)))
+        await asyncio.gather(*(gateway.send("POST", "/events", number) for number in range(20)))
         gateway.close()
         assert recording.bodies("/events") == list(range(20))
         assert len(recording.clients) == 1
@@ -60,7 +60,7 @@ async def test_a_refusal_is_an_error_with_status_and_detail(answer: Response, re
         recording.answers["/events"] = answer
         gateway = Gateway(recording.url)
         with pytest.raises(GatewayError) as refused:
-            await gateway.tell("POST", "/events", {})
+            await gateway.send("POST", "/events", {})
         assert str(refused.value) == f"POST /events was answered with {reason}"
         assert refused.value.status == answer.status_code
         assert (await gateway.request("POST", "/events", {})).status == answer.status_code
@@ -71,7 +71,7 @@ async def test_no_answer_is_an_error_with_the_url() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(GatewayError, match=rf"POST http://127.0.0.1:{port}/bind failed: .*refused") as failed:
-        await Gateway(f"http://127.0.0.1:{port}").tell("POST", "/bind", {})
+        await Gateway(f"http://127.0.0.1:{port}").send("POST", "/bind", {})
     assert failed.value.status is None
 
 
@@ -80,7 +80,7 @@ async def test_an_answer_that_does_not_come_is_an_error() -> None:
         recording.held.add("/bind")
         gateway = Gateway(recording.url, answer_limit_s=0.05)
         with pytest.raises(GatewayError, match=r"was not answered within 0\.05 s"):
-            await gateway.tell("POST", "/bind", {})
+            await gateway.send("POST", "/bind", {})
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "ftp://host", "http://", "http://host:port"])
@@ -94,7 +94,7 @@ async def test_proxies_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(recording.url)
-        await gateway.tell("POST", "/bind", {})
+        await gateway.send("POST", "/bind", {})
         gateway.close()
 
 
@@ -102,12 +102,12 @@ async def test_a_call_that_is_cancelled_ends_at_once_and_leaves_the_next_ones_al
     async with RecordingGateway().serving() as recording:
         recording.held.add("/events")
         gateway = Gateway(recording.url)
-        telling = asyncio.create_task(gateway.tell("POST", "/events", {}))
+        telling = asyncio.create_task(gateway.send("POST", "/events", {}))
         await recording.called("/events")
         telling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await telling
-        await gateway.tell("POST", "/bind", {})
+        await gateway.send("POST", "/bind", {})
         gateway.close()
         # Its thread is not held by an answer that does not come: the loop's pool ends.
         await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), PATIENCE_S)
@@ -118,10 +118,10 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used_again(monkeyp
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(recording.url)
         recording.answers["/bind"] = Response(status_code=201, headers={"connection": "close"})
-        await gateway.tell("POST", "/bind", {})
-        await gateway.tell("POST", "/events", {})
+        await gateway.send("POST", "/bind", {})
+        await gateway.send("POST", "/events", {})
         monkeypatch.setattr(fsm_executor.gateway, "KEPT_IDLE_S", -1)
-        await gateway.tell("POST", "/events", {})
+        await gateway.send("POST", "/events", {})
         gateway.close()
         assert len(recording.clients) == 3
 
@@ -156,12 +156,12 @@ async def test_a_call_that_is_cancelled_while_it_connects_is_not_made(monkeypatc
     monkeypatch.setattr(HTTPConnection, "connect", slow)
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(recording.url)
-        telling = asyncio.create_task(gateway.tell("POST", "/events", 1))
+        telling = asyncio.create_task(gateway.send("POST", "/events", 1))
         assert await asyncio.to_thread(connecting.wait, PATIENCE_S)
         telling.cancel()
         await asyncio.wait([telling])
         cancelled.set()
         assert await asyncio.to_thread(connected.wait, PATIENCE_S)
-        await gateway.tell("POST", "/events", 2)
+        await gateway.send("POST", "/events", 2)
         gateway.close()
         assert recording.bodies("/events") == [2]

@@ -1,4 +1,4 @@
-"""Executors written with the SDK, as processes: what ends them, and with which words."""
+"""Executors that use the SDK, as processes: their messages, errors and ends."""
 
 import json
 import os
@@ -34,12 +34,12 @@ async def main(session):
             await session.event({"event_type": "begun"})
             await asyncio.Event().wait()
         finally:
-            await session.event({"event_type": "put away"})
+            await session.event({"event_type": "cleaned up"})
 """
 
 
 async def ended_with(tmp_path: Path, body: str, *messages: Any, answers: Any = None) -> tuple[int, str]:
-    """Exit code and stderr of an executor that gets an invocation, these messages and the end of its input."""
+    """Run an executor with an invocation and these messages as input, and return its exit code and stderr."""
     async with RecordingGateway().serving() as gateway:
         gateway.answers.update(answers or {})
         async with executor(python_executor(tmp_path / "test", body), gateway) as process:
@@ -48,7 +48,7 @@ async def ended_with(tmp_path: Path, body: str, *messages: Any, answers: Any = N
             return await process.ended()
 
 
-async def test_a_session_tells_everything_it_can(tmp_path: Path) -> None:
+async def test_a_session_can_send_every_kind_of_message(tmp_path: Path) -> None:
     body = """
 async def main(session):
     assert session.invocation.agent_blueprint == {"name": "a"} and not session.resumed
@@ -72,7 +72,7 @@ async def main(session):
         assert gateway.bodies("/bind") == [
             {"session_id": SESSION_ID, "executor_session_id": "mine", "project_dir": "/project"}
         ]
-        assert gateway.told() == ["message", "post_tool", "pre_tool", "result"]
+        assert gateway.event_types() == ["message", "post_tool", "pre_tool", "result"]
         message, tool, pre_tool, result = ({**event, "timestamp": ""} for event in gateway.bodies("/events"))
         ours = {"session_id": SESSION_ID, "timestamp": ""}
         content = [{"type": "text", "text": "hello"}]
@@ -85,7 +85,7 @@ async def main(session):
         assert metadata.keys() == {"session_id", "last_resumed_at"}
 
 
-async def test_a_turn_that_is_left_is_an_error(tmp_path: Path) -> None:
+async def test_an_incomplete_turn_is_an_error(tmp_path: Path) -> None:
     for body in (
         "async def main(session): pass",
         "async def main(session):\n    async for turn in session.turns(): pass",
@@ -96,7 +96,7 @@ async def test_a_turn_that_is_left_is_an_error(tmp_path: Path) -> None:
         assert stderr.startswith("Error: the executor left a turn without completing it")
 
 
-async def test_an_exception_is_the_error_with_its_traceback_above(tmp_path: Path) -> None:
+async def test_an_exception_is_the_error_after_its_traceback(tmp_path: Path) -> None:
     body = 'async def main(session):\n    print("looked", end="")\n    raise ValueError("no such file")'
     code, stderr = await ended_with(tmp_path, body)
     lines = stderr.splitlines()
@@ -105,8 +105,8 @@ async def test_an_exception_is_the_error_with_its_traceback_above(tmp_path: Path
     assert [line.rpartition(", in ")[2] for line in lines if line.startswith("  File")] == ["main"]
 
 
-async def test_a_traceback_has_the_frames_of_the_author_alone(tmp_path: Path) -> None:
-    """Also those of a cause, and where the exception was raised in the SDK or in asyncio."""
+async def test_a_traceback_has_only_the_frames_of_the_executors_code(tmp_path: Path) -> None:
+    """This applies to causes, and to exceptions that the SDK or asyncio raises."""
     body = """
 import asyncio
 
@@ -145,9 +145,9 @@ async def main(session):
     assert headline(stderr) == said
 
 
-async def test_a_function_that_is_not_async_is_the_error(tmp_path: Path) -> None:
+async def test_a_main_that_is_not_async_is_an_error(tmp_path: Path) -> None:
     code, stderr = await ended_with(tmp_path, "def main(session): pass")
-    assert (code, stderr) == (1, "Error: the function given to fsm_executor.run has to be `async def`\n")
+    assert (code, stderr) == (1, "Error: the function given to fsm_executor.run must be `async def`\n")
 
 
 async def test_an_executor_fails_with_a_reason_of_its_own(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_an_executor_fails_with_a_reason_of_its_own(tmp_path: Path) -> Non
     assert await ended_with(tmp_path, body) == (1, "Error: no credit left\n")
 
 
-async def test_a_refusal_of_the_gateway_is_the_error(tmp_path: Path) -> None:
+async def test_a_rejection_by_the_gateway_is_the_error(tmp_path: Path) -> None:
     refusal = JSONResponse({"detail": "the coordinator is away"}, status_code=502)
     code, stderr = await ended_with(tmp_path, UPPER, answers={"/events": refusal})
     assert (code, stderr) == (1, "Error: POST /events was answered with 502: the coordinator is away\n")
@@ -190,17 +190,17 @@ async def test_a_result_s_text_is_text_and_its_data_an_object(tmp_path: Path, mi
 async def test_a_turn_is_completed_once(tmp_path: Path) -> None:
     body = UPPER + '        await turn.complete("again")'
     code, stderr = await ended_with(tmp_path, body)
-    assert (code, stderr.splitlines()[-1]) == (1, "Error: RuntimeError: the turn is completed already")
+    assert (code, stderr.splitlines()[-1]) == (1, "Error: RuntimeError: the turn is already completed")
 
 
-async def test_sigterm_cancels_the_work_and_lets_it_put_things_away(tmp_path: Path) -> None:
+async def test_sigterm_cancels_the_turn_and_permits_a_cleanup(tmp_path: Path) -> None:
     async with RecordingGateway().serving() as gateway:
         async with executor(python_executor(tmp_path / "test", WAIT_FOREVER), gateway) as process:
             await process.send(invocation())
             await gateway.called("/events")
             process.process.terminate()
             assert await process.ended() == (128 + signal.SIGTERM, "")
-        assert gateway.told() == ["begun", "put away"]
+        assert gateway.event_types() == ["begun", "cleaned up"]
 
 
 async def test_sigterm_ends_an_idle_executor(tmp_path: Path) -> None:
@@ -219,10 +219,10 @@ async def test_shutdown_cancels_a_turn_that_does_not_end(tmp_path: Path) -> None
         async with executor(python_executor(tmp_path / "test", WAIT_FOREVER), gateway) as process:
             await process.send(invocation(), SHUTDOWN)
             assert await process.ended() == (0, "")
-        assert gateway.told() == ["begun", "put away"]
+        assert gateway.event_types() == ["begun", "cleaned up"]
 
 
-async def test_turns_that_came_before_the_shutdown_are_done(tmp_path: Path) -> None:
+async def test_turns_before_the_shutdown_are_completed(tmp_path: Path) -> None:
     async with (
         RecordingGateway().serving() as gateway,
         executor(python_executor(tmp_path / "test", UPPER), gateway) as process,
@@ -232,7 +232,7 @@ async def test_turns_that_came_before_the_shutdown_are_done(tmp_path: Path) -> N
         assert await process.ended() == (0, "")
 
 
-async def test_many_turns_at_once_are_all_done(tmp_path: Path) -> None:
+async def test_many_turns_at_once_are_all_completed(tmp_path: Path) -> None:
     async with (
         RecordingGateway().serving() as gateway,
         executor(python_executor(tmp_path / "test", UPPER), gateway) as process,
@@ -245,10 +245,10 @@ async def test_many_turns_at_once_are_all_done(tmp_path: Path) -> None:
 
 async def test_a_turn_without_parameters_is_an_error(tmp_path: Path) -> None:
     code, stderr = await ended_with(tmp_path, UPPER, {"type": "turn"})
-    assert (code, stderr) == (1, "Error: a turn has to have parameters, an object\n")
+    assert (code, stderr) == (1, "Error: a turn must have parameters (an object)\n")
 
 
-async def test_nothing_gets_between_the_lines_of_the_protocol(tmp_path: Path) -> None:
+async def test_other_output_does_not_mix_with_the_protocol(tmp_path: Path) -> None:
     body = """
 import subprocess, sys
 async def main(session):
@@ -281,7 +281,7 @@ async def test_standard_input_may_be_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "nonsense"])
-async def test_a_gateway_that_is_not_named_is_an_error(tmp_path: Path, url: str) -> None:
+async def test_a_missing_or_invalid_gateway_url_is_an_error(tmp_path: Path, url: str) -> None:
     command = python_executor(tmp_path / "test", UPPER)
     async with executor(command, AGENT_ORCHESTRATOR_API_URL=url) as process:
         await process.send(invocation())
@@ -290,8 +290,8 @@ async def test_a_gateway_that_is_not_named_is_an_error(tmp_path: Path, url: str)
         assert stderr.startswith("Error: AGENT_ORCHESTRATOR_API_URL")
 
 
-async def test_bad_input_and_questions_are_answered_without_asyncio(tmp_path: Path) -> None:
-    """It would double the time until an executor can say so."""
+async def test_bad_input_and_queries_do_not_load_asyncio(tmp_path: Path) -> None:
+    """Loading asyncio would double the response time."""
     look = 'import sys, atexit\natexit.register(lambda: print("asyncio" in sys.modules, file=sys.stderr))'
     command = [*python_executor(tmp_path / "test", f"{look}\n{UPPER}")]
     for arguments, stdin in ((["--version"], ""), (["--schema"], ""), ([], "{}")):
@@ -300,7 +300,7 @@ async def test_bad_input_and_questions_are_answered_without_asyncio(tmp_path: Pa
             assert (await process.ended())[1].splitlines()[-1] == "False"
 
 
-async def test_the_example_of_the_kit_works(tmp_path: Path) -> None:
+async def test_the_example_in_the_docstring_works(tmp_path: Path) -> None:
     import fsm_executor
 
     example = (fsm_executor.__doc__ or "").split("\n\n    ", 1)[1].split("\n\nThe runner")[0]

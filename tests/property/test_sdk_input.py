@@ -1,4 +1,4 @@
-"""What comes on an executor's standard input, whatever it is and in whatever pieces."""
+"""The SDK's reader of standard input, with any input in any pieces."""
 
 import contextlib
 import json
@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_executor.clock import EventClock
 from fsm_executor.errors import ProtocolError
-from fsm_executor.inbox import EndOfInput, NextTurn, is_beginning, next_message, read_invocation
 from fsm_executor.invocation import FIELDS, Invocation, decode_invocation, invocation_schema
 from fsm_executor.lines import LineReader
+from fsm_executor.messages import EndOfInput, NextTurn, is_beginning, next_message, read_invocation
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
 json_values = st.recursive(
@@ -42,7 +41,7 @@ schema = jsonschema.Draft202012Validator(invocation_schema())
 
 
 def reader(stream: bytes, cuts: list[int], limit_bytes: int = 1 << 20) -> LineReader:
-    """Gives the stream in pieces that end at these places."""
+    """Return a reader that gets the stream in pieces that end at these offsets."""
     ends = sorted({min(cut, len(stream)) for cut in cuts} | {len(stream)})
     pieces = [stream[start:end] for start, end in zip([0, *ends], ends, strict=False) if start != end]
     pieces.reverse()
@@ -61,7 +60,7 @@ cut_lists = st.lists(st.integers(0, 100), max_size=10)
 
 
 @given(streams, cut_lists)
-def test_lines_are_the_same_in_whatever_pieces_they_come(stream: bytes, cuts: list[int]) -> None:
+def test_lines_do_not_depend_on_the_pieces(stream: bytes, cuts: list[int]) -> None:
     expected = stream.split(b"\n")
     if expected[-1] == b"":
         expected.pop()
@@ -69,7 +68,7 @@ def test_lines_are_the_same_in_whatever_pieces_they_come(stream: bytes, cuts: li
 
 
 @given(streams, cut_lists, st.integers(0, 5))
-def test_the_rest_is_all_that_has_not_been_read(stream: bytes, cuts: list[int], count: int) -> None:
+def test_the_rest_is_all_unread_input(stream: bytes, cuts: list[int], count: int) -> None:
     lines = reader(stream, cuts)
     read = [line for line in (lines.line() for _ in range(count)) if line is not None]
     rest = lines.rest()
@@ -80,7 +79,7 @@ def test_the_rest_is_all_that_has_not_been_read(stream: bytes, cuts: list[int], 
 
 
 @given(streams, cut_lists, st.integers(0, 8))
-def test_a_line_is_refused_where_it_is_longer_than_the_limit(stream: bytes, cuts: list[int], limit_bytes: int) -> None:
+def test_a_line_that_exceeds_the_limit_is_rejected(stream: bytes, cuts: list[int], limit_bytes: int) -> None:
     whole = lines_of(reader(stream, cuts))
     lines = reader(stream, cuts, limit_bytes)
     for line in whole:
@@ -92,13 +91,13 @@ def test_a_line_is_refused_where_it_is_longer_than_the_limit(stream: bytes, cuts
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_decoded_or_refused(text: bytes) -> None:
+def test_any_bytes_are_decoded_or_rejected(text: bytes) -> None:
     with contextlib.suppress(ProtocolError):
         assert isinstance(decode_invocation(text), Invocation)
 
 
 @given(near_invocations)
-def test_what_the_schema_accepts_is_what_is_decoded(value: dict[str, Any]) -> None:
+def test_the_decoder_accepts_what_the_schema_accepts(value: dict[str, Any]) -> None:
     try:
         found = decode_invocation(json.dumps(value).encode())
     except ProtocolError:
@@ -111,7 +110,7 @@ def test_what_the_schema_accepts_is_what_is_decoded(value: dict[str, Any]) -> No
 
 
 @given(invocations, st.sampled_from([None, 1, "\t"]), st.booleans(), cut_lists)
-def test_an_invocation_is_read_on_one_line_or_on_many(
+def test_an_invocation_may_span_lines(
     value: dict[str, Any], indent: int | str | None, ascii_only: bool, cuts: list[int]
 ) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
@@ -119,7 +118,7 @@ def test_an_invocation_is_read_on_one_line_or_on_many(
 
 
 @given(objects.filter(bool), st.sampled_from([0, 1, "\t"]))
-def test_what_is_cut_at_the_end_of_a_line_is_a_beginning(value: dict[str, Any], indent: int | str) -> None:
+def test_json_that_is_cut_at_a_line_end_is_a_beginning(value: dict[str, Any], indent: int | str) -> None:
     lines = json.dumps(value, indent=indent).encode().split(b"\n")
     for count in range(1, len(lines)):
         assert is_beginning(b"\n".join(lines[:count]))
@@ -135,16 +134,3 @@ def test_turns_are_found_among_other_lines(turns: list[Any], noise: list[bytes],
     lines = reader(stream, cuts)
     assert [next_message(lines) for _ in turns] == [NextTurn(parameters) for parameters in turns]
     assert next_message(lines) == EndOfInput()
-
-
-@given(st.lists(st.integers(0, 4_000_000_000_000_000_000), min_size=1))
-def test_timestamps_grow_as_text_whatever_the_clock_does(times_ns: list[int]) -> None:
-    clock = EventClock(iter(times_ns).__next__)
-    stamps = [clock.now() for _ in times_ns]
-    assert stamps == sorted(set(stamps))
-    assert {len(stamp) for stamp in stamps} == {len("2026-01-01T00:00:00.000000Z")}
-    assert all(stamp.endswith("Z") for stamp in stamps)
-
-
-def test_a_timestamp_is_the_time_to_the_microsecond() -> None:
-    assert EventClock(lambda: 1_767_225_599_123_456_789).now() == "2025-12-31T23:59:59.123456Z"

@@ -1,4 +1,4 @@
-"""An executor as the runner has it: a process that reads an invocation, and a gateway that it calls."""
+"""Starts executors as processes, with a gateway that records their calls."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ LINE_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 def invocation(**fields: Any) -> dict[str, Any]:
-    """A start; with `mode="resume"`, a resume."""
+    """Return the invocation of a start, or of a resume with `mode="resume"`."""
     whole = {
         "schema_version": "2.2",
         "mode": "start",
@@ -50,46 +50,48 @@ SHUTDOWN = {"type": "shutdown"}
 
 
 class RecordingGateway:
-    """Accepts every call and writes it down. `url` has a path of its own, as a runner's has."""
+    """Accepts and records every call. `url` has a path, as the URL of a runner's gateway has."""
 
     def __init__(self) -> None:
         self.url = ""
         self.calls: list[tuple[str, str, Any]] = []
-        """Method, path, body."""
+        """Method, path and body of each call."""
         self.clients: set[tuple[str, int]] = set()
-        """One for each connection."""
+        """The client address of each connection."""
         self.answers: dict[str, Response] = {}
-        """By path; 201 where there is none."""
+        """Responses by path. The default is 201."""
         self.held: set[str] = set()
-        """Paths whose calls are not answered."""
-        self._let_go = asyncio.Event()
+        """Paths whose calls get no response."""
+        self._released = asyncio.Event()
         self._watch = Watch(lambda: repr(self.calls))
 
     async def called(self, path: str, count: int = 1) -> None:
-        """Return when there are so many calls of this path."""
+        """Wait until there were `count` calls of this path."""
         await self._watch.until(lambda: len(self.bodies(path)) >= count, f"{count} calls of {path}")
 
     def bodies(self, path: str) -> list[Any]:
         return [body for _, called, body in self.calls if called == path]
 
-    def told(self) -> list[str]:
-        """The kinds of the events in the order of their timestamps."""
+    def event_types(self) -> list[str]:
+        """Return the types of the events in the order of their timestamps."""
         return [event["event_type"] for event in sorted(self.bodies("/events"), key=lambda each: each["timestamp"])]
 
     def results(self) -> list[Any]:
-        """Of the result events."""
+        """Return the text or data of each result event."""
         results = [event for event in self.bodies("/events") if event["event_type"] == "result"]
         return [event.get("result_text", event.get("result_data")) for event in results]
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["RecordingGateway"]:
-        app = Starlette(routes=[Route("/door/{path:path}", self._answer, methods=["GET", "POST", "PATCH", "DELETE"])])
+        app = Starlette(
+            routes=[Route("/session/{path:path}", self._answer, methods=["GET", "POST", "PATCH", "DELETE"])]
+        )
         async with serving(app) as url:
-            self.url = f"{url}/door"
+            self.url = f"{url}/session"
             try:
                 yield self
             finally:
-                self._let_go.set()
+                self._released.set()
 
     async def _answer(self, request: Request) -> Response:
         assert request.client is not None
@@ -100,7 +102,7 @@ class RecordingGateway:
         self.calls.append((request.method, path, json.loads(content) if content else None))
         self._watch.changed()
         if path in self.held:
-            await self._let_go.wait()
+            await self._released.wait()
         return self.answers.get(path, JSONResponse({"ok": True}, status_code=201))
 
 
@@ -109,7 +111,7 @@ class ExecutorProcess:
         self.process = process
 
     async def send(self, *messages: dict[str, Any] | str) -> None:
-        """Each as one line."""
+        """Write each message as one line."""
         assert self.process.stdin is not None
         for message in messages:
             text = message if isinstance(message, str) else json.dumps(message)
@@ -121,7 +123,7 @@ class ExecutorProcess:
         self.process.stdin.close()
 
     async def message(self) -> Any:
-        """The next line of stdout, decoded. Raises AssertionError with stderr where it has ended instead."""
+        """Return the next line of stdout, decoded. Raises AssertionError with stderr if the process ends instead."""
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = await self.process.stdout.readline()
@@ -131,7 +133,7 @@ class ExecutorProcess:
         return json.loads(line)
 
     async def result(self) -> str:
-        """Of the turn that ends next."""
+        """Return the result of the next `turn_complete` line."""
         message = await self.message()
         assert message["type"] == "turn_complete", message
         result = message["result"]
@@ -139,7 +141,7 @@ class ExecutorProcess:
         return result
 
     async def ended(self) -> tuple[int, str]:
-        """Exit code and stderr, once it has ended. stdin stays as it is."""
+        """Wait for the exit, and return exit code and stderr. Does not close stdin."""
         assert self.process.stderr is not None
         async with asyncio.timeout(PATIENCE_S):
             stderr = (await self.process.stderr.read()).decode()
@@ -156,7 +158,7 @@ def executor_env(gateway_url: str | None, **variables: str) -> dict[str, str]:
 async def executor(
     command: Sequence[str | Path], gateway: RecordingGateway | None = None, stdin: int = PIPE, **variables: str
 ) -> AsyncIterator[ExecutorProcess]:
-    """Started; killed at the end where it is still there."""
+    """Start the executor. Kill it at the end if it is still running."""
     env = executor_env(gateway.url if gateway else None, **variables)
     process = await asyncio.create_subprocess_exec(
         *command, env=env, stdin=stdin, stdout=PIPE, stderr=PIPE, limit=LINE_LIMIT_BYTES
@@ -170,6 +172,6 @@ async def executor(
 
 
 def python_executor(path: Path, body: str) -> list[str | Path]:
-    """A command line. `body`: the `main` of an executor, and what else it needs."""
+    """Write an executor, and return its command line. `body` defines its `main`."""
     path.write_text(f'import fsm_executor\n{body}\nfsm_executor.run(main, name="test", version="1")\n')
     return [sys.executable, path]

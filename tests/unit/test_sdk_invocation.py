@@ -1,4 +1,4 @@
-"""What an executor makes of the object that it is started with."""
+"""The SDK's decoder of invocations."""
 
 import json
 from typing import Any
@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 
 from fsm_executor.errors import ProtocolError
-from fsm_executor.inbox import read_invocation
 from fsm_executor.invocation import FIELDS, Invocation, decode_invocation, invocation_schema
 from fsm_executor.lines import LineReader
+from fsm_executor.messages import read_invocation
 
 WHOLE: dict[str, Any] = {
     "schema_version": "2.2",
@@ -50,7 +50,7 @@ def read(text: bytes) -> Invocation:
     return read_invocation(LineReader(lambda _: rest.pop() if rest else b""))
 
 
-def test_every_field_arrives() -> None:
+def test_all_fields_are_decoded() -> None:
     assert decoded() == Invocation(**WHOLE)
 
 
@@ -63,20 +63,20 @@ def test_optional_fields_may_be_absent_or_null() -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, 1, "text", [], {"a": {}}])
-def test_metadata_and_unknown_fields_are_never_refused(metadata: Any) -> None:
+def test_metadata_and_unknown_fields_are_never_rejected(metadata: Any) -> None:
     assert decoded(metadata=metadata, unknown=metadata).metadata == metadata
 
 
 @pytest.mark.parametrize("name", ["schema_version", "mode", "session_id", "parameters"])
-def test_a_missing_field_is_named(name: str) -> None:
+def test_the_error_names_a_missing_field(name: str) -> None:
     given = {key: value for key, value in WHOLE.items() if key != name}
     assert refusal(json.dumps(given).encode()) == f"the invocation has no {name}"
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_a_wrong_field_is_named_with_what_it_has_to_be(name: str, value: Any) -> None:
+def test_the_error_names_an_invalid_field_and_the_expected_value(name: str, value: Any) -> None:
     message = refusal(json.dumps({**WHOLE, name: value}).encode())
-    assert f"{name} has to be " in message
+    assert f"{name} must be " in message
     assert message.endswith(f", not {json.dumps(value)}")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**WHOLE, name: value}, invocation_schema())
@@ -99,22 +99,22 @@ def test_a_long_value_is_cut_in_the_message() -> None:
         (b"null", "JSON object, not null"),
     ],
 )
-def test_what_is_no_json_object_is_refused(text: bytes, named: str) -> None:
+def test_input_that_is_not_a_json_object_is_rejected(text: bytes, named: str) -> None:
     assert named in refusal(text)
 
 
-def test_the_schema_is_one_and_accepts_the_whole() -> None:
+def test_the_schema_is_valid_and_accepts_all_fields() -> None:
     jsonschema.Draft202012Validator.check_schema(invocation_schema())
     jsonschema.validate(WHOLE, invocation_schema())
 
 
-def test_the_object_may_be_spread_over_lines() -> None:
+def test_the_object_may_span_lines() -> None:
     assert read(json.dumps(WHOLE, indent=2).encode()) == Invocation(**WHOLE)
     assert read(b"\n \n" + json.dumps(WHOLE).encode()) == Invocation(**WHOLE)
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b" \n\n\t"])
-def test_empty_input_is_named(text: bytes) -> None:
+def test_empty_input_is_an_error(text: bytes) -> None:
     with pytest.raises(ProtocolError, match="standard input is empty"):
         read(text)
 
@@ -122,7 +122,7 @@ def test_empty_input_is_named(text: bytes) -> None:
 @pytest.mark.parametrize(
     "line", [b'{"a": }', b"{not json", b'{"a": "cut', b"tru", b"3", b"[]", b'{"a": 1} x', b"\xff", b'{"a": "b\\']
 )
-def test_bad_input_is_refused_without_waiting_for_more(line: bytes) -> None:
+def test_bad_input_is_rejected_without_waiting_for_more(line: bytes) -> None:
     chunks = [line + b"\n"]
     with pytest.raises(ProtocolError):
         read_invocation(LineReader(lambda _: chunks.pop()))

@@ -19,9 +19,8 @@ from claude_code_executor.program import Program
 from claude_code_executor.results import TurnFailed, TurnResults
 from claude_code_executor.settings_files import ignored_settings
 from claude_code_executor.stall_monitor import StallMonitor
-from fsm_executor import GatewayError, Session
+from fsm_executor import GatewayError, Session, Turn
 from fsm_executor.invocation import JsonObject
-from fsm_executor.turn import Turn
 
 ANSWER_TOOL = "StructuredOutput"
 """The program's own tool for answers that match a schema. It is not reported as a tool call."""

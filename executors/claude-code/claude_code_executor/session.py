@@ -11,8 +11,7 @@ from claude_code_executor.config import decode_config
 from claude_code_executor.environment import check_environment, remove_private_variables
 from claude_code_executor.event_reporter import EventReporter
 from claude_code_executor.program import Program, running_program
-from fsm_executor import ExecutorError, Session
-from fsm_executor.turn import Turn
+from fsm_executor import ExecutorError, Session, Turn
 
 NOT_FOUND = 404
 

@@ -1,4 +1,4 @@
-"""What an executor written in Python needs to speak the executor protocol (protocol.md, sections 1.4, 2 and 3).
+"""A library for executors in Python, which implements the executor protocol (protocol.md, sections 1.4, 2 and 3).
 
     import fsm_executor
 
@@ -10,8 +10,8 @@
     if __name__ == "__main__":
         fsm_executor.run(main, name="shout", version="1.0")
 
-The runner puts the folder of this package on the PYTHONPATH of every executor that it starts, whatever interpreter and
-environment that has. So there is nothing in here but the standard library of Python 3.10, and nothing of the runner.
+The runner puts the folder of this package on the PYTHONPATH of every executor, whatever interpreter that uses.
+So this package needs only the standard library of Python 3.10, and imports nothing from the runner.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from fsm_executor.program import run
 
 if TYPE_CHECKING:
     from fsm_executor.gateway import Answer
-    from fsm_executor.session import Session
-    from fsm_executor.turn import Turn
+    from fsm_executor.session import Session, Turn
 
 __all__ = [
     "SCHEMA_VERSIONS",
@@ -39,13 +38,13 @@ __all__ = [
     "run",
 ]
 
-_LOADED_WHEN_NAMED = {"Answer": "gateway", "Session": "session", "Turn": "turn"}
-"""They need asyncio: half of the time that an executor takes to start. `--version` and bad input do without."""
+_LAZY = {"Answer": "gateway", "Session": "session", "Turn": "session"}
+"""These need asyncio, which takes half of an executor's start time. `--version` and bad input do not need it."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LOADED_WHEN_NAMED:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_NAMED[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

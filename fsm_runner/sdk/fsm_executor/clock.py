@@ -1,4 +1,4 @@
-"""Timestamps of events: the coordinator orders events by them, as text (protocol.md, section 1.1)."""
+"""Timestamps of session events. The coordinator sorts events by them as text (protocol.md, section 1.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class EventClock:
-    """ISO 8601, UTC, to the microsecond, in one width; each later than the one before, whatever the clock does."""
+    """Gives UTC timestamps in ISO 8601 with microseconds and one width. They increase even if the clock jumps."""
 
     def __init__(self, time_ns: Callable[[], int] = time.time_ns) -> None:
         self._time_ns = time_ns

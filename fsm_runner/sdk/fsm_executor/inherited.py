@@ -1,4 +1,4 @@
-"""Puts the state that an executor inherits from its parent into a known form: standard streams and signals."""
+"""Normalizes the state that an executor inherits from its parent: standard streams and signals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 _NEVER_IGNORED = (signal.SIGCHLD, signal.SIGTERM)
-"""The exit codes of children are lost where SIGCHLD is ignored; SIGTERM is how a runner stops an executor."""
+"""If SIGCHLD is ignored, the exit codes of children are lost. A runner stops executors with SIGTERM."""
 
 
-def settle() -> None:
-    """Open descriptors 0 to 2 where they are closed, so that no socket gets one of them; unblock all signals.
+def normalize() -> None:
+    """Open descriptors 0 to 2 if they are closed, so that no socket gets one of them, and unblock all signals.
 
-    A closed standard input is empty afterwards, a closed standard error discards its output, and a write to a closed
+    Afterwards a closed standard input is empty, a closed standard error discards its output, and writing to a closed
     standard output fails.
     """
     for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):

@@ -1,4 +1,4 @@
-"""The JSON object that an executor is started with (protocol.md, section 2)."""
+"""The invocation: the JSON object that an executor gets when it is started (protocol.md, section 2)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from fsm_executor.errors import ProtocolError
 from fsm_executor.json_text import without_lone_surrogates
 
 SCHEMA_VERSIONS = ("2.2",)
-"""The versions whose contract is known here. Others are refused: what they mean by a field would be a guess."""
+"""The supported versions of the protocol. Others are rejected, because their fields may have another meaning."""
 
 MODES = ("start", "resume")
 
 JsonObject = dict[str, Any]
 
+_EXCERPT_CHARS = 60
+
 
 @dataclass(frozen=True)
 class Invocation:
-    """Unknown fields are ignored, here and in what the objects hold."""
+    """Unknown fields are ignored, also in nested objects."""
 
     schema_version: str
     mode: str
-    """`start`, or `resume`: a session that an earlier process of this executor has begun."""
+    """`start`, or `resume` for a session that an earlier process of this executor started."""
     session_id: str
     parameters: JsonObject
     project_dir: str | None = None
-    """None on resume: the working directory is the project's."""
+    """None on resume; the working directory is the project directory."""
     agent_name: str | None = None
     agent_blueprint: JsonObject = field(default_factory=dict)
-    """The agent, with all placeholders replaced; empty where the run names none."""
+    """The agent with all placeholders replaced; empty if the run names none."""
     executor_config: JsonObject = field(default_factory=dict)
     """The profile's `config`."""
     metadata: Any = None
@@ -39,7 +41,7 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of the object: how it is checked here, and how `--schema` tells of it."""
+    """One field of the invocation: its check and its JSON Schema."""
 
     name: str
     description: str
@@ -48,7 +50,7 @@ class Field:
     expected: str
     required: bool = False
     fault: str = ""
-    """A prefix of the error: the words that other implementations of the protocol use for it."""
+    """A prefix of the error, with the words that other implementations of the protocol use."""
 
 
 def _is_text(value: Any) -> bool:
@@ -78,24 +80,24 @@ FIELDS = (
     ),
     Field(
         "mode",
-        "Whether the session begins or goes on.",
+        "Whether the session is started or resumed.",
         {"enum": list(MODES)},
         lambda value: value in MODES,
         _one_of(MODES),
         required=True,
     ),
-    Field("session_id", "The session's id.", _TEXT, _is_text, "a string that is not empty", required=True),
-    Field("parameters", "What the first turn is about.", _OBJECT, _is_object, "an object", required=True),
-    Field("project_dir", "The project's folder; on start only.", _TEXT, _is_text, "a string that is not empty"),
-    Field("agent_name", "The agent.", _TEXT, _is_text, "a string that is not empty"),
-    Field("agent_blueprint", "The agent as the coordinator has it.", _OBJECT, _is_object, "an object"),
+    Field("session_id", "The session's id.", _TEXT, _is_text, "a non-empty string", required=True),
+    Field("parameters", "The parameters of the first turn.", _OBJECT, _is_object, "an object", required=True),
+    Field("project_dir", "The project directory; only on start.", _TEXT, _is_text, "a non-empty string"),
+    Field("agent_name", "The agent.", _TEXT, _is_text, "a non-empty string"),
+    Field("agent_blueprint", "The agent's definition.", _OBJECT, _is_object, "an object"),
     Field("executor_config", "The profile's config.", _OBJECT, _is_object, "an object"),
-    Field("metadata", "Anything; never refused.", {}, lambda _: True, "anything"),
+    Field("metadata", "Any value; never rejected.", {}, lambda _: True, "anything"),
 )
 
 
 def invocation_schema() -> JsonObject:
-    """What `--schema` prints. An optional field may be null, which counts as absent."""
+    """Return the JSON Schema that `--schema` prints. An optional field may be null, which counts as absent."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Executor invocation",
@@ -111,28 +113,28 @@ def _property(each: Field) -> JsonObject:
 
 
 def decode_invocation(text: bytes) -> Invocation:
-    """Raises `ProtocolError` naming the field that is wrong."""
+    """Raises `ProtocolError` with the name of the invalid field."""
     return invocation_of(decode_json(text))
 
 
 def invocation_of(value: Any) -> Invocation:
-    """The invocation that a decoded JSON value is. Raises `ProtocolError`."""
+    """Convert a decoded JSON value. Raises `ProtocolError`."""
     if not isinstance(value, dict):
-        raise ProtocolError(f"the invocation has to be a JSON object, not {shown(value)}")
+        raise ProtocolError(f"the invocation must be a JSON object, not {excerpt(value)}")
     given: JsonObject = {}
     for each in FIELDS:
         if (found := value.get(each.name)) is None:
             if each.required:
                 raise ProtocolError(f"the invocation has no {each.name}")
         elif not each.accepts(found):
-            raise ProtocolError(f"{each.fault}{each.name} has to be {each.expected}, not {shown(found)}")
+            raise ProtocolError(f"{each.fault}{each.name} must be {each.expected}, not {excerpt(found)}")
         else:
             given[each.name] = found
     return Invocation(**given)
 
 
 def decode_json(text: bytes) -> Any:
-    """A JSON text in UTF-8; U+FFFD replaces lone surrogates. Raises `ProtocolError`."""
+    """Decode JSON in UTF-8, with U+FFFD in place of lone surrogates. Raises `ProtocolError`."""
     try:
         return json.loads(without_lone_surrogates(text.decode("utf-8-sig")), parse_constant=_refuse_constant)
     except UnicodeDecodeError as fault:
@@ -144,13 +146,10 @@ def decode_json(text: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def shown(value: Any) -> str:
-    """A value within a message: short, and on one line."""
+def excerpt(value: Any) -> str:
+    """Return the value as short JSON on one line, for a message."""
     text = json.dumps(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-
-
-_SHOWN_CHARACTERS = 60
+    return text if len(text) <= _EXCERPT_CHARS else f"{text[:_EXCERPT_CHARS]}…"

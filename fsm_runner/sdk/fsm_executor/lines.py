@@ -1,4 +1,4 @@
-"""Lines out of a stream of bytes."""
+"""Splits a stream of bytes into lines."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from fsm_executor.errors import ProtocolError
 
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
-"""For one line, and for an invocation that is spread over several."""
+"""The size limit of a line, and of an invocation that spans several lines."""
 
 _CHUNK_BYTES = 64 * 1024
 
 
 class LineReader:
-    """`read` gives at most so many bytes, as soon as there are some, and none at the end."""
+    """`read(size)` blocks until there is input, and returns at most `size` bytes, or none at the end."""
 
     def __init__(self, read: Callable[[int], bytes], limit_bytes: int = LINE_LIMIT_BYTES) -> None:
         self._read = read
@@ -22,25 +22,25 @@ class LineReader:
         self._at_end = False
 
     def line(self) -> bytes | None:
-        """The next line without its newline, also the last one where it has none; None at the end.
+        """Return the next line without its newline, or None at the end. The last line needs no newline.
 
-        Raises `ProtocolError` where it is longer than the limit, and then the stream is of no more use.
+        Raises `ProtocolError` if the line is longer than the limit. The reader is unusable afterwards.
         """
-        looked_at_bytes = 0
-        while (end := self._buffer.find(b"\n", looked_at_bytes)) < 0:
-            looked_at_bytes = len(self._buffer)
-            self._check(looked_at_bytes)
+        searched_bytes = 0
+        while (end := self._buffer.find(b"\n", searched_bytes)) < 0:
+            searched_bytes = len(self._buffer)
+            self._check_limit(searched_bytes)
             if not self._fill():
-                return self._take(looked_at_bytes) if looked_at_bytes else None
-        self._check(end)
+                return self._take(searched_bytes) if searched_bytes else None
+        self._check_limit(end)
         line = self._take(end)
         del self._buffer[:1]
         return line
 
     def rest(self) -> bytes:
-        """All that follows. Raises `ProtocolError` as `line` does."""
+        """Return the remaining input. Raises `ProtocolError` if it is longer than the limit."""
         while self._fill():
-            self._check(len(self._buffer))
+            self._check_limit(len(self._buffer))
         return self._take(len(self._buffer))
 
     def _fill(self) -> bool:
@@ -54,6 +54,6 @@ class LineReader:
         del self._buffer[:size_bytes]
         return taken
 
-    def _check(self, size_bytes: int) -> None:
+    def _check_limit(self, size_bytes: int) -> None:
         if size_bytes > self._limit_bytes:
             raise ProtocolError(f"standard input has a line of more than {self._limit_bytes:,} bytes")

@@ -1,63 +1,53 @@
-"""The entry of an executor: its arguments, its invocation, its exit code."""
+"""The entry point of an executor: arguments, invocation and exit code."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from fsm_executor.errors import ExecutorError
-from fsm_executor.inbox import read_invocation
-from fsm_executor.inherited import settle
+from fsm_executor.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ExecutorError
+from fsm_executor.inherited import normalize
 from fsm_executor.invocation import SCHEMA_VERSIONS, invocation_schema
 from fsm_executor.json_text import encode_json
 from fsm_executor.lines import LineReader
+from fsm_executor.messages import read_invocation
 from fsm_executor.streams import claim_stdin, claim_stdout, print_line
 
 if TYPE_CHECKING:
-    from fsm_executor.session import Session
-
-Main = Callable[["Session"], Awaitable[None]]
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+    from fsm_executor.session import Main
 
 
 def run(main: Main, *, name: str, version: str) -> NoReturn:
-    """Do what the arguments and standard input say with `main`, and exit.
+    """Run `main` with the session from standard input, or handle `--version` or `--schema`, and exit.
 
-    0: `main` has returned, all turns completed; also when the runner's shutdown has cancelled it. 1: bad input, a
-    turn that was not completed, or an exception; the last line on stderr says which. 2: unknown arguments.
-    143: ended by SIGTERM, with `main` cancelled.
+    Exit codes: 0 if `main` returned with all turns completed, or if the runner's shutdown cancelled it. 1 for bad
+    input, a turn that was not completed, or an exception; the last line on stderr has the reason. 2 for unknown
+    arguments. 143 after SIGTERM, which cancels `main`.
     """
-    settle()
+    normalize()
     sys.exit(_exit_code(main, name, version, sys.argv[1:]))
 
 
 def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int:
     try:
         if arguments == ["--version"]:
-            return _say({"executor": name, "version": version, "schema_versions": list(SCHEMA_VERSIONS)})
+            return _print_json({"executor": name, "version": version, "schema_versions": list(SCHEMA_VERSIONS)})
         if arguments == ["--schema"]:
-            return _say(invocation_schema())
+            return _print_json(invocation_schema())
         if arguments:
-            sys.stderr.write(
-                f"Usage: {name} [--version | --schema]\nWithout arguments: a runner writes to standard input\n"
-            )
+            sys.stderr.write(f"Usage: {name} [--version | --schema]\nWithout arguments it reads a runner's messages.\n")
             return EXIT_USAGE
         lines = LineReader(claim_stdin())
         invocation = read_invocation(lines)
-        # Half of the time that an executor takes to start; bad input is answered without.
-        from fsm_executor.live import live
+        # This import takes half of the start time, and bad input does not need it.
+        from fsm_executor.session_runner import run_session
 
-        return live(main, invocation, lines, claim_stdout(), name)
+        return run_session(main, invocation, lines, claim_stdout(), name)
     except ExecutorError as error:
         return _failed(str(error))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - whatever the author's code raises is the run's error
+    except Exception as error:  # noqa: BLE001 - any exception of the executor's own code is the run's error
         from fsm_executor.tracebacks import authors_traceback, summary
 
         _flush_prints()
@@ -65,8 +55,8 @@ def _exit_code(main: Main, name: str, version: str, arguments: list[str]) -> int
         return _failed(summary(error))
 
 
-def _say(value: object) -> int:
-    """Print the value as JSON. Returns the exit code. Raises `ExecutorError` if standard output fails."""
+def _print_json(value: object) -> int:
+    """Print the value as JSON, and return the exit code. Raises `ExecutorError` if standard output fails."""
     print_line(encode_json(value))
     return EXIT_OK
 
@@ -78,6 +68,6 @@ def _failed(reason: str) -> int:
 
 
 def _flush_prints() -> None:
-    """What has been printed stands above the error, which is the last line."""
+    """Flush printed text, so that the error is the last line."""
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -1,11 +1,12 @@
-"""A session, as the executor that carries it out has it."""
+"""The session and its turns: the API for the code of an executor."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fsm_executor.clock import EventClock
@@ -13,22 +14,52 @@ from fsm_executor.errors import ExecutorError, GatewayError
 from fsm_executor.gateway import URL_VARIABLE, Answer, Gateway
 from fsm_executor.invocation import Invocation, JsonObject
 from fsm_executor.json_text import encode_json
-from fsm_executor.turn import Turn
 
 ROLES = ("user", "assistant")
 
+Main = Callable[["Session"], Awaitable[None]]
+Completion = Callable[[JsonObject, str], Awaitable[None]]
+"""Takes the fields of the result event, and the result as text."""
+
+
+class Turn:
+    """Call `complete` once, after all other messages of the turn."""
+
+    def __init__(self, parameters: JsonObject, completion: Completion) -> None:
+        self.parameters = parameters
+        self.completed = False
+        self._completion = completion
+
+    @property
+    def prompt(self) -> str:
+        """The parameter `prompt`, or all parameters as JSON if there is no such text."""
+        prompt = self.parameters.get("prompt")
+        return prompt if isinstance(prompt, str) else json.dumps(self.parameters, ensure_ascii=False)
+
+    async def complete(self, text: str | None = None, *, data: dict[str, Any] | None = None) -> None:
+        """Send the result, as text or as data, and then complete the turn. Raises `GatewayError`."""
+        if self.completed:
+            raise RuntimeError("the turn is already completed")
+        if (text is None) == (data is None):
+            raise TypeError("a result has either text or data")
+        if not isinstance(text, str | None) or not isinstance(data, dict | None):
+            raise TypeError("a result's text is a str, and its data a dict")
+        fields = {"result_text": text} if data is None else {"result_data": data}
+        await self._completion(fields, encode_json(data) if text is None else text)
+        self.completed = True
+
 
 class TurnNotCompleted(ExecutorError):
-    """the executor left a turn without completing it; each turn has to be ended with turn.complete(...)"""
+    """A turn was left without a call of `Turn.complete`."""
 
     def __init__(self) -> None:
-        super().__init__(self.__doc__)
+        super().__init__("the executor left a turn without completing it; end each turn with turn.complete(...)")
 
 
 class Session:
-    """What is told is told in the order of the calls; each returns when the gateway has accepted it.
+    """Sends messages in the order of the calls. Each call returns when the gateway has accepted the message.
 
-    All of them raise `GatewayError` where it has not.
+    Each call raises `GatewayError` if the gateway rejects the message or cannot be reached.
     """
 
     def __init__(
@@ -45,61 +76,61 @@ class Session:
         self._turn_taken = turn_taken
         self._gateway: Gateway | None = None
         self._turn: Turn | None = None
-        self._waiting = deque([invocation.parameters])
+        self._pending = deque([invocation.parameters])
         self._ended = False
         self._changed = asyncio.Event()
 
     @property
     def resumed(self) -> bool:
-        """Whether an earlier process has begun the session."""
+        """Whether an earlier process started the session."""
         return self.invocation.mode == "resume"
 
     async def turns(self) -> AsyncIterator[Turn]:
-        """The turns as they come, the first at once, until the runner has no more of them.
+        """Yield the turns as they arrive, the first one at once, until the runner ends the session.
 
-        Raises `TurnNotCompleted` when the next one is asked for before the last one has been completed.
+        Raises `TurnNotCompleted` if the previous turn has not been completed.
         """
         while (parameters := await self._next_parameters()) is not None:
             self._turn = Turn(parameters, self._complete)
             yield self._turn
 
     async def bind(self, executor_session_id: str) -> None:
-        """Tell what the session is called here. Only while a turn is in progress."""
+        """Bind the session to an id of the executor's own. Allowed only during a turn."""
         body = {"session_id": self.id, "executor_session_id": executor_session_id}
         if self.invocation.project_dir is not None:
             body["project_dir"] = self.invocation.project_dir
-        await self.gateway.tell("POST", "/bind", body)
+        await self.gateway.send("POST", "/bind", body)
 
     async def message(self, role: str, text: str) -> None:
-        """`role`: user or assistant."""
+        """Send a message event. `role` is user or assistant."""
         if role not in ROLES:
             raise ValueError(f"a message's role is one of {', '.join(ROLES)}, not {role!r}")
         await self.event({"event_type": "message", "role": role, "content": [{"type": "text", "text": text}]})
 
     async def tool(self, name: str, tool_input: JsonObject, output: Any = None, error: str | None = None) -> None:
-        """A tool has been used. `error`: why it failed."""
+        """Send a tool event. `error` is the reason if the tool failed."""
         fields = {"tool_name": name, "tool_input": tool_input, "tool_output": output, "error": error}
         await self.event({"event_type": "post_tool", **fields})
 
     async def event(self, fields: JsonObject) -> None:
-        """Any event (section 1.4): `event_type` and what that kind has. Session and timestamp are put in here."""
-        await self.gateway.tell("POST", "/events", {**fields, "session_id": self.id, "timestamp": self._clock.now()})
+        """Send any event (section 1.4): `event_type` and the fields of that type. Session and timestamp are added."""
+        await self.gateway.send("POST", "/events", {**fields, "session_id": self.id, "timestamp": self._clock.now()})
 
     async def metadata(self, **fields: Any) -> None:
-        """Change fields of the session, such as `last_resumed_at` (see `now`)."""
-        await self.gateway.tell("PATCH", "/metadata", {**fields, "session_id": self.id})
+        """Set fields of the session, such as `last_resumed_at` (see `now`)."""
+        await self.gateway.send("PATCH", "/metadata", {**fields, "session_id": self.id})
 
     async def request(self, method: str, path: str, body: Any = None) -> Answer:
-        """Any call of the coordinator's (sections 1.1 to 1.3). Its answer, whatever the status."""
+        """Call the coordinator's API (sections 1.1 to 1.3). Return the response, whatever its status."""
         return await self.gateway.request(method, path, body)
 
     def now(self) -> str:
-        """A timestamp in the form of the events'."""
+        """Return a timestamp in the format of event timestamps."""
         return self._clock.now()
 
     @property
     def gateway(self) -> Gateway:
-        """Raises `GatewayError` where the environment does not name one."""
+        """The gateway's client. Raises `GatewayError` if the environment does not name a gateway."""
         if self._gateway is None:
             url = os.environ.get(URL_VARIABLE)
             if not url:
@@ -108,11 +139,11 @@ class Session:
         return self._gateway
 
     def add_turn(self, parameters: JsonObject) -> None:
-        self._waiting.append(parameters)
+        self._pending.append(parameters)
         self._changed.set()
 
     def end(self) -> None:
-        """No more turns will be added."""
+        """Make `turns` end after the turns that were added."""
         self._ended = True
         self._changed.set()
 
@@ -122,20 +153,20 @@ class Session:
 
     @property
     def turn_in_progress(self) -> bool:
-        """Also when it has not been asked for yet."""
-        return bool(self._waiting) or (self._turn is not None and not self._turn.completed)
+        """Whether a turn is not completed, including turns that `turns` has not yielded yet."""
+        return bool(self._pending) or (self._turn is not None and not self._turn.completed)
 
     async def _next_parameters(self) -> JsonObject | None:
         if self._turn is not None and not self._turn.completed:
             raise TurnNotCompleted
-        while not self._waiting:
+        while not self._pending:
             if self._ended:
                 return None
             self._changed.clear()
             await self._changed.wait()
         if self._turn is not None:
             self._turn_taken()
-        return self._waiting.popleft()
+        return self._pending.popleft()
 
     async def _complete(self, fields: JsonObject, result: str) -> None:
         await self.event({"event_type": "result", **fields})

@@ -1,4 +1,4 @@
-"""Standard input and output, kept apart for the protocol."""
+"""Reserves standard input and output for the protocol."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 def claim_stdin() -> Callable[[int], bytes]:
-    """What reads it. From now on descriptor 0 is empty, so that no child of the executor takes a turn away."""
+    """Return a function that reads standard input, and make descriptor 0 empty, so that no child consumes a turn."""
     own = os.dup(_STDIN)
     _redirect(os.open(os.devnull, os.O_RDONLY), _STDIN)
     return lambda size_bytes: os.read(own, size_bytes)
 
 
 def claim_stdout() -> Callable[[str], None]:
-    """What writes a line to it. From now on descriptor 1 is stderr.
+    """Return a function that writes a line to standard output, and redirect descriptor 1 to stderr.
 
-    So neither a `print` nor what a child writes gets between the lines of the protocol.
-    Raises `ExecutorError` where it was closed by the parent, or cannot be written to.
+    So the output of `print` and of children does not mix with the lines of the protocol. The returned function raises
+    `ExecutorError` if the write fails. Raises `ExecutorError` if the parent closed standard output.
     """
     if fcntl.fcntl(_STDOUT, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise ExecutorError("standard output is closed: a runner reads the end of each turn there")
     own = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)
     if sys.stdout is not None:
-        # A TextIO to the type checker, which knows no `reconfigure`; the interpreter's own stdout has it.
+        # The declared type TextIO lacks `reconfigure`, but the interpreter's stdout has it.
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return lambda line: _write(own, line.encode() + b"\n")
 
 
 def print_line(line: str) -> None:
-    """On standard output, unbuffered. Raises `ExecutorError` where it cannot be written to."""
+    """Write a line to standard output, unbuffered. Raises `ExecutorError` if that fails."""
     _write(_STDOUT, line.encode() + b"\n")
 
 
@@ -46,7 +46,7 @@ def _redirect(source: int, target: int) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Raises `ExecutorError` where nobody reads any more."""
+    """Raises `ExecutorError`, for example if the reader has closed the pipe."""
     rest = memoryview(data)
     try:
         while rest:

@@ -1,4 +1,4 @@
-"""An exception of the author's code, as the run's error shows it."""
+"""Formats exceptions of the executor's own code as the error of a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SDK_FOLDER = Path((lambda: None).__code__.co_filename).parent
-"""The path that tracebacks show; `__file__` can be another path to the same folder."""
+"""The path in tracebacks. `__file__` can be another path to the same folder."""
 _INTERNAL_FOLDERS = (_SDK_FOLDER, Path(os.__file__).parent / "asyncio")
 
 
 def authors_traceback(error: BaseException) -> str:
-    """The traceback without the frames of this package and of asyncio, which surround the author's.
+    """Return the traceback without the frames of this package and of asyncio.
 
-    An exception whose frames are all internal keeps them.
+    An exception that has only such frames keeps them.
     """
     report = traceback.TracebackException.from_exception(error)
     for each in _with_related(report, set()):
@@ -26,7 +26,7 @@ def authors_traceback(error: BaseException) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """The exception on one line. For an exception group, such as `asyncio.TaskGroup` raises, with its members."""
+    """Return the exception on one line; for an exception group, including its members."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     members = getattr(error, "exceptions", None)
     if not isinstance(members, tuple):
@@ -37,7 +37,7 @@ def summary(error: BaseException) -> str:
 def _with_related(
     report: traceback.TracebackException | None, seen: set[int]
 ) -> Iterator[traceback.TracebackException]:
-    """The exception, its causes, and the members of an exception group."""
+    """Yield the exception, its causes, and the members of an exception group."""
     if report is None or id(report) in seen:
         return
     seen.add(id(report))

@@ -1,4 +1,4 @@
-"""What comes on standard input: the invocation, then further turns and the end (protocol.md, section 2)."""
+"""The messages on standard input: the invocation, further turns and the shutdown (protocol.md, section 2)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class NextTurn:
 
 @dataclass(frozen=True)
 class Shutdown:
-    """The runner wants the executor to end."""
+    """The runner asks the executor to exit."""
 
 
 @dataclass(frozen=True)
 class EndOfInput:
-    """Nothing more will come. In one-shot form that is so from the beginning."""
+    """No more messages will come. A one-shot executor gets this right after the invocation."""
 
 
 Message = NextTurn | Shutdown | EndOfInput
 
 
 def read_invocation(lines: LineReader) -> Invocation:
-    """Wait for it. Raises `ProtocolError`.
+    """Read the invocation. Raises `ProtocolError`.
 
-    A persistent executor gets one line and must not wait for more. A one-shot executor may get the object spread over
-    several: where the first line is the beginning of one, the rest of the input belongs to it.
+    A persistent executor gets one line and must not wait for more. A one-shot executor may get an object that spans
+    several lines: if the first line is only the beginning of an object, the invocation is the whole input.
     """
     first = lines.line()
     while first is not None and not first.strip():
@@ -43,10 +43,9 @@ def read_invocation(lines: LineReader) -> Invocation:
 
 
 def is_beginning(line: bytes) -> bool:
-    """Whether this line is sound JSON as far as it goes, and not yet whole.
+    """Whether the line is the beginning of valid JSON.
 
-    No token of JSON goes over the end of a line, so a sound one that is cut there is refused at its very end and
-    nowhere before.
+    A JSON token never spans lines. So if valid JSON is cut at the end of a line, the decoder fails exactly there.
     """
     try:
         text = line.decode("utf-8-sig").rstrip()
@@ -59,7 +58,7 @@ def is_beginning(line: bytes) -> bool:
 
 
 def next_message(lines: LineReader) -> Message:
-    """Wait for it; lines that are no message are passed over. Raises `ProtocolError`."""
+    """Read the next message, ignoring lines that are not a message. Raises `ProtocolError`."""
     while (line := lines.line()) is not None:
         message = _message(line)
         if message is not None:
@@ -78,7 +77,7 @@ def _message(line: bytes) -> Message | None:
         return Shutdown()
     if value.get("type") != "turn":
         return None
-    # The runner waits for this turn's end: passing it over would leave the run to its time limit.
+    # The runner waits for the end of this turn. Without an error, the run would last until its time limit.
     if not isinstance(value.get("parameters"), dict):
-        raise ProtocolError("a turn has to have parameters, an object")
+        raise ProtocolError("a turn must have parameters (an object)")
     return NextTurn(value["parameters"])
