@@ -200,8 +200,8 @@ class Process:
         left = recovered(self.journal.notes)
         return not (left.runs or left.messages)
 
-    async def live(self, scene: "Scene") -> None:
-        """Until it is killed, or all is settled; then it leaves in order."""
+    async def live(self, scene: "Scene") -> str | None:
+        """Return the outcome once everything is settled and the runner has drained; None if it was killed before."""
         living = asyncio.create_task(self.actor.live())
         killed = asyncio.create_task(self.life.died.wait())
         while not scene.is_over(self) and asyncio.get_running_loop().time() < SETTLED_WITHIN_S:
@@ -213,9 +213,9 @@ class Process:
             if self.life.is_dead:
                 living.cancel()
                 await asyncio.wait([living])
-            else:
-                self.actor.post("drain_requested", "the test is over")
-                assert await living == "stopped"
+                return None
+            self.actor.post("drain_requested", "the test is over")
+            return await living
         finally:
             for owned in (self._runs, self._sessions, self._outbox, self._scripts):
                 await owned.aclose()
@@ -307,12 +307,12 @@ async def lives(world: World) -> Seen:
     killed = 0
     for kill in world.kills:
         process = scene.process_with(Life(kill.at_point), past)
-        await process.live(scene)
+        assert await process.live(scene) in (None, "stopped")
         past = process.journal.left_on_disk(kill.lost) if process.life.is_dead else process.journal.notes
         killed += process.life.is_dead
         await asyncio.sleep(kill.down_s)
     process = scene.process_with(Life(), past)
-    await process.live(scene)
+    assert await process.live(scene) == "stopped"
     operator.cancel()
     await asyncio.wait([operator])
     await scene.coordinator.aclose()

@@ -1,0 +1,262 @@
+"""The program knows a machine by its tags, outcomes and events from outside: every other name in a spec is free.
+
+Each state, and each event that states cause, is renamed in turn. The renamed spec must be sound, and the actors must do
+with it, step by step, what they do with the original.
+"""
+
+import ast
+import asyncio
+import random
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, get_args
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+import tests.property.test_session_machine as session_world
+import tests.support.mortal_runner as runner_world
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.machine.check import check
+from fsm_runner.machine.engine import Machine
+from fsm_runner.machine.spec import Spec
+from fsm_runner.protocol import statuses
+from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
+from fsm_runner.runtime.recovery import Recovery
+from tests.support.model_coordinator import Fault
+from tests.support.mortal_journal import Life, Note
+from tests.support.record import InstantRecord
+from tests.support.virtual_time import run_virtually
+
+ROOT = Path(__file__).parents[2]
+SPECS = {name: tomllib.loads((ROOT / "specs" / f"{name}.toml").read_text()) for name in ("runner",)}
+ENDS = ("on_done", "on_error", "on_timeout")
+REAL_TIME = re.compile(r"\d+-\d+-\d+T[\d:.]+Z")
+ALSO_MEANT_OTHERWISE = {
+    "online": "the coordinator's status of a runner",
+    "recovering": "a state of a run",
+}
+"""Words in the code that are names in a spec too, and what they mean there."""
+
+REAL_TIME = re.compile(r"\d+-\d+-\d+T[\d:.]+Z")
+ALSO_MEANT_OTHERWISE = dict[str, str]()
+"""Words that are names in a spec, and something else in the code: what."""
+
+LIVES = 250
+COMPARED = 12
+"""The number of lives in which a name occurs that are repeated with its new name."""
+
+
+def own_events(raw: dict[str, Any]) -> set[str]:
+    return {state[key] for state in raw["states"].values() for key in ENDS if key in state}
+
+
+NAMES = [(name, free) for name, raw in SPECS.items() for free in (*raw["states"], *sorted(own_events(raw)))]
+
+
+def new_name(old: str) -> str:
+    """A name that no part of the program contains. Its length is the same, which binary messages contain."""
+    return "z" * len(old)
+
+
+def renamed(machine: str, old: str) -> Spec:
+    fixed = {"name", "doc", "outcome", "guard", "decides", "invoke", "events", "tags", "timeout_s", "tone"}
+
+    def change(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                new_name(old) if key == old else key: it if key in fixed else change(it) for key, it in value.items()
+            }
+        if isinstance(value, list):
+            return [change(it) for it in value]
+        return new_name(old) if value == old else value
+
+    return msgspec.convert(change(SPECS[machine]), Spec)
+
+
+# Lives of a runner and of sessions, in virtual time.
+
+
+async def runner_life(rng: random.Random) -> list[object]:
+    """Two processes of a runner, of which the first may be killed, with events from outside at any time."""
+    world = runner_world.World(
+        plans=tuple(
+            runner_world.Plan(
+                at_s=rng.uniform(0, 5),
+                lasts_s=rng.choice([0.0, 3.0, None]),
+                error=rng.choice([None, "exit code 1"]),
+                stops_at_s=rng.choice([None, rng.uniform(0, 5)]),
+                settled_at_s=rng.choice([None, None, 7.0]),
+            )
+            for _ in range(2)
+        ),
+        faults=tuple(_fault(rng) for _ in range(rng.randrange(6))),
+        line_faults=tuple(_fault(rng) for _ in range(rng.randrange(6))),
+        restarts_at_s=rng.choice([(), (3.0,)]),
+        disk_full=rng.choice([None, None, (2.0, 5.0)]),
+        commit_s=rng.choice([0.0, 0.5]),
+        retry_interrupted=rng.random() < 0.5,
+    )
+    if rng.random() < 0.1:
+        with patch.object(runner_world, "Recovery", _failing_recovery):
+            return await _lives(world, rng)
+    return await _lives(world, rng)
+
+
+def _failing_recovery(*arguments: Any) -> Recovery:
+    def sweep() -> int:
+        raise FsmRunnerError("process 7 does not end")
+
+    recovery = Recovery(*arguments)
+    recovery._sweep = sweep
+    return recovery
+
+
+async def _lives(world: runner_world.World, rng: random.Random) -> list[object]:
+    scene = runner_world.Scene(world)
+    scene.schedule()
+    operator = asyncio.create_task(scene.operate())
+    past: list[Note] = []
+    for dies_at in (rng.choice([None, rng.randrange(1, 40)]), None):
+        process = scene.process_with(Life(dies_at), past)
+        for _ in range(rng.randrange(8)):
+            event = rng.choice(sorted(ACTOR_INTERFACES["runner"].events))
+            asyncio.get_running_loop().call_later(rng.uniform(0, 20), process.actor.post, event, "the test")
+        await process.live(scene)
+        past = process.journal.left_on_disk(rng.randrange(3)) if process.life.is_dead else process.journal.notes
+    operator.cancel()
+    await asyncio.wait([operator])
+    await scene.coordinator.aclose()
+    return [
+        *process.journal.notes,
+        [(run.status, run.reports, run.reopened) for run in scene.coordinator.runs.values()],
+    ]
+
+
+def _fault(rng: random.Random) -> Fault:
+    return Fault(rng.choice(["none", "lost answer", "error", "refused connection"]), rng.random(), 0.1)
+
+
+async def session_life(rng: random.Random) -> list[object]:
+    world = session_world.World(
+        asks=tuple(
+            session_world.Ask(
+                at_s,
+                rng.choice(["start_session", "resume_session"]),
+                rng.choice([None, 0.5, 5.0]),
+                rng.choice([None, None, rng.uniform(0, 10)]),
+            )
+            for at_s in sorted(rng.uniform(0, 20) for _ in range(3))
+        ),
+        start_fails=rng.random() < 0.1,
+        dies_at_s=rng.choice([None, rng.uniform(0, 20)]),
+        exit_code=rng.randrange(2),
+        stop_s=rng.choice([0.0, 1.0, 40.0]),
+        signal="SIGTERM",
+        idle_timeout_s=rng.choice([None, 2.0]),
+        run_timeout_s=rng.choice([None, 2.0]),
+        session_stop_at_s=rng.choice([None, rng.uniform(0, 20)]),
+        close_at_s=rng.uniform(0, 30),
+        faults=tuple(rng.choice(["", "unreachable", "lost answer", "refused"]) for _ in range(rng.randrange(6))),
+    )
+    record, stage = InstantRecord(), session_world.Stage(world)
+    process = type("StagedProcess", (session_world.FakeProcess,), {"stage": stage})
+    with (
+        patch("fsm_runner.runtime.actors.session.PersistentProcess", process),
+        patch.object(session_world, "InstantRecord", lambda: record),
+    ):
+        await session_world.live(world, stage)
+    return [*record.steps, stage.taken, stage.acknowledged]
+
+
+WORLDS = {"run": runner_life, "runner": runner_life, "poller": runner_life, "session": session_life}
+MODULES: dict[str, ModuleType] = {
+    "run": runner_world, "runner": runner_world, "poller": runner_world, "session": session_world,
+}  # fmt: skip
+
+
+class Trace(NamedTuple):
+    text: str
+    names: frozenset[str]
+    """The states that were entered and the events that were taken."""
+
+
+def trace(machine: str, seed: int) -> Trace:
+    rng = random.Random(seed)
+    random.seed(seed)  # the waits between attempts
+    seen = run_virtually(lambda: WORLDS[machine](rng))
+    steps: list[Any] = [getattr(it, "arguments", it) for it in seen]
+    names = {name for step in steps if isinstance(step, tuple) and step[0] == machine for name in (step[2], step[4])}
+    return Trace(REAL_TIME.sub("", "\n".join(map(str, seen))), frozenset(names))
+
+
+@cache
+def traces(machine: str) -> dict[int, Trace]:
+    return {seed: trace(machine, seed) for seed in range(LIVES)}
+
+
+@contextmanager
+def running_on(spec: Spec) -> Iterator[None]:
+    module = MODULES[spec.name]
+    with ExitStack() as stack:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Machine) and value.spec.name == spec.name:
+                stack.enter_context(patch.object(module, name, Machine(spec)))
+        yield
+
+
+def without(name: str, text: str) -> str:
+    """The text with a mark in place of the name, old or new, also if it is written with spaces."""
+    written = {name, name.replace("_", " "), new_name(name)}
+    return re.sub("|".join(map(re.escape, sorted(written, key=len, reverse=True))), "¤", text)
+
+
+@pytest.mark.parametrize(("machine", "name"), NAMES)
+def test_a_machine_with_another_name_in_it_is_sound_and_does_the_same(machine: str, name: str) -> None:
+    spec = renamed(machine, name)
+    assert check(spec, ACTOR_INTERFACES[machine]) == ()
+    occurring = [seed for seed, life in traces(machine).items() if name in life.names]
+    for seed in occurring[:COMPARED]:
+        with running_on(spec):
+            changed = trace(machine, seed)
+        assert new_name(name) in changed.names
+        assert without(name, changed.text) == without(name, traces(machine)[seed].text)
+
+
+@pytest.mark.parametrize("machine", SPECS)
+def test_each_state_occurs_in_the_lives(machine: str) -> None:
+    entered = {name for life in traces(machine).values() for name in life.names}
+    assert SPECS[machine]["states"].keys() - entered == set()
+
+
+def words_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts in a module, with their lines, without docstrings."""
+    tree = ast.parse(path.read_text())
+    docs = {id(it.value) for it in ast.walk(tree) if isinstance(it, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.lineno, node.value
+
+
+def test_no_name_of_a_state_or_of_its_own_events_is_in_the_code() -> None:
+    free = {name for _, name in NAMES}
+    for interface in ACTOR_INTERFACES.values():
+        for words in msgspec.structs.astuple(interface):
+            free -= words
+    for words in map(get_args, vars(statuses).values()):
+        free -= set(words)
+    free -= ALSO_MEANT_OTHERWISE.keys()
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {word!r}"
+        for folder in ("runtime", "app", "cli")
+        for path in sorted((ROOT / "fsm_runner" / folder).rglob("*.py"))
+        for line, word in words_of(path)
+        if word in free
+    ]
+    assert found == []
