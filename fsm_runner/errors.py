@@ -1,16 +1,16 @@
-"""Errors that are meant for the person at the terminal, and the exit codes that go with them."""
+"""Errors for the user, and exit codes."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-"""What was asked for was tried and failed: a run, a check, a registration."""
+"""A run, a check or a registration failed."""
 EXIT_USAGE = 2
-"""What was asked for cannot be tried: bad flags, files, profiles, parameters."""
+"""Bad input: flags, files, profiles or parameters."""
 EXIT_ABORTED = 130
-"""A third signal: the runner left without waiting for anything."""
+"""A third signal: the runner exited at once."""
 
 
 class FsmRunnerError(Exception):
-    """Something that the user can act on. Its text is the whole message; no traceback is shown."""
+    """An error that the user can act on. Its text is the whole message, without a traceback."""
 
     exit_code = EXIT_FAILED
 

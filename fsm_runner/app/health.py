@@ -15,7 +15,7 @@ from loguru import logger
 from fsm_runner.http_server.acceptor import Acceptor
 from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.protocol.json_text import encode_json
-from fsm_runner.util.held_files import LOOK_EACH_S, HeldFiles
+from fsm_runner.util.held_files import CHECK_INTERVAL_S, HeldFiles
 from fsm_runner.util.tasks import log_defect
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -95,12 +95,12 @@ async def _serve_until_cancelled(path: Path, answer: Answer) -> None:
                     logger.info("`fsm-runner health` reaches this runner again: {}", path)
                 was_reachable = True
                 while held.first_missing() is None:  # noqa: ASYNC110 - no event reports a deleted file
-                    await asyncio.sleep(LOOK_EACH_S)
+                    await asyncio.sleep(CHECK_INTERVAL_S)
         except OSError as fault:
             if was_reachable:
                 logger.warning("`fsm-runner health` cannot reach this runner: {}: {}", path, fault)
             was_reachable = False
-            await asyncio.sleep(LOOK_EACH_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The coordinator as the runner uses it: the calls of `api.py` with their retry policies."""
+"""The runner's calls to the coordinator: those of `api.py`, retried according to `policy.py`."""
 
 import asyncio
 import contextlib
@@ -58,47 +58,49 @@ class CoordinatorClient:
         self.on_answered = on_answered
         self._sleep = sleep
         self._now = now
-        self._answered_at_s = now()
+        self.last_response_at_s = now()
+        """When the coordinator answered a call, on the clock of `now_s`."""
         self._back = asyncio.Event()
         self.registrations = 0
-        """How often the runner has been taken in. A "not registered" that answers an earlier call says nothing."""
-        self._last: wire.Registered | None = None
+        """The number of successful registrations. A "not registered" response to a call before the last one is void."""
+        self._registered: wire.Registered | None = None
         self._conflict_warning = RareWarning(CONFLICT_LOG_INTERVAL_S)
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
-        """Register, however long the coordinator is away, and wait out a runner of the same identity or agents.
+        """Register. Retry while the coordinator is unreachable or counts another runner of this identity as online.
 
-        An agent that the coordinator has itself is left out: its runs come to every runner that they match.
-        Raises `RegistrationConflict` when the other runner does not go away, `Refused` at once.
+        An agent that the coordinator defines itself is left out: its runs go to every runner that meets their demands.
+        Raises `RegistrationConflict` at the limit of its policy, and `Refused` at once.
         """
         return await retrying(
-            lambda: self._register_with_own_agents(registration),
+            lambda: self._register_accepted_agents(registration),
             self.policies.registration_conflict,
             (RegistrationConflict,),
-            on_wait=self._say_conflict,
+            on_wait=self._log_conflict,
             sleep=self._sleep,
         )
 
-    async def _register_with_own_agents(self, registration: wire.Registration) -> wire.Registered:
+    async def _register_accepted_agents(self, registration: wire.Registration) -> wire.Registered:
         agents = registration.agents
         while True:
             try:
-                return await self._register_while_away(msgspec.structs.replace(registration, agents=agents))
+                return await self._register_when_reachable(msgspec.structs.replace(registration, agents=agents))
             except AgentNameCollision as collision:
-                own = [agent for agent in agents if agent.name != collision.detail.agent_name]
-                if collision.detail.existing_runner_id is not None or len(own) == len(agents):
+                name = collision.detail.agent_name
+                accepted = [agent for agent in agents if agent.name != name]
+                if collision.detail.existing_runner_id is not None or len(accepted) == len(agents):
                     raise
-                agents = own
-                logger.info("the coordinator has agent {} itself: its definition counts", collision.detail.agent_name)
+                agents = accepted
+                logger.info("the coordinator defines agent {} itself, so this runner does not register it", name)
 
-    async def _register_while_away(self, registration: wire.Registration) -> wire.Registered:
-        # Credentials that are no good end a start. Those of a runner that was taken in before may become good again.
-        passing = (Unreachable, NotRegistered, NotAuthenticated) if self.registrations else (Unreachable, NotRegistered)
+    async def _register_when_reachable(self, registration: wire.Registration) -> wire.Registered:
+        # Rejected credentials end a start. Later they may become valid again.
+        retried = (Unreachable, NotRegistered, NotAuthenticated) if self.registrations else (Unreachable, NotRegistered)
         return await retrying(
             lambda: self._register_once(registration),
             self.policies.register,
-            passing,
-            on_wait=self._say_away,
+            retried,
+            on_wait=self._log_unregistered,
             sleep=self._sleep,
         )
 
@@ -108,23 +110,23 @@ class CoordinatorClient:
         except DuplicateRunner as duplicate:
             registered = await self._own_registration(duplicate)
         self.registrations += 1
-        self._last = registered
+        self._registered = registered
         self.note_response()
         self.wake()
         return registered
 
     async def _own_registration(self, duplicate: DuplicateRunner) -> wire.Registered:
-        """What this process has registered itself, where that is the runner that counts as online; else `duplicate`."""
-        if self._last is None or duplicate.detail.runner_id != self._last.runner_id:
+        """Return this process's own registration if it is the duplicate. Raises `duplicate` otherwise."""
+        if self._registered is None or duplicate.detail.runner_id != self._registered.runner_id:
             raise duplicate
         try:
-            await self.api.heartbeat(self._last.runner_id)
+            await self.api.heartbeat(self._registered.runner_id)
         except CoordinatorError:
             raise duplicate from None
-        return self._last
+        return self._registered
 
     async def look_up_run(self, run_id: str) -> wire.RunState | None:
-        """What the coordinator holds of a run, however long it is away; None: it knows no such run."""
+        """Return the coordinator's state of a run, retrying during an outage; None: it does not know the run."""
         try:
             return await retrying(
                 lambda: self.api.run_state(run_id),
@@ -136,61 +138,57 @@ class CoordinatorClient:
             logger.debug("{}: {}", run_id, refusal)
             return None
 
-    @property
-    def last_response_at_s(self) -> float:
-        """When the coordinator has last answered anything."""
-        return self._answered_at_s
-
     def now_s(self) -> float:
         return self._now()
 
     def is_silent_for(self, limit_s: float) -> bool:
-        """Whether the coordinator has answered nothing for so long."""
-        return self._now() - self._answered_at_s >= limit_s
+        """Return whether the coordinator has answered no call for this long."""
+        return self._now() - self.last_response_at_s >= limit_s
 
     def note_response(self) -> None:
-        """The coordinator has answered something: what fails all the same does so by itself."""
-        self._answered_at_s = self._now()
+        """Record that the coordinator answered a call. Calls that fail meanwhile fail for a reason of their own."""
+        self.last_response_at_s = self._now()
         self.on_answered()
 
     def wake(self) -> None:
-        """The coordinator is back: what waits to be delivered is tried at once."""
+        """End all `sleep_until_back`: the coordinator is reachable again."""
         self._back.set()
         self._back = asyncio.Event()
 
     async def sleep_until_back(self, wait_s: float) -> None:
+        """Wait for `wait_s`, or until `wake` is called."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._back.wait()
 
     async def script_archive(self, name: str) -> bytes:
-        """Raises `Refused` with status 404 where there is no such script, `Unreachable` after the policy's limit."""
+        """Raises `Refused` with status 404 if there is no such script, `Unreachable` at the limit of the policy."""
         return await retrying(
             lambda: self.api.script_archive(name), self.policies.script, (Unreachable,), sleep=self._sleep
         )
 
     async def deregister(self, runner_id: str) -> None:
-        """Leave. A coordinator that does not know the runner any more is left already."""
+        """Deregister. Return also if the coordinator does not know the runner any more."""
         try:
             await retrying(
                 lambda: self.api.deregister(runner_id), self.policies.deregister, (Unreachable,), sleep=self._sleep
             )
-        except (NotRegistered, Refused) as answer:
-            logger.debug("deregistration: {}", answer)
+        except (NotRegistered, Refused) as error:
+            logger.debug("{}: deregistration: {}", runner_id, error)
 
-    def _say_away(self, fault: Exception, wait_s: float) -> None:
+    def _log_unregistered(self, fault: Exception, wait_s: float) -> None:
         self.on_unanswered()
-        logger.warning("not registered, again in {:.1f} s: {}", wait_s, fault)
+        logger.warning("registration failed, retrying in {:.1f} s: {}", wait_s, fault)
 
-    def _say_conflict(self, fault: Exception, _wait_s: float) -> None:
+    def _log_conflict(self, fault: Exception, _wait_s: float) -> None:
         self.note_response()
-        occupied, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
+        reason, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
         if isinstance(fault, AgentNameCollision):
-            occupied, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
+            reason, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
         self._conflict_warning.log(
             "not registered: {}. If that runner has ended, the coordinator forgets it {:.0f} to {:.0f} s after its "
-            "last heartbeat; trying again every few seconds ({})",
-            occupied,
+            "last heartbeat; retrying every few seconds ({})",
+            reason,
             after_s,
             after_s + STALE_CHECK_INTERVAL_S,
             fault,

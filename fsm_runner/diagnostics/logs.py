@@ -1,4 +1,4 @@
-"""What the program says of itself: lines on stderr."""
+"""The log of the program: lines on stderr, without secrets."""
 
 import logging
 import os
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from loguru import Record
 
 MESSAGE_LIMIT_CHARS = 8_000
-"""The longest message; what is left out stands in a report or in the journal."""
+"""The longest message. The whole text of an error is in the report and in the journal."""
 
 _FORMAT = "<dim>{time:HH:mm:ss.SSS}</dim> <level>{level: <7}</level> {message}"
 _FORMAT_WITH_DATE = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {level: <7} {message}"
 
 
 def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) -> None:
-    """INFO and above; `verbose`: everything; `quiet`: warnings and errors alone. Secrets are not shown."""
+    """Log INFO and above; with `verbose` all levels; with `quiet` only warnings and errors."""
     logger.remove()
-    logger.configure(patcher=lambda record: _make_plain(record, redactor))
+    logger.configure(patcher=lambda record: _sanitize(record, redactor))
     level = "DEBUG" if verbose else "WARNING" if quiet else "INFO"
     sink = LogSink(sys.stderr.fileno(), redactor)
     logger.add(
@@ -34,13 +34,13 @@ def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) ->
         diagnose=False,
         backtrace=False,
     )
-    logging.basicConfig(handlers=[_OfLibraries()], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
 
 
-class _OfLibraries(logging.Handler):
-    """Brings what libraries say into this log, where secrets are hidden and control characters written out.
+class _LibraryHandler(logging.Handler):
+    """Passes the messages of libraries to this log.
 
-    Their warnings are about what callers have sent, as often as those like to: they are for who looks for details.
+    Their warnings become DEBUG messages, because callers can cause any number of them.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -48,10 +48,9 @@ class _OfLibraries(logging.Handler):
         logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, record.getMessage())
 
 
-def _make_plain(record: "Record", redactor: Redactor) -> None:
-    """What others have written stands in messages, such as the names of runs: it controls no terminal, and no line of
-    it looks like the beginning of another message."""
-    # Before it is cut: half of a secret would not be known for one.
+def _sanitize(record: "Record", redactor: Redactor) -> None:
+    """Make text of other programs in a message harmless: it cannot control a terminal or imitate another message."""
+    # Before truncation, because half of a secret would not be recognized.
     text = redactor.text(record["message"])
     if len(text) > MESSAGE_LIMIT_CHARS:
         text = f"{text[:MESSAGE_LIMIT_CHARS]}… ({len(text) - MESSAGE_LIMIT_CHARS:,} more characters)"
@@ -59,19 +58,19 @@ def _make_plain(record: "Record", redactor: Redactor) -> None:
 
 
 class LogSink:
-    """Writes lines to a descriptor. Never raises: a log that takes none (a full disk, a reader that has gone) is no
-    reason for the program to end. What it did not take is counted, and the count is written when it takes lines again.
+    """Writes lines to a descriptor, and never raises: a full disk or a closed pipe must not end the program.
 
-    Nothing is buffered: what is left in a buffer would be tried again, and fail again, at the program's exit.
+    Lost lines are counted, and the count is written once writing works again. Nothing is buffered, because the
+    interpreter would try to write a buffer at its exit, and fail again.
     """
 
     def __init__(self, descriptor: int, redactor: Redactor) -> None:
         self._descriptor = descriptor
         self._redactor = redactor
         self._lost_lines = 0
-        self._why = ""
-        self._is_cut = False
-        """Whether the last line ends in its middle."""
+        self._reason = ""
+        self._is_incomplete = False
+        """Whether the last line was written only in part."""
 
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
@@ -79,16 +78,16 @@ class LogSink:
     def write(self, text: str) -> None:
         try:
             if self._lost_lines:
-                self._put(f"… {self._lost_lines:,} lines of this log could not be written: {self._why} …\n")
+                self._put(f"… {self._lost_lines:,} lines of this log could not be written: {self._reason} …\n")
                 self._lost_lines = 0
             self._put(self._redactor.text(text))
-        except OSError as fault:
+        except OSError as error:
             self._lost_lines += 1
-            self._why = fault.strerror or str(fault)
+            self._reason = error.strerror or str(error)
 
     def _put(self, text: str) -> None:
-        left = memoryview((f"\n{text}" if self._is_cut else text).encode("utf-8", "backslashreplace"))
+        left = memoryview((f"\n{text}" if self._is_incomplete else text).encode("utf-8", "backslashreplace"))
         while left:
             written = os.write(self._descriptor, left)
-            self._is_cut = written < len(left)
+            self._is_incomplete = written < len(left)
             left = left[written:]

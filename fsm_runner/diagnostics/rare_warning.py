@@ -1,4 +1,4 @@
-"""Warnings about conditions that last: the log repeats each only now and then."""
+"""Warnings about lasting conditions, with a minimum interval between repetitions."""
 
 import asyncio
 import math
@@ -7,14 +7,14 @@ from loguru import logger
 
 
 class RareWarning:
-    """A warning that is logged at most once in `each_s` seconds, however often `log` is called."""
+    """A warning that `log` writes at most once per `interval_s`."""
 
-    def __init__(self, each_s: float) -> None:
-        self._each_s = each_s
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
         self._logged_at_s = -math.inf
 
     def log(self, message: str, *values: object) -> None:
         now_s = asyncio.get_running_loop().time()
-        if now_s >= self._logged_at_s + self._each_s:
+        if now_s >= self._logged_at_s + self._interval_s:
             self._logged_at_s = now_s
             logger.warning(message, *values)

@@ -1,4 +1,4 @@
-"""Secrets, and texts without them: what is logged, written down and reported goes through here."""
+"""Removes secrets from the texts that are logged, written to the journal, and reported."""
 
 import base64
 import html
@@ -16,9 +16,9 @@ from fsm_runner.util.text import LEFT_OUT
 
 MASK = "***"
 SHORTEST_SECRET_CHARS = 6
-"""A shorter value is a word that stands in many texts; hiding it would tell more than it hides."""
+"""Shorter values are ordinary words. Masking them everywhere would reveal more than it hides."""
 SHORTEST_PART_CHARS = 4
-"""Of a secret that was cut in two where something was left out: so much of it is hidden too."""
+"""The shortest part of a secret that is masked beside the mark of omitted text."""
 
 _SECRET_NAME = re.compile(
     r"token|secret|passw(or)?d|passphrase|pgpass|credential|cookie|webhook|_(pwd|pat|auth)$"
@@ -26,24 +26,24 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _NO_SECRET_NAME = re.compile(r"_(file|path|dir|url|uri|id|name|host|port|ttl|timeout|limit|tokens)$", re.IGNORECASE)
-"""Variables about a secret: where it is, how long it lasts, whose it is."""
+"""Names of variables about a secret: its location, its lifetime, its owner."""
 SHORTEST_TOKEN_CHARS = 16
-"""A user name in a URL that is this long is taken for a token. So is one without a password in an http URL, as in
-`https://TOKEN@github.com`. Others, such as that of `ssh://git@github.com`, are shown: they hide nothing."""
+"""A user name of this length in a URL counts as a token. So does one without a password in an http URL, as in
+`https://TOKEN@github.com`. Other user names, as in `ssh://git@github.com`, are shown."""
 
 _LOGIN_PATTERN = r"(https?)?(:(?:\\?/){2})([^/\\?#\s\"'<>`]*)@"
 _LOGIN = re.compile(_LOGIN_PATTERN, re.IGNORECASE)
-"""User and password of a URL, up to the last `@` before its path: a password may hold one. JSON may escape slashes."""
+"""User and password of a URL, up to the last `@` before its path. JSON may escape the slashes."""
 _LOGIN_IN_JSON = re.compile(_LOGIN_PATTERN.encode(), re.IGNORECASE)
 
 
 def without_logins(text: str) -> str:
-    """The text with `***` for each password in a URL, and for each user name that may be a token."""
+    """Return the text with `***` for each password in a URL, and for each user name that may be a token."""
     return _LOGIN.sub(_masked_login, text) if "@" in text else text
 
 
 def without_login(url: str) -> str:
-    """One URL, which need not be well-formed, with `***` for everything between its scheme and its last `@`."""
+    """Return a URL, perhaps malformed, with `***` for everything between its scheme and its last `@`."""
     return re.sub(r"^(\w+://)?.*@", rf"\1{MASK}@", url, flags=re.DOTALL)
 
 
@@ -55,20 +55,20 @@ def _masked_login(login: re.Match[str]) -> str:
 
 
 def _is_token(login: re.Match[str]) -> bool:
-    """Whether the user name of a URL may be one."""
+    """Return whether the user name of a URL may be a token."""
     user, _, password = login[3].partition(":")
     return len(user) >= SHORTEST_TOKEN_CHARS or bool(login[1] and user and not password)
 
 
 class Redactor:
-    """Knows secrets, and puts `***` in their place: as they are, and as JSON, a URL or base64 shows them."""
+    """Replaces secrets with `***`, in plain form and as JSON, URLs, HTML, hex and base64 encode them."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: set[str] = set()
         self._forms: list[str] = []
-        """The longest first: a part of it may be another secret."""
+        """Longest first, because part of a secret may be another secret."""
         self._base64: list[str] = []
-        """Those of them that a program breaks into lines."""
+        """The forms that programs break into lines."""
         self._encoded_forms: list[bytes] = []
         self._encoded_base64: list[bytes] = []
         for secret in secrets:
@@ -76,11 +76,11 @@ class Redactor:
 
     @classmethod
     def of_variables(cls, *environments: Mapping[str, str | None]) -> "Redactor":
-        """With the values of the variables that hold secrets by their names, and of logins in URLs."""
+        """Return a redactor of the variables whose names denote secrets, and of the logins in URLs of all variables."""
         return cls(secret for variables in environments for secret in _secrets_in(variables))
 
     def add(self, secret: str) -> None:
-        """One more, from now on. Texts may hold it with or without white space around it."""
+        """Add a secret. White space around it is ignored."""
         secret = secret.strip()
         if len(secret) >= SHORTEST_SECRET_CHARS:
             self._secrets.add(secret)
@@ -90,32 +90,32 @@ class Redactor:
             self._encoded_base64 = [form.encode(errors="replace") for form in self._base64]
 
     def replace(self, old: str, new: str) -> None:
-        """A secret that is used no more, for one that is: a token that was renewed."""
+        """Replace a secret, such as a renewed token."""
         self._secrets.discard(old.strip())
         self.add(new)
 
     def text(self, text: str) -> str:
-        """The text without secrets, also where something was left out in the middle of one."""
+        """Return the text without secrets and without the parts of secrets beside a `LEFT_OUT` mark."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, MASK)
         if "\n" in text:
-            text = self._without_broken_lines(text)
+            text = self._without_wrapped_base64(text)
         if LEFT_OUT.search(text):
-            text = self._without_cut_secrets(text)
+            text = self._without_partial_secrets(text)
         return without_logins(text)
 
     def json(self, body: bytes) -> bytes:
-        """The same for the texts in a JSON document, which stays one. What cannot be read as one is taken as a text."""
-        if not self._holds_one(body) and not _holds_login(body):
+        """Return a JSON document without secrets in its texts. Invalid JSON is treated as text."""
+        if not self._has_secret(body) and not _has_login(body):
             return body
         try:
             return msgspec.json.encode(with_texts(decode_json(body), self.text, names=True))
-        except DECODE_FAULTS:  # nested too deeply, perhaps in order to be left as it is
+        except DECODE_FAULTS:  # also nested too deeply, perhaps to evade this
             return self.text(body.decode(errors="replace")).encode()
 
-    def _holds_one(self, body: bytes) -> bool:
-        """Looked for in the bytes: what is reported may be megabytes, and few of them hold a secret."""
+    def _has_secret(self, body: bytes) -> bool:
+        """Search the bytes, which is fast: reports may have megabytes, and few contain a secret."""
         if any(form in body for form in self._encoded_forms):
             return True
         if not self._encoded_base64 or b"\\n" not in body:
@@ -123,35 +123,35 @@ class Redactor:
         joined = body.replace(b"\\r", b"").replace(b"\\n", b"")
         return any(form in joined for form in self._encoded_base64)
 
-    def _without_broken_lines(self, text: str) -> str:
-        """Base64 is broken into lines of 64 or 76 characters."""
+    def _without_wrapped_base64(self, text: str) -> str:
+        """Programs break base64 into lines of 64 or 76 characters."""
         joined = text.replace("\r\n", "").replace("\n", "")
         for form in self._base64:
             if form in joined:
                 text = re.sub(r"(?:\r?\n)?".join(map(re.escape, form)), MASK, text)
         return text
 
-    def _without_cut_secrets(self, text: str) -> str:
+    def _without_partial_secrets(self, text: str) -> str:
         parts = LEFT_OUT.split(text)
         marks = LEFT_OUT.findall(text)
         for index in range(len(marks)):
-            parts[index] = self._without_beginning_at_the_end(parts[index])
-            parts[index + 1] = self._without_end_at_the_beginning(parts[index + 1])
+            parts[index] = self._without_partial_end(parts[index])
+            parts[index + 1] = self._without_partial_start(parts[index + 1])
         return "".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True))
 
-    def _without_beginning_at_the_end(self, text: str) -> str:
-        length = max(self._parts(lambda form, length: text.endswith(form[:length])), default=0)
+    def _without_partial_end(self, text: str) -> str:
+        length = max(self._part_lengths(lambda form, length: text.endswith(form[:length])), default=0)
         return text[:-length] + MASK if length else text
 
-    def _without_end_at_the_beginning(self, text: str) -> str:
-        length = max(self._parts(lambda form, length: text.startswith(form[-length:])), default=0)
+    def _without_partial_start(self, text: str) -> str:
+        length = max(self._part_lengths(lambda form, length: text.startswith(form[-length:])), default=0)
         return MASK + text[length:] if length else text
 
-    def _parts(self, is_there: Callable[[str, int], bool]) -> Iterator[int]:
-        """The lengths of the parts of secrets that are there."""
+    def _part_lengths(self, has_part: Callable[[str, int], bool]) -> Iterator[int]:
+        """Yield the lengths for which `has_part` is true for the form of a secret."""
         for form in self._forms:
             for length in range(SHORTEST_PART_CHARS, len(form)):
-                if is_there(form, length):
+                if has_part(form, length):
                     yield length
 
 
@@ -161,18 +161,18 @@ def _secrets_in(variables: Mapping[str, str | None]) -> Iterator[str]:
             continue
         if _SECRET_NAME.search(name) and not _NO_SECRET_NAME.search(name):
             yield value
-            # A key of several lines is shown line by line, with an indentation perhaps.
+            # Programs may print a multi-line key line by line, with indentation.
             yield from value.splitlines()
         for login in _LOGIN.finditer(value):
             user, _, password = login[3].partition(":")
             secrets = [password, user] if _is_token(login) else [password]
-            # A program may show the password as it was typed, or as the URL has it.
+            # Programs may print the password decoded, or as it is in the URL.
             yield from secrets
             yield from map(unquote, secrets)
 
 
-def _holds_login(body: bytes) -> bool:
-    """Whether a JSON document holds a login that has to be hidden."""
+def _has_login(body: bytes) -> bool:
+    """Return whether a JSON document contains a login that must be masked."""
     return b"@" in body and any(
         _masked_login(login) != login[0]
         for found in _LOGIN_IN_JSON.finditer(body)
@@ -181,7 +181,7 @@ def _holds_login(body: bytes) -> bool:
 
 
 def _forms_of(secret: str) -> set[str]:
-    # A variable may hold bytes that are no text.
+    # A variable may contain bytes that are not text.
     quoted = {each(secret, errors="replace") for each in (quote, quote_plus)} | {quote(secret, "", errors="replace")}
     lower = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), each) for each in quoted}
     in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
@@ -196,7 +196,7 @@ def _forms_of(secret: str) -> set[str]:
 
 
 def _escaped(text_in_json: str) -> str:
-    """As encoders write it that think of web pages: what means something in HTML is a number."""
+    """Return the text as HTML-safe JSON encoders write it."""
     return re.sub("[&<>+']", lambda char: f"\\u{ord(char[0]):04x}", text_in_json)
 
 
@@ -205,8 +205,10 @@ def _base64_of(secret: str) -> set[str]:
 
 
 def _base64_forms(secret: bytes) -> Iterator[str]:
-    """As it is seen inside of something longer: of three places where it may begin, what does not depend on the
-    neighbours."""
+    """Yield the base64 of a secret inside a longer text, without the characters that depend on the neighbouring bytes.
+
+    There are three forms, because the secret may begin at any of three byte offsets.
+    """
     for before in range(3):
         first = (before * 8 + 5) // 6
         last = (before + len(secret)) * 8 // 6

@@ -13,7 +13,7 @@ from loguru import logger
 from fsm_runner.journal.batch import Batch, release
 from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
-from fsm_runner.util.held_files import LOOK_EACH_S
+from fsm_runner.util.held_files import CHECK_INTERVAL_S
 
 Value = TypeVar("Value")
 OnChange = Callable[[str | None], None]
@@ -107,10 +107,10 @@ class Flusher:
     async def _until_due(self) -> None:
         """Return at once if a caller waits for the disk, else a while after the first record, to write several at once.
 
-        With nothing to write it returns every `LOOK_EACH_S`, since the files may have been deleted.
+        With nothing to write it returns every `CHECK_INTERVAL_S`, since the files may have been deleted.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if self._writer.path is None else LOOK_EACH_S):
+            async with asyncio.timeout(None if self._writer.path is None else CHECK_INTERVAL_S):
                 await self._has_work.wait()
         if not self._has_work.is_set():
             return

@@ -1,14 +1,14 @@
-"""Whether a disk has room for a database."""
+"""Detects a full disk."""
 
 import os
 from pathlib import Path
 
 FREE_BYTES = 64 * 1024
-"""A disk with less free space counts as full: SQLite then reports an I/O error as often as a full disk."""
+"""A disk with less free space counts as full, because SQLite then often reports an I/O error instead."""
 
 
 def is_full(folder: Path) -> bool:
-    """Whether the disk of this folder is full; False where that cannot be determined."""
+    """Return whether the disk of this folder is full; False if that is unknown."""
     try:
         disk = os.statvfs(folder)
     except OSError:

@@ -1,9 +1,8 @@
-"""The event loop of the commands. Its clock leaves out the time during which the process was stopped.
+"""The event loop of the commands. Its clock stops while the process is stopped.
 
-After `docker pause` or SIGSTOP, asyncio's own loop lets every timer that came due meanwhile expire at once, before it
-reads what has arrived meanwhile. With this clock they expire a little later, so that a call gets an answer that has
-already arrived. That holds for every time limit on the loop: those of the product, of httpx, of the HTTP servers and of
-the MCP SDK.
+After `docker pause` or SIGSTOP, asyncio's own loop expires all timers that came due meanwhile before it reads the data
+that arrived meanwhile. With this clock the timers expire a little later, so that calls get responses that have already
+arrived. This applies to all time-outs on the loop, including those of httpx, the HTTP servers and the MCP SDK.
 """
 
 import asyncio
@@ -14,11 +13,11 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
-NOTICED_S = 0.5
-"""An iteration of the loop that takes this much longer than planned counts as a stop of the process."""
+STOP_THRESHOLD_S = 0.5
+"""The process was stopped if an iteration of the loop takes this much longer than planned."""
 
 GRACE_S = 2.0
-"""How long a timer that came due during a stop goes on, unless less than that was left of it before the stop."""
+"""The remaining time of a timer after a stop in which it came due, unless less remained before the stop."""
 
 
 def run(main: Coroutine[Any, Any, Value]) -> Value:
@@ -30,27 +29,26 @@ def run(main: Coroutine[Any, Any, Value]) -> Value:
 class _Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
-        self.left_out_s = 0.0
+        self.stopped_s = 0.0
         self._returned_at_s = time.monotonic()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(timeout)
         now_s = time.monotonic()
-        # Since the last return, so that a stop between two calls counts as well.
+        # Counted from the last return, to include a stop between two calls.
         passed_s = now_s - self._returned_at_s
         self._returned_at_s = now_s
-        # Without a timeout there is no timer that could come due.
-        if timeout is not None and passed_s > timeout + NOTICED_S:
-            self.left_out_s += passed_s - max(timeout - GRACE_S, 0.0)
+        # Without a timeout there is no timer.
+        if timeout is not None and passed_s > timeout + STOP_THRESHOLD_S:
+            self.stopped_s += passed_s - max(timeout - GRACE_S, 0.0)
         return ready
 
 
 class PauseTolerantLoop(asyncio.SelectorEventLoop):
-    """A loop whose `time` leaves out stops of the process.
+    """A loop whose `time` does not advance while the process is stopped.
 
-    This clock is for time limits alone. Code that measures time for others, such as the age of a heartbeat or the
-    duration of a run, uses `time.monotonic`. After a stop, `time` may
-    step back to where it was before the iteration in which the stop came.
+    Use this clock for time-outs only, and `time.monotonic` to measure durations, such as that of a run. After a stop,
+    `time` may step back to its value before the iteration in which the stop occurred.
     """
 
     def __init__(self) -> None:
@@ -58,4 +56,4 @@ class PauseTolerantLoop(asyncio.SelectorEventLoop):
         super().__init__(self._clock)
 
     def time(self) -> float:
-        return super().time() - self._clock.left_out_s
+        return super().time() - self._clock.stopped_s

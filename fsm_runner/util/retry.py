@@ -1,4 +1,4 @@
-"""Trying again: the one place where a failed call turns into a wait."""
+"""Retries with exponential backoff and full jitter."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,29 +10,27 @@ import msgspec
 Value = TypeVar("Value")
 Sleep = Callable[[float], Awaitable[None]]
 OnWait = Callable[[Exception, float], None]
-"""Told the failure and the seconds until the next attempt."""
+"""Called with the failure and the seconds until the next attempt."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Waits are drawn between nothing and a bound that doubles from `base_s` up to `cap_s` (full jitter)."""
+    """Each wait is random between 0 and a bound that doubles from `base_s` up to `cap_s` (full jitter)."""
 
     base_s: float
     cap_s: float
-    times: int | None = None
-    """Attempts after the first one; None: no bound."""
     limit_s: float | None = None
-    """No further attempt begins this long after the first one began; None: no bound."""
+    """No attempt begins later than this after the first one; None: no limit."""
 
 
 class Waits:
-    """The waits of one series of failures, as a policy has them."""
+    """The waits of a policy for one series of failures."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self.reset()
 
     def reset(self) -> None:
-        """What had failed works again."""
+        """Begin a new series, after a success."""
         self._bounds = backoff.expo(factor=self._policy.base_s, max_value=self._policy.cap_s)
         next(self._bounds)
 
@@ -49,28 +47,20 @@ async def retrying(
     sleep: Sleep = asyncio.sleep,
     now: Callable[[], float] | None = None,
 ) -> Value:
-    """Call `attempt` until it succeeds, fails for good or the policy is used up; then its last failure is raised.
+    """Call `attempt` until it succeeds. Raise its last failure at the limit of the policy, and any other at once.
 
-    `now` and `sleep` are of one clock: the event loop's, where none is given.
+    `now` and `sleep` must use the same clock. The default is that of the event loop.
     """
     waits = Waits(policy)
     now = now or asyncio.get_running_loop().time
-    began = now()
-    failures = 0
+    started_at = now()
     while True:
         try:
             return await attempt()
         except transient as failure:
-            failures += 1
             wait_s = waits.next_s()
-            if _used_up(policy, failures, now() + wait_s - began):
+            if policy.limit_s is not None and now() + wait_s - started_at > policy.limit_s:
                 raise
             if on_wait is not None:
                 on_wait(failure, wait_s)
         await sleep(wait_s)
-
-
-def _used_up(policy: RetryPolicy, failures: int, next_attempt_after_s: float) -> bool:
-    if policy.times is not None and failures > policy.times:
-        return True
-    return policy.limit_s is not None and next_attempt_after_s > policy.limit_s

@@ -1,4 +1,4 @@
-"""Work that blocks, in a thread."""
+"""Runs blocking work in a thread."""
 
 import asyncio
 import errno
@@ -13,23 +13,23 @@ _NO_THREAD = "no thread can be started: raise the limit of processes (`ulimit -u
 
 
 async def in_thread(work: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Value:
-    """What `work` returns. Raises `OSError` where the system gives no thread, which may pass; nothing is done then."""
+    """Return what `work` returns. Raises `OSError` without calling it if no thread can be started at the moment."""
     call = _Call(partial(work, *args, **kwargs))
     try:
         working = asyncio.get_running_loop().run_in_executor(None, call)
-    except RuntimeError as fault:
-        # The executor keeps what it could not start a thread for, and gives it to the next thread.
-        call.is_refused = True
-        raise OSError(errno.EAGAIN, _NO_THREAD) from fault
+    except RuntimeError as error:
+        # The executor keeps the call, and passes it to the next thread that it starts.
+        call.is_abandoned = True
+        raise OSError(errno.EAGAIN, _NO_THREAD) from error
     return await working
 
 
 class _Call(Generic[Value]):
     def __init__(self, work: Callable[[], Value]) -> None:
         self._work = work
-        self.is_refused = False
+        self.is_abandoned = False
 
     def __call__(self) -> Value:
-        if self.is_refused:
+        if self.is_abandoned:
             raise RuntimeError("no thread could be started for this")
         return self._work()

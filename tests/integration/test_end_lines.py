@@ -26,7 +26,7 @@ def line_of(log: list[str], subject: str, state: str) -> str:
 
 
 def test_the_duration_of_a_run_includes_a_stop_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_loop, "NOTICED_S", 0.1)
+    monkeypatch.setattr(event_loop, "STOP_THRESHOLD_S", 0.1)
 
     async def stopped_meanwhile() -> tuple[RunCreated, float]:
         """The run, and how much of the stop the clock of the loop has left out."""

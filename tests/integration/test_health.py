@@ -140,7 +140,7 @@ async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monke
 async def test_a_socket_that_is_deleted_is_made_again_also_with_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "LOOK_EACH_S", 0.01)
+    monkeypatch.setattr(health, "CHECK_INTERVAL_S", 0.01)
     folder = tmp_path / "journal"
     folder.mkdir()
     with log_lines() as lines:

@@ -57,7 +57,7 @@ async def test_each_file_is_missed_by_the_next_write_and_named(
 async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_it_is_back(
     tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flusher, "LOOK_EACH_S", 0.01)
+    monkeypatch.setattr(flusher, "CHECK_INTERVAL_S", 0.01)
     monkeypatch.setattr(flusher, "RETRY_EACH_S", 0.01)
     changes: asyncio.Queue[str] = asyncio.Queue()
     journal._on_unwritable = lambda stuck: changes.put_nowait(str(stuck))

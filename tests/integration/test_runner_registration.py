@@ -133,7 +133,7 @@ async def test_a_coordinator_that_is_away_is_waited_for(tmp_path: Path) -> None:
         with log_lines() as lines:
             async with desk.running(make_home(tmp_path / "home")):
                 await desk.completes()
-        assert any("not registered, again in" in line and desk.proxy.url in line for line in lines)
+        assert any("registration failed, retrying in" in line and desk.proxy.url in line for line in lines)
 
 
 async def test_a_registration_whose_answer_is_lost_is_repeated_until_the_first_one_counts_as_stale(

@@ -76,7 +76,7 @@ def _wait_until_stopped(pid: int) -> None:
 
 def test_a_coordinator_that_was_stopped_holds_no_runner_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their heartbeats may wait in its sockets."""
-    monkeypatch.setattr(event_loop, "NOTICED_S", 0.1)
+    monkeypatch.setattr(event_loop, "STOP_THRESHOLD_S", 0.1)
     timings = Timings(stale_after_s=0.4, removed_after_s=0.6, sweep_interval_s=0.05)
 
     async def main() -> list[str]:

@@ -16,7 +16,7 @@ STOPPED_S = 0.3
 
 @pytest.fixture(autouse=True)
 def _short_stops_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_loop, "NOTICED_S", 0.1)
+    monkeypatch.setattr(event_loop, "STOP_THRESHOLD_S", 0.1)
 
 
 async def _received_within_the_limit() -> bytes | None:

@@ -114,21 +114,6 @@ async def test_a_failure_that_does_not_pass_is_raised_at_once(clock: Clock) -> N
     assert attempts.made == 2
 
 
-@pytest.mark.parametrize("times", [1, 2, 5])
-async def test_so_many_attempts_are_made_after_the_first_and_the_last_failure_is_raised(
-    clock: Clock, times: int
-) -> None:
-    attempts = Attempts(*passing(times + 1))
-    with pytest.raises(Passing, match=str(times)):
-        await retried(clock, RetryPolicy(base_s=1, cap_s=1, times=times), attempts)
-    assert attempts.made == times + 1
-    assert len(clock.slept_s) == times
-
-
-async def test_the_last_attempt_of_a_bounded_series_may_succeed(clock: Clock) -> None:
-    assert await retried(clock, RetryPolicy(base_s=1, cap_s=1, times=3), Attempts(*passing(3))) == "done"
-
-
 @pytest.mark.usefixtures("_longest_waits")
 async def test_no_attempt_begins_after_the_limit_and_none_is_waited_for_in_vain(clock: Clock) -> None:
     attempts = Attempts(*passing(100))
