@@ -8,7 +8,7 @@ import typer
 from fsm_runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
+    from fsm_runner.coordinator_server.auth.tokens import TokenRequirements
     from fsm_runner.coordinator_server.server import CoordinatorServer
 
 
@@ -42,7 +42,7 @@ def serve(
         database=_path(database),
         agents_dir=_path(agents_dir),
         scripts_dir=_path(scripts_dir),
-        demand=_token_demand(),
+        token_requirements=_token_requirements(),
         max_connections=OPEN_FILES.share(MAX_CONNECTIONS, COORDINATOR_SHARE),
     )
     try:
@@ -51,10 +51,9 @@ def serve(
         raise UsageError(f"{error}; choose another one with --port") from error
 
 
-def _token_demand() -> "TokenDemand | None":
+def _token_requirements() -> "TokenRequirements | None":
     """None where none is asked for. Raises `UsageError` naming the variable that is wrong or missing."""
     from fsm_runner.config.settings import TOKEN_CHECK_SETTINGS, load_token_check_config
-    from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
 
     config = load_token_check_config()
     if not config.auth_enabled:
@@ -65,7 +64,10 @@ def _token_demand() -> "TokenDemand | None":
             f"AUTH_ENABLED is true, but not set: {', '.join(missing)}; tokens are checked by the keys of AUTH0_DOMAIN "
             "and have to be for AUTH0_AUDIENCE"
         )
-    return TokenDemand(domain=config.domain, audience=config.audience)
+    # Loads the cryptography library.
+    from fsm_runner.coordinator_server.auth.tokens import TokenRequirements
+
+    return TokenRequirements(domain=config.domain, audience=config.audience)
 
 
 def _port(text: str) -> int:

@@ -1,32 +1,34 @@
-"""The coordinator itself: its parts, and what needs more than one of them."""
+"""The coordinator, independent of HTTP: each call of the API is one of its methods."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import Refusal, invalid_field, runner_not_found, runner_not_registered
-from fsm_runner.coordinator_server.event_bus import EventHub
-from fsm_runner.coordinator_server.http.schemas import convert, without_nulls
+from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
+from fsm_runner.coordinator_server.errors import NotFound
+from fsm_runner.coordinator_server.event_bus import EventBus, server_sent_event
+from fsm_runner.coordinator_server.matching import Demands
 from fsm_runner.coordinator_server.polling import Polls
-from fsm_runner.coordinator_server.registry import Presence, Registry, Runner
-from fsm_runner.coordinator_server.store.agents import AgentCatalog, AgentNameTakenError, CatalogAgent
-from fsm_runner.coordinator_server.store.database_errors import DatabaseTrouble
-from fsm_runner.coordinator_server.store.ids import runner_id_of
-from fsm_runner.coordinator_server.store.matching import Capabilities, demands_from
-from fsm_runner.coordinator_server.store.scripts import Script
-from fsm_runner.coordinator_server.store.store import StopOrder, Store
+from fsm_runner.coordinator_server.registry import Registry
+from fsm_runner.coordinator_server.runners import Runners
+from fsm_runner.coordinator_server.scripts import Script
+from fsm_runner.coordinator_server.store.database import Database
+from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
+from fsm_runner.coordinator_server.store.sessions import EventHead, SessionPatch
+from fsm_runner.coordinator_server.store.store import StopResult, Store
 from fsm_runner.coordinator_server.store.worker import StoreWorker
 from fsm_runner.coordinator_server.submission import Submission, schema_of, submit
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.coordinator_server.validation.validation import ParameterChecks
-from fsm_runner.protocol.wire import JsonObject, Registered, Registration, RunCreated, RunRequest
-
-POLL_ENDPOINT = "/runner/runs"
-SILENT_FOR_TOO_LONG = "The runner was removed: it sent no heartbeat for too long"
+from fsm_runner.coordinator_server.validation.validator import ParameterValidator
+from fsm_runner.protocol.wire import Bind, JsonObject, RunCreated, RunRequest
 
 
 class Coordinator:
+    """Use `open` before anything else, and `aclose` at the end."""
+
     def __init__(
         self,
         *,
@@ -38,216 +40,151 @@ class Coordinator:
         self.timings = timings or Timings()
         self.agents = AgentCatalog(agents)
         self.scripts = dict(scripts or {})
-        self.hub = EventHub()
-        self.worker = StoreWorker(self.hub)
-        self.checks = ParameterChecks()
+        self.event_bus = EventBus()
+        self.worker = StoreWorker(self.event_bus.publish)
+        self.validator = ParameterValidator()
         self.registry = Registry(self.timings, clock)
-        self._left: dict[str, tuple[Runner, str]] = {}
-        """Runners that have left, and why, whose runs and sessions are still open in the database."""
         self.polls = Polls(self.registry, self.worker, self.timings.poll_timeout_s)
+        self.runners = Runners(self.registry, self.agents, self.worker, self.timings, list(self.scripts))
 
-    def close(self) -> None:
-        """Held polls and event streams end at once."""
+    async def open(self, database: Path | None) -> None:
+        """Open the database file; None keeps the data in memory. Raises `UsageError`."""
+        await self.worker.open(partial(Database, database))
+
+    def end_streams(self) -> None:
+        """End held polls and event streams at once."""
         self.polls.close()
-        self.hub.close()
+        self.event_bus.close()
 
-    async def expire_runners(self) -> None:
-        """Close those that were silent for too long. Called before anything that asks who is registered."""
-        expired = self.registry.expire()
-        # All are noted before the first is closed: the database may fail at any of them.
-        for runner in expired:
-            self._note_left(runner, SILENT_FOR_TOO_LONG)
-        for runner in expired:
-            await self._close_left(runner.runner_id)
+    async def aclose(self) -> None:
+        await self.validator.aclose()
+        await self.worker.close()
 
-    async def registered(self, runner_id: str) -> Runner:
-        """Raises a 401 Refusal."""
-        await self.expire_runners()
-        runner = self.registry.get(runner_id)
-        if runner is None:
-            raise runner_not_registered()
-        return runner
+    async def health_problem(self) -> DatabaseUnavailable | None:
+        return await self.worker.check()
 
-    async def register(self, body: JsonObject) -> JsonObject:
-        """Raises a 422 or 409 Refusal."""
-        await self.expire_runners()
-        registration, executor = _registration(body)
-        capabilities = _capabilities(registration)
-        known = self.registry.get(capabilities.runner_id)
-        if known is not None and not self.registry.may_be_replaced(known):
-            raise _duplicate(registration, known.runner_id)
-        self._take_agents(capabilities, body.get("agents") or [])
-        runner = self.registry.add(capabilities, executor)
-        runner.scripts_to_sync = list(self.scripts)
-        try:
-            await self._restore(runner)
-        except DatabaseTrouble:
-            runner.stale = True  # it was not told that it is registered, so it registers again
-            raise
-        answer = Registered(
-            runner_id=runner.runner_id,
-            poll_timeout_seconds=self.timings.poll_timeout_s,
-            heartbeat_interval_seconds=self.timings.heartbeat_interval_s,
-        )
-        return {**msgspec.structs.asdict(answer), "poll_endpoint": POLL_ENDPOINT}
+    # --- reports: each raises `RunnerNotRegistered`, `NotFound` ---
 
-    async def _restore(self, runner: Runner) -> None:
-        """Close what an earlier leave of this runner left open, and give the runner what waits for it."""
-        await self._close_left(runner.runner_id)
-        if owned := self.agents.owned_by(runner.runner_id):
-            await self.worker.do(Store.hand_over, runner.runner_id, owned)
-        for session_id in await self.worker.do(_stopping_of, runner.runner_id):
-            self.registry.queue_stop(runner.runner_id, session_id)
+    async def report_started(self, runner_id: str, run_id: str) -> None:
+        await self.runners.registered(runner_id)
+        await self.worker.do(Store.report_started, run_id)
 
-    async def close_left_runners(self) -> None:
-        """Close the runs and sessions of runners that left while the database could not be used."""
-        for runner_id in list(self._left):
-            await self._close_left(runner_id)
+    async def report_completed(self, runner_id: str, run_id: str, session_status: str) -> None:
+        await self.runners.registered(runner_id)
+        await self.worker.do(Store.report_completed, run_id, session_status)
 
-    async def _close_left(self, runner_id: str) -> None:
-        left = self._left.get(runner_id)
-        if left is None:
-            return
-        runner, reason = left
-        # A claim in progress is undone by its poll first, so that a run which no runner received does not fail.
-        async with runner.claiming:
-            # Otherwise another call closed it meanwhile, and the runner may have registered and claimed runs since.
-            if self._left.get(runner_id) is left:
-                await self.worker.do(Store.close_runner, runner_id, reason)
-                del self._left[runner_id]
+    async def report_failed(self, runner_id: str, run_id: str, error: str) -> None:
+        await self.runners.registered(runner_id)
+        await self.worker.do(Store.report_failed, run_id, error)
 
-    async def deregister_itself(self, runner_id: str) -> None:
-        """The runner leaves: at once, and with what it still holds. Raises a 404 Refusal."""
-        runner = await self._known(runner_id)
-        self.registry.remove(runner, Presence.DEREGISTERED)
-        self._note_left(runner, "The runner deregistered before the run had ended")
-        await self._close_left(runner_id)
+    async def report_stopped(self, runner_id: str, run_id: str, signal: str) -> None:
+        await self.runners.registered(runner_id)
+        await self.worker.do(Store.report_stopped, run_id, signal)
 
-    async def send_away(self, runner_id: str) -> None:
-        """Somebody else wants the runner to leave: its next poll tells it so. Raises a 404 Refusal."""
-        runner = await self._known(runner_id)
-        runner.presence = Presence.LEAVING
-        runner.wake()
+    async def report_session_end(self, runner_id: str, session_id: str, status: str) -> None:
+        """Raises `InvalidRequest` too."""
+        await self.runners.registered(runner_id)
+        await self.worker.do(Store.report_session_end, session_id, status)
 
-    async def create_run(self, body: JsonObject) -> RunCreated:
-        """Raises a 4xx Refusal."""
-        await self.expire_runners()
-        request = convert(body, RunRequest)
-        try:
-            additional_demands = demands_from(request.additional_demands)
-        except msgspec.ValidationError as error:
-            raise invalid_field(["body", "additional_demands"], str(error)) from None
+    # --- runs ---
+
+    async def create_run(self, request: RunRequest, additional_demands: Demands) -> RunCreated:
+        """Raises `InvalidRequest`, `NotFound`, `Conflict`, `Unavailable`."""
+        await self.runners.expire()
         submission = Submission(request, additional_demands, self.agents.by_name, self.scripts)
         schema = await self.worker.do(schema_of, submission)
         if schema is not None:
-            await self.checks.refuse_unless_valid(schema, request.parameters)
+            await self.validator.validate(schema, request.parameters)
         created = await self.worker.do(submit, submission)
         self.registry.wake_all()
         return created
 
-    async def stop(self, order: Callable[[Store, str], StopOrder], name: str) -> JsonObject:
-        """Stop a run or a session; its runner, if it has one, is told by its next poll. Raises a 4xx Refusal."""
-        stopped = await self.worker.do(order, name)
+    async def runs(self, status: str | None) -> list[JsonObject]:
+        return await self.worker.do(lambda store: store.runs.all(status))
+
+    async def run(self, run_id: str) -> JsonObject:
+        """Raises `NotFound`."""
+        return await self.worker.do(lambda store: store.runs.get(run_id))
+
+    async def stop_run(self, run_id: str) -> JsonObject:
+        """Raises `InvalidRequest`, `NotFound`."""
+        return self._queue_stop(await self.worker.do(Store.stop_run, run_id))
+
+    async def stop_session(self, session_id: str) -> JsonObject:
+        """Raises `NotFound`."""
+        return self._queue_stop(await self.worker.do(Store.stop_session, session_id))
+
+    def _queue_stop(self, stopped: StopResult) -> JsonObject:
         if stopped.runner_id is not None:
             self.registry.queue_stop(stopped.runner_id, stopped.session_id)
-        return stopped.answer
+        return stopped.response
 
-    async def runners(self) -> list[JsonObject]:
-        await self.expire_runners()
-        return [self._shown(runner) for runner in self.registry]
+    # --- agents and scripts ---
 
-    def _shown(self, runner: Runner) -> JsonObject:
-        offered = runner.capabilities
-        return {
-            "runner_id": runner.runner_id,
-            "status": "stale" if runner.stale else "online",
-            "hostname": offered.hostname,
-            "project_dir": offered.project_dir,
-            "executor_profile": offered.executor_profile,
-            "executor": runner.executor,
-            "tags": sorted(offered.tags),
-            "require_matching_tags": offered.require_matching_tags,
-            "registered_at": runner.registered_at,
-            "last_heartbeat": runner.heard_at,
-            "seconds_since_heartbeat": self.registry.silent_s(runner),
-        }
+    async def agents_tagged(self, tags: frozenset[str]) -> list[JsonObject]:
+        await self.runners.expire()
+        return [agent.as_json() for agent in self.agents.tagged(tags)]
 
-    async def _known(self, runner_id: str) -> Runner:
-        await self.expire_runners()
-        runner = self.registry.get(runner_id)
-        if runner is None:
-            raise runner_not_found()
-        return runner
+    async def agent(self, name: str) -> JsonObject:
+        """Raises `NotFound`."""
+        await self.runners.expire()
+        agent = self.agents.by_name.get(name)
+        if agent is None:
+            raise NotFound(f"Agent not found: {name}")
+        return agent.as_json()
 
-    def _note_left(self, runner: Runner, reason: str) -> None:
-        self.agents.replace_owned(runner.runner_id, ())
-        self._left[runner.runner_id] = (runner, reason)
-
-    def _take_agents(self, capabilities: Capabilities, definitions: list[JsonObject]) -> None:
+    async def script_archive(self, name: str) -> bytes:
+        """Raises `NotFound`, also if the files cannot be read."""
+        script = self.scripts.get(name)
+        if script is None:
+            raise NotFound(f"Script not found: {name}")
         try:
-            owned = [
-                CatalogAgent(each, runner_id=capabilities.runner_id, owner_type=capabilities.executor_type)
-                for each in definitions
-            ]
-        except msgspec.ValidationError as error:
-            raise invalid_field(["body", "agents"], str(error)) from None
-        try:
-            self.agents.replace_owned(capabilities.runner_id, owned)
-        except AgentNameTakenError as taken:
-            raise _name_collision(taken.agent) from None
+            return await self.worker.read_files(script.archive)
+        except OSError as error:
+            raise NotFound(f"Script not found: {name}: {error.strerror}") from None
 
+    # --- sessions: those with an id raise `NotFound` ---
 
-def _registration(body: JsonObject) -> tuple[Registration, JsonObject]:
-    """The registration, and the executor as it was given."""
-    executor = body.get("executor")
-    agents = body.get("agents")
-    cleaned = {
-        **body,
-        "executor": without_nulls(executor) if isinstance(executor, dict) else executor,
-        "agents": [without_nulls(each) if isinstance(each, dict) else each for each in agents]
-        if isinstance(agents, list)
-        else agents,
-    }
-    return convert(cleaned, Registration), executor if isinstance(executor, dict) else {}
+    async def sessions(self) -> list[JsonObject]:
+        return await self.worker.do(lambda store: store.sessions.all())
 
+    async def session(self, session_id: str) -> JsonObject:
+        return await self.worker.do(lambda store: store.sessions.get(session_id))
 
-def _capabilities(registration: Registration) -> Capabilities:
-    hostname, project_dir = registration.hostname, registration.project_dir
-    profile, executor = registration.executor_profile, registration.executor
-    return Capabilities(
-        runner_id=runner_id_of(hostname, project_dir, profile, executor.command),
-        hostname=hostname,
-        project_dir=project_dir,
-        executor_profile=profile,
-        executor_type=executor.type,
-        tags=frozenset(registration.tags),
-        require_matching_tags=registration.require_matching_tags,
-    )
+    async def session_status(self, session_id: str) -> str:
+        """Return `not_existent` if there is no such session."""
+        session = await self.worker.do(lambda store: store.sessions.find(session_id))
+        return "not_existent" if session is None else str(session["status"])
 
+    async def session_result(self, session_id: str) -> JsonObject:
+        """Raises `InvalidRequest` too."""
+        return await self.worker.do(lambda store: store.sessions.result(session_id))
 
-def _duplicate(registration: Registration, runner_id: str) -> Refusal:
-    identity = {
-        "runner_id": runner_id,
-        "hostname": registration.hostname,
-        "project_dir": registration.project_dir,
-        "executor_profile": registration.executor_profile,
-    }
-    message = f"A runner with this identity is already online: {runner_id}"
-    return Refusal(409, {"error": "duplicate_runner", **identity, "message": message})
+    async def session_events(self, session_id: str) -> list[msgspec.Raw]:
+        return await self.worker.do(lambda store: store.sessions.events(session_id))
 
+    async def add_event(self, session_id: str, event: EventHead, body: bytes) -> None:
+        """Raises `InvalidRequest` too."""
+        await self.worker.do(Store.add_event, session_id, event, body)
 
-def _name_collision(agent: CatalogAgent) -> Refusal:
-    owner = "a file of the coordinator" if agent.runner_id is None else f"runner {agent.runner_id}"
-    return Refusal(
-        409,
-        {
-            "error": "agent_name_collision",
-            "agent_name": agent.name,
-            "existing_runner_id": agent.runner_id,
-            "message": f"An agent named '{agent.name}' is already defined by {owner}",
-        },
-    )
+    async def bind_session(self, session_id: str, binding: Bind) -> JsonObject:
+        return await self.worker.do(lambda store: store.sessions.bind(session_id, binding))
 
+    async def patch_session(self, session_id: str, patch: SessionPatch) -> JsonObject:
+        return await self.worker.do(lambda store: store.sessions.patch(session_id, patch))
 
-def _stopping_of(store: Store, runner_id: str) -> list[str]:
-    return store.runs.stopping_of(runner_id)
+    async def delete_session(self, session_id: str) -> JsonObject:
+        """Return the numbers of deleted runs and events. Raises `Conflict` too."""
+        return await self.worker.do(lambda store: store.sessions.delete(session_id))
+
+    async def event_stream(self, session_id: str | None, *, with_init: bool) -> AsyncIterator[bytes]:
+        """Yield server-sent events about one session or all. `with_init` begins with the sessions as they are."""
+        with self.event_bus.subscription(session_id) as subscription:
+            if with_init:
+                try:
+                    sessions = [each for each in await self.sessions() if session_id in (None, each["session_id"])]
+                except DatabaseUnavailable:  # logged by the worker; the response has begun, so it can only end
+                    return
+                yield server_sent_event("init", {"sessions": sessions})
+            async for text in subscription.texts(self.timings.keep_alive_s):
+                yield text

@@ -1,35 +1,49 @@
-"""The answer to a request that cannot be granted."""
+"""Errors of requests, independent of HTTP: `http/responses.py` maps them to status codes."""
 
 from collections.abc import Sequence
-from typing import Any
+
+from fsm_runner.protocol.wire import JsonObject
 
 
-class Refusal(Exception):
-    """Answered with `status` and `{"detail": detail}`; detail is a text, an object or a list of field errors."""
+class RequestError(Exception):
+    """A request that the coordinator does not fulfil. `detail` is a text, an object or a list of field errors."""
 
-    def __init__(self, status: int, detail: str | dict[str, Any] | list[dict[str, Any]]) -> None:
-        super().__init__(f"{status}: {detail}")
-        self.status = status
+    def __init__(self, detail: str | JsonObject | list[JsonObject]) -> None:
+        super().__init__(detail)
         self.detail = detail
 
 
-def invalid_field(location: Sequence[str | int], message: str, kind: str = "value_error") -> Refusal:
-    """A 422 in the form that FastAPI gives: a list of errors, each with the place of the field."""
-    return Refusal(422, [{"type": kind, "loc": list(location), "msg": message}])
+class InvalidRequest(RequestError):
+    """The request does not apply to the state of its run or session, or its content is wrong."""
 
 
-def runner_not_registered() -> Refusal:
-    """The 401 that is no authentication error: the runner has to register again."""
-    return Refusal(401, "Runner not registered")
+class InvalidField(RequestError):
+    """A field of the request is missing or wrong."""
+
+    def __init__(self, location: Sequence[str | int], message: str, kind: str = "value_error") -> None:
+        """`location` is the path of the field, as FastAPI writes it: `["body", "agents", 0]`."""
+        super().__init__([{"type": kind, "loc": list(location), "msg": message}])
 
 
-def run_not_found() -> Refusal:
-    return Refusal(404, "Run not found")
+class NotAuthenticated(RequestError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Not authenticated: {reason}")
 
 
-def session_not_found() -> Refusal:
-    return Refusal(404, "Session not found")
+class RunnerNotRegistered(RequestError):
+    """The runner has to register again. It shares a status code with `NotAuthenticated` (protocol.md, section 1.1)."""
+
+    def __init__(self) -> None:
+        super().__init__("Runner not registered")
 
 
-def runner_not_found() -> Refusal:
-    return Refusal(404, "Runner not found")
+class NotFound(RequestError):
+    pass
+
+
+class Conflict(RequestError):
+    """The request contradicts a session, runner or agent that exists."""
+
+
+class Unavailable(RequestError):
+    """The coordinator cannot process the request at present."""

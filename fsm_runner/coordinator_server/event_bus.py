@@ -1,34 +1,34 @@
-"""Event streams: who listens to changes, and what they still have to be sent (protocol.md, section 1.3)."""
+"""Event streams: the subscribers to changes, and the server-sent events queued for each (protocol.md, section 1.3)."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
-from fsm_runner.coordinator_server.store.change_events import Notice
+from fsm_runner.coordinator_server.store.database import ChangeEvent
 from fsm_runner.protocol.wire import JsonObject
 
 QUEUE_LIMIT_EVENTS = 1000
-"""A listener that is further behind is cut off: it has to connect again."""
+"""A subscriber with more queued events is disconnected and has to connect again."""
 
 
-def event_text(kind: str, data: JsonObject) -> bytes:
-    """One server-sent event."""
-    # What clients wrote is in it as they wrote it; between the values of JSON a line may end, inside of one none does.
+def server_sent_event(event_type: str, data: JsonObject) -> bytes:
+    # Clients' JSON is embedded as they wrote it. It may have line breaks between values, but never within one.
     line = msgspec.json.encode(data).replace(b"\r", b" ").replace(b"\n", b" ")
-    return b"event: %s\ndata: %s\n\n" % (kind.encode(), line)
+    return b"event: %s\ndata: %s\n\n" % (event_type.encode(), line)
 
 
 class Subscription:
     def __init__(self, session_id: str | None) -> None:
         self._session_id = session_id
         self._queued: deque[bytes] = deque()
-        self._ended = False
+        self._is_ended = False
         self._changed = asyncio.Event()
 
-    def wants(self, notice: Notice) -> bool:
-        return self._session_id is None or notice.data["session_id"] == self._session_id
+    def includes(self, event: ChangeEvent) -> bool:
+        return self._session_id is None or event.data["session_id"] == self._session_id
 
     def push(self, text: bytes) -> None:
         if len(self._queued) >= QUEUE_LIMIT_EVENTS:
@@ -38,15 +38,15 @@ class Subscription:
             self._changed.set()
 
     def end(self) -> None:
-        self._ended = True
+        self._is_ended = True
         self._changed.set()
 
     async def texts(self, keep_alive_s: float) -> AsyncIterator[bytes]:
-        """What is pushed, and a comment whenever nothing was for that long; ends with the subscription."""
+        """Yield the events until the subscription ends, and a comment after each `keep_alive_s` without an event."""
         while True:
             while self._queued:
                 yield self._queued.popleft()
-            if self._ended:
+            if self._is_ended:
                 return
             self._changed.clear()
             try:
@@ -56,33 +56,34 @@ class Subscription:
                 yield b": keep-alive\n\n"
 
 
-class EventHub:
+class EventBus:
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
-        self._closed = False
+        self._is_closed = False
 
-    def subscribe(self, session_id: str | None) -> Subscription:
-        """For all sessions, or for one. Give it back with `unsubscribe`."""
+    @contextmanager
+    def subscription(self, session_id: str | None) -> Iterator[Subscription]:
+        """Subscribe to one session's events; None: to those of all sessions."""
         subscription = Subscription(session_id)
         self._subscriptions.add(subscription)
-        if self._closed:
+        if self._is_closed:
             subscription.end()
-        return subscription
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.discard(subscription)
-
-    def publish(self, notices: Sequence[Notice]) -> None:
+    def publish(self, events: Sequence[ChangeEvent]) -> None:
         if not self._subscriptions:
             return
-        for notice in notices:
-            text = event_text(notice.kind, notice.data)
+        for event in events:
+            text = server_sent_event(event.type, event.data)
             for subscription in self._subscriptions:
-                if subscription.wants(notice):
+                if subscription.includes(event):
                     subscription.push(text)
 
     def close(self) -> None:
-        """All streams end at once."""
-        self._closed = True
+        """End all streams at once."""
+        self._is_closed = True
         for subscription in self._subscriptions:
             subscription.end()

@@ -1,9 +1,9 @@
-"""The long poll: held until there is something for its runner (protocol.md, section 1.1)."""
+"""The long poll: held until there is something to report to its runner (protocol.md, section 1.1)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from fsm_runner.coordinator_server.errors import runner_not_registered
-from fsm_runner.coordinator_server.http.disconnect_watcher import DisconnectWatcher
+from fsm_runner.coordinator_server.errors import RunnerNotRegistered
 from fsm_runner.coordinator_server.registry import Presence, Registry, Runner
 from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.coordinator_server.store.worker import StoreWorker
@@ -11,44 +11,48 @@ from fsm_runner.protocol.wire import JsonObject
 
 ASKED_TO_LEAVE = "The runner was deregistered"
 
+IsDisconnected = Callable[[], Awaitable[bool]]
+"""Returns whether the client has disconnected, as far as the event loop can know."""
+
 
 class Polls:
-    """Answers polls. Whatever a poll carries off, a run, a stop, a sync, is taken only for a client that is there."""
+    """Answers polls. It delivers a run, stop or sync only to a client that is still connected."""
 
     def __init__(self, registry: Registry, worker: StoreWorker, timeout_s: float) -> None:
         self._registry = registry
         self._worker = worker
         self._timeout_s = timeout_s
-        self._closed = False
+        self._is_closed = False
 
     def close(self) -> None:
-        """Held polls end at once, with nothing; no run is claimed any more."""
-        self._closed = True
+        """End the held polls at once, without content, and claim no further runs."""
+        self._is_closed = True
         self._registry.wake_all()
 
-    async def hold(self, runner: Runner, wake: asyncio.Event, hangup: DisconnectWatcher) -> JsonObject | None:
-        """The answer, or None when the time is over. Raises a 401 Refusal when the runner is removed meanwhile."""
+    async def hold(self, runner: Runner, wake: asyncio.Event, is_disconnected: IsDisconnected) -> JsonObject | None:
+        """Return the response; None: the time is over. Raises `RunnerNotRegistered` if the runner is removed."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
             wake.clear()
-            if await hangup.happened() or self._closed:
+            if await is_disconnected() or self._is_closed:
                 return None
-            if answer := await self._look(runner, hangup):
-                return answer
+            if (
+                response := self._queued(runner)
+                or await self._deregister(runner, is_disconnected)
+                or await self._claim(runner, is_disconnected)
+            ):
+                return response
             try:
                 async with asyncio.timeout_at(deadline):
                     await wake.wait()
             except TimeoutError:
                 return None
 
-    async def _look(self, runner: Runner, hangup: DisconnectWatcher) -> JsonObject | None:
-        return self._at_hand(runner) or await self._leave(runner, hangup) or await self._claim(runner, hangup)
-
-    def _at_hand(self, runner: Runner) -> JsonObject | None:
+    def _queued(self, runner: Runner) -> JsonObject | None:
         if runner.presence is Presence.DEREGISTERED:
             return {"deregistered": True}
         if runner.presence is Presence.EXPIRED:
-            raise runner_not_registered()
+            raise RunnerNotRegistered
         if stops := self._registry.take_stops(runner.runner_id):
             return {"stop_sessions": stops}
         if runner.scripts_to_sync:
@@ -56,30 +60,26 @@ class Polls:
             return {"sync_scripts": scripts, "remove_scripts": []}
         return None
 
-    async def _leave(self, runner: Runner, hangup: DisconnectWatcher) -> JsonObject | None:
-        """Tell a runner that somebody else has deregistered it; it is removed when it is told."""
+    async def _deregister(self, runner: Runner, is_disconnected: IsDisconnected) -> JsonObject | None:
+        """Remove a runner that a client has deregistered, together with the response that reports this."""
         if runner.presence is not Presence.LEAVING:
             return None
-        async with runner.claiming:
+        async with runner.claim_lock:
             await self._worker.do(Store.close_runner, runner.runner_id, ASKED_TO_LEAVE)
-        if await hangup.happened() or runner.presence is not Presence.LEAVING:
+        if await is_disconnected() or runner.presence is not Presence.LEAVING:
             return None
         self._registry.remove(runner, Presence.DEREGISTERED)
         return {"deregistered": True}
 
-    async def _claim(self, runner: Runner, hangup: DisconnectWatcher) -> JsonObject | None:
-        async with runner.claiming:
-            if not runner.takes_runs:
+    async def _claim(self, runner: Runner, is_disconnected: IsDisconnected) -> JsonObject | None:
+        async with runner.claim_lock:
+            if not runner.accepts_runs:
                 return None
-            run = await self._worker.do(Store.claim, runner.capabilities)
+            run = await self._worker.do(lambda store: store.runs.claim(runner.capabilities))
             if run is None:
                 return None
-            if await hangup.happened() or not runner.takes_runs or self._closed:
-                await self._worker.do(_release, run["run_id"])
+            if await is_disconnected() or not runner.accepts_runs or self._is_closed:
+                await self._worker.do(lambda store: store.runs.release(run["run_id"]))
                 self._registry.wake_all()
                 return None
             return {"run": run}
-
-
-def _release(store: Store, run_id: str) -> None:
-    store.runs.release(run_id)

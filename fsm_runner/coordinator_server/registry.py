@@ -1,43 +1,54 @@
-"""The runners that are registered, in memory: a restarted coordinator knows none (protocol.md, section 1.1)."""
+"""The registered runners, in memory: a restarted coordinator knows none (protocol.md, section 1.1)."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from weakref import WeakValueDictionary
 
-from fsm_runner.coordinator_server.store.ids import utc_now
-from fsm_runner.coordinator_server.store.matching import Capabilities
+from fsm_runner.coordinator_server.matching import Capabilities
 from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.wire import JsonObject
+
+RUNNER_ID_DIGITS = 12
+
+
+def runner_id_of(hostname: str, project_dir: str, executor_profile: str, command: str) -> str:
+    """Return the id of a runner: the same four texts give the same id, also after a restart."""
+    identity = "\0".join((hostname, project_dir, executor_profile, command))
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"rnr_{digest[:RUNNER_ID_DIGITS]}"
 
 
 class Presence(Enum):
     REGISTERED = "registered"
     LEAVING = "leaving"
-    """Somebody else has deregistered it: its next poll tells it so, and it gets no run any more."""
+    """A client has deregistered the runner. Its next poll reports this; it gets no further runs."""
     DEREGISTERED = "deregistered"
     EXPIRED = "expired"
 
 
 class Runner:
-    """One registered runner: what it offers, and what its next poll has to tell it."""
+    """A registered runner, with everything that its next poll has to report."""
 
-    def __init__(self, capabilities: Capabilities, executor: JsonObject, claiming: asyncio.Lock) -> None:
+    def __init__(self, capabilities: Capabilities, executor: JsonObject, claim_lock: asyncio.Lock) -> None:
         self.capabilities = capabilities
         self.executor = executor
         self.registered_at = utc_now()
-        self.heard_at = self.registered_at
-        self.heard_s = 0.0
-        self.stale = False
-        self.hung_up_s: float | None = None
-        """When the connection of its last poll ended before the answer; None: it has called since."""
+        self.last_heartbeat = self.registered_at
+        self.last_heartbeat_s = 0.0
+        self.is_stale = False
+        """Whether it missed heartbeats. A heartbeat does not change this; only a registration does."""
+        self.poll_lost_s: float | None = None
+        """When the connection of its last poll ended before the response; None: it has called since."""
         self.presence = Presence.REGISTERED
         self.scripts_to_sync: list[str] = []
-        self.claiming = claiming
-        """Held from a claim until it is certain that its answer goes out; a leave waits for it.
+        self.claim_lock = claim_lock
+        """Held from a claim until its response is certain to be sent; a deregistration waits for it.
 
-        One for each identity: who registers anew claims after what the leave before had to close.
+        All runners of one identity share it, so that a new one claims after the closing of its predecessor's runs.
         """
         self._held_polls: set[asyncio.Event] = set()
 
@@ -46,20 +57,20 @@ class Runner:
         return self.capabilities.runner_id
 
     @property
-    def takes_runs(self) -> bool:
+    def accepts_runs(self) -> bool:
         return self.presence is Presence.REGISTERED
 
     def wake(self) -> None:
-        """Its held polls look again for something to answer."""
+        """Make its held polls check again for something to report."""
         for poll in self._held_polls:
             poll.set()
 
     @contextmanager
     def held_poll(self) -> Iterator[asyncio.Event]:
-        """The event that is set whenever the poll has to look again."""
+        """Yield the event that `wake` sets."""
         poll = asyncio.Event()
         self._held_polls.add(poll)
-        self.hung_up_s = None
+        self.poll_lost_s = None
         try:
             yield poll
         finally:
@@ -67,14 +78,14 @@ class Runner:
 
 
 class Registry:
-    """All runners by id. `clock` gives seconds."""
+    """All runners by id. `clock` returns seconds."""
 
     def __init__(self, timings: Timings, clock: Callable[[], float]) -> None:
         self._timings = timings
         self._clock = clock
         self._runners: dict[str, Runner] = {}
         self._stops: dict[str, dict[str, None]] = {}
-        self._claiming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def __iter__(self) -> Iterator[Runner]:
         return iter(self._runners.values())
@@ -83,38 +94,37 @@ class Registry:
         return self._runners.get(runner_id)
 
     def add(self, capabilities: Capabilities, executor: JsonObject) -> Runner:
-        """Register, or register again over a stale runner: that is a reconnection."""
+        """Register a runner. A registration over a stale runner is a reconnection."""
         runner_id = capabilities.runner_id
-        known = self._runners.get(runner_id)
-        if known is None:
-            claiming = self._claiming.setdefault(runner_id, asyncio.Lock())
-            known = self._runners[runner_id] = Runner(capabilities, executor, claiming)
-        known.capabilities, known.executor = capabilities, executor
-        known.stale, known.presence = False, Presence.REGISTERED
-        self.heard(known)
-        return known
+        runner = self._runners.get(runner_id)
+        if runner is None:
+            claim_lock = self._claim_locks.setdefault(runner_id, asyncio.Lock())
+            runner = self._runners[runner_id] = Runner(capabilities, executor, claim_lock)
+        runner.capabilities, runner.executor = capabilities, executor
+        runner.is_stale, runner.presence = False, Presence.REGISTERED
+        self.record_heartbeat(runner)
+        return runner
 
-    def heard(self, runner: Runner) -> None:
-        """A heartbeat. A stale runner stays stale until it registers again."""
-        runner.heard_s, runner.heard_at = self._clock(), utc_now()
-        runner.hung_up_s = None
+    def record_heartbeat(self, runner: Runner) -> None:
+        runner.last_heartbeat_s, runner.last_heartbeat = self._clock(), utc_now()
+        runner.poll_lost_s = None
 
-    def hung_up(self, runner: Runner) -> None:
-        """The connection of its poll has ended before the answer: its process may be gone."""
-        runner.hung_up_s = self._clock()
+    def record_lost_poll(self, runner: Runner) -> None:
+        """Record that a poll's connection ended before the response: the runner's process may have ended."""
+        runner.poll_lost_s = self._clock()
 
     def may_be_replaced(self, runner: Runner) -> bool:
-        """Whether another process may register under its identity: it is stale, or its process seems to be gone."""
-        if runner.stale:
+        """Return whether another process may register under its identity: it is stale or appears to have ended."""
+        if runner.is_stale:
             return True
-        return runner.hung_up_s is not None and self._clock() - runner.hung_up_s > self._timings.gone_after_s
+        return runner.poll_lost_s is not None and self._clock() - runner.poll_lost_s > self._timings.gone_after_s
 
-    def silent_s(self, runner: Runner) -> float:
-        # After a stop of the process the event loop's clock may step back.
-        return max(0.0, self._clock() - runner.heard_s)
+    def seconds_since_heartbeat(self, runner: Runner) -> float:
+        # After a pause of the process, the event loop's clock may step back.
+        return max(0.0, self._clock() - runner.last_heartbeat_s)
 
     def remove(self, runner: Runner, presence: Presence) -> None:
-        """Its held polls end; what it had still to be told is forgotten."""
+        """Remove the runner, end its held polls and discard its queued stops."""
         runner.presence = presence
         if self._runners.get(runner.runner_id) is runner:
             del self._runners[runner.runner_id]
@@ -122,25 +132,25 @@ class Registry:
         runner.wake()
 
     def expire(self) -> list[Runner]:
-        """Mark the stale, remove those silent for too long, and return the latter."""
+        """Mark stale runners, and remove and return those silent for `removed_after_s`."""
         expired = []
         for runner in list(self._runners.values()):
-            silent_s = self.silent_s(runner)
+            silent_s = self.seconds_since_heartbeat(runner)
             if silent_s > self._timings.removed_after_s:
                 self.remove(runner, Presence.EXPIRED)
                 expired.append(runner)
             elif silent_s > self._timings.stale_after_s:
-                runner.stale = True
+                runner.is_stale = True
         return expired
 
     def queue_stop(self, runner_id: str, session_id: str) -> None:
-        """Also for a runner that is not registered at the moment: it is told when it is."""
+        """Queue a stop for the runner's next poll, also if the runner is not registered at present."""
         self._stops.setdefault(runner_id, {})[session_id] = None
         if runner := self._runners.get(runner_id):
             runner.wake()
 
     def take_stops(self, runner_id: str) -> list[str]:
-        """The sessions to stop, each told once."""
+        """Remove and return the sessions to stop."""
         return list(self._stops.pop(runner_id, ()))
 
     def wake_all(self) -> None:

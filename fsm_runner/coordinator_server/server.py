@@ -1,4 +1,4 @@
-"""The embedded coordinator as a server: started and stopped inside somebody's event loop."""
+"""The embedded coordinator as a server inside the caller's event loop."""
 
 import asyncio
 import contextlib
@@ -11,35 +11,28 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from fsm_runner.coordinator_client.http_clients import is_loopback
-from fsm_runner.coordinator_server.auth.guards import local_hosts
-from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
+from fsm_runner.coordinator_server.agents import load_agents
 from fsm_runner.coordinator_server.coordinator import Coordinator
 from fsm_runner.coordinator_server.http.app import build_app
-from fsm_runner.coordinator_server.store.agents import load_agents
-from fsm_runner.coordinator_server.store.database_errors import DatabaseTrouble
-from fsm_runner.coordinator_server.store.scripts import load_scripts
+from fsm_runner.coordinator_server.http.guards import local_hosts
+from fsm_runner.coordinator_server.scripts import load_scripts
+from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.http_server.connection import Bounds
 from fsm_runner.http_server.listener import listen
 from fsm_runner.http_server.server import WebServer
 
 if TYPE_CHECKING:
-    from fsm_runner.coordinator_server.auth.tokens import TokenVerifier
+    from fsm_runner.coordinator_server.auth.tokens import TokenRequirements, TokenVerifier
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
 MAX_CONNECTIONS = 4_000
-"""Each runner holds a poll, and each client of its events a stream."""
+"""Each runner holds a poll, and each subscriber to events a stream."""
 
 
 class CoordinatorServer:
-    """A coordinator over HTTP. An async context manager, or `start` and `stop`.
-
-    Without `database` everything is kept in memory and lost at the end. Port 0 takes a free one. It handles no
-    signals: they are the program's. `demand`: the tokens that callers have to bring; None: none. `clock` gives the
-    seconds by which runners become stale; None: the event loop's, which leaves out the time in which this process was
-    stopped, since heartbeats may have arrived meanwhile.
-    """
+    """A coordinator over HTTP. An async context manager, or `start` and `stop`. It handles no signals."""
 
     def __init__(
         self,
@@ -49,15 +42,21 @@ class CoordinatorServer:
         agents_dir: Path | None = None,
         scripts_dir: Path | None = None,
         *,
-        demand: TokenDemand | None = None,
+        token_requirements: "TokenRequirements | None" = None,
         max_connections: int = MAX_CONNECTIONS,
         timings: Timings | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        """Port 0 takes a free one. `database` None keeps all data in memory. `token_requirements` None: callers need
+        no token.
+
+        `clock` returns seconds, by which runners become stale. None: the event loop's clock, which leaves out pauses of
+        this process, since heartbeats may have arrived during a pause.
+        """
         self._host, self._port = host, port
         self._database = database
         self._agents_dir, self._scripts_dir = agents_dir, scripts_dir
-        self._demand = demand
+        self._token_requirements = token_requirements
         self._bounds = Bounds(max_connections=max_connections)
         self._timings = timings
         self._clock = clock
@@ -66,38 +65,40 @@ class CoordinatorServer:
     @property
     def url(self) -> str:
         """The base URL for clients on this machine."""
-        if self._running is None:
-            raise RuntimeError("the coordinator is not started")
-        return self._running.url
+        return self._started.url
 
     @property
     def is_open_to_others(self) -> bool:
-        """Whether whoever reaches this machine over a network can run agents on it."""
+        """Whether anyone who reaches this machine over a network can run agents on it."""
+        return self._token_requirements is None and not self._started.is_on_loopback
+
+    @property
+    def _started(self) -> "_RunningServer":
         if self._running is None:
             raise RuntimeError("the coordinator is not started")
-        return self._demand is None and not self._running.is_on_loopback
+        return self._running
 
     async def start(self) -> None:
-        """Raises UsageError: a port in use, a database that cannot be opened, a bad agent or script file, a proxy or
-        certificate variable that is no good."""
+        """Raises `UsageError` if the port is in use, the database cannot be opened, an agent or script file is invalid,
+        or a proxy or certificate variable is invalid."""
         scripts = {} if self._scripts_dir is None else load_scripts(self._scripts_dir)
         agents = [] if self._agents_dir is None else load_agents(self._agents_dir, scripts)
-        verifier = None if self._demand is None else _verifier_of(self._demand)
+        verifier = None if self._token_requirements is None else _verifier_of(self._token_requirements)
         listener = await listen(self._host, self._port)
         clock = self._clock or asyncio.get_running_loop().time
         coordinator = Coordinator(timings=self._timings, agents=agents, scripts=scripts, clock=clock)
         running = _RunningServer(coordinator, listener, self._host, verifier, self._bounds)
         try:
-            await coordinator.worker.open(self._database)
+            await coordinator.open(self._database)
             await running.serve()
         except BaseException:
             listener.close()
-            await coordinator.worker.close()
+            await coordinator.aclose()
             raise
         self._running = running
 
     async def stop(self) -> None:
-        """Held polls and event streams end at once, other requests within `REQUESTS_END_WITHIN_S`."""
+        """End held polls and event streams at once, and other requests within `REQUESTS_END_WITHIN_S`."""
         running, self._running = self._running, None
         if running is not None:
             await running.shut_down()
@@ -127,7 +128,8 @@ class _RunningServer:
         self._verifier = verifier
         self.is_on_loopback = is_loopback(listener.getsockname()[0])
         hosts = local_hosts(host) if self.is_on_loopback else None
-        self._web = WebServer(build_app(coordinator, hosts, verifier), listener, bounds)
+        check_token = None if verifier is None else verifier.check
+        self._web = WebServer(build_app(coordinator, hosts, check_token), listener, bounds)
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -140,7 +142,7 @@ class _RunningServer:
 
     async def shut_down(self) -> None:
         self._web.stop_listening()
-        self._coordinator.close()
+        self._coordinator.end_streams()
         if self._sweeping is not None:
             self._sweeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -148,27 +150,24 @@ class _RunningServer:
         await self._web.end_connections()
         if self._verifier is not None:
             await self._verifier.aclose()
-        await self._coordinator.checks.aclose()
-        await self._coordinator.worker.close()
+        await self._coordinator.aclose()
 
     async def _sweep(self) -> None:
-        """Runners that nobody asks about are looked at too, for those who only listen."""
+        """Expire silent runners regularly: subscribers to events learn of it without sending a request."""
         while True:
             await asyncio.sleep(self._coordinator.timings.sweep_interval_s)
             try:
-                if await self._coordinator.worker.trouble() is None:
-                    await self._coordinator.expire_runners()
-                    await self._coordinator.close_left_runners()
-            except DatabaseTrouble:  # logged by the worker
+                if await self._coordinator.health_problem() is None:
+                    await self._coordinator.runners.expire()
+                    await self._coordinator.runners.close_departed()
+            except DatabaseUnavailable:  # logged by the worker
                 continue
-            except Exception as defect:  # noqa: BLE001 - without this task no runner would ever count as gone
-                logger.opt(exception=defect).error(
-                    "coordinator: the check for silent runners has failed; the next one is due as usual"
-                )
+            except Exception as defect:  # noqa: BLE001 - without this task, silent runners would never be removed
+                logger.opt(exception=defect).error("coordinator: the check for silent runners failed and is repeated")
 
 
-def _verifier_of(demand: TokenDemand) -> "TokenVerifier":
-    # Cryptography takes its time to load, and a coordinator without tokens has no use for it.
+def _verifier_of(requirements: "TokenRequirements") -> "TokenVerifier":
+    # The import of the cryptography library is slow, and only this needs it.
     from fsm_runner.coordinator_server.auth.tokens import TokenVerifier
 
-    return TokenVerifier(demand)
+    return TokenVerifier(requirements)

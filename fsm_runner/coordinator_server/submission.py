@@ -1,28 +1,30 @@
-"""From a request for work to a queued run (protocol.md, section 1.3)."""
+"""From a submitted request to a queued run (protocol.md, section 1.3)."""
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import Refusal
-from fsm_runner.coordinator_server.store.agents import CatalogAgent
-from fsm_runner.coordinator_server.store.ids import new_session_id, utc_now
-from fsm_runner.coordinator_server.store.matching import Demands
-from fsm_runner.coordinator_server.store.placeholders import fill
-from fsm_runner.coordinator_server.store.scripts import Script
+from fsm_runner.coordinator_server.agents import PROMPT_SCHEMA, CatalogAgent
+from fsm_runner.coordinator_server.errors import InvalidRequest, NotFound
+from fsm_runner.coordinator_server.matching import Demands
+from fsm_runner.coordinator_server.scripts import Script
+from fsm_runner.coordinator_server.store.database import new_id
 from fsm_runner.coordinator_server.store.store import Store
-from fsm_runner.coordinator_server.validation.validation import PROMPT_SCHEMA
+from fsm_runner.protocol.event_clock import utc_now
+from fsm_runner.protocol.json_tree import with_texts
 from fsm_runner.protocol.statuses import LIVE_SESSION_STATUSES
 from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest
 
-"""A session of these has an executor at this moment."""
-
 DEFAULT_EXECUTOR_TYPE = "autonomous"
-"""What a run demands that names no agent."""
+"""The demand of a run without an agent."""
+
+_PLACEHOLDER = re.compile(r"\$\{(params|scope)\.([^{}]+)\}")
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A request and all that is needed to judge it, as it was when the request came."""
+    """A request, with the agents and scripts at its time."""
 
     request: RunRequest
     additional_demands: Demands
@@ -31,21 +33,24 @@ class Submission(msgspec.Struct, frozen=True):
 
 
 def schema_of(store: Store, submission: Submission) -> JsonObject | None:
-    """What the parameters have to fit; None: any do. Raises the Refusals of `submit` for an agent and a session."""
+    """Return the JSON Schema of the parameters; None: any are valid. Raises `NotFound`, `InvalidRequest`."""
     if submission.request.type == "resume_session":
-        submission, _ = _completed(store, submission)
-    agent = _agent(submission, submission.request.agent_name)
+        submission, _ = _with_session_defaults(store, submission)
+    agent = _agent(submission)
     return PROMPT_SCHEMA if agent is None else agent.schema
 
 
 def submit(store: Store, submission: Submission) -> RunCreated:
-    """Queue the run, whose parameters fit. Raises a Refusal: 400 no resume, 404 unknown agent or session, 409 session
-    exists."""
+    """Queue the run, whose parameters are valid.
+
+    Raises `InvalidRequest` if its session cannot be resumed, `NotFound` for its agent or session, and `Conflict` if the
+    new session exists.
+    """
     request = submission.request
     if request.type == "resume_session":
         return _resume(store, submission)
-    agent = _agent(submission, request.agent_name)
-    session_id = request.session_id or new_session_id()
+    session_id = request.session_id or new_id("ses")
+    agent = _agent(submission)
     store.sessions.create(
         {
             "session_id": session_id,
@@ -60,11 +65,27 @@ def submit(store: Store, submission: Submission) -> RunCreated:
     return _queue(store, submission, session_id, agent, Demands())
 
 
-def _completed(store: Store, submission: Submission) -> tuple[Submission, JsonObject]:
-    """A resume with what it leaves to its session, and the session."""
+def fill_placeholders(definition: Any, params: JsonObject, scope: JsonObject) -> Any:
+    """Return the definition with `${params.KEY}` and `${scope.KEY}` replaced in its strings.
+
+    A value that is not a string is inserted as JSON. `${runner.*}` and unknown placeholders stay.
+    """
+    sources = {"params": params, "scope": scope}
+
+    def replacement(match: re.Match[str]) -> str:
+        source, key = sources[match[1]], match[2]
+        if key not in source:
+            return match[0]
+        return source[key] if isinstance(source[key], str) else msgspec.json.encode(source[key]).decode()
+
+    return with_texts(definition, lambda text: _PLACEHOLDER.sub(replacement, text) if "${" in text else text)
+
+
+def _with_session_defaults(store: Store, submission: Submission) -> tuple[Submission, JsonObject]:
+    """Return a resume with the fields that it takes over from its session, and the session."""
     request = submission.request
     if not request.session_id:
-        raise Refusal(400, "session_id is required for resume_session")
+        raise InvalidRequest("session_id is required for resume_session")
     session = store.sessions.get(request.session_id)
     request = msgspec.structs.replace(
         request,
@@ -73,23 +94,21 @@ def _completed(store: Store, submission: Submission) -> tuple[Submission, JsonOb
         parent_session_id=request.parent_session_id or session["parent_session_id"],
     )
     submission = msgspec.structs.replace(submission, request=request)
-    agent = _agent(submission, request.agent_name)
+    agent = _agent(submission)
     if agent is not None and agent.type == "procedural":
-        raise Refusal(
-            400,
+        raise InvalidRequest(
             {
                 "error": "procedural_agent_no_resume",
                 "message": "Procedural agents are stateless and cannot be resumed",
                 "agent_name": agent.name,
-            },
+            }
         )
     return submission, session
 
 
 def _resume(store: Store, submission: Submission) -> RunCreated:
-    submission, session = _completed(store, submission)
+    submission, session = _with_session_defaults(store, submission)
     request = submission.request
-    agent = _agent(submission, request.agent_name)
     if request.parent_session_id != session["parent_session_id"]:
         store.sessions.update(session["session_id"], parent_session_id=request.parent_session_id)
     bound_to = Demands(
@@ -97,24 +116,25 @@ def _resume(store: Store, submission: Submission) -> RunCreated:
         executor_profile=session["executor_profile"],
         runner_id=_runner_of_live_executor(store, session),
     )
-    return _queue(store, submission, session["session_id"], agent, bound_to)
+    return _queue(store, submission, session["session_id"], _agent(submission), bound_to)
 
 
 def _runner_of_live_executor(store: Store, session: JsonObject) -> str | None:
-    """A persistent executor can be resumed where it lives alone, though others have its host name and profile."""
+    """Return the runner of a persistent executor: no other can resume it, even with the same host name and profile."""
     if session["status"] not in LIVE_SESSION_STATUSES:
         return None
-    last = store.runs.last_of(session["session_id"])
-    return None if last is None else last.runner_id
+    latest = store.runs.latest_of(session["session_id"])
+    return None if latest is None else latest.runner_id
 
 
-def _agent(submission: Submission, name: str | None) -> CatalogAgent | None:
+def _agent(submission: Submission) -> CatalogAgent | None:
+    name = submission.request.agent_name
     if name is None:
         return None
     agent = submission.agents.get(name)
     if agent is None:
         known = ", ".join(sorted(submission.agents)) or "none"
-        raise Refusal(404, f"Agent not found: {name}. Available agents: {known}")
+        raise NotFound(f"Agent not found: {name}. Available agents: {known}")
     return agent
 
 
@@ -122,6 +142,9 @@ def _queue(
     store: Store, submission: Submission, session_id: str, agent: CatalogAgent | None, bound_to: Demands
 ) -> RunCreated:
     request = submission.request
+    blueprint = None
+    if agent is not None:
+        blueprint = fill_placeholders(agent.definition, request.parameters, request.scope or {})
     fixed: JsonObject = {
         "type": request.type,
         "agent_name": request.agent_name,
@@ -130,24 +153,19 @@ def _queue(
         "parent_session_id": request.parent_session_id,
         "execution_mode": request.execution_mode,
         "scope": request.scope,
-        "resolved_agent_blueprint": _blueprint(agent, request),
+        "resolved_agent_blueprint": blueprint,
     }
     run = store.runs.add(session_id, fixed, _demands(submission, agent, bound_to))
     return RunCreated(run_id=run.run_id, session_id=session_id, status=run.status)
 
 
-def _blueprint(agent: CatalogAgent | None, request: RunRequest) -> JsonObject | None:
-    if agent is None:
-        return None
-    filled: JsonObject = fill(agent.definition, request.parameters, request.scope or {})
-    return filled
-
-
 def _demands(submission: Submission, agent: CatalogAgent | None, bound_to: Demands) -> Demands:
-    """What the session is bound to goes before the agent's, its script's and the request's own demands."""
+    """Merge the demands. In order of precedence: session, agent type and owner, agent, its script, request."""
     if agent is None:
-        return bound_to.over(Demands(executor_type=DEFAULT_EXECUTOR_TYPE)).over(submission.additional_demands)
-    kind = Demands(executor_type=agent.type, runner_id=agent.runner_id)
+        default = Demands(executor_type=DEFAULT_EXECUTOR_TYPE)
+        return bound_to.merged_with(default).merged_with(submission.additional_demands)
+    owner = Demands(executor_type=agent.type, runner_id=agent.runner_id)
     script = submission.scripts.get(agent.agent.script or "")
     script_demands = Demands() if script is None else script.demands
-    return bound_to.over(kind).over(agent.demands).over(script_demands).over(submission.additional_demands)
+    merged = bound_to.merged_with(owner).merged_with(agent.demands).merged_with(script_demands)
+    return merged.merged_with(submission.additional_demands)

@@ -3,7 +3,13 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _TICK = timedelta(microseconds=1)
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 text of fixed width, so that texts order like times."""
+    return datetime.now(UTC).strftime(_FORMAT)
 
 
 class EventClock:
@@ -14,4 +20,4 @@ class EventClock:
 
     def now(self) -> str:
         self._last = max(datetime.fromtimestamp(time.time(), UTC), self._last + _TICK)
-        return self._last.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return self._last.strftime(_FORMAT)

@@ -24,6 +24,11 @@ def _children(value: object) -> Iterable[object]:
     return value if isinstance(value, list) else ()
 
 
+def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the object without null members: clients send an explicit null for an absent field."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
 def with_texts(value: Any, change: Callable[[str], str], *, names: bool = False) -> Any:
     """A copy of a JSON document in which each text is changed; `names`: those of members too.
 

@@ -15,8 +15,7 @@ import pytest
 
 from fsm_runner.cli.runner import submit_examples
 from fsm_runner.config.profiles import load_profile
-from fsm_runner.coordinator_server.http.schemas import EventHead
-from fsm_runner.coordinator_server.store.store import Store
+from fsm_runner.coordinator_server.store.sessions import EventHead
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from tests.support.embedded import Desk, autonomous, coordinator
 from tests.support.home import PROFILE, make_home
@@ -290,7 +289,7 @@ async def test_a_result_that_is_no_text_is_printed_as_json_and_spoils_no_later_o
         # The embedded coordinator refuses such an event; others may have taken one.
         event = {"event_type": "result", "session_id": run["session_id"], "timestamp": NOON}
         head, body = msgspec.convert(event, EventHead), msgspec.json.encode({**event, "result_text": 5})
-        await desk.desk.inside.worker.do(Store.add_event, run["session_id"], head, body)
+        await desk.desk.inside.add_event(run["session_id"], head, body)
         await desk.completes(run)
         assert (await submitting).stdout == "5\n"
         further, submitting = await desk.claims("--session", run["session_id"], "--prompt", "y", "--wait")

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator_server.http import responses
-from fsm_runner.coordinator_server.http.responses import BODY_LIMIT_BYTES
+from fsm_runner.coordinator_server.http import requests
+from fsm_runner.coordinator_server.http.requests import BODY_LIMIT_BYTES
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import autonomous, coordinator
 from tests.support.watch import AT_ONCE_S
@@ -335,7 +335,7 @@ async def test_a_body_over_the_limit_is_413() -> None:
 async def test_a_body_that_is_announced_and_does_not_come_is_not_waited_for(
     announced_bytes: int, status: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses, "BODY_WITHIN_S", 0.1)
+    monkeypatch.setattr(requests, "BODY_LIMIT_S", 0.1)
     async with coordinator() as desk:
         url = httpx.URL(desk.server.url)
         assert url.port is not None

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from fsm_runner.coordinator_server.http.responses import status_of
 from fsm_runner.coordinator_server.store import worker
 from fsm_runner.coordinator_server.store.database import Database
-from fsm_runner.coordinator_server.store.database_errors import DatabaseTrouble, trouble_of
+from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable, unavailable
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import ECHO_AGENT, Clock, Desk, coordinator, registration
 from tests.support.logs import log_lines
@@ -69,7 +70,7 @@ async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is
             assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
         said = [line for line in lines if "database" in line]
         assert len(said) == 2, said
-        assert "answered with 507" in said[0]
+        assert "disk is full: free some space" in said[0]
         assert "can be used again" in said[1]
         assert not [line for line in lines if "could not be answered" in line]
 
@@ -239,17 +240,17 @@ def test_each_trouble_is_named_with_what_to_do(
     try:
         with pytest.raises(sqlite3.Error) as raised:
             connection.execute("INSERT INTO t VALUES (1)")
-        trouble = trouble_of(file, raised.value)
-        assert trouble is not None
-        assert str(trouble).startswith(f"the database {file} cannot be used: {said}")
-        assert trouble.status == 503
+        error = unavailable(file, raised.value)
+        assert error is not None
+        assert str(error).startswith(f"the database {file} cannot be used: {said}")
+        assert status_of(error) == 503
     finally:
         connection.close()
         while HELD:
             HELD.pop().close()
 
 
-def test_a_defect_of_a_statement_is_no_trouble_of_the_database(tmp_path: Path) -> None:
+def test_a_defect_of_a_statement_does_not_make_the_database_unavailable(tmp_path: Path) -> None:
     database = Database(tmp_path / "runs.sqlite")
     with pytest.raises(sqlite3.OperationalError, match="no such table"), database.transaction():
         database.execute("SELECT * FROM nowhere")
@@ -272,7 +273,7 @@ def test_a_transaction_that_could_not_be_undone_is_undone_by_the_next_one(tmp_pa
 def test_a_database_in_memory_is_never_missing() -> None:
     database = Database(None)
     database.check(by_writing=True)
-    assert not isinstance(trouble_of(None, sqlite3.OperationalError("syntax")), DatabaseTrouble)
+    assert not isinstance(unavailable(None, sqlite3.OperationalError("syntax")), DatabaseUnavailable)
     database.close()
 
 

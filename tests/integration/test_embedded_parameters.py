@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_server.validation import validation
+from fsm_runner.coordinator_server.validation import validator
 from tests.support.embedded import ECHO_AGENT, coordinator
 from tests.support.watch import PATIENCE_S
 
@@ -63,7 +63,7 @@ def _doubling(steps: int) -> dict[str, Any]:
 
 
 async def test_a_schema_that_takes_for_ever_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "CHECK_WITHIN_S", 1.0)
+    monkeypatch.setattr(validator, "VALIDATION_LIMIT_S", 1.0)
     async with coordinator() as desk:
         endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
         await desk.register(agents=[endless, ECHO_AGENT])
@@ -81,7 +81,7 @@ async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
     async with coordinator() as desk:
         await desk.register()
         await desk.submit()
-        program = desk.inside.checks._program
+        program = desk.inside.validator._program
         assert program is not None
         program._child.kill()
         await program._child.wait()
@@ -92,12 +92,12 @@ async def test_a_program_of_checks_that_somebody_kills_refuses_nothing() -> None
     async with coordinator() as desk:
         await desk.register()
         await desk.submit()
-        program = desk.inside.checks._program
+        program = desk.inside.validator._program
         assert program is not None
         os.kill(program._child.pid, signal.SIGSTOP)
         asking = asyncio.create_task(desk.submit())
         async with asyncio.timeout(PATIENCE_S):
-            while not any(task.get_name() == "answer of the parameter check" for task in asyncio.all_tasks()):  # noqa: ASYNC110
+            while not any(task.get_name() == "coordinator-validator-response" for task in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
         program._child.kill()
         await asking

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from fsm_runner.coordinator_server.coordinator import Coordinator
+from fsm_runner.coordinator_server.runners import Runners
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import Clock, Desk, autonomous, coordinator, registration
 from tests.support.watch import PATIENCE_S
@@ -113,9 +113,9 @@ async def test_a_silent_runner_is_removed_also_when_nobody_asks() -> None:
 
 
 async def test_a_defect_does_not_end_the_search_for_silent_runners(monkeypatch: pytest.MonkeyPatch) -> None:
-    expire, failures = Coordinator.expire_runners, 1
+    expire, failures = Runners.expire, 1
 
-    async def broken_once(self: Coordinator) -> None:
+    async def broken_once(self: Runners) -> None:
         nonlocal failures
         if failures:
             failures -= 1
@@ -125,7 +125,7 @@ async def test_a_defect_does_not_end_the_search_for_silent_runners(monkeypatch: 
     clock = Clock()
     async with coordinator(Timings(sweep_interval_s=0.01), clock=clock) as desk:
         poll = await desk.held_poll(await desk.register())
-        monkeypatch.setattr(Coordinator, "expire_runners", broken_once)
+        monkeypatch.setattr(Runners, "expire", broken_once)
         clock.now_s += 601
         assert (await answered(poll)).status_code == 401
     assert failures == 0
@@ -210,7 +210,7 @@ async def test_a_claim_whose_poll_has_left_is_undone() -> None:
         poll = await desk.held_poll(runner_id)
         runner = desk.inside.registry.get(runner_id)
         assert runner is not None
-        async with runner.claiming:
+        async with runner.claim_lock:
             run = await desk.submit()
             poll.cancel()
             await asyncio.wait([poll])

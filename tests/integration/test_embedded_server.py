@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from fsm_runner.cli.coordinator import serve
-from fsm_runner.coordinator_server.http import responses
+from fsm_runner.coordinator_server.http import requests
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.errors import UsageError
 from tests.support.embedded import coordinator
@@ -53,7 +53,7 @@ async def test_a_stop_ends_held_polls_and_streams_at_once_and_leaves_nothing() -
 
 
 async def test_a_client_in_the_middle_of_a_request_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "BODY_WITHIN_S", 600.0)
+    monkeypatch.setattr(requests, "BODY_LIMIT_S", 600.0)
     async with coordinator() as desk:
         host, port = desk.server.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

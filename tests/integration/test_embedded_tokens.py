@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from fsm_runner.coordinator_server.auth import signing_keys
-from fsm_runner.coordinator_server.auth.signing_keys import ASKED_AGAIN_AFTER_S, KEYS_AGE_S, SigningKeys
+from fsm_runner.coordinator_server.auth.signing_keys import FETCH_INTERVAL_S, KEYS_AGE_S, SigningKeys
 from fsm_runner.coordinator_server.auth.tokens import LEEWAY_S, TOKEN_LIMIT_BYTES
 from tests.support.embedded import Clock, Desk, coordinator
 from tests.support.issuer import AUDIENCE, KEY_ID, Issuer, issuing, private_key, public_jwk
@@ -64,7 +64,7 @@ def with_header(issuer: Issuer, header: Any) -> str:
 
 
 async def test_a_call_with_a_token_is_answered_and_one_without_is_not(issuer: Issuer) -> None:
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         assert await status_with(desk, f"Bearer {issuer.token()}") == 200
         assert await status_with(desk, f"bearer  {issuer.token(aud=['other', AUDIENCE])}") == 200
         assert await status_with(desk) == 401
@@ -94,7 +94,7 @@ async def test_tokens_that_are_not_for_here_are_refused(issuer: Issuer) -> None:
         {"aud": [1, None]},
         {"aud": {}},
     ]
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         for claims in wrong:
             try:
                 token = issuer.token(**claims)
@@ -129,7 +129,7 @@ async def test_what_is_no_token_of_the_service_is_refused(issuer: Issuer) -> Non
         "ä.ö.ü".encode(),
         b"\xff\xfe.\x80.\x81",
     ]
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         for each in forged:
             text = each if isinstance(each, bytes) else each.encode()
             assert await status_with(desk, b"Bearer " + text) == 401, each
@@ -139,7 +139,7 @@ async def test_what_is_no_token_of_the_service_is_refused(issuer: Issuer) -> Non
 
 
 async def test_keys_are_fetched_once_for_all_that_ask_at_once(issuer: Issuer) -> None:
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         answers = await asyncio.gather(*(status_with(desk, f"Bearer {issuer.token()}") for _ in range(10)))
     assert answers == [200] * 10
     assert issuer.keys_told == 1
@@ -148,13 +148,13 @@ async def test_keys_are_fetched_once_for_all_that_ask_at_once(issuer: Issuer) ->
 async def test_a_new_key_is_found_and_an_unknown_one_is_not_asked_for_all_the_time(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         assert await status_with(desk, f"Bearer {issuer.token()}") == 200
         issuer.keys.append(public_jwk("key-2"))
         for _ in range(5):
             assert await status_with(desk, f"Bearer {issuer.token(key_id='key-2')}") == 401
         assert issuer.keys_told == 1
-        monkeypatch.setattr(signing_keys, "ASKED_AGAIN_AFTER_S", 0.0)
+        monkeypatch.setattr(signing_keys, "FETCH_INTERVAL_S", 0.0)
         assert await status_with(desk, f"Bearer {issuer.token(key_id='key-2')}") == 200
         assert await status_with(desk, f"Bearer {issuer.token()}") == 200
     assert issuer.keys_told == 2
@@ -162,14 +162,14 @@ async def test_a_new_key_is_found_and_an_unknown_one_is_not_asked_for_all_the_ti
 
 async def test_a_key_that_was_withdrawn_is_not_accepted_for_ever(issuer: Issuer) -> None:
     clock = Clock()
-    keys = SigningKeys(issuer.demand.keys_url, now=clock)
+    keys = SigningKeys(issuer.requirements.keys_url, now=clock)
     assert await keys.key(KEY_ID) is not None
     issuer.keys = [public_jwk("key-2")]
     clock.now_s += KEYS_AGE_S
     # Nobody waits for keys that are known; the next caller has the new ones.
     assert await keys.key(KEY_ID) is not None
     assert await keys.key("key-2") is not None
-    clock.now_s += ASKED_AGAIN_AFTER_S
+    clock.now_s += FETCH_INTERVAL_S
     assert await keys.key(KEY_ID) is None
     await keys.aclose()
 
@@ -177,23 +177,23 @@ async def test_a_key_that_was_withdrawn_is_not_accepted_for_ever(issuer: Issuer)
 async def test_keys_that_cannot_be_had_are_said_once_and_answered_with_503(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing_keys, "ASKED_AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(signing_keys, "FETCH_INTERVAL_S", 0.0)
     issuer.away = True
     with log_lines() as lines:
-        async with coordinator(demand=issuer.demand) as desk:
+        async with coordinator(token_requirements=issuer.requirements) as desk:
             for _ in range(3):
                 answer = await desk.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"})
                 assert answer.status_code == 503
                 # Whoever has no good token is told nothing of what is inside.
-                assert issuer.demand.keys_url not in answer.json()["detail"]
+                assert issuer.requirements.keys_url not in answer.json()["detail"]
             assert await status_with(desk) == 401
             issuer.away = False
             assert await status_with(desk, f"Bearer {issuer.token()}") == 200
             issuer.away = True
             # A known key goes on being known.
             assert await status_with(desk, f"Bearer {issuer.token()}") == 200
-    assert len([line for line in lines if "keys of the token service cannot be had" in line]) == 1
-    assert len([line for line in lines if "to be had again" in line]) == 1
+    assert len([line for line in lines if "keys of the token service cannot be fetched" in line]) == 1
+    assert len([line for line in lines if "can be fetched again" in line]) == 1
 
 
 @pytest.mark.parametrize(
@@ -211,13 +211,13 @@ async def test_keys_that_cannot_be_had_are_said_once_and_answered_with_503(
 )
 async def test_keys_that_are_no_good_are_none(issuer: Issuer, keys: list[Any]) -> None:
     issuer.keys = keys
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         assert await status_with(desk, f"Bearer {issuer.token()}") == 503
 
 
 async def test_a_coordinator_that_waits_for_keys_ends_at_once(issuer: Issuer) -> None:
     issuer.gate.clear()
-    async with coordinator(demand=issuer.demand) as desk:
+    async with coordinator(token_requirements=issuer.requirements) as desk:
         call = asyncio.create_task(desk.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"}))
         await issuer.told_keys(1)
         await desk.server.stop()

@@ -133,8 +133,8 @@ async def test_where_a_stream_says_nothing_the_run_is_looked_up_now_and_then(tmp
         calling = await scene.waits()
         await api.has_told("running")
         # The server runs, so there is one; nothing but its inside can make a stream fall silent.
-        hub = scene.desk.server._running._coordinator.hub  # type: ignore[union-attr]
-        for subscription in hub._subscriptions:
+        bus = scene.desk.server._running._coordinator.event_bus  # type: ignore[union-attr]
+        for subscription in bus._subscriptions:
             subscription._session_id = "nobody"
         await api.tells("running", times=3)
         await scene.goes_through(calling)

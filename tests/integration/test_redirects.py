@@ -11,7 +11,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
 from fsm_runner.coordinator_client.token_service import TokenService
-from fsm_runner.coordinator_server.auth.signing_keys import KeysAway, SigningKeys
+from fsm_runner.coordinator_server.auth.signing_keys import KeysUnavailable, SigningKeys
 from fsm_runner.protocol.wire import Agent
 from tests.support.first_calls import LOGIN, faults_of
 from tests.support.gateway import executor_at, gateway_to
@@ -200,7 +200,7 @@ async def test_a_token_service_that_redirects_is_named() -> None:
         with pytest.raises(Unreachable, match=said):
             await TokenService(f"{url}/oauth/token", LOGIN).new_token()
         keys = SigningKeys(f"{url}/.well-known/jwks.json")
-        with pytest.raises(KeysAway, match=said):
+        with pytest.raises(KeysUnavailable, match=said):
             await keys.key("key-1")
         await keys.aclose()
     async with serving(Redirecting(302, lambda _: "https://tenant.invalid/login")) as url:

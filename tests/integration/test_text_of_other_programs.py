@@ -15,8 +15,8 @@ from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import load_profile
 from fsm_runner.config.settings import read_dotenv
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.coordinator_server.store.agents import load_agents
-from fsm_runner.coordinator_server.store.scripts import load_scripts
+from fsm_runner.coordinator_server.agents import load_agents
+from fsm_runner.coordinator_server.scripts import load_scripts
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.procedural import result_data
 from fsm_runner.machine.check import check_file

@@ -77,7 +77,7 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with issuing(tmp_path) as (issuer, authority_file):
         with monkeypatch.context() as patch:
             patch.setenv("SSL_CERT_FILE", str(authority_file))
-            async with coordinator(QUICK_POLLS, demand=issuer.demand) as desk:
+            async with coordinator(QUICK_POLLS, token_requirements=issuer.requirements) as desk:
                 desk.http.auth = Signed(issuer)
                 yield Place(tmp_path, issuer, authority_file, desk)
 

@@ -1,6 +1,7 @@
 """The embedded coordinator under anything that can be sent to it."""
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -10,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator_server.errors import Refusal
+from fsm_runner.coordinator_server.errors import InvalidField
 from fsm_runner.coordinator_server.http.schemas import NESTING_LIMIT, decode_object
+from fsm_runner.coordinator_server.matching import Capabilities, Demands, meets
 from fsm_runner.coordinator_server.server import CoordinatorServer
-from fsm_runner.coordinator_server.store.matching import Capabilities, Demands, meets
-from fsm_runner.coordinator_server.store.placeholders import fill
+from fsm_runner.coordinator_server.submission import fill_placeholders
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.watch import PATIENCE_S
 
@@ -61,7 +62,7 @@ def test_a_runner_may_take_a_run_exactly_when_each_demand_is_met(
 def test_demands_laid_over_others_ask_for_all_tags_and_keep_their_own_properties(
     stronger: dict[str, Any], weaker: dict[str, Any]
 ) -> None:
-    both = Demands(**stronger).over(Demands(**weaker))
+    both = Demands(**stronger).merged_with(Demands(**weaker))
     assert set(both.tags) == {*stronger.get("tags", ()), *weaker.get("tags", ())}
     for key in ("hostname", "project_dir", "executor_profile", "executor_type", "runner_id"):
         assert getattr(both, key) == stronger.get(key, weaker.get(key))
@@ -78,23 +79,21 @@ json_values = st.recursive(
 @given(json_values, st.dictionaries(texts, json_values), st.dictionaries(texts, json_values))
 def test_what_holds_no_placeholder_is_left_as_it_is(value: Any, params: dict[str, Any], scope: dict[str, Any]) -> None:
     if "${" not in repr(value):
-        assert fill(value, params, scope) == value
+        assert fill_placeholders(value, params, scope) == value
 
 
 def test_placeholders_are_filled_in_at_any_depth_that_can_be_decoded() -> None:
     depth = 900
     value: Any = msgspec.json.decode(b'{"a":[' * (depth // 2) + b'"${params.x}"' + b"]}" * (depth // 2))
-    filled = fill(value, {"x": "here"}, {})
+    filled = fill_placeholders(value, {"x": "here"}, {})
     assert b'"here"' in msgspec.json.encode(filled)
     assert b"params" in msgspec.json.encode(value)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_an_object_or_a_422(body: bytes) -> None:
-    try:
+def test_any_bytes_are_an_object_or_an_invalid_field(body: bytes) -> None:
+    with contextlib.suppress(InvalidField):
         assert isinstance(decode_object(body), dict)
-    except Refusal as refusal:
-        assert refusal.status == 422
 
 
 def test_a_body_is_an_object_down_to_the_limit_of_its_nesting() -> None:
@@ -103,7 +102,7 @@ def test_a_body_is_an_object_down_to_the_limit_of_its_nesting() -> None:
 
     assert decode_object(nested(NESTING_LIMIT))
     for depth in (NESTING_LIMIT + 1, 900, 100_000):
-        with pytest.raises(Refusal, match="nested too deeply"):
+        with pytest.raises(InvalidField, match="nested too deeply"):
             decode_object(nested(depth))
 
 

@@ -12,13 +12,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator_server.auth.signing_keys import SigningKeys
-from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
-from fsm_runner.coordinator_server.auth.tokens import TokenVerifier
-from fsm_runner.coordinator_server.errors import Refusal
+from fsm_runner.coordinator_server.auth.tokens import TokenRequirements, TokenVerifier
+from fsm_runner.coordinator_server.errors import NotAuthenticated
 from tests.support.issuer import AUDIENCE, KEY_ID, private_key
 
-DEMAND = TokenDemand(domain="tenant.example", audience=AUDIENCE)
-CLAIMS = {"iss": DEMAND.issuer, "aud": AUDIENCE, "sub": "me", "exp": time.time() + 3600, "iat": time.time()}
+REQUIREMENTS = TokenRequirements(domain="tenant.example", audience=AUDIENCE)
+CLAIMS = {"iss": REQUIREMENTS.issuer, "aud": AUDIENCE, "sub": "me", "exp": time.time() + 3600, "iat": time.time()}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -33,7 +32,7 @@ class KnownKeys(SigningKeys):
         return private_key().public_key() if key_id == KEY_ID else None
 
 
-VERIFIER = TokenVerifier(DEMAND, KnownKeys(DEMAND.keys_url))
+VERIFIER = TokenVerifier(REQUIREMENTS, KnownKeys(REQUIREMENTS.keys_url))
 
 
 def encoded(data: bytes) -> str:
@@ -54,8 +53,7 @@ def is_accepted(authorization: bytes) -> bool:
     """False where it is refused as it should be; anything else is raised."""
     try:
         asyncio.run(VERIFIER.check([authorization]))
-    except Refusal as refusal:
-        assert refusal.status == 401
+    except NotAuthenticated as refusal:
         assert str(refusal.detail).startswith("Not authenticated: ")
         return False
     return True

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
+from fsm_runner.coordinator_server.auth.tokens import TokenRequirements
 from tests.support.serving import serving
 from tests.support.watch import Watch
 
@@ -68,8 +68,8 @@ class Issuer:
         self._watch = Watch(lambda: f"{len(self.logins)} logins, {self.keys_told} times keys")
 
     @property
-    def demand(self) -> TokenDemand:
-        return TokenDemand(domain=self.domain, audience=AUDIENCE)
+    def requirements(self) -> TokenRequirements:
+        return TokenRequirements(domain=self.domain, audience=AUDIENCE)
 
     @property
     def token_url(self) -> str:
@@ -80,7 +80,7 @@ class Issuer:
         now = time.time()
         # Readers take whole seconds.
         times = {"iat": int(now), "exp": math.ceil(now + self.lifetime_s)}
-        claims = {"iss": self.demand.issuer, "aud": AUDIENCE, "sub": CLIENT_ID, **times, **changed}
+        claims = {"iss": self.requirements.issuer, "aud": AUDIENCE, "sub": CLIENT_ID, **times, **changed}
         return {name: value for name, value in claims.items() if value is not None}
 
     def token(self, *, key_id: str | None = None, **changed: Any) -> str:

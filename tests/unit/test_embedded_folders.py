@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_server.store.agents import load_agents
-from fsm_runner.coordinator_server.store.scripts import load_scripts
+from fsm_runner.coordinator_server.agents import load_agents
+from fsm_runner.coordinator_server.scripts import load_scripts
 from fsm_runner.errors import UsageError
 
 

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator_server.http import routes_client, routes_runner, schemas
+from fsm_runner.coordinator_server.store.sessions import EventHead, SessionPatch
 from fsm_runner.protocol import wire
 from tests.support.gateway import RecordingCoordinator, at_target, executor_at, gateway_to, path_of
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, operations
@@ -30,7 +31,7 @@ STRUCTS = [
     ),
     *(wire.RunnerList, wire.AgentOffer, wire.SessionList, wire.SessionStatus, wire.SessionResult, wire.Bind),
     *(schemas.CompletedReport, schemas.FailedReport, schemas.StoppedReport, schemas.SessionEndReport),
-    *(schemas.Event, schemas.EventHead, schemas.SessionPatch),
+    *(schemas.Event, EventHead, SessionPatch),
 ]
 OWN, CHILD = "ses_own", "ses_child"
 

@@ -1,4 +1,4 @@
-"""The public keys of a token service: fetched when they are needed, kept, and fetched again for a key that is new."""
+"""The public keys of a token service, fetched when needed and cached."""
 
 import asyncio
 import time
@@ -17,23 +17,23 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
 KEYS_LIMIT_S = 10.0
-"""How long the token service may take to tell its keys."""
+"""The time limit of a fetch."""
 KEYS_LIMIT_BYTES = 1024 * 1024
 KEYS_AT_MOST = 100
 KEYS_AGE_S = 600.0
-"""Keys that are older are fetched anew when one is used: a key that was withdrawn is not accepted for ever."""
-ASKED_AGAIN_AFTER_S = 5.0
-"""The token service is asked no more often, however many unknown keys are named."""
+"""Older keys are fetched again when one is used, so that a revoked key is not accepted forever."""
+FETCH_INTERVAL_S = 5.0
+"""The shortest interval between fetches, however many tokens name unknown keys."""
 SHORTEST_KEY_BITS = 2048
 """RFC 7518, section 3.3."""
 
 
-class KeysAway(FsmRunnerError):
-    """The token service does not tell its keys."""
+class KeysUnavailable(FsmRunnerError):
+    """The keys cannot be fetched from the token service."""
 
 
 class _Key(msgspec.Struct, frozen=True):
-    """One member of a JWKS, RFC 7517. Keys for other purposes have other members."""
+    """A key of a JWKS (RFC 7517). Keys for other purposes have other fields."""
 
     kty: str
     kid: str
@@ -48,33 +48,33 @@ class _KeySet(msgspec.Struct, frozen=True):
 
 
 class SigningKeys:
-    """The RSA keys at one URL, by their ids. Callers at the same time share one fetch; `aclose` ends it."""
+    """The RSA keys of one URL by their ids. Concurrent callers share one fetch; `aclose` ends it."""
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Raises `UsageError` where a proxy or certificate variable is no good."""
+        """Raises `UsageError` if a proxy or certificate variable is invalid."""
         self._url = url
         self._new_client = ClientFactory(url, "token service", setting=DOMAIN_SETTING)
         self._now = now
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetched_at: float | None = None
-        self._asked_at: float | None = None
+        self._attempted_at: float | None = None
         self._fault: Unreachable | None = None
-        """Of the last attempt."""
+        """The error of the last fetch."""
         self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, key_id: str) -> RSAPublicKey | None:
-        """None: there is no such key. Raises `KeysAway` where that cannot be known."""
+        """Return the key; None if the service has no such key. Raises `KeysUnavailable`."""
         known = self._keys.get(key_id)
         if known is not None:
             if self._now() - (self._fetched_at or 0.0) >= KEYS_AGE_S:
-                self._fetch_where_allowed()
+                self._start_fetch()
             return known
-        if (fetching := self._fetch_where_allowed()) is not None:
+        if (fetching := self._start_fetch()) is not None:
             await asyncio.wait([fetching])
             if not fetching.cancelled():
                 fetching.result()
         if key_id not in self._keys and self._fault is not None:
-            raise KeysAway(f"the keys of the token service cannot be had: {self._fault}")
+            raise KeysUnavailable(f"the keys of the token service cannot be fetched: {self._fault}")
         return self._keys.get(key_id)
 
     async def aclose(self) -> None:
@@ -82,13 +82,13 @@ class SigningKeys:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
 
-    def _fetch_where_allowed(self) -> asyncio.Task[None] | None:
-        """The fetch that is under way, or a new one, unless the last one was a moment ago."""
+    def _start_fetch(self) -> asyncio.Task[None] | None:
+        """Return the current or a new fetch; None within `FETCH_INTERVAL_S` of the last one."""
         if self._fetching is not None and not self._fetching.done():
             return self._fetching
-        if self._asked_at is not None and self._now() - self._asked_at < ASKED_AGAIN_AFTER_S:
+        if self._attempted_at is not None and self._now() - self._attempted_at < FETCH_INTERVAL_S:
             return None
-        self._asked_at = self._now()
+        self._attempted_at = self._now()
         self._fetching = asyncio.create_task(self._fetch(), name="coordinator-signing-keys")
         return self._fetching
 
@@ -100,23 +100,23 @@ class SigningKeys:
             self._keys = _keys_of(self._url, answer.status, answer.body)
         except Unreachable as fault:
             if self._fault is None:
-                logger.warning("coordinator: the keys of the token service cannot be had: {}", fault)
+                logger.warning("coordinator: the keys of the token service cannot be fetched: {}", fault)
             self._fault = fault
         else:
             if self._fault is not None:
-                logger.info("coordinator: the keys of the token service are to be had again: {}", self._url)
+                logger.info("coordinator: the keys of the token service can be fetched again: {}", self._url)
             self._fault = None
             self._fetched_at = self._now()
 
 
 def _keys_of(url: str, status: int, body: bytes) -> dict[str, RSAPublicKey]:
-    """Raises `Unreachable` where there is none that signs with RS256."""
+    """Raises `Unreachable` if no key signs with RS256."""
     if status != 200:
         raise Unreachable(f"GET {url}: HTTP {status}")
     try:
         members = msgspec.json.decode(body, type=_KeySet).keys
     except DECODE_FAULTS as defect:
-        raise Unreachable(f"GET {url}: HTTP {status}: no set of keys: {defect}") from defect
+        raise Unreachable(f"GET {url}: HTTP {status}: not a key set: {defect}") from defect
     keys = dict(found for member in members[:KEYS_AT_MOST] if (found := _key_of(member)) is not None)
     if not keys:
         raise Unreachable(f"GET {url}: HTTP {status}: no key for RS256 among {len(members)}")
@@ -124,12 +124,12 @@ def _keys_of(url: str, status: int, body: bytes) -> dict[str, RSAPublicKey]:
 
 
 def _key_of(member: msgspec.Raw) -> tuple[str, RSAPublicKey] | None:
-    """None where it is no public key for RS256, for what reason ever: others beside it may be."""
+    """Return None if it is not a public key for RS256; other keys of the set may be."""
     try:
         fields = msgspec.json.decode(member, type=_Key)
         if (fields.kty, fields.use, fields.alg) != ("RSA", "sig", "RS256"):
             return None
-        # Only its public half, whatever else stands there.
+        # Only the public half, even if the set contains a private key.
         key = RSAAlgorithm.from_jwk({"kty": fields.kty, "n": fields.n, "e": fields.e})
     except (jwt.PyJWTError, *DECODE_FAULTS):
         return None

@@ -1,4 +1,4 @@
-"""Whether a token that a caller brings is one of the token service, for this coordinator, and of now."""
+"""Verifies access tokens: the issuing token service, the audience and the validity period."""
 
 import base64
 import binascii
@@ -7,19 +7,18 @@ import re
 import jwt
 import msgspec
 
-from fsm_runner.coordinator_server.auth.signing_keys import KeysAway, SigningKeys
-from fsm_runner.coordinator_server.auth.token_requirements import TokenDemand
-from fsm_runner.coordinator_server.errors import Refusal
+from fsm_runner.coordinator_server.auth.signing_keys import KeysUnavailable, SigningKeys
+from fsm_runner.coordinator_server.errors import NotAuthenticated, Unavailable
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
 ALGORITHM = "RS256"
-"""The only one: what a token says of itself is not believed."""
+"""The only accepted algorithm, whatever a token's header names."""
 LEEWAY_S = 10.0
-"""How far the clocks of this machine and of the token service may be apart."""
+"""The permitted difference between the clocks of this machine and the token service."""
 TOKEN_LIMIT_BYTES = 16 * 1024
 SCHEME = b"bearer"
 _FORM = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-"""One form for one token (RFC 7515, section 3.1): padding and other letters are no more than what base64 bears."""
+"""The form of RFC 7515, section 3.1. It permits no padding, which lenient base64 decoders accept."""
 
 REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "the token has expired"),
@@ -28,7 +27,7 @@ REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.InvalidIssuerError, "the token was issued by another service than this coordinator's AUTH0_DOMAIN"),
     (jwt.MissingRequiredClaimError, "the token lacks exp, iss or aud"),
 )
-"""What a refusal says. None repeats what the caller has sent."""
+"""Reasons for a 401. None quotes the token."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -36,77 +35,89 @@ class _Header(msgspec.Struct, frozen=True):
     kid: str
 
 
-class TokenVerifier:
-    """Knows the tokens of one token service by its keys. `aclose` ends what it has under way."""
+class TokenRequirements(msgspec.Struct, frozen=True, kw_only=True):
+    """The token service and the audience of acceptable tokens."""
 
-    def __init__(self, demand: TokenDemand, keys: SigningKeys | None = None) -> None:
-        """Raises `UsageError` where a proxy or certificate variable is no good."""
-        self._demand = demand
-        self._keys = SigningKeys(demand.keys_url) if keys is None else keys
+    domain: str
+    """`HOST[:PORT]` of the token service."""
+    audience: str
+
+    @property
+    def issuer(self) -> str:
+        return f"https://{self.domain}/"
+
+    @property
+    def keys_url(self) -> str:
+        return f"https://{self.domain}/.well-known/jwks.json"
+
+
+class TokenVerifier:
+    """Verifies the tokens of one token service. `aclose` ends a fetch of its keys."""
+
+    def __init__(self, requirements: TokenRequirements, keys: SigningKeys | None = None) -> None:
+        """Raises `UsageError` if a proxy or certificate variable is invalid."""
+        self._requirements = requirements
+        self._keys = SigningKeys(requirements.keys_url) if keys is None else keys
 
     async def aclose(self) -> None:
         await self._keys.aclose()
 
     async def check(self, authorizations: list[bytes]) -> None:
-        """`authorizations`: the values of all `Authorization` headers of a request.
+        """Verify the values of all `Authorization` headers of a request.
 
-        Raises a `Refusal` with status 401, or 503 where the keys cannot be had.
+        Raises `NotAuthenticated`, or `Unavailable` if the keys cannot be fetched.
         """
         token = _bearer_token(authorizations)
         header = _header_of(token)
         if header.alg != ALGORITHM:
-            raise _not_authenticated(f"the token is not signed with {ALGORITHM}")
+            raise NotAuthenticated(f"the token is not signed with {ALGORITHM}")
         try:
             key = await self._keys.key(header.kid)
-        except KeysAway as away:
-            raise Refusal(503, "Tokens cannot be checked now: the coordinator's log says why") from away
+        except KeysUnavailable as fault:
+            raise Unavailable("Tokens cannot be verified at present; the coordinator's log has the reason") from fault
         if key is None:
-            raise _not_authenticated("the token is signed with a key that the token service does not have")
+            raise NotAuthenticated("the token is signed with a key that the token service does not have")
         try:
             jwt.decode(
                 token,
                 key,
                 algorithms=[ALGORITHM],
-                audience=self._demand.audience,
-                issuer=self._demand.issuer,
+                audience=self._requirements.audience,
+                issuer=self._requirements.issuer,
                 leeway=LEEWAY_S,
                 options={"require": ["exp", "iss", "aud"]},
             )
         except jwt.PyJWTError as defect:
-            raise _not_authenticated(_reason(defect)) from defect
-        # A claim may be a number without end or a text where PyJWT counts on neither.
+            raise NotAuthenticated(_reason(defect)) from defect
+        # PyJWT does not handle every type of claim.
         except (*DECODE_FAULTS, TypeError, OverflowError, AttributeError) as defect:
-            raise _not_authenticated("the token cannot be read") from defect
+            raise NotAuthenticated("the token cannot be parsed") from defect
 
 
 def _bearer_token(authorizations: list[bytes]) -> bytes:
-    """Raises a `Refusal` where there is not exactly one, of bearable length."""
+    """Raises `NotAuthenticated` unless there is exactly one, within the length limit."""
     if len(authorizations) != 1:
-        raise _not_authenticated("send one header 'Authorization: Bearer TOKEN'")
+        raise NotAuthenticated("send one header 'Authorization: Bearer TOKEN'")
     scheme, _, token = authorizations[0].strip().partition(b" ")
     token = token.strip()
     if scheme.lower() != SCHEME or not token:
-        raise _not_authenticated("send a header 'Authorization: Bearer TOKEN'")
+        raise NotAuthenticated("send a header 'Authorization: Bearer TOKEN'")
     if len(token) > TOKEN_LIMIT_BYTES:
-        raise _not_authenticated(f"the token is longer than {TOKEN_LIMIT_BYTES:,} bytes")
+        raise NotAuthenticated(f"the token is longer than {TOKEN_LIMIT_BYTES:,} bytes")
     return token
 
 
 def _header_of(token: bytes) -> _Header:
     if _FORM.fullmatch(token) is None:
-        raise _not_authenticated("the token is no signed JWT with a key id")
+        raise NotAuthenticated("the token is not a signed JWT with a key id")
     part = token.partition(b".")[0]
     try:
         text = base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
         return msgspec.json.decode(text, type=_Header)
     except (binascii.Error, *DECODE_FAULTS) as defect:
-        raise _not_authenticated("the token is no signed JWT with a key id") from defect
+        raise NotAuthenticated("the token is not a signed JWT with a key id") from defect
 
 
 def _reason(defect: jwt.PyJWTError) -> str:
     found = (text for kind, text in REASONS if isinstance(defect, kind))
     return next(found, "the token's signature or content is wrong")
-
-
-def _not_authenticated(reason: str) -> Refusal:
-    return Refusal(401, f"Not authenticated: {reason}")

@@ -1,42 +1,36 @@
-"""The web application: the routes, and how errors are answered."""
-
-from typing import TYPE_CHECKING
+"""The web application: guards, routes and error handlers."""
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-from fsm_runner.coordinator_server.auth.guards import DemandTokens, RefuseBrowsers, RefuseForeignHosts
 from fsm_runner.coordinator_server.coordinator import Coordinator
-from fsm_runner.coordinator_server.errors import Refusal
+from fsm_runner.coordinator_server.errors import RequestError
 from fsm_runner.coordinator_server.http import routes_client, routes_runner
-from fsm_runner.coordinator_server.http.responses import http_error, hung_up, refused, troubled, unexpected
-from fsm_runner.coordinator_server.store.database_errors import DatabaseTrouble
-
-if TYPE_CHECKING:
-    from fsm_runner.coordinator_server.auth.tokens import TokenVerifier
+from fsm_runner.coordinator_server.http.guards import CheckToken, RefuseBrowsers, RefuseForeignHosts, RequireTokens
+from fsm_runner.coordinator_server.http.responses import on_defect, on_http_exception, on_request_error
+from fsm_runner.http_server.responses import on_client_disconnect
 
 
 def build_app(
-    coordinator: Coordinator, hosts: frozenset[str] | None = None, verifier: "TokenVerifier | None" = None
+    coordinator: Coordinator, hosts: frozenset[str] | None = None, check_token: CheckToken | None = None
 ) -> Starlette:
-    """`hosts`: those that requests may be meant for; None: any. `verifier`: of the tokens they bring; None: none."""
-    # In the order in which they look at a request.
+    """`hosts` are those that requests may name; None: any. `check_token` None: requests need no token."""
+    # In the order in which they see a request.
     guards = [Middleware(RefuseBrowsers)]
     if hosts is not None:
         guards.insert(0, Middleware(RefuseForeignHosts, hosts))
-    if verifier is not None:
-        guards.append(Middleware(DemandTokens, verifier))
+    if check_token is not None:
+        guards.append(Middleware(RequireTokens, check_token))
     app = Starlette(
         routes=[*routes_runner.ROUTES, *routes_client.ROUTES],
         middleware=guards,
         exception_handlers={
-            Refusal: refused,
-            DatabaseTrouble: troubled,
-            HTTPException: http_error,
-            ClientDisconnect: hung_up,
-            Exception: unexpected,
+            RequestError: on_request_error,
+            HTTPException: on_http_exception,
+            ClientDisconnect: on_client_disconnect,
+            Exception: on_defect,
         },
     )
     app.state.coordinator = coordinator

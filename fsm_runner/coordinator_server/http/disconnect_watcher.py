@@ -1,4 +1,4 @@
-"""Whether the client of a held request is still there."""
+"""Notices when the client of a held request disconnects."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,47 +6,43 @@ from types import TracebackType
 
 from starlette.types import Receive
 
-TURNS_TO_HEAR_OF_IT = 3
-"""Turns of the event loop from the end of a connection being read to the watch knowing it: the transport closes, the
-protocol is told that the connection is lost, the watch wakes up."""
+TURNS_UNTIL_NOTICED = 3
+"""Turns of the event loop from reading the end of a connection to the watcher: the transport closes, the protocol gets
+`connection_lost`, the watcher wakes up."""
 
 
 class DisconnectWatcher:
-    """Watches one connection while it is entered. `on_hangup` is called when the client is gone."""
+    """Watches one connection while it is entered. Calls `on_disconnect` when the client has disconnected."""
 
-    def __init__(self, receive: Receive, on_hangup: Callable[[], None]) -> None:
+    def __init__(self, receive: Receive, on_disconnect: Callable[[], None]) -> None:
         self._receive = receive
-        self._on_hangup = on_hangup
-        self._watch: asyncio.Task[None] | None = None
-        self._gone = False
+        self._on_disconnect = on_disconnect
+        self._watching: asyncio.Task[None] | None = None
+        self.has_noticed = False
+        """Whether the watcher knows of the disconnect."""
 
     async def __aenter__(self) -> "DisconnectWatcher":
-        self._watch = asyncio.create_task(self._wait(), name="coordinator-hangup")
+        self._watching = asyncio.create_task(self._watch(), name="coordinator-disconnect")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
 
-    @property
-    def was_noticed(self) -> bool:
-        """Whether the watch knows already that the client is gone."""
-        return self._gone
+    async def is_disconnected(self) -> bool:
+        """Return whether the event loop has read the end of the connection.
 
-    async def happened(self) -> bool:
-        """As far as this process can know at this moment.
-
-        What follows without an await is then sent on a connection whose end the event loop has not seen.
+        If not, a response that is sent without another await goes to a connection of which no end is known.
         """
-        for _ in range(TURNS_TO_HEAR_OF_IT):
+        for _ in range(TURNS_UNTIL_NOTICED):
             await asyncio.sleep(0)
-        return self._gone
+        return self.has_noticed
 
-    async def _wait(self) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
-        self._on_hangup()
+        self.has_noticed = True
+        self._on_disconnect()

@@ -1,4 +1,4 @@
-"""The calls of a runner: protocol.md, section 1.1."""
+"""The runner's calls: protocol.md, section 1.1."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -6,24 +6,22 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator_server.coordinator import Coordinator
-from fsm_runner.coordinator_server.errors import Refusal
 from fsm_runner.coordinator_server.http.disconnect_watcher import DisconnectWatcher
-from fsm_runner.coordinator_server.http.responses import OK, coordinator_of, json_response, object_of, required_query
+from fsm_runner.coordinator_server.http.requests import body_as, coordinator_of, object_of, required_query
 from fsm_runner.coordinator_server.http.schemas import (
     CompletedReport,
     FailedReport,
     SessionEndReport,
     StoppedReport,
-    convert,
+    registration_request_of,
 )
 from fsm_runner.coordinator_server.registry import Runner
-from fsm_runner.coordinator_server.store.database_errors import UNAVAILABLE
-from fsm_runner.coordinator_server.store.store import Store
+from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.wire import RunnerRef
 
 
 class HeldPoll(Response):
-    """Finds its content while the client waits, and sends it in the same turn of the event loop."""
+    """Waits for its content, and sends it in the turn of the event loop in which it gets it."""
 
     def __init__(self, coordinator: Coordinator, runner: Runner) -> None:
         super().__init__(status_code=204)
@@ -32,98 +30,86 @@ class HeldPoll(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._runner.held_poll() as wake:
-            async with DisconnectWatcher(receive, wake.set) as hangup:
-                answer = await self._coordinator.polls.hold(self._runner, wake, hangup)
-                if hangup.was_noticed:
-                    self._coordinator.registry.hung_up(self._runner)
-                response = Response(status_code=204) if answer is None else json_response(answer)
+            async with DisconnectWatcher(receive, wake.set) as watcher:
+                content = await self._coordinator.polls.hold(self._runner, wake, watcher.is_disconnected)
+                if watcher.has_noticed:
+                    self._coordinator.registry.record_lost_poll(self._runner)
+                response = Response(status_code=204) if content is None else json_response(content)
                 await response(scope, receive, send)
 
 
 async def health(request: Request) -> Response:
-    trouble = await coordinator_of(request).worker.trouble()
-    if trouble is not None:
-        return json_response({"status": "unhealthy", "detail": str(trouble)}, UNAVAILABLE)
+    problem = await coordinator_of(request).health_problem()
+    if problem is not None:
+        return json_response({"status": "unhealthy", "detail": problem.detail}, 503)
     return json_response({"status": "healthy"})
 
 
 async def register(request: Request) -> Response:
-    return json_response(await coordinator_of(request).register(await object_of(request)))
+    registration = registration_request_of(await object_of(request))
+    return json_response(await coordinator_of(request).runners.register(registration))
 
 
 async def poll(request: Request) -> Response:
     coordinator = coordinator_of(request)
-    return HeldPoll(coordinator, await coordinator.registered(required_query(request, "runner_id")))
+    return HeldPoll(coordinator, await coordinator.runners.registered(required_query(request, "runner_id")))
 
 
 async def heartbeat(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    body = convert(await object_of(request), RunnerRef)
-    coordinator.registry.heard(await coordinator.registered(body.runner_id))
-    return json_response(OK)
+    body = await body_as(request, RunnerRef)
+    await coordinator_of(request).runners.record_heartbeat(body.runner_id)
+    return ok()
 
 
 async def started(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    report = convert(await object_of(request), RunnerRef)
-    await coordinator.registered(report.runner_id)
-    await coordinator.worker.do(Store.report_started, request.path_params["run_id"])
-    return json_response(OK)
+    report = await body_as(request, RunnerRef)
+    await coordinator_of(request).report_started(report.runner_id, request.path_params["run_id"])
+    return ok()
 
 
 async def completed(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    report = convert(await object_of(request), CompletedReport)
-    await coordinator.registered(report.runner_id)
-    await coordinator.worker.do(Store.report_completed, request.path_params["run_id"], report.session_status)
-    return json_response(OK)
+    report = await body_as(request, CompletedReport)
+    run_id = request.path_params["run_id"]
+    await coordinator_of(request).report_completed(report.runner_id, run_id, report.session_status)
+    return ok()
 
 
 async def failed(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    report = convert(await object_of(request), FailedReport)
-    await coordinator.registered(report.runner_id)
-    await coordinator.worker.do(Store.report_failed, request.path_params["run_id"], report.error)
-    return json_response(OK)
+    report = await body_as(request, FailedReport)
+    await coordinator_of(request).report_failed(report.runner_id, request.path_params["run_id"], report.error)
+    return ok()
 
 
 async def stopped(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    report = convert(await object_of(request), StoppedReport)
-    await coordinator.registered(report.runner_id)
-    await coordinator.worker.do(Store.report_stopped, request.path_params["run_id"], report.signal)
-    return json_response(OK)
+    report = await body_as(request, StoppedReport)
+    await coordinator_of(request).report_stopped(report.runner_id, request.path_params["run_id"], report.signal)
+    return ok()
 
 
 async def session_ended(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    report = convert(await object_of(request), SessionEndReport)
-    await coordinator.registered(report.runner_id)
-    await coordinator.worker.do(Store.report_session_end, request.path_params["session_id"], report.status)
-    return json_response(OK)
+    report = await body_as(request, SessionEndReport)
+    session_id = request.path_params["session_id"]
+    await coordinator_of(request).report_session_end(report.runner_id, session_id, report.status)
+    return ok()
 
 
 async def deregister(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    runner_id = request.path_params["runner_id"]
+    runners, runner_id = coordinator_of(request).runners, request.path_params["runner_id"]
     if request.query_params.get("self", "").lower() in ("true", "1", "yes", "on"):
-        await coordinator.deregister_itself(runner_id)
+        await runners.deregister(runner_id)
         return json_response({"ok": True, "message": "Runner deregistered", "initiated_by": "self"})
-    await coordinator.send_away(runner_id)
+    await runners.request_deregistration(runner_id)
     message = "Runner marked for deregistration"
     return json_response({"ok": True, "message": message, "initiated_by": "external"})
 
 
 async def download_script(request: Request) -> Response:
-    coordinator = coordinator_of(request)
-    script = coordinator.scripts.get(request.path_params["name"])
-    if script is None:
-        raise Refusal(404, f"Script not found: {request.path_params['name']}")
-    try:
-        archive = await coordinator.worker.aside(script.archive)
-    except OSError as error:
-        raise Refusal(404, f"Script not found: {script.name}: {error.strerror}") from None
+    archive = await coordinator_of(request).script_archive(request.path_params["name"])
     return Response(archive, media_type="application/gzip")
+
+
+def ok() -> Response:
+    return json_response({"ok": True})
 
 
 ROUTES = [

@@ -1,29 +1,34 @@
-"""Request bodies: decoded once, into Structs, with refusals that name the field."""
+"""Request bodies, decoded into Structs. Errors name the field."""
 
 import re
 from typing import Any, TypeVar
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import Refusal, invalid_field
+from fsm_runner.coordinator_server.agents import CatalogAgent
+from fsm_runner.coordinator_server.errors import InvalidField
+from fsm_runner.coordinator_server.matching import Capabilities, Demands, demands_from
+from fsm_runner.coordinator_server.registry import runner_id_of
+from fsm_runner.coordinator_server.runners import RegistrationRequest
+from fsm_runner.coordinator_server.store.sessions import EventHead
 from fsm_runner.protocol.json_text import decode_json
-from fsm_runner.protocol.json_tree import is_deeper
+from fsm_runner.protocol.json_tree import is_deeper, without_nulls
 from fsm_runner.protocol.statuses import CompletedSession
-from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.protocol.wire import JsonObject, Registration, RunRequest
 
 T = TypeVar("T")
 
 NESTING_LIMIT = 500
-"""So deep a body may be nested. What is kept of it stands some levels deeper in answers, and both this program and its
-clients come to an end of what they can write and read: one run would make the list of all of them unreadable."""
+"""The deepest permitted nesting. Responses add levels, and neither this program nor its clients can encode or decode
+any depth: one run could make the list of all runs unreadable."""
 
-_PLACE = re.compile(r"^(?P<message>.*) - at `\$(?P<path>.*)`$", re.DOTALL)
+_LOCATION = re.compile(r"^(?P<message>.*) - at `\$(?P<path>.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"missing required field `(?P<name>[^`]+)`")
 _PATH_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d*|\.\.\.)\]")
 
 
 class CompletedReport(msgspec.Struct, frozen=True):
-    """`status` of the report is not looked at: a deployed coordinator takes any."""
+    """The report's `status` is ignored, as a deployed coordinator accepts any."""
 
     runner_id: str
     session_status: CompletedSession = "finished"
@@ -44,18 +49,10 @@ class SessionEndReport(msgspec.Struct, frozen=True):
     status: str
 
 
-class EventHead(msgspec.Struct, frozen=True):
-    """What every event has (protocol.md, section 1.4)."""
-
-    event_type: str
-    session_id: str
-    timestamp: str
-
-
 class Event(EventHead, frozen=True):
     """Body of `POST /sessions/{id}/events`, with the types that a deployed coordinator demands.
 
-    What is kept is the body as it came, other fields included.
+    The body is stored as received, with all other fields.
     """
 
     role: str | None = None
@@ -70,56 +67,86 @@ class Event(EventHead, frozen=True):
     reason: str | None = None
 
 
-class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of `PATCH /sessions/{id}/metadata`; what is absent or null stays as it is."""
-
-    project_dir: str | None = None
-    agent_name: str | None = None
-    executor_session_id: str | None = None
-    executor_profile: str | None = None
-    hostname: str | None = None
-    last_resumed_at: str | None = None
-
-
 def decode_object(body: bytes) -> JsonObject:
-    """The body as a JSON object. Raises a 422 Refusal for anything else."""
+    """Return the body as a JSON object. Raises `InvalidField`."""
     try:
         decoded: Any = decode_json(body)
     except RecursionError:
         raise _too_deep() from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise invalid_field(["body"], f"JSON decode error: {error}", "json_invalid") from None
+        raise InvalidField(["body"], f"JSON decode error: {error}", "json_invalid") from None
     if not isinstance(decoded, dict):
-        raise invalid_field(["body"], "Input should be a JSON object", "dict_type")
-    # Brackets are counted first: hardly any body has so many that it has to be looked through.
+        raise InvalidField(["body"], "Input should be a JSON object", "dict_type")
+    # Counting brackets first avoids walking nearly all bodies.
     if body.count(b"{") + body.count(b"[") > NESTING_LIMIT and is_deeper(decoded, NESTING_LIMIT):
         raise _too_deep()
     return decoded
 
 
-def _too_deep() -> Refusal:
-    return invalid_field(["body"], "JSON is nested too deeply", "json_invalid")
+def _too_deep() -> InvalidField:
+    return InvalidField(["body"], "JSON is nested too deeply", "json_invalid")
 
 
-def without_nulls(fields: JsonObject) -> JsonObject:
-    """An explicit null counts as an absent field, as clients in the field send it."""
-    return {key: value for key, value in fields.items() if value is not None}
-
-
-def convert(fields: JsonObject, form: type[T], place: tuple[str | int, ...] = ("body",)) -> T:
-    """The object as a Struct. Raises a 422 Refusal that names the field."""
+def convert(fields: JsonObject, form: type[T]) -> T:
+    """Return the body's fields as a Struct. Raises `InvalidField`."""
     try:
         return msgspec.convert(without_nulls(fields), form)
     except msgspec.ValidationError as error:
-        raise _field_error(str(error), place) from None
+        raise _field_error(str(error)) from None
 
 
-def _field_error(text: str, place: tuple[str | int, ...]) -> Refusal:
-    located = _PLACE.match(text)
+def run_request_of(body: JsonObject) -> tuple[RunRequest, Demands]:
+    """Return the request and its additional demands. Raises `InvalidField`."""
+    request = convert(body, RunRequest)
+    try:
+        return request, demands_from(request.additional_demands)
+    except msgspec.ValidationError as error:
+        raise InvalidField(["body", "additional_demands"], str(error)) from None
+
+
+def registration_request_of(body: JsonObject) -> RegistrationRequest:
+    """Raises `InvalidField`."""
+    executor, agents = body.get("executor"), body.get("agents")
+    cleaned = {**body, "executor": _cleaned(executor)}
+    if isinstance(agents, list):
+        cleaned["agents"] = [_cleaned(agent) for agent in agents]
+    registration = convert(cleaned, Registration)
+    capabilities = _capabilities(registration)
+    try:
+        owned = [
+            CatalogAgent(definition, runner_id=capabilities.runner_id, owner_type=capabilities.executor_type)
+            for definition in agents or []
+        ]
+    except msgspec.ValidationError as error:
+        raise InvalidField(["body", "agents"], str(error)) from None
+    return RegistrationRequest(capabilities, executor if isinstance(executor, dict) else {}, owned)
+
+
+def _cleaned(value: Any) -> Any:
+    return without_nulls(value) if isinstance(value, dict) else value
+
+
+def _capabilities(registration: Registration) -> Capabilities:
+    hostname, project_dir = registration.hostname, registration.project_dir
+    profile, executor = registration.executor_profile, registration.executor
+    return Capabilities(
+        runner_id=runner_id_of(hostname, project_dir, profile, executor.command),
+        hostname=hostname,
+        project_dir=project_dir,
+        executor_profile=profile,
+        executor_type=executor.type,
+        tags=frozenset(registration.tags),
+        require_matching_tags=registration.require_matching_tags,
+    )
+
+
+def _field_error(text: str) -> InvalidField:
+    """Translate an error of msgspec to the form that FastAPI gives."""
+    located = _LOCATION.match(text)
     message, path = (located["message"], located["path"]) if located else (text, "")
-    steps: list[str | int] = [*place]
+    steps: list[str | int] = ["body"]
     for name, index in _PATH_STEP.findall(path):
         steps.append(name or (int(index) if index.isdigit() else index))
     if missing := _MISSING_FIELD.search(message):
-        return invalid_field([*steps, missing["name"]], "Field required", "missing")
-    return invalid_field(steps, message)
+        return InvalidField([*steps, missing["name"]], "Field required", "missing")
+    return InvalidField(steps, message)

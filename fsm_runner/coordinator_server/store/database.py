@@ -1,15 +1,20 @@
 """The coordinator's SQLite database: one connection, used from one thread."""
 
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fsm_runner.coordinator_server.store.database_errors import DatabaseFiles, trouble_of
+import msgspec
+
+from fsm_runner.coordinator_server.store.database_errors import DatabaseFiles, unavailable
 from fsm_runner.errors import UsageError
+from fsm_runner.protocol.wire import JsonObject
 
 SCHEMA_VERSION = 1
 CACHED_STATEMENTS = 256
+RANDOM_ID_BYTES = 8
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -54,22 +59,35 @@ CREATE INDEX events_in_order ON events (session_id, timestamp, seq);
 """
 
 
+class ChangeEvent(msgspec.Struct, frozen=True):
+    """A change for the event streams."""
+
+    type: str
+    data: JsonObject
+    """Always with `session_id`."""
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(RANDOM_ID_BYTES)}"
+
+
 class Database:
-    """An open database. Not for use by several threads at once."""
+    """An open database. Use it from one thread at a time."""
 
     def __init__(self, file: Path | None) -> None:
-        """Open or create; None keeps it in memory. Raises UsageError that names the file."""
+        """Open or create the file; None keeps the data in memory. Raises `UsageError` that names the file."""
         self._file = file
         self._connection = _connect(file)
         self._files = DatabaseFiles(file)
+        self._events: list[ChangeEvent] = []
 
     @property
-    def changes(self) -> int:
-        """How many rows were changed since it was opened."""
+    def changed_rows(self) -> int:
+        """The number of rows changed since the database was opened."""
         return self._connection.total_changes
 
     def check(self, *, by_writing: bool) -> None:
-        """Raises `DatabaseTrouble` if it cannot be used. `by_writing`: find that out by a write, too."""
+        """Raise `DatabaseUnavailable` if the database cannot be used. `by_writing` tests a write too."""
         self._files.check_presence()
         self._files.check_space()
         if by_writing:
@@ -83,38 +101,48 @@ class Database:
         return self._connection.execute(statement, values)
 
     def row(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Row | None:
-        """The first row. All are fetched: an UPDATE … RETURNING takes effect when its last row is read."""
+        """Return the first row. An UPDATE … RETURNING takes effect when its last row is read, so all are fetched."""
         rows = self._connection.execute(statement, values).fetchall()
         return rows[0] if rows else None
 
+    def record_event(self, event_type: str, data: JsonObject) -> None:
+        """Record a change of the transaction. `data` has a `session_id`."""
+        self._events.append(ChangeEvent(event_type, data))
+
+    def take_events(self) -> list[ChangeEvent]:
+        """Return the changes recorded since the last call."""
+        taken, self._events = self._events, []
+        return taken
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing. Raises `DatabaseTrouble` where the file or its disk is the cause."""
+        """Commit the body's statements, or roll them back. Raises `DatabaseUnavailable` for a file or disk error."""
         try:
             with self._all_or_nothing():
                 yield
-        except sqlite3.Error as error:
-            if (trouble := trouble_of(self._file, error)) is None:
-                raise
-            raise trouble from error
+        except BaseException as error:
+            self._events.clear()
+            if isinstance(error, sqlite3.Error) and (reason := unavailable(self._file, error)) is not None:
+                raise reason from error
+            raise
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        self._roll_back()  # after a failure of the disk an earlier rollback may have failed, too
+        self._roll_back()  # an earlier rollback may have failed with the disk
         self._connection.execute("BEGIN IMMEDIATE")
-        changes = self.changes
+        changed_rows = self.changed_rows
         try:
             yield
-            if self.changes != changes:
+            if self.changed_rows != changed_rows:
                 self._files.check_presence()
             self._connection.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # the first error counts
+            with suppress(sqlite3.Error):  # the first error is the cause
                 self._roll_back()
             raise
 
     def _roll_back(self) -> None:
-        # A COMMIT that failed may have rolled back by itself.
+        # A failed COMMIT may have rolled back already.
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -132,7 +160,7 @@ def _connect(file: Path | None) -> sqlite3.Connection:
         raise UsageError(_cannot_open(file, error)) from None
     try:
         connection.row_factory = sqlite3.Row
-        # Exclusive: two coordinators on one file would each wake only their own runners.
+        # Exclusive: of two coordinators with one file, each would wake only its own runners.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         _prepare_schema(connection, file)
@@ -156,7 +184,9 @@ def _prepare_schema(connection: sqlite3.Connection, file: Path | None) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
     if version not in (0, SCHEMA_VERSION) or (version == 0 and has_tables):
-        raise UsageError(f"{file}: is no database of this coordinator (version {SCHEMA_VERSION}); name another file")
+        raise UsageError(
+            f"{file}: it is not a database of this coordinator (version {SCHEMA_VERSION}); name another file"
+        )
     if version == 0:
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)

@@ -1,90 +1,83 @@
-"""The one thread in which the store works, so that the event loop never waits for the disk."""
+"""The thread in which the store works, so that the event loop never waits for the disk."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from loguru import logger
 
-from fsm_runner.coordinator_server.event_bus import EventHub
-from fsm_runner.coordinator_server.store.change_events import Notice
-from fsm_runner.coordinator_server.store.database_errors import DatabaseTrouble
+from fsm_runner.coordinator_server.store.database import ChangeEvent, Database
+from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
 from fsm_runner.coordinator_server.store.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 RECOVERED_AFTER_S = 5.0
-"""The log says that the database can be used again when nothing has failed for this long: on a disk that is nearly
-full, writes fail and succeed in turn."""
+"""The log reports the recovery of the database after this long without a failure: on a disk that is nearly full, some
+writes fail and others succeed."""
 
 
 class StoreWorker:
-    """Operations are carried out one after another, each as one transaction; what they changed is published."""
+    """Runs operations one after another, each as one transaction, and publishes their changes."""
 
-    def __init__(self, hub: EventHub) -> None:
-        self._hub = hub
+    def __init__(self, publish: Callable[[Sequence[ChangeEvent]], None]) -> None:
+        self._publish = publish
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="coordinator-store")
         self._store: Store | None = None
-        self._trouble: DatabaseTrouble | None = None
-        """Why the last write failed; None: it did not."""
+        self._has_failed = False
+        """Whether the last write failed. If so, `check` has to test a write."""
         self._failed_at_s = 0.0
-        self._is_logged = False
-        """Whether the log says that the database cannot be used."""
+        self._is_failure_logged = False
 
-    async def open(self, file: Path | None) -> None:
-        """Raises UsageError that names the file."""
-        self._store = await self._in_thread(lambda: Store(file))
+    async def open(self, open_database: Callable[[], Database]) -> None:
+        """Open the database in the store's thread. Raises what `open_database` raises."""
+        self._store = await self._in_thread(lambda: Store(open_database()))
 
     async def close(self) -> None:
-        """Everything asked for before is still done."""
+        """Close the database after the operations that were submitted before."""
         if self._store is not None:
             await self._in_thread(self._store.close)
         self._thread.shutdown(wait=True)
 
     async def do(self, operation: Callable[Concatenate[Store, P], T], *values: P.args, **named: P.kwargs) -> T:
-        """Carry out `operation(store, …)`. What it raises leaves no trace in the database.
+        """Run `operation(store, …)`. If it raises, the database is unchanged.
 
-        Raises `DatabaseTrouble` where the database cannot be used.
+        Raises `DatabaseUnavailable` too.
         """
         store = self._opened()
 
-        def work() -> tuple[T, list[Notice], bool]:
-            changes = store.database.changes
-            try:
-                with store.database.transaction():
-                    result = operation(store, *values, **named)
-            except BaseException:
-                store.notices.take()
-                raise
-            return result, store.notices.take(), store.database.changes != changes
+        def work() -> tuple[T, list[ChangeEvent], bool]:
+            changed_rows = store.database.changed_rows
+            with store.database.transaction():
+                result = operation(store, *values, **named)
+            return result, store.database.take_events(), store.database.changed_rows != changed_rows
 
         try:
-            result, notices, has_written = await self._in_thread(work)
-        except DatabaseTrouble as trouble:
-            self._note(trouble)
+            result, events, has_written = await self._in_thread(work)
+        except DatabaseUnavailable as reason:
+            self._note_failure(reason)
             raise
         if has_written:
-            self._note(None)
-        self._hub.publish(notices)
+            self._note_success()
+        self._publish(events)
         return result
 
-    async def trouble(self) -> DatabaseTrouble | None:
-        """Why the database cannot be used; None: it can. Tries to write where a write has failed before."""
-        store, has_failed = self._opened(), self._trouble is not None
+    async def check(self) -> DatabaseUnavailable | None:
+        """Return why the database cannot be used, if so. Tests a write if the last write failed."""
+        store, by_writing = self._opened(), self._has_failed
         try:
-            await self._in_thread(lambda: store.database.check(by_writing=has_failed))
-        except DatabaseTrouble as trouble:
-            self._note(trouble)
-            return trouble
-        self._note(None)
+            await self._in_thread(lambda: store.database.check(by_writing=by_writing))
+        except DatabaseUnavailable as reason:
+            self._note_failure(reason)
+            return reason
+        self._note_success()
         return None
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Something else that reads files, in the same thread."""
+    async def read_files(self, work: Callable[[], T]) -> T:
+        """Run other work that reads files in the same thread."""
         return await self._in_thread(work)
 
     def _opened(self) -> Store:
@@ -92,19 +85,17 @@ class StoreWorker:
             raise RuntimeError("the store is not open")
         return self._store
 
-    def _note(self, trouble: DatabaseTrouble | None) -> None:
-        """Log once when a trouble begins and once when it ends, however many requests fail meanwhile."""
-        self._trouble = trouble
-        now_s = time.monotonic()
-        if trouble is not None:
-            self._failed_at_s = now_s
-            if not self._is_logged:
-                logger.error(
-                    "coordinator: requests that need to write are answered with {}: {}", trouble.status, trouble
-                )
-            self._is_logged = True
-        elif self._is_logged and now_s - self._failed_at_s >= RECOVERED_AFTER_S:
-            self._is_logged = False
+    def _note_failure(self, reason: DatabaseUnavailable) -> None:
+        """Log the first failure of an outage, however many requests fail."""
+        self._has_failed, self._failed_at_s = True, time.monotonic()
+        if not self._is_failure_logged:
+            logger.error("coordinator: requests that write to the database fail: {}", reason)
+        self._is_failure_logged = True
+
+    def _note_success(self) -> None:
+        self._has_failed = False
+        if self._is_failure_logged and time.monotonic() - self._failed_at_s >= RECOVERED_AFTER_S:
+            self._is_failure_logged = False
             logger.info("coordinator: the database can be used again")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -1,8 +1,8 @@
-"""Checks parameters against JSON Schemas, as a program of its own: one that takes for ever or too much memory is ended.
+"""A program that validates parameters against JSON Schemas. Its parent kills it if it takes too long.
 
-On stdin two lines of JSON for each check: a schema, and parameters. On stdout one line: `{"broken": WHY}`, or
-`{"errors": [{"path", "message", "schema_path"}]}`, which is empty where they fit. Nothing of ours is imported: it
-starts in some 40 ms.
+It reads two lines of JSON for each validation: a schema and parameters. It writes one line: `{"broken": REASON}`, or
+`{"errors": [{"path", "message", "schema_path"}]}` without errors if the parameters are valid. It imports nothing of
+this package, so that it starts in about 40 ms.
 """
 
 import json
@@ -17,11 +17,11 @@ from typing import Any
 
 import jsonschema_rs
 
-SHOWN_ERRORS = 20
+LISTED_ERRORS = 20
 MESSAGE_LIMIT_CHARS = 1_000
-"""A message shows the value that does not fit, of whatever size that is."""
+"""The limit of an error message, which quotes the invalid value."""
 PATTERN_STEPS_LIMIT = 100_000
-"""How often a `pattern` may go back and try another way: a text takes some milliseconds then, and does not match."""
+"""Backtracking steps of a `pattern`, a few milliseconds. Beyond them, the text counts as not matching."""
 MEMORY_LIMIT_BYTES = 2 << 30
 KEPT_SCHEMAS = 100
 
@@ -29,14 +29,14 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class BrokenSchemaError(Exception):
-    """No JSON Schema; the text says where and why."""
+    """Not a JSON Schema; the text says where and why."""
 
 
 def validator_of(schema: Any) -> jsonschema_rs.Validator:
-    """Draft 2020-12, or what `$schema` says. Raises `BrokenSchemaError`."""
+    """Return a validator of draft 2020-12, or of the draft that `$schema` names. Raises `BrokenSchemaError`."""
     limits = jsonschema_rs.FancyRegexOptions(backtrack_limit=PATTERN_STEPS_LIMIT)
     try:
-        # A `format` is a note, as JSON Schema has it; a $ref to an address is refused, not fetched.
+        # JSON Schema defines `format` as an annotation. A $ref to a URL is an error and is not fetched.
         return jsonschema_rs.validator_for(schema, validate_formats=False, pattern_options=limits, offline=True)
     except jsonschema_rs.ValidationError as error:
         raise BrokenSchemaError(f"{_json_path(error.instance_path)}: {error.message}") from None
@@ -45,25 +45,25 @@ def validator_of(schema: Any) -> jsonschema_rs.Validator:
 
 
 def errors_of(validator: jsonschema_rs.Validator, parameters: Any) -> list[dict[str, str]]:
-    """What does not fit, the first of it; empty where all does."""
+    """Return the first errors; none if the parameters are valid."""
     try:
-        return [_described(error) for error in islice(validator.iter_errors(parameters), SHOWN_ERRORS)]
-    except ValueError as fault:  # nested more deeply than can be compared
-        return [{"path": "$", "message": f"cannot be checked: {fault}", "schema_path": ""}]
+        return [_described(error) for error in islice(validator.iter_errors(parameters), LISTED_ERRORS)]
+    except ValueError as fault:  # nested too deeply to compare
+        return [{"path": "$", "message": f"cannot be validated: {fault}", "schema_path": ""}]
 
 
 def main() -> None:
-    with suppress(ValueError, OSError):  # macOS has no such limit
+    with suppress(ValueError, OSError):  # macOS does not support the limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     validator_of_text = lru_cache(KEPT_SCHEMAS)(lambda text: validator_of(json.loads(text)))
     lines = sys.stdin.buffer
     while schema := lines.readline():
         parameters = json.loads(lines.readline())
         try:
-            answer: dict[str, Any] = {"errors": errors_of(validator_of_text(schema), parameters)}
+            outcome: dict[str, Any] = {"errors": errors_of(validator_of_text(schema), parameters)}
         except BrokenSchemaError as broken:
-            answer = {"broken": _truncated(str(broken))}
-        sys.stdout.write(json.dumps(answer) + "\n")
+            outcome = {"broken": _truncated(str(broken))}
+        sys.stdout.write(json.dumps(outcome) + "\n")
         sys.stdout.flush()
 
 
@@ -80,7 +80,7 @@ def _truncated(text: str) -> str:
 
 
 def _json_path(steps: Iterable[str | int]) -> str:
-    """As JSONPath writes it: `$.items[0]`."""
+    """Return the path as JSONPath: `$.items[0]`."""
     return "$" + "".join(
         f".{step}" if isinstance(step, str) and _PLAIN_NAME.fullmatch(step) else f"[{json.dumps(step)}]"
         for step in steps

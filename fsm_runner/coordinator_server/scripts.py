@@ -1,4 +1,4 @@
-"""Scripts that runners fetch: a folder with one folder per script (protocol.md, sections 1.1 and 2.1)."""
+"""Scripts that runners download: a folder with one subfolder per script (protocol.md, sections 1.1 and 2.1)."""
 
 import gzip
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.config.paths import visible
-from fsm_runner.coordinator_server.store.matching import Demands, demands_from
+from fsm_runner.coordinator_server.matching import Demands, demands_from
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.wire import JsonObject
@@ -29,7 +29,7 @@ class Script(msgspec.Struct, frozen=True):
     demands: Demands
 
     def archive(self) -> bytes:
-        """A gzip tar of both files as they are now; the same files give the same bytes. Raises OSError."""
+        """Return a gzip tar of both files. The same files give the same bytes. Raises OSError."""
         packed = io.BytesIO()
         with (
             gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
@@ -49,9 +49,9 @@ def _add(tar: tarfile.TarFile, name: str, file: Path, mode: int) -> None:
 
 
 def load_scripts(folder: Path) -> dict[str, Script]:
-    """The scripts in `{folder}/{name}/script.json`. A folder without that file, such as `__pycache__`, is passed over.
+    """Load the scripts of `{folder}/{name}/script.json`. Raises `UsageError` that names file and field.
 
-    Raises UsageError that names file and field.
+    A subfolder without that file, such as `__pycache__`, is ignored.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of scripts")
@@ -69,7 +69,7 @@ def _load_script(folder: Path) -> Script:
         raise UsageError(f"{file}: {error}") from None
     program = folder / description.script_file
     if not _is_inside(program, folder) or not program.is_file():
-        raise UsageError(f"{file}: script_file: {description.script_file!r} is no file in {folder}")
+        raise UsageError(f"{file}: script_file: {description.script_file!r} is not a file in {folder}")
     return Script(
         name=folder.name,
         description_file=file,
@@ -83,5 +83,5 @@ def _is_inside(file: Path, folder: Path) -> bool:
     try:
         return ".." not in file.relative_to(folder).parts and file.resolve().is_relative_to(folder.resolve())
     except ValueError:
-        # An absolute path elsewhere, or one that no file system has.
+        # The path is absolute and elsewhere, or no file system can have it.
         return False

@@ -1,13 +1,13 @@
-"""Which runner may take which run (protocol.md, section 1.3)."""
+"""Demands of runs and capabilities of runners (protocol.md, section 1.3)."""
 
 import msgspec
 
-from fsm_runner.coordinator_server.http.schemas import without_nulls
+from fsm_runner.protocol.json_tree import without_nulls
 from fsm_runner.protocol.wire import JsonObject
 
 
 class Demands(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run asks of its runner; what is absent is not asked for."""
+    """What a run demands of its runner. An absent property is not demanded."""
 
     hostname: str | None = None
     project_dir: str | None = None
@@ -15,10 +15,10 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     executor_type: str | None = None
     tags: tuple[str, ...] = ()
     runner_id: str | None = None
-    """The owner of the run's agent: nobody else can run it. Never taken from outside."""
+    """The runner that owns the run's agent, or has the session's live executor. Clients cannot set it."""
 
-    def over(self, weaker: "Demands") -> "Demands":
-        """Both together: where they disagree on a property, this one stands; tags add up."""
+    def merged_with(self, weaker: "Demands") -> "Demands":
+        """Return both together: a property of this object wins, and tags add up."""
         return Demands(
             hostname=self.hostname if self.hostname is not None else weaker.hostname,
             project_dir=self.project_dir if self.project_dir is not None else weaker.project_dir,
@@ -28,20 +28,20 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             runner_id=self.runner_id if self.runner_id is not None else weaker.runner_id,
         )
 
-    def shown(self) -> JsonObject:
-        """The demands as a run shows them, without what is absent."""
-        shown: JsonObject = msgspec.to_builtins(msgspec.structs.replace(self, runner_id=None))
-        return shown
+    def as_json(self) -> JsonObject:
+        """Return the demands as a run lists them."""
+        listed: JsonObject = msgspec.to_builtins(msgspec.structs.replace(self, runner_id=None))
+        return listed
 
 
-def demands_from(outside: JsonObject | None) -> Demands:
-    """Demands as a blueprint, a script or a request states them. Raises msgspec.ValidationError."""
-    demands = msgspec.convert(without_nulls(outside or {}), Demands)
+def demands_from(untrusted: JsonObject | None) -> Demands:
+    """Decode the demands of a blueprint, a script or a request. Raises msgspec.ValidationError."""
+    demands = msgspec.convert(without_nulls(untrusted or {}), Demands)
     return msgspec.structs.replace(demands, runner_id=None)
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner has to offer."""
+    """What a runner offers."""
 
     runner_id: str
     hostname: str
@@ -53,15 +53,15 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def meets(runner: Capabilities, demands: Demands) -> bool:
-    """Whether the runner may take a run with these demands."""
-    asked_and_offered = (
+    """Return whether the runner may claim a run with these demands."""
+    demanded_and_offered = (
         (demands.runner_id, runner.runner_id),
         (demands.hostname, runner.hostname),
         (demands.project_dir, runner.project_dir),
         (demands.executor_profile, runner.executor_profile),
         (demands.executor_type, runner.executor_type),
     )
-    if any(asked is not None and asked != offered for asked, offered in asked_and_offered):
+    if any(demanded is not None and demanded != offered for demanded, offered in demanded_and_offered):
         return False
     if runner.require_matching_tags and runner.tags.isdisjoint(demands.tags):
         return False

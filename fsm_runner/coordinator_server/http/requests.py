@@ -1,0 +1,64 @@
+"""Reading requests: the coordinator, the body and the query."""
+
+import asyncio
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from fsm_runner.coordinator_server.coordinator import Coordinator
+from fsm_runner.coordinator_server.errors import InvalidField
+from fsm_runner.coordinator_server.http.responses import BodyTimeout, BodyTooLarge
+from fsm_runner.coordinator_server.http.schemas import convert, decode_object
+from fsm_runner.protocol.json_text import sound_json
+from fsm_runner.protocol.wire import JsonObject
+
+T = TypeVar("T")
+
+BODY_LIMIT_BYTES = 64 * 1024 * 1024
+"""More than the largest result event: two outputs of 4 MiB, each byte of which JSON may encode as six."""
+BODY_LIMIT_S = 60.0
+"""The longest time in which a body may arrive."""
+
+
+def coordinator_of(request: Request) -> Coordinator:
+    coordinator: Coordinator = request.app.state.coordinator
+    return coordinator
+
+
+async def body_of(request: Request) -> bytes:
+    """Return a JSON body. Raises `BodyTooLarge` (for the announced size too) or `BodyTimeout`."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > BODY_LIMIT_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_LIMIT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise BodyTimeout(f"The body has not arrived within {BODY_LIMIT_S:g} s") from None
+    return sound_json(bytes(body))
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {BODY_LIMIT_BYTES} bytes")
+
+
+async def object_of(request: Request) -> JsonObject:
+    """Return the body as a JSON object. Raises `InvalidField` and what `body_of` raises."""
+    return decode_object(await body_of(request))
+
+
+async def body_as(request: Request, form: type[T]) -> T:
+    """Return the body as a Struct. Raises `InvalidField` and what `body_of` raises."""
+    return convert(await object_of(request), form)
+
+
+def required_query(request: Request, name: str) -> str:
+    """Raises `InvalidField` if the query has no such parameter."""
+    value = request.query_params.get(name)
+    if value is None:
+        raise InvalidField(["query", name], "Field required", "missing")
+    return value

@@ -1,0 +1,160 @@
+"""Registration of runners, and the closing of their runs when they leave (protocol.md, section 1.1)."""
+
+import msgspec
+
+from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
+from fsm_runner.coordinator_server.errors import Conflict, NotFound, RunnerNotRegistered
+from fsm_runner.coordinator_server.matching import Capabilities
+from fsm_runner.coordinator_server.registry import Presence, Registry, Runner
+from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
+from fsm_runner.coordinator_server.store.store import Store
+from fsm_runner.coordinator_server.store.worker import StoreWorker
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.wire import JsonObject, Registered
+
+POLL_ENDPOINT = "/runner/runs"
+SILENT_FOR_TOO_LONG = "The runner was removed: it sent no heartbeat for too long"
+
+
+class RegistrationRequest(msgspec.Struct, frozen=True):
+    capabilities: Capabilities
+    executor: JsonObject
+    """The executor as the runner sent it."""
+    agents: list[CatalogAgent]
+
+
+class Runners:
+    """The runners, with their agents and what the database has of them."""
+
+    def __init__(
+        self, registry: Registry, agents: AgentCatalog, worker: StoreWorker, timings: Timings, scripts: list[str]
+    ) -> None:
+        """`scripts` are the names that a runner has to sync after its registration."""
+        self._registry = registry
+        self._agents = agents
+        self._worker = worker
+        self._timings = timings
+        self._scripts = scripts
+        self._departed: dict[str, tuple[Runner, str]] = {}
+        """Runners that have left, with the reason, while the database still has open runs and sessions of them."""
+
+    async def registered(self, runner_id: str) -> Runner:
+        """Raises `RunnerNotRegistered`."""
+        await self.expire()
+        runner = self._registry.get(runner_id)
+        if runner is None:
+            raise RunnerNotRegistered
+        return runner
+
+    async def listed(self) -> list[JsonObject]:
+        await self.expire()
+        return [self._runner_json(runner) for runner in self._registry]
+
+    async def register(self, request: RegistrationRequest) -> JsonObject:
+        """Raises `Conflict` if the runner is online, or if another owner has an agent of the same name."""
+        await self.expire()
+        known = self._registry.get(request.capabilities.runner_id)
+        if known is not None and not self._registry.may_be_replaced(known):
+            raise _duplicate(request.capabilities)
+        self._agents.replace_owned(request.capabilities.runner_id, request.agents)
+        runner = self._registry.add(request.capabilities, request.executor)
+        runner.scripts_to_sync = list(self._scripts)
+        try:
+            await self._restore(runner)
+        except DatabaseUnavailable:
+            runner.is_stale = True  # it gets an error, so it will register again
+            raise
+        response = Registered(
+            runner_id=runner.runner_id,
+            poll_timeout_seconds=self._timings.poll_timeout_s,
+            heartbeat_interval_seconds=self._timings.heartbeat_interval_s,
+        )
+        return {**msgspec.structs.asdict(response), "poll_endpoint": POLL_ENDPOINT}
+
+    async def _restore(self, runner: Runner) -> None:
+        """Close what an earlier departure of this runner left open, and queue what waits for the runner."""
+        await self._close_departed(runner.runner_id)
+        if owned := self._agents.owned_by(runner.runner_id):
+            await self._worker.do(lambda store: store.runs.reassign(runner.runner_id, owned))
+        for session_id in await self._worker.do(lambda store: store.runs.stopping_sessions(runner.runner_id)):
+            self._registry.queue_stop(runner.runner_id, session_id)
+
+    async def record_heartbeat(self, runner_id: str) -> None:
+        self._registry.record_heartbeat(await self.registered(runner_id))
+
+    async def deregister(self, runner_id: str) -> None:
+        """Remove a runner that leaves, and close its runs and sessions. Raises `NotFound`."""
+        runner = await self._known(runner_id)
+        self._registry.remove(runner, Presence.DEREGISTERED)
+        self._mark_departed(runner, "The runner deregistered before the run had ended")
+        await self._close_departed(runner_id)
+
+    async def request_deregistration(self, runner_id: str) -> None:
+        """Report the deregistration to the runner with its next poll. Raises `NotFound`."""
+        runner = await self._known(runner_id)
+        runner.presence = Presence.LEAVING
+        runner.wake()
+
+    async def expire(self) -> None:
+        """Remove the runners that were silent for too long. Every method that reads the registry calls this first."""
+        expired = self._registry.expire()
+        # Closing may fail for any of them with the database, so all are marked first.
+        for runner in expired:
+            self._mark_departed(runner, SILENT_FOR_TOO_LONG)
+        for runner in expired:
+            await self._close_departed(runner.runner_id)
+
+    async def close_departed(self) -> None:
+        """Close the runs and sessions of runners that left while the database was unavailable."""
+        for runner_id in list(self._departed):
+            await self._close_departed(runner_id)
+
+    async def _close_departed(self, runner_id: str) -> None:
+        departed = self._departed.get(runner_id)
+        if departed is None:
+            return
+        runner, reason = departed
+        # The poll of a claim in progress first releases its run, so that a run which no runner received does not fail.
+        async with runner.claim_lock:
+            # Otherwise another call has closed it, and the runner may have registered and claimed runs since.
+            if self._departed.get(runner_id) is departed:
+                await self._worker.do(Store.close_runner, runner_id, reason)
+                del self._departed[runner_id]
+
+    def _mark_departed(self, runner: Runner, reason: str) -> None:
+        self._agents.replace_owned(runner.runner_id, ())
+        self._departed[runner.runner_id] = (runner, reason)
+
+    async def _known(self, runner_id: str) -> Runner:
+        await self.expire()
+        runner = self._registry.get(runner_id)
+        if runner is None:
+            raise NotFound("Runner not found")
+        return runner
+
+    def _runner_json(self, runner: Runner) -> JsonObject:
+        offered = runner.capabilities
+        return {
+            "runner_id": runner.runner_id,
+            "status": "stale" if runner.is_stale else "online",
+            "hostname": offered.hostname,
+            "project_dir": offered.project_dir,
+            "executor_profile": offered.executor_profile,
+            "executor": runner.executor,
+            "tags": sorted(offered.tags),
+            "require_matching_tags": offered.require_matching_tags,
+            "registered_at": runner.registered_at,
+            "last_heartbeat": runner.last_heartbeat,
+            "seconds_since_heartbeat": self._registry.seconds_since_heartbeat(runner),
+        }
+
+
+def _duplicate(capabilities: Capabilities) -> Conflict:
+    identity = {
+        "runner_id": capabilities.runner_id,
+        "hostname": capabilities.hostname,
+        "project_dir": capabilities.project_dir,
+        "executor_profile": capabilities.executor_profile,
+    }
+    message = f"A runner with this identity is already online: {capabilities.runner_id}"
+    return Conflict({"error": "duplicate_runner", **identity, "message": message})
