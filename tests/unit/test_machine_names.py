@@ -44,10 +44,6 @@ ALSO_MEANT_OTHERWISE = {
 }
 """Words in the code that are names in a spec too, and what they mean there."""
 
-REAL_TIME = re.compile(r"\d+-\d+-\d+T[\d:.]+Z")
-ALSO_MEANT_OTHERWISE = dict[str, str]()
-"""Words that are names in a spec, and something else in the code: what."""
-
 LIVES = 250
 COMPARED = 12
 """The number of lives in which a name occurs that are repeated with its new name."""
