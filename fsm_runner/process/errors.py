@@ -1,15 +1,15 @@
-"""What can go wrong with a child process, in words for the person who started it."""
+"""Errors of child processes."""
 
 from fsm_runner.errors import FsmRunnerError
 
 
 class SpawnFailed(FsmRunnerError):
-    """The command could not be started; nothing of it runs."""
+    """The command could not be started, and nothing of it runs."""
 
 
 class ProcessStuck(FsmRunnerError):
-    """The process did not end after SIGKILL: the kernel holds it, as a rule in a read or write that does not return."""
+    """The process did not end after SIGKILL: the kernel holds it, usually in a read or write that does not return."""
 
 
 class InputClosed(FsmRunnerError):
-    """The process does not read its standard input any more, or has ended."""
+    """The process has closed its standard input or has ended."""

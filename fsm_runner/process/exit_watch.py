@@ -1,6 +1,6 @@
-"""Notices that a child process has exited, and leaves it a zombie: whoever supervises it reaps it.
+"""Reports that a child process has exited, without reaping it.
 
-As long as it is not reaped, its process id, which is its group's too, cannot be given to another process.
+Until it is reaped, its process id, which is also the id of its group, cannot be reused.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ from typing import Protocol
 
 
 class ExitWatch(Protocol):
-    """Calls back once, on the loop, when the process has exited."""
+    """Makes one call on the event loop when the process has exited."""
 
     def cancel(self) -> None:
-        """Gives back what the watch holds. May be repeated; nothing is called back afterwards."""
+        """Release the watch, which makes no call afterwards. May be repeated."""
 
     def wait_blocking(self, timeout_s: float) -> bool:
-        """Blocks until the process has exited, `timeout_s` at most; whether it has. Not after `cancel`."""
+        """Block until the process has exited or for `timeout_s`. Return True if it has. Not after `cancel`."""
 
 
 class PidfdWatch:
-    """One file descriptor per process, readable once the process has exited (Linux 5.3)."""
+    """Uses a file descriptor that becomes readable when the process exits (Linux 5.3)."""
 
     def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
-        """Raises OSError where the kernel or a seccomp filter does not offer it."""
+        """Raises OSError if the kernel or a seccomp filter does not offer pidfds."""
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         self._fd = os.pidfd_open(pid)
@@ -51,10 +51,10 @@ class PidfdWatch:
 
 
 class ThreadWatch:
-    """One daemon thread per process that blocks until the process has exited."""
+    """Uses a daemon thread that blocks until the process exits."""
 
     def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
-        """Raises RuntimeError where no further thread can be started."""
+        """Raises RuntimeError if no further thread can be started."""
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         self._cancelled = False
@@ -65,7 +65,7 @@ class ThreadWatch:
         _block_until_exit(pid)
         try:
             self._loop.call_soon_threadsafe(self._notice)
-        except RuntimeError:  # the loop was closed first, so there is nobody left to tell
+        except RuntimeError:  # the loop was closed first
             return
 
     def _notice(self) -> None:
@@ -81,7 +81,7 @@ class ThreadWatch:
 
 
 def watch_exit(pid: int, on_exit: Callable[[], None]) -> ExitWatch:
-    """The cheapest watch that this system offers. Raises RuntimeError where it offers none."""
+    """Return the cheapest watch that this system offers. Raises RuntimeError if it offers none."""
     if hasattr(os, "pidfd_open"):
         try:
             return PidfdWatch(pid, on_exit)
@@ -105,7 +105,7 @@ if sys.platform == "darwin" and sys.version_info < (3, 13):  # os.waitid came to
             queue.close()
 
     def has_exited(pid: int) -> bool:
-        """Whether the unreaped child has exited already, noticed or not; False where the system cannot tell."""
+        """Return True if the unreaped child has exited; False also if the system does not report it."""
         return False
 
 else:
@@ -117,7 +117,7 @@ else:
             return
 
     def has_exited(pid: int) -> bool:
-        """Whether the unreaped child has exited already, noticed or not; False where the system cannot tell."""
+        """Return True if the unreaped child has exited; False also if the system does not report it."""
         try:
             return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
         except ChildProcessError:

@@ -1,4 +1,4 @@
-"""Keeps other processes of the same user out of this one's memory and environment."""
+"""Hides this process's memory and environment from other processes of the same user."""
 
 import sys
 
@@ -6,12 +6,12 @@ _PR_SET_DUMPABLE = 4
 
 
 def hide_memory() -> None:
-    """From now on `/proc/PID/environ` and `mem` are root's alone, no debugger may attach, and no core is dumped.
+    """Make `/proc/PID/environ` and `mem` readable for root only, and forbid debuggers and core dumps (Linux).
 
-    What is started from here is not hidden. On other systems than Linux nothing is.
+    Child processes are not hidden.
     """
     if sys.platform == "linux":
-        # Imported here because it takes longer than all else that process 1 of a container loads.
+        # Imported here because it is the slowest import of process 1 of a container.
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

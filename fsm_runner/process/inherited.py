@@ -1,6 +1,6 @@
-"""Puts the state that a program inherits from its parent into a known form: standard streams and signals.
+"""Normalizes the state that a program inherits from its parent: standard streams and signals.
 
-A parent can close descriptors 0 to 2, ignore signals and block them, and all of that survives `exec`.
+A parent can close descriptors 0 to 2 and ignore or block signals, and all of that survives `exec`.
 """
 
 import errno
@@ -15,20 +15,20 @@ from typing import TextIO
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 _RESET_IN_CHILDREN = frozenset({"SIGPIPE", "SIGXFSZ"})
-"""Python itself ignores these, and `subprocess` restores their default in each child."""
+"""Python ignores these, and `subprocess` restores their default in each child."""
 _JOB_CONTROL = frozenset({"SIGTTIN", "SIGTTOU"})
-"""These stay ignored: with a handler, a read or write of the terminal by a background job would be restarted for ever.
+"""These stay ignored: with a handler, a read or write of the terminal by a background job would be restarted forever.
 Children cannot receive them, because each child has a session of its own, without a terminal."""
 _NEVER_IGNORED = frozenset({"SIGCHLD", "SIGTERM"})
 """The kernel discards the exit codes of children while SIGCHLD is ignored. SIGTERM must always end the program."""
 
 
 def normalize_streams() -> None:
-    """Open descriptors 0 to 2 where they are closed, so that no socket and no database file gets one of them.
+    """Open those of descriptors 0 to 2 that are closed, so that no socket and no database file gets one of them.
 
     A closed standard input is empty afterwards, a closed standard error discards its output, and a write to a closed
     standard output fails, because a result that cannot be delivered is an error. A write to standard error never fails,
-    not even on a full disk: a message that cannot be shown must not end a command.
+    not even on a full disk, because a message that cannot be shown must not end a command.
     """
     # In ascending order: the system gives out the lowest free descriptor.
     for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
@@ -54,7 +54,7 @@ class _Results(io.FileIO):
 
 
 class _Diagnostics(io.FileIO):
-    """Standard error. Drops output that cannot be written, because of a full disk or a closed pipe for example."""
+    """Standard error. Drops output that cannot be written, for example because of a full disk or a closed pipe."""
 
     # See `_Results.write`.
     def write(self, content: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
@@ -65,7 +65,7 @@ class _Diagnostics(io.FileIO):
 
 
 def _text_stream(raw: io.FileIO, inherited: TextIO | None) -> io.TextIOWrapper:
-    """With the settings of the interpreter's own stream (PYTHONIOENCODING, line buffering), if there is one."""
+    """Return a text stream with the settings of the interpreter's own stream (PYTHONIOENCODING, line buffering)."""
     buffer = io.BufferedWriter(raw)
     if inherited is None:
         return io.TextIOWrapper(buffer, errors="backslashreplace")
@@ -81,10 +81,10 @@ def _is_closed(descriptor: int) -> bool:
 
 
 def normalize_signals() -> None:
-    """Unblock all signals, and go on ignoring those that the parent ignored, without passing that on to children.
+    """Unblock all signals, and still ignore those that the parent ignored, but do not let children inherit that.
 
     `nohup` ignores SIGHUP, and a shell ignores SIGINT for its background jobs: these stay ignored. They get a handler
-    that does nothing, because `exec` resets handlers but not ignored signals: so children start with default actions.
+    that does nothing. `exec` resets handlers but not ignored signals, so children start with default actions.
     """
     for number in signal.valid_signals():
         if signal.getsignal(number) is not signal.SIG_IGN or _name(number) in _RESET_IN_CHILDREN | _JOB_CONTROL:
@@ -94,7 +94,7 @@ def normalize_signals() -> None:
 
 
 def is_ignored(number: signal.Signals) -> bool:
-    """Whether the parent ignored this signal, so that the program has to ignore it too."""
+    """Return True if the parent ignored this signal, so that the program has to ignore it too."""
     return signal.getsignal(number) in (signal.SIG_IGN, _ignore)
 
 

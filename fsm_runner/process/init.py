@@ -1,7 +1,7 @@
-"""The first process of a container, where the container has no init of its own.
+"""Acts as init if this program is process 1 of a container.
 
 Process 1 has to reap every orphan of the container, and the kernel discards each signal for which process 1 has no
-handler yet. So process 1 forks: the program runs in the child, and process 1 only reaps orphans and passes signals on.
+handler yet. So process 1 forks: the program runs in the child, and process 1 only reaps orphans and forwards signals.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from fsm_runner.process.hardening import hide_memory
 def fork_if_process_1() -> None:
     """If this is process 1, fork and return in the child. Process 1 exits with the exit code of the child.
 
-    Call it before any other process is started and before signals are unblocked. If the fork fails, the program goes on
-    as process 1.
+    Call it before any other process is started and before signals are unblocked. If the fork fails, the program
+    continues as process 1.
     """
     if os.getpid() != 1:
         return
-    # A blocked signal stays pending, also one that process 1 would discard.
+    # A blocked signal stays pending, even if process 1 would discard it otherwise.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -32,20 +32,20 @@ def fork_if_process_1() -> None:
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
-    # This process has the same credentials in its environment as the program.
+    # Like the program, this process has credentials in its environment.
     hide_memory()
     os._exit(_exit_code_of(child))
 
 
 def _take_terminal() -> None:
-    """Make Ctrl-C reach this process only: process 1 would pass the signal on and so deliver it a second time."""
+    """Let Ctrl-C reach only this process: process 1 would forward the signal and so deliver it a second time."""
     with contextlib.suppress(OSError):  # process 1 leads no session: it has no terminal
         os.setpgid(0, 0)
         os.tcsetpgrp(0, os.getpgrp())
 
 
 def _exit_code_of(child: int) -> int:
-    """Reap orphans and pass signals on until the child has ended. Returns its exit code; after signal N, 128 + N."""
+    """Reap orphans and forward signals until the child has ended. Return its exit code, or 128 + N after signal N."""
     while True:
         number = signal.sigwait(signal.valid_signals())
         if number != signal.SIGCHLD:
@@ -59,7 +59,7 @@ def _exit_code_of(child: int) -> int:
 
 
 def _reaped() -> tuple[int, int] | None:
-    """Reap a child that has ended. Returns its id and status, or None if no child has ended."""
+    """Reap a child that has ended. Return its id and status, or None if no child has ended."""
     try:
         pid, status = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:

@@ -1,4 +1,4 @@
-"""Takes the exit status of a child that has exited; only then can its process id be given away."""
+"""Reaps a child that has exited. Only then can its process id be reused."""
 
 import os
 import signal
@@ -7,21 +7,21 @@ import subprocess
 import msgspec
 
 LOST_STATUS_CODE = 255
-"""The exit code of a child whose status the kernel threw away, because SIGCHLD is ignored in this process."""
+"""The exit code of a child whose status the kernel dropped because this process ignores SIGCHLD."""
 SIGNAL_CODE_BASE = 128
 """A process that signal N killed has the exit code 128 + N, as in a shell."""
 
 
 class Reaped(msgspec.Struct, frozen=True):
     code: int
-    """As a shell says it: 128 + the signal's number for a death by signal."""
+    """128 + N if signal N killed it."""
     signal: str | None = None
     cpu_s: float = 0.0
-    """CPU time that it has used, with those that it has waited for."""
+    """CPU time of the process and of the processes that it has waited for."""
 
 
 def reap(process: "subprocess.Popen[bytes]") -> Reaped:
-    """Waits where it has not exited yet. Tells `Popen` too, which would warn of a child it has not seen end."""
+    """Wait for the exit, reap the child, and set `returncode`, without which `Popen` would warn."""
     try:
         _, status, used = os.wait4(process.pid, 0)
     except ChildProcessError:

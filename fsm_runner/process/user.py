@@ -1,4 +1,4 @@
-"""The user that executors are started as, and what the machine looks like with that user's eyes."""
+"""The user that executors run as (`--run-as`), and that user's permissions."""
 
 import contextlib
 import ctypes
@@ -21,31 +21,31 @@ Parameters = ParamSpec("Parameters")
 
 RUN_AS = "--run-as (RUN_AS)"
 _SHELL = "/bin/sh"
-_TESTS = """i=0
+_CHECKS = """i=0
 while [ $# -gt 1 ]; do
     [ "$1" "$2" ] || echo "$i"
     i=$((i + 1))
     shift 2
 done
 """
-"""Prints the numbers of the tests that do not hold."""
+"""Prints the numbers of the tests that fail."""
 RIGHTS = {"d": "see", "r": "read", "w": "write to", "x": "enter or execute"}
-_LOOK_LIMIT_S = 30.0
+_CHECK_LIMIT_S = 30.0
 
 _NEEDED_CAPABILITIES = {5: "CAP_KILL", 6: "CAP_SETGID", 7: "CAP_SETUID"}
 CAP_SYS_PTRACE = 19
-"""To look into any process."""
+"""The capability to read any process."""
 
 
 class RunUser(msgspec.Struct, frozen=True, kw_only=True):
-    """One that is not root."""
+    """A user other than root."""
 
     name: str
-    """Its number, where it has no name here."""
+    """The uid if it has no name on this machine."""
     uid: int
     gid: int
     groups: tuple[int, ...]
-    """The supplementary ones."""
+    """The supplementary groups."""
     home: str
 
     def __str__(self) -> str:
@@ -53,20 +53,20 @@ class RunUser(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_user(text: str) -> RunUser:
-    """Of `USER` or `UID:GID`, each a name or a number. With its supplementary groups where no group is named.
+    """Find a user by `USER` or `USER:GROUP`, each a name or a number. Without a group, it has its supplementary groups.
 
-    Raises `UsageError` where there is no such user, it is root, or this process is not root and so cannot be another.
+    Raises `UsageError` if the user does not exist or is root, or if this process cannot change users.
     """
     if os.geteuid() != 0:
         raise UsageError(
             f"{RUN_AS}: {text!r}: only root can start executors as another user, and the runner is uid {os.geteuid()}: "
-            "leave it out, or start the runner as that user"
+            "omit the setting, or start the runner as that user"
         )
     lacking = [name for number, name in _NEEDED_CAPABILITIES.items() if lacks_capability(number)]
     if lacking:
         raise UsageError(
-            f"{RUN_AS}: {text!r}: this root may not start and stop what is another user's, as it lacks "
-            f"{', '.join(lacking)}: give it that (a container's `cap_add`), or leave the setting out"
+            f"{RUN_AS}: {text!r}: root cannot start and stop processes of another user here, because it lacks "
+            f"{', '.join(lacking)}: add it (a container's `cap_add`), or omit the setting"
         )
     import grp
     import pwd
@@ -77,11 +77,11 @@ def find_user(text: str) -> RunUser:
     except (KeyError, ValueError):
         entry = None
     if entry is None and not (user_text.isdecimal() and group_text):
-        hint = ": a number that is no user's needs a group, as in UID:GID" if user_text.isdecimal() else ""
+        hint = ": a uid without a user needs a group, as in UID:GID" if user_text.isdecimal() else ""
         raise UsageError(f"{RUN_AS}: there is no user {user_text!r} here{hint}")
     uid = _id(user_text) if entry is None else entry.pw_uid
     if uid == 0:
-        raise UsageError(f"{RUN_AS}: {text!r} is root itself: name another user, or leave it out")
+        raise UsageError(f"{RUN_AS}: {text!r} is root: name another user, or omit the setting")
     if entry is not None and not colon:
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return RunUser(name=entry.pw_name, uid=uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir)
@@ -108,7 +108,7 @@ def _id(text: str) -> int:
 
 @functools.cache
 def lacks_capability(number: int) -> bool:
-    """Whether this process is without that right of root's, as it may be in a container. False where there is none."""
+    """Return True if this process lacks a capability, as root may in a container. False if the system has none."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -118,43 +118,43 @@ def lacks_capability(number: int) -> bool:
 
 
 def give_pipes(user: RunUser, ends: Iterable[int]) -> None:
-    """Of a child that is about to be started as that user: so it may open /dev/stderr anew, which is a file of whoever
-    has made the pipe."""
+    """Make the user the owner of a child's ends of its pipes, without which the child could not reopen /dev/stderr."""
     for end in ends:
-        with contextlib.suppress(PermissionError):  # a root without CAP_CHOWN: then it uses what it has open
+        with contextlib.suppress(PermissionError):  # root without CAP_CHOWN: then the child can only use what is open
             os.fchown(end, user.uid, user.gid)
 
 
 def denied_to(user: RunUser, wanted: Iterable[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Those pairs of a path and a right (`d`irectory that can be seen, `r`ead, `w`rite, e`x`ecute) that the user has
-    not.
+    """Return the pairs of a path and a right that the user lacks: see a `d`irectory, `r`ead, `w`rite or e`x`ecute.
 
-    The kernel is asked, by a process of that user, since access lists and file systems of a network have rules of
-    their own. Blocks for a few milliseconds. Raises OSError where that process cannot be started.
+    A process of that user asks the kernel, because access lists and network file systems have their own rules. Blocks
+    for a few milliseconds. Raises OSError if that process cannot be started.
     """
     pairs = list(wanted)
     arguments = [word for path, right in pairs for word in (f"-{right}", str(path))]
     try:
         asked = subprocess.run(  # noqa: S603 - a script of our own
-            [_SHELL, "-c", _TESTS, "sh", *arguments],
+            [_SHELL, "-c", _CHECKS, "sh", *arguments],
             env={},
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_LOOK_LIMIT_S,
+            timeout=_CHECK_LIMIT_S,
             check=True,
             user=user.uid,
             group=user.gid,
             extra_groups=user.groups,
         )
     except subprocess.SubprocessError as fault:
-        raise OSError(f"what {user} may do cannot be found out: {fault}") from fault
+        raise OSError(f"cannot check the permissions of {user}: {fault}") from fault
     return [pairs[int(number)] for number in asked.stdout.split()]
 
 
 def first_denied(user: RunUser, paths: Iterable[tuple[Path, str]]) -> tuple[Path, Path, str] | None:
-    """`paths` with the rights that each needs, as `rx`. The first path that the user has not all rights for, and what
-    denies it: the path itself or a folder above it, and the right. Raises OSError.
+    """Return the first path that the user lacks a right for, the place that denies it, and the right.
+
+    `paths`: each with the rights that it needs, such as `rx`. The place is the path or a folder above it. Raises
+    OSError.
     """
     steps = [(path, place, right) for path, rights in paths for place, right in _steps(path, rights)]
     denied = set(denied_to(user, {(place, right): None for _, place, right in steps}))
@@ -164,10 +164,10 @@ def first_denied(user: RunUser, paths: Iterable[tuple[Path, str]]) -> tuple[Path
 def with_rights_of(
     user: RunUser | None, work: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Value:
-    """What `work` returns, which works on files that the user may have had its hands on: a link of theirs must lead
-    nowhere that they may not go. In a thread of its own alone, whose rights these are. None: with our own.
+    """Call `work` with the file permissions of the user, who may have placed links in the files that it handles.
 
-    Only Linux has such rights of a thread; elsewhere it is done with our own.
+    Call it only in a thread of its own, because the permissions are the thread's. With None, and on systems other than
+    Linux, `work` keeps the permissions of this process.
     """
     if user is None or sys.platform != "linux":
         return work(*args, **kwargs)
@@ -176,8 +176,8 @@ def with_rights_of(
     libc.setfsgid(user.gid)
     libc.setfsuid(user.uid)
     try:
-        if libc.setfsuid(-1) != user.uid:  # it tells no other way
-            raise PermissionError(errno.EPERM, f"the rights of {user} cannot be taken on")
+        if libc.setfsuid(-1) != user.uid:  # the only way to check it
+            raise PermissionError(errno.EPERM, f"cannot take on the permissions of {user}")
         return work(*args, **kwargs)
     finally:
         libc.setfsuid(os.geteuid())
@@ -185,7 +185,7 @@ def with_rights_of(
 
 
 def _steps(path: Path, rights: str) -> Iterator[tuple[Path, str]]:
-    """What has to be allowed for it, from the top on; also on the way to where a link leads."""
+    """Yield each place and right that access needs, from the root folder on, including those of a link's target."""
     for folder in (*reversed(path.parents), *reversed(path.resolve().parents)):
         yield folder, "x"
     for right in rights:

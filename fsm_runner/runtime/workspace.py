@@ -63,5 +63,5 @@ def _not_open(folder: Path, status: os.stat_result, user: RunUser | None) -> str
 
 
 def _denied(folder: Path, user: RunUser | None) -> str:
-    who = f"the runner (uid {os.getuid()})" if user is None else f"{user}, whom executors are started as,"
+    who = f"the runner (uid {os.getuid()})" if user is None else f"{user}, the user of executors,"
     return f"Permission denied on workspace {folder}: {who} may not"

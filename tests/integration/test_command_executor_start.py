@@ -98,7 +98,7 @@ async def test_an_executor_that_is_not_executable_is_refused_with_what_to_do(tmp
     [
         ("#!/nowhere/python3\n", "the interpreter in the first line of {executor}, /nowhere/python3, does not exist"),
         ("#!/bin/sh\r\nexit 0\r\n", "Windows line endings"),
-        ("plain text", "{executor} is no program of this machine, and no script"),
+        ("plain text", "{executor} is neither a program for this machine nor a script"),
     ],
     ids=["no interpreter", "CRLF", "no script"],
 )

@@ -34,8 +34,8 @@ def script(path: Path, interpreter: str | Path = "/bin/sh") -> Path:
 
 def reason(mount: Path) -> str:
     return (
-        f"is on {mount}, which is mounted with `noexec`, so no program there can be started: move it, or mount {mount} "
-        "with `exec`"
+        f"is on {mount}, which is mounted with `noexec`, so no program on it can be started: move the file, "
+        f"or mount {mount} with `exec`"
     )
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.process.limits.launch_policy import LOWERED_BY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
-from fsm_runner.process.limits.priority import LOWERED_BY
 from fsm_runner.process.tree import descendant_killer, freeze_and_kill, procfs
 from fsm_runner.process.tree.freeze_and_kill import KillLoop, Progress, listed
 from fsm_runner.process.tree.procfs import Process

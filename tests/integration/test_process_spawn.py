@@ -62,7 +62,7 @@ def refusal(launch_policy: LaunchPolicy) -> Refusal:
         ("./mark", r"run `sed -i '1s/^\xEF\xBB\xBF//' {folder}/mark`"),
         ("./utf-16", "{folder}/utf-16 is UTF-16 text"),
         ("./windows", "Windows line endings (CRLF)"),
-        ("no-such-command", f"command not found; it was looked for in PATH ({PATH})"),
+        ("no-such-command", f"command not found in PATH ({PATH})"),
     ],
 )
 async def test_the_message_says_why_a_command_did_not_start(
@@ -74,7 +74,7 @@ async def test_the_message_says_why_a_command_did_not_start(
 
 
 async def test_what_is_no_program_and_no_script_is_told(folder: Path) -> None:
-    with pytest.raises(SpawnFailed, match="a script's first line is `#!`"):
+    with pytest.raises(SpawnFailed, match="its first line lacks `#!`"):
         Child.start(["./no-first-line"], env={"PATH": PATH}, cwd=folder)
 
 

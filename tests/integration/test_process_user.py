@@ -193,8 +193,8 @@ async def test_a_command_that_the_user_may_not_run_is_told_with_what_denies_it(p
     with pytest.raises(SpawnFailed) as raised:
         Child.start([str(command)], env=ENV, cwd=Path("/"), launch_policy=LaunchPolicy(user=NOBODY))
     assert str(raised.value) == (
-        f"`{command}` cannot be started: nobody (uid 65534), whom executors are started as, may not enter or execute "
-        f"{closed}: open it (`chmod a+rx {closed}`)"
+        f"`{command}` cannot be started: nobody (uid 65534), the user of executors, may not enter or execute "
+        f"{closed}: allow it (`chmod a+rx {closed}`)"
     )
 
 
@@ -213,11 +213,11 @@ def test_users_are_found_by_name_and_number() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("root", "is root itself"),
-        ("0", "is root itself"),
-        ("0:65534", "is root itself"),
+        ("root", "is root: name another user"),
+        ("0", "is root: name another user"),
+        ("0:65534", "is root: name another user"),
         ("no-such-user", "there is no user 'no-such-user' here"),
-        ("54321", "a number that is no user's needs a group, as in UID:GID"),
+        ("54321", "a uid without a user needs a group, as in UID:GID"),
         ("nobody:no-such-group", "there is no group 'no-such-group' here"),
         ("99999999999:1", "'99999999999' is not the number of a user or group"),
         ("4294967295:1", "is not the number of a user or group"),
@@ -239,7 +239,7 @@ def test_only_root_can_start_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_root_that_may_not_change_users_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user, "lacks_capability", lambda number: number in (6, 7))
-    with pytest.raises(UsageError, match="as it lacks CAP_SETGID, CAP_SETUID: give it that"):
+    with pytest.raises(UsageError, match="because it lacks CAP_SETGID, CAP_SETUID: add it"):
         find_user("nobody")
 
 

@@ -112,7 +112,7 @@ async def test_a_workspace_that_the_user_may_not_enter_is_told(place: Path) -> N
     hidden.mkdir()
     hidden.chmod(0o777)
     read_only.mkdir(mode=0o755)
-    who = f"{SHOWN}, whom executors are started as, may not"
+    who = f"{SHOWN}, the user of executors, may not"
     async with running(place) as desk:
         for folder, reason in (
             (
@@ -238,7 +238,7 @@ def test_the_kit_can_be_read_by_everybody_where_this_is_kept() -> None:
     ("user", "named"),
     [
         ("no-such-user", "there is no user 'no-such-user' here"),
-        ("root", "is root itself"),
+        ("root", "is root: name another user"),
         ("a b", "expected USER or UID:GID"),
     ],
 )

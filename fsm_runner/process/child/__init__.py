@@ -1,0 +1,1 @@
+"""One child process: `spawn` starts it, `output` and `pipes` connect its streams, `child` supervises it."""

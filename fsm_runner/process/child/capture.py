@@ -1,4 +1,4 @@
-"""A stream of any length, kept in memory of a fixed size."""
+"""Keeps a stream of any length in memory of a fixed size."""
 
 import codecs
 
@@ -9,7 +9,7 @@ _CONTINUATION_BYTES = range(0x80, 0xC0)
 class BoundedCapture:
     """Keeps the beginning and the end of a stream: half of `limit_bytes` each, and all of it while it fits.
 
-    The end is a ring: what is added after the limit overwrites its oldest bytes.
+    The end is a ring buffer: bytes after the limit overwrite the oldest ones.
     """
 
     __slots__ = ("_head", "_head_limit_bytes", "_oldest", "_tail", "_tail_limit_bytes", "total_bytes")
@@ -23,7 +23,7 @@ class BoundedCapture:
         self._tail = bytearray()
         self._oldest = 0
         self.total_bytes = 0
-        """All bytes of the stream so far, kept or not."""
+        """The number of bytes of the stream so far, including those that were left out."""
 
     def add(self, chunk: bytes) -> None:
         self.total_bytes += len(chunk)
@@ -44,24 +44,24 @@ class BoundedCapture:
         room = limit - len(self._tail)
         self._tail += chunk[:room]
         chunk = chunk[room:]
-        until_the_end = chunk[: limit - self._oldest]
-        from_the_start = chunk[len(until_the_end) :]
-        # A bytearray would first make a copy of what it is given.
+        until_end = chunk[: limit - self._oldest]
+        from_start = chunk[len(until_end) :]
+        # Assigning to a slice of the bytearray would copy the chunk first.
         with memoryview(self._tail) as ring:
-            ring[self._oldest : self._oldest + len(until_the_end)] = until_the_end
-            ring[: len(from_the_start)] = from_the_start
+            ring[self._oldest : self._oldest + len(until_end)] = until_end
+            ring[: len(from_start)] = from_start
         if chunk:
             self._oldest = (self._oldest + len(chunk)) % limit
 
     @property
     def truncated(self) -> bool:
-        """Whether bytes were left out between the beginning and the end."""
+        """True if bytes were left out between the beginning and the end."""
         return self.total_bytes > len(self._head) + len(self._tail)
 
     def text(self) -> str:
-        """What is kept as text, with one line of its own where bytes were left out.
+        """The kept bytes as text, with a line that says how many bytes were left out.
 
-        Bytes that are not UTF-8 become U+FFFD. A character that was cut in two is left out as a whole.
+        Bytes that are not UTF-8 become U+FFFD. A character that was cut in two is left out.
         """
         if not self.truncated:
             return self.bytes().decode(errors="replace")
@@ -76,12 +76,12 @@ class BoundedCapture:
             return b"".join((tail[self._oldest :], tail[: self._oldest]))
 
     def bytes(self) -> bytes:
-        """What is kept: the whole stream, or its beginning and its end with nothing to show between them."""
+        """The whole stream, or its beginning and its end without a mark between them."""
         return b"".join((self._head, self._tail_bytes()))
 
 
 def _without_cut_end(head: bytearray) -> tuple[str, int]:
-    """`head` as text, and how many bytes at its end were the beginning of a character that was cut."""
+    """Return `head` as text without a cut character at its end, and the number of bytes of that character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(head)
     cut, _ = decoder.getstate()

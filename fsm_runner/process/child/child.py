@@ -18,10 +18,9 @@ from fsm_runner.process.child.pipes import InputPipe
 from fsm_runner.process.child.spawn import spawn, spawn_failed
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
-from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy, lower_priority
 from fsm_runner.process.limits.limiter import Limiter, open_files_text
 from fsm_runner.process.limits.limits import ResourceLimits
-from fsm_runner.process.limits.priority import lower_priority
 from fsm_runner.process.reaping import reap
 from fsm_runner.process.tree.descendant_killer import DescendantKiller
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE

@@ -1,4 +1,4 @@
-"""Finds out why a file cannot be executed, without executing it."""
+"""Explains why a file cannot be executed, without executing it."""
 
 import os
 import re
@@ -7,14 +7,14 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 _INTERPRETER_LINE_BYTES = 256
-"""How much of a script the kernel looks at for its `#!` line."""
+"""How much of a script the kernel reads for its `#!` line."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _NOEXEC = getattr(os, "ST_NOEXEC", 0)
-"""0 on systems that do not report whether a mount permits execution (macOS)."""
+"""0 on systems that do not report if a mount permits execution (macOS)."""
 
 
 def file_defect(file: Path) -> str | None:
-    """What prevents the execution of the file, or of the interpreter in its first line; None if nothing is found."""
+    """Return what prevents the execution of the file or of the interpreter in its first line, if anything is found."""
     try:
         mode = file.stat().st_mode
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def file_defect(file: Path) -> str | None:
 
 
 def not_executable(file: Path) -> str | None:
-    """Why this process may not execute an existing file, and what to do: words that follow the name of the file.
+    """Return why this process may not execute an existing file and what to do, as words that follow the file name.
 
     None if it may.
     """
@@ -50,14 +50,14 @@ def not_executable(file: Path) -> str | None:
         return None
     if (mount := noexec_mount(file)) is not None:
         return (
-            f"is on {mount}, which is mounted with `noexec`, so no program there can be started: move it, or mount "
-            f"{mount} with `exec`"
+            f"is on {mount}, which is mounted with `noexec`, so no program on it can be started: move the file, "
+            f"or mount {mount} with `exec`"
         )
     return f"is not executable: run `chmod +x {file}`"
 
 
 def noexec_mount(file: Path) -> Path | None:
-    """The mount point of the file's file system if that is mounted with `noexec`; otherwise None."""
+    """Return the mount point of the file's file system if it is mounted with `noexec`."""
     try:
         forbidden = os.statvfs(file).f_flag & _NOEXEC
     except OSError:
@@ -86,7 +86,7 @@ def _first_line(file: Path) -> bytes:
 
 
 def _encoding_defect(file: Path, line: bytes) -> str | None:
-    """What an editor on Windows put before the `#!`, which the kernel expects at the very beginning of the file."""
+    """Return the defect if a Windows editor put an encoding mark before the `#!`, which the kernel does not skip."""
     if line.startswith(BOM_UTF8 + b"#!"):
         return (
             "begins with a byte order mark (UTF-8 BOM), so the system does not see its `#!` line: save it as UTF-8 "

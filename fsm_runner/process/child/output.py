@@ -1,4 +1,4 @@
-"""Both of a child's output streams, read until they end."""
+"""Reads both output streams of a child until they end."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from fsm_runner.process.child.pipes import OutputPipe
 
 
 class ChildOutput:
-    """The pipes to stdout and stderr; open until nobody holds the child's ends, or for a limited time."""
+    """The pipes from stdout and stderr. They are open while any process holds the child's ends, up to a time limit."""
 
     def __init__(
         self, stdout_limit_bytes: int, stderr_limit_bytes: int, on_stdout: Callable[[bytes], None] | None
     ) -> None:
-        """Raises OSError where no file descriptor is left."""
+        """Raises OSError if no file descriptor is left."""
         self._loop = asyncio.get_running_loop()
         self._limit: asyncio.TimerHandle | None = None
         self._on_end: Callable[[], None] = lambda: None
@@ -40,26 +40,22 @@ class ChildOutput:
 
     @property
     def total_bytes(self) -> int:
-        """Of both streams together, since the last time that they were forgotten."""
+        """The total of both streams since the last `forget`."""
         return self._stdout.capture.total_bytes + self._stderr.capture.total_bytes
 
     def start(self, on_end: Callable[[], None], on_read: Callable[[], None] | None = None) -> None:
-        """Begins to read; `on_end` is called when both streams have ended, `on_read` when anything was read.
-
-        Raises OSError.
-        """
+        """Begin to read. Call `on_end` when both streams have ended, and `on_read` after each read. Raises OSError."""
         self._on_end = on_end
-        self._stdout.on_read = self._stderr.on_read = on_read
-        self._stdout.start(self._note_end)
-        self._stderr.start(self._note_end)
+        self._stdout.start(self._note_end, on_read)
+        self._stderr.start(self._note_end, on_read)
 
     def forget(self) -> None:
-        """What was captured so far is of no interest any more."""
+        """Drop the output captured so far."""
         self._stdout.forget()
         self._stderr.forget()
 
     def drain(self, limit_s: float) -> None:
-        """Reads what is there already; what is still open after `limit_s` is closed, and `on_end` called."""
+        """Read what the pipes hold. After `limit_s`, close a stream that is still open and call `on_end`."""
         self._stdout.read_rest()
         self._stderr.read_rest()
         if self.is_open:

@@ -1,4 +1,4 @@
-"""The runner's ends of a child's standard streams, read and written on the event loop without blocking it."""
+"""The runner's ends of a child's standard streams, which are read and written without blocking the event loop."""
 
 import asyncio
 import os
@@ -9,22 +9,21 @@ from fsm_runner.process.errors import InputClosed
 
 READ_BYTES = 64 * 1024
 READS_PER_WAKE = 4
-"""After so many reads the loop has its turn, whatever is left: one noisy child must not starve the others."""
+"""The most reads before other tasks get their turn, so that one noisy child does not starve the others."""
 LAST_READS = 32
-"""How many reads are given, once, to what is left in a pipe that is about to be closed."""
+"""The most reads from a pipe that is about to be closed."""
 
 
 class OutputPipe:
     """Reads a child's stdout or stderr into a capture until it ends or is closed."""
 
     def __init__(self, limit_bytes: int, on_chunk: Callable[[bytes], None] | None = None) -> None:
-        """`on_chunk` is given everything as it comes, kept or not. Raises OSError where no file descriptor is left."""
+        """`on_chunk` gets every chunk, including bytes that are not kept. Raises OSError if no descriptor is left."""
         self._loop = asyncio.get_running_loop()
         self._on_end: Callable[[], None] | None = None
         self._limit_bytes = limit_bytes
         self._on_chunk = on_chunk
-        self.on_read: Callable[[], None] | None = None
-        """Called when anything was read."""
+        self._on_read: Callable[[], None] | None = None
         self.capture = BoundedCapture(limit_bytes)
         self._fd, self.child_end = os.pipe()
         os.set_blocking(self._fd, False)
@@ -33,18 +32,18 @@ class OutputPipe:
     def is_open(self) -> bool:
         return self._fd >= 0
 
-    def start(self, on_end: Callable[[], None]) -> None:
-        """Begins to read; `on_end` is called when every process that could write has closed its end."""
+    def start(self, on_end: Callable[[], None], on_read: Callable[[], None] | None = None) -> None:
+        """Begin to read. Call `on_end` when every process has closed its end, and `on_read` after each read."""
         self.close_child_end()
-        self._on_end = on_end
+        self._on_end, self._on_read = on_end, on_read
         self._loop.add_reader(self._fd, self._wake)
 
     def forget(self) -> None:
-        """What was captured so far is of no interest any more."""
+        """Drop the output captured so far."""
         self.capture = BoundedCapture(self._limit_bytes)
 
     def read_rest(self) -> None:
-        """Reads what is there already. Closes the pipe where that is its end; tells nobody."""
+        """Read what the pipe holds. Close it at its end, without calling `on_end`."""
         self._read(LAST_READS)
 
     def close_child_end(self) -> None:
@@ -53,7 +52,7 @@ class OutputPipe:
             self.child_end = -1
 
     def close(self) -> None:
-        """May be repeated. What was not read is lost."""
+        """Drop what was not read. May be repeated."""
         self.close_child_end()
         if self._fd < 0:
             return
@@ -81,55 +80,55 @@ class OutputPipe:
             self.capture.add(chunk)
             if self._on_chunk is not None:
                 self._on_chunk(chunk)
-            if self.on_read is not None:
-                self.on_read()
+            if self._on_read is not None:
+                self._on_read()
 
 
 class InputPipe:
-    """Writes to a child's stdin. One write follows another, however many tasks write."""
+    """Writes to a child's stdin. Concurrent writes follow one another."""
 
     def __init__(self) -> None:
-        """Raises OSError where no file descriptor is left."""
+        """Raises OSError if no file descriptor is left."""
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
-        self._room: asyncio.Future[None] | None = None
+        self._lock = asyncio.Lock()
+        self._writable: asyncio.Future[None] | None = None
         self.child_end, self._fd = os.pipe()
         os.set_blocking(self._fd, False)
 
     async def write(self, data: bytes) -> None:
-        """Returns when the pipe has taken all of `data`; a cancelled write may have written a part.
+        """Return when the pipe holds all of `data`. A cancelled write may have written a part.
 
-        Raises `InputClosed` when the child has ended or closed its stdin.
+        Raises `InputClosed` if the child has ended or closed its stdin.
         """
-        async with self._turn:
+        async with self._lock:
             rest = memoryview(data)
             while rest:
                 if self._fd < 0:
-                    raise InputClosed("the process has ended, or its standard input was closed")
+                    raise InputClosed("the process has ended, or its stdin was closed")
                 try:
                     rest = rest[os.write(self._fd, rest) :]
                 except BlockingIOError:
-                    await self._until_there_is_room()
+                    await self._wait_until_writable()
                 except BrokenPipeError as error:
                     self.close()
-                    raise InputClosed("the process has closed its standard input") from error
+                    raise InputClosed("the process has closed its stdin") from error
 
-    async def _until_there_is_room(self) -> None:
-        self._room = self._loop.create_future()
+    async def _wait_until_writable(self) -> None:
+        self._writable = self._loop.create_future()
         self._loop.add_writer(self._fd, self._wake)
         try:
-            await self._room
+            await self._writable
         finally:
             self._stop_waiting()
 
     def _wake(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def _stop_waiting(self) -> None:
-        if self._room is not None and self._fd >= 0 and not self._loop.is_closed():
+        if self._writable is not None and self._fd >= 0 and not self._loop.is_closed():
             self._loop.remove_writer(self._fd)
-        self._room = None
+        self._writable = None
 
     def close_child_end(self) -> None:
         if self.child_end >= 0:
@@ -137,7 +136,7 @@ class InputPipe:
             self.child_end = -1
 
     def close(self) -> None:
-        """The child reads the end of its stdin. May be repeated; a write that waits for room fails."""
+        """Close the stdin of the child. A pending write fails. May be repeated."""
         self.close_child_end()
         if self._fd < 0:
             return

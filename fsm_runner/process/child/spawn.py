@@ -1,4 +1,4 @@
-"""Starts a command, and says in plain words why one could not be started."""
+"""Starts a command, or explains why it cannot be started."""
 
 import errno
 import os
@@ -35,21 +35,21 @@ def spawn(
     user: RunUser | None = None,
     exec_prefix: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Starts `command` as the leader of a new session, and so of a new process group.
+    """Start `command` as the leader of a new session, and thus of a new process group.
 
-    `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. Nothing else is inherited. What is
-    started, and whatever that starts, can be told by `rlimit tag` (`rlimit_tag_of`). `user` None: that of this process.
-    `exec_prefix` is a program with its arguments that runs first and then executes the command in its own place.
-    Raises `SpawnFailed`; with an `exec_prefix`, only for the reasons that can be found before the start.
+    `stdin`, `stdout` and `stderr` are file descriptors or `subprocess.DEVNULL`. The child inherits no others. It and
+    its descendants have the `rlimit_tag`. `user` None: this process's. `exec_prefix`: the words of a program that runs
+    first and then executes the command in its place. Raises `SpawnFailed`; with an `exec_prefix`, only for reasons that
+    can be found before the start.
     """
     if not command or not command[0]:
         raise SpawnFailed("there is no command to start: its name is empty")
     try:
-        with OPEN_FILES.inherited() as limiting, with_rlimit_tag(rlimit_tag):
-            exec_prefix = [*limiting, *exec_prefix]
+        with OPEN_FILES.inherited() as limit_prefix, with_rlimit_tag(rlimit_tag):
+            exec_prefix = [*limit_prefix, *exec_prefix]
             if exec_prefix and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
                 raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
-            return subprocess.Popen(  # noqa: S603 - the command is the caller's to choose, and no shell reads it
+            return subprocess.Popen(  # noqa: S603 - the caller chooses the command, and no shell parses it
                 [*exec_prefix, *command],
                 env=env,
                 cwd=cwd,
@@ -64,16 +64,16 @@ def spawn(
             )
     except OSError as error:
         raise spawn_failed(error, command, env, cwd, user) from error
-    except ValueError as error:  # NUL, `=` in a variable's name, text that has no form in bytes
+    except ValueError as error:  # NUL, `=` in a variable's name, text that cannot be encoded
         raise SpawnFailed(
-            f"`{escaped(command[0])}` cannot be started: {_bad_text(command, env, cwd)}: {error}"
+            f"`{escaped(command[0])}` cannot be started: {_unencodable_part(command, env, cwd)}: {error}"
         ) from error
 
 
 def spawn_failed(
     error: OSError, command: Sequence[str], env: Mapping[str, str], cwd: Path, user: RunUser | None = None
 ) -> SpawnFailed:
-    """`error`, raised while `command` was being started, with its likely cause and what to do."""
+    """Return an error with the likely cause of `error`, which starting `command` raised, and what to do."""
     return SpawnFailed(f"`{command[0]}` cannot be started: {_reason(error, command, env, cwd, user)}")
 
 
@@ -96,7 +96,7 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
 
 
 def _denied_to(user: RunUser, file: Path) -> str | None:
-    """What keeps that user from it; None where nothing does."""
+    """Return the permission that the user lacks to execute the file, if any."""
     try:
         denied = first_denied(user, [(file, "rx")])
     except OSError:
@@ -104,15 +104,15 @@ def _denied_to(user: RunUser, file: Path) -> str | None:
     if denied is None:
         return None
     _, place, right = denied
-    return f"{user}, whom executors are started as, may not {RIGHTS[right]} {place}: open it (`chmod a+rx {place}`)"
+    return f"{user}, the user of executors, may not {RIGHTS[right]} {place}: allow it (`chmod a+rx {place}`)"
 
 
 def _too_long(command: Sequence[str], env: Mapping[str, str]) -> str:
     lengths = [len(os.fsencode(argument)) for argument in command]
     environment_bytes = sum(len(os.fsencode(name)) + len(os.fsencode(value)) for name, value in env.items())
     return (
-        f"its arguments are too long for this system ({sum(lengths):,} bytes, the longest {max(lengths):,}, beside "
-        f"{environment_bytes:,} bytes of environment): hand large values over in a file"
+        f"its arguments are too long for this system ({sum(lengths):,} bytes, the longest {max(lengths):,}, and "
+        f"{environment_bytes:,} bytes of environment): pass large values in a file"
     )
 
 
@@ -131,17 +131,17 @@ def _directory_fault(cwd: Path) -> str | None:
 
 
 def _command_defect(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str | None:
-    """What can be seen of it without trying."""
+    """Return a defect that shows without starting the command."""
     file = _executable(command[0], env, cwd)
     return _not_found(env) if file is None else file_defect(file)
 
 
 def _not_found(env: Mapping[str, str]) -> str:
-    return f"command not found; it was looked for in PATH ({env.get('PATH', os.defpath)})"
+    return f"command not found in PATH ({env.get('PATH', os.defpath)})"
 
 
 def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
-    """The file that `name` stands for, also where it does not exist; None where PATH has no such file."""
+    """Return the file of a command, which may not exist, or None if no folder of PATH has one."""
     if "/" in name:
         return cwd / name
     found = shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath))
@@ -152,23 +152,25 @@ def _file_reason(error: OSError, file: Path) -> str:
     if (defect := file_defect(file)) is not None:
         return defect
     if error.errno == errno.ENOENT:
-        return f"{file} exists, but the loader that it was built for does not: it is a program of another system"
+        return f"{file} exists, but the loader that it was built for does not: it is a program for another system"
     if error.errno == errno.ENOEXEC:
-        return f"{file} is no program of this machine, and no script: a script's first line is `#!` and its interpreter"
+        return (
+            f"{file} is neither a program for this machine nor a script: its first line lacks `#!` and an interpreter"
+        )
     return f"{file}: {error.strerror}"
 
 
-def _bad_text(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
+def _unencodable_part(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
     for position, argument in enumerate(command):
-        if not _has_bytes(argument):
+        if not _is_encodable(argument):
             return f"argument {position}" if position else "its name"
     for name, value in env.items():
-        if not _has_bytes(name) or not _has_bytes(value) or "=" in name:
+        if not _is_encodable(name) or not _is_encodable(value) or "=" in name:
             return f"the environment variable {escaped(name)!r}"
     return f"its working directory {escaped(str(cwd))!r}"
 
 
-def _has_bytes(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

@@ -1,62 +1,66 @@
-"""What a child is held to: limits, and the user that it is started as."""
+"""How a child is started: its limits, its user and its priority."""
 
 import math
+import os
 import resource
 import sys
+from contextlib import suppress
 
 import msgspec
 from loguru import logger
 
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.process.limits.open_files import shell_prefix
 from fsm_runner.process.user import CAP_SYS_PTRACE, RunUser, lacks_capability
 
 CPU_SLACK = 1.25
 CPU_SLACK_S = 1
-"""The kernel's own limit lies so much above the one that is watched, so that whoever it ends has exceeded that one: it
-counts by the ticks of its clock, which on a busy machine can be an eighth more than what was used."""
+"""The kernel's CPU limit exceeds the measured one by this factor and time. It counts clock ticks, which on a busy
+machine can be an eighth more than the time used. So a process that it kills has exceeded the measured limit too."""
 CPU_KILL_S = 5
-"""From SIGXCPU, which a process may ignore, to SIGKILL; in CPU time."""
-_SHELL = "/bin/sh"
+"""CPU time from SIGXCPU, which a process may ignore, to SIGKILL."""
+LOWERED_BY = 5
+"""Steps of the nice value. When processors are short, each step gives the runner about a quarter more CPU time, so five
+steps give it three times as much. When a processor is free, executors lose nothing."""
+_LEAST_URGENT = 19
 
 
 class LaunchPolicy(msgspec.Struct, frozen=True):
     limits: ResourceLimits = NO_LIMITS
     user: RunUser | None = None
-    """None: that of this process."""
+    """None: this process's user."""
 
     def warn_of_imprecise_limits(self) -> None:
-        """In the log, where this system or the runner's rights fall short of what is asked for."""
+        """Log a warning if this system, or a lack of permissions, makes a limit less precise."""
         if self.limits.memory_bytes is None:
             return
         if sys.platform != "linux" or (self.user is not None and lacks_capability(CAP_SYS_PTRACE)):
             logger.warning(
-                "what processes share cannot be told here (it takes Linux, and CAP_SYS_PTRACE where executors have a "
-                "user of their own): it counts as memory of each of them"
+                "shared memory counts once for each process: measuring it needs Linux, and CAP_SYS_PTRACE if executors "
+                "run as another user"
             )
 
     @property
     def exec_prefix(self) -> list[str]:
-        """What is put before a command: a shell that sets the kernel's limits and becomes the command. May be empty.
+        """The words before a command that start a shell, which sets the kernel's limits and executes it. May be empty.
 
-        So nothing of the command has ever run without them, which a parent that sets them after the start cannot say;
-        between fork and exec Python can do it in a `preexec_fn` alone, which may deadlock. Where a process is root's it
-        can raise them.
+        So the command never runs without its limits, as it would if the parent set them after the start. Between fork
+        and exec, Python could only set them in a `preexec_fn`, which may deadlock. Root can raise its limits.
 
-        There is none of memory: RLIMIT_AS counts address space, of which Node.js, Go and others reserve far more than
-        they use, and RLIMIT_DATA the stacks and heaps of all threads, used or not; either makes a program fail that
-        is within its limit, in words that do not say so. There is none of processes: RLIMIT_NPROC counts all of a
-        user's, of whatever run, and none of root's.
+        The kernel does not limit memory: RLIMIT_AS counts address space, of which Node.js, Go and others reserve far
+        more than they use, and RLIMIT_DATA counts unused stacks and heaps; a program within its limit would fail, and
+        not say why. Nor does it limit processes: RLIMIT_NPROC counts all processes of a user, and none of root's.
         """
         settings = [
             f"ulimit -{which} -{letter} {_at_most_as_now(number, value)}"
             for number, letter, soft, hard in self._kernel_limits
             for which, value in (("S", soft), ("H", hard))
         ]
-        return [_SHELL, "-c", " && ".join([*settings, 'exec "$@"']), "sh"] if settings else []
+        return shell_prefix(*settings) if settings else []
 
     @property
     def _kernel_limits(self) -> list[tuple[int, str, int, int]]:
-        """Number, letter in the shell, the limit that counts, and how far a process may raise it."""
+        """The number and shell option of each limit, its soft value and its hard value."""
         found = []
         if self.limits.open_files is not None:
             found.append((resource.RLIMIT_NOFILE, "n", self.limits.open_files, self.limits.open_files))
@@ -70,6 +74,17 @@ DEFAULT_LAUNCH_POLICY = LaunchPolicy()
 
 
 def _at_most_as_now(number: int, value: int) -> int:
-    """Root could set more than this process has, but is to be limited and not freed."""
+    """Root could set a higher limit than this process has; a limit must never raise it."""
     _, most = resource.getrlimit(number)
     return value if most == resource.RLIM_INFINITY else min(value, most)
+
+
+def lower_priority(group: int) -> None:
+    """Lower the priority of a process group that was just started, so that busy executors do not slow the runner.
+
+    Its later children inherit it. The runner cannot raise its own priority without permissions that a container seldom
+    has. Executors of another user keep their priority if the runner lacks CAP_SYS_NICE.
+    """
+    with suppress(OSError):  # it has ended, or its priority may not be changed
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PGRP, group, min(own + LOWERED_BY, _LEAST_URGENT))

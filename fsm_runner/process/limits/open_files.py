@@ -1,12 +1,11 @@
-"""The limit on open files (`ulimit -n`, RLIMIT_NOFILE): raised for this process only, and divided among its parts.
+"""Raises the limit of open files (`ulimit -n`, RLIMIT_NOFILE) for this process only, and divides it among its parts.
 
 A runner needs several descriptors for each run, so it raises its soft limit to the hard one. Child processes get the
 original soft limit, because programs that use select() fail with descriptors above 1,023, and some programs close every
 possible descriptor one by one.
 
 One half of the descriptors, less `OWN_DESCRIPTORS`, is for processes of runs. The other half is for connections, and
-each part of the program has a share of it. So a claimed run can always reach the gateway, be written to the journal and
-be reported.
+each part of the program has a share of it. So a claimed run can always reach gateway, journal and coordinator.
 """
 
 import fcntl
@@ -17,23 +16,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_DESCRIPTORS = 1 << 20
-"""The limit is raised no further; a hard limit may be infinite."""
+"""The limit is not raised above this value, because a hard limit may be infinite."""
 PORTABLE_DESCRIPTORS = 10_240
-"""What macOS allows where the hard limit is infinite."""
+"""The highest limit that macOS allows if the hard limit is infinite."""
 OWN_DESCRIPTORS = 32
-"""Kept for the journal, reports to the coordinator, look-ups of names and the start of a process."""
+"""Reserved for the journal, reports to the coordinator, name resolution and the start of a process."""
 SIXTEENTHS = 16
 GATEWAY_SHARE, MCP_SHARE, PASSED_ON_SHARE, BUNDLED_COORDINATOR_SHARE = 2, 1, 2, 3
-"""Shares of the connections, in sixteenths of all descriptors: from executors to the gateway, and to the MCP server;
-from the runner to the coordinator, for the calls that these two pass on; to a bundled coordinator, which serves those
-calls and the runner's own."""
+"""Shares of the connections in sixteenths of all descriptors: from executors to the gateway and to the MCP server, from
+the runner to the coordinator for calls that these two forward, and to a bundled coordinator."""
 COORDINATOR_SHARE = 8
 """The share of a coordinator that is a process of its own (`fsm-runner coordinator`)."""
 LEAST_SHARE = 4
 LOW_NUMBERS = 16
 """How many descriptor numbers below the original limit must be free to start a process under that limit."""
-
-_SHELL = "/bin/sh"
 
 
 class OpenFiles:
@@ -45,13 +41,13 @@ class OpenFiles:
 
     @property
     def limit(self) -> int:
-        """How many descriptors this process may have."""
+        """The number of descriptors that this process may open."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
     @property
     def in_use(self) -> int:
-        """Descriptors that are open now."""
+        """The number of open descriptors."""
         try:
             if sys.platform == "linux" and (size := os.stat("/proc/self/fd").st_size):  # noqa: PTH116 - called often
                 return size  # since Linux 6.2 the number of its entries
@@ -61,11 +57,11 @@ class OpenFiles:
 
     @property
     def for_runs(self) -> int:
-        """Descriptors in use up to which a further run may be claimed."""
+        """The number of open descriptors up to which a further run may be claimed."""
         return self.limit // 2 - OWN_DESCRIPTORS
 
     def share(self, most: int, sixteenths: int) -> int:
-        """Connections that one part of the program may have: its share of all descriptors, `most` at most."""
+        """Return the number of connections that a part of the program may have: its share, but at most `most`."""
         return min(most, max(LEAST_SHARE, self.limit * sixteenths // SIXTEENTHS))
 
     def raise_limit(self) -> None:
@@ -86,11 +82,11 @@ class OpenFiles:
 
     @contextmanager
     def inherited(self) -> Iterator[list[str]]:
-        """For the start of a process with the original soft limit. Its command has to begin with the words yielded.
+        """Start a process with the original soft limit inside this context, with the yielded words before its command.
 
-        As a rule there are no words, and the limit of this process is lowered until the context ends. If too few low
+        Usually there are no words, and the limit of this process is lowered until the context ends. If too few low
         descriptor numbers are free for that, the words start a shell that lowers its own limit and then executes the
-        command. Raises OSError when no descriptor is left.
+        command. Raises OSError if no descriptor is left.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if self._inherited is None or self._inherited >= soft:
@@ -102,11 +98,16 @@ class OpenFiles:
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         else:
-            yield [_SHELL, "-c", f'ulimit -S -n {self._inherited} && exec "$@"', "sh"]
+            yield shell_prefix(f"ulimit -S -n {self._inherited}")
+
+
+def shell_prefix(*settings: str) -> list[str]:
+    """The words before a command by which a shell changes its settings and then executes the command in its place."""
+    return ["/bin/sh", "-c", " && ".join([*settings, 'exec "$@"']), "sh"]
 
 
 def _are_low_numbers_free(limit: int) -> bool:
-    """Whether `LOW_NUMBERS` numbers below the limit are free, or most of them.
+    """Return True if (most of) the `LOW_NUMBERS` descriptor numbers below the limit are free.
 
     The system assigns the lowest free number. So if the first of them is free, few of the others can be taken.
     """
@@ -121,4 +122,4 @@ def _are_low_numbers_free(limit: int) -> bool:
 
 
 OPEN_FILES = OpenFiles()
-"""The only instance, since the limit belongs to the process."""
+"""The only instance, because the limit belongs to the process."""
