@@ -12,7 +12,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.process.child.executable import not_executable
 from fsm_runner.process.user import RunUser
-from fsm_runner.scripts.header import DISTRIBUTION, extra_for, is_met_here, script_head
+from fsm_runner.scripts.inline_metadata import DISTRIBUTION, extra_for, is_satisfied_here, script_head
 
 UV = "uv"
 """The program that starts scripts whose dependencies the runner's environment lacks."""
@@ -46,7 +46,7 @@ def executor_program(
         if (reason := not_executable(path)) is not None:
             raise UsageError(f"the executor {path} {reason}")
         return ExecutorProgram((str(path),), environment)
-    if is_met_here(head):
+    if is_satisfied_here(head):
         return ExecutorProgram((sys.executable, str(path)), environment)
     uv = shutil.which(UV, path=environment["PATH"])
     if uv is None:

@@ -1,8 +1,7 @@
-"""The runner's script store: one folder for each script below `{project_dir}/scripts`.
+"""The script store: a folder for each script below `{project_dir}/scripts`.
 
-A script's folder holds `script.json` and the file that its `script_file` names. It comes from the coordinator as a
-gzip tar (protocol.md, section 1.1, `GET /scripts/{name}/download`), and nobody has checked what is in that.
-Everything here is synchronous: it works on files.
+A script's folder contains `script.json` and the file that its `script_file` names. It comes from the coordinator as a
+gzip tar (protocol.md, section 1.1, `GET /scripts/{name}/download`), whose content is not trusted. All functions block.
 """
 
 import sys
@@ -19,15 +18,15 @@ from fsm_runner.scripts.archive import BadArchive, unpack
 from fsm_runner.scripts.versions import VersionInUse, put_version, remove_versions, use_version
 
 SCRIPT_NAME_BYTES = 128
-"""How long a script's name may be, in UTF-8."""
+"""The maximum length of a script's name in UTF-8."""
 DESCRIPTION_FILE = "script.json"
 
 _INTERPRETERS = {".py": sys.executable, ".sh": "/bin/sh"}
-"""What runs a script file that has no `#!` line."""
+"""The interpreters of script files without a `#!` line."""
 
 
 class BadScript(UsageError):
-    """A script that cannot be installed or run; the text names the script, and the file and field where it has one."""
+    """A script cannot be installed or run. The message names the script and, if known, the file and field."""
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,13 +34,13 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
     script_file: str
     name: str | None = None
-    """Told, but not needed: the folder's name is the script's."""
+    """Informational. The folder's name is the script's name."""
     description: str | None = None
     parameters_schema: JsonObject | None = None
 
 
 def valid_script_name(name: str) -> str:
-    """`name` itself, when it can be the name of one folder. Raises `BadScript`."""
+    """Return `name` if it is a valid folder name. Raises `BadScript`."""
     if (
         not name
         or name.startswith(".")
@@ -51,21 +50,21 @@ def valid_script_name(name: str) -> str:
         or len(name.encode()) > SCRIPT_NAME_BYTES
     ):
         raise BadScript(
-            f"{name!a} cannot be the name of a script: a name is printable text of {SCRIPT_NAME_BYTES} bytes at "
-            r"most that does not begin with `.` and holds neither `/` nor `\`"
+            f"{name!a} cannot be the name of a script: a name is printable text of at most {SCRIPT_NAME_BYTES} bytes "
+            r"that does not begin with `.` and contains neither `/` nor `\`"
         )
     return name
 
 
 def script_folder(project_dir: Path, name: str) -> Path:
-    """Where the script `name` is, or would be. Raises `BadScript`."""
+    """Return the folder of the script, which need not exist. Raises `BadScript`."""
     return _store(project_dir) / valid_script_name(name)
 
 
 def install(project_dir: Path, name: str, archive: bytes) -> None:
-    """Puts the script of `archive`, a gzip tar of the folder `{name}/`, in place of the one that is there.
+    """Install or replace the script from `archive`, a gzip tar of the folder `{name}/`.
 
-    Whatever is wrong with the archive, the earlier version stays as it was. Raises `BadScript`.
+    Raises `BadScript`; an earlier version then remains unchanged.
     """
     folder = script_folder(project_dir, name)
 
@@ -74,41 +73,41 @@ def install(project_dir: Path, name: str, archive: bytes) -> None:
         _script_file(incoming / name, name, "its archive").chmod(0o755)
         return incoming / name
 
-    with _readable_errors(name):
+    with _as_bad_script(name):
         put_version(folder, fill)
 
 
 def remove(project_dir: Path, name: str) -> None:
-    """Removes the script; one that is not there is fine. Raises `BadScript`."""
-    with _readable_errors(name):
+    """Remove the script if it exists. Raises `BadScript`."""
+    with _as_bad_script(name):
         remove_versions(script_folder(project_dir, name))
 
 
 class ScriptInUse:
-    """A version of a script that stays as it is until this is closed, and the command that runs it."""
+    """A version of a script that is not removed until this is closed, and the command that runs it."""
 
     def __init__(self, command: list[str], version: VersionInUse) -> None:
         self.command = command
         self._version = version
 
     def close(self) -> None:
-        """May be repeated."""
+        """Release the version. Can be called repeatedly."""
         self._version.close()
 
 
 def use_script(project_dir: Path, name: str) -> ScriptInUse:
-    """The present version, to be run. The command is its file, after the interpreter where it does not name one itself.
+    """Return the current version of the script, protected from removal. Raises `BadScript`.
 
-    Raises `BadScript`.
+    The command is the script file, preceded by an interpreter if the file does not name one itself.
     """
     folder = script_folder(project_dir, name).absolute()
-    with _readable_errors(name):
+    with _as_bad_script(name):
         version = use_version(folder)
         if version is None:
-            raise BadScript(f"script `{name}` is not installed: there is no {folder}")
+            raise BadScript(f"script `{name}` is not installed: {folder} does not exist")
         try:
             if not version.folder.is_relative_to(folder.parent.resolve()):
-                raise BadScript(f"script `{name}`: {folder} is a link out of {folder.parent}")
+                raise BadScript(f"script `{name}`: {folder} is a link that leaves {folder.parent}")
             return ScriptInUse(_command(version.folder, name), version)
         except BaseException:
             version.close()
@@ -118,28 +117,28 @@ def use_script(project_dir: Path, name: str) -> ScriptInUse:
 def _command(folder: Path, name: str) -> list[str]:
     script_file = _script_file(folder, name, str(folder))
     with script_file.open("rb") as file:
-        names_its_interpreter = file.read(2) == b"#!"
-    interpreter = None if names_its_interpreter else _INTERPRETERS.get(script_file.suffix)
+        has_interpreter_line = file.read(2) == b"#!"
+    interpreter = None if has_interpreter_line else _INTERPRETERS.get(script_file.suffix)
     return [interpreter, str(script_file)] if interpreter else [str(script_file)]
 
 
-def _script_file(folder: Path, name: str, shown_folder: str) -> Path:
-    place = f"script `{name}`: {DESCRIPTION_FILE} in {shown_folder}"
+def _script_file(folder: Path, name: str, folder_name: str) -> Path:
+    place = f"script `{name}`: {DESCRIPTION_FILE} in {folder_name}"
     try:
         script = decode_json((folder / DESCRIPTION_FILE).read_bytes(), Script)
     except FileNotFoundError:
         raise BadScript(f"{place} does not exist") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadScript(f"{place}: {error}") from error
-    shown = ascii(script.script_file)
+    quoted = ascii(script.script_file)
     relative = PurePosixPath(script.script_file)
     if not relative.parts or relative.is_absolute() or ".." in relative.parts or not script.script_file.isprintable():
-        raise BadScript(f"{place}: script_file: {shown} is not a path inside of that folder")
+        raise BadScript(f"{place}: script_file: {quoted} is not a path inside that folder")
     file = folder / relative
     if not file.is_file():
-        raise BadScript(f"{place}: script_file: there is no file {shown}")
+        raise BadScript(f"{place}: script_file: {quoted} does not exist")
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise BadScript(f"{place}: script_file: {shown} is a link out of that folder")
+        raise BadScript(f"{place}: script_file: {quoted} is a link that leaves that folder")
     return file
 
 
@@ -148,7 +147,7 @@ def _store(project_dir: Path) -> Path:
 
 
 @contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
+def _as_bad_script(name: str) -> Iterator[None]:
     try:
         yield
     except BadArchive as error:

@@ -1,4 +1,4 @@
-"""Keeps the scripts of the project directory as the coordinator wants them."""
+"""Installs and removes the scripts of the project directory at the coordinator's request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,23 +13,23 @@ from fsm_runner.scripts import store
 from fsm_runner.util.threads import in_thread
 
 CHANGES_AT_ONCE = 4
-"""So many scripts are brought in or taken away at once: reports go over the same connections, and are not to wait."""
+"""The number of concurrent script changes, limited because reports share the connections."""
 
 CHANGES_LIMIT = 10_000
-"""So many changes are kept until it is their turn."""
+"""The maximum number of pending changes. Further ones are dropped."""
 
 
 class ScriptSync:
-    """Brings scripts in and takes them away, in the order asked for per script. `aclose` ends it."""
+    """Changes scripts in the background. Changes of the same script keep their order. `aclose` cancels them."""
 
     def __init__(self, client: CoordinatorClient, project_dir: Path, user: RunUser | None = None) -> None:
-        """`user`: who executors are started as, where that is another one. The scripts are that user's then."""
+        """`user` is the user that executors run as, if it is not the runner's own. It then owns the scripts."""
         self._client = client
         self._project_dir = project_dir
         self._user = user
         self._changes: set[asyncio.Task[None]] = set()
         self._last_change: dict[str, asyncio.Task[None]] = {}
-        self._turns = asyncio.Semaphore(CHANGES_AT_ONCE)
+        self._slots = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     def sync(self, names: Iterable[str]) -> None:
         self._change_all(names, self._install)
@@ -38,9 +38,9 @@ class ScriptSync:
         self._change_all(names, self._remove)
 
     async def ready(self, name: str) -> None:
-        """Return when no change of this script is under way; one that is not here yet is brought in.
+        """Wait for pending changes of this script, and install it if it is missing.
 
-        Raises `BadScript`, or `CoordinatorError` where it cannot be had.
+        Raises `BadScript`, or `CoordinatorError` if the download fails.
         """
         change = self._last_change.get(name)
         if change is not None:
@@ -58,7 +58,7 @@ class ScriptSync:
     def _change_all(self, names: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
         for name in names:
             if len(self._changes) >= CHANGES_LIMIT:
-                logger.error("{:,} scripts wait to be changed; further ones stay as they are", CHANGES_LIMIT)
+                logger.error("{:,} script changes are pending; further ones are dropped", CHANGES_LIMIT)
                 return
             self._change(name, work)
 
@@ -73,7 +73,7 @@ class ScriptSync:
         if self._last_change.get(name) is ended:
             del self._last_change[name]
         if not ended.cancelled() and (defect := ended.exception()) is not None:
-            logger.opt(exception=defect).error("script {!r}: the update has failed with a defect of the runner", name)
+            logger.opt(exception=defect).error("script {!r}: the change failed with an internal error", name)
 
     async def _after(
         self, earlier: asyncio.Task[None] | None, name: str, work: Callable[[str], Awaitable[None]]
@@ -81,18 +81,18 @@ class ScriptSync:
         if earlier is not None:
             await asyncio.wait([earlier])
         try:
-            async with self._turns:
+            async with self._slots:
                 await work(name)
         except (CoordinatorError, store.BadScript, OSError) as fault:
-            logger.error("script {!r} stays as it was: {}", name, fault)
+            logger.error("script {!r} was not changed: {}", name, fault)
 
     async def _install(self, name: str) -> None:
-        # The name is looked at before it becomes part of a URL or a path.
+        # Validates the name before it becomes part of a URL or a path.
         store.script_folder(self._project_dir, name)
         archive = await self._client.script_archive(name)
         await in_thread(with_rights_of, self._user, store.install, self._project_dir, name, archive)
-        logger.info("script {!r} is up to date", name)
+        logger.info("script {!r}: installed", name)
 
     async def _remove(self, name: str) -> None:
         await in_thread(with_rights_of, self._user, store.remove, self._project_dir, name)
-        logger.info("script {!r} is gone", name)
+        logger.info("script {!r}: removed", name)

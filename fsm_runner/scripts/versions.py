@@ -1,8 +1,8 @@
-"""The versions of scripts in a store: the present one of each, and those that runs still use.
+"""Versions of scripts in a store: the current version of each, and older versions that runs still use.
 
-`{store}/{name}` is a link to a folder below `{store}/.versions/{name}/`, so it goes from one version to the next in one
-step. Whoever uses a version holds a shared lock on its folder, which ends with its process; one that nobody uses and
-that is not the present one is removed with the next change.
+`{store}/{name}` is a link to a folder below `{store}/.versions/{name}/`, so a new version replaces the old one
+atomically. A process that uses a version holds a shared lock on its folder. Each change removes versions that are
+neither current nor locked.
 """
 
 import fcntl
@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# No script's name begins with a dot, so these can never be the folder of another one.
+# Names of scripts never begin with a dot, so these names cannot collide with a script.
 _VERSIONS = ".versions"
 _LINK = ".link-"
 _INCOMING = ".incoming-"
 
 
 class VersionInUse:
-    """A version that stays as long as this is not closed. `close` may be repeated."""
+    """A version that is not removed until `close` is called. `close` can be called repeatedly."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder = folder
-        """Without links, so that it is this version's whatever comes after it."""
+        """The resolved folder of this version, which later versions do not change."""
         self._descriptor = descriptor
 
     def close(self) -> None:
@@ -34,7 +34,7 @@ class VersionInUse:
 
 
 def use_version(folder: Path) -> VersionInUse | None:
-    """The present version of the script whose place is `folder`; None where there is none. Raises OSError."""
+    """Return the current version of the script at `folder`, or None if there is none. Raises OSError."""
     if not folder.parent.is_dir():
         return None
     with _locked(folder.parent):
@@ -48,8 +48,11 @@ def use_version(folder: Path) -> VersionInUse | None:
 
 
 def put_version(folder: Path, fill: Callable[[Path], Path]) -> None:
-    """Make what `fill` returns, a folder that it has made below the one it is given, the present version of the script
-    whose place is `folder`. Where it raises, the earlier version stays. Raises OSError."""
+    """Replace the current version of the script at `folder`.
+
+    `fill` gets an empty folder, and returns the folder of the new version, which it has created inside. If it raises an
+    exception, the earlier version stays current. Raises OSError.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.parent):
         _complete(folder)
@@ -67,7 +70,7 @@ def put_version(folder: Path, fill: Callable[[Path], Path]) -> None:
 
 
 def remove_versions(folder: Path) -> None:
-    """Remove the script; those of its versions that are in use stay until they are not. Raises OSError."""
+    """Remove the script. Versions in use are removed by a later change. Raises OSError."""
     if not folder.parent.is_dir():
         return
     with _locked(folder.parent):
@@ -91,7 +94,7 @@ def _point(folder: Path, version: Path) -> None:
     link = _link(folder)
     link.unlink(missing_ok=True)
     link.symlink_to(version.relative_to(folder.parent))
-    if folder.is_dir() and not folder.is_symlink():  # made by hand; a folder cannot be replaced in one step
+    if folder.is_dir() and not folder.is_symlink():  # created by a user; a folder cannot be replaced atomically
         _move_away(folder, version.parent)
     link.rename(folder)
 
@@ -102,7 +105,7 @@ def _move_away(folder: Path, versions: Path) -> None:
 
 
 def _complete(folder: Path) -> None:
-    """What an interrupted `_point` has left."""
+    """Complete or undo an interrupted `_point`."""
     link = _link(folder)
     if not os.path.lexists(link):
         return
@@ -114,18 +117,18 @@ def _complete(folder: Path) -> None:
 
 def _remove_unused(folder: Path) -> None:
     versions = _versions(folder)
-    present = folder.resolve()
+    current = folder.resolve()
     with suppress(FileNotFoundError):
         for version in list(versions.iterdir()):
-            if version.resolve() != present:
+            if version.resolve() != current:
                 _remove_unless_used(version)
     for emptied in (versions, versions.parent):
-        with suppress(OSError):  # something is in it, or it is not there
+        with suppress(OSError):  # it is not empty or does not exist
             emptied.rmdir()
 
 
 def _remove_unless_used(version: Path) -> None:
-    # What cannot be removed now is removed by the next change: a run of that version may be writing into it.
+    # If the removal fails, for example because a run writes to the folder, the next change repeats it.
     with suppress(OSError):
         if version.is_symlink() or not version.is_dir():
             version.unlink()
@@ -147,7 +150,7 @@ def _discard(path: Path) -> None:
 
 @contextmanager
 def _locked(store: Path) -> Iterator[None]:
-    """One change at a time, also among the threads and processes of several runners with one project directory."""
+    """Lock the store against other threads, and against other runners with the same project directory."""
     descriptor = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -89,5 +89,5 @@ async def update_is_tried(desk: Bench, lines: list[str]) -> None:
 
     desk.proxy.fault("GET", POLL, faults.rewrite_run(change, times=1), times=None)
     async with asyncio.timeout(PATIENCE_S):
-        while not any("stays as it was" in line for line in lines):
+        while not any("was not changed" in line for line in lines):
             await desk.completes()

@@ -1,4 +1,4 @@
-"""Scripts: brought in, kept up to date, taken away."""
+"""A runner installs, updates and removes scripts."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.scripts import script_bench, write_script
 DOWNLOAD = "/scripts/[^/]+/download"
 
 
-async def test_scripts_are_brought_in_at_registration_and_run(tmp_path: Path) -> None:
+async def test_scripts_are_installed_at_registration(tmp_path: Path) -> None:
     async with (
         script_bench(tmp_path, {"tidy": 'printf \'{"got": "%s"}\' "$2"'}) as desk,
         desk.running(make_home(tmp_path / "home")),
@@ -38,25 +38,25 @@ async def test_a_run_waits_for_its_script(tmp_path: Path) -> None:
             assert (await desk.end(run)).status == "completed"
 
 
-async def test_a_script_is_updated_and_the_next_run_has_the_new_one(tmp_path: Path) -> None:
+async def test_a_run_after_an_update_uses_the_new_version(tmp_path: Path) -> None:
     async with (
         script_bench(tmp_path, {"tidy": "echo '{\"version\": 1}'"}) as desk,
         desk.running(make_home(tmp_path / "home")),
     ):
         assert await desk.result(await desk.completes("run-tidy")) == {"version": 1}
         write_script(tmp_path / "scripts", "tidy", "echo '{\"version\": 2}'")
-        await _poll_brings(desk, sync_scripts=["tidy"])
+        await _poll_returns(desk, sync_scripts=["tidy"])
         assert await desk.result(await desk.completes("run-tidy")) == {"version": 2}
 
 
-async def test_a_script_that_is_removed_is_gone(tmp_path: Path) -> None:
+async def test_a_script_is_removed(tmp_path: Path) -> None:
     async with (
         script_bench(tmp_path, {"tidy": "echo '{}'", "sweep": "echo '{}'"}) as desk,
         desk.running(make_home(tmp_path / "home")),
     ):
         await desk.completes("run-tidy")
         await desk.completes("run-sweep")
-        await _poll_brings(desk, remove_scripts=["tidy"])
+        await _poll_returns(desk, remove_scripts=["tidy"])
         desk.proxy.fault("GET", DOWNLOAD, faults.status(404), times=None)
         failed = await desk.end(await desk.submit("run-tidy"))
         assert failed.status == "failed"
@@ -65,7 +65,7 @@ async def test_a_script_that_is_removed_is_gone(tmp_path: Path) -> None:
         await desk.completes("run-sweep")
 
 
-async def test_a_download_that_fails_is_tried_again(tmp_path: Path) -> None:
+async def test_a_failed_download_is_retried(tmp_path: Path) -> None:
     async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk:
         for kind in (faults.status(500), faults.reset(), faults.status(503)):
             desk.proxy.fault("GET", DOWNLOAD, kind)
@@ -73,14 +73,14 @@ async def test_a_download_that_fails_is_tried_again(tmp_path: Path) -> None:
             await desk.completes("run-tidy")
 
 
-async def test_a_login_page_in_place_of_an_archive_leaves_the_script_as_it_was(tmp_path: Path) -> None:
+async def test_a_login_page_instead_of_an_archive_does_not_change_the_script(tmp_path: Path) -> None:
     async with (
         script_bench(tmp_path, {"tidy": "echo '{\"version\": 1}'"}) as desk,
         desk.running(make_home(tmp_path / "home")),
     ):
         await desk.completes("run-tidy")
         desk.proxy.fault("GET", DOWNLOAD, faults.html())
-        await _poll_brings(desk, sync_scripts=["tidy"])
+        await _poll_returns(desk, sync_scripts=["tidy"])
         assert await desk.result(await desk.completes("run-tidy")) == {"version": 1}
 
 
@@ -88,25 +88,25 @@ async def test_a_login_page_in_place_of_an_archive_leaves_the_script_as_it_was(t
 async def test_an_evil_script_name_changes_nothing(tmp_path: Path, name: str) -> None:
     async with running(tmp_path) as (desk, runner):
         before = _everything_below(tmp_path)
-        await _poll_brings(desk, sync_scripts=[name], remove_scripts=[name])
+        await _poll_returns(desk, sync_scripts=[name], remove_scripts=[name])
         await desk.completes()
         assert _everything_below(tmp_path) == before
         assert desk.proxy.calls_for("GET", "/scripts/.*") == []
         assert runner.actor.state == "online"
 
 
-async def _poll_brings(desk: Bench, **news: list[str]) -> None:
-    """Return when the runner has got these news, beside one more run that has completed."""
-    brought = asyncio.Event()
+async def _poll_returns(desk: Bench, **fields: list[str]) -> None:
+    """Add these fields to poll responses, and wait until the runner has got one and completed a run."""
+    returned = asyncio.Event()
 
     def change(body: dict[str, Any]) -> dict[str, Any]:
-        brought.set()
-        return {**body, **news}
+        returned.set()
+        return {**body, **fields}
 
     desk.proxy.fault("GET", POLL, faults.rewrite_run(change), times=None)
-    # A poll that is held already was not spoilt, and brings one more.
+    # A poll that was already held is not rewritten.
     await desk.completes()
-    if not brought.is_set():
+    if not returned.is_set():
         await desk.completes()
 
 

@@ -1,3 +1,5 @@
+"""Archives of scripts that the store rejects."""
+
 import gzip
 import os
 import tarfile
@@ -6,59 +8,56 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.scripts import archive as archive_module
-from fsm_runner.scripts.store import (
-    BadScript,
-    install,
-)
+from fsm_runner.scripts.store import BadScript, install
 from tests.support.script_archives import INSTALLED, archive, description, file, files_in, output_of, script, special
 
-SOUND = file("tidy/script.json", description()), file("tidy/run.sh", b"echo two")
+VALID = file("tidy/script.json", description()), file("tidy/run.sh", b"echo two")
 
 
 @pytest.mark.parametrize(
     ("packed", "reason"),
     [
-        (b"", "no sound gzip tar"),
-        (b"<html>not found</html>", "no sound gzip tar"),
-        (gzip.compress(b"no tar" * 1000, mtime=0), "no sound gzip tar"),
-        (script()[:-30], "no sound gzip tar"),
+        (b"", "not a valid gzip tar"),
+        (b"<html>not found</html>", "not a valid gzip tar"),
+        (gzip.compress(b"no tar" * 1000, mtime=0), "not a valid gzip tar"),
+        (script()[:-30], "not a valid gzip tar"),
         (archive(), "script.json in its archive does not exist"),
         (archive(file("tidy/run.sh")), "script.json in its archive does not exist"),
         (archive(file("tidy/script.json", b"{")), "script.json in its archive"),
         (archive(file("tidy/script.json", b"[]")), "Expected `object`"),
         (archive(file("tidy/script.json", b'{"name": "tidy"}')), "script_file"),
         (archive(file("tidy/script.json", description(3))), r"\$.script_file"),
-        (archive(file("tidy/script.json", description())), "no file 'run.sh'"),
+        (archive(file("tidy/script.json", description())), "'run.sh' does not exist"),
         (archive(file("tidy/script.json", description(""))), "script_file"),
         (archive(file("tidy/script.json", description("."))), "script_file"),
         (archive(file("tidy/script.json", description("/bin/sh"))), "not a path inside"),
         (archive(file("tidy/script.json", description("../tidy/script.json"))), "not a path inside"),
         (archive(file("tidy/script.json", description("a\0b"))), "not a path inside"),
-        (archive(*SOUND, file("tidy/../../evil")), "not inside of the folder tidy/"),
-        (archive(*SOUND, file("../evil")), "not inside of the folder tidy/"),
-        (archive(*SOUND, file("/evil")), "not inside of the folder tidy/"),
-        (archive(*SOUND, file("evil")), "not inside of the folder tidy/"),
-        (archive(*SOUND, file("other/run.sh")), "not inside of the folder tidy/"),
-        (archive(*SOUND, special("tidy/link", tarfile.SYMTYPE, "/etc/passwd")), "neither a plain file nor a folder"),
-        (archive(*SOUND, special("tidy/link", tarfile.LNKTYPE, "tidy/run.sh")), "neither a plain file nor a folder"),
-        (archive(*SOUND, special("tidy/fifo", tarfile.FIFOTYPE)), "neither a plain file nor a folder"),
-        (archive(*SOUND, special("tidy/null", tarfile.CHRTYPE)), "neither a plain file nor a folder"),
-        (archive(*SOUND, file("tidy/RUN.SH")), "one name where case does not count"),
-        (archive(*SOUND, file("tidy/a/x"), file("tidy/A/y")), "one name where case does not count"),
-        (archive(*SOUND, file("tidy/run.sh", b"echo three")), "twice"),
-        (archive(*SOUND, file("tidy/run.sh/x")), "twice, or is both a file and a folder"),
-        (archive(*SOUND, file("tidy/x/y"), file("tidy/x")), "twice, or is both a file and a folder"),
-        (archive(*SOUND, file("tidy/a\nb")), "characters that no file name should"),
-        (archive(*SOUND, file("tidy/" + "x" * 300)), "File name too long"),
-        (archive(*SOUND, file("tidy/" + "d/" * 2000 + "f")), "deeper than 50 folders"),
-        (archive(*SOUND, file("tidy/a", mode=0o4755)), "with the rights of others"),
-        (archive(*SOUND, file("tidy/a", mode=0o2755)), "with the rights of others"),
-        (archive(*SOUND, *(file(f"tidy/{n}") for n in range(1000))), "more than 1,000 members"),
-        (archive(*SOUND, file("tidy/a", bytes(40 << 20)), file("tidy/b", bytes(40 << 20))), "more than 64 MiB"),
-        (archive(*SOUND, file("tidy/a", bytes(80 << 20))), "more than 64 MiB"),
+        (archive(*VALID, file("tidy/../../evil")), "not inside the folder tidy/"),
+        (archive(*VALID, file("../evil")), "not inside the folder tidy/"),
+        (archive(*VALID, file("/evil")), "not inside the folder tidy/"),
+        (archive(*VALID, file("evil")), "not inside the folder tidy/"),
+        (archive(*VALID, file("other/run.sh")), "not inside the folder tidy/"),
+        (archive(*VALID, special("tidy/link", tarfile.SYMTYPE, "/etc/passwd")), "neither a regular file nor a folder"),
+        (archive(*VALID, special("tidy/link", tarfile.LNKTYPE, "tidy/run.sh")), "neither a regular file nor a folder"),
+        (archive(*VALID, special("tidy/fifo", tarfile.FIFOTYPE)), "neither a regular file nor a folder"),
+        (archive(*VALID, special("tidy/null", tarfile.CHRTYPE)), "neither a regular file nor a folder"),
+        (archive(*VALID, file("tidy/RUN.SH")), "the same name on file systems that ignore case"),
+        (archive(*VALID, file("tidy/a/x"), file("tidy/A/y")), "the same name on file systems that ignore case"),
+        (archive(*VALID, file("tidy/run.sh", b"echo three")), "twice"),
+        (archive(*VALID, file("tidy/run.sh/x")), "twice, or as both a file and a folder"),
+        (archive(*VALID, file("tidy/x/y"), file("tidy/x")), "twice, or as both a file and a folder"),
+        (archive(*VALID, file("tidy/a\nb")), "characters that are not allowed"),
+        (archive(*VALID, file("tidy/" + "x" * 300)), "File name too long"),
+        (archive(*VALID, file("tidy/" + "d/" * 2000 + "f")), "deeper than 50 folders"),
+        (archive(*VALID, file("tidy/a", mode=0o4755)), "setuid or setgid bit"),
+        (archive(*VALID, file("tidy/a", mode=0o2755)), "setuid or setgid bit"),
+        (archive(*VALID, *(file(f"tidy/{n}") for n in range(1000))), "more than 1,000 members"),
+        (archive(*VALID, file("tidy/a", bytes(40 << 20)), file("tidy/b", bytes(40 << 20))), "more than 64 MiB"),
+        (archive(*VALID, file("tidy/a", bytes(80 << 20))), "more than 64 MiB"),
     ],
 )
-def test_a_bad_archive_is_refused_and_the_old_version_kept(tmp_path: Path, packed: bytes, reason: str) -> None:
+def test_a_bad_archive_is_rejected_and_the_old_version_kept(tmp_path: Path, packed: bytes, reason: str) -> None:
     install(tmp_path, "tidy", script())
     with pytest.raises(BadScript, match=reason) as raised:
         install(tmp_path, "tidy", packed)
@@ -68,8 +67,8 @@ def test_a_bad_archive_is_refused_and_the_old_version_kept(tmp_path: Path, packe
     assert files_in(tmp_path) == INSTALLED
 
 
-def test_a_file_with_holes_counts_by_what_it_unpacks_to(tmp_path: Path) -> None:
-    """A header of GNU's sparse format that claims 100 GB and carries nothing."""
+def test_a_sparse_file_counts_with_its_unpacked_size(tmp_path: Path) -> None:
+    """The header in GNU's sparse format claims 100 GB without content."""
     member = tarfile.TarInfo("tidy/holes")
     member.type = tarfile.GNUTYPE_SPARSE
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
@@ -83,7 +82,7 @@ def test_a_file_with_holes_counts_by_what_it_unpacks_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\x7f" * 11])
-def test_sizes_that_cannot_be_are_refused(tmp_path: Path, size: bytes) -> None:
+def test_impossible_sizes_are_rejected(tmp_path: Path, size: bytes) -> None:
     header = bytearray(tarfile.TarInfo("tidy/x").tobuf(tarfile.GNU_FORMAT))
     header[124:136] = size
     header[148:156] = b" " * 8
@@ -92,7 +91,7 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path, size: bytes) -> None:
         install(tmp_path, "tidy", gzip.compress(bytes(header) + bytes(10240)))
 
 
-def test_a_header_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+def test_a_huge_extended_header_is_rejected(tmp_path: Path) -> None:
     member = tarfile.TarInfo("tidy/x")
     member.type = tarfile.XHDTYPE
     member.size = 200 << 20

@@ -1,3 +1,5 @@
+"""The script store: install, use, update and remove scripts."""
+
 import errno
 import gzip
 import subprocess
@@ -39,19 +41,19 @@ def test_an_installed_script_runs(tmp_path: Path) -> None:
     assert files_in(tmp_path) == INSTALLED
 
 
-def test_an_archive_that_was_unzipped_on_its_way_is_taken(tmp_path: Path) -> None:
+def test_an_archive_that_the_client_decompressed_is_accepted(tmp_path: Path) -> None:
     install(tmp_path, "tidy", gzip.decompress(script()))
     assert output_of(tmp_path) == "one\n"
 
 
-def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+def test_a_new_version_replaces_the_old_one(tmp_path: Path) -> None:
     install(tmp_path, "tidy", script(b"#!/bin/sh\necho one\n", file("tidy/data.txt")))
     install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
     assert output_of(tmp_path) == "two\n"
     assert files_in(tmp_path) == INSTALLED
 
 
-def test_unknown_fields_folders_and_a_leading_dot_are_fine(tmp_path: Path) -> None:
+def test_unknown_fields_folders_and_a_leading_dot_are_accepted(tmp_path: Path) -> None:
     packed = archive(
         special("./", tarfile.DIRTYPE),
         special("./tidy", tarfile.DIRTYPE),
@@ -92,7 +94,7 @@ def test_the_command_is_absolute_also_for_a_relative_project(tmp_path: Path, mon
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".hidden", "a/b", "/a", "a\\b", "a\0b", "a\nb", "\ud800", "x" * (SCRIPT_NAME_BYTES + 1)]
 )
-def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_rejected(tmp_path: Path, name: str) -> None:
     calls: list[Callable[[], object]] = [
         lambda: valid_script_name(name),
         lambda: script_folder(tmp_path, name),
@@ -107,7 +109,7 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tidy", "tidy-up_2.0", "aufräumen", "x" * SCRIPT_NAME_BYTES, "with space"])
-def test_a_name_that_is_a_folder_is_taken(tmp_path: Path, name: str) -> None:
+def test_valid_names(tmp_path: Path, name: str) -> None:
     packed = archive(file(f"{name}/script.json", description()), file(f"{name}/run.sh", b"echo one"))
     install(tmp_path, name, packed)
     assert script_command(tmp_path, name)[-1] == str((script_folder(tmp_path, name) / "run.sh").resolve())
@@ -119,11 +121,11 @@ def test_a_removed_script_is_gone_and_may_be_removed_again(tmp_path: Path) -> No
     remove(tmp_path, "tidy")
     remove(tmp_path, "tidy")
     assert files_in(tmp_path) == ["scripts"]
-    with pytest.raises(BadScript, match=f"not installed: there is no {tmp_path}/scripts/tidy"):
+    with pytest.raises(BadScript, match=f"not installed: {tmp_path}/scripts/tidy does not exist"):
         script_command(tmp_path, "tidy")
 
 
-def test_a_script_that_is_not_there_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_missing_script_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(BadScript, match="not installed"):
         script_command(tmp_path, "tidy")
     assert files_in(tmp_path) == []
@@ -142,17 +144,17 @@ def test_a_link_out_of_the_folder_is_not_run(tmp_path: Path) -> None:
     run = tmp_path / "scripts/tidy/run.sh"
     run.unlink()
     run.symlink_to("/bin/sh")
-    with pytest.raises(BadScript, match="link out of that folder"):
+    with pytest.raises(BadScript, match="link that leaves that folder"):
         script_command(tmp_path, "tidy")
 
 
-def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_store_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scripts").write_text("a file")
     with pytest.raises(BadScript, match=r"scripts: (File exists|Not a directory)"):
         install(tmp_path, "tidy", script())
 
 
-def test_a_script_in_use_goes_on_with_its_version(tmp_path: Path) -> None:
+def test_a_script_in_use_keeps_its_version(tmp_path: Path) -> None:
     install(tmp_path, "tidy", script(b"#!/bin/sh\n. $(dirname $0)/words\n", file("tidy/words", b"echo one\n")))
     used = use_script(tmp_path, "tidy")
     install(tmp_path, "tidy", script(b"#!/bin/sh\necho two\n"))
@@ -164,7 +166,7 @@ def test_a_script_in_use_goes_on_with_its_version(tmp_path: Path) -> None:
     assert len(versions_of(tmp_path, "tidy")) == 1
 
 
-def test_a_folder_that_was_made_by_hand_is_used_and_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_a_user_created_is_used_and_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "scripts/tidy"
     folder.mkdir(parents=True)
     (folder / "script.json").write_bytes(description())
@@ -180,7 +182,7 @@ def test_a_folder_that_was_made_by_hand_is_used_and_replaced(tmp_path: Path) -> 
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, when: Callable[[Path, Path], bool]) -> None:
-    """A rename fails when it is this one, as if the process had ended there."""
+    """Make a rename fail if `when` returns true, as if the process had ended there."""
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
@@ -220,7 +222,7 @@ def test_an_install_over_a_folder_that_was_interrupted_is_completed(
     assert files_in(tmp_path) == INSTALLED
 
 
-def test_removing_takes_what_an_interrupted_install_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removing_also_removes_files_of_an_interrupted_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "tidy", script())
     with monkeypatch.context() as patches:
         interrupt(patches, lambda source, _: ".link-" in str(source))
@@ -230,7 +232,7 @@ def test_removing_takes_what_an_interrupted_install_has_left(tmp_path: Path, mon
     assert list((tmp_path / "scripts").iterdir()) == []
 
 
-def test_a_link_in_the_script_s_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_path_of_a_script_is_replaced_and_not_followed(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "precious").touch()
@@ -249,7 +251,7 @@ def test_a_link_out_of_the_store_is_not_run(tmp_path: Path) -> None:
     (elsewhere / "run.sh").touch()
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/tidy").symlink_to(elsewhere)
-    with pytest.raises(BadScript, match="link out of"):
+    with pytest.raises(BadScript, match="link that leaves"):
         use_script(tmp_path, "tidy")
 
 

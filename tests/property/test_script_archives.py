@@ -1,3 +1,5 @@
+"""Arbitrary archives of scripts."""
+
 import gzip
 import io
 import tarfile
@@ -59,7 +61,7 @@ def damaged(draw: st.DrawFn, tar: bytes) -> bytes:
 
 
 @given(archives() | st.binary(max_size=100) | st.binary(max_size=100).map(gzip.compress))
-def test_any_archive_is_installed_or_refused_and_touches_nothing_else(archive: bytes) -> None:
+def test_any_archive_is_installed_or_rejected_and_changes_no_other_files(archive: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         around = Path(folder).resolve()
         project_dir = around / "project"
@@ -76,6 +78,6 @@ def test_any_archive_is_installed_or_refused_and_touches_nothing_else(archive: b
         assert {path.name for path in project_dir.iterdir()} <= {"scripts"}
         assert {path.name for path in project_dir.glob("scripts/[!.]*")} <= {"tidy"}
         for path in project_dir.rglob("*"):
-            # The script's place is the one link; nothing of an archive is one.
+            # The only link is the one to the script's current version.
             assert not path.is_symlink() or path == project_dir / "scripts/tidy"
             assert path.is_dir() or path.is_file()

@@ -1,4 +1,4 @@
-"""What the tests of the script store share: archives, sound and broken."""
+"""Archives of scripts, valid and broken."""
 
 import gzip
 import io
@@ -34,7 +34,7 @@ def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for member, content in members:
             tar.addfile(member, io.BytesIO(content))
-    # Without the time, which would give a test that has it for a parameter another name in each process.
+    # No timestamp, because it would change the ids of parametrized tests in each process.
     return gzip.compress(buffer.getvalue(), mtime=0)
 
 
@@ -43,7 +43,7 @@ def script(content: bytes = b"#!/bin/sh\necho one\n", *more: tuple[tarfile.TarIn
 
 
 def script_command(project_dir: Path, name: str) -> list[str]:
-    """Of a use that is over."""
+    """Return the command of the script's current version."""
     used = use_script(project_dir, name)
     used.close()
     return used.command
@@ -54,7 +54,7 @@ def output_of(project_dir: Path) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """As who looks there sees it: through links, without what is hidden."""
+    """Return the visible files and folders, following links."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]

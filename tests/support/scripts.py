@@ -1,4 +1,4 @@
-"""A coordinator that has scripts, and agents that run them."""
+"""A coordinator with scripts, and agents that run them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from tests.support.runner import Bench, bench
 
 
 def write_script(folder: Path, name: str, text: str) -> None:
-    """`{folder}/{name}/` as the coordinator reads it; `text` is a shell script."""
+    """Write `{folder}/{name}/` in the form that the coordinator reads. `text` is a shell script."""
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     (place / "script.json").write_bytes(msgspec.json.encode({"name": name, "script_file": "run.sh"}))
@@ -20,7 +20,7 @@ def write_script(folder: Path, name: str, text: str) -> None:
 
 @asynccontextmanager
 async def script_bench(folder: Path, scripts: Mapping[str, str]) -> AsyncIterator[Bench]:
-    """For each script an agent `run-{script}` that runs it; the scripts lie in `{folder}/scripts`."""
+    """Provide scripts in `{folder}/scripts`, and for each an agent `run-{script}`."""
     agents_dir, scripts_dir = folder / "agents", folder / "scripts"
     agents_dir.mkdir()
     scripts_dir.mkdir()

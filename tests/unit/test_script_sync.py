@@ -1,4 +1,4 @@
-"""However many scripts a coordinator names, they are brought in by a few at a time."""
+"""Script changes run a few at a time, however many scripts a coordinator names."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from tests.support.serving import serving
 
 
 class Downloads:
-    """In the client's place: each waits until all may go on, and then there is no such script."""
+    """A client whose downloads wait for a permit and then fail with 404."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -35,7 +35,7 @@ def sync_from(downloads: Any, folder: Path) -> ScriptSync:
     return ScriptSync(downloads, folder)
 
 
-async def test_a_few_are_brought_in_at_once_and_the_rest_in_turn(tmp_path: Path) -> None:
+async def test_only_a_few_scripts_are_installed_at_once(tmp_path: Path) -> None:
     downloads = Downloads()
     sync = sync_from(downloads, tmp_path)
     names = [f"script-{number}" for number in range(20)]
@@ -43,7 +43,7 @@ async def test_a_few_are_brought_in_at_once_and_the_rest_in_turn(tmp_path: Path)
     for _ in range(10):
         await asyncio.sleep(0)
     assert len(downloads.begun) == CHANGES_AT_ONCE
-    downloads.may_end.release()  # and so each after the one before it
+    downloads.may_end.release()  # one permit, so one download at a time
     for name in names:
         with pytest.raises(Refused):
             await sync.ready(name)
@@ -51,20 +51,22 @@ async def test_a_few_are_brought_in_at_once_and_the_rest_in_turn(tmp_path: Path)
     await sync.aclose()
 
 
-async def test_what_is_too_many_is_left_as_it_is_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_beyond_the_limit_are_dropped_with_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sync_module, "CHANGES_LIMIT", 10)
     downloads = Downloads()
     sync = sync_from(downloads, tmp_path)
     with log_lines() as lines:
         sync.sync(f"script-{number}" for number in range(10))
         sync.remove(f"script-{number}" for number in itertools.count())
-    assert lines == ["10 scripts wait to be changed; further ones stay as they are"]
+    assert lines == ["10 script changes are pending; further ones are dropped"]
     assert len(sync._changes) == 10
     await sync.aclose()
 
 
 @pytest.mark.parametrize("list_name", ["stop_sessions", "sync_scripts", "remove_scripts"])
-async def test_a_poll_that_names_too_many_is_no_answer(list_name: str) -> None:
+async def test_a_poll_response_with_too_many_names_is_invalid(list_name: str) -> None:
     coordinator = RecordingCoordinator()
     async with serving(coordinator) as url, CoordinatorApi(url) as api:
         coordinator.answer = {list_name: ["a"] * POLL_NAMES_LIMIT}

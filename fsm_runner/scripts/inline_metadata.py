@@ -1,6 +1,6 @@
-"""What a Python script says it needs, in the header of PEP 723.
+"""Inline script metadata (PEP 723): the Python version and the packages that a script needs.
 
-`packaging` and `importlib.metadata` are loaded only where there is such a header.
+`packaging` and `importlib.metadata` are imported only if a script has such metadata.
 """
 
 import re
@@ -18,74 +18,77 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "fsm-runner"
-"""The runner's package, as pip names it."""
+"""The runner's name in package indexes."""
 
-SCRIPT_HEADER_BYTES = 64 * 1024
-"""As much of a file is searched for it."""
+HEAD_BYTES = 64 * 1024
+"""How much of a file is searched for the metadata."""
 
-_BEGINNING = re.compile(rb"^# /// script[ \t]*\r?$", re.MULTILINE)
-_HEADER = re.compile(rb"^# /// script[ \t]*\r?\n(?P<lines>(?:#.*\n)*?)# ///[ \t]*\r?$", re.MULTILINE)
+_START = re.compile(rb"^# /// script[ \t]*\r?$", re.MULTILINE)
+_BLOCK = re.compile(rb"^# /// script[ \t]*\r?\n(?P<lines>(?:#.*\n)*?)# ///[ \t]*\r?$", re.MULTILINE)
 
 
-class _Header(msgspec.Struct, frozen=True, rename="kebab"):
+class _Metadata(msgspec.Struct, frozen=True, rename="kebab"):
     requires_python: str = ""
     dependencies: tuple[str, ...] = ()
     tool: dict[str, object] = {}
 
 
 def script_head(path: Path) -> bytes | None:
-    """The beginning of the file, where that has the header; else None. Raises `UsageError` where there is no file."""
+    """Return the beginning of the file if it has inline metadata, otherwise None.
+
+    Raises `UsageError` if the file does not exist or cannot be read.
+    """
     try:
         if path.is_dir():
             raise UsageError(f"the executor {path} is a directory; name the file in it")
         if not path.is_file():
             raise UsageError(f"there is no executor {path}")
         with path.open("rb") as file:
-            head = file.read(SCRIPT_HEADER_BYTES)
+            head = file.read(HEAD_BYTES)
     except OSError as fault:
         raise UsageError(f"the executor {path} cannot be read: {fault.strerror}") from fault
-    return head if _BEGINNING.search(head) else None
+    return head if _START.search(head) else None
 
 
-def is_met_here(head: bytes) -> bool:
-    """Whether the interpreter and the packages of this very program are all that it asks for.
+def is_satisfied_here(head: bytes) -> bool:
+    """Whether this program's interpreter and packages satisfy the metadata.
 
-    One that has settings of other tools, or cannot be read, is left to `uv`, which says what is wrong with it.
+    False for metadata with tool settings or invalid metadata, so that `uv` handles it and reports what is wrong.
     """
-    missing = _missing_here(head)
+    missing = _missing_requirements(head)
     return missing is not None and not missing
 
 
 def extra_for(head: bytes) -> str | None:
-    """The extra of the runner's distribution that installs everything that the script lacks here; None if none does."""
-    missing = _missing_here(head)
+    """Return the smallest extra of the runner's distribution that installs all missing requirements, or None."""
+    missing = _missing_requirements(head)
     if not missing:
         return None
     extras = sorted(_extras().items(), key=lambda item: len(item[1]))
-    return next((name for name, offered in extras if all(_is_among(each, offered) for each in missing)), None)
+    return next((name for name, offered in extras if all(_is_covered(each, offered) for each in missing)), None)
 
 
-def _missing_here(head: bytes) -> list["Requirement"] | None:
-    """The requirements that are not installed here; None where packages alone would not help."""
+def _missing_requirements(head: bytes) -> list["Requirement"] | None:
+    """Return the requirements that are not installed, or None if installing packages would not be enough."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    found = _HEADER.search(head)
+    found = _BLOCK.search(head)
     if found is None:
         return None
     lines = [line.removeprefix(b"#").removeprefix(b" ") for line in found["lines"].splitlines()]
     try:
-        header = msgspec.convert(tomllib.loads(b"\n".join(lines).decode()), _Header)
+        metadata = msgspec.convert(tomllib.loads(b"\n".join(lines).decode()), _Metadata)
         python = ".".join(map(str, sys.version_info[:3]))
-        if header.tool or not SpecifierSet(header.requires_python).contains(python):
+        if metadata.tool or not SpecifierSet(metadata.requires_python).contains(python):
             return None
-        return [each for each in map(Requirement, header.dependencies) if not _is_installed(each)]
+        return [each for each in map(Requirement, metadata.dependencies) if not _is_installed(each)]
     except (ValueError, msgspec.ValidationError):
         return None
 
 
 def _is_installed(requirement: "Requirement") -> bool:
-    """A requirement with extras counts as missing, since the packages that extras add are not checked here."""
+    """Whether the requirement is installed. One with extras counts as missing, since extras are not checked here."""
     from importlib import metadata
 
     if requirement.marker is not None and not requirement.marker.evaluate():
@@ -100,7 +103,7 @@ def _is_installed(requirement: "Requirement") -> bool:
 
 
 def _extras() -> dict[str, list["Requirement"]]:
-    """The requirements of each extra of the runner's distribution; empty if the runner is not installed as one."""
+    """Return the requirements of each extra of the runner's distribution; empty if the runner is not installed."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -119,8 +122,8 @@ def _belongs_to(requirement: "Requirement", extra: str) -> bool:
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
-def _is_among(wanted: "Requirement", offered: Iterable["Requirement"]) -> bool:
-    """Whether one of the offered requirements is at least as strict."""
+def _is_covered(wanted: "Requirement", offered: Iterable["Requirement"]) -> bool:
+    """Whether one of the offered requirements is at least as strict as `wanted`."""
     from packaging.utils import canonicalize_name
 
     name = canonicalize_name(wanted.name)

@@ -1,4 +1,4 @@
-"""Which scripts are run in the runner's own environment, and which are left to `uv`."""
+"""Scripts that run in the runner's own environment, and scripts that need `uv`."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.program import executor_program
-from fsm_runner.scripts.header import DISTRIBUTION, extra_for, is_met_here, script_head
+from fsm_runner.scripts.inline_metadata import DISTRIBUTION, extra_for, is_satisfied_here, script_head
 from tests.support.program import REPOSITORY
 
 MSGSPEC = metadata.version("msgspec")
@@ -33,8 +33,8 @@ def header(*lines: str) -> bytes:
         ("dependencies = ['no-such-package; python_version < \"3\"']",),
     ],
 )
-def test_what_is_installed_here_need_not_be_fetched(lines: tuple[str, ...]) -> None:
-    assert is_met_here(header(*lines))
+def test_installed_requirements_are_satisfied(lines: tuple[str, ...]) -> None:
+    assert is_satisfied_here(header(*lines))
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,20 @@ def test_what_is_installed_here_need_not_be_fetched(lines: tuple[str, ...]) -> N
         ("dependencies = []", "[tool.uv]", 'exclude-newer = "2025-01-01T00:00:00Z"'),
     ],
 )
-def test_anything_else_is_left_to_uv(lines: tuple[str, ...]) -> None:
-    assert not is_met_here(header(*lines))
+def test_other_metadata_is_left_to_uv(lines: tuple[str, ...]) -> None:
+    assert not is_satisfied_here(header(*lines))
 
 
-def test_a_header_without_an_end_is_left_to_uv() -> None:
-    assert not is_met_here(b"# /// script\n# dependencies = []\n")
+def test_metadata_without_an_end_is_left_to_uv() -> None:
+    assert not is_satisfied_here(b"# /// script\n# dependencies = []\n")
 
 
 @given(st.lists(st.text(max_size=30), max_size=5))
 def test_no_header_is_a_fault_of_the_runner(lines: list[str]) -> None:
-    assert is_met_here("\n".join(["# /// script", *lines, "# ///"]).encode("utf-8", "surrogatepass")) in (True, False)
+    assert is_satisfied_here("\n".join(["# /// script", *lines, "# ///"]).encode("utf-8", "surrogatepass")) in (
+        True,
+        False,
+    )
 
 
 def test_a_script_that_is_met_is_started_with_the_runners_interpreter(tmp_path: Path) -> None:
@@ -78,14 +81,14 @@ def test_one_that_is_not_is_started_by_uv(tmp_path: Path) -> None:
     assert (Path(uv).name, rest) == ("uv", ["run", "--quiet", "--script", str(script)])
 
 
-def test_a_file_without_a_header_has_none(tmp_path: Path) -> None:
+def test_a_file_without_metadata(tmp_path: Path) -> None:
     file = tmp_path / "plain"
     file.write_text("#!/bin/sh\n")
     assert script_head(file) is None
 
 
 def runner_distribution(folder: Path, *requirements: str) -> None:
-    """Metadata of an installed runner whose extras have these requirements, each with its marker."""
+    """Write the metadata of an installed runner whose extras have these requirements, each with its marker."""
     lines = ["Metadata-Version: 2.4", f"Name: {DISTRIBUTION}", "Version: 0", "Requires-Dist: msgspec"]
     lines += [f"Requires-Dist: {each}" for each in requirements]
     lines += [f"Provides-Extra: {name}" for name in ("dev", "claude-code")]
@@ -119,16 +122,12 @@ def runner_with_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('["???"]', None),
     ],
 )
-def test_the_smallest_extra_of_the_runner_that_has_what_is_missing_is_named(
-    dependencies: str, extra: str | None
-) -> None:
+def test_the_smallest_extra_with_the_missing_requirements(dependencies: str, extra: str | None) -> None:
     assert extra_for(header(f"dependencies = {dependencies}")) == extra
 
 
 @pytest.mark.usefixtures("runner_with_extras")
-def test_a_script_whose_dependencies_an_extra_offers_is_refused_with_the_command_that_installs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_about_missing_dependencies_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "script"
     script.write_bytes(header('dependencies = ["no-such-sdk==1.2"]'))
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
@@ -139,7 +138,7 @@ def test_a_script_whose_dependencies_an_extra_offers_is_refused_with_the_command
 
 
 def test_the_requirements_of_the_claude_code_executor_are_those_of_the_extra() -> None:
-    """So the message about a missing extra names it, and the extra is enough."""
+    """Otherwise the error about missing dependencies would not name the extra."""
     head = script_head(REPOSITORY / "executors/claude-code/ao-claude-code-exec")
     assert head is not None
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
