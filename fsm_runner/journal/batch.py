@@ -1,24 +1,12 @@
-"""What has been noted and is not on disk yet."""
+"""The records that are not on disk yet."""
 
 import asyncio
 from typing import NamedTuple
 
+from fsm_runner.journal.records import TransitionRow
+
 Waiter = asyncio.Future[str | None]
-"""None when the batch is on disk; why it is not, where it could not be written."""
-
-
-class TransitionRow(NamedTuple):
-    seq: int
-    at: str
-    monotonic_s: float
-    process: str
-    machine: str
-    subject: str
-    event: str
-    source: str | None
-    target: str
-    outcome: str | None
-    reason: str
+"""Resolved when the batch was written: None, or why the write failed."""
 
 
 class ClaimRow(NamedTuple):
@@ -34,7 +22,6 @@ class ReportRow(NamedTuple):
     run_id: str
     path: str
     body: bytes
-    authoritative: bool = True
 
 
 class UsageRow(NamedTuple):
@@ -67,9 +54,9 @@ class MessageRow(NamedTuple):
 
 
 class Batch:
-    """Records of each kind in the order in which they were noted; they get to the disk together or not at all.
+    """Records of each kind in the order of their calls. They are written together or not at all.
 
-    Between kinds there is no order, except that a run is claimed, then settled, then ended.
+    Between kinds there is no order, except that a run is claimed, then reported, then ended.
     """
 
     __slots__ = ("claims", "deleted", "messages", "reports", "run_ends", "sessions", "transitions", "usages", "waiters")
@@ -97,13 +84,13 @@ class Batch:
             or self.deleted
         )
 
-    def forget_message(self, message_id: int) -> None:
-        """One that has not reached the disk never does."""
+    def delete_message(self, message_id: int) -> None:
+        """Delete a message; one of this batch is not written at all."""
         if self.messages.pop(message_id, None) is None:
             self.deleted.append(message_id)
 
     def extend(self, newer: "Batch") -> None:
-        """Take in what was noted after all of this, and who waits for it."""
+        """Append the records of a later batch, and its waiters."""
         self.transitions.extend(newer.transitions)
         self.claims.extend(newer.claims)
         self.reports.update(newer.reports)
@@ -112,7 +99,7 @@ class Batch:
             self.run_ends.setdefault(ended.run_id, ended)
         self.sessions.extend(newer.sessions)
         for message_id in newer.deleted:
-            self.forget_message(message_id)
+            self.delete_message(message_id)
         self.messages.update(newer.messages)
         self.waiters.extend(newer.waiters)
 

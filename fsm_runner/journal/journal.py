@@ -18,12 +18,11 @@ from fsm_runner.journal.batch import (
     RunEndRow,
     SessionEndRow,
     SessionStartRow,
-    TransitionRow,
     UsageRow,
 )
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
-from fsm_runner.journal.records import Recovered, Report
+from fsm_runner.journal.records import Recovered, Report, TransitionRow
 from fsm_runner.journal.timestamps import utc_text
 from fsm_runner.journal.writer import Writer
 
@@ -109,8 +108,10 @@ class Journal:
         target: str,
         outcome: str | None,
         reason: str,
+        *,
+        provisional: bool = False,
     ) -> None:
-        """A transition of `subject`. `outcome`: what is settled after it; `reason`: why the event came."""
+        """Record a step of `subject`: see `Transition` for the parameters."""
         self._last_transition += 1
         row = TransitionRow(
             seq=self._last_transition,
@@ -124,6 +125,7 @@ class Journal:
             target=_storable(target),
             outcome=_storable_or_none(outcome),
             reason=_storable(self._redacted(reason)),
+            provisional=provisional,
         )
         self._flusher.pending.transitions.append(row)
         self._flusher.noted()
@@ -144,7 +146,7 @@ class Journal:
     def record_report(self, run_id: str, report: Report) -> None:
         """How an open run ended, before the coordinator is told. The latest stands."""
         key = _storable(run_id)
-        self._flusher.pending.reports[key] = ReportRow(key, _storable(report.path), report.body, report.authoritative)
+        self._flusher.pending.reports[key] = ReportRow(key, _storable(report.path), report.body)
         self._flusher.noted()
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
@@ -184,7 +186,7 @@ class Journal:
         return row.id
 
     def delete_message(self, message_id: int) -> None:
-        self._flusher.pending.forget_message(message_id)
+        self._flusher.pending.delete_message(message_id)
         self._flusher.noted()
 
     def take_recovered(self) -> Recovered:

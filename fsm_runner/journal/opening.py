@@ -10,10 +10,11 @@ from typing import NamedTuple
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, RetentionLimits
 from fsm_runner.journal.lock import LOCK_FILE, FolderLock
+from fsm_runner.journal.migration import migrate
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered
 from fsm_runner.journal.recovery import last_number, recover
-from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, renew_tables, version_of
+from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, version_of
 from fsm_runner.journal.timestamps import utc_text
 from fsm_runner.util.disk_space import is_full
 from fsm_runner.util.held_files import HeldFiles
@@ -110,7 +111,7 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
     if version == 0:
         create_tables(connection)
     elif version < SCHEMA_VERSION:
-        renew_tables(connection, version)
+        migrate(connection, version)
 
 
 def _earlier_processes(connection: sqlite3.Connection, process: str) -> tuple[str, ...]:

@@ -10,15 +10,16 @@ import msgspec
 
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S
+from fsm_runner.journal.migration import WITH_USAGE, transitions
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.journal.schema import RUN, RUNNER, SESSION, WITH_USAGE, version_of
+from fsm_runner.journal.records import Transition, TransitionRow
+from fsm_runner.journal.schema import RUN, RUNNER, SESSION, version_of
 
 _STEPS = """
-SELECT at, monotonic_s, process, machine, subject, event, source, target, outcome, reason
-FROM transitions WHERE machine = ? AND subject = ? ORDER BY seq
+SELECT {columns} FROM transitions WHERE machine = ? AND subject = ? ORDER BY seq
 """
 _LATEST_STEPS = """
-SELECT at, monotonic_s, process, machine, subject, event, source, target, outcome, reason FROM (
+SELECT {columns} FROM (
     SELECT * FROM transitions WHERE machine = ? ORDER BY seq DESC LIMIT ?
 ) ORDER BY seq
 """
@@ -31,21 +32,13 @@ FROM runs WHERE run_id = ?
 _SESSION = "SELECT session_id, runner_id, began_at, ended_at FROM sessions WHERE session_id = ?"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """A transition."""
+class Step(Transition, frozen=True, kw_only=True, tag="step"):
+    """A transition, for `history`."""
 
     journal: str
     """The name of the journal's folder."""
-    at: str
-    machine: str
-    subject: str
-    event: str
-    source: str | None
-    target: str
-    outcome: str | None
-    reason: str
     stayed_s: float | None
-    """In the state that it led to; None where that is the last."""
+    """How long the target state lasted; None for the last step."""
 
 
 class RunLife(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
@@ -80,19 +73,6 @@ class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     ended_at: str | None
 
 
-class _Row(msgspec.Struct, frozen=True):
-    at: str
-    monotonic_s: float
-    process: str
-    machine: str
-    subject: str
-    event: str
-    source: str | None
-    target: str
-    outcome: str | None
-    reason: str
-
-
 class Reader:
     """One journal, as it is at this moment. `close` ends it."""
 
@@ -107,16 +87,16 @@ class Reader:
             raise UsageError(_cannot_read(path, error)) from None
         try:
             self._connection.execute("BEGIN")
-            version = version_of(self._connection, str(path))
+            self._version = version_of(self._connection, str(path))
         except sqlite3.Error as error:
             self._connection.close()
             raise UsageError(_cannot_read(path, error)) from None
         except UsageError:
             self._connection.close()
             raise
-        self.is_empty = version == 0
-        # Its runner renews a journal of an older version when it is started again.
-        self._run_query = _RUN.format(usage="usage" if version >= WITH_USAGE else "NULL")
+        self.is_empty = self._version == 0
+        # A journal of an earlier release is migrated only when its runner starts.
+        self._run_query = _RUN.format(usage="usage" if self._version >= WITH_USAGE else "NULL")
 
     def close(self) -> None:
         self._connection.close()
@@ -172,19 +152,17 @@ class Reader:
         )
 
     def _steps(self, query: str, *values: str | int) -> list[Step]:
-        rows = [_Row(*row) for row in self._rows(query, *values)]
+        if self.is_empty:
+            return []
+        try:
+            rows = transitions(self._connection, self._version, query, *values)
+        except sqlite3.Error as error:
+            raise UsageError(_cannot_read(self._path, error)) from None
         return [
             Step(
                 journal=self.journal,
-                at=row.at,
-                machine=row.machine,
-                subject=row.subject,
-                event=row.event,
-                source=row.source,
-                target=row.target,
-                outcome=row.outcome,
-                reason=row.reason,
                 stayed_s=stayed_s,
+                **{field: getattr(row, field) for field in Transition.__struct_fields__},
             )
             for row, stayed_s in zip(rows, _stays(rows), strict=True)
         ]
@@ -208,12 +186,12 @@ def seconds_between(earlier: str, later: str) -> float:
     return max(0.0, (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds())
 
 
-def _stays(rows: Sequence[_Row]) -> list[float | None]:
+def _stays(rows: Sequence[TransitionRow]) -> list[float | None]:
     stays: list[float | None] = [_stay_s(row, later) for row, later in pairwise(rows)]
     return [*stays, None] if rows else []
 
 
-def _stay_s(row: _Row, later: _Row) -> float:
+def _stay_s(row: TransitionRow, later: TransitionRow) -> float:
     """Monotonic times of two processes have nothing to do with each other."""
     if row.process == later.process:
         return later.monotonic_s - row.monotonic_s

@@ -1,15 +1,41 @@
-"""What a journal hands back when it is opened."""
+"""The records of a journal."""
 
 import msgspec
 
 
+class Transition(msgspec.Struct, frozen=True):
+    """One step of a subject: a run, a session or the runner."""
+
+    at: str
+    """Wall clock: ISO 8601, UTC."""
+    machine: str
+    subject: str
+    event: str
+    source: str | None
+    """The state before; None for the first step."""
+    target: str
+    outcome: str | None
+    """The outcome that is decided after the step."""
+    reason: str
+    """Why the event was posted; may be empty."""
+    provisional: bool
+    """Whether the outcome is the runner's assumption: an end that the coordinator holds takes precedence."""
+
+
+class TransitionRow(Transition, frozen=True):
+    """A row of the table `transitions`; its columns have the names of the fields."""
+
+    seq: int
+    monotonic_s: float
+    process: str
+    """The runner process. Monotonic times of different processes cannot be compared."""
+
+
 class Report(msgspec.Struct, frozen=True):
-    """How a run ended, as the coordinator is told: the path of the call and its JSON body."""
+    """A run's terminal report: the path of the call and its JSON body."""
 
     path: str
     body: bytes
-    authoritative: bool = True
-    """Whether it is told although the coordinator holds another end."""
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,36 +47,38 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     runner_id: str
     state: str
-    """Where its last transition led; empty where none was noted."""
+    """The target of its last transition; empty if it has none."""
     outcome: str | None
-    """What its last transition said; None where none was settled."""
+    """The outcome of its last transition; None if none was decided."""
+    provisional: bool = False
+    """Whether that outcome is provisional."""
     failure: str
-    """The reason of its first transition with the outcome `failed`; empty where there is none."""
+    """The reason of its first transition with the outcome `failed`; empty if there is none."""
     report: Report | None
     interruptions: int
-    """How many of its transitions have the event `interrupted`."""
+    """The number of its transitions with the event `interrupted`."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A persistent executor that began and has not ended. State and outcome are of its present life."""
+    """A persistent executor that started and has not ended. State and outcome are those of its current life."""
 
     session_id: str
     run: bytes
-    """JSON of the run that began it."""
+    """JSON of the run that started it."""
     runner_id: str
     state: str
     outcome: str | None
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
-    """A message that was put and is not gone. Its content means nothing to the journal."""
+    """A queued message. The journal does not read its content."""
 
     id: int
     session_id: str
     content: bytes | None
-    """None where it is long: `Journal.message` reads it when it is needed."""
+    """None if it is long: `Journal.message` reads it on demand."""
     size_bytes: int = 0
-    """Of the content, where that is None."""
+    """The size of the content, if `content` is None."""
 
 
 class EndedRun(msgspec.Struct, frozen=True):
@@ -64,8 +92,8 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[OpenRun, ...]
     """In the order of their claims."""
     sessions: tuple[OpenSession, ...]
-    """In the order in which they began."""
+    """In the order of their starts."""
     messages: tuple[StoredMessage, ...]
     """In the order of their ids."""
     ended: tuple[EndedRun, ...]
-    """The latest that have a report, oldest first."""
+    """The latest ended runs that have a report, oldest first."""

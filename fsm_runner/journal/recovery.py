@@ -1,4 +1,4 @@
-"""Reads what an earlier process left."""
+"""Reads what an earlier process left in the journal."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ FAILED = "failed"
 INTERRUPTED = "interrupted"
 
 _OPEN_RUNS = """
-SELECT run, run_id, session_id, runner_id, report_path, report_body, report_overrules
+SELECT run, run_id, session_id, runner_id, report_path, report_body
 FROM runs WHERE ended_at IS NULL ORDER BY seq
 """
 _OPEN_SESSIONS = "SELECT session_id, run, runner_id, after_seq FROM sessions WHERE ended_at IS NULL ORDER BY seq"
@@ -24,16 +24,18 @@ SELECT run_id, report_path, report_body FROM runs WHERE ended_at IS NOT NULL AND
 ORDER BY ended_at DESC, seq DESC LIMIT ?
 """
 _STEPS = """
-SELECT event, target, outcome, reason FROM transitions WHERE machine = ? AND subject = ? AND seq > ? ORDER BY seq
+SELECT event, target, outcome, provisional, reason FROM transitions
+WHERE machine = ? AND subject = ? AND seq > ? ORDER BY seq
 """
 _LAST_NUMBER = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
 
 
 class _Life(NamedTuple):
-    """What the transitions of one subject say."""
+    """The summary of one subject's transitions."""
 
     state: str = ""
     outcome: str | None = None
+    provisional: bool = False
     failure: str | None = None
     interruptions: int = 0
 
@@ -54,13 +56,13 @@ def _messages(connection: sqlite3.Connection) -> Iterator[StoredMessage]:
 
 
 def last_number(connection: sqlite3.Connection, table: str) -> int:
-    """The greatest that was ever given to a row of it."""
+    """Return the greatest number that a row of the table ever had."""
     number: int = connection.execute(_LAST_NUMBER, (table,)).fetchone()[0]
     return number
 
 
 def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
-    for run, run_id, session_id, runner_id, path, body, authoritative in connection.execute(_OPEN_RUNS).fetchall():
+    for run, run_id, session_id, runner_id, path, body in connection.execute(_OPEN_RUNS).fetchall():
         life = _life(connection, RUN, run_id)
         yield OpenRun(
             run=run,
@@ -69,8 +71,9 @@ def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
             runner_id=runner_id,
             state=life.state,
             outcome=life.outcome,
+            provisional=life.provisional,
             failure=life.failure or "",
-            report=None if path is None else Report(path, body, bool(authoritative)),
+            report=None if path is None else Report(path, body),
             interruptions=life.interruptions,
         )
 
@@ -83,10 +86,11 @@ def _open_sessions(connection: sqlite3.Connection) -> Iterator[OpenSession]:
 
 def _life(connection: sqlite3.Connection, machine: str, subject: str, after_seq: int = 0) -> _Life:
     life = _Life()
-    for event, target, outcome, reason in connection.execute(_STEPS, (machine, subject, after_seq)):
+    for event, target, outcome, provisional, reason in connection.execute(_STEPS, (machine, subject, after_seq)):
         life = _Life(
             state=target,
             outcome=outcome,
+            provisional=bool(provisional),
             failure=reason if life.failure is None and outcome == FAILED else life.failure,
             interruptions=life.interruptions + (event == INTERRUPTED),
         )

@@ -1,4 +1,4 @@
-"""The fields of a session's metadata by which an executor reports something about its run to the runner itself."""
+"""The fields of a session's metadata that are for the runner itself: status detail and usage of a run."""
 
 from typing import TypeVar
 
@@ -10,12 +10,12 @@ from fsm_runner.protocol.wire import DECODE_FAULTS
 Form = TypeVar("Form")
 Encoded = TypeVar("Encoded", bound=bytes)
 
-SHOWN_DETAIL_CHARS = 500
-"""As much of a detail is kept."""
+DETAIL_LIMIT_CHARS = 500
+"""A longer status detail is cut."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a turn has cost. Each executor counts what it can."""
+    """The cost of a turn. Each executor counts what it can."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -24,7 +24,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_usd: float | None = None
     duration_s: float | None = None
     turns: int | None = None
-    """As the executor counts them: of the model, as a rule, and not of the session."""
+    """As the executor counts them: usually turns of the model, not of the session."""
 
     def __str__(self) -> str:
         tokens = [(self.input_tokens, "tokens in"), (self.output_tokens, "out")]
@@ -38,20 +38,19 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class ExecutorStatus(msgspec.Struct, frozen=True):
     status_detail: str | None = None
-    """What the run waits for, say: shown with its state."""
+    """Shown with the run's state, for example what the run waits for."""
     usage: Usage | None = None
 
 
 def take_executor_status(fields: dict[str, Encoded]) -> ExecutorStatus | None:
-    """Remove the fields for the runner from a session's metadata (key to JSON value). None if there are none.
+    """Remove the runner's fields from a session's metadata (key to JSON value) and return them; None if there are none.
 
-    A coordinator has no such fields. A field with one of these names and a value of another type stays, so that the
-    coordinator decides about it.
+    A field with one of these names and a value of another type is left for the coordinator.
     """
     detail, usage = _taken(fields, "status_detail", str), _taken(fields, "usage", Usage)
     if detail is UNSET and usage is UNSET:
         return None
-    return ExecutorStatus(None if detail is UNSET else detail[:SHOWN_DETAIL_CHARS], None if usage is UNSET else usage)
+    return ExecutorStatus(None if detail is UNSET else detail[:DETAIL_LIMIT_CHARS], None if usage is UNSET else usage)
 
 
 def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | UnsetType:

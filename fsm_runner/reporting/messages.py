@@ -1,7 +1,8 @@
-"""One message to the coordinator, and those that tell how runs and sessions get on."""
+"""The messages that a runner queues for the coordinator (protocol.md, sections 1.1 and 1.4)."""
 
 import msgspec
 
+from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json, sound_text
@@ -15,58 +16,62 @@ from fsm_runner.protocol.statuses import (
 )
 from fsm_runner.protocol.urls import path_segment
 
+NOT_FOUND = 404
+
 
 class RunStart(msgspec.Struct, frozen=True, tag="start"):
-    """That a run has begun. Told a second time, it would undo a stop request that came meanwhile."""
+    """Marks a `started` report. Sent twice, it would undo a stop request that came in between."""
 
     subject: str
     """The run's id."""
 
     def is_known(self, found: wire.RunState) -> bool:
+        """Return whether the coordinator has the report already."""
         return found.status not in UNSTARTED_RUN_STATUSES
 
 
 class RunEnding(msgspec.Struct, frozen=True, tag="run"):
-    """How a run has ended: what the coordinator says of it once it has taken the report."""
+    """The outcome in a run's terminal report."""
 
     subject: str
     """The run's id."""
     status: RunStatus
     error: str | None = None
-    authoritative: bool = True
-    """Whether it is told although the coordinator holds another end."""
+    provisional: bool = False
+    """Whether the outcome is this runner's assumption: an end that the coordinator holds takes precedence."""
 
     def is_known(self, found: wire.RunState) -> bool:
-        """Whether the coordinator holds this, or another end that stands."""
-        if not self.authoritative and found.status in TERMINAL_RUN_STATUSES:
+        """Return whether the coordinator holds this end, or another one that takes precedence."""
+        if self.provisional and found.status in TERMINAL_RUN_STATUSES:
             return True
         return found.status == self.status and (self.error is None or found.error == self.error)
 
 
 class SessionEnding(msgspec.Struct, frozen=True, tag="session"):
+    """Marks a report on the end of a session."""
+
     subject: str
     """The session's id."""
 
 
 class OutboundMessage(msgspec.Struct, frozen=True):
-    """One message: where it goes and its JSON body."""
+    """One request to the coordinator. The journal stores it, so a changed field needs a migration."""
 
     path: str
     body: bytes
+    """JSON."""
     method: str = "POST"
     give_up_after_s: float | None = None
-    """How long it is tried while the coordinator takes other messages; None: for ever."""
+    """For how long the message is retried while the coordinator accepts other calls; None: without a limit."""
     ending: RunEnding | SessionEnding | None = None
-    """What it tells the end of, if it does."""
     start: RunStart | None = None
-    """What it tells the beginning of, if it does."""
     durable: bool = True
-    """Whether it is sent by the runner's next process where this one is killed before."""
+    """Whether the runner's next process sends it if this one ends before."""
 
 
 def started(run_id: str, runner_id: str) -> OutboundMessage:
     body = encode_json(wire.RunnerRef(runner_id))
-    # Not kept: after a stop request that came meanwhile it would put the run back to running.
+    # Not durable: after a stop request, a late `started` would set the run back to running.
     return OutboundMessage(_run_path(run_id, "started"), body, start=RunStart(run_id), durable=False)
 
 
@@ -75,40 +80,49 @@ def completed(run_id: str, runner_id: str, session_status: CompletedSession = "f
     return _ending(RunEnding(run_id, "completed"), body)
 
 
-def failed(run_id: str, runner_id: str, error: str, *, authoritative: bool = True) -> OutboundMessage:
-    # As the coordinator will have it, for the comparison with what it holds.
+def failed(run_id: str, runner_id: str, error: str, *, provisional: bool = False) -> OutboundMessage:
+    # The coordinator's copy is compared with this text, so it must be the text that is sent.
     error = sound_text(error)
-    ending = RunEnding(run_id, "failed", error, authoritative)
+    ending = RunEnding(run_id, "failed", error, provisional)
     return _ending(ending, wire.Failed(runner_id=runner_id, error=error))
 
 
-def stopped(run_id: str, runner_id: str, signal: StopSignal, *, authoritative: bool = True) -> OutboundMessage:
-    ending = RunEnding(run_id, "stopped", authoritative=authoritative)
+def stopped(run_id: str, runner_id: str, signal: StopSignal, *, provisional: bool = False) -> OutboundMessage:
+    ending = RunEnding(run_id, "stopped", provisional=provisional)
     return _ending(ending, wire.Stopped(runner_id=runner_id, signal=signal))
 
 
 def session_ended(session_id: str, runner_id: str, status: EndedSession) -> OutboundMessage:
-    """Of a persistent executor that has ended between turns."""
+    """Report that a persistent executor ended between turns."""
     body = wire.SessionEnded(runner_id=runner_id, status=status)
     path = f"/runner/sessions/{path_segment(session_id)}/status"
     return OutboundMessage(path, encode_json(body), ending=SessionEnding(session_id))
 
 
 def bind(session_id: str, body: wire.Bind) -> OutboundMessage:
-    return _of_executor(session_id, "bind", encode_json(body))
+    return _from_executor(session_id, "bind", encode_json(body))
 
 
 def event(session_id: str, body: bytes) -> OutboundMessage:
-    return _of_executor(session_id, "events", body)
+    return _from_executor(session_id, "events", body)
 
 
 def metadata(session_id: str, body: bytes) -> OutboundMessage:
-    return _of_executor(session_id, "metadata", body, "PATCH")
+    return _from_executor(session_id, "metadata", body, "PATCH")
 
 
-def _of_executor(session_id: str, what: str, body: bytes, method: str = "POST") -> OutboundMessage:
-    """Its content is somebody else's: one that cannot be taken must not keep the run's report from being told."""
-    return OutboundMessage(f"/sessions/{path_segment(session_id)}/{what}", body, method, EXECUTOR_MESSAGE_LIMIT_S)
+def unreported_reason(outcome: str | None, fault: Exception) -> str:
+    """Return why the coordinator has no record of an end. `outcome`: None if the coordinator decided the end itself."""
+    if outcome is None:
+        return str(fault)
+    if isinstance(fault, Refused) and fault.status == NOT_FOUND:
+        return f"it ended as {outcome} here, but the coordinator does not know it any more: {fault}"
+    return f"it ended as {outcome} here, but the coordinator has not accepted the report: {fault}"
+
+
+def _from_executor(session_id: str, action: str, body: bytes, method: str = "POST") -> OutboundMessage:
+    """Build a message with executor-supplied content. Its limit keeps it from blocking the run's report."""
+    return OutboundMessage(f"/sessions/{path_segment(session_id)}/{action}", body, method, EXECUTOR_MESSAGE_LIMIT_S)
 
 
 def _ending(ending: RunEnding, body: msgspec.Struct) -> OutboundMessage:

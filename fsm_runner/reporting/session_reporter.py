@@ -1,4 +1,4 @@
-"""What an executor tells the coordinator about its session, by way of the outbox."""
+"""Queues the messages of an executor in the outbox."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
 
 
 class ReportingContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all channels of one runner share."""
+    """Shared by all sessions of one runner."""
 
     outbox: Outbox
     clock: EventClock
@@ -29,23 +29,25 @@ class ReportingContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionReporter:
-    """The `SessionChannel` of one session. `has_turn` tells whether the session may be bound now; `on_status` is told
-    what is for the record of the run that has the turn."""
+    """The `SessionChannel` of one session.
+
+    `may_bind` returns whether a turn is in progress; `on_status` receives what the executor reports about its run.
+    """
 
     def __init__(
         self,
         session_id: str,
         context: ReportingContext,
-        has_turn: Callable[[], bool],
+        may_bind: Callable[[], bool],
         on_status: Callable[[ExecutorStatus], None] = lambda _: None,
     ) -> None:
         self._session_id = session_id
         self._context = context
-        self._has_turn = has_turn
+        self._may_bind = may_bind
         self._on_status = on_status
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
-        if not self._has_turn():
+        if not self._may_bind():
             raise NoTurn(f"{self._session_id}: no turn is in progress, so the session cannot be bound")
         body = wire.Bind(
             executor_session_id=executor_session_id,

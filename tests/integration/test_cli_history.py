@@ -112,7 +112,12 @@ async def test_what_a_run_has_used_is_shown(tmp_path: Path, capsys: Console) -> 
 
 async def test_a_journal_of_an_older_version_is_shown_as_it_is(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
-    carry_out(tmp_path / "0123", "ALTER TABLE runs DROP COLUMN usage", "PRAGMA user_version=1")
+    carry_out(
+        tmp_path / "0123",
+        "ALTER TABLE runs DROP COLUMN usage",
+        "ALTER TABLE transitions DROP COLUMN provisional",
+        "PRAGMA user_version=1",
+    )
     show_history(tmp_path, "run_1", as_json=False)
     assert printed(capsys)[-1].startswith("failed after ")
 
@@ -150,6 +155,7 @@ async def test_json_has_the_run_and_each_step_in_full(tmp_path: Path, capsys: Co
         "target": "reporting",
         "outcome": None,
         "reason": "it broke\nin line 2",
+        "provisional": False,
         "stayed_s": pytest.approx(0.002),
     }
 

@@ -143,7 +143,7 @@ class World:
         ended = SESSION_ENDS.keys()
         listed = {run.run_id: run for run in await self._desk.api.runs()}
         at_the_coordinator = [self._shown(run) for run in listed.values() if run.status not in ended]
-        held = [f"held at the runner: {name}" for name in self._runner.actor._runs.names]
+        held = [f"held at the runner: {name}" for name in self._runner.actor._runs.run_ids]
         return [*at_the_coordinator, *held]
 
     def _shown(self, run: Run) -> str:

@@ -32,6 +32,15 @@ except UsageError as error:
 """
 
 
+AS_VERSION_1 = (
+    "ALTER TABLE transitions DROP COLUMN provisional",
+    "ALTER TABLE runs ADD COLUMN report_overrules INTEGER",
+    "ALTER TABLE runs DROP COLUMN usage",
+    "DROP TABLE processes",
+    "PRAGMA user_version=1",
+)
+
+
 async def written(folder: Path) -> Path:
     journal = Journal.open(folder)
     for number in range(200):
@@ -102,10 +111,11 @@ async def test_a_damaged_journal_is_told_from_one_that_is_whole(tmp_path: Path) 
 
 async def test_a_journal_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
     file = await written(tmp_path)
-    carry_out(file, "PRAGMA user_version=3")
+    carry_out(file, f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     content = file.read_bytes()
     assert refusal(tmp_path) == (
-        f"{file}: this journal was written by a newer version of fsm-runner (journal version 3, this one knows 2): "
+        f"{file}: this journal was written by a newer version of fsm-runner (journal version "
+        f"{SCHEMA_VERSION + 1}, this one knows {SCHEMA_VERSION}): "
         "use that version, or another --state-dir"
     )
     assert file.read_bytes() == content
@@ -113,7 +123,7 @@ async def test_a_journal_of_a_newer_version_is_not_touched(tmp_path: Path) -> No
 
 async def test_a_journal_of_an_older_version_is_renewed_and_goes_on(tmp_path: Path) -> None:
     file = await written(tmp_path)
-    for statement in ("ALTER TABLE runs DROP COLUMN usage", "DROP TABLE processes", "PRAGMA user_version=1"):
+    for statement in AS_VERSION_1:
         carry_out(file, statement)
     journal = Journal.open(tmp_path)
     assert len(journal.recovered.runs) == 200

@@ -234,7 +234,9 @@ async def test_a_message_can_be_read_back_before_and_after_it_is_on_disk(folder:
 async def test_a_transition_has_its_number_and_its_times(folder: Path) -> None:
     async with opened(folder) as journal:
         journal.record_transition("runner", "lnch_1", "registered", "registering", "online", None, "why")
-        journal.record_transition("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "")
+        journal.record_transition(
+            "runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "", provisional=True
+        )
     async with opened(folder) as journal:
         journal.record_transition("runner", "lnch_1", "registered", None, "online", None, "")
     with closing(sqlite3.connect(folder / "journal.sqlite")) as connection:
@@ -245,9 +247,9 @@ async def test_a_transition_has_its_number_and_its_times(folder: Path) -> None:
     assert rows[0][2] <= rows[1][2]
     assert rows[0][3] == rows[1][3] != rows[2][3]
     assert [row[4:] for row in rows] == [
-        ("runner", "lnch_1", "registered", "registering", "online", None, "why"),
-        ("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", ""),
-        ("runner", "lnch_1", "registered", None, "online", None, ""),
+        ("runner", "lnch_1", "registered", "registering", "online", None, "why", 0),
+        ("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "", 1),
+        ("runner", "lnch_1", "registered", None, "online", None, "", 0),
     ]
 
 

@@ -100,7 +100,10 @@ async def test_idle_executors_that_hold_the_descriptors_keep_their_turns_and_the
         await runner.said("→ saturated")
         refused = await desk.submit_prompt("another session")
         report = await desk.proxy.answered("POST", f"/runner/runs/{refused.run_id}/failed")
-        assert "too few file descriptors for another executor, since 1 executor lives on" in report.json["error"]
+        assert (
+            "too few file descriptors for another executor, since 1 persistent executor is alive"
+            in report.json["error"]
+        )
         assert "`--session-idle-timeout`" in report.json["error"]
         turn = await desk.api.create_run(
             RunRequest(type="resume_session", session_id=first.session_id, parameters={"prompt": "again"})

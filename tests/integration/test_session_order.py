@@ -25,7 +25,7 @@ ORDER = ["started", "bind", "events", "events", "metadata", "events", "completed
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsm_runner.gateway.limits.LIMITS", IMPATIENT)
+    monkeypatch.setattr("fsm_runner.gateway.endpoint.LIMITS", IMPATIENT)
 
 
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])

@@ -247,9 +247,9 @@ def inject(actor: RunActor, which: int, back: int) -> None:
     state = MACHINE.spec.states[actor.state]
     own = [cause for cause in Cause if getattr(state, cause.value) not in (None, "reported")]
     if back > 0:
-        actor._answer(*OWN_EVENTS[which], ExecutionFailed("late"), actor._visit - back)
+        actor._post_result(*OWN_EVENTS[which], ExecutionFailed("late"), actor._visit - back)
     elif own:
-        actor._answer(state, own[which % len(own)], ExecutionFailed("early"), actor._visit)
+        actor._post_result(state, own[which % len(own)], ExecutionFailed("early"), actor._visit)
 
 
 async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:

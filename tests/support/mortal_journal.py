@@ -34,6 +34,7 @@ class Note(NamedTuple):
 
     method: str
     arguments: tuple[Any, ...]
+    options: dict[str, Any]
 
 
 def nothing(*_: object) -> None:
@@ -78,8 +79,8 @@ class MortalJournal:
         self.unwritable = None
         self.on_writable()
 
-    def record_transition(self, *arguments: str | None) -> None:
-        self._note("record_transition", *arguments)
+    def record_transition(self, *step: str | None, provisional: bool = False) -> None:
+        self._note("record_transition", *step, provisional=provisional)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self._note("record_claim", run_id, session_id, agent, runner_id, run)
@@ -126,9 +127,9 @@ class MortalJournal:
             raise self.unwritable
         self._on_disk = max(self._on_disk, noted)
 
-    def _note(self, method: str, *arguments: object) -> None:
+    def _note(self, method: str, *arguments: object, **options: object) -> None:
         if not self._life.is_dead:
-            self.notes.append(Note(method, arguments))
+            self.notes.append(Note(method, arguments, options))
             self._life.point()
 
 
@@ -139,13 +140,16 @@ class _Open:
         self.begun = begun
         self.state = ""
         self.outcome: str | None = None
+        self.provisional = False
         self.failure: str | None = None
         self.interruptions = 0
         self.report: Report | None = None
         self.has_ended = False
 
-    def step(self, event: str, target: str, outcome: str | None, reason: str) -> None:
-        self.state, self.outcome = target, outcome
+    def step(
+        self, event: str, _source: str | None, target: str, outcome: str | None, reason: str, *, provisional: bool
+    ) -> None:
+        self.state, self.outcome, self.provisional = target, outcome, provisional
         if outcome == "failed" and self.failure is None:
             self.failure = reason
         self.interruptions += event == "interrupted"
@@ -161,12 +165,10 @@ class _Reading:
         self.messages: dict[int, StoredMessage] = {}
         self._last_message = 0
 
-    def record_transition(
-        self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
-    ) -> None:
+    def record_transition(self, machine: str, subject: str, *step: Any, provisional: bool) -> None:
         lives = self.runs if machine == "run" else self.sessions if machine == "session" else {}
         if subject in lives:
-            lives[subject].step(event, target, outcome, reason)
+            lives[subject].step(*step, provisional=provisional)
 
     def record_claim(self, run_id: str, *rest: object) -> None:
         self.runs.setdefault(run_id, _Open((run_id, *rest)))
@@ -199,7 +201,7 @@ def recovered(notes: Sequence[Note]) -> Recovered:
     """What a journal with these notes hands to the next process."""
     reading = _Reading()
     for note in notes:
-        getattr(reading, "end_run" if note.method == "record_run_end" else note.method)(*note.arguments)
+        getattr(reading, "end_run" if note.method == "record_run_end" else note.method)(*note.arguments, **note.options)
     return Recovered(
         runs=tuple(_open_run(run) for run in reading.runs.values() if not run.has_ended),
         sessions=tuple(_open_session(session) for session in reading.sessions.values()),
@@ -219,6 +221,7 @@ def _open_run(run: _Open) -> OpenRun:
         runner_id=runner_id,
         state=run.state,
         outcome=run.outcome,
+        provisional=run.provisional,
         failure=run.failure or "",
         report=run.report,
         interruptions=run.interruptions,

@@ -7,7 +7,7 @@ from fsm_runner.runtime.actors.actor import Position
 
 
 def positions(spec: Spec) -> list[Position]:
-    """All states that are not final, each with all the outcomes that may be settled by then."""
+    """All states that are not final, each with all the outcomes that may be decided by then."""
     return sorted(_found(spec), key=str)
 
 
@@ -21,4 +21,6 @@ def _found(spec: Spec) -> Iterator[Position]:
         seen.add(position)
         yield position
         ways = [rule for rule in spec.transitions if position.state in rule.sources]
-        waiting += [Position(rule.to, position.outcome or rule.decides) for rule in ways]
+        for rule in ways:
+            decided = position if position.outcome is not None else Position("", rule.decides, rule.provisional)
+            waiting.append(decided._replace(state=rule.to))

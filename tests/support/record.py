@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fsm_runner.journal.records import Report
 
@@ -34,10 +34,8 @@ class InstantRecord:
         self.commit_s = 0.0
         """How long `flush` takes."""
 
-    def record_transition(
-        self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
-    ) -> None:
-        self.steps.append(Step(machine, subject, event, source, target, outcome, reason))
+    def record_transition(self, *step: Any, provisional: bool = False) -> None:
+        self.steps.append(Step(*step))
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self.claims.append(run_id)

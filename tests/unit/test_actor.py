@@ -364,7 +364,7 @@ def test_a_broken_activity_is_a_failure_of_its_state_and_is_logged(
     assert worker.state == "failed"
     assert worker.last.at_s == 0
     assert isinstance(worker.last.payload, kind)
-    assert any("job 1: work broke" in line for line in lines)
+    assert any("job 1: work failed" in line for line in lines)
 
 
 def test_an_activity_that_breaks_while_it_is_cancelled_harms_nobody() -> None:
@@ -377,7 +377,7 @@ def test_an_activity_that_breaks_while_it_is_cancelled_harms_nobody() -> None:
     with log_lines() as lines:
         worker = lived(lambda: Worker(breaks_late, for_ever), (1, "rest"), (2, "quit"))
     assert worker.events == ["rest", "quit"]
-    assert any("work broke" in line for line in lines)
+    assert any("work failed" in line for line in lines)
 
 
 def test_events_are_taken_in_the_order_in_which_they_were_posted() -> None:

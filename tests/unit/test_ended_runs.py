@@ -14,7 +14,7 @@ from tests.support.line import RUN, FakeApi, line, now_s
 from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 
-REPORT = messages.failed("run_1", "runner_me", "broken", authoritative=False)
+REPORT = messages.failed("run_1", "runner_me", "broken", provisional=True)
 POLICY = RetryPolicy(base_s=2, cap_s=600)
 DAY_S = 24 * 3600.0
 
@@ -37,7 +37,7 @@ async def test_the_first_request_is_answered_at_once_and_later_ones_ever_less_of
     told.runs.add("run_1", REPORT)
     began_s = now_s()
     for _ in range(int(DAY_S)):
-        told.runs.repeat("run_1")
+        told.runs.resend("run_1")
         await asyncio.sleep(1)
     assert told.at_s[0] == began_s
     assert 100 < len(told.at_s) < 1_000
@@ -49,8 +49,8 @@ async def test_the_first_request_is_answered_at_once_and_later_ones_ever_less_of
 async def test_a_request_that_comes_too_early_is_answered_later() -> None:
     told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
     told.runs.add("run_1", REPORT)
-    told.runs.repeat("run_1")
-    told.runs.repeat("run_1")
+    told.runs.resend("run_1")
+    told.runs.resend("run_1")
     await asyncio.sleep(1_001)
     assert len(told.at_s) == 2
     await asyncio.sleep(10_000)
@@ -61,8 +61,8 @@ async def test_a_request_that_comes_too_early_is_answered_later() -> None:
 async def test_nothing_is_told_of_a_run_that_was_forgotten_meanwhile() -> None:
     told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
     told.runs.add("run_1", REPORT)
-    told.runs.repeat("run_1")
-    told.runs.repeat("run_1")
+    told.runs.resend("run_1")
+    told.runs.resend("run_1")
     for number in range(ended_runs.REMEMBERED_RUNS):
         told.runs.add(f"other_{number}", REPORT)
     assert "run_1" not in told.runs
@@ -83,7 +83,7 @@ async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_le
                 # The coordinator takes each report and forgets it.
                 api.states[RUN.run_id] = wire.RunState(status="claimed")
                 await asyncio.sleep(1)
-    repeated = [text for text in lines if "its report is sent again" in text]
+    repeated = [text for text in lines if "sending its report again" in text]
     assert 3 < len(repeated) < 30
     assert len([path for path in api.delivered if path.endswith("/stopped")]) <= len(repeated) + 1
     assert made.executor.begun == [RUN.run_id]

@@ -39,8 +39,8 @@ def test_the_latest_report_stands_and_the_first_end() -> None:
 def test_a_message_that_was_kept_and_is_gone_since_never_reaches_the_disk() -> None:
     kept, newer = Batch(), Batch()
     put(kept, 1)
-    newer.forget_message(1)
-    newer.forget_message(0)
+    newer.delete_message(1)
+    newer.delete_message(0)
     kept.extend(newer)
     assert kept.messages == {}
     assert kept.deleted == [0]
@@ -50,5 +50,5 @@ def test_a_batch_whose_only_message_is_gone_is_empty() -> None:
     batch = Batch()
     put(batch, 1)
     assert not batch.is_empty()
-    batch.forget_message(1)
+    batch.delete_message(1)
     assert batch.is_empty()

@@ -26,12 +26,14 @@ def whole_life() -> list[Note]:
     journal.record_report("run_1", report)
     journal.delete_message(first)
     journal.record_transition("run", "run_2", "interrupted", "claimed", "recovering", None, "")
-    journal.record_transition("run", "run_2", "interrupted", "recovering", "recovering", None, "")
+    journal.record_transition(
+        "run", "run_2", "found_open", "recovering", "reporting", "failed", "interrupted", provisional=True
+    )
     journal.record_session_start("ses_1", "me", b'{"number": 1}')
     journal.record_transition("session", "ses_1", "begun", None, "starting", None, "")
     journal.record_session_start("ses_2", "me", b'{"number": 2}')
     journal.record_run_end("run_1")
-    journal.record_transition("session", "ses_1", "not_started", "starting", "stopping", "failed", "gone")
+    journal.record_transition("session", "ses_1", "not_started", "starting", "stopping_turn", "failed", "gone")
     journal.record_session_end("ses_1")
     journal.record_session_start("ses_1", "me", b'{"number": 3}')
     journal.record_report("run_3", Report("/runner/runs/run_3/completed", b"{}"))
@@ -48,7 +50,7 @@ NOTES = whole_life()
 async def test_it_recovers_from_any_beginning_of_a_life_what_the_real_one_does(count: int, tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     for note in NOTES[:count]:
-        getattr(journal, note.method)(*note.arguments)
+        getattr(journal, note.method)(*note.arguments, **note.options)
     await journal.aclose()
     again = Journal.open(tmp_path)
     try:

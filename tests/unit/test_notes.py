@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.reporting.executor_status import SHOWN_DETAIL_CHARS, ExecutorStatus, Usage, take_executor_status
+from fsm_runner.reporting.executor_status import DETAIL_LIMIT_CHARS, ExecutorStatus, Usage, take_executor_status
 
 
 def noted(**fields: Any) -> ExecutorStatus | None:
@@ -19,7 +19,7 @@ def test_metadata_of_other_kinds_is_none_of_it() -> None:
 
 
 def test_a_detail_is_kept_within_bounds() -> None:
-    assert noted(status_detail="x" * 10_000) == ExecutorStatus("x" * SHOWN_DETAIL_CHARS)
+    assert noted(status_detail="x" * 10_000) == ExecutorStatus("x" * DETAIL_LIMIT_CHARS)
 
 
 def test_usage_is_what_an_executor_can_count() -> None:

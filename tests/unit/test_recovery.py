@@ -155,9 +155,11 @@ async def test_a_run_that_cannot_be_read_any_more_is_failed_and_closed() -> None
 
 
 POSITIONS = positions(SESSION.spec)
+IN_TURN = [each for each in POSITIONS if SESSION.has_tag(each.state, "has_turn")]
+BETWEEN_TURNS = [each for each in POSITIONS if each not in IN_TURN]
 
 
-@pytest.mark.parametrize("position", POSITIONS, ids="{0.state}-{0.outcome}".format)
+@pytest.mark.parametrize("position", BETWEEN_TURNS, ids=str)
 @in_virtual_time
 async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_of_its_runs(position: Position) -> None:
     api, bodies = FakeApi(), list[bytes]()
@@ -189,7 +191,7 @@ async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_o
     assert msgspec.json.decode(bodies[-1])["status"] == (position.outcome or "failed")
 
 
-@pytest.mark.parametrize("position", [each for each in POSITIONS if each.state != "idle"], ids=str)
+@pytest.mark.parametrize("position", IN_TURN, ids=str)
 @pytest.mark.parametrize(("run_state", "outcome"), [("executing", None), ("stopping", "stopped")])
 @in_virtual_time
 async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run_alone(
@@ -215,7 +217,7 @@ async def test_a_session_that_was_left_behind_starts_nothing() -> None:
     """Whatever an older spec makes of its state."""
     async with successor(FakeApi()) as made:
         made.record.open_sessions.append(RUN.session_id)
-        actor = made.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None))
+        actor = made.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None), ())
         await made.sessions.close("the test is over")
         assert actor.state == "failed"
         assert made.record.open_sessions == []

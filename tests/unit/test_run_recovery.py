@@ -43,7 +43,7 @@ SETTLED = [position for position in POSITIONS if position.outcome is not None]
 
 
 def named(value: object) -> str:
-    return f"{value.state}-{value.outcome}" if isinstance(value, Position) else str(value)
+    return "-".join(str(each) for each in value) if isinstance(value, Position) else str(value)
 
 
 class FakeApi:
@@ -147,6 +147,7 @@ def left(position: Position, *, interruptions: int = 0, has_report: bool = False
         state=position.state,
         outcome=position.outcome,
         failure=FAILURE if position.outcome == "failed" else "",
+        provisional=position.provisional,
         report=Report(f"/runner/runs/run_1/{position.outcome}", body) if has_report else None,
         interruptions=interruptions,
     )
@@ -157,7 +158,7 @@ def expected(status: str, *, again: bool) -> tuple[str, list[str]]:
     if status == "stopping":
         return "stopped", ["stopped"]
     if status not in OPEN_RUN_STATUSES:
-        return "settled_elsewhere", []
+        return "superseded", []
     return ("completed", ["started", "completed"]) if again else ("failed", ["failed"])
 
 
@@ -193,7 +194,7 @@ def test_a_run_that_was_interrupted_fails_saying_so(position: Position) -> None:
     ("retry", "interruptions", "said"),
     [
         (False, INTERRUPTIONS_LIMIT, "executing"),
-        (True, INTERRUPTIONS_LIMIT, "executing, 4 times; it is not carried out again"),
+        (True, INTERRUPTIONS_LIMIT, "executing, 4 times; it is not executed again"),
     ],
 )
 def test_one_that_was_interrupted_too_often_says_so(retry: bool, interruptions: int, said: str) -> None:
@@ -210,7 +211,8 @@ def test_a_run_that_was_settled_is_reported_unless_the_coordinator_has_just_that
     """Also where the report is not in the journal: on a full disk it may have been told all the same."""
     life = lived(FakeApi(status), left(position, has_report=has_report), retry=True)
     assert life.actor.state == position.outcome
-    assert life.api.told == ([] if status == position.outcome else [position.outcome])
+    is_known = status == position.outcome or (position.provisional and status in TERMINAL)
+    assert life.api.told == ([] if is_known else [position.outcome])
     assert life.executor.begun == 0
     assert life.record.ended_runs == [RUN.run_id]
 
@@ -262,7 +264,7 @@ def test_a_run_that_is_stopped_while_it_is_looked_up_is_reported_as_stopped(posi
 @pytest.mark.parametrize("state", ["", "polishing"])
 def test_a_run_in_a_state_that_is_not_known_any_more_is_taken_up_from_the_beginning(state: str) -> None:
     assert lived(FakeApi("claimed"), left(Position(state, None))).api.told == ["failed"]
-    assert lived(FakeApi("completed"), left(Position(state, None))).actor.state == "settled_elsewhere"
+    assert lived(FakeApi("completed"), left(Position(state, None))).actor.state == "superseded"
 
 
 def test_a_claim_that_cannot_be_written_down_fails_the_run_with_that_reason() -> None:

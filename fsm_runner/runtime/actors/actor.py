@@ -1,33 +1,33 @@
-"""An actor lives the life that a machine declares.
+"""The base of all actors: an actor runs one model through the machine that a spec declares.
 
-It takes events from its inbox one after another. Entering a state starts the state's activity as a task and its
-time limit as a timer; leaving the state cancels both. Activity and timer answer through the same inbox, so
-whatever arrives while a state lasts (a stop, an outage, an answer) is one event among others.
+An actor handles the events of its inbox one after another. Entering a state starts the state's activity as a task, and
+its time limit as a timer; leaving the state cancels both. Activity and timer post their results to the same inbox, so
+a stop, an outage or a result are all handled the same way.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.machine.engine import Cause, Machine, Step
+from fsm_runner.machine.engine import Answer, Cause, Machine, Step
 from fsm_runner.machine.spec import State
 from fsm_runner.runtime.actors.record import Recorder
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 INTERRUPTED = "interrupted"
-"""The event that an actor begins with which takes up what an earlier process of the runner has left."""
+"""The first event of an actor that resumes the life of a subject of an earlier runner process."""
 
 Activity = Callable[[], Awaitable[object]]
 Settings = Mapping[str, float | None]
-"""The time limits, in seconds, that a spec names instead of giving a number; None: no limit."""
+"""The time limits, in seconds, that a spec refers to by name; None: no limit."""
 
 
 class TimeLimitExceeded(FsmRunnerError):
-    """A state lasted longer than its spec, or the setting that it names, allows."""
+    """A state lasted longer than its spec, or the setting that the spec names, allows."""
 
     def __init__(self, state: str, limit_s: float, setting: str | None) -> None:
         name = "" if setting is None else f" ({setting.removesuffix('_s').replace('_', ' ')})"
@@ -35,17 +35,20 @@ class TimeLimitExceeded(FsmRunnerError):
 
 
 class Position(NamedTuple):
-    """Where an earlier process was in a life when it ended."""
+    """The position of a subject in its machine when an earlier process ended."""
 
     state: str
     outcome: str | None
+    provisional: bool = False
 
 
 class _Message(NamedTuple):
     event: str
     payload: object
-    visit: int | None
-    """The visit of the state that caused the event; None where it came from outside."""
+    reason: str
+    """Why the event was posted, for the journal."""
+    visit: int | None = None
+    """The visit of the state that caused the event; None for an event from outside."""
     cause: Cause | None = None
     """How the state caused the event."""
 
@@ -54,23 +57,28 @@ class Inbox:
     """The events that wait for an actor. May be created before the actor, for components that post to it."""
 
     def __init__(self) -> None:
-        self._messages: asyncio.Queue[_Message] = asyncio.Queue()
+        self._messages: asyncio.Queue[_Message | None] = asyncio.Queue()
+        """None only wakes the actor."""
 
     def post(self, event: str, payload: object = None) -> None:
-        """Post an external event; `payload` is its reason, for the log and the report."""
-        self.put(_Message(event, payload, None))
+        """Queue an event from outside. A `payload` that is a text or an exception is its reason in the journal."""
+        self.put(_Message(event, payload, _reason(payload)))
 
-    def put(self, message: _Message) -> None:
+    def put(self, message: _Message | None) -> None:
         self._messages.put_nowait(message)
 
-    async def take(self) -> _Message:
+    async def take(self) -> _Message | None:
         return await self._messages.get()
+
+    def take_queued(self) -> Iterator[_Message | None]:
+        while not self._messages.empty():
+            yield self._messages.get_nowait()
 
 
 class Actor:
-    """Runs one model through `machine`. Subclasses hand in their activities by name and may override `on_step`.
+    """Runs one model through `machine`. Subclasses pass their activities by name and may override `on_step`.
 
-    `resume_from`: the life was begun by an earlier process, and goes on with the event `interrupted`.
+    `resume_from`: continue a life that an earlier process began, with the event `interrupted`.
     """
 
     def __init__(
@@ -86,39 +94,57 @@ class Actor:
     ) -> None:
         self.name = name
         self.model = machine.model()
-        self._left_at = resume_from
+        self._resume_from = resume_from
         self._recorder = recorder
         self._machine = machine
         self._activities = activities
         self._settings = settings or {}
         self._inbox = inbox or Inbox()
+        self._is_running = False
+        """A spec cannot express this: before and after `run`, no event may start an activity."""
         self._visit = 0
         self._activity: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._left: set[asyncio.Task[None]] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
 
     @property
     def state(self) -> str:
         return self.model.state
 
+    def has_tag(self, tag: str) -> bool:
+        """Return whether the current state has this tag."""
+        return self._machine.has_tag(self.model, tag)
+
     def post(self, event: str, payload: object = None) -> None:
-        """Post an external event; `payload` is its reason, for the log and the report."""
+        """Queue an event from outside. A `payload` that is a text or an exception is its reason in the journal."""
         self._inbox.post(event, payload)
 
+    def request(self, event: str, payload: object, reason: str) -> Answer:
+        """Handle an event at once, after all queued ones, and return the answer of the current state."""
+        if not self._is_running:
+            return Answer.REJECTED
+        for message in self._inbox.take_queued():
+            self._handle(message)
+        answer = self._handle(_Message(event, payload, reason))
+        self._inbox.put(None)  # `run` may wait for a message although the state is final now
+        return answer
+
     async def run(self) -> str:
-        """Live until a final state is reached, and return it. Nothing of the actor runs afterwards."""
-        if self._left_at is None:
+        """Run until a final state is reached, and return it. No task of the actor is left afterwards."""
+        self._is_running = True
+        if self._resume_from is None:
             self._record("begun", None, "")
             self._enter()
         else:
-            self._go_on(self._left_at)
+            self._resume(self._resume_from)
         try:
             while not self._machine.is_final(self.model):
-                self._take(await self._inbox.take())
+                self._handle(await self._inbox.take())
         finally:
+            self._is_running = False
             self._leave()
-            if self._left:
-                await asyncio.wait(self._left)
+            if self._cancelled:
+                await asyncio.wait(self._cancelled)
         return self.model.state
 
     def facts(self) -> frozenset[str]:
@@ -131,24 +157,26 @@ class Actor:
     def on_step(self, step: Step, payload: object) -> None:
         """Called after each transition, before the activity of the new state starts. Must not block."""
 
-    def _take(self, message: _Message) -> None:
-        if message.visit is not None and message.visit != self._visit:
-            # Its state was left while the message waited in the inbox: that activity was cancelled, just too late.
-            return
+    def _handle(self, message: _Message | None) -> Answer:
+        if message is None or message.visit not in (None, self._visit):
+            # The state that caused the event was left while the event was in the inbox.
+            return Answer.IGNORED
         self.model.facts = self.facts()
         step = self._machine.fire(self.model, message.event, message.cause)
         if step.taken:
             self._leave()
-            self._record(step.event, step.source, _reason(message.payload))
+            self._record(step.event, step.source, message.reason)
             self.on_step(step, message.payload)
             self._enter()
         else:
             self.on_ignored(step)
+        return step.answer
 
-    def _go_on(self, resume_from: Position) -> None:
-        """A state that ignores the interruption is entered once more."""
-        if resume_from.state in self._machine.spec.states:
-            self.model.state, self.model.outcome = resume_from
+    def _resume(self, position: Position) -> None:
+        """Enter the state that `interrupted` leads to; a state that ignores it is entered again."""
+        if position.state in self._machine.spec.states:
+            self.model.state, self.model.outcome, self.model.provisional = position
+        self.model.facts = self.facts()
         step = self._machine.fire(self.model, INTERRUPTED)
         self._record(step.event, step.source, "")
         if step.taken:
@@ -156,9 +184,9 @@ class Actor:
         self._enter()
 
     def _record(self, event: str, source: str | None, reason: str) -> None:
-        subject, model = self.name, self.model
+        machine, model = self._machine.spec.name, self.model
         self._recorder.record_transition(
-            self._machine.spec.name, subject, event, source, model.state, model.outcome, reason
+            machine, self.name, event, source, model.state, model.outcome, reason, provisional=model.provisional
         )
 
     def _enter(self) -> None:
@@ -167,7 +195,7 @@ class Actor:
         if state.invoke is not None:
             work = self._perform(state, self._activities[state.invoke], self._visit)
             self._activity = asyncio.create_task(work, name=f"{self.name} {state.invoke}")
-        limit_s = self._limit_s(state)
+        limit_s = self._settings[state.timeout_s] if isinstance(state.timeout_s, str) else state.timeout_s
         if limit_s is not None:
             self._timer = asyncio.get_running_loop().call_later(limit_s, self._time_out, state, limit_s, self._visit)
 
@@ -178,31 +206,28 @@ class Actor:
         activity, self._activity = self._activity, None
         if activity is not None and not activity.done():
             activity.cancel()
-            self._left.add(activity)
-            activity.add_done_callback(self._left.discard)
-
-    def _limit_s(self, state: State) -> float | None:
-        return self._settings[state.timeout_s] if isinstance(state.timeout_s, str) else state.timeout_s
+            self._cancelled.add(activity)
+            activity.add_done_callback(self._cancelled.discard)
 
     async def _perform(self, state: State, activity: Activity, visit: int) -> None:
         try:
             value = await self._with_retries(state, activity)
         except (FsmRunnerError, OSError) as failure:
-            self._answer(state, Cause.ERROR, failure, visit)
+            self._post_result(state, Cause.ERROR, failure, visit)
         except asyncio.CancelledError as failure:
             if _is_being_cancelled():
                 raise
-            # The activity was not cancelled but waited for something that was: it has failed like any other.
-            logger.error("{}: {} broke: what it waited for was cancelled", self.name, state.invoke)
-            self._answer(state, Cause.ERROR, failure, visit)
-        except Exception as failure:  # noqa: BLE001 - whatever goes wrong in an activity is an event of its machine
-            logger.opt(exception=failure).error("{}: {} broke", self.name, state.invoke)
-            self._answer(state, Cause.ERROR, failure, visit)
+            # The activity awaited something that was cancelled: a failure like any other.
+            logger.error("{}: {} failed: a task that it awaited was cancelled", self.name, state.invoke)
+            self._post_result(state, Cause.ERROR, failure, visit)
+        except Exception as failure:  # noqa: BLE001 - any exception of an activity is an event of its machine
+            logger.opt(exception=failure).error("{}: {} failed unexpectedly", self.name, state.invoke)
+            self._post_result(state, Cause.ERROR, failure, visit)
         else:
-            self._answer(state, Cause.DONE, value, visit)
+            self._post_result(state, Cause.DONE, value, visit)
 
     async def _with_retries(self, state: State, activity: Activity) -> object:
-        """An OSError may pass; an error that was raised for people to read is a decision and stands."""
+        """Retry after an OSError, which may be temporary. An `FsmRunnerError` is final."""
         if state.retry is None:
             return await activity()
         waits = Waits(RetryPolicy(base_s=state.retry.base_s, cap_s=state.retry.cap_s))
@@ -211,18 +236,18 @@ class Actor:
                 return await activity()
             except OSError as failure:
                 wait_s = waits.next_s()
-                logger.warning("{}: {} failed, again in {:.1f} s: {}", self.name, state.invoke, wait_s, failure)
+                logger.warning("{}: {} failed, retrying in {:.1f} s: {}", self.name, state.invoke, wait_s, failure)
             await asyncio.sleep(wait_s)
         return await activity()
 
     def _time_out(self, state: State, limit_s: float, visit: int) -> None:
         setting = state.timeout_s if isinstance(state.timeout_s, str) else None
-        self._answer(state, Cause.TIMEOUT, TimeLimitExceeded(self.model.state, limit_s, setting), visit)
+        self._post_result(state, Cause.TIMEOUT, TimeLimitExceeded(self.model.state, limit_s, setting), visit)
 
-    def _answer(self, state: State, cause: Cause, payload: object, visit: int) -> None:
+    def _post_result(self, state: State, cause: Cause, payload: object, visit: int) -> None:
         event: str | None = getattr(state, cause.value)
         if event is not None:
-            self._inbox.put(_Message(event, payload, visit, cause))
+            self._inbox.put(_Message(event, payload, _reason(payload), visit, cause))
 
 
 def _is_being_cancelled() -> bool:
@@ -231,7 +256,6 @@ def _is_being_cancelled() -> bool:
 
 
 def _reason(payload: object) -> str:
-    """Why an event came, where its payload says so."""
     if isinstance(payload, BaseException):
         return limited_error(str(payload)) or type(payload).__name__
     return limited_error(payload) if isinstance(payload, str) else ""

@@ -1,4 +1,4 @@
-"""The latest runs that ended here, and their reports, for a coordinator that still holds one of them as open."""
+"""The latest runs that ended here and their reports, for a coordinator that still holds one of them as open."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 REMEMBERED_RUNS = 1_000
-"""The oldest run is forgotten first; a poll that brings it again then has it executed again."""
+"""The oldest run is forgotten first. If a poll brings a forgotten run again, it is executed again."""
 
-Repeat = Callable[[str, OutboundMessage], None]
+Resend = Callable[[str, OutboundMessage], None]
 """Sends the report of a run once more."""
 
 
@@ -22,15 +22,15 @@ class _EndedRun:
 
 
 class EndedRuns:
-    """Repeats the report of a run when it is asked for, ever less often. `close` cancels what still waits.
+    """Resends the report of a run on request, at growing intervals. `close` cancels what is scheduled.
 
-    A coordinator may ask for the same run in every second without end. Each request is answered by a repetition that
-    begins after it, so none is lost; the time between two repetitions grows as the policy says.
+    A coordinator may request the same run every second. Each request is answered by a report that is sent after it,
+    and the time between two reports grows as the policy says.
     """
 
-    def __init__(self, policy: RetryPolicy, repeat: Repeat) -> None:
+    def __init__(self, policy: RetryPolicy, resend: Resend) -> None:
         self._policy = policy
-        self._repeat = repeat
+        self._resend = resend
         self._runs: dict[str, _EndedRun] = {}
 
     def __contains__(self, run_id: str) -> bool:
@@ -42,8 +42,8 @@ class EndedRuns:
         while len(self._runs) > REMEMBERED_RUNS:
             self._forget(next(iter(self._runs)))
 
-    def repeat(self, run_id: str) -> None:
-        """Send the report again, at once or when enough time has passed since the last time. Raises KeyError."""
+    def resend(self, run_id: str) -> None:
+        """Send the report again, at once or when the interval since the last time has passed. Raises KeyError."""
         ended = self._runs[run_id]
         if ended.timer is not None:
             return
@@ -60,7 +60,7 @@ class EndedRuns:
     def _send(self, run_id: str, ended: _EndedRun) -> None:
         ended.timer = None
         ended.not_before_s = asyncio.get_running_loop().time() + ended.waits.next_s()
-        self._repeat(run_id, ended.report)
+        self._resend(run_id, ended.report)
 
     def _forget(self, run_id: str) -> None:
         ended = self._runs.pop(run_id, None)

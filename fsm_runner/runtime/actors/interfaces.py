@@ -10,7 +10,8 @@ RUN = ActorInterface(
     facts=frozenset({"may_run_again"}),
     settings=frozenset({"run_timeout_s"}),
     events=frozenset({"stop_requested", "interrupted"}),
-    outcomes=frozenset({"completed", "failed", "stopped", "settled elsewhere"}),
+    tags=frozenset({"may_bind", "reports_started"}),
+    outcomes=frozenset({"completed", "failed", "stopped", "superseded"}),
 )
 
 RUNNER = ActorInterface(
@@ -52,6 +53,7 @@ SESSION = ActorInterface(
     activities=frozenset({"start_process", "take_turn", "await_exit", "stop_process", "report"}),
     settings=frozenset({"run_timeout_s", "session_idle_timeout_s"}),
     events=frozenset({"turn_requested", "stop_requested", "close_requested", "interrupted"}),
+    tags=frozenset({"has_turn", "ends_process", "reports"}),
     outcomes=frozenset({"finished", "failed", "stopped"}),
 )
 

@@ -1,4 +1,4 @@
-"""What the actors write down, as they need it of the journal."""
+"""The part of the journal that actors use."""
 
 from typing import Protocol
 
@@ -6,15 +6,25 @@ from fsm_runner.journal.records import Report
 
 
 class Recorder(Protocol):
-    """Writes every step down. Must not block."""
+    """Records every transition. Must not block."""
 
     def record_transition(
-        self, machine: str, subject: str, event: str, source: str | None, target: str, outcome: str | None, reason: str
+        self,
+        machine: str,
+        subject: str,
+        event: str,
+        source: str | None,
+        target: str,
+        outcome: str | None,
+        reason: str,
+        /,
+        *,
+        provisional: bool = False,
     ) -> None: ...
 
 
 class Record(Recorder, Protocol):
-    """`fsm_runner.journal.journal.Journal`. None of the notes blocks; `written` tells when they are on disk."""
+    """`Journal`, for runs and sessions. The `record_…` methods do not block; `flush` waits until all is on disk."""
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None: ...
 
@@ -29,7 +39,7 @@ class Record(Recorder, Protocol):
     def record_session_end(self, session_id: str) -> None: ...
 
     async def has_run(self, run_id: str) -> bool:
-        """Whether a run was claimed by this runner, also long ago. Raises `JournalUnreadable`."""
+        """Return whether this runner has claimed the run, also long ago. Raises `JournalUnreadable`."""
 
     async def flush(self) -> None:
         """Raises `JournalUnwritable`."""

@@ -1,9 +1,8 @@
-"""The runs that a runner holds."""
+"""The runs that a runner holds: at work, or with a report that is pending."""
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import msgspec
 from loguru import logger
@@ -15,6 +14,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
 from fsm_runner.runtime.actors.ended_runs import EndedRuns
+from fsm_runner.runtime.actors.owned_tasks import OwnedTasks
 from fsm_runner.runtime.actors.run import RunActor, RunContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
@@ -23,13 +23,11 @@ from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.text import excerpt
 
 HELD_LIMIT = 10_000
-"""So many runs and reports of runs are under way at once, whatever a coordinator says that this runner holds."""
-
-"""As much of a failure's headline is logged; the coordinator has the rest."""
+"""The runs and reports that a runner holds at most, whatever a coordinator assigns to it."""
 
 
 class RunRegistry:
-    """Starts runs, finds them for a stop, and owns their tasks. `aclose` ends whatever is left."""
+    """Starts and stops runs, and owns their tasks. `aclose` ends those that are left."""
 
     def __init__(
         self,
@@ -47,13 +45,11 @@ class RunRegistry:
         self._actors: dict[str, RunActor] = {}
         self._ended_runs = EndedRuns(repeated_report, self._send_again)
         self._handed_out_again: set[str] = set()
-        """Runs at work that were handed out again; the log mentions each once."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        """The active runs that a poll brought again; each is logged once."""
+        self._tasks = OwnedTasks("run", self._on_change)
         self.descriptors = DescriptorWatch(self, on_descriptors_short, on_descriptors_freed)
         self.changed = asyncio.Event()
-        """Set at each start and end; whoever waits on it clears it."""
-        self._none_left = asyncio.Event()
-        self._none_left.set()
+        """Set at each start and end; the waiting task clears it."""
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -65,37 +61,37 @@ class RunRegistry:
 
     @property
     def _holds_only_turns(self) -> bool:
-        """Whether no run that is held frees descriptors when it ends, as all are turns of executors that live on."""
+        """Whether every held run is a turn of a persistent executor, so that the end of a run frees no descriptor."""
         turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
         return turns == len(self._tasks)
 
     @property
     def _only_executors_lack_room(self) -> bool:
-        """Whether executors that live on hold the descriptors, and nothing else would free any."""
+        """Whether persistent executors hold the descriptors, and no end of a run would free any."""
         return self.descriptors.has_lasting_shortage and self._holds_only_turns
 
     @property
     def at_hard_limit(self) -> bool:
-        """Whether nothing more may be begun, not even a report."""
+        """Whether nothing more may start, not even a report."""
         return len(self._tasks) >= HELD_LIMIT
 
     @property
     def unstarted(self) -> int:
-        """Runs whose executor is still to be started."""
+        """The number of runs whose executor has not been started."""
         return sum(actor.is_unstarted for actor in self._actors.values())
 
     @property
-    def names(self) -> frozenset[str]:
-        """One for each run that is held."""
-        return frozenset(task.get_name() for task in self._tasks)
+    def run_ids(self) -> frozenset[str]:
+        """The runs that are held."""
+        return self._tasks.subjects
 
     def start(self, run: wire.Run, runner_id: str) -> bool:
-        """Whether the run is new. One that is at work here, or has ended here, is not carried out again."""
+        """Start a run and return True; False if it is active or has ended here, as it is not executed again."""
         if run.run_id in self._actors:
-            # Logged once for each run: a coordinator may repeat it in every second.
+            # Logged once for each run, since a coordinator may hand it out every second.
             if run.run_id not in self._handed_out_again:
                 self._handed_out_again.add(run.run_id)
-                logger.warning("{}: handed out again while it is at work here; it is not started again", run.run_id)
+                logger.warning("{}: handed out again while it is active here; it is not started again", run.run_id)
             return False
         if self.resend_final_report(run.run_id):
             return False
@@ -104,17 +100,18 @@ class RunRegistry:
         return True
 
     def _refusal_of(self, run: wire.Run) -> str:
-        """Why the run cannot have a process; empty where it can, or needs none.
+        """Return why the run cannot have a process; empty if it can, or needs none.
 
-        Without idle executors it may have one: then connections hold the descriptors, and these have their own share.
+        Without idle executors it can: then connections hold the descriptors, and they have their own share.
         """
         if self.descriptors.has_room or not self._context.executor.starts_process(run):
             return ""
         if len(self._sessions) == 0 or not self._only_executors_lack_room:
             return ""
-        living = "1 executor lives on" if len(self._sessions) == 1 else f"{len(self._sessions)} executors live on"
+        count = len(self._sessions)
+        alive = "1 persistent executor is alive" if count == 1 else f"{count} persistent executors are alive"
         return (
-            f"too few file descriptors for another executor, since {living}: "
+            f"too few file descriptors for another executor, since {alive}: "
             f"{self.descriptors.summary}. Raise the hard limit (`ulimit -Hn`), let idle executors end sooner "
             "(`--session-idle-timeout`), or stop idle sessions (`fsm-runner stop SESSION`)"
         )
@@ -123,63 +120,63 @@ class RunRegistry:
         return run_id in self._actors
 
     async def was_claimed(self, run_id: str) -> bool:
-        """Whether this runner has ever claimed it, as far as its journal goes back. Raises `JournalUnreadable`."""
+        """Return whether this runner's journal has a claim of the run. Raises `JournalUnreadable`."""
         return await self._context.record.has_run(run_id)
 
     def resend_final_report(self, run_id: str) -> bool:
-        """Report again how the run ended here, since the coordinator has it as open; False: it did not end here."""
+        """Send the run's report again, since the coordinator has it as open; False if it did not end here."""
         if run_id not in self._ended_runs:
             return False
         if self._context.channels.outbox.pending_report(run_id) is None:
-            self._ended_runs.repeat(run_id)
+            self._ended_runs.resend(run_id)
         return True
 
     def resume(self, recovered: OpenRun) -> None:
-        """Go on with a run that an earlier process of this runner had."""
+        """Resume a run of an earlier process of this runner."""
         try:
             run = msgspec.json.decode(recovered.run, type=wire.Run)
         except wire.DECODE_FAULTS as defect:
-            said = f"interrupted, and what was written down of the run cannot be read: {defect}"
-            self.fail(recovered.run_id, recovered.runner_id, said)
+            error = f"interrupted, and its record in the journal cannot be decoded: {defect}"
+            self.fail(recovered.run_id, recovered.runner_id, error)
             self._context.record.record_run_end(recovered.run_id)
             return
-        logger.warning("{}: taken up, an earlier process ended while it was {}", run.run_id, recovered.state)
+        logger.warning("{}: resumed; an earlier process ended while it was {}", run.run_id, recovered.state)
         self._begin(RunActor(run, recovered.runner_id, self._context, recovered))
 
-    def remember(self, ended: Iterable[EndedRun]) -> None:
-        """Runs that an earlier process has ended."""
+    def remember_ended(self, ended: Iterable[EndedRun]) -> None:
+        """Remember runs that an earlier process ended, so that they are not executed again."""
         for run in ended:
             status = run.report.path.rpartition("/")[2]
             ending = msgspec.convert({"type": "run", "subject": run.run_id, "status": status}, RunEnding)
             self._ended_runs.add(run.run_id, OutboundMessage(run.report.path, run.report.body, ending=ending))
 
     def fail_unreadable(self, run: UnreadableRun, runner_id: str) -> None:
-        """Report a run as failed that cannot be read, let alone be started."""
+        """Report a run as failed that cannot be decoded."""
         if not self.is_active(run.run_id) and not self.resend_final_report(run.run_id):
             self.fail(run.run_id, runner_id, run.defect)
 
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
-        # The text can name the coordinator's URL, which may hold a password.
+        # The text can contain the coordinator's URL, which may contain a password.
         error = self._context.channels.redactor.text(error)
         logger.error("{}: {}", run_id, excerpt(headline(error)))
-        self._end_at_once(run_id, messages.failed(run_id, runner_id, limited_error(error), authoritative=False))
+        self._end_at_once(run_id, messages.failed(run_id, runner_id, limited_error(error), provisional=True))
 
     def report_stopped(self, run_id: str, runner_id: str) -> None:
-        """Report a run as stopped that was claimed, and whose answer was lost."""
-        logger.warning("{}: to be stopped, and not at work here: it is reported as stopped", run_id)
-        self._end_at_once(run_id, messages.stopped(run_id, runner_id, "shutdown", authoritative=False))
+        """Report a run as stopped that is not active here, because the response with its claim was lost."""
+        logger.warning("{}: the coordinator stops it, but it is not active here; reported as stopped", run_id)
+        self._end_at_once(run_id, messages.stopped(run_id, runner_id, "shutdown", provisional=True))
 
     def _end_at_once(self, run_id: str, report: OutboundMessage) -> None:
         self._ended_runs.add(run_id, report)
-        self._own(self._deliver(run_id, report), run_id)
+        self._tasks.start(run_id, self._deliver(run_id, report))
 
     def count_of_session(self, session_id: str) -> int:
-        """How many runs of this session are held."""
+        """Return the number of the session's active runs."""
         return sum(actor.wire_run.session_id == session_id for actor in self._actors.values())
 
-    def unfinished_runs_of(self, session_id: str) -> list[asyncio.Event]:
-        """Set when the runs of this session that are held now have ended."""
+    def pending_reports(self, session_id: str) -> list[asyncio.Event]:
+        """Return an event for each active run of the session, set when the run has been reported."""
         return [actor.finished for actor in self._actors.values() if actor.wire_run.session_id == session_id]
 
     def stop_run(self, run_id: str, reason: str) -> None:
@@ -197,58 +194,41 @@ class RunRegistry:
             actor.post("stop_requested", reason)
 
     def close_idle_sessions(self, reason: str) -> None:
-        """End the executors that no run has at this moment."""
+        """End the persistent executors that have no turn."""
         self._sessions.close_idle(reason)
 
     async def wait_until_empty(self) -> None:
         """Return when no run is held."""
-        await self._none_left.wait()
+        await self._tasks.wait_until_empty()
 
     @property
     def has_only_pending_reports(self) -> bool:
-        """Whether runs are held, and nothing of any of them is at work."""
+        """Whether runs are held, and only their reports are pending."""
         return bool(self._actors) and all(actor.work_done.is_set() for actor in self._actors.values())
 
     async def wait_until_idle(self, reason: str) -> None:
-        """End the executors that live on when no run is at work, and return when all that is left is to be told."""
+        """Wait until at most reports are pending: for the work of all runs, then for the end of idle executors."""
         for actor in list(self._actors.values()):
             await actor.work_done.wait()
         await self._sessions.wait_until_idle(reason)
 
     async def close_sessions(self, reason: str) -> None:
-        """End the executors that live on when no run is held, and return when they and their reports are done."""
+        """End the idle executors and wait for the reports of their ends. Call this when no run is held."""
         await self._sessions.close(reason)
 
     async def aclose(self) -> None:
-        """Kill what still works. What is not reported stays in the journal."""
+        """Kill the executors of active runs. Pending reports stay in the journal."""
         self._ended_runs.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.aclose()
         self.descriptors.close()
 
     def _begin(self, actor: RunActor) -> None:
         self._actors[actor.name] = actor
-        self._own(self._live(actor), actor.name)
+        self._tasks.start(actor.name, self._live(actor))
 
-    def _own(self, work: Coroutine[Any, Any, None], run_id: str) -> None:
-        task = asyncio.create_task(work, name=f"run {run_id}")
-        self._tasks.add(task)
-        self._none_left.clear()
+    def _on_change(self) -> None:
         self.changed.set()
         self.descriptors.check()
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not self._tasks:
-            self._none_left.set()
-        self.changed.set()
-        self.descriptors.check()
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            logger.opt(exception=fault).error("{} broke; the other runs go on", task.get_name())
 
     async def _live(self, actor: RunActor) -> None:
         began_s = time.monotonic()
@@ -256,7 +236,7 @@ class RunRegistry:
             state = await actor.live()
         except Exception as defect:
             if actor.terminal_report is None:
-                self.fail(actor.name, actor.runner_id, f"the runner's own fault: {defect!r}")
+                self.fail(actor.name, actor.runner_id, f"a defect of the runner: {defect!r}")
             raise
         finally:
             del self._actors[actor.name]
@@ -266,7 +246,7 @@ class RunRegistry:
             self._ended_runs.add(actor.name, actor.terminal_report)
         took = f"{time.monotonic() - began_s:.2f} s"
         if actor.was_resumed:
-            took += " since it was taken up"
+            took += " since it was resumed"
         used = "" if actor.usage is None else f" ({actor.usage})"
         if reasons := [excerpt(headline(reason)) for reason in (actor.failure, actor.unreported) if reason]:
             logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, "; ".join(reasons))
@@ -274,8 +254,8 @@ class RunRegistry:
             logger.info("{}: {} after {}{}", actor.name, state, took, used)
 
     def _send_again(self, run_id: str, report: OutboundMessage) -> None:
-        logger.warning("{}: still open at the coordinator although it ended here; its report is sent again", run_id)
-        self._own(self._deliver(run_id, report), run_id)
+        logger.warning("{}: still open at the coordinator although it ended here; sending its report again", run_id)
+        self._tasks.start(run_id, self._deliver(run_id, report))
 
     async def _deliver(self, run_id: str, report: OutboundMessage) -> None:
         outbox = self._context.channels.outbox

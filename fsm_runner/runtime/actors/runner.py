@@ -151,7 +151,7 @@ class RunnerActor(Actor):
         facts = {
             "journal_is_unwritable": self._journal.unwritable is not None,
             "descriptors_are_short": self._runs.descriptors.is_short,
-            "late_run_arrived": self.is_leaving and not self._runs.names <= self._abandoned_runs,
+            "late_run_arrived": self.is_leaving and not self._runs.run_ids <= self._abandoned_runs,
         }
         return frozenset(fact for fact, holds in facts.items() if holds)
 
@@ -221,7 +221,7 @@ class RunnerActor(Actor):
             reason = f"not deregistered: {len(self._runs)} reports are left to this runner's next process"
             logger.warning(reason)
             raise _NotDeregistered(reason)
-        self._abandoned_runs = self._runs.names
+        self._abandoned_runs = self._runs.run_ids
         await self._client.deregister(runner_id)
 
     async def _await_last_poll(self) -> None:

@@ -1,7 +1,7 @@
-"""One persistent executor: lives the life of `specs/session.toml`."""
+"""The actor of one persistent executor. Its states are in `specs/session.toml`."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import cast
 
 import msgspec
@@ -13,26 +13,22 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
-from fsm_runner.machine.engine import Machine, Step
+from fsm_runner.machine.engine import Answer, Cause, Machine, Step
 from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus
+from fsm_runner.reporting.messages import unreported_reason
 from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
-from fsm_runner.reporting.unreported import why_unreported
-from fsm_runner.runtime.actors.actor import Actor, Position, TimeLimitExceeded
+from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.util.error_text import headline
 
 OnStatus = Callable[[ExecutorStatus], None]
 
 
-def _noted_by_nobody(_: ExecutorStatus) -> None:
-    pass
-
-
 class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all sessions of one runner share. Times are in seconds; None: no limit."""
+    """Shared by all sessions of one runner. Times are in seconds; None: no limit."""
 
     machine: Machine
     channels: ReportingContext
@@ -42,14 +38,14 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn:
-    """What one run wants of a session: the `Execution` of that run."""
+    """One run's turn in a session: the `Execution` of that run."""
 
     def __init__(self, session: "SessionActor", line: bytes, on_status: OnStatus) -> None:
         self.line = line
+        """The line that is written to the executor's standard input."""
         self.on_status = on_status
-        """Told what is for the record of its run."""
         self.finished = asyncio.Event()
-        """Its run has ended and been reported."""
+        """Set when its run has been reported."""
         self._session = session
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -60,7 +56,7 @@ class Turn:
     def fail(self, reason: Exception) -> None:
         if not self._done.done():
             self._done.set_exception(reason)
-            # A run that is being stopped does not ask any more.
+            # Marked as retrieved, since a run that is being stopped does not wait for it.
             self._done.exception()
 
     async def wait(self) -> CompletedSession:
@@ -69,7 +65,7 @@ class Turn:
 
     async def stop(self) -> StopSignal:
         self._session.post("stop_requested", "its run is stopped")
-        return await self._session.ending()
+        return await self._session.stop_signal()
 
     async def aclose(self) -> None:
         try:
@@ -80,7 +76,7 @@ class Turn:
 
 
 class SessionActor(Actor):
-    """From the start of the executor's process to its end."""
+    """Takes one executor process from its start to its end."""
 
     def __init__(
         self,
@@ -88,10 +84,14 @@ class SessionActor(Actor):
         context: SessionContext,
         launcher: Launcher | None,
         resume_from: Position | None = None,
-        on_status: OnStatus = _noted_by_nobody,
+        *,
+        on_status: OnStatus = lambda _: None,
+        pending_reports: Collection[asyncio.Event] = (),
     ) -> None:
-        """`resume_from`: the session's position when an earlier runner process ended. Its executor ended too, so
-        nothing is launched."""
+        """`launcher`: None for a session of an earlier runner process, whose executor ended with that process.
+
+        `pending_reports` are set when the runs that the session had in that process have been reported.
+        """
         super().__init__(
             first.run.session_id,
             context.machine,
@@ -110,42 +110,36 @@ class SessionActor(Actor):
         self._context = context
         self._launcher = launcher
         self._process: PersistentProcess | None = None
-        self.first_turn = Turn(
-            self, b"" if launcher is None else invocation_line(first, launcher.executor_config), on_status
-        )
-        """The turn that starts the session."""
-        self._turn: Turn | None = self.first_turn
-        self._latest_turn = self.first_turn
-        self._ended_between_turns = False
-        self._told_first: tuple[asyncio.Event, ...] = ()
-        self.work_done = asyncio.Event()
-        """No process is left; at most the coordinator is to be told."""
+        line = b"" if launcher is None else invocation_line(first, launcher.executor_config)
+        self.turn = Turn(self, line, on_status)
+        """The latest turn, which may have ended."""
+        self._pending_reports = pending_reports
+        if resume_from is not None:
+            self.turn.finished.set()
         self._failure: Exception | None = None
         self.unreported = ""
-        """Why the coordinator has no record of how the session ended here; empty where it has one."""
-        self._ending: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
+        """Why the coordinator has no record of the session's end; empty if it has one."""
+        self._stop_signal: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
+        self.work_done = asyncio.Event()
+        """Set when no process is left and at most a report is pending. Other tasks wait for it."""
 
-    def had_its_turns(self, told_first: Iterable[asyncio.Event]) -> None:
-        """No turn was in progress when the earlier process ended. `told_first`: the ends of runs that it had not told
-        yet."""
-        self._complete_turn()
-        self._latest_turn.finished.set()
-        self._told_first = tuple(told_first)
-        self._ended_between_turns = True
+    @property
+    def has_turn(self) -> bool:
+        """Whether a run has the executor."""
+        return self.has_tag("has_turn")
 
     def further_turn(self, run: Run, on_status: OnStatus) -> Turn:
-        """Raises `ExecutionFailed` where the executor has a turn already, or has ended."""
-        if self._turn is not None:
+        """Begin the run's turn. Raises `ExecutionFailed` if the executor has a turn already or has ended."""
+        turn = Turn(self, turn_line(run), on_status)
+        if self.request("turn_requested", turn, run.run_id) is Answer.TAKEN:
+            return turn
+        if self.has_turn:
             raise ExecutionFailed(f"session {self.name} is busy: its executor has not completed its turn yet")
-        if self.state != "idle":
-            raise no_live_executor(self.name)
-        self._turn = self._latest_turn = Turn(self, turn_line(run), on_status)
-        self.post("turn_requested", run.run_id)
-        return self._turn
+        raise no_live_executor(self.name)
 
     async def live(self) -> str:
-        """Run to the end; the final state. Nothing of the executor is left then."""
-        if self._left_at is None:
+        """Run to a final state and return it. No process of the executor is left then."""
+        if self._resume_from is None:
             run = self._first.run
             self._context.record.record_session_start(self.name, self._first.runner_id, msgspec.json.encode(run))
         try:
@@ -153,93 +147,87 @@ class SessionActor(Actor):
             self._context.record.record_session_end(self.name)
             return state
         finally:
-            self._fail_turn(ExecutionFailed(f"session {self.name} was given up"))
+            self.turn.fail(ExecutionFailed(f"session {self.name} was given up"))
             await self.kill()
-            self._settle_ending("SIGKILL")
+            self._set_stop_signal("SIGKILL")
             self.work_done.set()
 
-    async def ending(self) -> StopSignal:
-        """What it took to end the executor, once it has ended."""
-        return await asyncio.shield(self._ending)
+    async def stop_signal(self) -> StopSignal:
+        """Return how the executor ended, once it has."""
+        return await asyncio.shield(self._stop_signal)
 
     async def kill(self) -> None:
-        """End the process at once; the machine notices by itself."""
+        """Kill the process at once; the machine learns of the exit."""
         if self._process is not None:
             await self._process.aclose()
 
     def on_step(self, step: Step, payload: object) -> None:
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
-        if step.event == "turn_completed":
-            self._complete_turn()
-        elif step.source == "idle" and step.target != "busy":
-            self._ended_between_turns = True
-            logger.info("{}: its executor ends between turns: {}", self.name, _reason(step, payload))
-        if self._context.machine.is_final(self.model) and isinstance(payload, Refused | TimeLimitExceeded):
-            self.unreported = why_unreported(self.model.outcome, payload)
-        if step.target == "stopping":
+        had_turn = self._machine.has_tag(step.source, "has_turn")
+        if isinstance(payload, Turn):
+            self.turn = payload
+        if self.model.outcome is not None and self._failure is None:
             self._failure = _as_failure(self.name, payload)
-        if step.target == "reporting":
-            # Not before: what a run has started is gone when the run ends.
-            self._settle_ending("SIGKILL" if step.source == "stopping" else "shutdown")
-            self._fail_turn(self._failure or _as_failure(self.name, payload))
+            if not had_turn:
+                logger.info("{}: its executor ends between turns: {}", self.name, _reason(step, payload))
+        if had_turn and not self.has_turn:
+            # A failed turn ends only now, after the processes that its run started.
+            self._end_turn()
+        if self._machine.has_tag(step.source, "ends_process"):
+            self._set_stop_signal("SIGKILL")
+        elif self.model.outcome is not None and not self.has_tag("ends_process"):
+            self._set_stop_signal("shutdown")
+        if self._machine.has_tag(step.source, "reports") and step.cause is not Cause.DONE:
+            self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
 
-    def _complete_turn(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.complete()
-
-    def _fail_turn(self, reason: Exception) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.fail(reason)
+    def _end_turn(self) -> None:
+        if self._failure is None:
+            self.turn.complete()
+        else:
+            self.turn.fail(self._failure)
 
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = SessionReporter(self.name, self._context.channels, self._has_turn, self._note)
+        channel = SessionReporter(self.name, self._context.channels, self._may_bind, self._note_status)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
-        await self._running().take_turn(self._latest_turn.line)
+        await self._live_process().take_turn(self.turn.line)
 
     async def _await_exit(self) -> None:
-        await self._running().wait_for_exit()
+        await self._live_process().wait_for_exit()
 
-    def _running(self) -> PersistentProcess:
+    def _live_process(self) -> PersistentProcess:
         if self._process is None:
             raise ExecutionFailed(f"session {self.name} has no process")
         return self._process
 
     async def _stop_process(self) -> None:
-        ending: StopSignal = "shutdown"
-        if self._process is not None:
-            ending = await self._process.stop()
-        self._settle_ending(ending)
+        self._set_stop_signal("shutdown" if self._process is None else await self._process.stop())
 
-    def _settle_ending(self, ending: StopSignal) -> None:
-        if not self._ending.done():
-            self._ending.set_result(ending)
+    def _set_stop_signal(self, signal: StopSignal) -> None:
+        """The first call counts."""
+        if not self._stop_signal.done():
+            self._stop_signal.set_result(signal)
 
     async def _report(self) -> None:
         self.work_done.set()
-        if not self._ended_between_turns:
-            return
-        # After the report of the run that had the last turn, which makes the session idle.
-        for over in (self._latest_turn.finished, *self._told_first):
-            await over.wait()
-        status = cast(EndedSession, self.model.outcome)
-        report = messages.session_ended(self.name, self._first.runner_id, status)
+        # The report of the session's last run would set the session to idle.
+        for reported in (self.turn.finished, *self._pending_reports):
+            await reported.wait()
+        report = messages.session_ended(self.name, self._first.runner_id, cast(EndedSession, self.model.outcome))
         outbox = self._context.channels.outbox
         answer = await asyncio.shield(outbox.pending_report(self.name) or outbox.put(self.name, report))
         if isinstance(answer, Refused):
             raise answer
 
-    def _note(self, notes: ExecutorStatus) -> None:
-        if self._turn is not None:
-            self._turn.on_status(notes)
+    def _note_status(self, status: ExecutorStatus) -> None:
+        if self.has_turn:
+            self.turn.on_status(status)
 
-    def _has_turn(self) -> bool:
-        return self._turn is not None
+    def _may_bind(self) -> bool:
+        return self.has_turn
 
 
 def no_live_executor(session_id: str) -> ExecutionFailed:
@@ -251,8 +239,8 @@ def no_live_executor(session_id: str) -> ExecutionFailed:
 
 def _reason(step: Step, payload: object) -> str:
     event = step.event.replace("_", " ")
-    said = headline(str(payload)) if isinstance(payload, str | ExecutionFailed) else ""
-    return f"{event}: {said}" if said else event
+    detail = headline(str(payload)) if isinstance(payload, str | ExecutionFailed) else ""
+    return f"{event}: {detail}" if detail else event
 
 
 def _as_failure(session_id: str, payload: object) -> Exception:

@@ -1,7 +1,8 @@
-"""The persistent executors that live on between runs."""
+"""The persistent executors of a runner."""
 
 import asyncio
 import time
+from collections.abc import Collection
 
 from loguru import logger
 
@@ -10,16 +11,17 @@ from fsm_runner.executors.launcher import Launcher
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.runtime.actors.actor import Position
+from fsm_runner.runtime.actors.owned_tasks import OwnedTasks
 from fsm_runner.runtime.actors.session import OnStatus, SessionActor, SessionContext, Turn, no_live_executor
 
 
 class SessionRegistry:
-    """Those of one runner, by session. Owns their tasks; `aclose` ends whatever is left."""
+    """The sessions of one runner by id. It owns their tasks; `aclose` ends those that are left."""
 
     def __init__(self, context: SessionContext) -> None:
         self._context = context
         self._actors: dict[str, SessionActor] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks("session")
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -27,49 +29,43 @@ class SessionRegistry:
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
-    def begin(self, first: Assignment, launcher: Launcher, on_status: OnStatus) -> SessionActor:
+    def start(self, first: Assignment, launcher: Launcher, on_status: OnStatus) -> SessionActor:
         return self._add(SessionActor(first, self._context, launcher, on_status=on_status))
 
-    def resume(self, first: Assignment, resume_from: Position) -> SessionActor:
-        """Bring to its end what an earlier process of this runner had."""
-        return self._add(SessionActor(first, self._context, None, resume_from))
+    def resume(self, first: Assignment, position: Position, pending_reports: Collection[asyncio.Event]) -> SessionActor:
+        """Bring a session of an earlier process of this runner to its end."""
+        return self._add(SessionActor(first, self._context, None, position, pending_reports=pending_reports))
 
     def _add(self, actor: SessionActor) -> SessionActor:
         self._actors[actor.name] = actor
-        task = asyncio.create_task(self._live(actor), name=f"session {actor.name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._tasks.start(actor.name, self._live(actor))
         return actor
 
     def stop_idle(self, session_id: str, reason: str) -> None:
-        """End the executor of this session where no run has it; a run that has is stopped itself."""
+        """End the session's executor if no run has it. A run that has it is stopped itself."""
         actor = self._actors.get(session_id)
-        if actor is not None and actor.state == "idle":
+        if actor is not None and not actor.has_turn:
             actor.post("stop_requested", reason)
 
+    def close_idle(self, reason: str) -> None:
+        """End the executors that have no turn."""
+        for actor in self._actors.values():
+            actor.post("close_requested", reason)
+
     async def wait_until_idle(self, reason: str) -> None:
-        """End all that wait for a turn, and return when no process is left. Nothing may have a turn then."""
+        """End the idle executors and return when no process is left. Call this when no run is active."""
         self.close_idle(reason)
         for actor in list(self._actors.values()):
             await actor.work_done.wait()
 
     async def close(self, reason: str) -> None:
-        """End all that wait for a turn, and return when none is left. Nothing may have a turn then."""
+        """End the idle executors and return when their ends are reported. Call this when no run is active."""
         self.close_idle(reason)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-
-    def close_idle(self, reason: str) -> None:
-        for actor in self._actors.values():
-            actor.post("close_requested", reason)
+        await self._tasks.wait_until_empty()
 
     async def aclose(self) -> None:
-        """Kill what still lives."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Kill the executors that are left."""
+        await self._tasks.aclose()
 
     async def _live(self, actor: SessionActor) -> None:
         began_s = time.monotonic()
@@ -84,11 +80,6 @@ class SessionRegistry:
         else:
             logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            logger.opt(exception=fault).error("{} broke; the other sessions go on", task.get_name())
-
 
 class PersistentExecutor:
     """The `Executor` of profiles whose `lifecycle` is persistent: each run is a turn of its session's process."""
@@ -98,16 +89,16 @@ class PersistentExecutor:
         self._launcher = launcher
 
     def accept(self, run: Run) -> None:
-        """Any run: what it asks for is between its author and the executor."""
+        """Accept any run; its executor judges the parameters."""
 
     def starts_process(self, run: Run) -> bool:
         return run.type != "resume_session"
 
     async def prepare(self, assignment: Assignment) -> None:
-        """There is nothing to bring up to date."""
+        """Nothing to fetch."""
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Turn:
-        """Raises `ExecutionFailed` where a resume finds its session busy or without a live executor."""
+        """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor."""
         run = assignment.run
         live = self._sessions.find(run.session_id)
         if run.type == "resume_session":
@@ -116,4 +107,4 @@ class PersistentExecutor:
             return live.further_turn(run, session.report_status)
         if live is not None:
             raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-        return self._sessions.begin(assignment, self._launcher, session.report_status).first_turn
+        return self._sessions.start(assignment, self._launcher, session.report_status).turn
