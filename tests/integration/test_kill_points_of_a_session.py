@@ -15,7 +15,7 @@ from tests.support.doomed_runner import BREAK_STOP, HOLD_START
 from tests.support.stage import REFUSED, Act, Scenario, Stage, Steps, nothing_more
 from tests.support.theatre import Repertoire, entering, short_transitions, theatre
 
-NOT_SHORT = [("busy", "turn_timed_out", "stopping")]
+NOT_SHORT = [("busy", "turn_timed_out", "stopping_turn")]
 """The run of the turn has the same limit, which begins earlier and so ends earlier."""
 
 
@@ -92,13 +92,30 @@ SCENARIOS = (
     of_session("is stopped while it starts", held, stop_when_running, broken=(HOLD_START,)),
     of_session("does not start", executor="#!/nowhere/at/all\n", afresh="failed"),
     of_session("fails in a turn", fail, afresh="failed"),
-    of_session("cannot be stopped", held, stop_when_busy, broken=(BREAK_STOP,)),
+    of_session("cannot be stopped in a turn", held, stop_when_busy, broken=(BREAK_STOP,)),
+    of_session("cannot be stopped after it failed in a turn", fail, broken=(BREAK_STOP,), afresh="failed"),
+    of_session("cannot be stopped between turns", provoke=stop_when_idle, broken=(BREAK_STOP,)),
     of_session("is not told", leave, until_told, arrange=refuse_status),
     of_session("was starting", held, first_killed_at=entering("session", "starting")),
     of_session("was busy", held, first_killed_at=entering("session", "busy")),
     of_session("was idle", first_killed_at=entering("session", "idle"), provoke_first=wait_for_its_end),
     of_session(
-        "was being stopped", held, first_killed_at=entering("session", "stopping"), provoke_first=stop_when_busy
+        "was being stopped in a turn",
+        held,
+        first_killed_at=entering("session", "stopping_turn"),
+        provoke_first=stop_when_busy,
+    ),
+    of_session(
+        "had failed in a turn",
+        fail,
+        first_killed_at=entering("session", "stopping_turn"),
+        provoke_first=wait_for_its_end,
+        afresh="failed",
+    ),
+    of_session(
+        "was being stopped between turns",
+        first_killed_at=entering("session", "stopping_idle"),
+        provoke_first=stop_when_idle,
     ),
 )
 SESSIONS = Repertoire("session", SCENARIOS)

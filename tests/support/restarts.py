@@ -175,7 +175,7 @@ async def _defects_of_session(stage: Stage) -> list[str]:
 
 def _defects_of_life(steps: list[Step]) -> list[str]:
     gaps = [str(after) for before, after in pairwise(steps) if before.target != after.source]
-    finals = {*TERMINAL, "settled_elsewhere"}
+    finals = {*TERMINAL, "superseded"}
     if not steps or steps[-1].target not in finals:
         gaps.append("its life has no end in the journal")
     return [f"in the journal: {gap}" for gap in gaps]
