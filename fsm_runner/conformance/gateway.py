@@ -11,7 +11,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.server import Gateway
 from fsm_runner.protocol.error_bodies import reason_of
-from fsm_runner.protocol.json_text import decode_json, sound_json
+from fsm_runner.protocol.json_text import decode_json, valid_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 from fsm_runner.reporting.session_channel import SessionChannel
 
@@ -52,7 +52,7 @@ class Exchange:
     def fields(self) -> JsonObject:
         """The body if it is a JSON object, otherwise an empty dict: the gateway rejects anything else."""
         try:
-            decoded: object = decode_json(sound_json(bytes(self.body)))
+            decoded: object = decode_json(valid_json(bytes(self.body)))
         except DECODE_FAULTS:
             return {}
         return decoded if isinstance(decoded, dict) else {}

@@ -16,7 +16,7 @@ from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.child.executable import not_executable
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
-from fsm_runner.protocol.json_text import decode_json, sound_json
+from fsm_runner.protocol.json_text import decode_json, valid_json
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
 from fsm_runner.reporting.session_channel import SessionChannel
@@ -163,7 +163,7 @@ def result_data(code: int, ended: Exit) -> JsonObject:
     """stdout as it stands where it is one JSON object, otherwise what the command left behind."""
     if not ended.stdout.truncated:
         try:
-            return decode_json(sound_json(ended.stdout.bytes()), JsonObject)
+            return decode_json(valid_json(ended.stdout.bytes()), JsonObject)
         except DECODE_FAULTS:
             pass
     return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}

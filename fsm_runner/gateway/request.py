@@ -14,7 +14,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.gateway import paths
 from fsm_runner.gateway.endpoint import GatewayEndpoint, GatewayLimits
 from fsm_runner.gateway.errors import GatewayError, not_found, not_open
-from fsm_runner.protocol.json_text import json_defect, sound_json
+from fsm_runner.protocol.json_text import json_error, valid_json
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -55,12 +55,12 @@ class RequestBody:
                 raise self._too_large()
 
     async def read(self) -> bytes:
-        """Return the whole body as `sound_json` returns it. Raises `GatewayError` (408, 413), `ClientDisconnect`."""
+        """Return the whole body as `valid_json` returns it. Raises `GatewayError` (408, 413), `ClientDisconnect`."""
         async with self._slots:
             body = bytearray()
             async for chunk in self.chunks():
                 body += chunk
-            return sound_json(bytes(body))
+            return valid_json(bytes(body))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises `GatewayError` (408, 413), `ClientDisconnect`."""
@@ -182,7 +182,7 @@ def decode_fields(body: bytes, decoder: msgspec.json.Decoder[Fields]) -> Fields:
     except msgspec.ValidationError:
         raise GatewayError(400, "The body is not a JSON object") from None
     except DECODE_FAULTS as defect:
-        raise GatewayError(400, f"The body is not valid JSON: {json_defect(body, defect)}") from None
+        raise GatewayError(400, f"The body is not valid JSON: {json_error(body, defect)}") from None
 
 
 def decode_every_field(body: bytes) -> dict[str, msgspec.Raw]:

@@ -4,7 +4,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fsm_runner.mcp_server.caller import PATH, SESSION_HEADER, Addresses
-from fsm_runner.protocol.json_text import sound_json
+from fsm_runner.protocol.json_text import valid_json
 
 _SESSION_HEADER = SESSION_HEADER.lower().encode()
 
@@ -56,7 +56,7 @@ def _with_sound_body(receive: Receive, limit_bytes: int) -> Receive:
                 return message
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        return {"type": "http.request", "body": sound_json(bytes(body)), "more_body": more}
+        return {"type": "http.request", "body": valid_json(bytes(body)), "more_body": more}
 
     return receive_sound
 

@@ -1,10 +1,10 @@
-"""JSON as other programs write it, and JSON that every program can read.
+"""Reads JSON as other programs write it, and writes JSON that every program can read.
 
-A lone surrogate is half of the pair that UTF-16 needs for a character beyond U+FFFF. Python's `json` and JavaScript
-write it as an escape (`"\\ud83d"`), for a text that was cut or a file name that is not UTF-8. Strict readers refuse it,
-so it becomes U+FFFD, the replacement character, on the way in and on the way out. Programs also print names of files as
-they are, in bytes that are not UTF-8: those become U+FFFD too. A file that a person writes has to be UTF-8. Editors on
-Windows begin a file with a byte order mark, which is no part of its JSON.
+A lone surrogate is half of the pair that UTF-16 uses for a character beyond U+FFFF. Python's `json` and JavaScript
+write it as an escape (`"\\ud83d"`), for truncated text or a file name that is not UTF-8. Strict readers reject it, so
+it becomes U+FFFD, the replacement character, both on input and on output. Programs also print file names as bytes that
+are not UTF-8: those become U+FFFD too. Files that people write must be UTF-8. Editors on Windows begin a file with a
+byte order mark, which is not part of the JSON.
 """
 
 import re
@@ -20,18 +20,18 @@ Form = TypeVar("Form")
 
 REPLACEMENT = "\ufffd"
 REPLACED_LIMIT = 100_000
-"""The most runs of surrogates examined in one text. That takes about 50 ms, during which the event loop is blocked."""
+"""The most groups of surrogates that are replaced in one text. That blocks the event loop for about 50 ms."""
 
 _PIECE_BYTES = 64 * 1024
-"""How much is decoded at once, because a text can take four times the memory of its bytes."""
+"""The size of one decoding step, because text can take four times the memory of its bytes."""
 _TRUNCATED = "Input data was truncated"
-"""msgspec's words, also for an empty text."""
+"""The text of the msgspec error, also for empty input."""
 _ANY_ESCAPE = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 _PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-# An even number of backslashes before the escape does not belong to it: each two are one backslash of the text.
+# An even number of backslashes before an escape are backslashes of the text.
 _ESCAPED = re.compile(rb"(?<!\\)((?:\\\\)*)(?:((?:%s)+)|%s)" % (_PAIR, _ANY_ESCAPE))
 _ENCODED = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-"""A surrogate that was written into UTF-8 like any other character."""
+"""A surrogate that was encoded in UTF-8 like any other character."""
 
 
 @overload
@@ -39,45 +39,45 @@ def decode_json(content: bytes | str | msgspec.Raw, form: type[Form]) -> Form: .
 @overload
 def decode_json(content: bytes | str | msgspec.Raw, form: Any = Any) -> Any: ...
 def decode_json(content: bytes | str | msgspec.Raw, form: Any = Any) -> Any:
-    """A JSON text as `form`. A byte order mark is left out, and lone surrogates become U+FFFD.
+    """Decode JSON as `form`, without a byte order mark, and with U+FFFD for lone surrogates.
 
-    Raises what `msgspec.json.decode` raises (`wire.DECODE_FAULTS`), also for bytes that are not UTF-8: pass what a
-    program has written through `sound_json` first.
+    Raises what `msgspec.json.decode` raises (`wire.DECODE_FAULTS`), also for bytes that are not UTF-8: pass the output
+    of a program through `valid_json` first.
     """
     text = content.encode(errors="surrogatepass") if isinstance(content, str) else bytes(content)
     text = _without_surrogates(text)
     try:
         return msgspec.json.decode(text, type=form)
-    except msgspec.DecodeError as defect:
-        if str(defect) == _TRUNCATED:
-            raise msgspec.DecodeError(json_defect(text, defect)) from None
+    except msgspec.DecodeError as error:
+        if str(error) == _TRUNCATED:
+            raise msgspec.DecodeError(json_error(text, error)) from None
         raise
 
 
-def json_defect(text: bytes, defect: Exception) -> str:
-    """What is wrong with a JSON text that could not be decoded."""
-    if str(defect) != _TRUNCATED:
-        return str(defect)
+def json_error(text: bytes, error: Exception) -> str:
+    """Return why a JSON text could not be decoded."""
+    if str(error) != _TRUNCATED:
+        return str(error)
     return "the JSON is incomplete: it ends too early" if text.strip() else "it is empty"
 
 
 def encode_json(value: object) -> bytes:
-    """A value as JSON in UTF-8. Lone surrogates, as in file names that are not UTF-8, become U+FFFD."""
+    """Encode a value as JSON in UTF-8. Lone surrogates, as in file names that are not UTF-8, become U+FFFD."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return msgspec.json.encode(sound_value(msgspec.to_builtins(value)))
+        return msgspec.json.encode(valid_value(msgspec.to_builtins(value)))
 
 
-def sound_value(value: Any) -> Any:
-    """A copy of a decoded JSON document in which `sound_text` has changed every text and every name."""
-    return with_texts(value, sound_text, names=True)
+def valid_value(value: Any) -> Any:
+    """Return a copy of a decoded JSON document with `valid_text` applied to all texts and names."""
+    return with_texts(value, valid_text, names=True)
 
 
-def sound_json(text: bytes) -> bytes:
-    """A JSON text of another program in the form that every program reads.
+def valid_json(text: bytes) -> bytes:
+    """Return the JSON text of another program as every program can read it.
 
-    It has no byte order mark and no lone surrogates, up to `REPLACED_LIMIT`, and is UTF-8: other bytes become U+FFFD.
+    It has no byte order mark, no lone surrogates (up to `REPLACED_LIMIT`), and U+FFFD for bytes that are not UTF-8.
     """
     text = _without_surrogates(text)
     return text if _is_utf8(text) else b"".join(piece.encode() for piece in _decoded_pieces(text, "replace"))
@@ -108,8 +108,8 @@ def _decoded_pieces(text: bytes, errors: str) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-def sound_text(text: str) -> str:
-    """The text with U+FFFD in place of lone surrogates; two that make a pair become their character."""
+def valid_text(text: str) -> str:
+    """Return the text with U+FFFD for lone surrogates. Two that form a pair become their character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -1,6 +1,6 @@
-"""The coordinator's API in types: protocol.md, section 1.
+"""The messages of the coordinator's API: protocol.md, section 1. The client and the embedded coordinator share them.
 
-The client and the embedded coordinator share them. Fields that are not named here are ignored on both sides.
+Both ignore fields that are not declared here. Times are ISO 8601 text.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,41 +10,44 @@ import msgspec
 from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
 
 DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
-"""All that decoding bytes from outside can raise; the last two for depths and digits beyond Python's limits."""
+"""The errors of decoding bytes from outside. The last two come from depths and digits beyond the limits of Python."""
 
 JsonObject = dict[str, Any]
-"""A JSON object whose content is its owner's business: parameters, schemas, results, an executor's `config`."""
+"""A JSON object that the runner passes on unread: parameters, schemas, results, an executor's `config`."""
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
-"""An id that the runner has to put into a URL. With an empty one, or one that no server reads to its end, nothing could
-be told or asked, and it would be tried for ever."""
+"""An id that becomes part of a URL. With an empty or an endless id, every report would fail."""
 
 RunType = Literal["start_session", "resume_session"]
 ExecutionMode = Literal["sync", "async_poll", "async_callback"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A field that equals its default is not sent, so one that the receiver requires must not have a default."""
+    """A message that omits fields with their default, so a field that the receiver requires must not have one."""
 
 
 class Agent(_Message, frozen=True, kw_only=True):
-    """An agent: as a file defines it (section 5) and as a run's `resolved_agent_blueprint`."""
+    """An agent, as a file defines it (section 5) and as a run's `resolved_agent_blueprint`."""
 
     name: str
     description: str | None = None
     type: str | None = None
+    """`autonomous` or `procedural`."""
     command: str | None = None
+    """The command line of a procedural agent, relative to the executor's folder."""
     script: str | None = None
+    """The script of a procedural agent, in place of `command`."""
     system_prompt: str | None = None
     mcp_servers: JsonObject | None = None
     parameters_schema: JsonObject | None = None
     output_schema: JsonObject | None = None
     demands: JsonObject | None = None
+    """The properties and tags that a runner needs (section 1.3)."""
     tags: list[str] | None = None
 
 
 class RunnerAgent(Agent, frozen=True, kw_only=True):
-    """An agent as a runner registers it: a coordinator requires its command."""
+    """An agent as a runner registers it. A coordinator requires its command."""
 
     command: str
 
@@ -53,34 +56,44 @@ class ExecutorInfo(_Message, frozen=True, kw_only=True):
     """A profile without its name, as the runner registers it."""
 
     type: str
+    """`autonomous` or `procedural`."""
     command: str
+    """The executor's path, relative to the runner's home. Part of the runner's identity."""
     config: JsonObject = {}
     agents_dir: str | None = None
     lifecycle: str | None = None
+    """`one_shot` or `persistent`."""
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of `POST /runner/register`. All fields are sent, also empty ones."""
+    """Body of `POST /runner/register`. All fields are sent, also empty ones.
+
+    `hostname`, `project_dir`, `executor_profile` and `executor.command` are the runner's identity (section 1.1).
+    """
 
     hostname: str
     project_dir: str
     executor_profile: str
     executor: ExecutorInfo
     tags: list[str] = []
+    """The runner's capabilities."""
     require_matching_tags: bool = False
+    """Whether a run must share a tag with the runner."""
     agents: list[RunnerAgent] = []
+    """The agents that only this runner offers."""
 
 
 class Registered(_Message, frozen=True, kw_only=True):
-    """Answer to `POST /runner/register`."""
+    """Response to `POST /runner/register`."""
 
     runner_id: Identifier
     poll_timeout_seconds: float = 30.0
+    """How long the coordinator holds a poll."""
     heartbeat_interval_seconds: float = 60.0
 
 
 class Run(_Message, frozen=True, kw_only=True):
-    """A run as the coordinator hands it out and lists it (section 1.2). Times are ISO 8601 text."""
+    """A run in a poll response and in `GET /runs` (section 1.2)."""
 
     run_id: Identifier
     session_id: Identifier
@@ -88,15 +101,22 @@ class Run(_Message, frozen=True, kw_only=True):
     agent_name: str | None = None
     parameters: JsonObject = {}
     project_dir: str | None = None
+    """The working directory of the run; None: that of the runner."""
     parent_session_id: str | None = None
+    """The session that started this one through the MCP server."""
     execution_mode: str = "sync"
     scope: JsonObject | None = None
+    """Values for the placeholders of the agent."""
     resolved_agent_blueprint: JsonObject | None = None
-    """The agent as the coordinator has it: an executor gets all of it, known here or not."""
+    """The whole agent, including unknown fields: the executor gets all of it."""
     demands: JsonObject | None = None
+    """The properties and tags that the runner must have."""
     status: str = "pending"
+    """One of `RunStatus`."""
     runner_id: str | None = None
+    """The runner that claimed the run."""
     error: str | None = None
+    """The reason for the status `failed`."""
     created_at: str | None = None
     claimed_at: str | None = None
     started_at: str | None = None
@@ -110,17 +130,23 @@ class RunnerRef(msgspec.Struct, frozen=True):
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /runner/runs/{id}/completed`."""
+
     runner_id: str
     status: Literal["success"] = "success"
     session_status: CompletedSession = "finished"
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /runner/runs/{id}/failed`."""
+
     runner_id: str
     error: str
 
 
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /runner/runs/{id}/stopped`."""
+
     runner_id: str
     signal: StopSignal
 
@@ -136,13 +162,14 @@ class Bind(_Message, frozen=True, kw_only=True):
     """Body of `POST /sessions/{id}/bind`."""
 
     executor_session_id: str
+    """The executor's own name of the session, needed to resume it."""
     hostname: str
     executor_profile: str
     project_dir: str | None = None
 
 
 class ResultEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_type", tag="result"):
-    """A session's result, as an event (section 1.4): text or data, never both."""
+    """A session's result as an event (section 1.4): text or data, never both."""
 
     session_id: str
     timestamp: str
@@ -151,23 +178,23 @@ class ResultEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_ty
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to `GET /sessions/{id}/result`."""
+    """Response to `GET /sessions/{id}/result`. A coordinator may accept values of other types from executors."""
 
     result_text: Any = None
-    """Text, unless the coordinator takes whatever an executor sends."""
+    """Text."""
     result_data: Any = None
-    """An object, with the same reservation."""
+    """A JSON object."""
 
 
 class SessionEvent(SessionResult, frozen=True, kw_only=True):
-    """As much of a session's event as tells its result."""
+    """The fields of a session's event that concern its result."""
 
     event_type: str
     timestamp: str = ""
 
 
 class SessionEvents(msgspec.Struct, frozen=True):
-    """Answer to `GET /sessions/{id}/events`, its events undecoded: one that cannot be read must not hide the others."""
+    """Response to `GET /sessions/{id}/events`, with undecoded events, so that an invalid one does not hide others."""
 
     events: list[msgspec.Raw]
 
@@ -179,15 +206,17 @@ class RunRequest(_Message, frozen=True, kw_only=True):
     parameters: JsonObject
     agent_name: str | None = None
     session_id: str | None = None
+    """The session to resume."""
     project_dir: str | None = None
     parent_session_id: str | None = None
     execution_mode: ExecutionMode = "sync"
     additional_demands: JsonObject | None = None
+    """Demands beside those of the agent."""
     scope: JsonObject | None = None
 
 
 class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to `POST /runs`."""
+    """Response to `POST /runs`."""
 
     run_id: str
     session_id: str
@@ -195,25 +224,26 @@ class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """As much of a run of status `stopping` as tells whom it concerns: the rest may be another runner's business."""
+    """A run in `GET /runs?status=stopping`. Other fields are not decoded, because it may be another runner's."""
 
     run_id: Any
-    """An `Identifier`, in a run of this runner."""
+    """An `Identifier`, if the run is this runner's."""
     session_id: str
     runner_id: str | None = None
 
 
 class StopRequests(msgspec.Struct, frozen=True):
-    """Answer to `GET /runs?status=stopping`."""
+    """Response to `GET /runs?status=stopping`."""
 
     runs: list[StopRequest]
 
 
 class ListedRunner(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a runner of `GET /runners` that decide which runs it takes. None: the coordinator does not say."""
+    """The fields of a runner in `GET /runners` that decide which runs it takes. None: the coordinator does not say."""
 
     executor_profile: str
     status: str
+    """`online` or `stale`."""
     runner_id: str | None = None
     hostname: str | None = None
     project_dir: str | None = None
@@ -223,30 +253,33 @@ class ListedRunner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunnerList(msgspec.Struct, frozen=True):
-    """Answer to `GET /runners`."""
+    """Response to `GET /runners`."""
 
     runners: list[ListedRunner]
 
 
 class RunList(msgspec.Struct, frozen=True):
+    """Response to `GET /runs`."""
+
     runs: list[Run]
 
 
 class RawRuns(msgspec.Struct, frozen=True):
-    """Answer to `GET /runs`, its runs undecoded: one that cannot be read must not hide the others."""
+    """Response to `GET /runs`, with undecoded runs, so that an invalid one does not hide others."""
 
     runs: list[msgspec.Raw]
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """As much of a run as tells how it is getting on."""
+    """The state of a run in `GET /runs/{id}`."""
 
     status: str
+    """One of `RunStatus`."""
     error: str | None = None
 
 
 class AgentOffer(_Message, frozen=True, kw_only=True):
-    """As much of an agent of `GET /agents` as is for those who start it; the rest may hold what is none of theirs."""
+    """The fields of an agent in `GET /agents` for callers that start it. The others may be confidential."""
 
     name: str
     description: str | None = None
@@ -257,7 +290,7 @@ class AgentOffer(_Message, frozen=True, kw_only=True):
 
 
 class ListedSession(_Message, frozen=True, kw_only=True):
-    """A session of `GET /sessions`."""
+    """A session in `GET /sessions`."""
 
     session_id: str
     status: str
@@ -272,12 +305,13 @@ class ListedSession(_Message, frozen=True, kw_only=True):
 
 
 class SessionList(msgspec.Struct, frozen=True):
-    """Answer to `GET /sessions`."""
+    """Response to `GET /sessions`."""
 
     sessions: list[ListedSession]
 
 
 class SessionStatus(msgspec.Struct, frozen=True):
-    """Answer to `GET /sessions/{id}/status`; `not_existent` where there is no such session."""
+    """Response to `GET /sessions/{id}/status`."""
 
     status: str
+    """A session status, or `not_existent` without such a session."""

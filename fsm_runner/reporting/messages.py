@@ -5,7 +5,7 @@ import msgspec
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.protocol import wire
-from fsm_runner.protocol.json_text import encode_json, sound_text
+from fsm_runner.protocol.json_text import encode_json, valid_text
 from fsm_runner.protocol.statuses import (
     TERMINAL_RUN_STATUSES,
     UNSTARTED_RUN_STATUSES,
@@ -82,7 +82,7 @@ def completed(run_id: str, runner_id: str, session_status: CompletedSession = "f
 
 def failed(run_id: str, runner_id: str, error: str, *, provisional: bool = False) -> OutboundMessage:
     # The coordinator's copy is compared with this text, so it must be the text that is sent.
-    error = sound_text(error)
+    error = valid_text(error)
     ending = RunEnding(run_id, "failed", error, provisional)
     return _ending(ending, wire.Failed(runner_id=runner_id, error=error))
 

@@ -66,7 +66,7 @@ def test_encoded_json_has_the_same_meaning(value: Any) -> None:
 @given(any_text)
 def test_lone_surrogates_are_replaced_alike(text: str) -> None:
     written = json.dumps(text)
-    assert without_lone_surrogates(written).encode() == json_text.sound_json(written.encode())
+    assert without_lone_surrogates(written).encode() == json_text.valid_json(written.encode())
 
 
 @given(st.lists(st.integers(0, 4_000_000_000_000_000), min_size=1))

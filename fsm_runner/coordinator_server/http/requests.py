@@ -9,7 +9,7 @@ from fsm_runner.coordinator_server.coordinator import Coordinator
 from fsm_runner.coordinator_server.errors import InvalidField
 from fsm_runner.coordinator_server.http.responses import BodyTimeout, BodyTooLarge
 from fsm_runner.coordinator_server.http.schemas import convert, decode_object
-from fsm_runner.protocol.json_text import sound_json
+from fsm_runner.protocol.json_text import valid_json
 from fsm_runner.protocol.wire import JsonObject
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ async def body_of(request: Request) -> bytes:
                     raise _too_large()
     except TimeoutError:
         raise BodyTimeout(f"The body has not arrived within {BODY_LIMIT_S:g} s") from None
-    return sound_json(bytes(body))
+    return valid_json(bytes(body))
 
 
 def _too_large() -> BodyTooLarge:
