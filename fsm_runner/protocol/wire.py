@@ -66,12 +66,10 @@ class ExecutorInfo(_Message, frozen=True, kw_only=True):
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of `POST /runner/register`. All fields are sent, also empty ones.
-
-    `hostname`, `project_dir`, `executor_profile` and `executor.command` are the runner's identity (section 1.1).
-    """
+    """Body of `POST /runner/register`. All fields are sent, also empty ones."""
 
     hostname: str
+    """With `project_dir`, `executor_profile` and `executor.command` the identity of the runner (section 1.1)."""
     project_dir: str
     executor_profile: str
     executor: ExecutorInfo
