@@ -3,7 +3,6 @@
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from types import TracebackType
 
 from loguru import logger
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -71,9 +70,7 @@ class Gateway:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def open(self, session_id: str, channel: SessionChannel) -> SessionEndpoint:

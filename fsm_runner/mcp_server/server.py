@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import socket
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 from loguru import logger
 
@@ -78,9 +78,7 @@ class McpServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def _on_first_connection(self, listener: socket.socket) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from types import TracebackType
 from typing import Any
 
 import anyio
@@ -88,9 +87,7 @@ class McpService:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Answer waiting calls with an error, then close the connections."""
         self._is_ending = True
         self._web.stop_listening()

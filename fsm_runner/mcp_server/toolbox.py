@@ -131,28 +131,25 @@ class RunTools:
         request = wire.RunRequest(
             type="start_session",
             parameters=arguments.parameters,
+            execution_mode=arguments.mode,
             agent_name=arguments.agent_name,
             project_dir=arguments.project_dir,
-            parent_session_id=caller.session_id,
-            execution_mode=arguments.mode,
-            additional_demands=caller.additional_demands,
         )
         return await self._submit(request, caller, report_progress)
 
     async def resume(
         self, arguments: tools.ResumeSession, caller: Caller, report_progress: ReportProgress
     ) -> JsonObject:
+        session_id, parameters, mode = arguments.session_id, arguments.parameters, arguments.mode
         request = wire.RunRequest(
-            type="resume_session",
-            parameters=arguments.parameters,
-            session_id=arguments.session_id,
-            parent_session_id=caller.session_id,
-            execution_mode=arguments.mode,
-            additional_demands=caller.additional_demands,
+            type="resume_session", session_id=session_id, parameters=parameters, execution_mode=mode
         )
         return await self._submit(request, caller, report_progress)
 
     async def _submit(self, request: wire.RunRequest, caller: Caller, report_progress: ReportProgress) -> JsonObject:
+        request = msgspec.structs.replace(
+            request, parent_session_id=caller.session_id, additional_demands=caller.additional_demands
+        )
         self._check(request.parameters, request.execution_mode, caller)
         with as_tool_failures("The session may have started nevertheless: look it up with list_agent_sessions."):
             run = await self._api.create_run(request)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
 
 from starlette.types import Receive
 
@@ -25,9 +24,7 @@ class DisconnectWatcher:
         self._watching = asyncio.create_task(self._watch(), name="coordinator-disconnect")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])

@@ -14,7 +14,7 @@ from fsm_runner.coordinator_server.store.sessions import EventHead
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.json_tree import is_deeper, without_nulls
 from fsm_runner.protocol.statuses import CompletedSession
-from fsm_runner.protocol.wire import JsonObject, Registration, RunRequest
+from fsm_runner.protocol.wire import JsonObject, Registration, RunnerRef, RunRequest
 
 T = TypeVar("T")
 
@@ -27,25 +27,21 @@ _MISSING_FIELD = re.compile(r"missing required field `(?P<name>[^`]+)`")
 _PATH_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d*|\.\.\.)\]")
 
 
-class CompletedReport(msgspec.Struct, frozen=True):
+class CompletedReport(RunnerRef, frozen=True):
     """The report's `status` is ignored, as a deployed coordinator accepts any."""
 
-    runner_id: str
     session_status: CompletedSession = "finished"
 
 
-class FailedReport(msgspec.Struct, frozen=True):
-    runner_id: str
+class FailedReport(RunnerRef, frozen=True):
     error: str
 
 
-class StoppedReport(msgspec.Struct, frozen=True):
-    runner_id: str
+class StoppedReport(RunnerRef, frozen=True):
     signal: str = "SIGTERM"
 
 
-class SessionEndReport(msgspec.Struct, frozen=True):
-    runner_id: str
+class SessionEndReport(RunnerRef, frozen=True):
     status: str
 
 
