@@ -1,1 +1,1 @@
-"""HTTP servers inside the program's own event loop: what the embedded coordinator, the gateway and MCP stand on."""
+"""HTTP servers inside the program's event loop, for the embedded coordinator, the gateway and the MCP server."""

@@ -1,7 +1,7 @@
-"""Accepts a listener's connections while there is room for them. The others wait in the system's queue.
+"""Accepts a listener's connections within a limit. Further ones wait in the system's queue.
 
-asyncio's own servers accept every connection. When no descriptor is left they log and schedule one retry for each
-connection that they could have accepted in that step, and each retry does the same.
+asyncio's own servers have no limit. Without a free descriptor, they log and schedule a retry for each connection that
+they could have accepted in that step, and each retry does the same.
 """
 
 import asyncio
@@ -16,30 +16,30 @@ from loguru import logger
 from fsm_runner.diagnostics.rare_warning import RareWarning
 
 ACCEPTED_AT_ONCE = 16
-"""Connections accepted in one step of the event loop. Other tasks run between two steps."""
+"""Connections accepted in one step of the event loop, so that other tasks can run."""
 RETRY_S = 1.0
-"""The wait before the next attempt when the system has no descriptor or memory for a connection."""
+"""The wait before the next attempt if the system has no descriptor or memory for a connection."""
 REPEATED_EACH_S = 60.0
-"""The least time between two warnings about the same shortage: clients can cause one at any time."""
+"""The shortest interval between warnings about the same shortage, which clients can cause at will."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-WHEN_ONE_ENDS = math.inf
-"""Returned by `make_room`: the next attempt comes with `resume`, after a connection has ended."""
+UNTIL_RESUMED = math.inf
+"""Returned by `make_room`: do not try again before `resume`."""
 
 
-class Room(Protocol):
+class ConnectionLimit(Protocol):
     """Decides how many connections a server holds."""
 
-    def has_room(self, being_set_up: int) -> bool:
-        """Whether one more may be accepted. `being_set_up` connections were accepted and are not set up yet."""
+    def has_room(self, pending: int) -> bool:
+        """Return whether one more may be accepted. `pending` connections are accepted but have no protocol yet."""
 
     def make_room(self) -> float:
-        """Called when a connection waits and there is no room for it. Returns the seconds after which to try again."""
+        """Called if a connection waits at the limit. Returns the seconds after which to try again."""
 
 
 class Acceptor:
-    """Owns `listener` from `start` on. `stop` ends it."""
+    """Owns `listener` from `start` on. End it with `stop`."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class Acceptor:
         new_protocol: Callable[[], asyncio.BaseProtocol],
         *,
         name: str,
-        room: Room | None = None,
+        limit: ConnectionLimit | None = None,
     ) -> None:
-        """`name` is the address for the log. `room` None: any number of connections is accepted."""
+        """`name` is the address for the log. `limit` None accepts any number of connections."""
         self._listener = listener
         self._new_protocol = new_protocol
         self._name = name
-        self._room = room
-        self._being_set_up: set[asyncio.Task[object]] = set()
+        self._limit = limit
+        self._pending: set[asyncio.Task[object]] = set()
         self._is_listening = False
         self._is_stopped = False
         self._retry: asyncio.TimerHandle | None = None
@@ -66,7 +66,7 @@ class Acceptor:
         self.resume()
 
     def resume(self) -> None:
-        """Accept connections again, because there may be room. Has no effect while accepting, or after `stop`."""
+        """Accept connections again. It has no effect while accepting and after `stop`."""
         if self._is_listening or self._is_stopped:
             return
         self._cancel_retry()
@@ -76,21 +76,21 @@ class Acceptor:
     def stop(self) -> None:
         """Close the listener. May be repeated."""
         if not self._is_stopped:
-            self._pause(WHEN_ONE_ENDS)
+            self._pause(UNTIL_RESUMED)
             self._is_stopped = True
             self._listener.close()
 
     async def wait_set_up(self) -> None:
-        """Return when every connection that was accepted has its protocol."""
-        if self._being_set_up:
-            await asyncio.wait(set(self._being_set_up))
+        """Return when all accepted connections have their protocols."""
+        if self._pending:
+            await asyncio.wait(set(self._pending))
 
     def _accept(self) -> None:
-        """The listener is readable, so at least one connection waits."""
+        """Called when the listener is readable: at least one connection waits."""
         for number in range(ACCEPTED_AT_ONCE):
-            if self._room is not None and not self._room.has_room(len(self._being_set_up)):
+            if self._limit is not None and not self._limit.has_room(len(self._pending)):
                 if number == 0:
-                    self._pause(self._room.make_room())
+                    self._pause(self._limit.make_room())
                 return
             try:
                 connection, _ = self._listener.accept()
@@ -98,19 +98,19 @@ class Acceptor:
                 return
             except OSError as fault:
                 if fault.errno in _EXHAUSTED:
-                    message = "{}: no connection can be accepted now, new ones wait: {}"
+                    message = "{}: no connection can be accepted at present, new ones wait: {}"
                     self._exhausted.log(message, self._name, fault.strerror)
                     self._pause(RETRY_S)
                     return
-                continue  # this client has closed its connection already
+                continue  # the client has closed the connection already
             connection.setblocking(False)
             work = self._loop.connect_accepted_socket(self._new_protocol, connection)
             setting_up: asyncio.Task[object] = self._loop.create_task(work, name=f"connection to {self._name}")
-            self._being_set_up.add(setting_up)
+            self._pending.add(setting_up)
             setting_up.add_done_callback(self._set_up)
 
     def _set_up(self, task: "asyncio.Task[object]") -> None:
-        self._being_set_up.discard(task)
+        self._pending.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None:
             logger.warning("{}: a connection could not be set up: {}", self._name, fault)
         self.resume()
@@ -120,7 +120,7 @@ class Acceptor:
         if self._is_listening:
             self._is_listening = False
             self._loop.remove_reader(self._listener)
-        if wait_s != WHEN_ONE_ENDS:
+        if wait_s != UNTIL_RESUMED:
             self._retry = self._loop.call_later(wait_s, self.resume)
 
     def _cancel_retry(self) -> None:

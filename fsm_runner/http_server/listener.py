@@ -1,4 +1,4 @@
-"""A socket to listen on, bound before anything else is started."""
+"""Listening sockets."""
 
 import asyncio
 import errno
@@ -12,13 +12,13 @@ HIGHEST_PORT = 65535
 
 
 class PortInUse(UsageError):
-    """Somebody else listens on this port."""
+    """Another program listens on the port."""
 
 
 async def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises UsageError that names host and port."""
+    """Return a listening socket; port 0 takes a free one. Raises `UsageError` that names host and port."""
     if not 0 <= port <= HIGHEST_PORT:
-        raise UsageError(f"port {port}: is no port; it is a number from 0 to {HIGHEST_PORT}")
+        raise UsageError(f"port {port}: is not a number from 0 to {HIGHEST_PORT}")
     try:
         found = await _addresses(host, port)
     except (OSError, UnicodeError) as error:
@@ -32,22 +32,22 @@ async def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"port {port} on {host} is in use: something else listens there") from None
+            raise PortInUse(f"port {port} on {host} is in use by another program") from None
         raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
     return listener
 
 
 async def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
     try:
-        # An address in digits needs no resolver, and so no thread of the event loop's own.
+        # A numeric address needs no resolver, and therefore no thread.
         return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)]
     except socket.gaierror:
         return [*await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a client on this machine reaches it."""
+    """Return the URL for clients on this machine."""
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - recognised, not bound
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""Limits how many requests of one owner are served at once. Further ones wait, first come, first served."""
+"""Limits the requests of one client that are served at once. Further ones wait in order of arrival."""
 
 import asyncio
 from collections import deque
@@ -15,19 +15,19 @@ class _Queue:
         self.waiting: deque[asyncio.Future[None]] = deque()
 
 
-class Turns:
-    """Each owner has `served_at_once` turns. Each turn that has begun must be ended with `end`."""
+class RequestLimiter:
+    """Serves up to `served_at_once` requests of each client. Call `release` after each request that was served."""
 
     def __init__(self, served_at_once: int) -> None:
         self._served_at_once = served_at_once
         self._queues: dict[Hashable, _Queue] = {}
 
-    def begin(self, owner: Hashable) -> "asyncio.Future[None] | None":
-        """Return None if the turn has begun. Otherwise return a future to wait for with `come`.
+    def acquire(self, client: Hashable) -> "asyncio.Future[None] | None":
+        """Return None if the request can be served now, or else a future for `wait`.
 
         An exception that is set on the future ends the wait.
         """
-        queue = self._queues.setdefault(owner, _Queue())
+        queue = self._queues.setdefault(client, _Queue())
         if queue.served < self._served_at_once:
             queue.served += 1
             return None
@@ -35,17 +35,17 @@ class Turns:
         queue.waiting.append(turn)
         return turn
 
-    async def come(self, owner: Hashable, turn: "asyncio.Future[None]") -> None:
-        """Return when the turn has begun. Raises what was set on `turn`."""
+    async def wait(self, client: Hashable, turn: "asyncio.Future[None]") -> None:
+        """Return when the request can be served. Raises the exception that was set on `turn`."""
         try:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.end(owner)  # the turn began, and the waiting task was cancelled in the same step of the loop
+                self.release(client)  # its turn came in the step of the loop in which the task was cancelled
             raise
 
-    def end(self, owner: Hashable) -> None:
-        queue = self._queues[owner]
+    def release(self, client: Hashable) -> None:
+        queue = self._queues[client]
         while queue.waiting:
             turn = queue.waiting.popleft()
             if not turn.done():
@@ -53,4 +53,4 @@ class Turns:
                 return
         queue.served -= 1
         if queue.served == 0:
-            del self._queues[owner]
+            del self._queues[client]

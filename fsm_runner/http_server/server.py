@@ -1,4 +1,4 @@
-"""An ASGI application as a server, started and stopped inside somebody's event loop."""
+"""An ASGI application as a server inside the caller's event loop."""
 
 import asyncio
 import logging
@@ -13,21 +13,18 @@ from fsm_runner.http_server.connection import BoundedHttp, Bounds, Connections, 
 from fsm_runner.http_server.listener import url_of
 
 REQUESTS_END_WITHIN_S = 0.2
-"""Requests still at work when a server stops may end within this time; then their connections are cut."""
+"""When a server stops, requests in progress may end within this time. Then their connections are aborted."""
 HEADERS_LIMIT_BYTES = 64 * 1024
-"""The longest request line with headers; more is answered with 400."""
+"""The longest request line with headers; more is a 400."""
 
 
 class WebServer:
-    """uvicorn's connections and protocol, without its own main loop and signal handlers: those are the program's."""
+    """uvicorn's protocol without its main loop and signal handlers: the program has its own."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, bounds: Bounds) -> None:
-        """Takes over `listener`: it is closed at the end.
-
-        Requests that take long are no concern of `bounds.header_within_s`: held polls, streams, slow bodies.
-        """
+        """The server owns `listener` and closes it at the end."""
         self.url = url_of(listener)
-        """Where a client on this machine reaches it."""
+        """The URL for clients on this machine."""
         self._connections = Connections(self.url, bounds, on_change=self._resume)
         self._config = uvicorn.Config(
             app,
@@ -36,7 +33,7 @@ class WebServer:
             h11_max_incomplete_event_size=HEADERS_LIMIT_BYTES,
             lifespan="off",
             log_config=None,
-            # What goes wrong in a request is logged by the application; uvicorn would log it again.
+            # The application logs its errors; uvicorn would log them again.
             log_level=logging.CRITICAL,
             access_log=False,
             server_header=False,
@@ -44,7 +41,7 @@ class WebServer:
             proxy_headers=False,
         )
         self._state = ServerState()
-        self._acceptor = Acceptor(listener, self._new_protocol, name=self.url, room=self._connections)
+        self._acceptor = Acceptor(listener, self._new_protocol, name=self.url, limit=self._connections)
 
     async def start(self) -> None:
         self._config.load()
@@ -61,11 +58,11 @@ class WebServer:
         self._acceptor.resume()
 
     def stop_listening(self) -> None:
-        """Accept no further connections; open ones stay open."""
+        """Accept no further connections. Open ones stay open."""
         self._acceptor.stop()
 
     async def end_connections(self) -> None:
-        """Idle ones at once; those with a request when it is answered or the time is over."""
+        """Close idle connections at once, and the others after their response or `REQUESTS_END_WITHIN_S`."""
         await self._acceptor.wait_set_up()
         state = self._state
         for connection in list(state.connections):

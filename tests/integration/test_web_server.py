@@ -1,4 +1,4 @@
-"""The bounds of a server's connections, on real sockets."""
+"""The limits of a server's connections, on real sockets."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from fsm_executor.gateway import KEPT_IDLE_S
 from fsm_runner.http_server import acceptor
-from fsm_runner.http_server.acceptor import ACCEPTED_AT_ONCE, WHEN_ONE_ENDS, Acceptor
+from fsm_runner.http_server.acceptor import ACCEPTED_AT_ONCE, UNTIL_RESUMED, Acceptor
 from fsm_runner.http_server.connection import Bounds, Connections
 from fsm_runner.http_server.listener import listen
 from fsm_runner.http_server.server import WebServer
@@ -27,11 +27,11 @@ POST_WITHOUT_ITS_BODY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100
 GET_HELD = GET.replace(b"/ ", b"/held ")
 GET_LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 LARGE = bytes(16 * 1024 * 1024)
-"""More than the buffers of both sockets hold."""
+"""Larger than the buffers of both sockets."""
 
 
 class Application:
-    """Answers at once, or below /held with a stream that ends when it is told to."""
+    """Responds at once; to /held when `released` is set."""
 
     def __init__(self) -> None:
         self.released = asyncio.Event()
@@ -77,7 +77,7 @@ class Client:
         self.writer.write(data)
 
     async def answer(self) -> bytes:
-        """The body of one answer."""
+        """Return the body of one response."""
         async with asyncio.timeout(PATIENCE_S):
             head = await self.reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 "), head
@@ -88,7 +88,7 @@ class Client:
         return await self.answer()
 
     async def is_closed(self) -> bool:
-        """Wait until the server has closed it, without an answer."""
+        """Wait until the server has closed the connection without a response."""
         async with asyncio.timeout(PATIENCE_S):
             try:
                 return await self.reader.read() == b""
@@ -107,7 +107,7 @@ class Bench:
         self._stack = stack
 
     async def watch_connections(self, condition: Callable[[Connections], bool]) -> None:
-        """The server tells nobody."""
+        """Poll: the server has no event for this."""
         await until(lambda: condition(self.server._connections))
 
     async def client(self) -> Client:
@@ -133,7 +133,7 @@ async def served(max_connections: int = 1_000, **bounds: Any) -> AsyncIterator[B
         yield Bench(app, server, stack)
 
 
-async def test_a_new_connection_replaces_the_one_that_was_idle_for_longest() -> None:
+async def test_a_new_connection_replaces_the_one_idle_for_longest() -> None:
     async with served(max_connections=5, replaceable_after_s=SHORT_S) as b:
         clients = [await b.client() for _ in range(5)]
         for client in (*clients[1:], clients[0]):
@@ -160,7 +160,7 @@ async def test_a_connection_waits_while_all_others_are_in_use() -> None:
     assert b.url in line
 
 
-async def test_a_client_that_does_not_read_its_last_answer_gives_way_to_others() -> None:
+async def test_a_client_that_does_not_read_its_last_response_is_replaced() -> None:
     async with served(max_connections=1, replaceable_after_s=SHORT_S) as b:
         reads_nothing = await b.client()
         reads_nothing.send(GET_LARGE)
@@ -168,30 +168,30 @@ async def test_a_client_that_does_not_read_its_last_answer_gives_way_to_others()
         assert await (await b.client()).get() == b"whole"
 
 
-async def test_a_client_is_told_that_its_connection_ends_while_others_wait() -> None:
+async def test_responses_announce_the_close_of_the_connection_while_others_wait() -> None:
     async with served(max_connections=1) as b:
         held = await b.client()
         held.send(GET_HELD)
         await b.app.watch.until(lambda: b.app.held == 1, "the request to be held")
         waiting = await b.client()
         waiting.send(GET)
-        await b.watch_connections(lambda connections: connections.is_waited_for)
+        await b.watch_connections(lambda connections: connections.is_full)
         b.app.released.set()
         head = await held.reader.readuntil(b"\r\n\r\n")
         assert b"connection: close" in head
         assert b"connection: close" not in await waiting.reader.readuntil(b"\r\n\r\n")
 
 
-async def test_a_connection_whose_request_has_arrived_is_not_replaced() -> None:
+async def test_a_connection_with_an_unread_request_is_not_replaced() -> None:
     async with served(max_connections=1, replaceable_after_s=0) as b:
         client = await b.client()
         assert await client.get() == b"whole"
-        client.send(GET)  # at once, and the server has not read it
-        assert b.server._connections.make_room() == WHEN_ONE_ENDS
+        client.send(GET)  # the server has not read it yet
+        assert b.server._connections.make_room() == UNTIL_RESUMED
         assert await client.answer() == b"whole"
 
 
-async def test_an_owner_has_a_number_of_turns_and_the_others_have_theirs() -> None:
+async def test_each_client_has_its_own_limit_of_requests() -> None:
     async with served(served_at_once=2, client_of=lambda scope: scope["query_string"]) as b:
         hog = [await b.client() for _ in range(5)]
         for client in hog:
@@ -207,7 +207,7 @@ async def test_an_owner_has_a_number_of_turns_and_the_others_have_theirs() -> No
         assert await (await b.client()).get() == b"whole"
 
 
-async def test_a_request_that_waits_for_its_turn_gives_way_to_others() -> None:
+async def test_a_request_that_waits_for_its_turn_is_replaced_with_a_503() -> None:
     async with served(
         max_connections=4, served_at_once=2, replaceable_after_s=SHORT_S, client_of=lambda scope: scope["query_string"]
     ) as b:
@@ -225,7 +225,7 @@ async def test_a_request_that_waits_for_its_turn_gives_way_to_others() -> None:
 
 
 async def test_connections_wait_while_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """asyncio's own servers log a failure for each of them, and again for each at each attempt."""
+    """asyncio's own servers log a failure for each connection and attempt."""
     attempts: list[float] = []
     pause = Acceptor._pause
 
@@ -253,14 +253,14 @@ async def test_connections_wait_while_no_descriptor_is_left(monkeypatch: pytest.
     assert b.url in line
 
 
-async def test_a_connection_that_asks_nothing_is_closed() -> None:
+async def test_a_connection_without_a_request_is_closed() -> None:
     async with served(header_within_s=SHORT_S) as b:
         assert await (await b.client()).is_closed()
 
 
 @pytest.mark.parametrize("request_sent", [GET, POST_WITHOUT_ITS_BODY])
-async def test_a_connection_that_asks_nothing_more_is_closed_as_soon(request_sent: bytes) -> None:
-    """Before the server's keep-alive timer, which is longer here, would do it."""
+async def test_a_connection_without_a_further_request_is_closed_within_the_same_time(request_sent: bytes) -> None:
+    """uvicorn's keep-alive timer is longer."""
     async with served(header_within_s=SHORT_S) as b:
         client = await b.client()
         client.send(request_sent)
@@ -270,8 +270,8 @@ async def test_a_connection_that_asks_nothing_more_is_closed_as_soon(request_sen
 
 
 @pytest.mark.parametrize("sent_before", [0, 1])
-async def test_a_header_that_drips_in_does_not_keep_its_connection(sent_before: int) -> None:
-    """Each byte stops the server's keep-alive timer."""
+async def test_a_slow_header_does_not_keep_its_connection_open(sent_before: int) -> None:
+    """Each byte stops uvicorn's keep-alive timer."""
     async with served(header_within_s=SHORT_S) as b:
         client = await b.client()
         for _ in range(sent_before):
@@ -290,7 +290,7 @@ async def drip(client: Client) -> None:
         await asyncio.sleep(SHORT_S / 10)
 
 
-async def test_a_body_that_drips_in_after_its_answer_does_not_keep_its_connection() -> None:
+async def test_a_slow_body_after_the_response_does_not_keep_its_connection_open() -> None:
     async with served(header_within_s=SHORT_S) as b:
         client = await b.client()
         client.send(POST_WITHOUT_ITS_BODY)
@@ -301,8 +301,8 @@ async def test_a_body_that_drips_in_after_its_answer_does_not_keep_its_connectio
         await asyncio.wait([dripping])
 
 
-async def test_what_takes_long_is_left_alone() -> None:
-    """A held answer, a body that comes slowly, requests in a pipeline: an idle connection is closed meanwhile."""
+async def test_long_requests_are_not_interrupted() -> None:
+    """A held response, a slow body and pipelined requests outlast an idle connection."""
     async with served(header_within_s=SHORT_S) as b:
         held, slow, pipeline = [await b.client() for _ in range(3)]
         held.send(GET_HELD)
@@ -323,7 +323,7 @@ async def test_what_takes_long_is_left_alone() -> None:
             assert await client.is_closed()
 
 
-async def test_a_connection_that_goes_on_asking_is_kept_beyond_the_limit() -> None:
+async def test_a_connection_with_repeated_requests_stays_open() -> None:
     async with served(header_within_s=SHORT_S) as b:
         client, idle = await b.client(), await b.client()
         while idle.is_open():
@@ -331,7 +331,7 @@ async def test_a_connection_that_goes_on_asking_is_kept_beyond_the_limit() -> No
         assert await client.get() == b"whole"
 
 
-async def test_a_crowd_takes_no_more_descriptors_than_there_are_places() -> None:
+async def test_many_clients_take_no_more_descriptors_than_the_limit() -> None:
     crowd = 400
     async with served(max_connections=5) as b:
         address = urlsplit(b.url)
