@@ -1,6 +1,6 @@
-"""Finds what is unsound in a spec before anything runs on it.
+"""Finds the defects of a spec before anything runs on it.
 
-The rules are in `rules`; each is described in docs/machines.md.
+The rules are in `rules`; docs/machines.md describes each of them.
 """
 
 from collections.abc import Iterator
@@ -8,25 +8,23 @@ from pathlib import Path as FilePath
 
 from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Defect, Path, SpecError, in_order
-from fsm_runner.machine.rules import RULES, Case
+from fsm_runner.machine.rules import RULES, RuleContext
 from fsm_runner.machine.spec import ActorInterface, Spec
-from fsm_runner.machine.spec_file import Source, read
+from fsm_runner.machine.spec_file import SpecFile, read
 
 
-def check(machine: Spec | Source, interface: ActorInterface | None = None) -> tuple[Defect, ...]:
-    """All defects, each once, by line; none when the machine is sound.
+def check(machine: Spec | SpecFile, interface: ActorInterface | None = None) -> tuple[Defect, ...]:
+    """Return all defects, each once, by line; none if the machine is sound.
 
-    A `Spec` that was built in a program gives defects without a line. Of a `Source` that could not be decoded
-    completely, the defects of form are there too, and of the others those that what is missing could not undo.
-    Without a interface, what an actor can do is not judged.
+    The defects of a `Spec` that no file contains have no line. For a `SpecFile` that could not be decoded completely,
+    the rules judge only the parts that are certain. Without an interface, the names that an actor must know are free.
     """
-    source = Source(spec=machine) if isinstance(machine, Spec) else machine
-    found = (source.defect(problem) for problem in _problems(source, interface))
-    return in_order((*source.defects, *found))
+    file = SpecFile(spec=machine) if isinstance(machine, Spec) else machine
+    return in_order((*file.defects, *(file.defect(problem) for problem in _problems(file, interface))))
 
 
 def check_file(path: FilePath | str, interface: ActorInterface | None = None) -> tuple[Defect, ...]:
-    """All defects of a file: also those that keep it from being read."""
+    """Return all defects of a file, including those that prevent reading it."""
     try:
         return check(read(path), interface)
     except SpecError as error:
@@ -34,35 +32,29 @@ def check_file(path: FilePath | str, interface: ActorInterface | None = None) ->
 
 
 def checked(path: FilePath | str, interface: ActorInterface | None = None) -> Spec:
-    """The sound spec in a file.
-
-    Raises `SpecError` with all defects, of form and of sense.
-    """
-    source = read(path)
-    if defects := check(source, interface):
+    """Return the sound spec in a file. Raises `SpecError` with all defects."""
+    file = read(path)
+    if defects := check(file, interface):
         raise SpecError(defects)
-    return source.spec
+    return file.spec
 
 
-def _problems(source: Source, interface: ActorInterface | None) -> Iterator[Problem]:
-    case = Case(source.spec, interface, frozenset(str(path[1]) for path in source.damaged if _is_in(path, "states")))
-    damaged_parts = {path[0] for path in source.damaged}
+def _problems(file: SpecFile, interface: ActorInterface | None) -> Iterator[Problem]:
+    damaged_parts = {path[0] for path in file.damaged}
+    damaged_states = frozenset(str(path[1]) for path in file.damaged if path[0] == "states" and len(path) > 1)
+    context = RuleContext(file.spec, interface, damaged_states)
     for rule in RULES:
         if damaged_parts.isdisjoint(rule.needs_whole):
-            for problem in rule.find(case):
-                if not _is_damaged(problem.path, source.damaged):
+            for problem in rule.find(context):
+                if not _is_damaged(problem.path, file.damaged):
                     yield problem
 
 
-def _is_in(path: Path, part: str) -> bool:
-    return len(path) > 1 and path[0] == part
-
-
 def _is_damaged(path: Path, damaged: frozenset[Path]) -> bool:
-    """Whether a state, or what the path names, was not decoded as it stands in the file.
+    """Whether the state, group or field that the path names differs from the file, because it could not be decoded.
 
-    A transition of the spec never is: one that could not be decoded is not in it.
+    A transition never differs: one that could not be decoded is not in the spec.
     """
-    if _is_in(path, "transitions"):
+    if path[0] == "transitions" and len(path) > 1:
         return False
     return any(path[:2] == broken[:2] or path == broken[: len(path)] for broken in damaged)

@@ -1,4 +1,4 @@
-"""What is wrong with a spec, and where."""
+"""A defect of a spec, and its place in the file."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ import msgspec
 from fsm_runner.util.text import quoted
 
 Path = tuple[str | int, ...]
-"""Where in a spec: keys of tables and indices of lists, from the outside in."""
+"""A place in a spec: keys of tables and indices of lists, from the outside in."""
 
 _BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
@@ -16,9 +16,9 @@ class Defect(msgspec.Struct, frozen=True):
     file: str
     """Empty for a spec that was not read from a file."""
     line: int | None
-    """Counted from 1; None where the file as a whole is meant."""
+    """Counted from 1; None for the file as a whole."""
     place: str
-    """The keys that lead to it, as TOML writes them: `states.executing.timeout_s`; empty for the file itself."""
+    """The keys that lead to the defect, in TOML's notation: `states.executing.timeout_s`. Empty for the file itself."""
     message: str
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Defect(msgspec.Struct, frozen=True):
 
 
 class SpecError(Exception):
-    """A spec is not sound. Its text has one line for each defect."""
+    """A spec is not sound. The text has one line for each defect."""
 
     def __init__(self, defects: Iterable[Defect]) -> None:
         self.defects = in_order(defects)
@@ -35,20 +35,16 @@ class SpecError(Exception):
 
 
 def in_order(defects: Iterable[Defect]) -> tuple[Defect, ...]:
-    """Each defect once, by file and line."""
+    """Return each defect once, by file and line."""
     return tuple(sorted(set(defects), key=lambda it: (it.file, it.line or 0, it.place, it.message)))
 
 
 def place_of(path: Path) -> str:
-    """A path as TOML writes it: `states."cut off".ignore[2]`."""
+    """Return the path in TOML's notation: `states."cut off".ignore[2]`."""
     written = ""
     for part in path:
         if isinstance(part, int):
             written += f"[{part}]"
         else:
-            written += ("." if written else "") + _key(part)
+            written += ("." if written else "") + (part if part and _BARE.issuperset(part) else quoted(part))
     return written
-
-
-def _key(name: str) -> str:
-    return name if name and _BARE.issuperset(name) else quoted(name)

@@ -1,7 +1,7 @@
-"""On which line of a TOML text each of its keys stands.
+"""Finds the line of each key in a TOML text.
 
-The standard library's reader keeps no lines, but it knows where a statement ends: a statement is the fewest lines
-that it accepts. So it is asked, line by line, and nothing is guessed from the look of the text.
+`tomllib` reports no lines, but it can tell where a statement ends: a statement is the smallest number of lines that it
+accepts. This module feeds it line by line and needs no parser of its own.
 """
 
 import tomllib
@@ -11,21 +11,22 @@ from typing import Any
 from fsm_runner.machine.defects import Path
 
 _CLOSERS = ("]", "}", '"""', "'''")
-"""A statement over several lines ends on a line with one of these; other lines need not be tried."""
+"""A statement of several lines ends on a line with one of these; other lines need not be tried."""
 
 
-class Lines:
-    """The line of each path, list elements included; of one that has no line of its own, the line of what it is in."""
+class TomlLines:
+    """The line of each key and list element of a TOML text."""
 
     def __init__(self, text: str | None = None) -> None:
-        """The text must be TOML that `tomllib` accepts; None: there is none, and nothing has a line."""
+        """`text`: TOML that `tomllib` accepts. Without it, nothing has a line."""
         self._text = text
         self._lines: dict[Path, int] | None = None
 
     def of(self, path: Path) -> int | None:
+        """Return the line of a path, or of the innermost part of it that the text contains."""
         if self._text is None:
             return None
-        if self._lines is None:  # a sound spec is never asked, and this takes longer than all else of its reading
+        if self._lines is None:  # a sound spec needs no lines, and this takes longer than everything else
             self._lines = _indexed(self._text)
         for length in range(len(path), -1, -1):
             if (line := self._lines.get(path[:length])) is not None:
@@ -50,7 +51,7 @@ def _indexed(text: str) -> dict[Path, int]:
 
 
 def _statements(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Each statement with the number of its first line; blank lines and comments are left out."""
+    """Yield each statement with the number of its first line, without blank lines and comments."""
     start = 0
     for end, line in enumerate(lines, 1):
         if end - start > 1 and not any(closer in line for closer in _CLOSERS):
@@ -71,7 +72,7 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def _header(content: dict[str, Any], tables_in: dict[Path, int]) -> Path:
-    """The path that `[a.b]` or `[[a.b]]` opens; `tables_in` counts the tables of each list of tables so far."""
+    """Return the path that `[a.b]` or `[[a.b]]` opens. `tables_in` counts the tables of each list of tables so far."""
     path: Path = ()
     while content:
         (key, inner), *_ = content.items()
@@ -86,7 +87,7 @@ def _header(content: dict[str, Any], tables_in: dict[Path, int]) -> Path:
 
 
 def _note(lines: dict[Path, int], at: Path, value: Any, number: int) -> None:
-    """Give a value and all that is in it this line, except what has one."""
+    """Note the line of a value and of everything in it, unless they have one."""
     if at:
         lines.setdefault(at, number)
     if isinstance(value, dict):
@@ -95,10 +96,10 @@ def _note(lines: dict[Path, int], at: Path, value: Any, number: int) -> None:
 
 
 def _note_elements(lines: dict[Path, int], table: Path, statement: list[str], number: int) -> None:
-    """The line of each element, for a list over several lines.
+    """Note the line of each element of a list.
 
-    The lines so far, closed with a bracket, are a list again wherever an element has ended; the next one starts
-    on the line after that.
+    If the list has several lines, the lines so far and a closing bracket are a list again wherever an element has
+    ended. The next element starts on the line after that.
     """
     known, after = 0, 0
     path, elements = _list_in(_parsed("\n".join(statement)) or {})
@@ -116,7 +117,7 @@ def _note_elements(lines: dict[Path, int], table: Path, statement: list[str], nu
 
 
 def _list_in(content: dict[str, Any]) -> tuple[Path, list[Any] | None]:
-    """The list that a single statement `a.b = […]` holds, and its path within the table."""
+    """Return the list in a single statement `a.b = […]`, and its path within the table."""
     path: Path = ()
     value: Any = content
     while isinstance(value, dict) and len(value) == 1:

@@ -438,12 +438,12 @@ def test_an_unmutated_machine_is_sound_and_the_mutated_are_of_both_kinds() -> No
 
 def test_the_mutations_bring_out_every_rule() -> None:
     from fsm_runner.machine.rules import RULES
-    from fsm_runner.machine.rules.case import Case
+    from fsm_runner.machine.rules.context import RuleContext
 
     broken: Counter[str] = Counter()
     for seed in range(4000):
-        case = Case(msgspec.convert(specimen(seed, 1 + seed % 3), Spec), INTERFACE)
-        broken.update(rule.find.__name__ for rule in RULES if any(rule.find(case)))
+        context = RuleContext(msgspec.convert(specimen(seed, 1 + seed % 3), Spec), INTERFACE)
+        broken.update(rule.find.__name__ for rule in RULES if any(rule.find(context)))
     assert {rule.find.__name__ for rule in RULES} - set(broken) == {"name_is_one_line"}
 
 

@@ -160,10 +160,10 @@ BROKEN = {
     "cycle": (
         '"waiting", "moving"]',
         '"waiting", "moving", "standing"]',
-        '26: groups.working.states: "working" is in itself',
+        '26: groups.working.states: "working" contains itself',
     ),
     "named as a state": ("[groups.working]", "[groups.moving]", '24: groups.moving: "moving" is the name of a state'),
-    "target is a group": ('to = "moving"', 'to = "working"', '35: transitions[0].to: "working" is no state'),
+    "target is a group": ('to = "moving"', 'to = "working"', '35: transitions[0].to: "working" is not a state'),
     "unknown source": (
         'from = "working"',
         'from = "workin"',
@@ -172,22 +172,22 @@ BROKEN = {
     "unknown event of a group": (
         'event = "jammed"',
         'event = "jamed"',
-        '42: transitions[2].event: "jamed" is neither in [events] nor how the state "working" ends',
+        '42: transitions[2].event: "jamed" is not in [events], and "working" does not cause it',
     ),
     "two answers of a group": (
         'reject = ["called"]',
         'reject = ["called", "power_lost"]',
-        '31: groups.standing.reject: "power_lost" is rejected here, and has a transition',
+        '31: groups.standing.reject: "power_lost" is here, and has a transition',
     ),
     "unknown event rejected": (
         'reject = ["called"]',
         'reject = ["call"]',
-        '31: groups.standing.reject[0]: "call" is neither in [events] nor how the state "standing" ends',
+        '31: groups.standing.reject[0]: "call" is not in [events], and "standing" does not cause it',
     ),
     "incomplete choice of a group": (
         'decides = "scrapped"\nprovisional = true',
         'guard = "is_old"',
-        '44: transitions[2].guard: "jammed" in "working" is undecided when no guard holds',
+        '44: transitions[2].guard: "jammed" in "working" is undecided if no guard holds:',
     ),
     "tone of an unknown kind": (
         'tone = "bad"',

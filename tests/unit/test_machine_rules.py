@@ -86,20 +86,28 @@ BROKEN = {
     "name over lines": (
         "[states.done]",
         '[states."do\\nne"]',
-        '14: states."do\\nne": the name "do\\nne" has control characters or line breaks in it',
+        '14: states."do\\nne": the name "do\\nne" contains control characters or line breaks',
     ),
-    "reserved state": ("[states.done]", '[states."*"]', '14: states."*": "*" is reserved and cannot name a state'),
-    "initial": ('initial = "closed"', 'initial = "close"', '2: initial: "close" is no state (did you mean "closed"?)'),
+    "reserved state": (
+        "[states.done]",
+        '[states."*"]',
+        '14: states."*": "*" is reserved and cannot be the name of a state or group',
+    ),
+    "initial": (
+        'initial = "closed"',
+        'initial = "close"',
+        '2: initial: "close" is not a state (did you mean "closed"?)',
+    ),
     "from": (
         'from = ["moving"]',
         'from = ["moving", "nowhere"]',
         '23: transitions[1].from: "nowhere" is neither a state nor a group',
     ),
-    "to": ('to = "done"', 'to = "nowhere"', '25: transitions[1].to: "nowhere" is no state'),
+    "to": ('to = "done"', 'to = "nowhere"', '25: transitions[1].to: "nowhere" is not a state'),
     "empty from": (
         'from = ["moving"]',
         "from = []",
-        "23: transitions[1].from: is empty: the transition starts nowhere",
+        "23: transitions[1].from: is empty: a transition needs a source",
     ),
     "from twice": (
         'from = ["moving"]',
@@ -109,23 +117,22 @@ BROKEN = {
     "unknown event": (
         'event = "pushed"',
         'event = "pushd"',
-        '20: transitions[0].event: "pushd" is neither in [events] nor how the state "closed" ends'
-        ' (did you mean "pushed"?)',
+        '20: transitions[0].event: "pushd" is not in [events], and "closed" does not cause it (did you mean "pushed"?)',
     ),
     "end of another state": (
         'event = "pushed"',
         'event = "opened"',
-        '20: transitions[0].event: "opened" is neither in [events] nor how the state "closed" ends',
+        '20: transitions[0].event: "opened" is not in [events], and "closed" does not cause it',
     ),
     "unknown ignored event": (
         'ignore = ["pushed"]',
         'ignore = ["pushed", "rain"]',
-        '13: states.moving.ignore[1]: "rain" is neither in [events] nor how the state "moving" ends',
+        '13: states.moving.ignore[1]: "rain" is not in [events], and "moving" does not cause it',
     ),
     "own event ignored": (
         'ignore = ["pushed"]',
         'ignore = [\n"pushed",\n"jammed"]',
-        '15: states.moving.ignore[1]: "jammed" is how this state itself ends: it needs a transition',
+        '15: states.moving.ignore[1]: this state itself causes "jammed", which needs a transition',
     ),
     "ignored twice": (
         'ignore = ["pushed"]',
@@ -140,23 +147,23 @@ BROKEN = {
     "final that works": (
         "final = true",
         'final = true\ninvoke = "open_door"',
-        "16: states.done.invoke: a final state does nothing: this has no meaning here",
+        "16: states.done.invoke: has no meaning in a final state",
     ),
     "final that ignores": (
         "final = true",
         'final = true\nignore = ["pushed"]',
-        "16: states.done.ignore: a final state does nothing: this has no meaning here",
+        "16: states.done.ignore: has no meaning in a final state",
     ),
-    "final without outcome": ('outcome = "open"', "", "14: states.done: a final state needs an `outcome`"),
+    "final without outcome": ('outcome = "open"', "", "14: states.done: a final state needs `outcome`"),
     "final without tone": (
         'tone = "good"',
         "",
-        "14: states.done: a final state needs a `tone`: good, bad or neutral",
+        "14: states.done: a final state needs `tone`",
     ),
     "tone without final": (
         "[states.closed]",
         '[states.closed]\ntone = "bad"',
-        "6: states.closed.tone: only a final state has a tone",
+        "6: states.closed.tone: only a final state has `tone`",
     ),
     "provisional without outcome": (
         'decides = "open"',
@@ -177,7 +184,7 @@ BROKEN = {
     "tag that the actor does not know": (
         "[tags]",
         '[tags]\nwild = ""',
-        '41: tags.wild: the actor of this machine never looks for "wild"',
+        '41: tags.wild: the actor of this machine has no tag "wild"; it has safe',
     ),
     "tag that the actor needs": (
         'safe = "No one gets hurt."',
@@ -187,7 +194,7 @@ BROKEN = {
     "outcome that the actor does not know": (
         'outcome = "open"',
         'outcome = "ajar"',
-        '16: states.done.outcome: "ajar" is no outcome of this machine\'s actor; there are open',
+        '16: states.done.outcome: the actor of this machine has no outcome "ajar"; it has open',
     ),
     "outcome that the actor needs": (
         'outcome = "open"',
@@ -197,27 +204,27 @@ BROKEN = {
     "unused answer of a group": (
         'states = ["closed", "moving"]',
         'states = ["closed", "moving"]\nignore = ["pushed"]',
-        '44: groups.shut.ignore[0]: never applies: each member of "shut" has its own answer to "pushed"',
+        '44: groups.shut.ignore[0]: never applies: each member of "shut" has an answer of its own to "pushed"',
     ),
     "unused transition of a group": (
         "[tags]",
         WAY.format("shut", "pushed", "closed") + "[tags]",
-        '40: transitions[5]: never applies: each member of "shut" has its own answer to "pushed"',
+        '40: transitions[5]: never applies: each member of "shut" has an answer of its own to "pushed"',
     ),
     "outcome without final": (
         "[states.closed]",
         '[states.closed]\noutcome = "open"',
-        "6: states.closed.outcome: only a final state has an outcome",
+        "6: states.closed.outcome: only a final state has `outcome`",
     ),
     "work without on_error": (
         'on_error = "jammed"\n',
         "",
-        "6: states.moving: the state works (`invoke`) and says nothing of `on_error`",
+        "6: states.moving: has an activity (`invoke`), but no `on_error`",
     ),
     "work without limit": (
         'timeout_s = "patience_s"\n',
         "",
-        "6: states.moving: the state works (`invoke`) without a time limit (`timeout_s`)",
+        "6: states.moving: has an activity (`invoke`), but no `timeout_s`",
     ),
     "retry without work": (
         "[states.closed]",
@@ -227,17 +234,17 @@ BROKEN = {
     "limit without event": (
         "[states.closed]",
         "[states.closed]\ntimeout_s = 1",
-        "6: states.closed.timeout_s: has no `on_timeout`: nothing would happen then",
+        "6: states.closed.timeout_s: has no effect without `on_timeout`",
     ),
     "event without limit": (
         'timeout_s = "patience_s"\n',
         "",
-        "11: states.moving.on_timeout: has no `timeout_s`: this would never happen",
+        "11: states.moving.on_timeout: never happens without `timeout_s`",
     ),
     "own event declared": (
         "[events]",
         '[events]\njammed = ""',
-        '12: states.moving.on_error: "jammed" is in [events] too: what comes from outside must not look like an end',
+        '12: states.moving.on_error: "jammed" is in [events] too: an event from outside needs a name of its own',
     ),
     "retry bounds": ("cap_s = 2", "cap_s = 0.5", "9: states.moving.retry.cap_s: is below base_s (0.5 < 1)"),
     "unreachable": (
@@ -254,7 +261,7 @@ BROKEN = {
     "way out of a final state": (
         'from = ["moving"]',
         'from = ["moving", "done"]',
-        '23: transitions[1].from: "done" is final: no way leads out of it',
+        '23: transitions[1].from: "done" is final: no transition starts from it',
     ),
     "main path with a gap": (
         'event = "jammed"',
@@ -264,53 +271,53 @@ BROKEN = {
     "event without answer": (
         'ignore = ["pushed"]\n',
         "",
-        '6: states.moving: does not mention the event "pushed": it needs a transition or a place in `ignore`',
+        '6: states.moving: has no answer to "pushed": it needs a transition or a place in `ignore` or `reject`',
     ),
     "two answers": (
         "[[transitions]]",
         WAY.format("moving", "pushed", "closed") + "[[transitions]]",
-        '13: states.moving.ignore: "pushed" is ignored here, and has a transition',
+        '13: states.moving.ignore: "pushed" is here, and has a transition',
     ),
     "end that leads nowhere": (
         'event = "too_slow"',
         'event = "jammed"',
-        '12: states.moving.on_timeout: "too_slow" leads nowhere: no transition takes it',
+        '12: states.moving.on_timeout: "too_slow" has no transition',
     ),
     "same guard twice": (
         'to = "closed"',
         'to = "closed"\nguard = "is_wide"',
-        '32: transitions[2].guard: is never taken: "opened" in "moving" has this guard before',
+        '32: transitions[2].guard: is never taken: an earlier transition for "opened" in "moving" has this guard',
     ),
     "behind one without a guard": (
         'guard = "is_wide"\n',
         "",
-        '27: transitions[2]: is never taken: "opened" in "moving" is taken before by a transition without a guard',
+        '27: transitions[2]: is never taken: an earlier transition for "opened" in "moving" has no guard',
     ),
     "no last resort": (
         'to = "moving"',
         'to = "moving"\nguard = "is_wide"',
-        '22: transitions[0].guard: "pushed" in "closed" is undecided when no guard holds:'
-        " a transition without a guard must come last",
+        '22: transitions[0].guard: "pushed" in "closed" is undecided if no guard holds:'
+        " the last transition must have no guard",
     ),
     "unknown activity": (
         '"open_door"',
         '"close_door"',
-        '7: states.moving.invoke: "close_door" is no activity of this machine\'s actor (did you mean "open_door"?)',
+        '7: states.moving.invoke: the actor of this machine has no activity "close_door" (did you mean "open_door"?)',
     ),
     "unknown guard": (
         '"is_wide"',
         '"wet"',
-        '26: transitions[1].guard: "wet" is no guard of this machine\'s actor; there are is_wide, outcome_is_open',
+        '26: transitions[1].guard: the actor of this machine has no guard "wet"; it has is_wide, outcome_is_open',
     ),
     "unknown setting": (
         '"patience_s"',
         '"mood"',
-        '8: states.moving.timeout_s: "mood" is no setting of this machine\'s actor; there are patience_s',
+        '8: states.moving.timeout_s: the actor of this machine has no setting "mood"; it has patience_s',
     ),
     "event never posted": (
         "[events]",
         '[events]\nrain = ""',
-        '4: events.rain: the actor of this machine never posts "rain"',
+        '4: events.rain: the actor of this machine has no event "rain"; it has pushed',
     ),
     "event not declared": (
         'pushed = "Someone',
@@ -369,7 +376,7 @@ def test_form_and_sense_are_reported_together_and_no_mistake_twice(spec_file: Pa
     spec_file.write_text(broken)
     assert [str(defect) for defect in check_file(spec_file, INTERFACE)] == [
         f"{spec_file}:11: states.moving.on_error: must be a text that is not empty, not 3",
-        f'{spec_file}:21: transitions[0].to: "nowhere" is no state',
+        f'{spec_file}:21: transitions[0].to: "nowhere" is not a state',
     ]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.machine.check import check_file
-from fsm_runner.machine.spec_file import SPEC_LIMIT_BYTES, SpecError, load, read
-from fsm_runner.machine.toml_lines import Lines
+from fsm_runner.machine.defects import SpecError
+from fsm_runner.machine.spec_file import SPEC_LIMIT_BYTES, load, read
+from fsm_runner.machine.toml_lines import TomlLines
 
 LINED = """\
 # a comment with = and [brackets]
@@ -40,7 +41,7 @@ to = "y"
 
 
 def test_each_key_has_the_line_that_it_is_written_on() -> None:
-    lines = Lines(LINED)
+    lines = TomlLines(LINED)
     expected: dict[tuple[str | int, ...], int] = {
         ("name",): 2,
         ("states",): 4,
@@ -66,7 +67,7 @@ def test_each_key_has_the_line_that_it_is_written_on() -> None:
 
 
 def test_a_key_that_is_not_there_has_the_line_of_its_table() -> None:
-    lines = Lines(LINED.replace("\n", "\r\n"))
+    lines = TomlLines(LINED.replace("\n", "\r\n"))
     assert lines.of(("transitions", 1, "from")) == 26
     assert lines.of(("nothing",)) == 1
 

@@ -1,8 +1,6 @@
-"""The rules of a sound machine, one function each, by their subject."""
+"""The rules of a sound machine. Each module has the rules about one subject."""
 
-from fsm_runner.machine.rules import answers, interface, names, paths, states
-from fsm_runner.machine.rules.case import Case, Rule
+from fsm_runner.machine.rules import answers, interface, names, paths, states  # noqa: F401 - each registers its rules
+from fsm_runner.machine.rules.context import RULES, Rule, RuleContext
 
-__all__ = ["RULES", "Case", "Rule"]
-
-RULES: tuple[Rule, ...] = (*names.RULES, *states.RULES, *paths.RULES, *answers.RULES, *interface.RULES)
+__all__ = ["RULES", "Rule", "RuleContext"]

@@ -1,101 +1,88 @@
-"""Rules about what a state answers to an event: exactly one thing, always."""
+"""Rules about the answers of a state: exactly one to each event, always."""
 
 from collections.abc import Iterator
 
 from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Path
-from fsm_runner.machine.rules.case import Case, rule
+from fsm_runner.machine.rules.context import RuleContext, rule
 from fsm_runner.util.text import quoted
 
 
 @rule("states", "groups", "events", "transitions")
-def declared_event_is_answered(case: Case) -> Iterator[Problem]:
-    for name, state in case.answering:
-        for event in case.posted_events:
-            if (name, event) not in case.taken and event not in (*state.ignore, *state.reject):
-                message = f"does not mention the event {quoted(event)}: it needs a transition or a place in `ignore`"
+def declared_event_is_answered(context: RuleContext) -> Iterator[Problem]:
+    # An event that the actor never posts has a finding of its own.
+    posted = context.interface.events if context.has_interface else context.spec.events
+    events = [event for event in context.spec.events if event in posted]
+    for name, state in context.checkable_states.items():
+        for event in events:
+            if (name, event) not in context.handled and event not in (*state.ignore, *state.reject):
+                message = f"has no answer to {quoted(event)}: it needs a transition or a place in `ignore` or `reject`"
                 yield Problem(("states", name), message)
 
 
 @rule()
-def event_has_one_answer(case: Case) -> Iterator[Problem]:
-    for part, name, answering in case.answering_parts:
-        for event in answering.ignore:
-            if (name, event) in case.by_pair:
-                yield Problem((part, name, "ignore"), f"{quoted(event)} is ignored here, and has a transition")
-            if event in answering.reject:
-                yield Problem((part, name, "ignore"), f"{quoted(event)} is ignored here, and rejected")
-        for event in answering.reject:
-            if (name, event) in case.by_pair:
-                yield Problem((part, name, "reject"), f"{quoted(event)} is rejected here, and has a transition")
+def event_has_one_answer(context: RuleContext) -> Iterator[Problem]:
+    for part, name, it in context.states_and_groups:
+        for key, events in (("ignore", it.ignore), ("reject", it.reject)):
+            for event in events:
+                if (name, event) in context.transitions_of:
+                    yield Problem((part, name, key), f"{quoted(event)} is here, and has a transition")
+        for event in set(it.ignore).intersection(it.reject):
+            yield Problem((part, name, "ignore"), f"{quoted(event)} is here, and in `reject`")
 
 
 @rule("states", "groups", "events", "transitions")
-def answer_of_a_group_is_used(case: Case) -> Iterator[Problem]:
-    if not case.has_only_known_sources:
+def answer_of_a_group_is_used(context: RuleContext) -> Iterator[Problem]:
+    if not context.has_only_known_sources:
         return
-    for name, group in case.spec.groups.items():
-        known = {event for member in case.states_of(name) for event in case.known_events(case.spec.states[member])}
-        places: dict[Path, str] = {
-            ("groups", name, key, index): event
-            for key, events in (("ignore", group.ignore), ("reject", group.reject))
-            for index, event in enumerate(events)
-        }
-        for (source, event), ways in case.by_pair.items():
-            places |= {("transitions", index): event for index, _ in ways if source == name}
-        for place, event in places.items():
-            takers = (member for member in case.states_of(name) if case.hierarchy.answering(member, event) == name)
-            if event in known and next(takers, None) is None:
-                message = f"never applies: each member of {quoted(name)} has its own answer to {quoted(event)}"
+    for name, group in context.spec.groups.items():
+        members = context.states_of(name)
+        known = {event for member in members for event in context.known_events(context.spec.states[member])}
+        answers: list[tuple[Path, str]] = [
+            *((("groups", name, "ignore", index), event) for index, event in enumerate(group.ignore)),
+            *((("groups", name, "reject", index), event) for index, event in enumerate(group.reject)),
+        ]
+        for (source, event), transitions in context.transitions_of.items():
+            if source == name:
+                answers += ((("transitions", index), event) for index, _ in transitions)
+        for place, event in answers:
+            if event in known and not any(context.hierarchy.answering(member, event) == name for member in members):
+                message = f"never applies: each member of {quoted(name)} has an answer of its own to {quoted(event)}"
                 yield Problem(place, message)
 
 
 @rule()
-def provisional_outcome_is_decided(case: Case) -> Iterator[Problem]:
-    for index, transition in enumerate(case.spec.transitions):
+def provisional_outcome_is_decided(context: RuleContext) -> Iterator[Problem]:
+    for index, transition in enumerate(context.spec.transitions):
         if transition.provisional and transition.decides is None:
             yield Problem(("transitions", index, "provisional"), "has no meaning without `decides`")
 
 
 @rule("groups", "transitions")
-def own_event_is_taken(case: Case) -> Iterator[Problem]:
-    for name, state in case.answering:
+def own_event_is_taken(context: RuleContext) -> Iterator[Problem]:
+    for name, state in context.checkable_states.items():
         for key in ("on_done", "on_error", "on_timeout"):
             event = getattr(state, key)
-            if event is not None and (name, event) not in case.taken:
-                yield Problem(("states", name, key), f"{quoted(event)} leads nowhere: no transition takes it")
+            if event is not None and (name, event) not in context.handled:
+                yield Problem(("states", name, key), f"{quoted(event)} has no transition")
 
 
 @rule("groups", "transitions")
-def guarded_choice_is_complete(case: Case) -> Iterator[Problem]:
-    """Guards are asked in the order of the file, so the transition without one is the last and the only one."""
-    answering = {name for name, _ in case.answering}
-    for (source, event), ways in case.by_pair.items():
-        if answering.isdisjoint(case.states_of(source)):
+def guarded_choice_is_complete(context: RuleContext) -> Iterator[Problem]:
+    """The guards are evaluated in the order of the file, so a transition without one must be the only one, and last."""
+    for (source, event), transitions in context.transitions_of.items():
+        if context.checkable_states.keys().isdisjoint(context.states_of(source)):
             continue
-        pair = f"{quoted(event)} in {quoted(source)}"
-        seen: set[str] = set()
-        is_settled = False
-        for index, transition in ways:
-            place: Path = ("transitions", index)
-            if is_settled:
-                yield Problem(place, f"is never taken: {pair} is taken before by a transition without a guard")
-            elif transition.guard is None:
-                is_settled = True
-            elif transition.guard in seen:
-                yield Problem((*place, "guard"), f"is never taken: {pair} has this guard before")
-            else:
-                seen.add(transition.guard)
-        if not is_settled:
-            message = f"{pair} is undecided when no guard holds: a transition without a guard must come last"
-            yield Problem(("transitions", ways[-1][0], "guard"), message)
-
-
-RULES = (
-    declared_event_is_answered,
-    event_has_one_answer,
-    answer_of_a_group_is_used,
-    provisional_outcome_is_decided,
-    own_event_is_taken,
-    guarded_choice_is_complete,
-)
+        case = f"{quoted(event)} in {quoted(source)}"
+        guards: list[str | None] = []
+        for index, transition in transitions:
+            if None in guards:
+                message = f"is never taken: an earlier transition for {case} has no guard"
+                yield Problem(("transitions", index), message)
+            elif transition.guard in guards:
+                message = f"is never taken: an earlier transition for {case} has this guard"
+                yield Problem(("transitions", index, "guard"), message)
+            guards.append(transition.guard)
+        if None not in guards:
+            message = f"{case} is undecided if no guard holds: the last transition must have no guard"
+            yield Problem(("transitions", transitions[-1][0], "guard"), message)

@@ -1,185 +1,160 @@
-"""Rules about names: what they may look like, and that they name something."""
+"""Rules about names: their form, and that they refer to something."""
 
 import unicodedata
 from collections.abc import Iterator
 
 from fsm_runner.machine.decoder import Problem, similar
 from fsm_runner.machine.defects import Path
-from fsm_runner.machine.rules.case import Case, rule
+from fsm_runner.machine.rules.context import RuleContext, rule
 from fsm_runner.machine.spec import State
 from fsm_runner.util.text import quoted
 
-RESERVED_STATES = frozenset({"*", "="})
-"""The machinery takes these for "any state" and "the same state"."""
+_RESERVED = frozenset({"*", "="})
+"""The state machine library uses these for "any state" and "the same state"."""
 
 _NOT_ON_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Control characters, half characters and line separators."""
+"""Control characters, surrogates and line separators."""
 
 
 @rule()
-def name_is_one_line(case: Case) -> Iterator[Problem]:
-    for path, name in _names(case):
+def name_is_one_line(context: RuleContext) -> Iterator[Problem]:
+    for path, name in _names(context):
         if any(unicodedata.category(character) in _NOT_ON_A_LINE for character in name):
-            yield Problem(path, f"the name {quoted(name)} has control characters or line breaks in it")
+            yield Problem(path, f"the name {quoted(name)} contains control characters or line breaks")
         elif name != name.strip() or not name:
             yield Problem(path, f"the name {quoted(name)} is blank, or begins or ends with a space")
 
 
 @rule()
-def state_name_is_free(case: Case) -> Iterator[Problem]:
-    for name in case.spec.states:
-        if name in RESERVED_STATES:
-            yield Problem(("states", name), f"{quoted(name)} is reserved and cannot name a state")
+def state_name_is_free(context: RuleContext) -> Iterator[Problem]:
+    for part, name, _ in context.states_and_groups:
+        if name in _RESERVED:
+            yield Problem((part, name), f"{quoted(name)} is reserved and cannot be the name of a state or group")
 
 
 @rule("states", "groups")
-def groups_form_a_tree(case: Case) -> Iterator[Problem]:
-    spec = case.spec
-    parents = case.hierarchy.parents
+def groups_form_a_tree(context: RuleContext) -> Iterator[Problem]:
+    spec, parents = context.spec, context.hierarchy.parents
     for name, group in spec.groups.items():
         place: Path = ("groups", name)
-        if name in spec.states or name in RESERVED_STATES:
-            yield Problem(place, f"{quoted(name)} is {'the name of a state' if name in spec.states else 'reserved'}")
+        if name in spec.states:
+            yield Problem(place, f"{quoted(name)} is the name of a state")
         if not group.states:
             yield Problem(place, "has no members: `states` must name a state or a group")
-        if name in case.hierarchy.ancestors(name):
-            yield Problem((*place, "states"), f"{quoted(name)} is in itself")
+        if name in context.hierarchy.ancestors(name):
+            yield Problem((*place, "states"), f"{quoted(name)} contains itself")
         for index, member in enumerate(group.states):
-            if member not in spec.states and member not in spec.groups:
-                message = f"{quoted(member)} is neither a state nor a group"
-                yield Problem((*place, "states", index), message + similar(member, {*spec.states, *spec.groups}))
-            elif member in group.states[:index] or parents[member] != name:
+            yield from _is_state(context, member, (*place, "states", index), or_group=True)
+            if member in group.states[:index] or parents[member] != name:
                 message = f"{quoted(member)} is in the group {quoted(parents[member])} already"
                 yield Problem((*place, "states", index), message)
 
 
 @rule("states")
-def initial_is_a_state(case: Case) -> Iterator[Problem]:
-    yield from _is_state(case, case.spec.initial, ("initial",))
+def initial_is_a_state(context: RuleContext) -> Iterator[Problem]:
+    yield from _is_state(context, context.spec.initial, ("initial",))
 
 
 @rule("groups")
-def transition_joins_states(case: Case) -> Iterator[Problem]:
-    if not case.spec.states:
+def transition_joins_states(context: RuleContext) -> Iterator[Problem]:
+    if not context.spec.states:
         return
-    known = {*case.spec.states, *case.spec.groups}
-    for index, transition in enumerate(case.spec.transitions):
+    for index, transition in enumerate(context.spec.transitions):
         for source in transition.sources:
-            if source not in known:
-                problem = f"{quoted(source)} is neither a state nor a group" if case.spec.groups else _no_state(source)
-                yield Problem(("transitions", index, "from"), problem + similar(source, known))
-        yield from _is_state(case, transition.to, ("transitions", index, "to"))
+            yield from _is_state(context, source, ("transitions", index, "from"), or_group=True)
+        yield from _is_state(context, transition.to, ("transitions", index, "to"))
 
 
 @rule()
-def transition_has_each_source_once(case: Case) -> Iterator[Problem]:
-    for index, transition in enumerate(case.spec.transitions):
+def transition_has_each_source_once(context: RuleContext) -> Iterator[Problem]:
+    for index, transition in enumerate(context.spec.transitions):
         place: Path = ("transitions", index, "from")
         if not transition.sources:
-            yield Problem(place, "is empty: the transition starts nowhere")
-        for source in _repeated(transition.sources):
-            yield Problem(place, f"names {quoted(source)} more than once")
+            yield Problem(place, "is empty: a transition needs a source")
+        yield from _are_different(transition.sources, place)
 
 
 @rule("events")
-def transition_event_is_known(case: Case) -> Iterator[Problem]:
-    for index, transition in enumerate(case.spec.transitions):
+def transition_event_is_known(context: RuleContext) -> Iterator[Problem]:
+    for index, transition in enumerate(context.spec.transitions):
         for source in transition.sources:
-            names = case.states_of(source)
-            if not names or not case.damaged_states.isdisjoint(names):
+            names = context.states_of(source)
+            if not names or not context.damaged_states.isdisjoint(names):
                 continue
-            known = {event for name in names for event in case.known_events(case.spec.states[name])}
+            known = {event for name in names for event in context.known_events(context.spec.states[name])}
             if transition.event not in known:
                 yield Problem(("transitions", index, "event"), _unknown_event(transition.event, source, known))
 
 
 @rule("events")
-def ignored_event_is_known(case: Case) -> Iterator[Problem]:
-    for part, name, answering in case.answering_parts:
-        own_events = answering.own_events if isinstance(answering, State) else ()
-        for key, events in (("ignore", answering.ignore), ("reject", answering.reject)):
+def ignored_event_is_known(context: RuleContext) -> Iterator[Problem]:
+    known = context.declared_events
+    for part, name, it in context.states_and_groups:
+        own_events = it.own_events if isinstance(it, State) else ()
+        for key, events in (("ignore", it.ignore), ("reject", it.reject)):
             for index, event in enumerate(events):
                 place: Path = (part, name, key, index)
-                known = {*case.spec.events, *case.posted}
                 if event in own_events:
-                    yield Problem(place, f"{quoted(event)} is how this state itself ends: it needs a transition")
+                    yield Problem(place, f"this state itself causes {quoted(event)}, which needs a transition")
                 elif event not in known:
                     yield Problem(place, _unknown_event(event, name, {*known, *own_events}))
-            for event in _repeated(events):
-                yield Problem((part, name, key), f"names {quoted(event)} more than once")
+            yield from _are_different(events, (part, name, key))
 
 
 @rule("tags")
-def tag_is_declared(case: Case) -> Iterator[Problem]:
-    known = case.known_tags
-    for part, name, it in case.answering_parts:
+def tag_is_declared(context: RuleContext) -> Iterator[Problem]:
+    known = context.declared_tags
+    for part, name, it in context.states_and_groups:
         for index, tag in enumerate(it.tags):
             if tag not in known:
                 yield Problem((part, name, "tags", index), f"{quoted(tag)} is not in [tags]{similar(tag, known)}")
-        for tag in _repeated(it.tags):
-            yield Problem((part, name, "tags"), f"names {quoted(tag)} more than once")
+        yield from _are_different(it.tags, (part, name, "tags"))
 
 
 @rule("tags", "states", "groups")
-def declared_tag_is_used(case: Case) -> Iterator[Problem]:
-    used = {tag for state in case.flat.states.values() for tag in state.tags}
-    if used <= case.known_tags:
-        for tag in case.spec.tags.keys() - used:
+def declared_tag_is_used(context: RuleContext) -> Iterator[Problem]:
+    used = {tag for state in context.flat.states.values() for tag in state.tags}
+    if used <= context.declared_tags:
+        for tag in context.spec.tags.keys() - used:
             yield Problem(("tags", tag), "no state has this tag")
 
 
 @rule("states")
-def decided_outcome_is_one(case: Case) -> Iterator[Problem]:
-    outcomes = {state.outcome for _, state in case.final if state.outcome is not None}
-    for index, transition in enumerate(case.spec.transitions):
+def decided_outcome_exists(context: RuleContext) -> Iterator[Problem]:
+    outcomes = {state.outcome for state in context.final_states.values() if state.outcome is not None}
+    for index, transition in enumerate(context.spec.transitions):
         if transition.decides is not None and transition.decides not in outcomes:
             message = f"{quoted(transition.decides)} is the outcome of no final state"
             yield Problem(("transitions", index, "decides"), message + similar(transition.decides, outcomes))
 
 
-RULES = (
-    name_is_one_line,
-    state_name_is_free,
-    groups_form_a_tree,
-    initial_is_a_state,
-    transition_joins_states,
-    transition_has_each_source_once,
-    transition_event_is_known,
-    ignored_event_is_known,
-    tag_is_declared,
-    declared_tag_is_used,
-    decided_outcome_is_one,
-)
+def _is_state(context: RuleContext, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
+    spec = context.spec
+    known = {*spec.states, *(spec.groups if or_group else ())}
+    if name not in known:
+        kind = "neither a state nor a group" if or_group else "not a state"
+        yield Problem(place, f"{quoted(name)} is {kind}{similar(name, known)}")
 
 
-def _is_state(case: Case, name: str, place: Path) -> Iterator[Problem]:
-    if name not in case.spec.states:
-        yield Problem(place, _no_state(name) + similar(name, case.spec.states))
+def _unknown_event(event: str, source: str, known: set[str]) -> str:
+    return f"{quoted(event)} is not in [events], and {quoted(source)} does not cause it{similar(event, known)}"
 
 
-def _no_state(name: str) -> str:
-    return f"{quoted(name)} is no state"
+def _are_different(names: tuple[str, ...], place: Path) -> Iterator[Problem]:
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield Problem(place, f"names {quoted(name)} more than once")
 
 
-def _unknown_event(event: str, state: str, known: set[str]) -> str:
-    return f"{quoted(event)} is neither in [events] nor how the state {quoted(state)} ends{similar(event, known)}"
-
-
-def _repeated(names: tuple[str, ...]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
-
-
-def _names(case: Case) -> Iterator[tuple[Path, str]]:
-    spec = case.spec
+def _names(context: RuleContext) -> Iterator[tuple[Path, str]]:
+    spec = context.spec
     yield ("name",), spec.name
-    yield from ((("events", event), event) for event in spec.events)
+    for part, names in (("events", spec.events), ("tags", spec.tags), ("states", spec.states), ("groups", spec.groups)):
+        yield from (((part, name), name) for name in names)
     for name, state in spec.states.items():
-        yield ("states", name), name
         for key in ("invoke", "timeout_s", "on_done", "on_error", "on_timeout", "outcome"):
             if isinstance(value := getattr(state, key), str):
                 yield ("states", name, key), value
-    yield from ((("tags", tag), tag) for tag in spec.tags)
-    yield from ((("groups", group), group) for group in spec.groups)
     for index, transition in enumerate(spec.transitions):
         if transition.guard is not None:
             yield ("transitions", index, "guard"), transition.guard

@@ -1,68 +1,58 @@
-"""Rules about the ways through a machine. A guard is taken to hold: it may."""
+"""Rules about the paths through a machine. They assume that every guard can hold."""
 
 from collections.abc import Iterable, Iterator
 
 from fsm_runner.machine.decoder import Problem
-from fsm_runner.machine.rules.case import Case, rule
+from fsm_runner.machine.rules.context import RuleContext, rule
 from fsm_runner.util.text import quoted
 
 
 @rule("initial", "states", "groups", "transitions")
-def state_can_be_reached(case: Case) -> Iterator[Problem]:
-    if case.spec.initial not in case.spec.states or not case.has_only_known_states:
+def state_can_be_reached(context: RuleContext) -> Iterator[Problem]:
+    if context.spec.initial not in context.spec.states or not context.has_only_known_states:
         return
-    reached = _closure([case.spec.initial], case.steps)
-    for name in case.spec.states:
-        if name not in reached:
-            yield Problem(("states", name), f"cannot be reached from the initial state {quoted(case.spec.initial)}")
+    reached = _closure([context.spec.initial], context.edges)
+    for name in context.spec.states.keys() - reached:
+        yield Problem(("states", name), f"cannot be reached from the initial state {quoted(context.spec.initial)}")
 
 
 @rule("states", "groups", "transitions")
-def state_can_end(case: Case) -> Iterator[Problem]:
-    if not case.final:
+def state_can_end(context: RuleContext) -> Iterator[Problem]:
+    if not context.final_states:
         yield Problem(("states",), "no state is final: the machine never ends")
-        return
-    if not case.has_only_known_states:
-        return
-    ending = _closure((name for name, _ in case.final), [(target, source) for source, target in case.steps])
-    for name in case.spec.states:
-        if name not in ending:
+    elif context.has_only_known_states:
+        ending = _closure(context.final_states, [(target, source) for source, target in context.edges])
+        for name in context.spec.states.keys() - ending:
             yield Problem(("states", name), "no final state can be reached from here")
 
 
 @rule()
-def final_state_has_no_way_out(case: Case) -> Iterator[Problem]:
-    final = {name for name, _ in case.final}
-    for index, transition in enumerate(case.spec.transitions):
-        for source in transition.sources:
-            if source in final:
-                yield Problem(("transitions", index, "from"), f"{quoted(source)} is final: no way leads out of it")
+def final_state_has_no_way_out(context: RuleContext) -> Iterator[Problem]:
+    for index, transition in enumerate(context.spec.transitions):
+        for source in context.final_states.keys() & set(transition.sources):
+            yield Problem(("transitions", index, "from"), f"{quoted(source)} is final: no transition starts from it")
 
 
 @rule("initial", "states", "groups", "transitions")
-def main_path_is_connected(case: Case) -> Iterator[Problem]:
-    if not case.has_only_known_states:
+def main_path_is_connected(context: RuleContext) -> Iterator[Problem]:
+    if not context.has_only_known_states:
         return
-    main = [(index, way) for index, way in enumerate(case.flat.transitions) if way.main]
-    on_path = {case.spec.initial, *(way.to for _, way in main)}
-    for index, way in main:
-        if on_path.isdisjoint(way.sources):
+    main = [(index, transition) for index, transition in enumerate(context.flat.transitions) if transition.main]
+    on_path = {context.spec.initial, *(transition.to for _, transition in main)}
+    for index, transition in main:
+        if on_path.isdisjoint(transition.sources):
             message = "starts neither in the initial state nor where another transition with `main` leads"
             yield Problem(("transitions", index, "main"), message)
 
 
-RULES = (state_can_be_reached, state_can_end, final_state_has_no_way_out, main_path_is_connected)
-
-
-def _closure(start: Iterable[str], steps: list[tuple[str, str]]) -> set[str]:
+def _closure(start: Iterable[str], edges: list[tuple[str, str]]) -> set[str]:
     onward: dict[str, list[str]] = {}
-    for source, target in steps:
+    for source, target in edges:
         onward.setdefault(source, []).append(target)
     reached = set(start)
     waiting = list(reached)
     while waiting:
-        for target in onward.get(waiting.pop(), ()):
-            if target not in reached:
-                reached.add(target)
-                waiting.append(target)
+        found = set(onward.get(waiting.pop(), ())) - reached
+        reached |= found
+        waiting += found
     return reached

@@ -1,0 +1,132 @@
+"""The questions that several rules ask about a spec, and the list of rules."""
+
+from collections.abc import Callable, Iterator, Set
+from functools import cached_property
+from typing import NamedTuple
+
+from fsm_runner.machine.decoder import Problem
+from fsm_runner.machine.groups import Hierarchy
+from fsm_runner.machine.spec import ActorInterface, Group, Spec, State, Transition
+
+
+class RuleContext:
+    """A spec under examination.
+
+    `spec` is the spec as it is written, `flat` the same machine without groups. Both number transitions alike.
+    `damaged_states` could not be decoded completely.
+    """
+
+    def __init__(self, spec: Spec, interface: ActorInterface | None, damaged_states: Set[str] = frozenset()) -> None:
+        self.spec = spec
+        self.interface = interface or ActorInterface()
+        self.has_interface = interface is not None
+        self.damaged_states = damaged_states
+        self.hierarchy = Hierarchy(spec)
+        self.flat = self.hierarchy.flat()
+        self.working_states = {name: state for name, state in spec.states.items() if not state.final}
+        self.final_states = {name: state for name, state in spec.states.items() if state.final}
+
+    @cached_property
+    def states_and_groups(self) -> list[tuple[str, str, State | Group]]:
+        """`states` or `groups`, the name, and the value of each."""
+        states = [("states", name, state) for name, state in self.spec.states.items()]
+        return [*states, *(("groups", name, group) for name, group in self.spec.groups.items())]
+
+    def states_of(self, source: str) -> tuple[str, ...]:
+        """Return the states that a transition's source contains; none if there is no such state or group."""
+        return (source,) if source in self.spec.states else self.hierarchy.members.get(source, ())
+
+    @cached_property
+    def groups_are_sound(self) -> bool:
+        """Whether groups and states form a tree. If not, no rule can say what a state inherits."""
+        spec = self.spec
+        members = [member for group in spec.groups.values() for member in group.states]
+        return (
+            spec.groups.keys().isdisjoint(spec.states)
+            and all(group.states for group in spec.groups.values())
+            and len(set(members)) == len(members)
+            and all(member in spec.states or member in spec.groups for member in members)
+            and all(name not in self.hierarchy.ancestors(name) for name in spec.groups)
+        )
+
+    @cached_property
+    def transitions_of(self) -> dict[tuple[str, str], list[tuple[int, Transition]]]:
+        """The transitions of each (state or group, event) with their indices, in their order."""
+        found: dict[tuple[str, str], list[tuple[int, Transition]]] = {}
+        for index, transition in enumerate(self.spec.transitions):
+            for source in dict.fromkeys(transition.sources):
+                found.setdefault((source, transition.event), []).append((index, transition))
+        return found
+
+    @cached_property
+    def handled(self) -> set[tuple[str, str]]:
+        """Each (state, event) for which the state has a transition, its own or a group's."""
+        return {(source, transition.event) for transition in self.flat.transitions for source in transition.sources}
+
+    @cached_property
+    def has_only_known_sources(self) -> bool:
+        """Whether all transitions start from declared states or groups, and the groups are sound."""
+        sources = {source for transition in self.spec.transitions for source in transition.sources}
+        return self.groups_are_sound and sources <= {*self.spec.states, *self.spec.groups}
+
+    @cached_property
+    def has_only_known_states(self) -> bool:
+        """Whether all transitions join declared states. If not, no rule can say which states are reachable."""
+        targets = {transition.to for transition in self.spec.transitions}
+        return self.has_only_known_sources and targets <= self.spec.states.keys()
+
+    @cached_property
+    def checkable_states(self) -> dict[str, State]:
+        """The flat states whose answers to events can be checked.
+
+        After a misspelling the correct name lacks an answer. A finding for that would hide the cause, which has a
+        finding of its own.
+        """
+        if not self.has_only_known_sources:
+            return {}
+        return {
+            name: state
+            for name, state in self.flat.states.items()
+            if not state.final
+            and {*state.ignore, *state.reject, *(event for source, event in self.handled if source == name)}
+            <= self.known_events(state)
+        }
+
+    @cached_property
+    def declared_events(self) -> set[str]:
+        """The events from outside. An undeclared one that the actor posts is included: it has a finding of its own."""
+        return {*self.spec.events, *self.interface.events}
+
+    @cached_property
+    def declared_tags(self) -> set[str]:
+        """The tags. An undeclared one that the actor looks for is included: it has a finding of its own."""
+        return {*self.spec.tags, *self.interface.tags}
+
+    def known_events(self, state: State) -> set[str]:
+        """Return the events that can arrive in this state."""
+        return {*self.declared_events, *state.own_events}
+
+    @cached_property
+    def edges(self) -> list[tuple[str, str]]:
+        """Source and target of each flat transition, whatever its guard."""
+        known = self.spec.states
+        return [
+            (source, transition.to)
+            for transition in self.flat.transitions
+            for source in transition.sources
+            if source in known and transition.to in known
+        ]
+
+
+class Rule(NamedTuple):
+    find: Callable[[RuleContext], Iterator[Problem]]
+    needs_whole: frozenset[str]
+    """The parts of the spec that must have been decoded completely."""
+
+
+RULES: list[Rule] = []
+
+
+def rule(*needs_whole: str) -> Callable[[Callable[[RuleContext], Iterator[Problem]]], None]:
+    """Register a rule. `needs_whole`: the parts of the spec that must have been decoded completely."""
+    return lambda find: RULES.append(Rule(find, frozenset(needs_whole)))
