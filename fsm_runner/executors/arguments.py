@@ -1,4 +1,4 @@
-"""A run's parameters as the arguments of a command: protocol.md, section 2.1."""
+"""Converts a run's parameters to the arguments of a command: protocol.md, section 2.1."""
 
 import json
 import shlex
@@ -9,26 +9,25 @@ from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
 
 _UNPRINTABLE = frozenset({"Cc", "Cs"})
-"""Unicode's control characters, and halves of a surrogate pair, which have no form in bytes."""
+"""Unicode categories of control characters and lone surrogates, which cannot be encoded."""
 
 COMMAND_LIMIT_CHARS = 32_000
-"""Splitting takes four times as long for each doubling: with a million, nothing else gets its turn for a minute."""
+"""The time for splitting grows with the square of the length: a million characters block the loop for a minute."""
 
 
 class BadParameter(UsageError):
-    """A parameter that cannot become an argument; the text names its key."""
+    """A parameter that cannot be an argument. The text names its key."""
 
 
 class BadCommand(UsageError):
-    """A command line that a shell could not read either."""
+    """A command line that cannot be split into words."""
 
 
 def command_arguments(parameters: JsonObject) -> list[str]:
-    """`--key value` for each parameter, in their order.
+    """Return `--key value` for each parameter, in order.
 
-    true gives `--key` alone, false and null give nothing, a list gives its elements joined by commas, a number and
-    an object their JSON text. A value is one argument of its own whatever it holds, also a `-` at its beginning.
-    Raises `BadParameter`.
+    true becomes `--key` alone, false and null are left out, a list becomes its elements joined by commas, a number or
+    an object its JSON text. A value is always one argument, even if it begins with `-`. Raises `BadParameter`.
     """
     arguments: list[str] = []
     for key, value in parameters.items():
@@ -42,7 +41,7 @@ def command_arguments(parameters: JsonObject) -> list[str]:
 
 
 def split_command(command: str) -> list[str]:
-    """The words of `command`, split as a shell does; nothing is expanded. Raises `BadCommand`."""
+    """Split `command` into words as a shell does, without expanding anything. Raises `BadCommand`."""
     if len(command) > COMMAND_LIMIT_CHARS:
         raise BadCommand(f"the command is longer than {COMMAND_LIMIT_CHARS:,} characters")
     try:
@@ -50,9 +49,9 @@ def split_command(command: str) -> list[str]:
     except ValueError as error:
         raise BadCommand(f"the command {quoted(command)} cannot be split into words: {error}") from error
     if not words or not words[0]:
-        raise BadCommand(f"the command {quoted(command)} is empty: it has to name a file")
+        raise BadCommand(f"the command {quoted(command)} is empty: it must name a file")
     if fault := _fault(command):
-        raise BadCommand(f"the command {quoted(command)} holds {fault}")
+        raise BadCommand(f"the command {quoted(command)} contains {fault}")
     return words
 
 
@@ -62,18 +61,18 @@ def _check_key(key: str) -> None:
     if key.startswith("-"):
         raise BadParameter(f"parameter {quoted(key)}: a name must not begin with `-`")
     if "=" in key or any(char.isspace() or unicodedata.category(char) in _UNPRINTABLE for char in key):
-        raise BadParameter(f"parameter {quoted(key)}: a name must not hold `=`, white space or control characters")
+        raise BadParameter(f"parameter {quoted(key)}: a name must not contain `=`, white space or control characters")
 
 
 def _argument(key: str, value: object) -> str:
     text = ",".join(_text(key, element) for element in value) if isinstance(value, list) else _text(key, value)
     if fault := _fault(text):
-        raise BadParameter(f"parameter {quoted(key)}: its value holds {fault}, which no argument can")
+        raise BadParameter(f"parameter {quoted(key)}: its value contains {fault}, which an argument cannot contain")
     return text
 
 
 def _text(key: str, value: object) -> str:
-    """Text as it stands; anything else as JSON."""
+    """Return text unchanged and any other value as JSON."""
     if isinstance(value, str):
         return value
     try:
@@ -88,5 +87,5 @@ def _fault(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "half a surrogate pair"
+        return "a lone surrogate"
     return None

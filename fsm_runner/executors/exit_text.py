@@ -1,4 +1,4 @@
-"""What the end of an executor's process means, whichever executor it was."""
+"""Explains how an executor's process ended, for the error of its run."""
 
 import signal
 
@@ -8,14 +8,14 @@ from fsm_runner.process.reaping import SIGNAL_CODE_BASE, signal_name
 from fsm_runner.util.error_text import STDERR_MARK, STDOUT_MARK
 
 TAIL_CHARS = 2_000
-"""How much of the end of stdout or stderr is added to a failure that begins with other text."""
+"""The most of the end of stdout or stderr that is added to an error which begins with other text."""
 
 
 def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
-    """The limit that `what` exceeded, or otherwise its output and how it ended.
+    """Return the message about the limit that `what` exceeded, or its output and how it ended.
 
-    The output is stderr and the end of stdout, so that a warning on stderr does not hide an error on stdout; with an
-    empty stderr it is all of stdout (protocol.md, section 2). `when`: words that can follow "it ended".
+    The output is stderr and the end of stdout, so that a warning on stderr does not hide an error on stdout. If stderr
+    is empty, it is all of stdout (protocol.md, section 2). `when`: words that can follow "it ended".
     """
     if ended.exceeded is not None:
         return ended.exceeded
@@ -23,16 +23,16 @@ def failure_text(ended: Exit, what: str = "the command", when: str = "") -> str:
     stderr, stdout = ended.stderr.text().strip(), ended.stdout.text().strip()
     if not stderr and not stdout:
         return f"{what} {'ended with' if ended.signal is None else 'was'} {how}"
-    said = f"{stderr}{_section(STDOUT_MARK, stdout)}" if stderr else stdout
-    separator = "\n" if "\n" in said else " "
-    return f"{said}{separator}({how})"
+    output = f"{stderr}{_section(STDOUT_MARK, stdout)}" if stderr else stdout
+    separator = "\n" if "\n" in output else " "
+    return f"{output}{separator}({how})"
 
 
 def _how_it_ended(ended: Exit, when: str) -> str:
-    """The signal, or the exit code and the signal that it can stand for: "killed by SIGSEGV, exit code 139".
+    """Return words such as "killed by SIGSEGV, exit code 139".
 
-    A shell survives a child that a signal killed, and exits with a code that stands for the signal. A program may also
-    choose such a code itself.
+    A shell whose child was killed by a signal exits with a code that stands for the signal. A program may also choose
+    such a code itself.
     """
     when = when and f" {when}"
     if ended.signal is not None:
@@ -45,7 +45,7 @@ def _how_it_ended(ended: Exit, when: str) -> str:
 
 
 def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> str:
-    """The reason of a failure before the process ended, with the end of its stderr and of its stdout so far."""
+    """Return the reason with the end of the stderr and stdout so far, for a failure before the process ended."""
     return f"{reason}{_section(STDERR_MARK, stderr.text().strip())}{_section(STDOUT_MARK, stdout.text().strip())}"
 
 

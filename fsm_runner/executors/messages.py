@@ -1,4 +1,4 @@
-"""What runner and executor say to each other. Contract: protocol.md, section 2."""
+"""The messages between runner and executor. Contract: protocol.md, section 2."""
 
 import json
 import re
@@ -19,14 +19,14 @@ _TYPE_LAST = re.compile(rb'"type"\s*:\s*"turn_complete"\s*\}\s*\Z')
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The object that an executor finds on its standard input."""
+    """The object on an executor's standard input."""
 
     schema_version: Literal["2.2"]
     mode: Literal["start", "resume"]
     session_id: str
     parameters: JsonObject
     project_dir: str | None = None
-    """Of a start only."""
+    """None for a resume."""
     agent_name: str | None = None
     agent_blueprint: JsonObject | None = None
     executor_config: JsonObject | None = None
@@ -60,13 +60,13 @@ def turn_line(run: Run) -> bytes:
 
 
 TURN_COMPLETE = b"turn_complete"
-"""No line without it ends a turn. (A JSON text could spell it with escapes, which no writer of JSON does.)"""
+"""Every line that ends a turn contains this. (JSON could also escape it, but no JSON writer does.)"""
 
 SHUTDOWN_LINE = b'{"type":"shutdown"}\n'
 
 
 def is_turn_complete(line: Line) -> bool:
-    """Any other line means nothing, JSON or not. One that was cut is known by its type, where that is first or last."""
+    """Return True if the line ends a turn. A line that was cut is recognized if its type is the first or last field."""
     if line.cut:
         return bool(_TYPE_FIRST.match(line.content) or _TYPE_LAST.search(line.end))
     try:
@@ -76,8 +76,7 @@ def is_turn_complete(line: Line) -> bool:
 
 
 def _is_lenient_turn_complete(content: bytes) -> bool:
-    """Python's `json` writes NaN and halves of surrogate pairs, which strict readers refuse; its turn is over all the
-    same."""
+    """Decode what Python's `json` writes and strict decoders reject: NaN and lone surrogates."""
     try:
         message = json.loads(content.decode(errors="replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The procedural executor, inside the runner's process: a run is one command. Contract: protocol.md, section 2.1."""
+"""The procedural executor: each run is one command or script. Contract: protocol.md, section 2.1."""
 
 import asyncio
 import os
@@ -28,10 +28,10 @@ TIME_LIMIT_EXIT_CODE = 124
 
 
 class ProceduralConfig(msgspec.Struct, frozen=True):
-    """What a profile's `config` may say to this executor; other keys belong to others."""
+    """The keys of a profile's `config` that this executor reads; it ignores others."""
 
     timeout: Annotated[float, msgspec.Meta(gt=0)] = TIME_LIMIT_S
-    """How long a command may take, in seconds."""
+    """The time limit of a command, in seconds."""
 
 
 class ScriptSource(Protocol):
@@ -41,7 +41,7 @@ class ScriptSource(Protocol):
 class ProceduralExecutor:
     """Starts the agent's command or script with the run's parameters as arguments.
 
-    `folder` is the executor's own folder, which agent commands are relative to.
+    `folder`: the executor's own folder, to which agent commands are relative.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class ProceduralExecutor:
         self._launch_policy = launch_policy
 
     def check(self, agent: Agent) -> Path | None:
-        """The command of an agent of this runner's own; None where it has a script.
+        """Return the command of one of this runner's agents, or None if it has a script.
 
-        Raises an `FsmRunnerError` where the command is not there.
+        Raises an `FsmRunnerError` if the command does not exist or is not executable.
         """
         if agent.script is not None or not agent.command:
             return None
@@ -96,7 +96,7 @@ class ProceduralExecutor:
             if agent.script is None:
                 command = self._own_command(agent)
             else:
-                # One that is being replaced is waited for.
+                # Waits while the script is being replaced.
                 script = await in_thread(
                     with_rights_of, self._launch_policy.user, store.use_script, self._project_dir, agent.script
                 )
@@ -112,7 +112,7 @@ class ProceduralExecutor:
             return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())
 
     def _own_command(self, agent: Agent) -> list[str]:
-        """An agent's command lies in the executor's folder: it comes from outside, and nobody else has looked at it."""
+        """Return the words of a command, which must be in the executor's folder: the coordinator may send any."""
         program, *arguments = split_command(agent.command or "")
         path = Path(os.path.normpath(self._folder / program))
         if not path.is_relative_to(self._folder):
@@ -121,10 +121,10 @@ class ProceduralExecutor:
 
 
 class ProceduralExecution:
-    """One command at work."""
+    """One running command."""
 
     def __init__(self, child: Child, session: SessionChannel, time_limit_s: float, resources: ExitStack) -> None:
-        """`resources` are held until the end."""
+        """`resources` are closed at the end."""
         self._resources = resources
         self._child = child
         self._session = session
@@ -160,7 +160,7 @@ class ProceduralExecution:
 
 
 def result_data(code: int, ended: Exit) -> JsonObject:
-    """stdout as it stands where it is one JSON object, otherwise what the command left behind."""
+    """Return stdout if it is one JSON object, otherwise an object with the exit code and the output."""
     if not ended.stdout.truncated:
         try:
             return decode_json(valid_json(ended.stdout.bytes()), JsonObject)
@@ -171,7 +171,7 @@ def result_data(code: int, ended: Exit) -> JsonObject:
 
 def _agent(run: Run) -> Agent:
     if run.resolved_agent_blueprint is None:
-        raise RunRefused("the run names no agent; a procedural executor has nothing to run then")
+        raise RunRefused("the run names no agent, so a procedural executor has nothing to execute")
     try:
         return msgspec.convert(run.resolved_agent_blueprint, Agent)
     except msgspec.ValidationError as defect:

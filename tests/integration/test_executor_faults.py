@@ -48,7 +48,7 @@ async def test_a_turn_of_an_executor_that_closes_its_stdout_fails(tmp_path: Path
         run = await bench.start(["bind"], complains, ["close", STDOUT], *held_by(held))
         pid = await held.started.pid()
         assert await bench.fails(run) == (
-            "the executor has closed its stdout, so it can complete no turn\n--- stderr ---\nno place for a result"
+            "the executor has closed its stdout, so it cannot complete a turn\n--- stderr ---\nno place for a result"
         )
         await gone(pid)
         assert not bench.proxy.calls_for("POST", SESSION_STATUS)
@@ -83,7 +83,7 @@ async def test_a_turn_for_an_executor_that_has_closed_its_stdin_fails(tmp_path: 
         await bench.completes(first)
         pid = await held.started.pid()
         error = await bench.fails(await bench.resume(first))
-        assert error == "the executor has closed its stdin, so it can take no turn"
+        assert error == "the executor has closed its stdin, so it cannot take a turn"
         await gone(pid)
 
 
@@ -207,7 +207,7 @@ async def test_a_turn_that_was_not_even_read_is_not_completed(tmp_path: Path) ->
     source = '#!/bin/sh\necho \'{"type": "turn_complete"}\'\nexec sleep 1000\n'
     async with staged(tmp_path, command_home(tmp_path / "home", source)) as bench:
         error = await bench.fails(await bench.desk.submit("staged", text="x" * LARGE_CHARS))
-        assert error == "the executor said turn_complete before it had read its turn"
+        assert error == "the executor sent turn_complete before it had read its turn"
 
 
 async def test_a_turn_larger_than_a_pipe_arrives_whole(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def read(pieces: list[bytes], limit_bytes: int, marker: bytes = b"") -> list[Lin
     lines: list[Line] = []
     for piece in pieces:
         lines += splitter.feed(piece)
-        assert len(splitter._begun) <= limit_bytes
+        assert len(splitter._partial) <= limit_bytes
     return lines
 
 
