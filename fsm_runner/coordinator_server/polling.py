@@ -12,7 +12,7 @@ from fsm_runner.protocol.wire import JsonObject
 ASKED_TO_LEAVE = "The runner was deregistered"
 
 IsDisconnected = Callable[[], Awaitable[bool]]
-"""Returns whether the client has disconnected, as far as the event loop can know."""
+"""Returns whether the event loop has read the end of the client's connection."""
 
 
 class Polls:

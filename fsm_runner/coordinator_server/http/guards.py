@@ -86,7 +86,7 @@ class RequireTokens:
 
 
 def local_hosts(host: str) -> frozenset[str]:
-    """Return the names that clients on this machine use, and the name that the server was told to listen on."""
+    """Return the names that clients on this machine use, and the configured host name."""
     host = host.lower()
     return LOCAL_HOSTS | {f"[{host}]" if ":" in host else host}
 
