@@ -313,8 +313,8 @@ def specs(draw: st.DrawFn) -> Spec:
 
 
 # Text that Mermaid and PlantUML take as text: plain characters and entities, and the line breaks and marks of a label.
-TEXT = r"(?:[A-Za-z0-9_✗/\[\] ]|{}\d+;|{})+"
-MERMAID_TEXT = TEXT.format("#", "<br/>")
+TEXT = r"(?:[A-Za-z0-9_✗/\[\] ]|{}|{})+"
+MERMAID_TEXT = TEXT.format(r"#\d+;", "<br/>")
 MERMAID_LINE = re.compile(
     rf"""\s*(?:stateDiagram-v2
     | classDef\ [a-z]+\ [a-z:#0-9,-]+
@@ -326,7 +326,7 @@ MERMAID_LINE = re.compile(
     | \w+\ -->\ \w+:\ {MERMAID_TEXT})""".replace("#", r"\#"),
     re.VERBOSE | re.ASCII,
 )
-PLANTUML_TEXT = TEXT.format("&#", r"\\n")
+PLANTUML_TEXT = TEXT.format(r"<U\+[0-9A-F]{4,6}>", r"\\n")
 PLANTUML_LINE = re.compile(
     rf"""\s*(?:@startuml | @enduml | hide\ empty\ description | \}}
     | state\ "{PLANTUML_TEXT}"\ as\ \w+\ [a-z0-9#;:]+(?:\ \{{)?

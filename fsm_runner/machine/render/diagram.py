@@ -208,25 +208,29 @@ def outside_in(spec: Spec) -> Iterator[str]:
 
 
 _KEYWORD = re.compile(
-    # Mermaid, and the id of its root; Graphviz; PlantUML.
+    # Mermaid, the id of its root, and what every JavaScript object has; Graphviz; PlantUML.
     "accdescr|acctitle|as|class|classdef|click|default|direction|href|note|root|scale|state|style"
+    "|constructor|hasownproperty|isprototypeof|propertyisenumerable|tolocalestring|tostring|valueof"
     "|digraph|edge|graph|node|start|strict|subgraph"
     "|down|end|footer|header|hide|json|left|legend|right|skinparam|title|top|up",
     re.IGNORECASE,
 )
 
 
-def identifiers(names: Iterable[str]) -> dict[str, str]:
-    """Return a distinct identifier for each name: the name itself if every format takes it as one."""
+def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """Return an identifier for each name, distinct from each other and from `taken`.
+
+    It is the name itself if every format accepts that.
+    """
     found: dict[str, str] = {}
-    taken = set()
+    used = set(taken)
     for name in dict.fromkeys(names):
-        id_ = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") if not _IDENTIFIER.fullmatch(name) else name
+        id_ = name if _IDENTIFIER.fullmatch(name) else re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
         if not id_ or id_[0].isdigit() or _KEYWORD.fullmatch(id_):
             id_ = f"s_{id_}"
-        while id_ in taken:
+        while id_ in used:
             id_ += "_"
-        taken.add(id_)
+        used.add(id_)
         found[name] = id_
     return found
 

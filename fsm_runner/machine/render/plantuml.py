@@ -41,4 +41,4 @@ def _colours(shade: Shade) -> str:
 
 
 def _text(text: str) -> str:
-    return escaped(text, "&#{};") or "&#160;"
+    return escaped(text, "<U+{:04X}>") or "<U+00A0>"

@@ -1,6 +1,7 @@
 """Writes a machine as SCXML, the W3C's language for state machines."""
 
 from collections.abc import Iterable
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from fsm_runner.machine.render.diagram import identifiers, one_line
@@ -27,7 +28,7 @@ class _Writing:
         self._events = identifiers((*spec.events, *events, *(way.event for way in spec.transitions)))
         guards = (way.guard for way in spec.transitions if way.guard is not None)
         settings = (it.timeout_s for it in spec.states.values() if isinstance(it.timeout_s, str))
-        self._variables = identifiers(("outcome", *guards, *settings))
+        self._variables = identifiers(("outcome", *guards, *settings), self._chart.ids.values())
 
     def text(self) -> str:
         root = ET.Element("scxml", xmlns=NAMESPACE, version="1.0", datamodel="ecmascript")
@@ -63,7 +64,7 @@ class _Writing:
                 timer.set("delay", f"{state.timeout_s:g}s")
             ET.SubElement(ET.SubElement(element, "onexit"), "cancel", sendid=f"{part.id}.time_limit")
         if state.invoke is not None:
-            activity = ET.SubElement(element, "invoke", id=f"{part.id}.activity", src=one_line(state.invoke))
+            activity = ET.SubElement(element, "invoke", id=f"{part.id}.activity", src=quote(one_line(state.invoke)))
             for name, event_name in (("on_done", state.on_done), ("on_error", state.on_error)):
                 if event_name is not None:
                     ET.SubElement(activity, "param", name=name, expr=f"'{self._events[event_name]}'")
