@@ -113,8 +113,8 @@ def _fields(spec: Spec) -> dict[str, Any]:
 
 def test_dot_makes_failures_recede_and_the_main_path_stand_out() -> None:
     drawing = dot(SPEC)
-    arrows = dict(re.findall(r" swinging_open -> (\w+) .*(weight=20|weight=2|style=dashed),", drawing))
-    assert arrows == {"s_end": "weight=20", "held": "weight=2", "broken": "style=dashed"}
+    styles = dict(re.findall(r" swinging_open -> (\w+) .*(penwidth=2.5|fontcolor=.#6e7781|style=dashed)", drawing))
+    assert styles == {"s_end": "penwidth=2.5", "held": 'fontcolor="#6e7781', "broken": "style=dashed"}
     assert "subgraph cluster_in_use {" in drawing
     assert "<td>swinging open</td></tr><tr><td>1.5 min, 3 retries</td>" in drawing.replace("90 s", "1.5 min")
 

@@ -28,7 +28,7 @@ _HEAD = (
 _ARROW_STYLES = {
     Kind.MAIN: "penwidth=2.5, arrowsize=1, weight=20",
     Kind.OTHER: "weight=2",
-    Kind.FAILURE: "style=dashed",
+    Kind.FAILURE: "style=dashed, weight=2",
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Box, Diagram, Node, Tone, diagram, escaped
+from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Node, Tone, diagram, escaped
 from fsm_runner.machine.render.palette import LIGHT
 from fsm_runner.machine.spec import Spec
 
@@ -17,10 +17,11 @@ def mermaid(spec: Spec, *, brief: bool = False) -> str:
 
 
 def _contents(drawing: Diagram, box: Box) -> Iterator[str]:
-    """Yield the members of a box, and the arrows between them."""
+    """Yield the members of a box, and the arrows that belong there."""
     if drawing.initial in box.members:
         yield f"[*] --> {drawing.initial.id}"
-    joined = {end for arrow in drawing.arrows if arrow.home == box.id for end in (arrow.source, arrow.target)}
+    arrows = [arrow for arrow in drawing.arrows if _home(drawing, arrow) == box]
+    joined = {drawing.initial.id, *(end for arrow in arrows for end in (arrow.source, arrow.target))}
     for member in box.members:
         if isinstance(member, Box):
             yield f"{_declaration(member)} {{"
@@ -28,12 +29,17 @@ def _contents(drawing: Diagram, box: Box) -> Iterator[str]:
             yield "}"
         elif member.id != member.name:
             yield _declaration(member)
-        elif member.id not in joined and member != drawing.initial:
+        elif member.id not in joined:
             yield member.id
-    for arrow in drawing.arrows:
-        if arrow.home == box.id:
-            text = "<br/>".join(_text(str(label)) for label in arrow.labels)
-            yield f"{arrow.source} --> {arrow.target}: {text}"
+    for arrow in arrows:
+        text = "<br/>".join(_text(str(label)) for label in arrow.labels)
+        yield f"{arrow.source} --> {arrow.target}: {text}"
+
+
+def _home(drawing: Diagram, arrow: Arrow) -> Box:
+    """Return the box that has both ends as members. If there is none, Mermaid would move an end to another box."""
+    ends = {arrow.source, arrow.target}
+    return next((box for box in drawing.boxes if ends <= {member.id for member in box.members}), drawing.root)
 
 
 def _declaration(item: Node | Box) -> str:
