@@ -170,6 +170,7 @@ async def assembled_runner(
         stack.push_async_callback(runs.aclose)
         runner = RunnerActor(
             machines["runner"],
+            machines["poller"],
             client,
             registration,
             runs,

@@ -118,7 +118,7 @@ async def test_turns_of_live_sessions_go_on_side_by_side_while_descriptors_are_s
         for command in (one, two):
             await command.started.pid()
         refused = await at.fails(await at.start())
-        assert "too few file descriptors for another executor, since 2 executors live on: " in refused
+        assert "too few file descriptors for another executor, since 2 persistent executors are alive: " in refused
         for command in (one, two):
             command.gate.write_line()
         for turn in turns:

@@ -34,7 +34,7 @@ from fsm_runner.runtime.control.poller import Poller
 from fsm_runner.scripts.sync import ScriptSync
 from tests.support.record import InstantRecord
 
-MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("session")
+MACHINE, SESSION_MACHINE, POLLER_MACHINE = load_machine("run"), load_machine("session"), load_machine("poller")
 PROJECT_DIR = tempfile.gettempdir()
 ME = "runner_me"
 RUN = wire.Run(run_id="run_1", session_id="ses_1")
@@ -227,6 +227,7 @@ class Line:
         self.claims_runs, self.is_leaving = True, False
         self.heartbeat = Heartbeat(self.client, self._post, times.heartbeat_interval_s)
         self.poller = Poller(
+            POLLER_MACHINE,
             self.client,
             self.runs,
             self.scripts,
@@ -265,7 +266,7 @@ async def line(
     """A registered runner that claims runs. A defect of one of its tasks is raised at the end."""
     made = Line(api, times, max_runs, outage_limit_s, has_history=has_history)
     made.set_registration(registered)
-    work = (made.poller.run(), made.heartbeat.run(), made.outage.run(made.heartbeat.send))
+    work = (made.poller.live(), made.heartbeat.run(), made.outage.run(made.heartbeat.send))
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield made

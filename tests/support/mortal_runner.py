@@ -37,6 +37,7 @@ PROJECT_DIR = tempfile.gettempdir()
 REGISTRATION = wire.Registration(
     hostname="host", project_dir=PROJECT_DIR, executor_profile="fake", executor=wire.ExecutorInfo(type="t", command="c")
 )
+POLLER_MACHINE = load_machine("poller")
 TIMES = PollTimes(poll_timeout_s=1, heartbeat_interval_s=10)
 STOPPED_ALL_S = 120.0
 """From then on an operator stops what is still at work, each minute."""
@@ -183,6 +184,7 @@ class Process:
         self._runs = runs = RunRegistry(context, sessions, world.max_runs)
         self.actor = RunnerActor(
             RUNNER_MACHINE,
+            POLLER_MACHINE,
             client,
             REGISTRATION,
             runs,

@@ -61,6 +61,7 @@ def test_a_home_s_own_spec_hides_the_bundled_one_and_leaves_the_others(
         (elsewhere / "specs" / name).touch()
     assert find("specs/run.toml") == elsewhere / "specs" / "run.toml"
     assert find_all("specs/*.toml") == {
+        "specs/poller.toml": bundled() / "specs" / "poller.toml",
         "specs/run.toml": elsewhere / "specs" / "run.toml",
         "specs/runner.toml": bundled() / "specs" / "runner.toml",
         "specs/session.toml": bundled() / "specs" / "session.toml",

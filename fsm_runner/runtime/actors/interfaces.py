@@ -57,4 +57,13 @@ SESSION = ActorInterface(
     outcomes=frozenset({"finished", "failed", "stopped"}),
 )
 
-ACTOR_INTERFACES = {"run": RUN, "session": SESSION, "runner": RUNNER}
+POLLER = ActorInterface(
+    activities=frozenset({"await_change", "poll", "probe", "reconcile", "look_up_stops"}),
+    facts=frozenset({"poll_may_be_cut", "pause_is_due", "reconciliation_is_due", "may_claim", "holds_runs"}),
+    settings=frozenset({"call_limit_s", "pause_s", "recheck_s", "until_look_up_s"}),
+    events=frozenset({"registered", "close_requested"}),
+    tags=frozenset({"holds_poll"}),
+    outcomes=frozenset({"closed", "broken"}),
+)
+
+ACTOR_INTERFACES = {"run": RUN, "session": SESSION, "runner": RUNNER, "poller": POLLER}

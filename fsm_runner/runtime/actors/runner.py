@@ -54,6 +54,7 @@ class RunnerActor(Actor):
     def __init__(
         self,
         machine: Machine,
+        poller_machine: Machine,
         client: CoordinatorClient,
         registration: wire.Registration,
         runs: RunRegistry,
@@ -89,6 +90,7 @@ class RunnerActor(Actor):
         self._outage = outage
         self._heartbeat = Heartbeat(client, self.post, times.heartbeat_interval_s)
         self._poller = Poller(
+            poller_machine,
             client,
             runs,
             scripts,
@@ -110,14 +112,15 @@ class RunnerActor(Actor):
         drains before.
         """
         side_tasks = [
-            self._own(self._poller.run(), "poll"),
+            self._own(self._poller.live(), "poller"),
             self._own(self._heartbeat.run(), "heartbeat"),
             self._own(self._outage.run(self._heartbeat.send), "outage timer"),
         ]
         try:
             await self.run()
         finally:
-            for task in side_tasks:
+            self._poller.close()
+            for task in side_tasks[1:]:
                 task.cancel()
             await asyncio.wait(side_tasks)
             await self._registrar.aclose()

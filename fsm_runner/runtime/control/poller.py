@@ -1,14 +1,15 @@
 """Polls the coordinator, and hands on what the polls deliver."""
 
 import asyncio
-import contextlib
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.coordinator_client.policy import POLL_HOLD_LIMIT_S, RUN_LOOKUP_INTERVAL_S, SHORT_POLL_S
+from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.protocol import wire
+from fsm_runner.runtime.actors.actor import Actor
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.control.cut_polls import CutPolls
 from fsm_runner.runtime.control.heartbeat import Heartbeat, Post
@@ -31,14 +32,26 @@ class Course(Protocol):
         """Whether a run that arrives nevertheless is stopped."""
 
 
-class Poller:
-    """Polls while the runner claims runs and has room for one, and never waits for what it has handed on.
+class _FailedPoll(NamedTuple):
+    fault: CoordinatorError
+    held_s: float
+    hold_s: float
+    known_as: int
+    """The client's count of registrations when the poll was sent."""
 
-    A poll is never given up before its end, because the coordinator would continue it and might lose a run.
-    """
+
+class _NoRecorder:
+    """Records nothing: a busy runner polls hundreds of times a second, and no later process resumes a poller."""
+
+    def record_transition(self, *_: object, **__: object) -> None: ...
+
+
+class Poller(Actor):
+    """Executes `specs/poller.toml`. It never waits for what it has handed on."""
 
     def __init__(
         self,
+        machine: Machine,
         client: CoordinatorClient,
         runs: RunRegistry,
         scripts: ScriptSync,
@@ -50,23 +63,45 @@ class Poller:
         has_history: bool,
     ) -> None:
         """`has_history` says whether an earlier process of this runner has written to the journal."""
+        self._limits: dict[str, float | None] = {
+            # The calls limit themselves (coordinator_client/policy.py). To give up a poll would lose its run.
+            "call_limit_s": None,
+            "pause_s": 0.0,
+            "recheck_s": None,
+            "until_look_up_s": 0.0,
+        }
+        """The time limits of the machine's states, as of the latest step."""
+        activities = {
+            "await_change": self._await_change,
+            "poll": self._poll,
+            "probe": self._probe,
+            "reconcile": self._reconcile,
+            "look_up_stops": self._look_up_stops,
+        }
+        super().__init__("poller", machine, activities, self._limits, recorder=_NoRecorder())
         self._client = client
         self._runs = runs
         self._scripts = scripts
         self._heartbeat = heartbeat
         self._course = course
-        self._post = post
+        self._post_to_runner = post
         self._poll_timeout_s = poll_timeout_s
         self._registered: wire.Registered | None = None
         self._reconciler = Reconciler(client.api, runs, self._may_claim, has_history=has_history)
         self._cut_polls = CutPolls()
+        self._failed_poll: _FailedPoll | None = None
+        """The last poll if a proxy may have cut it: what `polling` hands over to `probing`."""
+        self._pause_s = 0.0
+        """The pause that the last poll has made necessary; 0 as soon as it begins."""
         self._next_look_up_s = 0.0
-        """While no poll is held."""
+        """By the loop's clock. It outlasts the visits of a state: a full runner polls after each run that ends, and its
+        look-ups would load the coordinator."""
         self._poll_waits = Waits(client.policies.poll)
         self._short_poll_waits = Waits(client.policies.short_poll)
-        self._registered_anew = asyncio.Event()
         self._no_poll_held = asyncio.Event()
+        """The absence of the tag `holds_poll`, for tasks that wait for it."""
         self._no_poll_held.set()
+        self._defect: Exception | None = None
 
     def set_registration(self, registered: wire.Registered) -> None:
         """Use this registration from now on."""
@@ -74,7 +109,7 @@ class Poller:
         # A poll that an earlier process held may still claim a run.
         self._reconciler.expect_loss(self._hold_s(registered))
         self._poll_waits.reset()
-        self._registered_anew.set()
+        self.post("registered")
         self._runs.changed.set()
 
     def reconsider(self) -> None:
@@ -84,80 +119,98 @@ class Poller:
     async def wait_until_not_polling(self) -> None:
         await self._no_poll_held.wait()
 
-    async def run(self) -> None:
-        while True:
-            self._runs.changed.clear()
-            if self._registered is None:
-                await self._runs.changed.wait()
-            elif self._may_claim():
-                if self._reconciler.is_due:
-                    await self._reconciler.reconcile(self._registered.runner_id)  # which may fill the runner
-                else:
-                    await self._poll(self._registered)
-            elif len(self._runs) > 0:
-                if _now() >= self._next_look_up_s:
-                    self._next_look_up_s = _now() + RUN_LOOKUP_INTERVAL_S
-                    await self._reconciler.look_up_stops(self._registered.runner_id)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._next_look_up_s):
-                        await self._runs.changed.wait()
-            else:
-                # Descriptors may be freed, or be short for good, without a change among the runs.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RUN_LOOKUP_INTERVAL_S if self._course.claims_runs else None):
-                        await self._runs.changed.wait()
+    async def live(self) -> None:
+        """Poll until closed. Raises the exception that an activity raised as a defect."""
+        await self.run()
+        if self._defect is not None:
+            raise self._defect
 
-    async def _poll(self, registered: wire.Registered) -> None:
-        """Poll once, and wait if the next poll would come too soon."""
-        known_as = self._client.registrations
-        began_s = self._client.now_s()
-        failure: CoordinatorError | None = None
-        self._no_poll_held.clear()
+    def close(self) -> None:
+        self.post("close_requested")
+
+    def facts(self) -> frozenset[str]:
+        facts = set()
+        if self._failed_poll is not None:
+            facts.add("poll_may_be_cut")
+        if self._pause_s > 0:
+            facts.add("pause_is_due")
+        if self._may_claim():
+            facts.add("may_claim")
+            if self._reconciler.is_due:
+                facts.add("reconciliation_is_due")
+        if len(self._runs) > 0:
+            facts.add("holds_runs")
+        return frozenset(facts)
+
+    def on_step(self, step: Step, payload: object) -> None:
+        if self._machine.has_tag(self.model, "holds_poll"):
+            self._no_poll_held.clear()
+        else:
+            self._no_poll_held.set()
+        self._limits["pause_s"], self._pause_s = self._pause_s, 0.0
+        self._limits["recheck_s"] = RUN_LOOKUP_INTERVAL_S if self._course.claims_runs else None
+        self._limits["until_look_up_s"] = max(0.0, self._next_look_up_s - _now_s())
+        if step.cause is Cause.ERROR:
+            self._defect = payload if isinstance(payload, Exception) else RuntimeError(repr(payload))
+
+    async def _await_change(self) -> None:
+        await self._runs.changed.wait()
+        # Cleared before the choice that follows: a change after this ends the next wait at once.
+        self._runs.changed.clear()
+
+    async def _reconcile(self) -> None:
+        await self._reconciler.reconcile(self._registration.runner_id)
+
+    async def _look_up_stops(self) -> None:
+        self._next_look_up_s = _now_s() + RUN_LOOKUP_INTERVAL_S
+        await self._reconciler.look_up_stops(self._registration.runner_id)
+
+    async def _poll(self) -> None:
+        registered, known_as, began_s = self._registration, self._client.registrations, self._client.now_s()
+        hold_s = self._hold_s(registered)
         try:
-            polled = await self._client.api.poll(registered.runner_id, self._hold_s(registered))
-            has_started = self._hand_on(polled, registered.runner_id)
+            polled = await self._client.api.poll(registered.runner_id, hold_s)
         except CoordinatorError as fault:
             # The coordinator may still hold the poll, and deliver a run or a stop to a closed connection.
-            self._reconciler.expect_loss(self._hold_s(registered) if fault.may_have_arrived else 0.0)
-            failure = fault
-        else:
-            self._client.note_response()
-            self._post("coordinator_answered", "poll")
-            self._poll_waits.reset()
-            self._cut_polls.reset()
-            wait_s = self._wait_after_answer_s(has_started or self._client.now_s() - began_s >= SHORT_POLL_S)
-        finally:
-            self._no_poll_held.set()
-        if failure is not None:
-            wait_s = await self._wait_after_failure_s(registered, failure, self._client.now_s() - began_s, known_as)
-        if wait_s > 0:
-            await self._pause(wait_s)
-
-    async def _wait_after_failure_s(
-        self, registered: wire.Registered, fault: CoordinatorError, held_s: float, known_as: int
-    ) -> float:
-        """If a proxy may have cut the poll, a heartbeat shows whether the coordinator is away."""
-        if self._cut_polls.may_be_cut(fault, held_s) and await self._heartbeat.send():
-            self._cut_polls.note(fault, held_s, self._hold_s(registered))
-            if held_s >= SHORT_POLL_S:
-                return 0.0
-        else:
-            self._heartbeat.report_fault("poll", fault, known_as)
-        return self._poll_waits.next_s()
-
-    async def _pause(self, wait_s: float) -> None:
-        """A registration ends the wait: the coordinator is back."""
-        self._registered_anew.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._registered_anew.wait()
-
-    def _wait_after_answer_s(self, was_due: bool) -> float:
-        """A coordinator that answers at once and brings nothing is not polled again at once."""
-        if was_due:
+            self._reconciler.expect_loss(hold_s if fault.may_have_arrived else 0.0)
+            failed = _FailedPoll(fault, self._client.now_s() - began_s, hold_s, known_as)
+            if self._cut_polls.may_be_cut(fault, failed.held_s):
+                self._failed_poll = failed
+            else:
+                self._back_off(failed)
+            return
+        is_new_run = self._hand_on(polled, registered.runner_id)
+        self._client.note_response()
+        self._post_to_runner("coordinator_answered", "poll")
+        self._poll_waits.reset()
+        self._cut_polls.reset()
+        if is_new_run or self._client.now_s() - began_s >= SHORT_POLL_S:
             self._short_poll_waits.reset()
-            return 0.0
-        return self._short_poll_waits.next_s()
+        else:
+            # A coordinator that answers at once and delivers nothing new is not polled again at once.
+            self._pause_s = self._short_poll_waits.next_s()
+
+    async def _probe(self) -> None:
+        failed, self._failed_poll = self._failed_poll, None
+        if failed is None:
+            return
+        if not await self._heartbeat.send():
+            self._back_off(failed)
+            return
+        self._cut_polls.note(failed.fault, failed.held_s, failed.hold_s)
+        if failed.held_s < SHORT_POLL_S:
+            self._pause_s = self._poll_waits.next_s()
+
+    def _back_off(self, failed: _FailedPoll) -> None:
+        self._heartbeat.report_fault("poll", failed.fault, failed.known_as)
+        self._pause_s = self._poll_waits.next_s()
+
+    @property
+    def _registration(self) -> wire.Registered:
+        """Raises `RuntimeError` before the first registration, which the machine's other states wait for."""
+        if self._registered is None:
+            raise RuntimeError("the runner is not registered")
+        return self._registered
 
     def _hold_s(self, registered: wire.Registered) -> float:
         return min(POLL_HOLD_LIMIT_S, max(self._poll_timeout_s, registered.poll_timeout_seconds))
@@ -176,12 +229,12 @@ class Poller:
         self._scripts.sync(polled.sync_scripts)
         self._scripts.remove(polled.remove_scripts)
         if polled.deregistered:
-            self._post("drain_requested", "the coordinator has deregistered this runner")
+            self._post_to_runner("drain_requested", "the coordinator has deregistered this runner")
         return has_started
 
     def _may_claim(self) -> bool:
         return self._course.claims_runs and not self._runs.full
 
 
-def _now() -> float:
+def _now_s() -> float:
     return asyncio.get_running_loop().time()
