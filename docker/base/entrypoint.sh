@@ -1,9 +1,9 @@
 #!/bin/sh
-# Starts the runner: not as root, and with its secrets where they are files. Arguments are the runner's own:
+# Starts the runner without root, and reads its secrets from files. Arguments are passed to the runner, for example
 # `docker run IMAGE --profile-list`.
 set -eu
 
-# As process 1 of a container this shell would not get these signals otherwise. What it becomes below resets the trap.
+# Process 1 of a container only gets signals for which it has a handler. The `exec` below resets the trap.
 trap 'exit 143' HUP INT TERM
 
 fail() {
@@ -12,18 +12,18 @@ fail() {
 }
 
 if [ "$(id -u)" = 0 ] && [ -z "${RUN_AS-}" ]; then
-    # An image that was built on the base image, and names no user. With RUN_AS it is the executors that give root up.
+    # An image based on the base image that sets no user. With RUN_AS, the executors drop root instead of the runner.
     export HOME=/home/runner
     setpriv --reuid runner --regid runner --init-groups true 2>/dev/null ||
-        fail "root's rights cannot be given up: start it with --user 10001:10001, or with --cap-add SETUID --cap-add SETGID"
+        fail "cannot drop root: start the container with --user 10001:10001, or with --cap-add SETUID --cap-add SETGID"
     exec setpriv --reuid runner --regid runner --init-groups "$0" "$@"
 fi
 
-# The init is of the runner's user, as it could not send signals to it otherwise. In a container that has one already
-# (`docker run --init`), and for a command beside the runner (`docker exec`), there is no need of another.
+# The init runs as the runner's user, because it could not signal the runner otherwise. A container that already has an
+# init (`docker run --init`) and an additional command (`docker exec`) need no further one.
 [ $$ != 1 ] || exec tini -- "$0" "$@"
 
-# Empty counts as not set, and then the image's own values are meant.
+# Empty counts as not set; the image's defaults then apply.
 : "${AGENT_ORCHESTRATOR_API_URL:=http://host.docker.internal:8765}" "${PROJECT_DIR:=/workspace}" "${STATE_DIR:=/var/lib/fsm-runner}"
 export AGENT_ORCHESTRATOR_API_URL PROJECT_DIR STATE_DIR
 if [ -z "${PROFILE-}" ]; then
@@ -32,7 +32,7 @@ if [ -z "${PROFILE-}" ]; then
     done
 fi
 
-# NAME_FILE names a file with the value of NAME; without it, /run/secrets/NAME is looked for.
+# NAME_FILE names a file with the value of NAME. The default is /run/secrets/NAME, if it exists.
 for name in CLAUDE_CODE_OAUTH_TOKEN ANTHROPIC_API_KEY AUTH0_RUNNER_CLIENT_ID AUTH0_RUNNER_CLIENT_SECRET; do
     eval "value=\${$name-} file=\${${name}_FILE-}"
     unset "${name}_FILE"
@@ -47,7 +47,7 @@ for name in CLAUDE_CODE_OAUTH_TOKEN ANTHROPIC_API_KEY AUTH0_RUNNER_CLIENT_ID AUT
     fi
 done
 
-# What was installed as root while the image was built has left a cache that is root's.
+# A derived image may have installed packages as root, which leaves a cache that belongs to root.
 [ -w "$UV_CACHE_DIR" ] || [ ! -e "$UV_CACHE_DIR" ] || export UV_CACHE_DIR="$UV_CACHE_DIR-own"
 
 starts_runner=true
@@ -57,21 +57,21 @@ for word in "$@"; do
 done
 $starts_runner || exec fsm-runner "$@"
 
-# A container that takes another's place has its volume, and its sessions, but a host name that the engine has made up. It goes
-# by the name of the one before, which nobody else may do meanwhile: the lock is held as long as the runner lives.
+# A container that replaces another one has its volume and its sessions, but a new host name that the engine generated. It
+# takes the name of its predecessor, and locks it while the runner lives, so that no other container takes the same name.
 take_name() {
     exec 9>>"$names/$1"
     flock --nonblock 9 && RUNNER_HOSTNAME=$1 && export RUNNER_HOSTNAME
 }
 read -r hostname < /proc/sys/kernel/hostname
 case $hostname in
-    *[!0-9a-f]*) ;; # a name that somebody has chosen
+    *[!0-9a-f]*) ;; # not a generated name
     ????????????)
         names=$STATE_DIR/names
         if [ -z "${RUNNER_HOSTNAME-}" ] && mkdir -p "$names" 2>/dev/null && [ -w "$names" ]; then
             for name in "$hostname" "$names"/*; do
                 name=${name##*/}
-                # Its own only when it has one: after a restart.
+                # Its own host name is only in use after a restart.
                 [ -e "$names/$name" ] && take_name "$name" && break
             done
             [ -n "${RUNNER_HOSTNAME-}" ] || take_name "$hostname" || take_name "$hostname-2"
@@ -79,7 +79,7 @@ case $hostname in
         ;;
 esac
 
-# Claude Code's own settings, where a volume has none yet. One that cannot be written is the runner's to complain of.
+# Copy Claude Code's settings to a new volume. If the volume cannot be written to, the runner reports it.
 if [ -n "${CLAUDE_CONFIG_DIR-}" ] && [ -d /app/claude-config ] && [ ! -e "$CLAUDE_CONFIG_DIR/.claude.json" ]; then
     mkdir -p "$CLAUDE_CONFIG_DIR" 2>/dev/null && cp -R /app/claude-config/. "$CLAUDE_CONFIG_DIR"
 fi

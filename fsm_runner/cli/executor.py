@@ -1,22 +1,13 @@
 """`fsm-runner executor`: commands for authors of executors."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from fsm_runner.protocol.statuses import Lifecycle
+
 app = typer.Typer(no_args_is_help=True)
-
-
-class Lifecycle(StrEnum):
-    PERSISTENT = "persistent"
-    ONE_SHOT = "one_shot"
-
-
-class Language(StrEnum):
-    PYTHON = "python"
-    SH = "sh"
 
 
 @app.callback()
@@ -33,13 +24,13 @@ def new(
     ] = ".",
     lifecycle: Annotated[
         Lifecycle, typer.Option(help="persistent: a process for each session. one_shot: a process for each run.")
-    ] = Lifecycle.PERSISTENT,
-    language: Annotated[Language, typer.Option(help="The language of the executor.")] = Language.PYTHON,
+    ] = "persistent",
+    language: Annotated[Literal["python", "sh"], typer.Option(help="The language of the executor.")] = "python",
 ) -> None:
     """Write a working executor, its profile and its test."""
     from fsm_runner.cli.executor_new import write_executor
 
-    write_executor(name, Path(folder), lifecycle.value, language.value)
+    write_executor(name, Path(folder), lifecycle, language)
 
 
 @app.command()
