@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fsm_runner.machine.check import check
 from fsm_runner.machine.render import FORMATS, LayoutError, render
-from fsm_runner.machine.render.diagram import identifiers
 from fsm_runner.machine.render.dot import dot
 from fsm_runner.machine.render.embed import EmbedError, marker, renew
 from fsm_runner.machine.render.markdown import markdown, tables
@@ -22,6 +22,7 @@ from fsm_runner.machine.render.mermaid import mermaid
 from fsm_runner.machine.render.plantuml import plantuml
 from fsm_runner.machine.render.scxml import NAMESPACE, scxml
 from fsm_runner.machine.render.svg import svg
+from fsm_runner.machine.render.text import identifiers
 from fsm_runner.machine.render.xstate import xstate
 from fsm_runner.machine.spec import Group, Retry, Spec, State, Transition
 from fsm_runner.machine.spec_file import load
@@ -94,21 +95,17 @@ def test_mermaid_has_names_as_ids_and_one_arrow_for_each_transition() -> None:
 
 def test_a_brief_drawing_has_one_arrow_from_state_to_state_and_one_mark_for_failures() -> None:
     extra = Transition(source="swinging open", event="fire", to="broken", decides="shut")
-    drawing = mermaid(Spec(**{**_fields(SPEC), "transitions": (*SPEC.transitions, extra)}), brief=True)
+    drawing = mermaid(replace(SPEC, transitions=(*SPEC.transitions, extra)), brief=True)
     assert "    swinging_open --> broken: fire / shut<br/>✗ / shut\n" in drawing
     assert "jammed" not in drawing
 
 
 def test_an_arrow_of_a_group_starts_at_its_box() -> None:
     moved = [*SPEC.transitions[:-1], Transition(source="in_use", event="fire", to="broken")]
-    spec = Spec(**{**_fields(SPEC), "transitions": tuple(moved)})
+    spec = replace(SPEC, transitions=tuple(moved))
     assert "\n    in_use --> broken: fire\n" in mermaid(spec)
     assert '\n    "below in_use" -> broken [ltail=cluster_in_use, ' in dot(spec)
     assert "\nin_use -[#6e7781]-> broken : fire\n" in plantuml(spec)
-
-
-def _fields(spec: Spec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__struct_fields__}
 
 
 def test_dot_makes_failures_recede_and_the_main_path_stand_out() -> None:

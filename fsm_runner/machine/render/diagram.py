@@ -1,14 +1,12 @@
 """The parts of a drawing that all formats share: nodes, boxes and arrows."""
 
-import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
 from fsm_runner.machine.groups import Hierarchy, flatten
-from fsm_runner.machine.spec import Retry, Spec, State, Transition
-
-FAILURE_MARK = "✗"
+from fsm_runner.machine.render.text import FAILURE_MARK, identifiers, one_line
+from fsm_runner.machine.spec import Spec, State, Transition
 
 
 class Tone(StrEnum):
@@ -126,10 +124,14 @@ class _Drawing:
         self._states = {name: spec.states.get(name, State()) for name in names if name not in spec.groups}
         self._paths = {name: hierarchy.ancestors(name) for name in names}
         """For each state and group, the groups around it from the inside out."""
+        self._ids = identifiers(names)
         # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
-        inward = {source for way in spec.transitions for source in way.sources if source in self._paths[way.to]}
-        self._ids = identifiers((*names, *(_any(group) for group in spec.groups if group in inward)))
-        self._inward = inward
+        inward = (source for way in spec.transitions for source in way.sources if source in self._paths[way.to])
+        names_of_marks = {group: f"any of {group}" for group in inward}
+        ids = identifiers(names_of_marks.values(), taken=self._ids.values())
+        self._marks = {
+            group: Node(ids[name], name, State(), Tone.ANY, is_main=False) for group, name in names_of_marks.items()
+        }
         self._main = {name for way in spec.transitions if way.main for name in (*way.sources, way.to)}
 
     def diagram(self, *, brief: bool) -> Diagram:
@@ -141,14 +143,13 @@ class _Drawing:
         )
 
     def _members(self, group: str | None) -> tuple[Node | Box, ...]:
-        members = [name for name, path in self._paths.items() if next(iter(path), None) == group]
-        boxes = [
+        members = (name for name, path in self._paths.items() if next(iter(path), None) == group)
+        drawn = (
             Box(self._ids[name], name, self._members(name)) if name in self._spec.groups else self._node(name)
             for name in members
-        ]
-        if group in self._inward:
-            boxes.insert(0, Node(self._ids[_any(group)], f"any of {group}", State(), Tone.ANY, is_main=False))
-        return tuple(boxes)
+        )
+        mark = () if group is None or group not in self._marks else (self._marks[group],)
+        return (*mark, *drawn)
 
     def _node(self, name: str) -> Node:
         state = self._states[name]
@@ -163,15 +164,11 @@ class _Drawing:
                 around = (source, *self._paths[source]) if inward else self._paths[source]
                 home = next((group for group in around if group in self._paths[way.to]), None)
                 yield Arrow(
-                    source=self._ids[_any(source) if inward else source],
+                    source=self._marks[source].id if inward else self._ids[source],
                     target=self._ids[way.to],
                     home="" if home is None else self._ids[home],
                     labels=(Label(way.event, way.guard, way.decides, kind),),
                 )
-
-
-def _any(group: str | None) -> str:
-    return f"any of {group}"
 
 
 def _merged(arrows: Iterable[Arrow]) -> Iterator[Arrow]:
@@ -205,75 +202,3 @@ def outside_in(spec: Spec) -> Iterator[str]:
     for name in spec.states:
         yield from reversed(hierarchy.ancestors(name))
         yield name
-
-
-_KEYWORD = re.compile(
-    # Mermaid, the id of its root, and what every JavaScript object has; Graphviz; PlantUML.
-    "accdescr|acctitle|as|class|classdef|click|default|direction|href|note|root|scale|state|style"
-    "|constructor|hasownproperty|isprototypeof|propertyisenumerable|tolocalestring|tostring|valueof"
-    "|digraph|edge|graph|node|start|strict|subgraph"
-    "|down|end|footer|header|hide|json|left|legend|right|skinparam|title|top|up",
-    re.IGNORECASE,
-)
-
-
-def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """Return an identifier for each name, distinct from each other and from `taken`.
-
-    It is the name itself if every format accepts that.
-    """
-    found: dict[str, str] = {}
-    used = set(taken)
-    for name in dict.fromkeys(names):
-        id_ = name if _IDENTIFIER.fullmatch(name) else re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
-        if not id_ or id_[0].isdigit() or _KEYWORD.fullmatch(id_):
-            id_ = f"s_{id_}"
-        while id_ in used:
-            id_ += "_"
-        used.add(id_)
-        found[name] = id_
-    return found
-
-
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-
-
-_PLAIN = re.compile(
-    # Besides letters and digits: an underscore in a name, and the marks of a label.
-    r"[A-Za-z0-9✗ ]+|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])|(?<= )\[(?=[A-Za-z])|(?<=[A-Za-z0-9])\](?= |$)|(?<= )/(?= )|(.)"
-)
-
-
-def escaped(text: str, entity: str) -> str:
-    """Return a text with an entity for each character that a language could interpret.
-
-    `entity` is the format of an entity, for the number of the character.
-    """
-    return _PLAIN.sub(lambda found: entity.format(ord(found[1])) if found[1] else found[0], one_line(text))
-
-
-def one_line(text: str) -> str:
-    """Return the text without line breaks and control characters; runs of blanks become one."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def duration(limit: float | str) -> str:
-    """Return `10 s`, `24 h`, or the name of the setting that holds the limit."""
-    if isinstance(limit, str):
-        return limit
-    for unit, seconds in (("h", 3600), ("min", 60)):
-        if limit >= seconds and limit % seconds == 0:
-            return f"{limit / seconds:g} {unit}"
-    return f"{limit:g} s"
-
-
-def retries(retry: Retry) -> str:
-    times = "1 retry" if retry.times == 1 else f"{retry.times} retries"
-    return f"{times}, {duration(retry.base_s)} to {duration(retry.cap_s)} apart"
-
-
-def limits(state: State) -> str:
-    """Return the time limit and the number of retries in a few words: `2 min, 3 retries`."""
-    limit = "" if state.timeout_s is None else f"{duration(state.timeout_s)}"
-    again = "" if state.retry is None else retries(state.retry).partition(",")[0]
-    return ", ".join(part for part in (limit, again) if part)

@@ -7,8 +7,9 @@ import html
 import unicodedata
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Kind, Label, Node, diagram, limits, one_line
+from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Kind, Label, Node, diagram
 from fsm_runner.machine.render.palette import LIGHT, Shade
+from fsm_runner.machine.render.text import limits, one_line
 from fsm_runner.machine.spec import Spec
 
 FONT = "Helvetica,Arial,sans-serif"

@@ -8,7 +8,7 @@ import html
 from typing import NamedTuple
 
 from fsm_runner.machine.render import FORMATS, render
-from fsm_runner.machine.render.diagram import one_line
+from fsm_runner.machine.render.text import one_line
 from fsm_runner.machine.spec import Spec
 
 END = "<!-- /machine -->"

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from fsm_runner.machine.groups import flatten
-from fsm_runner.machine.render.diagram import FAILURE_MARK, duration, is_failure, one_line, retries
+from fsm_runner.machine.render.diagram import is_failure
 from fsm_runner.machine.render.mermaid import mermaid
+from fsm_runner.machine.render.text import FAILURE_MARK, duration, one_line, retries
 from fsm_runner.machine.spec import Spec, State
 
 _MARKUP = frozenset("\\`*[]<>|~&$#")

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Node, Tone, diagram, escaped
+from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Node, Tone, diagram
 from fsm_runner.machine.render.palette import LIGHT
+from fsm_runner.machine.render.text import with_entities
 from fsm_runner.machine.spec import Spec
 
 _INDENT = "    "
@@ -64,4 +65,4 @@ def _styles(drawing: Diagram) -> Iterator[str]:
 
 def _text(text: str) -> str:
     # Mermaid refuses an empty text.
-    return escaped(text, "#{};") or "#160;"
+    return with_entities(text, "#{};") or "#160;"

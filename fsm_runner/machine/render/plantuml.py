@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Box, Diagram, Kind, diagram, escaped
+from fsm_runner.machine.render.diagram import Box, Diagram, Kind, diagram
 from fsm_runner.machine.render.palette import LIGHT, Shade
+from fsm_runner.machine.render.text import with_entities
 from fsm_runner.machine.spec import Spec
 
 _STYLES = {Kind.MAIN: ",thickness=3", Kind.OTHER: "", Kind.FAILURE: ",dashed"}
@@ -41,4 +42,4 @@ def _colours(shade: Shade) -> str:
 
 
 def _text(text: str) -> str:
-    return escaped(text, "<U+{:04X}>") or "<U+00A0>"
+    return with_entities(text, "<U+{:04X}>") or "<U+00A0>"

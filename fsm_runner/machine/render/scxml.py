@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
-from fsm_runner.machine.render.diagram import identifiers, one_line
 from fsm_runner.machine.render.statechart import Part, Statechart, statechart
+from fsm_runner.machine.render.text import identifiers, one_line
 from fsm_runner.machine.spec import Spec, State, Transition
 
 NAMESPACE = "http://www.w3.org/2005/07/scxml"

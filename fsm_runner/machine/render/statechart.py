@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fsm_runner.machine.groups import Hierarchy, flatten
-from fsm_runner.machine.render.diagram import identifiers, outside_in
+from fsm_runner.machine.render.diagram import outside_in
+from fsm_runner.machine.render.text import identifiers
 from fsm_runner.machine.spec import Group, Spec, State, Transition
 
 

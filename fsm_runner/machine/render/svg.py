@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from fsm_runner.machine.render.diagram import Diagram, Kind, diagram, one_line
+from fsm_runner.machine.render.diagram import Diagram, Kind, diagram
 from fsm_runner.machine.render.dot import (
     FONT,
     LABEL_FONT_PX,
@@ -19,6 +19,7 @@ from fsm_runner.machine.render.dot import (
 )
 from fsm_runner.machine.render.layout import lay_out
 from fsm_runner.machine.render.palette import DARK, LIGHT, Palette
+from fsm_runner.machine.render.text import one_line
 from fsm_runner.machine.spec import Spec
 
 _MARGIN_PX = 8
