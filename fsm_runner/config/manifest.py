@@ -1,4 +1,4 @@
-"""What an executor says of itself in `executor.json` beside its file: what it needs of whoever starts it."""
+"""The manifest of an executor, `executor.json` beside its file: the variables and the config that it needs."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,26 +15,28 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 MANIFEST_FILE = "executor.json"
-RUNNERS_OWN_VARIABLES = ("AUTH0_", "AGENT_ORCHESTRATOR_", "AGENT_SESSION_ID")
-"""How the variables begin that a profile cannot pass on: the runner's credentials, and what it sets itself."""
+RESERVED_PREFIXES = ("AUTH0_", "AGENT_ORCHESTRATOR_", "AGENT_SESSION_ID")
+"""Prefixes of variables that executors never get from a profile: the runner's credentials, and those that it sets."""
 
 
 class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `executor.json`."""
+
     env: tuple[str, ...] = ()
-    """Variables that it gets with every profile, where they are set."""
+    """Environment variables that the executor gets with every profile."""
     credentials: tuple[str, ...] = ()
-    """Variables of which one has to be set, and no other."""
+    """Environment variables of which exactly one must be set."""
     config_schema: JsonObject | None = None
-    """JSON Schema (2020-12) of a profile's `config`; None: anything. Where it has a property `env`, that is a list of
-    names of further variables."""
+    """The JSON Schema (2020-12) of a profile's `config`; None: anything. A property `env` lists names of further
+    environment variables."""
 
     def credentials_defect(self, environment: Mapping[str, str]) -> str | None:
-        """What is wrong with the credentials that are set."""
+        """Return what is wrong with the credentials in an environment."""
         given = [name for name in self.credentials if environment.get(name)]
         if not self.credentials or len(given) == 1:
             return None
         needed = " or ".join(self.credentials)
-        return f"the executor needs {needed} to be set, one alone: {'more than one' if given else 'none'} is set"
+        return f"the executor needs {needed}: set exactly one of them; {'more than one' if given else 'none'} is set"
 
     def variables_in(self, config: JsonObject) -> tuple[str, ...]:
         properties, names = (self.config_schema or {}).get("properties"), config.get("env")
@@ -43,41 +45,41 @@ class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(name for name in names if isinstance(name, str))
 
     def defects(self, config: JsonObject) -> Iterator[str]:
-        """What is wrong with a profile's config: where, and why."""
+        """Yield the errors of a profile's config, with their paths."""
         if self.config_schema is None:
             return
-        # It takes a tenth of a second to load.
+        # Imported here because that takes a tenth of a second.
         from jsonschema import Draft202012Validator
 
         for error in Draft202012Validator(self.config_schema).iter_errors(config):
-            yield _said(error)
+            yield _text_of(error)
 
 
 def manifest_beside(executor: Path) -> ExecutorManifest:
-    """Empty where there is none. Raises `UsageError` naming the file."""
+    """Return the manifest beside an executor; empty without a file. Raises `UsageError` naming the file."""
     path = executor.parent / MANIFEST_FILE
     try:
         manifest = decode_json(path.read_bytes(), ExecutorManifest)
     except (FileNotFoundError, NotADirectoryError):
         return ExecutorManifest()
-    except DECODE_FAULTS as defect:
-        raise UsageError(f"{path}: {defect}") from defect
-    except OSError as fault:
-        raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
-    refuse_runners_own(path, "env", manifest.env)
-    refuse_runners_own(path, "credentials", manifest.credentials)
+    except DECODE_FAULTS as error:
+        raise UsageError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    check_variables(path, "env", manifest.env)
+    check_variables(path, "credentials", manifest.credentials)
     if manifest.config_schema is not None:
         _check_schema(path, manifest.config_schema)
     return manifest
 
 
-def refuse_runners_own(path: Path, key: str, names: Iterable[str]) -> None:
-    """Raises `UsageError` for variables of the runner that no file may pass on, and for what names none."""
+def check_variables(path: Path, key: str, names: Iterable[str]) -> None:
+    """Raises `UsageError` for a reserved name, and for a name that no variable can have."""
     for name in names:
-        if name.startswith(RUNNERS_OWN_VARIABLES):
-            raise UsageError(f"{path}: {key}: {name} is the runner's own, and no executor gets it")
+        if name.startswith(RESERVED_PREFIXES):
+            raise UsageError(f"{path}: {key}: {name} belongs to the runner, and no executor gets it")
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UsageError(f"{path}: {key}: {name!r} is not the name of a variable")
+            raise UsageError(f"{path}: {key}: {name!r} cannot be the name of a variable")
 
 
 def _check_schema(path: Path, schema: JsonObject) -> None:
@@ -85,11 +87,11 @@ def _check_schema(path: Path, schema: JsonObject) -> None:
 
     try:
         Draft202012Validator.check_schema(schema)
-    except SchemaError as defect:
-        raise UsageError(f"{path}: config_schema: {defect.message}") from defect
+    except SchemaError as error:
+        raise UsageError(f"{path}: config_schema: {error.message}") from error
 
 
-def _said(error: "ValidationError") -> str:
+def _text_of(error: "ValidationError") -> str:
     where = ".".join(["config", *map(str, error.absolute_path)])
     match error.validator, error.schema, error.instance:
         case "additionalProperties", {"properties": dict(known)}, dict(given):

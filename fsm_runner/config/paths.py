@@ -1,4 +1,4 @@
-"""Where specs, profiles and executors are found."""
+"""Finds specs, profiles and executors."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ HOME_VARIABLE = "FSM_RUNNER_HOME"
 
 
 def bundled() -> Path:
-    """The folder with the `specs/`, `profiles/` and `executors/` that came with the program.
+    """Return the folder with the `specs/`, `profiles/` and `executors/` of the program.
 
-    In a wheel they lie inside the package; in a checkout, beside it.
+    In a wheel it is inside the package; in a checkout the package is beside them.
     """
     package = Path(__file__).parents[1]
     inside = package / "bundled"
@@ -17,40 +17,40 @@ def bundled() -> Path:
 
 
 def homes() -> tuple[Path, ...]:
-    """The runner's homes, first match first.
+    """Return the runner's homes; files of an earlier one take precedence.
 
-    `FSM_RUNNER_HOME` stands alone: an image offers what it carries and nothing else. Otherwise the working
-    directory comes first where it has a `profiles/` folder, then what is bundled.
+    `FSM_RUNNER_HOME` is the only home if it is set, so that an image offers nothing but its own files. Otherwise the
+    homes are the working directory, if it has a `profiles/` folder, and the bundled files.
     """
     if configured := os.environ.get(HOME_VARIABLE):
         return (Path(configured).resolve(),)
     try:
         here = Path.cwd()
-    except OSError:  # it has been removed, or lies where this user may not look
+    except OSError:  # it was removed, or this user may not look at it
         return (bundled(),)
     return (here, bundled()) if (here / "profiles").is_dir() and here != bundled() else (bundled(),)
 
 
 def find(relative: str) -> Path:
-    """The first home's file of this relative path, or the bundled one.
+    """Return the file with this relative path in the first home that has it, else the bundled one.
 
-    For specs: a home need not have its own. Profiles are looked up in the homes alone (`profiles.py`).
+    This is for specs, which a home need not have. Profiles are found only in homes (`profiles.py`).
     """
-    places = [home / relative for home in homes()]
-    return next((place for place in places if place.exists()), bundled() / relative)
+    candidates = [home / relative for home in homes()]
+    return next((path for path in candidates if path.exists()), bundled() / relative)
 
 
 def find_all(pattern: str) -> dict[str, Path]:
-    """What `find` finds, for each relative path that matches a pattern in any home or in what is bundled."""
-    places = (*homes(), bundled())
-    matches = {path.relative_to(place).as_posix() for place in places for path in visible(place, pattern)}
+    """Return the result of `find` for each relative path in a home, or bundled, that matches a pattern."""
+    folders = (*homes(), bundled())
+    matches = {path.relative_to(folder).as_posix() for folder in folders for path in visible(folder, pattern)}
     return {relative: find(relative) for relative in sorted(matches)}
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """The paths below a folder that match a pattern, in order, without those with a name that starts with a dot.
+    """Return the sorted paths below a folder that match a pattern, without hidden files and folders.
 
-    Editors keep their locks under such names (`.#agent.json`), macOS its metadata (`._agent.json`).
+    Editors use hidden names for locks (`.#agent.json`), macOS for metadata (`._agent.json`).
     """
     found = sorted(folder.glob(pattern))
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]

@@ -1,11 +1,11 @@
-"""Profiles and the agents that a runner brings along. Contract: protocol.md, section 5."""
+"""Profiles, and the agents that a runner owns. Contract: protocol.md, section 5."""
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from fsm_runner.config.manifest import ExecutorManifest, manifest_beside, refuse_runners_own
+from fsm_runner.config.manifest import ExecutorManifest, check_variables, manifest_beside
 from fsm_runner.config.paths import homes, visible
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
@@ -16,11 +16,11 @@ from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObj
 Form = TypeVar("Form")
 
 PROCEDURAL_COMMAND = "executors/procedural/ao-procedural-exec"
-"""The `command` of profiles whose executor is built into the runner (`fsm_runner/executors/procedural.py`)."""
+"""The `command` of profiles with the built-in executor (`fsm_runner/executors/procedural.py`)."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """`profiles/{name}.json`. Keys that are not named here are ignored."""
+    """The content of `profiles/{name}.json`. Other keys are ignored."""
 
     type: Literal["autonomous", "procedural"]
     command: Annotated[str, msgspec.Meta(min_length=1)]
@@ -29,17 +29,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     agents_dir: str | None = None
     lifecycle: Lifecycle = DEFAULT_LIFECYCLE
     env: tuple[str, ...] = ()
-    """Names of the runner's environment variables that the executor gets too. Not told to the coordinator."""
+    """Names of environment variables of the runner that the executor gets. The coordinator does not get them."""
     retry_interrupted: bool = False
-    """Whether runs are carried out again that the end of the runner's process has interrupted."""
+    """Whether a run that the end of the runner's process interrupted runs again."""
     run_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    """How long a run may execute, in seconds, where the runner is not told otherwise."""
+    """How long a run may execute, in seconds. The setting of the runner takes precedence."""
     limits: ResourceLimits = NO_LIMITS
-    """What a run may use of the machine, where the runner is not told otherwise."""
+    """The resources of a run. The setting of the runner takes precedence."""
 
 
 class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """A profile with its agents, and the home that its relative paths start from."""
+    """A profile, its agents, and the home to which its paths are relative."""
 
     name: str
     path: Path
@@ -47,34 +47,34 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     agents: tuple[Agent, ...]
     agent_files: dict[str, Path]
-    """By the agents' names."""
+    """The files of `agents`, by name of the agent."""
     manifest: ExecutorManifest = ExecutorManifest()
-    """What the executor says of itself."""
+    """The manifest of the executor."""
     unknown_keys: tuple[str, ...] = ()
-    """What the file says besides; a key that is misspelled is among them."""
+    """Keys of the file that are not keys of a profile. They may be misspelled."""
 
     @property
     def executor_folder(self) -> Path:
-        """The folder of the executor that `command` names."""
+        """The folder of `command`."""
         return (self.home / self.profile.command).parent
 
     @property
     def executor_path(self) -> Path:
-        """The executor's file. It need not exist."""
+        """The executor's file, which may be missing."""
         return _executor_path(self.home, self.profile.command)
 
     @property
     def named_variables(self) -> tuple[str, ...]:
-        """The runner's variables that the profile passes on to the executor."""
+        """The environment variables that the profile passes to the executor."""
         return (*self.profile.env, *self.manifest.variables_in(self.profile.config))
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """All of the runner's variables that the executor gets, where they are set."""
+        """All environment variables of the runner that the executor gets if they are set."""
         return (*self.named_variables, *self.manifest.env)
 
     def executor_info(self) -> ExecutorInfo:
-        """The profile as it is told to the coordinator."""
+        """Return the profile as the runner registers it."""
         profile = self.profile
         return ExecutorInfo(
             type=profile.type,
@@ -86,7 +86,7 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def profile_paths() -> dict[str, Path]:
-    """All profiles that there are, by name; an earlier home's hide those of a later one."""
+    """Return the files of all profiles by name. An earlier home takes precedence."""
     paths: dict[str, Path] = {}
     for home in homes():
         for path in visible(home / "profiles", "*.json"):
@@ -95,7 +95,7 @@ def profile_paths() -> dict[str, Path]:
 
 
 def load_profile(name: str) -> LoadedProfile:
-    """Raises `UsageError` naming the file and the field that is wrong, or the profiles that there are."""
+    """Raises `UsageError` naming the invalid file and field, or the available profiles."""
     paths = profile_paths()
     if name not in paths:
         raise UsageError(
@@ -107,8 +107,8 @@ def load_profile(name: str) -> LoadedProfile:
     manifest = manifest_beside(_executor_path(home, profile.command))
     for defect in manifest.defects(profile.config):
         raise UsageError(f"{path}: {defect}")
-    refuse_runners_own(path, "env", profile.env)
-    refuse_runners_own(path, "config.env", manifest.variables_in(profile.config))
+    check_variables(path, "env", profile.env)
+    check_variables(path, "config.env", manifest.variables_in(profile.config))
     agents = _agents(path, home, profile)
     return LoadedProfile(
         name=name,
@@ -123,19 +123,19 @@ def load_profile(name: str) -> LoadedProfile:
 
 
 def _executor_path(home: Path, command: str) -> Path:
-    """In the profile's home, else in a later one."""
-    places = [each / command for each in (home, *homes())]
-    return next((place for place in places if place.is_file()), places[0])
+    """Return the executor's path in the profile's home, else in the first home that has it."""
+    candidates = [each / command for each in (home, *homes())]
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def read_json(path: Path, form: type[Form]) -> Form:
-    """Raises `UsageError` naming the file and the field."""
+    """Raises `UsageError` naming the file and the invalid field."""
     try:
         return decode_json(path.read_bytes(), form)
-    except DECODE_FAULTS as defect:
-        raise UsageError(f"{path}: {defect}") from defect
-    except OSError as fault:
-        raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
+    except DECODE_FAULTS as error:
+        raise UsageError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]]:
@@ -145,8 +145,8 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
     try:
         if not folder.is_dir():
             raise UsageError(f"{path}: agents_dir: there is no folder {folder}")
-    except OSError as fault:
-        raise UsageError(f"{path}: agents_dir: {folder} cannot be read: {fault.strerror}") from fault
+    except OSError as error:
+        raise UsageError(f"{path}: agents_dir: {folder} cannot be read: {error.strerror}") from error
     agents = [(file, read_json(file, Agent)) for file in visible(folder, "*.json")]
     files: dict[str, Path] = {}
     for file, agent in agents:
@@ -157,10 +157,10 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
 
 
 def runner_agent(agent: Agent) -> RunnerAgent:
-    """The agent as it is registered: with an empty command where its executor starts no program for it."""
+    """Return the agent for the registration, which requires a command: empty if the agent has none."""
     return RunnerAgent(**{**msgspec.structs.asdict(agent), "command": agent.command or ""})
 
 
 def profile_places() -> str:
-    """The folders that profiles are looked for in."""
+    """Return the folders of profiles, for messages."""
     return ", ".join(str(home / "profiles") for home in homes())

@@ -63,7 +63,7 @@ def test_a_config_that_fits_is_taken(home: Path) -> None:
         ({"level": "1"}, "config.level: '1' is not of type 'integer'"),
         ({"nested": {"name": 1}}, "config.nested.name: 1 is not of type 'string'"),
         ({"env": ["AUTH0_DOMAIN"]}, "config.env: AUTH0_DOMAIN is the runner's own"),
-        ({"env": ["NO=NAME"]}, "config.env: 'NO=NAME' is not the name of a variable"),
+        ({"env": ["NO=NAME"]}, "config.env: 'NO=NAME' cannot be the name of a variable"),
     ],
 )
 def test_one_that_does_not_is_refused_with_file_and_key(home: Path, config: dict[str, Any], said: str) -> None:
@@ -80,7 +80,7 @@ def test_one_that_does_not_is_refused_with_file_and_key(home: Path, config: dict
         ({"env": "TOKEN"}, "executor.json: Expected `array`"),
         ({"env": ["AUTH0_RUNNER_CLIENT_SECRET"]}, "executor.json: env: AUTH0_RUNNER_CLIENT_SECRET is the runner's own"),
         ({"credentials": ["AUTH0_DOMAIN"]}, "executor.json: credentials: AUTH0_DOMAIN is the runner's own"),
-        ({"env": ["A B"]}, "executor.json: env: 'A B' is not the name of a variable"),
+        ({"env": ["A B"]}, "executor.json: env: 'A B' cannot be the name of a variable"),
         ({"config_schema": {"type": "objekt"}}, "executor.json: config_schema: 'objekt' is not valid"),
     ],
 )
