@@ -11,8 +11,8 @@ from fsm_runner.errors import UsageError
 
 app = typer.Typer(
     name="fsm-runner",
-    help="Takes runs from an Agent Coordinator, gives each to an executor, and reports how it ended.",
-    epilog="Exit codes: 0 done, 1 it failed, 2 bad input, 130 left at once on a third signal.",
+    help="Takes runs from an Agent Coordinator, executes them, and reports their results.",
+    epilog="Exit codes: 0 success, 1 failure, 2 bad input, 130 exited at once on a third signal.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -34,11 +34,9 @@ Parameters = Annotated[
 ]
 AgentName = Annotated[
     str | None,
-    typer.Argument(metavar="AGENT", help="Who does it; none where --prompt says it all.", show_default=False),
+    typer.Argument(metavar="AGENT", help="The agent; --prompt alone needs none.", show_default=False),
 ]
-Prompt = Annotated[
-    str | None, typer.Option("--prompt", metavar="TEXT", help="What is to be done; the same as prompt=TEXT.")
-]
+Prompt = Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The task, the same as prompt=TEXT.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -87,11 +85,10 @@ def run(
     project_dir: ProjectDir = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run one agent, or a prompt, here and now, and print the result.
+    """Run one agent, or a prompt, on this machine, and print the result.
 
-    Data is printed as JSON, a text as it is; status details of the executor go to stderr. Nothing else has to be there:
-    a coordinator is started for this one run.
-    Without an AGENT, --profile names one of type autonomous.
+    Data is printed as JSON, text unchanged. The executor's status details go to stderr. The command starts a
+    coordinator for this run. Without an AGENT, --profile must name a profile of type autonomous.
     """
     from fsm_runner.cli.run import run_here
     from fsm_runner.cli.submission import work_of
@@ -107,19 +104,19 @@ def submit(
     parameters: Parameters = None,
     prompt: Prompt = None,
     session: Annotated[
-        str | None, typer.Option("--session", metavar="SESSION", help="Go on with this session (ses_…), without AGENT.")
+        str | None, typer.Option("--session", metavar="SESSION", help="Resume this session (ses_…), without AGENT.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", "-x", metavar="NAME", help="Leave it to runners of this profile.")
+        str | None, typer.Option("--profile", "-x", metavar="NAME", help="Only runners with this profile take the run.")
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.", show_default=False)
     ] = False,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
-    """Hand an agent's run, a prompt or a session's next turn to a coordinator.
+    """Submit an agent's run, a prompt or a session's next turn to a coordinator.
 
-    Its ids are printed as JSON; with --wait its result: data as JSON, a text as it is.
+    Prints the ids as JSON, or with --wait the result: data as JSON, text unchanged.
     """
     from fsm_runner.cli.submission import work_of
     from fsm_runner.cli.submit import submit_run
@@ -131,9 +128,9 @@ def submit(
 @app.command()
 def runs(
     status: Annotated[
-        str | None, typer.Option("--status", "-s", metavar="STATUS", help="Those of this status alone.")
+        str | None, typer.Option("--status", "-s", metavar="STATUS", help="Only runs with this status.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, one run a line.", show_default=False)] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one run per line.", show_default=False)] = False,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
     """List the runs of a coordinator."""
@@ -148,10 +145,10 @@ def history(
         str | None,
         typer.Argument(metavar="RUN|SESSION|runner", help="[the latest runs]", show_default=False),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, one step a line.", show_default=False)] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one step per line.", show_default=False)] = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Print what the journal says of a run, a session, the runner itself, or of the latest runs."""
+    """Print the journal of a run, a session or the runner, or the latest runs."""
     from fsm_runner.cli.history import show_history
 
     show_history(load_state_dir(state_dir), name, as_json=json)
@@ -159,7 +156,7 @@ def history(
 
 @app.command()
 def health(state_dir: StateDir = None) -> None:
-    """Ask the runners that are at work here whether they are well. Exit code 1 where one is not, or there is none."""
+    """Check the runners on this machine. Exit code 1 if one is unhealthy, or if there is none."""
     from fsm_runner.cli.health import show_health
 
     raise typer.Exit(show_health(load_state_dir(state_dir)))
@@ -170,7 +167,7 @@ def stop(
     name: Annotated[str, typer.Argument(metavar="RUN|SESSION", show_default=False)],
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
-    """Ask a coordinator to stop a run, or a session with the executor that waits in it."""
+    """Stop a run, or a session and its waiting executor."""
     from fsm_runner.cli import runs
 
     runs.stop(coordinator_url, name)

@@ -1,4 +1,4 @@
-"""`fsm-runner coordinator`: a coordinator that runs alone."""
+"""`fsm-runner coordinator`: a coordinator without a runner."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,19 +13,21 @@ if TYPE_CHECKING:
 
 
 def serve(
-    port: Annotated[str | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8765]")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[str | None, typer.Option(help="The port; 0: a free one. [8765]")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on. [127.0.0.1]")] = None,
     database: Annotated[
-        str | None, typer.Option(metavar="FILE", help="SQLite file that keeps everything. [default: in memory]")
+        str | None, typer.Option(metavar="FILE", help="The SQLite file for all data. [in memory]")
     ] = None,
-    agents_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of agent definitions, *.json.")] = None,
+    agents_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder of agent definitions, *.json.")
+    ] = None,
     scripts_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of scripts, {name}/script.json.")
+        str | None, typer.Option(metavar="DIR", help="The folder of scripts, {name}/script.json.")
     ] = None,
 ) -> None:
-    """Run a coordinator that needs nothing else installed.
+    """Run a coordinator.
 
-    With AUTH_ENABLED=true every call has to bring a token of AUTH0_DOMAIN for AUTH0_AUDIENCE.
+    With AUTH_ENABLED=true every call needs a token of AUTH0_DOMAIN for AUTH0_AUDIENCE.
     """
     from fsm_runner.config.settings import known_secrets
     from fsm_runner.coordinator_server.server import DEFAULT_HOST, DEFAULT_PORT, MAX_CONNECTIONS, CoordinatorServer
@@ -46,13 +48,13 @@ def serve(
         max_connections=OPEN_FILES.share(MAX_CONNECTIONS, COORDINATOR_SHARE),
     )
     try:
-        event_loop.run(_serve_until_signalled(server, kept_in=database or None))
+        event_loop.run(_serve_until_signalled(server, database=database or None))
     except PortInUse as error:
         raise UsageError(f"{error}; choose another one with --port") from error
 
 
 def _token_requirements() -> "TokenRequirements | None":
-    """None where none is asked for. Raises `UsageError` naming the variable that is wrong or missing."""
+    """Return the requirements; None without AUTH_ENABLED. Raises `UsageError` naming an invalid or missing variable."""
     from fsm_runner.config.settings import TOKEN_CHECK_SETTINGS, load_token_check_config
 
     config = load_token_check_config()
@@ -61,8 +63,8 @@ def _token_requirements() -> "TokenRequirements | None":
     if config.domain is None or config.audience is None:
         missing = [each.variable for each in TOKEN_CHECK_SETTINGS if getattr(config, each.field) is None]
         raise UsageError(
-            f"AUTH_ENABLED is true, but not set: {', '.join(missing)}; tokens are checked by the keys of AUTH0_DOMAIN "
-            "and have to be for AUTH0_AUDIENCE"
+            f"AUTH_ENABLED is true, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: tokens "
+            "need a signature of AUTH0_DOMAIN and the audience AUTH0_AUDIENCE"
         )
     # Loads the cryptography library.
     from fsm_runner.coordinator_server.auth.tokens import TokenRequirements
@@ -72,7 +74,7 @@ def _token_requirements() -> "TokenRequirements | None":
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"--port {text}: is no port; it is a number from 0 to 65535")
+        raise UsageError(f"--port {text}: expected a number from 0 to 65535")
     return int(text)
 
 
@@ -80,24 +82,24 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-async def _serve_until_signalled(server: "CoordinatorServer", kept_in: str | None) -> None:
+async def _serve_until_signalled(server: "CoordinatorServer", database: str | None) -> None:
     import asyncio
 
     from fsm_runner.cli.output import say
     from fsm_runner.cli.signals import on_ending_signals
 
-    asked_to_end = asyncio.Event()
-    with on_ending_signals(lambda _: asked_to_end.set()):
+    is_stopped = asyncio.Event()
+    with on_ending_signals(lambda _: is_stopped.set()):
         async with server:
-            kept = f"keeps everything in {kept_in}" if kept_in else "keeps everything in memory (lost at the end)"
+            storage = f"data in {database}" if database else "data in memory, lost at the end"
             say(
-                f"Coordinator at {server.url}, {kept}. Submit a run: "
+                f"Coordinator at {server.url}, {storage}. Submit a run: "
                 f"fsm-runner submit AGENT key=value --coordinator-url {server.url}"
             )
             if server.is_open_to_others:
                 say(
-                    "WARNING: this coordinator listens on more than 127.0.0.1 and asks for no tokens, so anyone who "
+                    "WARNING: this coordinator listens on more than 127.0.0.1 and requires no tokens, so anyone who "
                     "reaches its port can run commands here: set AUTH_ENABLED=true with AUTH0_DOMAIN and "
                     "AUTH0_AUDIENCE, or listen on 127.0.0.1"
                 )
-            await asked_to_end.wait()
+            await is_stopped.wait()

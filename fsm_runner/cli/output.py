@@ -1,4 +1,4 @@
-"""Prints for the commands. Names, errors and results come from elsewhere, so none of them may control the terminal."""
+"""Prints text so that names, errors and results of other programs cannot control the terminal."""
 
 import codecs
 import json
@@ -14,19 +14,19 @@ Row = tuple[str, ...]
 
 
 def show(text: object = "") -> None:
-    """Print a line, or several, on stdout."""
+    """Print one or more lines on stdout."""
     _write(escaped(str(text)), to_stderr=False)
 
 
 def show_json(record: object) -> None:
-    """Print one line of JSON on stdout: a Struct, or builtins."""
+    """Print a Struct, or builtins, as one line of JSON on stdout."""
     _write(escaped_json(msgspec.json.encode(record).decode()), to_stderr=False)
 
 
 def show_result(value: object) -> None:
-    """Print a run's result on stdout: a text as it is, data as one line of JSON.
+    """Print a run's result on stdout: text unchanged, data as one line of JSON.
 
-    Control characters in a text are escaped on a terminal only: a program that reads stdout gets the exact result.
+    Control characters in text are escaped on a terminal only, so that a program that reads stdout gets the result.
     """
     encoding = sys.stdout.encoding or "utf-8"
     if not isinstance(value, str):
@@ -37,7 +37,7 @@ def show_result(value: object) -> None:
 
 
 def show_table(columns: Row, rows: Iterable[Row]) -> None:
-    """Print the column names, then one line for each row, on stdout."""
+    """Print a table on stdout: the column names, then one line for each row."""
     table = [tuple(map(_one_line, row)) for row in (columns, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
     for row in table:
@@ -49,7 +49,7 @@ def _one_line(text: str) -> str:
 
 
 def say(text: object) -> None:
-    """Print a line, or several, on stderr, without the logins of URLs."""
+    """Print one or more lines on stderr, without the logins in URLs."""
     _write(without_logins(escaped(str(text))), to_stderr=True)
 
 
@@ -57,5 +57,5 @@ def _write(text: str, *, to_stderr: bool) -> None:
     # Imported here to keep `--help` quick.
     import typer
 
-    # `color`: otherwise escape sequences would be cut out of a result.
+    # Without `color`, typer would remove escape sequences from a result.
     typer.echo(text, err=to_stderr, color=True)  # noqa: TID251

@@ -1,7 +1,7 @@
-"""Parameters of a run as they are typed at the command line.
+"""The parameters of a run on the command line.
 
-key=text      the type that the agent's `parameters_schema` gives the key, else a string
-key=@file     the same, with the text from a file
+key=text      a value of the type that the agent's `parameters_schema` declares, else a string
+key=@file     the same, with the text of a file
 key:=json     a JSON value
 """
 
@@ -16,18 +16,18 @@ from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 
 FILE_LIMIT_BYTES = 64 * 1024 * 1024
-"""Of a file that is named in place of a text; as much as a coordinator takes for a whole run."""
+"""The largest file of a parameter: the limit of a coordinator for a whole run."""
 
 
 class _KeySchema(msgspec.Struct, frozen=True):
-    """As much of a property's JSON Schema as tells how to read its text."""
+    """The keywords of a property's JSON Schema that determine how its text is parsed."""
 
     type: str | tuple[str, ...] = ()
     items: Any = None
 
 
 def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObject:
-    """Raises `UsageError` naming the word that cannot be read."""
+    """Parse the words. Raises `UsageError` naming an invalid one."""
     parameters: JsonObject = {}
     for word in words:
         key, value = _parsed(word, schema or {})
@@ -40,8 +40,8 @@ def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObj
 def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
     name, equals, text = word.partition("=")
     as_json = name.endswith(":")
-    # The name of a file may be any bytes.
-    _check_text(word, name if text.startswith("@") and not as_json else word)
+    # A file name may have any bytes.
+    check_utf8(repr(word), name if text.startswith("@") and not as_json else word)
     key = name.removesuffix(":")
     if not equals or not key:
         raise UsageError(f"{word!r}: expected key=value, key:=json or key=@file")
@@ -77,16 +77,16 @@ def _typed(word: str, text: str, schema: _KeySchema) -> object:
 def _json(word: str, text: str) -> object:
     try:
         return decode_json(text)
-    except DECODE_FAULTS as defect:
-        raise UsageError(f"{word!r}: not JSON: {defect}") from defect
+    except DECODE_FAULTS as error:
+        raise UsageError(f"{word!r}: not JSON: {error}") from error
 
 
-def _check_text(word: str, text: str) -> None:
-    """Bytes of a command line that are not UTF-8 come as lone surrogates, which no JSON can hold."""
+def check_utf8(subject: str, text: str) -> None:
+    """Raises `UsageError` for text from bytes that are not UTF-8: Python makes them lone surrogates, JSON has none."""
     try:
         text.encode()
-    except UnicodeEncodeError as defect:
-        raise UsageError(f"{word!r}: not UTF-8 text") from defect
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{subject}: not UTF-8 text") from error
 
 
 def _file_text(word: str, path: Path) -> str:
@@ -96,16 +96,16 @@ def _file_text(word: str, path: Path) -> str:
         if len(content) > FILE_LIMIT_BYTES:
             raise UsageError(f"{word!r}: {path} is larger than {FILE_LIMIT_BYTES:,} bytes")
         return content.decode("utf-8-sig")
-    except OSError as fault:
-        raise UsageError(f"{word!r}: {path} cannot be read: {fault.strerror}") from fault
-    except UnicodeDecodeError as defect:
-        raise UsageError(f"{word!r}: {path} is not UTF-8 text: {defect}") from defect
-    except ValueError as defect:
-        raise UsageError(f"{word!r}: {str(path)!r} cannot be the path of a file: {defect}") from defect
+    except OSError as error:
+        raise UsageError(f"{word!r}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{word!r}: {path} is not UTF-8 text: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{word!r}: {str(path)!r} cannot be the path of a file: {error}") from error
 
 
 def _read_list(text: str, schema: _KeySchema) -> object:
-    """A JSON array, or what stands between commas."""
+    """Parse a JSON array, or values separated by commas."""
     if text.lstrip().startswith("["):
         return decode_json(text, list[Any])
     try:

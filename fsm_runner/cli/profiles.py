@@ -8,21 +8,21 @@ from fsm_runner.errors import EXIT_USAGE, UsageError
 
 
 def list_profiles() -> None:
-    """One line for each profile; one that is broken is named with what is wrong, and makes the exit code 2."""
+    """Print one line for each profile. An invalid profile is reported, and the exit code is 2."""
     paths = profile_paths()
     if not paths:
-        raise UsageError(f"there are no profiles; they were looked for in {profile_places()}")
+        raise UsageError(f"there are no profiles in {profile_places()}")
     width = max(map(len, paths), default=0)
-    broken = False
+    is_any_invalid = False
     for name in paths:
         try:
             loaded = load_profile(name)
         except UsageError as error:
             say(f"error: {error}")
-            broken = True
+            is_any_invalid = True
             continue
         agents = ", ".join(agent.name for agent in loaded.agents)
         about = loaded.profile.description or (f"agents: {agents}" if agents else loaded.profile.command)
         show(f"{name:<{width}}  {loaded.profile.type:<10}  {about}")
-    if broken:
+    if is_any_invalid:
         raise typer.Exit(EXIT_USAGE)

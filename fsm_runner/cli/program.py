@@ -1,4 +1,4 @@
-"""Runs the command that the arguments name, and turns its end into an exit code."""
+"""Runs a command, and turns its errors into messages and exit codes."""
 
 import os
 import sys
@@ -20,17 +20,17 @@ def run_command() -> None:
     except FsmRunnerError as error:
         _say(error)
         sys.exit(error.exit_code)
-    except OSError as fault:
-        # What the system refuses and no command has words for, such as a full disk behind standard output.
-        _say(fault if fault.filename is None else f"{fault.filename}: {fault.strerror}")
+    except OSError as error:
+        # An error that no command handles, such as a full disk behind standard output.
+        _say(error if error.filename is None else f"{error.filename}: {error.strerror}")
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_ABORTED)
-    except Exception:  # noqa: BLE001 - the interpreter would show it too, but with the secrets that it may quote
+    except Exception:  # noqa: BLE001 - the interpreter would print the traceback with its secrets
         _say_defect(traceback.format_exc())
         sys.exit(EXIT_FAILED)
     finally:
-        _drop_unwritten()
+        _discard_unwritten()
 
 
 def _say(error: object) -> None:
@@ -38,7 +38,7 @@ def _say(error: object) -> None:
 
 
 def _say_defect(trace: str) -> None:
-    _print_without_secrets(f"{trace}error: a defect of fsm-runner itself; please report it with the lines above")
+    _print_without_secrets(f"{trace}error: a bug in fsm-runner; please report it with the lines above")
 
 
 def _print_without_secrets(text: str) -> None:
@@ -49,9 +49,8 @@ def _print_without_secrets(text: str) -> None:
     print(plain, file=sys.stderr, flush=True)  # noqa: T201 - no log yet
 
 
-def _drop_unwritten() -> None:
-    """Drop output that standard output has not taken. The interpreter would try to write it at its exit, and fail with
-    an exit code of its own."""
+def _discard_unwritten() -> None:
+    """Discard output that cannot be written. The interpreter would try again at its exit, and change the exit code."""
     try:
         sys.stdout.flush()
     except OSError:

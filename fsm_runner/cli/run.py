@@ -1,4 +1,4 @@
-"""`fsm-runner run`: one run, with everything it needs brought along."""
+"""`fsm-runner run`: one run, with a runner and a coordinator of its own."""
 
 import asyncio
 import dataclasses
@@ -31,9 +31,9 @@ STATE_CHARS = 20
 
 
 class Progress(Observer):
-    """Shows on stderr the status details of the executor, and on a terminal each state with the time it took.
+    """Prints the executor's status details on stderr, and on a terminal each state with its duration.
 
-    With `verbose` the log has all of it.
+    With `verbose` the log has all of that, so nothing is printed.
     """
 
     def __init__(self, *, verbose: bool) -> None:
@@ -51,7 +51,7 @@ class Progress(Observer):
 
     def reported(self, run: Run, state: str, detail: str) -> None:
         if self._shows_states:
-            # The line of the state is still open: the detail takes its place, and the line follows below.
+            # The detail replaces the unfinished line of the state, which follows on the next line.
             self._write("\r")
             say(f"{detail:<{STATE_CHARS}}")
             self._write(_padded(state))
@@ -83,12 +83,12 @@ def _padded(state: str) -> str:
 
 
 def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
-    """The exit code: 0 where the run completed, 1 where it did not."""
+    """Carry out one run and return the exit code: 0 if it completed, else 1."""
     OPEN_FILES.raise_limit()
     configure_logs(known_secrets(), verbose=config.verbose, quiet=True)
-    profile, schema = _place(work, profile_name)
+    profile, schema = _profile_for(work, profile_name)
     for key in profile.unknown_keys:
-        say(f"warning: {profile.path}: {key}: this key means nothing here")
+        say(f"warning: {profile.path}: {key}: unknown key")
     request = RunRequest(
         type="start_session",
         agent_name=work.agent_name,
@@ -99,20 +99,20 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     return event_loop.run(_run(config, profile, request))
 
 
-def _place(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:
-    """The profile that can do the work, and the schema of the agent's parameters."""
+def _profile_for(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:
+    """Return a profile that can do the work, and the schema of the agent's parameters."""
     if work.agent_name is None:
-        work.parameters()  # whoever gave no prompt either has to hear that first
+        work.parameters()  # a missing prompt is reported before a missing profile
         return _autonomous_profile(profile_name), None
     profile, agent = find_agent(work.agent_name, profile_name)
     return profile, agent.parameters_schema
 
 
 def _autonomous_profile(name: str | None) -> LoadedProfile:
-    """The named profile. Raises `UsageError` with those that take runs without an agent."""
+    """Return the named profile. Raises `UsageError` with the profiles that accept runs without an agent."""
     if name is not None and (profile := load_profile(name)).profile.type == "autonomous":
         return profile
-    profiles, defects = _sound_profiles()
+    profiles, defects = _valid_profiles()
     there_are = ", ".join(each.name for each in profiles if each.profile.type == "autonomous") or "none"
     wanted = "a run without an AGENT needs --profile NAME, of a profile of type autonomous"
     refused = "" if name is None else f", which {name!r} is not"
@@ -120,11 +120,11 @@ def _autonomous_profile(name: str | None) -> LoadedProfile:
 
 
 def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agent]:
-    """The agent in the named profile, or in the first one that has it. Raises `UsageError` with what there is."""
+    """Return the agent of the named profile, or of the first one that has it. Raises `UsageError` with the choices."""
     if profile_name is not None:
         profiles, defects = [load_profile(profile_name)], ""
     else:
-        profiles, defects = _sound_profiles()
+        profiles, defects = _valid_profiles()
     agents = {agent.name: (profile, agent) for profile in reversed(profiles) for agent in profile.agents}
     if name in agents:
         return agents[name]
@@ -137,8 +137,8 @@ def find_agent(name: str, profile_name: str | None) -> tuple[LoadedProfile, Agen
     raise UsageError(f"Agent not found: {name!r} in {place}; there are: {there_are}")
 
 
-def _sound_profiles() -> tuple[list[LoadedProfile], str]:
-    """Those that can be loaded, and what is wrong with the others; empty where nothing is."""
+def _valid_profiles() -> tuple[list[LoadedProfile], str]:
+    """Return the valid profiles, and the errors of the others as text, which may be empty."""
     profiles, defects = [], []
     for name in profile_paths():
         try:
@@ -151,8 +151,8 @@ def _sound_profiles() -> tuple[list[LoadedProfile], str]:
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
     progress = Progress(verbose=config.verbose)
     with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
-        here = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
-        return await _run_in(here, profile, request, progress)
+        local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
+        return await _run_in(local, profile, request, progress)
 
 
 async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequest, progress: Progress) -> int:
@@ -182,20 +182,20 @@ async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequ
 async def _submit_when_registered(
     runner: RunnerActor, living: "asyncio.Task[str]", api: CoordinatorApi, request: RunRequest
 ) -> str | None:
-    """The run's id; None where the runner has come to its end before, or is about to."""
+    """Return the run's id; None if the runner has ended, or is ending, before the submission."""
     await first_of(runner.wait_for_registration(), living)
     if living.done():
         return None
     try:
         return (await create_run(api, request)).run_id
     except UsageError:
-        if runner.is_ending:  # and has withdrawn its agents
+        if runner.is_ending:  # its agents are no longer registered
             return None
         raise
 
 
 async def first_of(wanted: Coroutine[Any, Any, Any], living: "asyncio.Task[str]") -> None:
-    """Wait until `wanted` is there or the runner has ended."""
+    """Wait for `wanted`, or until the runner has ended."""
     waiting = asyncio.create_task(wanted, name="wait")
     try:
         await asyncio.wait({waiting, living}, return_when=asyncio.FIRST_COMPLETED)

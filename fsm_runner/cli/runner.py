@@ -37,7 +37,7 @@ def run_runner(config: RunnerConfig) -> int:
     configure_logs(redactor, verbose=config.verbose)
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
-        logger.warning("{}: {}: this key means nothing here", profile.path, key)
+        logger.warning("{}: {}: unknown key", profile.path, key)
     # As process 1 of a container, if no init could be forked above it, it also gets orphans that no run started.
     become_subreaper(exclusive=os.getpid() != 1)
     return event_loop.run(_serve(config, profile, redactor))

@@ -16,25 +16,25 @@ from fsm_runner.util.text import excerpt
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
 SESSION_PREFIX = "ses_"
-SHOWN_ERROR_CHARS = 60
-"""The whole text is in `--json`."""
+ERROR_CHARS = 60
+"""The width of the column of errors. The whole text is in `--json`."""
 
 
 def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
     statuses = get_args(RunStatus)
     if status is not None and status not in statuses:
-        raise UsageError(f"--status: there is no {status!r}, there are {', '.join(statuses)}")
+        raise UsageError(f"--status: unknown value {status!r}; choose one of {', '.join(statuses)}")
     runs = event_loop.run(_fetch(url, status))
     if as_json:
         for run in runs:
-            # All fields: those of a run that has just been submitted equal their defaults.
+            # A Struct omits fields with their default. Here all fields are printed.
             show_json(msgspec.structs.asdict(run))
         return
     show_table(COLUMNS, map(_row, runs))
 
 
 def stop(url: str | None, name: str) -> None:
-    """A run, or a session with the executor that waits in it. Raises `UsageError` where there is no such one."""
+    """Stop a run, or a session and its waiting executor. Raises `UsageError` if the coordinator refuses."""
     try:
         event_loop.run(_stop(url, name))
     except NotAuthenticated:
@@ -57,5 +57,5 @@ async def _stop(url: str | None, name: str) -> None:
 
 
 def _row(run: Run) -> Row:
-    error = excerpt(headline(run.error or ""), SHOWN_ERROR_CHARS)
+    error = excerpt(headline(run.error or ""), ERROR_CHARS)
     return (run.run_id, run.status, run.agent_name or "-", run.session_id, run.created_at or "-", error)

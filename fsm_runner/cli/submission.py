@@ -1,4 +1,4 @@
-"""What a command line asks for, handing it to a coordinator, and saying what came of it."""
+"""The work that a command line names, its submission to a coordinator, and its result."""
 
 import dataclasses
 from collections import Counter
@@ -9,7 +9,7 @@ import msgspec
 
 from fsm_runner.app.build import token_auth
 from fsm_runner.cli.output import say, show_result
-from fsm_runner.cli.parameters import parse_parameters
+from fsm_runner.cli.parameters import check_utf8, parse_parameters
 from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, known_secrets, load_config
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused
@@ -21,7 +21,7 @@ from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest, Session
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """The words and flags that say what is to be done."""
+    """The words and flags of a command line that define a run."""
 
     agent_name: str | None = None
     words: tuple[str, ...] = ()
@@ -30,44 +30,38 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The session to resume; it keeps its agent and its profile."""
 
     def parameters(self, schema: JsonObject | None = None) -> JsonObject:
-        """`schema` is the agent's. Raises `UsageError` naming what cannot be read or is missing."""
+        """Return the parameters. `schema` is that of the agent. Raises `UsageError` for invalid and missing words."""
         parameters = parse_parameters(self.words, schema)
         if self.prompt is not None:
             if "prompt" in parameters:
                 raise UsageError("--prompt TEXT is the same as prompt=TEXT: give one of them")
             parameters["prompt"] = self.prompt
         if self.session_id is not None and not parameters:
-            raise UsageError("--session needs --prompt TEXT: what the session is to do next")
+            raise UsageError("--session needs --prompt TEXT or parameters for the next turn")
         if self.session_id is None and self.agent_name is None and "prompt" not in parameters:
-            raise UsageError("there is nothing to do: name an AGENT, or give --prompt TEXT")
+            raise UsageError("nothing to do: name an AGENT, or give --prompt TEXT")
         return parameters
 
 
 def work_of(agent: str | None, words: list[str], prompt: str | None, session_id: str | None = None) -> Work:
-    """The first word is an agent unless it is a parameter. Raises `UsageError` naming the flag that is no good."""
+    """Return the work. The first word is an agent unless it is a parameter. Raises `UsageError` for invalid flags."""
     if agent is not None and "=" in agent:
         words, agent = [agent, *words], None
     if agent is not None and session_id is not None:
-        raise UsageError(f"{agent!r} with --session: a session keeps its agent, so name none")
+        raise UsageError(f"{agent!r} with --session: a session keeps its agent, so name no agent")
     for flag, text in (("--prompt", prompt), ("--session", session_id)):
-        # A variable of the shell that is not set: an empty session must not become a new one.
-        if text is not None and not check_text(flag, text).strip():
-            raise UsageError(f"{flag}: there is nothing in it")
+        if text is None:
+            continue
+        check_utf8(f"{flag}: {text!r}", text)
+        # The value may be an unset variable of the shell. Without a session's id, a new session would begin.
+        if not text.strip():
+            raise UsageError(f"{flag}: the value is empty")
     return Work(agent_name=agent, words=tuple(words), prompt=prompt, session_id=session_id)
-
-
-def check_text(flag: str, text: str) -> str:
-    """Bytes of a command line that are not UTF-8 come as halves of surrogate pairs, which no JSON can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as defect:
-        raise UsageError(f"{flag}: {text!r}: not UTF-8 text") from defect
-    return text
 
 
 @asynccontextmanager
 async def coordinator_api(url: str | None) -> AsyncIterator[CoordinatorApi]:
-    """The coordinator that the flag, the environment or `.env` names, else the one on this machine."""
+    """Yield the API of the coordinator that the flag, the environment or `.env` names, else of the local one."""
     config = load_config({"coordinator_url": url})
     named_url = config.coordinator_url or LOCAL_COORDINATOR_URL
     redactor = known_secrets()
@@ -80,7 +74,7 @@ async def coordinator_api(url: str | None) -> AsyncIterator[CoordinatorApi]:
 
 
 async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
-    """Raises `UsageError` with the coordinator's reasons where it will not take the run."""
+    """Submit a run. Raises `UsageError` with the coordinator's reason if it refuses the run."""
     try:
         return await api.create_run(request)
     except NotAuthenticated:
@@ -90,9 +84,9 @@ async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
 
 
 async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[str]:
-    """How many results of each timestamp the session has before it is resumed.
+    """Return the number of results by timestamp in the session before it is resumed.
 
-    Raises `UsageError` where there is no such session.
+    Raises `UsageError` if there is no such session.
     """
     try:
         return Counter(event.timestamp for event in await _results(api, request.session_id or ""))
@@ -103,22 +97,22 @@ async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[s
 
 
 async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | None = None) -> int:
-    """Print an ended run's result, and say on stderr why it did not complete. The exit code.
+    """Print the result of an ended run, and on stderr why it did not complete. Return the exit code.
 
-    `earlier`: what `earlier_results` gave before the run was submitted, where it resumes a session. Results are told
-    apart by what was there before, not by comparing an executor's clock with the coordinator's. A resume that did not
-    complete has no result here: it may have failed because another turn was at work, whose result came meanwhile.
+    `earlier` are the `earlier_results` of a resumed session. They identify the results of this run, because the
+    clocks of executor and coordinator may differ. The result of a resume that did not complete is not printed: it may
+    belong to another turn, because of which this one failed as busy.
     """
     run = await api.run(run_id)
-    of_this_run = earlier is None or run.status == "completed"
-    value = await _result(api, run.session_id, earlier) if of_this_run else None
+    has_own_result = earlier is None or run.status == "completed"
+    value = await _result(api, run.session_id, earlier) if has_own_result else None
     if value is not None:
         try:
             show_result(value)
-        except OSError as fault:
+        except OSError as error:
             raise FsmRunnerError(
-                f"run {run_id} {run.status}, but its result cannot be written to standard output: {fault.strerror}"
-            ) from fault
+                f"run {run_id} {run.status}, but its result cannot be written to standard output: {error.strerror}"
+            ) from error
     if run.status == "completed":
         return EXIT_OK
     status = "was stopped before it began" if run.status in UNSTARTED_RUN_STATUSES else run.status
@@ -127,12 +121,12 @@ async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | 
 
 
 async def _result(api: CoordinatorApi, session_id: str, earlier: Counter[str] | None) -> object:
-    """The last result event, rather than the session's result: a coordinator has none for a run that failed."""
-    left = Counter(earlier)
+    """Return the last result event. A coordinator has no session result for a run that failed."""
+    remaining = Counter(earlier)
     last: SessionEvent | None = None
     for event in await _results(api, session_id):
-        if left[event.timestamp] > 0:
-            left[event.timestamp] -= 1
+        if remaining[event.timestamp] > 0:
+            remaining[event.timestamp] -= 1
         elif last is None or event.timestamp >= last.timestamp:
             last = event
     if last is None:

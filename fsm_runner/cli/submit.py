@@ -4,7 +4,8 @@ import asyncio
 import shlex
 
 from fsm_runner.cli.output import say, show_json
-from fsm_runner.cli.submission import Work, check_text, coordinator_api, create_run, earlier_results, say_outcome
+from fsm_runner.cli.parameters import check_utf8
+from fsm_runner.cli.submission import Work, coordinator_api, create_run, earlier_results, say_outcome
 from fsm_runner.cli.waiting import reasons_to_wait
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Refused, Unreachable
@@ -15,20 +16,20 @@ from fsm_runner.protocol.wire import Agent, Run, RunRequest
 from fsm_runner.util import event_loop
 from fsm_runner.util.retry import retrying
 
-PENDING_LOOKS = 20
-"""A run that is still pending after so many look-ups, 5 s, may have no runner."""
+PENDING_LOOK_UPS = 20
+"""After this many look-ups (5 s), a pending run may have no runner, and a hint is printed."""
 
 LOOK_INTERVAL_S = 0.25
-"""Deployed coordinators say nothing about the end of a run by themselves that could be relied on."""
+"""The interval of look-ups. Deployed coordinators send no reliable notification of the end of a run."""
 
 
 def submit_run(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:
-    """The exit code: 1 where the run was waited for and did not complete.
+    """Submit a run and return the exit code: 1 if it was waited for and did not complete.
 
-    `profile`: only a runner that was started as this one takes the run.
+    Only a runner with this `profile` takes the run.
     """
     if profile and work.session_id is not None:
-        raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name none")
+        raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name no profile")
     return event_loop.run(_submit(url, work, profile, wait=wait))
 
 
@@ -47,15 +48,17 @@ async def _submit(url: str | None, work: Work, profile: str | None, *, wait: boo
         await _wait_for_end(api, run_id)
         code = await say_outcome(api, run_id, earlier)
         if await _lives_on(api, session_id):
-            say(f"to go on: fsm-runner submit --session {session_id} --prompt … --wait{there}")
+            say(f"to continue: fsm-runner submit --session {session_id} --prompt … --wait{there}")
         return code
 
 
 async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunRequest:
-    """Raises `UsageError`, and where no agent is named before anything is asked of the coordinator."""
+    """Raises `UsageError`. Without an agent there is no call to the coordinator before."""
     if work.session_id is not None:
         return RunRequest(type="resume_session", session_id=work.session_id, parameters=work.parameters())
-    demands = {"executor_profile": check_text("--profile", profile)} if profile else None
+    if profile:
+        check_utf8(f"--profile: {profile!r}", profile)
+    demands = {"executor_profile": profile} if profile else None
     if work.agent_name is None:
         return RunRequest(type="start_session", parameters=work.parameters(), additional_demands=demands)
     try:
@@ -73,19 +76,19 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
 
 
 async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
-    looks = 0
+    look_ups = 0
     while True:
         run = await retrying(lambda: api.run(run_id), POLICIES.look_up, (Unreachable,))
         if run.status in TERMINAL_RUN_STATUSES:
             return
-        looks += 1
-        if run.status == "pending" and looks == PENDING_LOOKS:
-            await _say_why_it_waits(api, run)
+        look_ups += 1
+        if run.status == "pending" and look_ups == PENDING_LOOK_UPS:
+            await _explain_pending(api, run)
         await asyncio.sleep(LOOK_INTERVAL_S)
 
 
-async def _say_why_it_waits(api: CoordinatorApi, run: Run) -> None:
-    """Print a hint. Prints nothing if the coordinator does not answer."""
+async def _explain_pending(api: CoordinatorApi, run: Run) -> None:
+    """Print a hint, unless the coordinator does not answer."""
     try:
         runners = await api.runners()
     except CoordinatorError:
@@ -95,7 +98,7 @@ async def _say_why_it_waits(api: CoordinatorApi, run: Run) -> None:
 
 
 async def _lives_on(api: CoordinatorApi, session_id: str) -> bool:
-    """Whether the session's executor waits for its next turn. Nobody waits for the answer where there is none."""
+    """Return whether the session's executor waits for a turn; False if the coordinator does not answer."""
     try:
         return await api.session_status(session_id) == "idle"
     except CoordinatorError:

@@ -1,4 +1,4 @@
-"""Says why a run still waits for a runner: compares its demands with what each online runner offers."""
+"""Explains why a run is pending: compares its demands with the properties of each online runner."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,12 +7,12 @@ import msgspec
 from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject, ListedRunner, Run
 
 ONLINE = "online"
-SHOWN_RUNNERS = 10
-"""Further runners are only counted."""
+LISTED_RUNNERS = 10
+"""The most runners in the hint. Further ones are counted."""
 
 
 class _Demands(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run demands of its runner (protocol.md, section 1.3). None: the run makes no such demand."""
+    """The demands of a run (protocol.md, section 1.3). None: no such demand."""
 
     hostname: str | None = None
     project_dir: str | None = None
@@ -22,7 +22,7 @@ class _Demands(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
-    """The lines of the hint for a run that is pending: one for the run, then one for each runner that is online."""
+    """Return the lines of the hint: one for the run, then one for each online runner."""
     waiting = f"{run.run_id} is waiting for a runner that takes it"
     online = [runner for runner in runners if runner.status == ONLINE]
     if not online:
@@ -31,14 +31,14 @@ def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
     if demands is None:
         return [f"{waiting}; online: {', '.join(sorted(map(_name, online)))}"]
     mismatches = {_name(runner): _mismatches(demands, runner) for runner in online}
-    lines = [f"{waiting}; online:", *(_line(name, mismatches[name]) for name in sorted(mismatches)[:SHOWN_RUNNERS])]
-    if len(mismatches) > SHOWN_RUNNERS:
-        lines.append(f"  … and {len(mismatches) - SHOWN_RUNNERS} more")
+    lines = [f"{waiting}; online:", *(_line(name, mismatches[name]) for name in sorted(mismatches)[:LISTED_RUNNERS])]
+    if len(mismatches) > LISTED_RUNNERS:
+        lines.append(f"  … and {len(mismatches) - LISTED_RUNNERS} more")
     return lines
 
 
 def _demands(stated: JsonObject | None) -> _Demands | None:
-    """None if the coordinator's answer cannot be read."""
+    """Return None if the demands have an unknown form."""
     present = {key: value for key, value in (stated or {}).items() if value is not None}
     try:
         return msgspec.convert(present, _Demands)
@@ -47,7 +47,7 @@ def _demands(stated: JsonObject | None) -> _Demands | None:
 
 
 def _mismatches(demands: _Demands, runner: ListedRunner) -> list[str]:
-    """Each demand that this runner does not meet, in words."""
+    """Return the demands that this runner does not meet, in words."""
     compared = (
         ("profile", demands.executor_profile, runner.executor_profile),
         ("type", demands.executor_type, _executor_type(runner)),
@@ -57,7 +57,7 @@ def _mismatches(demands: _Demands, runner: ListedRunner) -> list[str]:
     reasons = [
         f"its {what} is {offered!r}, the run demands {demanded!r}"
         for what, demanded, offered in compared
-        # A coordinator may not show the property; then it cannot be compared.
+        # A coordinator may hide the property.
         if demanded is not None and offered is not None and demanded != offered
     ]
     tags = runner.tags or ()

@@ -55,7 +55,7 @@ async def test_a_prompt_with_fsm_runner_run(tmp_path: Path) -> None:
         ('{"max_turns": "3"}', "config.max_turns: '3' is not of type 'integer'"),
         ('{"permission_mode": "yes"}', "config.permission_mode: 'yes' is not one of"),
         ('{"setting_sources": ["projekt"]}', "config.setting_sources.0: 'projekt' is not one of"),
-        ('{"env": ["AUTH0_DOMAIN"]}', "config.env: AUTH0_DOMAIN is the runner's own"),
+        ('{"env": ["AUTH0_DOMAIN"]}', "config.env: AUTH0_DOMAIN belongs to the runner"),
     ],
 )
 async def test_an_invalid_config_is_rejected_when_the_profile_is_loaded(tmp_path: Path, config: str, said: str) -> None:

@@ -106,7 +106,7 @@ async def test_a_prompt_needs_no_agent_and_its_answer_is_printed_as_it_is(tmp_pa
         at = f"-c {desk.desk.server.url}"
         assert ended.stderr.splitlines() == [
             f"{run['run_id']} of {run['session_id']} is submitted; to stop it: fsm-runner stop {run['run_id']} {at}",
-            f"to go on: fsm-runner submit --session {run['session_id']} --prompt … --wait {at}",
+            f"to continue: fsm-runner submit --session {run['session_id']} --prompt … --wait {at}",
         ]
 
 
@@ -175,7 +175,7 @@ async def test_a_resume_prints_its_own_result_whatever_the_clock_says(tmp_path: 
         await desk.completes(run)
         ended = await submitting
         assert (ended.code, ended.stdout) == (EXIT_OK, "second\n")
-        assert f"to go on: fsm-runner submit --session {session_id} " in ended.stderr
+        assert f"to continue: fsm-runner submit --session {session_id} " in ended.stderr
 
 
 async def test_a_resume_without_a_result_does_not_print_an_earlier_one(tmp_path: Path) -> None:

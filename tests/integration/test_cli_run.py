@@ -209,7 +209,7 @@ async def test_a_key_of_a_profile_that_means_nothing_is_named(tmp_path: Path) ->
     home.path.write_text(home.path.read_text().replace("{", '{"cofig": {}, ', 1))
     ended = await finish(tmp_path, environment(tmp_path / "home"), "run", "say", "text=x")
     assert (ended.code, ended.stdout) == (EXIT_OK, '{"said": "x"}\n')
-    assert f"{home.path}: cofig: this key means nothing here" in ended.stderr
+    assert f"{home.path}: cofig: unknown key" in ended.stderr
 
 
 async def test_a_runner_without_a_coordinator_brings_one_and_says_how_to_submit(

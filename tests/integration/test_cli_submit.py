@@ -115,7 +115,7 @@ async def test_a_session_goes_on_as_the_program_says(tmp_path: Path) -> None:
         turn = await desk.does("submit", "--prompt", "hello", "--profile", "echo-session", "--wait")
         for prompt in ("again", "and again"):
             assert turn.code == EXIT_OK, turn.stderr
-            go_on = re.search(r"^to go on: fsm-runner (.*)$", turn.stderr, re.MULTILINE)
+            go_on = re.search(r"^to continue: fsm-runner (.*)$", turn.stderr, re.MULTILINE)
             assert go_on is not None, turn.stderr
             turn = await desk.does(*(prompt if word == "…" else word for word in shlex.split(go_on[1])))
             assert (turn.code, turn.stdout) == (EXIT_OK, f"{prompt}\n"), turn.stderr

@@ -185,7 +185,7 @@ def test_a_profile_cannot_pass_on_what_is_the_runners_own(
 ) -> None:
     home = command_home(tmp_path, env=("HOME", name))
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
-    with pytest.raises(UsageError, match=f"{home.path}: env: {name} is the runner's own"):
+    with pytest.raises(UsageError, match=f"{home.path}: env: {name} belongs to the runner"):
         load_profile(PROFILE)
 
 

@@ -12,7 +12,7 @@ from tests.support.issuer import AUDIENCE, issuing
 from tests.support.program import environment, finish, program
 
 SERVE = ("coordinator", "--port", "0")
-WARNING = "asks for no tokens"
+WARNING = "requires no tokens"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_any_host_is_answered_by_a_coordinator_that_others_reach() -> None
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
-        ({"AUTH_ENABLED": "true"}, "AUTH0_DOMAIN, AUTH0_AUDIENCE"),
+        ({"AUTH_ENABLED": "true"}, "AUTH0_DOMAIN and AUTH0_AUDIENCE are not set"),
         ({"AUTH_ENABLED": "1", "AUTH0_DOMAIN": "tenant.example", "AUTH0_AUDIENCE": ""}, "AUTH0_AUDIENCE"),
         ({"AUTH_ENABLED": "maybe"}, "AUTH_ENABLED: 'maybe': expected true or false"),
         ({"AUTH_ENABLED": "yes", "AUTH0_DOMAIN": "https://tenant.example/", "AUTH0_AUDIENCE": "a"}, "AUTH0_DOMAIN"),

@@ -62,7 +62,7 @@ def test_a_config_that_fits_is_taken(home: Path) -> None:
         ({"level": 0}, "config.level: 0 is less than the minimum of 1"),
         ({"level": "1"}, "config.level: '1' is not of type 'integer'"),
         ({"nested": {"name": 1}}, "config.nested.name: 1 is not of type 'string'"),
-        ({"env": ["AUTH0_DOMAIN"]}, "config.env: AUTH0_DOMAIN is the runner's own"),
+        ({"env": ["AUTH0_DOMAIN"]}, "config.env: AUTH0_DOMAIN belongs to the runner"),
         ({"env": ["NO=NAME"]}, "config.env: 'NO=NAME' cannot be the name of a variable"),
     ],
 )
@@ -78,8 +78,11 @@ def test_one_that_does_not_is_refused_with_file_and_key(home: Path, config: dict
         ("no JSON", "executor.json: JSON is malformed"),
         ({"evn": []}, "executor.json: Object contains unknown field `evn`"),
         ({"env": "TOKEN"}, "executor.json: Expected `array`"),
-        ({"env": ["AUTH0_RUNNER_CLIENT_SECRET"]}, "executor.json: env: AUTH0_RUNNER_CLIENT_SECRET is the runner's own"),
-        ({"credentials": ["AUTH0_DOMAIN"]}, "executor.json: credentials: AUTH0_DOMAIN is the runner's own"),
+        (
+            {"env": ["AUTH0_RUNNER_CLIENT_SECRET"]},
+            "env: AUTH0_RUNNER_CLIENT_SECRET belongs to the runner",
+        ),
+        ({"credentials": ["AUTH0_DOMAIN"]}, "executor.json: credentials: AUTH0_DOMAIN belongs to the runner"),
         ({"env": ["A B"]}, "executor.json: env: 'A B' cannot be the name of a variable"),
         ({"config_schema": {"type": "objekt"}}, "executor.json: config_schema: 'objekt' is not valid"),
     ],

@@ -1,6 +1,6 @@
 """The hint for a run that no runner takes."""
 
-from fsm_runner.cli.waiting import SHOWN_RUNNERS, reasons_to_wait
+from fsm_runner.cli.waiting import LISTED_RUNNERS, reasons_to_wait
 from fsm_runner.protocol.wire import JsonObject, ListedRunner, Run
 
 RUNNER = ListedRunner(
@@ -73,6 +73,6 @@ def test_demands_that_cannot_be_read_leave_the_names_of_runners() -> None:
 
 
 def test_many_runners_are_counted() -> None:
-    many = [ListedRunner(executor_profile=f"p{at:02}", status="online") for at in range(SHOWN_RUNNERS + 3)]
+    many = [ListedRunner(executor_profile=f"p{at:02}", status="online") for at in range(LISTED_RUNNERS + 3)]
     lines = hint({"executor_profile": "typo"}, *many)
-    assert (len(lines), lines[-1]) == (SHOWN_RUNNERS + 1, "  … and 3 more")
+    assert (len(lines), lines[-1]) == (LISTED_RUNNERS + 1, "  … and 3 more")
