@@ -31,7 +31,7 @@ from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import no_runner_values
 from fsm_runner.runtime.recovery import Recovery
-from tests.support.line import PROJECT_DIR, EndlessExecutor, FakeApi
+from tests.support.polling import PROJECT_DIR, EndlessExecutor, FakeApi
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "journal_version_2"
 MACHINES = {name: load_machine(name) for name in ("run", "session", "runner")}

@@ -15,7 +15,7 @@ from fsm_runner.coordinator_server.auth.signing_keys import KeysUnavailable, Sig
 from fsm_runner.protocol.wire import Agent
 from tests.support.first_calls import LOGIN, faults_of
 from tests.support.gateway import executor_at, gateway_to
-from tests.support.line import REGISTRATION
+from tests.support.polling import REGISTRATION
 from tests.support.serving import raw_server, serving
 
 pytestmark = pytest.mark.sends_invalid_requests("redirects lead to any path")

@@ -13,7 +13,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.util import event_loop
-from tests.support.line import REGISTRATION
+from tests.support.polling import REGISTRATION
 from tests.support.serving import serving_raw
 
 PROGRAM = """

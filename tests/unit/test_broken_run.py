@@ -7,7 +7,7 @@ import pytest
 from fsm_runner.coordinator_client.api import Polled
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.run import RunActor
-from tests.support.line import RUN, FakeApi, line
+from tests.support.polling import RUN, FakeApi, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 OTHER = wire.Run(run_id="run_2", session_id="ses_2")
@@ -24,9 +24,9 @@ async def test_it_is_reported_as_failed_and_the_others_go_on(monkeypatch: pytest
 
     monkeypatch.setattr(RunActor, "live", live_or_break)
     api = FakeApi([Polled(run=RUN), Polled(run=OTHER)])
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(1)
-        assert made.executor.begun == [OTHER.run_id]
-        assert not made.runs.is_active(RUN.run_id)
+        assert runner.executor.begun == [OTHER.run_id]
+        assert not runner.runs.is_active(RUN.run_id)
         assert api.delivered[0] == f"/runner/runs/{RUN.run_id}/failed"
         assert "ZeroDivisionError" in (api.states[RUN.run_id].error or "")

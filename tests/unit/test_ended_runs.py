@@ -10,8 +10,8 @@ from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.runtime.actors import ended_runs
 from fsm_runner.runtime.actors.ended_runs import EndedRuns
 from fsm_runner.util.retry import RetryPolicy
-from tests.support.line import RUN, FakeApi, line, now_s
 from tests.support.logs import log_lines
+from tests.support.polling import RUN, FakeApi, now_s, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 REPORT = messages.failed("run_1", "runner_me", "broken", provisional=True)
@@ -73,10 +73,10 @@ async def test_nothing_is_told_of_a_run_that_was_forgotten_meanwhile() -> None:
 @in_virtual_time
 async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_less_often() -> None:
     api = FakeApi(Polled(run=RUN) for _ in range(100_000))
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(1)
-        assert made.executor.begun == [RUN.run_id]
-        made.runs.stop_run(RUN.run_id, "the test ends it")
+        assert runner.executor.begun == [RUN.run_id]
+        runner.runs.stop_run(RUN.run_id, "the test ends it")
         await asyncio.sleep(1)
         with log_lines() as lines:
             for _ in range(300):
@@ -86,7 +86,7 @@ async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_le
     repeated = [text for text in lines if "sending its report again" in text]
     assert 3 < len(repeated) < 30
     assert len([path for path in api.delivered if path.endswith("/stopped")]) <= len(repeated) + 1
-    assert made.executor.begun == [RUN.run_id]
+    assert runner.executor.begun == [RUN.run_id]
 
 
 @in_virtual_time
@@ -94,8 +94,8 @@ async def test_a_run_at_work_that_is_handed_out_again_is_warned_of_once_and_not_
     unreadable = UnreadableRun(RUN.run_id, "no session")
     api = FakeApi([Polled(run=RUN)] * 20 + [Polled(run=unreadable)] * 5)
     with log_lines() as lines:
-        async with line(api) as made:
+        async with polling_runner(api) as runner:
             await asyncio.sleep(100)
-            assert made.runs.is_active(RUN.run_id)
+            assert runner.runs.is_active(RUN.run_id)
     assert len([text for text in lines if "handed out again" in text]) == 1
     assert [path.rpartition("/")[2] for path in api.delivered] == ["started"]

@@ -15,7 +15,7 @@ from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.blueprint import unresolved
 from fsm_runner.runtime.control.lost_claims import ENDED, LOST, PERHAPS_STARTED
-from tests.support.line import RUN, FakeApi, line
+from tests.support.polling import RUN, FakeApi, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 NAMED = wire.Run(run_id="run_2", session_id="ses_2", agent_name="echo", parameters={"message": "hello"})
@@ -48,26 +48,26 @@ class ListApi(FakeApi):
 
 
 @in_virtual_time
-async def test_a_claim_is_carried_out_with_the_definition_that_the_coordinator_shows() -> None:
+async def test_a_claim_is_started_with_the_coordinators_definition_of_its_agent() -> None:
     api = ListApi(NAMED)
     api.agents["echo"] = AGENT
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(60)
-        assert made.executor.begun == ["run_2"]
-        run = made.executor.assignments["run_2"].run
+        assert runner.executor.begun == ["run_2"]
+        run = runner.executor.assignments["run_2"].run
         assert (run.resolved_agent_blueprint, run.parameters) == (AGENT, {"message": "hello"})
     assert api.errors == {}
     assert api.looked_for_agents == 1
 
 
 @in_virtual_time
-async def test_a_resume_is_carried_out_likewise() -> None:
+async def test_a_resume_is_started_likewise() -> None:
     resume = msgspec.structs.replace(NAMED, type="resume_session")
     api = ListApi(resume)
     api.agents["echo"] = AGENT
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(5)
-        assert made.executor.assignments["run_2"].run.type == "resume_session"
+        assert runner.executor.assignments["run_2"].run.type == "resume_session"
 
 
 @pytest.mark.parametrize(
@@ -83,125 +83,125 @@ async def test_a_resume_is_carried_out_likewise() -> None:
     ],
 )
 @in_virtual_time
-async def test_what_only_the_coordinator_can_fill_in_fails_the_run_and_is_named(definition: Any, named: str) -> None:
+async def test_a_placeholder_of_the_coordinator_fails_the_run_and_is_named(definition: Any, named: str) -> None:
     api = ListApi(NAMED, RUN)
     api.agents["echo"] = definition
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(5)
-        assert made.executor.begun == [RUN.run_id]
+        assert runner.executor.begun == [RUN.run_id]
     assert api.errors["run_2"].startswith(LOST)
     assert named in api.errors["run_2"]
     assert "submit it again" in api.errors["run_2"]
 
 
 @in_virtual_time
-async def test_an_agent_that_cannot_be_had_for_a_while_holds_up_no_other_run_and_is_asked_for_again() -> None:
+async def test_an_agent_that_is_temporarily_unavailable_delays_no_other_run_and_is_requested_again() -> None:
     api = ListApi(NAMED, RUN)
     api.agents["echo"] = Unreachable("500")
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(5)
-        assert made.executor.begun == [RUN.run_id]
+        assert runner.executor.begun == [RUN.run_id]
         assert len(api.polled_at_s) > 0
         api.agents["echo"] = AGENT
-        await made.register_again()  # ends no poll that is held; the next look-up comes after it
+        await runner.register_again()  # ends no poll that is held; the next look-up comes after it
         await asyncio.sleep(1)
     assert api.errors == {}
 
 
 @in_virtual_time
-async def test_an_agent_that_is_never_to_be_had_fails_its_run_in_the_end() -> None:
+async def test_an_agent_that_remains_unavailable_fails_its_run() -> None:
     api = ListApi(NAMED, polls=_each_second())
     api.agents["echo"] = Unreachable("500")
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(EXECUTOR_MESSAGE_LIMIT_S - 5)
         assert api.errors == {}
         await asyncio.sleep(10)
-        assert made.executor.begun == []
+        assert runner.executor.begun == []
     assert "agent 'echo' is not available: 500" in api.errors["run_2"]
 
 
 @in_virtual_time
-async def test_an_agent_that_comes_back_has_its_run_carried_out() -> None:
+async def test_the_run_of_an_agent_that_becomes_available_is_started() -> None:
     api = ListApi(NAMED, polls=_each_second())
     api.agents["echo"] = Unreachable("500")
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(10)
-        assert made.executor.begun == []
+        assert runner.executor.begun == []
         api.agents["echo"] = AGENT
         await asyncio.sleep(60)
-        assert made.executor.begun == ["run_2"]
+        assert runner.executor.begun == ["run_2"]
 
 
 @in_virtual_time
-async def test_a_claim_that_a_poll_brings_again_is_begun_once() -> None:
+async def test_a_claim_that_a_poll_delivers_again_is_started_once() -> None:
     handed_out = msgspec.structs.replace(NAMED, resolved_agent_blueprint=AGENT)
     api = ListApi(NAMED, polls=[Polled(run=handed_out), Unreachable("reset"), Polled(run=handed_out)])
     api.agents["echo"] = AGENT
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(60)
-        assert made.executor.begun == ["run_2"]
+        assert runner.executor.begun == ["run_2"]
     assert [path for path in api.delivered if path.endswith("started")] == ["/runner/runs/run_2/started"]
 
 
 @in_virtual_time
-async def test_a_runner_that_begins_to_leave_while_the_agent_is_asked_for_takes_nothing_up() -> None:
+async def test_a_runner_that_begins_to_leave_during_the_request_for_the_agent_starts_nothing() -> None:
     api = ListApi(NAMED)
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
 
         async def agent(name: str, form: type[wire.JsonObject]) -> wire.JsonObject:
-            made.leave()
+            runner.leave()
             return AGENT
 
         api.agent = agent  # type: ignore[method-assign] # the course changes meanwhile
         await asyncio.sleep(5)
-        assert made.executor.begun == []
+        assert runner.executor.begun == []
     assert api.errors == {}
 
 
 @in_virtual_time
-async def test_a_run_that_may_have_begun_before_the_journal_was_lost_is_not_carried_out() -> None:
+async def test_a_run_that_may_have_started_before_the_journal_was_lost_is_not_started() -> None:
     """The report `started` of an earlier process may be lost, so the list shows a run at work as claimed."""
     api = ListApi(RUN, NAMED)
     api.agents["echo"] = AGENT
-    async with line(api, has_history=False) as made:
+    async with polling_runner(api, has_history=False) as runner:
         await asyncio.sleep(5)
-        assert made.executor.begun == []
+        assert runner.executor.begun == []
     assert api.errors == {RUN.run_id: PERHAPS_STARTED, "run_2": PERHAPS_STARTED}
 
 
 @in_virtual_time
-async def test_a_run_that_is_only_in_the_journal_any_more_is_not_carried_out_again() -> None:
+async def test_a_run_that_only_the_journal_knows_is_not_started_again() -> None:
     api = ListApi(RUN)
-    async with line(api) as made:
-        made.record.claims.append(RUN.run_id)
+    async with polling_runner(api) as runner:
+        runner.record.claims.append(RUN.run_id)
         await asyncio.sleep(5)
-        assert made.executor.begun == []
+        assert runner.executor.begun == []
     assert api.errors == {RUN.run_id: ENDED}
 
 
 @in_virtual_time
 async def test_a_claim_waits_while_the_journal_cannot_be_read() -> None:
     api = ListApi(RUN, polls=_each_second())
-    async with line(api) as made:
-        made.record.unreadable = JournalUnreadable(None, "the disk fails")
+    async with polling_runner(api) as runner:
+        runner.record.unreadable = JournalUnreadable(None, "the disk fails")
         await asyncio.sleep(10)
-        assert (made.executor.begun, api.errors) == ([], {})
-        made.record.unreadable = None
+        assert (runner.executor.begun, api.errors) == ([], {})
+        runner.record.unreadable = None
         await asyncio.sleep(60)
-        assert made.executor.begun == [RUN.run_id]
+        assert runner.executor.begun == [RUN.run_id]
 
 
 @in_virtual_time
-async def test_a_runner_with_a_new_journal_carries_out_what_its_own_lost_polls_have_claimed() -> None:
+async def test_a_runner_with_a_new_journal_starts_the_claims_of_its_own_lost_polls() -> None:
     api = ListApi(polls=[Unreachable("reset")])
     api.claim_answers = [[], [NAMED]]
     api.agents["echo"] = AGENT
-    async with line(api, has_history=False) as made:
+    async with polling_runner(api, has_history=False) as runner:
         await asyncio.sleep(5)
-        assert made.executor.begun == ["run_2"]
+        assert runner.executor.begun == ["run_2"]
 
 
-def test_only_the_runner_s_own_placeholders_are_no_matter() -> None:
+def test_the_runners_own_placeholders_may_remain() -> None:
     definition = {"a": ["${runner.x} $HOME ${}", {"b": "${params.k}"}], "c": "${params.k} ${unknown}"}
     assert sorted(unresolved(definition)) == ["${params.k}", "${unknown}"]
 

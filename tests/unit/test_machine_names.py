@@ -35,7 +35,7 @@ from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
 ROOT = Path(__file__).parents[2]
-SPECS = {name: tomllib.loads((ROOT / "specs" / f"{name}.toml").read_text()) for name in ("runner",)}
+SPECS = {name: tomllib.loads((ROOT / "specs" / f"{name}.toml").read_text()) for name in ("runner", "poller")}
 ENDS = ("on_done", "on_error", "on_timeout")
 REAL_TIME = re.compile(r"\d+-\d+-\d+T[\d:.]+Z")
 ALSO_MEANT_OTHERWISE = {
@@ -43,6 +43,9 @@ ALSO_MEANT_OTHERWISE = {
     "recovering": "a state of a run",
 }
 """Words in the code that are names in a spec too, and what they mean there."""
+
+ENTERED_AFTER_A_DEFECT = {"broken"}
+"""States that no life enters, since the program would need a defect."""
 
 LIVES = 250
 COMPARED = 12
@@ -186,7 +189,15 @@ class Trace(NamedTuple):
 def trace(machine: str, seed: int) -> Trace:
     rng = random.Random(seed)
     random.seed(seed)  # the waits between attempts
-    seen = run_virtually(lambda: WORLDS[machine](rng))
+    polls: list[object] = []
+
+    def record_poll(_: object, *transition: object, **__: object) -> None:
+        polls.append(transition)
+
+    with patch("fsm_runner.runtime.control.poller._NoRecorder.record_transition", record_poll):
+        seen = run_virtually(lambda: WORLDS[machine](rng))
+    if machine == "poller":
+        seen = [*seen, *polls]
     steps: list[Any] = [getattr(it, "arguments", it) for it in seen]
     names = {name for step in steps if isinstance(step, tuple) and step[0] == machine for name in (step[2], step[4])}
     return Trace(REAL_TIME.sub("", "\n".join(map(str, seen))), frozenset(names))
@@ -228,7 +239,7 @@ def test_a_machine_with_another_name_in_it_is_sound_and_does_the_same(machine: s
 @pytest.mark.parametrize("machine", SPECS)
 def test_each_state_occurs_in_the_lives(machine: str) -> None:
     entered = {name for life in traces(machine).values() for name in life.names}
-    assert SPECS[machine]["states"].keys() - entered == set()
+    assert SPECS[machine]["states"].keys() - entered <= ENTERED_AFTER_A_DEFECT
 
 
 def words_of(path: Path) -> Iterator[tuple[int, str]]:

@@ -14,8 +14,8 @@ from fsm_runner.protocol.wire import Registered, Registration
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.control.outage import OutageTimer
-from tests.support.line import ME, REGISTRATION, FakeApi, PollAnswer, line
 from tests.support.logs import log_lines
+from tests.support.polling import ME, REGISTRATION, FakeApi, PollAnswer, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
@@ -104,12 +104,12 @@ async def test_answers_without_an_outage_change_nothing() -> None:
 
 @pytest.mark.parametrize(("away_s", "times"), [(50, 0), (100, 1), (1000, 1)])
 @in_virtual_time
-async def test_a_line_that_is_dead_for_too_long_is_told_once(away_s: float, times: int) -> None:
+async def test_an_outage_of_all_control_calls_is_reported_once(away_s: float, times: int) -> None:
     api = FakeApi(_away(away_s))
     api.silent_until_s = away_s
-    async with line(api, outage_limit_s=70) as made:
+    async with polling_runner(api, outage_limit_s=70) as runner:
         await asyncio.sleep(away_s + 100)
-    assert made.posts.count("outage_too_long") == times
+    assert runner.posts.count("outage_too_long") == times
 
 
 def _away(away_s: float) -> Iterator[PollAnswer]:
@@ -168,9 +168,9 @@ class CutApi(FakeApi):
 async def test_a_proxy_that_cuts_polls_is_no_outage_while_heartbeats_are_answered(after_s: float) -> None:
     api = CutApi(after_s)
     with log_lines("WARNING") as warnings:
-        async with line(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as made:
+        async with polling_runner(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as runner:
             await asyncio.sleep(60)
-    assert set(made.posts) == {"coordinator_answered"}
+    assert set(runner.posts) == {"coordinator_answered"}
     (said,) = warnings
     assert f"polls are cut after {after_s:.1f} s" in said
     assert "poll, which may take 30 s; raise that time-out above 45 s" in said
@@ -178,23 +178,23 @@ async def test_a_proxy_that_cuts_polls_is_no_outage_while_heartbeats_are_answere
 
 
 @in_virtual_time
-async def test_one_poll_that_breaks_off_is_not_warned_of() -> None:
+async def test_the_log_does_not_warn_of_one_broken_poll() -> None:
     broken: asyncio.Future[Polled] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(20, broken.set_exception, Unreachable("reset"))
     with log_lines("WARNING") as warnings:
-        async with line(FakeApi([broken])) as made:
+        async with polling_runner(FakeApi([broken])) as runner:
             await asyncio.sleep(60)
-    assert "coordinator_lost" not in made.posts
+    assert "coordinator_lost" not in runner.posts
     assert warnings == []
 
 
 @in_virtual_time
 async def test_polls_that_fail_at_once_are_no_outage_while_a_heartbeat_is_answered() -> None:
     api = FakeApi(Unreachable("500") for _ in range(1000))
-    async with line(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as made:
+    async with polling_runner(api, outage_limit_s=12, registered=RARE_BEATS, times=RARE_BEATS_TIMES) as runner:
         await asyncio.sleep(100)
-    assert "outage_too_long" not in made.posts
-    assert made.posts.count("coordinator_lost") > 1
+    assert "outage_too_long" not in runner.posts
+    assert runner.posts.count("coordinator_lost") > 1
     assert 4 <= len(api.beaten) <= 9
 
 

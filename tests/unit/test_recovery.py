@@ -16,7 +16,7 @@ from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.recovery import Recovery
-from tests.support.line import ME, RUN, TIMES, FakeApi, Line
+from tests.support.polling import ME, RUN, TIMES, FakeApi, PollingRunner
 from tests.support.positions import positions
 from tests.support.virtual_time import in_virtual_time
 
@@ -30,19 +30,19 @@ class NotSwept(FsmRunnerError):
 
 
 @asynccontextmanager
-async def successor(api: FakeApi) -> AsyncIterator[Line]:
-    made = Line(api, TIMES, None, None)
+async def successor(api: FakeApi) -> AsyncIterator[PollingRunner]:
+    runner = PollingRunner(api, TIMES, None, None)
     try:
-        yield made
+        yield runner
     finally:
-        await made.runs.aclose()
-        await made.sessions.aclose()
-        await made.outbox.aclose()
-        await made.scripts.aclose()
+        await runner.runs.aclose()
+        await runner.sessions.aclose()
+        await runner.outbox.aclose()
+        await runner.scripts.aclose()
 
 
-def recovery(made: Line, recovered: Recovered, killed: int = 0) -> Recovery:
-    return Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, lambda: killed)
+def recovery(runner: PollingRunner, recovered: Recovered, killed: int = 0) -> Recovery:
+    return Recovery(lambda: recovered, runner.outbox, runner.runs, runner.sessions, lambda: killed)
 
 
 def open_run(state: str, outcome: str | None = None, run: bytes | None = None, report: Report | None = None) -> OpenRun:
@@ -80,9 +80,9 @@ async def test_processes_are_ended_before_anything_is_told_and_messages_come_bef
     recovered = msgspec.structs.replace(
         NOTHING, runs=(open_run("executing"),), messages=(kept(1, messages.event(RUN.session_id, b"{}")),)
     )
-    async with successor(api) as made:
-        await Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, sweep).carry_out()
-        await made.runs.wait_until_empty()
+    async with successor(api) as runner:
+        await Recovery(lambda: recovered, runner.outbox, runner.runs, runner.sessions, sweep).carry_out()
+        await runner.runs.wait_until_empty()
     assert told_when_swept == [[]]
     assert api.delivered == ["/sessions/ses_1/events", "/runner/runs/run_1/failed"]
 
@@ -97,11 +97,11 @@ async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -
     recovered = msgspec.structs.replace(
         NOTHING, runs=(open_run("executing"),), messages=(kept(1, messages.event(RUN.session_id, b"{}")),)
     )
-    async with successor(api) as made:
+    async with successor(api) as runner:
         with pytest.raises(NotSwept):
-            await Recovery(lambda: recovered, made.outbox, made.runs, made.sessions, sweep).carry_out()
+            await Recovery(lambda: recovered, runner.outbox, runner.runs, runner.sessions, sweep).carry_out()
         await asyncio.sleep(10)
-        assert len(made.runs) == 0
+        assert len(runner.runs) == 0
     assert api.delivered == []
 
 
@@ -116,14 +116,14 @@ async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
     )
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     api.answers.append(answer)
-    async with successor(api) as made:
-        await recovery(made, recovered).carry_out()
-        on_its_way_bytes = made.outbox.queued_bytes(RUN.session_id)
+    async with successor(api) as runner:
+        await recovery(runner, recovered).carry_out()
+        on_its_way_bytes = runner.outbox.queued_bytes(RUN.session_id)
         await asyncio.sleep(10)
-        assert made.outbox.queued_bytes(RUN.session_id) == on_its_way_bytes > 0
+        assert runner.outbox.queued_bytes(RUN.session_id) == on_its_way_bytes > 0
         answer.set_result(None)
-        await made.runs.wait_until_empty()
-        assert made.record.ended_runs == [RUN.run_id]
+        await runner.runs.wait_until_empty()
+        assert runner.record.ended_runs == [RUN.run_id]
     assert api.delivered == [message.path]
 
 
@@ -136,21 +136,21 @@ async def test_a_run_that_an_earlier_process_has_ended_is_not_carried_out_when_i
     api.states[RUN.run_id] = wire.RunState(status=status)
     message = messages.completed(RUN.run_id, ME)
     ended = EndedRun(RUN.run_id, Report(message.path, message.body))
-    async with successor(api) as made:
-        await recovery(made, msgspec.structs.replace(NOTHING, ended=(ended,))).carry_out()
-        assert not made.runs.start(RUN, ME)
-        await made.runs.wait_until_empty()
-        assert made.executor.begun == []
+    async with successor(api) as runner:
+        await recovery(runner, msgspec.structs.replace(NOTHING, ended=(ended,))).carry_out()
+        assert not runner.runs.start(RUN, ME)
+        await runner.runs.wait_until_empty()
+        assert runner.executor.begun == []
     assert api.delivered == ([message.path] if status == "claimed" else [])
 
 
 @in_virtual_time
 async def test_a_run_that_cannot_be_read_any_more_is_failed_and_closed() -> None:
     api = FakeApi()
-    async with successor(api) as made:
-        await recovery(made, msgspec.structs.replace(NOTHING, runs=(open_run("executing", run=b"{"),))).carry_out()
-        await made.runs.wait_until_empty()
-        assert made.record.ended_runs == [RUN.run_id]
+    async with successor(api) as runner:
+        await recovery(runner, msgspec.structs.replace(NOTHING, runs=(open_run("executing", run=b"{"),))).carry_out()
+        await runner.runs.wait_until_empty()
+        assert runner.record.ended_runs == [RUN.run_id]
     assert api.delivered == ["/runner/runs/run_1/failed"]
 
 
@@ -172,21 +172,21 @@ async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_o
     api.deliver = keeping  # type: ignore[method-assign,assignment]
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     api.answers.append(answer)  # of the run's report
-    async with successor(api) as made:
-        made.record.open_sessions.append(RUN.session_id)
-        made.record.commit_s = 1.0
+    async with successor(api) as runner:
+        runner.record.open_sessions.append(RUN.session_id)
+        runner.record.commit_s = 1.0
         recovered = msgspec.structs.replace(
             NOTHING,
             runs=(open_run("reporting", "completed"),),
             sessions=(open_session(position.state, position.outcome),),
         )
-        await recovery(made, recovered).carry_out()
+        await recovery(runner, recovered).carry_out()
         await asyncio.sleep(10)
         assert api.delivered == []
         answer.set_result(None)
-        await made.runs.wait_until_empty()
-        await made.sessions.close("the test is over")
-        assert made.record.open_sessions == []
+        await runner.runs.wait_until_empty()
+        await runner.sessions.close("the test is over")
+        assert runner.record.open_sessions == []
     assert api.delivered == ["/runner/runs/run_1/completed", SESSION_STATUS]
     assert msgspec.json.decode(bodies[-1])["status"] == (position.outcome or "failed")
 
@@ -198,26 +198,26 @@ async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run
     position: Position, run_state: str, outcome: str | None
 ) -> None:
     api = FakeApi()
-    async with successor(api) as made:
-        made.record.open_sessions.append(RUN.session_id)
+    async with successor(api) as runner:
+        runner.record.open_sessions.append(RUN.session_id)
         recovered = msgspec.structs.replace(
             NOTHING,
             runs=(open_run(run_state, outcome),),
             sessions=(open_session(position.state, position.outcome),),
         )
-        await recovery(made, recovered).carry_out()
-        await made.runs.wait_until_empty()
-        await made.sessions.close("the test is over")
-        assert made.record.open_sessions == []
+        await recovery(runner, recovered).carry_out()
+        await runner.runs.wait_until_empty()
+        await runner.sessions.close("the test is over")
+        assert runner.record.open_sessions == []
     assert api.delivered == [f"/runner/runs/run_1/{outcome or 'failed'}"]
 
 
 @in_virtual_time
 async def test_a_session_that_was_left_behind_starts_nothing() -> None:
     """Whatever an older spec makes of its state."""
-    async with successor(FakeApi()) as made:
-        made.record.open_sessions.append(RUN.session_id)
-        actor = made.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None), ())
-        await made.sessions.close("the test is over")
+    async with successor(FakeApi()) as runner:
+        runner.record.open_sessions.append(RUN.session_id)
+        actor = runner.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None), ())
+        await runner.sessions.close("the test is over")
         assert actor.state == "failed"
-        assert made.record.open_sessions == []
+        assert runner.record.open_sessions == []

@@ -11,7 +11,7 @@ from fsm_runner.coordinator_client.errors import NoConnection, Unreachable
 from fsm_runner.coordinator_client.policy import RUN_LOOKUP_INTERVAL_S
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors import run_registry
-from tests.support.line import ME, TIMES, FakeApi, line
+from tests.support.polling import ME, TIMES, FakeApi, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 
@@ -36,14 +36,14 @@ async def test_a_list_of_any_length_begins_no_more_than_can_be_told(
 
     api.held = held  # type: ignore[method-assign] # the answer depends on what was told
     api.stop_requests = stop_requests  # type: ignore[method-assign]
-    async with line(api) as made:
+    async with polling_runner(api) as runner:
         await asyncio.sleep(5)
-        assert len(made.runs) == 5
+        assert len(runner.runs) == 5
         for answer in answers:
             answer.set_result(None)
         if asked_for != "claimed":
             await asyncio.sleep(60)
-            assert len(made.runs) == 0
+            assert len(runner.runs) == 0
             assert len(set(api.delivered)) == len(listed)
 
 
@@ -60,7 +60,7 @@ async def test_polls_have_their_turn_however_long_a_look_up_takes(answers: bool)
         return []
 
     api.held = held  # type: ignore[method-assign] # the answer takes its time
-    async with line(api, times=msgspec.structs.replace(TIMES, poll_timeout_s=100)):
+    async with polling_runner(api, times=msgspec.structs.replace(TIMES, poll_timeout_s=100)):
         await asyncio.sleep(60)
     looked_up = [len(list(calls)) for call, calls in itertools.groupby(api.calls) if call == "look up"]
     assert len(looked_up) > 5

@@ -1,4 +1,4 @@
-"""A runner's line to a coordinator that is not there, in virtual time."""
+"""A poller with a fake of the coordinator's API, in virtual time."""
 
 import asyncio
 import tempfile
@@ -48,36 +48,36 @@ TIMES = PollTimes(poll_timeout_s=30, heartbeat_interval_s=10)
 HOT_LOOP_POLLS = 1000
 
 PollAnswer = Polled | CoordinatorError | asyncio.Future[Polled]
-"""What a poll is answered; a future where the answer takes its time."""
+"""The response to a poll; a future if the poll is held."""
 
 
 class FakeApi:
-    """The coordinator. It answers polls as it is told, and holds those that come after."""
+    """Answers the given polls, and holds those that come after."""
 
     url = "http://coordinator"
 
     def __init__(self, polls: Iterable[PollAnswer] = ()) -> None:
         self._polls = iter(polls)
         self.calls: list[str] = []
-        """Of polls and look-ups, in order."""
+        """The names of polls and look-ups, in order."""
         self.polled_at_s: list[float] = []
         self.hold_s: list[float] = []
         self.beaten: list[float] = []
-        """The times at which a heartbeat was taken."""
+        """The times of answered heartbeats."""
         self.silent_until_s = 0.0
         """Heartbeats before this time are not answered."""
         self.stop_answers: list[CoordinatorError | list[wire.StopRequest]] = []
         self.running: list[wire.Run | UnreadableRun] = []
-        """What this runner has begun, as the coordinator sees it."""
+        """The runs that the coordinator counts as started by this runner."""
         self.claim_answers: list[CoordinatorError | list[wire.Run | UnreadableRun]] = []
         self.asked_for_claims_at_s: list[float] = []
         self.states: dict[str, wire.RunState] = {}
-        """Of runs; those that are not in it are running."""
+        """The states of runs by id; other runs are running."""
         self.agents: dict[str, wire.JsonObject | CoordinatorError] = {}
-        """The definitions of agents; those that are not in it do not exist."""
+        """The definitions of agents by name; other agents do not exist."""
         self.delivered: list[str] = []
         self.answers: list[asyncio.Future[None]] = []
-        """Of the next heartbeats and deliveries, which wait for them."""
+        """Futures that the next heartbeats and deliveries wait for."""
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         return REGISTERED
@@ -178,15 +178,15 @@ class EndlessExecutor:
         return Endless()
 
 
-class Line:
+class PollingRunner:
     """A poller with its heartbeat and outage timer, and what they have posted."""
 
     def __init__(
         self,
         api: FakeApi,
-        times: PollTimes,
-        max_runs: int | None,
-        outage_limit_s: float | None,
+        times: PollTimes = TIMES,
+        max_runs: int | None = None,
+        outage_limit_s: float | None = None,
         *,
         has_history: bool = True,
     ) -> None:
@@ -254,7 +254,7 @@ class Line:
 
 
 @asynccontextmanager
-async def line(
+async def polling_runner(
     api: FakeApi,
     *,
     registered: wire.Registered = REGISTERED,
@@ -262,20 +262,20 @@ async def line(
     max_runs: int | None = None,
     outage_limit_s: float | None = None,
     has_history: bool = True,
-) -> AsyncIterator[Line]:
+) -> AsyncIterator[PollingRunner]:
     """A registered runner that claims runs. A defect of one of its tasks is raised at the end."""
-    made = Line(api, times, max_runs, outage_limit_s, has_history=has_history)
-    made.set_registration(registered)
-    work = (made.poller.live(), made.heartbeat.run(), made.outage.run(made.heartbeat.send))
+    runner = PollingRunner(api, times, max_runs, outage_limit_s, has_history=has_history)
+    runner.set_registration(registered)
+    work = (runner.poller.live(), runner.heartbeat.run(), runner.outage.run(runner.heartbeat.send))
     tasks = [asyncio.create_task(each) for each in work]
     try:
-        yield made
+        yield runner
     finally:
         for task in tasks:
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert ended is None or isinstance(ended, asyncio.CancelledError), ended
-        await made.runs.aclose()
-        await made.sessions.aclose()
-        await made.outbox.aclose()
-        await made.scripts.aclose()
+        await runner.runs.aclose()
+        await runner.sessions.aclose()
+        await runner.outbox.aclose()
+        await runner.scripts.aclose()
