@@ -12,8 +12,9 @@ from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.environment import session_variables
 from fsm_runner.executors.exit_text import failure_text, with_output
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
-from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.child.child import Child
 from fsm_runner.process.child.executable import not_executable
+from fsm_runner.process.child.exit import Exit
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
 from fsm_runner.protocol.json_text import decode_json, valid_json

@@ -139,7 +139,7 @@ async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.Mon
             Powerless(patch, searches=10_000)
             gate.write_line()
             await exit_of(child)
-    SUBREAPER._given_up.clear()
+    SUBREAPER.given_up.clear()
     assert len(with_environment(OWN_TREE_TAGS)) == count
 
 

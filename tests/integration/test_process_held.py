@@ -52,7 +52,7 @@ def start(signs: Fifo, go: Fifo, count: int = 1) -> Child:
 
 async def end(pid: int) -> None:
     """The end of any child kills it once it can be killed."""
-    SUBREAPER._given_up.clear()
+    SUBREAPER.given_up.clear()
     await exit_of(start_shell("exit"))
     assert not is_there(pid)
 

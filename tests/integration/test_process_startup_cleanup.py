@@ -14,6 +14,7 @@ import pytest
 
 from fsm_runner.process.leftovers import leftover_killer
 from fsm_runner.process.leftovers.startup_cleanup import LeftoversRemain, kill_leftovers
+from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
 from tests.support.children import ENV, HERE
@@ -156,7 +157,7 @@ own.wait()
 async def test_leftovers_that_do_not_end_are_named(left: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     held = start(left, runner_tag(IDENTITY, "earlier"))
     monkeypatch.setattr(leftover_killer, "_relatives", lambda table: {os.getpid()})
-    monkeypatch.setattr(leftover_killer.LeftoverKiller, "send", lambda self, process, number: None)
+    monkeypatch.setattr(procfs, "send", lambda process, number: None)
     with pytest.raises(LeftoversRemain, match=rf"{held.pid} \((sh|sleep)\)"):
         await asyncio.to_thread(kill_leftovers, EARLIER, stuck_s=0.05)
     assert held.poll() is None

@@ -90,7 +90,7 @@ async def main():
 KNOWN = """
 async def main():
     pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
-    subreaper.SUBREAPER.add_known(pid)
+    subreaper.SUBREAPER.known.add(pid)
     await Leader().exit()
     print(is_there(pid))
     os.kill(pid, 9)

@@ -16,7 +16,8 @@ import pytest
 
 from fsm_runner.errors import UsageError
 from fsm_runner.process import user
-from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.child.child import Child
+from fsm_runner.process.child.exit import Exit
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.leftovers.watchdog import Watchdog
 from fsm_runner.process.limits import launch_policy

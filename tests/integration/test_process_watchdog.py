@@ -144,7 +144,7 @@ async def test_a_warden_leaves_with_its_runner(owner: str) -> None:
         assert watchdog.pid is not None
         assert not is_reaped(watchdog.pid)
     assert is_reaped(watchdog.pid)
-    assert watchdog.pid not in SUBREAPER._known
+    assert watchdog.pid not in SUBREAPER.known
     assert open_descriptors() == descriptors
 
 
@@ -261,7 +261,7 @@ async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatc
     os.kill(watchdog.pid, signal.SIGCONT)
     await gone(watchdog.pid)
     is_reaped(watchdog.pid)
-    SUBREAPER.remove_known(watchdog.pid)
+    SUBREAPER.known.discard(watchdog.pid)
 
 
 async def test_its_program_imports_only_small_modules() -> None:

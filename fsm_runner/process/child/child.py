@@ -10,16 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from fsm_runner.process.child.capture import BoundedCapture
+from fsm_runner.process.child.exit import Exit, open_files_text
 from fsm_runner.process.child.output import ChildOutput
 from fsm_runner.process.child.pipes import InputPipe
 from fsm_runner.process.child.spawn import spawn, spawn_failed
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy, lower_priority
-from fsm_runner.process.limits.limiter import Limiter, open_files_text
+from fsm_runner.process.limits.limiter import Limiter
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.reaping import reap
 from fsm_runner.process.tree.descendant_killer import DescendantKiller
@@ -37,24 +36,6 @@ TERM_GRACE_S = 5.0
 """From SIGTERM to SIGKILL."""
 KILL_GRACE_S = 5.0
 """From SIGKILL until the process counts as stuck."""
-
-
-class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a child ended."""
-
-    code: int
-    """As in a shell: 128 + N if signal N killed it."""
-    signal: str | None
-    stdout: BoundedCapture
-    stderr: BoundedCapture
-    duration_s: float
-    """From the start to the exit, without the time to read the rest of the output."""
-    exceeded: str | None = None
-    """The message about the limit that it exceeded, if any."""
-
-    @property
-    def succeeded(self) -> bool:
-        return self.code == 0 and self.exceeded is None
 
 
 class Child:

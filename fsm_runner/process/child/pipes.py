@@ -14,23 +14,46 @@ LAST_READS = 32
 """The most reads from a pipe that is about to be closed."""
 
 
-class OutputPipe:
+class _Pipe:
+    def __init__(self, own_end: int, child_end: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fd, self.child_end = own_end, child_end
+        os.set_blocking(own_end, False)
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
+    def close_child_end(self) -> None:
+        if self.child_end >= 0:
+            os.close(self.child_end)
+            self.child_end = -1
+
+    def close(self) -> None:
+        """Drop what was not read or written. May be repeated."""
+        self.close_child_end()
+        if self.is_open:
+            if not self._loop.is_closed():
+                self._detach()
+            os.close(self._fd)
+            self._fd = -1
+
+    def _detach(self) -> None:
+        """Stop waiting for the pipe on the event loop."""
+        raise NotImplementedError
+
+
+class OutputPipe(_Pipe):
     """Reads a child's stdout or stderr into a capture until it ends or is closed."""
 
     def __init__(self, limit_bytes: int, on_chunk: Callable[[bytes], None] | None = None) -> None:
         """`on_chunk` gets every chunk, including bytes that are not kept. Raises OSError if no descriptor is left."""
-        self._loop = asyncio.get_running_loop()
+        super().__init__(*os.pipe())
         self._on_end: Callable[[], None] | None = None
         self._limit_bytes = limit_bytes
         self._on_chunk = on_chunk
         self._on_read: Callable[[], None] | None = None
         self.capture = BoundedCapture(limit_bytes)
-        self._fd, self.child_end = os.pipe()
-        os.set_blocking(self._fd, False)
-
-    @property
-    def is_open(self) -> bool:
-        return self._fd >= 0
 
     def start(self, on_end: Callable[[], None], on_read: Callable[[], None] | None = None) -> None:
         """Begin to read. Call `on_end` when every process has closed its end, and `on_read` after each read."""
@@ -46,20 +69,9 @@ class OutputPipe:
         """Read what the pipe holds. Close it at its end, without calling `on_end`."""
         self._read(LAST_READS)
 
-    def close_child_end(self) -> None:
-        if self.child_end >= 0:
-            os.close(self.child_end)
-            self.child_end = -1
-
-    def close(self) -> None:
-        """Drop what was not read. May be repeated."""
-        self.close_child_end()
-        if self._fd < 0:
-            return
-        if self._on_end is not None and not self._loop.is_closed():
+    def _detach(self) -> None:
+        if self._on_end is not None:
             self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self._fd = -1
 
     def _wake(self) -> None:
         self._read(READS_PER_WAKE)
@@ -68,7 +80,7 @@ class OutputPipe:
 
     def _read(self, times: int) -> None:
         for _ in range(times):
-            if self._fd < 0:
+            if not self.is_open:
                 return
             try:
                 chunk = os.read(self._fd, READ_BYTES)
@@ -84,16 +96,15 @@ class OutputPipe:
                 self._on_read()
 
 
-class InputPipe:
-    """Writes to a child's stdin. Concurrent writes follow one another."""
+class InputPipe(_Pipe):
+    """Writes to a child's stdin. Concurrent writes follow one another. Closing it lets a pending write fail."""
 
     def __init__(self) -> None:
         """Raises OSError if no file descriptor is left."""
-        self._loop = asyncio.get_running_loop()
+        own_end, child_end = reversed(os.pipe())
+        super().__init__(own_end, child_end)
         self._lock = asyncio.Lock()
         self._writable: asyncio.Future[None] | None = None
-        self.child_end, self._fd = os.pipe()
-        os.set_blocking(self._fd, False)
 
     async def write(self, data: bytes) -> None:
         """Return when the pipe holds all of `data`. A cancelled write may have written a part.
@@ -103,7 +114,7 @@ class InputPipe:
         async with self._lock:
             rest = memoryview(data)
             while rest:
-                if self._fd < 0:
+                if not self.is_open:
                     raise InputClosed("the process has ended, or its stdin was closed")
                 try:
                     rest = rest[os.write(self._fd, rest) :]
@@ -119,29 +130,14 @@ class InputPipe:
         try:
             await self._writable
         finally:
-            self._stop_waiting()
+            if self.is_open and not self._loop.is_closed():
+                self._loop.remove_writer(self._fd)
+            self._writable = None
 
     def _wake(self) -> None:
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
-    def _stop_waiting(self) -> None:
-        if self._writable is not None and self._fd >= 0 and not self._loop.is_closed():
-            self._loop.remove_writer(self._fd)
-        self._writable = None
-
-    def close_child_end(self) -> None:
-        if self.child_end >= 0:
-            os.close(self.child_end)
-            self.child_end = -1
-
-    def close(self) -> None:
-        """Close the stdin of the child. A pending write fails. May be repeated."""
-        self.close_child_end()
-        if self._fd < 0:
-            return
-        if not self._loop.is_closed():
-            self._wake()
-        self._stop_waiting()
-        os.close(self._fd)
-        self._fd = -1
+    def _detach(self) -> None:
+        self._loop.remove_writer(self._fd)
+        self._wake()

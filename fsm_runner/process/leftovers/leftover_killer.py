@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from types import ModuleType
 
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.freeze_and_kill import KillLoop, freeze
@@ -20,11 +22,13 @@ class LeftoverKiller:
     A runner may itself be part of an earlier run, so its ancestors may have such a tag.
     """
 
-    def __init__(self, entries: Collection[bytes], tag_prefixes: Collection[int]) -> None:
-        """`entries`: `NAME=value` of the environment tags; `tag_prefixes`: those of the rlimit tags."""
+    def __init__(self, entries: Collection[bytes], tag_prefixes: Collection[int], table: ModuleType = procfs) -> None:
+        """`entries`: `NAME=value` of the environment tags. `tag_prefixes`: those of the rlimit tags. `table`: `procfs`,
+        or `psutil_backend` on systems without pidfds."""
+        self._table = table
         self._entries = entries
         self._tag_prefixes = tag_prefixes
-        self._kills = KillLoop(self._send_if_possible)
+        self._kills = KillLoop(self._send)
 
     def kill(self, stuck_s: float) -> tuple[int, list[Process]]:
         """Block until no leftover exists, or the same ones have remained for `stuck_s`.
@@ -36,23 +40,12 @@ class LeftoverKiller:
                 time.sleep(pause_s)
         return len(self._kills.stopped), list(self._kills.found.values())
 
-    def processes(self) -> Iterator[Process]:
-        return procfs.processes()
-
-    def environment(self, pid: int) -> list[bytes]:
-        return procfs.environment(pid)
-
-    def send(self, process: Process, number: signal.Signals) -> None:
-        """May raise OSError."""
-        procfs.send(process, number)
-
-    def freeze(self, spared: Collection[int]) -> Iterator[None]:
-        return freeze(lambda value: tag_prefix_of(value) in self._tag_prefixes, spared)
-
     def _search(self) -> Iterator[float]:
-        for _ in self.freeze(_relatives(list(self.processes()))):
-            pass
-        table = [process for process in self.processes() if not process.has_ended]
+        if self._table is procfs:
+            spared = _relatives(list(procfs.processes()))
+            for _ in freeze(lambda value: tag_prefix_of(value) in self._tag_prefixes, spared):
+                pass
+        table: list[Process] = [process for process in self._table.processes() if not process.has_ended]
         spared = _relatives(table)
         others = [process for process in table if process.pid not in spared]
         found = with_descendants([process for process in others if self._is_tagged(process)], others)
@@ -65,13 +58,11 @@ class LeftoverKiller:
         value = rlimit_tag_of(process.pid)
         if value is not None and tag_prefix_of(value) in self._tag_prefixes:
             return True
-        return any(entry in self._entries for entry in self.environment(process.pid))
+        return any(entry in self._entries for entry in self._table.environment(process.pid))
 
-    def _send_if_possible(self, process: Process, number: signal.Signals) -> None:
-        try:
-            self.send(process, number)
-        except OSError:  # it is another user's, or no descriptor is left
-            return
+    def _send(self, process: Process, number: signal.Signals) -> None:
+        with suppress(OSError):  # it is another user's, or no descriptor is left
+            self._table.send(process, number)
 
 
 def _relatives(table: list[Process]) -> set[int]:

@@ -1,7 +1,7 @@
 """Kills the leftovers of earlier processes of the same runner, when it starts."""
 
-import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from types import ModuleType
 
 from loguru import logger
 
@@ -10,7 +10,6 @@ from fsm_runner.process.leftovers.leftover_killer import LeftoverKiller
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.freeze_and_kill import listed
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
-from fsm_runner.process.tree.procfs import Process
 from fsm_runner.process.tree.rlimit_tag import tag_prefix
 
 STUCK_S = 10.0
@@ -21,39 +20,17 @@ class LeftoversRemain(FsmRunnerError):
     """Leftovers of an earlier runner process did not end after SIGKILL."""
 
 
-class _PsutilKiller(LeftoverKiller):
-    """For systems without Linux' /proc or pidfds. They have no rlimit tags either."""
-
-    def processes(self) -> Iterator[Process]:
-        from fsm_runner.process.tree import psutil_backend
-
-        return psutil_backend.processes()
-
-    def environment(self, pid: int) -> list[bytes]:
-        from fsm_runner.process.tree import psutil_backend
-
-        return psutil_backend.environment(pid)
-
-    def send(self, process: Process, number: signal.Signals) -> None:
-        from fsm_runner.process.tree import psutil_backend
-
-        psutil_backend.send(process, number)
-
-    def freeze(self, spared: Collection[int]) -> Iterator[None]:
-        return iter(())
-
-
 def kill_leftovers(runner_tags: Collection[str], *, stuck_s: float = STUCK_S) -> int:
     """Kill every process that has one of these runner tags and is readable, and everything below it.
 
     The runner processes with these tags must have ended. Blocks as long as leftovers start others. Returns how many
     were killed. Raises `LeftoversRemain` if the same ones have remained for `stuck_s`.
     """
-    killer_type = LeftoverKiller if procfs.offers_processes() and procfs.offers_pidfds() else _PsutilKiller
-    killer = killer_type(
-        frozenset(f"{RUNNER_TAG_VARIABLE}={tag}".encode(errors="surrogateescape") for tag in runner_tags),
-        frozenset(map(tag_prefix, runner_tags)),
-    )
+    table: ModuleType = procfs
+    if not (procfs.offers_processes() and procfs.offers_pidfds()):
+        from fsm_runner.process.tree import psutil_backend as table  # psutil takes long to import
+    entries = frozenset(f"{RUNNER_TAG_VARIABLE}={tag}".encode(errors="surrogateescape") for tag in runner_tags)
+    killer = LeftoverKiller(entries, frozenset(map(tag_prefix, runner_tags)), table)
     try:
         count, remaining = killer.kill(stuck_s)
     except OSError as error:

@@ -99,7 +99,7 @@ class Watchdog:
         try:
             self._ended.clear()
             self._process = _started(self._arguments, watchdogs_end)
-            SUBREAPER.add_known(self._process.pid)
+            SUBREAPER.known.add(self._process.pid)
             self._watch = watch_exit(self._process.pid, self._on_exit)
         except BaseException:
             self._close_pipe()
@@ -153,7 +153,7 @@ class Watchdog:
 
     def _reap(self, process: "subprocess.Popen[bytes]") -> Reaped:
         reaped = reap(process)
-        SUBREAPER.remove_known(process.pid)
+        SUBREAPER.known.discard(process.pid)
         return reaped
 
     def _close_pipe(self) -> None:

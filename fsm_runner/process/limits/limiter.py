@@ -11,7 +11,6 @@ from typing import Protocol
 
 from loguru import logger
 
-from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.errors import ProcessStuck
 from fsm_runner.process.limits.limits import ResourceLimits, limit_text, size_text
 from fsm_runner.process.tree.usage import TreeUsage, Usage
@@ -26,9 +25,6 @@ LONGEST_PAUSE_S = 2.0
 RUNAWAY_FACTOR = 1.25
 """A child that uses this many times its limit after SIGTERM is killed without its full grace period, in which it could
 bring the machine down."""
-
-_TOO_MANY_FILES = "too many open files"
-"""The C library's message for EMFILE, which nearly every program uses."""
 
 
 class LimitedChild(Protocol):
@@ -211,20 +207,6 @@ class Limiter:
             (limits.cpu_s, usage.cpu_s, previous.cpu_s),
         )
         return [(limit, used, before) for limit, used, before in measured if limit is not None]
-
-
-def open_files_text(limits: ResourceLimits, code: int, *outputs: BoundedCapture) -> str | None:
-    """Return the message about the limit of open files if the child's output says that it failed because of it.
-
-    The kernel reports this limit only to the process itself, so there is no better evidence.
-    """
-    if limits.open_files is None or code == 0:
-        return None
-    for output in outputs:
-        text = output.text()
-        if _TOO_MANY_FILES in text.lower():
-            return f"limit of {limits.open_files:,} open files in a process reached: {text.strip()}"
-    return None
 
 
 def _cpu_text(limit_s: float, used_s: float) -> str:

@@ -144,7 +144,7 @@ class DescendantKiller:
             return
         if self._kills.found:
             for process in self._kills.found.values():
-                self._subreaper.give_up(process)
+                self._subreaper.given_up.add(process.identity)
             pids = listed([str(process.pid) for process in self._kills.found.values()])
             logger.warning(
                 "descendants of process {} still there {:g} s after SIGKILL: {}", self._tree.leader, STUCK_S, pids
@@ -166,7 +166,7 @@ class DescendantKiller:
             if not has_reaped:  # otherwise the reaped one may have left more orphans
                 if time.monotonic() - self._exited_at >= UNREADABLE_S:
                     for process in unreadable:
-                        self._subreaper.ignore(process)
+                        self._subreaper.ignored.add(process.identity)
                     return
                 yield FIRST_PAUSE_S
 
@@ -179,7 +179,7 @@ class DescendantKiller:
             if self._subreaper.belongs_to_another(pid, self._tree):
                 continue
             process = procfs.read_process(pid)
-            if process is None or self._subreaper.is_unrelated(process) or self._subreaper.is_given_up(process):
+            if process is None or self._subreaper.is_unrelated(process) or process.identity in self._subreaper.given_up:
                 continue
             if process.has_ended and self._subreaper.reap(process):
                 has_reaped = True
@@ -203,7 +203,7 @@ class DescendantKiller:
     def _stop_all(self, orphan: Process, tree: ProcessTree, found: dict[Identity, Process]) -> Iterator[float]:
         """Stop the orphan and all processes below it, each before its children are listed, and add them to `found`."""
         for process in itertools.chain([orphan], procfs.descendants(orphan)):
-            if not process.has_ended and not self._subreaper.is_given_up(process):
+            if not process.has_ended and process.identity not in self._subreaper.given_up:
                 tree.add(process)
                 self._kills.stop(process)
                 found[process.identity] = process
@@ -213,9 +213,9 @@ class DescendantKiller:
         try:
             procfs.send(process, number)
         except PermissionError:
-            if self._subreaper.is_given_up(process):
+            if process.identity in self._subreaper.given_up:
                 return
-            self._subreaper.give_up(process)
+            self._subreaper.given_up.add(process.identity)
             logger.warning("process {} belongs to another user, so it outlives its run", process.pid)
         except OSError as error:  # no descriptor left; the next search finds it again
             self._kills.stopped.discard(process.identity)

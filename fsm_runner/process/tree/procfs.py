@@ -9,6 +9,7 @@ lacks something, usually a file descriptor.
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 
 READ_BYTES = 65_536
 _LIMIT_NAME_CHARS = 26
@@ -19,48 +20,22 @@ Identity = tuple[int, int]
 """Process id and start time: the kernel reuses the id, but never the pair."""
 
 
-class Process:
+class Process(SimpleNamespace):
     """A process at the moment when it was read."""
 
-    __slots__ = (
-        "group",
-        "name",
-        "own_ticks",
-        "parent",
-        "pid",
-        "reaped_ticks",
-        "resident_pages",
-        "session",
-        "started_ticks",
-        "state",
-    )
-
-    def __init__(
-        self,
-        *,
-        pid: int,
-        state: str,
-        parent: int,
-        group: int,
-        session: int,
-        started_ticks: int,
-        own_ticks: int = 0,
-        reaped_ticks: int = 0,
-        resident_pages: int = 0,
-        name: str = "",
-    ) -> None:
-        """`started_ticks`: clock ticks from the boot of the system. `own_ticks`: CPU time of all its threads.
-        `reaped_ticks`: CPU time of the ended children that it has waited for, and of theirs."""
-        self.pid = pid
-        self.state = state
-        self.parent = parent
-        self.group = group
-        self.session = session
-        self.started_ticks = started_ticks
-        self.own_ticks = own_ticks
-        self.reaped_ticks = reaped_ticks
-        self.resident_pages = resident_pages
-        self.name = name
+    pid: int
+    name: str = ""
+    state: str
+    parent: int
+    group: int
+    session: int
+    started_ticks: int
+    """Clock ticks from the boot of the system."""
+    own_ticks: int = 0
+    """CPU time of all its threads."""
+    reaped_ticks: int = 0
+    """CPU time of the ended children that it has waited for, and of theirs."""
+    resident_pages: int = 0
 
     @property
     def identity(self) -> Identity:
@@ -75,9 +50,6 @@ class Process:
     def has_ended(self) -> bool:
         """True for a zombie, which has ended but is not reaped."""
         return self.state in ("Z", "X")
-
-    def __repr__(self) -> str:
-        return f"Process(pid={self.pid}, name={self.name!r}, state={self.state!r}, parent={self.parent})"
 
 
 def read_process(pid: int) -> Process | None:

@@ -54,10 +54,12 @@ class Subreaper:
         self._by_rlimit_tag: dict[int, ProcessTree] = {}
         self._assigned: set[int] = set()
         """Ids of orphans of known trees. No other process gets such an id before this program reaps the orphan."""
-        self._known: set[int] = set()
-        self._ignored: set[Identity] = set()
+        self.known: set[int] = set()
+        """Ids of children that lead their own session, are not orphans, and are reaped by other code."""
+        self.ignored: set[Identity] = set()
         """Children without a tag, which are not read again."""
-        self._given_up: set[Identity] = set()
+        self.given_up: set[Identity] = set()
+        """Processes that do not end, which are no longer waited for."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -81,7 +83,7 @@ class Subreaper:
 
     def started(self, tree: ProcessTree, leader: int) -> None:
         tree.leader = leader
-        self.add_known(leader)
+        self.known.add(leader)
         if self.enabled:
             self._schedule_reaping()
 
@@ -89,34 +91,15 @@ class Subreaper:
         """Forget a tree whose leader has been reaped or was never started."""
         self._trees.pop(tree.tag, None)
         self._by_rlimit_tag.pop(tree.rlimit_tag, None)
-        self.remove_known(tree.leader)
-
-    def add_known(self, pid: int) -> None:
-        """Register a child that leads its own session, is not an orphan, and is reaped by other code."""
-        self._known.add(pid)
-
-    def remove_known(self, pid: int) -> None:
-        """Forget a child that has been reaped."""
-        self._known.discard(pid)
+        self.known.discard(tree.leader)
 
     def possible_orphans(self) -> list[int]:
         """The ids of this process's children, except known ones. Raises OSError."""
-        return [pid for pid in procfs.adopted_children() if pid not in self._known]
+        return [pid for pid in procfs.adopted_children() if pid not in self.known]
 
     def is_unrelated(self, process: Process) -> bool:
         """Return True if the process is certainly not an orphan of a run."""
-        return process.session == os.getsid(0) or process.parent != os.getpid() or process.pid in self._known
-
-    def give_up(self, process: Process) -> None:
-        """Stop waiting for a process that does not end."""
-        self._given_up.add(process.identity)
-
-    def is_given_up(self, process: Process) -> bool:
-        return process.identity in self._given_up
-
-    def ignore(self, process: Process) -> None:
-        """Do not read a process again that has nothing in its environment."""
-        self._ignored.add(process.identity)
+        return process.session == os.getsid(0) or process.parent != os.getpid() or process.pid in self.known
 
     def relation(self, process: Process, tree: ProcessTree) -> Relation:
         """Return the relation of a possible orphan to `tree`, whose leader has exited."""
@@ -143,7 +126,7 @@ class Subreaper:
                 if other is not tree
             )
             return Relation.UNRELATED if is_from_other else Relation.LEFTOVER
-        return Relation.UNRELATED if environment or process.identity in self._ignored else Relation.UNREADABLE
+        return Relation.UNRELATED if environment or process.identity in self.ignored else Relation.UNREADABLE
 
     def belongs_to_another(self, pid: int, tree: ProcessTree) -> bool:
         """Return True if the process has the rlimit tag of another known tree.
@@ -190,7 +173,7 @@ class Subreaper:
     def reap_orphans(self) -> None:
         """Reap the zombies of orphans and assign the other orphans to their trees. Raises OSError."""
         seen = set()
-        held = {pid for pid, _ in self._given_up}
+        held = {pid for pid, _ in self.given_up}
         children = self.possible_orphans()
         self._assigned.intersection_update(children)
         for pid in children:
@@ -204,8 +187,8 @@ class Subreaper:
                 self.reap(process)
             else:
                 self._assign_to_tree(process)
-        self._ignored &= seen
-        self._given_up &= seen
+        self.ignored &= seen
+        self.given_up &= seen
         self.leftovers.members &= seen
 
     def _relation_by_membership(self, process: Process, tree: ProcessTree) -> Relation:
@@ -218,12 +201,12 @@ class Subreaper:
         return (
             self._exclusive
             or process.session != process.pid
-            or process.identity in self._given_up
+            or process.identity in self.given_up
             or any(tree.has(process) for tree in (self.leftovers, *self._trees.values()))
         )
 
     def _assign_to_tree(self, process: Process) -> None:
-        if process.identity in self._ignored or any(process.identity in tree.members for tree in self._trees.values()):
+        if process.identity in self.ignored or any(process.identity in tree.members for tree in self._trees.values()):
             return
         value, environment = rlimit_tag_of(process.pid), procfs.environment(process.pid)
         tree = self._trees.get(own_tree_tag(environment) or "")
@@ -233,7 +216,7 @@ class Subreaper:
             tree.add(process)
             self._assigned.add(process.pid)
         elif environment:
-            self._ignored.add(process.identity)
+            self.ignored.add(process.identity)
 
     def _schedule_reaping(self) -> None:
         if self._timer is None or self._loop is None or self._loop.is_closed():
