@@ -12,21 +12,21 @@ from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 
 
 def own_specs() -> dict[str, Path]:
-    """The program's own specs, by name; the paths are short ones where they are below the working directory."""
+    """Return the program's own specs by name. Paths below the working directory are relative."""
     return {path.stem: _short(path) for path in find_all("specs/*.toml").values()}
 
 
 def _short(path: Path) -> Path:
     try:
         return path.relative_to(Path.cwd())
-    except (ValueError, OSError):  # it lies elsewhere; there is no working directory any more
+    except (ValueError, OSError):  # it is elsewhere, or the working directory was removed
         return path
 
 
 def find_spec(file: str) -> Path:
-    """The path of a spec that is given by path or as the name of an own one; `./run` is never the latter.
+    """Return the path of a spec, given as a path or as the name of one of the program's own; `./run` is always a path.
 
-    Raises `UsageError` when there is no such file.
+    Raises `UsageError` if there is no such file.
     """
     own = own_specs()
     if file in own:
@@ -40,25 +40,20 @@ def find_spec(file: str) -> Path:
 
 
 def check_specs(file: str | None) -> int:
-    """Print the defects of one spec, or of all own ones, and give the exit code."""
+    """Print the defects of one spec, or of all of the program's own, and return the exit code."""
     own = own_specs()
     if missing := ACTOR_INTERFACES.keys() - own.keys():
-        raise UsageError(f"neither a home nor what is bundled has specs/{min(missing)}.toml")
+        raise UsageError(f"neither a home nor the package has specs/{min(missing)}.toml")
     paths = list(own.values()) if file is None else [find_spec(file)]
-    defects = [defect for path in paths for defect in defects_of(path, own)]
+    defects = [defect for path in paths for defect in _defects_of(path, is_own=path in own.values())]
     for defect in defects:
         show(defect)
     return EXIT_FAILED if defects else EXIT_OK
 
 
-def defects_of(path: Path, own: dict[str, Path]) -> tuple[Defect, ...]:
-    """All defects of a spec, by what the actor of its machine can do, where there is one."""
+def _defects_of(path: Path, *, is_own: bool) -> tuple[Defect, ...]:
     try:
         source = read(path)
     except SpecError as error:
         return error.defects
-    name = source.spec.name
-    if own.get(path.stem) == path and path.stem in ACTOR_INTERFACES and name not in ("", path.stem):
-        message = f"this is the place of the machine {path.stem!r}, not {name!r}"
-        return (Defect(str(path), source.lines.of(("name",)), "name", message),)
-    return check(source, ACTOR_INTERFACES.get(name))
+    return check(source, ACTOR_INTERFACES.get(path.stem if is_own else source.spec.name))

@@ -139,6 +139,8 @@ class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
     """The names that a spec for an actor may use, or must use: events, tags and outcomes have to be the same on both
     sides."""
 
+    name: str = ""
+    """The name of the machine; empty if any will do."""
     activities: frozenset[str] = frozenset()
     facts: frozenset[str] = frozenset()
     """The guards that hold while the actor has their name in `Model.facts`."""

@@ -21,6 +21,7 @@ from fsm_runner.machine.spec import ActorInterface, Spec
 from fsm_runner.machine.spec_file import read
 
 INTERFACE = ActorInterface(
+    name="m",
     activities=frozenset({"dig", "fill"}),
     facts=frozenset({"is_deep", "is_wet"}),
     settings=frozenset({"patience_s"}),
@@ -156,6 +157,7 @@ def is_spoken(raw: Raw, interface: ActorInterface) -> bool:
         and {s["timeout_s"] for s in states if isinstance(s.get("timeout_s"), str)} <= interface.settings
         and set(raw["events"]) == interface.events
         and set(raw["tags"]) == interface.tags
+        and raw["name"] == interface.name
         and {s["outcome"] for s in states if "outcome" in s} == interface.outcomes
     )
 
@@ -339,7 +341,9 @@ def _change_way(rng: random.Random, raw: Raw, name: str, state: Raw, way: Raw) -
 
 
 def _other(rng: random.Random, raw: Raw, name: str, state: Raw, way: Raw) -> None:
-    match rng.randrange(16):
+    match rng.randrange(17):
+        case 16:
+            raw["name"] = "n"
         case 0:
             raw["initial"] = rng.choice([name, "nowhere"])
         case 1:

@@ -59,9 +59,8 @@ def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("FSM_RUNNER_HOME", str(tmp_path))
     assert invoke("check").stdout.startswith(f"specs/run.toml:{BROKEN_LINE}: ")
     (tmp_path / "specs" / "run.toml").write_text(BROKEN.replace('name = "run"', 'name = "walk"'))
-    assert (
-        invoke("check", "run").stdout
-        == f"specs/run.toml:{NAME_LINE}: name: this is the place of the machine 'run', not 'walk'\n"
+    assert invoke("check", "run").stdout.startswith(
+        f'specs/run.toml:{NAME_LINE}: name: must be "run", like the file\nspecs/run.toml:{BROKEN_LINE}: '
     )
 
 

@@ -67,6 +67,7 @@ tags = ["safe"]
 """
 
 INTERFACE = ActorInterface(
+    name="door",
     activities=frozenset({"open_door"}),
     facts=frozenset({"is_wide"}),
     settings=frozenset({"patience_s"}),
@@ -78,6 +79,7 @@ INTERFACE = ActorInterface(
 WAY = '[[transitions]]\nfrom = "{}"\nevent = "{}"\nto = "{}"\n'
 
 BROKEN = {
+    "other machine": ('name = "door"', 'name = "gate"', '1: name: must be "door", like the file'),
     "blank name": (
         '"open_door"',
         '" "',

@@ -9,6 +9,13 @@ from fsm_runner.util.text import quoted
 
 
 @rule()
+def name_is_that_of_the_actor(context: RuleContext) -> Iterator[Problem]:
+    name = context.interface.name
+    if name and context.spec.name != name:
+        yield Problem(("name",), f"must be {quoted(name)}, like the file")
+
+
+@rule()
 def activity_is_known(context: RuleContext) -> Iterator[Problem]:
     for name, state in context.spec.states.items():
         yield from _known(context, "activity", context.interface.activities, state.invoke, ("states", name, "invoke"))

@@ -1,11 +1,12 @@
-"""What the actors can do with their machines: the names that `specs/` may use.
+"""The interfaces of the actors: the names that `specs/` may use.
 
-Kept apart from the actors, so that a spec can be checked without loading what they work with.
+This module does not import the actors, so that checking a spec does not load their dependencies.
 """
 
 from fsm_runner.machine.spec import ActorInterface
 
 RUN = ActorInterface(
+    name="run",
     activities=frozenset({"accept", "prepare_workspace", "execute", "stop_execution", "look_up", "report"}),
     facts=frozenset({"may_run_again"}),
     settings=frozenset({"run_timeout_s"}),
@@ -15,6 +16,7 @@ RUN = ActorInterface(
 )
 
 RUNNER = ActorInterface(
+    name="runner",
     activities=frozenset(
         {
             "recover",
@@ -50,6 +52,7 @@ RUNNER = ActorInterface(
 )
 
 SESSION = ActorInterface(
+    name="session",
     activities=frozenset({"start_process", "take_turn", "await_exit", "stop_process", "report"}),
     settings=frozenset({"run_timeout_s", "session_idle_timeout_s"}),
     events=frozenset({"turn_requested", "stop_requested", "close_requested", "interrupted"}),
@@ -58,6 +61,7 @@ SESSION = ActorInterface(
 )
 
 POLLER = ActorInterface(
+    name="poller",
     activities=frozenset({"await_change", "poll", "probe", "reconcile", "look_up_stops"}),
     facts=frozenset({"poll_may_be_cut", "pause_is_due", "reconciliation_is_due", "may_claim", "holds_runs"}),
     settings=frozenset({"call_limit_s", "pause_s", "recheck_s", "until_look_up_s"}),
@@ -66,4 +70,4 @@ POLLER = ActorInterface(
     outcomes=frozenset({"closed", "broken"}),
 )
 
-ACTOR_INTERFACES = {"run": RUN, "session": SESSION, "runner": RUNNER, "poller": POLLER}
+ACTOR_INTERFACES = {interface.name: interface for interface in (RUN, SESSION, RUNNER, POLLER)}
