@@ -9,7 +9,7 @@ import asyncio
 import random
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ import tests.property.test_session_machine as session_world
 import tests.support.mortal_runner as runner_world
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.machine.check import check
-from fsm_runner.machine.engine import Machine
+from fsm_runner.machine.engine import Cause, Machine, Model, Step
 from fsm_runner.machine.spec import Spec
 from fsm_runner.protocol import statuses
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
@@ -39,12 +39,13 @@ SPECS = {name: tomllib.loads((ROOT / "specs" / f"{name}.toml").read_text()) for 
 ENDS = ("on_done", "on_error", "on_timeout")
 REAL_TIME = re.compile(r"\d+-\d+-\d+T[\d:.]+Z")
 ALSO_MEANT_OTHERWISE = {
+    "ended": "a run that has ended, in what `fsm-runner history` prints",
     "online": "the coordinator's status of a runner",
 }
 """Words in the code that are names in a spec too, and what they mean there."""
 
-LIVES = 250
-COMPARED = 12
+LIVES = 150
+COMPARED = 5
 """The number of lives in which a name occurs that are repeated with its new name."""
 
 
@@ -170,7 +171,9 @@ async def session_life(rng: random.Random) -> list[object]:
     return [*record.steps, stage.taken, stage.acknowledged]
 
 
-WORLDS = {"run": runner_life, "runner": runner_life, "poller": runner_life, "session": session_life}
+LifeOf = Callable[[random.Random], Coroutine[Any, Any, list[object]]]
+
+LIFE_OF: dict[str, LifeOf] = {"run": runner_life, "runner": runner_life, "poller": runner_life, "session": session_life}
 MODULES: dict[str, ModuleType] = {
     "run": runner_world, "runner": runner_world, "poller": runner_world, "session": session_world,
 }  # fmt: skip
@@ -178,22 +181,30 @@ MODULES: dict[str, ModuleType] = {
 
 class Trace(NamedTuple):
     text: str
-    names: frozenset[str]
-    """The states that were entered and the events that were taken."""
+    names: frozenset[tuple[str, str]]
+    """By machine, the states that were entered and the events that arrived."""
 
 
-def trace(machine: str, seed: int) -> Trace:
+def trace(life: LifeOf, seed: int) -> Trace:
     rng = random.Random(seed)
     random.seed(seed)  # the waits between attempts
-    seen = run_virtually(lambda: WORLDS[machine](rng))
-    steps: list[Any] = [getattr(it, "arguments", it) for it in seen]
-    names = {name for step in steps if isinstance(step, tuple) and step[0] == machine for name in (step[2], step[4])}
-    return Trace(REAL_TIME.sub("", "\n".join(map(str, seen))), frozenset(names))
+    steps: list[tuple[str, Step]] = []
+    fire = Machine.fire
+
+    def recording(self: Machine, model: Model, event: str, cause: Cause | None = None) -> Step:
+        step = fire(self, model, event, cause)
+        steps.append((self.spec.name, step))
+        return step
+
+    with patch.object(Machine, "fire", recording):
+        seen = run_virtually(lambda: life(rng))
+    names = {(machine, name) for machine, step in steps for name in (step.event, step.source, step.target)}
+    return Trace(REAL_TIME.sub("", "\n".join(map(str, [*steps, *seen]))), frozenset(names))
 
 
 @cache
-def traces(machine: str) -> dict[int, Trace]:
-    return {seed: trace(machine, seed) for seed in range(LIVES)}
+def traces(life: LifeOf) -> dict[int, Trace]:
+    return {seed: trace(life, seed) for seed in range(LIVES)}
 
 
 @contextmanager
@@ -216,18 +227,20 @@ def without(name: str, text: str) -> str:
 def test_a_machine_with_another_name_in_it_is_sound_and_does_the_same(machine: str, name: str) -> None:
     spec = renamed(machine, name)
     assert check(spec, ACTOR_INTERFACES[machine]) == ()
-    occurring = [seed for seed, life in traces(machine).items() if name in life.names]
+    life = LIFE_OF[machine]
+    occurring = [seed for seed, seen in traces(life).items() if (machine, name) in seen.names]
     for seed in occurring[:COMPARED]:
         with running_on(spec):
-            changed = trace(machine, seed)
-        assert new_name(name) in changed.names
-        assert without(name, changed.text) == without(name, traces(machine)[seed].text)
+            changed = trace(life, seed)
+        assert (machine, new_name(name)) in changed.names
+        assert without(name, changed.text) == without(name, traces(life)[seed].text)
 
 
 @pytest.mark.parametrize("machine", SPECS)
 def test_each_state_occurs_in_the_lives(machine: str) -> None:
-    entered = {name for life in traces(machine).values() for name in life.names}
-    assert SPECS[machine]["states"].keys() - entered == set()
+    entered = {name for seen in traces(LIFE_OF[machine]).values() for of, name in seen.names if of == machine}
+    # Only a defect of the program leads to `broken`.
+    assert SPECS[machine]["states"].keys() - entered <= {"broken"}
 
 
 def words_of(path: Path) -> Iterator[tuple[int, str]]:
