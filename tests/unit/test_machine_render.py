@@ -58,7 +58,7 @@ SPEC = Spec(
         Transition(source="swinging open", event="opened", to="held"),
         Transition(source="swinging open", event="jammed", to="broken", decides="shut"),
         Transition(source="swinging open", event="too_slow", to="broken", decides="shut"),
-        Transition(source="held", event="held_enough", to="held", doc="Once more."),
+        Transition(source="held", event="held_enough", to="held", doc="Once `more`."),
         Transition(source="held", event="pushed", to="end"),
         Transition(source="in_use", event="fire", to="held", decides="open", provisional=True),
     ),
@@ -153,7 +153,7 @@ def test_markdown_has_a_diagram_and_tables() -> None:
         "| **end** |  |  |  |  |  | `open` (good) |",
         "| swinging open | `opened` | `is_wide` | end | `open` |  |",
         "| swinging open | ✗ `too_slow` |  | broken | `shut` |  |",
-        "| held | `held_enough` |  | held |  | Once more. |",
+        "| held | `held_enough` |  | held |  | Once `more`. |",
         "| in_use | `fire` |  | held | `open` (provisional) |  |",
     ):
         assert f"\n{row}\n" in section
@@ -208,7 +208,7 @@ def test_xstate_nests_groups_and_names_what_is_supplied_to_it() -> None:
     assert [way["target"] for way in swinging["invoke"]["onError"]] == ["#broken"]
     assert [way["target"] for way in swinging["after"]["90000"]] == ["#broken"]
     held = group["states"]["held"]
-    assert held["after"]["hold_s"] == [{"target": "#held", "reenter": True, "description": "Once more."}]
+    assert held["after"]["hold_s"] == [{"target": "#held", "reenter": True, "description": "Once `more`."}]
     assert held["on"]["fire"] == {}, "an ignored event must override the group's transition"
     assert config["states"]["broken"] == {"id": "broken", "type": "final", "meta": {"outcome": "shut", "tone": "bad"}}
 
@@ -367,7 +367,7 @@ def test_no_name_breaks_the_markdown_section(spec: Spec) -> None:
     assert "<!--" not in re.sub(r"\\<|`[^`]*`", "", section)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(specs())
 @example(SPEC)
 @example(Spec(name="]", initial="]", events={}, states={"]": State(doc="]", final=True, outcome="]")}, transitions=()))

@@ -1,5 +1,6 @@
 """Describes a machine as a section of a Markdown document: diagram and tables."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from fsm_runner.machine.groups import flatten
@@ -8,6 +9,7 @@ from fsm_runner.machine.render.mermaid import mermaid
 from fsm_runner.machine.render.text import FAILURE_MARK, duration, one_line, retries
 from fsm_runner.machine.spec import Spec, State
 
+_CODE_SPAN = re.compile(r"((?<!`)`[\w./:= -]+`(?!`))")
 _MARKUP = frozenset("\\`*[]<>|~&$#")
 
 
@@ -82,14 +84,18 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def prose(text: str) -> str:
-    """Return text that Markdown shows as it is, in a paragraph or in a table."""
-    plain = one_line(text)
-    escaped = "".join(
-        f"\\{char}" if char in _MARKUP or (char == "_" and not _is_in_word(plain, index)) else char
-        for index, char in enumerate(plain)
+    """Return text that Markdown shows as it is, but for words in backticks, in a paragraph or in a table."""
+    parts = _CODE_SPAN.split(one_line(text))
+    plain = "".join(part if index % 2 else _with_escapes(part) for index, part in enumerate(parts))
+    head = plain.lstrip("0123456789")
+    return plain[: len(plain) - len(head)] + "\\" + head if head[:1] in tuple("-+=.)") else plain
+
+
+def _with_escapes(text: str) -> str:
+    return "".join(
+        f"\\{char}" if char in _MARKUP or (char == "_" and not _is_in_word(text, index)) else char
+        for index, char in enumerate(text)
     )
-    head = escaped.lstrip("0123456789")
-    return escaped[: len(escaped) - len(head)] + "\\" + head if head[:1] in tuple("-+=.)") else escaped
 
 
 def _is_in_word(text: str, index: int) -> bool:
