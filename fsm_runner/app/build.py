@@ -186,7 +186,7 @@ async def assembled_runner(
         if journal.path is not None:
 
             def health() -> Health:
-                return Health(runner.state, len(runs), durable.problem(), runner.is_unhealthy)
+                return Health(runner.state, len(runs), durable.problem(), runner.has_tag("unhealthy"))
 
             await stack.enter_async_context(serve_health(journal.path.parent, health))
         yield runner

@@ -224,7 +224,7 @@ class PollingRunner:
         self.sessions = SessionRegistry(session_context)
         self.runs = RunRegistry(context, self.sessions, max_runs)
         self.scripts = ScriptSync(self.client, Path(PROJECT_DIR))
-        self.claims_runs, self.is_leaving = True, False
+        self.runner_tags = {"claims"}
         self.heartbeat = Heartbeat(self.client, self._post, times.heartbeat_interval_s)
         self.poller = Poller(
             POLLER_MACHINE,
@@ -232,7 +232,7 @@ class PollingRunner:
             self.runs,
             self.scripts,
             self.heartbeat,
-            self,
+            lambda tag: tag in self.runner_tags,
             self._post,
             times.poll_timeout_s,
             has_history=has_history,
@@ -249,7 +249,7 @@ class PollingRunner:
         self.set_registration(await self.client.register(REGISTRATION))
 
     def leave(self) -> None:
-        self.claims_runs, self.is_leaving = False, True
+        self.runner_tags = {"leaving"}
         self.poller.reconsider()
 
 

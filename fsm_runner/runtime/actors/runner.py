@@ -95,7 +95,7 @@ class RunnerActor(Actor):
             runs,
             scripts,
             self._heartbeat,
-            self,
+            self.has_tag,
             self.post,
             times.poll_timeout_s,
             has_history=bool(journal.earlier_processes),
@@ -129,22 +129,9 @@ class RunnerActor(Actor):
         return self._machine.spec.states[self.state].outcome or ""
 
     @property
-    def claims_runs(self) -> bool:
-        return self._has_tag("claims")
-
-    @property
-    def is_leaving(self) -> bool:
-        return self._has_tag("leaving")
-
-    @property
-    def is_unhealthy(self) -> bool:
-        """Whether the state needs the operator, and a restart may help."""
-        return self._has_tag("unhealthy")
-
-    @property
     def is_ending(self) -> bool:
         """Whether the coordinator may have forgotten the runner's agents, because the runner leaves or has left."""
-        return self.is_leaving or self._machine.is_final(self.model)
+        return self.has_tag("leaving") or self._machine.is_final(self.model)
 
     async def wait_for_registration(self) -> None:
         """Wait until the coordinator has accepted the runner for the first time."""
@@ -154,25 +141,22 @@ class RunnerActor(Actor):
         facts = {
             "journal_is_unwritable": self._journal.unwritable is not None,
             "descriptors_are_short": self._runs.descriptors.is_short,
-            "late_run_arrived": self.is_leaving and not self._runs.run_ids <= self._abandoned_runs,
+            "late_run_arrived": self.has_tag("leaving") and not self._runs.run_ids <= self._abandoned_runs,
         }
         return frozenset(fact for fact, holds in facts.items() if holds)
 
     def on_step(self, step: Step, payload: object) -> None:
         self._poller.reconsider()
-        is_reachable = self._has_tag("reachable")
+        is_reachable = self.has_tag("reachable")
         if is_reachable:
             self._client.wake()
         reason = f" ({payload})" if payload is not None and not is_reachable else ""
-        level = "WARNING" if self._has_tag("needs_attention") or self.model.outcome else "INFO"
+        level = "WARNING" if self.has_tag("needs_attention") or self.model.outcome else "INFO"
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
 
     def on_ignored(self, step: Step) -> None:
-        if step.cause == "report_not_accepted" and self._has_tag("renews_registration"):
+        if step.cause == "report_not_accepted" and self.has_tag("renews_registration"):
             self._registrar.register_in_background()
-
-    def _has_tag(self, tag: str) -> bool:
-        return self._machine.has_tag(self.model, tag)
 
     def _use_registration(self, registered: wire.Registered) -> None:
         self._heartbeat.set_registration(registered)

@@ -1,7 +1,8 @@
 """Polls the coordinator, and hands on what the polls deliver."""
 
 import asyncio
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.client import CoordinatorClient
@@ -18,18 +19,6 @@ from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import Waits
 
 LEAVING = "the runner is leaving"
-
-
-class Course(Protocol):
-    """What the runner wants at the moment. It is read at each decision and not copied."""
-
-    @property
-    def claims_runs(self) -> bool:
-        """Whether the runner claims further runs."""
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether a run that arrives nevertheless is stopped."""
 
 
 class _FailedPoll(NamedTuple):
@@ -56,13 +45,17 @@ class Poller(Actor):
         runs: RunRegistry,
         scripts: ScriptSync,
         heartbeat: Heartbeat,
-        course: Course,
+        runner_has_tag: Callable[[str], bool],
         post: Post,
         poll_timeout_s: float,
         *,
         has_history: bool,
     ) -> None:
-        """`has_history` says whether an earlier process of this runner has written to the journal."""
+        """`has_history` says whether an earlier process of this runner has written to the journal.
+
+        `runner_has_tag` returns whether the runner's state has a tag. It is called at each decision, so that no copy
+        of the answer is kept.
+        """
         self._limits: dict[str, float | None] = {
             # The calls limit themselves (coordinator_client/policy.py). To give up a poll would lose its run.
             "call_limit_s": None,
@@ -83,7 +76,7 @@ class Poller(Actor):
         self._runs = runs
         self._scripts = scripts
         self._heartbeat = heartbeat
-        self._course = course
+        self._runner_has_tag = runner_has_tag
         self._post_to_runner = post
         self._poll_timeout_s = poll_timeout_s
         self._registered: wire.Registered | None = None
@@ -113,7 +106,7 @@ class Poller(Actor):
         self._runs.changed.set()
 
     def reconsider(self) -> None:
-        """Decide anew, because the course has changed. A held poll continues."""
+        """Decide anew, because the runner's state has changed. A held poll continues."""
         self._runs.changed.set()
 
     async def wait_until_not_polling(self) -> None:
@@ -148,7 +141,7 @@ class Poller(Actor):
         else:
             self._no_poll_held.set()
         self._limits["pause_s"], self._pause_s = self._pause_s, 0.0
-        self._limits["recheck_s"] = RUN_LOOKUP_INTERVAL_S if self._course.claims_runs else None
+        self._limits["recheck_s"] = RUN_LOOKUP_INTERVAL_S if self._runner_has_tag("claims") else None
         self._limits["until_look_up_s"] = max(0.0, self._next_look_up_s - _now_s())
         if step.cause is Cause.ERROR:
             self._defect = payload if isinstance(payload, Exception) else RuntimeError(repr(payload))
@@ -222,7 +215,7 @@ class Poller(Actor):
             self._runs.fail_unreadable(polled.run, runner_id)
         elif polled.run is not None:
             has_started = self._runs.start(polled.run, runner_id)
-            if has_started and self._course.is_leaving:
+            if has_started and self._runner_has_tag("leaving"):
                 self._runs.stop_run(polled.run.run_id, LEAVING)
         for session_id in polled.stop_sessions:
             self._reconciler.stop_session(session_id)
@@ -233,7 +226,7 @@ class Poller(Actor):
         return has_started
 
     def _may_claim(self) -> bool:
-        return self._course.claims_runs and not self._runs.full
+        return self._runner_has_tag("claims") and not self._runs.full
 
 
 def _now_s() -> float:
