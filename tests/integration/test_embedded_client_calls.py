@@ -1,4 +1,4 @@
-"""What submits work and looks at it: protocol.md, sections 1.3 and 1.4."""
+"""The calls that submit and query work: protocol.md, sections 1.3 and 1.4."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.support.watch import AT_ONCE_S
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 
 
-async def test_an_unknown_agent_is_404_and_names_those_there_are() -> None:
+async def test_an_unknown_agent_is_a_404_that_lists_the_known_agents() -> None:
     async with coordinator() as desk:
         await desk.register()
         answer = await desk.http.post("/runs", json={"type": "start_session", "parameters": {}, "agent_name": "nobody"})
@@ -37,7 +37,7 @@ async def test_an_unknown_agent_is_404_and_names_those_there_are() -> None:
         ({"additional_demands": {"tags": [1]}}, "additional_demands"),
     ],
 )
-async def test_a_wrong_field_of_a_run_is_named(body: dict[str, Any], field: str) -> None:
+async def test_an_invalid_field_of_a_run_is_named(body: dict[str, Any], field: str) -> None:
     async with coordinator() as desk:
         sound = {"type": "start_session", "parameters": {"prompt": "x"}}
         answer = await desk.http.post("/runs", json={**sound, **body})
@@ -45,7 +45,7 @@ async def test_a_wrong_field_of_a_run_is_named(body: dict[str, Any], field: str)
         assert answer.json()["detail"][0]["loc"] == ["body", field]
 
 
-async def test_a_session_can_be_named_once() -> None:
+async def test_a_session_id_can_be_used_once() -> None:
     async with coordinator() as desk:
         assert (await desk.prompt(session_id="ses_mine"))["session_id"] == "ses_mine"
         answer = await desk.http.post(
@@ -55,7 +55,7 @@ async def test_a_session_can_be_named_once() -> None:
         assert len((await desk.http.get("/runs")).json()["runs"]) == 1
 
 
-async def test_a_resume_needs_a_session_that_exists_and_an_agent_that_can() -> None:
+async def test_a_resume_needs_an_existing_session_and_an_agent_that_is_not_procedural() -> None:
     async with coordinator() as desk:
         await desk.register()
         run = await desk.submit()
@@ -81,7 +81,7 @@ async def test_a_resume_goes_to_the_host_and_profile_that_the_session_is_bound_t
         assert claimed["demands"] == {"hostname": "host", "executor_profile": "echo", "executor_type": "autonomous"}
 
 
-async def test_a_resume_goes_to_the_runner_that_has_the_live_executor_and_to_any_like_it_afterwards() -> None:
+async def test_a_resume_goes_to_the_runner_of_the_live_executor_and_later_to_any_matching_one() -> None:
     async with coordinator(SHORT_POLL) as desk:
         first = await desk.register(**autonomous(project_dir="/first"))
         twin = await desk.register(**autonomous(project_dir="/twin"))
@@ -97,7 +97,7 @@ async def test_a_resume_goes_to_the_runner_that_has_the_live_executor_and_to_any
         assert (await desk.claim(twin))["run_id"] == again["run_id"]
 
 
-async def test_an_owned_agent_s_runs_go_to_its_owner() -> None:
+async def test_runs_of_a_runners_agent_go_to_that_runner() -> None:
     async with coordinator(SHORT_POLL) as desk:
         owner, other = await desk.register(), await desk.register(hostname="other", agents=[])
         run = await desk.submit()
@@ -112,7 +112,7 @@ async def test_runs_without_an_agent_are_for_autonomous_runners() -> None:
         assert (await desk.poll(procedural)).status_code == 204
 
 
-async def test_placeholders_are_filled_in_except_the_runner_s(tmp_path: Path) -> None:
+async def test_placeholders_are_filled_in_except_those_of_the_runner(tmp_path: Path) -> None:
     agent = {
         "name": "helper",
         "system_prompt": "Help ${params.prompt} in ${scope.area}, ${params.other}.",
@@ -129,7 +129,7 @@ async def test_placeholders_are_filled_in_except_the_runner_s(tmp_path: Path) ->
         }
 
 
-async def test_agents_are_listed_by_tags_and_shown_by_name(tmp_path: Path) -> None:
+async def test_agents_are_listed_by_tags_and_found_by_name(tmp_path: Path) -> None:
     for name, tags in (("one", ["a"]), ("two", ["a", "b"])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "tags": tags}))
     async with coordinator(agents_dir=tmp_path) as desk:
@@ -161,7 +161,7 @@ async def test_runs_are_listed_oldest_first_and_by_status() -> None:
         assert (await desk.http.get("/runs/run_unknown")).json() == {"detail": "Run not found"}
 
 
-async def test_what_is_over_cannot_be_stopped() -> None:
+async def test_ended_runs_and_sessions_cannot_be_stopped() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         await desk.submit()
@@ -173,7 +173,7 @@ async def test_what_is_over_cannot_be_stopped() -> None:
         assert (await desk.http.post("/sessions/ses_unknown/stop")).status_code == 404
 
 
-async def test_the_stop_of_an_idle_session_is_told_to_its_runner() -> None:
+async def test_the_stop_of_an_idle_session_reaches_its_runner() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register(**autonomous())
         run = await desk.prompt()
@@ -183,7 +183,7 @@ async def test_the_stop_of_an_idle_session_is_told_to_its_runner() -> None:
         assert (await desk.poll(runner_id)).json() == {"stop_sessions": [run["session_id"]]}
 
 
-async def test_bind_makes_the_session_running_and_gives_its_affinity() -> None:
+async def test_bind_sets_the_session_to_running_and_sets_its_affinity() -> None:
     async with coordinator() as desk:
         run = await desk.prompt(project_dir="/first")
         assert (await desk.bind(run, project_dir="/second")).status_code == 200
@@ -220,7 +220,7 @@ async def test_the_result_is_the_result_event_with_the_greatest_timestamp_as_tex
         assert (refused.status_code, refused.json()) == (400, {"detail": "Session not finished"})
 
 
-async def test_events_are_kept_as_they_came_and_ordered_by_timestamp() -> None:
+async def test_events_are_stored_unchanged_and_ordered_by_timestamp() -> None:
     async with coordinator() as desk:
         run = await desk.prompt()
         late = await desk.event(run, timestamp="2", tool_output=[1, {"x": None}])
@@ -235,7 +235,7 @@ async def test_events_are_kept_as_they_came_and_ordered_by_timestamp() -> None:
         assert (await desk.event(run, timestamp=None)).status_code == 422
 
 
-async def test_metadata_changes_only_what_it_names() -> None:
+async def test_metadata_changes_only_the_given_fields() -> None:
     async with coordinator() as desk:
         run = await desk.prompt(project_dir="/mine")
         path = f"/sessions/{run['session_id']}/metadata"
@@ -248,7 +248,7 @@ async def test_metadata_changes_only_what_it_names() -> None:
         assert (await desk.http.patch("/sessions/ses_unknown/metadata", json={})).status_code == 404
 
 
-async def test_a_session_is_deleted_with_its_runs_and_events_unless_it_is_at_work() -> None:
+async def test_a_session_is_deleted_with_its_runs_and_events_unless_it_is_live() -> None:
     async with coordinator() as desk:
         run = await desk.prompt()
         path = f"/sessions/{run['session_id']}"
@@ -267,7 +267,7 @@ async def test_every_change_of_a_run_is_on_the_event_stream() -> None:
     async with coordinator(Timings(keep_alive_s=0.02)) as desk:
         runner_id = await desk.register()
         async with desk.http.stream("GET", "/sse/sessions", timeout=AT_ONCE_S) as stream:
-            # Without these a proxy may keep events back.
+            # Without these, a proxy may buffer events.
             assert stream.headers["cache-control"] == "no-cache"
             assert stream.headers["x-accel-buffering"] == "no"
             lines = stream.aiter_lines()
@@ -311,7 +311,7 @@ async def test_an_event_of_many_lines_is_one_line_on_the_event_stream() -> None:
         assert (await desk.http.get(path)).json()["events"] == [event]
 
 
-async def test_unknown_paths_methods_and_web_pages_are_refused_as_json() -> None:
+async def test_unknown_paths_and_methods_and_web_pages_get_json_errors() -> None:
     async with coordinator() as desk:
         assert (await desk.http.get("/nothing")).json() == {"detail": "Not Found"}
         assert (await desk.http.put("/runs")).json() == {"detail": "Method Not Allowed"}
@@ -332,7 +332,7 @@ async def test_a_body_over_the_limit_is_413() -> None:
 @pytest.mark.parametrize(
     ("announced_bytes", "status"), [(BODY_LIMIT_BYTES + 1, b"413"), (10, b"408")], ids=["too large", "too slow"]
 )
-async def test_a_body_that_is_announced_and_does_not_come_is_not_waited_for(
+async def test_an_announced_body_that_does_not_arrive_is_a_408(
     announced_bytes: int, status: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "BODY_LIMIT_S", 0.1)

@@ -1,4 +1,4 @@
-"""A coordinator whose database cannot be used says so, loses nothing that it has accepted, and goes on by itself."""
+"""A coordinator whose database is unavailable reports this, loses no accepted data, and recovers by itself."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from tests.support.watch import PATIENCE_S
 
 LARGE_TEXT = "x" * 100_000
 HELD: list[sqlite3.Connection] = []
-"""Open connections that lock a file for the time of a test."""
+"""Open connections that lock a file during a test."""
 
 
 async def health(desk: Desk) -> tuple[int, str]:
@@ -45,13 +45,13 @@ async def sent(desk: Desk, text: str = LARGE_TEXT) -> httpx.Response:
 
 @pytest.fixture
 def recovers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log says with the first success that the database can be used again."""
+    """The first success is logged as the recovery."""
     monkeypatch.setattr(worker, "RECOVERED_AFTER_S", 0.0)
 
 
 @needs_mount
 @pytest.mark.usefixtures("recovers_at_once")
-async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is_space(tmp_path: Path) -> None:
+async def test_a_full_disk_is_a_507_is_logged_once_and_ends_with_free_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
         async with coordinator(database=disk.path / "runs.sqlite") as desk:
             runner_id = await desk.register()
@@ -63,7 +63,7 @@ async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is
                 assert refused.status_code == 507
                 assert "disk is full: free some space" in refused.json()["detail"]
             assert await health(desk) == (503, "unhealthy")
-            assert await desk.run_status(run) == "pending"  # reads go on
+            assert await desk.run_status(run) == "pending"  # reads still work
             disk.free()
             assert (await sent(desk)).status_code == 201
             assert await health(desk) == (200, "healthy")
@@ -75,7 +75,7 @@ async def test_a_full_disk_is_answered_with_507_said_once_and_over_when_there_is
         assert not [line for line in lines if "could not be answered" in line]
 
 
-async def test_each_trouble_is_logged_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_outage_of_the_database_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, away = tmp_path / "runs.sqlite", tmp_path / "away"
     with log_lines() as lines:
         async with coordinator(database=file) as desk:
@@ -87,13 +87,13 @@ async def test_each_trouble_is_logged_and_none_twice(tmp_path: Path, monkeypatch
                 away.rename(file)
                 assert (await sent(desk)).status_code == 201
     said = ["again" if "can be used again" in line else "trouble" for line in lines if "database" in line]
-    # The first two look like one that goes on: a disk that is nearly full fails in turn.
+    # The first two count as one outage: on a nearly full disk, some writes fail and others succeed.
     assert said == ["trouble", "again", "trouble", "again"]
 
 
 @needs_mount
 @pytest.mark.usefixtures("recovers_at_once")
-async def test_a_full_disk_is_noticed_and_its_end_as_well_without_a_request_that_writes(tmp_path: Path) -> None:
+async def test_a_full_disk_and_its_end_are_noticed_without_a_request(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
         timings = Timings(sweep_interval_s=0.01)
         async with coordinator(timings, database=disk.path / "runs.sqlite"):
@@ -104,7 +104,7 @@ async def test_a_full_disk_is_noticed_and_its_end_as_well_without_a_request_that
 
 
 @needs_mount
-async def test_a_runner_that_leaves_while_nothing_can_be_written_has_its_runs_closed_later(tmp_path: Path) -> None:
+async def test_runs_of_a_runner_that_leaves_during_an_outage_are_closed_later(tmp_path: Path) -> None:
     clock = Clock()
     with small_disk(tmp_path / "disk") as disk:
         timings = Timings(sweep_interval_s=0.01)
@@ -113,7 +113,7 @@ async def test_a_runner_that_leaves_while_nothing_can_be_written_has_its_runs_cl
             run = await desk.submit()
             await desk.claim(runner_id)
             disk.fill()
-            while (await sent(desk)).status_code == 201:  # the log of the database has some room at first
+            while (await sent(desk)).status_code == 201:  # the database's log has some space at first
                 pass
             left = await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
             disk.free()
@@ -121,7 +121,7 @@ async def test_a_runner_that_leaves_while_nothing_can_be_written_has_its_runs_cl
             await have_failed(desk, run)
 
 
-async def test_all_runners_that_expire_while_nothing_can_be_written_have_their_runs_closed_later(
+async def test_runs_of_all_runners_that_expire_during_an_outage_are_closed_later(
     tmp_path: Path,
 ) -> None:
     file, aside, clock = tmp_path / "runs.sqlite", tmp_path / "aside", Clock()
@@ -153,7 +153,7 @@ def delete_the_log(file: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, put_another_there, delete_the_folder, delete_the_log])
-async def test_a_database_that_was_deleted_is_written_no_more_and_said_once(
+async def test_a_deleted_database_gets_no_writes_and_is_logged_once(
     tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     file = tmp_path / "folder" / "runs.sqlite"
@@ -183,13 +183,13 @@ async def test_a_database_that_is_put_back_is_used_again(tmp_path: Path) -> None
         assert await health(desk) == (200, "healthy")
 
 
-async def test_a_registration_that_cannot_be_carried_out_can_be_repeated(tmp_path: Path) -> None:
+async def test_a_registration_that_failed_with_the_database_can_be_repeated(tmp_path: Path) -> None:
     file, aside = tmp_path / "runs.sqlite", tmp_path / "aside"
     async with coordinator(database=file) as desk:
         runner_id = await desk.register()
         await desk.submit()
         await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
-        # Registering now writes: the waiting run gets its new owner.
+        # The registration writes: the waiting run gets its new owner.
         file.rename(aside)
         assert (await desk.http.post("/runner/register", json=registration())).status_code == 503
         aside.rename(file)
@@ -229,7 +229,7 @@ def no_database(file: Path) -> sqlite3.Connection:
         (no_database, "it is damaged"),
     ],
 )
-def test_each_trouble_is_named_with_what_to_do(
+def test_each_reason_is_named_with_its_remedy(
     tmp_path: Path, opened: Callable[[Path], sqlite3.Connection], said: str
 ) -> None:
     file = tmp_path / "runs.sqlite"
@@ -260,7 +260,7 @@ def test_a_defect_of_a_statement_does_not_make_the_database_unavailable(tmp_path
     database.close()
 
 
-def test_a_transaction_that_could_not_be_undone_is_undone_by_the_next_one(tmp_path: Path) -> None:
+def test_a_transaction_that_failed_to_roll_back_is_rolled_back_by_the_next_one(tmp_path: Path) -> None:
     database = Database(tmp_path / "runs.sqlite")
     database.execute("BEGIN IMMEDIATE")
     database.execute("PRAGMA user_version=7")

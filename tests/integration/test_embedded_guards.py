@@ -1,4 +1,4 @@
-"""Who the embedded coordinator lets in, and what its command says about that."""
+"""Which requests the embedded coordinator accepts, and what its command prints about that."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,7 @@ WARNING = "requires no tokens"
     "host",
     ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8765", "[::1]", "[::1]:80", "host.docker.internal:8765"],
 )
-async def test_this_machines_own_hosts_are_answered(host: str) -> None:
+async def test_requests_for_hosts_of_this_machine_are_answered(host: str) -> None:
     async with coordinator() as desk:
         assert (await desk.http.get("/health", headers={"Host": host})).status_code == 200
 
@@ -50,7 +50,7 @@ async def test_another_host_is_refused_by_a_coordinator_on_loopback(host: str) -
 @pytest.mark.parametrize(
     ("request_head", "status"), [(b"GET /health HTTP/1.0", b"200"), (b"GET /health HTTP/1.1", b"400")]
 )
-async def test_a_request_without_a_host_is_an_old_programs(request_head: bytes, status: bytes) -> None:
+async def test_only_http_1_0_may_omit_the_host(request_head: bytes, status: bytes) -> None:
     async with coordinator() as desk:
         url = httpx.URL(desk.server.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -60,13 +60,13 @@ async def test_a_request_without_a_host_is_an_old_programs(request_head: bytes, 
         await writer.wait_closed()
 
 
-async def test_the_address_that_it_was_told_to_listen_on_is_answered() -> None:
+async def test_requests_for_the_configured_address_are_answered() -> None:
     async with coordinator(host="127.0.0.2") as desk:
         for host, status in (("127.0.0.2", 200), ("localhost", 200), ("evil.example", 403)):
             assert (await desk.http.get("/health", headers={"Host": host})).status_code == status
 
 
-async def test_any_host_is_answered_by_a_coordinator_that_others_reach() -> None:
+async def test_a_coordinator_on_a_network_answers_requests_for_any_host() -> None:
     async with coordinator(host="0.0.0.0") as desk:
         assert (await desk.http.get("/health", headers={"Host": "coordinator.example"})).status_code == 200
 
@@ -84,16 +84,14 @@ async def test_any_host_is_answered_by_a_coordinator_that_others_reach() -> None
         ),
     ],
 )
-async def test_variables_that_do_not_go_together_are_a_usage_error(
-    tmp_path: Path, variables: dict[str, str], named: str
-) -> None:
+async def test_contradicting_variables_are_a_usage_error(tmp_path: Path, variables: dict[str, str], named: str) -> None:
     ended = await finish(tmp_path, environment(None, **variables), *SERVE)
     assert ended.code == EXIT_USAGE
     assert named in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-async def test_the_command_demands_tokens_where_it_is_told_to(tmp_path: Path) -> None:
+async def test_the_command_requires_tokens_if_configured(tmp_path: Path) -> None:
     async with issuing(tmp_path) as (issuer, authority_file):
         variables = {
             "AUTH_ENABLED": "true",
@@ -113,7 +111,9 @@ async def test_the_command_demands_tokens_where_it_is_told_to(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("host", "warnings"), [("0.0.0.0", 1), ("127.0.0.1", 0)])
-async def test_a_coordinator_that_is_open_to_all_says_so(tmp_path: Path, host: str, warnings: int) -> None:
+async def test_a_coordinator_that_is_open_to_the_network_prints_a_warning(
+    tmp_path: Path, host: str, warnings: int
+) -> None:
     async with program(tmp_path, environment(None, AUTH_ENABLED="false"), *SERVE, "--host", host) as served:
         await served.said("Coordinator at")
         served.terminate()

@@ -1,4 +1,4 @@
-"""Parameters against the schemas of agents: protocol.md, section 1.3."""
+"""Validation of parameters against agents' schemas: protocol.md, section 1.3."""
 
 import asyncio
 import functools
@@ -13,7 +13,7 @@ from tests.support.embedded import ECHO_AGENT, coordinator
 from tests.support.watch import PATIENCE_S
 
 
-async def test_parameters_that_do_not_fit_the_schema_are_refused_in_detail() -> None:
+async def test_parameters_that_do_not_match_the_schema_are_refused_in_detail() -> None:
     async with coordinator() as desk:
         await desk.register()
         answer = await desk.http.post(
@@ -43,7 +43,7 @@ def _nested(levels: int) -> dict[str, Any]:
     ],
     ids=["pattern", "pattern that refers back", "depth", "names"],
 )
-async def test_whatever_parameters_are_checking_them_has_an_end(
+async def test_the_validation_of_any_parameters_ends(
     schema: dict[str, Any], parameters: dict[str, Any], path: str
 ) -> None:
     async with coordinator() as desk:
@@ -57,12 +57,12 @@ async def test_whatever_parameters_are_checking_them_has_an_end(
 
 
 def _doubling(steps: int) -> dict[str, Any]:
-    """A schema that takes twice as long with each step."""
+    """Return a schema whose validation time doubles with each step."""
     defs: dict[str, Any] = {f"s{i}": {"anyOf": [{"$ref": f"#/$defs/s{i + 1}"}] * 2} for i in range(steps)}
     return {"$defs": {**defs, f"s{steps}": {"type": "string"}}, "$ref": "#/$defs/s0"}
 
 
-async def test_a_schema_that_takes_for_ever_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_schema_of_unlimited_cost_delays_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validator, "VALIDATION_LIMIT_S", 1.0)
     async with coordinator() as desk:
         endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
@@ -77,7 +77,7 @@ async def test_a_schema_that_takes_for_ever_holds_nobody_up(monkeypatch: pytest.
         await desk.submit()
 
 
-async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
+async def test_a_killed_validation_program_is_started_again() -> None:
     async with coordinator() as desk:
         await desk.register()
         await desk.submit()
@@ -88,7 +88,7 @@ async def test_a_program_of_checks_that_was_killed_is_started_anew() -> None:
         await desk.submit()
 
 
-async def test_a_program_of_checks_that_somebody_kills_refuses_nothing() -> None:
+async def test_parameters_are_not_refused_if_the_validation_program_is_killed() -> None:
     async with coordinator() as desk:
         await desk.register()
         await desk.submit()
@@ -115,7 +115,7 @@ async def test_without_an_agent_a_prompt_is_needed() -> None:
 @pytest.mark.parametrize(
     "schema", [{"type": 1}, {"$ref": "http://127.0.0.1:9/x.json"}, {"properties": {"a": {"pattern": "("}}}]
 )
-async def test_a_broken_schema_is_said_to_be_broken(schema: dict[str, Any]) -> None:
+async def test_a_broken_schema_is_reported_as_broken(schema: dict[str, Any]) -> None:
     async with coordinator() as desk:
         await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
         answer = await desk.http.post(

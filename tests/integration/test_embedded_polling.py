@@ -1,4 +1,4 @@
-"""What a held poll is woken by, and what it must not lose: protocol.md, section 1.1."""
+"""What wakes a held poll, and what it must not lose: protocol.md, section 1.1."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ async def test_a_new_run_wakes_a_held_poll() -> None:
         assert (await answered(poll)).json()["run"]["run_id"] == run["run_id"]
 
 
-async def test_a_stop_wakes_a_held_poll_and_is_told_once() -> None:
+async def test_a_stop_wakes_a_held_poll_and_is_delivered_once() -> None:
     async with coordinator(Timings(poll_timeout_s=1)) as desk:
         runner_id = await desk.register()
         await desk.submit()
@@ -39,7 +39,7 @@ async def test_a_stop_wakes_a_held_poll_and_is_told_once() -> None:
         assert (await desk.poll(runner_id)).status_code == 204
 
 
-async def test_several_stops_are_told_in_one_answer() -> None:
+async def test_several_stops_are_delivered_in_one_response() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         runs = [await desk.submit() for _ in range(3)]
@@ -59,14 +59,14 @@ async def test_a_pending_run_is_stopped_without_a_runner() -> None:
         assert (await desk.poll(await desk.register(**autonomous()))).status_code == 204
 
 
-async def test_a_leave_ends_the_held_poll_at_once_and_it_never_claims() -> None:
+async def test_a_deregistration_ends_the_held_poll_at_once_and_it_claims_nothing() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register(**autonomous())
         poll = await desk.held_poll(runner_id)
         leave, run = await asyncio.gather(desk.http.delete(f"/runners/{runner_id}?self=true"), desk.prompt())
         assert leave.status_code == 200
         answer = (await answered(poll)).json()
-        # Both arrive at the same time: the run is either handed out and failed by the leave, or still waits.
+        # Either the run was claimed, and the deregistration fails it, or it is still pending.
         if answer == {"deregistered": True}:
             assert await desk.run_status(run) == "pending"
         else:
@@ -75,7 +75,7 @@ async def test_a_leave_ends_the_held_poll_at_once_and_it_never_claims() -> None:
         assert await desk.run_status(waiting) == "pending"
 
 
-async def test_a_leave_answers_the_held_poll() -> None:
+async def test_a_deregistration_answers_the_held_poll() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         poll = await desk.held_poll(runner_id)
@@ -83,7 +83,7 @@ async def test_a_leave_answers_the_held_poll() -> None:
         assert (await answered(poll)).json() == {"deregistered": True}
 
 
-async def test_a_runner_that_is_sent_away_is_told_once() -> None:
+async def test_a_runner_that_a_client_deregisters_learns_of_it_once() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         run = await desk.submit()
@@ -95,7 +95,7 @@ async def test_a_runner_that_is_sent_away_is_told_once() -> None:
         assert await desk.run_status(run) == "failed"
 
 
-async def test_a_removed_runner_s_held_poll_is_told_to_register_again() -> None:
+async def test_the_held_poll_of_a_removed_runner_is_a_401() -> None:
     clock = Clock()
     async with coordinator(clock=clock) as desk:
         poll = await desk.held_poll(await desk.register())
@@ -104,7 +104,7 @@ async def test_a_removed_runner_s_held_poll_is_told_to_register_again() -> None:
         assert (await answered(poll)).status_code == 401
 
 
-async def test_a_silent_runner_is_removed_also_when_nobody_asks() -> None:
+async def test_a_silent_runner_is_removed_without_a_request() -> None:
     clock = Clock()
     async with coordinator(Timings(sweep_interval_s=0.01), clock=clock) as desk:
         poll = await desk.held_poll(await desk.register())
@@ -137,7 +137,7 @@ async def hang_up(desk: Desk, runner_id: str) -> None:
     await asyncio.wait([poll])
 
 
-async def test_a_poll_that_is_hung_up_claims_nothing() -> None:
+async def test_a_disconnected_poll_claims_nothing() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         await hang_up(desk, runner_id)
@@ -148,7 +148,7 @@ async def test_a_poll_that_is_hung_up_claims_nothing() -> None:
 
 
 @pytest.mark.parametrize(("calls_again", "after_s", "status"), [(False, 19, 409), (False, 21, 200), (True, 21, 409)])
-async def test_an_identity_is_free_20_s_after_its_poll_was_hung_up(
+async def test_an_identity_is_free_20_s_after_its_poll_was_disconnected(
     calls_again: bool, after_s: float, status: int
 ) -> None:
     clock = Clock()
@@ -176,7 +176,7 @@ async def test_an_identity_is_not_free_while_a_poll_is_held() -> None:
         poll.cancel()
 
 
-async def test_a_poll_that_is_hung_up_takes_no_stop_with_it() -> None:
+async def test_a_disconnected_poll_loses_no_stop() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         run = await desk.submit()
@@ -187,10 +187,10 @@ async def test_a_poll_that_is_hung_up_takes_no_stop_with_it() -> None:
         assert (await desk.poll(runner_id)).json() == {"stop_sessions": [run["session_id"]]}
 
 
-async def test_runs_submitted_while_a_poll_is_hung_up_are_not_lost() -> None:
+async def test_runs_submitted_while_a_poll_disconnects_are_not_lost() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
-        # Few enough that no answer is under way yet: what is in transit is lost with any coordinator.
+        # So few that no response is in transit: such a response would be lost with any coordinator.
         for turns_before_the_hang_up in (0, 1, 2, 3) * 5:
             poll = await desk.held_poll(runner_id)
             submitting = asyncio.create_task(desk.submit())
@@ -203,8 +203,8 @@ async def test_runs_submitted_while_a_poll_is_hung_up_are_not_lost() -> None:
             assert claimed["run_id"] == submitted["run_id"]
 
 
-async def test_a_claim_whose_poll_has_left_is_undone() -> None:
-    """The client goes while the store is at work on the claim: the run is back in the queue, and is handed out."""
+async def test_the_claim_of_a_disconnected_poll_is_released() -> None:
+    """The client disconnects while the store processes the claim. The run returns to the queue and is claimed later."""
     async with coordinator() as desk:
         runner_id = await desk.register()
         poll = await desk.held_poll(runner_id)
@@ -243,7 +243,7 @@ async def test_two_hundred_runs_are_claimed_exactly_once_and_oldest_first() -> N
         assert {runner_id for _, runner_id in claimed} == set(runners)
 
 
-async def test_a_run_that_nobody_can_take_does_not_block_those_behind_it() -> None:
+async def test_a_run_that_no_runner_can_take_does_not_block_later_runs() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register(**autonomous())
         await desk.prompt(additional_demands={"hostname": "elsewhere"})

@@ -1,4 +1,4 @@
-"""The runner's calls and their answers: protocol.md, section 1.1."""
+"""The runner's calls and their responses: protocol.md, section 1.1."""
 
 import io
 import tarfile
@@ -18,7 +18,7 @@ async def test_health_is_answered_when_up() -> None:
         assert (await desk.http.get("/health")).status_code == 200
 
 
-async def test_a_registration_tells_the_id_and_the_intervals() -> None:
+async def test_a_registration_returns_the_id_and_the_intervals() -> None:
     async with coordinator(Timings()) as desk:
         answer = await desk.http.post("/runner/register", json=registration())
         assert answer.json() == {
@@ -30,7 +30,7 @@ async def test_a_registration_tells_the_id_and_the_intervals() -> None:
 
 
 @pytest.mark.parametrize("changed", ["hostname", "project_dir", "executor_profile"])
-async def test_each_part_of_the_identity_makes_another_runner(changed: str) -> None:
+async def test_runners_differ_by_each_part_of_the_identity(changed: str) -> None:
     async with coordinator() as desk:
         first = await desk.register(agents=[])
         assert await desk.register(agents=[], **{changed: "other"}) != first
@@ -53,7 +53,7 @@ async def test_an_online_identity_is_refused_whatever_its_tags() -> None:
         }
 
 
-async def test_what_waits_for_an_agents_owner_is_taken_by_the_next_one() -> None:
+async def test_runs_that_wait_for_the_owner_of_an_agent_go_to_its_next_owner() -> None:
     async with coordinator() as desk:
         gone = await desk.register()
         waiting = await desk.submit()
@@ -87,7 +87,7 @@ async def test_an_agent_name_of_another_runner_is_refused_and_changes_nothing() 
         (registration(agents=[{"description": "x"}]), ["body", "agents", 0, "name"]),
     ],
 )
-async def test_a_wrong_registration_names_the_field(body: dict[str, Any], place: list[Any]) -> None:
+async def test_an_invalid_registration_names_the_field(body: dict[str, Any], place: list[Any]) -> None:
     async with coordinator() as desk:
         answer = await desk.http.post("/runner/register", json=body)
         assert answer.status_code == 422
@@ -102,14 +102,14 @@ async def test_nulls_in_a_registration_count_as_absent() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
-async def test_a_body_that_is_no_json_object_is_422(body: bytes) -> None:
+async def test_a_body_that_is_not_a_json_object_is_422(body: bytes) -> None:
     async with coordinator() as desk:
         answer = await desk.http.post("/runner/heartbeat", content=body)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == ["body"]
 
 
-async def test_a_poll_with_nothing_to_tell_is_204_and_empty_when_its_time_is_over() -> None:
+async def test_a_poll_with_nothing_to_report_is_an_empty_204_when_its_time_is_over() -> None:
     async with coordinator(SHORT_POLL) as desk:
         answer = await desk.poll(await desk.register())
         assert (answer.status_code, answer.content) == (204, b"")
@@ -120,7 +120,7 @@ async def test_a_poll_without_runner_id_is_422() -> None:
         assert (await desk.http.get("/runner/runs")).status_code == 422
 
 
-async def test_who_is_not_registered_is_told_so_everywhere() -> None:
+async def test_every_call_of_an_unregistered_runner_is_a_401() -> None:
     async with coordinator() as desk:
         run = await desk.prompt()
         answers = [
@@ -140,7 +140,7 @@ async def test_who_is_not_registered_is_told_so_everywhere() -> None:
         assert (await desk.http.delete("/runners/rnr_unknown?self=true")).status_code == 404
 
 
-async def test_reports_move_the_run_and_its_session() -> None:
+async def test_reports_change_the_run_and_its_session() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         await desk.submit()
@@ -208,7 +208,7 @@ async def test_a_report_for_an_unknown_run_is_404(kind: str, fields: dict[str, s
         assert (answer.status_code, answer.json()) == (404, {"detail": "Run not found"})
 
 
-async def test_the_end_of_a_persistent_executor_is_taken_between_turns() -> None:
+async def test_the_end_of_a_persistent_executor_between_turns_is_accepted() -> None:
     async with coordinator() as desk:
         runner_id = await desk.register()
         run = await desk.submit()

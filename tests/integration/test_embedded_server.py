@@ -1,4 +1,4 @@
-"""The server's own life: its port, its end, its database, its command."""
+"""The coordinator as a server: port, stop, database and command."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tests.support.embedded import coordinator
 from tests.support.watch import AT_ONCE_S
 
 
-async def test_a_port_in_use_is_said_to_be() -> None:
+async def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"port {port} .*in use"):
@@ -28,7 +28,7 @@ async def test_a_port_in_use_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no such host", 0), ("203.0.113.1", 0)])
-async def test_where_nothing_can_listen_is_a_usage_error(host: str, port: int) -> None:
+async def test_an_address_that_cannot_be_listened_on_is_a_usage_error(host: str, port: int) -> None:
     with pytest.raises(UsageError):
         await CoordinatorServer(host=host, port=port).start()
 
@@ -101,7 +101,7 @@ async def test_two_coordinators_do_not_share_a_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be looked at" * 20, None])
-async def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes | None) -> None:
+async def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, content: bytes | None) -> None:
     database = tmp_path / "folder" if content is None else tmp_path / "text"
     if content is None:
         database.mkdir()
@@ -115,7 +115,7 @@ COMMAND = "from fsm_runner.cli.coordinator import serve; serve(port='0')"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_command_says_where_it_listens_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
+async def test_the_command_prints_its_url_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", COMMAND, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=os.environ
     )

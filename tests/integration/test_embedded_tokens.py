@@ -1,4 +1,4 @@
-"""The embedded coordinator where it demands tokens, of a token service over TLS."""
+"""The embedded coordinator with required tokens, and a token service over TLS."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ from tests.support.logs import log_lines
 async def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Issuer]:
     async with issuing(tmp_path) as (issuer, authority_file):
         monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
-        # Nothing that goes to this machine goes through a proxy.
+        # Requests to this machine must not use the proxy.
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
         yield issuer
 
@@ -48,7 +48,7 @@ def part(value: Any) -> str:
 
 
 def signed_with_the_public_key(issuer: Issuer) -> str:
-    """HS256 whose secret everybody knows."""
+    """Return a token signed with HS256 and the public key as its secret."""
     pem = (
         private_key()
         .public_key()
@@ -63,7 +63,7 @@ def with_header(issuer: Issuer, header: Any) -> str:
     return f"{part(header)}.{claims}.{signature}"
 
 
-async def test_a_call_with_a_token_is_answered_and_one_without_is_not(issuer: Issuer) -> None:
+async def test_only_requests_with_a_token_are_answered(issuer: Issuer) -> None:
     async with coordinator(token_requirements=issuer.requirements) as desk:
         assert await status_with(desk, f"Bearer {issuer.token()}") == 200
         assert await status_with(desk, f"bearer  {issuer.token(aud=['other', AUDIENCE])}") == 200
@@ -74,7 +74,7 @@ async def test_a_call_with_a_token_is_answered_and_one_without_is_not(issuer: Is
         assert (await desk.http.get("/health")).status_code == 200
 
 
-async def test_tokens_that_are_not_for_here_are_refused(issuer: Issuer) -> None:
+async def test_tokens_with_wrong_claims_are_refused(issuer: Issuer) -> None:
     now = time.time()
     wrong: list[dict[str, Any]] = [
         {"exp": now - LEEWAY_S - 5},
@@ -98,7 +98,7 @@ async def test_tokens_that_are_not_for_here_are_refused(issuer: Issuer) -> None:
         for claims in wrong:
             try:
                 token = issuer.token(**claims)
-            except TypeError:  # PyJWT writes no such issuer; the claim is signed by hand
+            except TypeError:  # PyJWT does not encode such an issuer, so the test signs the claim
                 body = f"{part({'alg': 'RS256', 'kid': KEY_ID})}.{part(issuer.claims(**claims))}"
                 signature = jwt.get_algorithm_by_name("RS256").sign(body.encode(), private_key())
                 token = f"{body}.{part(signature)}"
@@ -106,7 +106,7 @@ async def test_tokens_that_are_not_for_here_are_refused(issuer: Issuer) -> None:
         assert await status_with(desk, f"Bearer {issuer.token(exp=now - LEEWAY_S / 2)}") == 200
 
 
-async def test_what_is_no_token_of_the_service_is_refused(issuer: Issuer) -> None:
+async def test_tokens_of_another_form_or_signature_are_refused(issuer: Issuer) -> None:
     token = issuer.token()
     forged: list[str | bytes] = [
         f"{part({'alg': 'none', 'kid': KEY_ID})}.{part(issuer.claims())}.",
@@ -138,14 +138,14 @@ async def test_what_is_no_token_of_the_service_is_refused(issuer: Issuer) -> Non
         assert await status_with(desk, f"Bearer {token}") == 200
 
 
-async def test_keys_are_fetched_once_for_all_that_ask_at_once(issuer: Issuer) -> None:
+async def test_concurrent_requests_share_one_fetch_of_the_keys(issuer: Issuer) -> None:
     async with coordinator(token_requirements=issuer.requirements) as desk:
         answers = await asyncio.gather(*(status_with(desk, f"Bearer {issuer.token()}") for _ in range(10)))
     assert answers == [200] * 10
-    assert issuer.keys_told == 1
+    assert issuer.keys_served == 1
 
 
-async def test_a_new_key_is_found_and_an_unknown_one_is_not_asked_for_all_the_time(
+async def test_a_new_key_is_found_and_an_unknown_one_is_fetched_rarely(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with coordinator(token_requirements=issuer.requirements) as desk:
@@ -153,20 +153,20 @@ async def test_a_new_key_is_found_and_an_unknown_one_is_not_asked_for_all_the_ti
         issuer.keys.append(public_jwk("key-2"))
         for _ in range(5):
             assert await status_with(desk, f"Bearer {issuer.token(key_id='key-2')}") == 401
-        assert issuer.keys_told == 1
+        assert issuer.keys_served == 1
         monkeypatch.setattr(signing_keys, "FETCH_INTERVAL_S", 0.0)
         assert await status_with(desk, f"Bearer {issuer.token(key_id='key-2')}") == 200
         assert await status_with(desk, f"Bearer {issuer.token()}") == 200
-    assert issuer.keys_told == 2
+    assert issuer.keys_served == 2
 
 
-async def test_a_key_that_was_withdrawn_is_not_accepted_for_ever(issuer: Issuer) -> None:
+async def test_a_revoked_key_is_not_accepted_forever(issuer: Issuer) -> None:
     clock = Clock()
     keys = SigningKeys(issuer.requirements.keys_url, now=clock)
     assert await keys.key(KEY_ID) is not None
     issuer.keys = [public_jwk("key-2")]
     clock.now_s += KEYS_AGE_S
-    # Nobody waits for keys that are known; the next caller has the new ones.
+    # Requests with known keys do not wait for the fetch; later ones use its result.
     assert await keys.key(KEY_ID) is not None
     assert await keys.key("key-2") is not None
     clock.now_s += FETCH_INTERVAL_S
@@ -174,7 +174,7 @@ async def test_a_key_that_was_withdrawn_is_not_accepted_for_ever(issuer: Issuer)
     await keys.aclose()
 
 
-async def test_keys_that_cannot_be_had_are_said_once_and_answered_with_503(
+async def test_keys_that_cannot_be_fetched_are_logged_once_and_are_a_503(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing_keys, "FETCH_INTERVAL_S", 0.0)
@@ -184,13 +184,13 @@ async def test_keys_that_cannot_be_had_are_said_once_and_answered_with_503(
             for _ in range(3):
                 answer = await desk.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"})
                 assert answer.status_code == 503
-                # Whoever has no good token is told nothing of what is inside.
+                # The response reveals no internals.
                 assert issuer.requirements.keys_url not in answer.json()["detail"]
             assert await status_with(desk) == 401
             issuer.away = False
             assert await status_with(desk, f"Bearer {issuer.token()}") == 200
             issuer.away = True
-            # A known key goes on being known.
+            # The cached key is still accepted.
             assert await status_with(desk, f"Bearer {issuer.token()}") == 200
     assert len([line for line in lines if "keys of the token service cannot be fetched" in line]) == 1
     assert len([line for line in lines if "can be fetched again" in line]) == 1
@@ -209,17 +209,17 @@ async def test_keys_that_cannot_be_had_are_said_once_and_answered_with_503(
         [7, None, []],
     ],
 )
-async def test_keys_that_are_no_good_are_none(issuer: Issuer, keys: list[Any]) -> None:
+async def test_invalid_keys_are_ignored(issuer: Issuer, keys: list[Any]) -> None:
     issuer.keys = keys
     async with coordinator(token_requirements=issuer.requirements) as desk:
         assert await status_with(desk, f"Bearer {issuer.token()}") == 503
 
 
-async def test_a_coordinator_that_waits_for_keys_ends_at_once(issuer: Issuer) -> None:
+async def test_a_coordinator_that_waits_for_keys_stops_at_once(issuer: Issuer) -> None:
     issuer.gate.clear()
     async with coordinator(token_requirements=issuer.requirements) as desk:
         call = asyncio.create_task(desk.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"}))
-        await issuer.told_keys(1)
+        await issuer.served_keys(1)
         await desk.server.stop()
         with pytest.raises(httpx.HTTPError):
             await call

@@ -1,4 +1,4 @@
-"""What is passed on to the coordinator: the own session, agents, child runs."""
+"""Forwarded requests: the executor's session, agents and child runs."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.support.serving import serving
 START = {"type": "start_session", "agent_name": "echo", "parameters": {"message": "m"}}
 
 
-async def test_the_own_session_can_be_looked_at() -> None:
+async def test_an_executor_can_query_its_own_session() -> None:
     async with bench() as b:
         await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
         assert (await b.http.get(f"/sessions/{b.own}")).json()["session"]["session_id"] == b.own
@@ -26,7 +26,7 @@ async def test_the_own_session_can_be_looked_at() -> None:
         assert (await b.http.get(f"/runs/{run_id}")).json()["run_id"] == run_id
 
 
-async def test_health_and_agents_can_be_looked_at() -> None:
+async def test_an_executor_can_query_health_and_agents() -> None:
     async with bench() as b:
         assert (await b.http.get("/health")).status_code == 200
         assert [agent["name"] for agent in (await b.http.get("/agents")).json()] == ["echo"]
@@ -37,7 +37,7 @@ async def test_health_and_agents_can_be_looked_at() -> None:
 
 
 @pytest.mark.parametrize("parent", ["absent", "null", "own"])
-async def test_a_child_run_has_the_own_session_for_its_parent(parent: str) -> None:
+async def test_the_parent_of_a_child_run_is_the_executors_session(parent: str) -> None:
     async with bench() as b:
         named: dict[str, Any] = {"absent": {}, "null": {"parent_session_id": None}, "own": {"parent_session_id": b.own}}
         answer = await b.http.post("/runs", json={**START, **named[parent], "additional_demands": {"tags": ["x"]}})
@@ -59,7 +59,7 @@ async def test_a_child_run_can_be_followed_and_stopped() -> None:
         assert await b.desk.run_status(created) == "stopped"
 
 
-async def test_children_that_were_started_elsewhere_are_known_too() -> None:
+async def test_children_that_were_not_started_through_the_gateway_are_known() -> None:
     async with bench() as b:
         child = await b.child()
         for part in ("", "/status", "/events", "/affinity"):
@@ -69,7 +69,7 @@ async def test_children_that_were_started_elsewhere_are_known_too() -> None:
         assert await b.desk.run_status(child) == "stopped"
 
 
-async def test_a_child_is_written_to_by_its_own_executor_alone() -> None:
+async def test_an_executor_cannot_write_to_a_child() -> None:
     async with bench() as b:
         child = (await b.child())["session_id"]
         assert (await b.http.post(f"/sessions/{child}/events", json={})).status_code == 403
@@ -78,7 +78,7 @@ async def test_a_child_is_written_to_by_its_own_executor_alone() -> None:
         assert (await b.http.delete(f"/sessions/{child}")).status_code == 403
 
 
-async def test_grandchildren_and_the_children_of_others_are_none() -> None:
+async def test_grandchildren_and_children_of_other_sessions_are_not_open() -> None:
     async with bench() as b:
         child = (await b.child())["session_id"]
         for parent in (child, b.other):
@@ -89,7 +89,7 @@ async def test_grandchildren_and_the_children_of_others_are_none() -> None:
             assert await b.desk.run_status(stranger) == "pending"
 
 
-async def test_only_children_are_resumed() -> None:
+async def test_an_executor_can_resume_only_children() -> None:
     async with bench() as b:
         child = await b.child()
         stranger = await b.desk.prompt()
@@ -125,7 +125,7 @@ async def runs_of(b: Bench) -> int:
         (b'{"type": "start_session", "agent_name": "echo", "parameters": {}}', 400),
     ],
 )
-async def test_a_run_that_cannot_be_started_starts_nothing(body: bytes, status: int) -> None:
+async def test_an_invalid_run_request_starts_nothing(body: bytes, status: int) -> None:
     async with bench() as b:
         before = await runs_of(b)
         answer = await b.http.post("/runs", content=body.replace(b"OTHER", b.other.encode()))
@@ -135,7 +135,7 @@ async def test_a_run_that_cannot_be_started_starts_nothing(body: bytes, status: 
         assert (await b.http.get(f"/sessions/{b.other}")).status_code == 403
 
 
-async def test_a_start_that_names_a_session_does_not_tell_whether_there_is_one() -> None:
+async def test_a_start_with_a_session_id_does_not_reveal_whether_the_session_exists() -> None:
     async with bench() as b:
         before = await runs_of(b)
         for session_id in (b.other, b.own, "ses_unknown"):
@@ -151,7 +151,7 @@ async def test_a_start_that_names_a_session_does_not_tell_whether_there_is_one()
         assert await runs_of(b) == before + 2
 
 
-async def test_the_other_fields_of_a_run_are_passed_on_as_they_are() -> None:
+async def test_the_other_fields_of_a_run_are_forwarded_unchanged() -> None:
     recorder = RecordingCoordinator()
     async with (
         serving(recorder) as url,
@@ -166,7 +166,7 @@ async def test_the_other_fields_of_a_run_are_passed_on_as_they_are() -> None:
         assert b"1.50" in recorder.arrived[0].body
 
 
-async def test_headers_that_are_not_for_the_other_end_stay_behind() -> None:
+async def test_only_end_to_end_headers_are_forwarded() -> None:
     recorder = RecordingCoordinator(
         headers=[
             (b"set-cookie", b"a=b"),
@@ -207,7 +207,7 @@ async def test_headers_that_are_not_for_the_other_end_stay_behind() -> None:
             assert arrived.values(name) == []
 
 
-async def test_a_compressed_answer_is_passed_on_as_it_came() -> None:
+async def test_a_compressed_response_is_forwarded_unchanged() -> None:
     recorder = RecordingCoordinator(headers=[(b"content-encoding", b"made-up")])
     async with (
         serving(recorder) as url,
@@ -222,7 +222,7 @@ async def test_a_compressed_answer_is_passed_on_as_it_came() -> None:
         assert recorder.arrived[1].values(b"accept-encoding") == [b"identity"]
 
 
-async def test_what_is_not_looked_at_is_not_passed_on_unless_it_is_allowed() -> None:
+async def test_only_permitted_query_parameters_are_forwarded_and_no_body_of_a_get() -> None:
     recorder = RecordingCoordinator()
     async with (
         serving(recorder) as url,
@@ -240,8 +240,8 @@ async def test_what_is_not_looked_at_is_not_passed_on_unless_it_is_allowed() -> 
         assert recorder.arrived[2].body == b""
 
 
-async def test_a_session_is_no_child_by_another_ones_answer() -> None:
-    """A coordinator that finds sessions by some other form of their names must not open them by it."""
+async def test_a_response_about_another_session_does_not_make_a_session_a_child() -> None:
+    """The coordinator may accept another spelling of a session id. The gateway must not."""
     recorder = RecordingCoordinator({"session": {"session_id": "ses_child", "parent_session_id": "ses_own"}})
     async with (
         serving(recorder) as url,

@@ -1,4 +1,4 @@
-"""How much an executor may send, and what is said of what goes wrong."""
+"""The limits of executors' requests, and the gateway's own errors."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ async def endless(size_bytes: int) -> AsyncGenerator[bytes]:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/events"), ("PATCH", "/metadata"), ("POST", "/runs")])
-async def test_a_body_above_the_limit_is_a_413_however_it_is_sent(method: str, path: str) -> None:
+async def test_a_body_above_the_limit_is_a_413_with_and_without_a_length(method: str, path: str) -> None:
     async with bench(SMALL) as b:
         for content in (b"x" * 1001, endless(2000)):
             answer = await b.http.request(method, path, content=content)
@@ -36,14 +36,14 @@ async def test_a_body_above_the_limit_is_a_413_however_it_is_sent(method: str, p
         assert b.proxy.calls == []
 
 
-async def test_a_body_at_the_limit_is_taken() -> None:
+async def test_a_body_at_the_limit_is_accepted() -> None:
     async with bench(SMALL) as b:
         body = msgspec.json.encode(event_of(b.own)).ljust(1000)
         assert (await b.http.post("/events", content=body)).status_code == 201
         assert (await b.http.post("/events", content=body + b" ")).status_code == 413
 
 
-async def test_a_stream_that_is_passed_on_has_the_limit_too() -> None:
+async def test_a_streamed_body_has_the_limit_too() -> None:
     async with bench(SMALL, through_proxy=False) as b:
         child = await b.child()
         answer = await b.http.post(f"/sessions/{child['session_id']}/stop", content=endless(100_000))
@@ -57,7 +57,7 @@ async def test_an_announced_body_above_the_limit_is_not_waited_for() -> None:
         assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_large_event_is_passed_on_and_one_above_16_mib_is_not() -> None:
+async def test_an_event_of_15_mib_is_delivered_and_one_above_16_mib_is_not() -> None:
     async with bench() as b:
         event = event_of(b.own, tool_output="x" * (15 * MIB))
         assert (await b.http.post("/events", json=event)).status_code == 201
@@ -66,13 +66,13 @@ async def test_a_large_event_is_passed_on_and_one_above_16_mib_is_not() -> None:
         assert (await b.http.post("/events", json=event_of(b.own))).status_code == 201
 
 
-async def test_the_body_of_who_has_no_door_is_not_waited_for() -> None:
+async def test_the_body_of_a_request_without_an_endpoint_is_not_waited_for() -> None:
     async with bench() as b:
         head = b"POST /wrong/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
         assert (await raw_exchange(b.endpoint.url, head)).startswith(b"HTTP/1.1 404 ")
 
 
-async def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection() -> None:
+async def test_a_body_that_does_not_arrive_is_a_408_and_closes_the_connection() -> None:
     async with bench(msgspec.structs.replace(PATIENT, body_s=0.05)) as b:
         head = b"POST %s/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
         answer = await raw_exchange(b.endpoint.url, head % path_of(b.endpoint), to_end=True)
@@ -81,7 +81,7 @@ async def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection(
 
 
 class SlowMessage:
-    """An event, or something else, whose body begins at once and ends when it is told to."""
+    """A message whose body begins at once and ends with `end`."""
 
     def __init__(self, session_id: str, fields: dict[str, str] | None = None) -> None:
         self._body = msgspec.json.encode(event_of(session_id, 1) if fields is None else fields)
@@ -118,7 +118,7 @@ async def test_no_more_bodies_are_read_at_once_than_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/bind"), ("POST", "/events"), ("PATCH", "/metadata")])
-async def test_a_message_that_is_still_coming_in_when_the_door_is_closed_is_not_taken(method: str, path: str) -> None:
+async def test_a_message_that_arrives_while_the_endpoint_closes_is_not_accepted(method: str, path: str) -> None:
     async with bench(ONE_BODY) as b:
         slow = SlowMessage(b.own, {"session_id": b.own, "executor_session_id": "exe-1", "event_type": "message"})
         posting = asyncio.create_task(b.http.request(method, path, content=slow.body()))
@@ -130,7 +130,7 @@ async def test_a_message_that_is_still_coming_in_when_the_door_is_closed_is_not_
 
 
 async def test_headers_above_the_limit_are_refused() -> None:
-    """By the server where they come in pieces, else by the gateway."""
+    """The web server refuses those that arrive in pieces, and the gateway the others."""
     async with bench() as b:
         for large in ({"x-large": "x" * (HEADERS_LIMIT_BYTES + 1)}, {f"x-{n}": "x" * 1000 for n in range(70)}):
             answer = await b.http.get("/health", headers=large)
@@ -139,8 +139,8 @@ async def test_headers_above_the_limit_are_refused() -> None:
         assert (await b.http.get("/health", headers={"x-large": "x" * 10_000})).status_code == 200
 
 
-async def test_requests_of_one_session_wait_for_each_other_and_keep_nobody_elses_waiting() -> None:
-    """More than half of all connections hold requests whose bodies do not come."""
+async def test_requests_of_one_session_do_not_delay_those_of_another() -> None:
+    """Most connections have a request whose body does not arrive."""
     limits = msgspec.structs.replace(PATIENT, connections=8)
     async with bench(limits) as b, AsyncExitStack() as stack:
         address = urlsplit(b.endpoint.url)
@@ -155,16 +155,16 @@ async def test_requests_of_one_session_wait_for_each_other_and_keep_nobody_elses
 
 
 class BrokenChannel:
-    """A defect of the runner's own."""
+    """Raises an unexpected error."""
 
     def event(self, body: bytes) -> DeliveryFuture:
         raise RuntimeError("a secret of the inside")
 
 
-async def test_a_defect_is_a_500_that_tells_nothing_and_a_line_in_the_log_without_the_door() -> None:
+async def test_a_defect_is_a_500_without_details_and_is_logged_without_the_token() -> None:
     with log_lines() as log:
         async with bench() as b:
-            # An event is all that comes to this channel.
+            # The test sends only events to this channel.
             endpoint = b.endpoints.gateway.open(b.own, BrokenChannel())  # type: ignore[arg-type]
             async with httpx.AsyncClient(base_url=endpoint.url) as http:
                 answer = await http.post("/events", json=event_of(b.own))
@@ -176,7 +176,7 @@ async def test_a_defect_is_a_500_that_tells_nothing_and_a_line_in_the_log_withou
     assert not [line for line in log if token in line]
 
 
-async def test_a_door_needs_a_gateway_that_serves() -> None:
+async def test_an_endpoint_needs_a_started_gateway() -> None:
     async with bench() as b:
         await b.endpoints.gateway.aclose()
         await b.endpoints.gateway.aclose()

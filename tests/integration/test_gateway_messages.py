@@ -1,4 +1,4 @@
-"""What an executor tells of its session, through its door."""
+"""Messages of executors through the gateway: bind, events and metadata."""
 
 import asyncio
 import itertools
@@ -10,7 +10,7 @@ import pytest
 from tests.support.gateway import bench, event_of, executor_at
 
 
-async def test_a_bind_gets_what_the_runner_adds() -> None:
+async def test_the_runner_adds_its_fields_to_a_bind() -> None:
     async with bench() as b:
         body = {"session_id": b.own, "executor_session_id": "exe-1", "project_dir": "/p", "hostname": "forged"}
         answer = await b.http.post("/bind", json=body)
@@ -22,7 +22,7 @@ async def test_a_bind_gets_what_the_runner_adds() -> None:
         assert (session["hostname"], session["executor_profile"], session["project_dir"]) == ("host", "profile", "/p")
 
 
-async def test_an_event_is_passed_on_byte_for_byte() -> None:
+async def test_an_event_is_delivered_byte_for_byte() -> None:
     async with bench() as b:
         body = (
             b'{ "tool_output":1.10, "session_id" : "%s",\n"event_type":"post_tool","timestamp":"2026-01-01T00:00:00Z",'
@@ -33,7 +33,7 @@ async def test_an_event_is_passed_on_byte_for_byte() -> None:
         assert [call.body for call in b.proxy.calls_for("POST", f"/sessions/{b.own}/events")] == [body]
 
 
-async def test_metadata_is_passed_on_without_the_session() -> None:
+async def test_metadata_is_delivered_without_the_session_id() -> None:
     async with bench() as b:
         answer = await b.http.patch("/metadata", json={"session_id": b.own, "last_resumed_at": "now", "unknown": 1.50})
         assert answer.status_code == 200
@@ -42,7 +42,7 @@ async def test_metadata_is_passed_on_without_the_session() -> None:
         assert (await b.session(b.own))["last_resumed_at"] == "now"
 
 
-async def test_metadata_for_the_runner_is_not_passed_on() -> None:
+async def test_metadata_for_the_runner_is_not_delivered() -> None:
     async with bench() as b:
         for_runner = {"session_id": b.own, "status_detail": "waits", "usage": {"turns": 1}}
         for body in (for_runner, {**for_runner, "last_resumed_at": "now"}, {"session_id": b.own, "usage": "much"}):
@@ -68,7 +68,7 @@ async def test_metadata_does_not_move_the_session_to_another_runner() -> None:
 
 
 @pytest.mark.parametrize("project_dir", ["", None])
-async def test_a_bind_without_a_project_dir_may_say_so(project_dir: str | None) -> None:
+async def test_a_bind_may_have_an_empty_project_dir(project_dir: str | None) -> None:
     async with bench() as b:
         body = {"session_id": b.own, "executor_session_id": "exe-1", "project_dir": project_dir}
         assert (await b.http.post("/bind", json=body)).status_code == 200
@@ -91,7 +91,7 @@ async def test_an_event_that_the_coordinator_writes_itself_is_refused(kind: str)
         assert (await b.http.post("/events", json=event_of(b.own))).status_code == 201
 
 
-async def test_the_coordinators_own_paths_lead_the_same_way() -> None:
+async def test_the_coordinators_own_paths_work_too() -> None:
     async with bench() as b:
         bound = await b.http.post(
             f"/sessions/{b.own}/bind", json={"executor_session_id": "exe-1", "hostname": "forged"}
@@ -104,7 +104,7 @@ async def test_the_coordinators_own_paths_lead_the_same_way() -> None:
 
 
 @pytest.mark.sends_invalid_requests("an event without a timestamp")
-async def test_what_the_coordinator_says_no_to_is_told_as_it_says_it() -> None:
+async def test_a_refusal_of_the_coordinator_is_forwarded_unchanged() -> None:
     async with bench() as b:
         answer = await b.http.post("/events", json={"session_id": b.own, "event_type": "message"})
         assert answer.status_code == 422
@@ -131,7 +131,7 @@ BAD_BODIES: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/bind"), ("POST", "/events"), ("PATCH", "/metadata")])
-async def test_a_body_that_says_nothing_is_a_400(method: str, path: str) -> None:
+async def test_an_invalid_body_is_a_400(method: str, path: str) -> None:
     async with bench() as b:
         for body, reason in BAD_BODIES:
             answer = await b.http.request(method, path, content=body.replace(b"OWN", b.own.encode()))
@@ -150,7 +150,7 @@ async def test_a_bind_needs_the_executors_own_id(fields: dict[str, Any]) -> None
         assert b.proxy.calls == []
 
 
-async def test_another_session_is_refused_wherever_it_is_named() -> None:
+async def test_another_session_is_refused_in_the_path_and_in_the_body() -> None:
     async with bench() as b:
         for method, path, body in [
             ("POST", "/bind", {"session_id": b.other, "executor_session_id": "e"}),
@@ -173,7 +173,7 @@ async def test_another_session_is_refused_wherever_it_is_named() -> None:
         assert await b.events(b.other) == []
 
 
-async def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
+async def test_the_last_of_two_equal_keys_counts() -> None:
     async with bench() as b:
         body = b'{"session_id": "%s", "session_id": "%s"}' % (b.own.encode(), b.other.encode())
         assert (await b.http.patch("/metadata", content=body)).status_code == 403
@@ -187,7 +187,7 @@ async def test_between_turns_a_session_cannot_be_bound() -> None:
         assert (await b.http.post("/events", json=event_of(b.own))).status_code == 201
 
 
-async def test_events_of_two_doors_of_a_session_keep_the_order_in_which_they_were_taken() -> None:
+async def test_events_of_two_endpoints_of_a_session_keep_their_order() -> None:
     async with bench() as b, executor_at(b.endpoints.endpoint(b.own)) as second:
         for number in range(10):
             http = second if number % 2 else b.http

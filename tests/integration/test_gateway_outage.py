@@ -1,4 +1,4 @@
-"""What becomes of an executor's messages while the coordinator is away."""
+"""Messages and forwarded requests of executors during an outage of the coordinator."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ MESSAGES_IN_A_ROW = 60
 MESSAGES = r"/sessions/[^/]+/(events|bind|metadata)"
 
 
-async def test_messages_are_taken_over_at_once_and_arrive_in_order_afterwards() -> None:
+async def test_messages_are_accepted_during_an_outage_and_delivered_in_order() -> None:
     async with bench(IMPATIENT) as b:
         b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
         b.proxy.fault("PATCH", MESSAGES, faults.reset(), times=None)
@@ -40,7 +40,7 @@ async def test_messages_are_taken_over_at_once_and_arrive_in_order_afterwards() 
 
 
 @pytest.mark.sends_invalid_requests("an event without a timestamp")
-async def test_one_message_alone_is_held_until_the_coordinator_has_answered_it() -> None:
+async def test_only_the_first_unacknowledged_message_is_held() -> None:
     async with bench(msgspec.structs.replace(LIMITS, hold_s=HOLD_S)) as b:
         released = asyncio.Event()
         b.proxy.fault("POST", MESSAGES, faults.hold_request(released))
@@ -58,7 +58,7 @@ async def test_one_message_alone_is_held_until_the_coordinator_has_answered_it()
 
 
 @pytest.mark.sends_invalid_requests("an event without a timestamp")
-async def test_the_coordinators_own_answer_is_waited_for() -> None:
+async def test_the_gateway_waits_for_the_coordinators_response() -> None:
     async with bench(PATIENT) as b:
         released = asyncio.Event()
         b.proxy.fault("POST", MESSAGES, faults.hold(released))
@@ -69,7 +69,7 @@ async def test_the_coordinators_own_answer_is_waited_for() -> None:
         assert (await posting).status_code == 422
 
 
-async def test_who_stops_waiting_does_not_stop_the_message() -> None:
+async def test_a_message_is_delivered_after_its_request_was_answered() -> None:
     async with bench(IMPATIENT) as b:
         released = asyncio.Event()
         b.proxy.fault("POST", MESSAGES, faults.hold_request(released))
@@ -80,7 +80,7 @@ async def test_who_stops_waiting_does_not_stop_the_message() -> None:
         assert len(await b.events(b.own)) == 1
 
 
-async def test_a_client_that_hangs_up_does_not_stop_its_message() -> None:
+async def test_a_message_is_delivered_although_its_client_disconnects() -> None:
     async with bench(PATIENT) as b:
         released = asyncio.Event()
         b.proxy.fault("POST", MESSAGES, faults.hold_request(released))
@@ -93,7 +93,7 @@ async def test_a_client_that_hangs_up_does_not_stop_its_message() -> None:
         assert len(await b.events(b.own)) == 1
 
 
-async def test_a_full_session_is_refused_reported_once_and_taken_again_when_there_is_room() -> None:
+async def test_a_session_above_the_limit_is_refused_and_logged_once_and_accepted_later() -> None:
     with log_lines() as log:
         async with bench(IMPATIENT, undelivered_limit_bytes=20_000) as b:
             b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
@@ -121,7 +121,7 @@ async def test_a_full_session_is_refused_reported_once_and_taken_again_when_ther
             assert len([line for line in log if "messages of an executor are refused" in line]) == 2
 
 
-async def test_calls_that_are_passed_on_are_a_502_without_the_coordinators_address() -> None:
+async def test_forwarded_requests_are_a_502_without_the_coordinators_address() -> None:
     async with bench() as b:
         b.proxy.fault("GET", ".*", faults.reset(), times=None)
         b.proxy.fault("POST", "/runs", faults.reset(), times=None)
@@ -137,14 +137,14 @@ async def test_calls_that_are_passed_on_are_a_502_without_the_coordinators_addre
             assert answer.json() == {"detail": "The Agent Coordinator cannot be reached at the moment"}
 
 
-async def test_a_coordinator_that_nobody_listens_for_is_a_502_at_once() -> None:
+async def test_a_coordinator_that_refuses_connections_is_a_502_at_once() -> None:
     async with bench() as b:
         await b.proxy.__aexit__(None, None, None)
-        # The client's own limit is the longest that this may take.
+        # The HTTP client's own time limit guards this test.
         assert (await b.http.get("/health")).status_code == 502
 
 
-async def test_an_answer_to_whose_a_session_is_that_is_none_is_a_502() -> None:
+async def test_an_unreadable_response_to_the_look_up_of_a_session_is_a_502() -> None:
     async with bench() as b:
         child = await b.child()
         for kind in [faults.html(), faults.broken_json(), faults.status(500)]:
@@ -153,7 +153,7 @@ async def test_an_answer_to_whose_a_session_is_that_is_none_is_a_502() -> None:
         assert (await b.http.get(f"/sessions/{child['session_id']}/status")).status_code == 200
 
 
-async def test_a_message_of_a_gateway_whose_outbox_ends_is_a_502() -> None:
+async def test_a_message_whose_outbox_is_closed_is_a_502() -> None:
     async with bench(PATIENT) as b:
         b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
         posting: asyncio.Task[httpx.Response] = asyncio.create_task(b.http.post("/events", json=event_of(b.own)))

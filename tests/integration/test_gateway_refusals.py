@@ -1,4 +1,4 @@
-"""What is not open to executors, and what those hear who have no door."""
+"""Requests that are not open to executors, and requests without a valid endpoint."""
 
 import httpx
 import msgspec
@@ -61,7 +61,7 @@ async def forbidden(b: Bench) -> list[tuple[str, str]]:
     ]
 
 
-async def test_what_is_not_on_the_list_is_refused_and_does_nothing() -> None:
+async def test_requests_that_are_not_open_are_refused_and_change_nothing() -> None:
     async with bench() as b:
         everything = (
             await b.desk.http.get("/sessions"),
@@ -72,14 +72,14 @@ async def test_what_is_not_on_the_list_is_refused_and_does_nothing() -> None:
             answer = await b.http.request(method, b.endpoint.url + path)
             assert answer.status_code == 403, (method, path)
             assert "open to executors" in answer.json()["detail"], (method, path)
-        assert {call.method for call in b.proxy.calls} == {"GET"}, "only to find out whose it is"
+        assert {call.method for call in b.proxy.calls} == {"GET"}, "only look-ups of owners"
         assert {call.path.split("/")[1] for call in b.proxy.calls} <= {"sessions", "runs"}
         for before in everything[:2]:
             assert (await b.desk.http.get(before.request.url.path)).json() == before.json()
         assert len((await b.desk.http.get("/runners")).json()["runners"]) == 2
 
 
-async def test_somebody_elses_and_what_does_not_exist_are_refused_in_the_same_words() -> None:
+async def test_another_session_and_a_missing_one_get_the_same_refusal() -> None:
     async with bench() as b:
         existing = await b.http.get(f"/sessions/{b.other}/result")
         missing = await b.http.get("/sessions/ses_0000000000000000/result")
@@ -90,13 +90,13 @@ async def test_somebody_elses_and_what_does_not_exist_are_refused_in_the_same_wo
         )
 
 
-async def test_a_refusal_names_method_and_path_and_not_the_door() -> None:
+async def test_a_refusal_names_method_and_path_but_not_the_token() -> None:
     async with bench() as b:
         answer = await b.http.delete("/runners/r?self=true")
         assert answer.json() == {"detail": "DELETE /runners/r is not open to executors"}
 
 
-async def test_without_the_doors_part_everything_is_one_404() -> None:
+async def test_without_a_valid_token_every_request_is_the_same_404() -> None:
     async with bench() as b:
         port = httpx.URL(b.endpoint.url).port
         token = path_of(b.endpoint)[1:]
@@ -124,7 +124,7 @@ async def test_without_the_doors_part_everything_is_one_404() -> None:
         assert b.proxy.calls == []
 
 
-async def test_a_door_that_is_closed_is_no_door() -> None:
+async def test_a_closed_endpoint_is_a_404() -> None:
     async with bench() as b:
         second = b.endpoints.endpoint(b.own)
         async with executor_at(second) as http:
@@ -133,10 +133,10 @@ async def test_a_door_that_is_closed_is_no_door() -> None:
             second.close()
             assert is_the_one_404(await http.get("/health"))
             assert is_the_one_404(await http.post("/events", json={"session_id": b.own}))
-            assert (await b.http.get("/health")).status_code == 200, "the other door of the session stays open"
+            assert (await b.http.get("/health")).status_code == 200, "the session's other endpoint stays open"
 
 
-async def test_each_door_opens_its_own_session() -> None:
+async def test_each_endpoint_opens_its_own_session() -> None:
     async with bench() as b:
         theirs = b.endpoints.endpoint(b.other)
         assert theirs.url != b.endpoint.url
@@ -149,7 +149,7 @@ async def test_each_door_opens_its_own_session() -> None:
     "headers",
     [{"host": "example.com"}, {"host": "127.0.0.1.example.com:80"}, {"origin": "http://127.0.0.1"}, {"origin": "null"}],
 )
-async def test_web_pages_and_other_names_of_this_machine_hear_the_same_404(headers: dict[str, str]) -> None:
+async def test_web_pages_and_other_host_names_get_the_same_404(headers: dict[str, str]) -> None:
     async with bench() as b:
         assert is_the_one_404(await b.http.get("/health", headers=headers))
         assert (await b.http.get("/health", headers={"host": "localhost:1"})).status_code == 200
@@ -165,7 +165,7 @@ async def test_web_pages_and_other_names_of_this_machine_hear_the_same_404(heade
         (b"1.1\r\n", b"400"),
     ],
 )
-async def test_a_request_without_a_host_is_one_of_http_1_0(version_and_headers: bytes, status: bytes) -> None:
+async def test_only_http_1_0_may_omit_the_host(version_and_headers: bytes, status: bytes) -> None:
     async with bench() as b:
         request = b"GET %s/health HTTP/%s\r\n" % (path_of(b.endpoint), version_and_headers)
         assert (await raw_exchange(b.endpoint.url, request)).startswith(b"HTTP/1.1 %s " % status)
@@ -190,7 +190,7 @@ async def test_a_request_without_a_host_is_one_of_http_1_0(version_and_headers: 
         b"/",
     ],
 )
-async def test_a_path_with_two_meanings_is_a_400_and_goes_nowhere(tail: bytes) -> None:
+async def test_an_ambiguous_path_is_a_400_and_is_not_forwarded(tail: bytes) -> None:
     async with bench() as b:
         target = path_of(b.endpoint) + tail.replace(b"{own}", b.own.encode()).replace(b"{other}", b.other.encode())
         assert (await at_target(b.http, "GET", target)).status_code == 400
@@ -208,5 +208,5 @@ async def test_no_more_children_are_remembered_than_the_limit() -> None:
         assert len(b.proxy.calls_for("GET", f"/sessions/({'|'.join(children)})")) == 6
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
+def test_the_defaults_are_those_of_the_protocol() -> None:
     assert (LIMITS.body_bytes, LIMITS.hold_s) == (16 * 1024 * 1024, 2.0)

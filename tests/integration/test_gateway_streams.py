@@ -18,12 +18,12 @@ STREAM = "/sse/sessions?session_id=ses_own"
 
 
 class StreamingCoordinator:
-    """Answers `GET /sse/sessions` with `one` at once and `two` when `go` is set; takes a stop piece by piece."""
+    """Responds to `GET /sse/sessions` with `one` at once and with `two` when `go` is set; echoes the body of a stop."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.left = asyncio.Event()
-        """The gateway has hung up."""
+        """Set when the gateway has disconnected."""
         self.first_piece: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.breaks_off = False
 
@@ -73,21 +73,21 @@ async def streaming() -> AsyncIterator[tuple[StreamingCoordinator, httpx.AsyncCl
 
 @asynccontextmanager
 async def listening(http: httpx.AsyncClient) -> AsyncIterator[AsyncIterator[bytes]]:
-    """A stream of which `one` has been read. It is held open: an iterator that is let go of would hang up."""
+    """Yield a stream after its first chunk, and keep it open: closing the iterator would disconnect."""
     async with http.stream("GET", STREAM) as answer:
         pieces = answer.aiter_raw()
         assert await anext(pieces) == b"one"
         yield pieces
 
 
-async def test_an_answer_comes_through_as_it_is_made() -> None:
+async def test_a_response_is_streamed() -> None:
     async with streaming() as (coordinator, http), listening(http) as pieces:
         coordinator.go.set()
         assert await anext(pieces) == b"two"
         assert [piece async for piece in pieces] == []
 
 
-async def test_a_body_that_nobody_looks_at_goes_through_as_it_comes() -> None:
+async def test_a_body_that_the_gateway_does_not_read_is_streamed() -> None:
     async with streaming() as (coordinator, http):
 
         async def body() -> AsyncGenerator[bytes]:
@@ -99,7 +99,7 @@ async def test_a_body_that_nobody_looks_at_goes_through_as_it_comes() -> None:
         assert (answer.status_code, answer.content) == (200, b"onetwo")
 
 
-async def test_a_client_that_hangs_up_ends_the_call_to_the_coordinator() -> None:
+async def test_a_disconnect_ends_the_request_to_the_coordinator() -> None:
     async with streaming() as (coordinator, http):
         async with listening(http):
             assert not coordinator.left.is_set()
@@ -116,7 +116,7 @@ async def test_a_client_that_hangs_up_ends_the_call_to_the_coordinator() -> None
         ("POST", "/runs/r/stop"),
     ],
 )
-async def test_a_client_that_hangs_up_before_the_answer_ends_the_call_too(method: str, path: str) -> None:
+async def test_a_disconnect_before_the_response_ends_the_request_to_the_coordinator(method: str, path: str) -> None:
     arrived, left = asyncio.Event(), asyncio.Event()
 
     async def never_answers(_: Scope, receive: Receive, __: Send) -> None:
@@ -140,7 +140,7 @@ async def test_a_client_that_hangs_up_before_the_answer_ends_the_call_too(method
         await asyncio.wait([asking])
 
 
-async def test_closing_the_door_ends_its_streams() -> None:
+async def test_closing_an_endpoint_ends_its_streams() -> None:
     coordinator = StreamingCoordinator()
     async with serving(coordinator) as url, gateway_to(url) as endpoints:
         endpoint = endpoints.endpoint("ses_own")
@@ -152,7 +152,7 @@ async def test_closing_the_door_ends_its_streams() -> None:
                 await anext(pieces)
 
 
-async def test_a_call_that_waits_when_its_door_is_closed_is_a_404() -> None:
+async def test_a_request_that_waits_while_its_endpoint_closes_is_a_404() -> None:
     arrived, left = asyncio.Event(), asyncio.Event()
 
     async def never_answers(_: Scope, receive: Receive, __: Send) -> None:
@@ -185,7 +185,7 @@ async def test_the_end_of_the_gateway_ends_all_streams() -> None:
             await coordinator.left.wait()
 
 
-async def test_an_answer_that_breaks_off_does_not_look_whole() -> None:
+async def test_an_interrupted_response_does_not_look_complete() -> None:
     async with streaming() as (coordinator, http):
         coordinator.breaks_off = True
         async with listening(http) as pieces:
@@ -212,7 +212,7 @@ async def test_one_session_cannot_take_all_connections() -> None:
                 pass
 
 
-async def test_a_sessions_changes_are_told_as_they_happen() -> None:
+async def test_changes_of_a_session_are_streamed() -> None:
     async with bench(through_proxy=False) as b:
         query = {"session_id": b.own, "include_init": "false"}
         async with b.http.stream("GET", "/sse/sessions", params=query) as answer:
@@ -228,7 +228,7 @@ async def test_a_sessions_changes_are_told_as_they_happen() -> None:
 
 
 class Reading(httpx.Auth):
-    """Looks at each answer, as credentials may have to."""
+    """Reads each response, as an auth flow may have to."""
 
     requires_response_body = True
 
@@ -237,7 +237,7 @@ class Reading(httpx.Auth):
         yield request
 
 
-async def test_the_runners_credentials_are_added_and_what_they_have_read_is_passed_on() -> None:
+async def test_the_runners_credentials_are_added_and_a_response_that_they_read_is_forwarded() -> None:
     recorder = RecordingCoordinator({"x": "y" * 100_000})
     async with (
         serving(recorder) as url,

@@ -1,4 +1,4 @@
-"""The MCP server knows who calls by the address that is called."""
+"""The MCP server identifies callers by the addresses that they call."""
 
 import string
 
@@ -18,25 +18,25 @@ OURS = ADDRESSES.path_of("ses_own")
 
 
 @given(st.text(max_size=80))
-def test_the_address_of_a_session_is_its_own(session_id: str) -> None:
+def test_each_session_has_its_own_address(session_id: str) -> None:
     assert ADDRESSES.session_of(ADDRESSES.path_of(session_id)) == session_id
     assert Addresses(open_to_all=True).session_of(ADDRESSES.path_of(session_id)) is None
 
 
 @given(st.integers(0, len(OURS) - 1), st.sampled_from(string.ascii_letters + string.digits + "-_./=%\0é"))
-def test_an_address_that_is_changed_is_of_no_other_session(place: int, char: str) -> None:
+def test_a_modified_address_belongs_to_no_other_session(place: int, char: str) -> None:
     changed = OURS[:place] + char + OURS[place + 1 :]
-    # The last letter of a text in base64 holds bits that say nothing.
+    # The last base64 character has unused bits.
     assert ADDRESSES.session_of(changed) in {None, "ses_own"}
 
 
 @given(st.text())
-def test_what_is_made_up_is_no_address(text: str) -> None:
+def test_an_unsigned_path_is_not_an_address(text: str) -> None:
     assert ADDRESSES.session_of(f"{PATH}/{text}") is None
     assert ADDRESSES.session_of(text) is None
 
 
-async def test_who_calls_is_the_session_of_the_address_whatever_the_headers_say() -> None:
+async def test_the_caller_is_the_session_of_the_address_whatever_the_headers_say() -> None:
     async with (
         coordinator() as desk,
         CoordinatorApi(desk.server.url) as api,
@@ -55,7 +55,7 @@ async def test_who_calls_is_the_session_of_the_address_whatever_the_headers_say(
     [PATH, f"{PATH}/", "/", f"{PATH}/ses_own", f"{PATH}/c2VzX293bg.AAAA", OURS],
     ids=["bare", "slash", "root", "name", "forged", "of another server"],
 )
-async def test_without_an_address_of_this_server_there_is_nothing(path: str) -> None:
+async def test_paths_that_this_server_did_not_sign_are_a_404(path: str) -> None:
     async with (
         CoordinatorApi("http://127.0.0.1:9") as api,
         McpServer(api, limits=QUICK) as server,

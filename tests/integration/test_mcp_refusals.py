@@ -1,4 +1,4 @@
-"""What the tools refuse, what they say of failures, and how much they take."""
+"""Errors and limits of the tools."""
 
 import asyncio
 from pathlib import Path
@@ -24,21 +24,21 @@ from tests.support.runner import running, waiter
 
 
 @pytest.mark.parametrize("demands", ["[1]", "{", "nothing", '{"a":' * 5000])
-async def test_demands_that_are_no_object_are_said_to_be_none(demands: str) -> None:
+async def test_demands_that_are_not_an_object_are_an_error(demands: str) -> None:
     async with desk_and_client(X_Additional_Demands=demands) as (_, client):
         refused = await call(client, "start_agent_session", parameters={"prompt": "hi"})
         assert "X-Additional-Demands" in refused["error"]
         assert await call(client, "list_agent_sessions") == {"sessions": []}
 
 
-async def test_a_callback_needs_somebody_to_call_back() -> None:
+async def test_a_callback_needs_a_session_to_resume() -> None:
     async with desk_and_client() as (_, client):
         refused = await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_callback")
         assert "X-Agent-Session-Id" in refused["error"]
         assert await call(client, "list_agent_sessions") == {"sessions": []}
 
 
-async def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
+async def test_a_session_that_cannot_be_resumed_is_an_error(tmp_path: Path) -> None:
     async with (
         running(tmp_path) as (desk, _),
         mcp_server(desk.server.url) as server,
@@ -70,7 +70,7 @@ async def test_a_run_that_fails_or_is_stopped_is_an_error_with_its_session(tmp_p
     assert stopped == {"error": "The session was stopped before it had a result.", "session_id": run.session_id}
 
 
-async def test_parameters_that_do_not_fit_are_spelled_out() -> None:
+async def test_errors_of_parameters_are_listed() -> None:
     async with desk_and_client() as (desk, client):
         await desk.register()
         refused = await call(client, "start_agent_session", parameters={"massage": "x"}, agent_name="echo")
@@ -90,7 +90,7 @@ async def test_parameters_that_do_not_fit_are_spelled_out() -> None:
         ("stop_agent_session", {}, "The tools are: list_agent_blueprints"),
     ],
 )
-async def test_wrong_calls_are_answered_with_what_is_wrong(name: str, arguments: dict[str, Any], text: str) -> None:
+async def test_invalid_calls_get_the_reason(name: str, arguments: dict[str, Any], text: str) -> None:
     async with desk_and_client() as (_, client):
         assert text in (await call(client, name, **arguments))["error"]
 
@@ -106,7 +106,7 @@ async def test_parameters_have_a_limit(length: int) -> None:
         assert "100,001 characters" in answer["error"]
 
 
-async def test_a_long_result_text_is_cut_with_a_note() -> None:
+async def test_a_long_result_text_is_truncated_with_a_note() -> None:
     async with desk_and_client() as (desk, client):
         run = await finished(desk, await desk.register(**autonomous()), result_text="x" * 50_123)
         result = await call(client, "get_agent_session_result", session_id=run["session_id"])
@@ -114,7 +114,7 @@ async def test_a_long_result_text_is_cut_with_a_note() -> None:
     assert result["result_text"].endswith("[truncated: 123 more characters were omitted]")
 
 
-async def test_a_result_that_no_client_could_take_is_left_out_with_a_note() -> None:
+async def test_a_result_too_large_for_clients_is_omitted_with_a_note() -> None:
     async with desk_and_client() as (desk, client):
         run = await finished(desk, await desk.register(**autonomous()), result_data={"x": "y" * 2_000_000})
         result = await call(client, "get_agent_session_result", session_id=run["session_id"])
@@ -123,7 +123,7 @@ async def test_a_result_that_no_client_could_take_is_left_out_with_a_note() -> N
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
-async def test_a_result_that_is_nested_deeply_goes_as_text(protocol: str) -> None:
+async def test_a_deeply_nested_result_is_sent_as_text(protocol: str) -> None:
     data: dict[str, Any] = {}
     for _ in range(400):
         data = {"x": data}
@@ -149,7 +149,7 @@ async def test_sync_calls_have_a_limit_in_number() -> None:
         await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_poll")
 
 
-async def test_one_session_leaves_sync_calls_to_the_others() -> None:
+async def test_one_session_cannot_use_all_sync_calls() -> None:
     limits = msgspec.structs.replace(QUICK, waiting_calls_of_a_session=1)
     prompt = {"prompt": "hi"}
     async with coordinator() as desk, mcp_server(desk.server.url, limits) as server:
@@ -173,7 +173,7 @@ async def test_one_session_leaves_sync_calls_to_the_others() -> None:
             assert [(await each)["error"] for each in waiting] == ["enough", "enough"]
 
 
-async def test_a_coordinator_that_is_away_is_an_error_without_internals() -> None:
+async def test_an_unreachable_coordinator_is_an_error_without_internals() -> None:
     async with coordinator() as desk, mcp_server(desk.server.url) as server, mcp_client(server.url) as client:
         address = desk.server.url
         await desk.server.stop()

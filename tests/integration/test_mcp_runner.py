@@ -1,4 +1,4 @@
-"""The MCP server of a runner: where executors find it, and what its clients cannot hold up."""
+"""The MCP server of a runner: its address, and its independence of the runner's other work."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,7 @@ async def free_port() -> int:
         return port
 
 
-async def test_tools_that_the_coordinator_answers_slowly_keep_no_report_waiting(tmp_path: Path) -> None:
+async def test_slow_tool_calls_do_not_delay_reports(tmp_path: Path) -> None:
     released = asyncio.Event()
     port = await free_port()
     async with staged(tmp_path, mcp_port=port) as at_work, mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
@@ -31,7 +31,7 @@ async def test_tools_that_the_coordinator_answers_slowly_keep_no_report_waiting(
         assert all("sessions" in answer for answer in await asyncio.gather(*calls))
 
 
-async def test_its_tools_are_served_where_the_configured_port_says(tmp_path: Path) -> None:
+async def test_the_tools_are_served_on_the_configured_port(tmp_path: Path) -> None:
     port = await free_port()
     async with staged(tmp_path, mcp_port=port), mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == TOOL_NAMES
@@ -46,7 +46,7 @@ async def test_a_runner_whose_mcp_port_is_taken_does_not_start(tmp_path: Path) -
                     pass
 
 
-async def test_an_external_server_is_named_in_its_place(tmp_path: Path) -> None:
+async def test_an_external_server_replaces_it(tmp_path: Path) -> None:
     url = "http://mcp.example/mcp"
     async with staged(tmp_path, external_mcp_url=url) as at_work:
         values = at_work.runner.actor._runs._context.runner_values("ses_1")

@@ -1,4 +1,4 @@
-"""The MCP server's own life: its port, what it loads and when, whom it lets in, its end."""
+"""The MCP server: port, lazy loading, access control and stop."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ asyncio.run(main())
 """
 
 
-async def test_the_sdk_is_loaded_when_somebody_comes(tmp_path: Path) -> None:
+async def test_the_first_connection_loads_the_sdk(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", LAZY, cwd=REPOSITORY, stderr=asyncio.subprocess.PIPE
     )
@@ -65,7 +65,7 @@ async def test_the_sdk_is_loaded_when_somebody_comes(tmp_path: Path) -> None:
     assert (process.returncode, stderr.decode()) == (0, "")
 
 
-async def test_a_port_in_use_is_said_to_be() -> None:
+async def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with CoordinatorApi(NOBODY) as api:
@@ -73,13 +73,13 @@ async def test_a_port_in_use_is_said_to_be() -> None:
                 await McpServer(api, port).start()
 
 
-async def test_a_number_that_is_no_port_is_a_usage_error() -> None:
+async def test_an_invalid_port_is_a_usage_error() -> None:
     async with CoordinatorApi(NOBODY) as api:
         with pytest.raises(UsageError, match="70000"):
             await McpServer(api, 70_000).start()
 
 
-async def test_a_port_that_is_named_is_taken_at_once_and_given_back() -> None:
+async def test_a_configured_port_is_bound_at_the_start_and_released() -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     async with CoordinatorApi(NOBODY) as api:
@@ -109,7 +109,7 @@ async def test_nothing_is_left_behind(protocol: str) -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_connections_do_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "Bounds", functools.partial(Bounds, header_within_s=10 * PATIENCE_S))
     async with mcp_server(NOBODY) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
@@ -125,7 +125,7 @@ async def test_connections_that_say_nothing_do_not_hold_up_the_end(monkeypatch: 
         writer.close()
 
 
-async def test_an_end_while_it_loads_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_during_loading_is_not_logged_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     loading, may_go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -147,7 +147,7 @@ async def test_an_end_while_it_loads_is_no_failure(monkeypatch: pytest.MonkeyPat
     assert not [line for line in lines if "cannot serve" in line]
 
 
-async def test_a_failure_to_load_is_logged_and_ends_only_this(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_to_load_is_logged_and_ends_only_the_mcp_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "SERVICE_MODULE", "fsm_runner.mcp_server.no_such_module")
     with log_lines() as lines:
         async with mcp_server(NOBODY) as server, httpx.AsyncClient(trust_env=False) as http:
@@ -193,7 +193,7 @@ async def test_a_shortage_of_threads_delays_the_first_call(monkeypatch: pytest.M
     ],
 )
 @pytest.mark.parametrize("version", [None, "2026-07-28"])
-async def test_only_those_who_mean_this_server_are_let_in(
+async def test_only_requests_that_name_this_server_are_answered(
     headers: dict[str, str], status: int, version: str | None
 ) -> None:
     async with mcp_server(NOBODY) as server, httpx.AsyncClient(trust_env=False) as http:
@@ -210,7 +210,7 @@ async def test_only_those_who_mean_this_server_are_let_in(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_that_is_too_large_is_refused(chunked: bool) -> None:
+async def test_a_body_above_the_limit_is_a_413(chunked: bool) -> None:
     async def chunks() -> Any:
         for _ in range(17):
             yield b" " * 65536
@@ -226,14 +226,14 @@ async def test_a_body_that_is_too_large_is_refused(chunked: bool) -> None:
     ("method", "path", "status"),
     [("GET", "/mcp", 405), ("DELETE", "/mcp", 405), ("PUT", "/mcp", 405), ("POST", "/", 404), ("GET", "/health", 404)],
 )
-async def test_what_is_not_offered_is_said_not_to_be(method: str, path: str, status: int) -> None:
+async def test_other_methods_and_paths_are_refused(method: str, path: str, status: int) -> None:
     async with mcp_server(NOBODY) as server, httpx.AsyncClient(trust_env=False) as http:
         answer = await http.request(method, server.url.removesuffix("/mcp") + path, headers=ACCEPT)
     assert answer.status_code == status
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"a":' * 100_000, b'{"jsonrpc": "2.0", "id": 1}'])
-async def test_a_broken_request_is_answered_and_harms_nobody(body: bytes) -> None:
+async def test_an_invalid_request_is_a_400_and_does_not_affect_the_next(body: bytes) -> None:
     async with mcp_server(NOBODY) as server, httpx.AsyncClient(trust_env=False) as http:
         headers = {**ACCEPT, "content-type": "application/json"}
         answer = await http.post(server.url, content=body, headers=headers)
@@ -246,6 +246,6 @@ def _port(server: McpServer) -> int:
 
 
 async def _ended(reader: asyncio.StreamReader) -> None:
-    """Return when the other side has ended the connection, in whichever way."""
+    """Return when the server has closed or reset the connection."""
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""

@@ -1,4 +1,4 @@
-"""Every tool of the MCP server in every mode: the SDK's own client, a real coordinator, real runners."""
+"""Every tool of the MCP server in every mode, with the SDK's client, a real coordinator and real runners."""
 
 import asyncio
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.support.runner import Bench, bench, running, waiter
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
-async def test_the_seven_tools_say_what_they_take(protocol: str) -> None:
+async def test_the_seven_tools_describe_their_arguments(protocol: str) -> None:
     async with desk_and_client(protocol) as (_, client):
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert list(tools) == TOOL_NAMES
@@ -84,7 +84,7 @@ async def test_a_parent_session_starts_a_child_on_a_second_runner(tmp_path: Path
         assert of_parent.runner_id != run.runner_id
 
 
-async def test_agents_are_listed_without_what_is_inside(tmp_path: Path) -> None:
+async def test_agents_are_listed_without_confidential_fields(tmp_path: Path) -> None:
     agent = {
         "name": "helper",
         "description": "Helps.",
@@ -105,14 +105,14 @@ async def test_agents_are_listed_without_what_is_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tags", "names"), [("a", ["both", "one"]), ("a , b,,", ["both"]), ("a,zß", []), ("", ["both", "none", "one"])]
 )
-async def test_tags_of_the_connection_choose_the_agents(tmp_path: Path, tags: str, names: list[str]) -> None:
+async def test_the_tags_header_selects_the_agents(tmp_path: Path, tags: str, names: list[str]) -> None:
     for name, has in (("both", ["a", "b"]), ("one", ["a"]), ("none", [])):
         (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode({"name": name, "type": "autonomous", "tags": has}))
     async with desk_and_client(agents_dir=tmp_path, X_Agent_Tags=tags.encode()) as (_, client):
         assert [agent["name"] for agent in await call(client, "list_agent_blueprints")] == names
 
 
-async def test_demands_of_the_connection_go_with_a_start() -> None:
+async def test_the_demands_header_applies_to_a_start() -> None:
     demands = {"tags": ["gpu"], "hostname": "bürö"}
     async with desk_and_client(X_Additional_Demands=msgspec.json.encode(demands)) as (desk, client):
         arguments = {"parameters": {"prompt": "hi"}, "project_dir": "/somewhere", "mode": "async_poll"}
@@ -146,7 +146,7 @@ async def test_a_session_is_resumed(mode: str) -> None:
             assert await calling == expected
 
 
-async def test_sessions_are_listed_looked_up_and_deleted(tmp_path: Path) -> None:
+async def test_sessions_are_listed_queried_and_deleted(tmp_path: Path) -> None:
     async with (
         running(tmp_path) as (desk, _),
         waiter(tmp_path) as gate,
@@ -181,7 +181,7 @@ async def test_a_run_that_completes_without_a_result_has_an_empty_one() -> None:
 
 
 def _only(profile: Any, agent_name: str, profile_name: str) -> Any:
-    """The profile under another name and with one agent: runners cannot share either."""
+    """Return the profile with another name and one agent: runners cannot share either."""
     agents = tuple(agent for agent in profile.agents if agent.name == agent_name)
     return msgspec.structs.replace(profile, name=profile_name, agents=agents)
 

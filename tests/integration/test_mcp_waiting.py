@@ -1,4 +1,4 @@
-"""Mode `sync`: how a call waits, and how a wait ends before its run does."""
+"""Mode `sync`: how a call waits, and how a wait ends before its run."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,13 +36,13 @@ STREAM = r"/sse/sessions"
 NEVER = RetryPolicy(base_s=1e9, cap_s=1e9)
 DEAF = msgspec.structs.replace(QUICK, stream=NEVER)
 BLIND = msgspec.structs.replace(QUICK, look_up=NEVER)
-"""Has nothing but events to wake it up."""
+"""Only events wake a call."""
 MANY_LOOK_UPS = 20
-"""More than a run of one turn has events."""
+"""More than the events of a run of one turn."""
 
 
 class Scene:
-    """An agent that waits for its gate, and a client that calls it."""
+    """An agent that waits for its gate, and a client that starts it."""
 
     def __init__(self, desk: Bench, gate: Waiter, server: McpServer, client: Client) -> None:
         self.desk, self.gate, self.server, self.client = desk, gate, server, client
@@ -52,13 +52,13 @@ class Scene:
         return asyncio.create_task(self.client.call_tool("start_agent_session", arguments, **settings))
 
     async def waits(self, **settings: Any) -> asyncio.Task[Any]:
-        """A call whose run is at work."""
+        """Start a call and return it when its run is executing."""
         calling = self.begin(**settings)
         await self.gate.started.line()
         return calling
 
     async def goes_through(self, calling: asyncio.Task[Any]) -> None:
-        """The run ends, and the call has its result."""
+        """End the run and check the result of the call."""
         self.gate.gate.write_line()
         assert said(await asyncio.wait_for(calling, PATIENCE_S))["result_data"] == {"heard": "go"}
         await until_nothing_waits()
@@ -86,7 +86,7 @@ async def recorded(folder: Path, limits: Limits) -> AsyncIterator[tuple[Scene, R
             yield Scene(desk, gate, server, client), api
 
 
-async def test_an_event_wakes_a_call_that_would_look_up_nothing_for_an_hour(tmp_path: Path) -> None:
+async def test_an_event_wakes_a_call_before_its_next_look_up(tmp_path: Path) -> None:
     limits = msgspec.structs.replace(BLIND, look_up_spacing_s=0)
     async with recorded(tmp_path, limits) as (scene, api):
         calling = await scene.waits()
@@ -95,7 +95,7 @@ async def test_an_event_wakes_a_call_that_would_look_up_nothing_for_an_hour(tmp_
         assert len(api.looked_up) < MANY_LOOK_UPS
 
 
-async def test_a_stream_that_is_never_answered_holds_nothing_up(tmp_path: Path) -> None:
+async def test_a_stream_without_a_response_delays_nothing(tmp_path: Path) -> None:
     async with waiting(tmp_path, proxied=True) as scene:
         scene.desk.proxy.fault("GET", STREAM, hold_request(asyncio.Event()), None)
         await scene.goes_through(await scene.waits())
@@ -128,19 +128,19 @@ async def test_a_stream_that_was_refused_is_tried_again(tmp_path: Path) -> None:
         await scene.goes_through(calling)
 
 
-async def test_where_a_stream_says_nothing_the_run_is_looked_up_now_and_then(tmp_path: Path) -> None:
+async def test_with_a_silent_stream_the_run_is_looked_up_regularly(tmp_path: Path) -> None:
     async with recorded(tmp_path, msgspec.structs.replace(BLIND, recheck_s=0.05)) as (scene, api):
         calling = await scene.waits()
         await api.has_told("running")
-        # The server runs, so there is one; nothing but its inside can make a stream fall silent.
+        # Only a change inside the running server can make a stream fall silent.
         bus = scene.desk.server._running._coordinator.event_bus  # type: ignore[union-attr]
         for subscription in bus._subscriptions:
-            subscription._session_id = "nobody"
+            subscription._session_id = "ses_none"
         await api.tells("running", times=3)
         await scene.goes_through(calling)
 
 
-async def test_an_outage_is_waited_out(tmp_path: Path) -> None:
+async def test_an_outage_does_not_end_a_wait(tmp_path: Path) -> None:
     async with (
         running(tmp_path) as (desk, _),
         waiter(tmp_path) as gate,
@@ -154,12 +154,12 @@ async def test_an_outage_is_waited_out(tmp_path: Path) -> None:
         [run] = await desk.api.runs()
         await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
         assert not calling.done()
-        line.mend()
+        line.restore()
         assert said(await asyncio.wait_for(calling, PATIENCE_S))["result_data"] == {"heard": "go"}
 
 
 @pytest.mark.parametrize("kind", [reset(), html(), status(503), status(401)], ids=lambda kind: kind.name)
-async def test_faults_of_the_coordinator_during_a_wait_pass(tmp_path: Path, kind: Kind) -> None:
+async def test_errors_of_the_coordinator_do_not_end_a_wait(tmp_path: Path, kind: Kind) -> None:
     async with waiting(tmp_path, DEAF, proxied=True) as scene:
         scene.desk.proxy.fault("GET", STREAM, status(404), None)
         scene.desk.proxy.fault("GET", RUN, kind, 3)
@@ -177,7 +177,7 @@ async def test_a_run_that_the_coordinator_has_lost_ends_the_wait(tmp_path: Path)
         assert answer == {"error": "Run not found", "session_id": run.session_id}
 
 
-async def test_the_time_limit_names_the_session_that_goes_on(tmp_path: Path) -> None:
+async def test_the_time_limit_error_names_the_session(tmp_path: Path) -> None:
     async with waiting(tmp_path, msgspec.structs.replace(QUICK, sync_limit_s=0.3)) as scene:
         answer = said(await asyncio.wait_for(await scene.waits(), PATIENCE_S))
         [run] = await scene.desk.api.runs("running")
@@ -188,7 +188,7 @@ async def test_the_time_limit_names_the_session_that_goes_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
-async def test_progress_is_told_to_those_who_ask_for_it(tmp_path: Path, protocol: str) -> None:
+async def test_progress_is_reported_to_clients_that_ask_for_it(tmp_path: Path, protocol: str) -> None:
     told: list[tuple[float, str | None]] = []
     enough = asyncio.Event()
 
@@ -207,7 +207,7 @@ async def test_progress_is_told_to_those_who_ask_for_it(tmp_path: Path, protocol
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
-async def test_a_client_that_gives_up_ends_the_wait_and_not_the_run(tmp_path: Path, protocol: str) -> None:
+async def test_a_cancelled_call_ends_the_wait_but_not_the_run(tmp_path: Path, protocol: str) -> None:
     async with waiting(tmp_path, protocol=protocol) as scene:
         calling = await scene.waits()
         await until_a_call_waits()
@@ -238,7 +238,7 @@ async def test_a_client_that_is_killed_ends_the_wait(tmp_path: Path) -> None:
         scene.gate.gate.write_line()
 
 
-async def test_calls_of_other_clients_with_the_same_number_go_on(tmp_path: Path) -> None:
+async def test_a_cancellation_does_not_affect_calls_of_other_clients_with_the_same_id(tmp_path: Path) -> None:
     async with waiting(tmp_path, protocol=HANDSHAKE) as scene:
         calling = await scene.waits()
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -254,7 +254,7 @@ async def test_calls_of_other_clients_with_the_same_number_go_on(tmp_path: Path)
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
-async def test_a_server_that_stops_answers_those_who_wait(tmp_path: Path, protocol: str) -> None:
+async def test_a_stopping_server_answers_waiting_calls(tmp_path: Path, protocol: str) -> None:
     async with waiting(tmp_path, protocol=protocol) as scene:
         calling = await scene.waits()
         began = monotonic()

@@ -1,4 +1,4 @@
-"""The embedded coordinator under anything that can be sent to it."""
+"""Properties of the embedded coordinator for arbitrary input."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ runners = st.fixed_dictionaries(
 
 
 @given(demands, runners)
-def test_a_runner_may_take_a_run_exactly_when_each_demand_is_met(
+def test_a_runner_may_take_a_run_if_and_only_if_each_demand_is_met(
     demanded: dict[str, Any], offered: dict[str, Any]
 ) -> None:
     wanted = list(demanded.get("tags", ()))
@@ -59,7 +59,7 @@ def test_a_runner_may_take_a_run_exactly_when_each_demand_is_met(
 
 
 @given(demands, demands)
-def test_demands_laid_over_others_ask_for_all_tags_and_keep_their_own_properties(
+def test_merged_demands_have_all_tags_and_keep_the_stronger_properties(
     stronger: dict[str, Any], weaker: dict[str, Any]
 ) -> None:
     both = Demands(**stronger).merged_with(Demands(**weaker))
@@ -77,12 +77,14 @@ json_values = st.recursive(
 
 
 @given(json_values, st.dictionaries(texts, json_values), st.dictionaries(texts, json_values))
-def test_what_holds_no_placeholder_is_left_as_it_is(value: Any, params: dict[str, Any], scope: dict[str, Any]) -> None:
+def test_a_value_without_placeholders_stays_unchanged(
+    value: Any, params: dict[str, Any], scope: dict[str, Any]
+) -> None:
     if "${" not in repr(value):
         assert fill_placeholders(value, params, scope) == value
 
 
-def test_placeholders_are_filled_in_at_any_depth_that_can_be_decoded() -> None:
+def test_placeholders_are_filled_in_at_any_depth() -> None:
     depth = 900
     value: Any = msgspec.json.decode(b'{"a":[' * (depth // 2) + b'"${params.x}"' + b"]}" * (depth // 2))
     filled = fill_placeholders(value, {"x": "here"}, {})
@@ -96,7 +98,7 @@ def test_any_bytes_are_an_object_or_an_invalid_field(body: bytes) -> None:
         assert isinstance(decode_object(body), dict)
 
 
-def test_a_body_is_an_object_down_to_the_limit_of_its_nesting() -> None:
+def test_a_body_may_be_nested_up_to_the_limit() -> None:
     def nested(depth: int) -> bytes:
         return b'{"a":' + b"[" * (depth - 1) + b"1" + b"]" * (depth - 1) + b',"b":"' + b"[" * 1000 + b'"}'
 
@@ -227,7 +229,7 @@ async def send_all(sent: list[tuple[str, str, str, Any]]) -> list[httpx.Response
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(requests, min_size=5, max_size=15))
-def test_no_request_is_answered_with_a_server_error_or_not_at_all(sent: list[tuple[str, str, str, Any]]) -> None:
+def test_every_request_is_answered_without_a_server_error(sent: list[tuple[str, str, str, Any]]) -> None:
     for answer in asyncio.run(send_all(sent)):
         assert answer.status_code < 500, f"{answer.request.method} {answer.request.url}: {answer.text}"
         if answer.status_code >= 400:

@@ -1,4 +1,4 @@
-"""No path, however it is written, leads from one session's door to another session."""
+"""No path leads from one session's endpoint to another session, whatever its encoding."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.support.serving import serving
 OWN, OTHER = "ses_0a11ce", "ses_0b0b"
 REQUESTS = 8
 DECODINGS = 4
-"""A name may be encoded this often and is still found."""
+"""Names are found under this many layers of encoding."""
 
 separators = st.sampled_from(["/", "//", "%2F", "%2f", "%252F", "%255C", "\\", "%5C", "/./", "/../", "/%2e%2e/", ";/"])
 plain_parts = st.sampled_from(
@@ -32,7 +32,7 @@ plain_parts = st.sampled_from(
 
 
 def percent(text: str, times: int) -> str:
-    """Every byte encoded, so many times over."""
+    """Percent-encode every byte, `times` times."""
     for _ in range(times):
         text = "".join(f"%{byte:02x}" for byte in text.encode())
     return text
@@ -78,7 +78,7 @@ templates = st.sampled_from(
 
 @st.composite
 def near_misses(draw: st.DrawFn) -> str:
-    """Paths that are open, but for what is written into them."""
+    """Return open paths with foreign names inserted."""
     times = draw(st.integers(0, 3))
     return draw(templates).format(a=OWN, b=percent(OTHER, times), s=draw(separators))
 
@@ -88,12 +88,12 @@ paths = nasty_paths() | near_misses()
 
 
 def target_of(path: str) -> bytes:
-    """A request line cannot hold blanks and control characters; everything else stands as it is written."""
+    """Encode the characters that a request line cannot contain, and no others."""
     return b"".join(b"%%%02X" % byte if byte <= 0x20 or byte >= 0x7F else bytes([byte]) for byte in path.encode())
 
 
 class Family(RecordingCoordinator):
-    """A coordinator that shows the other session, which has no parent, and its run to whoever names them in any way."""
+    """A coordinator that returns the other session, which has no parent, and its run, for any spelling of their ids."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         whose = OTHER if names_the_other(scope["raw_path"] + b"?" + scope["query_string"]) else OWN
@@ -104,7 +104,7 @@ class Family(RecordingCoordinator):
 
 
 def names_the_other(target: bytes) -> bool:
-    """Whether anybody could find the other session in it."""
+    """Return whether any decoder could find the other session in it."""
     text = target.decode("latin-1")
     for _ in range(DECODINGS):
         if OTHER in text.lower() or "run_other" in text.lower():
@@ -114,7 +114,7 @@ def names_the_other(target: bytes) -> bool:
 
 
 def is_harmless(arrived: Arrived) -> bool:
-    """The question whose it is, which is not shown to the executor; or the name as that of an agent."""
+    """Return whether it is a look-up of an owner, which the executor does not see, or a look-up of an agent."""
     path, _, query = arrived.target.decode().partition("?")
     _, place, *names = path.split("/")
     if arrived.method != "GET" or arrived.body:
@@ -124,8 +124,8 @@ def is_harmless(arrived: Arrived) -> bool:
     return place in {"sessions", "runs"} and len(names) == 1 and not query
 
 
-class House:
-    """A gateway, its coordinator, and an executor of `OWN`, all on one loop that goes on while something is sent."""
+class GatewayHouse:
+    """A gateway, its coordinator and an executor of `OWN`, on one loop that runs while requests are sent."""
 
     def __init__(
         self, run: asyncio.Runner, coordinator: Family, endpoint: SessionEndpoint, http: httpx.AsyncClient
@@ -136,7 +136,7 @@ class House:
         self._http = http
 
     def send(self, requests: list[tuple[str, str]]) -> list[httpx.Response]:
-        """One after another: method, and path from the token on."""
+        """Send the requests (method, path) one after another."""
         self.coordinator.arrived.clear()
 
         async def send_all() -> list[httpx.Response]:
@@ -147,19 +147,19 @@ class House:
 
         return self._run.run(send_all())
 
-    def send_through_the_door(self, requests: list[tuple[str, str]]) -> list[httpx.Response]:
+    def send_to_endpoint(self, requests: list[tuple[str, str]]) -> list[httpx.Response]:
         return self.send([(method, f"/{self.token}{path}") for method, path in requests])
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def house() -> Iterator[GatewayHouse]:
     coordinator = Family()
     stack = AsyncExitStack()
 
-    async def build() -> House:
+    async def build() -> GatewayHouse:
         endpoints = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(coordinator))))
         endpoint = endpoints.endpoint(OWN)
-        return House(runner, coordinator, endpoint, await stack.enter_async_context(executor_at(endpoint)))
+        return GatewayHouse(runner, coordinator, endpoint, await stack.enter_async_context(executor_at(endpoint)))
 
     with asyncio.Runner() as runner:
         yield runner.run(build())
@@ -171,8 +171,8 @@ requests = st.lists(st.tuples(methods, paths), min_size=1, max_size=REQUESTS)
 
 @settings(max_examples=150)
 @given(requests)
-def test_nothing_of_another_session_is_reached(house: House, requests: list[tuple[str, str]]) -> None:
-    answers = house.send_through_the_door(requests)
+def test_no_path_reaches_another_session(house: GatewayHouse, requests: list[tuple[str, str]]) -> None:
+    answers = house.send_to_endpoint(requests)
     for arrived in house.coordinator.arrived:
         assert not names_the_other(arrived.target) or is_harmless(arrived), arrived
     for answer, request in zip(answers, requests, strict=True):
@@ -182,8 +182,8 @@ def test_nothing_of_another_session_is_reached(house: House, requests: list[tupl
 
 @settings(max_examples=150)
 @given(requests)
-def test_what_arrives_has_no_second_meaning(house: House, requests: list[tuple[str, str]]) -> None:
-    house.send_through_the_door(requests)
+def test_forwarded_paths_are_unambiguous(house: GatewayHouse, requests: list[tuple[str, str]]) -> None:
+    house.send_to_endpoint(requests)
     for arrived in house.coordinator.arrived:
         path = arrived.target.partition(b"?")[0]
         for segment in path.decode("ascii").removeprefix("/").split("/"):
@@ -202,7 +202,9 @@ wrong_tokens = st.sampled_from(
 
 @settings(max_examples=150)
 @given(requests, wrong_tokens)
-def test_a_wrong_token_is_a_404_whatever_follows(house: House, requests: list[tuple[str, str]], token: str) -> None:
+def test_a_wrong_token_is_a_404_whatever_follows(
+    house: GatewayHouse, requests: list[tuple[str, str]], token: str
+) -> None:
     wrong = token.replace("TOKEN", house.token)
     for answer in house.send([(method, f"/{wrong}{path}") for method, path in requests]):
         assert answer.status_code == 404

@@ -58,7 +58,7 @@ def test_a_carriage_return_alone_ends_a_line(data: st.DataObject, lines: list[st
 
 
 @given(st.data(), st.binary(max_size=300))
-def test_anything_is_taken_apart_without_a_fault_and_within_the_limit(data: st.DataObject, garbage: bytes) -> None:
+def test_any_bytes_are_parsed_without_an_error_and_within_the_limit(data: st.DataObject, garbage: bytes) -> None:
     parser = EventParser(line_limit_bytes=16)
     whole = kinds_of(EventParser(line_limit_bytes=16), [garbage])
     kinds = []

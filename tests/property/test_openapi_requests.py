@@ -1,4 +1,4 @@
-"""Whatever is sent to an operation of the two HTTP servers is answered, soon, and as their documents say."""
+"""Every request to the two HTTP servers is answered quickly and as documented."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.gateway.endpoint import LIMITS
 from tests.support.embedded import Desk, autonomous, coordinator
-from tests.support.gateway import DoorFactory, gateway_to, raw_exchange
+from tests.support.gateway import EndpointFactory, gateway_to, raw_exchange
 from tests.support.hostile_requests import Sent, as_bytes, each_field_spoiled, nested, requests
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, Operation, operations
 from tests.support.scripts import write_script
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.sends_invalid_requests("executors send events and metad
 REQUESTS = 12
 TIMINGS = Timings(poll_timeout_s=0.02, keep_alive_s=0.02)
 STRANGE_PATH_STATUSES = frozenset({307, 404, 405})
-"""An encoded `/`, or nothing at all, in place of a name makes another path; one with a `/` too many is redirected."""
+"""An encoded `/` or an empty name makes another path; a path with an extra `/` is redirected."""
 
 
 class DeliveryFuture:
@@ -49,7 +49,7 @@ class DeliveryFuture:
 
 
 class Place:
-    """A server, and names of what it knows."""
+    """A server, with the ids of its resources."""
 
     def __init__(self, desk: Desk, url: str) -> None:
         self.desk = desk
@@ -57,11 +57,11 @@ class Place:
         self.http = httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False)
 
     async def known(self) -> dict[str, str]:
-        """There is a runner with an agent, a run, and a session, whatever was done to earlier ones."""
+        """Ensure that there are a runner with an agent, a run and a session."""
         raise NotImplementedError
 
     async def is_well(self) -> None:
-        """It serves a plain request."""
+        """Check that it answers a plain request."""
         raise NotImplementedError
 
     async def send_all(self, sent: list[Sent]) -> list[DeliveryFuture]:
@@ -71,7 +71,7 @@ class Place:
         return answers
 
     async def send_raw(self, sent: list[bytes]) -> None:
-        """What is answered, if anything, is a refusal."""
+        """Check that a response, if there is one, is an error."""
         await self.known()
         for each in sent:
             with suppress(ConnectionError):
@@ -96,7 +96,7 @@ class Place:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if response.headers.get("content-type", "").startswith("text/event-stream"):
-                    break  # it has no end
+                    break  # an endless stream
         return DeliveryFuture(sent, response, bytes(body))
 
 
@@ -124,9 +124,9 @@ class CoordinatorPlace(Place):
 
 
 class GatewayPlace(Place):
-    """An executor's door, which is opened anew for each session."""
+    """The gateway, with a new endpoint for each session."""
 
-    def __init__(self, desk: Desk, endpoints: DoorFactory) -> None:
+    def __init__(self, desk: Desk, endpoints: EndpointFactory) -> None:
         super().__init__(desk, "")
         self._doors = endpoints
 
@@ -148,7 +148,7 @@ class GatewayPlace(Place):
 
 
 class House:
-    """Both places, on one loop that goes on while something is sent."""
+    """Both servers, on one loop that runs while requests are sent."""
 
     def __init__(self, run: asyncio.Runner, direct: Place, endpoint: Place) -> None:
         self._run = run
@@ -163,7 +163,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    """New for each test: what is kept of long requests makes every list longer."""
+    """New for each test: stored long requests would make every list longer."""
     stack = AsyncExitStack()
     write_script(tmp_path, "tool", "true")
 
@@ -227,11 +227,11 @@ NO_REQUESTS = [
 
 
 @pytest.mark.parametrize("file", DOCUMENTS)
-def test_what_is_no_request_is_refused_or_hung_up_on(house: House, file: str) -> None:
+def test_invalid_requests_are_refused_or_disconnected(house: House, file: str) -> None:
     house.send_raw(file, NO_REQUESTS)
 
 
-async def test_a_gateway_whose_coordinator_is_away_answers_as_documented() -> None:
+async def test_a_gateway_without_its_coordinator_answers_as_documented() -> None:
     limits = msgspec.structs.replace(LIMITS, hold_s=0.01)
     async with coordinator() as desk, gateway_to("http://127.0.0.1:1", limits) as endpoints:
         place = GatewayPlace(desk, endpoints)
@@ -254,8 +254,8 @@ def test_every_field_of_an_example_may_be_anything(house: House, file: str, oper
     refuse_defects(house.send(file, list(each_field_spoiled(operation))))
 
 
-def test_what_is_taken_can_be_told_again_however_deep_it_is(house: House) -> None:
-    """A run that is kept and cannot be written would hide all others."""
+def test_an_accepted_value_can_be_returned_at_any_depth(house: House) -> None:
+    """A stored run that cannot be encoded would make the list of all runs unreadable."""
     (create,) = (each for each in operations(COORDINATOR) if str(each) == "POST /runs")
     bodies = (
         b'{"type":"start_session","parameters":{"prompt":"x","deep":%s}}' % nested(depth) for depth in range(150, 1_000)

@@ -1,4 +1,4 @@
-"""Any schema is sound or said to be broken, and a sound one says of any parameters what does not fit."""
+"""Any schema is either reported as broken or validates any parameters."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ schemas = st.recursive(keywords(st.booleans() | values), keywords, max_leaves=6)
 
 
 @given(schemas, st.dictionaries(NAMES, values, max_size=4))
-def test_a_schema_is_broken_or_judges(schema: dict[str, Any], parameters: dict[str, Any]) -> None:
+def test_a_schema_is_broken_or_validates(schema: dict[str, Any], parameters: dict[str, Any]) -> None:
     try:
         validator = validator_of(schema)
     except BrokenSchemaError as broken:

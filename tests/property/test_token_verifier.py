@@ -1,4 +1,4 @@
-"""No token but a whole one is accepted, and none gives anything but a refusal with status 401."""
+"""Only intact tokens are accepted, and no other token causes an error other than `NotAuthenticated`."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ JSON = st.recursive(
 
 
 class KnownKeys(SigningKeys):
-    """One key, which nobody has to be asked for."""
+    """One known key, without a token service."""
 
     async def key(self, key_id: str) -> RSAPublicKey | None:
         return private_key().public_key() if key_id == KEY_ID else None
@@ -50,7 +50,7 @@ WHOLE = signed(CLAIMS)
 
 
 def is_accepted(authorization: bytes) -> bool:
-    """False where it is refused as it should be; anything else is raised."""
+    """Return False if the token is refused with `NotAuthenticated`; raise any other error."""
     try:
         asyncio.run(VERIFIER.check([authorization]))
     except NotAuthenticated as refusal:
@@ -59,22 +59,22 @@ def is_accepted(authorization: bytes) -> bool:
     return True
 
 
-def test_a_whole_token_is_accepted() -> None:
+def test_an_intact_token_is_accepted() -> None:
     assert is_accepted(b"Bearer " + WHOLE.encode())
 
 
 @given(st.data())
-def test_a_token_with_another_byte_is_not(data: st.DataObject) -> None:
+def test_a_token_with_a_changed_byte_is_refused(data: st.DataObject) -> None:
     token = bytearray(WHOLE.encode())
     index = data.draw(st.integers(0, len(token) - 1))
     token[index] = data.draw(st.integers(0, 255))
-    # The last character of a part has bits that stand for nothing.
+    # The last character of a part has unused bits.
     assume([_bytes_of(each) for each in bytes(token).split(b".")] != [_bytes_of(e) for e in WHOLE.encode().split(b".")])
     assert not is_accepted(b"Bearer " + token)
 
 
 @given(st.integers(0, 2), st.text("=+/ \n", min_size=1, max_size=3))
-def test_a_token_with_more_than_its_form_is_not(part: int, more: str) -> None:
+def test_a_token_with_added_characters_is_refused(part: int, more: str) -> None:
     parts = WHOLE.split(".")
     parts[part] += more
     changed = ".".join(parts)
@@ -83,7 +83,7 @@ def test_a_token_with_more_than_its_form_is_not(part: int, more: str) -> None:
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, len(WHOLE)), st.binary(max_size=20))
-def test_a_token_with_a_part_replaced_is_not(begin: int, length: int, put: bytes) -> None:
+def test_a_token_with_a_replaced_part_is_refused(begin: int, length: int, put: bytes) -> None:
     token = WHOLE.encode()
     changed = token[:begin] + put + token[begin + length :]
     assume(changed.strip() != token and _signature(changed) != _signature(token))
@@ -91,7 +91,7 @@ def test_a_token_with_a_part_replaced_is_not(begin: int, length: int, put: bytes
 
 
 @given(JSON)
-def test_another_header_on_the_same_signature_is_not(header: Any) -> None:
+def test_a_changed_header_is_refused(header: Any) -> None:
     _, claims, signature = WHOLE.split(".")
     known = {"alg": "RS256", "kid": KEY_ID}
     for each in (header, {**known, "x": header}, {**known, "alg": header}, {**known, "crit": header, "b64": header}):
@@ -99,36 +99,36 @@ def test_another_header_on_the_same_signature_is_not(header: Any) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_garbage_is_not(garbage: bytes) -> None:
+def test_random_bytes_are_refused(garbage: bytes) -> None:
     for each in (garbage, b"Bearer " + garbage, b"Bearer " + b".".join([garbage] * 3)):
         assert not is_accepted(each)
 
 
 @given(st.sampled_from(["iss", "aud", "exp"]), JSON)
-def test_a_signed_token_with_another_claim_is_not(name: str, value: Any) -> None:
+def test_a_signed_token_with_a_wrong_claim_is_refused(name: str, value: Any) -> None:
     assume(not _is_good(name, value))
     assert not is_accepted(b"Bearer " + signed({**CLAIMS, name: value}).encode())
 
 
 @given(st.sampled_from(["nbf", "iat", "sub", "jti", "x"]), JSON)
-def test_no_claim_of_a_signed_token_is_a_defect(name: str, value: Any) -> None:
+def test_no_claim_of_a_signed_token_causes_a_crash(name: str, value: Any) -> None:
     is_accepted(b"Bearer " + signed({**CLAIMS, name: value}).encode())
 
 
 @given(JSON)
-def test_signed_claims_of_any_form_are_no_defect(claims: Any) -> None:
+def test_signed_claims_of_any_form_are_refused(claims: Any) -> None:
     assert not is_accepted(b"Bearer " + signed(claims).encode())
 
 
 @given(JSON)
-def test_a_signed_header_of_any_form_is_no_defect(value: Any) -> None:
+def test_no_signed_header_causes_a_crash(value: Any) -> None:
     for name in ("alg", "kid", "b64", "crit", "typ", "zip"):
         is_accepted(b"Bearer " + signed(CLAIMS, {"alg": "RS256", "kid": KEY_ID, name: value}).encode())
 
 
 def _is_good(name: str, value: Any) -> bool:
     if name == "exp":
-        # Also what PyJWT reads as a number: it is the token service's own word.
+        # PyJWT converts such values to numbers, and the token service has signed them.
         try:
             return int(value) > time.time() - 60
         except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What the tests of the embedded coordinator share: a real one on a real socket, and a client of it."""
+"""A real embedded coordinator on a real socket, and a client of it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,11 +13,11 @@ from fsm_runner.coordinator_server.timings import Timings
 from tests.support.watch import PATIENCE_S
 
 HELD_FOR_LONG = Timings(poll_timeout_s=10 * PATIENCE_S)
-"""A poll that should be woken and is not fails its test, rather than end by itself."""
+"""Longer than a test waits, so that a poll which is not woken fails its test."""
 
 ECHO_AGENT = {
     "name": "echo",
-    "description": "Says what it is told.",
+    "description": "Repeats the message.",
     "command": "scripts/echo",
     "parameters_schema": {
         "type": "object",
@@ -29,7 +29,7 @@ ECHO_AGENT = {
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -39,7 +39,7 @@ class Clock:
 
 
 class Desk:
-    """A coordinator and somebody who talks to it."""
+    """A coordinator and an HTTP client."""
 
     def __init__(self, server: CoordinatorServer, http: httpx.AsyncClient) -> None:
         self.server = server
@@ -64,7 +64,7 @@ class Desk:
         return created
 
     async def prompt(self, **fields: Any) -> dict[str, Any]:
-        """A run that names no agent."""
+        """Submit a run without an agent."""
         return await self.submit(**{"agent_name": None, "parameters": {"prompt": "hi"}, **fields})
 
     async def poll(self, runner_id: str) -> httpx.Response:
@@ -77,7 +77,7 @@ class Desk:
         return run
 
     async def held_poll(self, runner_id: str) -> asyncio.Task[httpx.Response]:
-        """A poll that the coordinator holds at this moment."""
+        """Start a poll, and return it when the coordinator holds it."""
         held_before = len(self._held(runner_id))
         poll = asyncio.create_task(self.poll(runner_id))
         async with asyncio.timeout(PATIENCE_S):
@@ -128,7 +128,7 @@ def registration(**overrides: Any) -> dict[str, Any]:
 
 
 def autonomous(**overrides: Any) -> dict[str, Any]:
-    """Overrides for a runner that takes runs without an agent."""
+    """Return overrides for a runner that accepts runs without an agent."""
     return {"executor": {"type": "autonomous", "command": "executors/claude-code"}, "agents": [], **overrides}
 
 

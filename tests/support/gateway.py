@@ -1,4 +1,4 @@
-"""A gateway with everything behind it: a real coordinator, outbox and channel; httpx in the executor's place."""
+"""A gateway with a real coordinator, outbox and channel; httpx in place of an executor."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -28,11 +28,11 @@ from tests.support.runner import FAST
 from tests.support.watch import PATIENCE_S
 
 PATIENT = msgspec.structs.replace(LIMITS, hold_s=10 * PATIENCE_S)
-"""The coordinator's own answer is waited for, however busy the machine is."""
+"""The gateway waits for the coordinator's response, however busy the machine is."""
 
 
-class DoorFactory:
-    """A gateway, and channels for its doors."""
+class EndpointFactory:
+    """A gateway, and channels for its endpoints."""
 
     def __init__(self, gateway: Gateway, context: ReportingContext) -> None:
         self.gateway = gateway
@@ -48,8 +48,8 @@ async def gateway_to(
     limits: GatewayLimits = PATIENT,
     undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES,
     auth: httpx.Auth | None = None,
-) -> AsyncIterator[DoorFactory]:
-    """A gateway that has its coordinator at this URL."""
+) -> AsyncIterator[EndpointFactory]:
+    """Start a gateway to the coordinator at this URL."""
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(CoordinatorApi(url, auth))
         outbox = Outbox(MessageSender(CoordinatorClient(api, FAST)), NoMessageStore())
@@ -61,21 +61,21 @@ async def gateway_to(
             executor_profile="profile",
             undelivered_limit_bytes=undelivered_limit_bytes,
         )
-        yield DoorFactory(await stack.enter_async_context(Gateway(api, limits)), context)
+        yield EndpointFactory(await stack.enter_async_context(Gateway(api, limits)), context)
 
 
 def executor_at(endpoint: SessionEndpoint) -> httpx.AsyncClient:
-    """An executor that joins paths to the URL that it was given."""
+    """Return an executor that joins paths to its base URL."""
     return httpx.AsyncClient(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """An executor of session `own`, and a session of somebody else."""
+    """An executor of session `own`, and another session."""
 
     desk: Desk
     proxy: FaultProxy
-    endpoints: DoorFactory
+    endpoints: EndpointFactory
     own: str
     other: str
     endpoint: SessionEndpoint
@@ -83,7 +83,7 @@ class Bench:
     """The executor."""
 
     async def events(self, session_id: str) -> list[dict[str, Any]]:
-        """What the coordinator has, but for what it writes itself."""
+        """Return the session's events, except those of the coordinator itself."""
         events = (await self.desk.http.get(f"/sessions/{session_id}/events")).json()["events"]
         return [each for each in events if not each["event_type"].startswith("run_")]
 
@@ -92,7 +92,7 @@ class Bench:
         return session
 
     async def child(self, parent: str | None = None) -> dict[str, Any]:
-        """A child run that was not started through the gateway."""
+        """Start a child run, not through the gateway."""
         return await self.desk.prompt(parent_session_id=parent or self.own)
 
 
@@ -104,7 +104,7 @@ async def bench(
     has_turn: Callable[[], bool] = lambda: True,
     through_proxy: bool = True,
 ) -> AsyncIterator[Bench]:
-    """The proxy lies between gateway and coordinator; it holds streams back until they end."""
+    """`through_proxy`: between gateway and coordinator. The proxy buffers streams until they end."""
     async with AsyncExitStack() as stack:
         desk = await stack.enter_async_context(coordinator())
         await desk.register()
@@ -138,7 +138,7 @@ class Arrived:
 
     method: str
     target: bytes
-    """Path and query, as they stand in the request."""
+    """Path and query as sent."""
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
@@ -147,7 +147,7 @@ class Arrived:
 
 
 class RecordingCoordinator:
-    """An ASGI application that says `answer` to everything, and keeps what has arrived."""
+    """An ASGI application that responds with `answer` to every request, and records the requests."""
 
     def __init__(self, answer: Any = None, headers: list[tuple[bytes, bytes]] | None = None) -> None:
         self.arrived: list[Arrived] = []
@@ -167,9 +167,9 @@ class RecordingCoordinator:
         await send({"type": "http.response.body", "body": msgspec.json.encode(self.answer)})
 
 
-async def raw_exchange(door_url: str, request: bytes, *, to_end: bool = False) -> bytes:
-    """The first piece of what is answered to these bytes; `to_end`: all of it, until the server hangs up."""
-    parts = urlsplit(door_url)
+async def raw_exchange(endpoint_url: str, request: bytes, *, to_end: bool = False) -> bytes:
+    """Send these bytes and return the first part of the response; `to_end`: everything until the server disconnects."""
+    parts = urlsplit(endpoint_url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
         writer.write(request)
@@ -181,10 +181,10 @@ async def raw_exchange(door_url: str, request: bytes, *, to_end: bool = False) -
 
 
 async def at_target(http: httpx.AsyncClient, method: str, target: bytes, **request: Any) -> httpx.Response:
-    """A request with exactly this target, which httpx would tidy up otherwise."""
+    """Send a request with exactly this target, which httpx would normalise otherwise."""
     return await http.request(method, "/", extensions={"target": target}, **request)
 
 
 def path_of(endpoint: SessionEndpoint) -> bytes:
-    """The beginning of every path that leads through the door."""
+    """Return the path of the endpoint's base URL."""
     return urlsplit(endpoint.url).path.encode()

@@ -1,4 +1,4 @@
-"""A token service as Auth0 is one, over TLS on this machine: it checks a login, signs tokens, tells its keys."""
+"""A token service like Auth0, over TLS on this machine: it checks logins, signs tokens and serves its keys."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ KEY_ID = "key-1"
 
 @functools.cache
 def private_key(name: str = KEY_ID) -> rsa.RSAPrivateKey:
-    """Always the same one for a name: to make one takes its time."""
+    """Return the key of this name, which is cached: generating one is slow."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -49,7 +49,7 @@ def public_jwk(key_id: str = KEY_ID, key: rsa.RSAPrivateKey | None = None) -> di
 
 
 class Issuer:
-    """What it says can be changed at any time."""
+    """The token service. Tests change its attributes while it serves."""
 
     def __init__(self) -> None:
         self.domain = ""
@@ -57,15 +57,15 @@ class Issuer:
         self.lifetime_s = 3600.0
         self.keys: list[dict[str, Any]] = [public_jwk()]
         self.key_id = KEY_ID
-        """Of the key that signs."""
+        """The id of the signing key."""
         self.issued: list[str] = []
         self.logins: list[dict[str, str]] = []
-        self.keys_told = 0
+        self.keys_served = 0
         self.away = False
         self.gate = asyncio.Event()
-        """Answers are held back while it is not set."""
+        """Responses wait until it is set."""
         self.gate.set()
-        self._watch = Watch(lambda: f"{len(self.logins)} logins, {self.keys_told} times keys")
+        self._watch = Watch(lambda: f"{len(self.logins)} logins, {self.keys_served} times keys")
 
     @property
     def requirements(self) -> TokenRequirements:
@@ -76,9 +76,9 @@ class Issuer:
         return f"https://{self.domain}/oauth/token"
 
     def claims(self, **changed: Any) -> dict[str, Any]:
-        """None as a value leaves a claim out."""
+        """Return the claims; the value None omits a claim."""
         now = time.time()
-        # Readers take whole seconds.
+        # PyJWT reads whole seconds.
         times = {"iat": int(now), "exp": math.ceil(now + self.lifetime_s)}
         claims = {"iss": self.requirements.issuer, "aud": AUDIENCE, "sub": CLIENT_ID, **times, **changed}
         return {name: value for name, value in claims.items() if value is not None}
@@ -93,12 +93,12 @@ class Issuer:
     async def has_issued(self, times: int) -> None:
         await self._watch.until(lambda: len(self.issued) >= times, f"{times} tokens")
 
-    async def told_keys(self, times: int) -> None:
-        """Asked so often, at least."""
-        await self._watch.until(lambda: self.keys_told >= times, f"{times} times keys")
+    async def served_keys(self, times: int) -> None:
+        """Return after at least this number of fetches of the keys."""
+        await self._watch.until(lambda: self.keys_served >= times, f"{times} times keys")
 
     def variables(self, **changed: str) -> dict[str, str]:
-        """Of a runner that logs in here."""
+        """Return the environment of a runner that logs in here."""
         return {
             "AUTH0_DOMAIN": self.domain,
             "AUTH0_AUDIENCE": AUDIENCE,
@@ -110,7 +110,7 @@ class Issuer:
     def app(self) -> Starlette:
         routes = [
             Route("/oauth/token", self._login, methods=["POST"]),
-            Route("/.well-known/jwks.json", self._tell_keys),
+            Route("/.well-known/jwks.json", self._serve_keys),
         ]
         return Starlette(routes=routes)
 
@@ -128,15 +128,15 @@ class Issuer:
         self._watch.changed()
         return JSONResponse({"access_token": token, "expires_in": self.lifetime_s, "token_type": "Bearer"})
 
-    async def _tell_keys(self, _: Request) -> Response:
-        self.keys_told += 1
+    async def _serve_keys(self, _: Request) -> Response:
+        self.keys_served += 1
         self._watch.changed()
         await self.gate.wait()
         return Response("<html>Bad Gateway</html>", 502) if self.away else JSONResponse({"keys": self.keys})
 
 
 class Signed(httpx.Auth):
-    """Somebody who always has a token that is valid."""
+    """A client that always has a valid token."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
@@ -148,7 +148,7 @@ class Signed(httpx.Auth):
 
 @asynccontextmanager
 async def issuing(folder: Path) -> AsyncIterator[tuple[Issuer, Path]]:
-    """One that serves, and the file with the certificate of its authority, for SSL_CERT_FILE."""
+    """Yield a serving issuer, and the file with its authority's certificate, for SSL_CERT_FILE."""
     authority = trustme.CA()
     authority_file = folder / "authority.pem"
     authority.cert_pem.write_to_path(str(authority_file))

@@ -1,4 +1,4 @@
-"""The MCP server under test: a client of the SDK's own, and a line to the coordinator that can be cut."""
+"""The MCP server with the SDK's client, and a connection to the coordinator that can be cut."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from tests.support.embedded import Desk, coordinator
 from tests.support.watch import PATIENCE_S, Watch
 
 MODERN, HANDSHAKE = "auto", "legacy"
-"""The two generations of the protocol, as the SDK's client names them."""
+"""The two protocol generations, as the SDK's client names them."""
 
 QUICK = Limits(
     sync_limit_s=10 * PATIENCE_S,
@@ -32,7 +32,7 @@ QUICK = Limits(
     stream=RetryPolicy(base_s=0.02, cap_s=0.05),
     recheck_s=3600,
 )
-"""Impatient where there is no stream, and deaf to everything but the stream where there is one."""
+"""Looks runs up often without a stream, and never with one."""
 
 TOOL_NAMES = [
     "list_agent_blueprints",
@@ -50,7 +50,7 @@ READ_BYTES = 64 * 1024
 
 @asynccontextmanager
 async def mcp_client(url: str, mode: str = MODERN, **headers: str | bytes) -> AsyncIterator[Client]:
-    """`headers`: with underscores for dashes."""
+    """`headers` have underscores in place of dashes."""
     named: Any = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
         httpx2.AsyncClient(headers=named, timeout=2 * PATIENCE_S, trust_env=False) as http,
@@ -66,7 +66,7 @@ async def mcp_server(coordinator_url: str, limits: Limits = QUICK) -> AsyncItera
 
 
 class RecordingApi(CoordinatorApi):
-    """Writes down what looking a run up told, each time."""
+    """Records the status of each look-up of a run."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -80,7 +80,7 @@ class RecordingApi(CoordinatorApi):
         return state
 
     async def tells(self, status: str, times: int = 1) -> None:
-        """Return when it was told so many more times from now on."""
+        """Return after `times` further look-ups with this status."""
         before = self.looked_up.count(status)
         await self._watch.until(lambda: self.looked_up.count(status) >= before + times, f"{times} times {status}")
 
@@ -89,7 +89,7 @@ class RecordingApi(CoordinatorApi):
 
 
 def said(result: CallToolResult) -> Any:
-    """What a tool returned. The text and the structured content say the same."""
+    """Return the result of a tool. Its text and its structured content must be equal."""
     [block] = result.content
     assert isinstance(block, TextContent)
     value = msgspec.json.decode(block.text)
@@ -116,7 +116,7 @@ async def call(client: Client, name: str, **arguments: Any) -> Any:
 
 
 async def finished(desk: Desk, runner_id: str, **result: Any) -> dict[str, Any]:
-    """A session of an autonomous agent that is idle, with this result."""
+    """Return an idle session of an autonomous agent with this result."""
     run = await desk.prompt()
     await desk.claim(runner_id)
     await desk.bind(run)
@@ -126,7 +126,7 @@ async def finished(desk: Desk, runner_id: str, **result: Any) -> dict[str, Any]:
 
 
 class Line:
-    """Bytes as they are between a client and a server, streams included. `cut` and `mend` it."""
+    """A transparent TCP proxy. `cut` ends its connections until `restore`."""
 
     def __init__(self, target_url: str) -> None:
         parts = urlsplit(target_url)
@@ -153,14 +153,14 @@ class Line:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def cut(self) -> None:
-        """All connections end, and new ones at once."""
+        """End all connections, and new ones at once."""
         self._whole = False
         for connection in list(self._open):
             connection.cancel()
         if self._open:
             await asyncio.wait(list(self._open))
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._whole = True
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -171,7 +171,7 @@ class Line:
             if self._whole:
                 await self._join(reader, writer)
         except (OSError, asyncio.CancelledError):
-            pass  # one of the two has left, or the line is cut
+            pass  # an end has disconnected, or the proxy is cut
         finally:
             self._open.discard(task)
             writer.transport.abort()
@@ -196,7 +196,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def waiting_tasks() -> set[str]:
-    """The names of what waiting calls are made of, in this event loop."""
+    """Return the names of the tasks of waiting calls in this event loop."""
     names = {task.get_name() for task in asyncio.all_tasks()}
     return {name for name in names if name.startswith(("mcp-events-", "mcp-progress-"))}
 

@@ -1,4 +1,4 @@
-"""Documents of HTTP servers, as tests use them: those in `specs/`, and the deployed coordinator's."""
+"""The OpenAPI documents in `specs/`, and the deployed coordinator's."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from referencing.jsonschema import DRAFT202012
 SPECS = Path(__file__).parents[2] / "specs"
 COORDINATOR, GATEWAY = "coordinator.openapi.json", "gateway.openapi.json"
 METHODS = frozenset({"get", "put", "post", "delete", "patch", "head", "options", "trace"})
-"""What a path's item has beside its `parameters`."""
+"""The HTTP methods of a path item."""
 
 Json = Any
 DOCUMENTS: Mapping[str, Json] = {file: json.loads((SPECS / file).read_text()) for file in (COORDINATOR, GATEWAY)}
-"""What this project's own servers answer."""
+"""The documents of this project's servers."""
 DEPLOYED = "deployed_coordinator.openapi.json"
-"""What a deployed coordinator takes and answers."""
+"""The document of a deployed coordinator."""
 
 _all_documents = {**DOCUMENTS, DEPLOYED: json.loads((Path(__file__).parent / DEPLOYED).read_text())}
 _registry: Registry[Any] = Registry().with_resources(
@@ -35,7 +35,7 @@ def _validator(reference: str) -> Draft202012Validator:
 
 
 class Schema(NamedTuple):
-    """One place in a document; a reference has been followed."""
+    """One location in a document, with references resolved."""
 
     file: str
     pointer: str
@@ -49,7 +49,7 @@ class Schema(NamedTuple):
         return followed(Schema(self.file, self.pointer + pointer, content))
 
     def defects(self, value: Json) -> list[str]:
-        """What is wrong with the value by this schema."""
+        """Return how the value violates this schema."""
         validator = _validator(f"{self.file}#{self.pointer}")
         return [f"{each.json_path}: {each.message}" for each in validator.iter_errors(value)]
 
@@ -63,7 +63,7 @@ def followed(schema: Schema) -> Schema:
 
 
 def schema_named(file: str, name: str) -> Schema:
-    """One of the document's `components`."""
+    """Return one of the document's `components`."""
     return Schema(file, "", _all_documents[file]).at("components", "schemas", name)
 
 
@@ -77,24 +77,24 @@ class Operation(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    """With names in braces."""
+    """The path with placeholders in braces."""
     queries: tuple[Query, ...]
     body: Schema | None
     example: Json
-    """Of a body that is taken."""
+    """An example of a valid body."""
     responses: Mapping[str, Schema]
-    """By status."""
+    """The schemas by status."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Of the paths of its requests."""
+        """Matches the paths of its requests."""
         return re.compile(re.sub(r"{\w+}", "[^/]+", self.path))
 
     def request_defects(self, body: bytes) -> list[str]:
-        """What of a request's body is not as the document says."""
+        """Return how a request's body differs from the document."""
         if self.body is None:
             return ["a body is not documented"] if body else []
         try:
@@ -104,7 +104,7 @@ class Operation(msgspec.Struct, frozen=True):
         return self.body.defects(request)
 
     def defects(self, status: int, content_type: str, body: bytes) -> list[str]:
-        """What of an answer is not as the document says."""
+        """Return how a response differs from the document."""
         response = self.responses.get(str(status))
         if response is None:
             return [f"HTTP {status} is not documented: {body[:300]!r}"]
@@ -130,7 +130,7 @@ def operations(file: str) -> tuple[Operation, ...]:
 
 @lru_cache(1_000)
 def operation_of(file: str, method: str, path: str) -> Operation | None:
-    """The operation that a request of this path means; None where the document has none."""
+    """Return the operation of a request; None if the document has none."""
     named = sorted(operations(file), key=lambda each: each.path.count("{"))
     return next((each for each in named if each.method == method and each.pattern.fullmatch(path)), None)
 

@@ -1,4 +1,4 @@
-"""Folders of agents and scripts: what is read from them, and what is refused with file and field."""
+"""Loading of agents and scripts from folders. Errors name file and field."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def write_script(folder: Path, description: Any, program: str = "run.sh") -> Pat
         ("[" * 100_000, ""),
     ],
 )
-def test_a_bad_agent_file_is_refused_by_file_and_field(tmp_path: Path, content: Any, named: str) -> None:
+def test_an_invalid_agent_file_is_refused_by_file_and_field(tmp_path: Path, content: Any, named: str) -> None:
     file = write_agent(tmp_path, content)
     with pytest.raises(UsageError) as refused:
         load_agents(tmp_path, ())
@@ -63,7 +63,7 @@ def test_two_files_cannot_define_one_agent(tmp_path: Path) -> None:
         ({"name": "a", "command": "x", "type": "autonomous"}, "autonomous"),
     ],
 )
-def test_an_agent_s_type_follows_from_what_it_has(tmp_path: Path, definition: dict[str, str], kind: str) -> None:
+def test_an_agents_type_is_derived_from_its_fields(tmp_path: Path, definition: dict[str, str], kind: str) -> None:
     write_agent(tmp_path, definition)
     assert [agent.type for agent in load_agents(tmp_path, ["tool"])] == [kind]
 
@@ -79,7 +79,7 @@ def test_an_agent_s_type_follows_from_what_it_has(tmp_path: Path, definition: di
         ({"script_file": "run.sh", "demands": {"hostname": 1}}, "hostname"),
     ],
 )
-def test_a_bad_script_is_refused_by_file_and_field(tmp_path: Path, description: Any, named: str) -> None:
+def test_an_invalid_script_is_refused_by_file_and_field(tmp_path: Path, description: Any, named: str) -> None:
     file = write_script(tmp_path, description)
     with pytest.raises(UsageError) as refused:
         load_scripts(tmp_path)
@@ -95,7 +95,7 @@ def test_a_script_file_outside_of_its_folder_is_refused(tmp_path: Path, script_f
         load_scripts(tmp_path)
 
 
-def test_what_is_no_script_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
+def test_folders_without_a_script_and_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_script(tmp_path, {"script_file": "run.sh"})
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / ".git").mkdir()
@@ -103,15 +103,15 @@ def test_what_is_no_script_and_hidden_files_are_passed_over(tmp_path: Path) -> N
     assert list(load_scripts(tmp_path)) == ["tool"]
 
 
-def test_hidden_files_are_no_agents(tmp_path: Path) -> None:
+def test_hidden_agent_files_are_ignored(tmp_path: Path) -> None:
     write_agent(tmp_path, {"name": "a"})
-    # The lock of an editor is a link to nothing.
+    # An editor's lock file is a dangling link.
     (tmp_path / ".#agent.json").symlink_to("me@host.1234:5678")
     (tmp_path / "._agent.json").write_bytes(b"\x00\x05\x16\x07")
     assert [agent.name for agent in load_agents(tmp_path, ())] == ["a"]
 
 
-def test_an_archive_of_the_same_files_is_the_same(tmp_path: Path) -> None:
+def test_archives_of_the_same_files_are_equal(tmp_path: Path) -> None:
     write_script(tmp_path, {"script_file": "run.sh", "demands": {"tags": ["gpu"]}})
     script = load_scripts(tmp_path)["tool"]
     first = script.archive()

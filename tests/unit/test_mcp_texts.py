@@ -18,13 +18,13 @@ def refused(detail: object, status: int = 400) -> Refused:
     return Refused(f"POST {URL}: HTTP {status}", status, msgspec.json.encode({"detail": detail}))
 
 
-def test_no_headers_are_no_context() -> None:
+def test_missing_headers_are_an_empty_context() -> None:
     caller = caller_of([(b"x-agent-session-id", b" "), (b"x-agent-tags", b" ,, "), (b"x-additional-demands", b"")])
     assert caller == caller_of([])
     assert (caller.session_id, caller.tags, caller.additional_demands) == (None, (), None)
 
 
-def test_headers_are_read_as_what_they_were_sent_as() -> None:
+def test_headers_are_decoded_as_utf8_or_latin1() -> None:
     caller = caller_of(
         [
             (b"x-agent-session-id", b" ses_1 "),
@@ -37,7 +37,7 @@ def test_headers_are_read_as_what_they_were_sent_as() -> None:
 
 
 @pytest.mark.parametrize("value", [b"[]", b"null", b"{", b"\xff", b"1" * 5000, b'{"a":' * 5000])
-def test_demands_that_are_no_object_name_the_header(value: bytes) -> None:
+def test_the_error_about_invalid_demands_names_the_header(value: bytes) -> None:
     with pytest.raises(ToolFailure, match="X-Additional-Demands"):
         _ = caller_of([(b"x-additional-demands", value)]).additional_demands
 
@@ -56,14 +56,14 @@ def test_demands_that_are_no_object_name_the_header(value: bytes) -> None:
         (refused([{"loc": ["body", "type"], "msg": "Field required"}], 422), "invalid: type: Field required"),
     ],
 )
-def test_a_fault_is_told_without_what_is_inside(fault: CoordinatorError, text: str) -> None:
+def test_a_failure_contains_no_internals(fault: CoordinatorError, text: str) -> None:
     failure = failure_of(fault, session_id="ses_1")
     assert text in failure.result["error"]
     assert "coordinator.internal" not in failure.result["error"]
     assert failure.result["session_id"] == "ses_1"
 
 
-def test_each_parameter_that_does_not_fit_is_listed_up_to_a_limit() -> None:
+def test_errors_of_parameters_are_listed_up_to_a_limit() -> None:
     errors = [{"path": "$.a", "message": "is no text"}, {"path": ["b", 0], "message": "is too long"}]
     errors += [{"message": f"error {n}", "path": ""} for n in range(30)]
     detail = {"error": "parameter_validation_failed", "validation_errors": errors, "parameters_schema": {"type": "x"}}
@@ -75,17 +75,17 @@ def test_each_parameter_that_does_not_fit_is_listed_up_to_a_limit() -> None:
     assert result["parameters_schema"] == {"type": "x"}
 
 
-def test_a_text_at_the_limit_is_whole() -> None:
+def test_a_text_at_the_limit_is_not_truncated() -> None:
     assert truncate("x" * 10, 10) == "x" * 10
     assert truncate("x" * 1010, 10) == "x" * 10 + "\n\n[truncated: 1,000 more characters were omitted]"
 
 
-def test_a_result_without_anything_is_told_as_such() -> None:
+def test_an_empty_result_has_null_fields() -> None:
     nothing = {"session_id": "ses_1", "result_text": None, "result_data": None}
     assert result_of("ses_1", SessionResult(), LIMITS) == nothing
 
 
-def test_as_many_items_are_listed_as_have_room() -> None:
+def test_as_many_items_are_listed_as_fit() -> None:
     items = [{"n": 1}, {"n": 2}, {"n": 3}]
     assert first_fitting(items, 21) == items
     assert first_fitting(items, 20) == items[:2]
@@ -93,13 +93,13 @@ def test_as_many_items_are_listed_as_have_room() -> None:
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
-def test_half_a_character_in_the_arguments_is_refused(text: str) -> None:
+def test_lone_surrogates_in_the_arguments_are_refused(text: str) -> None:
     for arguments in ({"parameters": {"x": text}}, {"parameters": {}, "agent_name": text}, {text: 1}):
         with pytest.raises(ToolFailure, match="start_agent_session"):
             START.decode(arguments)
 
 
-def test_arguments_without_end_are_refused() -> None:
+def test_deeply_nested_arguments_are_refused() -> None:
     parameters: dict[str, object] = {}
     for _ in range(100_000):
         parameters = {"x": parameters}

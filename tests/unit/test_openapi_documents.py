@@ -1,4 +1,4 @@
-"""The documents of the HTTP servers, compared with what the servers are made of."""
+"""The OpenAPI documents of the HTTP servers, compared with their routes and Structs."""
 
 import itertools
 import re
@@ -63,13 +63,13 @@ def test_a_document_is_sound(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", DOCUMENTS)
-def test_the_examples_are_what_their_schemas_say(file: str) -> None:
+def test_the_examples_match_their_schemas(file: str) -> None:
     for each in operations(file):
         assert each.body is None or each.body.defects(each.example) == [], each
 
 
 class Household(RecordingCoordinator):
-    """Whatever session or run is asked for, it is the door's own or its child's, as its name says."""
+    """Returns sessions and runs of the executor or of its child, depending on the requested name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session_id = OWN if OWN in scope["path"] else CHILD
@@ -80,7 +80,7 @@ class Household(RecordingCoordinator):
 
 @pytest.fixture
 async def executor() -> AsyncIterator[tuple[httpx.AsyncClient, bytes]]:
-    """With what every path begins with."""
+    """Yield an executor, and the prefix of its paths."""
     async with AsyncExitStack() as stack:
         endpoints = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(Household()))))
         endpoint = endpoints.endpoint(OWN)
@@ -88,7 +88,7 @@ async def executor() -> AsyncIterator[tuple[httpx.AsyncClient, bytes]]:
 
 
 async def is_open(executor: tuple[httpx.AsyncClient, bytes], method: str, path: str) -> bool:
-    """Whether it is, for the own session or for a child."""
+    """Return whether the request is open for the executor's session or a child."""
     http, start = executor
     for session_id in (OWN, CHILD):
         filled = re.sub(r"{\w+}", session_id, path)
@@ -105,7 +105,7 @@ async def is_open(executor: tuple[httpx.AsyncClient, bytes], method: str, path: 
 
 
 @pytest.mark.sends_invalid_requests("events that have no more than their kind")
-async def test_the_gateways_document_has_what_is_open_and_nothing_else(
+async def test_the_gateways_document_has_exactly_the_open_requests(
     executor: tuple[httpx.AsyncClient, bytes],
 ) -> None:
     documented = {(each.method, each.path) for each in operations(GATEWAY)}
