@@ -19,7 +19,7 @@ from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.journal import flusher
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.limits import PRUNE_EACH_S, RetentionLimits
+from fsm_runner.journal.limits import RetentionLimits
 
 JOURNAL_BYTES_A_RUN = 100
 """The journal's size limit per run of the soak. A run takes about 1,600 bytes, so the journal reaches its limit after
@@ -35,8 +35,8 @@ def bound_journal(runs: int) -> None:
     defaults: dict[str, object] = Journal.open.__func__.__kwdefaults__  # type: ignore[attr-defined] # of a classmethod
     assert "limits" in defaults
     defaults["limits"] = RetentionLimits(size_bytes=runs * JOURNAL_BYTES_A_RUN)
-    assert hasattr(flusher, "PRUNE_EACH_S")
-    flusher.PRUNE_EACH_S = min(PRUNE_EACH_S, runs / PRUNED_TIMES / RUNS_A_SECOND)
+    assert hasattr(flusher, "PRUNE_INTERVAL_S")
+    flusher.PRUNE_INTERVAL_S = min(PRUNE_INTERVAL_S, runs / PRUNED_TIMES / RUNS_A_SECOND)
 
 
 async def print_task_counts() -> None:

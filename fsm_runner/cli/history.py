@@ -9,7 +9,7 @@ import msgspec
 from fsm_runner.cli.output import Row, say, show, show_json, show_table
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
-from fsm_runner.journal.timestamps import utc_text
+from fsm_runner.journal.records import utc_text
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.util.error_text import headline
 from fsm_runner.util.text import excerpt
@@ -19,7 +19,7 @@ LATEST_RUNS = 20
 LATEST_RUNNER_STEPS = 50
 SHOWN_REASON_CHARS = 80
 SHOWN_REPORT_CHARS = 500
-"""The whole texts are in `--json`."""
+"""`--json` has the complete texts."""
 
 RUN_COLUMNS = ("RUN", "SESSION", "AGENT", "STATE", "CLAIMED", "LASTED")
 STEP_COLUMNS = ("TIME", "STATE", "EVENT", "STAYED", "REASON")
@@ -29,9 +29,9 @@ Record = RunLife | SessionLife | Step
 
 
 def show_history(state_dir: Path, name: str | None, *, as_json: bool) -> None:
-    """`name`: a run, a session, `runner`, or None for the latest runs; looked for in all journals of `state_dir`.
+    """Show a run, a session, `runner`, or with None the latest runs, from all journals of `state_dir`.
 
-    Raises `UsageError` where there is no such one, or no journal.
+    Raises `UsageError` if no journal has it, or there is no journal.
     """
     with ExitStack() as stack:
         readers = _opened(state_dir, stack)
@@ -47,7 +47,7 @@ def show_history(state_dir: Path, name: str | None, *, as_json: bool) -> None:
 
 
 def _opened(state_dir: Path, stack: ExitStack) -> list[Reader]:
-    """One that cannot be read does not hide the others."""
+    """Open all journals. One that cannot be read does not hide the others."""
     paths = journals(state_dir)
     if not paths:
         raise UsageError(f"there is no journal in {state_dir}: no runner has kept one there (--state-dir, STATE_DIR)")
@@ -83,14 +83,14 @@ def _show_runner(readers: Sequence[Reader], *, as_json: bool) -> None:
 
 
 def _show_named(readers: Sequence[Reader], name: str, *, as_json: bool) -> bool:
-    """Whether any journal knows it."""
+    """Show a run or session; return False if no journal has it."""
     runs = [_show_run(reader, name, as_json=as_json) for reader in readers]
     sessions = [_show_session(reader, name, as_json=as_json) for reader in readers]
     return any(runs) or any(sessions)
 
 
 def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
-    """Whether this journal knows it."""
+    """Return False if this journal does not have the run."""
     lives = reader.run(run_id)
     for life in lives:
         steps = reader.steps_of_run(run_id)
@@ -106,7 +106,7 @@ def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
 
 
 def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
-    """Whether this journal knows it."""
+    """Return False if this journal does not have the session."""
     lives, runs = reader.session(session_id), reader.runs_of_session(session_id)
     steps = reader.steps_of_session(session_id)
     if as_json:
@@ -135,7 +135,7 @@ def _run_row(life: RunLife) -> Row:
 
 
 def _step_row(step: Step, *, is_open: bool) -> Row:
-    """Of an open subject the last state still lasts."""
+    """Format a step. The last state of an open run or session still lasts."""
     if step.stayed_s is not None:
         stayed = _shown_s(step.stayed_s)
     else:
@@ -166,7 +166,7 @@ def _so_far_s(at: str) -> float:
 
 
 def _shown_time(at: str) -> str:
-    """To the millisecond."""
+    """Format a time to the millisecond."""
     return f"{at[:23]}Z"
 
 

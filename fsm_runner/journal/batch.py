@@ -1,88 +1,69 @@
 """The records that are not on disk yet."""
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Iterable
+from enum import Enum
 
-from fsm_runner.journal.records import TransitionRow
+from fsm_runner.journal.schema import TRANSITION_COLUMNS
 
+Row = tuple[object, ...]
 Waiter = asyncio.Future[str | None]
 """Resolved when the batch was written: None, or why the write failed."""
 
 
-class ClaimRow(NamedTuple):
-    run_id: str
-    session_id: str
-    agent: str | None
-    runner_id: str
-    claimed_at: str
-    run: bytes
+class RecordKind(Enum):
+    """The kinds of records with the statements that write them. `{rows}` stands for the values.
+
+    A batch may be on disk already when it is written, because a write can fail after the disk has taken it.
+    """
+
+    TRANSITION = f"INSERT INTO transitions ({TRANSITION_COLUMNS}) VALUES {{rows}} ON CONFLICT DO NOTHING"  # noqa: S608
+    CLAIM = """
+        INSERT INTO runs (run_id, session_id, agent, runner_id, claimed_at, run) VALUES {rows} ON CONFLICT DO NOTHING
+        """
+    REPORT = """
+        UPDATE runs SET report_path = new.column2, report_body = new.column3 FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND ended_at IS NULL
+        """
+    USAGE = "UPDATE runs SET usage = new.column2 FROM (VALUES {rows}) AS new WHERE run_id = new.column1"
+    # Deletes the claim, which may contain a whole agent and its parameters.
+    RUN_END = """
+        UPDATE runs SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND ended_at IS NULL
+        """
+    SESSION_START = """
+        INSERT OR REPLACE INTO sessions (session_id, runner_id, began_at, after_seq, run) VALUES {rows}
+        """
+    SESSION_END = """
+        UPDATE sessions SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
+        WHERE session_id = new.column1 AND ended_at IS NULL
+        """
+    MESSAGE = "INSERT INTO messages VALUES {rows} ON CONFLICT DO NOTHING"
+    MESSAGE_DELETION = "DELETE FROM messages WHERE id IN (VALUES {rows})"
 
 
-class ReportRow(NamedTuple):
-    run_id: str
-    path: str
-    body: bytes
-
-
-class UsageRow(NamedTuple):
-    run_id: str
-    usage: bytes
-
-
-class RunEndRow(NamedTuple):
-    run_id: str
-    ended_at: str
-
-
-class SessionStartRow(NamedTuple):
-    session_id: str
-    runner_id: str
-    began_at: str
-    after_seq: int
-    run: bytes
-
-
-class SessionEndRow(NamedTuple):
-    session_id: str
-    ended_at: str
-
-
-class MessageRow(NamedTuple):
-    id: int
-    session_id: str
-    content: bytes
+_LATEST_COUNTS = frozenset({RecordKind.REPORT, RecordKind.USAGE})
+_PHASES = {kind: index for index, kind in enumerate(RecordKind)} | {
+    RecordKind.SESSION_END: list(RecordKind).index(RecordKind.SESSION_START)
+}
+"""The order of the kinds in a batch. Starts and ends of sessions keep the order of their calls."""
 
 
 class Batch:
-    """Records of each kind in the order of their calls. They are written together or not at all.
-
-    Between kinds there is no order, except that a run is claimed, then reported, then ended.
-    """
-
-    __slots__ = ("claims", "deleted", "messages", "reports", "run_ends", "sessions", "transitions", "usages", "waiters")
+    """Records that are written together or not at all."""
 
     def __init__(self) -> None:
-        self.transitions: list[TransitionRow] = []
-        self.claims: list[ClaimRow] = []
-        self.reports: dict[str, ReportRow] = {}
-        self.usages: dict[str, UsageRow] = {}
-        self.run_ends: dict[str, RunEndRow] = {}
-        self.sessions: list[SessionStartRow | SessionEndRow] = []
-        self.messages: dict[int, MessageRow] = {}
+        self.records: list[tuple[RecordKind, Row]] = []
+        self.messages: dict[int, tuple[str, bytes]] = {}
+        """Session id and content by message id."""
         self.deleted: list[int] = []
         self.waiters: list[Waiter] = []
 
     def is_empty(self) -> bool:
-        return not (
-            self.transitions
-            or self.claims
-            or self.reports
-            or self.usages
-            or self.run_ends
-            or self.sessions
-            or self.messages
-            or self.deleted
-        )
+        return not (self.records or self.messages or self.deleted)
+
+    def add(self, kind: RecordKind, *row: object) -> None:
+        self.records.append((kind, row))
 
     def delete_message(self, message_id: int) -> None:
         """Delete a message; one of this batch is not written at all."""
@@ -91,24 +72,39 @@ class Batch:
 
     def extend(self, newer: "Batch") -> None:
         """Append the records of a later batch, and its waiters."""
-        self.transitions.extend(newer.transitions)
-        self.claims.extend(newer.claims)
-        self.reports.update(newer.reports)
-        self.usages.update(newer.usages)
-        for ended in newer.run_ends.values():
-            self.run_ends.setdefault(ended.run_id, ended)
-        self.sessions.extend(newer.sessions)
+        self.records += newer.records
         for message_id in newer.deleted:
             self.delete_message(message_id)
         self.messages.update(newer.messages)
-        self.waiters.extend(newer.waiters)
+        self.waiters += newer.waiters
+
+    def statements(self) -> Iterable[tuple[RecordKind, list[Row]]]:
+        """Yield the rows in the order in which they must be written, grouped by kind."""
+        found: list[tuple[RecordKind, list[Row]]] = []
+        for kind, row in sorted(self.records, key=lambda record: _PHASES[record[0]]):
+            if not found or found[-1][0] is not kind:
+                found.append((kind, []))
+            found[-1][1].append(row)
+        for kind, rows in found:
+            yield kind, _distinct(kind, rows)
+        yield RecordKind.MESSAGE, [(message_id, *message) for message_id, message in self.messages.items()]
+        yield RecordKind.MESSAGE_DELETION, [(message_id,) for message_id in self.deleted]
 
     def take_waiters(self) -> list[Waiter]:
         waiters, self.waiters = self.waiters, []
         return waiters
 
 
-def release(waiters: list[Waiter], why_not: str | None) -> None:
+def release(waiters: list[Waiter], failure: str | None) -> None:
     for waiter in waiters:
         if not waiter.done():
-            waiter.set_result(why_not)
+            waiter.set_result(failure)
+
+
+def _distinct(kind: RecordKind, rows: list[Row]) -> list[Row]:
+    """Return one row for each run: the latest report and usage, the first end. An UPDATE takes any of several."""
+    if kind in _LATEST_COUNTS:
+        return list({row[0]: row for row in rows}.values())
+    if kind is RecordKind.RUN_END:
+        return list({row[0]: row for row in reversed(rows)}.values())
+    return rows

@@ -1,4 +1,4 @@
-"""Takes what was noted to the disk, one batch after another."""
+"""Writes the journal's records, one batch after another."""
 
 import asyncio
 import sqlite3
@@ -11,13 +11,13 @@ from typing import TypeVar
 from loguru import logger
 
 from fsm_runner.journal.batch import Batch, release
-from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_EACH_S, RETRY_EACH_S, SLOW_DISK_S
+from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_INTERVAL_S, RETRY_INTERVAL_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
 from fsm_runner.util.held_files import CHECK_INTERVAL_S
 
 Value = TypeVar("Value")
 OnChange = Callable[[str | None], None]
-"""Told why nothing can be written any more, and None when it can again."""
+"""Receives why the journal cannot be written any more, and None when it can again."""
 
 CLOSED = "it is closed"
 DISK_IS_SILENT = "the disk does not answer"
@@ -25,7 +25,7 @@ NOT_IN_TIME = "the disk did not take it in time"
 
 
 class Flusher:
-    """One task and one thread. While a batch is being written, the next one gathers in `pending`."""
+    """One task and one thread. While they write one batch, further records gather in `pending`."""
 
     def __init__(self, writer: Writer, thread: ThreadPoolExecutor, flush_within_s: float, on_change: OnChange) -> None:
         self.pending = Batch()
@@ -34,15 +34,15 @@ class Flusher:
         self._flush_within_s = flush_within_s
         self._on_change = on_change
         self._writing: Batch | None = None
-        self._why_stuck: str | None = None
+        self._failure: str | None = None
         self._has_work = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._is_closing = False
         self._prune_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
-    def noted(self) -> None:
-        """Something was added to `pending`."""
+    def wake(self) -> None:
+        """Schedule a write. Call this after a change of `pending`."""
         if self._has_work.is_set():
             return
         self._has_work.set()
@@ -50,7 +50,7 @@ class Flusher:
             self._task = asyncio.get_running_loop().create_task(self._flush_until_closed(), name="journal")
 
     async def flush(self) -> str | None:
-        """When all that was noted before is on disk, None; why it is not, where that failed."""
+        """Wait until all records are on disk; return None, or why the write failed."""
         batch = self._writing if self.pending.is_empty() else self.pending
         if batch is None:
             return None
@@ -63,18 +63,18 @@ class Flusher:
         return await waiter
 
     async def message(self, message_id: int) -> bytes:
-        """Raises KeyError where there is none, sqlite3.Error where it cannot be read."""
+        """Return a message's content. Raises KeyError if there is none, sqlite3.Error if it cannot be read."""
         for batch in (self.pending, self._writing):
             if batch is not None and message_id in batch.messages:
-                return batch.messages[message_id].content
+                return batch.messages[message_id][1]
         return await self._in_thread(lambda: self._writer.message(message_id))
 
     async def has_run(self, run_id: str) -> bool:
-        """Whether it is on disk. Raises sqlite3.Error where it cannot be read."""
+        """Return whether a claim of the run is on disk. Raises sqlite3.Error if it cannot be read."""
         return await self._in_thread(lambda: self._writer.has_run(run_id))
 
     async def aclose(self) -> None:
-        """One last attempt at what is left; then the thread closes the file, once it is done with it."""
+        """Try once more to write what is queued; then the thread closes the file, as soon as it is done with it."""
         if self._is_closing:
             return
         self._is_closing = True
@@ -100,14 +100,14 @@ class Flusher:
 
     async def _flush_until_closed(self) -> None:
         while not self._is_closing:
-            await self._until_due()
+            await self._wait_until_due()
             await self._flush()
         await self._flush()
 
-    async def _until_due(self) -> None:
-        """Return at once if a caller waits for the disk, else a while after the first record, to write several at once.
+    async def _wait_until_due(self) -> None:
+        """Return at once if `flush` was called, else a while after the first record, to write several at once.
 
-        With nothing to write it returns every `CHECK_INTERVAL_S`, since the files may have been deleted.
+        Without records it returns every `CHECK_INTERVAL_S`, since the files may have been deleted.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(None if self._writer.path is None else CHECK_INTERVAL_S):
@@ -116,44 +116,44 @@ class Flusher:
             return
         if not self._is_urgent.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._flush_within_s if self._why_stuck is None else RETRY_EACH_S):
+                async with asyncio.timeout(self._flush_within_s if self._failure is None else RETRY_INTERVAL_S):
                     await self._is_urgent.wait()
         self._is_urgent.clear()
 
     async def _flush(self) -> None:
         batch, self.pending = self.pending, Batch()
         self._has_work.clear()
-        if batch.is_empty() and self._why_stuck is None:
+        if batch.is_empty() and self._failure is None:
             release(batch.take_waiters(), None)
             if not self._is_closing:
-                self._tell(await self._carry_out(self._writer.check))
+                self._report(await self._attempt(self._writer.check))
             return
         self._writing = batch
         try:
-            why_not = await self._carry_out(lambda: self._writer.write(batch))
+            failure = await self._attempt(lambda: self._writer.write(batch))
         except asyncio.CancelledError:
             release(batch.take_waiters(), NOT_IN_TIME)
             raise
         finally:
             self._writing = None
         waiters = batch.take_waiters()
-        if why_not is not None:
+        if failure is not None:
             self._keep(batch)
-        self._tell(why_not)
-        release(waiters, why_not)
-        if why_not is None:
+        self._report(failure)
+        release(waiters, failure)
+        if failure is None:
             await self._prune()
 
-    async def _carry_out(self, work: Callable[[], None]) -> str | None:
-        """Do it in the thread. Why it failed; None if it succeeded."""
-        slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._tell, DISK_IS_SILENT)
+    async def _attempt(self, work: Callable[[], None]) -> str | None:
+        """Do the work in the thread; return None, or why it failed."""
+        slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._report, DISK_IS_SILENT)
         try:
             await self._in_thread(work)
         except sqlite3.Error as error:
             return _reason(error)
         except JournalFileGone as gone:
             return str(gone)
-        except Exception as defect:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
+        except Exception as defect:  # noqa: BLE001 - the waiters would otherwise wait forever
             logger.opt(exception=defect).error("journal: a batch cannot be written")
             return repr(defect)
         finally:
@@ -161,16 +161,16 @@ class Flusher:
         return None
 
     def _keep(self, batch: Batch) -> None:
-        """It is tried again, before what was noted since."""
+        """Put a batch that could not be written before the pending one."""
         batch.extend(self.pending)
         self.pending = batch
         self._has_work.set()
 
-    def _tell(self, why: str | None) -> None:
-        if (why is None) is not (self._why_stuck is None):
-            # Not called from here: what goes wrong there must not end this task.
-            asyncio.get_running_loop().call_soon(self._on_change, why)
-        self._why_stuck = why
+    def _report(self, failure: str | None) -> None:
+        if (failure is None) is not (self._failure is None):
+            # Not called from here: an exception of the callback must not end this task.
+            asyncio.get_running_loop().call_soon(self._on_change, failure)
+        self._failure = failure
 
     async def _prune(self) -> None:
         if time.monotonic() < self._prune_at:
@@ -178,12 +178,12 @@ class Flusher:
         try:
             has_more = await self._in_thread(self._writer.prune)
         except sqlite3.Error as error:
-            logger.warning("journal: old records cannot be dropped: {}", _reason(error))
+            logger.warning("journal: old records cannot be deleted: {}", _reason(error))
             has_more = False
         except Exception as defect:  # noqa: BLE001 - nothing would be written any more if this task ended
-            logger.opt(exception=defect).error("journal: old records cannot be dropped")
+            logger.opt(exception=defect).error("journal: old records cannot be deleted")
             has_more = False
-        self._prune_at = time.monotonic() + (0 if has_more else PRUNE_EACH_S)
+        self._prune_at = time.monotonic() + (0 if has_more else PRUNE_INTERVAL_S)
 
     async def _in_thread(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

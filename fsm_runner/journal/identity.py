@@ -1,4 +1,4 @@
-"""Whose journal it is."""
+"""The identity of the runner that owns a journal."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ KEY_DIGITS = 16
 
 
 class RunnerIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a coordinator tells runners apart by, and which coordinator: a report for one must not go to another."""
+    """How a coordinator distinguishes runners, and the coordinator: a report for one must not go to another."""
 
     hostname: str
     project_dir: str
@@ -20,8 +20,8 @@ class RunnerIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """16 hex digits of all five; the same after a restart."""
-        # json: a path that is no UTF-8 holds surrogates, which msgspec does not encode.
+        """A hash of all five in 16 hex digits; the same after a restart."""
+        # json: a path that is not UTF-8 contains surrogates, which msgspec does not encode.
         parts = json.dumps(msgspec.structs.astuple(self))
         return hashlib.sha256(parts.encode("ascii")).hexdigest()[:KEY_DIGITS]
 

@@ -1,4 +1,4 @@
-"""One process at a time writes a journal."""
+"""The lock by which one process at a time writes a journal."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ _PID_BYTES = 32
 
 
 class FolderLock:
-    """An exclusive lock on a folder. The system gives it back when the process ends, however that happens."""
+    """An exclusive lock on a folder. The system releases it when the process ends, for whatever reason."""
 
     def __init__(self, folder: Path) -> None:
-        """Take it. Raises UsageError where another process has it, OSError where its file cannot be made."""
+        """Lock the folder. Raises UsageError if another process has the lock, OSError if its file cannot be created."""
         self._descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,14 +28,14 @@ class FolderLock:
         self._write_pid()
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         os.close(self._descriptor)
 
     def _write_pid(self) -> None:
         try:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
-        except OSError:  # a full disk: the number is only for the message to the next one
+        except OSError:  # a full disk: the pid is only for an error message
             return
 
 
@@ -45,6 +45,6 @@ def _holder(descriptor: int) -> str:
 
 def _held(folder: Path, holder: str) -> str:
     return (
-        f"{folder}: another runner of this identity is at work here (process {holder}): stop it, or let this one "
+        f"{folder}: another runner with this identity is running (process {holder}): stop it, or let this one "
         "differ from it in its project directory, profile or host name"
     )

@@ -1,4 +1,4 @@
-"""Opens a journal's file, or says why it cannot be used."""
+"""Opens the file of a journal."""
 
 import os
 import secrets
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsm_runner.errors import UsageError
-from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_KEPT_BYTES, RetentionLimits
+from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_LIMIT_BYTES, RetentionLimits
 from fsm_runner.journal.lock import LOCK_FILE, FolderLock
 from fsm_runner.journal.migration import migrate
 from fsm_runner.journal.pruning import Pruner
-from fsm_runner.journal.records import Recovered
+from fsm_runner.journal.records import Recovered, utc_text
 from fsm_runner.journal.recovery import last_number, recover
 from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, version_of
-from fsm_runner.journal.timestamps import utc_text
 from fsm_runner.util.disk_space import is_full
 from fsm_runner.util.held_files import HeldFiles
 
@@ -23,11 +22,11 @@ JOURNAL_FILE = "journal.sqlite"
 _SQLITE_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm")
 CACHED_STATEMENTS = 256
 
-# The first must come before there is anything in the file.
+# The first one must precede everything else in a new file.
 _PRAGMAS = (
     "auto_vacuum=INCREMENTAL",
     "journal_mode=WAL",
-    f"journal_size_limit={WAL_KEPT_BYTES}",
+    f"journal_size_limit={WAL_LIMIT_BYTES}",
     "synchronous=FULL",
     "temp_store=MEMORY",
     "secure_delete=FAST",
@@ -42,15 +41,15 @@ class Opened(NamedTuple):
     last_transition: int
     last_message: int
     process: str
-    """What this process of the runner is called, and no other."""
+    """A unique name for this process of the runner."""
     earlier_processes: tuple[str, ...]
-    """Of the same journal. None of them is alive: each has had the lock."""
+    """The processes that had the journal before. None of them is alive, since each had the lock."""
     files: HeldFiles
-    """All that is open in the folder."""
+    """The files of the folder that are open."""
 
 
 def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
-    """Raises UsageError that names the file."""
+    """Open, create or migrate the journal of a folder; None: in memory. Raises UsageError, which names the file."""
     path = None if folder is None else folder / JOURNAL_FILE
     with ExitStack() as on_error:
         lock = None
@@ -83,7 +82,7 @@ def _locked(folder: Path) -> FolderLock:
 
 
 def _close_to_others(folder: Path) -> None:
-    """Where somebody else has made it. What is in it is nobody's but the runner's."""
+    """Deny other users access to a folder that existed before."""
     status = folder.stat()
     if status.st_mode & 0o077 and status.st_uid == os.geteuid():
         folder.chmod(0o700)
@@ -92,7 +91,7 @@ def _close_to_others(folder: Path) -> None:
 def _connected(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
-            # SQLite gives the files that it puts beside it the same permissions.
+            # SQLite creates its other files with the same permissions.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return sqlite3.connect(
             ":memory:" if path is None else path,
@@ -115,7 +114,7 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _earlier_processes(connection: sqlite3.Connection, process: str) -> tuple[str, ...]:
-    """And writes this one down, before it can have started anything."""
+    """Return the earlier processes, and record this one before it starts any process."""
     connection.execute("BEGIN IMMEDIATE")
     earlier = connection.execute("SELECT process FROM processes ORDER BY seq").fetchall()
     connection.execute("INSERT INTO processes (process, began_at) VALUES (?, ?)", (process, utc_text()))
@@ -138,6 +137,6 @@ def _unusable(path: Path | None, error: sqlite3.Error) -> str:
     if isinstance(error, sqlite3.OperationalError):
         return f"{path}: the journal cannot be opened: {error}: make it writable, or use another --state-dir"
     return (
-        f"{path}: cannot be read as a journal: {error}: move it away (what the runs in it came to, and what was not "
-        "reported of them, is lost to the runner), or use another --state-dir"
+        f"{path}: cannot be read as a journal: {error}: move it away (the runner then loses the history of its runs "
+        "and the reports that are pending), or use another --state-dir"
     )

@@ -1,15 +1,15 @@
-"""Drops what is too old, or too much, of what has ended."""
+"""Deletes records of ended runs and sessions that exceed the retention limits."""
 
 import sqlite3
 from typing import NamedTuple
 
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, RetentionLimits
-from fsm_runner.journal.timestamps import utc_text
+from fsm_runner.journal.records import utc_text
 
 _EVER = "9"
-"""As text, after each time of this journal."""
+"""A text that sorts after every time in the journal."""
 
-# What is open has no end that could lie before anything.
+# Open runs and sessions have no `ended_at`, so no comparison selects them.
 _DELETIONS = (
     """
     DELETE FROM transitions WHERE machine = 'run' AND subject IN (
@@ -55,24 +55,24 @@ class _Pages(NamedTuple):
 
 
 class Pruner:
-    """Works in the thread of its connection, a chunk at a time."""
+    """Deletes records a chunk at a time, in the thread of its connection."""
 
     def __init__(self, connection: sqlite3.Connection, limits: RetentionLimits) -> None:
         self._connection = connection
         self._limits = limits
 
     def drop_ownerless(self) -> None:
-        """Old transitions of runs and sessions that the journal does not know: nothing else would ever drop them."""
+        """Delete old transitions of runs and sessions that have no row; nothing else would delete them."""
         self._connection.execute(_OWNERLESS, (utc_text(self._limits.age_s),))
 
     def step(self) -> bool:
-        """Drop one chunk and give its pages back; whether there is more. Raises sqlite3.Error."""
+        """Delete one chunk and free its pages; return True if there is more. Raises sqlite3.Error."""
         deleted = self._delete_before(max(utc_text(self._limits.age_s), self._too_much_before()))
-        # By `execute` it would stop after its first page.
+        # `execute` would stop after the first page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
         if deleted > 0 or self._pages().free > 0:
             return True
-        # The file becomes shorter with this.
+        # This shortens the file.
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return False
 
@@ -84,7 +84,7 @@ class Pruner:
         return _EVER if row is None else row[0]
 
     def _delete_before(self, before: str) -> int:
-        """How many rows went."""
+        """Return the number of deleted rows."""
         rows = 0
         self._connection.execute("BEGIN IMMEDIATE")
         try:

@@ -1,4 +1,4 @@
-"""Reads journals, also while runners are at work with them. Nothing is locked, nothing is changed."""
+"""Reads journals, also those that a runner is writing, without locking or changing them."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -50,21 +50,21 @@ class RunLife(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     claimed_at: str
     ended_at: str | None
     state: str
-    """Empty where no transition is known."""
+    """The target of its last transition; empty if it has none."""
     outcome: str | None
     lasted_s: float | None
     """From its first transition to its last; None while it has not ended."""
     report_path: str | None
     report_body: str | None
     usage: msgspec.Raw | None
-    """JSON, as the runner keeps it; None where the executor has told none."""
+    """JSON; None if the executor reported none."""
 
 
 _RunRow = tuple[str, str, str | None, str, str, str | None, str | None, bytes | None, bytes | None]
 
 
 class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
-    """Of a persistent executor; the last, where it began several times."""
+    """The life of a persistent executor; the latest one, if it started several times."""
 
     journal: str
     session_id: str
@@ -74,10 +74,10 @@ class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
 
 
 class Reader:
-    """One journal, as it is at this moment. `close` ends it."""
+    """A snapshot of one journal. `close` releases it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UsageError, which names the file, where it cannot be read."""
+        """Open a journal. Raises UsageError, which names the file, if it cannot be read."""
         self.journal = path.parent.name
         self._path = path
         try:
@@ -102,16 +102,16 @@ class Reader:
         self._connection.close()
 
     def latest_runs(self, count: int) -> list[RunLife]:
-        """Those claimed last, in the order of their claims."""
+        """Return the runs that were claimed last, in the order of their claims."""
         newest_first = self._rows(_LATEST_RUNS, count)
         return [life for (run_id,) in reversed(newest_first) for life in self.run(run_id)]
 
     def run(self, run_id: str) -> list[RunLife]:
-        """It, or nothing."""
+        """Return the run in a list, which is empty if the journal does not have it."""
         return [self._run_life(row) for row in self._rows(self._run_query, run_id)]
 
     def session(self, session_id: str) -> list[SessionLife]:
-        """It, or nothing: the executor of a session of one-shot runs has no life of its own."""
+        """Return the session in a list, which is empty for a session of one-shot runs."""
         return [
             SessionLife(
                 journal=self.journal, session_id=name, runner_id=runner_id, began_at=began_at, ended_at=ended_at
@@ -129,7 +129,7 @@ class Reader:
         return self._steps(_STEPS, SESSION, session_id)
 
     def steps_of_runner(self, count: int) -> list[Step]:
-        """The latest, oldest first."""
+        """Return the latest steps of the runner, oldest first."""
         return self._steps(_LATEST_STEPS, RUNNER, count)
 
     def _run_life(self, row: _RunRow) -> RunLife:
@@ -167,7 +167,7 @@ class Reader:
             for row, stayed_s in zip(rows, _stays(rows), strict=True)
         ]
 
-    def _rows(self, query: str, *values: str | int) -> list[tuple]:  # type: ignore[type-arg] # as SQLite has them
+    def _rows(self, query: str, *values: str | int) -> list[tuple]:  # type: ignore[type-arg] # as SQLite returns them
         if self.is_empty:
             return []
         try:
@@ -177,12 +177,12 @@ class Reader:
 
 
 def journals(state_dir: Path) -> list[Path]:
-    """The files of all identities."""
+    """Return the journal files of all runner identities."""
     return sorted(state_dir.glob(f"*/{JOURNAL_FILE}"))
 
 
 def seconds_between(earlier: str, later: str) -> float:
-    """By the wall clock, which may have been set back in between: never less than nothing."""
+    """Return the difference by the wall clock; 0 if the clock was set back in between."""
     return max(0.0, (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds())
 
 
@@ -192,7 +192,7 @@ def _stays(rows: Sequence[TransitionRow]) -> list[float | None]:
 
 
 def _stay_s(row: TransitionRow, later: TransitionRow) -> float:
-    """Monotonic times of two processes have nothing to do with each other."""
+    """Return the time between two steps. Monotonic times of different processes cannot be compared."""
     if row.process == later.process:
         return later.monotonic_s - row.monotonic_s
     return seconds_between(row.at, later.at)

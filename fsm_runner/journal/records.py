@@ -1,5 +1,8 @@
 """The records of a journal."""
 
+import time
+from datetime import UTC, datetime, timedelta
+
 import msgspec
 
 
@@ -97,3 +100,16 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of their ids."""
     ended: tuple[EndedRun, ...]
     """The latest ended runs that have a report, oldest first."""
+
+
+def utc_text(ago_s: float = 0.0) -> str:
+    """Return the wall clock, or a time before it: ISO 8601 to the microsecond, in one width, so that texts compare.
+
+    A time before the calendar begins is the begin of the calendar.
+    """
+    now = datetime.fromtimestamp(time.time(), UTC)
+    try:
+        then = now - timedelta(seconds=ago_s)
+    except OverflowError:
+        then = datetime.min.replace(tzinfo=UTC)
+    return then.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The placeholders of an agent that the runner fills in. Contract: protocol.md, section 1.2."""
+"""Replaces the runner's placeholders in an agent (protocol.md, section 1.2)."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,8 +9,8 @@ from fsm_runner.protocol.json_tree import with_texts
 from fsm_runner.protocol.wire import JsonObject, Run
 
 RunnerValues = Callable[[str], Mapping[str, str]]
-"""Of a session, by placeholder: `${runner.orchestrator_mcp_url}` is the only one that is defined; an unknown one stays
-as it is."""
+"""Returns the values for a session by placeholder. Only `${runner.orchestrator_mcp_url}` is defined; unknown ones are
+left unchanged."""
 
 MCP_URL_PLACEHOLDER = "${runner.orchestrator_mcp_url}"
 _FOREIGN_PLACEHOLDER = re.compile(r"\$\{(?!runner\.)[^{}]+\}")
@@ -21,7 +21,7 @@ def no_runner_values(session_id: str) -> Mapping[str, str]:
 
 
 def with_runner_values(run: Run, values: RunnerValues) -> Run:
-    """The run with every placeholder in its blueprint replaced, wherever in a text it stands."""
+    """Return the run with all known placeholders in the texts of its blueprint replaced."""
     if run.resolved_agent_blueprint is None:
         return run
     own = values(run.session_id)
@@ -36,8 +36,10 @@ def _replaced(text: str, values: Mapping[str, str]) -> str:
 
 
 def unresolved(definition: JsonObject) -> list[str]:
-    """What an agent's definition leaves to the coordinator: placeholders that are not the runner's, such as
-    `${params.topic}`, and references to MCP servers. A run's blueprint has neither."""
+    """Return what only the coordinator can resolve in a definition: other placeholders, and references to MCP servers.
+
+    A placeholder of the coordinator is `${params.topic}`, for example. A run's blueprint has neither.
+    """
     found: dict[str, None] = {}
 
     def note(text: str) -> str:

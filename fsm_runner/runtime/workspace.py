@@ -1,4 +1,4 @@
-"""Whether a run can work in its project directory."""
+"""Checks that a run can work in its project directory."""
 
 import errno
 import os
@@ -12,13 +12,14 @@ from fsm_runner.process.user import RunUser, denied_to
 NO_SUCH_DIRECTORY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 _NEEDED = frozenset("drwx")
-"""A directory that can be seen, read, written to and entered."""
+"""The rights to see, read, write and enter a directory."""
 
 
 def check_workspace(folder: Path, user: RunUser | None = None) -> None:
-    """`user`: who works there, where that is another one than this process's.
+    """Raise `RunRefused` with the remedy if `user`, or this process, cannot work in a directory.
 
-    Raises `RunRefused` with what to do, and `OSError` where it may pass: a network's file system may come back."""
+    Raises `OSError` if the reason may be temporary, such as a network file system that does not answer.
+    """
     if not folder.is_absolute() or "\0" in str(folder):
         raise RunRefused(f"project directory {str(folder)!r}: not an absolute path")
     try:
@@ -41,7 +42,7 @@ def check_workspace(folder: Path, user: RunUser | None = None) -> None:
 
 
 def _rights(folder: Path, user: RunUser | None) -> frozenset[str]:
-    """Those of `_NEEDED` that there are."""
+    """Return the rights of `_NEEDED` that the user has."""
     if user is None:
         may_work = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
         return _NEEDED if may_work else frozenset("d")

@@ -58,7 +58,7 @@ async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_i
     tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flusher, "CHECK_INTERVAL_S", 0.01)
-    monkeypatch.setattr(flusher, "RETRY_EACH_S", 0.01)
+    monkeypatch.setattr(flusher, "RETRY_INTERVAL_S", 0.01)
     changes: asyncio.Queue[str] = asyncio.Queue()
     journal._on_unwritable = lambda stuck: changes.put_nowait(str(stuck))
     journal._on_writable = lambda: changes.put_nowait("unstuck")

@@ -52,7 +52,7 @@ async def test_a_second_process_is_refused_and_told_which_one_is_at_work(tmp_pat
         with pytest.raises(UsageError) as refused:
             Journal.open(tmp_path)
     assert str(refused.value).startswith(
-        f"{tmp_path}: another runner of this identity is at work here (process {process.pid}): stop it"
+        f"{tmp_path}: another runner with this identity is running (process {process.pid}): stop it"
     )
 
 

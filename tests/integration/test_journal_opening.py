@@ -96,8 +96,8 @@ async def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
     file.write_bytes(b"not a database, but long enough to be looked at" * 100)
     content = file.read_bytes()
     assert refusal(tmp_path) == (
-        f"{file}: cannot be read as a journal: file is not a database: move it away (what the runs in it came to, and "
-        "what was not reported of them, is lost to the runner), or use another --state-dir"
+        f"{file}: cannot be read as a journal: file is not a database: move it away (the runner then loses the "
+        "history of its runs and the reports that are pending), or use another --state-dir"
     )
     assert file.read_bytes() == content
 

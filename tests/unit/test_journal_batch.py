@@ -1,54 +1,75 @@
-"""What was kept when it could not be written, and what was noted since, become one."""
+"""A batch that could not be written and the records since become one batch."""
 
-from fsm_runner.journal.batch import Batch, ClaimRow, MessageRow, ReportRow, RunEndRow, SessionEndRow
-
-
-def claimed(run_id: str) -> ClaimRow:
-    return ClaimRow(run_id, "ses_1", None, "lnch_1", "", b"")
+from fsm_runner.journal.batch import Batch, RecordKind, Row
 
 
-def put(batch: Batch, message_id: int) -> None:
-    batch.messages[message_id] = MessageRow(message_id, "ses_1", b"")
+def rows(batch: Batch, kind: RecordKind) -> list[Row]:
+    return [row for each, found in batch.statements() if each is kind for row in found]
+
+
+def batches() -> tuple[Batch, Batch]:
+    return Batch(), Batch()
 
 
 def test_the_older_records_come_first() -> None:
-    kept, newer = Batch(), Batch()
-    kept.claims.append(claimed("run_1"))
-    newer.claims.append(claimed("run_2"))
-    kept.sessions.append(SessionEndRow("ses_1", ""))
-    newer.sessions.append(SessionEndRow("ses_2", ""))
-    put(kept, 1)
-    put(newer, 2)
-    kept.extend(newer)
-    assert [row.run_id for row in kept.claims] == ["run_1", "run_2"]
-    assert [row.session_id for row in kept.sessions] == ["ses_1", "ses_2"]
-    assert list(kept.messages) == [1, 2]
+    failed, newer = batches()
+    failed.add(RecordKind.CLAIM, "run_1")
+    newer.add(RecordKind.CLAIM, "run_2")
+    failed.messages[1] = ("ses_1", b"")
+    newer.messages[2] = ("ses_1", b"")
+    failed.extend(newer)
+    assert rows(failed, RecordKind.CLAIM) == [("run_1",), ("run_2",)]
+    assert rows(failed, RecordKind.MESSAGE) == [(1, "ses_1", b""), (2, "ses_1", b"")]
 
 
-def test_the_latest_report_stands_and_the_first_end() -> None:
-    kept, newer = Batch(), Batch()
-    kept.reports["run_1"] = ReportRow("run_1", "/first", b"")
-    newer.reports["run_1"] = ReportRow("run_1", "/second", b"")
-    kept.run_ends["run_1"] = RunEndRow("run_1", "first")
-    newer.run_ends["run_1"] = RunEndRow("run_1", "second")
-    kept.extend(newer)
-    assert kept.reports["run_1"].path == "/second"
-    assert kept.run_ends["run_1"].ended_at == "first"
+def test_a_run_is_claimed_before_it_is_reported_and_reported_before_it_ends() -> None:
+    batch = Batch()
+    for kind in (RecordKind.RUN_END, RecordKind.REPORT, RecordKind.CLAIM):
+        batch.add(kind, "run_1")
+    assert [kind for kind, found in batch.statements() if found] == [
+        RecordKind.CLAIM,
+        RecordKind.REPORT,
+        RecordKind.RUN_END,
+    ]
 
 
-def test_a_message_that_was_kept_and_is_gone_since_never_reaches_the_disk() -> None:
-    kept, newer = Batch(), Batch()
-    put(kept, 1)
+def test_starts_and_ends_of_sessions_keep_their_order() -> None:
+    batch = Batch()
+    calls = [RecordKind.SESSION_START, RecordKind.SESSION_END, RecordKind.SESSION_START, RecordKind.SESSION_START]
+    for number, kind in enumerate(calls):
+        batch.add(kind, f"ses_{number}")
+    assert [(kind, len(found)) for kind, found in batch.statements() if found] == [
+        (RecordKind.SESSION_START, 1),
+        (RecordKind.SESSION_END, 1),
+        (RecordKind.SESSION_START, 2),
+    ]
+
+
+def test_the_latest_report_counts_and_the_first_end() -> None:
+    failed, newer = batches()
+    for batch, text in ((failed, "first"), (newer, "second")):
+        batch.add(RecordKind.REPORT, "run_1", text, b"")
+        batch.add(RecordKind.USAGE, "run_1", text)
+        batch.add(RecordKind.RUN_END, "run_1", text)
+    failed.extend(newer)
+    assert rows(failed, RecordKind.REPORT) == [("run_1", "second", b"")]
+    assert rows(failed, RecordKind.USAGE) == [("run_1", "second")]
+    assert rows(failed, RecordKind.RUN_END) == [("run_1", "first")]
+
+
+def test_a_message_that_is_deleted_before_it_is_written_never_reaches_the_disk() -> None:
+    failed, newer = batches()
+    failed.messages[1] = ("ses_1", b"")
     newer.delete_message(1)
     newer.delete_message(0)
-    kept.extend(newer)
-    assert kept.messages == {}
-    assert kept.deleted == [0]
+    failed.extend(newer)
+    assert rows(failed, RecordKind.MESSAGE) == []
+    assert rows(failed, RecordKind.MESSAGE_DELETION) == [(0,)]
 
 
-def test_a_batch_whose_only_message_is_gone_is_empty() -> None:
+def test_a_batch_whose_only_message_is_deleted_is_empty() -> None:
     batch = Batch()
-    put(batch, 1)
+    batch.messages[1] = ("ses_1", b"")
     assert not batch.is_empty()
     batch.delete_message(1)
     assert batch.is_empty()
