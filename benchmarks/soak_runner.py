@@ -19,7 +19,7 @@ from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.journal import flusher
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.limits import RetentionLimits
+from fsm_runner.journal.limits import PRUNE_INTERVAL_S, RetentionLimits
 
 JOURNAL_BYTES_A_RUN = 100
 """The journal's size limit per run of the soak. A run takes about 1,600 bytes, so the journal reaches its limit after
