@@ -5,8 +5,7 @@ from typing import get_args
 import msgspec
 
 from fsm_runner.cli.output import Row, show_json, show_table
-from fsm_runner.cli.submission import coordinator_api
-from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused
+from fsm_runner.cli.submission import coordinator_api, usage_error_of
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.statuses import RunStatus
 from fsm_runner.protocol.wire import Run
@@ -35,12 +34,8 @@ def list_runs(url: str | None, status: str | None, *, as_json: bool) -> None:
 
 def stop(url: str | None, name: str) -> None:
     """Stop a run, or a session and its waiting executor. Raises `UsageError` if the coordinator refuses."""
-    try:
+    with usage_error_of(lambda refusal: f"{name!r} is not stopped: {refusal}"):
         event_loop.run(_stop(url, name))
-    except NotAuthenticated:
-        raise
-    except Refused as refusal:
-        raise UsageError(f"{name!r} is not stopped: {refusal}") from refusal
 
 
 async def _fetch(url: str | None, status: str | None) -> list[Run]:

@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import msgspec
 
@@ -73,14 +73,21 @@ async def coordinator_api(url: str | None) -> AsyncIterator[CoordinatorApi]:
         yield await stack.enter_async_context(CoordinatorApi(named_url, auth))
 
 
-async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
-    """Submit a run. Raises `UsageError` with the coordinator's reason if it refuses the run."""
+@contextmanager
+def usage_error_of(text: Callable[[Refused], str]) -> Iterator[None]:
+    """Raise `UsageError` with this text if the coordinator refuses a call, except if it rejects the credentials."""
     try:
-        return await api.create_run(request)
+        yield
     except NotAuthenticated:
         raise
     except Refused as refusal:
-        raise UsageError(_reason(request, refusal)) from refusal
+        raise UsageError(text(refusal)) from refusal
+
+
+async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
+    """Submit a run. Raises `UsageError` with the coordinator's reason if it refuses the run."""
+    with usage_error_of(lambda refusal: _reason(request, refusal)):
+        return await api.create_run(request)
 
 
 async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[str]:
@@ -88,12 +95,8 @@ async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[s
 
     Raises `UsageError` if there is no such session.
     """
-    try:
+    with usage_error_of(lambda refusal: _reason(request, refusal)):
         return Counter(event.timestamp for event in await _results(api, request.session_id or ""))
-    except NotAuthenticated:
-        raise
-    except Refused as refusal:
-        raise UsageError(_reason(request, refusal)) from refusal
 
 
 async def say_outcome(api: CoordinatorApi, run_id: str, earlier: Counter[str] | None = None) -> int:

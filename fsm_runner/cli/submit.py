@@ -5,10 +5,10 @@ import shlex
 
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.parameters import check_utf8
-from fsm_runner.cli.submission import Work, coordinator_api, create_run, earlier_results, say_outcome
+from fsm_runner.cli.submission import Work, coordinator_api, create_run, earlier_results, say_outcome, usage_error_of
 from fsm_runner.cli.waiting import reasons_to_wait
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, Refused, Unreachable
+from fsm_runner.coordinator_client.errors import CoordinatorError, Unreachable
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
@@ -61,12 +61,8 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
     demands = {"executor_profile": profile} if profile else None
     if work.agent_name is None:
         return RunRequest(type="start_session", parameters=work.parameters(), additional_demands=demands)
-    try:
+    with usage_error_of(lambda refusal: f"Agent not found: {work.agent_name!r} ({refusal})"):
         agent = await api.agent(work.agent_name, Agent)
-    except NotAuthenticated:
-        raise
-    except Refused as refusal:
-        raise UsageError(f"Agent not found: {work.agent_name!r} ({refusal})") from refusal
     return RunRequest(
         type="start_session",
         agent_name=work.agent_name,

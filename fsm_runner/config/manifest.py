@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -13,6 +13,8 @@ from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
+
+Form = TypeVar("Form")
 
 MANIFEST_FILE = "executor.json"
 RESERVED_PREFIXES = ("AUTH0_", "AGENT_ORCHESTRATOR_", "AGENT_SESSION_ID")
@@ -55,17 +57,22 @@ class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield _text_of(error)
 
 
-def manifest_beside(executor: Path) -> ExecutorManifest:
-    """Return the manifest beside an executor; empty without a file. Raises `UsageError` naming the file."""
-    path = executor.parent / MANIFEST_FILE
+def read_json(path: Path, form: type[Form], *, default: Form | None = None) -> Form:
+    """Return the content of a file, or `default` if it is missing. Raises `UsageError` naming file and field."""
     try:
-        manifest = decode_json(path.read_bytes(), ExecutorManifest)
-    except (FileNotFoundError, NotADirectoryError):
-        return ExecutorManifest()
+        return decode_json(path.read_bytes(), form)
     except DECODE_FAULTS as error:
         raise UsageError(f"{path}: {error}") from error
     except OSError as error:
+        if default is not None and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return default
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def manifest_beside(executor: Path) -> ExecutorManifest:
+    """Return the manifest beside an executor; empty without a file. Raises `UsageError` naming the file."""
+    path = executor.parent / MANIFEST_FILE
+    manifest = read_json(path, ExecutorManifest, default=ExecutorManifest())
     check_variables(path, "env", manifest.env)
     check_variables(path, "credentials", manifest.credentials)
     if manifest.config_schema is not None:

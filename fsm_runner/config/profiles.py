@@ -1,19 +1,16 @@
 """Profiles, and the agents that a runner owns. Contract: protocol.md, section 5."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
-from fsm_runner.config.manifest import ExecutorManifest, check_variables, manifest_beside
+from fsm_runner.config.manifest import ExecutorManifest, check_variables, manifest_beside, read_json
 from fsm_runner.config.paths import homes, visible
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.statuses import DEFAULT_LIFECYCLE, Lifecycle
-from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, ExecutorInfo, JsonObject, RunnerAgent
-
-Form = TypeVar("Form")
+from fsm_runner.protocol.wire import Agent, ExecutorInfo, JsonObject, RunnerAgent
 
 PROCEDURAL_COMMAND = "executors/procedural/ao-procedural-exec"
 """The `command` of profiles with the built-in executor (`fsm_runner/executors/procedural.py`)."""
@@ -126,16 +123,6 @@ def _executor_path(home: Path, command: str) -> Path:
     """Return the executor's path in the profile's home, else in the first home that has it."""
     candidates = [each / command for each in (home, *homes())]
     return next((path for path in candidates if path.is_file()), candidates[0])
-
-
-def read_json(path: Path, form: type[Form]) -> Form:
-    """Raises `UsageError` naming the file and the invalid field."""
-    try:
-        return decode_json(path.read_bytes(), form)
-    except DECODE_FAULTS as error:
-        raise UsageError(f"{path}: {error}") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]]:

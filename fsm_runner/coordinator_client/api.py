@@ -63,17 +63,15 @@ class _RawRun(msgspec.Struct, frozen=True):
     run: msgspec.Raw = msgspec.Raw()
 
 
-class _RunId(msgspec.Struct, frozen=True):
-    run_id: wire.Identifier
-
-
 class _Claim(msgspec.Struct, frozen=True):
+    """The ids of a run whose other fields may be invalid."""
+
     run_id: wire.Identifier
-    runner_id: str
+    runner_id: Any = None
 
 
-class _RunOfPoll(msgspec.Struct, frozen=True):
-    run: _RunId
+class _ClaimOfPoll(msgspec.Struct, frozen=True):
+    run: _Claim
 
 
 class CoordinatorApi:
@@ -250,5 +248,5 @@ def _claimed_run(response: ApiResponse, raw: msgspec.Raw) -> wire.Run | Unreadab
     try:
         return decode_json(raw, wire.Run | None)
     except wire.DECODE_FAULTS as error:
-        run_id = response.decoded(_RunOfPoll).run.run_id
+        run_id = response.decoded(_ClaimOfPoll).run.run_id
         return UnreadableRun(run_id, f"the claimed run is invalid: {excerpt(str(error))}")

@@ -35,10 +35,6 @@ class _Token(msgspec.Struct, frozen=True):
     expires_at: float
 
 
-def _ignore(old: str, new: str) -> None:
-    pass
-
-
 class TokenAuth(httpx.Auth):
     """Adds a bearer token to each request. The owner calls `aclose` at the end.
 
@@ -52,7 +48,7 @@ class TokenAuth(httpx.Auth):
         request: TokenRequest,
         *,
         policy: RetryPolicy = POLICIES.token,
-        on_token: OnToken = _ignore,
+        on_token: OnToken = lambda _old, _new: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises `UsageError` if a proxy or certificate variable is invalid."""

@@ -79,6 +79,9 @@ class ClientFactory:
             raise UsageError(f"{named_url}: {_certificate_source()} cannot be used: {error}") from error
 
     def __call__(self) -> httpx.AsyncClient:
+        proxy = None
+        if self.proxy is not None:
+            proxy = httpx.Proxy(self.proxy.url, ssl_context=self._certificates if self.proxy.uses_tls else None)
         return httpx.AsyncClient(
             auth=self._auth,
             headers={"accept-encoding": PLAIN, "user-agent": USER_AGENT},
@@ -87,12 +90,9 @@ class ClientFactory:
             event_hooks={"response": [keep_location]},
             # httpx would read the proxy variables itself, and it rejects NO_PROXY entries that curl accepts.
             trust_env=False,
-            proxy=None if self.proxy is None else self._httpx_proxy(self.proxy),
+            proxy=proxy,
             verify=self._certificates,
         )
-
-    def _httpx_proxy(self, proxy: Proxy) -> httpx.Proxy:
-        return httpx.Proxy(proxy.url, ssl_context=self._certificates if proxy.uses_tls else None)
 
     def failure_text(self, error: Exception) -> str:
         """Return the cause of a failed call, and what to do about it."""

@@ -71,29 +71,17 @@ class Transport:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S + RESPONSE_TIMEOUT_S):
                     http = await stack.enter_async_context(self._connections.acquire())
-                    response = await self._send(http, method, path, raw_headers, content)
+                    # Reading the body has no time limit, because it may be a stream of events.
+                    timeouts = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+                    response = await send(http, method, self.url + path, content, raw_headers, timeouts)
             except (*READ_ERRORS, httpx.StreamError, TimeoutError) as error:
                 raise self._unreachable(method, path, error) from error
             except httpx.InvalidURL as error:
                 raise _invalid_url(method, self.url, error) from error
             stack.push_async_callback(response.aclose)
+            if (redirect := redirect_of(response)) is not None:
+                raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, redirect)}", response.status_code)
             yield response
-
-    async def _send(
-        self,
-        http: httpx.AsyncClient,
-        method: str,
-        path: str,
-        raw_headers: list[tuple[bytes, bytes]],
-        content: bytes | AsyncIterator[bytes] | None,
-    ) -> httpx.Response:
-        # Reading the body has no time limit, because it may be a stream of events.
-        timeouts = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        response = await send(http, method, self.url + path, content, raw_headers, timeouts)
-        if (redirect := redirect_of(response)) is not None:
-            await response.aclose()
-            raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, redirect)}", response.status_code)
-        return response
 
     async def call(
         self,
@@ -112,11 +100,16 @@ class Transport:
         try:
             # httpx limits the time of each read. A slow response of many reads needs a limit for all.
             async with asyncio.timeout(CONNECT_TIMEOUT_S + timeout_s), connections.acquire() as http:
-                response = await self._exchange(http, method, path, content, timeout_s)
+                timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
+                url = self.url + path
+                response = await exchange(
+                    http, method, url, content, timeouts=timeouts, limit_bytes=RESPONSE_LIMIT_BYTES
+                )
         except (*READ_ERRORS, TimeoutError) as error:
             raise self._unreachable(method, path, error) from error
         except httpx.InvalidURL as error:
             raise _invalid_url(method, self.url, error) from error
+        self._new_client.was_answered = True
         if not httpx.codes.is_success(response.status):
             raise self._error_of(path, response)
         return response
@@ -128,15 +121,6 @@ class Transport:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NoConnection(f"Cannot connect to Agent Coordinator at {self.url}: {text}")
         return Unreachable(f"{method} {self.url}{path}: {text}")
-
-    async def _exchange(
-        self, http: httpx.AsyncClient, method: str, path: str, content: bytes | None, timeout_s: float
-    ) -> ApiResponse:
-        timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
-        url = self.url + path
-        response = await exchange(http, method, url, content, timeouts=timeouts, limit_bytes=RESPONSE_LIMIT_BYTES)
-        self._new_client.was_answered = True
-        return response
 
     def _error_of(self, path: str, response: ApiResponse) -> Unreachable | NotRegistered | Refused:
         status = response.status

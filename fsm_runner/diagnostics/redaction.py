@@ -200,17 +200,14 @@ def _escaped(text_in_json: str) -> str:
     return re.sub("[&<>+']", lambda char: f"\\u{ord(char[0]):04x}", text_in_json)
 
 
-def _base64_of(secret: str) -> set[str]:
-    return set(_base64_forms(secret.encode(errors="replace")))
-
-
-def _base64_forms(secret: bytes) -> Iterator[str]:
+def _base64_of(secret: str) -> Iterator[str]:
     """Yield the base64 of a secret inside a longer text, without the characters that depend on the neighbouring bytes.
 
     There are three forms, because the secret may begin at any of three byte offsets.
     """
+    content = secret.encode(errors="replace")
     for before in range(3):
         first = (before * 8 + 5) // 6
-        last = (before + len(secret)) * 8 // 6
+        last = (before + len(content)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            yield encode(bytes(before) + secret).decode()[first:last]
+            yield encode(bytes(before) + content).decode()[first:last]

@@ -261,7 +261,7 @@ def test_a_sound_answer_is_a_value(call: Call, form: type[Any], sound: list[Json
 def test_a_run_that_was_handed_out_is_never_lost_while_its_id_can_be_read(run: Json) -> None:
     polled = outcome_of(api_that_is_answered((200, as_bytes({"run": run}))).poll("r", 1), CoordinatorError)
     run_id = run.get("run_id")
-    if isinstance(run_id, str) and _is_sound_text(run_id):
+    if isinstance(run_id, str) and 1 <= len(run_id) <= 1_000 and _is_sound_text(run_id):
         assert isinstance(polled, Polled)
         assert isinstance(polled.run, wire.Run | UnreadableRun)
         assert polled.run.run_id == run_id
