@@ -1,4 +1,4 @@
-"""The web application: guards, routes and error handlers."""
+"""The web application: guard, routes and error handlers."""
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect
 from fsm_runner.coordinator_server.coordinator import Coordinator
 from fsm_runner.coordinator_server.errors import RequestError
 from fsm_runner.coordinator_server.http import routes_client, routes_runner
-from fsm_runner.coordinator_server.http.guards import CheckToken, RefuseBrowsers, RefuseForeignHosts, RequireTokens
+from fsm_runner.coordinator_server.http.guards import CheckToken, Guard
 from fsm_runner.coordinator_server.http.responses import on_defect, on_http_exception, on_request_error
 from fsm_runner.http_server.responses import on_client_disconnect
 
@@ -17,15 +17,9 @@ def build_app(
     coordinator: Coordinator, hosts: frozenset[str] | None = None, check_token: CheckToken | None = None
 ) -> Starlette:
     """`hosts` are those that requests may name; None: any. `check_token` None: requests need no token."""
-    # In the order in which they see a request.
-    guards = [Middleware(RefuseBrowsers)]
-    if hosts is not None:
-        guards.insert(0, Middleware(RefuseForeignHosts, hosts))
-    if check_token is not None:
-        guards.append(Middleware(RequireTokens, check_token))
     app = Starlette(
         routes=[*routes_runner.ROUTES, *routes_client.ROUTES],
-        middleware=guards,
+        middleware=[Middleware(Guard, hosts, check_token)],
         exception_handlers={
             RequestError: on_request_error,
             HTTPException: on_http_exception,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fsm_runner.coordinator_server.errors import NotAuthenticated, Unavailable
@@ -20,75 +21,55 @@ CheckToken = Callable[[list[bytes]], Awaitable[None]]
 """Verifies the values of the `Authorization` headers. Raises `NotAuthenticated`, `Unavailable`."""
 
 
-class RefuseBrowsers:
-    """Refuses requests with an `Origin` header.
+class Guard:
+    """Refuses requests for another host, requests of web pages, and requests without a valid token.
 
-    Runs execute commands, and without this check any web page open in a browser could submit one to 127.0.0.1.
-    Runners, executors and command-line tools never send the header.
+    Runs execute commands, and any web page open in a browser can send requests to 127.0.0.1. Browsers add an `Origin`
+    header; runners, executors and command-line tools never do. A page can also point its own host name to 127.0.0.1
+    after it is loaded (DNS rebinding). Its requests then have the same origin and need no `Origin` header, but they
+    name that host.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _values(scope, b"origin"):
-            detail = "Requests of web pages are refused: only programs can submit runs"
-            await error_response(403, detail)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
-class RefuseForeignHosts:
-    """Refuses requests for another host, on a server that listens on loopback.
-
-    A web page can point its own host name to 127.0.0.1 after it is loaded (DNS rebinding). Its requests then have the
-    same origin and need no `Origin` header.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        """`hosts` are in lower case, IPv6 addresses in brackets."""
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, check_token: CheckToken | None) -> None:
+        """`hosts` (in lower case, IPv6 addresses in brackets) None permits any host; `check_token` None, no token."""
         self._app = app
         self._hosts = hosts
+        self._check_token = check_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_for_this_host(scope):
+        app: ASGIApp = self._app
+        if scope["type"] == "http":
+            app = await self._refusal(scope) or app
+        await app(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> Response | None:
+        if self._hosts is not None and not _names_host(scope, self._hosts):
             names = ", ".join(sorted(self._hosts))
-            detail = f"This coordinator serves only this machine: use one of the hosts {names}"
-            await error_response(403, detail)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _is_for_this_host(self, scope: Scope) -> bool:
-        hosts = _values(scope, b"host")
-        if not hosts:
-            # HTTP/1.0 allows this; browsers always send the header.
-            return bool(scope["http_version"] == "1.0")
-        host = _HOST.fullmatch(hosts[0].lower())
-        return len(hosts) == 1 and host is not None and host[1].decode("latin-1") in self._hosts
-
-
-class RequireTokens:
-    """Refuses requests without a token that `check` accepts."""
-
-    def __init__(self, app: ASGIApp, check: CheckToken) -> None:
-        self._app = app
-        self._check = check
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != OPEN_PATH:
+            return error_response(403, f"This coordinator serves only this machine: use one of the hosts {names}")
+        if _values(scope, b"origin"):
+            return error_response(403, "Requests of web pages are refused: only programs can submit runs")
+        if self._check_token is not None and scope["path"] != OPEN_PATH:
             try:
-                await self._check(_values(scope, b"authorization"))
+                await self._check_token(_values(scope, b"authorization"))
             except (NotAuthenticated, Unavailable) as error:
                 headers = {"www-authenticate": "Bearer"} if isinstance(error, NotAuthenticated) else None
-                await error_response(status_of(error), error.detail, headers)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return error_response(status_of(error), error.detail, headers)
+        return None
 
 
 def local_hosts(host: str) -> frozenset[str]:
     """Return the names that clients on this machine use, and the configured host name."""
     host = host.lower()
     return LOCAL_HOSTS | {f"[{host}]" if ":" in host else host}
+
+
+def _names_host(scope: Scope, hosts: frozenset[str]) -> bool:
+    values = _values(scope, b"host")
+    if not values:
+        # HTTP/1.0 allows this; browsers always send the header.
+        return bool(scope["http_version"] == "1.0")
+    host = _HOST.fullmatch(values[0].lower())
+    return len(values) == 1 and host is not None and host[1].decode("latin-1") in hosts
 
 
 def _values(scope: Scope, header: bytes) -> list[bytes]:

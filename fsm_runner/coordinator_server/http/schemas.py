@@ -106,8 +106,16 @@ def registration_request_of(body: JsonObject) -> RegistrationRequest:
     cleaned = {**body, "executor": _cleaned(executor)}
     if isinstance(agents, list):
         cleaned["agents"] = [_cleaned(agent) for agent in agents]
-    registration = convert(cleaned, Registration)
-    capabilities = _capabilities(registration)
+    given = convert(cleaned, Registration)
+    capabilities = Capabilities(
+        runner_id=runner_id_of(given.hostname, given.project_dir, given.executor_profile, given.executor.command),
+        hostname=given.hostname,
+        project_dir=given.project_dir,
+        executor_profile=given.executor_profile,
+        executor_type=given.executor.type,
+        tags=frozenset(given.tags),
+        require_matching_tags=given.require_matching_tags,
+    )
     try:
         owned = [
             CatalogAgent(definition, runner_id=capabilities.runner_id, owner_type=capabilities.executor_type)
@@ -120,20 +128,6 @@ def registration_request_of(body: JsonObject) -> RegistrationRequest:
 
 def _cleaned(value: Any) -> Any:
     return without_nulls(value) if isinstance(value, dict) else value
-
-
-def _capabilities(registration: Registration) -> Capabilities:
-    hostname, project_dir = registration.hostname, registration.project_dir
-    profile, executor = registration.executor_profile, registration.executor
-    return Capabilities(
-        runner_id=runner_id_of(hostname, project_dir, profile, executor.command),
-        hostname=hostname,
-        project_dir=project_dir,
-        executor_profile=profile,
-        executor_type=executor.type,
-        tags=frozenset(registration.tags),
-        require_matching_tags=registration.require_matching_tags,
-    )
 
 
 def _field_error(text: str) -> InvalidField:
