@@ -74,19 +74,22 @@ def test_mermaid_has_names_as_ids_and_one_arrow_for_each_transition() -> None:
     assert drawing == (
         "stateDiagram-v2\n"
         "    state in_use {\n"
-        "        [*] --> closed\n"
         '        state "any of in_use" as any_of_in_use\n'
+        "        closed\n"
         '        state "swinging open" as swinging_open\n'
-        "        closed --> swinging_open: pushed\n"
-        "        swinging_open --> held: opened\n"
-        "        held --> held: held_enough\n"
-        "        any_of_in_use --> held: fire / open\n"
+        "        held\n"
         "    }\n"
         '    state "end" as s_end\n'
+        "    broken\n"
+        "    [*] --> closed\n"
+        "    closed --> swinging_open: pushed\n"
         "    swinging_open --> s_end: opened [is_wide] / open\n"
+        "    swinging_open --> held: opened\n"
         "    swinging_open --> broken: ✗ jammed / shut\n"
         "    swinging_open --> broken: ✗ too_slow / shut\n"
+        "    held --> held: held_enough\n"
         "    held --> s_end: pushed\n"
+        "    any_of_in_use --> held: fire / open\n"
     )
     assert "    class swinging_open working\n    class closed, held waiting\n" in styles
     assert "    class s_end good\n    class broken bad\n" in styles

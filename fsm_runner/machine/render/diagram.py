@@ -76,8 +76,6 @@ class Arrow(NamedTuple):
     """The id of a node or box."""
     target: str
     """The id of a node."""
-    home: str
-    """The id of the innermost box around both ends."""
     labels: tuple[Label, ...]
     """One for each transition."""
 
@@ -161,12 +159,9 @@ class _Drawing:
             kind = Kind.MAIN if way.main else Kind.FAILURE if failure else Kind.OTHER
             for source in way.sources:
                 inward = source in self._paths[way.to]
-                around = (source, *self._paths[source]) if inward else self._paths[source]
-                home = next((group for group in around if group in self._paths[way.to]), None)
                 yield Arrow(
                     source=self._marks[source].id if inward else self._ids[source],
                     target=self._ids[way.to],
-                    home="" if home is None else self._ids[home],
                     labels=(Label(way.event, way.guard, way.decides, kind),),
                 )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Node, Tone, diagram
+from fsm_runner.machine.render.diagram import Box, Diagram, Tone, diagram
 from fsm_runner.machine.render.palette import LIGHT
 from fsm_runner.machine.render.text import with_entities
 from fsm_runner.machine.spec import Spec
@@ -13,40 +13,26 @@ _INDENT = "    "
 def mermaid(spec: Spec, *, brief: bool = False) -> str:
     """Return the text of a `stateDiagram-v2`."""
     drawing = diagram(spec, brief=brief)
-    lines = ["stateDiagram-v2", *(_INDENT + line for line in (*_contents(drawing, drawing.root), *_styles(drawing)))]
-    return "\n".join(lines) + "\n"
+    body = (*_states(drawing.root), *_arrows(drawing), *_styles(drawing))
+    return "\n".join(("stateDiagram-v2", *(_INDENT + line for line in body), ""))
 
 
-def _contents(drawing: Diagram, box: Box) -> Iterator[str]:
-    """Yield the members of a box, and the arrows that belong there."""
-    if drawing.initial in box.members:
-        yield f"[*] --> {drawing.initial.id}"
-    arrows = [arrow for arrow in drawing.arrows if _home(drawing, arrow) == box]
-    joined = {drawing.initial.id, *(end for arrow in arrows for end in (arrow.source, arrow.target))}
+def _states(box: Box) -> Iterator[str]:
+    """Yield the members of a box. They come before all arrows, since Mermaid puts a state where it is first named."""
     for member in box.members:
+        name = member.id if member.id == member.name else f'"{_text(member.name)}" as {member.id}'
         if isinstance(member, Box):
-            yield f"{_declaration(member)} {{"
-            yield from (_INDENT + line for line in _contents(drawing, member))
+            yield f"state {name} {{"
+            yield from (_INDENT + line for line in _states(member))
             yield "}"
-        elif member.id != member.name:
-            yield _declaration(member)
-        elif member.id not in joined:
-            yield member.id
-    for arrow in arrows:
-        text = "<br/>".join(_text(str(label)) for label in arrow.labels)
-        yield f"{arrow.source} --> {arrow.target}: {text}"
+        else:
+            yield name if name == member.id else f"state {name}"
 
 
-def _home(drawing: Diagram, arrow: Arrow) -> Box:
-    """Return the box that has both ends as members. If there is none, Mermaid would move an end to another box."""
-    ends = {arrow.source, arrow.target}
-    return next((box for box in drawing.boxes if ends <= {member.id for member in box.members}), drawing.root)
-
-
-def _declaration(item: Node | Box) -> str:
-    if item.id == item.name:
-        return f"state {item.id}"
-    return f'state "{_text(item.name)}" as {item.id}'
+def _arrows(drawing: Diagram) -> Iterator[str]:
+    yield f"[*] --> {drawing.initial.id}"
+    for arrow in drawing.arrows:
+        yield f"{arrow.source} --> {arrow.target}: {'<br/>'.join(_text(str(label)) for label in arrow.labels)}"
 
 
 def _styles(drawing: Diagram) -> Iterator[str]:

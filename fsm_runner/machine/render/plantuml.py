@@ -13,27 +13,28 @@ _STYLES = {Kind.MAIN: ",thickness=3", Kind.OTHER: "", Kind.FAILURE: ",dashed"}
 def plantuml(spec: Spec, *, brief: bool = False) -> str:
     """Return the text from `@startuml` to `@enduml`."""
     drawing = diagram(spec, brief=brief)
-    lines = ("@startuml", "hide empty description", *_contents(drawing, drawing.root), "@enduml", "")
+    lines = ("@startuml", "hide empty description", *_states(drawing.root), *_arrows(drawing), "@enduml", "")
     return "\n".join(lines)
 
 
-def _contents(drawing: Diagram, box: Box) -> Iterator[str]:
+def _states(box: Box) -> Iterator[str]:
     for member in box.members:
         shade = LIGHT.box if isinstance(member, Box) else LIGHT.tones[member.tone]
         declaration = f'state "{_text(member.name)}" as {member.id} {_colours(shade)}'
         if isinstance(member, Box):
             yield f"{declaration} {{"
-            yield from (f"    {line}" for line in _contents(drawing, member))
+            yield from (f"    {line}" for line in _states(member))
             yield "}"
         else:
             yield declaration
-    if drawing.initial in box.members:
-        yield f"[*] --> {drawing.initial.id}"
+
+
+def _arrows(drawing: Diagram) -> Iterator[str]:
+    yield f"[*] --> {drawing.initial.id}"
     for arrow in drawing.arrows:
-        if arrow.home == box.id:
-            style = f"[{LIGHT.arrows[arrow.kind]}{_STYLES[arrow.kind]}]"
-            text = "\\n".join(_text(str(label)) for label in arrow.labels)
-            yield f"{arrow.source} -{style}-> {arrow.target} : {text}"
+        style = f"[{LIGHT.arrows[arrow.kind]}{_STYLES[arrow.kind]}]"
+        text = "\\n".join(_text(str(label)) for label in arrow.labels)
+        yield f"{arrow.source} -{style}-> {arrow.target} : {text}"
 
 
 def _colours(shade: Shade) -> str:

@@ -28,7 +28,6 @@ _CORNER_PX = 8
 _STYLE = f"""\
 text {{ font: {STATE_FONT_PX}px {FONT}; text-anchor: middle; dominant-baseline: central; }}
 rect {{ stroke-width: 1.2; }}
-.name {{ font-weight: bold; }}
 .box text {{ text-anchor: start; }}
 .any rect {{ stroke-dasharray: 3 3; }}
 .on-main-path rect {{ stroke-width: 2.5; }}
