@@ -1,4 +1,4 @@
-"""What an executor is given: its invocation, its environment and its working directory (protocol.md, section 2)."""
+"""An executor's invocation, environment and working directory (protocol.md, section 2)."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ MCP_URL = "http://tools.example:1234/mcp"
 REPORT = [["report"]]
 DEAD_PROXY = "http://127.0.0.1:9"
 DEPTH = 800
-"""Beyond what a function can go through that calls itself for each level."""
+"""Deeper than a recursive function can process."""
 UNKNOWN_AGENT = "thinker"
 BLUEPRINT: JsonObject = {
     "name": UNKNOWN_AGENT,
@@ -44,7 +44,9 @@ BLUEPRINT: JsonObject = {
 
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
-async def test_a_start_is_told_all_that_the_protocol_names_and_no_more(tmp_path: Path, lifecycle: Lifecycle) -> None:
+async def test_the_invocation_of_a_start_has_exactly_the_fields_of_the_protocol(
+    tmp_path: Path, lifecycle: Lifecycle
+) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle, config=CONFIG)
     async with staged(tmp_path, home) as at_work:
         run = await at_work.start(*REPORT)
@@ -61,7 +63,7 @@ async def test_a_start_is_told_all_that_the_protocol_names_and_no_more(tmp_path:
         }
 
 
-async def test_a_resume_of_a_one_shot_executor_is_told_no_project_directory(tmp_path: Path) -> None:
+async def test_the_invocation_of_a_resume_has_no_project_directory(tmp_path: Path) -> None:
     home = command_home(tmp_path / "home", lifecycle="one_shot", config=CONFIG)
     async with staged(tmp_path, home) as at_work:
         first = await at_work.start(["bind"], *REPORT)
@@ -97,13 +99,13 @@ async def test_a_run_without_an_agent_names_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", [2**64, -(2**70), 1e308, "\u2028\x00\x7f😀", "a\nb\r\n", {"": [[], {}, None]}, "${runner.x}"], ids=ascii
 )
-async def test_parameters_arrive_as_they_are(tmp_path: Path, value: Any) -> None:
+async def test_parameters_arrive_unchanged(tmp_path: Path, value: Any) -> None:
     async with staged(tmp_path) as at_work:
         run = await at_work.desk.submit(AGENT, steps=REPORT, value=value)
         assert (await at_work.completes(run))["message"]["parameters"] == {"steps": REPORT, "value": value}
 
 
-async def test_a_blueprint_is_given_whole_with_what_the_runner_fills_in(tmp_path: Path) -> None:
+async def test_the_invocation_has_the_whole_blueprint_with_filled_placeholders(tmp_path: Path) -> None:
     async with of_the_coordinator(tmp_path, BLUEPRINT) as at_work:
         run = await at_work.desk.submit(UNKNOWN_AGENT, steps=REPORT)
         assert (await at_work.completes(run))["message"]["agent_blueprint"] == {
@@ -127,7 +129,7 @@ async def test_a_run_works_in_the_directory_that_it_names(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
-async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
+async def test_an_executor_gets_only_the_documented_environment(
     tmp_path: Path, lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AUTH0_RUNNER_CLIENT_SECRET", "AUTH0_DOMAIN", "AWS_SECRET_ACCESS_KEY", "UV_INDEX", "PYTHONPATH"):
@@ -144,7 +146,7 @@ async def test_an_executor_sees_only_the_environment_that_is_meant_for_it(
         assert environment == {
             **executor_environment(os.environ, has_sdk=True),
             "AGENT_SESSION_ID": run.session_id,
-            # It has it, but may not show it.
+            # It gets the value, but events must not contain it.
             "CLAUDE_CODE_OAUTH_TOKEN": MASK,
         }
 
@@ -160,7 +162,7 @@ urllib.request.urlopen(urllib.request.Request(
 
 
 async def test_an_executor_reaches_its_gateway_past_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most HTTP clients take every host to the proxy that is not exempt."""
+    """Most HTTP clients use the proxy for every host that is not exempt."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, DEAD_PROXY)
     home = command_home(tmp_path / "home", BINDS_BY_URLLIB, lifecycle="one_shot")
@@ -170,7 +172,7 @@ async def test_an_executor_reaches_its_gateway_past_a_proxy(tmp_path: Path, monk
         assert "bind" in at_work.told(run)
 
 
-async def test_a_python_path_that_the_profile_names_comes_before_the_kit(
+async def test_a_python_path_of_the_profile_comes_before_the_sdk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/opt/modules")
@@ -180,7 +182,7 @@ async def test_a_python_path_that_the_profile_names_comes_before_the_kit(
 
 
 @pytest.mark.parametrize("name", ["AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "AGENT_SESSION_ID"])
-def test_a_profile_cannot_pass_on_what_is_the_runners_own(
+def test_a_profile_cannot_pass_on_the_runners_own_variables(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = command_home(tmp_path, env=("HOME", name))

@@ -1,4 +1,4 @@
-"""A one-shot executor: a process for each run, whose exit code says how the run ended (protocol.md, section 2)."""
+"""A one-shot executor has a process for each run, whose exit code is the outcome (protocol.md, section 2)."""
 
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -34,7 +34,7 @@ async def test_runs_of_one_session_come_one_after_another(tmp_path: Path) -> Non
         further = [await bench.resume(first, ["event", text]) for text in ("second", "third")]
         for run in further:
             await bench.desk.state(run, "executing")
-        # Another session has to wait for none of them.
+        # A run of another session does not wait for them.
         await bench.completes(await bench.start(["bind"]))
         assert _texts(bench, first) == []
         held.gate.write_line()
@@ -43,7 +43,7 @@ async def test_runs_of_one_session_come_one_after_another(tmp_path: Path) -> Non
         assert _texts(bench, first) == ["first", "second", "third"]
 
 
-async def test_one_that_waits_for_another_can_be_stopped_and_holds_up_none(tmp_path: Path) -> None:
+async def test_a_waiting_run_can_be_stopped_and_delays_no_other(tmp_path: Path) -> None:
     async with one_shot(tmp_path) as bench, waiter(tmp_path) as held:
         first = await bench.start(["bind"], *held_by(held), ["event", "first"])
         await held.started.pid()
@@ -97,7 +97,7 @@ async def test_exit_code_0_completes_the_run_and_finishes_the_session(tmp_path: 
     ],
     ids=["both", "stdout", "exit code", "signal", "signal and stderr", "signal in a shell", "no UTF-8"],
 )
-async def test_any_other_exit_code_fails_the_run_with_what_was_said(
+async def test_any_other_exit_code_fails_the_run_with_its_output(
     tmp_path: Path, steps: list[Step], reason: str
 ) -> None:
     async with one_shot(tmp_path) as bench:
@@ -151,7 +151,7 @@ async def test_a_time_limit_ends_an_executor_that_never_reads(tmp_path: Path, si
 
 
 @pytest.mark.parametrize(("steps", "signal"), [([], "SIGTERM"), ([["ignore_sigterm"]], "SIGKILL")])
-async def test_a_stop_ends_the_process_and_all_of_its_group(
+async def test_a_stop_ends_the_process_and_its_group(
     tmp_path: Path, steps: list[Step], signal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short_graces(monkeypatch)
@@ -166,7 +166,7 @@ async def test_a_stop_ends_the_process_and_all_of_its_group(
         assert await bench.session(run) == "stopped"
 
 
-async def test_what_is_left_of_the_group_ends_with_the_executor(tmp_path: Path) -> None:
+async def test_the_rest_of_the_group_ends_with_the_executor(tmp_path: Path) -> None:
     async with one_shot(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], ["spawn", str(held.started.path)])
         recovered = await held.started.pid()

@@ -1,4 +1,4 @@
-"""Where an executor is found, and how it is started (protocol.md, section 2)."""
+"""The search for an executor, and its start (protocol.md, section 2)."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ PEP_723 = """\
 # [tool.uv]
 # ///
 """
-"""With settings of uv's own: without them the runner's own environment would do."""
+"""With uv settings, without which the script would run in the runner's own environment."""
 SAYS_WHO = "#!/bin/sh\necho {who} >&2\nexit 1\n"
 
 
@@ -68,7 +68,7 @@ async def test_a_script_that_needs_uv_is_refused_where_there_is_none(
     assert "`uv` has to be on PATH" in refusal
 
 
-async def test_an_executor_that_is_not_there_is_refused_before_anything_is_registered(tmp_path: Path) -> None:
+async def test_a_missing_executor_is_reported_before_the_runner_registers(tmp_path: Path) -> None:
     home = command_home(tmp_path / "home")
     home.executor_path.unlink()
     assert await _refused(tmp_path, home) == f"{home.path}: command: there is no executor {tmp_path / 'home' / COMMAND}"
@@ -114,12 +114,12 @@ async def test_an_executor_that_cannot_be_started_fails_its_run_with_the_reason(
         await at_work.completes(await at_work.start())
 
 
-async def test_the_configured_home_stands_before_all_others(places: "Places") -> None:
+async def test_the_configured_home_comes_first(places: "Places") -> None:
     places.everywhere()
     assert await places.who(configured=True) == "configured"
 
 
-async def test_the_working_directory_comes_before_what_is_bundled(places: "Places") -> None:
+async def test_the_working_directory_comes_before_the_bundled_home(places: "Places") -> None:
     places.everywhere()
     assert await places.who(configured=False) == "here"
 
@@ -130,7 +130,7 @@ async def test_a_profile_of_the_working_directory_may_use_a_bundled_executor(pla
     assert await places.who(configured=False) == "bundled"
 
 
-async def test_a_configured_home_borrows_nothing(places: "Places") -> None:
+async def test_a_configured_home_uses_nothing_from_others(places: "Places") -> None:
     places.everywhere()
     (places.configured / COMMAND).unlink()
     with pytest.raises(UsageError, match=f"there is no executor {places.configured / COMMAND}"):
@@ -138,7 +138,7 @@ async def test_a_configured_home_borrows_nothing(places: "Places") -> None:
 
 
 class Places:
-    """Three homes, each with the profile `staged`, whose executor says where it lies."""
+    """Three homes, each with the profile `staged`, whose executor reports its folder."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -151,7 +151,7 @@ class Places:
         (self.bundled / "specs").symlink_to(home_module.bundled() / "specs")
 
     async def who(self, *, configured: bool) -> str:
-        """Which executor a runner of this profile starts."""
+        """Return the executor that a runner of this profile starts."""
         self._monkeypatch.setattr(home_module, "bundled", lambda: self.bundled)
         self._monkeypatch.chdir(self.here)
         if configured:
@@ -168,7 +168,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 
 
 async def _refused(folder: Path, home: LoadedProfile) -> str:
-    """What a runner of this home says instead of starting; the coordinator has not heard of it."""
+    """Return the error of a runner of this home, which does not register."""
     async with bench(folder) as desk:
         with pytest.raises(UsageError) as refusal:
             async with desk.running(home):

@@ -1,4 +1,4 @@
-"""Executors that misbehave: each ends with its documented outcome, within its limits."""
+"""Executors that misbehave end with their documented outcome, within their limits."""
 
 import re
 from contextlib import AbstractAsyncContextManager
@@ -54,7 +54,7 @@ async def test_a_turn_of_an_executor_that_closes_its_stdout_fails(tmp_path: Path
         assert not bench.proxy.calls_for("POST", SESSION_STATUS)
 
 
-async def test_an_executor_that_closes_its_stdout_may_still_say_why_it_ends(tmp_path: Path) -> None:
+async def test_the_reason_of_an_executor_that_closed_its_stdout_is_reported(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["close", STDOUT], ["complain", "no more"], ["exit", 3])
         assert await bench.fails(run) == f"no more (exit code 3 {IN_ITS_TURN})"
@@ -100,7 +100,7 @@ async def test_a_turn_for_an_executor_that_ends_instead_fails_with_its_reason(tm
         assert await bench.fails(second) == f"I had enough (exit code 1 {IN_ITS_TURN})"
 
 
-async def test_what_was_said_before_the_turn_that_failed_is_told_too(tmp_path: Path) -> None:
+async def test_output_from_between_turns_is_in_the_error_of_a_failed_turn(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         complains: list[Step] = [["complain", "the disk is full"], ["tell_pid", str(held.started.path)]]
         first = await bench.start(["bind"], ["afterwards", ["await", str(held.gate.path)], *complains])
@@ -118,7 +118,7 @@ async def test_a_turn_that_is_completed_with_a_closed_stdin_counts(tmp_path: Pat
 
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
 @pytest.mark.parametrize(("code", "outcome"), [(0, "finished"), (2, "failed")])
-async def test_an_exit_is_noticed_while_somebody_else_holds_the_streams(
+async def test_an_exit_is_noticed_while_another_process_holds_the_streams(
     tmp_path: Path, lifecycle: str, code: int, outcome: str
 ) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle)
@@ -151,7 +151,7 @@ async def test_a_line_without_its_break_completes_no_turn_of_an_executor_that_fa
         assert (await bench.fails(run)).startswith('half\n--- stdout ---\n{"type": "turn_complete"}\n(')
 
 
-async def test_the_last_line_of_an_executor_that_ends_in_order_needs_no_break(tmp_path: Path) -> None:
+async def test_the_last_line_of_a_successful_executor_needs_no_line_break(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["report"], ["say", '{"type": "turn_complete"}'], ["exit", 0])
         await bench.completes(run)

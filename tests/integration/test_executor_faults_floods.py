@@ -1,4 +1,4 @@
-"""Executors that write more than anybody wants to keep: the runner's memory stays what it was."""
+"""Executors that write without end do not fill the runner's memory."""
 
 import gc
 import re
@@ -17,7 +17,7 @@ FLOOD_CHARS = 50_000_000
 LINE = "x" * 79 + "\n"
 GROWTH_LIMIT_BYTES = 20 * MIB
 FORGET_PEAK, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-"""Linux alone measures a peak anew."""
+"""Only Linux can reset the peak."""
 assert GROWTH_LIMIT_BYTES < FLOOD_CHARS / 2
 assert OUTPUT_LIMIT_BYTES < GROWTH_LIMIT_BYTES / 2
 
@@ -27,7 +27,7 @@ def flood(step: str, text: str = "x") -> Step:
 
 
 class Peak:
-    """How much more memory this process, and so the runner, has held at once than at the beginning."""
+    """The growth of the peak memory of this process, which includes the runner."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -62,7 +62,7 @@ async def test_a_flood_does_not_fill_the_runner(tmp_path: Path, lifecycle: str, 
 
 
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
-async def test_a_flood_that_ends_in_a_failure_is_told_in_its_limits(tmp_path: Path, lifecycle: str) -> None:
+async def test_the_error_of_a_flood_is_limited(tmp_path: Path, lifecycle: str) -> None:
     async with staged(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
         await bench.completes(await bench.start(["bind"]))
         peak = Peak()
@@ -88,7 +88,7 @@ async def test_many_turns_of_much_output_leave_nothing_behind(tmp_path: Path) ->
         assert peak.growth_bytes() < GROWTH_LIMIT_BYTES
 
 
-async def test_a_flood_in_one_session_does_not_hold_up_another(tmp_path: Path) -> None:
+async def test_a_flood_in_one_session_does_not_delay_another(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         loud = await bench.start(["bind"], *[flood("complain")] * 4)
         quiet = await bench.start(["bind"])

@@ -1,4 +1,4 @@
-"""A message that the coordinator never takes keeps nothing else of its session from being told."""
+"""A message that the coordinator always rejects does not block the other messages of its session."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     "kind", [faults.status(500), faults.status(403), faults.html(), faults.reset()], ids=lambda k: k.name
 )
 @pytest.mark.usefixtures("short_patience")
-async def test_an_event_that_alone_is_not_taken_is_given_up(tmp_path: Path, kind: Kind) -> None:
+async def test_a_single_rejected_event_is_given_up(tmp_path: Path, kind: Kind) -> None:
     async with staged(tmp_path, heartbeat_interval_s=0.1) as at_work:
         at_work.proxy.fault("POST", EVENTS, kind, times=None)
         run = await at_work.start(["bind"], ["event", "poison"])

@@ -81,7 +81,7 @@ def test_a_result_without_standard_output_is_an_error(tmp_path: Path) -> None:
     command = inheriting([*FSM_RUNNER, "run", "say", "text=hello"], closed=(1,))
     ended = ends(command, tmp_path, environment(tmp_path / "home"))
     assert ended.returncode == EXIT_FAILED
-    # Above it may be warnings of the log, where the machine is busy.
+    # On a busy machine, warnings may precede it.
     said = "run run_[0-9a-f]+ completed, but its result cannot be written to standard output: it is closed"
     assert re.fullmatch(f"error: {said}", ended.stderr.splitlines()[-1]), ended.stderr
 
@@ -94,8 +94,8 @@ def test_other_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @needs_full_device
-async def test_a_message_that_cannot_be_written_does_not_cost_the_result(tmp_path: Path) -> None:
-    """`submit --wait` says which run it has submitted before it waits."""
+async def test_a_log_message_that_cannot_be_written_does_not_lose_the_result(tmp_path: Path) -> None:
+    """`submit --wait` logs the run before it waits."""
     async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
         submit = [*FSM_RUNNER, "submit", "say", "text=x", "--wait", "-c", desk.server.url]
         full = os.open(FULL_DEVICE, os.O_WRONLY)
@@ -106,7 +106,7 @@ async def test_a_message_that_cannot_be_written_does_not_cost_the_result(tmp_pat
     assert (ended.returncode, ended.stdout) == (EXIT_OK, '{"said": "x"}\n')
 
 
-def test_a_reader_that_is_slow_and_a_pipe_that_does_not_block_get_the_whole_output(tmp_path: Path) -> None:
+def test_a_slow_reader_of_a_non_blocking_pipe_gets_the_whole_output(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     program = "from fsm_runner.process.inherited import normalize_streams; normalize_streams(); print('x' * 1_000_000)"
@@ -118,7 +118,7 @@ def test_a_reader_that_is_slow_and_a_pipe_that_does_not_block_get_the_whole_outp
 
 
 @linux_only
-async def test_a_runner_is_not_impaired_by_what_its_parent_closed_ignored_and_blocked(tmp_path: Path) -> None:
+async def test_a_runner_works_with_closed_streams_and_ignored_and_blocked_signals(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     (home.executor_folder / "commands" / "say").write_text(SHOWS_SIGNALS)
     async with bench(tmp_path) as desk, impaired_runner(tmp_path, desk) as process:
@@ -127,7 +127,7 @@ async def test_a_runner_is_not_impaired_by_what_its_parent_closed_ignored_and_bl
         assert shown == {"blocked": NONE, "ignored": NONE}
         for number in (signal.SIGHUP, signal.SIGINT):
             process.send_signal(number)
-        # A runner that drains claims nothing.
+        # A draining runner claims no runs.
         await completed(desk)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
@@ -152,7 +152,7 @@ async def impaired_runner(folder: Path, desk: Bench) -> AsyncIterator[Process]:
 
 
 async def completed(desk: Bench) -> dict[str, str]:
-    """Submit a run and see it reported as completed; its result."""
+    """Submit a run, wait until it is completed, and return its result."""
     run = await desk.submit("say")
     await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
     result = await desk.result(run)
@@ -160,7 +160,7 @@ async def completed(desk: Bench) -> dict[str, str]:
     return result
 
 
-def test_an_executor_is_not_impaired_by_what_its_parent_closed_ignored_and_blocked(tmp_path: Path) -> None:
+def test_an_executor_works_with_closed_streams_and_ignored_and_blocked_signals(tmp_path: Path) -> None:
     body = """
 import fsm_executor, os, signal, subprocess, sys
 async def main(session): pass

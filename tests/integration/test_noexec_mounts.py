@@ -1,4 +1,4 @@
-"""Programs on a file system that is mounted with `noexec`: what is reported names the mount."""
+"""Errors about programs on a file system that is mounted with `noexec` name the mount."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -48,10 +48,10 @@ signal.pause()
 """
 
 
-async def test_process_1_reaps_orphans_and_heeds_a_signal_at_any_time(tmp_path: Path) -> None:
+async def test_process_1_reaps_orphans_and_handles_a_signal_at_any_time(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid), Fifo(tmp_path / "gate") as gate:
-        # The init waits for signals before anything else of the program is loaded.
+        # Init waits for signals before the rest of the program is imported.
         await desk.proxy.answered("POST", REGISTER)
         orphan = f"ORPHAN={tmp_path}"
         leave = ["nsenter", "--target", str(pid), "--pid", "sh", "-c", f"head -n 1 {gate.path} >/dev/null 2>&1 &"]
@@ -64,8 +64,8 @@ async def test_process_1_reaps_orphans_and_heeds_a_signal_at_any_time(tmp_path: 
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
 
 
-async def test_process_1_passes_a_signal_on_before_the_program_handles_it(tmp_path: Path) -> None:
-    """The kernel would discard it for process 1, and ends the child."""
+async def test_process_1_forwards_a_signal_before_the_program_handles_it(tmp_path: Path) -> None:
+    """The kernel would discard the signal for process 1, but it ends the child."""
     command = [sys.executable, "-c", HANDLES_NO_SIGNAL]
     async with namespace(command, tmp_path, environment(None)) as (process, pid):
         await child_of(pid)
@@ -75,7 +75,7 @@ async def test_process_1_passes_a_signal_on_before_the_program_handles_it(tmp_pa
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 async def test_process_1_hides_its_environment_as_the_runner_does(tmp_path: Path) -> None:
-    """It has the same credentials in it. Another user's, since root may read everything."""
+    """Checked as another user, because root may read everything."""
     command = [sys.executable, "-c", BECOMES_NOBODY, str(NOBODY)]
     async with namespace(command, tmp_path, environment(None)) as (_, pid), asyncio.timeout(PATIENCE_S):
         child = await child_of(pid)
@@ -84,7 +84,7 @@ async def test_process_1_hides_its_environment_as_the_runner_does(tmp_path: Path
         assert is_readable_for_nobody(f"/proc/{child}/environ")
 
 
-async def test_the_entry_point_of_the_images_heeds_a_signal_before_it_has_become_an_init(tmp_path: Path) -> None:
+async def test_the_entry_point_of_the_images_handles_a_signal_before_it_becomes_init(tmp_path: Path) -> None:
     async with Fifo(tmp_path / "started") as started, Fifo(tmp_path / "gate") as gate:
         # The first command of the entry point.
         (tmp_path / "id").write_text(f"#!/bin/sh\necho >{started.path}; head -n 1 <{gate.path}\n")
@@ -112,7 +112,7 @@ async def process_1(folder: Path, desk: Bench) -> AsyncIterator[tuple[Process, i
 
 @asynccontextmanager
 async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
-    """What starts the command as process 1 of a namespace, and the id of that process outside of it."""
+    """Start the command as process 1 of a namespace. Yield the starter and the id of process 1 outside of it."""
     unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     process = await asyncio.create_subprocess_exec(*unshare, *command, cwd=cwd, env=env, stdin=DEVNULL)
     try:
@@ -124,7 +124,7 @@ async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> Async
 
 
 async def child_of(pid: int) -> int:
-    """The first child of a process, once there is one."""
+    """Return the first child of a process, once there is one."""
     async with asyncio.timeout(PATIENCE_S):
         while not (children := children_of(pid)):  # noqa: ASYNC110 - no event reports a fork
             await asyncio.sleep(0.001)

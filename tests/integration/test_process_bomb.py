@@ -13,17 +13,17 @@ from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, subreaper_
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
 
 LIMIT = 200
 
 BOMB = """
 import os, resource, sys, time
 
-ends_at = time.monotonic() + 30  # should nobody else end it
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # hundreds of them leave nothing of a machine otherwise
+ends_at = time.monotonic() + 30  # a guard
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # so that hundreds of them do not block the machine
 limit, setsid = int(sys.argv[1]), sys.argv[2] == "sessions"
-if os.getuid() == 0:  # who has no limit of processes
+if os.getuid() == 0:  # for whom the limit does not count
     user = 50_000 + os.getpid() % 10_000
     os.setgid(user)
     os.setuid(user)
@@ -49,7 +49,7 @@ def adopted() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("spread", ["group", "sessions"])
-async def test_a_stop_ends_them_all(spread: str) -> None:
+async def test_a_stop_kills_all_processes(spread: str) -> None:
     full = asyncio.Event()
     command = [sys.executable, "-c", BOMB, str(LIMIT), spread]
     child = Child.start(command, env=ENV, cwd=HERE, on_stdout=lambda _: full.set())
@@ -64,8 +64,8 @@ async def test_a_stop_ends_them_all(spread: str) -> None:
 
 
 @pytest.mark.parametrize("spread", ["group", "sessions"])
-async def test_a_limit_of_processes_ends_them_all(spread: str) -> None:
-    """While it grows, and before it comes to any limit of the system's."""
+async def test_a_process_limit_kills_all_processes(spread: str) -> None:
+    """The limit is far below those of the system."""
     command = [sys.executable, "-c", BOMB, str(LIMIT), spread]
     child = Child.start(command, env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(processes=20)))
     try:

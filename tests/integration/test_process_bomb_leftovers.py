@@ -24,7 +24,7 @@ from tests.support.logs import log_lines
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
 
 CHAIN = """
 import os, time
@@ -105,7 +105,7 @@ async def test_the_killer_does_not_give_up_while_processes_are_started(monkeypat
     assert not [line for line in lines if "still there" in line]
 
 
-async def test_a_loop_that_closes_does_not_give_up_either(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocking_close_does_not_give_up_either(monkeypatch: pytest.MonkeyPatch) -> None:
     powerless, is_up = Powerless(monkeypatch, searches=40, changing=True), asyncio.Event()
     child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE, on_stdout=lambda _: is_up.set())
     try:
@@ -116,7 +116,7 @@ async def test_a_loop_that_closes_does_not_give_up_either(monkeypatch: pytest.Mo
     assert with_environment(OWN_TREE_TAGS) == []
 
 
-STRAY = "setsid sh -c 'echo $$ >$SIGNS; exec sleep 1000' &\n"
+ORPHAN = "setsid sh -c 'echo $$ >$SIGNS; exec sleep 1000' &\n"
 
 
 @pytest.fixture
@@ -143,10 +143,10 @@ async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.Mon
     assert len(with_environment(OWN_TREE_TAGS)) == count
 
 
-async def test_another_child_is_not_charged_with_the_processes_that_its_end_kills(
+async def test_a_child_is_not_charged_with_leftovers_that_its_end_kills(
     signs: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await given_up(5 * STRAY, signs, 5, monkeypatch)
+    await given_up(5 * ORPHAN, signs, 5, monkeypatch)
     # The end takes longer than the limiter waits until its next measurement.
     Powerless(monkeypatch, searches=20)
     innocent = Child.start(["true"], env=ENV, cwd=HERE, launch_policy=LaunchPolicy(ResourceLimits(processes=2)))
@@ -155,7 +155,7 @@ async def test_another_child_is_not_charged_with_the_processes_that_its_end_kill
     assert with_environment(OWN_TREE_TAGS) == []
 
 
-async def test_another_child_is_not_charged_with_the_cpu_time_of_processes_that_its_end_kills(
+async def test_a_child_is_not_charged_with_the_cpu_time_of_leftovers_that_its_end_kills(
     signs: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await given_up('"$PYTHON" -c "$BURNS" >$SIGNS &', signs, 1, monkeypatch)
@@ -165,7 +165,7 @@ async def test_another_child_is_not_charged_with_the_cpu_time_of_processes_that_
     assert with_environment(OWN_TREE_TAGS) == []
 
 
-async def test_a_child_yields_to_the_runner() -> None:
+async def test_a_child_has_a_lower_priority_than_the_runner() -> None:
     ended = await exit_of(start_shell("sleep 0.01; cut -d' ' -f19 /proc/$$/stat"))
     assert ended.stdout.text() == f"{os.getpriority(os.PRIO_PROCESS, 0) + LOWERED_BY}\n"
 

@@ -30,7 +30,7 @@ def start(request: pytest.FixtureRequest) -> Start:
 
 
 class Signpost:
-    """A named pipe through which a child says that it has come to a certain place."""
+    """A named pipe through which a child reports that it has reached a certain point."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -67,7 +67,7 @@ def is_running(pid: int) -> bool:
     return state not in ("", "Z")
 
 
-async def test_output_and_exit_code_are_told(start: Start) -> None:
+async def test_output_and_exit_code_are_in_the_exit(start: Start) -> None:
     child = start("/bin/sh", "-c", "echo out; echo err >&2; exit 3")
     ended = await exit_of(child)
     assert (ended.code, ended.signal) == (3, None)
@@ -77,7 +77,7 @@ async def test_output_and_exit_code_are_told(start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-async def test_a_death_by_signal_is_told_as_a_shell_does(start: Start, number: signal.Signals) -> None:
+async def test_a_death_by_signal_has_the_exit_code_of_a_shell(start: Start, number: signal.Signals) -> None:
     ended = await exit_of(start("/bin/sh", "-c", f"kill -{number.value} $$"))
     assert (ended.code, ended.signal) == (128 + number, number.name)
 
@@ -123,7 +123,7 @@ async def test_a_child_that_ends_in_its_grace_is_not_killed(signpost: Signpost) 
     assert (ended.code, ended.stdout.text()) == (0, "bye\n")
 
 
-async def test_stopping_what_has_ended_takes_nothing(start: Start) -> None:
+async def test_stopping_an_ended_child_sends_no_signal(start: Start) -> None:
     child = start("/bin/sh", "-c", "exit 7")
     await exit_of(child)
     assert await child.stop() == "shutdown"
@@ -138,12 +138,12 @@ async def test_an_exit_that_was_not_noticed_yet_is_no_stop() -> None:
     assert await child.stop() == "shutdown"
 
 
-async def test_two_stops_at_once_tell_the_same(start: Start) -> None:
+async def test_two_concurrent_stops_return_the_same(start: Start) -> None:
     child = start("/bin/sleep", "1000")
     assert await asyncio.gather(*(child.stop() for _ in range(3))) == ["SIGTERM"] * 3
 
 
-async def test_the_caller_with_the_least_patience_decides_when_to_kill(signpost: Signpost) -> None:
+async def test_the_shortest_grace_period_of_several_stops_counts(signpost: Signpost) -> None:
     child = start_shell('trap "" TERM; echo ready >"$1"; sleep 1000', signpost.path)
     await signpost.reached()
     patient = asyncio.create_task(child.stop(term_grace_s=1000))
@@ -171,15 +171,15 @@ async def test_a_cancelled_wait_does_no_harm(start: Start) -> None:
     assert [(await wait).code for wait in waits[1:]] == [0, 0]
 
 
-async def test_what_is_left_in_the_group_is_gone_after_the_wait(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_rest_of_the_group_is_gone_after_the_wait(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     without_drain_limit(monkeypatch)
-    # The sleep holds the pipe, so the wait ends with it alone. A process closes its pipes shortly before it is gone.
+    # The sleep holds the pipe, so the wait ends only with it. A process closes its pipes shortly before it is gone.
     ended = await exit_of(start("/bin/sh", "-c", "sleep 1000 & echo $!"))
     assert ended.code == 0
     await gone(int(ended.stdout.text()))
 
 
-async def test_what_left_the_group_delays_the_end_by_no_more_than_the_drain_limit(start: Start) -> None:
+async def test_a_process_outside_the_group_delays_the_end_by_the_drain_limit_at_most(start: Start) -> None:
     script = """
 import subprocess
 print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid, flush=True)
@@ -196,7 +196,7 @@ print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid, flush=Tru
         os.kill(pid, signal.SIGKILL)
 
 
-async def test_what_is_written_to_a_pipe_arrives(start: Start) -> None:
+async def test_data_written_to_a_pipe_arrives(start: Start) -> None:
     child = start("/bin/cat", pipe_stdin=True)
     data = b"0123456789" * 30_000  # more than a pipe holds
     await asyncio.gather(child.stdin.write(data), child.stdin.write(b"end"))
@@ -214,7 +214,7 @@ async def test_close_ends_everything_at_once(start: Start) -> None:
     assert (await waiting).signal == "SIGKILL"
 
 
-def test_close_works_when_the_loop_is_closed_already(start: Start) -> None:
+def test_close_works_after_the_loop_was_closed(start: Start) -> None:
     async def begin() -> Child:
         return start("/bin/sleep", "1000", pipe_stdin=True)
 

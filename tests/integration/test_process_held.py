@@ -16,7 +16,7 @@ from tests.support.children import exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.processes import is_there
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Children that use more than they may, and children that do not."""
+"""Children that exceed their limits, and children that do not."""
 
 import asyncio
 import os
@@ -90,7 +90,7 @@ def start(script: str, *arguments: str, **limits: float) -> Child:
 
 
 async def ended(script: str, *arguments: str, **limits: float) -> Exit:
-    """How a child ends by itself, or is made to."""
+    """Start a child with limits and return its exit."""
     child = start(script, *arguments, **limits)
     ended = await exit_of(child)
     await no_watcher()
@@ -99,7 +99,7 @@ async def ended(script: str, *arguments: str, **limits: float) -> Exit:
 
 
 async def no_watcher() -> None:
-    """What was cancelled ends in the loop's next turn."""
+    """Let cancelled tasks end."""
     await asyncio.sleep(0)
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")] == []
 
@@ -115,22 +115,22 @@ async def test_memory() -> None:
     assert any(seen.exceeded in line for line in lines)
 
 
-async def test_who_ignores_sigterm_and_goes_on_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_ignores_sigterm_and_uses_more_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "TERM_GRACE_S", 1000.0)
     seen = await ended(DEAF + GROWS, memory_bytes=100 * MIB)
     assert seen.signal == "SIGKILL"
     assert "memory limit of 100 MiB" in (seen.exceeded or "")
 
 
-async def test_who_ignores_sigterm_and_uses_no_more_is_killed_after_its_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_ignores_sigterm_is_killed_after_its_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "TERM_GRACE_S", 0.2)
     seen = await ended(f"{DEAF}kept = bytes(b'x' * {100 * MIB})\nsignal.pause()", memory_bytes=90 * MIB)
     assert seen.signal == "SIGKILL"
     assert "memory limit of 90 MiB" in (seen.exceeded or "")
 
 
-async def test_memory_of_several_processes_is_summed_up_and_what_they_share_counts_once(tmp_path: Path) -> None:
-    """Of 6 x 60 MiB that are shared nothing is exceeded; of 6 x 60 that are not, 200 MiB are."""
+async def test_memory_is_summed_over_processes_and_shared_memory_counts_once(tmp_path: Path) -> None:
+    """6 x 60 MiB of shared memory are within 200 MiB; 6 x 60 MiB of private memory are not."""
     script = f"""
 import os, sys
 kept = bytearray(os.urandom(1 << 20)) * 60
@@ -180,7 +180,7 @@ async def test_processes(spread: tuple[str, ...]) -> None:
     assert "processes" in (seen.exceeded or "")
 
 
-async def test_as_many_processes_as_are_allowed_are_not_too_many() -> None:
+async def test_the_allowed_number_of_processes_does_not_exceed_the_limit() -> None:
     child = start(FORKS, "9", processes=10)
     await measured(child, processes=10)
     assert child.exceeded is None
@@ -195,7 +195,7 @@ async def test_open_files() -> None:
     assert "Too many open files" in (seen.exceeded or "")
 
 
-async def test_who_copes_with_the_limit_of_open_files_has_not_failed() -> None:
+async def test_a_child_that_handles_the_limit_of_open_files_has_not_failed() -> None:
     script = """
 kept = []
 try:
@@ -207,13 +207,13 @@ except OSError as fault:
     assert (seen.succeeded, seen.stdout.text()) == (True, "[Errno 24] Too many open files: '/dev/null' 47\n")
 
 
-async def test_a_limit_of_open_files_alone_needs_no_watcher() -> None:
+async def test_a_limit_of_open_files_needs_no_task() -> None:
     child = start(SHOWS, "RLIMIT_NOFILE", open_files=50)
     await no_watcher()
     assert (await exit_of(child)).stdout.text() == "(50, 50)\n"
 
 
-async def test_a_limit_is_never_more_than_there_is() -> None:
+async def test_a_limit_never_raises_that_of_the_runner() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert (await ended(SHOWS, "RLIMIT_NOFILE", open_files=most + 1)).stdout.text() == f"({most}, {most})\n"
 
@@ -225,25 +225,25 @@ async def test_cpu_time() -> None:
 
 
 @pytest.mark.parametrize("kind", ["waited for", "ignored", "orphans"])
-async def test_cpu_time_of_those_that_have_ended(kind: str) -> None:
+async def test_cpu_time_of_ended_processes_counts(kind: str) -> None:
     assert "CPU limit of 1 s exceeded" in ((await ended(BURNS_IN_CHILDREN, kind, cpu_s=1)).exceeded or "")
 
 
-async def test_cpu_time_that_was_used_up_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cpu_time_that_was_used_up_between_two_measurements_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limiter, "FIRST_PAUSE_S", 1000.0)
     seen = await ended("import time\nwhile time.process_time() < 0.3: pass", cpu_s=0.2)
     assert seen.code == 0
     assert "CPU limit of 0.2 s exceeded (0." in (seen.exceeded or "")
 
 
-async def test_the_kernel_ends_a_process_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_kernel_kills_a_process_that_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limiter, "FIRST_PAUSE_S", 1000.0)
     seen = await ended(BURNS, cpu_s=0.5)
     assert seen.signal == "SIGXCPU"
     assert "CPU limit of 0.5 s exceeded (" in (seen.exceeded or "")
 
 
-async def test_the_kernels_limit_lies_above_the_one_that_is_watched() -> None:
+async def test_the_kernels_cpu_limit_is_above_the_measured_one() -> None:
     soft_s = 125 + CPU_SLACK_S
     shown = (await ended(SHOWS, "RLIMIT_CPU", cpu_s=100)).stdout.text()
     assert shown == f"({soft_s}, {soft_s + CPU_KILL_S})\n"
@@ -256,19 +256,19 @@ async def test_output(stream: str) -> None:
     assert not seen.succeeded
 
 
-async def test_output_of_both_streams_is_summed_up() -> None:
+async def test_the_output_of_both_streams_is_summed() -> None:
     script = "import sys; sys.stdout.write('x' * int(sys.argv[1])); sys.stderr.write('x' * 1000)"
     assert (await ended(script, "1000", output_bytes=2000)).exceeded is None
     assert (await ended(script, "1001", output_bytes=2000)).exceeded == "output limit of 2,000 bytes exceeded"
 
 
-async def test_who_ignores_sigterm_and_goes_on_writing_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_ignores_sigterm_and_writes_more_is_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "TERM_GRACE_S", 1000.0)
     seen = await ended(f"{DEAF}import sys\nwhile True: sys.stdout.write('x' * 1000)", output_bytes=MIB)
     assert (seen.exceeded, seen.signal) == ("output limit of 1 MiB exceeded", "SIGKILL")
 
 
-async def test_a_child_within_its_limits_is_left_alone() -> None:
+async def test_a_child_within_its_limits_completes() -> None:
     generous = {"memory_bytes": 1 << 30, "processes": 10, "open_files": 100, "cpu_s": 100, "output_bytes": MIB}
     child = start("print(input())", **generous)
     assert [task.get_name() for task in asyncio.all_tasks()].count(f"limits of process {child.pid}") == 1
@@ -277,27 +277,27 @@ async def test_a_child_within_its_limits_is_left_alone() -> None:
     await no_watcher()
 
 
-async def test_a_child_without_limits_has_no_watcher() -> None:
+async def test_a_child_without_limits_has_no_task() -> None:
     child = Child.start(["/bin/cat"], env=ENV, cwd=HERE, pipe_stdin=True, launch_policy=LaunchPolicy(NO_LIMITS))
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("limits of")] == []
     child.stdin.close()
     assert (await exit_of(child)).succeeded
 
 
-async def test_the_others_go_on() -> None:
+async def test_other_children_continue() -> None:
     others = [start("import signal; signal.pause()", memory_bytes=200 * MIB) for _ in range(3)]
     assert (await exit_of(start(GROWS, memory_bytes=200 * MIB))).exceeded
     assert [each.exceeded for each in others] == [None] * 3
     assert [await each.stop() for each in others] == ["SIGTERM"] * 3
 
 
-async def test_a_child_that_is_closed_has_no_watcher_any_more() -> None:
+async def test_a_closed_child_has_no_task() -> None:
     child = start(BURNS, cpu_s=1000)
     child.close()
     await no_watcher()
 
 
-async def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_measurement_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     child = start(GROWS, memory_bytes=200 * MIB)
     look, failed = child._limiter._usage.measure, 0
 
@@ -313,7 +313,7 @@ async def test_a_look_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) 
     assert failed > 1
 
 
-async def test_a_child_whose_limits_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_whose_limits_cannot_be_measured_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     child = start("import signal; signal.pause()", memory_bytes=200 * MIB)
 
     async def broken(most_processes: int | None = None) -> Usage:
@@ -327,7 +327,7 @@ async def test_a_child_whose_limits_cannot_be_watched_is_ended(monkeypatch: pyte
     )
 
 
-async def test_an_idle_child_costs_next_to_nothing() -> None:
+async def test_measuring_an_idle_child_is_cheap() -> None:
     child = start("import signal; signal.pause()", memory_bytes=1 << 30, processes=10, cpu_s=1000)
     await measured(child, processes=1)
     usage = child._limiter._usage
@@ -339,7 +339,7 @@ async def test_an_idle_child_costs_next_to_nothing() -> None:
 
 
 async def test_psutil_finds_the_same_processes_as_procfs() -> None:
-    """As on systems without such files."""
+    """psutil is used on systems without /proc."""
     child = start(FORKS, "3", processes=100)
     await measured(child, processes=4)
     ours = {each.pid: each for each in child._descendants.processes()}

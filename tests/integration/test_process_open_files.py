@@ -1,4 +1,4 @@
-"""The limit of open files: high for the runner, unchanged for what it starts."""
+"""The limit of open files is raised for the runner and unchanged for its children."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ _, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenFiles]:
-    """Raised from a low limit."""
+    """A limit that was raised from a low one."""
     files = OpenFiles()
     monkeypatch.setattr(spawn, "OPEN_FILES", files)
     with soft_limit(LOW):
@@ -34,7 +34,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenFiles]:
 
 @contextmanager
 def crowd() -> Iterator[None]:
-    """Every number below the low limit is taken."""
+    """Use every descriptor number below the low limit."""
     with ExitStack() as stack:
         while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= LOW:
             stack.callback(os.close, descriptor)
@@ -46,7 +46,7 @@ async def limit_of_a_child(launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY) 
     return (await exit_of(Child.start(SHOW, env=ENV, cwd=HERE, launch_policy=launch_policy))).stdout.text()
 
 
-async def test_the_limit_is_raised_for_the_program_alone(files: OpenFiles) -> None:
+async def test_the_limit_is_raised_only_for_the_program(files: OpenFiles) -> None:
     assert files.limit == HARD
     assert await limit_of_a_child() == f"{LOW} {HARD}\n"
     with crowd():
@@ -55,7 +55,7 @@ async def test_the_limit_is_raised_for_the_program_alone(files: OpenFiles) -> No
     assert await limit_of_a_child(LaunchPolicy(ResourceLimits(open_files=300))) == "300 300\n"
 
 
-async def test_a_start_by_way_of_a_shell_has_the_same_errors(files: OpenFiles) -> None:
+async def test_a_start_through_a_shell_has_the_same_errors(files: OpenFiles) -> None:
     with crowd():
         for command, said in (("no-such", "command not found"), ("./no-such", "does not exist"), ("/etc", "directory")):
             with pytest.raises(SpawnFailed, match=said):
@@ -74,7 +74,7 @@ def test_a_limit_that_is_high_enough_stays() -> None:
 
 def test_the_descriptors_in_use_are_counted() -> None:
     files = OpenFiles()
-    assert files.in_use == open_descriptors() - 1  # that look has one open itself
+    assert files.in_use == open_descriptors() - 1  # counting opens one itself
     with crowd():
         assert files.in_use > LOW
     with soft_limit(LOW):

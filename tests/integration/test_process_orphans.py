@@ -1,4 +1,4 @@
-"""What leaves the group of a child ends with the child."""
+"""Descendants that have left the group of a child end with the child."""
 
 import asyncio
 import sys
@@ -15,22 +15,22 @@ from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there, reaped
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
 
-STRAY = "echo $$ >$SIGNS; exec sleep 1000"
+ORPHAN = "echo $$ >$SIGNS; exec sleep 1000"
 IGNORING = "trap '' TERM HUP INT; echo $$ >$SIGNS; sleep 1000 & wait; sleep 1000"
 LEFT_BEHIND = {
-    "in another session": 'setsid sh -c "$STRAY" &',
-    "in another group": 'set -m; sh -c "$STRAY" &',
-    "in another group, environment cleared": 'set -m; env -i SIGNS=$SIGNS sh -c "$STRAY" &',
-    "forked twice": "setsid sh -c 'sh -c \"$STRAY\" &' &",
-    "forked thrice, each in a session": 'setsid sh -c \'setsid sh -c "setsid sh -c \\"\\$STRAY\\" & exit" & exit\' &',
-    "below a session that lives": "setsid sh -c 'setsid sh -c \"$STRAY\" & sleep 1000' &",
+    "in another session": 'setsid sh -c "$ORPHAN" &',
+    "in another group": 'set -m; sh -c "$ORPHAN" &',
+    "in another group, environment cleared": 'set -m; env -i SIGNS=$SIGNS sh -c "$ORPHAN" &',
+    "forked twice": "setsid sh -c 'sh -c \"$ORPHAN\" &' &",
+    "forked thrice, each in a session": 'setsid sh -c \'setsid sh -c "setsid sh -c \\"\\$ORPHAN\\" & exit" & exit\' &',
+    "below a session that lives": "setsid sh -c 'setsid sh -c \"$ORPHAN\" & sleep 1000' &",
     "below a session that lives, environment cleared": (
-        "setsid sh -c 'env -i SIGNS=$SIGNS setsid sh -c \"$STRAY\" & sleep 1000' &"
+        "setsid sh -c 'env -i SIGNS=$SIGNS setsid sh -c \"$ORPHAN\" & sleep 1000' &"
     ),
-    "deaf to hangups": 'nohup sh -c "$STRAY" &',
-    "deaf to hangups, in another session": 'nohup setsid sh -c "$STRAY" &',
+    "deaf to hangups": 'nohup sh -c "$ORPHAN" &',
+    "deaf to hangups, in another session": 'nohup setsid sh -c "$ORPHAN" &',
     "deaf to signals, in another session": 'setsid sh -c "$IGNORING" &',
 }
 
@@ -54,13 +54,13 @@ async def go(tmp_path: Path) -> AsyncIterator[Fifo]:
 
 
 def start(script: str, signs: Fifo, go: Fifo) -> Child:
-    """Its stray writes its process id to `signs`; it exits when there is a line in `go`."""
-    env = {**ENV, "STRAY": STRAY, "IGNORING": IGNORING, "SIGNS": str(signs.path), "GO": str(go.path)}
+    """Its descendant writes its process id to `signs`. The child exits when there is a line in `go`."""
+    env = {**ENV, "ORPHAN": ORPHAN, "IGNORING": IGNORING, "SIGNS": str(signs.path), "GO": str(go.path)}
     return Child.start(["/bin/sh", "-c", f"{script}\nread line <$GO"], env=env, cwd=HERE)
 
 
 @pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
-async def test_what_is_left_at_the_exit_is_gone_after_the_wait(script: str, signs: Fifo, go: Fifo) -> None:
+async def test_descendants_are_gone_after_the_wait(script: str, signs: Fifo, go: Fifo) -> None:
     child = start(script, signs, go)
     pid = await signs.pid()
     go.write_line()
@@ -69,7 +69,7 @@ async def test_what_is_left_at_the_exit_is_gone_after_the_wait(script: str, sign
 
 
 @pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
-async def test_what_is_left_at_a_stop_is_gone_after_it(script: str, signs: Fifo, go: Fifo) -> None:
+async def test_descendants_are_gone_after_a_stop(script: str, signs: Fifo, go: Fifo) -> None:
     child = start(script, signs, go)
     pid = await signs.pid()
     assert await child.stop() == "SIGTERM"
@@ -77,7 +77,7 @@ async def test_what_is_left_at_a_stop_is_gone_after_it(script: str, signs: Fifo,
 
 
 @pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
-async def test_close_leaves_nothing(script: str, signs: Fifo, go: Fifo) -> None:
+async def test_descendants_are_gone_after_a_close(script: str, signs: Fifo, go: Fifo) -> None:
     child = start(script, signs, go)
     pid = await signs.pid()
     child.close()
@@ -85,8 +85,8 @@ async def test_close_leaves_nothing(script: str, signs: Fifo, go: Fifo) -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_who_has_no_mark_is_told_by_who_started_it(how: str, signs: Fifo, go: Fifo) -> None:
-    child = start('env -i SIGNS=$SIGNS setsid sh -c "$STRAY" &', signs, go)
+async def test_an_untagged_descendant_is_found_by_its_parent(how: str, signs: Fifo, go: Fifo) -> None:
+    child = start('env -i SIGNS=$SIGNS setsid sh -c "$ORPHAN" &', signs, go)
     pid = await signs.pid()
     if how == "stop":
         await child.stop()
@@ -115,14 +115,14 @@ grow(3)
 """
 
 
-async def test_a_tree_of_sessions_and_orphans_is_ended_as_a_whole(signs: Fifo) -> None:
+async def test_a_tree_of_sessions_and_orphans_is_killed_as_a_whole(signs: Fifo) -> None:
     child = Child.start([sys.executable, "-c", TREE, str(signs.path)], env=ENV, cwd=HERE)
     pids = [await signs.pid() for _ in range(1 + 3 + 9 + 27)]
     assert await child.stop() == "SIGTERM"
     assert [pid for pid in pids if is_there(pid)] == []
 
 
-async def test_an_output_that_is_held_does_not_delay_the_end(
+async def test_a_descendant_that_holds_the_output_does_not_delay_the_end(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_drain_limit(monkeypatch)
@@ -132,7 +132,7 @@ async def test_an_output_that_is_held_does_not_delay_the_end(
     assert (await exit_of(child)).code == 0
 
 
-async def test_the_strays_of_others_are_left_alone(tmp_path: Path, signs: Fifo, go: Fifo) -> None:
+async def test_descendants_of_other_children_are_spared(tmp_path: Path, signs: Fifo, go: Fifo) -> None:
     async with Fifo(tmp_path / "other-go") as other_go:
         child, other = start(LEFT_BEHIND["forked twice"], signs, go), None
         pid = await signs.pid()
@@ -167,7 +167,7 @@ async def test_an_orphan_that_leads_a_session_is_reaped_once_it_was_seen(tmp_pat
         await child.stop()
 
 
-async def test_zombies_are_looked_for_while_a_child_lives(
+async def test_zombies_are_reaped_regularly_while_a_child_lives(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subreaper, "REAP_INTERVAL_S", 0.01)
@@ -177,7 +177,7 @@ async def test_zombies_are_looked_for_while_a_child_lives(
     await child.stop()
 
 
-async def test_a_defect_does_not_end_the_search_for_zombies(
+async def test_an_exception_does_not_end_the_reaping_of_zombies(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reap_orphans, failures = SUBREAPER.reap_orphans, 1
@@ -198,7 +198,7 @@ async def test_a_defect_does_not_end_the_search_for_zombies(
     await child.stop()
 
 
-async def test_a_hundred_children_with_strays_at_once() -> None:
+async def test_a_hundred_children_with_descendants_at_once() -> None:
     script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & echo $1"
     children = [start_shell(script, str(number)) for number in range(100)]
     async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""Processes of this program that no run has started are left alone."""
+"""Processes of this program that no run has started are spared."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.support.children import exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ async def start_other(script: str) -> Process:
 
 
 def exit_code(pid: int) -> int:
-    """Of a zombie of ours. Raises ChildProcessError where it was reaped."""
+    """Reap a zombie and return its exit code. Raises ChildProcessError if it was reaped before."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
 
 
@@ -44,7 +44,7 @@ def start_and_leave(script: str) -> int:
     return os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsid=True)
 
 
-async def test_another_process_lives_on_when_a_child_ends() -> None:
+async def test_another_process_survives_the_end_of_a_child() -> None:
     other = await start_other("exec sleep 1000")
     await exit_of(start_shell("setsid sleep 1000 & exit"))
     SUBREAPER.reap_orphans()
@@ -54,7 +54,7 @@ async def test_another_process_lives_on_when_a_child_ends() -> None:
     assert await other.wait() == -signal.SIGKILL
 
 
-async def test_the_exit_code_of_another_process_is_left_to_who_waits_for_it() -> None:
+async def test_the_exit_code_of_another_process_is_not_taken() -> None:
     pid = start_and_leave("exit 3")
     await gone(pid)
     await exit_of(start_shell("setsid sleep 1000 & exit"))
@@ -63,7 +63,7 @@ async def test_the_exit_code_of_another_process_is_left_to_who_waits_for_it() ->
 
 
 @pytest.mark.parametrize("environment", ["", "env -i"], ids=["as it is", "cleared"])
-async def test_the_orphan_of_another_process_lives_on_when_a_child_ends(environment: str, signs: Fifo) -> None:
+async def test_the_orphan_of_another_process_survives_the_end_of_a_child(environment: str, signs: Fifo) -> None:
     other = await start_other(f"{environment} setsid /bin/sh -c 'echo $$ >{signs.path}; exec sleep 1000' & exit")
     pid = await signs.pid()
     assert await other.wait() == 0
@@ -75,7 +75,7 @@ async def test_the_orphan_of_another_process_lives_on_when_a_child_ends(environm
     assert exit_code(pid) == -signal.SIGKILL
 
 
-async def test_orphans_go_elsewhere_when_they_are_not_adopted_any_more(tmp_path: Path, signs: Fifo) -> None:
+async def test_orphans_are_not_adopted_after_the_subreaper_is_disabled(tmp_path: Path, signs: Fifo) -> None:
     SUBREAPER.disable()
     async with Fifo(tmp_path / "go") as go:
         script = 'setsid sh -c \'echo $$ >"$0"; exec sleep 1000\' "$1" & read line <"$2"'

@@ -84,7 +84,7 @@ async def test_writing_to_a_child_that_has_ended_fails() -> None:
         await child.stdin.write(b"x")
 
 
-async def test_a_write_that_waits_for_room_fails_when_the_child_is_killed() -> None:
+async def test_a_pending_write_fails_when_the_child_is_killed() -> None:
     child = Child.start(["/bin/sleep", "1000"], env=ENV, cwd=HERE, pipe_stdin=True)
     writing = asyncio.create_task(child.stdin.write(b"x" * 1_000_000))
     await asyncio.sleep(0)
@@ -101,7 +101,7 @@ async def test_a_child_without_a_pipe_has_no_stdin() -> None:
     await exit_of(child)
 
 
-async def test_an_exit_status_that_the_kernel_threw_away_is_a_failure() -> None:
+async def test_an_exit_status_that_the_kernel_dropped_is_a_failure() -> None:
     previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         ended = await exit_of(start_shell("echo hello"))
@@ -111,7 +111,7 @@ async def test_an_exit_status_that_the_kernel_threw_away_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("count", range(12))
-async def test_running_out_of_descriptors_leaks_none(count: int) -> None:
+async def test_a_lack_of_descriptors_leaks_none(count: int) -> None:
     child = None
     try:
         with descriptors_left(count):
@@ -123,7 +123,7 @@ async def test_running_out_of_descriptors_leaks_none(count: int) -> None:
         assert (await exit_of(child)).stdout.text() == "hello\n"
 
 
-async def test_a_child_that_cannot_be_supervised_is_ended_again() -> None:
+async def test_a_child_that_cannot_be_supervised_is_killed() -> None:
     pids = []
 
     def no_thread(pid: int, on_exit: Callable[[], None]) -> ExitWatch:
@@ -136,7 +136,7 @@ async def test_a_child_that_cannot_be_supervised_is_ended_again() -> None:
 
 
 class LateWatch:
-    """Notices the exit when it is told to: the child looks like one that the kernel does not let go."""
+    """Reports the exit on request, so that the child looks like one that the kernel holds."""
 
     def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
         self.notice = on_exit
@@ -158,7 +158,7 @@ def start_stuck() -> tuple[Child, LateWatch]:
     return Child.start(["/bin/sleep", "1000"], env=ENV, cwd=HERE, watch=watch), watches[0]
 
 
-async def test_a_child_that_sigkill_does_not_end_is_told_and_stays_supervised() -> None:
+async def test_a_child_that_sigkill_does_not_end_is_reported_and_stays_supervised() -> None:
     child, watch = start_stuck()
     with pytest.raises(ProcessStuck, match=rf"process {child.pid} is still there 0\.02 s after SIGKILL"):
         await child.stop(term_grace_s=0.01, kill_grace_s=0.02)
@@ -167,7 +167,7 @@ async def test_a_child_that_sigkill_does_not_end_is_told_and_stays_supervised() 
     assert is_reaped(child.pid)
 
 
-async def test_close_does_not_wait_for_ever() -> None:
+async def test_close_does_not_wait_forever() -> None:
     child, _ = start_stuck()
     with pytest.raises(ProcessStuck):
         child.close(kill_grace_s=0)

@@ -10,7 +10,7 @@ from fsm_runner.process.limits.limits import ResourceLimits
 
 PATH = "/usr/bin:/bin"
 Refusal = Callable[..., Awaitable[str]]
-"""Of a command, a working directory and an environment: what the message says."""
+"""Returns the error for a command, a working directory and an environment."""
 CONFINEMENTS = {"directly": DEFAULT_LAUNCH_POLICY, "by way of a shell": LaunchPolicy(ResourceLimits(open_files=50))}
 
 
@@ -73,23 +73,21 @@ async def test_the_message_says_why_a_command_did_not_start(
     assert reason.format(folder=folder) in message
 
 
-async def test_what_is_no_program_and_no_script_is_told(folder: Path) -> None:
+async def test_a_file_that_is_no_program_and_no_script_is_reported(folder: Path) -> None:
     with pytest.raises(SpawnFailed, match="its first line lacks `#!`"):
         Child.start(["./no-first-line"], env={"PATH": PATH}, cwd=folder)
 
 
-async def test_a_script_without_the_right_to_run_is_told_when_it_is_found_in_path(
-    folder: Path, refusal: Refusal
-) -> None:
+async def test_a_script_in_path_without_execute_permission_is_reported(folder: Path, refusal: Refusal) -> None:
     assert "run `chmod +x" in await refusal(["plain"], folder, {"PATH": str(folder)})
 
 
-async def test_a_missing_working_directory_is_told(folder: Path, refusal: Refusal) -> None:
+async def test_a_missing_working_directory_is_reported(folder: Path, refusal: Refusal) -> None:
     assert "working directory" in await refusal(["/bin/true"], folder / "absent")
     assert "is not a directory" in await refusal(["/bin/true"], folder / "plain")
 
 
-async def test_arguments_that_are_too_long_are_told(folder: Path, refusal: Refusal) -> None:
+async def test_arguments_that_are_too_long_are_reported(folder: Path, refusal: Refusal) -> None:
     message = await refusal(["/bin/true", "x" * 3_000_000], folder)
     assert "too long" in message
     assert "3,000,000" in message
@@ -103,23 +101,25 @@ async def test_arguments_that_are_too_long_are_told(folder: Path, refusal: Refus
         (["/bin/e\0cho"], "its name"),
     ],
 )
-async def test_text_that_no_argument_can_hold_is_told(
+async def test_an_argument_that_cannot_be_encoded_is_reported(
     folder: Path, refusal: Refusal, command: list[str], place: str
 ) -> None:
     assert place in await refusal(command, folder)
 
 
 @pytest.mark.parametrize("env", [{"A": "a\0b"}, {"A=B": "c"}])
-async def test_text_that_no_variable_can_hold_is_told(folder: Path, refusal: Refusal, env: dict[str, str]) -> None:
+async def test_a_variable_that_cannot_be_encoded_is_reported(
+    folder: Path, refusal: Refusal, env: dict[str, str]
+) -> None:
     assert "environment variable" in await refusal(["/bin/true"], folder, env)
 
 
 @pytest.mark.parametrize("command", [[], [""]])
-async def test_an_empty_command_is_told(folder: Path, refusal: Refusal, command: list[str]) -> None:
+async def test_an_empty_command_is_reported(folder: Path, refusal: Refusal, command: list[str]) -> None:
     assert "empty" in await refusal(command, folder)
 
 
-async def test_a_relative_command_is_looked_for_in_the_working_directory(
+async def test_a_relative_command_is_resolved_in_the_working_directory(
     folder: Path, launch_policy: LaunchPolicy
 ) -> None:
     ended = await Child.start(["./works"], env={}, cwd=folder, launch_policy=launch_policy).wait()

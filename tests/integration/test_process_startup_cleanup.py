@@ -36,7 +36,7 @@ from fsm_runner.process.tree import procfs
 procfs.offers_pidfds = lambda: False
 """
 no_setsid = pytest.mark.skipif(shutil.which("setsid") is None, reason="this system has no `setsid`")
-STRAY = "echo $$ >$SIGNS; exec sleep 1000"
+ORPHAN = "echo $$ >$SIGNS; exec sleep 1000"
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ async def test_other_processes_live_on(left: ExitStack) -> None:
 
 @no_setsid
 async def test_an_orphan_is_found(signs: Fifo) -> None:
-    script = "setsid sh -c 'sh -c \"$STRAY\" &' &"
-    with process(script, runner_tag(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
+    script = "setsid sh -c 'sh -c \"$ORPHAN\" &' &"
+    with process(script, runner_tag(IDENTITY, "earlier"), ORPHAN=ORPHAN, SIGNS=str(signs.path)) as parent:
         pid = await signs.pid()
         assert parent.wait(PATIENCE_S) == 0
         assert await killed() == 1
@@ -110,8 +110,8 @@ async def test_an_orphan_is_found(signs: Fifo) -> None:
 
 @no_setsid
 async def test_a_process_below_a_tagged_one_needs_no_tag(signs: Fifo) -> None:
-    script = 'env -i SIGNS=$SIGNS setsid sh -c "$STRAY" & wait'
-    with process(script, runner_tag(IDENTITY, "earlier"), STRAY=STRAY, SIGNS=str(signs.path)) as parent:
+    script = 'env -i SIGNS=$SIGNS setsid sh -c "$ORPHAN" & wait'
+    with process(script, runner_tag(IDENTITY, "earlier"), ORPHAN=ORPHAN, SIGNS=str(signs.path)) as parent:
         pid = await signs.pid()
         assert await killed() == 2
         await gone(pid)
@@ -121,10 +121,10 @@ async def test_a_process_below_a_tagged_one_needs_no_tag(signs: Fifo) -> None:
 @no_setsid
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit that serves as a tag")
 async def test_an_orphan_that_cleared_its_environment_is_found(signs: Fifo) -> None:
-    script = 'env -i SIGNS=$SIGNS STRAY="$STRAY" setsid sh -c \'sh -c "$STRAY" &\' &'
+    script = 'env -i SIGNS=$SIGNS ORPHAN="$ORPHAN" setsid sh -c \'sh -c "$ORPHAN" &\' &'
     with (
         with_rlimit_tag(rlimit_tag(EARLIER[0], 7)),
-        process(script, EARLIER[0], STRAY=STRAY, SIGNS=str(signs.path)) as parent,
+        process(script, EARLIER[0], ORPHAN=ORPHAN, SIGNS=str(signs.path)) as parent,
     ):
         pid = await signs.pid()
         assert parent.wait(PATIENCE_S) == 0

@@ -1,4 +1,4 @@
-"""Children of another user: what they may do, and that they end like any other child."""
+"""Children of another user: their permissions, and their end."""
 
 import asyncio
 import os
@@ -79,7 +79,7 @@ async def ended(script: str, *arguments: str, user: RunUser = NOBODY) -> Exit:
     return await exit_of(start(script, *arguments, user=user))
 
 
-async def test_it_has_this_user_this_group_and_no_others() -> None:
+async def test_it_has_only_this_user_and_group() -> None:
     seen = await ended("id -u; id -g; id -G", user=RunUser(name="x", uid=50_001, gid=50_002, groups=(5, 7), home="/"))
     uid, gid, groups = seen.stdout.text().splitlines()
     assert (uid, gid) == ("50001", "50002")
@@ -87,7 +87,7 @@ async def test_it_has_this_user_this_group_and_no_others() -> None:
     assert (await ended("id -G")).stdout.text() == "65534\n"
 
 
-async def test_it_can_do_nothing_to_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_cannot_affect_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = str(os.getpid())
     for forbidden in ("kill -0 $1", "kill -TERM $1", "cat /proc/$1/environ", "ls /proc/$1/fd", "cat /proc/$1/mem"):
         seen = await ended(forbidden, runner)
@@ -96,12 +96,12 @@ async def test_it_can_do_nothing_to_the_runner(monkeypatch: pytest.MonkeyPatch) 
         assert seen.stdout.text() == ""
 
 
-async def test_it_may_open_its_own_streams_anew() -> None:
+async def test_it_may_reopen_its_own_streams() -> None:
     seen = await exit_of(start("head -n 1 /dev/stdin >/dev/stdout; echo err >/dev/stderr", stdin="in\n"))
     assert (seen.stdout.text(), seen.stderr.text()) == ("in\n", "err\n")
 
 
-async def test_a_stop_ends_it_and_what_has_left_its_group(place: Path) -> None:
+async def test_a_stop_ends_it_and_descendants_outside_its_group(place: Path) -> None:
     async with Fifo(place / "signs") as signs:
         signs.path.chmod(0o666)
         stray = 'echo $$ >"$1"; exec sleep 1000'
@@ -113,7 +113,7 @@ async def test_a_stop_ends_it_and_what_has_left_its_group(place: Path) -> None:
             await gone(pid)
 
 
-async def test_what_it_leaves_behind_ends_with_it(place: Path) -> None:
+async def test_its_descendants_end_with_it(place: Path) -> None:
     async with Fifo(place / "signs") as signs:
         signs.path.chmod(0o666)
         stray = 'echo $$ >"$1"; exec sleep 1000'
@@ -125,7 +125,7 @@ async def test_what_it_leaves_behind_ends_with_it(place: Path) -> None:
         await gone(pid)
 
 
-async def test_its_limits_are_kept() -> None:
+async def test_its_limits_are_enforced() -> None:
     limits = ResourceLimits(cpu_s=0.3, open_files=40)
     child = start("while :; do :; done", limits=limits)
     assert "CPU limit" in ((await exit_of(child)).exceeded or "")
@@ -138,13 +138,13 @@ async def test_it_cannot_raise_its_limits() -> None:
     assert seen.stdout.text() in ("40\n", "")
 
 
-async def test_the_shell_that_sets_limits_leaves_a_command_as_it_is() -> None:
-    limits = ResourceLimits(open_files=1 << 29)  # more than there is
+async def test_the_shell_that_sets_limits_does_not_change_the_command() -> None:
+    limits = ResourceLimits(open_files=1 << 29)  # above the hard limit
     seen = await exit_of(start('printf "<%s>" "$@"; ulimit -n', "a b", "$(id)", "", "'\n", limits=limits))
     assert seen.stdout.text() == f"<a b><$(id)><><'\n>{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n"
 
 
-async def test_a_warden_ends_it(place: Path) -> None:
+async def test_the_watchdog_kills_it(place: Path) -> None:
     owner = "0123456789abcdef.user-test"
     script = 'env -i setsid sh -c \'echo $$ >"$1"; exec sleep 1000\' sh "$1" & echo $$ >"$1"; wait'
     async with Fifo(place / "signs") as signs, Watchdog(owner):
@@ -157,7 +157,7 @@ async def test_a_warden_ends_it(place: Path) -> None:
         )
         pids = [await signs.pid(), await signs.pid()]
         assert all(map(is_there, pids))
-    # The watchdog has left, and has ended both before.
+    # The watchdog has killed both and ended.
     assert (await exit_of(child)).signal == "SIGKILL"
     for pid in pids:
         await gone(pid)
@@ -185,7 +185,7 @@ async def test_leftovers_of_an_earlier_process_are_killed(place: Path) -> None:
         left.wait()
 
 
-async def test_a_command_that_the_user_may_not_run_is_told_with_what_denies_it(place: Path) -> None:
+async def test_the_error_names_the_folder_that_denies_a_command(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     command = closed / "command"
@@ -225,7 +225,7 @@ def test_users_are_found_by_name_and_number() -> None:
         ("1:99999999999", "is not the number of a user or group"),
     ],
 )
-def test_users_that_cannot_be_are_refused(text: str, reason: str) -> None:
+def test_invalid_users_are_rejected(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as refused:
         find_user(text)
     assert str(refused.value).startswith("--run-as (RUN_AS): ")
@@ -238,13 +238,13 @@ def test_only_root_can_start_others(monkeypatch: pytest.MonkeyPatch) -> None:
         find_user("nobody")
 
 
-def test_a_root_that_may_not_change_users_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_that_cannot_change_users_is_told_which_capabilities_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user, "lacks_capability", lambda number: number in (6, 7))
     with pytest.raises(UsageError, match="because it lacks CAP_SETGID, CAP_SETUID: add it"):
         find_user("nobody")
 
 
-def test_the_kernel_is_asked_what_a_user_may_do(place: Path) -> None:
+def test_permissions_are_checked_by_the_kernel(place: Path) -> None:
     (place / "closed").mkdir(mode=0o700)
     (place / "closed/within").mkdir(mode=0o777)
     (place / "a b\n* $(x)").mkdir()
@@ -254,7 +254,7 @@ def test_the_kernel_is_asked_what_a_user_may_do(place: Path) -> None:
     assert denied_to(NOBODY, []) == []
 
 
-def test_groups_count_for_what_a_user_may_do(place: Path) -> None:
+def test_groups_count_for_permissions(place: Path) -> None:
     (place / "group").mkdir()
     (place / "group").chmod(0o770)
     os.chown(place / "group", 0, 12345)
@@ -263,7 +263,7 @@ def test_groups_count_for_what_a_user_may_do(place: Path) -> None:
     assert denied_to(member, [(place / "group", "w")]) == []
 
 
-def test_the_way_to_where_a_link_leads_counts_too(place: Path) -> None:
+def test_the_folders_of_a_links_target_count_too(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     (closed / "file").touch()
@@ -275,7 +275,7 @@ def test_the_way_to_where_a_link_leads_counts_too(place: Path) -> None:
     assert first_denied(NOBODY, [(place / "link", "r")]) == (place / "link", place / "link", "r")
 
 
-async def test_work_with_a_users_rights_follows_no_link_that_the_user_may_not(place: Path) -> None:
+async def test_work_with_a_users_permissions_follows_no_link_that_the_user_may_not_follow(place: Path) -> None:
     secret = place / "secret"
     secret.write_text("of the runner")
     secret.chmod(0o600)
@@ -285,14 +285,14 @@ async def test_work_with_a_users_rights_follows_no_link_that_the_user_may_not(pl
     assert await asyncio.to_thread(with_rights_of, None, (place / "link").read_text) == "of the runner"
     await asyncio.to_thread(with_rights_of, NOBODY, (place / "own").mkdir)
     assert ((place / "own").stat().st_uid, (place / "own").stat().st_gid) == (NOBODY.uid, NOBODY.gid)
-    # The thread that has done it has its own rights again, as has this one.
+    # All threads have their own permissions again.
     for _ in range(20):
         assert await asyncio.to_thread(secret.read_text) == "of the runner"
     (place / "ours").mkdir()
     assert (place / "ours").stat().st_uid == 0
 
 
-async def test_rights_come_back_after_a_fault(place: Path) -> None:
+async def test_permissions_are_restored_after_an_exception(place: Path) -> None:
     def fails_and_reads() -> str:
         with pytest.raises(ZeroDivisionError):
             with_rights_of(NOBODY, lambda: 1 // 0)
@@ -304,13 +304,13 @@ async def test_rights_come_back_after_a_fault(place: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs `setpriv`")
-def test_a_root_may_lack_rights() -> None:
+def test_root_may_lack_capabilities() -> None:
     asked = "from fsm_runner.process.user import lacks_capability as lacks; print(lacks(19), lacks(7))"
     bound = ["setpriv", "--bounding-set=-sys_ptrace", sys.executable, "-c", asked]
     assert subprocess.run(bound, capture_output=True, text=True).stdout == "True False\n"
 
 
-def test_what_cannot_be_told_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_is_imprecise_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     limited = LaunchPolicy(ResourceLimits(memory_bytes=1), NOBODY)
     with log_lines() as lines:
         monkeypatch.setattr(launch_policy, "lacks_capability", lambda number: False)

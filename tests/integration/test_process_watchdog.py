@@ -32,7 +32,7 @@ from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the watchdog needs /proc")
 
-STRAY = "echo $$ >$SIGNS; exec sleep 1000"
+ORPHAN = "echo $$ >$SIGNS; exec sleep 1000"
 RUNNER = """
 import asyncio, os, sys
 from pathlib import Path
@@ -41,11 +41,11 @@ from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
 from fsm_runner.process.leftovers.watchdog import Watchdog
 
 SCRIPT = '''
-setsid sh -c "$STRAY" &
-setsid sh -c 'sh -c "$STRAY" &' &
-env -i SIGNS=$SIGNS setsid sh -c "$STRAY" &
-env -i SIGNS=$SIGNS STRAY="$STRAY" setsid sh -c 'sh -c "$STRAY" &' &
-trap "" TERM; sh -c "$STRAY" &
+setsid sh -c "$ORPHAN" &
+setsid sh -c 'sh -c "$ORPHAN" &' &
+env -i SIGNS=$SIGNS setsid sh -c "$ORPHAN" &
+env -i SIGNS=$SIGNS ORPHAN="$ORPHAN" setsid sh -c 'sh -c "$ORPHAN" &' &
+trap "" TERM; sh -c "$ORPHAN" &
 echo $$ >$SIGNS
 wait
 '''
@@ -83,8 +83,8 @@ def owner() -> str:
 
 @asynccontextmanager
 async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, list[int]]]:
-    """A process that lives as a runner does, its watchdog's id, and those of what it has started."""
-    env = {**ENV, "STRAY": STRAY, "SIGNS": str(signs.path), "PYTHONPATH": str(HERE)}
+    """A process like a runner, the id of its watchdog, and the ids of its descendants."""
+    env = {**ENV, "ORPHAN": ORPHAN, "SIGNS": str(signs.path), "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-c", RUNNER, owner]
     process = await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True)
     try:
@@ -97,7 +97,7 @@ async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, l
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSEGV])
-async def test_nothing_is_left_of_a_runner_that_a_signal_has_ended(
+async def test_nothing_is_left_of_a_runner_that_a_signal_killed(
     number: signal.Signals, owner: str, signs: Fifo
 ) -> None:
     async with runner(owner, signs) as (process, watchdog, started):
@@ -108,9 +108,9 @@ async def test_nothing_is_left_of_a_runner_that_a_signal_has_ended(
     assert with_environment(owner) == []
 
 
-async def test_what_another_runner_has_started_lives_on(owner: str, signs: Fifo) -> None:
+async def test_processes_of_another_runner_survive(owner: str, signs: Fifo) -> None:
     async with runner(owner, signs) as (process, watchdog, _):
-        others = f"{owner}-and-more"  # the next process of the same runner, say
+        others = f"{owner}-and-more"  # such as the next process of the same runner
         other = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: others})
         process.kill()
         await gone(watchdog)
@@ -121,13 +121,13 @@ async def test_what_another_runner_has_started_lives_on(owner: str, signs: Fifo)
 
 
 def channels(pid: int, without: str) -> set[str]:
-    """The pipes and sockets that a process holds, but for one of its descriptors."""
+    """The pipes and sockets that a process holds, except for one descriptor."""
     folder = Path("/proc", str(pid), "fd")
     targets = {str(file.readlink()) for file in folder.iterdir() if file.name != without and file.is_symlink()}
     return {target for target in targets if target.startswith(("pipe:", "socket:"))}
 
 
-async def test_a_warden_holds_nothing_of_its_runner(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_watchdog_inherits_nothing_from_its_runner(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH0_RUNNER_CLIENT_SECRET", "s3cret")
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid is not None
@@ -138,7 +138,7 @@ async def test_a_warden_holds_nothing_of_its_runner(owner: str, monkeypatch: pyt
         assert b"s3cret" not in (proc / "environ").read_bytes()
 
 
-async def test_a_warden_leaves_with_its_runner(owner: str) -> None:
+async def test_the_watchdog_ends_with_its_runner(owner: str) -> None:
     descriptors = open_descriptors()
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid is not None
@@ -148,28 +148,28 @@ async def test_a_warden_leaves_with_its_runner(owner: str) -> None:
     assert open_descriptors() == descriptors
 
 
-async def test_a_warden_ends_what_is_left_at_a_regular_end(owner: str) -> None:
+async def test_the_watchdog_kills_remaining_processes_at_a_regular_end(owner: str) -> None:
     left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: owner})
     async with Watchdog(owner):
         assert left.returncode is None
     assert await left.wait() == -signal.SIGKILL
 
 
-async def test_a_warden_is_no_orphan(owner: str) -> None:
+async def test_the_watchdog_is_not_taken_for_an_orphan(owner: str) -> None:
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid not in SUBREAPER.possible_orphans()
 
 
 async def replaced(watchdog: Watchdog, pid: int) -> int:
-    """The process id of the watchdog that comes after the one with this id."""
+    """Return the process id of the watchdog that replaces the one with this id."""
     async with asyncio.timeout(PATIENCE_S):
-        while watchdog.pid in (pid, None):  # noqa: ASYNC110 - nothing tells of it but the log
+        while watchdog.pid in (pid, None):  # noqa: ASYNC110 - only the log reports it
             await asyncio.sleep(0.01)
     assert watchdog.pid is not None
     return watchdog.pid
 
 
-async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> None:
+async def test_a_killed_watchdog_is_reported_and_replaced(owner: str) -> None:
     with log_lines() as lines:
         async with Watchdog(owner) as watchdog:
             assert watchdog.pid is not None
@@ -192,7 +192,7 @@ async def test_a_warden_that_was_ended_is_reported_and_replaced(owner: str) -> N
     ]
 
 
-async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_warden(owner: str, signs: Fifo) -> None:
+async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_watchdog(owner: str, signs: Fifo) -> None:
     async with runner(owner, signs) as (process, watchdog, started):
         os.kill(watchdog, signal.SIGKILL)
         second = await signs.pid()
@@ -203,9 +203,7 @@ async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_warden(owner
     assert with_environment(owner) == []
 
 
-async def test_a_warden_that_cannot_be_started_again_is_tried_again(
-    owner: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_starting_another_watchdog_is_retried(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start, failures = watchdog_module._started, 3
 
     def started(arguments: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
@@ -228,7 +226,7 @@ async def test_a_warden_that_cannot_be_started_again_is_tried_again(
     assert len([line for line in lines if "it cannot be started again: too many processes" in line]) == 1
 
 
-async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
+async def test_a_runner_that_ends_without_a_watchdog_does_not_wait_for_one(
     owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
@@ -239,7 +237,7 @@ async def test_a_runner_that_ends_without_a_warden_does_not_wait_for_one(
     assert watchdog.pid is None
 
 
-async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_watchdog_is_a_problem_of_the_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
     before = {child.pid for child in psutil.Process().children()}
     async with open_durable_state(tmp_path, IDENTITY, str, Inbox()) as durable:
@@ -252,7 +250,7 @@ async def test_the_problem_of_a_warden_is_the_runners(tmp_path: Path, monkeypatc
         )
 
 
-async def test_a_warden_that_does_not_leave_goes_on_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watchdog_that_takes_long_continues_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsm_runner.process.leftovers.watchdog.EXIT_WAIT_S", 0.05)
     async with Watchdog(owner) as watchdog:
         assert watchdog.pid is not None

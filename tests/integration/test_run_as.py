@@ -1,4 +1,4 @@
-"""Runners that are root and start executors as another user."""
+"""Root runners that start executors as another user."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ URL = ("--coordinator-url", "http://127.0.0.1:9")
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """With a home of the profile `bench`, and a project directory that everybody may write to."""
+    """With a home of the profile `bench`, and a project directory that every user may write to."""
     with open_place() as folder:
         (folder / "project").mkdir()
         (folder / "project").chmod(0o777)
@@ -47,7 +47,7 @@ def place() -> Iterator[Path]:
 
 
 def command(place: Path, agent: str, script: str) -> None:
-    """In place of what that agent does."""
+    """Replaces the command of the agent."""
     (place / "home/executors/procedural/commands" / agent).write_text(f"#!/bin/sh\n{script}\n")
 
 
@@ -62,14 +62,14 @@ async def running(place: Path, **overrides: Any) -> AsyncIterator[Bench]:
         yield desk
 
 
-async def test_a_command_is_the_users_and_so_is_what_it_makes(place: Path) -> None:
+async def test_a_command_and_its_files_belong_to_the_user(place: Path) -> None:
     async with running(place) as desk:
         command(place, "say", 'touch made; printf \'{"uid": "%s", "env": "%s"}\' "$(id -u)" "$HOME $USER $LOGNAME"')
         assert await desk.result(await desk.completes()) == {"uid": str(UID), "env": "/nonexistent nobody nobody"}
         assert (place / "project/made").stat().st_uid == UID
 
 
-async def test_an_executor_is_the_users_and_has_its_way_to_the_coordinator(place: Path) -> None:
+async def test_an_executor_runs_as_the_user_and_reaches_the_coordinator(place: Path) -> None:
     shutil.rmtree(place / "home")
     source = '#!/bin/sh\nread -r invocation; echo "$(id -u) $HOME ${AGENT_ORCHESTRATOR_API_URL%%:*}" >&2; exit 1\n'
     home = command_home(place / "home", source, lifecycle="one_shot")
@@ -106,7 +106,7 @@ async def test_a_hostile_command_reaches_nothing_of_the_runner(place: Path, monk
         assert journal.is_file()
 
 
-async def test_a_workspace_that_the_user_may_not_enter_is_told(place: Path) -> None:
+async def test_a_workspace_that_the_user_may_not_enter_is_reported(place: Path) -> None:
     closed, hidden, read_only = place / "closed", place / "closed/hidden", place / "read only"
     closed.mkdir(mode=0o700)
     hidden.mkdir()
@@ -146,7 +146,7 @@ async def test_a_stop_ends_the_users_processes(place: Path) -> None:
         await gone(pid)
 
 
-async def test_scripts_are_the_users_and_no_link_of_theirs_leads_the_runner_astray(place: Path) -> None:
+async def test_scripts_belong_to_the_user_and_the_runner_follows_no_link_of_theirs(place: Path) -> None:
     precious = place / "precious"
     (precious / "tidy").mkdir(parents=True)
     (precious / "tidy/file").write_text("of root")
@@ -220,7 +220,7 @@ async def test_a_journal_that_the_user_could_have_is_refused(place: Path) -> Non
     assert f"{SHOWN} may write to {place}/project: close it" in said
 
 
-async def test_a_journals_folder_is_closed_whoever_has_opened_it(place: Path) -> None:
+async def test_a_journals_folder_is_made_private_again(place: Path) -> None:
     state_dir = place / "state"
     async with running(place, state_dir=state_dir) as desk:
         await desk.completes()
@@ -230,7 +230,7 @@ async def test_a_journals_folder_is_closed_whoever_has_opened_it(place: Path) ->
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_the_kit_can_be_read_by_everybody_where_this_is_kept() -> None:
+def test_the_sdk_is_readable_by_every_user() -> None:
     assert (SDK_FOLDER / "fsm_executor/__init__.py").stat().st_mode & 0o444 == 0o444
 
 
@@ -242,7 +242,7 @@ def test_the_kit_can_be_read_by_everybody_where_this_is_kept() -> None:
         ("a b", "expected USER or UID:GID"),
     ],
 )
-async def test_a_user_that_cannot_be_is_a_usage_error(tmp_path: Path, user: str, named: str) -> None:
+async def test_an_invalid_user_is_a_usage_error(tmp_path: Path, user: str, named: str) -> None:
     make_home(tmp_path / "home")
     ended = await finish(tmp_path, environment(tmp_path / "home"), "-x", PROFILE, "--run-as", user, *URL)
     assert ended.code == EXIT_USAGE

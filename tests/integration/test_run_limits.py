@@ -1,4 +1,4 @@
-"""Runs that exceed a limit fail, and say which; the others and the runner go on."""
+"""Runs that exceed a limit fail and name it; other runs and the runner continue."""
 
 import asyncio
 import sys
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def home_of(folder: Path, **profile_fields: Any) -> Any:
-    """In place of commands that are of no use here."""
+    """Replaces commands that these tests do not need."""
     home = make_home(folder, **profile_fields)
     commands = folder / "executors/procedural/commands"
     for name, script in zip(
@@ -43,7 +43,7 @@ AGENTS = dict(zip(COMMANDS, ("flood", "hang", "write-nul", "leave-a-child", "fai
 
 
 async def error_of(desk: Bench, name: str) -> tuple[str, str]:
-    """Of a run that fails: its id, and its reason."""
+    """Return the id and the error of a run that fails."""
     run = await desk.submit(AGENTS[name])
     ended = await desk.end(run)
     assert ended.status == "failed"
@@ -62,7 +62,7 @@ async def error_of(desk: Bench, name: str) -> tuple[str, str]:
         ("shrug", ResourceLimits(output_bytes=MIB), "output limit of 1 MiB exceeded"),
     ],
 )
-async def test_a_run_fails_with_the_limit_that_it_has_exceeded_and_the_others_go_on(
+async def test_a_run_that_exceeds_a_limit_fails_and_others_continue(
     tmp_path: Path, name: str, limits: ResourceLimits, reason: str
 ) -> None:
     home = home_of(tmp_path / "home")
@@ -78,14 +78,14 @@ async def test_a_run_fails_with_the_limit_that_it_has_exceeded_and_the_others_go
         assert (await desk.end(other)).status == "completed"
 
 
-async def test_a_profile_says_limits_and_the_flag_wins_one_by_one(tmp_path: Path) -> None:
+async def test_each_limit_of_the_flag_wins_over_the_profile(tmp_path: Path) -> None:
     home = home_of(tmp_path / "home", limits=ResourceLimits(output_bytes=MIB, cpu_s=0.5))
     async with bench(tmp_path) as desk, desk.running(home, run_limits=ResourceLimits(output_bytes=2 * MIB)):
         assert (await error_of(desk, "chatter"))[1] == "output limit of 2 MiB exceeded"
         assert "CPU limit of 0.5 s" in (await error_of(desk, "burn"))[1]
 
 
-async def test_a_stop_is_a_stop_also_of_a_run_with_limits(tmp_path: Path) -> None:
+async def test_a_run_with_limits_can_be_stopped(tmp_path: Path) -> None:
     limits = ResourceLimits(memory_bytes=1 << 30, cpu_s=100)
     home = make_home(tmp_path / "home")
     async with bench(tmp_path) as desk, desk.running(home, run_limits=limits) as runner, waiter(tmp_path) as held:
@@ -109,7 +109,7 @@ async def test_a_one_shot_executor_fails_with_its_limit(tmp_path: Path) -> None:
         await bench.completes(await bench.start(["complain", "x" * 1000, 1000]))
 
 
-async def test_a_turn_fails_with_its_limit_and_nothing_of_its_executor_is_left(tmp_path: Path) -> None:
+async def test_a_turn_that_exceeds_a_limit_fails_and_its_executor_is_gone(tmp_path: Path) -> None:
     limits = ResourceLimits(output_bytes=MIB)
     async with staged(tmp_path, run_limits=limits) as bench, waiter(tmp_path) as held:
         run = await bench.start(["tell_pid", str(held.started.path)], ["say", "x" * 1000, 2000])
@@ -119,15 +119,15 @@ async def test_a_turn_fails_with_its_limit_and_nothing_of_its_executor_is_left(t
         assert await bench.session(run) == "failed"
 
 
-async def test_a_turn_that_is_complete_at_its_limit_fails_all_the_same(tmp_path: Path) -> None:
+async def test_a_turn_that_exceeds_a_limit_as_it_completes_fails(tmp_path: Path) -> None:
     async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench:
-        # In one write, so that both are read at once.
+        # In one write, so that both are read together.
         complete = '{"type": "turn_complete"}\n'
         run = await bench.start(["silent"], ["say", "x" * 1000 + "\n" + complete])
         assert await bench.fails(run) == "output limit of 1,000 bytes exceeded"
 
 
-async def test_output_counts_in_each_turn_anew(tmp_path: Path) -> None:
+async def test_the_output_limit_counts_for_each_turn(tmp_path: Path) -> None:
     async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench:
         first = await bench.start(["say", "x" * 800 + "\n"])
         await bench.completes(first)
@@ -149,7 +149,7 @@ async def test_a_limit_between_two_turns_ends_the_session(tmp_path: Path) -> Non
 async def test_an_executor_that_hides_its_end_fails_with_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It closes stdout, and is there for as long as it is let."""
+    """It closes stdout and does not end."""
     short_graces(monkeypatch)
     monkeypatch.setattr(child_module, "TERM_GRACE_S", GRACE_S)
     async with staged(tmp_path, run_limits=ResourceLimits(output_bytes=1000)) as bench, waiter(tmp_path) as held:

@@ -1,4 +1,4 @@
-"""What a persistent executor writes to stdout: `turn_complete` counts, and nothing else does."""
+"""Of what a persistent executor writes to stdout, only `turn_complete` counts."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ async def test_any_other_line_is_ignored(tmp_path: Path, line: str) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], ["say", f"{line}\n"], *held_by(held), ["report"])
         pid = await held.started.pid()
-        # The executor is asked about nothing in between, so the line was there to be read first.
+        # The executor gets nothing in between, so the line was read first.
         assert "busy" in await bench.fails(await bench.resume(run))
         held.gate.write_line()
         assert (await bench.completes(run))["pid"] == pid
@@ -54,7 +54,7 @@ async def test_any_other_line_is_ignored(tmp_path: Path, line: str) -> None:
         '{"\\u0074ype": "turn_complete"}',
     ],
 )
-async def test_a_turn_complete_counts_however_it_is_written(tmp_path: Path, line: str) -> None:
+async def test_turn_complete_counts_in_any_json_format(tmp_path: Path, line: str) -> None:
     async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["silent"], ["say", f"{line}\n"])
         await bench.completes(run)
@@ -69,7 +69,7 @@ async def test_a_line_of_any_length_is_ignored(tmp_path: Path, beginning: str) -
         assert (await bench.completes(await bench.resume(run, *long, ["report"])))["pid"] == pid
 
 
-async def test_a_turn_complete_that_is_too_long_to_be_kept_is_known_by_its_beginning(tmp_path: Path) -> None:
+async def test_a_turn_complete_that_is_too_long_is_recognized_by_its_beginning(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         beginning, middle = (
             ["say", '{"type": "turn_complete", "result": "'],
@@ -80,7 +80,7 @@ async def test_a_turn_complete_that_is_too_long_to_be_kept_is_known_by_its_begin
         await bench.completes(await bench.resume(run))
 
 
-async def test_a_turn_complete_comes_in_pieces(tmp_path: Path) -> None:
+async def test_turn_complete_may_arrive_in_pieces(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(
             ["bind"], ["silent"], ["say", '{"type": "tu'], *held_by(held), ["say", 'rn_complete"}\n']

@@ -8,7 +8,7 @@ chunk_lists = st.lists(st.binary(max_size=60), max_size=20)
 
 
 @given(limits, chunk_lists)
-def test_what_is_kept_is_the_head_and_the_tail_of_the_stream(limit_bytes: int, chunks: list[bytes]) -> None:
+def test_the_head_and_the_tail_of_the_stream_are_kept(limit_bytes: int, chunks: list[bytes]) -> None:
     capture = BoundedCapture(limit_bytes)
     stream = b""
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Sizes of limits, whatever their number."""
+"""Sizes of limits."""
 
 import string
 from fractions import Fraction
@@ -30,7 +30,7 @@ def test_any_other_text_is_refused_or_is_a_size_within_bounds(text: str) -> None
 
 
 @given(st.text())
-def test_no_text_of_a_flag_does_more_than_be_refused(text: str) -> None:
+def test_any_text_of_the_flag_is_parsed_or_rejected(text: str) -> None:
     try:
         assert isinstance(parse_limits(text), ResourceLimits)
     except ValueError as defect:

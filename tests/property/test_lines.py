@@ -1,4 +1,4 @@
-"""The reader of an executor's stdout: any split of any bytes gives the same lines, in bounded memory."""
+"""The line splitter yields the same lines for any split of any bytes, in bounded memory."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_lines_do_not_depend_on_how_the_stream_is_cut(stream: bytes, cuts: list[
 
 
 @given(streams, st.integers(1, 20))
-def test_of_a_line_that_is_too_long_the_beginning_is_kept(stream: bytes, limit_bytes: int) -> None:
+def test_the_beginning_of_a_long_line_is_kept(stream: bytes, limit_bytes: int) -> None:
     whole = stream.split(b"\n")[:-1]
     event(f"cut: {any(len(line) > limit_bytes for line in whole)}")
     expected = [
@@ -55,14 +55,14 @@ def test_no_line_breaks_the_reader(content: bytes, cut: bool) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=4))
-def test_turn_complete_is_known_wherever_its_type_stands(fields: dict[str, object]) -> None:
+def test_turn_complete_is_recognized_wherever_its_type_is(fields: dict[str, object]) -> None:
     message = {**fields, "type": "turn_complete"}
     assert is_turn_complete(Line(json.dumps(message).encode(), cut=False))
     assert is_turn_complete(Line(json.dumps(message, indent=None, ensure_ascii=False).encode() + b"\r", cut=False))
     assert not is_turn_complete(Line(json.dumps({**fields, "type": "turn_completed"}).encode(), cut=False))
 
 
-def test_a_turn_complete_with_a_result_that_is_too_long_is_known_by_its_beginning() -> None:
+def test_a_turn_complete_with_a_long_result_is_recognized_by_its_beginning() -> None:
     message = b'{"type": "turn_complete", "result": "' + b"x" * 100 + b'"}\n'
     (line,) = read([message[:1], message[1:]], 64)
     assert line.cut
@@ -91,5 +91,5 @@ def test_a_turn_is_complete_in_any_json_that_programs_write(written: bytes) -> N
 @pytest.mark.parametrize(
     "written", [b'["turn_complete"]', b'"turn_complete"', b"turn_complete", b"[" * 5000 + b'"turn_complete"']
 )
-def test_what_only_names_it_completes_no_turn(written: bytes) -> None:
+def test_a_line_that_only_contains_the_word_completes_no_turn(written: bytes) -> None:
     assert not is_turn_complete(Line(written))

@@ -1,4 +1,4 @@
-"""Runners whose executor is a command, and the sessions that they are asked for."""
+"""Runners with a scripted protocol executor, and runs of its sessions."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -24,14 +24,14 @@ COMMAND = "executors/staged/exec"
 SESSION_STATUS = r"/runner/sessions/[^/]+/status"
 
 GRACE_S = 0.2
-"""In place of the seconds that an executor has to do what it is asked to."""
+"""Replaces grace periods of several seconds."""
 
 Step = list[Any]
 """See `tests/support/staged_executor.py`."""
 
 
 def staged_source() -> str:
-    """The staged executor as a file that can be started. It does without site-packages: it has to start quickly."""
+    """Write the staged executor as an executable file. It uses no site-packages, so it starts quickly."""
     source = Path(staged_executor.__file__).read_text()
     return f"#!{sys.executable} -IS\n{source}"
 
@@ -61,7 +61,7 @@ def command_home(folder: Path, source: str | None = None, **profile_fields: Any)
 
 
 def held_by(waiter: Waiter) -> list[Step]:
-    """Tells its process id when it comes here, and goes on when it is let."""
+    """A step in which the executor reports its process id and waits for permission to continue."""
     return [["tell_pid", str(waiter.started.path)], ["await", str(waiter.gate.path)]]
 
 
@@ -77,7 +77,7 @@ class StagedBench:
         return await self.desk.submit(AGENT, steps=steps)
 
     async def resume(self, run: RunCreated, *steps: Step) -> RunCreated:
-        """A further run for the session of this one."""
+        """Submit a further run for the session of this one."""
         request = RunRequest(type="resume_session", session_id=run.session_id, parameters={"steps": steps})
         return await self.desk.api.create_run(request)
 
@@ -85,7 +85,7 @@ class StagedBench:
         return await self.desk.end(run)
 
     async def completes(self, run: RunCreated) -> JsonObject:
-        """See the run complete; the result of its session then, empty where there is none."""
+        """Wait until the run is completed. Return the result of its session, or an empty one."""
         ended = await self.desk.end(run)
         assert ended.status == "completed", ended.error
         events = await self.desk.api.session_events(run.session_id)
@@ -93,18 +93,18 @@ class StagedBench:
         return (results[-1] if results else None) or {}
 
     async def fails(self, run: RunCreated) -> str:
-        """See the run fail; the reason that the coordinator was given."""
+        """Wait until the run has failed. Return the error at the coordinator."""
         ended = await self.desk.end(run)
         assert ended.status == "failed"
         assert ended.error
         return ended.error
 
     async def session(self, run: RunCreated) -> str:
-        """The status of its session at the coordinator."""
+        """Return the status of its session at the coordinator."""
         return await self.desk.api.session_status(run.session_id)
 
     async def session_ended(self) -> str:
-        """The status that the runner reports for a session whose executor has ended between turns."""
+        """Return the status that the runner reports for a session whose executor has ended between turns."""
         call = await self.proxy.answered("POST", SESSION_STATUS)
         status: str = call.json["status"]
         return status
@@ -114,21 +114,21 @@ class StagedBench:
             (await http.post(f"/sessions/{run.session_id}/stop")).raise_for_status()
 
     def told(self, run: RunCreated) -> list[str]:
-        """What the coordinator has taken of this run and its session, in order: bind, events, started, status …"""
+        """Return what the coordinator has accepted for this run and its session, in order: bind, events, started, …"""
         path = f"(/runner/runs/{run.run_id}|/runner/sessions/{run.session_id}|/sessions/{run.session_id})/(.*)"
         calls = [call for call in self.proxy.calls if call.acknowledged and call.is_for(call.method, path)]
-        # In the order of their answers: one is not sent before the one ahead of it has been answered.
+        # In the order of the responses: a message is sent after the response to the one before.
         return [call.path.rsplit("/", 1)[1] for call in sorted(calls, key=lambda call: call.answered_at or 0)]
 
     def signal(self, run: RunCreated) -> str:
-        """What it took to stop the run."""
+        """Return the signal that stopped the run."""
         (call,) = self.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
         signal: str = call.json["signal"]
         return signal
 
 
 def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For executors that do not end when they are asked to."""
+    """Shorten the grace periods for executors that do not end."""
     monkeypatch.setattr(persistent, "SHUTDOWN_GRACE_S", GRACE_S)
     assert Child.stop.__defaults__ == (TERM_GRACE_S, KILL_GRACE_S)
     monkeypatch.setattr(Child.stop, "__defaults__", (GRACE_S, KILL_GRACE_S))

@@ -1,4 +1,4 @@
-"""Whether a process is still there."""
+"""Waits for the end of processes."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ LOOK_INTERVAL_S = 0.02
 
 
 async def gone(pid: int) -> None:
-    """Return when the process has ended, reaped or not. Raises AssertionError when it does not end."""
+    """Return when the process has ended, reaped or not. Raises AssertionError if it does not end."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             await (_exit_told(pid) if sys.platform == "linux" else _exit_looked_for(pid))
@@ -20,7 +20,7 @@ async def gone(pid: int) -> None:
 
 
 async def reaped(pid: int) -> None:
-    """Return when its process id is free. Raises AssertionError when it stays."""
+    """Return when the process has been reaped. Raises AssertionError if it is not."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             await _exit_looked_for(pid)
@@ -29,7 +29,7 @@ async def reaped(pid: int) -> None:
 
 
 def is_there(pid: int) -> bool:
-    """Also as a zombie."""
+    """Return True if the process exists, even as a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -38,12 +38,12 @@ def is_there(pid: int) -> bool:
 
 
 def with_environment(fragment: str) -> list[int]:
-    """The processes that were started with this in their environment (Linux)."""
+    """Return the processes that have this text in their environment (Linux)."""
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         try:
             content = file.read_bytes()
-        except OSError:  # it has ended, or is another user's
+        except OSError:  # it has ended, or belongs to another user
             continue
         if fragment.encode() in content:
             found.append(int(file.parent.name))
@@ -66,5 +66,5 @@ async def _exit_told(pid: int) -> None:
 
 
 async def _exit_looked_for(pid: int) -> None:
-    while is_there(pid):  # noqa: ASYNC110 - only Linux tells about the exit of a process that is not a child
+    while is_there(pid):  # noqa: ASYNC110 - only Linux reports the exit of a process that is not a child
         await asyncio.sleep(LOOK_INTERVAL_S)

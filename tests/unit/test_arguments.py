@@ -42,7 +42,7 @@ def test_a_value_that_no_argument_can_hold_is_refused_with_its_name(value: objec
         command_arguments({"key": value})
 
 
-def test_a_value_of_bottomless_depth_is_refused() -> None:
+def test_a_value_that_is_nested_too_deep_is_refused() -> None:
     value: list[object] = []
     for _ in range(100_000):
         value = [value]
@@ -54,7 +54,7 @@ def test_a_value_of_bottomless_depth_is_refused() -> None:
     "parameters",
     [{"message": "a  b"}, {"a": "-x", "b": "--", "c": "ü😀\n"}, {"list": ["$HOME", "`id`", "*"]}, {"o": {"q": "'\""}}],
 )
-def test_a_real_process_gets_what_was_sent(parameters: JsonObject) -> None:
+def test_a_process_gets_the_same_arguments(parameters: JsonObject) -> None:
     script = "import json, sys; print(json.dumps(sys.argv[1:]))"
     arguments = command_arguments(parameters)
     child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""What an executor's failure says: its output, and how it ended."""
+"""The text of an executor's failure: its output, and how it ended."""
 
 import pytest
 
@@ -39,11 +39,11 @@ def ended(code: int, stderr: str = "", stdout: str = "", signal: str | None = No
         (ended(255, "10%"), "10% (exit code 255)"),
     ],
 )
-def test_a_failure_names_what_was_said_and_how_it_ended(exit_: Exit, text: str) -> None:
+def test_a_failure_has_the_output_and_how_the_process_ended(exit_: Exit, text: str) -> None:
     assert failure_text(exit_) == text
 
 
-def test_it_says_who_ended_and_when() -> None:
+def test_a_failure_names_the_process_and_when_it_ended() -> None:
     assert failure_text(ended(7), "the executor", "between two turns") == (
         "the executor ended with exit code 7 between two turns"
     )
@@ -60,7 +60,7 @@ def test_only_the_end_of_a_long_stdout_is_added_and_no_secret_is_cut_in_two() ->
     assert hidden == f"{beginning}{MASK}{'y' * (TAIL_CHARS - 10)}\n(exit code 1)"
 
 
-def test_what_a_process_that_has_not_ended_wrote_is_added() -> None:
+def test_the_output_of_a_running_process_is_added() -> None:
     exit_ = ended(0, "waiting for a lock\n", "progress 10%")
     assert with_output("not done", exit_.stdout, exit_.stderr) == (
         "not done\n--- stderr ---\nwaiting for a lock\n--- stdout ---\nprogress 10%"

@@ -1,4 +1,4 @@
-"""Limits as they are written in a flag and shown to people."""
+"""Limits in flags and in messages."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_the_example_of_the_documentation_is_read() -> None:
     )
 
 
-def test_each_limit_may_be_left_out_and_set_apart_by_blanks() -> None:
+def test_limits_are_optional_and_blanks_are_ignored() -> None:
     assert parse_limits(" cpu = 0.5 , memory = 100 ") == ResourceLimits(cpu_s=0.5, memory_bytes=100)
 
 
@@ -41,20 +41,20 @@ def test_each_limit_may_be_left_out_and_set_apart_by_blanks() -> None:
         ("memory_bytes=1", "NAME is one of memory, processes, open_files, cpu, output"),
     ],
 )
-def test_what_is_wrong_is_told(text: str, reason: str) -> None:
+def test_errors_say_what_was_expected(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=r"expected|twice") as refused:
         parse_limits(text)
     assert reason in str(refused.value)
 
 
-def test_each_limit_wins_by_itself() -> None:
+def test_each_limit_overrides_its_default() -> None:
     ours, theirs = ResourceLimits(cpu_s=1, processes=5), ResourceLimits(cpu_s=2, memory_bytes=3)
     assert ours.with_defaults(theirs) == ResourceLimits(cpu_s=1, processes=5, memory_bytes=3)
     assert NO_LIMITS.with_defaults(theirs) == theirs
     assert theirs.with_defaults(NO_LIMITS) == theirs
 
 
-def test_processes_are_looked_at_only_for_what_has_to_be_summed_up() -> None:
+def test_processes_are_measured_only_if_a_limit_needs_it() -> None:
     assert not NO_LIMITS.need_measuring
     assert not ResourceLimits(open_files=50, output_bytes=5).need_measuring
     for limits in (ResourceLimits(memory_bytes=5), ResourceLimits(processes=5), ResourceLimits(cpu_s=5)):
@@ -74,7 +74,7 @@ def test_processes_are_looked_at_only_for_what_has_to_be_summed_up() -> None:
         (5000 << 30, "5,000 GiB"),
     ],
 )
-def test_sizes_are_shown_as_people_say_them(size_bytes: int, text: str) -> None:
+def test_sizes_are_readable(size_bytes: int, text: str) -> None:
     assert size_text(size_bytes) == text
 
 

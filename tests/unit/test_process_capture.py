@@ -17,7 +17,7 @@ def test_a_short_stream_is_kept_whole() -> None:
     assert capture.text() == "hello you!"
 
 
-def test_of_a_long_stream_beginning_and_end_are_kept() -> None:
+def test_the_beginning_and_end_of_a_long_stream_are_kept() -> None:
     capture = captured(10, b"0123456789", b"abc", b"defghij")
     assert capture.truncated
     assert capture.total_bytes == 20
@@ -38,23 +38,23 @@ def test_a_negative_limit_is_refused() -> None:
         BoundedCapture(-1)
 
 
-def test_a_line_of_its_own_tells_how_much_was_left_out() -> None:
+def test_a_separate_line_says_how_much_was_left_out() -> None:
     capture = captured(8, b"abcd", b"x" * 1234, b"wxyz")
     assert capture.text() == "abcd\n… 1,234 bytes left out …\nwxyz"
 
 
-def test_no_empty_line_comes_before_the_one_that_tells() -> None:
+def test_no_empty_line_precedes_that_line() -> None:
     assert captured(8, b"abc\n", b"----", b"wxyz").text() == "abc\n… 4 bytes left out …\nwxyz"
 
 
-def test_a_character_that_was_cut_is_left_out_as_a_whole() -> None:
-    capture = captured(8, "ab😀😀😀yz".encode())  # both cuts go through the middle of a character
+def test_a_cut_character_is_left_out() -> None:
+    capture = captured(8, "ab😀😀😀yz".encode())  # both cuts are in the middle of a character
     assert capture.text() == "ab\n… 12 bytes left out …\nyz"
 
 
-def test_what_is_no_text_is_replaced() -> None:
+def test_bytes_that_are_no_text_are_replaced() -> None:
     assert captured(10, b"a\xffb").text() == "a\N{REPLACEMENT CHARACTER}b"
 
 
-def test_nothing_kept_still_tells_how_much_there_was() -> None:
+def test_a_limit_of_zero_still_says_how_much_was_left_out() -> None:
     assert captured(0, b"abc").text() == "… 3 bytes left out …\n"

@@ -1,4 +1,4 @@
-"""The mark that is a resource limit."""
+"""The tag that is a resource limit."""
 
 import os
 import resource
@@ -17,20 +17,20 @@ trees = st.integers(min_value=0, max_value=2**31 - 1)
 
 
 @given(st.text(), trees)
-def test_it_tells_whose_it_is(owner: str, tree: int) -> None:
-    value = rlimit_tag(owner, tree)
-    assert tag_prefix_of(value) == tag_prefix(owner)
+def test_the_prefix_identifies_the_runner(runner: str, tree: int) -> None:
+    value = rlimit_tag(runner, tree)
+    assert tag_prefix_of(value) == tag_prefix(runner)
     assert value < 2**63
 
 
 @given(st.text(), trees, trees)
-def test_each_tree_has_its_own(owner: str, one: int, other: int) -> None:
-    assert (rlimit_tag(owner, one) == rlimit_tag(owner, other)) is (one == other)
+def test_each_tree_has_its_own_tag(runner: str, one: int, other: int) -> None:
+    assert (rlimit_tag(runner, one) == rlimit_tag(runner, other)) is (one == other)
 
 
-def test_a_child_has_it_whatever_becomes_of_its_environment_and_we_do_not() -> None:
+def test_a_child_keeps_the_tag_without_environment_and_this_process_has_none() -> None:
     before = resource.getrlimit(resource.RLIMIT_RTTIME)
-    value = rlimit_tag("owner", 1)
+    value = rlimit_tag("runner", 1)
     with with_rlimit_tag(value):
         child = subprocess.Popen(["env", "-i", "sh", "-c", "read line"], stdin=subprocess.PIPE)
     with child:
@@ -39,7 +39,7 @@ def test_a_child_has_it_whatever_becomes_of_its_environment_and_we_do_not() -> N
     assert rlimit_tag_of(os.getpid()) is None
 
 
-def test_a_process_that_is_gone_has_none() -> None:
+def test_an_ended_process_has_no_tag() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert rlimit_tag_of(child.pid) is None

@@ -1,4 +1,4 @@
-"""CPU time is counted once, wherever the kernel puts that of processes that have ended."""
+"""CPU time is counted once, wherever the kernel adds that of ended processes."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class FakeTree:
-    """Processes by their ids, with seconds of their own and of those that they have waited for."""
+    """A fake process tree."""
 
     def __init__(self) -> None:
         self.processes: dict[int, Process] = {}
@@ -50,7 +50,7 @@ def tree(monkeypatch: pytest.MonkeyPatch) -> FakeTree:
     return tree
 
 
-async def test_what_a_parent_has_waited_for_counts_once(tree: FakeTree) -> None:
+async def test_cpu_time_of_a_reaped_child_counts_once(tree: FakeTree) -> None:
     tree.has(1)
     tree.has(2, own_s=3)
     assert await tree.cpu_s() == 3
@@ -60,7 +60,7 @@ async def test_what_a_parent_has_waited_for_counts_once(tree: FakeTree) -> None:
     assert await tree.cpu_s() == 3.5
 
 
-async def test_what_nobody_has_waited_for_counts_as_it_was_last_seen(tree: FakeTree) -> None:
+async def test_cpu_time_that_the_kernel_dropped_counts_as_last_measured(tree: FakeTree) -> None:
     tree.has(1)
     tree.has(2, own_s=3)
     await tree.cpu_s()
@@ -70,7 +70,7 @@ async def test_what_nobody_has_waited_for_counts_as_it_was_last_seen(tree: FakeT
     assert tree.usage.ended_cpu_s() == 3
 
 
-async def test_what_was_reaped_by_us_counts_once(tree: FakeTree) -> None:
+async def test_cpu_time_of_an_orphan_that_the_runner_reaped_counts_once(tree: FakeTree) -> None:
     tree.has(1)
     tree.has(2, own_s=3)
     await tree.cpu_s()
@@ -90,7 +90,7 @@ async def test_a_whole_family_that_has_ended_counts_once(tree: FakeTree) -> None
     assert await tree.cpu_s() == 7
 
 
-async def test_an_id_that_was_given_away_is_another_process(tree: FakeTree) -> None:
+async def test_a_reused_id_is_another_process(tree: FakeTree) -> None:
     tree.has(1)
     tree.has(2, own_s=3)
     await tree.cpu_s()
@@ -98,27 +98,27 @@ async def test_an_id_that_was_given_away_is_another_process(tree: FakeTree) -> N
     assert await tree.cpu_s() == 3
 
 
-async def test_a_process_whose_parents_have_ended_is_still_of_the_tree(tree: FakeTree) -> None:
+async def test_a_process_whose_parents_have_ended_still_belongs_to_the_tree(tree: FakeTree) -> None:
     tree.has(1)
     tree.has(2, own_s=3, pages=10)
     await tree.cpu_s()
     shown = tree.processes
-    tree.usage._processes = lambda: iter([shown[1]])  # the other cannot be reached from the first any more
+    tree.usage._processes = lambda: iter([shown[1]])  # the other one is no longer a descendant of the first
     measured = await tree.usage.measure()
     assert (measured.processes, measured.cpu_s, measured.memory_bytes) == (2, 3, 10 * PAGE_BYTES)
 
 
-async def test_more_than_is_asked_for_is_not_counted(tree: FakeTree) -> None:
+async def test_counting_stops_at_the_given_number(tree: FakeTree) -> None:
     for pid in range(1, 100):
         tree.has(pid)
     measured = await tree.usage.measure(most_processes=10)
     assert (measured.processes, measured.is_partial) == (11, True)
 
 
-async def test_a_long_look_lets_others_have_their_turn(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_measurement_does_not_block_the_loop(tree: FakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "SLICE_S", 0.0)
     tree.has(1)
     tree.has(2, own_s=3)
     assert await tree.cpu_s() == 3
     del tree.processes[2]
-    assert await tree.cpu_s() == 0  # less than it was, and never more
+    assert await tree.cpu_s() == 0  # too little, but never too much

@@ -1,4 +1,4 @@
-"""An orphan that has cleared its environment, in a program that has no children but its runs'."""
+"""Orphans that have cleared their environment, in a program without other children."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.children import HERE
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of orphans")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
 
 PREAMBLE = """
 import asyncio, os, sys
@@ -50,7 +50,7 @@ def is_there(pid):
     return True
 
 async def later_than(pid):
-    # Until the clock of the kernel's start times has gone on.
+    # Wait for the next tick of the kernel's start times.
     while procfs.read_process(pid).started_ticks >= await started_now():
         pass
 
@@ -106,15 +106,15 @@ async def main():
 """
 
 
-WITHOUT_WATERMARKS = """
+WITHOUT_RLIMIT_TAGS = """
 from fsm_runner.process.tree import rlimit_tag
 rlimit_tag._LIMIT = None
 """
-"""As where somebody has set a limit of their own."""
+"""As if a real limit were set."""
 
 
-def what_it_tells(program: str, *, has_watermarks: bool = True) -> Sequence[str]:
-    preamble = PREAMBLE if has_watermarks else PREAMBLE + WITHOUT_WATERMARKS
+def output_of(program: str, *, has_rlimit_tags: bool = True) -> Sequence[str]:
+    preamble = PREAMBLE if has_rlimit_tags else PREAMBLE + WITHOUT_RLIMIT_TAGS
     command = [sys.executable, "-W", "error", "-c", f"{preamble}{program}\nasyncio.run(main())"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=HERE)
     assert done.stderr == ""
@@ -122,22 +122,22 @@ def what_it_tells(program: str, *, has_watermarks: bool = True) -> Sequence[str]
 
 
 @pytest.mark.parametrize("program", [ALONE, BESIDE_AN_OLDER, BESIDE_A_YOUNGER], ids=["alone", "older", "younger"])
-def test_it_ends_with_the_child_that_has_started_it(program: str) -> None:
-    assert set(what_it_tells(program)) == {"False"}
+def test_it_ends_with_the_child_that_started_it(program: str) -> None:
+    assert set(output_of(program)) == {"False"}
 
 
-def test_without_a_watermark_it_lives_as_long_as_any_child_that_can_have_started_it() -> None:
-    assert what_it_tells(ALONE, has_watermarks=False) == ["False"]
-    assert what_it_tells(BESIDE_AN_OLDER, has_watermarks=False) == ["True", "False"]
+def test_without_an_rlimit_tag_it_lives_as_long_as_a_child_that_can_have_started_it() -> None:
+    assert output_of(ALONE, has_rlimit_tags=False) == ["False"]
+    assert output_of(BESIDE_AN_OLDER, has_rlimit_tags=False) == ["True", "False"]
 
 
 def test_a_child_that_is_younger_cannot_have_started_it() -> None:
-    assert what_it_tells(BESIDE_A_YOUNGER, has_watermarks=False) == ["False"]
+    assert output_of(BESIDE_A_YOUNGER, has_rlimit_tags=False) == ["False"]
 
 
-def test_a_process_that_was_made_known_lives_on() -> None:
-    assert what_it_tells(KNOWN) == ["True"]
+def test_a_known_process_survives() -> None:
+    assert output_of(KNOWN) == ["True"]
 
 
-def test_a_process_of_our_own_session_lives_on() -> None:
-    assert what_it_tells(OF_OUR_SESSION) == ["True"]
+def test_a_process_of_the_programs_own_session_survives() -> None:
+    assert output_of(OF_OUR_SESSION) == ["True"]
