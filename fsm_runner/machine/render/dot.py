@@ -24,7 +24,7 @@ _HEAD = (
     f'graph [bgcolor="{LIGHT.background}"]',
     f'node [shape=box, style="rounded,filled", fixedsize=true, fontname="{FONT}", fontsize={STATE_FONT_PX}]',
     f'edge [arrowsize=0.8, fontname="{FONT}", fontsize={LABEL_FONT_PX}]',
-    'start [shape=circle, fillcolor="#222222", width=0.17, height=0.17, label=""]',
+    f'start [shape=circle, fillcolor="{LIGHT.arrows[Kind.MAIN]}", width=0.17, height=0.17, label=""]',
 )
 _ARROW_STYLES = {
     Kind.MAIN: "penwidth=2.5, arrowsize=1, weight=20",
