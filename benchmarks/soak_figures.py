@@ -19,7 +19,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """How much the last third may exceed the first: a share plus an absolute amount."""
+    """The permitted growth from the first third to the last: a share plus an absolute margin."""
 
     share: float
     margin: float

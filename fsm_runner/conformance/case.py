@@ -19,6 +19,8 @@ from fsm_runner.protocol.wire import JsonObject, Run
 RUNNER_ID = "conformance"
 REFUSED_CODE = 1
 """The exit code of an executor that refuses its input."""
+PERSISTENT: tuple[Lifecycle, ...] = ("persistent",)
+ONE_SHOT: tuple[Lifecycle, ...] = ("one_shot",)
 
 
 class FirstTurn:
@@ -92,17 +94,27 @@ class CaseContext:
         return line if not changes else json_line({**msgspec.json.decode(line), **changes})
 
 
+Check = Callable[[CaseContext], Awaitable[str | None]]
+"""Raises `CaseFailed`. May return a remark on how the executor meets the requirement."""
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One requirement of the protocol."""
 
     name: str
     asks: str
     """The requirement, in one sentence."""
-    check: Callable[[CaseContext], Awaitable[str | None]]
-    """Raises `CaseFailed`. May return a remark on how the executor meets the requirement."""
+    check: Check
     lifecycles: tuple[Lifecycle, ...] = LIFECYCLES
     needs_start: bool = False
     """Skip the case if the executor fails a plain start."""
+
+
+def case(
+    name: str, asks: str, *, lifecycles: tuple[Lifecycle, ...] = LIFECYCLES, needs_start: bool = False
+) -> Callable[[Check], Case]:
+    """Turn the decorated check into a case."""
+    return lambda check: Case(name=name, asks=asks, check=check, lifecycles=lifecycles, needs_start=needs_start)
 
 
 def json_line(message: object) -> bytes:
@@ -110,5 +122,5 @@ def json_line(message: object) -> bytes:
 
 
 def has_error_line(stderr: str) -> bool:
-    """Whether a line has the form `Error: …` that the protocol requires."""
+    """Return whether a line has the form `Error: …` that the protocol requires."""
     return any(line.startswith("Error: ") and line[len("Error: ") :].strip() for line in stderr.splitlines())

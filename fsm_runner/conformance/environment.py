@@ -1,4 +1,4 @@
-"""What all cases share: a coordinator in memory, the real gateway in front of it, and a project directory."""
+"""The environment of all cases: a coordinator in memory, the real gateway in front of it, and a project directory."""
 
 import socket
 import tempfile

@@ -1,6 +1,7 @@
 """One observed process of the executor under test."""
 
 import asyncio
+from collections.abc import Callable
 
 from fsm_runner.conformance.environment import ConformanceEnvironment
 from fsm_runner.conformance.gateway import Listener
@@ -40,7 +41,6 @@ class ExecutorProcess:
         self._lifecycle = lifecycle
         self._gateway = environment.gateway
         self._turns_requested = 1
-        self._leftover_watch = LeftoverWatch(run.session_id)
         self._listener = Listener(self.record.add_request, self.record.add_response)
         channel = SessionReporter(run.session_id, environment.channels, self._has_turn)
         self._endpoint = environment.gateway.open_recorded(run.session_id, channel, self._listener)
@@ -54,7 +54,7 @@ class ExecutorProcess:
                 cwd=environment.project_dir,
                 pipe_stdin=has_input,
                 on_stdout=self.record.add_stdout,
-                watch=self._leftover_watch.watch,
+                watch=self._watch_exit,
             )
         except BaseException:
             environment.gateway.close_recorded(self._endpoint)
@@ -144,6 +144,10 @@ class ExecutorProcess:
             self._leftover_watch.kill()
             self._gateway.close_recorded(self._endpoint)
             self._listener.gate.set()
+
+    def _watch_exit(self, pid: int, on_exit: Callable[[], None]) -> LeftoverWatch:
+        self._leftover_watch = LeftoverWatch(pid, self.run.session_id, on_exit)
+        return self._leftover_watch
 
     def _has_turn(self) -> bool:
         return len(self.record.turns_completed) < self._turns_requested

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import psutil
 
-from fsm_runner.process.exit_watch import ExitWatch, watch_exit
+from fsm_runner.process.exit_watch import watch_exit
 
 EXIT_GRACE_S = 0.5
 """How long the executor's children may take to exit after it."""
@@ -27,31 +27,25 @@ class Leftover(msgspec.Struct, frozen=True):
 class LeftoverWatch:
     """The exit watch of an executor, which delays the exit notification until it has looked for leftovers."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, pid: int, session_id: str, on_exit: Callable[[], None]) -> None:
         self.found: list[Leftover] = []
         self.notified_at: float | None = None
         """The loop time of the exit notification."""
         self._exited_at: float | None = None
+        self._pid = pid
         self._session_id = session_id
+        self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
-        self._pid = 0
-        self._inner: ExitWatch | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._on_exit: Callable[[], None] = lambda: None
-
-    def watch(self, pid: int, on_exit: Callable[[], None]) -> ExitWatch:
-        self._pid, self._on_exit = pid, on_exit
         self._inner = watch_exit(pid, self._look)
-        return self
 
     def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._inner is not None:
-            self._inner.cancel()
+        self._inner.cancel()
 
     def wait_blocking(self, timeout_s: float) -> bool:
-        return self._inner is not None and self._inner.wait_blocking(timeout_s)
+        return self._inner.wait_blocking(timeout_s)
 
     def kill(self) -> None:
         """Kill the leftovers, and any that they have started since."""

@@ -58,7 +58,7 @@ class Record:
         """In order of arrival. Some may have no response yet."""
         self.turns_completed: list[TurnComplete] = []
         self.waiting_for = ""
-        """What `until` currently waits for."""
+        """A description of what `until` currently waits for."""
         self._changed = asyncio.Event()
         self._lines = LineSplitter(TURN_COMPLETE)
 

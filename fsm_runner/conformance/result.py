@@ -23,7 +23,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     asks: str
     remark: str | None = None
     message: str | None = None
-    """Why the case failed."""
+    """The reason of a failure."""
     transcript: tuple[str, ...] = ()
     """For a failure: the transcript lines of all processes that the case used."""
     duration_s: float = 0.0

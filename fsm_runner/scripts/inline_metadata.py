@@ -21,7 +21,7 @@ DISTRIBUTION = "fsm-runner"
 """The runner's name in package indexes."""
 
 HEAD_BYTES = 64 * 1024
-"""How much of a file is searched for the metadata."""
+"""The part of a file that is searched for the metadata."""
 
 _START = re.compile(rb"^# /// script[ \t]*\r?$", re.MULTILINE)
 _BLOCK = re.compile(rb"^# /// script[ \t]*\r?\n(?P<lines>(?:#.*\n)*?)# ///[ \t]*\r?$", re.MULTILINE)
@@ -51,7 +51,7 @@ def script_head(path: Path) -> bytes | None:
 
 
 def is_satisfied_here(head: bytes) -> bool:
-    """Whether this program's interpreter and packages satisfy the metadata.
+    """Return whether this program's interpreter and packages satisfy the metadata.
 
     False for metadata with tool settings or invalid metadata, so that `uv` handles it and reports what is wrong.
     """
@@ -88,7 +88,7 @@ def _missing_requirements(head: bytes) -> list["Requirement"] | None:
 
 
 def _is_installed(requirement: "Requirement") -> bool:
-    """Whether the requirement is installed. One with extras counts as missing, since extras are not checked here."""
+    """Return whether the requirement is installed. One with extras counts as missing, since extras are not checked."""
     from importlib import metadata
 
     if requirement.marker is not None and not requirement.marker.evaluate():
@@ -123,7 +123,7 @@ def _belongs_to(requirement: "Requirement", extra: str) -> bool:
 
 
 def _is_covered(wanted: "Requirement", offered: Iterable["Requirement"]) -> bool:
-    """Whether one of the offered requirements is at least as strict as `wanted`."""
+    """Return whether one of the offered requirements is at least as strict as `wanted`."""
     from packaging.utils import canonicalize_name
 
     name = canonicalize_name(wanted.name)

@@ -78,7 +78,7 @@ async def test_a_detached_process_that_holds_the_output_open_is_detected(tmp_pat
     executor = write_executor(tmp_path, "holds-its-output", ("parameters = next_turn()", holds_output))
     async with open_environment(find_target(str(executor), None), PARAMETERS, AMPLE_S) as environment:
         with pytest.raises(CaseFailed, match="still holds its stdout or stderr open"):
-            await endings.leaves_nothing(CaseContext(environment, "one_shot", FirstTurn()))
+            await endings.leaves_nothing.check(CaseContext(environment, "one_shot", FirstTurn()))
 
 
 async def test_a_refused_resume_passes(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ async def test_the_executor_gets_the_given_parameters(tmp_path: Path) -> None:
         (["text"], "is not executable: run `chmod +x"),
         (["lost"], "/no/such/interpreter, does not exist"),
         (["shout", "--lifecycle", "eternal"], "--lifecycle: unknown value 'eternal'"),
-        (["shout", "--profile", "nobody"], "Profile not found: 'nobody'"),
+        (["shout", "--profile", "unknown"], "Profile not found: 'unknown'"),
         (["shout", "--parameters", "[]"], "--parameters: not a JSON object"),
         (["shout", "--timeout", "soon"], "--timeout: 'soon' is not a number of seconds"),
         (["shout", "--timeout", "0"], "--timeout: '0' is not a number of seconds"),

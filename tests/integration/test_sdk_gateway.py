@@ -32,7 +32,7 @@ async def test_calls_are_joined_to_the_base_url_and_share_a_connection() -> None
         assert len(recording.clients) == 1
 
 
-async def test_calls_go_one_after_another_in_their_order() -> None:
+async def test_concurrent_calls_are_sent_one_after_another() -> None:
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(recording.url)
         await asyncio.gather(*(gateway.send("POST", "/events", number) for number in range(20)))
@@ -55,7 +55,7 @@ async def test_calls_go_one_after_another_in_their_order() -> None:
         (Response(status_code=500), "500: null"),
     ],
 )
-async def test_a_refusal_is_an_error_with_status_and_detail(answer: Response, reason: str) -> None:
+async def test_a_rejection_is_an_error_with_status_and_detail(answer: Response, reason: str) -> None:
     async with RecordingGateway().serving() as recording:
         recording.answers["/events"] = answer
         gateway = Gateway(recording.url)
@@ -67,7 +67,7 @@ async def test_a_refusal_is_an_error_with_status_and_detail(answer: Response, re
         gateway.close()
 
 
-async def test_no_answer_is_an_error_with_the_url() -> None:
+async def test_a_failed_connection_is_an_error_with_the_url() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(GatewayError, match=rf"POST http://127.0.0.1:{port}/bind failed: .*refused") as failed:
@@ -75,7 +75,7 @@ async def test_no_answer_is_an_error_with_the_url() -> None:
     assert failed.value.status is None
 
 
-async def test_an_answer_that_does_not_come_is_an_error() -> None:
+async def test_a_missing_response_is_an_error() -> None:
     async with RecordingGateway().serving() as recording:
         recording.held.add("/bind")
         gateway = Gateway(recording.url, answer_limit_s=0.05)
@@ -84,12 +84,12 @@ async def test_an_answer_that_does_not_come_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "ftp://host", "http://", "http://host:port"])
-async def test_a_base_url_that_is_none_is_named(url: str) -> None:
+async def test_an_invalid_base_url_is_an_error(url: str) -> None:
     with pytest.raises(GatewayError, match="AGENT_ORCHESTRATOR_API_URL"):
         Gateway(url)
 
 
-async def test_proxies_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_settings_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     async with RecordingGateway().serving() as recording:
@@ -98,7 +98,7 @@ async def test_proxies_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
         gateway.close()
 
 
-async def test_a_call_that_is_cancelled_ends_at_once_and_leaves_the_next_ones_alone() -> None:
+async def test_a_cancelled_call_ends_at_once_and_does_not_affect_later_calls() -> None:
     async with RecordingGateway().serving() as recording:
         recording.held.add("/events")
         gateway = Gateway(recording.url)
@@ -109,12 +109,12 @@ async def test_a_call_that_is_cancelled_ends_at_once_and_leaves_the_next_ones_al
             await telling
         await gateway.send("POST", "/bind", {})
         gateway.close()
-        # Its thread is not held by an answer that does not come: the loop's pool ends.
+        # The thread does not wait for the response, so the loop's thread pool can shut down.
         await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), PATIENCE_S)
         assert len(recording.clients) == 2
 
 
-async def test_a_connection_that_was_closed_while_idle_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_the_server_closed_is_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with RecordingGateway().serving() as recording:
         gateway = Gateway(recording.url)
         recording.answers["/bind"] = Response(status_code=201, headers={"connection": "close"})
@@ -126,7 +126,7 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used_again(monkeyp
         assert len(recording.clients) == 3
 
 
-async def test_an_idle_connection_is_closed_so_that_others_can_have_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsm_executor.gateway, "KEPT_IDLE_S", 0.05)
     after_answers: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -143,7 +143,7 @@ async def test_an_idle_connection_is_closed_so_that_others_can_have_its_place(mo
             assert await after_answers.get() == b""
 
 
-async def test_a_call_that_is_cancelled_while_it_connects_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_is_cancelled_while_connecting_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     connecting, cancelled, connected = threading.Event(), threading.Event(), threading.Event()
     connect = HTTPConnection.connect
 

@@ -118,12 +118,12 @@ async def main(session):
         async with asyncio.timeout(60):
             await asyncio.gather(half())
     except KeyError:
-        await session.message("nobody", "said it")
+        await session.message("system", "said it")
 """
     code, stderr = await ended_with(tmp_path, body)
     frames = [line.rpartition(", in ")[2] for line in stderr.splitlines() if line.startswith("  File")]
     assert (code, frames) == (1, ["main", "half", "main"])
-    assert stderr.endswith("\nError: ValueError: a message's role is one of user, assistant, not 'nobody'\n")
+    assert stderr.endswith("\nError: ValueError: a message's role is one of user, assistant, not 'system'\n")
 
 
 async def test_a_group_of_exceptions_is_summarised_in_the_last_line(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_lone_surrogate_is_read_as_the_replacement_character(text: bytes, valu
 
 
 @pytest.mark.parametrize(("text", "value"), SURROGATES)
-def test_the_kit_reads_it_so_too(text: bytes, value: str) -> None:
+def test_the_sdk_reads_it_alike(text: bytes, value: str) -> None:
     assert msgspec.json.decode(fsm_executor.json_text.without_lone_surrogates(text.decode())) == value
 
 

@@ -82,7 +82,7 @@ class ProgramState:
 
 
 def _counts(task: Mapping[str, Any]) -> bool:
-    """Whether a turn waits for the task. `ambient` is the program's housekeeping, `off_host` work on other machines."""
+    """Return whether a turn waits for the task, and not for housekeeping (`ambient`) or other machines (`off_host`)."""
     return not task.get("ambient") and not task.get("off_host")
 
 

@@ -167,6 +167,6 @@ def _failure_text(result: ResultMessage, config: Config) -> str:
 
 
 def _answers(result: ResultMessage, prompt_id: str) -> bool:
-    """Whether this is the result of the prompt itself."""
+    """Return whether this is the result of the prompt itself."""
     answered = {result.user_message_uuid, *(result.user_message_uuids or ())}
     return prompt_id in answered or (answered == {None} and result.origin is None)

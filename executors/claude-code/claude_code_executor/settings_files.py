@@ -15,7 +15,7 @@ SECTIONS = ("permissions", "hooks", "sandbox", "env")
 """The keys that restrict what the program does, or that such restrictions need."""
 PERMISSIONS = ("allow", "ask", "deny", "defaultMode", "additionalDirectories")
 SIMILARITY = 0.8
-"""How similar a misspelt key is to a known one; 1 means equal. The program has many other keys."""
+"""The minimum similarity of a misspelt key to a known one; 1 means equal. The program has many other keys."""
 
 
 def ignored_settings(sources: Collection[SettingSource], project: Path, environment: Mapping[str, str]) -> list[str]:

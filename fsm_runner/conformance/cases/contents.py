@@ -3,7 +3,7 @@
 from typing import Any
 
 from fsm_runner.conformance import assertions
-from fsm_runner.conformance.case import Case, CaseContext, has_error_line
+from fsm_runner.conformance.case import CaseContext, case, has_error_line
 from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.protocol.wire import JsonObject
 
@@ -20,14 +20,21 @@ UNUSUAL_TEXT = (
 )
 
 
+@case("unknown-fields", "It ignores fields that it does not know.", needs_start=True)
 async def unknown_fields(context: CaseContext) -> None:
     await _check_starts(context, **UNKNOWN_FIELDS)
 
 
+@case("metadata", "It accepts any metadata.", needs_start=True)
 async def metadata(context: CaseContext) -> None:
     await _check_starts(context, metadata=METADATA)
 
 
+@case(
+    "huge-parameter",
+    f"It completes a start with a parameter of {HUGE_CHARACTERS:,} characters, or refuses it after the bind.",
+    needs_start=True,
+)
 async def huge_parameter(context: CaseContext) -> str | None:
     """Executors may refuse the prompt, since models limit its length. The bind shows that they have read all of it."""
     async with context.process() as process:
@@ -42,6 +49,11 @@ async def huge_parameter(context: CaseContext) -> str | None:
     return None
 
 
+@case(
+    "unicode",
+    "It completes a start with any Unicode in a parameter, and sends a result in valid UTF-8.",
+    needs_start=True,
+)
 async def unusual_text(context: CaseContext) -> None:
     async with context.process() as process:
         await process.run_turn(context.line(process.run, parameters=_with_text(context, UNUSUAL_TEXT)))
@@ -61,24 +73,4 @@ async def _check_starts(context: CaseContext, **changes: Any) -> None:
         await process.run_turn(context.line(process.run, **changes))
 
 
-CASES = (
-    Case(
-        name="unknown-fields",
-        asks="It ignores fields that it does not know.",
-        check=unknown_fields,
-        needs_start=True,
-    ),
-    Case(name="metadata", asks="It accepts any metadata.", check=metadata, needs_start=True),
-    Case(
-        name="huge-parameter",
-        asks=f"It completes a start with a parameter of {HUGE_CHARACTERS:,} characters, or refuses it after the bind.",
-        check=huge_parameter,
-        needs_start=True,
-    ),
-    Case(
-        name="unicode",
-        asks="It completes a start with any Unicode in a parameter, and sends a result in valid UTF-8.",
-        check=unusual_text,
-        needs_start=True,
-    ),
-)
+CASES = (unknown_fields, metadata, huge_parameter, unusual_text)

@@ -1,15 +1,21 @@
 """Shutdown, SIGTERM and leftovers (protocol.md, section 2, Stop)."""
 
-from fsm_runner.conformance.case import Case, CaseContext
+from fsm_runner.conformance.case import PERSISTENT, CaseContext, case
 from fsm_runner.conformance.executor_process import ExecutorProcess
 from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.executors.messages import SHUTDOWN_LINE
 
 
+@case(
+    "leaves-nothing",
+    "When it exits, it leaves no process running, and no process holds its output open.",
+    needs_start=True,
+)
 async def leaves_nothing(context: CaseContext) -> None:
     _check_no_leftovers(await context.first_turn())
 
 
+@case("shutdown", 'On {"type": "shutdown"} it exits with 0 within 5 s.', lifecycles=PERSISTENT, needs_start=True)
 async def shutdown(context: CaseContext) -> None:
     async with context.idle_process() as process:
         await process.write(SHUTDOWN_LINE)
@@ -18,12 +24,18 @@ async def shutdown(context: CaseContext) -> None:
             raise CaseFailed(f"it exited {process.how_it_ended} after shutdown; expected exit code 0")
 
 
+@case("end-of-input", "When its stdin is closed, it exits within 5 s.", lifecycles=PERSISTENT, needs_start=True)
 async def end_of_input(context: CaseContext) -> None:
     async with context.idle_process() as process:
         process.close_input()
         await process.ended_within(context.grace_s, "the end of its stdin")
 
 
+@case(
+    "sigterm-at-work",
+    "SIGTERM ends it and all its processes within 5 s while it waits for the gateway.",
+    needs_start=True,
+)
 async def sigterm_at_work(context: CaseContext) -> str | None:
     async with context.process() as process:
         process.hold_requests()
@@ -41,6 +53,12 @@ async def sigterm_at_work(context: CaseContext) -> str | None:
     return None
 
 
+@case(
+    "sigterm-idle",
+    "SIGTERM ends it and all its processes within 5 s while it waits for a turn.",
+    lifecycles=PERSISTENT,
+    needs_start=True,
+)
 async def sigterm_idle(context: CaseContext) -> None:
     async with context.idle_process() as process:
         await process.terminated_within(context.grace_s)
@@ -55,38 +73,4 @@ def _check_no_leftovers(process: ExecutorProcess) -> None:
         raise CaseFailed("it exited, but a process that it started still holds its stdout or stderr open")
 
 
-CASES = (
-    Case(
-        name="shutdown",
-        asks='On {"type": "shutdown"} it exits with 0 within 5 s.',
-        check=shutdown,
-        lifecycles=("persistent",),
-        needs_start=True,
-    ),
-    Case(
-        name="end-of-input",
-        asks="When its stdin is closed, it exits within 5 s.",
-        check=end_of_input,
-        lifecycles=("persistent",),
-        needs_start=True,
-    ),
-    Case(
-        name="sigterm-at-work",
-        asks="SIGTERM ends it and all its processes within 5 s while it waits for the gateway.",
-        check=sigterm_at_work,
-        needs_start=True,
-    ),
-    Case(
-        name="sigterm-idle",
-        asks="SIGTERM ends it and all its processes within 5 s while it waits for a turn.",
-        check=sigterm_idle,
-        lifecycles=("persistent",),
-        needs_start=True,
-    ),
-    Case(
-        name="leaves-nothing",
-        asks="When it exits, it leaves no process running, and no process holds its output open.",
-        check=leaves_nothing,
-        needs_start=True,
-    ),
-)
+CASES = (shutdown, end_of_input, sigterm_at_work, sigterm_idle, leaves_nothing)

@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 
-from fsm_runner.conformance.case import Case, CaseContext
+from fsm_runner.conformance.case import CaseContext, case
 from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.executors.messages import SCHEMA_VERSION
 from fsm_runner.protocol.json_text import decode_json
@@ -18,6 +18,7 @@ _VERSION = re.compile(rf"(?<!\d)(?<!\d\.){re.escape(SCHEMA_VERSION)}(?!\.?\d)")
 _ANNOTATIONS = frozenset({"$schema", "$id", "$defs", "definitions", "title", "description", "default", "examples"})
 
 
+@case("version", f"With --version it prints the protocol versions that it supports, including {SCHEMA_VERSION}.")
 async def version(context: CaseContext) -> None:
     output = await _output(context, "--version")
     if not names_version(output):
@@ -28,6 +29,7 @@ def names_version(text: str) -> bool:
     return _VERSION.search(text) is not None
 
 
+@case("schema", "With --schema it prints a JSON Schema (a JSON object).")
 async def schema(context: CaseContext) -> None:
     output = await _output(context, "--schema")
     try:
@@ -53,11 +55,4 @@ async def _output(context: CaseContext, option: str) -> str:
         return process.stdout
 
 
-CASES = (
-    Case(
-        name="version",
-        asks=f"With --version it prints the protocol versions that it supports, including {SCHEMA_VERSION}.",
-        check=version,
-    ),
-    Case(name="schema", asks="With --schema it prints a JSON Schema (a JSON object).", check=schema),
-)
+CASES = (version, schema)

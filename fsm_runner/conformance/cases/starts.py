@@ -1,14 +1,28 @@
 """A plain start, and the resume of a one-shot executor (protocol.md, section 2)."""
 
 from fsm_runner.conformance import assertions
-from fsm_runner.conformance.case import REFUSED_CODE, Case, CaseContext, has_error_line
+from fsm_runner.conformance.case import ONE_SHOT, PERSISTENT, REFUSED_CODE, CaseContext, case, has_error_line
 from fsm_runner.conformance.result import CaseFailed
 
 
-async def start(context: CaseContext) -> None:
+async def _start(context: CaseContext) -> None:
     await context.run_first_turn()
 
 
+start = case("start", "It completes a start and exits by itself with 0.", lifecycles=ONE_SHOT)(_start)
+persistent_start = case(
+    "start",
+    'It completes a start, and writes and flushes a line {"type": "turn_complete"} on stdout.',
+    lifecycles=PERSISTENT,
+)(_start)
+
+
+@case(
+    "resume",
+    "A new process completes a resume with a new result, or refuses it with an error.",
+    lifecycles=ONE_SHOT,
+    needs_start=True,
+)
 async def resume(context: CaseContext) -> str | None:
     async with context.process() as first:
         await first.run_turn(context.line(first.run))
@@ -28,24 +42,4 @@ async def resume(context: CaseContext) -> str | None:
     return None
 
 
-CASES = (
-    Case(
-        name="start",
-        asks="It completes a start and exits by itself with 0.",
-        check=start,
-        lifecycles=("one_shot",),
-    ),
-    Case(
-        name="start",
-        asks='It completes a start, and writes and flushes a line {"type": "turn_complete"} on stdout.',
-        check=start,
-        lifecycles=("persistent",),
-    ),
-    Case(
-        name="resume",
-        asks="A new process completes a resume with a new result, or refuses it with an error.",
-        check=resume,
-        lifecycles=("one_shot",),
-        needs_start=True,
-    ),
-)
+CASES = (start, persistent_start, resume)

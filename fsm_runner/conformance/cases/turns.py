@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 from fsm_runner.conformance import assertions
-from fsm_runner.conformance.case import Case, CaseContext, json_line
+from fsm_runner.conformance.case import PERSISTENT, CaseContext, case, json_line
 from fsm_runner.conformance.executor_process import ExecutorProcess
 from fsm_runner.conformance.result import CaseFailed
 
 FURTHER_TURNS = 3
 IDLE_S = 0.5
-"""How long to observe that an idle executor keeps running."""
+"""The time for which an idle executor is observed."""
 
 TURNS_WITH_NOISE = 2
 """The first turn and the one after the noise."""
@@ -23,6 +23,12 @@ NOISE = (
 )
 
 
+@case(
+    "further-turns",
+    f"It completes {FURTHER_TURNS} further turns, each with one result event.",
+    lifecycles=PERSISTENT,
+    needs_start=True,
+)
 async def further_turns(context: CaseContext) -> None:
     async with context.idle_process() as process:
         for number in range(1, FURTHER_TURNS + 1):
@@ -30,6 +36,12 @@ async def further_turns(context: CaseContext) -> None:
         assertions.valid_timestamps(process.record.events())
 
 
+@case(
+    "unknown-messages",
+    "Between turns it ignores lines that are not JSON and messages that it does not know.",
+    lifecycles=PERSISTENT,
+    needs_start=True,
+)
 async def unknown_messages(context: CaseContext) -> None:
     async with context.idle_process() as process:
         for line in NOISE:
@@ -42,6 +54,7 @@ async def unknown_messages(context: CaseContext) -> None:
             )
 
 
+@case("stays", "It keeps running after a turn and waits for the next one.", lifecycles=PERSISTENT, needs_start=True)
 async def stays(context: CaseContext) -> None:
     async with context.idle_process() as process:
         try:
@@ -58,26 +71,4 @@ async def _run_further_turn(context: CaseContext, process: ExecutorProcess, name
     assertions.one_result(process.record.results()[results_before:], name)
 
 
-CASES = (
-    Case(
-        name="stays",
-        asks="It keeps running after a turn and waits for the next one.",
-        check=stays,
-        lifecycles=("persistent",),
-        needs_start=True,
-    ),
-    Case(
-        name="further-turns",
-        asks=f"It completes {FURTHER_TURNS} further turns, each with one result event.",
-        check=further_turns,
-        lifecycles=("persistent",),
-        needs_start=True,
-    ),
-    Case(
-        name="unknown-messages",
-        asks="Between turns it ignores lines that are not JSON and messages that it does not know.",
-        check=unknown_messages,
-        lifecycles=("persistent",),
-        needs_start=True,
-    ),
-)
+CASES = (stays, further_turns, unknown_messages)

@@ -23,7 +23,7 @@ ANSWER_LIMIT_S = 120.0
 """The time limit for each read. The gateway may wait for the coordinator before it responds."""
 
 KEPT_IDLE_S = 1.0
-"""How long an idle connection is reused. Servers keep connections much longer, so none is closed during a request.
+"""The lifetime of an idle connection. Servers keep connections much longer, so none is closed during a request.
 Such a request could not be repeated, because the server may have handled it."""
 
 
@@ -138,7 +138,7 @@ class Gateway:
 
 
 def _has_input(connection: socket.socket) -> bool:
-    """Whether an idle connection has input, which means that the server has closed it."""
+    """Return whether an idle connection has input, which means that the server has closed it."""
     poll = select.poll()  # select() fails for descriptors above 1,023
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))

@@ -43,7 +43,7 @@ def read_invocation(lines: LineReader) -> Invocation:
 
 
 def is_beginning(line: bytes) -> bool:
-    """Whether the line is the beginning of valid JSON.
+    """Return whether the line is the beginning of valid JSON.
 
     A JSON token never spans lines. So if valid JSON is cut at the end of a line, the decoder fails exactly there.
     """

@@ -16,11 +16,11 @@ from fsm_executor.messages import EndOfInput, Message, NextTurn, Shutdown, next_
 from fsm_executor.session import Main, Session, TurnNotCompleted
 
 SHUTDOWN_GRACE_S = 2.0
-"""How long turns may continue after the runner's shutdown message before `main` is cancelled. The runner sends SIGTERM
-after 5 s (section 2), so `main` has 3 s for its cleanup."""
+"""The time from the runner's shutdown message to the cancellation of `main`, if a turn is in progress. The runner sends
+SIGTERM after 5 s (section 2), so `main` has 3 s for its cleanup."""
 
 READ_AHEAD_TURNS = 16
-"""How many turns are read ahead. A runner sends one at a time."""
+"""The maximum number of turns that are read ahead. A runner sends one at a time."""
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 

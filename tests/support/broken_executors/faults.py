@@ -1,4 +1,4 @@
-"""The faults, by what they are about."""
+"""The faults, grouped by subject."""
 
 from tests.support.broken_executors import Fault, fault
 
