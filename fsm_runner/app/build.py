@@ -118,7 +118,7 @@ async def assembled_runner(
         stack.push_async_callback(scripts.aclose)
         outbox = Outbox(MessageSender(client), journal)
         stack.push_async_callback(outbox.aclose)
-        channels = ReportingContext(
+        reporting = ReportingContext(
             outbox=outbox,
             clock=EventClock(),
             hostname=hostname,
@@ -129,7 +129,7 @@ async def assembled_runner(
         sessions = SessionRegistry(
             SessionContext(
                 machine=machines["session"],
-                channels=channels,
+                reporting=reporting,
                 record=journal,
                 run_timeout_s=run_timeout_s,
                 session_idle_timeout_s=config.session_idle_timeout_s,
@@ -147,7 +147,7 @@ async def assembled_runner(
         context = RunContext(
             machine=machines["run"],
             executor=executor,
-            channels=channels,
+            reporting=reporting,
             record=journal,
             look_up=client.look_up_run,
             project_dir=str(config.project_dir),

@@ -36,7 +36,7 @@ class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     """The time limit of one case."""
     api: CoordinatorApi
     gateway: RecordingGateway
-    channels: ReportingContext
+    reporting: ReportingContext
 
     async def start_run(self) -> Run:
         """Return a run of a new session."""
@@ -75,7 +75,7 @@ async def open_environment(
             timeout_s=timeout_s,
             api=api,
             gateway=gateway,
-            channels=ReportingContext(
+            reporting=ReportingContext(
                 outbox=outbox,
                 clock=EventClock(),
                 hostname=socket.gethostname(),

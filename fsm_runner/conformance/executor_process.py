@@ -42,7 +42,7 @@ class ExecutorProcess:
         self._gateway = environment.gateway
         self._turns_requested = 1
         self._listener = Listener(self.record.add_request, self.record.add_response)
-        channel = SessionReporter(run.session_id, environment.channels, self._has_turn)
+        channel = SessionReporter(run.session_id, environment.reporting, self._has_turn)
         self._endpoint = environment.gateway.open_recorded(run.session_id, channel, self._listener)
         command = (*environment.target.program.command, *arguments)
         self.record.transcript.add("started", " ".join(command))

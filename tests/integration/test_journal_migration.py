@@ -83,11 +83,11 @@ async def resume(folder: Path, api: FakeApi) -> None:
     client = CoordinatorClient(api)  # type: ignore[arg-type] # it has the methods that are called
     journal = Journal.open(folder)
     outbox = Outbox(MessageSender(client), journal)
-    channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
+    reporting = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
     sessions = SessionRegistry(
         SessionContext(
             machine=MACHINES["session"],
-            channels=channels,
+            reporting=reporting,
             record=journal,
             run_timeout_s=None,
             session_idle_timeout_s=None,
@@ -96,7 +96,7 @@ async def resume(folder: Path, api: FakeApi) -> None:
     context = RunContext(
         machine=MACHINES["run"],
         executor=EndlessExecutor(),
-        channels=channels,
+        reporting=reporting,
         record=journal,
         look_up=client.look_up_run,
         project_dir=PROJECT_DIR,

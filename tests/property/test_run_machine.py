@@ -260,7 +260,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
     context = RunContext(
         machine=MACHINE,
         executor=executor,
-        channels=ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
+        reporting=ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake"),
         record=record,
         look_up=client.look_up_run,
         project_dir=PROJECT_DIR,

@@ -197,10 +197,10 @@ async def live(world: World, stage: Stage) -> None:
     client = CoordinatorClient(stage)  # type: ignore[arg-type]
     record = InstantRecord()
     outbox = Outbox(MessageSender(client), NoMessageStore())
-    channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p")
+    reporting = ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p")
     context = SessionContext(
         machine=SESSION_MACHINE,
-        channels=channels,
+        reporting=reporting,
         record=record,
         run_timeout_s=world.run_timeout_s,
         session_idle_timeout_s=world.idle_timeout_s,
@@ -210,7 +210,7 @@ async def live(world: World, stage: Stage) -> None:
         machine=RUN_MACHINE,
         # Of the launcher a session reads the config alone: its processes are staged.
         executor=PersistentExecutor(sessions, FakeLauncher()),  # type: ignore[arg-type]
-        channels=channels,
+        reporting=reporting,
         record=record,
         look_up=client.look_up_run,
         project_dir=tempfile.gettempdir(),

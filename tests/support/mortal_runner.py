@@ -157,11 +157,11 @@ class Process:
             on_writable=partial(inbox.post, "journal_writable"),
         )
         outbox = Outbox(MessageSender(client), journal)
-        channels = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
+        reporting = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         sessions = SessionRegistry(
             SessionContext(
                 machine=SESSION_MACHINE,
-                channels=channels,
+                reporting=reporting,
                 record=journal,
                 run_timeout_s=None,
                 session_idle_timeout_s=None,
@@ -170,7 +170,7 @@ class Process:
         context = RunContext(
             machine=RUN_MACHINE,
             executor=MortalExecutor(scene.plans, life, scene.begun),
-            channels=channels,
+            reporting=reporting,
             record=journal,
             look_up=client.look_up_run,
             project_dir=PROJECT_DIR,

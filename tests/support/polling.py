@@ -201,10 +201,10 @@ class PollingRunner:
         self.record = InstantRecord()
         self.executor = EndlessExecutor()
         self.outbox = Outbox(MessageSender(self.client), NoMessageStore())
-        channels = ReportingContext(outbox=self.outbox, clock=EventClock(), hostname="host", executor_profile="fake")
+        reporting = ReportingContext(outbox=self.outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         session_context = SessionContext(
             machine=SESSION_MACHINE,
-            channels=channels,
+            reporting=reporting,
             record=self.record,
             run_timeout_s=None,
             session_idle_timeout_s=None,
@@ -212,7 +212,7 @@ class PollingRunner:
         context = RunContext(
             machine=MACHINE,
             executor=self.executor,
-            channels=channels,
+            reporting=reporting,
             record=self.record,
             look_up=self.client.look_up_run,
             project_dir=PROJECT_DIR,

@@ -117,7 +117,7 @@ def lived(
         context = RunContext(
             machine=MACHINE,
             executor=executor,
-            channels=ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p"),
+            reporting=ReportingContext(outbox=outbox, clock=EventClock(), hostname="h", executor_profile="p"),
             record=record,
             look_up=client.look_up_run,
             project_dir=tempfile.gettempdir(),

@@ -55,7 +55,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
 
     machine: Machine
     executor: Executor
-    channels: ReportingContext
+    reporting: ReportingContext
     record: Record
     look_up: RunLookUp
     project_dir: str
@@ -105,7 +105,7 @@ class RunActor(Actor):
         self._context = context
         self._recovered = recovered
         self._refusal = refusal
-        self._channel = SessionReporter(run.session_id, context.channels, self._may_bind, self._note_status)
+        self._channel = SessionReporter(run.session_id, context.reporting, self._may_bind, self._note_status)
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
@@ -156,7 +156,7 @@ class RunActor(Actor):
         self._show_state()
         try:
             state = await self.run()
-            self._context.channels.outbox.abandon(self.wire_run.session_id, self._sent)
+            self._context.reporting.outbox.abandon(self.wire_run.session_id, self._sent)
             self._context.record.record_run_end(self.name)
             return state
         finally:
@@ -166,7 +166,7 @@ class RunActor(Actor):
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
-            self.failure = self._context.channels.redactor.text(str(payload) or type(payload).__name__)
+            self.failure = self._context.reporting.redactor.text(str(payload) or type(payload).__name__)
         if self._context.machine.is_final(self.model) and step.cause is not Cause.DONE:
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
         if step.event == "stop_requested":
@@ -180,7 +180,7 @@ class RunActor(Actor):
     def _note_status(self, status: ExecutorStatus) -> None:
         """Record what the executor reports; a detail is journalled as a step that changes nothing."""
         if status.status_detail is not None:
-            detail = limited_error(self._context.channels.redactor.text(status.status_detail))
+            detail = limited_error(self._context.reporting.redactor.text(status.status_detail))
             logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), detail)
             self._context.observer.reported(self.wire_run, self.state, detail)
             self._record("detail", self.state, detail)
@@ -210,7 +210,7 @@ class RunActor(Actor):
 
     async def _stop_execution(self) -> None:
         # After the stop request, a late `started` would set the run back to running.
-        self._context.channels.outbox.withdraw(self.wire_run.session_id, self._sent)
+        self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
         if self._execution is not None:
             self._signal = "SIGKILL"  # reported if the stop fails
             self._signal = await self._execution.stop()
@@ -235,7 +235,7 @@ class RunActor(Actor):
 
     async def _report(self) -> None:
         # The report of an earlier process may still be in the outbox.
-        response = self._context.channels.outbox.pending_report(self.name) or self._put_terminal_report()
+        response = self._context.reporting.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()
         answer = await asyncio.shield(response)
         if isinstance(answer, Refused):
@@ -248,7 +248,7 @@ class RunActor(Actor):
         return self._put(report, maybe_delivered=self._recovered is not None)
 
     def _put(self, report: OutboundMessage, *, maybe_delivered: bool = False) -> DeliveryFuture:
-        outbox = self._context.channels.outbox
+        outbox = self._context.reporting.outbox
         response = outbox.put(self.wire_run.session_id, report, maybe_delivered=maybe_delivered)
         self._sent.append(response)
         return response

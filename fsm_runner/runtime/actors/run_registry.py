@@ -127,7 +127,7 @@ class RunRegistry:
         """Send the run's report again, since the coordinator has it as open; False if it did not end here."""
         if run_id not in self._ended_runs:
             return False
-        if self._context.channels.outbox.pending_report(run_id) is None:
+        if self._context.reporting.outbox.pending_report(run_id) is None:
             self._ended_runs.resend(run_id)
         return True
 
@@ -158,7 +158,7 @@ class RunRegistry:
     def fail(self, run_id: str, runner_id: str, error: str) -> None:
         """Report a run as failed that cannot be started."""
         # The text can contain the coordinator's URL, which may contain a password.
-        error = self._context.channels.redactor.text(error)
+        error = self._context.reporting.redactor.text(error)
         logger.error("{}: {}", run_id, excerpt(headline(error)))
         self._end_at_once(run_id, messages.failed(run_id, runner_id, limited_error(error), provisional=True))
 
@@ -258,5 +258,5 @@ class RunRegistry:
         self._tasks.start(run_id, self._deliver(run_id, report))
 
     async def _deliver(self, run_id: str, report: OutboundMessage) -> None:
-        outbox = self._context.channels.outbox
+        outbox = self._context.reporting.outbox
         await (outbox.pending_report(run_id) or outbox.put(run_id, report, maybe_delivered=True))

@@ -31,7 +31,7 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
     """Shared by all sessions of one runner. Times are in seconds; None: no limit."""
 
     machine: Machine
-    channels: ReportingContext
+    reporting: ReportingContext
     record: Record
     run_timeout_s: float | None
     session_idle_timeout_s: float | None
@@ -189,7 +189,7 @@ class SessionActor(Actor):
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = SessionReporter(self.name, self._context.channels, self._may_bind, self._note_status)
+        channel = SessionReporter(self.name, self._context.reporting, self._may_bind, self._note_status)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
@@ -217,7 +217,7 @@ class SessionActor(Actor):
         for reported in (self.turn.finished, *self._pending_reports):
             await reported.wait()
         report = messages.session_ended(self.name, self._first.runner_id, cast(EndedSession, self.model.outcome))
-        outbox = self._context.channels.outbox
+        outbox = self._context.reporting.outbox
         answer = await asyncio.shield(outbox.pending_report(self.name) or outbox.put(self.name, report))
         if isinstance(answer, Refused):
             raise answer
