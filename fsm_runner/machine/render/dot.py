@@ -21,7 +21,7 @@ _POINTS_PER_INCH = 72
 
 _HEAD = (
     "graph [compound=true, newrank=true, nodesep=0.15, ranksep=0.3, mclimit=10, searchsize=100]",
-    f'graph [bgcolor="{LIGHT.background}"]',
+    f'graph [bgcolor="{LIGHT.background}", fontname="{FONT}", fontsize={STATE_FONT_PX}]',
     f'node [shape=box, style="rounded,filled", fixedsize=true, fontname="{FONT}", fontsize={STATE_FONT_PX}]',
     f'edge [arrowsize=0.8, fontname="{FONT}", fontsize={LABEL_FONT_PX}]',
     f'start [shape=circle, fillcolor="{LIGHT.arrows[Kind.MAIN]}", width=0.17, height=0.17, label=""]',
@@ -70,8 +70,8 @@ def _members(box: Box, anchored: set[str]) -> Iterator[str]:
             yield _node(member)
             continue
         yield f"subgraph cluster_{member.id} {{"
-        yield f"    graph [label={_table([member.name], STATE_FONT_PX, STATE_LINE_PX)}, labeljust=l, margin=10]"
-        yield f'    graph [style="rounded,filled", {_colours(LIGHT.box)}]'
+        yield f"    graph [label={_table([one_line(member.name)], STATE_FONT_PX, STATE_LINE_PX)}, labeljust=l]"
+        yield f'    graph [margin=10, style="rounded,filled", {_colours(LIGHT.box)}]'
         yield from (f"    {line}" for line in _members(member, anchored))
         if member.id in anchored:
             yield from (f"    {line}" for line in _anchor(member))
@@ -94,9 +94,8 @@ def _node(node: Node) -> str:
     width = max((_text_px(line, STATE_FONT_PX) for line in lines), default=0) + 24
     height = STATE_LINE_PX * max(len(lines), 1) + 12
     size = f"width={width / _POINTS_PER_INCH:.3f}, height={height / _POINTS_PER_INCH:.3f}"
-    return (
-        f"{node.id} [label={_table(lines, STATE_FONT_PX, STATE_LINE_PX)}, {size}, {_colours(LIGHT.tones[node.tone])}]"
-    )
+    label = "<br/>".join(_escaped(line) for line in lines) or " "
+    return f"{node.id} [label=<{label}>, {size}, {_colours(LIGHT.tones[node.tone])}]"
 
 
 def _colours(shade: Shade) -> str:
@@ -116,9 +115,9 @@ def _arrow(arrow: Arrow, *, starts_at_box: bool) -> str:
 
 def _table(lines: list[str], font_px: float, line_px: int) -> str:
     """Return an HTML-like label with a size of its own."""
-    width = max((_text_px(line, font_px) for line in lines), default=0) + 14
-    rows = "".join(f"<tr><td>{_escaped(one_line(line)) or ' '}</td></tr>" for line in lines or [" "])
-    size = f'fixedsize="true" width="{width:.0f}" height="{line_px * max(len(lines), 1)}"'
+    width = max(_text_px(line, font_px) for line in lines) + 14
+    rows = "".join(f"<tr><td>{_escaped(line) or ' '}</td></tr>" for line in lines)
+    size = f'fixedsize="true" width="{width:.0f}" height="{line_px * len(lines)}"'
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0" {size}>{rows}</table>>'
 
 
