@@ -23,14 +23,6 @@ def check(machine: Spec | SpecFile, interface: ActorInterface | None = None) -> 
     return in_order((*file.defects, *(file.defect(problem) for problem in _problems(file, interface))))
 
 
-def check_file(path: FilePath | str, interface: ActorInterface | None = None) -> tuple[Defect, ...]:
-    """Return all defects of a file, including those that prevent reading it."""
-    try:
-        return check(read(path), interface)
-    except SpecError as error:
-        return error.defects
-
-
 def checked(path: FilePath | str, interface: ActorInterface | None = None) -> Spec:
     """Return the sound spec in a file. Raises `SpecError` with all defects."""
     file = read(path)

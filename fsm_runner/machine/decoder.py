@@ -30,12 +30,14 @@ class Decoded(NamedTuple):
 
 
 def decode(raw: dict[str, Any]) -> Decoded:
-    """Decode the result of `tomllib`. Without problems, `spec` is complete."""
+    """Decode the result of `tomllib`. Without problems, `spec` is complete.
+
+    Raises `ValueError` if a message would have to quote a number with too many digits for Python.
+    """
     try:
         spec = msgspec.convert(raw, Spec)
-    except (msgspec.ValidationError, OverflowError) as error:
-        problems = tuple(_problems(raw)) or (Problem((), str(error)),)
-        return _partly_decoded(raw, problems)
+    except (msgspec.ValidationError, OverflowError):
+        return _partly_decoded(raw, tuple(_problems(raw)))
     return Decoded(spec, (), tuple(range(len(spec.transitions))))
 
 
@@ -60,22 +62,8 @@ def _problems(raw: dict[str, Any]) -> Iterator[Problem]:
     # For JSON Schema, 1.0 is a whole number.
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     validator = extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]  # it has no type hints
-    for error in validator(schema()).iter_errors(_with_printable_numbers(raw)):
+    for error in validator(schema()).iter_errors(raw):
         yield from _described(error)
-
-
-def _with_printable_numbers(value: Any) -> Any:
-    """Replace the whole numbers that Python refuses to write."""
-    if isinstance(value, dict):
-        return {key: _with_printable_numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_printable_numbers(inner) for inner in value]
-    return _LargeNumber() if isinstance(value, int) and abs(value) >= 1 << 63 else value
-
-
-class _LargeNumber:
-    def __repr__(self) -> str:
-        return "a number of more than 64 bits"
 
 
 def _described(error: "ValidationError") -> Iterator[Problem]:

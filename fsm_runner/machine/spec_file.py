@@ -43,7 +43,10 @@ def read(path: FilePath | str) -> SpecFile:
     Raises `SpecError` if the file cannot be read or is not TOML.
     """
     text = _text(path)
-    decoded = decode(_toml(str(path), text))
+    try:
+        decoded = decode(_toml(str(path), text))
+    except ValueError as error:
+        raise _error(path, "contains a number with too many digits") from error
     lines = TomlLines(text)
     return SpecFile(
         spec=decoded.spec,
@@ -55,17 +58,6 @@ def read(path: FilePath | str) -> SpecFile:
             Defect(str(path), lines.of(where), place_of(where), message) for where, message in decoded.problems
         ),
     )
-
-
-def load(path: FilePath | str) -> Spec:
-    """Return the spec in a file, which need not be sound: see `check`.
-
-    Raises `SpecError` with all deviations from the format.
-    """
-    file = read(path)
-    if file.defects:
-        raise SpecError(file.defects)
-    return file.spec
 
 
 def _text(path: FilePath | str) -> str:

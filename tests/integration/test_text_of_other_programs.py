@@ -19,7 +19,6 @@ from fsm_runner.coordinator_server.agents import load_agents
 from fsm_runner.coordinator_server.scripts import load_scripts
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.procedural import result_data
-from fsm_runner.machine.check import check_file
 from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.child.exit import Exit
 from fsm_runner.protocol import wire
@@ -30,6 +29,7 @@ from tests.support.executor_program import RecordingGateway, executor, invocatio
 from tests.support.gateway import RecordingCoordinator, bench, event_of
 from tests.support.mcp import mcp_server
 from tests.support.serving import serving
+from tests.support.specs import check_file
 
 HALF = "\ud83d"
 """Half of a pair, as Python's `json` reads and writes it."""

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.machine.check import check, check_file
+from fsm_runner.machine.check import check
 from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.defects import SpecError
 from fsm_runner.machine.spec import ActorInterface, Spec
 from fsm_runner.machine.spec_file import read
+from tests.support.specs import check_file
 
 INTERFACE = ActorInterface(
     name="m",

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.machine.check import check_file
 from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.engine import Answer, Cause, Machine, Step
 from fsm_runner.machine.groups import flatten
 from fsm_runner.machine.spec import Spec
-from fsm_runner.machine.spec_file import load
+from tests.support.specs import check_file, load
 
 LIFT = """\
 name = "lift"

@@ -32,6 +32,7 @@ from fsm_runner.runtime.recovery import Recovery
 from tests.support.model_coordinator import Fault
 from tests.support.mortal_journal import Life, Note
 from tests.support.record import InstantRecord
+from tests.support.specs import check_file
 from tests.support.virtual_time import run_virtually
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +235,22 @@ def test_a_machine_with_another_name_in_it_is_sound_and_does_the_same(machine: s
             changed = trace(life, seed)
         assert (machine, new_name(name)) in changed.names
         assert without(name, changed.text) == without(name, traces(life)[seed].text)
+
+
+@pytest.mark.parametrize("machine", SPECS)
+def test_a_spec_with_another_word_than_its_actor_has_is_rejected_with_file_and_line(
+    machine: str, tmp_path: Path
+) -> None:
+    text = (ROOT / "specs" / f"{machine}.toml").read_text()
+    interface = ACTOR_INTERFACES[machine]
+    for kind in ("activities", "guards", "settings", "events", "tags", "outcomes"):
+        for word in getattr(interface, kind):
+            changed = re.sub(rf"\b{word}\b", "other", text)
+            file = tmp_path / "spec.toml"
+            file.write_text(changed)
+            defects = check_file(file, interface)
+            assert (changed == text) == (defects == ()), word
+            assert all(defect.file == str(file) and defect.line for defect in defects)
 
 
 @pytest.mark.parametrize("machine", SPECS)

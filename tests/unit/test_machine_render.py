@@ -25,7 +25,7 @@ from fsm_runner.machine.render.svg import svg
 from fsm_runner.machine.render.text import identifiers
 from fsm_runner.machine.render.xstate import xstate
 from fsm_runner.machine.spec import Group, Retry, Spec, State, Transition
-from fsm_runner.machine.spec_file import load
+from tests.support.specs import load
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "specs").glob("*.toml"))

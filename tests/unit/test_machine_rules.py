@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsm_runner.machine.check import check, check_file, checked
+from fsm_runner.machine.check import check, checked
 from fsm_runner.machine.defects import SpecError
 from fsm_runner.machine.rules import RULES
 from fsm_runner.machine.spec import ActorInterface, Spec
-from fsm_runner.machine.spec_file import load
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
+from tests.support.specs import check_file, load
 
 SPECS = Path(__file__).parents[2] / "specs"
 DOCS = Path(__file__).parents[2] / "docs" / "machines.md"
@@ -170,7 +170,7 @@ BROKEN = {
     "provisional without outcome": (
         'decides = "open"',
         "provisional = true",
-        "27: transitions[1].provisional: has no meaning without `decides`",
+        "27: transitions[1].provisional: needs `decides`",
     ),
     "unknown tag": (
         'tags = ["safe"]',
@@ -186,7 +186,7 @@ BROKEN = {
     "tag that the actor does not know": (
         "[tags]",
         '[tags]\nwild = ""',
-        '41: tags.wild: the actor of this machine has no tag "wild"; it has safe',
+        '41: tags.wild: "wild" is not one of the tags of this machine\'s actor; it has safe',
     ),
     "tag that the actor needs": (
         'safe = "No one gets hurt."',
@@ -196,7 +196,7 @@ BROKEN = {
     "outcome that the actor does not know": (
         'outcome = "open"',
         'outcome = "ajar"',
-        '16: states.done.outcome: the actor of this machine has no outcome "ajar"; it has open',
+        '16: states.done.outcome: "ajar" is not one of the outcomes of this machine\'s actor; it has open',
     ),
     "outcome that the actor needs": (
         'outcome = "open"',
@@ -221,27 +221,27 @@ BROKEN = {
     "work without on_error": (
         'on_error = "jammed"\n',
         "",
-        "6: states.moving: has an activity (`invoke`), but no `on_error`",
+        "7: states.moving.invoke: needs `on_error`",
     ),
     "work without limit": (
         'timeout_s = "patience_s"\n',
         "",
-        "6: states.moving: has an activity (`invoke`), but no `timeout_s`",
+        "7: states.moving.invoke: needs `timeout_s`",
     ),
     "retry without work": (
         "[states.closed]",
         "[states.closed]\nretry = { times = 1, base_s = 1, cap_s = 1 }",
-        "6: states.closed.retry: has no meaning without `invoke`",
+        "6: states.closed.retry: needs `invoke`",
     ),
     "limit without event": (
         "[states.closed]",
         "[states.closed]\ntimeout_s = 1",
-        "6: states.closed.timeout_s: has no effect without `on_timeout`",
+        "6: states.closed.timeout_s: needs `on_timeout`",
     ),
     "event without limit": (
         'timeout_s = "patience_s"\n',
         "",
-        "11: states.moving.on_timeout: never happens without `timeout_s`",
+        "11: states.moving.on_timeout: needs `timeout_s`",
     ),
     "own event declared": (
         "[events]",
@@ -304,22 +304,24 @@ BROKEN = {
     "unknown activity": (
         '"open_door"',
         '"close_door"',
-        '7: states.moving.invoke: the actor of this machine has no activity "close_door" (did you mean "open_door"?)',
+        '7: states.moving.invoke: "close_door" is not one of the activities of this machine\'s actor'
+        ' (did you mean "open_door"?)',
     ),
     "unknown guard": (
         '"is_wide"',
         '"wet"',
-        '26: transitions[1].guard: the actor of this machine has no guard "wet"; it has is_wide, outcome_is_open',
+        '26: transitions[1].guard: "wet" is not one of the guards of this machine\'s actor;'
+        " it has is_wide, outcome_is_open",
     ),
     "unknown setting": (
         '"patience_s"',
         '"mood"',
-        '8: states.moving.timeout_s: the actor of this machine has no setting "mood"; it has patience_s',
+        '8: states.moving.timeout_s: "mood" is not one of the settings of this machine\'s actor; it has patience_s',
     ),
     "event never posted": (
         "[events]",
         '[events]\nrain = ""',
-        '4: events.rain: the actor of this machine has no event "rain"; it has pushed',
+        '4: events.rain: "rain" is not one of the events of this machine\'s actor; it has pushed',
     ),
     "event not declared": (
         'pushed = "Someone',

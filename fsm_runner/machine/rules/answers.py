@@ -51,13 +51,6 @@ def answer_of_a_group_is_used(context: RuleContext) -> Iterator[Problem]:
                 yield Problem(place, message)
 
 
-@rule()
-def provisional_outcome_is_decided(context: RuleContext) -> Iterator[Problem]:
-    for index, transition in enumerate(context.spec.transitions):
-        if transition.provisional and transition.decides is None:
-            yield Problem(("transitions", index, "provisional"), "has no meaning without `decides`")
-
-
 @rule("groups", "transitions")
 def own_event_is_taken(context: RuleContext) -> Iterator[Problem]:
     for name, state in context.checkable_states.items():

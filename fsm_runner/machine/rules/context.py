@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Set
 from functools import cached_property
 from typing import NamedTuple
 
-from fsm_runner.machine.decoder import Problem
+from fsm_runner.machine.decoder import Problem, similar
+from fsm_runner.machine.defects import Path
 from fsm_runner.machine.groups import Hierarchy
 from fsm_runner.machine.spec import ActorInterface, Group, Spec, State, Transition
+from fsm_runner.util.text import quoted
 
 
 class RuleContext:
@@ -37,17 +39,32 @@ class RuleContext:
         return (source,) if source in self.spec.states else self.hierarchy.members.get(source, ())
 
     @cached_property
-    def groups_are_sound(self) -> bool:
-        """Whether groups and states form a tree. If not, no rule can say what a state inherits."""
-        spec = self.spec
-        members = [member for group in spec.groups.values() for member in group.states]
-        return (
-            spec.groups.keys().isdisjoint(spec.states)
-            and all(group.states for group in spec.groups.values())
-            and len(set(members)) == len(members)
-            and all(member in spec.states or member in spec.groups for member in members)
-            and all(name not in self.hierarchy.ancestors(name) for name in spec.groups)
-        )
+    def group_problems(self) -> list[Problem]:
+        """The reasons why groups and states do not form a tree. With any, no rule can say what a state inherits."""
+        return list(self._group_problems())
+
+    def _group_problems(self) -> Iterator[Problem]:
+        spec, parents = self.spec, self.hierarchy.parents
+        for name, group in spec.groups.items():
+            place: Path = ("groups", name)
+            if name in spec.states:
+                yield Problem(place, f"{quoted(name)} is the name of a state")
+            if not group.states:
+                yield Problem(place, "has no members: `states` must name a state or a group")
+            if name in self.hierarchy.ancestors(name):
+                yield Problem((*place, "states"), f"{quoted(name)} contains itself")
+            for index, member in enumerate(group.states):
+                yield from self.state_problems(member, (*place, "states", index), or_group=True)
+                if member in group.states[:index] or parents[member] != name:
+                    message = f"{quoted(member)} is in the group {quoted(parents[member])} already"
+                    yield Problem((*place, "states", index), message)
+
+    def state_problems(self, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
+        """Yield a problem if the name is not that of a state."""
+        known = {*self.spec.states, *(self.spec.groups if or_group else ())}
+        if name not in known:
+            kind = "neither a state nor a group" if or_group else "not a state"
+            yield Problem(place, f"{quoted(name)} is {kind}{similar(name, known)}")
 
     @cached_property
     def transitions_of(self) -> dict[tuple[str, str], list[tuple[int, Transition]]]:
@@ -67,7 +84,7 @@ class RuleContext:
     def has_only_known_sources(self) -> bool:
         """Whether all transitions start from declared states or groups, and the groups are sound."""
         sources = {source for transition in self.spec.transitions for source in transition.sources}
-        return self.groups_are_sound and sources <= {*self.spec.states, *self.spec.groups}
+        return not self.group_problems and sources <= {*self.spec.states, *self.spec.groups}
 
     @cached_property
     def has_only_known_states(self) -> bool:

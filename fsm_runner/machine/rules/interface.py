@@ -16,59 +16,44 @@ def name_is_that_of_the_actor(context: RuleContext) -> Iterator[Problem]:
 
 
 @rule()
-def activity_is_known(context: RuleContext) -> Iterator[Problem]:
-    for name, state in context.spec.states.items():
-        yield from _known(context, "activity", context.interface.activities, state.invoke, ("states", name, "invoke"))
+def actor_knows_each_name(context: RuleContext) -> Iterator[Problem]:
+    for kind, path, name in _used_names(context) if context.has_interface else ():
+        known: frozenset[str] = getattr(context.interface, kind)
+        if name not in known:
+            hint = similar(name, known) or f"; it has {', '.join(sorted(known)) or 'none'}"
+            yield Problem(path, f"{quoted(name)} is not one of the {kind} of this machine's actor{hint}")
 
 
-@rule()
-def setting_is_known(context: RuleContext) -> Iterator[Problem]:
-    for name, state in context.spec.states.items():
-        if isinstance(state.timeout_s, str):
-            yield from _known(
-                context, "setting", context.interface.settings, state.timeout_s, ("states", name, "timeout_s")
-            )
-
-
-@rule()
-def guard_is_known(context: RuleContext) -> Iterator[Problem]:
-    for index, transition in enumerate(context.spec.transitions):
-        yield from _known(context, "guard", context.interface.guards, transition.guard, ("transitions", index, "guard"))
-
-
-@rule("events")
-def events_are_those_of_the_actor(context: RuleContext) -> Iterator[Problem]:
-    for name in context.spec.events:
-        yield from _known(context, "event", context.interface.events, name, ("events", name))
-    for name in _missing(context, context.spec.events, context.interface.events):
-        yield Problem(("events",), f"the actor of this machine posts {quoted(name)}, which is not declared")
-
-
-@rule("tags")
-def tags_are_those_of_the_actor(context: RuleContext) -> Iterator[Problem]:
-    for name in context.spec.tags:
-        yield from _known(context, "tag", context.interface.tags, name, ("tags", name))
-    for name in _missing(context, context.spec.tags, context.interface.tags):
-        yield Problem(("tags",), f"the actor of this machine looks for {quoted(name)}, which is not declared")
-
-
-@rule("states")
-def outcomes_are_those_of_the_actor(context: RuleContext) -> Iterator[Problem]:
-    for name, state in context.final_states.items():
-        yield from _known(context, "outcome", context.interface.outcomes, state.outcome, ("states", name, "outcome"))
+@rule("events", "tags", "states")
+def actor_finds_each_name(context: RuleContext) -> Iterator[Problem]:
     outcomes = [state.outcome for state in context.final_states.values() if state.outcome is not None]
-    for outcome in _missing(context, outcomes, context.interface.outcomes):
+    for event in _missing(context.spec.events, context.interface.events):
+        yield Problem(("events",), f"the actor of this machine posts {quoted(event)}, which is not declared")
+    for tag in _missing(context.spec.tags, context.interface.tags):
+        yield Problem(("tags",), f"the actor of this machine looks for {quoted(tag)}, which is not declared")
+    for outcome in _missing(outcomes, context.interface.outcomes):
         message = f"the actor of this machine needs a final state with the outcome {quoted(outcome)}"
         yield Problem(("states",), message)
 
 
-def _known(context: RuleContext, kind: str, known: frozenset[str], name: str | None, place: Path) -> Iterator[Problem]:
-    if name is not None and name not in known and context.has_interface:
-        hint = similar(name, known) or f"; it has {', '.join(sorted(known)) or 'none'}"
-        yield Problem(place, f"the actor of this machine has no {kind} {quoted(name)}{hint}")
+def _used_names(context: RuleContext) -> Iterator[tuple[str, Path, str]]:
+    """Yield the field of the interface, the place and the name for each name that the actor must know."""
+    spec = context.spec
+    yield from (("events", ("events", event), event) for event in spec.events)
+    yield from (("tags", ("tags", tag), tag) for tag in spec.tags)
+    for name, state in spec.states.items():
+        if state.invoke is not None:
+            yield "activities", ("states", name, "invoke"), state.invoke
+        if isinstance(state.timeout_s, str):
+            yield "settings", ("states", name, "timeout_s"), state.timeout_s
+        if state.final and state.outcome is not None:
+            yield "outcomes", ("states", name, "outcome"), state.outcome
+    for index, transition in enumerate(spec.transitions):
+        if transition.guard is not None:
+            yield "guards", ("transitions", index, "guard"), transition.guard
 
 
-def _missing(context: RuleContext, declared: Collection[str], needed: Collection[str]) -> list[str]:
-    """The needed names that are not declared, without those that are probably declared with a misspelling."""
+def _missing(declared: Collection[str], needed: Collection[str]) -> list[str]:
+    """Return the needed names that are not declared, without those that are probably declared with a misspelling."""
     misspelt = {closest(name, needed) for name in declared if name not in needed}
-    return sorted(set(needed).difference(declared, misspelt)) if context.has_interface else []
+    return sorted(set(needed).difference(declared, misspelt))

@@ -34,25 +34,12 @@ def state_name_is_free(context: RuleContext) -> Iterator[Problem]:
 
 @rule("states", "groups")
 def groups_form_a_tree(context: RuleContext) -> Iterator[Problem]:
-    spec, parents = context.spec, context.hierarchy.parents
-    for name, group in spec.groups.items():
-        place: Path = ("groups", name)
-        if name in spec.states:
-            yield Problem(place, f"{quoted(name)} is the name of a state")
-        if not group.states:
-            yield Problem(place, "has no members: `states` must name a state or a group")
-        if name in context.hierarchy.ancestors(name):
-            yield Problem((*place, "states"), f"{quoted(name)} contains itself")
-        for index, member in enumerate(group.states):
-            yield from _is_state(context, member, (*place, "states", index), or_group=True)
-            if member in group.states[:index] or parents[member] != name:
-                message = f"{quoted(member)} is in the group {quoted(parents[member])} already"
-                yield Problem((*place, "states", index), message)
+    yield from context.group_problems
 
 
 @rule("states")
 def initial_is_a_state(context: RuleContext) -> Iterator[Problem]:
-    yield from _is_state(context, context.spec.initial, ("initial",))
+    yield from context.state_problems(context.spec.initial, ("initial",))
 
 
 @rule("groups")
@@ -61,8 +48,8 @@ def transition_joins_states(context: RuleContext) -> Iterator[Problem]:
         return
     for index, transition in enumerate(context.spec.transitions):
         for source in transition.sources:
-            yield from _is_state(context, source, ("transitions", index, "from"), or_group=True)
-        yield from _is_state(context, transition.to, ("transitions", index, "to"))
+            yield from context.state_problems(source, ("transitions", index, "from"), or_group=True)
+        yield from context.state_problems(transition.to, ("transitions", index, "to"))
 
 
 @rule()
@@ -126,14 +113,6 @@ def decided_outcome_exists(context: RuleContext) -> Iterator[Problem]:
         if transition.decides is not None and transition.decides not in outcomes:
             message = f"{quoted(transition.decides)} is the outcome of no final state"
             yield Problem(("transitions", index, "decides"), message + similar(transition.decides, outcomes))
-
-
-def _is_state(context: RuleContext, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
-    spec = context.spec
-    known = {*spec.states, *(spec.groups if or_group else ())}
-    if name not in known:
-        kind = "neither a state nor a group" if or_group else "not a state"
-        yield Problem(place, f"{quoted(name)} is {kind}{similar(name, known)}")
 
 
 def _unknown_event(event: str, source: str, known: set[str]) -> str:

@@ -1,54 +1,48 @@
-"""Rules about the fields of a single state."""
+"""Rules about the fields of a state or a transition."""
 
 from collections.abc import Iterator
 
 from fsm_runner.machine.decoder import Problem
-from fsm_runner.machine.defects import Path
 from fsm_runner.machine.rules.context import RuleContext, rule
 from fsm_runner.util.text import quoted
 
 _OWN_EVENTS = ("on_done", "on_error", "on_timeout")
+_ONLY_IN_FINAL_STATES = ("outcome", "tone")
+_NEVER_IN_FINAL_STATES = ("invoke", "timeout_s", *_OWN_EVENTS, "retry", "ignore", "reject")
+_NEEDED = {
+    "invoke": ("on_done", "on_error", "timeout_s"),
+    "on_done": ("invoke",),
+    "on_error": ("invoke",),
+    "retry": ("invoke",),
+    "timeout_s": ("on_timeout",),
+    "on_timeout": ("timeout_s",),
+}
+"""The fields that a field of a state needs beside it."""
 
 
 @rule()
-def final_state_only_ends(context: RuleContext) -> Iterator[Problem]:
-    for name, state in context.final_states.items():
-        for key in ("invoke", "timeout_s", *_OWN_EVENTS, "retry", "ignore", "reject"):
-            if getattr(state, key) not in (None, ()):
+def final_state_has_its_own_fields(context: RuleContext) -> Iterator[Problem]:
+    for name, state in context.spec.states.items():
+        for key in _ONLY_IN_FINAL_STATES:
+            if state.final and getattr(state, key) is None:
+                yield Problem(("states", name), f"a final state needs `{key}`")
+            if not state.final and getattr(state, key) is not None:
+                yield Problem(("states", name, key), f"only a final state has `{key}`")
+        for key in _NEVER_IN_FINAL_STATES:
+            if state.final and getattr(state, key):
                 yield Problem(("states", name, key), "has no meaning in a final state")
 
 
 @rule()
-def final_state_has_an_outcome(context: RuleContext) -> Iterator[Problem]:
-    yield from _only_of_final_states(context, "outcome")
-
-
-@rule()
-def final_state_has_a_tone(context: RuleContext) -> Iterator[Problem]:
-    yield from _only_of_final_states(context, "tone")
-
-
-@rule()
-def activity_has_its_ends(context: RuleContext) -> Iterator[Problem]:
+def fields_come_together(context: RuleContext) -> Iterator[Problem]:
     for name, state in context.working_states.items():
-        place: Path = ("states", name)
-        if state.invoke is None:
-            for key in ("on_done", "on_error", "retry"):
-                if getattr(state, key) is not None:
-                    yield Problem((*place, key), "has no meaning without `invoke`")
-        else:
-            for key in ("on_done", "on_error", "timeout_s"):
-                if getattr(state, key) is None:
-                    yield Problem(place, f"has an activity (`invoke`), but no `{key}`")
-
-
-@rule()
-def time_limit_has_its_event(context: RuleContext) -> Iterator[Problem]:
-    for name, state in context.working_states.items():
-        if state.timeout_s is not None and state.on_timeout is None:
-            yield Problem(("states", name, "timeout_s"), "has no effect without `on_timeout`")
-        if state.timeout_s is None and state.on_timeout is not None:
-            yield Problem(("states", name, "on_timeout"), "never happens without `timeout_s`")
+        for key, needed in _NEEDED.items():
+            for other in needed:
+                if getattr(state, key) is not None and getattr(state, other) is None:
+                    yield Problem(("states", name, key), f"needs `{other}`")
+    for index, transition in enumerate(context.spec.transitions):
+        if transition.provisional and transition.decides is None:
+            yield Problem(("transitions", index, "provisional"), "needs `decides`")
 
 
 @rule()
@@ -66,11 +60,3 @@ def retry_bounds_are_ordered(context: RuleContext) -> Iterator[Problem]:
         if state.retry is not None and state.retry.cap_s < state.retry.base_s:
             message = f"is below base_s ({state.retry.cap_s:g} < {state.retry.base_s:g})"
             yield Problem(("states", name, "retry", "cap_s"), message)
-
-
-def _only_of_final_states(context: RuleContext, key: str) -> Iterator[Problem]:
-    for name, state in context.spec.states.items():
-        if state.final and getattr(state, key) is None:
-            yield Problem(("states", name), f"a final state needs `{key}`")
-        if not state.final and getattr(state, key) is not None:
-            yield Problem(("states", name, key), f"only a final state has `{key}`")
