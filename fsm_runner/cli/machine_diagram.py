@@ -34,7 +34,7 @@ def draw(file: str, form: str | None, output: str | None, *, brief: bool) -> int
     if part is None and path.suffix in _DOCUMENTS and path.is_file() and not _is_drawing(path, drawing):
         raise UsageError(
             f"{output}: the drawing would replace this document. "
-            f"Mark the place where it belongs with a line {marker(spec.name, 'markdown')}"
+            f"Mark its place with a line {marker(spec.name, 'markdown')}"
         )
     try:
         path.write_bytes(drawing)

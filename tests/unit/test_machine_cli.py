@@ -73,7 +73,7 @@ def test_a_file_that_is_no_spec_is_refused(tmp_path: Path) -> None:
     assert invoke("check", "image.toml").stdout == "image.toml:1: is not UTF-8: byte 0x89\n"
 
 
-def test_diagram_draws_the_run_in_mermaid_unless_told_otherwise() -> None:
+def test_diagram_draws_the_run_in_mermaid_by_default() -> None:
     assert invoke("diagram").stdout.startswith("stateDiagram-v2\n")
     assert invoke("diagram", "runner", "--format", "dot").stdout.startswith("digraph machine {\n")
     assert "### The machine `runner`" in invoke("diagram", "runner", "--format", "markdown").stdout

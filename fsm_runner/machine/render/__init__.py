@@ -21,7 +21,7 @@ _PNG_DPI = 144
 
 class Format(NamedTuple):
     write: Callable[[Spec, bool], str | bytes]
-    """Takes the spec and whether the drawing is to be brief."""
+    """Takes the spec, and `brief` for a brief drawing."""
     can_be_brief: bool = True
     fence: str | None = None
     """The language of the code block that holds it in a document; None if a document cannot hold it."""

@@ -22,7 +22,7 @@ class Tone(StrEnum):
 
 
 class Kind(StrEnum):
-    """How much an arrow stands out, the strongest first."""
+    """The emphasis of an arrow, strongest first."""
 
     MAIN = "main"
     OTHER = "other"
@@ -58,7 +58,7 @@ class Label(NamedTuple):
     """One transition in the text of an arrow."""
 
     event: str
-    """Empty where one label stands for several failures."""
+    """Empty if the label represents several failures."""
     guard: str | None
     decides: str | None
     kind: Kind
@@ -108,7 +108,7 @@ def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
     """Return the drawing of a spec whose groups are sound.
 
     A name that is neither a state nor a group is drawn as a state, so that the mistake is visible. With `brief`, at
-    most one arrow joins two ends, and one label on it stands for all failures that decide the same outcome.
+    most one arrow joins two ends, and one label on it represents all failures that decide the same outcome.
     """
     return _Drawing(spec).diagram(brief=brief)
 

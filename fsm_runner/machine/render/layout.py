@@ -47,6 +47,6 @@ def _command(form: str, options: str) -> list[str]:
     if (program := shutil.which("dot")) is not None:
         return [program, f"-T{form}", *options.split()]
     raise LayoutError(
-        "svg and png need Graphviz: pip install pygraphviz brings it along, "
+        "svg and png need Graphviz: install it with `pip install pygraphviz`, "
         "or install the program `dot` (apt-get install graphviz, brew install graphviz)"
     )

@@ -99,7 +99,7 @@ def _with_escapes(text: str) -> str:
 
 
 def _is_in_word(text: str, index: int) -> bool:
-    """Return whether the underscore is between letters or digits, where it marks no emphasis."""
+    """Return whether the underscore is between letters or digits: there it marks no emphasis."""
     return text[index - 1 : index].isalnum() and text[index + 1 : index + 2].isalnum()
 
 
