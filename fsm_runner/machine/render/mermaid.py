@@ -18,7 +18,7 @@ def mermaid(spec: Spec, *, brief: bool = False) -> str:
 
 
 def _states(box: Box) -> Iterator[str]:
-    """Yield the members of a box. They come before all arrows, since Mermaid puts a state into the box that names it first."""
+    """Yield the members of a box, before all arrows: Mermaid puts a state into the box that names it first."""
     for member in box.members:
         name = member.id if member.id == member.name else f'"{_text(member.name)}" as {member.id}'
         if isinstance(member, Box):
