@@ -37,9 +37,16 @@ class Launcher:
         self._launch_policy = launch_policy
 
     def launch(
-        self, assignment: Assignment, channel: SessionChannel, on_stdout: Callable[[bytes], None] | None = None
+        self,
+        assignment: Assignment,
+        channel: SessionChannel,
+        label: str,
+        on_stdout: Callable[[bytes], None] | None = None,
     ) -> Launched:
-        """Open an endpoint and start a process. Raises `SpawnFailed`, and then leaves nothing open."""
+        """Open an endpoint and start a process. `label`: its run or session, for log lines.
+
+        Raises `SpawnFailed`, and then leaves nothing open.
+        """
         session_id = assignment.run.session_id
         endpoint = self._endpoints.open(session_id, channel)
         try:
@@ -50,6 +57,7 @@ class Launcher:
                 pipe_stdin=True,
                 on_stdout=on_stdout,
                 launch_policy=self._launch_policy,
+                label=label,
             )
         except BaseException:
             endpoint.close()

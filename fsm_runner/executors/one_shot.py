@@ -44,7 +44,7 @@ class OneShotExecutor:
     async def start(self, assignment: Assignment, session: SessionChannel) -> "OneShotExecution":
         with ExitStack() as resources:
             await self._take_turn(assignment.run, resources)
-            launched = self._launcher.launch(assignment, session)
+            launched = self._launcher.launch(assignment, session, assignment.run.run_id)
             invocation = invocation_line(assignment, self._launcher.executor_config)
             return OneShotExecution(launched, invocation, resources.pop_all())
 

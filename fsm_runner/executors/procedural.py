@@ -108,6 +108,7 @@ class ProceduralExecutor:
                 cwd=Path(assignment.project_dir),
                 env={**self._environment, **session_variables(run.session_id)},
                 launch_policy=self._launch_policy,
+                label=run.run_id,
             )
             session.bind(f"proc_{run.session_id}", assignment.project_dir)
             return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())

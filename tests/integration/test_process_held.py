@@ -87,7 +87,7 @@ async def test_a_descendant_of_another_user_is_not_waited_for(
         patch.setattr(descendant_killer, "STUCK_S", 1000.0)
         go.write_line()
         assert (await exit_of(child)).code == 0
-    assert warnings == [f"process {pid} belongs to another user, so it outlives its run"]
+    assert warnings == [f"process {pid} outlives process {child.pid}, because it belongs to another user"]
     await end(pid)
 
 

@@ -82,12 +82,14 @@ class Child:
         stderr_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         on_stdout: Callable[[bytes], None] | None = None,
         launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
+        label: str = "",
         watch: Callable[[int, Callable[[], None]], ExitWatch] = watch_exit,
     ) -> Self:
         """Start `command` on the running loop. Its stdin is empty unless `pipe_stdin`.
 
-        `env`: its whole environment, to which only the tag of its process tree is added. `on_stdout` gets all chunks of
-        stdout and must not raise; `stdout_ended` returns after the last one. Raises `SpawnFailed`.
+        `env`: its environment, to which only the tag of its process tree is added. `on_stdout` gets all chunks of
+        stdout and must not raise; `stdout_ended` returns after the last one. `label`: the run or session, for logs.
+        Raises `SpawnFailed`.
         """
         with ExitStack() as undo:
             try:
@@ -98,7 +100,7 @@ class Child:
                     undo.callback(stdin.close)
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
-            descendants = DescendantKiller(SUBREAPER, env.get(RUNNER_TAG_VARIABLE))
+            descendants = DescendantKiller(SUBREAPER, env.get(RUNNER_TAG_VARIABLE), label)
             undo.callback(descendants.close)
             stdout, stderr = output.child_ends
             if launch_policy.user is not None:
@@ -131,10 +133,13 @@ class Child:
             self._close_pipes()
             reap(self._process)
             self._descendants.kill_blocking()
-            raise SpawnFailed(f"process {self.pid} was killed because it cannot be supervised: {error}") from error
+            raise SpawnFailed(f"{self} was killed because it cannot be supervised: {error}") from error
         if self._stdin is not None:
             self._stdin.close_child_end()
         self._limiter.start(self)
+
+    def __str__(self) -> str:
+        return str(self._descendants)
 
     @property
     def pid(self) -> int:
@@ -228,7 +233,7 @@ class Child:
         return self._exited.done() or has_exited(self.pid)
 
     def _stuck(self, waited_s: float) -> ProcessStuck:
-        return ProcessStuck(f"process {self.pid} is still there {waited_s:g} s after SIGKILL")
+        return ProcessStuck(f"{self} is still there {waited_s:g} s after SIGKILL")
 
     def _signal_group(self, number: signal.Signals) -> None:
         try:

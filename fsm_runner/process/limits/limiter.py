@@ -28,10 +28,7 @@ bring the machine down."""
 
 
 class LimitedChild(Protocol):
-    """The part of a child that the limiter uses."""
-
-    @property
-    def pid(self) -> int: ...
+    """The part of a child that the limiter uses. Its text names the process and its run."""
 
     def terminate(self) -> None:
         """Send SIGTERM to its group, once."""
@@ -66,7 +63,7 @@ class Limiter:
     def start(self, child: LimitedChild) -> None:
         if self._limits.need_measuring or self._limits.output_bytes is not None:
             self._measured_at = time.monotonic()
-            self._watching = asyncio.create_task(self._watch(child), name=f"limits of process {child.pid}")
+            self._watching = asyncio.create_task(self._watch(child), name=f"limits of {child}")
             self._watching.add_done_callback(lambda ended: self._kill_unwatched(ended, child))
 
     def note_exit(self) -> None:
@@ -106,7 +103,7 @@ class Limiter:
     def _kill_unwatched(self, watching: "asyncio.Task[None]", child: LimitedChild) -> None:
         """Kill the child if the task that watches its limits has failed: it must not run without limits."""
         if not watching.cancelled() and (fault := watching.exception()) is not None:
-            logger.opt(exception=fault).error("killing process {}: its limits cannot be watched any more", child.pid)
+            logger.opt(exception=fault).error("killing {}: its limits cannot be watched any more", child)
             self.exceeded = self.exceeded or f"killed, because its limits could not be watched: {fault!r}"
             child.kill()
 
@@ -115,7 +112,7 @@ class Limiter:
             await self._measure_until_hit(child)
         else:
             await self._hit.wait()
-        logger.warning("ending process {}: {}", child.pid, self.exceeded)
+        logger.warning("ending {}: {}", child, self.exceeded)
         if self._forks_fast:
             child.kill()
         else:
@@ -138,7 +135,7 @@ class Limiter:
                 usage = await self._measure()
                 exceeded = await self._exceeded_limit(usage)
             except OSError as fault:  # no descriptor or thread left; there may be one the next time
-                logger.debug("process {}: cannot measure what it uses: {}", child.pid, fault)
+                logger.debug("{}: cannot measure what it uses: {}", child, fault)
                 pause_s = INTERVAL_S
                 continue
             if exceeded is not None and self.exceeded is None:

@@ -36,16 +36,19 @@ class DescendantKiller:
     to this code.
     """
 
-    def __init__(self, subreaper: Subreaper, runner_tag: str | None = None) -> None:
-        """Create it before the child is started. `runner_tag`: see `ProcessTree`."""
+    def __init__(self, subreaper: Subreaper, runner_tag: str | None = None, label: str = "") -> None:
+        """Create it before the child is started. For the other parameters, see `ProcessTree`."""
         self.are_gone = False
         """True when no descendant is left, or the killer has given up."""
         self._subreaper = subreaper
-        self._tree = subreaper.new_tree(runner_tag)
+        self._tree = subreaper.new_tree(runner_tag, label)
         self._exited_at = 0.0
         self._kills = KillLoop(self._signal)
         self._steps: Iterator[float] | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    def __str__(self) -> str:
+        return str(self._tree)
 
     def tagged(self, environment: Mapping[str, str]) -> Mapping[str, str]:
         """The environment to start the child with."""
@@ -80,7 +83,7 @@ class DescendantKiller:
                 if clock() > give_up_at:
                     return
         except OSError as error:  # no descriptor left; their tags remain
-            logger.debug("process {}: cannot list its descendants: {}", self._tree.leader, error)
+            logger.debug("{}: cannot list its descendants: {}", self._tree, error)
 
     def processes(self) -> Iterator[Process]:
         """The child and its descendants. May yield a process twice. Raises OSError."""
@@ -138,23 +141,15 @@ class DescendantKiller:
         try:
             yield from self._kills.steps(self._search, STUCK_S)
         except OSError as error:
-            logger.warning(
-                "the descendants of process {} cannot be listed, so they may outlive it: {}", self._tree.leader, error
-            )
+            logger.warning("the descendants of {} cannot be listed, so they may outlive it: {}", self._tree, error)
             return
         if self._kills.found:
             for process in self._kills.found.values():
                 self._subreaper.given_up.add(process.identity)
             pids = listed([str(process.pid) for process in self._kills.found.values()])
-            logger.warning(
-                "descendants of process {} still there {:g} s after SIGKILL: {}", self._tree.leader, STUCK_S, pids
-            )
+            logger.warning("descendants of {} still there {:g} s after SIGKILL: {}", self._tree, STUCK_S, pids)
         elif self._kills.stopped:
-            logger.debug(
-                "process {}: killed {} descendants that had left its group",
-                self._tree.leader,
-                len(self._kills.stopped),
-            )
+            logger.debug("{}: killed {} descendants that had left its group", self._tree, len(self._kills.stopped))
 
     def _search(self) -> Iterator[float]:
         """Search until there are descendants, or certainly none."""
@@ -216,7 +211,7 @@ class DescendantKiller:
             if process.identity in self._subreaper.given_up:
                 return
             self._subreaper.given_up.add(process.identity)
-            logger.warning("process {} belongs to another user, so it outlives its run", process.pid)
+            logger.warning("process {} outlives {}, because it belongs to another user", process.pid, self._tree)
         except OSError as error:  # no descriptor left; the next search finds it again
             self._kills.stopped.discard(process.identity)
-            logger.debug("process {}: cannot send {}: {}", process.pid, number.name, error)
+            logger.debug("{}: cannot send {} to its descendant {}: {}", self._tree, number.name, process.pid, error)

@@ -19,10 +19,11 @@ class ProcessTree:
     process of another tree can join), or was once seen below a process of the tree.
     """
 
-    __slots__ = ("_sessions", "has_ended", "leader", "members", "reaped_cpu_s", "rlimit_tag", "tag")
+    __slots__ = ("_sessions", "has_ended", "label", "leader", "members", "reaped_cpu_s", "rlimit_tag", "tag")
 
-    def __init__(self, runner_tag: str | None = None) -> None:
-        """`runner_tag`: the tag of the runner that starts the tree, if it is one."""
+    def __init__(self, runner_tag: str | None = None, label: str = "") -> None:
+        """`runner_tag`: the tag of the runner that starts the tree, if it is one. `label`: its run, for log lines."""
+        self.label = label
         number = next(_numbers)
         self.tag = tree_tag(number)
         self.rlimit_tag = rlimit_tag(runner_tag or self.tag.partition(".")[0], number)
@@ -34,6 +35,9 @@ class ProcessTree:
         self.reaped_cpu_s = 0.0
         """CPU time of the orphans that this process has reaped."""
         self._sessions: set[int] = set()
+
+    def __str__(self) -> str:
+        return f"process {self.leader}{self.label and f' of {self.label}'}"
 
     def tagged(self, environment: Mapping[str, str]) -> dict[str, str]:
         """`environment` with the tree's tag."""

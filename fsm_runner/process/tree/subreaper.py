@@ -75,9 +75,9 @@ class Subreaper:
             _set_child_subreaper(enabled=False)
         self.enabled = self._exclusive = False
 
-    def new_tree(self, runner_tag: str | None) -> ProcessTree:
+    def new_tree(self, runner_tag: str | None, label: str) -> ProcessTree:
         """Register a tree before its leader is started, so that the leader is never taken for an orphan."""
-        tree = ProcessTree(runner_tag)
+        tree = ProcessTree(runner_tag, label)
         self._trees[tree.tag] = self._by_rlimit_tag[tree.rlimit_tag] = tree
         return tree
 
