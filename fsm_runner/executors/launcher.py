@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from fsm_runner.executors.environment import session_variables
 from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionEndpoint
 from fsm_runner.executors.program import ExecutorProgram
@@ -12,13 +10,6 @@ from fsm_runner.process.child.child import Child
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.session_channel import SessionChannel
-
-
-class Launched(msgspec.Struct, frozen=True):
-    """An executor's process, whose stdin is a pipe, and its endpoint."""
-
-    child: Child
-    endpoint: SessionEndpoint
 
 
 class Launcher:
@@ -42,8 +33,8 @@ class Launcher:
         channel: SessionChannel,
         label: str,
         on_stdout: Callable[[bytes], None] | None = None,
-    ) -> Launched:
-        """Open an endpoint and start a process. `label`: its run or session, for log lines.
+    ) -> tuple[Child, SessionEndpoint]:
+        """Open an endpoint and start a process, whose stdin is a pipe. `label`: its run or session, for log lines.
 
         Raises `SpawnFailed`, and then leaves nothing open.
         """
@@ -62,4 +53,4 @@ class Launcher:
         except BaseException:
             endpoint.close()
             raise
-        return Launched(child, endpoint)
+        return child, endpoint

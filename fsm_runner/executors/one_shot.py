@@ -3,26 +3,19 @@
 import asyncio
 import contextlib
 from contextlib import ExitStack
+from weakref import WeakValueDictionary
 
 from loguru import logger
 
 from fsm_runner.executors.exit_text import failure_text
-from fsm_runner.executors.interface import Assignment, ExecutionFailed
-from fsm_runner.executors.launcher import Launched, Launcher
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionEndpoint
+from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line
+from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
-
-
-class _SessionRuns:
-    """The runs of one session, of which one is executed at a time."""
-
-    def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.runs = 0
-        """The number of runs that are executed or wait."""
 
 
 class OneShotExecutor:
@@ -30,7 +23,8 @@ class OneShotExecutor:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
-        self._sessions: dict[str, _SessionRuns] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """A lock for each session that has runs, which hold it or wait for it."""
 
     def accept(self, run: Run) -> None:
         """Accept every run."""
@@ -44,34 +38,27 @@ class OneShotExecutor:
     async def start(self, assignment: Assignment, session: SessionChannel) -> "OneShotExecution":
         with ExitStack() as resources:
             await self._take_turn(assignment.run, resources)
-            launched = self._launcher.launch(assignment, session, assignment.run.run_id)
+            child, endpoint = self._launcher.launch(assignment, session, assignment.run.run_id)
             invocation = invocation_line(assignment, self._launcher.executor_config)
-            return OneShotExecution(launched, invocation, resources.pop_all())
+            return OneShotExecution(child, endpoint, invocation, resources.pop_all())
 
     async def _take_turn(self, run: Run, resources: ExitStack) -> None:
         """Wait for the earlier runs of the session. Closing `resources` lets the next run begin."""
-        session = self._sessions.setdefault(run.session_id, _SessionRuns())
-        session.runs += 1
-        resources.callback(self._leave, run.session_id, session)
-        if session.turn.locked():
+        turn = self._turns.setdefault(run.session_id, asyncio.Lock())
+        if turn.locked():
             logger.info("{}: waiting for an earlier run of its session {}", run.run_id, run.session_id)
-        await session.turn.acquire()
-        resources.callback(session.turn.release)
-
-    def _leave(self, session_id: str, session: _SessionRuns) -> None:
-        session.runs -= 1
-        if session.runs == 0:
-            del self._sessions[session_id]
+        await turn.acquire()
+        resources.callback(turn.release)
 
 
 class OneShotExecution:
     """One process, which gets the invocation on stdin and reports its success by its exit code."""
 
-    def __init__(self, launched: Launched, invocation: bytes, resources: ExitStack) -> None:
+    def __init__(self, child: Child, endpoint: SessionEndpoint, invocation: bytes, resources: ExitStack) -> None:
         """`resources` are closed when the process has ended."""
         self._resources = resources
-        self._child = launched.child
-        self._endpoint = launched.endpoint
+        self._child = child
+        self._endpoint = endpoint
         self._feeding = asyncio.create_task(self._feed(invocation), name=f"stdin of process {self._child.pid}")
 
     async def wait(self) -> CompletedSession:

@@ -32,9 +32,7 @@ class PersistentProcess:
         self._lines = LineSplitter(TURN_COMPLETE)
         self._turn_complete: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """Resolved when the turn in progress is complete. The first turn begins with the process."""
-        launched = launcher.launch(assignment, channel, self._session_id, self._read)
-        self._child = launched.child
-        self._endpoint = launched.endpoint
+        self._child, self._endpoint = launcher.launch(assignment, channel, self._session_id, self._read)
         self._end = asyncio.create_task(self._await_end(), name=f"end of process {self._child.pid}")
 
     async def take_turn(self, line: bytes) -> None:

@@ -73,7 +73,7 @@ def find_user(text: str) -> RunUser:
 
     user_text, colon, group_text = text.partition(":")
     try:
-        entry = pwd.getpwuid(_number(user_text)) if user_text.isdecimal() else pwd.getpwnam(user_text)
+        entry = pwd.getpwuid(_id(user_text)) if user_text.isdecimal() else pwd.getpwnam(user_text)
     except (KeyError, ValueError):
         entry = None
     if entry is None and not (user_text.isdecimal() and group_text):
@@ -93,17 +93,10 @@ def find_user(text: str) -> RunUser:
     return RunUser(name=name, uid=uid, gid=gid, groups=(), home=home)
 
 
-def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > 2**32 - 2:
-        raise ValueError(text)
-    return int(text)
-
-
 def _id(text: str) -> int:
-    try:
-        return _number(text)
-    except ValueError:
-        raise UsageError(f"{RUN_AS}: {text!r} is not the number of a user or group") from None
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > 2**32 - 2:
+        raise UsageError(f"{RUN_AS}: {text!r} is not the number of a user or group")
+    return int(text)
 
 
 @functools.cache

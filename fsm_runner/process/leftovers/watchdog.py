@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from loguru import logger
@@ -74,9 +73,7 @@ class Watchdog:
         self._replacing.add_done_callback(self._note_failure)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         if self._replacing is not None:
             self._replacing.cancel()
             await asyncio.wait([self._replacing])
