@@ -1,11 +1,11 @@
-"""JSON of any depth, once it is decoded: what can be read cannot always be written, or read by others."""
+"""Operations on decoded JSON of any depth, which encoders and other programs may reject."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Whether objects and lists are nested in one another more than so many times."""
+    """Return whether objects and lists are nested deeper than `levels`."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [child for each in layer for child in _children(each)]
@@ -30,18 +30,18 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_texts(value: Any, change: Callable[[str], str], *, names: bool = False) -> Any:
-    """A copy of a JSON document in which each text is changed; `names`: those of members too.
+    """Return a copy of a JSON document with `change` applied to each text, and with `names` to names of members too.
 
-    Without recursion: JSON may be decoded to a depth that calls cannot reach.
+    It does not recurse, because JSON may be nested deeper than Python's calls.
     """
-    whole = [value]
-    unseen: list[Any] = [whole]
-    while unseen:
-        container: Any = unseen.pop()
-        for place, part in list(container.items() if isinstance(container, dict) else enumerate(container)):
+    root = [value]
+    pending: list[Any] = [root]
+    while pending:
+        container: Any = pending.pop()
+        for key, part in list(container.items() if isinstance(container, dict) else enumerate(container)):
             if isinstance(part, str):
-                container[place] = change(part)
+                container[key] = change(part)
             elif isinstance(part, dict | list):
-                container[place] = _renamed(part, change) if names else part.copy()
-                unseen.append(container[place])
-    return whole[0]
+                container[key] = _renamed(part, change) if names else part.copy()
+                pending.append(container[key])
+    return root[0]

@@ -1,4 +1,4 @@
-"""Redirects: 307 and 308 to the same host are followed, the others are named with what to configure."""
+"""Redirects: 307 and 308 to the same host are followed, the others are reported with a remedy."""
 
 import json
 import re
@@ -117,7 +117,7 @@ async def test_other_redirects_are_named_with_what_to_configure(name: str) -> No
     assert app.paths == ["/runner/register", "/health"]
 
 
-async def test_a_no_of_what_a_redirect_leads_to_is_the_coordinators_only_where_it_is_the_same_thing() -> None:
+async def test_a_rejection_after_a_redirect_is_final_only_at_the_same_path() -> None:
     async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith("/moved") or scope["path"].endswith("/"):
             await send({"type": "http.response.start", "status": 404, "headers": []})
@@ -135,7 +135,7 @@ async def test_a_no_of_what_a_redirect_leads_to_is_the_coordinators_only_where_i
             await api.register(REGISTRATION)
 
 
-async def test_a_redirect_to_a_page_for_a_login_is_named_without_its_own_login() -> None:
+async def test_a_redirect_to_a_login_page_is_reported_without_credentials() -> None:
     app = Redirecting(302, lambda _: "https://user:secret@sso.invalid/login?next=/")
     async with serving(app) as url, CoordinatorApi(url) as api:
         with pytest.raises(Unreachable, match="; configure that one, unless it is a login page") as raised:
@@ -157,7 +157,7 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("status", [302, 307])
 @pytest.mark.parametrize("location", UNUSABLE)
-async def test_a_redirect_to_what_cannot_be_called_names_it(location: str, status: int) -> None:
+async def test_a_redirect_to_an_invalid_url_is_reported(location: str, status: int) -> None:
     shown = location.replace("secret", "***")
     text = f"redirects to '{shown}', which is not a URL that can be called: is the URL right?"
     async with serving(Redirecting(status, lambda _: location)) as url, CoordinatorApi(url) as api:
@@ -171,7 +171,7 @@ async def test_a_redirect_to_what_cannot_be_called_names_it(location: str, statu
 
 
 @pytest.mark.parametrize("header", [b"", b"location: \r\n"])
-async def test_a_redirect_without_a_target_is_named(header: bytes) -> None:
+async def test_a_redirect_without_a_target_is_reported(header: bytes) -> None:
     text = "redirects, but names no target (its Location header is empty or missing): is the URL right?"
     async with raw_server(b"HTTP/1.1 307 Moved\r\n%bcontent-length: 0\r\n\r\n" % header) as url:
         for said in await faults_of(url):
@@ -193,7 +193,7 @@ async def test_redirects_in_a_circle_end() -> None:
                 pass
 
 
-async def test_a_token_service_that_redirects_is_named() -> None:
+async def test_a_redirect_of_the_token_service_is_reported() -> None:
     app = Redirecting(302, lambda path: f"https://tenant.invalid{path}")
     async with serving(app) as url:
         said = r"HTTP 302: redirects to https://tenant\.invalid/\S+; set AUTH0_DOMAIN to tenant\.invalid$"

@@ -63,7 +63,7 @@ async def test_one_token_serves_concurrent_calls() -> None:
     assert issuer.seen == ["token-1"] * 10
 
 
-async def test_a_401_names_the_variables_of_a_login_where_there_is_none() -> None:
+async def test_a_401_without_a_login_names_its_variables() -> None:
     issuer = Issuer()
     issuer.accepted = set()
     async with serving(issuer.app()) as url:
@@ -75,7 +75,7 @@ async def test_a_401_names_the_variables_of_a_login_where_there_is_none() -> Non
                 await api.health()
 
 
-async def test_a_refused_token_is_replaced_once() -> None:
+async def test_a_rejected_token_is_replaced_once() -> None:
     issuer = Issuer()
     issuer.accepted = {"token-2"}
     async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
@@ -83,7 +83,7 @@ async def test_a_refused_token_is_replaced_once() -> None:
         assert issuer.seen == ["token-1", "token-2"]
 
 
-async def test_a_lost_registration_asks_for_no_token() -> None:
+async def test_a_lost_registration_requests_no_token() -> None:
     issuer = Issuer()
     issuer.accepted = set()
     issuer.refusal = "Runner not registered"
@@ -94,7 +94,7 @@ async def test_a_lost_registration_asks_for_no_token() -> None:
 
 
 @pytest.mark.parametrize(("status", "fault"), [(401, NotAuthenticated), (403, NotAuthenticated), (503, Unreachable)])
-async def test_what_the_token_service_says_is_told(status: int, fault: type[Exception]) -> None:
+async def test_an_error_of_the_token_service_is_raised(status: int, fault: type[Exception]) -> None:
     issuer = Issuer()
     issuer.status = status
     async with serving(issuer.app()) as url, CoordinatorApi(url, TokenAuth(f"{url}/oauth/token", LOGIN)) as api:
@@ -102,7 +102,7 @@ async def test_what_the_token_service_says_is_told(status: int, fault: type[Exce
             await api.health()
 
 
-async def test_a_token_service_that_does_not_answer_in_time_is_named_and_not_the_coordinator(
+async def test_a_slow_token_service_is_named_instead_of_the_coordinator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""When the token is renewed, who waits for that, and what becomes of a token service that fails."""
+"""The renewal of tokens, callers that wait for it, and failures of the token service."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from tests.support.logs import log_lines
 from tests.support.token_bench import LIFETIME_S, LOGIN, SECRET, bench
 
 
-async def test_a_renewal_holds_up_nobody_while_the_old_token_is_valid() -> None:
+async def test_a_renewal_does_not_delay_calls_while_the_old_token_is_valid() -> None:
     async with bench() as at:
         await at.api.health()
         at.clock.now_s += LIFETIME_S - TOKEN_MARGIN_S - 1
@@ -51,7 +51,7 @@ async def test_an_expired_token_is_not_used_and_callers_share_the_wait_for_the_n
         assert at.service.asked == 2
 
 
-async def test_a_life_counts_from_when_the_token_was_asked_for() -> None:
+async def test_a_lifetime_counts_from_the_request() -> None:
     async with bench() as at:
         at.service.gate.clear()
         call = asyncio.create_task(at.api.health())
@@ -64,7 +64,7 @@ async def test_a_life_counts_from_when_the_token_was_asked_for() -> None:
         assert at.service.seen == ["token-1", "token-2"]
 
 
-async def test_a_short_life_has_a_short_margin() -> None:
+async def test_a_short_lifetime_has_a_short_margin() -> None:
     async with bench() as at:
         at.service.expires_in = 4
         await at.api.health()
@@ -78,7 +78,7 @@ async def test_a_short_life_has_a_short_margin() -> None:
         assert at.service.seen == ["token-1", "token-1", "token-1", "token-2"]
 
 
-async def test_callers_whose_token_was_refused_share_one_renewal() -> None:
+async def test_callers_with_a_rejected_token_share_one_renewal() -> None:
     async with bench() as at:
         await at.api.health()
         at.service.refused = {"token-1"}
@@ -88,7 +88,7 @@ async def test_callers_whose_token_was_refused_share_one_renewal() -> None:
         assert at.service.seen == ["token-1"] * 11 + ["token-2"] * 10
 
 
-async def test_a_coordinator_that_refuses_all_tokens_does_not_cost_one_for_each_call() -> None:
+async def test_a_coordinator_that_rejects_all_tokens_does_not_cost_one_per_call() -> None:
     async with bench() as at:
         at.service.refused = {f"token-{number}" for number in range(1, 100)}
         for _ in range(10):
@@ -101,7 +101,7 @@ async def test_a_coordinator_that_refuses_all_tokens_does_not_cost_one_for_each_
         assert at.service.asked == 3
 
 
-async def test_a_token_service_that_is_away_is_asked_again_after_a_wait_and_said_once() -> None:
+async def test_an_unreachable_token_service_is_retried_and_logged_once() -> None:
     async with bench() as at:
         at.service.answer = Response("<html>Bad Gateway</html>", 502)
         with log_lines() as lines:
@@ -123,7 +123,7 @@ async def test_a_token_service_that_is_away_is_asked_again_after_a_wait_and_said
         assert len([line for line in lines if "token renewal works again" in line]) == 1
 
 
-async def test_a_token_is_used_to_its_end_while_the_token_service_is_away() -> None:
+async def test_a_token_is_used_until_it_expires_while_the_token_service_is_unreachable() -> None:
     async with bench() as at:
         await at.api.health()
         at.service.answer = Response(status_code=503)
@@ -152,7 +152,7 @@ async def test_a_token_is_used_to_its_end_while_the_token_service_is_away() -> N
         (500, b"{}", Unreachable),
     ],
 )
-async def test_a_refusal_is_told_from_a_service_that_is_away(
+async def test_a_rejection_differs_from_an_unreachable_service(
     status: int, body: bytes, fault: type[CoordinatorError]
 ) -> None:
     async with bench() as at:
@@ -191,7 +191,7 @@ async def test_a_refusal_is_told_from_a_service_that_is_away(
     ],
     ids=lambda body: body[:60].decode(),
 )
-async def test_an_absurd_answer_is_a_service_that_is_away(body: bytes) -> None:
+async def test_an_invalid_response_counts_as_unreachable(body: bytes) -> None:
     async with bench() as at:
         at.service.answer = Response(body)
         with pytest.raises(Unreachable, match="oauth/token"):
@@ -201,7 +201,7 @@ async def test_an_absurd_answer_is_a_service_that_is_away(body: bytes) -> None:
         await at.api.health()
 
 
-async def test_a_refusal_without_end_is_not_read_to_its_end() -> None:
+async def test_an_endless_401_is_read_up_to_the_limit() -> None:
     async with bench() as at:
         at.service.refused = {"token-1"}
         at.service.endless = True
@@ -211,7 +211,7 @@ async def test_a_refusal_without_end_is_not_read_to_its_end() -> None:
         await at.api.health()
 
 
-async def test_an_endless_life_has_an_end() -> None:
+async def test_an_endless_lifetime_is_limited() -> None:
     async with bench() as at:
         at.service.expires_in = 1e300
         await at.api.health()
@@ -220,7 +220,7 @@ async def test_an_endless_life_has_an_end() -> None:
         assert at.service.seen == ["token-1", "token-2"]
 
 
-async def test_who_waits_when_the_program_ends_is_told_so() -> None:
+async def test_a_caller_that_waits_at_shutdown_gets_an_error() -> None:
     async with bench() as at:
         at.service.gate.clear()
         call = asyncio.create_task(at.api.health())
@@ -230,7 +230,7 @@ async def test_who_waits_when_the_program_ends_is_told_so() -> None:
             await call
 
 
-async def test_tokens_and_the_secret_are_shown_nowhere() -> None:
+async def test_tokens_and_the_secret_are_never_shown() -> None:
     redactor = Redactor([SECRET])
     async with bench(redactor) as at:
         with log_lines() as lines:

@@ -1,4 +1,4 @@
-"""Where the runner's configuration comes from, and what is said of a bad value."""
+"""The sources of settings, and the errors for bad values."""
 
 import dataclasses
 import re
@@ -131,7 +131,7 @@ def test_empty_strings_count_as_not_set(empty_folder: Path) -> None:
     assert load_config(flags, variables) == load_config({}, {})
 
 
-def test_an_empty_variable_leaves_the_dotenv_file_its_say(empty_folder: Path) -> None:
+def test_an_empty_variable_does_not_hide_the_dotenv_file(empty_folder: Path) -> None:
     (empty_folder / ".env").write_text("PROFILE=from-file\n")
     assert load_config({"profile": ""}, {"PROFILE": ""}).profile == "from-file"
 
@@ -141,7 +141,7 @@ def test_the_environment_is_that_of_the_process(empty_folder: Path, monkeypatch:
     assert load_config({}).tags == ("gpu",)
 
 
-def test_runs_work_in_the_working_directory_unless_told_otherwise(empty_folder: Path) -> None:
+def test_the_working_directory_is_the_default_project_directory(empty_folder: Path) -> None:
     (empty_folder / "below").mkdir()
     assert load_config({}, {}).project_dir == empty_folder
     assert load_config({"project_dir": "below"}, {}).project_dir == empty_folder / "below"
@@ -194,7 +194,7 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("field", "text"), BAD_VALUES)
-def test_a_bad_value_is_refused_by_its_flag_or_variable(field: str, text: str, empty_folder: Path) -> None:
+def test_a_bad_value_is_reported_with_its_flag_or_variable(field: str, text: str, empty_folder: Path) -> None:
     setting = next(setting for setting in SETTINGS if setting.field == field)
     sources: list[tuple[str, Mapping[str, str], Mapping[str, str]]] = [(setting.variable, {}, {setting.variable: text})]
     if setting.flags:
@@ -206,24 +206,24 @@ def test_a_bad_value_is_refused_by_its_flag_or_variable(field: str, text: str, e
         str(refused.value).encode()
 
 
-def test_a_bad_value_in_the_dotenv_file_is_refused_by_that_file(empty_folder: Path) -> None:
+def test_a_bad_value_in_the_dotenv_file_is_reported_with_that_file(empty_folder: Path) -> None:
     (empty_folder / ".env").write_text("MCP_PORT=http\n")
     with pytest.raises(UsageError, match=r"MCP_PORT in \.env: 'http': expected a port"):
         load_config({}, {})
 
 
-def test_a_dotenv_file_is_taken_as_it_is_written(empty_folder: Path) -> None:
+def test_a_dotenv_file_is_read_without_interpolation(empty_folder: Path) -> None:
     (empty_folder / ".env").write_text("# tags\nexport RUNNER_TAGS='${HOME},b'\nVERBOSE\nPROFILE=\"best\"\n")
     assert load_config({}, {}) == dataclasses.replace(load_config({}, {}), tags=("${HOME}", "b"), profile="best")
 
 
-def test_a_dotenv_file_that_cannot_be_read_is_named(empty_folder: Path) -> None:
+def test_an_unreadable_dotenv_file_is_reported(empty_folder: Path) -> None:
     (empty_folder / ".env").write_bytes(b"PROFILE=\xff\n")
     with pytest.raises(UsageError, match=r"\.env: cannot be read"):
         load_config({}, {})
 
 
-def test_a_folder_named_like_the_dotenv_file_is_none(empty_folder: Path) -> None:
+def test_a_folder_with_the_name_of_the_dotenv_file_is_ignored(empty_folder: Path) -> None:
     (empty_folder / ".env").mkdir()
     assert read_dotenv(Path(".env")) == {}
 
@@ -233,9 +233,7 @@ def test_a_fixed_port_and_an_external_server_exclude_each_other(empty_folder: Pa
         load_config({"mcp_port": "8000"}, {"EXTERNAL_MCP_URL": "http://host/mcp"})
 
 
-def test_a_project_directory_that_may_not_be_looked_at_is_refused_by_name(
-    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_project_directory_without_access_is_reported(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, **_: Any) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -245,7 +243,7 @@ def test_a_project_directory_that_may_not_be_looked_at_is_refused_by_name(
         load_config({"project_dir": "closed/project"}, {})
 
 
-def test_a_working_directory_that_is_gone_is_said(empty_folder: Path) -> None:
+def test_a_deleted_working_directory_is_reported(empty_folder: Path) -> None:
     gone = empty_folder / "gone"
     gone.mkdir()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The coordinator's API over real sockets: each answer becomes a value or the fault that it stands for."""
+"""The coordinator's API over real sockets: each response becomes a value or its error."""
 
 import asyncio
 import contextlib
@@ -164,7 +164,7 @@ FAULTS: list[tuple[int, Any, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "fault"), FAULTS)
-async def test_each_status_is_the_fault_that_it_stands_for(status: int, body: Any, fault: type[Exception]) -> None:
+async def test_each_status_raises_its_error(status: int, body: Any, fault: type[Exception]) -> None:
     async with answering(answer(status, body)) as (api, _):
         for call, _ in CALLS.values():
             with pytest.raises(fault) as raised:
@@ -177,7 +177,7 @@ async def test_each_status_is_the_fault_that_it_stands_for(status: int, body: An
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_each_call_goes_to_its_place_with_every_name_quoted(name: str) -> None:
+async def test_each_call_has_its_path_with_quoted_names(name: str) -> None:
     call, target = CALLS[name]
     async with answering(answer(404, detail("unknown"))) as (api, coordinator):
         with pytest.raises(Refused):
@@ -229,7 +229,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("raw", UNREADABLE)
-async def test_an_answer_of_200_that_is_none_of_a_coordinator_may_pass(raw: bytes) -> None:
+async def test_a_200_that_is_not_from_a_coordinator_is_transient(raw: bytes) -> None:
     async with answering(raw) as (api, _):
         for name in DECODING_CALLS:
             with pytest.raises(Unreachable, match="HTTP 200: not a coordinator's response") as raised:
@@ -251,7 +251,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("raw", BROKEN)
-async def test_an_answer_that_breaks_off_may_pass(raw: bytes) -> None:
+async def test_an_incomplete_response_is_transient(raw: bytes) -> None:
     async with answering(raw) as (api, _):
         for call, _ in CALLS.values():
             with pytest.raises(Unreachable, match=r"(GET|POST|DELETE) http://127.0.0.1:\d+/"):
@@ -260,22 +260,20 @@ async def test_an_answer_that_breaks_off_may_pass(raw: bytes) -> None:
 
 @pytest.mark.parametrize("charset", ["hex", "rot13", "idna", "undefined", "utf-16", "no-such-thing", "\xff"])
 @pytest.mark.parametrize(("status", "fault"), [(500, Unreachable), (401, NotAuthenticated), (200, Unreachable)])
-async def test_no_character_set_that_an_answer_names_breaks_the_caller(
-    charset: str, status: int, fault: type[Exception]
-) -> None:
+async def test_the_character_set_of_a_response_is_ignored(charset: str, status: int, fault: type[Exception]) -> None:
     async with answering(answer(status, b"xyz\xff\\u", f"text/html; charset={charset}")) as (api, _):
         with pytest.raises(fault):
             await api.heartbeat("r")
 
 
-async def test_a_long_answer_is_shown_in_part() -> None:
+async def test_an_error_shows_an_excerpt_of_a_long_response() -> None:
     async with answering(answer(500, b"x " * 100_000)) as (api, _):
         with pytest.raises(Unreachable, match=r"x ?…$") as raised:
             await api.health()
     assert len(str(raised.value)) < 500
 
 
-async def test_a_reset_connection_may_pass() -> None:
+async def test_a_reset_connection_is_transient() -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         connection: socket.socket = writer.get_extra_info("socket")
@@ -287,7 +285,7 @@ async def test_a_reset_connection_may_pass() -> None:
             await api.health()
 
 
-async def test_nobody_listening_is_said_with_the_coordinator_s_url() -> None:
+async def test_a_refused_connection_is_reported_with_the_coordinator_url() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     async with CoordinatorApi(f"http://127.0.0.1:{port}/") as api:
@@ -295,14 +293,14 @@ async def test_nobody_listening_is_said_with_the_coordinator_s_url() -> None:
             await api.health()
 
 
-async def test_an_answer_that_does_not_come_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_response_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_module, "POLL_MARGIN_S", 0.05)
     async with answering(None) as (api, _):
         with pytest.raises(Unreachable, match="ReadTimeout"):
             await api.poll("r", 0.05)
 
 
-async def test_a_poll_is_held_for_the_time_that_was_named_and_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poll_lasts_for_the_hold_time_and_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Giving one up early loses what it carries, so the margin is there even where none is held."""
     monkeypatch.setattr(api_module, "POLL_MARGIN_S", 20)
     async with answering(None) as (api, coordinator):
@@ -314,13 +312,13 @@ async def test_a_poll_is_held_for_the_time_that_was_named_and_a_margin(monkeypat
             await polling
 
 
-async def test_a_poll_that_brings_nothing_is_empty() -> None:
+async def test_an_empty_poll_response_has_no_content() -> None:
     for raw in (b"HTTP/1.1 204 No Content\r\n\r\n", answer(200, {}), answer(200, {"run": None, "news": 1})):
         async with answering(raw) as (api, _):
             assert await api.poll("r", 1) == Polled()
 
 
-async def test_a_poll_brings_a_run() -> None:
+async def test_a_poll_response_has_a_run() -> None:
     blueprint = {"name": "a", "command": "x", "unknown": [1]}
     async with answering(answer(200, {"run": RUN | {"resolved_agent_blueprint": blueprint, "new": 1}})) as (api, _):
         polled = await api.poll("r", 1)
@@ -337,7 +335,7 @@ async def test_a_poll_brings_a_run() -> None:
         ({"deregistered": True}, Polled(deregistered=True)),
     ],
 )
-async def test_a_poll_brings_what_else_there_is(body: Any, polled: Polled) -> None:
+async def test_a_poll_response_has_stops_and_scripts(body: Any, polled: Polled) -> None:
     async with answering(answer(200, body)) as (api, _):
         assert await api.poll("r", 1) == polled
 
@@ -352,7 +350,7 @@ async def test_a_poll_brings_what_else_there_is(body: Any, polled: Polled) -> No
         (RUN | {"demands": 10**400}, ""),
     ],
 )
-async def test_a_run_that_cannot_be_read_keeps_its_id(run: Any, named: str) -> None:
+async def test_an_invalid_run_keeps_its_id(run: Any, named: str) -> None:
     async with answering(answer(200, {"run": run})) as (api, _):
         unreadable = (await api.poll("r", 1)).run
     assert isinstance(unreadable, UnreadableRun)
@@ -360,7 +358,7 @@ async def test_a_run_that_cannot_be_read_keeps_its_id(run: Any, named: str) -> N
     assert named in unreadable.defect
 
 
-async def test_a_run_that_is_nested_too_deeply_to_find_its_id_is_no_answer_of_a_coordinator() -> None:
+async def test_a_run_nested_too_deeply_to_find_its_id_is_transient() -> None:
     body = b'{"run": {"parameters": {"a": ' + b"[" * 50_000 + b"]" * 50_000 + b'}, "run_id": "run_1"}}'
     async with answering(answer(200, body)) as (api, _):
         with pytest.raises(Unreachable, match="recursion"):
@@ -368,13 +366,13 @@ async def test_a_run_that_is_nested_too_deeply_to_find_its_id_is_no_answer_of_a_
 
 
 @pytest.mark.parametrize("run", [5, [], "run_1", {}, {"run_id": None}, {"session_id": "ses_1"}])
-async def test_a_run_without_an_id_is_no_answer_of_a_coordinator(run: Any) -> None:
+async def test_a_run_without_an_id_is_transient(run: Any) -> None:
     async with answering(answer(200, {"run": run})) as (api, _):
         with pytest.raises(Unreachable, match="run"):
             await api.poll("r", 1)
 
 
-async def test_an_archive_is_handed_on_byte_for_byte_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_archive_is_unchanged_and_limited_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
     async with answering(answer(200, b"\x1f\x8b\x00\xff", "application/gzip")) as (api, _):
         assert await api.script_archive("s") == b"\x1f\x8b\x00\xff"
         monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 3)
@@ -382,7 +380,7 @@ async def test_an_archive_is_handed_on_byte_for_byte_up_to_a_limit(monkeypatch: 
             await api.script_archive("s")
 
 
-async def test_an_answer_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_response_that_never_ends_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.2)
 
@@ -400,21 +398,21 @@ async def test_an_answer_that_drips_for_ever_is_given_up(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("beside", [{"stop_sessions": None}, {"stop_sessions": 5}, {"deregistered": "x", "a": []}])
-async def test_what_stands_beside_a_run_does_not_make_it_lost(beside: dict[str, Any]) -> None:
+async def test_invalid_fields_beside_a_run_do_not_lose_it(beside: dict[str, Any]) -> None:
     async with answering(answer(200, {"run": {"run_id": "run_1", "session_id": "ses_1"}} | beside)) as (api, _):
         polled = await api.poll("r", 1)
     assert isinstance(polled.run, wire.Run)
     assert (polled.run.run_id, polled.stop_sessions, polled.deregistered) == ("run_1", (), False)
 
 
-async def test_a_name_too_long_for_a_url_is_refused() -> None:
+async def test_a_name_too_long_for_a_url_is_a_final_error() -> None:
     async with answering(answer(200, {"ok": True})) as (api, coordinator):
         with pytest.raises(Refused, match="makes no URL"):
             await api.stop_run("x" * 100_000)
     assert coordinator.targets == []
 
 
-async def test_no_number_of_reports_keeps_the_poll_waiting() -> None:
+async def test_reports_do_not_delay_the_poll() -> None:
     reports_held, released = asyncio.Semaphore(0), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -455,7 +453,7 @@ async def test_no_number_of_reports_keeps_the_poll_waiting() -> None:
         "http://host#part",
     ],
 )
-def test_what_is_no_url_of_a_coordinator_is_refused(url: str) -> None:
+def test_an_invalid_coordinator_url_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="expected http://HOST") as refused:
         checked_url(url)
     str(refused.value).encode()
@@ -465,7 +463,7 @@ def test_what_is_no_url_of_a_coordinator_is_refused(url: str) -> None:
     "url",
     ["http://localhost:8765", "https://a.example/base", "http://[::1]:80", "http://user:word@host", "HTTP://HOST"],
 )
-def test_a_url_loses_its_last_slash_alone(url: str) -> None:
+def test_only_the_final_slash_of_a_url_is_removed(url: str) -> None:
     assert checked_url(url) == checked_url(url + "/") == url
 
 
@@ -479,9 +477,7 @@ def test_a_name_stays_one_segment_of_its_path(name: str) -> None:
     ("variable", "value"),
     [("HTTPS_PROXY", "bogus://proxy:1"), ("ALL_PROXY", "http://[::1"), ("SSL_CERT_FILE", "/nowhere")],
 )
-def test_an_environment_that_cannot_be_used_is_refused(
-    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_environment_is_a_usage_error(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(UsageError, match=rf"\b{variable}\b.* cannot be used: "):
         CoordinatorApi("https://coordinator.example")

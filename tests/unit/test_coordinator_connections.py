@@ -1,4 +1,4 @@
-"""Kept connections against a real server, which knows how many there are."""
+"""The connection pool against a real server that counts connections."""
 
 import asyncio
 import contextlib
@@ -65,21 +65,21 @@ async def ask_at_once(connections: ConnectionPool, counter: Counter, count: int)
     assert await asyncio.gather(*asked) == [204] * count
 
 
-async def test_one_after_the_other_they_share_a_connection() -> None:
+async def test_consecutive_requests_share_a_connection() -> None:
     async with kept(5) as (connections, counter):
         for _ in range(4):
             assert await ask(connections, counter) == 204
         assert counter.accepted == 1
 
 
-async def test_what_was_opened_at_once_is_used_again() -> None:
+async def test_parallel_connections_are_reused() -> None:
     async with kept(3) as (connections, counter):
         await ask_at_once(connections, counter, 3)
         await ask_at_once(connections, counter, 3)
         assert counter.accepted == 3
 
 
-async def test_one_more_than_the_limit_waits_for_its_turn() -> None:
+async def test_a_request_above_the_limit_waits() -> None:
     async with kept(2) as (connections, counter):
         counter.may_answer.clear()
         asked = [asyncio.create_task(ask(connections, counter)) for _ in range(3)]
@@ -90,7 +90,7 @@ async def test_one_more_than_the_limit_waits_for_its_turn() -> None:
         assert counter.accepted == 2
 
 
-async def test_a_request_that_is_given_up_makes_room() -> None:
+async def test_a_cancelled_request_frees_its_connection() -> None:
     async with kept(1) as (connections, counter):
         counter.may_answer.clear()
         given_up = asyncio.create_task(ask(connections, counter))
@@ -102,7 +102,7 @@ async def test_a_request_that_is_given_up_makes_room() -> None:
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["a first request", "a request of a kept connection"])
-async def test_a_request_may_be_given_up_at_any_moment(warm: bool) -> None:
+async def test_a_request_can_be_cancelled_at_any_moment(warm: bool) -> None:
     turns = 0
     has_ended = False
     while not has_ended:
@@ -121,7 +121,7 @@ async def test_a_request_may_be_given_up_at_any_moment(warm: bool) -> None:
     assert turns > 3
 
 
-async def test_connections_that_nobody_uses_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unused_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with kept(3) as (connections, counter):
         await ask_at_once(connections, counter, 3)
         monkeypatch.setattr(connections_module, "KEEPALIVE_S", -1.0)
@@ -133,7 +133,7 @@ async def test_connections_that_nobody_uses_any_more_are_closed(monkeypatch: pyt
         assert counter.accepted == 3
 
 
-async def test_one_in_use_is_closed_with_the_others() -> None:
+async def test_a_connection_in_use_is_closed_too() -> None:
     async with kept(2) as (connections, counter):
         counter.may_answer.clear()
         asked = asyncio.create_task(ask(connections, counter))

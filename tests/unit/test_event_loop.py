@@ -1,4 +1,4 @@
-"""The clock of the commands' event loop leaves out the time during which the process was stopped."""
+"""The clock of the commands' event loop excludes the time during which the process was stopped."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ def _short_stops_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _received_within_the_limit() -> bytes | None:
-    """What arrives during a stop of the process that is longer than the limit; None where the limit ended the wait."""
+    """Return the data that arrives during a stop longer than the limit; None if the time-out came first."""
     here, there = socket.socketpair()
     here.setblocking(False)
 
@@ -38,16 +38,16 @@ async def _received_within_the_limit() -> bytes | None:
             return None
 
 
-def test_what_arrived_during_a_stop_is_read_before_a_time_limit_counts() -> None:
+def test_data_that_arrived_during_a_stop_is_read_before_a_time_out() -> None:
     assert event_loop.run(_received_within_the_limit()) == b"answer"
 
 
-def test_the_loop_of_asyncio_discards_it() -> None:
+def test_the_loop_of_asyncio_loses_that_data() -> None:
     with asyncio.Runner() as runner:
         assert runner.run(_received_within_the_limit()) is None
 
 
-def test_a_limit_still_ends_a_wait_after_a_stop() -> None:
+def test_a_time_out_still_applies_after_a_stop() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
         loop.call_soon(time.sleep, STOPPED_S)
@@ -57,11 +57,11 @@ def test_a_limit_still_ends_a_wait_after_a_stop() -> None:
                 await asyncio.Event().wait()
         return time.monotonic() - began_s
 
-    # Not at once, and not much later: the limit goes on after the stop.
+    # Not at once, and not much later: the time-out continues after the stop.
     assert STOPPED_S + 0.9 * LIMIT_S <= event_loop.run(main()) < 60
 
 
-def test_the_clock_leaves_a_stop_out() -> None:
+def test_the_clock_excludes_a_stop() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.call_soon(time.sleep, STOPPED_S)
@@ -71,7 +71,7 @@ def test_the_clock_leaves_a_stop_out() -> None:
     event_loop.run(main())
 
 
-def test_a_value_and_an_error_come_through() -> None:
+def test_run_returns_values_and_raises_errors() -> None:
     async def fails() -> None:
         raise ValueError("as it was")
 

@@ -1,4 +1,4 @@
-"""JSON of other programs: lone surrogates, byte order marks, and what is said of a text that is none."""
+"""JSON of other programs: lone surrogates, byte order marks, and invalid text."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_the_sdk_reads_it_alike(text: bytes, value: str) -> None:
         (b'"\xe9\\ud83d"', "\ufffd\ufffd"),
     ],
 )
-def test_a_byte_that_is_not_utf8_is_replaced_in_what_a_program_wrote(text: bytes, value: str) -> None:
+def test_a_byte_that_is_not_utf8_is_replaced_in_output_of_programs(text: bytes, value: str) -> None:
     assert decode_json(valid_json(b'{"a": %s}' % text)) == {"a": value}
     with pytest.raises(DECODE_FAULTS):
         decode_json(text.replace(b"\\ud83d", b""))
@@ -58,7 +58,7 @@ def test_characters_at_the_edges_of_pieces_are_whole(body: str) -> None:
 
 
 @given(st.text(st.characters()))
-def test_any_text_can_be_sent(text: str) -> None:
+def test_any_text_can_be_encoded(text: str) -> None:
     sent = msgspec.json.decode(encode_json({text: [text]}))
     assert sent == msgspec.json.decode(fsm_executor.json_text.encode_json({text: [text]}))
     (name,) = sent
@@ -67,7 +67,7 @@ def test_any_text_can_be_sent(text: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_sound_text_stays_as_it_is(text: str) -> None:
+def test_valid_text_is_unchanged(text: str) -> None:
     encoded = msgspec.json.encode(text)
     assert valid_json(encoded) == encoded
 
@@ -81,11 +81,11 @@ def test_a_sound_text_stays_as_it_is(text: str) -> None:
         (b'{"a": \xff', "invalid character"),
     ],
 )
-def test_what_is_no_json_is_said_to_be_so(text: bytes, message: str) -> None:
+def test_invalid_json_is_reported(text: bytes, message: str) -> None:
     with pytest.raises(msgspec.DecodeError, match=message):
         decode_json(text)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+def test_a_byte_order_mark_is_not_part_of_the_json() -> None:
     assert decode_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
     assert decode_json('\ufeff{"a": 1}') == {"a": 1}

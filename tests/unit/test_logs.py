@@ -1,4 +1,4 @@
-"""What becomes of log lines that nobody takes."""
+"""Log lines that cannot be written, and text of other programs in the log."""
 
 import errno
 import os
@@ -55,7 +55,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue
 
 
-def test_lines_that_no_reader_takes_are_counted_and_told_to_the_next_one(pipe: tuple[int, int], tmp_path: Path) -> None:
+def test_lost_lines_are_counted_in_the_next_line(pipe: tuple[int, int], tmp_path: Path) -> None:
     reader, writer = pipe
     sink = LogSink(writer, Redactor())
     os.close(reader)
@@ -69,7 +69,7 @@ def test_lines_that_no_reader_takes_are_counted_and_told_to_the_next_one(pipe: t
     assert (tmp_path / "log").read_text() == f"{said}third\nfourth\n"
 
 
-def test_a_line_that_was_cut_is_ended_before_the_next(pipe: tuple[int, int]) -> None:
+def test_an_incomplete_line_ends_before_the_next(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.set_blocking(writer, False)
     sink = LogSink(writer, Redactor())
@@ -82,14 +82,14 @@ def test_a_line_that_was_cut_is_ended_before_the_next(pipe: tuple[int, int]) -> 
     assert os.read(reader, 1000).decode() == f"\n… 1 lines of this log could not be written: {why} …\nafter\n"
 
 
-def test_text_that_has_no_form_in_bytes_is_written_as_its_escape(pipe: tuple[int, int]) -> None:
+def test_lone_surrogates_are_escaped(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     LogSink(writer, Redactor()).write("file \udcff\n")
     assert os.read(reader, 100) == b"file \\udcff\n"
 
 
 @pytest.mark.parametrize("stderr", ["full", "closed by its reader", "closed"])
-def test_a_log_that_takes_nothing_leaves_the_program_as_it_is(stderr: str) -> None:
+def test_an_unwritable_log_does_not_change_the_program(stderr: str) -> None:
     descriptor = _no_place_for_a_log(stderr)
     command = [sys.executable, "-c", LOGS_AND_EXITS]
     if stderr == "closed":
@@ -101,7 +101,7 @@ def test_a_log_that_takes_nothing_leaves_the_program_as_it_is(stderr: str) -> No
     assert (ended.returncode, ended.stdout) == (7, b"still here\n")
 
 
-def test_what_cannot_be_written_is_not_tried_again_at_the_end(tmp_path: Path) -> None:
+def test_unwritable_text_is_not_retried_at_exit(tmp_path: Path) -> None:
     """Python's own stream would hold a line back, and write it once there is room."""
     log = tmp_path / "log"
     program = """
@@ -140,7 +140,7 @@ logger.info("{}: claimed", "x" * 1_000_000)
 """
 
 
-def test_what_others_have_written_is_no_message_of_its_own_and_controls_nothing() -> None:
+def test_text_of_other_programs_cannot_imitate_a_message_or_control_a_terminal() -> None:
     ended = subprocess.run([sys.executable, "-c", FOREIGN], capture_output=True, text=True, check=True)
     first, forged, long = ended.stderr.splitlines()
     assert first.endswith("INFO    run_1")
@@ -149,7 +149,7 @@ def test_what_others_have_written_is_no_message_of_its_own_and_controls_nothing(
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_what_libraries_say_is_shown_as_all_else_is(verbose: bool) -> None:
+def test_messages_of_libraries_are_redacted_and_escaped(verbose: bool) -> None:
     program = LIBRARIES_LOG.format(verbose=verbose)
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
     assert "library: it broke" in shown

@@ -1,4 +1,4 @@
-"""What an executor says beside its file, and what that means for the profiles that name it."""
+"""The manifest beside an executor, and its effect on profiles."""
 
 import json
 from pathlib import Path
@@ -39,18 +39,18 @@ def loaded(home: Path, config: dict[str, Any], manifest: Any = None, **fields: A
     return load_profile("p")
 
 
-def test_without_one_a_config_may_be_anything(home: Path) -> None:
+def test_without_a_manifest_any_config_is_valid(home: Path) -> None:
     profile = loaded(home, {"anything": 1, "env": ["A"]}, env=["B"])
     assert profile.variables == ("B",)
 
 
-def test_its_variables_come_beside_those_of_the_profile(home: Path) -> None:
+def test_variables_of_the_manifest_are_added_to_those_of_the_profile(home: Path) -> None:
     profile = loaded(home, {"env": ["A"]}, {"env": ["TOKEN"], "config_schema": SCHEMA}, env=["B"])
     assert profile.named_variables == ("B", "A")
     assert profile.variables == ("B", "A", "TOKEN")
 
 
-def test_a_config_that_fits_is_taken(home: Path) -> None:
+def test_a_valid_config_is_accepted(home: Path) -> None:
     config = {"level": 2, "nested": {"name": "x"}}
     assert loaded(home, config, {"config_schema": SCHEMA}).profile.config == config
 
@@ -66,7 +66,7 @@ def test_a_config_that_fits_is_taken(home: Path) -> None:
         ({"env": ["NO=NAME"]}, "config.env: 'NO=NAME' cannot be the name of a variable"),
     ],
 )
-def test_one_that_does_not_is_refused_with_file_and_key(home: Path, config: dict[str, Any], said: str) -> None:
+def test_an_invalid_config_is_reported_with_file_and_key(home: Path, config: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as refused:
         loaded(home, config, {"config_schema": SCHEMA})
     assert str(refused.value).startswith(f"{home}/profiles/p.json: {said}")
@@ -87,7 +87,7 @@ def test_one_that_does_not_is_refused_with_file_and_key(home: Path, config: dict
         ({"config_schema": {"type": "objekt"}}, "executor.json: config_schema: 'objekt' is not valid"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused_itself(home: Path, manifest: Any, said: str) -> None:
+def test_an_invalid_manifest_is_reported(home: Path, manifest: Any, said: str) -> None:
     with pytest.raises(UsageError) as refused:
         loaded(home, {}, manifest)
     assert said in str(refused.value)

@@ -1,4 +1,4 @@
-"""Parameters as they are typed at the command line."""
+"""Parameters on the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def test_a_value_takes_the_type_that_the_schema_gives_its_key(word: str, value: 
         ("counts_or_nothing=one", "array or null"),
     ],
 )
-def test_text_that_is_not_of_the_declared_type_is_refused_by_its_word(word: str, types: str) -> None:
+def test_text_of_another_type_is_reported_with_its_word(word: str, types: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_parameters([word], SCHEMA)
     assert str(refused.value).startswith(f"{word!r}: ")
@@ -120,25 +120,25 @@ def test_without_a_schema_for_the_key_a_value_is_text(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("5", 5), ("null", None), ('{"a": [true]}', {"a": [True]}), ('"5"', "5"), (" [1] ", [1])]
 )
-def test_a_json_value_is_taken_as_it_is_whatever_the_schema_says(text: str, value: object) -> None:
+def test_a_json_value_ignores_the_schema(text: str, value: object) -> None:
     assert parse_parameters([f"text:={text}"], SCHEMA) == {"text": value}
 
 
 @pytest.mark.parametrize("text", ["", "{", "hello", "NaN", "1e999", "[" * 100_000])
-def test_what_is_not_json_is_refused_by_its_word(text: str) -> None:
+def test_invalid_json_is_reported_with_its_word(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_parameters([f"key:={text}"], None)
     assert str(refused.value).startswith(f"{f'key:={text}'!r}: not JSON: ")
 
 
 @pytest.mark.parametrize("word", ["", "hello", "=5", ":=5", "key", "key:"])
-def test_a_word_without_key_or_value_is_refused(word: str) -> None:
+def test_a_word_without_key_or_value_is_a_usage_error(word: str) -> None:
     with pytest.raises(UsageError, match="expected key=value, key:=json or key=@file"):
         parse_parameters([word], None)
 
 
 @pytest.mark.parametrize("again", ["a=1", "a:=1", "a=2"])
-def test_a_key_that_is_given_twice_is_refused(again: str) -> None:
+def test_a_duplicate_key_is_a_usage_error(again: str) -> None:
     with pytest.raises(UsageError, match="'a' is given twice"):
         parse_parameters(["a=1", "b=1", again], None)
 
@@ -154,12 +154,12 @@ def test_a_file_s_text_is_the_value_and_takes_the_declared_type(tmp_path: Path) 
     assert parse_parameters(words, SCHEMA) == {"text": "ein Löffel\nZucker\n", "count": 5}
 
 
-def test_a_file_without_end_is_not_read_to_it() -> None:
+def test_an_endless_file_is_read_up_to_the_limit() -> None:
     with pytest.raises(UsageError, match="/dev/zero is larger than 67,108,864 bytes"):
         parse_parameters(["text=@/dev/zero"], None)
 
 
-def test_a_file_s_text_is_taken_byte_for_byte(tmp_path: Path) -> None:
+def test_the_text_of_a_file_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "windows.txt").write_bytes(b"a\r\nb\r")
     assert parse_parameters([f"text=@{tmp_path / 'windows.txt'}"], SCHEMA) == {"text": "a\r\nb\r"}
 
@@ -174,7 +174,7 @@ def test_a_file_s_text_is_taken_byte_for_byte(tmp_path: Path) -> None:
         ("nul\0", "cannot be the path of a file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError) as refused:
         parse_parameters([f"text=@{tmp_path}/{name}"], SCHEMA)
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("word", ["key=caf\udce9", "caf\udce9=x", "key:=caf\udce9", "caf\udce9=@x"])
-def test_bytes_that_are_not_utf_8_are_refused(word: str) -> None:
+def test_bytes_that_are_not_utf_8_are_a_usage_error(word: str) -> None:
     with pytest.raises(UsageError, match="not UTF-8 text") as refused:
         parse_parameters([word], None)
     str(refused.value).encode()

@@ -1,4 +1,4 @@
-"""Profiles and their agents: what is read, and what is refused with file and field."""
+"""Profiles and their agents: valid ones, and errors with file and field."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_profile_has_its_agents_in_the_order_of_their_files(home: Path) -> Non
     assert loaded.executor_folder == home / "executors" / "procedural"
 
 
-def test_what_is_told_to_the_coordinator_is_the_profile_without_its_name(home: Path) -> None:
+def test_a_profile_is_registered_without_its_name(home: Path) -> None:
     write(
         home / "profiles" / "p.json", PROFILE | {"config": {"a": [1]}, "agents_dir": "agents", "lifecycle": "one_shot"}
     )
@@ -71,7 +71,7 @@ def test_hidden_files_are_neither_profiles_nor_agents(home: Path, capsys: pytest
     assert capsys.readouterr().out == "p  procedural  agents: a\n"
 
 
-def test_agents_may_lie_in_any_folder(home: Path, tmp_path: Path) -> None:
+def test_agents_may_be_in_any_folder(home: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     write(elsewhere / "a.json", {"name": "a"})
@@ -79,7 +79,7 @@ def test_agents_may_lie_in_any_folder(home: Path, tmp_path: Path) -> None:
     assert [agent.name for agent in load_profile("p").agents] == ["a"]
 
 
-def test_a_profile_says_what_its_runs_may_use(home: Path) -> None:
+def test_a_profile_has_limits_of_runs(home: Path) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"limits": {"memory_bytes": 1 << 30, "cpu_s": 1.5}})
     assert load_profile("p").profile.limits == ResourceLimits(memory_bytes=1 << 30, cpu_s=1.5)
     write(home / "profiles" / "q.json", PROFILE)
@@ -120,7 +120,7 @@ def test_a_profile_without_agents_has_none(home: Path) -> None:
         ("[" * 100_000, ""),
     ],
 )
-def test_a_bad_profile_is_refused_by_file_and_field(home: Path, content: Any, named: str) -> None:
+def test_an_invalid_profile_is_reported_with_file_and_field(home: Path, content: Any, named: str) -> None:
     file = write(home / "profiles" / "p.json", content)
     message = refusal("p")
     assert message.startswith(f"{file}: ")
@@ -137,7 +137,7 @@ def test_a_bad_profile_is_refused_by_file_and_field(home: Path, content: Any, na
         ({"name": "a", "parameters_schema": []}, "$.parameters"),
     ],
 )
-def test_a_bad_agent_is_refused_by_file_and_field(home: Path, content: Any, named: str) -> None:
+def test_an_invalid_agent_is_reported_with_file_and_field(home: Path, content: Any, named: str) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"agents_dir": "agents"})
     file = write(home / "agents" / "a.json", content)
     message = refusal("p")
@@ -145,12 +145,12 @@ def test_a_bad_agent_is_refused_by_file_and_field(home: Path, content: Any, name
     assert named in message.removeprefix(f"{file}: ")
 
 
-def test_a_file_that_is_not_utf_8_is_refused(home: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_a_usage_error(home: Path) -> None:
     (home / "profiles" / "p.json").write_bytes(b'{"type": "procedural", "command": "\xff"}')
     assert str(home / "profiles" / "p.json") in refusal("p")
 
 
-def test_a_profile_that_is_a_folder_is_refused(home: Path) -> None:
+def test_a_folder_as_profile_is_a_usage_error(home: Path) -> None:
     (home / "profiles" / "p.json").mkdir()
     assert "cannot be read: Is a directory" in refusal("p")
 
@@ -164,7 +164,7 @@ def test_two_files_cannot_define_one_agent(home: Path) -> None:
     assert str(home / "agents" / "a.json") in message
 
 
-def test_an_unknown_profile_is_answered_with_those_that_there_are(home: Path) -> None:
+def test_the_error_for_an_unknown_profile_lists_the_available_ones(home: Path) -> None:
     assert refusal("p") == f"Profile not found: 'p'; there are: none (in {home / 'profiles'})"
     write(home / "profiles" / "b.json", PROFILE)
     write(home / "profiles" / "a.json", PROFILE)
@@ -172,7 +172,7 @@ def test_an_unknown_profile_is_answered_with_those_that_there_are(home: Path) ->
 
 
 @pytest.mark.parametrize("name", ["../profiles/a", "a.json", "", "/etc/passwd", "nul\0"])
-def test_a_name_is_no_path(home: Path, name: str) -> None:
+def test_a_profile_name_is_not_a_path(home: Path, name: str) -> None:
     write(home / "profiles" / "a.json", PROFILE)
     assert "Profile not found" in refusal(name)
 
@@ -199,21 +199,21 @@ def test_the_bundled_profiles_load(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["AUTH0_DOMAIN", "AGENT_SESSION_ID", "A B", "", "A=B", "1A"])
-def test_a_variable_that_no_executor_gets_is_refused_by_name(home: Path, name: str) -> None:
+def test_a_reserved_variable_is_reported(home: Path, name: str) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"env": ["MY_KEY", name]})
     assert f"env: {name}" in refusal("p").replace("'", "")
 
 
-def test_a_profile_without_a_command_is_refused(home: Path) -> None:
+def test_a_profile_without_a_command_is_a_usage_error(home: Path) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"command": ""})
     assert "$.command" in refusal("p")
 
 
-def test_a_home_without_profiles_is_named_by_the_list(home: Path) -> None:
+def test_the_list_of_profiles_names_an_empty_home(home: Path) -> None:
     with pytest.raises(UsageError, match=str(home / "profiles")):
         list_profiles()
 
 
-def test_a_key_that_means_nothing_is_kept_in_mind(home: Path) -> None:
+def test_unknown_keys_are_collected(home: Path) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"lifecyle": "persistent", "env": []})
     assert load_profile("p").unknown_keys == ("lifecyle",)

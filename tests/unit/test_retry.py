@@ -1,4 +1,4 @@
-"""The waits that a policy asks for. Sleep, clock and jitter are replaced, so nothing is waited for here."""
+"""The waits of a policy. Sleep, clock and jitter are replaced, so that no test waits."""
 
 import asyncio
 import itertools
@@ -13,15 +13,15 @@ from tests.support.virtual_time import in_virtual_time
 
 
 class Passing(Exception):
-    """A failure that may pass."""
+    """A transient failure."""
 
 
 class Lasting(Exception):
-    """A failure that does not pass."""
+    """A final failure."""
 
 
 class Clock:
-    """Time that passes by sleeping alone."""
+    """A clock that only sleeping advances."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -36,7 +36,7 @@ class Clock:
 
 
 class Attempts:
-    """Fails as often as it is told, with the failures that it is given."""
+    """Fails with the given failures, then succeeds."""
 
     def __init__(self, *failures: Exception) -> None:
         self._failures = list(failures)
@@ -56,7 +56,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def _longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wait is as long as its bound."""
+    """Make each wait as long as its bound."""
     monkeypatch.setattr(backoff, "full_jitter", lambda bound_s: bound_s)
 
 
@@ -83,7 +83,7 @@ def test_a_cap_below_the_base_bounds_the_first_wait_too() -> None:
 
 
 @pytest.mark.usefixtures("_longest_waits")
-def test_waits_begin_anew_once_it_has_worked() -> None:
+def test_a_reset_begins_the_waits_anew() -> None:
     waits = Waits(RetryPolicy(base_s=1, cap_s=100))
     assert [waits.next_s() for _ in range(3)] == [1, 2, 4]
     waits.reset()
@@ -96,18 +96,18 @@ def test_a_long_outage_does_not_overflow() -> None:
     assert [waits.next_s() for _ in range(5000)][-1] == 15
 
 
-def test_the_waits_are_drawn_from_all_between_nothing_and_the_bound() -> None:
+def test_a_wait_is_random_between_0_and_the_bound() -> None:
     drawn = [Waits(RetryPolicy(base_s=8, cap_s=8)).next_s() for _ in range(400)]
     assert all(0 <= wait_s <= 8 for wait_s in drawn)
     assert {int(wait_s) for wait_s in drawn} == set(range(8))
 
 
-async def test_what_works_at_once_is_not_waited_for(clock: Clock) -> None:
+async def test_a_success_at_once_does_not_wait(clock: Clock) -> None:
     assert await retried(clock, RetryPolicy(base_s=1, cap_s=1), Attempts()) == "done"
     assert clock.slept_s == []
 
 
-async def test_a_failure_that_does_not_pass_is_raised_at_once(clock: Clock) -> None:
+async def test_a_final_failure_is_raised_at_once(clock: Clock) -> None:
     attempts = Attempts(Passing(), Lasting("no"), Passing())
     with pytest.raises(Lasting, match="no"):
         await retried(clock, RetryPolicy(base_s=1, cap_s=1), attempts)
@@ -115,7 +115,7 @@ async def test_a_failure_that_does_not_pass_is_raised_at_once(clock: Clock) -> N
 
 
 @pytest.mark.usefixtures("_longest_waits")
-async def test_no_attempt_begins_after_the_limit_and_none_is_waited_for_in_vain(clock: Clock) -> None:
+async def test_no_attempt_begins_after_the_limit(clock: Clock) -> None:
     attempts = Attempts(*passing(100))
     with pytest.raises(Passing, match="3"):
         await retried(clock, RetryPolicy(base_s=1, cap_s=100, limit_s=10), attempts)
@@ -123,7 +123,7 @@ async def test_no_attempt_begins_after_the_limit_and_none_is_waited_for_in_vain(
 
 
 @pytest.mark.usefixtures("_longest_waits")
-async def test_the_time_that_attempts_take_counts_towards_the_limit(clock: Clock) -> None:
+async def test_the_time_of_attempts_counts_towards_the_limit(clock: Clock) -> None:
     async def slow() -> str:
         clock.now_s += 4
         raise Passing
@@ -134,7 +134,7 @@ async def test_the_time_that_attempts_take_counts_towards_the_limit(clock: Clock
 
 
 @pytest.mark.usefixtures("_longest_waits")
-async def test_each_wait_is_told_with_its_failure_before_it_begins(clock: Clock) -> None:
+async def test_each_wait_is_reported_with_its_failure_before_it_begins(clock: Clock) -> None:
     told: list[tuple[str, float, int]] = []
     await retrying(
         Attempts(*passing(2)),
@@ -148,14 +148,14 @@ async def test_each_wait_is_told_with_its_failure_before_it_begins(clock: Clock)
 
 
 @in_virtual_time
-async def test_the_limit_is_of_the_clock_that_is_slept_by() -> None:
+async def test_the_limit_uses_the_clock_of_the_sleep() -> None:
     with pytest.raises(Passing):
         await retrying(Attempts(*passing(10_000)), RetryPolicy(base_s=1, cap_s=9, limit_s=600), (Passing,))
     assert 500 < asyncio.get_running_loop().time() <= 600
 
 
 @pytest.mark.usefixtures("_longest_waits")
-def test_an_earlier_runner_s_identity_is_waited_for_until_the_coordinator_lets_it_go() -> None:
+def test_the_conflict_policy_outlasts_the_removal_of_a_killed_runner() -> None:
     """Stale after 120 s, removed after 600 s, looked at each 30 s (section 1.1)."""
     policy = POLICIES.registration_conflict
     waits = Waits(policy)

@@ -1,4 +1,4 @@
-"""Work in threads, where the system gives none."""
+"""Work in threads if the system provides none."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 from fsm_runner.util.threads import in_thread
 
 
-async def test_work_that_found_no_thread_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_without_a_thread_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     def refuse(self: threading.Thread) -> None:

@@ -1,4 +1,4 @@
-"""The hint for a run that no runner takes."""
+"""The hint for a pending run."""
 
 from fsm_runner.cli.waiting import LISTED_RUNNERS, reasons_to_wait
 from fsm_runner.protocol.wire import JsonObject, ListedRunner, Run
@@ -54,19 +54,19 @@ def test_a_runner_that_meets_all_demands_may_be_full() -> None:
     ]
 
 
-def test_what_a_coordinator_does_not_show_of_a_runner_is_no_mismatch() -> None:
+def test_a_hidden_property_of_a_runner_is_not_a_mismatch() -> None:
     bare = ListedRunner(executor_profile="echo", status="online")
     assert hint({"hostname": "there", "executor_type": "autonomous"}, bare) == [
         "  profile echo: meets all demands; it may be full, or the agent may belong to another runner"
     ]
 
 
-def test_stale_runners_take_nothing() -> None:
+def test_stale_runners_are_not_listed() -> None:
     stale = ListedRunner(executor_profile="echo", status="stale")
     assert hint(None, stale) == ["run_1 is waiting for a runner that takes it; no runner is online"]
 
 
-def test_demands_that_cannot_be_read_leave_the_names_of_runners() -> None:
+def test_with_invalid_demands_the_hint_lists_runners() -> None:
     assert hint({"tags": 5}, RUNNER) == [
         "run_1 is waiting for a runner that takes it; online: profile echo on here (rnr_1)"
     ]

@@ -1,4 +1,4 @@
-"""A run's end is told until the coordinator has it, and not again when it has."""
+"""A report is sent until the coordinator has it, and not repeated after that."""
 
 from collections import deque
 
@@ -38,19 +38,19 @@ OTHERS = [
 
 
 class Coordinator:
-    """Answers calls with these in turn, then as one that has it. `calls`: what was asked of it."""
+    """Answers calls with `answers` in turn, then with success. `calls` records them."""
 
     def __init__(self, *answers: CoordinatorError | wire.RunState | None) -> None:
         self.calls: list[str] = []
         self._answers = deque(answers)
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
-        self._next("tell")
+        self._next("deliver")
         return ApiResponse(path, 200, b"{}")
 
     async def run_state(self, run_id: str) -> wire.RunState:
         assert run_id == "run_1"
-        state = self._next("ask")
+        state = self._next("look up")
         assert state is not None
         return state
 
@@ -62,7 +62,7 @@ class Coordinator:
         return answer
 
     async def take(self, message: OutboundMessage, *, maybe_delivered: bool = False) -> list[str]:
-        """What it took to deliver this."""
+        """Deliver the message and return the calls."""
         # The client needs two methods of the API.
         sender = MessageSender(CoordinatorClient(self))  # type: ignore[arg-type]
         answer = await sender.deliver(message, maybe_delivered=maybe_delivered)
@@ -73,105 +73,110 @@ class Coordinator:
 
 
 def has(message: OutboundMessage) -> wire.RunState:
-    """What a coordinator says that has taken this end."""
+    """Return the state of a run whose report has arrived."""
     assert isinstance(message.ending, RunEnding)
     return wire.RunState(status=message.ending.status, error=message.ending.error)
 
 
 @pytest.mark.parametrize("end", ENDS)
 @in_virtual_time
-async def test_an_end_whose_answer_was_lost_is_not_told_twice_where_the_coordinator_has_it(
+async def test_a_report_whose_response_was_lost_is_not_repeated_if_it_arrived(
     end: OutboundMessage,
 ) -> None:
-    assert await Coordinator(LOST, has(end)).take(end) == ["tell", "ask"]
+    assert await Coordinator(LOST, has(end)).take(end) == ["deliver", "look up"]
 
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("status", ["pending", "claimed", "running", "stopping"])
 @in_virtual_time
-async def test_an_end_whose_answer_was_lost_is_told_again_where_the_run_is_open(
+async def test_a_report_whose_response_was_lost_is_repeated_if_the_run_is_open(
     end: OutboundMessage, status: str
 ) -> None:
-    assert await Coordinator(LOST, wire.RunState(status=status)).take(end) == ["tell", "ask", "tell"]
+    assert await Coordinator(LOST, wire.RunState(status=status)).take(end) == ["deliver", "look up", "deliver"]
 
 
 @pytest.mark.parametrize("end", ENDS)
 @in_virtual_time
-async def test_an_end_is_told_where_the_coordinator_has_another_one(end: OutboundMessage) -> None:
+async def test_a_report_is_sent_if_the_coordinator_has_another_outcome(end: OutboundMessage) -> None:
     for other in ENDS:
         if other is not end:
-            assert await Coordinator(LOST, has(other)).take(end) == ["tell", "ask", "tell"]
+            assert await Coordinator(LOST, has(other)).take(end) == ["deliver", "look up", "deliver"]
 
 
 @in_virtual_time
-async def test_a_failure_is_told_again_where_the_coordinator_has_it_for_another_reason() -> None:
+async def test_a_failure_is_repeated_if_the_coordinator_has_another_error() -> None:
     for error in ("runner removed", None):
         found = wire.RunState(status="failed", error=error)
-        assert await Coordinator(LOST, found).take(FAILED) == ["tell", "ask", "tell"]
+        assert await Coordinator(LOST, found).take(FAILED) == ["deliver", "look up", "deliver"]
 
 
 @pytest.mark.parametrize("fault", [NOT_SENT, NotRegistered("401"), NotAuthenticated("403", 403)])
 @in_virtual_time
-async def test_nothing_is_asked_where_the_coordinator_has_not_acted(fault: CoordinatorError) -> None:
-    assert await Coordinator(fault, fault).take(COMPLETED) == ["tell", "tell", "tell"]
+async def test_the_status_is_not_looked_up_if_the_call_was_never_sent(fault: CoordinatorError) -> None:
+    assert await Coordinator(fault, fault).take(COMPLETED) == ["deliver", "deliver", "deliver"]
 
 
 @in_virtual_time
-async def test_a_doubt_lasts_until_it_is_settled() -> None:
+async def test_the_look_up_is_retried_until_it_succeeds() -> None:
     faults = (LOST, NOT_SENT, LOST, NotRegistered("401"), NotAuthenticated("401", 401))
-    assert await Coordinator(*faults, has(STOPPED)).take(STOPPED) == ["tell", *["ask"] * 5]
+    assert await Coordinator(*faults, has(STOPPED)).take(STOPPED) == ["deliver", *["look up"] * 5]
 
 
 @in_virtual_time
-async def test_a_second_lost_answer_is_asked_about_as_well() -> None:
+async def test_a_second_lost_response_is_looked_up_as_well() -> None:
     running = wire.RunState(status="running")
-    assert await Coordinator(LOST, running, LOST, has(COMPLETED)).take(COMPLETED) == ["tell", "ask", "tell", "ask"]
+    assert await Coordinator(LOST, running, LOST, has(COMPLETED)).take(COMPLETED) == [
+        "deliver",
+        "look up",
+        "deliver",
+        "look up",
+    ]
 
 
 @pytest.mark.parametrize("end", ENDS)
 @in_virtual_time
-async def test_in_doubt_the_coordinator_is_asked_first(end: OutboundMessage) -> None:
-    assert await Coordinator(has(end)).take(end, maybe_delivered=True) == ["ask"]
-    assert await Coordinator(wire.RunState(status="running")).take(end, maybe_delivered=True) == ["ask", "tell"]
+async def test_a_message_that_may_have_arrived_is_looked_up_first(end: OutboundMessage) -> None:
+    assert await Coordinator(has(end)).take(end, maybe_delivered=True) == ["look up"]
+    assert await Coordinator(wire.RunState(status="running")).take(end, maybe_delivered=True) == ["look up", "deliver"]
 
 
 @in_virtual_time
-async def test_an_end_that_an_earlier_process_told_is_known_by_its_status_alone() -> None:
+async def test_a_report_of_an_earlier_process_is_recognized_by_its_status() -> None:
     remembered = OutboundMessage(FAILED.path, FAILED.body, ending=RunEnding("run_1", "failed"))
-    assert await Coordinator(has(FAILED)).take(remembered, maybe_delivered=True) == ["ask"]
+    assert await Coordinator(has(FAILED)).take(remembered, maybe_delivered=True) == ["look up"]
 
 
 @in_virtual_time
-async def test_an_end_of_a_run_that_the_coordinator_does_not_know_is_told_all_the_same() -> None:
-    assert await Coordinator(LOST, UNKNOWN).take(COMPLETED) == ["tell", "ask", "tell"]
+async def test_a_report_of_an_unknown_run_is_sent() -> None:
+    assert await Coordinator(LOST, UNKNOWN).take(COMPLETED) == ["deliver", "look up", "deliver"]
     refusing = Coordinator(UNKNOWN, UNKNOWN)
     with pytest.raises(Refused):
         await refusing.take(COMPLETED, maybe_delivered=True)
-    assert refusing.calls == ["ask", "tell"]
+    assert refusing.calls == ["look up", "deliver"]
 
 
 @pytest.mark.parametrize("status", ["pending", "claimed"])
 @in_virtual_time
-async def test_a_beginning_that_the_coordinator_does_not_know_is_told_again(status: str) -> None:
-    assert await Coordinator(LOST, wire.RunState(status=status)).take(STARTED) == ["tell", "ask", "tell"]
-    assert await Coordinator(NOT_SENT).take(STARTED) == ["tell", "tell"]
+async def test_a_start_that_did_not_arrive_is_repeated(status: str) -> None:
+    assert await Coordinator(LOST, wire.RunState(status=status)).take(STARTED) == ["deliver", "look up", "deliver"]
+    assert await Coordinator(NOT_SENT).take(STARTED) == ["deliver", "deliver"]
 
 
 @pytest.mark.parametrize("status", ["running", "stopping", "completed", "failed", "stopped"])
 @in_virtual_time
-async def test_a_beginning_that_the_coordinator_knows_is_not_told_again(status: str) -> None:
-    assert await Coordinator(LOST, wire.RunState(status=status)).take(STARTED) == ["tell", "ask"]
+async def test_a_start_that_arrived_is_not_repeated(status: str) -> None:
+    assert await Coordinator(LOST, wire.RunState(status=status)).take(STARTED) == ["deliver", "look up"]
 
 
 @pytest.mark.parametrize("message", OTHERS, ids=lambda message: message.path)
 @in_virtual_time
-async def test_other_messages_are_repeated_without_a_question(message: OutboundMessage) -> None:
-    assert await Coordinator(LOST, LOST).take(message) == ["tell", "tell", "tell"]
-    assert await Coordinator().take(message, maybe_delivered=True) == ["tell"]
+async def test_other_messages_are_repeated_without_a_look_up(message: OutboundMessage) -> None:
+    assert await Coordinator(LOST, LOST).take(message) == ["deliver", "deliver", "deliver"]
+    assert await Coordinator().take(message, maybe_delivered=True) == ["deliver"]
 
 
 @in_virtual_time
-async def test_what_the_coordinator_holds_of_a_run_is_waited_for() -> None:
+async def test_the_look_up_of_a_run_is_retried_during_an_outage() -> None:
     running = wire.RunState(status="running")
     coordinator = Coordinator(LOST, NOT_SENT, NotRegistered("401"), NotAuthenticated("403", 403), running)
     assert await CoordinatorClient(coordinator).look_up_run("run_1") is running  # type: ignore[arg-type] # as above

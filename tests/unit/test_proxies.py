@@ -56,12 +56,12 @@ def test_these_hosts_are_called_directly(url: str, no_proxy: str) -> None:
 
 
 @pytest.mark.parametrize(("url", "no_proxy"), PROXIED)
-def test_these_are_not(url: str, no_proxy: str) -> None:
+def test_these_hosts_are_called_through_the_proxy(url: str, no_proxy: str) -> None:
     assert not is_exempt(httpx.URL(url), no_proxy)
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.0/99", "fd00::/200", "[::1", "::1]", "[host]", "http//x", "a..b", "<local>"])
-def test_an_entry_that_cannot_be_read_is_skipped_with_one_warning_that_names_it(entry: str) -> None:
+def test_an_invalid_entry_is_skipped_with_one_warning(entry: str) -> None:
     with log_lines("WARNING") as warnings:
         for _ in range(2):
             assert is_exempt(httpx.URL("http://host"), f"{entry},host")
@@ -72,7 +72,7 @@ def test_an_entry_that_cannot_be_read_is_skipped_with_one_warning_that_names_it(
 
 
 @pytest.mark.parametrize("no_proxy", ["fd00::/8", "[::1]", "10.0.0.0/8", "[::1", "nonsense/", "*"])
-def test_no_entry_keeps_a_client_from_being_made(no_proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_entry_leaves_clients_usable(no_proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", no_proxy)
     for proxy in ("", "http://proxy.invalid:3128"):
         monkeypatch.setenv("HTTP_PROXY", proxy)

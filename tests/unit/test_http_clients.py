@@ -1,4 +1,4 @@
-"""Which way calls take, as the environment has it."""
+"""The proxies and certificates of HTTP clients."""
 
 import asyncio
 import re
@@ -46,11 +46,11 @@ async def test_another_host_is_called_through_the_proxy(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
-async def test_this_machine_is_not(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_this_machine_is_called_directly(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await asked_of_the_proxy(f"https://{host}:9/", monkeypatch) == []
 
 
-async def test_a_host_that_is_excepted_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exempt_host_is_called_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await asked_of_the_proxy("https://tenant.invalid/", monkeypatch, NO_PROXY="tenant.invalid") == []
 
 
@@ -58,7 +58,7 @@ async def test_a_host_that_is_excepted_is_not(monkeypatch: pytest.MonkeyPatch) -
     ("name", "value"),
     [("SSL_CERT_FILE", "/no/such/file"), ("SSL_CERT_FILE", __file__), ("HTTPS_PROXY", "nonsense://x")],
 )
-def test_a_variable_that_is_no_good_is_said(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_variable_is_reported(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=rf"\b{name}\b.* cannot be used: "):
         ClientFactory("https://tenant.invalid/", "token service")
@@ -70,7 +70,7 @@ def test_other_hosts_are_not_this_machine(host: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["fsm_runner.app.build", "fsm_runner.coordinator_server.server"])
-async def test_cryptography_is_loaded_only_where_tokens_are_demanded(module: str) -> None:
+async def test_cryptography_is_loaded_only_if_tokens_are_required(module: str) -> None:
     check = f"import sys, {module}; assert not {{'jwt', 'cryptography'}} & set(sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", check)
     assert await process.wait() == 0

@@ -1,4 +1,4 @@
-"""What of an error is shown where there is one line for it."""
+"""The headline of an error."""
 
 import pytest
 

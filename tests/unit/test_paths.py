@@ -1,4 +1,4 @@
-"""Where specs, profiles and executors are found."""
+"""The places of specs, profiles and executors."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_is_bundled_has_specs_profiles_and_executors() -> None:
+def test_the_bundled_files_have_specs_profiles_and_executors() -> None:
     for folder in ("specs", "profiles", "executors"):
         assert (bundled() / folder).is_dir()
 
 
-def test_the_working_directory_is_a_home_where_it_has_profiles(elsewhere: Path) -> None:
+def test_a_working_directory_with_profiles_is_a_home(elsewhere: Path) -> None:
     assert homes() == (bundled(),)
     (elsewhere / "profiles").mkdir()
     assert homes() == (elsewhere, bundled())
@@ -30,7 +30,7 @@ def test_a_checkout_is_one_home_not_two(monkeypatch: pytest.MonkeyPatch) -> None
     assert homes() == (bundled(),)
 
 
-def test_a_configured_home_stands_alone_and_is_absolute(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_home_is_the_only_one_and_absolute(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (elsewhere / "profiles").mkdir()
     monkeypatch.setenv(HOME_VARIABLE, "image")
     assert homes() == (elsewhere / "image",)
@@ -41,7 +41,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     assert homes() == (bundled(),)
 
 
-def test_a_working_directory_that_is_gone_is_no_home(elsewhere: Path) -> None:
+def test_a_deleted_working_directory_is_not_a_home(elsewhere: Path) -> None:
     gone = elsewhere / "gone"
     gone.mkdir()
     with pytest.MonkeyPatch.context() as patch:

@@ -20,7 +20,7 @@ def test_a_timestamp_is_the_time_in_utc() -> None:
     assert before <= stamp <= datetime.now(UTC)
 
 
-def test_many_at_once_are_all_different_and_in_order() -> None:
+def test_many_timestamps_are_unique_and_ordered() -> None:
     clock = EventClock()
     stamps = [clock.now() for _ in range(5000)]
     assert all(earlier < later for earlier, later in itertools.pairwise(stamps))
@@ -28,7 +28,7 @@ def test_many_at_once_are_all_different_and_in_order() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 4e9), min_size=2, max_size=20))
-def test_whatever_the_system_s_clock_does_stamps_have_one_width_and_grow_as_text(times: list[float]) -> None:
+def test_timestamps_grow_as_text_whatever_the_system_clock_does(times: list[float]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", iter(times).__next__)
         clock = EventClock()

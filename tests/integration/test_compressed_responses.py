@@ -1,4 +1,4 @@
-"""What comes with an answer that nobody has asked for: compression, which can mean any size, and cookies."""
+"""Compressed responses, which may be of any size, and cookies. The client asks for neither."""
 
 import asyncio
 import gzip
@@ -68,7 +68,7 @@ async def little_memory() -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("status", [200, 400, 401, 409, 503])
 @pytest.mark.parametrize("with_token", [False, True])
-async def test_an_answer_that_is_compressed_twice_is_not_unpacked(status: int, with_token: bool) -> None:
+async def test_a_response_compressed_twice_is_not_decompressed(status: int, with_token: bool) -> None:
     answers = Answers(status, bomb(), (b"content-encoding", b"gzip, gzip"), (b"content-type", b"application/json"))
     async with serving(answers) as url:
         auth = TokenAuth(f"{url}/oauth/token", TokenRequest(client_id="c", client_secret="s", audience="a"))
@@ -90,7 +90,7 @@ async def test_a_proxy_that_always_compresses_changes_nothing(encoding: bytes, p
 
 
 @pytest.mark.parametrize("with_token", [False, True])
-async def test_a_compressed_401_is_read_for_what_it_means(with_token: bool) -> None:
+async def test_a_compressed_401_is_understood(with_token: bool) -> None:
     body = gzip.compress(b'{"detail": "Runner not registered"}')
     answers = Answers(401, body, (b"content-encoding", b"gzip"))
     async with serving(answers) as url:
@@ -110,7 +110,7 @@ async def test_a_token_service_may_compress() -> None:
 
 @pytest.mark.parametrize("status", [200, 401, 503])
 @pytest.mark.parametrize("with_token", [False, True])
-async def test_a_bomb_is_unpacked_no_further_than_the_limit(
+async def test_a_decompression_bomb_is_read_up_to_the_limit(
     status: int, with_token: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", MIB)
@@ -122,7 +122,7 @@ async def test_a_bomb_is_unpacked_no_further_than_the_limit(
                 await api.health()
 
 
-async def test_an_executor_gets_a_compressed_answer_only_where_it_takes_one() -> None:
+async def test_an_executor_gets_a_compressed_response_only_if_it_accepts_one() -> None:
     body = b'{"status": "healthy"}'
     answers = Answers(200, gzip.compress(body), (b"content-encoding", b"gzip"), (b"content-length", b"41"))
     async with (
@@ -137,7 +137,7 @@ async def test_an_executor_gets_a_compressed_answer_only_where_it_takes_one() ->
             assert ("content-encoding" in answer.headers) is is_packed
 
 
-async def test_a_stream_of_events_is_unpacked_as_it_comes() -> None:
+async def test_a_stream_of_events_is_decompressed_as_it_arrives() -> None:
     go = asyncio.Event()
 
     async def coordinator(scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,7 +162,7 @@ async def test_a_stream_of_events_is_unpacked_as_it_comes() -> None:
         assert b"".join([chunk async for chunk in chunks]) == b"event: two\n\n"
 
 
-async def test_the_gateway_does_not_unpack_what_it_looks_up() -> None:
+async def test_the_gateway_decompresses_each_response_once() -> None:
     answers = Answers(200, bomb(), (b"content-encoding", b"gzip, gzip"))
     async with (
         serving(answers) as url,
