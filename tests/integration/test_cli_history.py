@@ -43,7 +43,7 @@ async def live(folder: Path, run_id: str, *, session_id: str = "ses_1", ends: bo
 
 
 def set_times(folder: Path) -> None:
-    """Of the first four transitions: a second, then one more in another process, then two milliseconds."""
+    """Set the times of the first four transitions: 1 s, then 1 s in another process, then 2 ms."""
     rows = [("10", 1.0, "a"), ("11", 2.0, "a"), ("12", 50.0, "b"), ("12", 50.002, "b")]
     carry_out(
         folder,
@@ -81,7 +81,7 @@ async def test_a_runs_life_is_a_table_with_durations(tmp_path: Path, capsys: Con
     ]
 
 
-async def test_of_a_run_that_is_open_the_last_state_lasts(tmp_path: Path, capsys: Console) -> None:
+async def test_the_last_state_of_an_open_run_still_lasts(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1", ends=False)
     show_history(tmp_path, "run_1", as_json=False)
     *_, last, empty, ending = printed(capsys)
@@ -90,7 +90,7 @@ async def test_of_a_run_that_is_open_the_last_state_lasts(tmp_path: Path, capsys
     assert (empty, ending) == ("", "open")
 
 
-async def test_a_report_that_waits_is_shown(tmp_path: Path, capsys: Console) -> None:
+async def test_a_pending_report_is_shown(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1", ends=False)
     journal = Journal.open(tmp_path / "0123")
     journal.record_report("run_1", Report("/runner/runs/run_1/completed", b"{}"))
@@ -99,7 +99,7 @@ async def test_a_report_that_waits_is_shown(tmp_path: Path, capsys: Console) -> 
     assert printed(capsys)[-1] == "open; to be reported: /runner/runs/run_1/completed {}"
 
 
-async def test_what_a_run_has_used_is_shown(tmp_path: Path, capsys: Console) -> None:
+async def test_the_usage_of_a_run_is_shown(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
     journal = Journal.open(tmp_path / "0123")
     journal.record_usage("run_1", b'{"input_tokens":1200,"cost_usd":0.5}')
@@ -110,7 +110,7 @@ async def test_what_a_run_has_used_is_shown(tmp_path: Path, capsys: Console) -> 
     assert objects(capsys)[0]["usage"] == {"input_tokens": 1200, "cost_usd": 0.5}
 
 
-async def test_a_journal_of_an_older_version_is_shown_as_it_is(tmp_path: Path, capsys: Console) -> None:
+async def test_a_journal_of_an_older_version_is_shown_without_a_migration(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
     carry_out(
         tmp_path / "0123",
@@ -170,7 +170,7 @@ async def test_a_clock_that_was_set_back_over_a_restart_gives_no_negative_durati
     assert [each["stayed_s"] for each in objects(capsys)[1:]] == [1.0, 0.0, pytest.approx(0.002), None]
 
 
-async def test_what_a_terminal_would_obey_is_not_printed(tmp_path: Path, capsys: Console) -> None:
+async def test_control_characters_are_not_printed(tmp_path: Path, capsys: Console) -> None:
     journal = Journal.open(tmp_path / "0123")
     journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
     step(journal, "run", "run_1", "execution_failed", "reporting", "a bell: \x07" + "x" * 100)
@@ -280,12 +280,12 @@ async def test_a_journal_that_cannot_be_read_does_not_hide_the_others(
     assert err == f"left out: {damaged}: the journal cannot be read: file is not a database\n"
 
 
-def test_the_only_journal_is_named_where_it_cannot_be_read(tmp_path: Path, damaged: Path) -> None:
+def test_the_only_journal_is_named_if_it_cannot_be_read(tmp_path: Path, damaged: Path) -> None:
     with pytest.raises(UsageError, match=f"{damaged}: the journal cannot be read: file is not a database"):
         show_history(tmp_path, None, as_json=False)
 
 
-async def test_what_no_journal_knows_is_said_with_the_folder(tmp_path: Path) -> None:
+async def test_an_unknown_name_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     await live(tmp_path / "0123", "run_1")
     with pytest.raises(UsageError, match=f"there is nothing about 'run_2' in the journals in {tmp_path};"):
         show_history(tmp_path, "run_2", as_json=False)

@@ -26,7 +26,7 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 
 class Statements:
-    """What SQLite is told to do, as it says itself."""
+    """The statements that SQLite executes."""
 
     def __init__(self, journal: Journal) -> None:
         self.texts: list[str] = []
@@ -78,7 +78,7 @@ async def test_what_nobody_waits_for_is_written_after_a_while(tmp_path: Path) ->
         note(journal)
         assert on_disk(tmp_path) == 0
         async with asyncio.timeout(PATIENCE_S):
-            while on_disk(tmp_path) == 0:  # noqa: ASYNC110 - nobody waits, so nobody is told
+            while on_disk(tmp_path) == 0:  # noqa: ASYNC110 - the test is about records that no call waits for
                 await asyncio.sleep(0.01)
     finally:
         await journal.aclose()

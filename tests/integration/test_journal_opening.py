@@ -1,4 +1,4 @@
-"""A journal that cannot be opened says why, and what can be done; one that can is nobody else's."""
+"""A journal that cannot be opened names the reason and the remedy; an open one is private."""
 
 import os
 import sqlite3
@@ -55,7 +55,7 @@ def carry_out(file: Path, statement: str) -> None:
 
 
 def refusal(folder: Path) -> str:
-    """What is said; and that nothing is held afterwards."""
+    """Return the error of an opening, after which no descriptor is left open."""
     before = sorted(Path("/dev/fd").iterdir())
     with pytest.raises(UsageError) as refused:
         Journal.open(folder)
@@ -75,7 +75,7 @@ async def test_only_the_user_can_read_it(tmp_path: Path) -> None:
     await journal.aclose()
 
 
-async def test_it_is_kept_as_it_should_be(tmp_path: Path) -> None:
+async def test_it_has_the_settings_that_it_needs(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     connection = journal._flusher._writer._connection
 
@@ -91,7 +91,7 @@ async def test_it_is_kept_as_it_should_be(tmp_path: Path) -> None:
     await journal.aclose()
 
 
-async def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "journal.sqlite"
     file.write_bytes(b"not a database, but long enough to be looked at" * 100)
     content = file.read_bytes()
@@ -102,7 +102,7 @@ async def test_what_is_no_database_is_left_alone(tmp_path: Path) -> None:
     assert file.read_bytes() == content
 
 
-async def test_a_damaged_journal_is_told_from_one_that_is_whole(tmp_path: Path) -> None:
+async def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
     file = await written(tmp_path)
     content = file.read_bytes()
     file.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
@@ -121,7 +121,7 @@ async def test_a_journal_of_a_newer_version_is_not_touched(tmp_path: Path) -> No
     assert file.read_bytes() == content
 
 
-async def test_a_journal_of_an_older_version_is_renewed_and_goes_on(tmp_path: Path) -> None:
+async def test_a_journal_of_an_older_version_is_migrated(tmp_path: Path) -> None:
     file = await written(tmp_path)
     for statement in AS_VERSION_1:
         carry_out(file, statement)
@@ -135,7 +135,7 @@ async def test_a_journal_of_an_older_version_is_renewed_and_goes_on(tmp_path: Pa
 
 
 @needs_mount
-async def test_on_a_full_disk_it_is_said_what_to_do(tmp_path: Path) -> None:
+async def test_the_remedy_for_a_full_disk_is_named(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         folder = disk.path / "state"
         journal = Journal.open(folder)
@@ -149,7 +149,7 @@ async def test_on_a_full_disk_it_is_said_what_to_do(tmp_path: Path) -> None:
         await journal.aclose()
 
 
-async def test_somebody_elses_database_is_not_touched(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
     file = tmp_path / "journal.sqlite"
     carry_out(file, "CREATE TABLE letters (text TEXT)")
     content = file.read_bytes()
@@ -159,7 +159,7 @@ async def test_somebody_elses_database_is_not_touched(tmp_path: Path) -> None:
     assert file.read_bytes() == content
 
 
-async def test_an_opening_that_was_broken_off_is_made_up_for(tmp_path: Path) -> None:
+async def test_an_interrupted_opening_is_completed(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").touch()
     await written(tmp_path)
     journal = Journal.open(tmp_path)

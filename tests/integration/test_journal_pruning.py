@@ -1,4 +1,4 @@
-"""A journal keeps within its bounds, and loses nothing that is still needed."""
+"""A journal stays within its limits, and loses nothing that is still needed."""
 
 import sqlite3
 from contextlib import closing
@@ -55,7 +55,7 @@ async def fill(folder: Path, runs: int) -> None:
 
 
 async def pruned(folder: Path, limits: RetentionLimits) -> int:
-    """Until there is nothing more to drop; how often it had something."""
+    """Prune until nothing is left to delete; return the number of calls that deleted something."""
     journal = Journal.open(folder, limits=limits)
     steps = 0
     while journal._flusher._thread.submit(journal._flusher._writer.prune).result():
@@ -75,7 +75,7 @@ async def assert_what_is_open_is_whole(folder: Path) -> None:
     assert message.content == b"content"
 
 
-async def test_what_ended_too_long_ago_goes_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+async def test_records_of_what_ended_too_long_ago_are_deleted(tmp_path: Path) -> None:
     await fill(tmp_path, 3)
     await pruned(tmp_path, NOTHING_OLD)
     assert rows(tmp_path, "SELECT run_id FROM runs") == [("run_open",)]
@@ -84,7 +84,7 @@ async def test_what_ended_too_long_ago_goes_with_all_that_is_known_of_it(tmp_pat
     await assert_what_is_open_is_whole(tmp_path)
 
 
-async def test_what_is_not_that_old_stays(tmp_path: Path) -> None:
+async def test_newer_records_stay(tmp_path: Path) -> None:
     await fill(tmp_path, 3)
     assert await pruned(tmp_path, RetentionLimits(age_s=3600.0)) == 0
     assert len(rows(tmp_path, "SELECT 1 FROM runs")) == 4
@@ -105,7 +105,7 @@ async def test_age_counts_from_the_end(tmp_path: Path) -> None:
     await assert_what_is_open_is_whole(tmp_path)
 
 
-async def test_when_it_is_too_large_the_oldest_go_and_the_file_shrinks(tmp_path: Path) -> None:
+async def test_above_the_size_limit_the_oldest_records_are_deleted_and_the_file_shrinks(tmp_path: Path) -> None:
     await fill(tmp_path, 1_000)
     file = tmp_path / "journal.sqlite"
     assert file.stat().st_size > 4 * HALF_A_MIB.size_bytes
@@ -118,7 +118,7 @@ async def test_when_it_is_too_large_the_oldest_go_and_the_file_shrinks(tmp_path:
     await assert_what_is_open_is_whole(tmp_path)
 
 
-async def test_what_is_open_stays_however_large_it_is(tmp_path: Path) -> None:
+async def test_open_runs_and_sessions_stay_whatever_their_size(tmp_path: Path) -> None:
     await fill(tmp_path, 60)
     await pruned(tmp_path, RetentionLimits(size_bytes=0))
     assert rows(tmp_path, "SELECT run_id FROM runs") == [("run_open",)]
@@ -135,7 +135,7 @@ async def test_the_file_shrinks_while_it_is_in_use(tmp_path: Path) -> None:
     await journal.aclose()
 
 
-async def test_little_goes_at_a_time_after_a_flush(tmp_path: Path) -> None:
+async def test_a_flush_is_followed_by_one_small_deletion(tmp_path: Path) -> None:
     await fill(tmp_path, 3 * PRUNED_SUBJECTS)
     journal = Journal.open(tmp_path, limits=NOTHING_OLD)
     left = []
@@ -144,13 +144,13 @@ async def test_little_goes_at_a_time_after_a_flush(tmp_path: Path) -> None:
         await journal.flush()
         left.append(len(rows(tmp_path, "SELECT 1 FROM runs WHERE ended_at NOT NULL")))
     await journal.aclose()
-    # What follows a flush is done before the next one at the latest.
+    # The pruning after a flush is done before the next flush.
     assert all(more - less <= 2 * PRUNED_SUBJECTS for more, less in pairwise(left))
     assert left[0] >= 2 * PRUNED_SUBJECTS
     assert left[3] == 0
 
 
-async def test_when_nothing_is_left_to_drop_it_is_not_looked_for_at_each_flush(tmp_path: Path) -> None:
+async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     looks = 0
     prune = journal._flusher._writer.prune
@@ -168,7 +168,7 @@ async def test_when_nothing_is_left_to_drop_it_is_not_looked_for_at_each_flush(t
     assert looks == 1
 
 
-async def test_old_transitions_of_what_is_not_known_go_when_it_is_opened(tmp_path: Path) -> None:
+async def test_old_transitions_without_a_run_or_session_are_deleted_on_opening(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     journal.record_transition("run", "run_unknown", "accepted", "claimed", "executing", None, "")
     journal.record_transition("session", "ses_unknown", "started", "starting", "busy", None, "")
@@ -179,7 +179,7 @@ async def test_old_transitions_of_what_is_not_known_go_when_it_is_opened(tmp_pat
     assert rows(tmp_path, "SELECT 1 FROM transitions") == []
 
 
-async def test_a_disk_that_is_too_full_to_drop_anything_does_not_end_the_journal(
+async def test_a_disk_that_is_too_full_to_delete_anything_does_not_end_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(tmp_path, 1)
@@ -197,9 +197,7 @@ async def test_a_disk_that_is_too_full_to_drop_anything_does_not_end_the_journal
     assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 3
 
 
-async def test_a_defect_while_old_records_are_dropped_does_not_end_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_defect_in_pruning_does_not_end_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Writer) -> bool:
         raise RuntimeError("a defect")
 

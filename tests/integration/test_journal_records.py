@@ -1,4 +1,4 @@
-"""What is noted is there again when the journal is opened anew."""
+"""Records are found again when the journal is opened again."""
 
 import re
 import sqlite3
@@ -87,7 +87,7 @@ async def test_a_run_that_is_claimed_again_stays_as_it_was(folder: Path) -> None
     assert [run.run for run in (await recovered(folder)).runs] == [b"first"]
 
 
-async def test_a_run_is_where_its_last_transition_led(folder: Path) -> None:
+async def test_the_state_of_a_run_is_the_target_of_its_last_transition(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
         claim(journal, "run_2")
@@ -99,7 +99,7 @@ async def test_a_run_is_where_its_last_transition_led(folder: Path) -> None:
     assert (second.state, second.outcome) == ("claimed", None)
 
 
-async def test_the_failure_of_a_run_is_the_reason_for_which_it_failed(folder: Path) -> None:
+async def test_the_failure_of_a_run_is_the_reason_of_its_first_failed_transition(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
         step(journal, "run_1", "executing", None, "not this")
@@ -119,7 +119,7 @@ async def test_interruptions_of_a_run_are_counted(folder: Path) -> None:
     assert [run.interruptions for run in (await recovered(folder)).runs] == [2]
 
 
-async def test_a_settled_run_keeps_its_report_until_it_has_ended(folder: Path) -> None:
+async def test_a_reported_run_keeps_its_report_until_it_ends(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
         journal.record_report("run_1", REPORT)
@@ -129,7 +129,7 @@ async def test_a_settled_run_keeps_its_report_until_it_has_ended(folder: Path) -
     assert await recovered(folder) == Recovered(runs=(), sessions=(), messages=(), ended=(EndedRun("run_1", REPORT),))
 
 
-async def test_of_what_was_claimed_nothing_is_left_when_the_run_has_ended(folder: Path) -> None:
+async def test_the_claim_is_deleted_when_the_run_ends(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1", b"a secret parameter")
         journal.record_run_end("run_1")
@@ -171,7 +171,7 @@ async def test_a_session_is_open_until_it_has_ended(folder: Path) -> None:
     )
 
 
-async def test_a_session_that_begins_anew_knows_nothing_of_its_earlier_life(folder: Path) -> None:
+async def test_a_session_that_starts_again_has_nothing_of_its_earlier_life(folder: Path) -> None:
     async with opened(folder) as journal:
         journal.record_session_start("ses_1", "lnch_1", b"first")
         step(journal, "ses_1", "ended", "finished")
@@ -185,7 +185,7 @@ async def test_a_session_that_begins_anew_knows_nothing_of_its_earlier_life(fold
     assert [session.state for session in (await recovered(folder)).sessions] == ["starting"]
 
 
-async def test_messages_are_kept_in_order_until_they_are_gone(folder: Path) -> None:
+async def test_messages_are_stored_in_order_until_they_are_deleted(folder: Path) -> None:
     async with opened(folder) as journal:
         ids = [journal.store_message("ses_1", content) for content in (b"one", b"two", b"three")]
         await journal.flush()
@@ -197,7 +197,7 @@ async def test_messages_are_kept_in_order_until_they_are_gone(folder: Path) -> N
     )
 
 
-async def test_a_long_message_is_not_read_before_it_is_asked_for(folder: Path) -> None:
+async def test_a_long_message_is_read_on_demand(folder: Path) -> None:
     longest, longer = bytes(RECOVERED_CONTENT_BYTES), bytes(RECOVERED_CONTENT_BYTES + 1)
     async with opened(folder) as journal:
         first, second = (journal.store_message("ses_1", content) for content in (longest, longer))
@@ -266,7 +266,7 @@ NOTES: dict[str, Callable[[Journal, str], object]] = {
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "\0", "'; DROP TABLE runs; --", "ü" * 100_000])
 @pytest.mark.parametrize("note", NOTES)
-async def test_no_text_keeps_the_others_from_the_disk(folder: Path, note: str, text: str) -> None:
+async def test_no_text_prevents_the_other_records_from_being_written(folder: Path, note: str, text: str) -> None:
     async with opened(folder) as journal:
         NOTES[note](journal, text)
         claim(journal, "run_other")

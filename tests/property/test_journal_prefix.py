@@ -261,7 +261,7 @@ def noting(folder: str, done: Sequence[Note]) -> Iterator[subprocess.Popen[str]]
 
 
 def killed_after(folder: str, done: Sequence[Note], writes: int) -> int:
-    """Let a process note until it has waited so often, and kill it while it goes on; what it was waiting for last."""
+    """Let a process record until it has flushed `writes` times, then kill it; return its last flush."""
     written = 0
     with noting(folder, done) as process:
         assert process.stdout is not None

@@ -111,8 +111,8 @@ def check(seen: Seen, world: World, of: str = "") -> None:
 
 def check_run(run: HeldRun, world: World, of: str) -> None:
     assert run.is_settled, f"{of}no run stays open at the coordinator"
-    assert len(set(run.reports)) <= 1, f"{of}no two ends are told: {run.reports}"
-    assert len(run.reports) <= 1, f"{of}no end is told twice"
+    assert len(set(run.reports)) <= 1, f"{of}no two ends are reported: {run.reports}"
+    assert len(run.reports) <= 1, f"{of}no end is reported twice"
     assert run.settled_by_itself or run.reports, f"{of}an end is missing"
     if world.disk_full is None:  # what was acknowledged cannot be written down then
         assert run.reopened == [], f"{of}nothing sets a run or its session back to running after its end"

@@ -325,7 +325,7 @@ def test_the_good_path_is_reported_in_order() -> None:
 
 
 def test_a_report_that_is_never_taken_is_given_up_after_a_day() -> None:
-    """The coordinator is away for good: the run ends locally all the same, a day later."""
+    """The coordinator is away for good: the run ends locally, a day later."""
     world = World(
         accept=Do(error="refused"),
         prepare=(),

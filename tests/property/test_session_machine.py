@@ -208,7 +208,7 @@ async def live(world: World, stage: Stage) -> None:
     sessions = SessionRegistry(context)
     run_context = RunContext(
         machine=RUN_MACHINE,
-        # Of the launcher a session reads the config alone: its processes are staged.
+        # A session reads only the config of the launcher: its processes are staged.
         executor=PersistentExecutor(sessions, FakeLauncher()),  # type: ignore[arg-type]
         reporting=reporting,
         record=record,

@@ -1,4 +1,4 @@
-"""An actor: what runs while a state lasts, and what does not outlive it. Time is virtual here."""
+"""An actor runs activities and time limits while their states last. Time is virtual here."""
 
 import asyncio
 import itertools
@@ -101,7 +101,7 @@ class Passed(NamedTuple):
 
 
 class Worker(Actor):
-    """Keeps what has happened to it."""
+    """Records its steps."""
 
     def __init__(self, work: Activity, doze: Activity, give_up_after_s: float | None = None) -> None:
         decoded = decode(tomllib.loads(JOB))
@@ -138,7 +138,7 @@ async def for_ever() -> None:
 
 
 class Traced:
-    """An activity that lasts, and tells its beginnings and ends."""
+    """An activity that lasts, and records its begins and ends."""
 
     def __init__(self, last_s: float = 1e6, value: object = None) -> None:
         self.began_at: list[float] = []
@@ -158,7 +158,7 @@ class Traced:
 
 
 def lived(make: Callable[[], Worker], *posts: tuple[float, str]) -> Worker:
-    """The worker after its life, with events posted at their times. Tasks that are left behind fail the test."""
+    """Return the worker after its life, with events posted at their times. The test fails if tasks are left."""
 
     async def live() -> Worker:
         worker = make()
@@ -243,7 +243,7 @@ def test_a_setting_may_say_that_there_is_no_time_limit() -> None:
     assert worker.last.at_s == 1e6
 
 
-def test_an_answer_that_comes_after_its_state_was_left_is_dropped() -> None:
+def test_a_result_that_comes_after_its_state_was_left_is_dropped() -> None:
     """The activity ends in the same turn of the loop in which the event arrives that ends its state."""
 
     async def live() -> Worker:
@@ -266,19 +266,19 @@ async def _until(ended: asyncio.Event) -> None:
     await ended.wait()
 
 
-def test_an_activity_that_does_not_heed_its_cancellation_answers_to_nobody() -> None:
+def test_the_result_of_an_activity_that_ignores_its_cancellation_is_dropped() -> None:
     async def stubborn() -> str:
         try:
             await asyncio.sleep(100)
         except asyncio.CancelledError:
             await asyncio.sleep(5)
-        return "done all the same"
+        return "done nevertheless"
 
     worker = lived(lambda: Worker(stubborn, Traced()), (1, "rest"), (2, "again"), (3, "rest"), (20, "quit"))
     assert worker.events == ["rest", "again", "rest", "quit"]
 
 
-def test_the_end_waits_for_what_takes_time_to_be_cancelled() -> None:
+def test_the_end_waits_for_activities_that_are_being_cancelled() -> None:
     tidy_at: list[float] = []
 
     async def tidying() -> None:
@@ -335,7 +335,7 @@ def test_retries_do_not_outlast_the_time_limit() -> None:
     assert worker.last.at_s == 10
 
 
-def test_an_error_that_was_raised_for_people_is_not_tried_again() -> None:
+def test_an_error_for_the_user_is_not_retried() -> None:
     work, attempts = failing(FsmRunnerError("this will not do"))
     worker = lived(lambda: Worker(work, nothing))
     assert worker.state == "failed"
@@ -367,7 +367,7 @@ def test_a_broken_activity_is_a_failure_of_its_state_and_is_logged(
     assert any("job 1: work failed" in line for line in lines)
 
 
-def test_an_activity_that_breaks_while_it_is_cancelled_harms_nobody() -> None:
+def test_an_activity_that_fails_while_it_is_cancelled_changes_nothing() -> None:
     async def breaks_late() -> None:
         try:
             await asyncio.sleep(100)
@@ -380,12 +380,12 @@ def test_an_activity_that_breaks_while_it_is_cancelled_harms_nobody() -> None:
     assert any("work failed" in line for line in lines)
 
 
-def test_events_are_taken_in_the_order_in_which_they_were_posted() -> None:
+def test_events_are_handled_in_the_order_in_which_they_were_posted() -> None:
     worker = lived(lambda: Worker(for_ever, for_ever), (1, "rest"), (1, "again"), (1, "rest"), (1, "rest"), (1, "quit"))
     assert worker.events == ["rest", "again", "rest", "quit"]
 
 
-def test_what_is_posted_before_the_life_begins_is_not_lost() -> None:
+def test_an_event_that_is_posted_before_the_start_is_not_lost() -> None:
     async def live() -> Worker:
         worker = Worker(for_ever, nothing)
         worker.post("quit")
@@ -393,6 +393,25 @@ def test_what_is_posted_before_the_life_begins_is_not_lost() -> None:
         return worker
 
     assert run_virtually(live).state == "dismissed"
+
+
+def test_a_request_is_handled_at_once_and_after_the_events_that_are_queued() -> None:
+    async def live() -> Worker:
+        worker = Worker(for_ever, for_ever)
+        running = asyncio.create_task(worker.run())
+        assert worker.request("rest", None, "too early") is Answer.REJECTED
+        await asyncio.sleep(0)
+        worker.post("rest")
+        assert worker.request("rest", None, "") is Answer.IGNORED
+        assert worker.request("again", "a payload", "a reason") is Answer.TAKEN
+        assert (worker.state, worker.last.payload) == ("working", "a payload")
+        assert worker.record.steps[-1].reason == "a reason"
+        assert worker.request("quit", None, "") is Answer.TAKEN
+        await running
+        assert worker.request("again", None, "too late") is Answer.REJECTED
+        return worker
+
+    assert run_virtually(live).events == ["rest", "again", "quit"]
 
 
 def test_events_after_the_end_change_nothing() -> None:

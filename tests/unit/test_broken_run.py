@@ -1,4 +1,4 @@
-"""A run whose own machinery breaks, by a defect of the runner."""
+"""A run whose actor has a defect."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ OTHER = wire.Run(run_id="run_2", session_id="ses_2")
 
 
 @in_virtual_time
-async def test_it_is_reported_as_failed_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_reported_as_failed_and_the_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     live = RunActor.live
 
     async def live_or_break(actor: RunActor) -> str:

@@ -1,4 +1,4 @@
-"""A coordinator that repeats an ended run without end is answered ever less often."""
+"""The report of an ended run is sent again on request, at growing intervals."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ DAY_S = 24 * 3600.0
 
 
 class Told:
-    """When each report was repeated."""
+    """The times at which each report was sent again."""
 
     def __init__(self, policy: RetryPolicy = POLICY) -> None:
         self.at_s: list[float] = []
@@ -32,7 +32,7 @@ class Told:
 
 
 @in_virtual_time
-async def test_the_first_request_is_answered_at_once_and_later_ones_ever_less_often() -> None:
+async def test_the_first_request_is_answered_at_once_and_later_ones_at_growing_intervals() -> None:
     told = Told()
     told.runs.add("run_1", REPORT)
     began_s = now_s()
@@ -58,7 +58,7 @@ async def test_a_request_that_comes_too_early_is_answered_later() -> None:
 
 
 @in_virtual_time
-async def test_nothing_is_told_of_a_run_that_was_forgotten_meanwhile() -> None:
+async def test_a_forgotten_run_is_not_reported() -> None:
     told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
     told.runs.add("run_1", REPORT)
     told.runs.resend("run_1")
@@ -71,7 +71,7 @@ async def test_nothing_is_told_of_a_run_that_was_forgotten_meanwhile() -> None:
 
 
 @in_virtual_time
-async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_less_often() -> None:
+async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_at_growing_intervals() -> None:
     api = FakeApi(Polled(run=RUN) for _ in range(100_000))
     async with polling_runner(api) as runner:
         await asyncio.sleep(1)
@@ -80,7 +80,7 @@ async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_le
         await asyncio.sleep(1)
         with log_lines() as lines:
             for _ in range(300):
-                # The coordinator takes each report and forgets it.
+                # The coordinator accepts each report and forgets it.
                 api.states[RUN.run_id] = wire.RunState(status="claimed")
                 await asyncio.sleep(1)
     repeated = [text for text in lines if "sending its report again" in text]
@@ -90,7 +90,7 @@ async def test_a_run_that_every_poll_brings_again_is_reported_and_logged_ever_le
 
 
 @in_virtual_time
-async def test_a_run_at_work_that_is_handed_out_again_is_warned_of_once_and_not_failed() -> None:
+async def test_an_active_run_that_is_handed_out_again_is_logged_once_and_not_failed() -> None:
     unreadable = UnreadableRun(RUN.run_id, "no session")
     api = FakeApi([Polled(run=RUN)] * 20 + [Polled(run=unreadable)] * 5)
     with log_lines() as lines:

@@ -1,4 +1,4 @@
-"""The journal of tests in virtual time says what the real one would say."""
+"""The journal of tests in virtual time recovers what the real one recovers."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ NOTES = whole_life()
 
 
 @pytest.mark.parametrize("count", range(len(NOTES) + 1))
-async def test_it_recovers_from_any_beginning_of_a_life_what_the_real_one_does(count: int, tmp_path: Path) -> None:
+async def test_it_recovers_the_same_as_the_real_journal(count: int, tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     for note in NOTES[:count]:
         getattr(journal, note.method)(*note.arguments, **note.options)
@@ -59,7 +59,7 @@ async def test_it_recovers_from_any_beginning_of_a_life_what_the_real_one_does(c
         await again.aclose()
 
 
-async def test_what_was_waited_for_is_never_lost() -> None:
+async def test_flushed_records_are_never_lost() -> None:
     journal = MortalJournal(NOTES, Life())
     journal.record_run_end("run_8")
     await journal.flush()

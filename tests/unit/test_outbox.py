@@ -1,4 +1,4 @@
-"""The outbox of a run: order, and each message once."""
+"""The outbox sends the messages of a session in order, each one once."""
 
 import asyncio
 from collections.abc import Callable
@@ -70,7 +70,7 @@ async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_i
     assert await second is TAKEN
 
 
-async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not() -> None:
+async def test_withdraw_removes_unsent_messages_only() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
     first, second, third = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
@@ -87,7 +87,7 @@ async def test_what_has_not_been_tried_is_forgotten_and_what_is_under_way_is_not
     assert third.cancelled()
 
 
-async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_comes_behind_it_is_sent() -> None:
+async def test_an_abandoned_message_takes_those_ahead_of_it_along_and_later_ones_are_sent() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
     ahead, report, behind = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
@@ -103,7 +103,7 @@ async def test_what_is_given_up_goes_with_all_that_stands_before_it_and_what_com
     await box.aclose()
 
 
-async def test_nothing_is_given_up_that_is_answered() -> None:
+async def test_abandon_changes_nothing_once_the_message_is_acknowledged() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
     report, behind = box.put(LANE, message("1")), box.put(LANE, message("2"))
@@ -119,7 +119,7 @@ async def test_nothing_is_given_up_that_is_answered() -> None:
     assert box.queued_bytes(LANE) == 0
 
 
-async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> None:
+async def test_a_cancelled_future_does_not_stop_its_message() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
     box.put(LANE, message("1")).cancel()
@@ -132,7 +132,7 @@ async def test_whoever_does_not_wait_any_longer_does_not_stop_the_message() -> N
     assert gate.acknowledged == ["1", "2"]
 
 
-async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> None:
+async def test_a_closed_outbox_sends_nothing_more_and_cancels_all_futures() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
     answers = [box.put(LANE, message(path)) for path in ("1", "2")]
@@ -144,7 +144,7 @@ async def test_a_closed_outbox_sends_nothing_more_and_keeps_nobody_waiting() -> 
     await box.aclose()
 
 
-async def test_an_outbox_can_be_closed_before_it_was_used_and_after_all_is_sent() -> None:
+async def test_an_outbox_can_be_closed_before_use_and_after_all_is_sent() -> None:
     gate = Gate()
     await Outbox(gate, NoMessageStore()).aclose()
     box = Outbox(gate, NoMessageStore())
@@ -213,7 +213,7 @@ PLACES: list[tuple[Callable[[str], OutboundMessage], str, bytes]] = [
 
 @pytest.mark.parametrize(("make", "path", "body"), PLACES)
 @pytest.mark.parametrize(("name", "quoted"), [("run_1", "run_1"), ("../a?b", "..%2Fa%3Fb"), ("..", "%2E%2E")])
-def test_each_message_has_its_place_and_its_body(
+def test_each_message_has_its_path_and_body(
     make: Callable[[str], OutboundMessage], path: str, body: bytes, name: str, quoted: str
 ) -> None:
     made = make(name)
@@ -226,7 +226,7 @@ moves = st.sampled_from(["put", "put", "acknowledge", "refuse", "discard", "sett
 
 @settings(deadline=None)
 @given(st.lists(moves, max_size=40))
-def test_whatever_happens_order_is_kept_and_nothing_is_sent_twice(steps: list[str]) -> None:
+def test_order_is_kept_and_nothing_is_sent_twice(steps: list[str]) -> None:
     asyncio.run(_live(steps))
 
 

@@ -1,4 +1,4 @@
-"""What a runner does first with what an earlier process has left: in which order, and what it tells."""
+"""A runner first resumes what an earlier process left: in which order, and with which reports."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ def open_session(state: str, outcome: str | None = None) -> OpenSession:
 
 
 @in_virtual_time
-async def test_processes_are_ended_before_anything_is_told_and_messages_come_before_the_end_of_their_run() -> None:
+async def test_processes_are_killed_before_any_report_and_messages_precede_the_end_of_their_run() -> None:
     api = FakeApi()
     told_when_swept: list[list[str]] = []
 
@@ -88,7 +88,7 @@ async def test_processes_are_ended_before_anything_is_told_and_messages_come_bef
 
 
 @in_virtual_time
-async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -> None:
+async def test_nothing_is_reported_or_started_while_processes_are_left() -> None:
     api = FakeApi()
 
     def sweep() -> int:
@@ -106,7 +106,7 @@ async def test_while_processes_are_left_nothing_is_told_and_nothing_is_begun() -
 
 
 @in_virtual_time
-async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
+async def test_a_pending_report_is_not_queued_a_second_time() -> None:
     api = FakeApi()
     message = messages.completed(RUN.run_id, ME)
     recovered = msgspec.structs.replace(
@@ -129,7 +129,7 @@ async def test_a_report_that_is_on_its_way_is_not_put_a_second_time() -> None:
 
 @pytest.mark.parametrize("status", ["claimed", "completed"])
 @in_virtual_time
-async def test_a_run_that_an_earlier_process_has_ended_is_not_carried_out_when_it_is_handed_out_again(
+async def test_a_run_that_an_earlier_process_ended_is_not_executed_when_it_is_handed_out_again(
     status: str,
 ) -> None:
     api = FakeApi()
@@ -145,7 +145,7 @@ async def test_a_run_that_an_earlier_process_has_ended_is_not_carried_out_when_i
 
 
 @in_virtual_time
-async def test_a_run_that_cannot_be_read_any_more_is_failed_and_closed() -> None:
+async def test_a_run_that_cannot_be_decoded_is_failed_and_closed() -> None:
     api = FakeApi()
     async with successor(api) as runner:
         await recovery(runner, msgspec.structs.replace(NOTHING, runs=(open_run("executing", run=b"{"),))).carry_out()
@@ -161,7 +161,7 @@ BETWEEN_TURNS = [each for each in POSITIONS if each not in IN_TURN]
 
 @pytest.mark.parametrize("position", BETWEEN_TURNS, ids=str)
 @in_virtual_time
-async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_of_its_runs(position: Position) -> None:
+async def test_a_session_between_turns_is_reported_after_its_runs(position: Position) -> None:
     api, bodies = FakeApi(), list[bytes]()
     deliver = api.deliver
 
@@ -194,7 +194,7 @@ async def test_a_session_whose_executor_had_no_turn_is_reported_after_the_ends_o
 @pytest.mark.parametrize("position", IN_TURN, ids=str)
 @pytest.mark.parametrize(("run_state", "outcome"), [("executing", None), ("stopping", "stopped")])
 @in_virtual_time
-async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run_alone(
+async def test_a_session_in_a_turn_is_reported_by_its_run_alone(
     position: Position, run_state: str, outcome: str | None
 ) -> None:
     api = FakeApi()
@@ -213,8 +213,8 @@ async def test_a_session_whose_executor_had_a_turn_is_told_by_the_end_of_its_run
 
 
 @in_virtual_time
-async def test_a_session_that_was_left_behind_starts_nothing() -> None:
-    """Whatever an older spec makes of its state."""
+async def test_a_resumed_session_starts_nothing() -> None:
+    """Also if the spec does not know its state."""
     async with successor(FakeApi()) as runner:
         runner.record.open_sessions.append(RUN.session_id)
         actor = runner.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None), ())

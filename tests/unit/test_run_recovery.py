@@ -1,4 +1,4 @@
-"""A run that an earlier process has left behind: what becomes of it, and what the coordinator is told."""
+"""The end of a run of an earlier process, and the reports to the coordinator."""
 
 import asyncio
 import tempfile
@@ -38,8 +38,8 @@ A_DAY_S = 86_400
 
 
 POSITIONS = positions(MACHINE.spec)
-UNSETTLED = [position for position in POSITIONS if position.outcome is None]
-SETTLED = [position for position in POSITIONS if position.outcome is not None]
+UNDECIDED = [position for position in POSITIONS if position.outcome is None]
+DECIDED = [position for position in POSITIONS if position.outcome is not None]
 
 
 def named(value: object) -> str:
@@ -51,7 +51,7 @@ class FakeApi:
 
     def __init__(self, status: str, away: tuple[CoordinatorError, ...] = ()) -> None:
         self.status = status
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.bodies: list[bytes] = []
         self.asked = 0
         self._away = list(away)
@@ -65,7 +65,7 @@ class FakeApi:
         return wire.RunState(status=self.status, error=FAILURE if self.status == "failed" else None)
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
-        self.told.append(path.rpartition("/")[2])
+        self.reported.append(path.rpartition("/")[2])
         self.bodies.append(body)
         return ApiResponse(path, 200, b"{}")
 
@@ -105,10 +105,10 @@ class Life(NamedTuple):
 
 
 def lived(
-    api: FakeApi, recovered: OpenRun | None, *, retry: bool = False, stuck: bool = False, stop: bool = False
+    api: FakeApi, recovered: OpenRun | None, *, retry: bool = False, unwritable: bool = False, stop: bool = False
 ) -> Life:
     executor, record = Executor(), InstantRecord()
-    if stuck:
+    if unwritable:
         record.unwritable = JournalUnwritable(None, "database or disk is full")
 
     async def live() -> Life:
@@ -137,7 +137,7 @@ def lived(
 
 
 def left(position: Position, *, interruptions: int = 0, has_report: bool = False) -> OpenRun:
-    """What the journal has of it."""
+    """Return the journal's record of a run in this position."""
     body = msgspec.json.encode({"runner_id": "me", "error": FAILURE})
     return OpenRun(
         run=msgspec.json.encode(RUN),
@@ -154,7 +154,7 @@ def left(position: Position, *, interruptions: int = 0, has_report: bool = False
 
 
 def expected(status: str, *, again: bool) -> tuple[str, list[str]]:
-    """The final state, and what is told, of a run whose end was not settled."""
+    """Return the final state and the reports of a run that had no outcome."""
     if status == "stopping":
         return "stopped", ["stopped"]
     if status not in OPEN_RUN_STATUSES:
@@ -165,22 +165,22 @@ def expected(status: str, *, again: bool) -> tuple[str, list[str]]:
 @pytest.mark.parametrize("interruptions", [0, INTERRUPTIONS_LIMIT - 1, INTERRUPTIONS_LIMIT])
 @pytest.mark.parametrize("retry", [False, True])
 @pytest.mark.parametrize("status", STATUSES)
-@pytest.mark.parametrize("position", UNSETTLED, ids=named)
-def test_a_run_that_was_not_settled_ends_as_the_coordinator_has_it(
+@pytest.mark.parametrize("position", UNDECIDED, ids=named)
+def test_a_run_without_an_outcome_ends_as_the_coordinator_has_it(
     position: Position, status: str, retry: bool, interruptions: int
 ) -> None:
     life = lived(FakeApi(status), left(position, interruptions=interruptions), retry=retry)
     again = retry and interruptions < INTERRUPTIONS_LIMIT
-    assert (life.actor.state, life.api.told) == expected(status, again=again)
-    assert life.executor.begun == life.api.told.count("started")
+    assert (life.actor.state, life.api.reported) == expected(status, again=again)
+    assert life.executor.begun == life.api.reported.count("started")
     assert life.record.written_down(RUN.run_id) == (life.actor.state, life.actor.model.outcome)
     assert life.record.ended_runs == [RUN.run_id]
     assert life.record.claims == [], "it was claimed by the earlier process"
     assert life.record.steps[0].event == "interrupted"
 
 
-@pytest.mark.parametrize("position", UNSETTLED, ids=named)
-def test_a_run_that_was_interrupted_fails_saying_so(position: Position) -> None:
+@pytest.mark.parametrize("position", UNDECIDED, ids=named)
+def test_an_interrupted_run_fails_with_that_reason(position: Position) -> None:
     life = lived(FakeApi("running"), left(position))
     error = msgspec.json.decode(life.api.bodies[-1])["error"]
     assert error == life.actor.failure
@@ -197,28 +197,28 @@ def test_a_run_that_was_interrupted_fails_saying_so(position: Position) -> None:
         (True, INTERRUPTIONS_LIMIT, "executing, 4 times; it is not executed again"),
     ],
 )
-def test_one_that_was_interrupted_too_often_says_so(retry: bool, interruptions: int, said: str) -> None:
+def test_the_reason_says_that_a_run_was_interrupted_too_often(retry: bool, interruptions: int, said: str) -> None:
     life = lived(FakeApi("running"), left(Position("executing", None), interruptions=interruptions), retry=retry)
     assert life.actor.failure == f"interrupted: the runner's process ended while the run was {said}"
 
 
 @pytest.mark.parametrize("has_report", [False, True])
 @pytest.mark.parametrize("status", STATUSES)
-@pytest.mark.parametrize("position", SETTLED, ids=named)
-def test_a_run_that_was_settled_is_reported_unless_the_coordinator_has_just_that(
+@pytest.mark.parametrize("position", DECIDED, ids=named)
+def test_an_outcome_is_reported_unless_the_coordinator_has_it_already(
     position: Position, status: str, has_report: bool
 ) -> None:
-    """Also where the report is not in the journal: on a full disk it may have been told all the same."""
+    """Also if the journal has no report: on a full disk it may have been sent nevertheless."""
     life = lived(FakeApi(status), left(position, has_report=has_report), retry=True)
     assert life.actor.state == position.outcome
     is_known = status == position.outcome or (position.provisional and status in TERMINAL)
-    assert life.api.told == ([] if is_known else [position.outcome])
+    assert life.api.reported == ([] if is_known else [position.outcome])
     assert life.executor.begun == 0
     assert life.record.ended_runs == [RUN.run_id]
 
 
-@pytest.mark.parametrize("position", SETTLED, ids=named)
-def test_a_report_that_was_written_down_is_told_as_it_was(position: Position) -> None:
+@pytest.mark.parametrize("position", DECIDED, ids=named)
+def test_a_recorded_report_is_sent_unchanged(position: Position) -> None:
     recovered = left(position, has_report=True)
     assert recovered.report is not None
     life = lived(FakeApi("running"), recovered)
@@ -229,54 +229,54 @@ def test_there_are_positions_to_try() -> None:
     assert {position.state for position in POSITIONS} == {
         name for name, state in MACHINE.spec.states.items() if not state.final
     }
-    assert {position.outcome for position in SETTLED} == set(TERMINAL)
+    assert {position.outcome for position in DECIDED} == set(TERMINAL)
 
 
-@pytest.mark.parametrize("position", UNSETTLED, ids=named)
-def test_a_coordinator_that_is_away_is_waited_for(position: Position) -> None:
+@pytest.mark.parametrize("position", UNDECIDED, ids=named)
+def test_the_look_up_waits_for_an_unreachable_coordinator(position: Position) -> None:
     away = (Unreachable("502"), NoConnection("refused"), NotRegistered("401")) * 3
     life = lived(FakeApi("running", away), left(position))
     assert life.api.asked > len(away)
     assert life.actor.state == "failed"
-    assert life.api.told == ["failed"]
+    assert life.api.reported == ["failed"]
 
 
-def test_a_coordinator_that_does_not_come_back_is_told_after_a_day() -> None:
+def test_the_look_up_ends_after_a_day_and_the_run_is_reported_as_failed() -> None:
     class Away(FakeApi):
         async def run_state(self, run_id: str) -> wire.RunState:
             if asyncio.get_running_loop().time() < A_DAY_S + 10:
                 raise Unreachable("502")
             return await super().run_state(run_id)
 
-    life = lived(Away("running"), left(UNSETTLED[0]))
+    life = lived(Away("running"), left(UNDECIDED[0]))
     assert life.actor.state == "failed"
     assert A_DAY_S <= life.took_s <= A_DAY_S + 60
-    assert life.api.told == ["failed"]
+    assert life.api.reported == ["failed"]
     assert "not done within the time limit" in life.actor.failure
 
 
-@pytest.mark.parametrize("position", UNSETTLED, ids=named)
+@pytest.mark.parametrize("position", UNDECIDED, ids=named)
 def test_a_run_that_is_stopped_while_it_is_looked_up_is_reported_as_stopped(position: Position) -> None:
     life = lived(FakeApi("running", (Unreachable("502"),) * 100), left(position), retry=True, stop=True)
-    assert (life.actor.state, life.api.told, life.executor.begun) == ("stopped", ["stopped"], 0)
+    assert (life.actor.state, life.api.reported, life.executor.begun) == ("stopped", ["stopped"], 0)
 
 
 @pytest.mark.parametrize("state", ["", "polishing"])
-def test_a_run_in_a_state_that_is_not_known_any_more_is_taken_up_from_the_beginning(state: str) -> None:
-    assert lived(FakeApi("claimed"), left(Position(state, None))).api.told == ["failed"]
+def test_a_run_in_an_unknown_state_is_resumed_from_the_initial_one(state: str) -> None:
+    assert lived(FakeApi("claimed"), left(Position(state, None))).api.reported == ["failed"]
     assert lived(FakeApi("completed"), left(Position(state, None))).actor.state == "superseded"
 
 
-def test_a_claim_that_cannot_be_written_down_fails_the_run_with_that_reason() -> None:
-    life = lived(FakeApi("claimed"), None, stuck=True)
-    assert (life.actor.state, life.api.told, life.executor.begun) == ("failed", ["failed"], 0)
+def test_a_claim_that_cannot_be_recorded_fails_the_run_with_that_reason() -> None:
+    life = lived(FakeApi("claimed"), None, unwritable=True)
+    assert (life.actor.state, life.api.reported, life.executor.begun) == ("failed", ["failed"], 0)
     error = msgspec.json.decode(life.api.bodies[-1])["error"]
     assert "journal" in error
     assert "cannot be written: database or disk is full" in error
 
 
-@pytest.mark.parametrize("position", SETTLED, ids=named)
-def test_an_end_that_cannot_be_written_down_is_reported_all_the_same(position: Position) -> None:
-    life = lived(FakeApi("running"), left(position), stuck=True)
+@pytest.mark.parametrize("position", DECIDED, ids=named)
+def test_an_end_that_cannot_be_recorded_is_reported_nevertheless(position: Position) -> None:
+    life = lived(FakeApi("running"), left(position), unwritable=True)
     assert life.actor.state == position.outcome
-    assert life.api.told == [position.outcome]
+    assert life.api.reported == [position.outcome]

@@ -1,4 +1,4 @@
-"""What a run is told whose project directory is of no use to the runner."""
+"""The error of a run that cannot work in its project directory."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from fsm_runner.executors.interface import RunRefused
 from fsm_runner.runtime.workspace import check_workspace
 
 OTHER_UID = 54_321
-"""Of nobody. Where the tests have root's rights, which no permission withstands, the check is made as this user."""
+"""The user of the check if the tests run as root, whom no permission stops."""
 
 CHECKS = """
 import os, sys
@@ -69,14 +69,14 @@ def test_a_path_that_is_not_absolute_is_no_workspace(folder: str) -> None:
         check_workspace(Path(folder))
 
 
-def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with pytest.raises(RunRefused) as refused:
         check_workspace(folder)
     assert str(refused.value) == f"project directory {folder}: there is no such directory on this runner"
 
 
-def test_a_name_that_no_directory_can_have_is_told(tmp_path: Path) -> None:
+def test_a_name_that_no_directory_can_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunRefused, match="there is no such directory"):
         check_workspace(tmp_path / ("x" * 1000))
 

@@ -1,4 +1,4 @@
-"""What of a session's metadata is for the runner's own record."""
+"""The fields of a session's metadata that are for the runner itself."""
 
 from typing import Any
 
@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 from fsm_runner.reporting.executor_status import DETAIL_LIMIT_CHARS, ExecutorStatus, Usage, take_executor_status
 
 
-def noted(**fields: Any) -> ExecutorStatus | None:
+def status_of(**fields: Any) -> ExecutorStatus | None:
     return take_executor_status({key: msgspec.json.encode(value) for key, value in fields.items()})
 
 
-def test_metadata_of_other_kinds_is_none_of_it() -> None:
-    assert noted(last_resumed_at="2026-01-01T00:00:00.000000Z") is None
+def test_other_fields_are_not_for_the_runner() -> None:
+    assert status_of(last_resumed_at="2026-01-01T00:00:00.000000Z") is None
 
 
-def test_a_detail_is_kept_within_bounds() -> None:
-    assert noted(status_detail="x" * 10_000) == ExecutorStatus("x" * DETAIL_LIMIT_CHARS)
+def test_a_long_detail_is_cut() -> None:
+    assert status_of(status_detail="x" * 10_000) == ExecutorStatus("x" * DETAIL_LIMIT_CHARS)
 
 
 def test_usage_is_what_an_executor_can_count() -> None:
     usage = Usage(input_tokens=1200, output_tokens=30, cost_usd=0.01234, turns=2)
-    assert noted(usage=msgspec.to_builtins(usage) | {"others": 1}) == ExecutorStatus(usage=usage)
+    assert status_of(usage=msgspec.to_builtins(usage) | {"others": 1}) == ExecutorStatus(usage=usage)
     assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 turns"
 
 
-def test_what_is_for_the_runner_is_taken_out() -> None:
+def test_the_fields_for_the_runner_are_removed() -> None:
     fields = {"status_detail": b'"waits"', "usage": b'{"turns": 1}', "last_resumed_at": b'"now"'}
     take_executor_status(fields)
     assert fields == {"last_resumed_at": b'"now"'}
@@ -38,8 +38,8 @@ def test_what_is_for_the_runner_is_taken_out() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"usage": "much"}, {"usage": {"turns": "2"}}, {"status_detail": {"a": 1}}])
-def test_what_has_another_form_is_the_coordinators_to_judge(fields: dict[str, Any]) -> None:
-    assert noted(**fields) is None
+def test_a_field_of_another_type_is_left_for_the_coordinator(fields: dict[str, Any]) -> None:
+    assert status_of(**fields) is None
 
 
 @given(st.dictionaries(st.sampled_from(["usage", "status_detail"]), st.binary(max_size=30)))

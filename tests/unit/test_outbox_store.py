@@ -1,4 +1,4 @@
-"""What the outbox keeps for a later process, and what it makes of what an earlier one has left."""
+"""The outbox stores messages for a later process, and sends those of an earlier one."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from tests.support.virtual_time import in_virtual_time
 BIG = b"x" * (IN_MEMORY_BYTES // 3)
 
 
-class Shelf:
+class FakeStore:
     """A `MessageStore`."""
 
     def __init__(self) -> None:
@@ -59,8 +59,8 @@ class Shelf:
         return [StoredMessage(number, session_id, content) for number, (session_id, content) in self.messages.items()]
 
 
-class Doubting(Gate):
-    """Keeps what it was told of each message."""
+class RecordingGate(Gate):
+    """Records each message, and whether it may have been delivered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,74 +71,74 @@ class Doubting(Gate):
         return await super().deliver(delivery, maybe_delivered=maybe_delivered)
 
 
-async def test_a_message_is_kept_until_it_is_answered() -> None:
-    gate, shelf = Gate(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_a_message_is_stored_until_it_is_acknowledged() -> None:
+    gate, store = Gate(), FakeStore()
+    box = Outbox(gate, store)
     box.put(LANE, message("1"))
     box.put(LANE, message("2"))
-    assert shelf.paths == ["1", "2"]
+    assert store.paths == ["1", "2"]
     await settle()
     gate.acknowledge()
     await settle()
-    assert shelf.paths == ["2"]
+    assert store.paths == ["2"]
     gate.refuse()
     await settle()
-    assert shelf.paths == []
+    assert store.paths == []
 
 
-async def test_a_message_is_forgotten_before_whoever_waits_is_told() -> None:
-    gate, shelf = Gate(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_a_message_is_deleted_before_its_future_is_resolved() -> None:
+    gate, store = Gate(), FakeStore()
+    box = Outbox(gate, store)
     kept: list[list[str]] = []
-    box.put(LANE, message("1")).add_done_callback(lambda _: kept.append(shelf.paths))
+    box.put(LANE, message("1")).add_done_callback(lambda _: kept.append(store.paths))
     await settle()
     gate.acknowledge()
     await settle()
     assert kept == [[]]
 
 
-async def test_a_message_that_is_withdrawn_or_given_up_is_forgotten() -> None:
-    gate, shelf = Gate(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_a_withdrawn_or_abandoned_message_is_deleted() -> None:
+    gate, store = Gate(), FakeStore()
+    box = Outbox(gate, store)
     answers = [box.put(LANE, message(path)) for path in ("1", "2", "3", "4")]
     await settle()
     box.withdraw(LANE, [answers[3]])
-    assert shelf.paths == ["1", "2", "3"]
+    assert store.paths == ["1", "2", "3"]
     box.abandon(LANE, [answers[1]])
-    assert shelf.paths == ["3"]
+    assert store.paths == ["3"]
     await box.aclose()
 
 
-async def test_that_a_run_has_started_is_not_kept_and_its_end_is() -> None:
-    gate, shelf = Gate(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_a_started_report_is_not_stored_and_a_terminal_one_is() -> None:
+    gate, store = Gate(), FakeStore()
+    box = Outbox(gate, store)
     box.put(LANE, messages.started("run_1", "me"))
     box.put(LANE, messages.completed("run_1", "me"))
-    assert shelf.paths == ["/runner/runs/run_1/completed"]
+    assert store.paths == ["/runner/runs/run_1/completed"]
     await box.aclose()
 
 
-async def test_what_is_not_answered_when_the_outbox_closes_stays_with_the_keeper() -> None:
-    gate, shelf = Gate(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_unacknowledged_messages_stay_in_the_store_when_the_outbox_closes() -> None:
+    gate, store = Gate(), FakeStore()
+    box = Outbox(gate, store)
     for path in ("1", "2"):
         box.put(LANE, message(path))
     await settle()
     await box.aclose()
-    assert shelf.paths == ["1", "2"]
+    assert store.paths == ["1", "2"]
 
 
-async def test_what_was_left_is_sent_in_its_order_before_what_is_put_later() -> None:
-    shelf = Shelf()
-    earlier = Outbox(Gate(), shelf)
+async def test_restored_messages_are_sent_in_order_before_new_ones() -> None:
+    store = FakeStore()
+    earlier = Outbox(Gate(), store)
     for number in range(3):
         earlier.put(LANE, message(f"{number}"))
         earlier.put("ses_2", message(f"other {number}"))
     await earlier.aclose()
 
-    gate = Doubting()
-    box = Outbox(gate, shelf)
-    box.restore(shelf.recovered())
+    gate = RecordingGate()
+    box = Outbox(gate, store)
+    box.restore(store.recovered())
     last = box.put(LANE, message("3"))
     while not last.done():
         await settle()
@@ -156,19 +156,19 @@ async def test_what_was_left_is_sent_in_its_order_before_what_is_put_later() -> 
         True,
         False,
     ]
-    assert shelf.messages == {}
+    assert store.messages == {}
 
 
 async def test_a_restored_message_is_the_one_that_was_put() -> None:
-    shelf = Shelf()
+    store = FakeStore()
     put = [messages.failed("run_1", "me", "why"), messages.session_ended("ses_1", "me", "stopped"), message("1")]
-    earlier = Outbox(Gate(), shelf)
+    earlier = Outbox(Gate(), store)
     for each in put:
         earlier.put(LANE, each)
     await earlier.aclose()
-    gate = Doubting()
-    box = Outbox(gate, shelf)
-    box.restore(shelf.recovered())
+    gate = RecordingGate()
+    box = Outbox(gate, store)
+    box.restore(store.recovered())
     for _ in put:
         await settle()
         gate.acknowledge()
@@ -176,44 +176,44 @@ async def test_a_restored_message_is_the_one_that_was_put() -> None:
     assert [each for each, _ in gate.deliveries] == put
 
 
-async def test_a_kept_message_that_cannot_be_read_is_dropped_with_an_error_and_holds_nothing_up() -> None:
-    gate, shelf = Gate(), Shelf()
-    shelf.store_message(LANE, b"\xc1 no message")
-    Outbox(gate, shelf)
-    shelf.store_message(LANE, msgspec.msgpack.encode(message("2")))
-    box = Outbox(gate, shelf)
+async def test_a_stored_message_that_cannot_be_decoded_is_dropped_with_an_error() -> None:
+    gate, store = Gate(), FakeStore()
+    store.store_message(LANE, b"\xc1 no message")
+    Outbox(gate, store)
+    store.store_message(LANE, msgspec.msgpack.encode(message("2")))
+    box = Outbox(gate, store)
     with log_lines() as lines:
-        box.restore(shelf.recovered())
+        box.restore(store.recovered())
     await settle()
     assert gate.begun == ["2"]
-    assert shelf.paths == ["2"]
+    assert store.paths == ["2"]
     assert any(LANE in line and "cannot be decoded" in line for line in lines)
     await box.aclose()
 
 
-async def test_a_long_message_of_an_earlier_process_is_read_when_it_is_its_turn() -> None:
-    gate, shelf = Doubting(), Shelf()
+async def test_a_long_restored_message_is_read_when_it_is_sent() -> None:
+    gate, store = RecordingGate(), FakeStore()
     long = OutboundMessage("long", bytes(10_000))
-    ids = [shelf.store_message(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
-    first, second = shelf.recovered()
-    box = Outbox(gate, shelf)
+    ids = [store.store_message(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
+    first, second = store.recovered()
+    box = Outbox(gate, store)
     box.restore([first, StoredMessage(second.id, LANE, None, size_bytes=10_000)])
     await settle()
     assert box.queued_bytes(LANE) > 10_000
-    assert shelf.read == []
+    assert store.read == []
     gate.acknowledge()
     await settle()
-    assert shelf.read == [ids[1]]
+    assert store.read == [ids[1]]
     assert gate.deliveries[-1][0] == long
     gate.acknowledge()
     await settle()
-    assert shelf.messages == {}
+    assert store.messages == {}
     assert box.queued_bytes(LANE) == 0
 
 
-async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> None:
-    gate, shelf = Gate(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_a_report_is_pending_until_it_is_acknowledged() -> None:
+    gate, store = Gate(), FakeStore()
+    box = Outbox(gate, store)
     assert box.pending_report("run_1") is None
     box.put(LANE, messages.started("run_1", "me"))
     assert box.pending_report("run_1") is None
@@ -227,8 +227,8 @@ async def test_a_report_is_found_while_it_is_on_its_way_and_not_afterwards() -> 
     assert box.pending_report("run_1") is None
 
 
-async def test_the_end_of_a_session_is_found_too_and_no_more_when_it_is_given_up_or_closed() -> None:
-    box = Outbox(Gate(), Shelf())
+async def test_the_report_of_a_session_is_pending_until_it_is_abandoned_or_the_outbox_closes() -> None:
+    box = Outbox(Gate(), FakeStore())
     answered = box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
     assert box.pending_report("ses_1") is answered
     box.abandon(LANE, [answered])
@@ -238,14 +238,14 @@ async def test_the_end_of_a_session_is_found_too_and_no_more_when_it_is_given_up
     assert box.pending_report("ses_1") is None
 
 
-async def test_a_restored_report_is_found_as_well() -> None:
-    shelf = Shelf()
-    earlier = Outbox(Gate(), shelf)
+async def test_a_restored_report_is_pending() -> None:
+    store = FakeStore()
+    earlier = Outbox(Gate(), store)
     earlier.put(LANE, messages.completed("run_1", "me"))
     await earlier.aclose()
     gate = Gate()
-    box = Outbox(gate, shelf)
-    box.restore(shelf.recovered())
+    box = Outbox(gate, store)
+    box.restore(store.recovered())
     answered = box.pending_report("run_1")
     assert answered is not None
     await settle()
@@ -253,9 +253,9 @@ async def test_a_restored_report_is_found_as_well() -> None:
     assert await answered is TAKEN
 
 
-async def test_of_a_long_lane_the_bodies_are_read_back_when_their_turn_comes() -> None:
-    gate, shelf = Doubting(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_the_bodies_of_a_long_queue_are_read_back_when_they_are_sent() -> None:
+    gate, store = RecordingGate(), FakeStore()
+    box = Outbox(gate, store)
     for number in range(5):
         box.put(LANE, OutboundMessage(f"{number}", BIG + b"%d" % number))
     size_bytes = box.queued_bytes(LANE)
@@ -264,17 +264,17 @@ async def test_of_a_long_lane_the_bodies_are_read_back_when_their_turn_comes() -
         gate.acknowledge()
         await settle()
     assert [each.body for each, _ in gate.deliveries] == [BIG + b"%d" % number for number in range(5)]
-    assert shelf.read == [3, 4, 5]
+    assert store.read == [3, 4, 5]
     assert size_bytes > 5 * len(BIG)
-    assert (box.queued_bytes(LANE), shelf.messages) == (0, {})
+    assert (box.queued_bytes(LANE), store.messages) == (0, {})
 
 
-async def test_the_bodies_stay_in_memory_while_nothing_can_be_kept() -> None:
-    for shelf in (Shelf(), NoMessageStore()):
-        if isinstance(shelf, Shelf):
-            shelf.stuck = FsmRunnerError("the disk is full")
-        gate = Doubting()
-        box = Outbox(gate, shelf)
+async def test_bodies_stay_in_memory_while_the_store_cannot_be_written() -> None:
+    for store in (FakeStore(), NoMessageStore()):
+        if isinstance(store, FakeStore):
+            store.stuck = FsmRunnerError("the disk is full")
+        gate = RecordingGate()
+        box = Outbox(gate, store)
         for number in range(4):
             box.put(LANE, OutboundMessage(f"{number}", BIG))
         for _ in range(4):
@@ -282,14 +282,14 @@ async def test_the_bodies_stay_in_memory_while_nothing_can_be_kept() -> None:
             gate.acknowledge()
             await settle()
         assert [each.body for each, _ in gate.deliveries] == [BIG] * 4
-        assert not isinstance(shelf, Shelf) or shelf.read == []
+        assert not isinstance(store, FakeStore) or store.read == []
 
 
 @in_virtual_time
-async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
-    gate, shelf = Doubting(), Shelf()
-    box = Outbox(gate, shelf)
-    shelf.unreadable_times = 3
+async def test_reading_a_body_back_is_retried() -> None:
+    gate, store = RecordingGate(), FakeStore()
+    box = Outbox(gate, store)
+    store.unreadable_times = 3
     for number in range(4):
         box.put(LANE, OutboundMessage(f"{number}", BIG))
     for number in range(4):
@@ -298,15 +298,15 @@ async def test_a_body_that_cannot_be_read_back_is_waited_for() -> None:
         gate.acknowledge()
         await settle()
     assert [each.body for each, _ in gate.deliveries] == [BIG] * 4
-    assert shelf.read == [3, 3, 3, 3, 4]
+    assert store.read == [3, 3, 3, 3, 4]
 
 
 @in_virtual_time
-async def test_a_body_that_can_never_be_read_back_holds_the_end_of_its_run_up_for_a_limited_time() -> None:
-    gate, shelf = Doubting(), Shelf()
-    kept = shelf.store_message(LANE, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
-    shelf.unreadable_times = 1_000_000
-    box = Outbox(gate, shelf)
+async def test_a_body_that_cannot_be_read_back_delays_the_report_of_its_run_for_a_limited_time() -> None:
+    gate, store = RecordingGate(), FakeStore()
+    kept = store.store_message(LANE, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
+    store.unreadable_times = 1_000_000
+    box = Outbox(gate, store)
     box.restore([StoredMessage(kept, LANE, None, size_bytes=len(BIG))])
     box.put(LANE, messages.completed("run_1", "me"))
     await asyncio.sleep(EXECUTOR_MESSAGE_LIMIT_S - 1)
@@ -317,9 +317,9 @@ async def test_a_body_that_can_never_be_read_back_holds_the_end_of_its_run_up_fo
 
 
 @in_virtual_time
-async def test_the_end_of_a_run_stays_in_memory_however_much_waits_before_it() -> None:
-    gate, shelf = Doubting(), Shelf()
-    box = Outbox(gate, shelf)
+async def test_a_terminal_report_stays_in_memory() -> None:
+    gate, store = RecordingGate(), FakeStore()
+    box = Outbox(gate, store)
     for number in range(6):
         box.put(LANE, OutboundMessage(f"{number}", BIG))
     end = messages.completed("run_1", "me")
@@ -329,14 +329,14 @@ async def test_the_end_of_a_run_stays_in_memory_however_much_waits_before_it() -
         gate.acknowledge()
     await settle()
     assert gate.deliveries[-1][0] == end
-    assert 7 not in shelf.read
+    assert 7 not in store.read
 
 
 @in_virtual_time
-async def test_an_end_is_told_though_the_disk_does_not_answer() -> None:
-    gate, shelf = Doubting(), Shelf()
-    shelf.hangs = True
-    box = Outbox(gate, shelf)
+async def test_an_end_is_reported_although_the_disk_does_not_answer() -> None:
+    gate, store = RecordingGate(), FakeStore()
+    store.hangs = True
+    box = Outbox(gate, store)
     box.put(LANE, messages.completed("run_1", "me"))
     await asyncio.sleep(FLUSH_LIMIT_S - 0.1)
     assert gate.begun == []

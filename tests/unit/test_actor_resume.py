@@ -1,4 +1,4 @@
-"""An actor goes on where an earlier process has left off, and writes each of its steps down."""
+"""An actor records each step, and continues where an earlier process ended."""
 
 import asyncio
 import tomllib
@@ -29,10 +29,10 @@ on_done = "worked"
 on_error = "broke"
 on_timeout = "took_too_long"
 
-[states.mending]
-invoke = "mend"
+[states.repairing]
+invoke = "repair"
 timeout_s = 10
-on_done = "mended"
+on_done = "repaired"
 on_error = "broke"
 on_timeout = "took_too_long"
 ignore = ["interrupted"]
@@ -50,7 +50,7 @@ outcome = "spoiled"
 [[transitions]]
 from = "begun"
 event = "interrupted"
-to = "mending"
+to = "repairing"
 decides = "spoiled"
 [[transitions]]
 from = "begun"
@@ -58,22 +58,22 @@ event = "worked"
 to = "done"
 decides = "done"
 [[transitions]]
-from = "mending"
-event = "mended"
+from = "repairing"
+event = "repaired"
 to = "done"
 decides = "done"
 [[transitions]]
-from = ["begun", "mending"]
+from = ["begun", "repairing"]
 event = "quit"
 to = "done"
 decides = "done"
 [[transitions]]
-from = ["begun", "mending"]
+from = ["begun", "repairing"]
 event = "broke"
 to = "spoiled"
 decides = "spoiled"
 [[transitions]]
-from = ["begun", "mending"]
+from = ["begun", "repairing"]
 event = "took_too_long"
 to = "spoiled"
 decides = "spoiled"
@@ -89,7 +89,7 @@ class Chore(Actor):
         self.performed: list[str] = []
         self.passed: list[Step] = []
         self._work_error = work_error
-        activities = {"work": self._work, "mend": self._mend}
+        activities = {"work": self._work, "repair": self._mend}
         super().__init__("chore 1", Machine(decoded.spec), activities, recorder=self.record, resume_from=resume_from)
 
     def on_step(self, step: Step, payload: object) -> None:
@@ -103,7 +103,7 @@ class Chore(Actor):
         return "well done"
 
     async def _mend(self) -> int:
-        self.performed.append("mend")
+        self.performed.append("repair")
         return 3
 
 
@@ -122,7 +122,7 @@ def step(event: str, source: str | None, target: str, outcome: str | None, reaso
     return record.Step("chore", "chore 1", event, source, target, outcome, reason)
 
 
-def test_a_life_is_written_down_from_its_beginning() -> None:
+def test_a_life_is_recorded_from_its_beginning() -> None:
     chore = lived(None)
     assert chore.record.steps == [
         step("begun", None, "begun", None),
@@ -131,40 +131,40 @@ def test_a_life_is_written_down_from_its_beginning() -> None:
     assert [passed.event for passed in chore.passed] == ["worked"]
 
 
-def test_a_life_that_was_left_behind_begins_with_the_interruption() -> None:
+def test_a_resumed_life_begins_with_the_interruption() -> None:
     chore = lived(Position("begun", None))
-    assert chore.performed == ["mend"]
+    assert chore.performed == ["repair"]
     assert chore.record.steps == [
-        step("interrupted", "begun", "mending", "spoiled"),
-        step("mended", "mending", "done", "spoiled"),
+        step("interrupted", "begun", "repairing", "spoiled"),
+        step("repaired", "repairing", "done", "spoiled"),
     ]
-    assert [passed.event for passed in chore.passed] == ["interrupted", "mended"]
+    assert [passed.event for passed in chore.passed] == ["interrupted", "repaired"]
 
 
-def test_a_state_that_ignores_the_interruption_is_entered_once_more_and_that_is_written_down() -> None:
-    chore = lived(Position("mending", "spoiled"))
-    assert chore.performed == ["mend"]
+def test_a_state_that_ignores_the_interruption_is_entered_again_and_recorded() -> None:
+    chore = lived(Position("repairing", "spoiled"))
+    assert chore.performed == ["repair"]
     assert chore.record.steps == [
-        step("interrupted", "mending", "mending", "spoiled"),
-        step("mended", "mending", "done", "spoiled"),
+        step("interrupted", "repairing", "repairing", "spoiled"),
+        step("repaired", "repairing", "done", "spoiled"),
     ]
-    assert [passed.event for passed in chore.passed] == ["mended"]
+    assert [passed.event for passed in chore.passed] == ["repaired"]
 
 
-def test_what_an_earlier_process_has_settled_stands() -> None:
-    assert lived(Position("mending", "spoiled")).model.outcome == "spoiled"
-    assert lived(Position("mending", None)).model.outcome == "done"
+def test_the_outcome_of_an_earlier_process_is_kept() -> None:
+    assert lived(Position("repairing", "spoiled")).model.outcome == "spoiled"
+    assert lived(Position("repairing", None)).model.outcome == "done"
 
 
 @pytest.mark.parametrize("state", ["", "polishing"])
-def test_a_state_that_the_spec_does_not_know_any_more_is_taken_for_the_initial_one(state: str) -> None:
+def test_a_state_that_is_not_in_the_spec_is_replaced_by_the_initial_one(state: str) -> None:
     chore = lived(Position(state, "polished"))
-    assert chore.performed == ["mend"]
+    assert chore.performed == ["repair"]
     assert chore.model.outcome == "spoiled"
-    assert chore.record.steps[0] == step("interrupted", "begun", "mending", "spoiled")
+    assert chore.record.steps[0] == step("interrupted", "begun", "repairing", "spoiled")
 
 
-def test_a_life_that_had_come_to_its_end_has_nothing_left_to_do() -> None:
+def test_a_life_in_a_final_state_ends_at_once() -> None:
     chore = lived(Position("done", "done"))
     assert (chore.performed, chore.passed) == ([], [])
 
@@ -173,20 +173,20 @@ def test_a_life_that_had_come_to_its_end_has_nothing_left_to_do() -> None:
     ("error", "reason"),
     [(FsmRunnerError("no brush"), "no brush"), (OSError(2, "gone"), "[Errno 2] gone"), (ValueError(), "ValueError")],
 )
-def test_why_an_activity_has_failed_is_written_down(error: Exception, reason: str) -> None:
+def test_the_reason_of_a_failed_activity_is_recorded(error: Exception, reason: str) -> None:
     assert lived(None, error).record.steps[-1] == step("broke", "begun", "spoiled", "spoiled", reason)
 
 
-@pytest.mark.parametrize(("said", "reason"), [("somebody wants it", "somebody wants it"), (42, "")])
-def test_why_an_event_was_posted_is_written_down(said: object, reason: str) -> None:
+@pytest.mark.parametrize(("said", "reason"), [("an operator wants it", "an operator wants it"), (42, "")])
+def test_the_reason_of_a_posted_event_is_recorded(said: object, reason: str) -> None:
     assert lived(None, quit_reason=said).record.steps[-1] == step("quit", "begun", "done", "done", reason)
 
 
-def test_an_ignored_event_is_not_written_down() -> None:
+def test_an_ignored_event_is_not_recorded() -> None:
     async def live() -> Chore:
-        chore = Chore(Position("mending", None))
+        chore = Chore(Position("repairing", None))
         chore.post("interrupted")
         await chore.run()
         return chore
 
-    assert [each.event for each in run_virtually(live).record.steps] == ["interrupted", "mended"]
+    assert [each.event for each in run_virtually(live).record.steps] == ["interrupted", "repaired"]

@@ -15,7 +15,7 @@ from tests.support.watch import PATIENCE_S
 
 
 class Heard:
-    """What the journal tells of itself."""
+    """Records the changes that the journal reports."""
 
     def __init__(self, journal: Journal) -> None:
         self.changes: list[str] = []
@@ -38,7 +38,7 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 
 async def being_written(journal: Journal) -> None:
-    while journal._flusher._writing is None:  # noqa: ASYNC110 - the journal tells of the end alone
+    while journal._flusher._writing is None:  # noqa: ASYNC110 - the journal has no event for it
         await asyncio.sleep(0)
 
 
@@ -60,7 +60,7 @@ def contents(messages: tuple[StoredMessage, ...]) -> list[bytes | None]:
     return [message.content for message in messages]
 
 
-async def test_who_waits_is_told_why_it_is_not_written(tmp_path: Path, journal: Journal) -> None:
+async def test_flush_raises_the_reason_of_a_failed_write(tmp_path: Path, journal: Journal) -> None:
     heard = Heard(journal)
     fill(journal)
     journal.store_message("ses_1", b"x" * 10_000)
@@ -73,7 +73,7 @@ async def test_who_waits_is_told_why_it_is_not_written(tmp_path: Path, journal: 
     assert heard.changes == [expected]
 
 
-async def test_what_was_noted_meanwhile_is_written_in_order_when_it_works_again(
+async def test_queued_records_are_written_in_order_when_the_journal_can_be_written_again(
     tmp_path: Path, journal: Journal
 ) -> None:
     heard = Heard(journal)
@@ -94,7 +94,7 @@ async def test_what_was_noted_meanwhile_is_written_in_order_when_it_works_again(
     assert contents(reopened.recovered.messages) == notes
 
 
-async def test_what_came_during_an_attempt_that_failed_is_in_the_next_behind_the_rest(
+async def test_records_that_came_during_a_failed_write_follow_the_others_in_the_next_one(
     tmp_path: Path, journal: Journal
 ) -> None:
     fill(journal)
@@ -113,7 +113,7 @@ async def test_what_came_during_an_attempt_that_failed_is_in_the_next_behind_the
     assert [run.run_id for run in reopened.recovered.runs] == ["run_1", "run_2"]
 
 
-async def test_it_is_tried_again_though_nobody_asks(journal: Journal) -> None:
+async def test_a_write_is_retried_without_a_flush(journal: Journal) -> None:
     heard = Heard(journal)
     fill(journal)
     journal.store_message("ses_1", b"x" * 10_000)
@@ -124,7 +124,7 @@ async def test_it_is_tried_again_though_nobody_asks(journal: Journal) -> None:
     assert journal.unwritable is None
 
 
-async def test_it_hears_that_it_works_again_also_where_nothing_is_left_to_write(journal: Journal) -> None:
+async def test_it_reports_that_it_can_be_written_again_also_without_records(journal: Journal) -> None:
     heard = Heard(journal)
     fill(journal)
     put = journal.store_message("ses_1", b"x" * 10_000)
@@ -135,14 +135,14 @@ async def test_it_hears_that_it_works_again_also_where_nothing_is_left_to_write(
     await asyncio.wait_for(heard.writable_again.wait(), PATIENCE_S)
 
 
-async def test_an_attempt_with_nothing_to_write_asks_the_disk_all_the_same(tmp_path: Path, journal: Journal) -> None:
+async def test_a_write_without_records_checks_the_disk(tmp_path: Path, journal: Journal) -> None:
     log = tmp_path / "journal.sqlite-wal"
     before_bytes = log.stat().st_size
     journal._flusher._thread.submit(journal._flusher._writer.write, Batch()).result()
     assert log.stat().st_size > before_bytes
 
 
-async def test_a_hearer_that_breaks_does_not_end_the_journal(journal: Journal) -> None:
+async def test_a_callback_with_a_defect_does_not_end_the_journal(journal: Journal) -> None:
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
     defect = RuntimeError("a defect")
@@ -160,7 +160,7 @@ async def test_a_hearer_that_breaks_does_not_end_the_journal(journal: Journal) -
     assert told == [defect]
 
 
-async def test_closing_gives_up_what_the_disk_does_not_take(tmp_path: Path) -> None:
+async def test_closing_gives_up_records_that_the_disk_does_not_take(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     fill(journal)
     journal.store_message("ses_1", b"x" * 10_000)
@@ -172,7 +172,7 @@ async def test_closing_gives_up_what_the_disk_does_not_take(tmp_path: Path) -> N
     assert reopened.recovered.messages == ()
 
 
-async def test_closing_does_not_wait_for_ever_for_somebody_elses_lock(tmp_path: Path) -> None:
+async def test_closing_does_not_wait_forever_for_the_lock_of_another_process(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     try:
@@ -188,7 +188,7 @@ async def test_closing_does_not_wait_for_ever_for_somebody_elses_lock(tmp_path: 
         other.close()
 
 
-async def test_a_lock_that_is_given_back_in_time_does_no_harm(tmp_path: Path, journal: Journal) -> None:
+async def test_a_lock_that_is_released_in_time_does_no_harm(tmp_path: Path, journal: Journal) -> None:
     heard = Heard(journal)
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     try:
@@ -203,7 +203,7 @@ async def test_a_lock_that_is_given_back_in_time_does_no_harm(tmp_path: Path, jo
     assert heard.changes == []
 
 
-async def test_a_disk_that_does_not_answer_counts_as_stuck_until_it_does(
+async def test_a_disk_that_does_not_answer_counts_as_unwritable_until_it_does(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fsm_runner.journal.flusher.SLOW_DISK_S", 0.05)
@@ -212,7 +212,7 @@ async def test_a_disk_that_does_not_answer_counts_as_stuck_until_it_does(
     journal.record_transition("run", "run_1", "begun", None, "claimed", None, "")
     writing = asyncio.create_task(journal.flush())
     async with asyncio.timeout(PATIENCE_S):
-        while not heard.changes:  # noqa: ASYNC110 - the journal tells by a call
+        while not heard.changes:  # noqa: ASYNC110 - the journal reports it by a call
             await asyncio.sleep(0.01)
     assert "does not answer" in heard.changes[0]
     assert journal.unwritable is not None
