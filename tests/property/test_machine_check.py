@@ -1,4 +1,4 @@
-"""`check` accepts exactly the sound machines, and `read` never fails in another way than it says.
+"""`check` accepts exactly the sound machines, and `read` raises nothing but `SpecError`.
 
 The judge below shares nothing with `check`: it looks at the plain dict that a TOML file decodes to, walks paths
 naively, and says only yes or no.
@@ -35,7 +35,7 @@ Raw = dict[str, Any]
 
 ENDS = ("on_done", "on_error", "on_timeout")
 ENDED = {"final", "outcome", "tone", "tags"}
-"""What a final state may say."""
+"""The fields of a final state."""
 
 
 # The judge.
@@ -80,7 +80,7 @@ def sources(way: Raw) -> list[str]:
 
 
 def levels_of(raw: Raw) -> dict[str, list[str]] | None:
-    """For each state, itself and the groups around it; None if the groups are no tree."""
+    """For each state, itself and the groups around it; None if the groups do not form a tree."""
     states, groups = raw["states"], raw["groups"]
     members = [member for group in groups.values() for member in group["states"]]
     if set(groups) & set(states) or len(set(members)) < len(members) or not set(members) <= {*states, *groups}:
@@ -100,7 +100,7 @@ def levels_of(raw: Raw) -> dict[str, list[str]] | None:
 
 
 def answers_of(raw: Raw, name: str) -> list[str]:
-    """Every event that a state or a group answers, once for each kind of answer."""
+    """Return every event that a state or a group answers, once for each kind of answer."""
     part = raw["states"].get(name) or raw["groups"].get(name, {})
     taken = {way["event"] for way in raw["transitions"] if name in sources(way)}
     return [*part.get("ignore", []), *part.get("reject", []), *taken]
@@ -120,7 +120,7 @@ def has_sound_tags(raw: Raw, levels: dict[str, list[str]]) -> bool:
 
 
 def expanded(raw: Raw, levels: dict[str, list[str]], used: set[tuple[str, str]]) -> Raw:
-    """The states with what they inherit, and the transitions with the states that they start from as `flat`."""
+    """Return the spec with inherited answers in its states, and the sources of each transition as `flat`."""
     states = {name: dict(state) for name, state in raw["states"].items()}
     own = {name: {state[key] for key in ENDS if key in state} for name, state in states.items()}
     answering: dict[tuple[str, str], str] = {}
@@ -220,7 +220,7 @@ def sound(rng: random.Random) -> Raw:
 
 
 def add_group(rng: random.Random, raw: Raw) -> None:
-    """Put some states or groups into a new group, and let it say what one of its states has said."""
+    """Put some states or groups into a new group, and move the answers of one state to it."""
     inside = {member for group in raw["groups"].values() for member in group["states"]}
     free = [name for name in (*raw["states"], *raw["groups"]) if name not in inside]
     members = rng.sample(free, rng.randint(1, len(free)))
@@ -276,7 +276,7 @@ def transitions(
 
 
 def mutate(rng: random.Random, raw: Raw) -> str:
-    """Change one thing; what comes out may be unsound or not."""
+    """Change one thing. The result may still be sound."""
     name = rng.choice(sorted(raw["states"]))
     state = raw["states"][name]
     way = rng.choice(raw["transitions"])
@@ -398,7 +398,7 @@ def rename(raw: Raw, old: str, new: str) -> None:
 
 
 def rename_event(raw: Raw, name: str, key: str, new: str) -> None:
-    """Let a state end with another event, and drop what it did with that before."""
+    """Let a state cause another event, and remove its former answer to that."""
     old, state = raw["states"][name][key], raw["states"][name]
     state[key] = new
     for silent in ("ignore", "reject"):
@@ -426,7 +426,7 @@ seeds = st.integers(0, 2**32)
 
 @settings(max_examples=600, deadline=None)
 @given(seed=seeds, mutations=st.integers(0, 3), speaks=st.booleans())
-def test_check_accepts_exactly_what_the_judge_does(seed: int, mutations: int, speaks: bool) -> None:
+def test_check_agrees_with_the_judge_on_mutated_machines(seed: int, mutations: int, speaks: bool) -> None:
     raw = specimen(seed, mutations)
     interface = INTERFACE if speaks else None
     judgement = is_sound(raw, interface)
@@ -435,13 +435,13 @@ def test_check_accepts_exactly_what_the_judge_does(seed: int, mutations: int, sp
     assert (defects == ()) == judgement, [str(defect) for defect in defects]
 
 
-def test_an_unmutated_machine_is_sound_and_the_mutated_are_of_both_kinds() -> None:
+def test_unmutated_machines_are_sound_and_some_mutated_ones_are() -> None:
     assert all(is_sound(specimen(seed, 0), INTERFACE) for seed in range(300))
     kinds = Counter(is_sound(specimen(seed, 1), INTERFACE) for seed in range(600))
     assert kinds[True] > 60 and kinds[False] > 200
 
 
-def test_the_mutations_bring_out_every_rule() -> None:
+def test_the_mutations_break_every_rule() -> None:
     from fsm_runner.machine.rules import RULES
     from fsm_runner.machine.rules.context import RuleContext
 
@@ -503,7 +503,7 @@ free_specs = st.fixed_dictionaries(
         "transitions": [],
     }
 )
-def test_check_agrees_with_the_judge_on_machines_made_of_anything(raw: Raw) -> None:
+def test_check_agrees_with_the_judge_on_random_machines(raw: Raw) -> None:
     judgement = is_sound(raw, None)
     event("sound" if judgement else "broken")
     assert (check(msgspec.convert(raw, Spec)) == ()) == judgement
@@ -525,7 +525,7 @@ def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=300, deadline=None)
 @given(seed=seeds, replacement=toml_values, where=st.integers(0, 10**6))
-def test_a_spec_with_anything_anywhere_is_decoded_or_has_defects(seed: int, replacement: Any, where: int) -> None:
+def test_a_spec_with_a_random_value_is_decoded_or_has_defects(seed: int, replacement: Any, where: int) -> None:
     raw = specimen(seed, 0)
     places = _places(raw)[1:]
     *path, last = places[where % len(places)]
@@ -563,7 +563,7 @@ SNIPPETS += [
 @example(b"a = " + b"9" * 5000)
 @example(b"name = 0x" + b"f" * 5000)
 @example(b"name = 'm'\r\nstates = inf")
-def test_any_bytes_are_a_source_or_a_spec_error(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_are_a_spec_file_or_a_spec_error(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "spec.toml"
     file.write_bytes(content)
     try:

@@ -1,4 +1,4 @@
-"""`fsm-runner machine` from the outside."""
+"""The command line of `fsm-runner machine`."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def refusal(*words: str) -> FsmRunnerError:
     return result.exception
 
 
-def test_check_says_nothing_of_the_programs_own_specs() -> None:
+def test_check_prints_nothing_for_the_programs_own_specs() -> None:
     for words in (["check"], ["check", "run"], ["check", str(ROOT / "specs" / "runner.toml")]):
         result = invoke(*words)
         assert (result.exit_code, result.output) == (0, "")
@@ -64,7 +64,7 @@ def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     )
 
 
-def test_a_file_that_is_no_spec_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_spec_is_refused(tmp_path: Path) -> None:
     for command in ("check", "diagram"):
         assert "no such file" in str(refusal(command, "gone.toml"))
         assert "directory" in str(refusal(command, str(tmp_path)))

@@ -1,4 +1,4 @@
-"""The engine: one event, one decision."""
+"""The engine: each event has exactly one result."""
 
 import tomllib
 from typing import NamedTuple
@@ -69,101 +69,99 @@ def spec_of(text: str) -> Spec:
 
 
 @pytest.fixture
-def endpoint() -> Machine:
+def door() -> Machine:
     return Machine(spec_of(DOOR))
 
 
-def test_a_model_begins_in_the_initial_state_with_nothing_settled(endpoint: Machine) -> None:
-    model = endpoint.model()
+def test_a_model_starts_in_the_initial_state_without_an_outcome(door: Machine) -> None:
+    model = door.model()
     assert (model.state, model.outcome) == ("closed and locked", None)
-    assert not endpoint.is_final(model)
+    assert not door.is_final(model)
 
 
-def test_a_transition_is_taken_also_between_names_with_spaces(endpoint: Machine) -> None:
-    model = endpoint.model()
-    assert endpoint.fire(model, "turn the key") == Step(
+def test_names_may_contain_spaces(door: Machine) -> None:
+    model = door.model()
+    assert door.fire(model, "turn the key") == Step(
         "turn the key", "closed and locked", "closed", Answer.TAKEN, "turn the key"
     )
     assert model.state == "closed"
 
 
-def test_a_transition_to_the_same_state_is_taken(endpoint: Machine) -> None:
-    model = endpoint.model()
-    assert endpoint.fire(model, "knock") == Step(
-        "knock", "closed and locked", "closed and locked", Answer.TAKEN, "knock"
-    )
+def test_a_transition_to_the_same_state_is_taken(door: Machine) -> None:
+    model = door.model()
+    assert door.fire(model, "knock") == Step("knock", "closed and locked", "closed and locked", Answer.TAKEN, "knock")
 
 
-def test_an_ignored_event_changes_nothing(endpoint: Machine) -> None:
-    model = at(endpoint, "open")
-    assert endpoint.fire(model, "knock") == Step("knock", "open", "open", Answer.IGNORED, "knock")
+def test_an_ignored_event_changes_nothing(door: Machine) -> None:
+    model = at(door, "open")
+    assert door.fire(model, "knock") == Step("knock", "open", "open", Answer.IGNORED, "knock")
     assert (model.state, model.outcome) == ("open", None)
 
 
 @pytest.mark.parametrize("event_name", ["push", "no such event", "", "trigger", "to_open"])
-def test_an_event_that_the_spec_does_not_mention_is_a_defect(endpoint: Machine, event_name: str) -> None:
-    model = endpoint.model()
+def test_an_event_without_an_answer_raises(door: Machine, event_name: str) -> None:
+    model = door.model()
     with pytest.raises(UnexpectedEvent, match="machine door: state 'closed and locked' has no answer") as unexpected:
-        endpoint.fire(model, event_name)
+        door.fire(model, event_name)
     assert repr(event_name) in str(unexpected.value)
     assert model.state == "closed and locked"
 
 
 @pytest.mark.parametrize("event_name", ["push", "sell", "knock", "no such event"])
-def test_a_final_state_takes_nothing(endpoint: Machine, event_name: str) -> None:
-    model = at(endpoint, "gone")
-    assert endpoint.is_final(model)
-    assert endpoint.fire(model, event_name) == Step(event_name, "gone", "gone", Answer.IGNORED, event_name)
+def test_a_final_state_ignores_every_event(door: Machine, event_name: str) -> None:
+    model = at(door, "gone")
+    assert door.is_final(model)
+    assert door.fire(model, event_name) == Step(event_name, "gone", "gone", Answer.IGNORED, event_name)
 
 
-def test_a_guard_is_asked_about_the_model_at_hand(endpoint: Machine) -> None:
-    fresh, used = endpoint.model(), endpoint.model()
+def test_a_guard_is_evaluated_for_the_model_of_the_event(door: Machine) -> None:
+    fresh, used = door.model(), door.model()
     used.outcome = "used"
-    assert endpoint.fire(fresh, "knock").target == "closed and locked"
-    assert endpoint.fire(used, "knock").target == "open"
+    assert door.fire(fresh, "knock").target == "closed and locked"
+    assert door.fire(used, "knock").target == "open"
 
 
-def test_the_first_outcome_that_is_settled_stands(endpoint: Machine) -> None:
-    model = endpoint.model()
-    endpoint.fire(model, "turn the key")
-    endpoint.fire(model, "sell")
+def test_a_decided_outcome_does_not_change(door: Machine) -> None:
+    model = door.model()
+    door.fire(model, "turn the key")
+    door.fire(model, "sell")
     assert (model.state, model.outcome) == ("gone", "used")
 
 
-def test_an_ignored_event_settles_nothing_and_asks_no_guard() -> None:
+def test_an_ignored_event_evaluates_no_guard() -> None:
     asked: list[Model] = []
 
     def ask(model: Model) -> bool:
         asked.append(model)
         return True
 
-    endpoint = Machine(spec_of(DOOR), {"outcome_is_used": ask})
-    endpoint.fire(at(endpoint, "open"), "knock")
+    door = Machine(spec_of(DOOR), {"outcome_is_used": ask})
+    door.fire(at(door, "open"), "knock")
     assert asked == []
 
 
-def test_a_guard_that_breaks_leaves_the_model_where_it_was() -> None:
+def test_a_guard_that_raises_leaves_the_model_unchanged() -> None:
     def divide(model: Model) -> bool:
         return bool(1 / 0)
 
-    endpoint = Machine(spec_of(DOOR), {"outcome_is_used": divide})
-    model = endpoint.model()
+    door = Machine(spec_of(DOOR), {"outcome_is_used": divide})
+    model = door.model()
     with pytest.raises(ZeroDivisionError):
-        endpoint.fire(model, "knock")
+        door.fire(model, "knock")
     assert model.state == "closed and locked"
-    assert endpoint.fire(model, "turn the key").taken
+    assert door.fire(model, "turn the key").taken
 
 
-def test_any_number_of_models_share_one_machine(endpoint: Machine) -> None:
-    models = [endpoint.model() for _ in range(1000)]
+def test_models_share_a_machine_and_not_their_states(door: Machine) -> None:
+    models = [door.model() for _ in range(1000)]
     for model in models[::2]:
-        endpoint.fire(model, "turn the key")
+        door.fire(model, "turn the key")
     assert {model.state for model in models[::2]} == {"closed"}
     assert {(model.state, model.outcome) for model in models[1::2]} == {("closed and locked", None)}
 
 
-def test_a_model_costs_a_state_and_an_outcome(endpoint: Machine) -> None:
-    assert not hasattr(endpoint.model(), "__dict__")
+def test_a_model_has_no_dict(door: Machine) -> None:
+    assert not hasattr(door.model(), "__dict__")
 
 
 def at(machine: Machine, state: str) -> Model:
@@ -181,10 +179,10 @@ OUTCOMES = (None, "won", "lost")
 
 
 class Way(NamedTuple):
-    """One row of the table: what a state does with an event, guarded ways first."""
+    """One row of the table: the transitions of a state for an event, guarded ones first."""
 
     guarded: tuple[tuple[str, str, str | None], ...]
-    """Guard, target, what it decides."""
+    """Guard, target, decided outcome."""
     otherwise: tuple[str, str | None]
 
 
@@ -231,7 +229,7 @@ def machine_of(table: dict[tuple[str, str], Way | str]) -> Machine:
 def answer(
     table: dict[tuple[str, str], Way | str], model: Model, event_name: str
 ) -> tuple[str, str | None, bool] | None:
-    """The state, the outcome and whether a transition was taken; None where the table says nothing."""
+    """Return the state, the outcome and whether a transition was taken; None if the table has no row."""
     if model.state == FINAL:
         return FINAL, model.outcome, False
     way = table.get((model.state, event_name))
@@ -246,7 +244,7 @@ def answer(
 
 @settings(deadline=None)
 @given(tables, st.lists(st.tuples(st.integers(0, 2), st.sampled_from([*EVENTS, "unheard of"])), max_size=30))
-def test_machines_do_what_their_table_says(
+def test_a_machine_does_the_same_as_a_table(
     table: dict[tuple[str, str], Way | str], fired: list[tuple[int, str]]
 ) -> None:
     machine = machine_of(table)

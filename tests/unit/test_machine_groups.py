@@ -1,4 +1,4 @@
-"""Groups: which answer a state gets from which group, and what the engine makes of it."""
+"""Groups: the answers and tags that a state inherits, and the engine's use of them."""
 
 import tomllib
 from pathlib import Path
@@ -77,7 +77,7 @@ def spec(tmp_path: Path) -> Spec:
     return load(file)
 
 
-def test_a_state_has_the_tags_and_answers_of_its_groups_unless_it_has_its_own(spec: Spec) -> None:
+def test_a_state_inherits_tags_and_the_answers_that_it_lacks(spec: Spec) -> None:
     flat = flatten(spec)
     assert {name: (it.ignore, it.reject, it.tags) for name, it in flat.states.items()} == {
         "waiting": ((), ("alarm",), ("serves",)),
@@ -88,7 +88,7 @@ def test_a_state_has_the_tags_and_answers_of_its_groups_unless_it_has_its_own(sp
     assert flatten(flat) == flat
 
 
-def test_a_transition_of_a_group_starts_from_each_member_that_has_no_own_answer(spec: Spec) -> None:
+def test_a_transition_of_a_group_starts_from_each_member_without_an_answer_of_its_own(spec: Spec) -> None:
     sources = [way.sources for way in flatten(spec).transitions]
     assert sources == [("waiting",), ("moving",), ("moving",), ("waiting", "moving"), ("broken",)]
 
@@ -103,7 +103,7 @@ def test_the_innermost_answer_wins_whatever_its_kind() -> None:
     assert machine.fire(machine.model(), "power_lost").answer is Answer.IGNORED
 
 
-def test_a_machine_answers_as_its_groups_say(spec: Spec) -> None:
+def test_a_machine_has_the_answers_of_its_groups(spec: Spec) -> None:
     machine = Machine(spec)
     model = machine.model()
     assert machine.fire(model, "alarm") == Step("alarm", "waiting", "waiting", Answer.REJECTED, "alarm")
@@ -116,7 +116,7 @@ def test_a_machine_answers_as_its_groups_say(spec: Spec) -> None:
     assert machine.fire(model, "called").answer is Answer.IGNORED
 
 
-def test_an_outcome_is_provisional_only_if_the_transition_that_settled_it_was(spec: Spec) -> None:
+def test_an_outcome_is_provisional_only_if_the_transition_that_decided_it_is(spec: Spec) -> None:
     machine = Machine(spec)
     model = machine.model()
     machine.fire(model, "power_lost")
@@ -131,7 +131,7 @@ def test_the_cause_of_a_states_own_event_is_found_by_its_name(spec: Spec) -> Non
         assert machine.fire(model, event).cause == cause
 
 
-def test_a_tag_is_asked_of_a_state_or_a_model(spec: Spec) -> None:
+def test_a_state_and_a_model_have_tags(spec: Spec) -> None:
     machine = Machine(spec)
     assert machine.has_tag(machine.model(), "serves")
     assert machine.has_tag("moving", "serves")

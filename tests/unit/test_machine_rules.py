@@ -1,4 +1,4 @@
-"""Each rule, shown on the smallest change that breaks a sound spec: the message, and the line it points at."""
+"""Each rule: the smallest change to a sound spec that breaks it, and the message with its line."""
 
 import copy
 import tomllib
@@ -352,13 +352,13 @@ def test_a_broken_spec_is_reported_with_its_line(spec_file: Path, old: str, new:
     assert expected in str(caught.value)
 
 
-def test_without_a_interface_what_an_actor_can_do_is_not_judged(spec_file: Path) -> None:
+def test_without_an_interface_the_names_that_an_actor_must_know_are_free(spec_file: Path) -> None:
     spec_file.write_text(SOUND.replace("open_door", "fly").replace("is_wide", "is_mad").replace("patience_s", "mood_s"))
     assert len(check_file(spec_file, INTERFACE)) == 3
     assert check_file(spec_file) == ()
 
 
-def test_defects_come_by_line_and_each_once(spec_file: Path) -> None:
+def test_defects_are_sorted_by_line_and_unique(spec_file: Path) -> None:
     spec_file.write_text(
         SOUND.replace("is_wide", "x").replace('to = "done"', 'to = "x"').replace("cap_s = 2", "cap_s = 0.5")
     )
@@ -368,14 +368,14 @@ def test_defects_come_by_line_and_each_once(spec_file: Path) -> None:
     assert len(set(defects)) == len(defects) > 2
 
 
-def test_a_spec_that_comes_from_no_file_has_defects_without_lines(spec_file: Path) -> None:
+def test_a_spec_without_a_file_has_defects_without_lines(spec_file: Path) -> None:
     spec_file.write_text(SOUND.replace("cap_s = 2", "cap_s = 0.5"))
     assert [str(defect) for defect in check(load(spec_file))] == [
         "states.moving.retry.cap_s: is below base_s (0.5 < 1)"
     ]
 
 
-def test_form_and_sense_are_reported_together_and_no_mistake_twice(spec_file: Path) -> None:
+def test_format_and_rules_are_checked_together_and_no_mistake_is_reported_twice(spec_file: Path) -> None:
     broken = SOUND.replace('on_error = "jammed"', "on_error = 3").replace('to = "moving"', 'to = "nowhere"')
     spec_file.write_text(broken)
     assert [str(defect) for defect in check_file(spec_file, INTERFACE)] == [
@@ -384,7 +384,7 @@ def test_form_and_sense_are_reported_together_and_no_mistake_twice(spec_file: Pa
     ]
 
 
-def test_the_place_of_a_transition_counts_those_that_could_not_be_decoded(spec_file: Path) -> None:
+def test_the_index_of_a_transition_counts_undecodable_ones(spec_file: Path) -> None:
     spec_file.write_text(SOUND.replace('event = "pushed"', "event = 1").replace('to = "done"', 'to = "nowhere"'))
     places = [defect.place for defect in check_file(spec_file)]
     assert places == ["transitions[0].event", "transitions[1].to"]
@@ -396,13 +396,18 @@ def test_the_programs_own_specs_are_sound(name: str) -> None:
     assert load(SPECS / f"{name}.toml").name == name
 
 
+def test_the_example_in_the_documentation_is_sound(spec_file: Path) -> None:
+    spec_file.write_text(DOCS.read_text().split("```toml\n")[1].split("```")[0])
+    assert check_file(spec_file) == ()
+
+
 def test_each_rule_is_in_the_documentation() -> None:
     documented = DOCS.read_text()
     assert [rule.find.__name__ for rule in RULES if f"| `{rule.find.__name__}` |" not in documented] == []
 
 
 def _with_one_misspelt_reference(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name, and the spec with that name misspelt at one of the places that refer to something."""
+    """Yield each name that refers to something, and the spec with that name misspelt there."""
     for index, transition in enumerate(raw["transitions"]):
         for key in ("from", "event", "to"):
             names = [transition[key]] if isinstance(transition[key], str) else transition[key]

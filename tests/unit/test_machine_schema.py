@@ -25,7 +25,7 @@ def test_the_command_prints_it() -> None:
     assert CliRunner().invoke(app, ["schema"]).stdout == schema_text()
 
 
-def test_it_is_a_schema_with_a_description_of_each_field() -> None:
+def test_it_is_valid_and_describes_each_field() -> None:
     Draft202012Validator.check_schema(schema())
     fields = {
         f"{name}.{key}": field for name, form in schema()["$defs"].items() for key, field in form["properties"].items()
@@ -40,7 +40,7 @@ def _nulls(node: Any) -> bool:
     return isinstance(node, list) and any(map(_nulls, node))
 
 
-def test_it_offers_no_null_which_toml_does_not_have() -> None:
+def test_it_allows_no_null_because_toml_has_none() -> None:
     assert not _nulls(schema())
 
 

@@ -1,4 +1,4 @@
-"""Reading a spec: every defect of form, on its line, and never a traceback."""
+"""Reading a spec file: every deviation from the format has its line, and nothing raises anything but `SpecError`."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ to = "y"
 """
 
 
-def test_each_key_has_the_line_that_it_is_written_on() -> None:
+def test_each_key_has_its_line() -> None:
     lines = TomlLines(LINED)
     expected: dict[tuple[str | int, ...], int] = {
         ("name",): 2,
@@ -66,13 +66,13 @@ def test_each_key_has_the_line_that_it_is_written_on() -> None:
     assert {path: lines.of(path) for path in expected} == expected
 
 
-def test_a_key_that_is_not_there_has_the_line_of_its_table() -> None:
+def test_a_missing_key_has_the_line_of_its_table() -> None:
     lines = TomlLines(LINED.replace("\n", "\r\n"))
     assert lines.of(("transitions", 1, "from")) == 26
     assert lines.of(("nothing",)) == 1
 
 
-def test_every_defect_of_form_is_found(tmp_path: Path) -> None:
+def test_every_deviation_from_the_format_is_found(tmp_path: Path) -> None:
     file = tmp_path / "spec.toml"
     file.write_text(
         """\
@@ -126,7 +126,7 @@ gaurd = "x"
         (b"#" * (SPEC_LIMIT_BYTES + 1), f": is larger than {SPEC_LIMIT_BYTES} bytes"),
     ],
 )
-def test_what_is_not_toml_is_one_defect(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_that_is_not_toml_has_one_defect(tmp_path: Path, content: bytes, expected: str) -> None:
     file = tmp_path / "spec.toml"
     file.write_bytes(content)
     with pytest.raises(SpecError) as caught:
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_read_is_a_defect(tmp_path: Path) -> None:
         read("a\0b")
 
 
-def test_an_empty_file_lacks_what_is_required(tmp_path: Path) -> None:
+def test_an_empty_file_lacks_the_required_keys(tmp_path: Path) -> None:
     file = tmp_path / "spec.toml"
     file.write_text("")
     assert [defect.place for defect in read(file).defects] == ["events", "initial", "name", "states", "transitions"]
