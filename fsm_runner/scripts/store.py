@@ -58,7 +58,7 @@ def valid_script_name(name: str) -> str:
 
 def script_folder(project_dir: Path, name: str) -> Path:
     """Return the folder of the script, which need not exist. Raises `BadScript`."""
-    return _store(project_dir) / valid_script_name(name)
+    return project_dir / "scripts" / valid_script_name(name)
 
 
 def install(project_dir: Path, name: str, archive: bytes) -> None:
@@ -140,10 +140,6 @@ def _script_file(folder: Path, name: str, folder_name: str) -> Path:
     if not file.resolve().is_relative_to(folder.resolve()):
         raise BadScript(f"{place}: script_file: {quoted} is a link that leaves that folder")
     return file
-
-
-def _store(project_dir: Path) -> Path:
-    return project_dir / "scripts"
 
 
 @contextmanager

@@ -13,22 +13,21 @@ import pytest
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import load_profile
 from fsm_runner.errors import EXIT_OK
-from tests.support.executor_program import ECHO, SDK, SESSION_ID, SHUTDOWN, RecordingGateway, executor, invocation, turn
+from tests.support.executor_program import (
+    ECHO,
+    SDK,
+    SESSION_ID,
+    SHUTDOWN,
+    RecordingGateway,
+    error_of,
+    executor,
+    invocation,
+    turn,
+)
 from tests.support.program import REPOSITORY, environment, finish
 
 HUGE_CHARACTERS = 3_000_000
 ODD_TEXT = 'a "quoted" \\ text, ü😀\u2028\x00\n\ttab'
-
-
-async def refusal(text: str, *arguments: str) -> str:
-    """Return the executor's error for the input. stdin stays open, because the executor must not wait for more."""
-    async with executor([ECHO, *arguments]) as process:
-        await process.send(text)
-        code, stderr = await process.ended()
-        assert code == 1
-        assert stderr.startswith("Error: ")
-        assert stderr.count("\n") == 1
-        return stderr
 
 
 async def test_a_session_with_several_turns() -> None:
@@ -96,7 +95,7 @@ async def test_sigterm_ends_it() -> None:
     ],
 )
 async def test_bad_input_is_rejected(text: str, named: str) -> None:
-    assert named in await refusal(text)
+    assert named in await error_of([ECHO], text)
 
 
 async def test_empty_input_is_rejected() -> None:

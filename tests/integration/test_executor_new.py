@@ -17,7 +17,7 @@ from fsm_runner.cli.executor import app
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import load_profile
 from fsm_runner.errors import EXIT_OK, FsmRunnerError, UsageError
-from tests.support.executor_program import SESSION_ID, SHUTDOWN, RecordingGateway, executor, invocation, turn
+from tests.support.executor_program import SESSION_ID, SHUTDOWN, RecordingGateway, error_of, executor, invocation, turn
 from tests.support.program import environment, finish
 
 FORMS = [(language, lifecycle) for language in ("python", "sh") for lifecycle in ("persistent", "one_shot")]
@@ -127,19 +127,6 @@ def test_the_error_names_a_folder_that_cannot_be_written_to(elsewhere: Path) -> 
     assert "file/executors" in str(refusal(NAME, "--dir", "file"))
 
 
-async def refused_by_shell(text: str | None) -> str:
-    async with executor([written()]) as process:
-        if text is None:
-            process.close_stdin()
-        else:
-            await process.send(text)
-        code, stderr = await process.ended()
-        assert code == 1
-        assert stderr.startswith("Error: ")
-        assert stderr.count("\n") == 1
-        return stderr
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -162,7 +149,7 @@ async def refused_by_shell(text: str | None) -> str:
     ids=lambda value: str(value)[:40],
 )
 async def test_the_shell_executor_rejects_bad_input(text: str | None, named: str) -> None:
-    assert named in await refused_by_shell(text)
+    assert named in await error_of([written()], text)
 
 
 @pytest.mark.parametrize(

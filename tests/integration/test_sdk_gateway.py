@@ -78,7 +78,7 @@ async def test_a_failed_connection_is_an_error_with_the_url() -> None:
 async def test_a_missing_response_is_an_error() -> None:
     async with RecordingGateway().serving() as recording:
         recording.held.add("/bind")
-        gateway = Gateway(recording.url, answer_limit_s=0.05)
+        gateway = Gateway(recording.url, response_limit_s=0.05)
         with pytest.raises(GatewayError, match=r"was not answered within 0\.05 s"):
             await gateway.send("POST", "/bind", {})
 
@@ -120,14 +120,14 @@ async def test_a_connection_that_the_server_closed_is_not_reused(monkeypatch: py
         recording.answers["/bind"] = Response(status_code=201, headers={"connection": "close"})
         await gateway.send("POST", "/bind", {})
         await gateway.send("POST", "/events", {})
-        monkeypatch.setattr(fsm_executor.gateway, "KEPT_IDLE_S", -1)
+        monkeypatch.setattr(fsm_executor.gateway, "IDLE_LIMIT_S", -1)
         await gateway.send("POST", "/events", {})
         gateway.close()
         assert len(recording.clients) == 3
 
 
 async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsm_executor.gateway, "KEPT_IDLE_S", 0.05)
+    monkeypatch.setattr(fsm_executor.gateway, "IDLE_LIMIT_S", 0.05)
     after_answers: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fsm_executor.gateway import KEPT_IDLE_S
+from fsm_executor.gateway import IDLE_LIMIT_S
 from fsm_runner.http_server import acceptor
 from fsm_runner.http_server.acceptor import ACCEPTED_AT_ONCE, UNTIL_RESUMED, Acceptor
 from fsm_runner.http_server.connection import Bounds, Connections
@@ -364,4 +364,4 @@ async def test_a_burst_is_accepted_in_several_steps() -> None:
 def test_the_defaults() -> None:
     bounds = Bounds(max_connections=1)
     assert (bounds.header_within_s, bounds.replaceable_after_s) == (10.0, 2.0)
-    assert bounds.replaceable_after_s > KEPT_IDLE_S
+    assert bounds.replaceable_after_s > IDLE_LIMIT_S

@@ -171,6 +171,20 @@ async def executor(
         await process.communicate()
 
 
+async def error_of(command: Sequence[str | Path], text: str | None) -> str:
+    """Return the executor's error for the input. stdin stays open, unless `text` is None, so that it must not wait."""
+    async with executor(command) as process:
+        if text is None:
+            process.close_stdin()
+        else:
+            await process.send(text)
+        code, stderr = await process.ended()
+        assert code == 1
+        assert stderr.startswith("Error: ")
+        assert stderr.count("\n") == 1
+        return stderr
+
+
 def python_executor(path: Path, body: str) -> list[str | Path]:
     """Write an executor, and return its command line. `body` defines its `main`."""
     path.write_text(f'import fsm_executor\n{body}\nfsm_executor.run(main, name="test", version="1")\n')

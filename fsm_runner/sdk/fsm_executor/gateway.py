@@ -19,10 +19,10 @@ from fsm_executor.json_text import encode_json, without_lone_surrogates
 
 URL_VARIABLE = "AGENT_ORCHESTRATOR_API_URL"
 
-ANSWER_LIMIT_S = 120.0
+RESPONSE_LIMIT_S = 120.0
 """The time limit for each read. The gateway may wait for the coordinator before it responds."""
 
-KEPT_IDLE_S = 1.0
+IDLE_LIMIT_S = 1.0
 """The lifetime of an idle connection. Servers keep connections much longer, so none is closed during a request.
 Such a request could not be repeated, because the server may have handled it."""
 
@@ -37,10 +37,10 @@ class Answer(NamedTuple):
 class Gateway:
     """Sends requests one after another over one connection, which is closed when idle. Ignores proxy settings."""
 
-    def __init__(self, base_url: str, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
+    def __init__(self, base_url: str, response_limit_s: float = RESPONSE_LIMIT_S) -> None:
         """Raises `GatewayError` if `base_url` is not an HTTP URL."""
         self._base_url = base_url.rstrip("/")
-        self._answer_limit_s = answer_limit_s
+        self._answer_limit_s = response_limit_s
         self._lock = asyncio.Lock()
         self._connection: HTTPConnection | None = None
         self._used_at = 0.0
@@ -72,7 +72,7 @@ class Gateway:
                 raise
             self._used_at = time.monotonic()
             # An executor that waits for its next turn must not occupy one of the gateway's connections.
-            self._idle_timer = asyncio.get_running_loop().call_later(KEPT_IDLE_S, self.close)
+            self._idle_timer = asyncio.get_running_loop().call_later(IDLE_LIMIT_S, self.close)
         return answer
 
     async def send(self, method: str, path: str, body: Any) -> None:
@@ -106,7 +106,7 @@ class Gateway:
         if connection is None:
             return None
         idle_s = time.monotonic() - self._used_at
-        if connection.sock is not None and idle_s <= KEPT_IDLE_S and not _has_input(connection.sock):
+        if connection.sock is not None and idle_s <= IDLE_LIMIT_S and not _has_input(connection.sock):
             return connection
         self.close()
         return None

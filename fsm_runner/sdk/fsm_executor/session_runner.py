@@ -30,7 +30,7 @@ def run_session(
 ) -> int:
     """Run `main`, and return the exit code. Raises the exceptions of `main`."""
     try:
-        return asyncio.run(_SessionRunner(main, invocation, lines, write_line).run(name))  # noqa: TID251 - the SDK has the standard library alone
+        return asyncio.run(_SessionRunner(main, invocation, lines, write_line).run(name))  # noqa: TID251 - the SDK uses only the standard library
     except asyncio.CancelledError as fault:
         raise ExecutorError("the executor cancelled its own main task") from fault
 
