@@ -18,7 +18,7 @@ from fsm_runner.http_server.responses import error_response
 ClientOf = Callable[[Scope], Hashable]
 """Identifies the client of a request. All requests with the result None count as one client's."""
 
-OVERLOADED = "Too many requests of this session are at work; send fewer at once"
+OVERLOADED = "Too many requests of this session are in progress; send fewer at once"
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class Connections:
 
 
 class BoundedHttp(H11Protocol):
-    """One connection. Its header timer runs exactly while no request is at work. Bytes that arrive do not restart it,
+    """One connection. Its header timer runs exactly while no request is in progress. Bytes that arrive do not restart it,
     unlike uvicorn's keep-alive timer, which the first byte stops.
     """
 

@@ -22,7 +22,7 @@ async def listen(host: str, port: int) -> socket.socket:
     try:
         found = await _addresses(host, port)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"host {host!r}: cannot be listened on: {error}") from None
+        raise UsageError(f"cannot listen on host {host!r}: {error}") from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:

@@ -68,9 +68,9 @@ async def test_what_an_executor_tells_through_the_gateway() -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"{", "The body is no JSON: the JSON is incomplete"), (b" ", "The body is no JSON: it is empty")],
+    [(b"{", "The body is not valid JSON: the JSON is incomplete"), (b" ", "The body is not valid JSON: it is empty")],
 )
-async def test_a_body_that_is_no_json_is_said_to_be_so(content: bytes, said: str) -> None:
+async def test_an_invalid_json_body_gets_the_reason(content: bytes, said: str) -> None:
     async with bench() as b:
         answer = await b.http.post("/events", content=content)
         assert answer.status_code == 400
