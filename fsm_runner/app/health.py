@@ -15,7 +15,7 @@ from loguru import logger
 from fsm_runner.http_server.acceptor import Acceptor
 from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.protocol.json_text import encode_json
-from fsm_runner.util.held_files import CHECK_INTERVAL_S, HeldFiles
+from fsm_runner.util.files import CHECK_INTERVAL_S, HeldFiles
 from fsm_runner.util.tasks import log_defect
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -27,7 +27,7 @@ from fsm_runner.coordinator_client.policy import (
     STALE_CHECK_INTERVAL_S,
     Policies,
 )
-from fsm_runner.diagnostics.rare_warning import RareWarning
+from fsm_runner.diagnostics.logs import RareWarning
 from fsm_runner.protocol import wire
 from fsm_runner.util.retry import Sleep, retrying
 

@@ -1,6 +1,8 @@
 """The log of the program: lines on stderr, without secrets."""
 
+import asyncio
 import logging
+import math
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -91,3 +93,17 @@ class LogSink:
             written = os.write(self._descriptor, left)
             self._is_incomplete = written < len(left)
             left = left[written:]
+
+
+class RareWarning:
+    """A warning that `log` writes at most once per `interval_s`."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._logged_at_s = -math.inf
+
+    def log(self, message: str, *values: object) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._logged_at_s + self._interval_s:
+            self._logged_at_s = now_s
+            logger.warning(message, *values)

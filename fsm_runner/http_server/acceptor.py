@@ -13,7 +13,7 @@ from typing import Protocol
 
 from loguru import logger
 
-from fsm_runner.diagnostics.rare_warning import RareWarning
+from fsm_runner.diagnostics.logs import RareWarning
 
 ACCEPTED_AT_ONCE = 16
 """Connections accepted in one step of the event loop, so that other tasks can run."""

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fsm_runner.diagnostics.rare_warning import RareWarning
+from fsm_runner.diagnostics.logs import RareWarning
 from fsm_runner.http_server.acceptor import REPEATED_EACH_S, UNTIL_RESUMED
 from fsm_runner.http_server.request_limit import Overloaded, RequestLimiter
 from fsm_runner.http_server.responses import error_response

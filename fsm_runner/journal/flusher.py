@@ -13,7 +13,7 @@ from loguru import logger
 from fsm_runner.journal.batch import Batch, release
 from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_INTERVAL_S, RETRY_INTERVAL_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
-from fsm_runner.util.held_files import CHECK_INTERVAL_S
+from fsm_runner.util.files import CHECK_INTERVAL_S
 
 Value = TypeVar("Value")
 OnChange = Callable[[str | None], None]

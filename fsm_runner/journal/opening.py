@@ -15,8 +15,7 @@ from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered, utc_text
 from fsm_runner.journal.recovery import last_number, recover
 from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, version_of
-from fsm_runner.util.disk_space import is_full
-from fsm_runner.util.held_files import HeldFiles
+from fsm_runner.util.files import HeldFiles, is_full
 
 JOURNAL_FILE = "journal.sqlite"
 _SQLITE_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm")

@@ -4,8 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from fsm_runner.coordinator_server.errors import Unavailable
-from fsm_runner.util.disk_space import is_full
-from fsm_runner.util.held_files import HeldFiles
+from fsm_runner.util.files import HeldFiles, is_full
 
 _PRIMARY_CODE = 0xFF
 _REASONS = {

@@ -1,10 +1,23 @@
-"""Detects that an open file was deleted: the process would continue to write to a file without a name."""
+"""Detects a full disk, and open files that were deleted: a process would continue to write to a file without a name."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+FREE_BYTES = 64 * 1024
+"""A disk with less free space counts as full, because SQLite then often reports an I/O error instead."""
+
 CHECK_INTERVAL_S = 5.0
 """The interval of checks by a process that has nothing to write."""
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether the disk of this folder is full; False if that is unknown."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < FREE_BYTES
 
 
 class HeldFiles:
