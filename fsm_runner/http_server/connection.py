@@ -90,8 +90,9 @@ class Connections:
 
 
 class BoundedHttp(H11Protocol):
-    """One connection. Its header timer runs exactly while no request is in progress. Bytes that arrive do not restart it,
-    unlike uvicorn's keep-alive timer, which the first byte stops.
+    """One connection. Its header timer runs exactly while no request is in progress.
+
+    Bytes that arrive do not affect the timer, while the first byte stops uvicorn's keep-alive timer.
     """
 
     server_connections: Connections
