@@ -120,9 +120,9 @@ class InputPipe(_Pipe):
                     rest = rest[os.write(self._fd, rest) :]
                 except BlockingIOError:
                     await self._wait_until_writable()
-                except BrokenPipeError as error:
+                except OSError as error:
                     self.close()
-                    raise InputClosed("the process has closed its stdin") from error
+                    raise InputClosed(f"the process has closed its stdin: {error.strerror}") from error
 
     async def _wait_until_writable(self) -> None:
         self._writable = self._loop.create_future()
