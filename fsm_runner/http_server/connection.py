@@ -31,7 +31,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """A connection without a complete request header for this long, from its start or the last response, is closed."""
     replaceable_after_s: float = 2.0
     """How long a connection must be idle before a new one may replace it. Clients reuse an idle connection for a
-    shorter time (`KEPT_IDLE_S` of the SDK), so no request can be in flight on it."""
+    shorter time (`IDLE_LIMIT_S` of the SDK), so no request can be in flight on it."""
     served_at_once: int | None = None
     """Requests of one client that are served at once; further ones wait. None: no limit."""
     client_of: ClientOf = lambda _: None

@@ -1,8 +1,8 @@
-"""An executor that does what each turn's `parameters["steps"]` say: for every way in which an executor can behave.
+"""An executor that performs the steps in each turn's `parameters["steps"]`, to simulate any behaviour of executors.
 
-A step is a list: the name of a `do_…` method below, then its arguments. After its steps a turn is completed, unless one
-of them was `silent`. Standard library alone, and little of it at the top, since it is started for most tests anew.
-`tests/support/command_executor.py` puts it into a home, with the `#!` line that it has not here.
+A step is a list: the name of a `do_…` method, then its arguments. A turn is completed after its steps, unless one of
+them was `silent`. Most tests start this executor, so it imports little of the standard library and nothing else.
+`tests/support/command_executor.py` copies it into a home and adds the `#!` line.
 """
 
 import json
@@ -11,16 +11,16 @@ import sys
 from typing import Any
 
 ENVIRONMENT_FILE = "/proc/self/environ"
-"""What the process was started with, and not what its interpreter has added since."""
+"""The environment at the start of the process, without changes by its interpreter."""
 STDOUT, STDERR = 1, 2
 
 
-class Stage:
+class ScriptedExecutor:
     def __init__(self, invocation: dict[str, Any]) -> None:
         self.session_id = invocation["session_id"]
         self.message: dict[str, Any] = invocation
         self.turns = 0
-        self.answers: list[int] = []
+        self.statuses: list[int] = []
         self.ignores_shutdown = False
         self.is_silent = False
         self.afterwards: list[list[Any]] = []
@@ -39,20 +39,20 @@ class Stage:
         for name, *arguments in steps:
             getattr(self, f"do_{name}")(*arguments)
 
-    # What it tells of its session.
+    # Messages to the gateway.
 
     def do_bind(self) -> None:
-        self.tell("POST", "/bind", {"executor_session_id": f"exe-{os.getpid()}"})
+        self.send("POST", "/bind", {"executor_session_id": f"exe-{os.getpid()}"})
 
     def do_event(self, text: str) -> None:
-        self.tell_event(event_type="message", role="assistant", content=[{"type": "text", "text": text}])
+        self.send_event(event_type="message", role="assistant", content=[{"type": "text", "text": text}])
 
     def do_metadata(self, fields: dict[str, Any]) -> None:
-        self.tell("PATCH", "/metadata", fields)
+        self.send("PATCH", "/metadata", fields)
 
     def do_report(self) -> None:
-        """A result: who and where it is, what it was told, and how the gateway has answered so far."""
-        self.tell_event(
+        """Send a result with process id, folder, environment, last message and the gateway statuses so far."""
+        self.send_event(
             event_type="result",
             result_data={
                 "pid": os.getpid(),
@@ -60,26 +60,26 @@ class Stage:
                 "environment": environment(),
                 "message": self.message,
                 "turns": self.turns,
-                "answers": self.answers,
+                "answers": self.statuses,
             },
         )
 
-    def tell_event(self, **fields: Any) -> None:
-        self.tell("POST", "/events", {"timestamp": timestamp(), **fields})
+    def send_event(self, **fields: Any) -> None:
+        self.send("POST", "/events", {"timestamp": timestamp(), **fields})
 
-    def tell(self, method: str, path: str, fields: dict[str, Any]) -> None:
+    def send(self, method: str, path: str, fields: dict[str, Any]) -> None:
         from http.client import HTTPConnection
 
         address, _, prefix = os.environ["AGENT_ORCHESTRATOR_API_URL"].removeprefix("http://").partition("/")
         connection = HTTPConnection(address, timeout=60)
         connection.request(method, f"/{prefix}{path}", json.dumps({"session_id": self.session_id, **fields}))
-        self.answers.append(connection.getresponse().status)
+        self.statuses.append(connection.getresponse().status)
         connection.close()
 
-    # What it writes.
+    # Output.
 
     def do_say(self, text: str, times: int = 1) -> None:
-        """Each character is one byte on stdout, also those that make no UTF-8."""
+        """Write each character as one byte, so that the output need not be UTF-8."""
         write(STDOUT, text.encode("latin-1"), times)
 
     def do_complain(self, text: str, times: int = 1) -> None:
@@ -91,10 +91,10 @@ class Stage:
     def do_silent(self) -> None:
         self.is_silent = True
 
-    # What it does besides.
+    # Other behaviour.
 
     def do_afterwards(self, *steps: list[Any]) -> None:
-        """When the turn is complete, and before the next one is read."""
+        """Perform these steps after the turn is completed, before the next message is read."""
         self.afterwards.extend(steps)
 
     def do_close(self, descriptor: int) -> None:
@@ -108,17 +108,17 @@ class Stage:
             gate.readline()
 
     def do_spawn(self, fifo: str) -> None:
-        """A process of the same group that would stay, and whose id is told."""
+        """Start a process in the same group that ignores SIGTERM, and write its id to the FIFO."""
         child = os.posix_spawn("/bin/sh", ["sh", "-c", "trap '' TERM HUP; while :; do sleep 1000; done"], os.environ)
         write_line(fifo, str(child))
 
-    def do_leave(self, told: str, gate: str) -> None:
-        """A process that is in no group of the runner's and holds all streams open, until it is let go."""
+    def do_leave(self, pid_fifo: str, gate: str) -> None:
+        """Start a process in another session that holds all streams open until it can read from `gate`."""
         has_left, leaves = os.pipe()
         if os.fork() == 0:
             os.setsid()
             os.write(leaves, b"!")
-            write_line(told, str(os.getpid()))
+            write_line(pid_fifo, str(os.getpid()))
             self.do_await(gate)
             os._exit(0)
         os.read(has_left, 1)
@@ -167,13 +167,13 @@ def write_line(fifo: str, line: str) -> None:
 
 def main() -> None:
     invocation = json.loads(sys.stdin.buffer.readline())
-    stage = Stage(invocation)
-    stage.take_turn(invocation)
+    executor = ScriptedExecutor(invocation)
+    executor.take_turn(invocation)
     while line := sys.stdin.buffer.readline():
         message = json.loads(line)
         if message["type"] != "shutdown":
-            stage.take_turn(message)
-        elif not stage.ignores_shutdown:
+            executor.take_turn(message)
+        elif not executor.ignores_shutdown:
             return
 
 
