@@ -59,8 +59,13 @@ def _problems(raw: dict[str, Any]) -> Iterator[Problem]:
 
     from fsm_runner.machine.schema import schema
 
-    # For JSON Schema, 1.0 is a whole number.
-    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    # For JSON Schema, 1.0 is a whole number, and `nan` is a number.
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) in (int, float) and value == value,
+        }
+    )
     validator = extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]  # it has no type hints
     for error in validator(schema()).iter_errors(raw):
         yield from _described(error)

@@ -135,6 +135,23 @@ def test_a_file_that_is_not_toml_has_one_defect(tmp_path: Path, content: bytes, 
     assert check_file(file) == caught.value.defects
 
 
+@pytest.mark.parametrize(
+    "value", ["nan", "-nan", "inf", "1e400", "9" * 400, "0", "true", "[]", "{}", "1979-05-27", '""']
+)
+def test_an_impossible_time_limit_is_a_defect_on_its_line(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(f"[states.a]\ntimeout_s = {value}\n")
+    expected = f"{file}:2: states.a.timeout_s: must be a number of seconds above 0 or a text that is not empty, not "
+    assert any(str(defect).startswith(expected) for defect in read(file).defects)
+
+
+def test_a_number_of_too_many_digits_is_a_defect(tmp_path: Path) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(f"[states.a]\ntimeout_s = 0x{'f' * 5000}\n")
+    with pytest.raises(SpecError, match="contains a number with too many digits"):
+        read(file)
+
+
 def test_a_file_that_cannot_be_read_is_a_defect(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"gone\.toml: cannot be read: No such file or directory"):
         read(tmp_path / "gone.toml")
