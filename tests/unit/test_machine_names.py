@@ -260,27 +260,31 @@ def test_each_state_occurs_in_the_lives(machine: str) -> None:
     assert SPECS[machine]["states"].keys() - entered <= {"broken"}
 
 
-def words_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The texts in a module, with their lines, without docstrings."""
-    tree = ast.parse(path.read_text())
-    docs = {id(it.value) for it in ast.walk(tree) if isinstance(it, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-            yield node.lineno, node.value
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Yield each syntax node of the program above the machines, with its file and line."""
+    for folder in ("runtime", "app", "cli"):
+        for path in sorted((ROOT / "fsm_runner" / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", node
 
 
 def test_no_name_of_a_state_or_of_its_own_events_is_in_the_code() -> None:
-    free = {name for _, name in NAMES}
+    free = {name for _, name in NAMES} - ALSO_MEANT_OTHERWISE.keys()
     for interface in ACTOR_INTERFACES.values():
         free -= {word for words in msgspec.structs.astuple(interface) for word in words}
     for words in map(get_args, vars(statuses).values()):
         free -= set(words)
-    free -= ALSO_MEANT_OTHERWISE.keys()
-    found = [
-        f"{path.relative_to(ROOT)}:{line}: {word!r}"
-        for folder in ("runtime", "app", "cli")
-        for path in sorted((ROOT / "fsm_runner" / folder).rglob("*.py"))
-        for line, word in words_of(path)
-        if word in free
-    ]
+    found = [place for place, node in nodes() if isinstance(node, ast.Constant) and node.value in free]
     assert found == []
+
+
+def test_the_code_looks_for_the_tags_of_the_interfaces_and_no_others() -> None:
+    looked_for = {
+        node.args[-1].value
+        for _, node in nodes()
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr.endswith("has_tag")
+        and isinstance(node.args[-1], ast.Constant)
+    }
+    assert looked_for == {tag for interface in ACTOR_INTERFACES.values() for tag in interface.tags}
