@@ -179,7 +179,7 @@ async def _refused(folder: Path, home: LoadedProfile) -> str:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "warning"),
     [
         ({}, "none is set"),
         ({"A_TOKEN": ""}, "none is set"),
@@ -188,7 +188,7 @@ async def _refused(folder: Path, home: LoadedProfile) -> str:
     ],
 )
 async def test_a_runner_says_at_its_start_that_credentials_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], warning: str | None
 ) -> None:
     home = command_home(tmp_path / "home")
     home.executor_path.with_name("executor.json").write_text('{"credentials": ["A_TOKEN", "A_KEY"]}')
@@ -198,7 +198,7 @@ async def test_a_runner_says_at_its_start_that_credentials_are_missing(
         async with staged(tmp_path, msgspec.structs.replace(home, manifest=manifest_beside(home.executor_path))):
             pass
     warnings = [line for line in lines if "A_TOKEN or A_KEY" in line]
-    assert warnings == [] if said is None else said in warnings[0]
+    assert warnings == [] if warning is None else warning in warnings[0]
 
 
 async def test_a_runner_that_cannot_start_its_executor_does_not_say_that_it_serves(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ CLOSED = [each for size in (1, 2, 3) for each in itertools.combinations((0, 1, 2
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
 
-LOOKS_AT_DESCRIPTORS = """
+LISTS_DESCRIPTORS = """
 import os, sys
 from fsm_runner.process.inherited import normalize_streams
 normalize_streams()
@@ -63,8 +63,8 @@ def ends(command: list[str], cwd: Path, env: dict[str, str], stderr: int = PIPE)
 @pytest.mark.parametrize("closed", CLOSED, ids=str)
 def test_no_file_gets_the_number_of_a_standard_stream(tmp_path: Path, closed: tuple[int, ...]) -> None:
     digits = "".join(map(str, closed))
-    look = [sys.executable, "-c", LOOKS_AT_DESCRIPTORS, __file__, digits]
-    ended = ends(inheriting(look, closed=closed), tmp_path, environment(None))
+    command = [sys.executable, "-c", LISTS_DESCRIPTORS, __file__, digits]
+    ended = ends(inheriting(command, closed=closed), tmp_path, environment(None))
     assert (ended.returncode, ended.stdout) == ((7, "") if 1 in closed else (0, "a result\n")), ended.stderr
     assert ended.stderr == ("" if 2 in closed else "a message\n")
 
@@ -82,8 +82,8 @@ def test_a_result_without_standard_output_is_an_error(tmp_path: Path) -> None:
     ended = ends(command, tmp_path, environment(tmp_path / "home"))
     assert ended.returncode == EXIT_FAILED
     # On a busy machine, warnings may precede it.
-    said = "run run_[0-9a-f]+ completed, but its result cannot be written to standard output: it is closed"
-    assert re.fullmatch(f"error: {said}", ended.stderr.splitlines()[-1]), ended.stderr
+    message = "run run_[0-9a-f]+ completed, but its result cannot be written to standard output: it is closed"
+    assert re.fullmatch(f"error: {message}", ended.stderr.splitlines()[-1]), ended.stderr
 
 
 @needs_full_device

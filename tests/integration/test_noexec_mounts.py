@@ -45,7 +45,7 @@ def mount(tmp_path: Path) -> Iterator[Path]:
         yield disk.path
 
 
-async def said(command: Path, cwd: Path, launch_policy: LaunchPolicy) -> str:
+async def error(command: Path, cwd: Path, launch_policy: LaunchPolicy) -> str:
     with pytest.raises(SpawnFailed) as raised:
         Child.start([str(command)], env={}, cwd=cwd, launch_policy=launch_policy)
     return str(raised.value)
@@ -59,12 +59,12 @@ async def test_a_command_or_its_interpreter_on_such_a_mount_is_reported(
     link = tmp_path / "link"
     link.symlink_to(command)
     started = "cannot be started: "
-    assert await said(command, tmp_path, launch_policy) == f"`{command}` {started}{command} {reason(mount)}"
-    assert await said(link, tmp_path, launch_policy) == f"`{link}` {started}{link} {reason(mount)}"
+    assert await error(command, tmp_path, launch_policy) == f"`{command}` {started}{command} {reason(mount)}"
+    assert await error(link, tmp_path, launch_policy) == f"`{link}` {started}{link} {reason(mount)}"
     # The path of an interpreter ends at a space.
     outside = script(tmp_path / "outside", interpreter=link)
     if launch_policy.user is None:  # that user may not enter the folder of the test
-        assert await said(outside, tmp_path, launch_policy) == (
+        assert await error(outside, tmp_path, launch_policy) == (
             f"`{outside}` {started}the interpreter in the first line of {outside}, {link}, {reason(mount)}"
         )
 

@@ -30,14 +30,14 @@ if os.getuid() == 0:  # for whom the limit does not count
 else:
     limit += sum(1 for pid in os.listdir("/proc") if pid.isdigit() and os.stat(f"/proc/{pid}").st_uid == os.getuid())
 resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
-told = False
+is_reported = False
 while time.monotonic() < ends_at:
     try:
         if os.fork() == 0 and setsid:
             os.setsid()
     except BlockingIOError:
-        if not told:
-            told = True
+        if not is_reported:
+            is_reported = True
             os.write(1, b"full\\n")
 """
 

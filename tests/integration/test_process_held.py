@@ -46,8 +46,8 @@ async def go(tmp_path: Path) -> AsyncIterator[Fifo]:
 
 
 def start(signs: Fifo, go: Fifo, count: int = 1) -> Child:
-    stray = 'setsid sh -c \'echo $$ >"$0"; exec sleep 1000\' "$1" >&- 2>&- &\n'
-    return start_shell(f'{stray * count} read line <"$2"', str(signs.path), str(go.path))
+    orphan = 'setsid sh -c \'echo $$ >"$0"; exec sleep 1000\' "$1" >&- 2>&- &\n'
+    return start_shell(f'{orphan * count} read line <"$2"', str(signs.path), str(go.path))
 
 
 async def end(pid: int) -> None:
@@ -126,16 +126,16 @@ async def test_a_lack_of_descriptors_delays_the_kill_until_some_are_free(
     signs: Fifo, go: Fifo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = [OSError(24, "Too many open files")] * 3
-    look = procfs.adopted_children
+    list_children = procfs.adopted_children
 
-    def look_at_last() -> list[int]:
+    def listed() -> list[int]:
         if failures:
             raise failures.pop()
-        return look()
+        return list_children()
 
     child = start(signs, go)
     pid = await signs.pid()
-    monkeypatch.setattr(procfs, "adopted_children", look_at_last)
+    monkeypatch.setattr(procfs, "adopted_children", listed)
     go.write_line()
     await exit_of(child)
     assert not failures

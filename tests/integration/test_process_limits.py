@@ -299,14 +299,14 @@ async def test_a_closed_child_has_no_task() -> None:
 
 async def test_a_failed_measurement_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     child = start(GROWS, memory_bytes=200 * MIB)
-    look, failed = child._limiter._usage.measure, 0
+    measure, failed = child._limiter._usage.measure, 0
 
     async def failing(most_processes: int | None = None):  # type: ignore[no-untyped-def]
         nonlocal failed
         failed += 1
         if failed == 1:
             raise OSError(24, "no descriptor left")
-        return await look(most_processes)
+        return await measure(most_processes)
 
     monkeypatch.setattr(child._limiter._usage, "measure", failing)
     assert "memory limit" in ((await exit_of(child)).exceeded or "")

@@ -57,8 +57,12 @@ async def test_the_limit_is_raised_only_for_the_program(files: OpenFiles) -> Non
 
 async def test_a_start_through_a_shell_has_the_same_errors(files: OpenFiles) -> None:
     with crowd():
-        for command, said in (("no-such", "command not found"), ("./no-such", "does not exist"), ("/etc", "directory")):
-            with pytest.raises(SpawnFailed, match=said):
+        for command, message in (
+            ("no-such", "command not found"),
+            ("./no-such", "does not exist"),
+            ("/etc", "directory"),
+        ):
+            with pytest.raises(SpawnFailed, match=message):
                 Child.start([command], env=ENV, cwd=HERE)
         with pytest.raises(SpawnFailed, match="does not exist"):
             Child.start(SHOW, env=ENV, cwd=HERE / "no-such")

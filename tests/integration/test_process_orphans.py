@@ -29,9 +29,9 @@ LEFT_BEHIND = {
     "below a session that lives, environment cleared": (
         "setsid sh -c 'env -i SIGNS=$SIGNS setsid sh -c \"$ORPHAN\" & sleep 1000' &"
     ),
-    "deaf to hangups": 'nohup sh -c "$ORPHAN" &',
-    "deaf to hangups, in another session": 'nohup setsid sh -c "$ORPHAN" &',
-    "deaf to signals, in another session": 'setsid sh -c "$IGNORING" &',
+    "ignoring SIGHUP": 'nohup sh -c "$ORPHAN" &',
+    "ignoring SIGHUP, in another session": 'nohup setsid sh -c "$ORPHAN" &',
+    "ignoring signals, in another session": 'setsid sh -c "$IGNORING" &',
 }
 
 

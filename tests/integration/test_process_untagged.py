@@ -25,18 +25,18 @@ DAEMON = "env -i setsid /bin/sh -c '/bin/sh -c \\"echo \\\\$\\\\$ >&3; exec slee
 class Leader:
     # Exits when its input ends.
     def __init__(self, script=""):
-        self.told, self.pid_told = b"", asyncio.Event()
+        self.output, self.has_pid = b"", asyncio.Event()
         command = ["/bin/sh", "-c", script + "\\nread line"]
         self.child = Child.start(command, env=dict(os.environ), cwd=Path("/"), pipe_stdin=True, on_stdout=self.note)
 
     def note(self, chunk):
-        self.told += chunk
-        if b"\\n" in self.told:
-            self.pid_told.set()
+        self.output += chunk
+        if b"\\n" in self.output:
+            self.has_pid.set()
 
     async def daemon(self):
-        await self.pid_told.wait()
-        return int(self.told)
+        await self.has_pid.wait()
+        return int(self.output)
 
     async def exit(self):
         self.child.stdin.close()

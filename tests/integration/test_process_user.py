@@ -104,8 +104,10 @@ async def test_it_may_reopen_its_own_streams() -> None:
 async def test_a_stop_ends_it_and_descendants_outside_its_group(place: Path) -> None:
     async with Fifo(place / "signs") as signs:
         signs.path.chmod(0o666)
-        stray = 'echo $$ >"$1"; exec sleep 1000'
-        child = start(f"trap '' TERM; env -i setsid sh -c '{stray}' sh \"$1\" & echo $$ >\"$1\"; wait", str(signs.path))
+        orphan = 'echo $$ >"$1"; exec sleep 1000'
+        child = start(
+            f"trap '' TERM; env -i setsid sh -c '{orphan}' sh \"$1\" & echo $$ >\"$1\"; wait", str(signs.path)
+        )
         pids = [await signs.pid(), await signs.pid()]
         assert {psutil.Process(pid).uids().effective for pid in pids} == {NOBODY.uid}
         await child.stop(term_grace_s=0)
@@ -116,8 +118,8 @@ async def test_a_stop_ends_it_and_descendants_outside_its_group(place: Path) -> 
 async def test_its_descendants_end_with_it(place: Path) -> None:
     async with Fifo(place / "signs") as signs:
         signs.path.chmod(0o666)
-        stray = 'echo $$ >"$1"; exec sleep 1000'
-        command = ["/bin/sh", "-c", f"env -i setsid sh -c '{stray}' sh \"$1\" & read line", "sh", str(signs.path)]
+        orphan = 'echo $$ >"$1"; exec sleep 1000'
+        command = ["/bin/sh", "-c", f"env -i setsid sh -c '{orphan}' sh \"$1\" & read line", "sh", str(signs.path)]
         child = Child.start(command, env=ENV, cwd=Path("/"), launch_policy=LaunchPolicy(user=NOBODY), pipe_stdin=True)
         pid = await signs.pid()
         await child.stdin.write(b"go\n")
@@ -145,13 +147,13 @@ async def test_the_shell_that_sets_limits_does_not_change_the_command() -> None:
 
 
 async def test_the_watchdog_kills_it(place: Path) -> None:
-    owner = "0123456789abcdef.user-test"
+    tag = "0123456789abcdef.user-test"
     script = 'env -i setsid sh -c \'echo $$ >"$1"; exec sleep 1000\' sh "$1" & echo $$ >"$1"; wait'
-    async with Fifo(place / "signs") as signs, Watchdog(owner):
+    async with Fifo(place / "signs") as signs, Watchdog(tag):
         signs.path.chmod(0o666)
         child = Child.start(
             ["/bin/sh", "-c", script, "sh", str(signs.path)],
-            env={**ENV, RUNNER_TAG_VARIABLE: owner},
+            env={**ENV, RUNNER_TAG_VARIABLE: tag},
             cwd=Path("/"),
             launch_policy=LaunchPolicy(user=NOBODY),
         )

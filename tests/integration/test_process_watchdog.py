@@ -51,12 +51,12 @@ wait
 '''
 
 async def main():
-    owner = sys.argv[1]
-    async with Watchdog(owner) as watchdog:
+    tag = sys.argv[1]
+    async with Watchdog(tag) as watchdog:
         signs = os.open(os.environ["SIGNS"], os.O_WRONLY)
         first = watchdog.pid
         os.write(signs, b"%d\\n" % first)
-        child = Child.start(["/bin/sh", "-c", SCRIPT], env={**os.environ, RUNNER_TAG_VARIABLE: owner}, cwd=Path("/"))
+        child = Child.start(["/bin/sh", "-c", SCRIPT], env={**os.environ, RUNNER_TAG_VARIABLE: tag}, cwd=Path("/"))
         while watchdog.pid in (first, None):
             await asyncio.sleep(0.01)
         os.write(signs, b"%d\\n" % watchdog.pid)
@@ -77,15 +77,15 @@ async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
 
 
 @pytest.fixture
-def owner() -> str:
+def tag() -> str:
     return f"{secrets.token_hex(8)}.first"
 
 
 @asynccontextmanager
-async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, list[int]]]:
+async def runner(tag: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, list[int]]]:
     """A process like a runner, the id of its watchdog, and the ids of its descendants."""
     env = {**ENV, "ORPHAN": ORPHAN, "SIGNS": str(signs.path), "PYTHONPATH": str(HERE)}
-    command = [sys.executable, "-c", RUNNER, owner]
+    command = [sys.executable, "-c", RUNNER, tag]
     process = await asyncio.create_subprocess_exec(*command, env=env, start_new_session=True)
     try:
         watchdog = await signs.pid()
@@ -97,20 +97,18 @@ async def runner(owner: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, l
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSEGV])
-async def test_nothing_is_left_of_a_runner_that_a_signal_killed(
-    number: signal.Signals, owner: str, signs: Fifo
-) -> None:
-    async with runner(owner, signs) as (process, watchdog, started):
+async def test_nothing_is_left_of_a_runner_that_a_signal_killed(number: signal.Signals, tag: str, signs: Fifo) -> None:
+    async with runner(tag, signs) as (process, watchdog, started):
         os.killpg(process.pid, number)
         await process.wait()
         for pid in (*started, watchdog):
             await gone(pid)
-    assert with_environment(owner) == []
+    assert with_environment(tag) == []
 
 
-async def test_processes_of_another_runner_survive(owner: str, signs: Fifo) -> None:
-    async with runner(owner, signs) as (process, watchdog, _):
-        others = f"{owner}-and-more"  # such as the next process of the same runner
+async def test_processes_of_another_runner_survive(tag: str, signs: Fifo) -> None:
+    async with runner(tag, signs) as (process, watchdog, _):
+        others = f"{tag}-and-more"  # such as the next process of the same runner
         other = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: others})
         process.kill()
         await gone(watchdog)
@@ -127,9 +125,9 @@ def channels(pid: int, without: str) -> set[str]:
     return {target for target in targets if target.startswith(("pipe:", "socket:"))}
 
 
-async def test_the_watchdog_inherits_nothing_from_its_runner(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_watchdog_inherits_nothing_from_its_runner(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH0_RUNNER_CLIENT_SECRET", "s3cret")
-    async with Watchdog(owner) as watchdog:
+    async with Watchdog(tag) as watchdog:
         assert watchdog.pid is not None
         proc = Path("/proc", str(watchdog.pid))
         assert (proc / "cwd").readlink() == Path("/")
@@ -138,9 +136,9 @@ async def test_the_watchdog_inherits_nothing_from_its_runner(owner: str, monkeyp
         assert b"s3cret" not in (proc / "environ").read_bytes()
 
 
-async def test_the_watchdog_ends_with_its_runner(owner: str) -> None:
+async def test_the_watchdog_ends_with_its_runner(tag: str) -> None:
     descriptors = open_descriptors()
-    async with Watchdog(owner) as watchdog:
+    async with Watchdog(tag) as watchdog:
         assert watchdog.pid is not None
         assert not is_reaped(watchdog.pid)
     assert is_reaped(watchdog.pid)
@@ -148,15 +146,15 @@ async def test_the_watchdog_ends_with_its_runner(owner: str) -> None:
     assert open_descriptors() == descriptors
 
 
-async def test_the_watchdog_kills_remaining_processes_at_a_regular_end(owner: str) -> None:
-    left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: owner})
-    async with Watchdog(owner):
+async def test_the_watchdog_kills_remaining_processes_at_a_regular_end(tag: str) -> None:
+    left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: tag})
+    async with Watchdog(tag):
         assert left.returncode is None
     assert await left.wait() == -signal.SIGKILL
 
 
-async def test_the_watchdog_is_not_taken_for_an_orphan(owner: str) -> None:
-    async with Watchdog(owner) as watchdog:
+async def test_the_watchdog_is_not_taken_for_an_orphan(tag: str) -> None:
+    async with Watchdog(tag) as watchdog:
         assert watchdog.pid not in SUBREAPER.possible_orphans()
 
 
@@ -169,9 +167,9 @@ async def replaced(watchdog: Watchdog, pid: int) -> int:
     return watchdog.pid
 
 
-async def test_a_killed_watchdog_is_reported_and_replaced(owner: str) -> None:
+async def test_a_killed_watchdog_is_reported_and_replaced(tag: str) -> None:
     with log_lines() as lines:
-        async with Watchdog(owner) as watchdog:
+        async with Watchdog(tag) as watchdog:
             assert watchdog.pid is not None
             first = watchdog.pid
             os.kill(first, signal.SIGKILL)
@@ -182,7 +180,7 @@ async def test_a_killed_watchdog_is_reported_and_replaced(owner: str) -> None:
             second = await replaced(watchdog, first)
             assert not watchdog.problem
             assert second not in SUBREAPER.possible_orphans()
-            left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: owner})
+            left = await asyncio.create_subprocess_exec("sleep", "1000", env={**ENV, RUNNER_TAG_VARIABLE: tag})
         assert await left.wait() == -signal.SIGKILL
     assert is_reaped(second)
     assert [line for line in lines if "watchdog" in line] == [
@@ -192,18 +190,18 @@ async def test_a_killed_watchdog_is_reported_and_replaced(owner: str) -> None:
     ]
 
 
-async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_watchdog(owner: str, signs: Fifo) -> None:
-    async with runner(owner, signs) as (process, watchdog, started):
+async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_watchdog(tag: str, signs: Fifo) -> None:
+    async with runner(tag, signs) as (process, watchdog, started):
         os.kill(watchdog, signal.SIGKILL)
         second = await signs.pid()
         process.kill()
         await process.wait()
         for pid in (*started, second):
             await gone(pid)
-    assert with_environment(owner) == []
+    assert with_environment(tag) == []
 
 
-async def test_starting_another_watchdog_is_retried(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_starting_another_watchdog_is_retried(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start, failures = watchdog_module._started, 3
 
     def started(arguments: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
@@ -216,7 +214,7 @@ async def test_starting_another_watchdog_is_retried(owner: str, monkeypatch: pyt
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
     descriptors = open_descriptors()
     with log_lines() as lines:
-        async with Watchdog(owner) as watchdog:
+        async with Watchdog(tag) as watchdog:
             assert watchdog.pid is not None
             monkeypatch.setattr(watchdog_module, "_started", started)
             os.kill(watchdog.pid, signal.SIGKILL)
@@ -227,10 +225,10 @@ async def test_starting_another_watchdog_is_retried(owner: str, monkeypatch: pyt
 
 
 async def test_a_runner_that_ends_without_a_watchdog_does_not_wait_for_one(
-    owner: str, monkeypatch: pytest.MonkeyPatch
+    tag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=1000.0, cap_s=1000.0))
-    async with Watchdog(owner) as watchdog:
+    async with Watchdog(tag) as watchdog:
         assert watchdog.pid is not None
         os.kill(watchdog.pid, signal.SIGKILL)
         await asyncio.wait_for(watchdog._ended.wait(), PATIENCE_S)
@@ -250,9 +248,9 @@ async def test_a_missing_watchdog_is_a_problem_of_the_runner(tmp_path: Path, mon
         )
 
 
-async def test_a_watchdog_that_takes_long_continues_alone(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watchdog_that_takes_long_continues_alone(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsm_runner.process.leftovers.watchdog.EXIT_WAIT_S", 0.05)
-    async with Watchdog(owner) as watchdog:
+    async with Watchdog(tag) as watchdog:
         assert watchdog.pid is not None
         os.kill(watchdog.pid, signal.SIGSTOP)
     assert not is_reaped(watchdog.pid)

@@ -175,13 +175,13 @@ async def test_a_folder_of_commands_that_the_user_may_not_read_is_named(place: P
     home = profile_of(place)
     closed = place / "home/executors"
     closed.chmod(0o700)
-    said = await refused(place, home)
-    assert said.startswith(f"--run-as (RUN_AS): {SHOWN} may not enter or execute {closed}, which {closed}/procedural ")
-    assert f"(`chmod a+x {closed}`)" in said
+    error = await refused(place, home)
+    assert error.startswith(f"--run-as (RUN_AS): {SHOWN} may not enter or execute {closed}, which {closed}/procedural ")
+    assert f"(`chmod a+x {closed}`)" in error
     closed.chmod(0o755)
     (closed / "procedural/commands/say").chmod(0o700)
-    said = await refused(place, home)
-    assert f"may not read {closed}/procedural/commands/say: open it to that user (`chmod a+r" in said
+    error = await refused(place, home)
+    assert f"may not read {closed}/procedural/commands/say: open it to that user (`chmod a+r" in error
 
 
 async def test_an_executor_that_the_user_may_not_read_is_named(place: Path) -> None:
@@ -204,9 +204,9 @@ async def test_a_cache_of_uv_that_the_user_may_not_write_is_named(place: Path, m
     shutil.rmtree(place / "home")
     source = '#!/usr/bin/env -S uv run --script\n# /// script\n# dependencies = ["no-such-thing"]\n# ///\n'
     home = command_home(place / "home", source, lifecycle="one_shot")
-    said = await refused(place, home)
-    assert "uv, which caches downloads in /nonexistent/.cache/uv" in said
-    assert "set UV_CACHE_DIR" in said
+    error = await refused(place, home)
+    assert "uv, which caches downloads in /nonexistent/.cache/uv" in error
+    assert "set UV_CACHE_DIR" in error
     monkeypatch.setenv("UV_CACHE_DIR", str(place / "project/cache"))
     async with bench(place) as desk, desk.running(home, run_as=USER):
         assert (await desk.end(await desk.submit("staged"))).error == f"{place}/project/cache (exit code 1)"
@@ -215,9 +215,9 @@ async def test_a_cache_of_uv_that_the_user_may_not_write_is_named(place: Path, m
 async def test_a_journal_that_the_user_could_have_is_refused(place: Path) -> None:
     home = profile_of(place)
     state_dir = place / "project/state"  # whose folder the user may rename
-    said = await refused(place, home, state_dir=state_dir)
-    assert said.startswith("--run-as (RUN_AS): the runner's journal is in ")
-    assert f"{SHOWN} may write to {place}/project: close it" in said
+    error = await refused(place, home, state_dir=state_dir)
+    assert error.startswith("--run-as (RUN_AS): the runner's journal is in ")
+    assert f"{SHOWN} may write to {place}/project: close it" in error
 
 
 async def test_a_journals_folder_is_made_private_again(place: Path) -> None:
@@ -275,6 +275,6 @@ async def test_a_runner_that_is_not_root_refuses(place: Path) -> None:
         env={**environment(place / "home"), "XDG_STATE_HOME": str(place / "project")},
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    _, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == EXIT_USAGE
-    assert b"--run-as (RUN_AS): 'nobody': only root can start executors as another user, and the runner is uid" in said
+    assert b"--run-as (RUN_AS): 'nobody': only root can start executors as another user, and the runner is uid" in error
