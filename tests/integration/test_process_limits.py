@@ -256,6 +256,14 @@ async def test_output(stream: str) -> None:
     assert not seen.succeeded
 
 
+async def test_log_lines_name_the_run() -> None:
+    policy = LaunchPolicy(ResourceLimits(output_bytes=10))
+    with log_lines() as lines:
+        child = Child.start(["yes"], env=ENV, cwd=HERE, launch_policy=policy, label="run_1")
+        await exit_of(child)
+    assert f"ending process {child.pid} of run_1: output limit of 10 bytes exceeded" in lines
+
+
 async def test_the_output_of_both_streams_is_summed() -> None:
     script = "import sys; sys.stdout.write('x' * int(sys.argv[1])); sys.stderr.write('x' * 1000)"
     assert (await ended(script, "1000", output_bytes=2000)).exceeded is None

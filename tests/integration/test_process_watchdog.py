@@ -23,7 +23,7 @@ from fsm_runner.process.leftovers.watchdog import Watchdog
 from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.runtime.actors.actor import Inbox
-from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.util.retry import RetryPolicy, Waits
 from tests.support.children import ENV, HERE, is_reaped, open_descriptors
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -222,6 +222,22 @@ async def test_starting_another_watchdog_is_retried(tag: str, monkeypatch: pytes
     assert failures == 0
     assert open_descriptors() == descriptors
     assert len([line for line in lines if "it cannot be started again: too many processes" in line]) == 1
+
+
+async def test_an_exception_while_replacing_the_watchdog_is_a_problem_at_once(
+    tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(waits: Waits) -> float:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Waits, "next_s", broken)
+    with log_lines("ERROR") as lines:
+        async with Watchdog(tag) as watchdog, asyncio.timeout(PATIENCE_S):
+            assert watchdog.pid is not None
+            os.kill(watchdog.pid, signal.SIGKILL)
+            while not lines:  # noqa: ASYNC110 - only the log reports it
+                await asyncio.sleep(0.01)
+            assert watchdog.problem == lines[0] == "a watchdog that ends is not replaced: ZeroDivisionError('a defect')"
 
 
 async def test_a_runner_that_ends_without_a_watchdog_does_not_wait_for_one(
