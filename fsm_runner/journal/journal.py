@@ -16,7 +16,7 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.batch import RecordKind
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
-from fsm_runner.journal.records import Recovered, Report, TransitionRow, utc_text
+from fsm_runner.journal.records import Recovered, Report, Transition, TransitionRow, utc_text
 from fsm_runner.journal.writer import Writer
 
 
@@ -90,33 +90,14 @@ class Journal:
             raise
         return cls(writer, thread, flush_within_s, redacted, on_unwritable, on_writable)
 
-    def record_transition(
-        self,
-        machine: str,
-        subject: str,
-        event: str,
-        source: str | None,
-        target: str,
-        outcome: str | None,
-        reason: str,
-        *,
-        provisional: bool = False,
-    ) -> None:
-        """Record a step of `subject`: see `Transition` for the parameters."""
+    def record_transition(self, step: Transition) -> None:
         self._last_transition += 1
         row = TransitionRow(
+            **msgspec.structs.asdict(msgspec.structs.replace(step, reason=self._redacted(step.reason))),
             seq=self._last_transition,
             at=utc_text(),
             monotonic_s=time.monotonic(),
             process=self.process,
-            machine=machine,
-            subject=subject,
-            event=event,
-            source=source,
-            target=target,
-            outcome=outcome,
-            reason=self._redacted(reason),
-            provisional=provisional,
         )
         self._record(RecordKind.TRANSITION, *msgspec.structs.astuple(row))
 

@@ -96,7 +96,7 @@ def _add_provisional(connection: sqlite3.Connection) -> None:
 def _rename_steps(connection: sqlite3.Connection) -> None:
     names, changed = CurrentNames(), []
     for columns in connection.execute(f"SELECT {TRANSITION_COLUMNS} FROM transitions ORDER BY seq"):  # noqa: S608 - our own column names
-        row = TransitionRow(*columns)
+        row = _row(columns)
         new = names.of(row)
         if new != row:
             changed.append((new.event, new.source, new.target, new.provisional, new.seq))
@@ -152,8 +152,13 @@ _STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_pro
 def transitions(connection: sqlite3.Connection, version: int, query: str, *values: str | int) -> list[TransitionRow]:
     """Return the transitions that a query for `{columns}` selects, under their current names."""
     columns = TRANSITION_COLUMNS if version >= WITH_PROVISIONAL else TRANSITION_COLUMNS.replace("provisional", "0")
-    rows = (TransitionRow(*found) for found in connection.execute(query.format(columns=columns), values))
+    rows = map(_row, connection.execute(query.format(columns=columns), values))
     if version < WITH_PROVISIONAL:
         names = CurrentNames()
         return [names.of(row) for row in rows]
-    return [msgspec.structs.replace(row, provisional=bool(row.provisional)) for row in rows]
+    return list(rows)
+
+
+def _row(columns: tuple[Any, ...]) -> TransitionRow:
+    row = dict(zip(TransitionRow.__struct_fields__, columns, strict=True))
+    return TransitionRow(**{**row, "provisional": bool(row["provisional"])})

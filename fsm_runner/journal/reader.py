@@ -26,7 +26,7 @@ SELECT {columns} FROM (
 _LATEST_RUNS = "SELECT run_id FROM runs ORDER BY seq DESC LIMIT ?"
 _RUNS_OF_SESSION = "SELECT run_id FROM runs WHERE session_id = ? ORDER BY seq"
 _RUN = """
-SELECT run_id, session_id, agent, runner_id, claimed_at, ended_at, report_path, report_body, {usage}
+SELECT run_id, session_id, agent, runner_id, claimed_at, ended_at, report_path, report_body, {usage} AS usage
 FROM runs WHERE run_id = ?
 """
 _SESSION = "SELECT session_id, runner_id, began_at, ended_at FROM sessions WHERE session_id = ?"
@@ -37,6 +37,7 @@ class Step(Transition, frozen=True, kw_only=True, tag="step"):
 
     journal: str
     """The name of the journal's folder."""
+    at: str
     stayed_s: float | None
     """How long the target state lasted; None for the last step."""
 
@@ -58,9 +59,6 @@ class RunLife(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     report_body: str | None
     usage: msgspec.Raw | None
     """JSON; None if the executor reported none."""
-
-
-_RunRow = tuple[str, str, str | None, str, str, str | None, str | None, bytes | None, bytes | None]
 
 
 class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
@@ -86,6 +84,7 @@ class Reader:
         except sqlite3.Error as error:
             raise UsageError(_cannot_read(path, error)) from None
         try:
+            self._connection.row_factory = sqlite3.Row
             self._connection.execute("BEGIN")
             self._version = version_of(self._connection, str(path))
         except sqlite3.Error as error:
@@ -112,12 +111,7 @@ class Reader:
 
     def session(self, session_id: str) -> list[SessionLife]:
         """Return the session in a list, which is empty for a session of one-shot runs."""
-        return [
-            SessionLife(
-                journal=self.journal, session_id=name, runner_id=runner_id, began_at=began_at, ended_at=ended_at
-            )
-            for name, runner_id, began_at, ended_at in self._rows(_SESSION, session_id)
-        ]
+        return [SessionLife(journal=self.journal, **dict(row)) for row in self._rows(_SESSION, session_id)]
 
     def runs_of_session(self, session_id: str) -> list[RunLife]:
         return [life for (run_id,) in self._rows(_RUNS_OF_SESSION, session_id) for life in self.run(run_id)]
@@ -132,21 +126,16 @@ class Reader:
         """Return the latest steps of the runner, oldest first."""
         return self._steps(_LATEST_STEPS, RUNNER, count)
 
-    def _run_life(self, row: _RunRow) -> RunLife:
-        run_id, session_id, agent, runner_id, claimed_at, ended_at, path, body, usage = row
-        steps = self.steps_of_run(run_id)
+    def _run_life(self, row: sqlite3.Row) -> RunLife:
+        columns = dict(row)
+        body, usage = columns.pop("report_body"), columns.pop("usage")
+        steps = self.steps_of_run(row["run_id"])
         return RunLife(
             journal=self.journal,
-            run_id=run_id,
-            session_id=session_id,
-            agent=agent,
-            runner_id=runner_id,
-            claimed_at=claimed_at,
-            ended_at=ended_at,
+            **columns,
             state=steps[-1].target if steps else "",
             outcome=steps[-1].outcome if steps else None,
-            lasted_s=None if ended_at is None else sum(step.stayed_s or 0.0 for step in steps),
-            report_path=path,
+            lasted_s=None if row["ended_at"] is None else sum(step.stayed_s or 0.0 for step in steps),
             report_body=None if body is None else body.decode("utf-8", "replace"),
             usage=None if usage is None else msgspec.Raw(usage),
         )
@@ -161,13 +150,14 @@ class Reader:
         return [
             Step(
                 journal=self.journal,
+                at=row.at,
                 stayed_s=stayed_s,
                 **{field: getattr(row, field) for field in Transition.__struct_fields__},
             )
             for row, stayed_s in zip(rows, _stays(rows), strict=True)
         ]
 
-    def _rows(self, query: str, *values: str | int) -> list[tuple]:  # type: ignore[type-arg] # as SQLite returns them
+    def _rows(self, query: str, *values: str | int) -> list[sqlite3.Row]:
         if self.is_empty:
             return []
         try:

@@ -9,8 +9,6 @@ import msgspec
 class Transition(msgspec.Struct, frozen=True):
     """One step of a subject: a run, a session or the runner."""
 
-    at: str
-    """Wall clock: ISO 8601, UTC."""
     machine: str
     subject: str
     event: str
@@ -21,14 +19,16 @@ class Transition(msgspec.Struct, frozen=True):
     """The outcome that is decided after the step."""
     reason: str
     """Why the event was posted; may be empty."""
-    provisional: bool
+    provisional: bool = False
     """Whether the outcome is the runner's assumption: an end that the coordinator holds takes precedence."""
 
 
-class TransitionRow(Transition, frozen=True):
+class TransitionRow(Transition, frozen=True, kw_only=True):
     """A row of the table `transitions`; its columns have the names of the fields."""
 
     seq: int
+    at: str
+    """Wall clock: ISO 8601, UTC."""
     monotonic_s: float
     process: str
     """The runner process. Monotonic times of different processes cannot be compared."""

@@ -12,7 +12,7 @@ import pytest
 from fsm_runner.cli.history import show_history
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.records import Report
+from fsm_runner.journal.records import Report, Transition
 from tests.support.program import environment, finish
 
 Console = pytest.CaptureFixture[str]
@@ -26,7 +26,7 @@ def carry_out(folder: Path, *statements: str) -> None:
 
 def step(journal: Journal, machine: str, subject: str, event: str, target: str, reason: str = "") -> None:
     outcome = target if target in ("completed", "failed", "stopped") else None
-    journal.record_transition(machine, subject, event, None, target, outcome, reason)
+    journal.record_transition(Transition(machine, subject, event, None, target, outcome, reason))
 
 
 async def live(folder: Path, run_id: str, *, session_id: str = "ses_1", ends: bool = True) -> None:

@@ -11,6 +11,7 @@ from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK
 from fsm_runner.journal import flusher
 from fsm_runner.journal.journal import Journal, JournalUnwritable
+from fsm_runner.journal.records import Transition
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
 from tests.support.runner import bench, waiter
@@ -24,7 +25,7 @@ FILES = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "lock"]
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     journal = Journal.open(tmp_path / "folder")
-    journal.record_transition("runner", "runner", "begun", None, "recovering", None, "")
+    journal.record_transition(Transition("runner", "runner", "begun", None, "recovering", None, ""))
     await journal.flush()
     try:
         yield journal
@@ -62,7 +63,7 @@ async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_i
     changes: asyncio.Queue[str] = asyncio.Queue()
     journal._on_unwritable = lambda stuck: changes.put_nowait(str(stuck))
     journal._on_writable = lambda: changes.put_nowait("unstuck")
-    journal.record_transition("runner", "runner", "recovered", "recovering", "registering", None, "")
+    journal.record_transition(Transition("runner", "runner", "recovered", "recovering", "registering", None, ""))
     folder, aside = tmp_path / "folder", tmp_path / "aside"
     folder.rename(aside)
     async with asyncio.timeout(PATIENCE_S):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.journal.journal import Journal, JournalUnwritable
-from fsm_runner.journal.records import Report
+from fsm_runner.journal.records import Report, Transition
 from tests.support.watch import PATIENCE_S
 
 NEVER_BY_ITSELF_S = 3600.0
@@ -39,7 +39,7 @@ class Statements:
 
 
 def note(journal: Journal, subject: str = "run_1") -> None:
-    journal.record_transition("run", subject, "event", "source", "target", None, "")
+    journal.record_transition(Transition("run", subject, "event", "source", "target", None, ""))
 
 
 async def being_written(journal: Journal) -> None:

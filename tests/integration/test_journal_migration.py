@@ -192,7 +192,7 @@ async def test_history_shows_an_old_journal_as_it_shows_the_migrated_one(tmp_pat
 
 
 def row(machine: str, event: str, source: str | None, target: str) -> TransitionRow:
-    return TransitionRow("", machine, "subject", event, source, target, None, "", False, 1, 0.0, "")
+    return TransitionRow(machine, "subject", event, source, target, None, "", seq=1, at="", monotonic_s=0.0, process="")
 
 
 @pytest.mark.parametrize(

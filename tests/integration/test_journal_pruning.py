@@ -9,7 +9,7 @@ import pytest
 
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, RETENTION, RetentionLimits
-from fsm_runner.journal.records import Report
+from fsm_runner.journal.records import Report, Transition
 from fsm_runner.journal.writer import Writer
 
 NOTHING_OLD = RetentionLimits(age_s=0.0)
@@ -28,17 +28,17 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
 def end_run(journal: Journal, number: int) -> None:
     run_id = f"run_{number:04}"
     journal.record_claim(run_id, "ses_1", None, "lnch_1", b"{}" * 500)
-    journal.record_transition("run", run_id, "accepted", "claimed", "executing", None, "")
-    journal.record_transition("run", run_id, "reported", "reporting", "completed", "completed", "")
+    journal.record_transition(Transition("run", run_id, "accepted", "claimed", "executing", None, ""))
+    journal.record_transition(Transition("run", run_id, "reported", "reporting", "completed", "completed", ""))
     journal.record_report(run_id, REPORT)
     journal.record_run_end(run_id)
 
 
 def note_what_is_open(journal: Journal) -> None:
     journal.record_claim("run_open", "ses_open", None, "lnch_1", b"its run")
-    journal.record_transition("run", "run_open", "accepted", "claimed", "executing", None, "")
+    journal.record_transition(Transition("run", "run_open", "accepted", "claimed", "executing", None, ""))
     journal.record_session_start("ses_open", "lnch_1", b"its run")
-    journal.record_transition("session", "ses_open", "started", "starting", "busy", None, "")
+    journal.record_transition(Transition("session", "ses_open", "started", "starting", "busy", None, ""))
     journal.store_message("ses_open", b"content")
 
 
@@ -47,9 +47,9 @@ async def fill(folder: Path, runs: int) -> None:
     note_what_is_open(journal)
     for number in range(runs):
         end_run(journal, number)
-    journal.record_transition("runner", "lnch_1", "registered", "registering", "online", None, "")
+    journal.record_transition(Transition("runner", "lnch_1", "registered", "registering", "online", None, ""))
     journal.record_session_start("ses_ended", "lnch_1", b"{}")
-    journal.record_transition("session", "ses_ended", "exited", "idle", "ended", "finished", "")
+    journal.record_transition(Transition("session", "ses_ended", "exited", "idle", "ended", "finished", ""))
     journal.record_session_end("ses_ended")
     await journal.aclose()
 
@@ -170,8 +170,8 @@ async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_p
 
 async def test_old_transitions_without_a_run_or_session_are_deleted_on_opening(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
-    journal.record_transition("run", "run_unknown", "accepted", "claimed", "executing", None, "")
-    journal.record_transition("session", "ses_unknown", "started", "starting", "busy", None, "")
+    journal.record_transition(Transition("run", "run_unknown", "accepted", "claimed", "executing", None, ""))
+    journal.record_transition(Transition("session", "ses_unknown", "started", "starting", "busy", None, ""))
     await journal.aclose()
     await Journal.open(tmp_path).aclose()
     assert len(rows(tmp_path, "SELECT 1 FROM transitions")) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import RECOVERED_CONTENT_BYTES
-from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage, Transition
 
 NOTHING = Recovered(runs=(), sessions=(), messages=(), ended=())
 REPORT = Report("/runner/runs/run_1/completed", b'{"runner_id": "lnch_1"}')
@@ -41,7 +41,7 @@ def claim(journal: Journal, run_id: str, run: bytes = b"{}") -> None:
 
 def step(journal: Journal, subject: str, target: str, outcome: str | None = None, reason: str = "") -> None:
     journal.record_transition(
-        "run" if subject.startswith("run") else "session", subject, "event", None, target, outcome, reason
+        Transition("run" if subject.startswith("run") else "session", subject, "event", None, target, outcome, reason)
     )
 
 
@@ -115,7 +115,7 @@ async def test_interruptions_of_a_run_are_counted(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
         for event in ("interrupted", "accepted", "interrupted"):
-            journal.record_transition("run", "run_1", event, "executing", "claimed", None, "")
+            journal.record_transition(Transition("run", "run_1", event, "executing", "claimed", None, ""))
     assert [run.interruptions for run in (await recovered(folder)).runs] == [2]
 
 
@@ -233,12 +233,12 @@ async def test_a_message_can_be_read_back_before_and_after_it_is_on_disk(folder:
 
 async def test_a_transition_has_its_number_and_its_times(folder: Path) -> None:
     async with opened(folder) as journal:
-        journal.record_transition("runner", "lnch_1", "registered", "registering", "online", None, "why")
+        journal.record_transition(Transition("runner", "lnch_1", "registered", "registering", "online", None, "why"))
         journal.record_transition(
-            "runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "", provisional=True
+            Transition("runner", "lnch_1", "drain_requested", "online", "draining", "stopped", "", provisional=True)
         )
     async with opened(folder) as journal:
-        journal.record_transition("runner", "lnch_1", "registered", None, "online", None, "")
+        journal.record_transition(Transition("runner", "lnch_1", "registered", None, "online", None, ""))
     with closing(sqlite3.connect(folder / "journal.sqlite")) as connection:
         rows = connection.execute("SELECT * FROM transitions ORDER BY seq").fetchall()
     assert [row[0] for row in rows] == [1, 2, 3]
@@ -257,7 +257,7 @@ NOTES: dict[str, Callable[[Journal, str], object]] = {
     "run": lambda journal, text: journal.record_claim(text, text, text, text, b""),
     "report": lambda journal, text: journal.record_report(text, Report(text, b"")),
     "end": lambda journal, text: journal.record_run_end(text),
-    "transition": lambda journal, text: journal.record_transition(text, text, text, text, text, text, text),
+    "transition": lambda journal, text: journal.record_transition(Transition(text, text, text, text, text, text, text)),
     "session": lambda journal, text: journal.record_session_start(text, text, b""),
     "session end": lambda journal, text: journal.record_session_end(text),
     "message": lambda journal, text: journal.store_message(text, b""),

@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner.journal.batch import Batch
 from fsm_runner.journal.journal import Journal, JournalUnwritable
-from fsm_runner.journal.records import StoredMessage
+from fsm_runner.journal.records import StoredMessage, Transition
 from tests.support.watch import PATIENCE_S
 
 
@@ -209,7 +209,7 @@ async def test_a_disk_that_does_not_answer_counts_as_unwritable_until_it_does(
     monkeypatch.setattr("fsm_runner.journal.flusher.SLOW_DISK_S", 0.05)
     heard, answers = Heard(journal), threading.Event()
     journal._flusher._thread.submit(answers.wait)
-    journal.record_transition("run", "run_1", "begun", None, "claimed", None, "")
+    journal.record_transition(Transition("run", "run_1", "begun", None, "claimed", None, ""))
     writing = asyncio.create_task(journal.flush())
     async with asyncio.timeout(PATIENCE_S):
         while not heard.changes:  # noqa: ASYNC110 - the journal reports it by a call

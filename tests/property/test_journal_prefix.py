@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fsm_runner.journal.journal import Journal, JournalUnwritable
-from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage, Transition
 from fsm_runner.journal.recovery import recover
 
 REPOSITORY = Path(__file__).parents[2]
@@ -146,7 +146,9 @@ def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
             journal.record_claim(f"run_{number}", "ses", "agent", "lnch", b"%d" % at)
         case "step" | "fail" | "interrupt":
             step = step_of(kind, at)
-            journal.record_transition("run", f"run_{number}", step.event, None, step.target, step.outcome, step.reason)
+            journal.record_transition(
+                Transition("run", f"run_{number}", step.event, None, step.target, step.outcome, step.reason)
+            )
         case "settle":
             journal.record_report(f"run_{number}", report_of(at))
         case "end":
@@ -154,7 +156,7 @@ def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
         case "begin":
             journal.record_session_start(f"ses_{number}", "lnch", b"%d" % at)
         case "busy":
-            journal.record_transition("session", f"ses_{number}", "event", None, f"state_{at}", None, "")
+            journal.record_transition(Transition("session", f"ses_{number}", "event", None, f"state_{at}", None, ""))
         case "finish":
             journal.record_session_end(f"ses_{number}")
         case "put":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fsm_runner.journal.journal import JournalUnwritable
-from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
+from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage, Transition
 
 
 class Life:
@@ -34,7 +34,6 @@ class Note(NamedTuple):
 
     method: str
     arguments: tuple[Any, ...]
-    options: dict[str, Any]
 
 
 def nothing(*_: object) -> None:
@@ -79,8 +78,8 @@ class MortalJournal:
         self.unwritable = None
         self.on_writable()
 
-    def record_transition(self, *step: str | None, provisional: bool = False) -> None:
-        self._note("record_transition", *step, provisional=provisional)
+    def record_transition(self, step: Transition) -> None:
+        self._note("record_transition", step)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self._note("record_claim", run_id, session_id, agent, runner_id, run)
@@ -127,9 +126,9 @@ class MortalJournal:
             raise self.unwritable
         self._on_disk = max(self._on_disk, noted)
 
-    def _note(self, method: str, *arguments: object, **options: object) -> None:
+    def _note(self, method: str, *arguments: object) -> None:
         if not self._life.is_dead:
-            self.notes.append(Note(method, arguments, options))
+            self.notes.append(Note(method, arguments))
             self._life.point()
 
 
@@ -146,13 +145,11 @@ class _Open:
         self.report: Report | None = None
         self.has_ended = False
 
-    def step(
-        self, event: str, _source: str | None, target: str, outcome: str | None, reason: str, *, provisional: bool
-    ) -> None:
-        self.state, self.outcome, self.provisional = target, outcome, provisional
-        if outcome == "failed" and self.failure is None:
-            self.failure = reason
-        self.interruptions += event == "interrupted"
+    def step(self, step: Transition) -> None:
+        self.state, self.outcome, self.provisional = step.target, step.outcome, step.provisional
+        if step.outcome == "failed" and self.failure is None:
+            self.failure = step.reason
+        self.interruptions += step.event == "interrupted"
 
 
 class _Reading:
@@ -165,10 +162,10 @@ class _Reading:
         self.messages: dict[int, StoredMessage] = {}
         self._last_message = 0
 
-    def record_transition(self, machine: str, subject: str, *step: Any, provisional: bool) -> None:
-        lives = self.runs if machine == "run" else self.sessions if machine == "session" else {}
-        if subject in lives:
-            lives[subject].step(*step, provisional=provisional)
+    def record_transition(self, step: Transition) -> None:
+        lives = self.runs if step.machine == "run" else self.sessions if step.machine == "session" else {}
+        if step.subject in lives:
+            lives[step.subject].step(step)
 
     def record_claim(self, run_id: str, *rest: object) -> None:
         self.runs.setdefault(run_id, _Open((run_id, *rest)))
@@ -201,7 +198,7 @@ def recovered(notes: Sequence[Note]) -> Recovered:
     """What a journal with these notes hands to the next process."""
     reading = _Reading()
     for note in notes:
-        getattr(reading, "end_run" if note.method == "record_run_end" else note.method)(*note.arguments, **note.options)
+        getattr(reading, "end_run" if note.method == "record_run_end" else note.method)(*note.arguments)
     return Recovered(
         runs=tuple(_open_run(run) for run in reading.runs.values() if not run.has_ended),
         sessions=tuple(_open_session(session) for session in reading.sessions.values()),

@@ -2,26 +2,15 @@
 
 import asyncio
 import itertools
-from typing import Any, NamedTuple
 
-from fsm_runner.journal.records import Report
-
-
-class Step(NamedTuple):
-    machine: str
-    subject: str
-    event: str
-    source: str | None
-    target: str
-    outcome: str | None
-    reason: str
+from fsm_runner.journal.records import Report, Transition
 
 
 class InstantRecord:
     """The `Record` of tests in virtual time: what was noted, in order."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[Transition] = []
         self.claims: list[str] = []
         self.reports: dict[str, Report] = {}
         self.open_sessions: list[str] = []
@@ -34,8 +23,8 @@ class InstantRecord:
         self.commit_s = 0.0
         """How long `flush` takes."""
 
-    def record_transition(self, *step: Any, provisional: bool = False) -> None:
-        self.steps.append(Step(*step))
+    def record_transition(self, step: Transition) -> None:
+        self.steps.append(step)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self.claims.append(run_id)

@@ -6,11 +6,11 @@ import tomllib
 import pytest
 
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.journal.records import Transition
 from fsm_runner.machine.check import check
 from fsm_runner.machine.decoder import decode
 from fsm_runner.machine.engine import Machine, Step
 from fsm_runner.runtime.actors.actor import Actor, Position
-from tests.support import record
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
@@ -118,8 +118,8 @@ def lived(resume_from: Position | None, work_error: Exception | None = None, qui
     return run_virtually(live)
 
 
-def step(event: str, source: str | None, target: str, outcome: str | None, reason: str = "") -> record.Step:
-    return record.Step("chore", "chore 1", event, source, target, outcome, reason)
+def step(event: str, source: str | None, target: str, outcome: str | None, reason: str = "") -> Transition:
+    return Transition("chore", "chore 1", event, source, target, outcome, reason)
 
 
 def test_a_life_is_recorded_from_its_beginning() -> None:

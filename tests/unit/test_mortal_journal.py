@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.records import Report
+from fsm_runner.journal.records import Report, Transition
 from tests.support.mortal_journal import Life, MortalJournal, Note, recovered
 
 
@@ -13,27 +13,29 @@ def whole_life() -> list[Note]:
     """Runs and sessions in all stages, with repetitions and what comes too late."""
     journal = MortalJournal([], Life())
     report = Report("/runner/runs/run_1/failed", b'{"error": "no"}')
-    journal.record_transition("runner", "runner", "begun", None, "recovering", None, "")
+    journal.record_transition(Transition("runner", "runner", "begun", None, "recovering", None, ""))
     for number in (1, 2, 3):
         journal.record_claim(f"run_{number}", "ses_1", "echo", "me", b'{"number": %d}' % number)
-        journal.record_transition("run", f"run_{number}", "begun", None, "claimed", None, "")
+        journal.record_transition(Transition("run", f"run_{number}", "begun", None, "claimed", None, ""))
     journal.record_claim("run_1", "ses_9", None, "other", b"{}")
     first = journal.store_message("ses_1", b"first")
     journal.store_message("ses_1", b"second")
-    journal.record_transition("run", "run_1", "not_accepted", "claimed", "reporting", "failed", "no")
-    journal.record_transition("run", "run_1", "interrupted", "reporting", "reporting", "failed", "later")
+    journal.record_transition(Transition("run", "run_1", "not_accepted", "claimed", "reporting", "failed", "no"))
+    journal.record_transition(Transition("run", "run_1", "interrupted", "reporting", "reporting", "failed", "later"))
     journal.record_report("run_1", Report("/elsewhere", b"{}"))
     journal.record_report("run_1", report)
     journal.delete_message(first)
-    journal.record_transition("run", "run_2", "interrupted", "claimed", "recovering", None, "")
+    journal.record_transition(Transition("run", "run_2", "interrupted", "claimed", "recovering", None, ""))
     journal.record_transition(
-        "run", "run_2", "found_open", "recovering", "reporting", "failed", "interrupted", provisional=True
+        Transition("run", "run_2", "found_open", "recovering", "reporting", "failed", "interrupted", provisional=True)
     )
     journal.record_session_start("ses_1", "me", b'{"number": 1}')
-    journal.record_transition("session", "ses_1", "begun", None, "starting", None, "")
+    journal.record_transition(Transition("session", "ses_1", "begun", None, "starting", None, ""))
     journal.record_session_start("ses_2", "me", b'{"number": 2}')
     journal.record_run_end("run_1")
-    journal.record_transition("session", "ses_1", "not_started", "starting", "stopping_turn", "failed", "gone")
+    journal.record_transition(
+        Transition("session", "ses_1", "not_started", "starting", "stopping_turn", "failed", "gone")
+    )
     journal.record_session_end("ses_1")
     journal.record_session_start("ses_1", "me", b'{"number": 3}')
     journal.record_report("run_3", Report("/runner/runs/run_3/completed", b"{}"))
@@ -50,7 +52,7 @@ NOTES = whole_life()
 async def test_it_recovers_the_same_as_the_real_journal(count: int, tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     for note in NOTES[:count]:
-        getattr(journal, note.method)(*note.arguments, **note.options)
+        getattr(journal, note.method)(*note.arguments)
     await journal.aclose()
     again = Journal.open(tmp_path)
     try:

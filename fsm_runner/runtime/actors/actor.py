@@ -12,6 +12,7 @@ from typing import NamedTuple
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.journal.records import Transition
 from fsm_runner.machine.engine import Answer, Cause, Machine, Step
 from fsm_runner.machine.spec import State
 from fsm_runner.runtime.actors.record import Recorder
@@ -185,9 +186,8 @@ class Actor:
 
     def _record(self, event: str, source: str | None, reason: str) -> None:
         machine, model = self._machine.spec.name, self.model
-        self._recorder.record_transition(
-            machine, self.name, event, source, model.state, model.outcome, reason, provisional=model.provisional
-        )
+        step = Transition(machine, self.name, event, source, model.state, model.outcome, reason, model.provisional)
+        self._recorder.record_transition(step)
 
     def _enter(self) -> None:
         self._visit += 1

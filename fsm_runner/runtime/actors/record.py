@@ -2,25 +2,13 @@
 
 from typing import Protocol
 
-from fsm_runner.journal.records import Report
+from fsm_runner.journal.records import Report, Transition
 
 
 class Recorder(Protocol):
     """Records every transition. Must not block."""
 
-    def record_transition(
-        self,
-        machine: str,
-        subject: str,
-        event: str,
-        source: str | None,
-        target: str,
-        outcome: str | None,
-        reason: str,
-        /,
-        *,
-        provisional: bool = False,
-    ) -> None: ...
+    def record_transition(self, step: Transition) -> None: ...
 
 
 class Record(Recorder, Protocol):
