@@ -26,7 +26,7 @@ LIMIT_S = 0.8
 
 async def called(transport, path):
     try:
-        return (await transport.call("GET", path, limit_s=LIMIT_S)).text
+        return (await transport.call("GET", path, timeout_s=LIMIT_S)).text
     except CoordinatorError as fault:
         return str(fault)
 
