@@ -126,13 +126,7 @@ class RuleContext:
     @cached_property
     def edges(self) -> list[tuple[str, str]]:
         """Source and target of each flat transition, whatever its guard."""
-        known = self.spec.states
-        return [
-            (source, transition.to)
-            for transition in self.flat.transitions
-            for source in transition.sources
-            if source in known and transition.to in known
-        ]
+        return [(source, transition.to) for transition in self.flat.transitions for source in transition.sources]
 
 
 class Rule(NamedTuple):
