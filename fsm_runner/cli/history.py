@@ -97,10 +97,8 @@ def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
         if as_json:
             _print_json([life, *steps])
         else:
-            show(f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}")
-            show()
-            show_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
-            show()
+            title = f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}"
+            _show_steps(title, steps, is_open=life.ended_at is None)
             show(_ending(life))
     return bool(lives)
 
@@ -113,25 +111,23 @@ def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
         _print_json([*lives, *steps, *runs])
         return bool(lives or runs)
     for life in lives:
-        show(f"{life.session_id}  runner {life.runner_id}")
-        show()
-        show_table(STEP_COLUMNS, [_step_row(step, is_open=life.ended_at is None) for step in steps])
-        show()
+        _show_steps(f"{life.session_id}  runner {life.runner_id}", steps, is_open=life.ended_at is None)
     if runs:
         show_table(RUN_COLUMNS, [_run_row(run) for run in runs])
     return bool(lives or runs)
 
 
+def _show_steps(title: str, steps: Sequence[Step], *, is_open: bool) -> None:
+    show(title)
+    show()
+    show_table(STEP_COLUMNS, [_step_row(step, is_open=is_open) for step in steps])
+    show()
+
+
 def _run_row(life: RunLife) -> Row:
     lasted = f"{_shown_s(_so_far_s(life.claimed_at))} so far" if life.lasted_s is None else _shown_s(life.lasted_s)
-    return (
-        life.run_id,
-        life.session_id,
-        life.agent or "-",
-        life.state or "-",
-        _shown_time(life.claimed_at),
-        lasted,
-    )
+    claimed = _shown_time(life.claimed_at)
+    return life.run_id, life.session_id, life.agent or "-", life.state or "-", claimed, lasted
 
 
 def _step_row(step: Step, *, is_open: bool) -> Row:
@@ -140,13 +136,8 @@ def _step_row(step: Step, *, is_open: bool) -> Row:
         stayed = _shown_s(step.stayed_s)
     else:
         stayed = f"{_shown_s(_so_far_s(step.at))} so far" if is_open else ""
-    return (
-        _shown_time(step.at),
-        step.target,
-        step.event,
-        stayed,
-        excerpt(headline(step.reason), SHOWN_REASON_CHARS),
-    )
+    reason = excerpt(headline(step.reason), SHOWN_REASON_CHARS)
+    return _shown_time(step.at), step.target, step.event, stayed, reason
 
 
 def _ending(life: RunLife) -> str:

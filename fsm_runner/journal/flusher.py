@@ -110,7 +110,7 @@ class Flusher:
         Without records it returns every `CHECK_INTERVAL_S`, since the files may have been deleted.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if self._writer.path is None else CHECK_INTERVAL_S):
+            async with asyncio.timeout(None if self._writer.opened.path is None else CHECK_INTERVAL_S):
                 await self._has_work.wait()
         if not self._has_work.is_set():
             return

@@ -6,9 +6,10 @@ never waits for the disk, and runs that flush at the same time share one commit.
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,8 @@ from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
 from fsm_runner.journal.records import Recovered, Report, Transition, TransitionRow, utc_text
 from fsm_runner.journal.writer import Writer
+
+Value = TypeVar("Value")
 
 
 class JournalUnwritable(FsmRunnerError):
@@ -50,20 +53,21 @@ class Journal:
         on_unwritable: Callable[[JournalUnwritable], None],
         on_writable: Callable[[], None],
     ) -> None:
+        opened = writer.opened
         self._redacted = redacted
-        self.path = writer.path
-        self.recovered = writer.recovered
+        self.path = opened.path
+        self.recovered = opened.recovered
         """What an earlier process had left when this one opened the journal."""
         self.unwritable: JournalUnwritable | None = None
         """Why the journal cannot be written at the moment."""
         self._on_unwritable = on_unwritable
         self._on_writable = on_writable
-        self.process = writer.process
+        self.process = opened.process
         """The name of this runner process in the journal."""
-        self.earlier_processes = writer.earlier_processes
+        self.earlier_processes = opened.earlier_processes
         """The earlier processes of this runner. None of them is alive."""
-        self._last_transition = writer.last_transition
-        self._last_message = writer.last_message
+        self._last_transition = opened.last_transition
+        self._last_message = opened.last_message
         self._flusher = Flusher(writer, thread, flush_within_s, self._change)
 
     @classmethod
@@ -142,20 +146,14 @@ class Journal:
 
     async def message(self, message_id: int) -> bytes:
         """Return a message's content. Raises KeyError if it was deleted, JournalUnreadable."""
-        try:
-            return await self._flusher.message(message_id)
-        except sqlite3.Error as error:
-            raise JournalUnreadable(self.path, str(error)) from error
+        return await self._readable(self._flusher.message(message_id))
 
     async def has_run(self, run_id: str) -> bool:
         """Return whether this runner has claimed the run, also long ago. A claim that is still queued may be missed.
 
         Raises JournalUnreadable.
         """
-        try:
-            return await self._flusher.has_run(run_id)
-        except sqlite3.Error as error:
-            raise JournalUnreadable(self.path, str(error)) from error
+        return await self._readable(self._flusher.has_run(run_id))
 
     async def flush(self) -> None:
         """Return when all records are on disk. Raises JournalUnwritable if the write fails."""
@@ -166,6 +164,12 @@ class Journal:
     async def aclose(self) -> None:
         """Write the queued records, which are lost if that fails, and unlock the journal for another process."""
         await self._flusher.aclose()
+
+    async def _readable(self, value: Awaitable[Value]) -> Value:
+        try:
+            return await value
+        except sqlite3.Error as error:
+            raise JournalUnreadable(self.path, str(error)) from error
 
     def _record(self, kind: RecordKind, *row: object) -> None:
         self._flusher.pending.add(kind, *row)

@@ -31,23 +31,15 @@ class Writer:
 
     def __init__(self, folder: Path | None, limits: RetentionLimits) -> None:
         """Open or create the journal; None: in memory. Raises UsageError, which names the file."""
-        found = opened(folder, limits)
-        self.path = found.path
-        self.recovered = found.recovered
-        self.last_transition = found.last_transition
-        self.last_message = found.last_message
-        self.process = found.process
-        self.earlier_processes = found.earlier_processes
-        self._connection = found.connection
-        self._lock = found.lock
-        self._files = found.files
-        self._pruner = Pruner(found.connection, limits)
+        self.opened = opened(folder, limits)
+        self._connection = self.opened.connection
+        self._pruner = Pruner(self._connection, limits)
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._connection.close()
-        if self._lock is not None:
-            self._lock.close()
+        if self.opened.lock is not None:
+            self.opened.lock.close()
 
     def write(self, batch: Batch) -> None:
         """Write all of it or nothing. Raises sqlite3.Error or JournalFileGone."""
@@ -67,7 +59,7 @@ class Writer:
 
     def check(self) -> None:
         """Raise JournalFileGone if a file of the journal was deleted or replaced."""
-        if (missing := self._files.first_missing()) is not None:
+        if (missing := self.opened.files.first_missing()) is not None:
             raise JournalFileGone(missing)
 
     def message(self, message_id: int) -> bytes:
