@@ -23,6 +23,7 @@ class Polls:
         self._worker = worker
         self._timeout_s = timeout_s
         self._is_closed = False
+        """Whether the coordinator is stopping: its runners would not receive a run that is claimed now."""
 
     def close(self) -> None:
         """End the held polls at once, without content, and claim no further runs."""

@@ -38,6 +38,7 @@ class RunWaiter:
         self._events = SessionEvents(api, run.session_id, self._changed.set, limits.stream)
         self._status = run.status
         self._is_unreachable = False
+        """Whether the last look-up failed. If so, the next one must not wait for an event."""
         self._looked_up_at = 0.0
 
     async def wait(self) -> wire.RunState:
