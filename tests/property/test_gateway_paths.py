@@ -92,7 +92,7 @@ def target_of(path: str) -> bytes:
     return b"".join(b"%%%02X" % byte if byte <= 0x20 or byte >= 0x7F else bytes([byte]) for byte in path.encode())
 
 
-class Family(RecordingCoordinator):
+class LeakyCoordinator(RecordingCoordinator):
     """A coordinator that returns the other session, which has no parent, and its run, for any spelling of their ids."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,11 +124,11 @@ def is_harmless(arrived: Arrived) -> bool:
     return place in {"sessions", "runs"} and len(names) == 1 and not query
 
 
-class GatewayHouse:
+class GatewayUnderTest:
     """A gateway, its coordinator and an executor of `OWN`, on one loop that runs while requests are sent."""
 
     def __init__(
-        self, run: asyncio.Runner, coordinator: Family, endpoint: SessionEndpoint, http: httpx.AsyncClient
+        self, run: asyncio.Runner, coordinator: LeakyCoordinator, endpoint: SessionEndpoint, http: httpx.AsyncClient
     ) -> None:
         self.coordinator = coordinator
         self.token = path_of(endpoint)[1:].decode()
@@ -152,14 +152,14 @@ class GatewayHouse:
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[GatewayHouse]:
-    coordinator = Family()
+def gateway() -> Iterator[GatewayUnderTest]:
+    coordinator = LeakyCoordinator()
     stack = AsyncExitStack()
 
-    async def build() -> GatewayHouse:
+    async def build() -> GatewayUnderTest:
         endpoints = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(coordinator))))
         endpoint = endpoints.endpoint(OWN)
-        return GatewayHouse(runner, coordinator, endpoint, await stack.enter_async_context(executor_at(endpoint)))
+        return GatewayUnderTest(runner, coordinator, endpoint, await stack.enter_async_context(executor_at(endpoint)))
 
     with asyncio.Runner() as runner:
         yield runner.run(build())
@@ -171,9 +171,9 @@ requests = st.lists(st.tuples(methods, paths), min_size=1, max_size=REQUESTS)
 
 @settings(max_examples=150)
 @given(requests)
-def test_no_path_reaches_another_session(house: GatewayHouse, requests: list[tuple[str, str]]) -> None:
-    answers = house.send_to_endpoint(requests)
-    for arrived in house.coordinator.arrived:
+def test_no_path_reaches_another_session(gateway: GatewayUnderTest, requests: list[tuple[str, str]]) -> None:
+    answers = gateway.send_to_endpoint(requests)
+    for arrived in gateway.coordinator.arrived:
         assert not names_the_other(arrived.target) or is_harmless(arrived), arrived
     for answer, request in zip(answers, requests, strict=True):
         assert answer.status_code < 500, request
@@ -182,9 +182,9 @@ def test_no_path_reaches_another_session(house: GatewayHouse, requests: list[tup
 
 @settings(max_examples=150)
 @given(requests)
-def test_forwarded_paths_are_unambiguous(house: GatewayHouse, requests: list[tuple[str, str]]) -> None:
-    house.send_to_endpoint(requests)
-    for arrived in house.coordinator.arrived:
+def test_forwarded_paths_are_unambiguous(gateway: GatewayUnderTest, requests: list[tuple[str, str]]) -> None:
+    gateway.send_to_endpoint(requests)
+    for arrived in gateway.coordinator.arrived:
         path = arrived.target.partition(b"?")[0]
         for segment in path.decode("ascii").removeprefix("/").split("/"):
             decoded = unquote(segment, errors="strict")
@@ -203,11 +203,11 @@ wrong_tokens = st.sampled_from(
 @settings(max_examples=150)
 @given(requests, wrong_tokens)
 def test_a_wrong_token_is_a_404_whatever_follows(
-    house: GatewayHouse, requests: list[tuple[str, str]], token: str
+    gateway: GatewayUnderTest, requests: list[tuple[str, str]], token: str
 ) -> None:
-    wrong = token.replace("TOKEN", house.token)
-    for answer in house.send([(method, f"/{wrong}{path}") for method, path in requests]):
+    wrong = token.replace("TOKEN", gateway.token)
+    for answer in gateway.send([(method, f"/{wrong}{path}") for method, path in requests]):
         assert answer.status_code == 404
         assert answer.request.method == "HEAD" or answer.content == b'{"detail":"Not Found"}'
         assert set(answer.headers) == {"content-type", "content-length"}
-    assert house.coordinator.arrived == []
+    assert gateway.coordinator.arrived == []

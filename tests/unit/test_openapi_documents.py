@@ -68,7 +68,7 @@ def test_the_examples_match_their_schemas(file: str) -> None:
         assert each.body is None or each.body.defects(each.example) == [], each
 
 
-class Household(RecordingCoordinator):
+class FamilyCoordinator(RecordingCoordinator):
     """Returns sessions and runs of the executor or of its child, depending on the requested name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +82,9 @@ class Household(RecordingCoordinator):
 async def executor() -> AsyncIterator[tuple[httpx.AsyncClient, bytes]]:
     """Yield an executor, and the prefix of its paths."""
     async with AsyncExitStack() as stack:
-        endpoints = await stack.enter_async_context(gateway_to(await stack.enter_async_context(serving(Household()))))
+        endpoints = await stack.enter_async_context(
+            gateway_to(await stack.enter_async_context(serving(FamilyCoordinator())))
+        )
         endpoint = endpoints.endpoint(OWN)
         yield await stack.enter_async_context(executor_at(endpoint)), path_of(endpoint)
 
