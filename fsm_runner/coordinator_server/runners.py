@@ -3,7 +3,7 @@
 import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
-from fsm_runner.coordinator_server.errors import Conflict, NotFound, RunnerNotRegistered
+from fsm_runner.coordinator_server.errors import Conflict, NotFound, RequestError, RunnerNotRegistered
 from fsm_runner.coordinator_server.matching import Capabilities
 from fsm_runner.coordinator_server.registry import Presence, Registry, Runner
 from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
@@ -24,7 +24,7 @@ class RegistrationRequest(msgspec.Struct, frozen=True):
 
 
 class Runners:
-    """The runners, with their agents and what the database has of them."""
+    """Registers runners, and closes their runs and sessions in the database when they leave."""
 
     def __init__(
         self, registry: Registry, agents: AgentCatalog, worker: StoreWorker, timings: Timings, scripts: list[str]
@@ -40,11 +40,7 @@ class Runners:
 
     async def registered(self, runner_id: str) -> Runner:
         """Raises `RunnerNotRegistered`."""
-        await self.expire()
-        runner = self._registry.get(runner_id)
-        if runner is None:
-            raise RunnerNotRegistered
-        return runner
+        return await self._get(runner_id, RunnerNotRegistered())
 
     async def listed(self) -> list[JsonObject]:
         await self.expire()
@@ -84,14 +80,14 @@ class Runners:
 
     async def deregister(self, runner_id: str) -> None:
         """Remove a runner that leaves, and close its runs and sessions. Raises `NotFound`."""
-        runner = await self._known(runner_id)
+        runner = await self._get(runner_id, NotFound("Runner not found"))
         self._registry.remove(runner, Presence.DEREGISTERED)
         self._mark_departed(runner, "The runner deregistered before the run had ended")
         await self._close_departed(runner_id)
 
     async def request_deregistration(self, runner_id: str) -> None:
         """Report the deregistration to the runner with its next poll. Raises `NotFound`."""
-        runner = await self._known(runner_id)
+        runner = await self._get(runner_id, NotFound("Runner not found"))
         runner.presence = Presence.LEAVING
         runner.wake()
 
@@ -125,11 +121,11 @@ class Runners:
         self._agents.replace_owned(runner.runner_id, ())
         self._departed[runner.runner_id] = (runner, reason)
 
-    async def _known(self, runner_id: str) -> Runner:
+    async def _get(self, runner_id: str, if_missing: RequestError) -> Runner:
         await self.expire()
         runner = self._registry.get(runner_id)
         if runner is None:
-            raise NotFound("Runner not found")
+            raise if_missing
         return runner
 
     def _runner_json(self, runner: Runner) -> JsonObject:
