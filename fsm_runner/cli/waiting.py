@@ -2,23 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject, ListedRunner, Run
+from fsm_runner.coordinator_server.matching import Demands, demands_from
+from fsm_runner.protocol.wire import DECODE_FAULTS, ListedRunner, Run
 
 ONLINE = "online"
 LISTED_RUNNERS = 10
 """The most runners in the hint. Further ones are counted."""
-
-
-class _Demands(msgspec.Struct, frozen=True, kw_only=True):
-    """The demands of a run (protocol.md, section 1.3). None: no such demand."""
-
-    hostname: str | None = None
-    project_dir: str | None = None
-    executor_profile: str | None = None
-    executor_type: str | None = None
-    tags: tuple[str, ...] = ()
 
 
 def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
@@ -27,8 +16,9 @@ def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
     online = [runner for runner in runners if runner.status == ONLINE]
     if not online:
         return [f"{waiting}; no runner is online"]
-    demands = _demands(run.demands)
-    if demands is None:
+    try:
+        demands = demands_from(run.demands)
+    except DECODE_FAULTS:  # the coordinator may be another program
         return [f"{waiting}; online: {', '.join(sorted(map(_name, online)))}"]
     mismatches = {_name(runner): _mismatches(demands, runner) for runner in online}
     lines = [f"{waiting}; online:", *(_line(name, mismatches[name]) for name in sorted(mismatches)[:LISTED_RUNNERS])]
@@ -37,16 +27,7 @@ def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
     return lines
 
 
-def _demands(stated: JsonObject | None) -> _Demands | None:
-    """Return None if the demands have an unknown form."""
-    present = {key: value for key, value in (stated or {}).items() if value is not None}
-    try:
-        return msgspec.convert(present, _Demands)
-    except DECODE_FAULTS:
-        return None
-
-
-def _mismatches(demands: _Demands, runner: ListedRunner) -> list[str]:
+def _mismatches(demands: Demands, runner: ListedRunner) -> list[str]:
     """Return the demands that this runner does not meet, in words."""
     compared = (
         ("profile", demands.executor_profile, runner.executor_profile),
