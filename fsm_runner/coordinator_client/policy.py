@@ -1,8 +1,8 @@
 """Time-outs, limits and retry policies of calls to the coordinator.
 
-Numbers about the coordinator that are elsewhere: how long a run's report and the look-up of an interrupted run are
-tried (`specs/run.toml`, states `reporting` and `recovering`), and how long a registration, a deregistration and the
-last reports may take (`specs/runner.toml` and `runtime/actors/runner.py`).
+Other numbers about the coordinator are in the specs. `specs/run.toml` has the limits of a run's report and of the
+look-up of an interrupted run (states `reporting` and `recovering`). `specs/runner.toml` has the limits of a
+registration, of the last reports and of the deregistration. `runtime/actors/runner.py` has those of their details.
 
 `docs/operations.md` has a table of `Policies`; a test compares the two.
 """
