@@ -16,7 +16,11 @@ from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.util.retry import RetryPolicy
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker" / "README.md"]
+LINE_CHARS = 100
+FILE_SUFFIXES = ("py", "toml", "md", "json", "yml", "sh", "lock", "svg")
+USERS_FILES = {"profiles/shout.json"}
+"""Files of an example, which the reader makes."""
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
@@ -72,6 +76,30 @@ def test_every_exit_code_is_documented() -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def without_code(document: Path) -> Iterator[str]:
+    """The lines outside code blocks."""
+    is_code = False
+    for line in document.read_text().splitlines():
+        if line.lstrip().startswith("```"):
+            is_code = not is_code
+        elif not is_code and not line.startswith("    "):
+            yield line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_named_files_are_there(document: Path) -> None:
+    path = rf"`([\w.*-]+/[\w./*-]*\.(?:{'|'.join(FILE_SUFFIXES)}))`"
+    named = {name for line in without_code(document) for name in re.findall(path, line)} - USERS_FILES
+    places = (ROOT, ROOT / "fsm_runner")
+    assert [name for name in sorted(named) if not any(any(place.glob(name)) for place in places)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_are_short(document: Path) -> None:
+    prose = (line for line in without_code(document) if not line.startswith("|") and "://" not in line)
+    assert [line for line in prose if len(line) > LINE_CHARS] == []
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "specs").glob("*.toml")))
