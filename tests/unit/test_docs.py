@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker" / "README.md"]
 LINE_CHARS = 100
 FILE_SUFFIXES = ("py", "toml", "md", "json", "yml", "sh", "lock", "svg")
-USERS_FILES = {"profiles/shout.json"}
-"""Files of an example, which the reader makes."""
+USERS_FILES = {"profiles/shout.json", ".claude/settings.json", ".claude/settings.local.json"}
+"""Files of the reader."""
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
@@ -78,10 +78,11 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-def without_code(document: Path) -> Iterator[str]:
-    """The lines outside code blocks."""
+def prose_of(document: Path) -> Iterator[str]:
+    """The lines outside code blocks and generated sections."""
+    text = re.sub(r"<!-- machine: .*?<!-- /machine -->", "", document.read_text(), flags=re.DOTALL)
     is_code = False
-    for line in document.read_text().splitlines():
+    for line in text.splitlines():
         if line.lstrip().startswith("```"):
             is_code = not is_code
         elif not is_code and not line.startswith("    "):
@@ -91,15 +92,15 @@ def without_code(document: Path) -> Iterator[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_named_files_are_there(document: Path) -> None:
     path = rf"`([\w.*-]+/[\w./*-]*\.(?:{'|'.join(FILE_SUFFIXES)}))`"
-    named = {name for line in without_code(document) for name in re.findall(path, line)} - USERS_FILES
+    named = {name for line in prose_of(document) for name in re.findall(path, line)} - USERS_FILES
     places = (ROOT, ROOT / "fsm_runner")
     assert [name for name in sorted(named) if not any(any(place.glob(name)) for place in places)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_lines_are_short(document: Path) -> None:
-    prose = (line for line in without_code(document) if not line.startswith("|") and "://" not in line)
-    assert [line for line in prose if len(line) > LINE_CHARS] == []
+    lines = (line for line in prose_of(document) if not line.startswith("|") and "://" not in line)
+    assert [line for line in lines if len(line) > LINE_CHARS] == []
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "specs").glob("*.toml")))
