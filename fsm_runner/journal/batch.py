@@ -1,8 +1,11 @@
 """The records that are not on disk yet."""
 
 import asyncio
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterator
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 
 from fsm_runner.journal.schema import TRANSITION_COLUMNS
 
@@ -42,28 +45,30 @@ class RecordKind(Enum):
     MESSAGE_DELETION = "DELETE FROM messages WHERE id IN (VALUES {rows})"
 
 
-_LATEST_COUNTS = frozenset({RecordKind.REPORT, RecordKind.USAGE})
-_PHASES = {kind: index for index, kind in enumerate(RecordKind)} | {
-    RecordKind.SESSION_END: list(RecordKind).index(RecordKind.SESSION_START)
-}
-"""The order of the kinds in a batch. Starts and ends of sessions keep the order of their calls."""
+_SESSION_KINDS = (RecordKind.SESSION_START, RecordKind.SESSION_END)
+_RUN_KINDS = (RecordKind.CLAIM, RecordKind.REPORT, RecordKind.USAGE, RecordKind.RUN_END)
 
 
 class Batch:
     """Records that are written together or not at all."""
 
     def __init__(self) -> None:
-        self.records: list[tuple[RecordKind, Row]] = []
+        self.rows: defaultdict[RecordKind, list[Row]] = defaultdict(list)
+        self.sessions: list[tuple[RecordKind, Row]] = []
+        """Starts and ends, in the order of their calls."""
         self.messages: dict[int, tuple[str, bytes]] = {}
         """Session id and content by message id."""
         self.deleted: list[int] = []
         self.waiters: list[Waiter] = []
 
     def is_empty(self) -> bool:
-        return not (self.records or self.messages or self.deleted)
+        return not (self.rows or self.sessions or self.messages or self.deleted)
 
     def add(self, kind: RecordKind, *row: object) -> None:
-        self.records.append((kind, row))
+        if kind in _SESSION_KINDS:
+            self.sessions.append((kind, row))
+        else:
+            self.rows[kind].append(row)
 
     def delete_message(self, message_id: int) -> None:
         """Delete a message; one of this batch is not written at all."""
@@ -72,21 +77,21 @@ class Batch:
 
     def extend(self, newer: "Batch") -> None:
         """Append the records of a later batch, and its waiters."""
-        self.records += newer.records
+        for kind, rows in newer.rows.items():
+            self.rows[kind] += rows
+        self.sessions += newer.sessions
         for message_id in newer.deleted:
             self.delete_message(message_id)
         self.messages.update(newer.messages)
         self.waiters += newer.waiters
 
-    def statements(self) -> Iterable[tuple[RecordKind, list[Row]]]:
-        """Yield the rows in the order in which they must be written, grouped by kind."""
-        found: list[tuple[RecordKind, list[Row]]] = []
-        for kind, row in sorted(self.records, key=lambda record: _PHASES[record[0]]):
-            if not found or found[-1][0] is not kind:
-                found.append((kind, []))
-            found[-1][1].append(row)
-        for kind, rows in found:
-            yield kind, _distinct(kind, rows)
+    def statements(self) -> Iterator[tuple[RecordKind, list[Row]]]:
+        """Yield the rows by kind, in the order in which they must be written."""
+        yield RecordKind.TRANSITION, self.rows.get(RecordKind.TRANSITION, [])
+        for kind in _RUN_KINDS:
+            yield kind, _distinct(kind, self.rows.get(kind, []))
+        for kind, group in groupby(self.sessions, key=itemgetter(0)):
+            yield kind, [row for _, row in group]
         yield RecordKind.MESSAGE, [(message_id, *message) for message_id, message in self.messages.items()]
         yield RecordKind.MESSAGE_DELETION, [(message_id,) for message_id in self.deleted]
 
@@ -102,9 +107,7 @@ def release(waiters: list[Waiter], failure: str | None) -> None:
 
 
 def _distinct(kind: RecordKind, rows: list[Row]) -> list[Row]:
-    """Return one row for each run: the latest report and usage, the first end. An UPDATE takes any of several."""
-    if kind in _LATEST_COUNTS:
-        return list({row[0]: row for row in rows}.values())
-    if kind is RecordKind.RUN_END:
-        return list({row[0]: row for row in reversed(rows)}.values())
-    return rows
+    """Return one row for each run, since an UPDATE takes any of several: the first end, the latest of other records."""
+    if kind is RecordKind.CLAIM:
+        return rows
+    return list({row[0]: row for row in (reversed(rows) if kind is RecordKind.RUN_END else rows)}.values())

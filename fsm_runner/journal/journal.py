@@ -17,7 +17,7 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.batch import RecordKind
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
-from fsm_runner.journal.records import Recovered, Report, Transition, TransitionRow, utc_text
+from fsm_runner.journal.records import Recovered, Report, Transition, utc_text
 from fsm_runner.journal.writer import Writer
 
 Value = TypeVar("Value")
@@ -96,14 +96,11 @@ class Journal:
 
     def record_transition(self, step: Transition) -> None:
         self._last_transition += 1
-        row = TransitionRow(
-            **msgspec.structs.asdict(msgspec.structs.replace(step, reason=self._redacted(step.reason))),
-            seq=self._last_transition,
-            at=utc_text(),
-            monotonic_s=time.monotonic(),
-            process=self.process,
-        )
-        self._record(RecordKind.TRANSITION, *msgspec.structs.astuple(row))
+        if (reason := self._redacted(step.reason)) != step.reason:
+            step = msgspec.structs.replace(step, reason=reason)
+        # The fields of `TransitionRow`, which is not built because this runs at each step.
+        row = (*msgspec.structs.astuple(step), self._last_transition, utc_text(), time.monotonic(), self.process)
+        self._record(RecordKind.TRANSITION, *row)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         """Record a claimed run; `run` is its JSON. A second claim of a run changes nothing."""

@@ -85,7 +85,10 @@ class Writer:
         while at < len(rows):
             count = min(_MOST_ROWS, 1 << (len(rows) - at).bit_length() - 1)
             group = rows[at : at + count]
-            values = [_storable(value) for value in chain.from_iterable(group)]
+            values = [
+                _storable(value) if isinstance(value, str) and not value.isascii() else value
+                for value in chain.from_iterable(group)
+            ]
             self._connection.execute(_statement(form, count, len(group[0])), values)
             at += count
 
@@ -96,8 +99,6 @@ def _statement(form: str, rows: int, columns: int) -> str:
     return form.format(rows=", ".join([row] * rows))
 
 
-def _storable(value: object) -> object:
+def _storable(text: str) -> str:
     """Return a text as SQLite accepts it: half a surrogate pair, perhaps of a file name, becomes its escape."""
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
