@@ -11,17 +11,15 @@ app = typer.Typer(
 
 @app.command()
 def check(
-    file: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[FILE]", help="A spec, or the name of one of the program's own. [all own]", show_default=False
-        ),
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Specs, or names of the program's own. [all own]", show_default=False),
     ] = None,
 ) -> None:
-    """List every defect of a spec with its line and exit 1, or print nothing and exit 0 if it is sound."""
+    """List every defect of the specs with its line and exit 1, or print nothing and exit 0 if they are sound."""
     from fsm_runner.cli.machine_check import check_specs
 
-    raise typer.Exit(check_specs(file))
+    raise typer.Exit(check_specs(files or []))
 
 
 @app.command()

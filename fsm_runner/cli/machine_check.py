@@ -1,5 +1,6 @@
 """`fsm-runner machine check`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from fsm_runner.cli.output import show
@@ -39,12 +40,12 @@ def find_spec(file: str) -> Path:
     return path
 
 
-def check_specs(file: str | None) -> int:
-    """Print the defects of one spec, or of all of the program's own, and return the exit code."""
+def check_specs(files: Iterable[str]) -> int:
+    """Print the defects of these specs, or of all of the program's own if there is none, and return the exit code."""
     own = own_specs()
     if missing := ACTOR_INTERFACES.keys() - own.keys():
         raise UsageError(f"neither a home nor the package has specs/{min(missing)}.toml")
-    paths = list(own.values()) if file is None else [find_spec(file)]
+    paths = [find_spec(file) for file in files] or list(own.values())
     defects = [defect for path in paths for defect in _defects_of(path, is_own=path in own.values())]
     for defect in defects:
         show(defect)

@@ -1,5 +1,6 @@
 """The command line of `fsm-runner machine`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,24 @@ def test_check_lists_the_defects_of_a_file() -> None:
     assert lines[0] == f"broken.toml:{BROKEN_LINE}: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
     line = BROKEN.splitlines().index('to = "executing"') + 1
     assert f'broken.toml:{line}: transitions[1].to: "exekuting" is not a state (did you mean "executing"?)' in lines
+
+
+def test_check_takes_several_files_and_reports_each() -> None:
+    for name in ("first.toml", "second.toml"):
+        Path(name).write_text(BROKEN)
+    result = invoke("check", "first.toml", str(ROOT / "specs" / "run.toml"), "second.toml")
+    assert result.exit_code == 1
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["first.toml", "second.toml"]
+
+
+def test_the_hooks_for_other_repositories_start_commands_that_exist() -> None:
+    hooks = re.findall(
+        r"^  entry: fsm-runner machine (\w+)$", (ROOT / ".pre-commit-hooks.yaml").read_text(), re.MULTILINE
+    )
+    assert hooks == ["check", "diagram"]
+    spec, document = str(ROOT / "specs" / "run.toml"), str(ROOT / "docs" / "machines.md")
+    assert invoke("check", spec).exit_code == 0
+    assert invoke("diagram", spec, "--check", document).exit_code == 0
 
 
 def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
