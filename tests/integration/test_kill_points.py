@@ -1,5 +1,7 @@
-"""A runner that is killed with SIGKILL at any point of a run and started again: the run ends as if it had not been, or
-as interrupted, and the coordinator is told so once."""
+"""A runner is killed with SIGKILL at any point of a run and started again.
+
+The run ends as if the runner had not been killed, or as interrupted, and its end is reported once.
+"""
 
 from pathlib import Path
 
@@ -14,18 +16,18 @@ from tests.support.stage import REFUSED, Scenario, Stage
 from tests.support.theatre import Repertoire, entering, short_transitions, theatre
 
 BIND_DELAY_S = 0.1
-"""Longer than a command takes that has nothing to wait for."""
+"""Longer than a command takes that waits for nothing."""
 DOWNLOAD = "/scripts/[^/]+/download"
 
 
 def hold_preparation(stage: Stage) -> None:
-    """Where it has to fetch its script itself: the first time is the runner's, which brings in all that there are."""
+    """Hold the second download: the first one belongs to the runner, which fetches all scripts when it starts."""
     stage.proxy.fault("GET", DOWNLOAD, faults.status(REFUSED))
     stage.proxy.fault("GET", DOWNLOAD, faults.hold(stage.released), times=None)
 
 
 def bind_late(stage: Stage) -> None:
-    """When it is acknowledged, how the run ends is on disk already: nothing flushes the journal before the report."""
+    """Delay the bind until the end of the run is on disk, as nothing else flushes the journal before the report."""
     stage.proxy.fault("POST", "/sessions/[^/]+/bind", faults.delay(BIND_DELAY_S))
 
 
@@ -34,7 +36,7 @@ def refuse_reports(stage: Stage) -> None:
 
 
 async def wait(stage: Stage) -> None:
-    """Nothing is done for the run."""
+    """Let the run wait."""
 
 
 async def stop_when_claimed(stage: Stage) -> None:
@@ -54,7 +56,7 @@ async def stop_when_executing(stage: Stage) -> None:
 
 
 async def settle(stage: Stage) -> None:
-    """The coordinator takes the runner for gone, and what it had for failed."""
+    """Deregister the runner, so that the coordinator fails its runs."""
     (runner,) = await stage.desk.runners()
     await stage.desk.api.deregister(str(runner["runner_id"]))
 

@@ -1,5 +1,7 @@
-"""A runner that is killed with SIGKILL at any point of a persistent executor's life: nothing of that is left, its runs
-end once, and its session has an end."""
+"""A runner is killed with SIGKILL at any point of a persistent executor's life.
+
+No process of the executor is left, each of its runs ends once, and its session ends.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.support.stage import REFUSED, Act, Scenario, Stage, Steps, nothing_mo
 from tests.support.theatre import Repertoire, entering, short_transitions, theatre
 
 NOT_SHORT = [("busy", "turn_timed_out", "stopping_turn")]
-"""The run of the turn has the same limit, which begins earlier and so ends earlier."""
+"""Transitions that no scenario takes: the turn's run has the same time limit, which begins and ends earlier."""
 
 
 def complete(_: Stage) -> Steps:
@@ -44,7 +46,7 @@ def refuse_status(stage: Stage) -> None:
 
 
 async def until_told(stage: Stage) -> None:
-    """The end of the session between two turns."""
+    """Wait for the report of an end between two turns."""
     await stage.proxy.seen("POST", SESSION_STATUS)
 
 

@@ -1,4 +1,4 @@
-"""The disk of the journal is full: the runner claims nothing, and goes on when there is room."""
+"""The journal's disk is full: the runner claims nothing, and continues when there is room."""
 
 import asyncio
 import resource
@@ -41,7 +41,7 @@ def opened(state_dir: Path) -> Iterator[sqlite3.Connection]:
 
 
 class Room(Protocol):
-    """What the state directory has."""
+    """The state directory."""
 
     @property
     def path(self) -> Path: ...
@@ -171,7 +171,7 @@ async def case(tmp_path: Path, room: Room) -> AsyncIterator[Case]:
 
 
 class Written:
-    """What is in a journal."""
+    """The contents of a journal."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -184,7 +184,7 @@ class Written:
 
     @property
     def is_settled(self) -> bool:
-        """No run is open, and nothing is left to be told."""
+        """Return whether no run is open and no message is stored."""
         return not self.rows("SELECT 1 FROM runs WHERE ended_at IS NULL") and not self.rows("SELECT 1 FROM messages")
 
 
@@ -196,7 +196,7 @@ def written(state_dir: Path) -> Iterator[Written]:
         yield journal
 
 
-async def test_it_claims_nothing_while_runs_go_on_and_comes_back_with_all_that_was_noted(case: Case) -> None:
+async def test_it_claims_nothing_while_runs_continue_and_then_writes_all_records(case: Case) -> None:
     async with case.runner() as runner:
         at_work = await case.run_at_work()
         assert "cannot be written" in await case.run_that_finds_no_room(runner)
@@ -228,7 +228,7 @@ async def test_it_claims_nothing_while_runs_go_on_and_comes_back_with_all_that_w
         assert journal.is_settled
 
 
-async def test_a_runner_that_is_killed_meanwhile_leaves_a_journal_that_the_next_one_goes_on_with(case: Case) -> None:
+async def test_a_runner_that_is_killed_meanwhile_leaves_a_usable_journal(case: Case) -> None:
     async with case.runner() as runner:
         at_work = await case.run_at_work()
         refused = await case.run_that_finds_no_room(runner)
@@ -251,7 +251,7 @@ async def test_a_runner_that_is_killed_meanwhile_leaves_a_journal_that_the_next_
         assert journal.is_settled
 
 
-def test_a_start_without_room_says_which_file_it_is(room: Room, tmp_path: Path) -> None:
+def test_a_start_without_room_names_the_file(room: Room, tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     limit = "ulimit -f 0" if isinstance(room, RoomInFiles) else ":"
     if isinstance(room, RoomOnDisk):

@@ -25,11 +25,11 @@ trap 'echo SIGTERM > "$2"' TERM
 echo $$ > "$2"
 while ! read answer < "$4"; do :; done
 """
-"""Says so, and stays."""
+"""Reports SIGTERM and does not end."""
 
 
 def reported_reason(desk: Bench) -> str:
-    """Of the one report that has ended a run."""
+    """Return the error in the one terminal report."""
     (report,) = desk.proxy.acknowledged("POST", TERMINAL_REPORT)
     assert report.path.endswith("/failed")
     error: str = report.json["error"]

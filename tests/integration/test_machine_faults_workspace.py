@@ -22,7 +22,7 @@ def place() -> Iterator[Path]:
 
 
 async def reason(desk: Bench, project_dir: Path) -> str:
-    """Why a run failed that was to work there, as the coordinator was told."""
+    """Return the reported error of a run with this project directory."""
     run = await desk.submit_in(str(project_dir), "say", text="no matter")
     call = await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
     error: str = call.json["error"]
@@ -34,7 +34,7 @@ async def completes(desk: Bench, project_dir: Path) -> None:
     await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
 
 
-async def test_each_says_what_is_wrong_and_the_runner_works_on(place: Path) -> None:
+async def test_each_error_names_the_reason_and_the_runner_continues(place: Path) -> None:
     missing, file, closed = place / "missing", place / "file", place / "closed"
     file.touch()
     closed.mkdir(mode=0o700)
@@ -60,7 +60,7 @@ async def test_each_says_what_is_wrong_and_the_runner_works_on(place: Path) -> N
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount a file system")
-async def test_a_file_system_that_is_read_only_is_told(place: Path) -> None:
+async def test_a_read_only_file_system_is_named(place: Path) -> None:
     read_only = place / "read-only"
     read_only.mkdir()
     mounted = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"', str(read_only))

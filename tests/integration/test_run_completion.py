@@ -1,4 +1,4 @@
-"""Runs that nobody stops: their results, and what the coordinator is told of them in which order."""
+"""Runs that end by themselves: their results, and the order of their reports."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""`started` is acknowledged before anything else is told about a run, however long that takes."""
+"""`started` is acknowledged before any other report of a run is sent, however long that takes."""
 
 import asyncio
 from pathlib import Path
@@ -31,7 +31,7 @@ async def test_a_run_is_not_reported_completed_before_its_start_is_acknowledged(
 
 
 @pytest.mark.parametrize("kind", [faults.status(500), faults.status(503), faults.reset(), faults.html()])
-async def test_a_start_that_fails_five_times_holds_the_end_back(tmp_path: Path, kind: faults.Kind) -> None:
+async def test_a_start_that_fails_five_times_delays_the_end(tmp_path: Path, kind: faults.Kind) -> None:
     async with running(tmp_path) as (desk, _):
         desk.proxy.fault("POST", STARTED, kind, times=5)
         run = await desk.submit("say", text="quick")
@@ -57,7 +57,7 @@ async def test_a_stop_is_reported_after_the_start_that_is_under_way(tmp_path: Pa
         _assert_in_order(desk, run, "stopped")
 
 
-async def test_a_start_whose_answer_is_lost_is_looked_up_and_not_told_again(tmp_path: Path) -> None:
+async def test_a_start_whose_answer_is_lost_is_looked_up_and_not_sent_again(tmp_path: Path) -> None:
     async with running(tmp_path) as (desk, _):
         desk.proxy.fault("POST", STARTED, faults.lost_answer())
         run = await desk.submit("say", text="quick")
@@ -66,7 +66,7 @@ async def test_a_start_whose_answer_is_lost_is_looked_up_and_not_told_again(tmp_
         assert (await desk.api.run(run.run_id)).status == "completed"
 
 
-async def test_a_slow_report_of_one_run_keeps_no_other_run_waiting(tmp_path: Path) -> None:
+async def test_a_slow_report_of_one_run_delays_no_other_run(tmp_path: Path) -> None:
     released = asyncio.Event()
     async with running(tmp_path) as (desk, _):
         desk.proxy.fault("POST", TERMINAL_REPORT, faults.hold_request(released))
@@ -80,7 +80,7 @@ async def test_a_slow_report_of_one_run_keeps_no_other_run_waiting(tmp_path: Pat
 
 
 def _told(desk: Bench, run: RunCreated) -> list[str]:
-    """All that was told of the run, acknowledged or not."""
+    """Return all calls about the run, acknowledged or not."""
     about = f"/runner/runs/{run.run_id}/[a-z]+|/sessions/{run.session_id}/[a-z]+"
     return [call.path.rsplit("/")[-1] for call in desk.proxy.calls_for("POST", about)]
 

@@ -1,4 +1,4 @@
-"""How a run ended is told until it is acknowledged, once."""
+"""The end of a run is reported until it is acknowledged, once."""
 
 import asyncio
 from pathlib import Path
@@ -41,7 +41,7 @@ async def test_a_stop_that_is_refused_ten_times_is_acknowledged_once(tmp_path: P
         assert desk.reports(run) == ["started", "stopped"]
 
 
-async def test_a_report_whose_answer_is_lost_is_looked_up_and_not_told_twice(tmp_path: Path) -> None:
+async def test_a_report_whose_answer_is_lost_is_looked_up_and_not_sent_twice(tmp_path: Path) -> None:
     async with running(tmp_path) as (desk, _):
         desk.proxy.fault("POST", TERMINAL_REPORT, faults.lost_answer())
         run = await desk.submit("say", text="x")
@@ -52,7 +52,7 @@ async def test_a_report_whose_answer_is_lost_is_looked_up_and_not_told_twice(tmp
         assert desk.states[run.run_id][-2:] == ["reporting", "completed"]
 
 
-async def test_a_beginning_whose_answer_is_lost_is_not_told_again_over_a_stop(tmp_path: Path) -> None:
+async def test_a_started_report_whose_answer_is_lost_is_not_sent_again_after_a_stop(tmp_path: Path) -> None:
     released = asyncio.Event()
     async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
         desk.proxy.fault("POST", REPORT + "started", faults.lost_answer())

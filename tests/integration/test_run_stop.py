@@ -60,7 +60,7 @@ async def test_a_stop_ends_a_command_and_says_what_that_took(tmp_path: Path, age
         await gone(pid)
 
 
-async def test_a_stop_ends_what_the_command_has_started(tmp_path: Path) -> None:
+async def test_a_stop_ends_the_descendants_of_the_command(tmp_path: Path) -> None:
     async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
         run = await desk.submit("leave-a-child", **command.parameters)
         grandchild = await command.started.pid()

@@ -1,4 +1,4 @@
-"""A stop is about one run: others of the same session go on."""
+"""A stop concerns one run: other runs of the same session continue."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def test_a_resume_that_comes_while_the_runner_drains_leaves_the_turn_its_g
 
 @asynccontextmanager
 async def two_held(folder: Path) -> AsyncIterator[TwoHeld]:
-    """A turn at work, and a resume that was refused as busy and is not told so to the coordinator yet."""
+    """A turn at work, and a resume that was refused as busy and is not reported yet."""
     released = asyncio.Event()
     async with staged(folder) as at_work, waiter(folder) as held:
         first = await at_work.start(["bind"], *held_by(held), ["report"])

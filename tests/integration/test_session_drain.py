@@ -17,7 +17,7 @@ from tests.support.watch import AT_ONCE_S
 LONG_S = 600.0
 
 
-async def test_an_idle_executor_ends_and_is_told_before_the_runner_leaves(tmp_path: Path) -> None:
+async def test_an_idle_executor_ends_and_is_reported_before_the_runner_leaves(tmp_path: Path) -> None:
     async with staged(tmp_path, grace_period_s=LONG_S) as at_work:
         runs = [await at_work.start(["bind"], ["report"]) for _ in range(3)]
         pids = [(await at_work.completes(run))["pid"] for run in runs]
@@ -97,7 +97,7 @@ async def test_a_runner_with_an_idle_executor_ends_quickly(tmp_path: Path) -> No
         assert not [line for line in runner.lines if "Traceback" in line]
 
 
-async def test_a_runner_that_is_told_three_times_leaves_no_executor(tmp_path: Path) -> None:
+async def test_a_runner_that_gets_three_signals_leaves_no_executor(tmp_path: Path) -> None:
     async with (
         runner_process(tmp_path) as (desk, runner),
         waiter(tmp_path, "one") as idle,

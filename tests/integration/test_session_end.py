@@ -21,7 +21,7 @@ IDLE_LIMIT_S = 2.0
 @pytest.mark.parametrize(
     ("end", "status"), [(["exit", 0], "finished"), (["exit", 1], "failed"), (["die"], "failed")], ids=str
 )
-async def test_an_exit_between_turns_is_told_once_and_after_the_run(tmp_path: Path, end: Step, status: str) -> None:
+async def test_an_exit_between_turns_is_reported_once_and_after_the_run(tmp_path: Path, end: Step, status: str) -> None:
     async with staged(tmp_path) as bench:
         run = await bench.start(["bind"], ["report"], ["afterwards", end])
         pid = (await bench.completes(run))["pid"]
@@ -46,7 +46,7 @@ async def test_the_end_of_a_session_waits_for_the_report_of_its_last_run(tmp_pat
         assert await bench.session(run) == "finished"
 
 
-async def test_an_end_that_the_coordinator_does_not_hear_of_is_told_again(tmp_path: Path) -> None:
+async def test_the_report_of_an_end_is_retried(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         for fault in (faults.reset(), faults.status(503), faults.html()):
             bench.proxy.fault("POST", SESSION_STATUS, fault)
@@ -56,7 +56,7 @@ async def test_an_end_that_the_coordinator_does_not_hear_of_is_told_again(tmp_pa
         assert len(bench.proxy.calls_for("POST", SESSION_STATUS)) == 4
 
 
-async def test_an_end_that_the_coordinator_refuses_is_told_no_more(tmp_path: Path) -> None:
+async def test_a_refused_report_of_an_end_is_not_retried(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench:
         bench.proxy.fault("POST", SESSION_STATUS, faults.status(404))
         run = await bench.start(["bind"], ["afterwards", ["exit", 0]])
@@ -83,7 +83,7 @@ async def test_an_end_that_the_coordinator_refuses_is_told_no_more(tmp_path: Pat
     ids=["0 and stderr", "both", "stdout", "exit code", "0", "signal", "signal and stderr"],
 )
 @pytest.mark.parametrize("turn", [1, 2])
-async def test_an_exit_in_a_turn_fails_its_run_and_tells_no_status(
+async def test_an_exit_in_a_turn_fails_its_run_and_reports_no_status(
     tmp_path: Path, turn: int, steps: list[Step], reason: str
 ) -> None:
     async with staged(tmp_path) as bench:
@@ -105,9 +105,7 @@ async def test_a_turn_that_is_completed_before_the_exit_counts(tmp_path: Path) -
         assert await bench.session_ended() == "failed"
 
 
-async def test_an_end_is_not_told_before_its_last_run_has_told_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_end_is_not_reported_before_its_last_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = asyncio.Event()
     report = RunActor._report
 

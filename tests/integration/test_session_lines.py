@@ -1,4 +1,4 @@
-"""Of what a persistent executor writes to stdout, only `turn_complete` counts."""
+"""Only `turn_complete` counts on the stdout of a persistent executor."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an executor tells of its session is at the coordinator before its turn is completed (section 1.1)."""
+"""The coordinator has all messages of an executor before its turn is completed (section 1.1)."""
 
 import asyncio
 from pathlib import Path
@@ -35,9 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda fault: fault.name,
 )
 @pytest.mark.usefixtures("impatient")
-async def test_all_that_was_told_arrives_in_order_before_the_report(
-    tmp_path: Path, lifecycle: str, fault: Kind
-) -> None:
+async def test_all_messages_arrive_in_order_before_the_report(tmp_path: Path, lifecycle: str, fault: Kind) -> None:
     async with staged(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
         bench.proxy.fault("POST", MESSAGES, fault, times=2)
         bench.proxy.fault("PATCH", ANYTHING, fault)
@@ -49,7 +47,7 @@ async def test_all_that_was_told_arrives_in_order_before_the_report(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_turn_is_not_completed_before_its_bind_was_taken(tmp_path: Path) -> None:
+async def test_a_turn_is_not_completed_before_its_bind_was_acknowledged(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         released = asyncio.Event()
         bench.proxy.fault("POST", "/sessions/[^/]+/bind", faults.hold_request(released))
@@ -76,7 +74,7 @@ async def test_a_bind_after_the_turn_is_refused_and_leaves_the_session_idle(tmp_
         assert again["answers"] == [200, 409, 200]
 
 
-async def test_an_event_between_turns_is_taken(tmp_path: Path) -> None:
+async def test_an_event_between_turns_is_accepted(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         late: list[Step] = [["await", str(held.gate.path)], ["event", "late"], ["tell_pid", str(held.started.path)]]
         run = await bench.start(["bind"], ["afterwards", *late])
@@ -89,7 +87,7 @@ async def test_an_event_between_turns_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
 @pytest.mark.usefixtures("impatient")
-async def test_work_goes_on_while_the_coordinator_is_away(tmp_path: Path, lifecycle: str) -> None:
+async def test_work_continues_while_the_coordinator_is_away(tmp_path: Path, lifecycle: str) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle)
     async with staged(tmp_path, home) as bench, waiter(tmp_path) as held:
         done = ["tell_pid", str(held.started.path)]
@@ -109,7 +107,7 @@ async def test_work_goes_on_while_the_coordinator_is_away(tmp_path: Path, lifecy
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_executor_that_ends_while_the_coordinator_is_away_is_told_afterwards(tmp_path: Path) -> None:
+async def test_an_executor_that_ends_while_the_coordinator_is_away_is_reported_afterwards(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(*held_by(held), ["bind"], ["afterwards", ["exit", 4]])
         await held.started.pid()

@@ -59,9 +59,7 @@ async def test_a_stop_of_an_executor_that_is_too_busy_to_listen_takes_a_signal(
 
 
 @pytest.mark.parametrize("steps", [[], IGNORE_BOTH], ids=["obeys", "ignores both"])
-async def test_a_stop_leaves_nothing_of_the_group(
-    tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stop_ends_the_whole_group(tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
     short_graces(monkeypatch)
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], *steps, ["spawn", str(held.started.path)], ["silent"])
@@ -72,7 +70,7 @@ async def test_a_stop_leaves_nothing_of_the_group(
 
 
 @pytest.mark.parametrize("steps", [[], IGNORE_BOTH], ids=["obeys", "ignores both"])
-async def test_a_stop_between_turns_ends_the_process_and_is_told_as_stopped(
+async def test_a_stop_between_turns_ends_the_process_and_is_reported_as_stopped(
     tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short_graces(monkeypatch)

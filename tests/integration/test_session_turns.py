@@ -57,7 +57,7 @@ async def test_two_sessions_at_once_do_not_mix(tmp_path: Path) -> None:
             assert await _texts(bench, run.session_id) == [f"{name}{turn}" for turn in range(6)]
 
 
-async def test_a_turn_at_work_does_not_hold_up_another_session(tmp_path: Path) -> None:
+async def test_a_turn_at_work_does_not_delay_another_session(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         slow = await bench.start(["bind"], *held_by(held))
         await held.started.pid()
@@ -66,7 +66,7 @@ async def test_a_turn_at_work_does_not_hold_up_another_session(tmp_path: Path) -
         await bench.completes(slow)
 
 
-async def test_a_resume_of_a_busy_session_fails_and_the_turn_goes_on(tmp_path: Path) -> None:
+async def test_a_resume_of_a_busy_session_fails_and_the_turn_continues(tmp_path: Path) -> None:
     async with staged(tmp_path) as bench, waiter(tmp_path) as held:
         first = await bench.start(["bind"], *held_by(held), ["report"])
         pid = await held.started.pid()
