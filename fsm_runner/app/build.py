@@ -54,9 +54,9 @@ from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.threads import in_thread
 
 WORKSPACE_CHECK_LIMIT_S = 5.0
-"""How long the start waits for the file system of the project directory."""
+"""The time for which the start waits for the file system of the project directory."""
 STOP_LIMIT_S = 20.0
-"""How long runs may take to be stopped and reported after the grace period."""
+"""The time within which runs are stopped and reported after the grace period."""
 
 
 async def _warn_of_workspace(project_dir: Path, user: RunUser | None) -> None:

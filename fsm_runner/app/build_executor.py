@@ -26,7 +26,7 @@ from fsm_runner.util.threads import in_thread
 
 
 class ExecutorDependencies(msgspec.Struct, frozen=True, kw_only=True):
-    """What an executor needs of the runner."""
+    """The parts of the runner that an executor uses."""
 
     api: CoordinatorApi
     scripts: ScriptSync

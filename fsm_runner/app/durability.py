@@ -15,7 +15,7 @@ from fsm_runner.runtime.recovery import Sweep
 
 
 class DurableState(msgspec.Struct, frozen=True):
-    """What a killed process of the runner leaves to the next one."""
+    """The state that a killed process of the runner leaves to the next one."""
 
     journal: Journal
     tags: Mapping[str, str] = {}

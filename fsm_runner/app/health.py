@@ -31,7 +31,7 @@ _OWN_DESCRIPTORS = Path("/proc/self/fd")
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What a runner answers."""
+    """The answer of a runner."""
 
     state: str
     """The state of the runner's machine."""
@@ -40,7 +40,7 @@ class Health(msgspec.Struct, frozen=True):
     problem: str | None = None
     """A message for the operator about a fault that makes the runner unhealthy in any state."""
     is_unhealthy_state: bool = False
-    """Whether the state has the tag `unhealthy`."""
+    """True if the state has the tag `unhealthy`."""
 
     @property
     def is_healthy(self) -> bool:
@@ -52,7 +52,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Hanging(msgspec.Struct, frozen=True):
-    """The answer that stands for a runner which does not answer."""
+    """A runner that does not answer."""
 
     @property
     def is_healthy(self) -> bool:

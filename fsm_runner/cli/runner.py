@@ -23,7 +23,7 @@ from fsm_runner.protocol.wire import Agent
 from fsm_runner.util import event_loop
 
 ABORT_LIMIT_S = 5.0
-"""How long a runner that is aborted may take to kill its processes and to close its journal."""
+"""The time in which an aborted runner kills its processes and closes its journal."""
 
 EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED, "aborted": EXIT_ABORTED}
 """The exit code for each outcome of `specs/runner.toml`."""

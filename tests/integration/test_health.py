@@ -1,4 +1,4 @@
-"""Whether a runner is well, as it says itself and as `fsm-runner health` tells."""
+"""The health check of a runner and `fsm-runner health`."""
 
 import asyncio
 import os
@@ -31,22 +31,24 @@ async def runner_process(folder: Path) -> AsyncIterator[tuple[Bench, Program]]:
             yield desk, runner
 
 
-async def asked(folder: Path) -> Finished:
+async def health_command(folder: Path) -> Finished:
     return await finish(folder, environment(None), "health", "--state-dir", str(folder / "state"))
 
 
-async def test_one_that_is_healthy_says_what_it_does(tmp_path: Path) -> None:
+async def test_a_healthy_runner_reports_its_state_and_runs(tmp_path: Path) -> None:
     async with runner_process(tmp_path) as (desk, _), waiter(tmp_path) as held:
-        assert (await asked(tmp_path)).stdout.endswith(": online, 0 runs held\n")
+        assert (await health_command(tmp_path)).stdout.endswith(": online, 0 runs held\n")
         await desk.submit("wait", **held.parameters)
         await held.started.pid()
-        answer = await asked(tmp_path)
+        answer = await health_command(tmp_path)
         assert answer.code == EXIT_OK
         assert answer.stdout.endswith(": online, 1 run held\n")
         held.gate.write_line()
 
 
-async def test_a_problem_makes_a_runner_unwell_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_problem_makes_a_runner_unhealthy_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "0123456789abcdef"
     folder.mkdir()
     async with serve_health(folder, lambda: Health("online", 1, "there is no watchdog")):
@@ -59,11 +61,11 @@ async def test_one_whose_coordinator_is_away_is_healthy(tmp_path: Path) -> None:
         desk.proxy.upstream_url = "http://127.0.0.1:9"
         await desk.proxy.cut()
         await runner.said("disconnected")
-        answer = await asked(tmp_path)
+        answer = await health_command(tmp_path)
         assert (answer.code, answer.stdout.partition(": ")[2]) == (EXIT_OK, "disconnected, 0 runs held\n")
 
 
-async def test_one_that_is_stuck_is_not(
+async def test_a_runner_that_hangs_is_unhealthy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(health, "ANSWER_LIMIT_S", 0.3)
@@ -77,21 +79,21 @@ async def test_one_that_is_stuck_is_not(
         assert "does not answer within 0.3 s" in capsys.readouterr().out
 
 
-async def test_one_that_has_ended_or_was_killed_is_none(tmp_path: Path) -> None:
+async def test_a_runner_that_has_ended_or_was_killed_is_not_listed(tmp_path: Path) -> None:
     async with runner_process(tmp_path) as (_, runner):
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert not list((tmp_path / "state").glob(f"*/{SOCKET_FILE}"))
-        assert (await asked(tmp_path)).code == EXIT_FAILED
+        assert (await health_command(tmp_path)).code == EXIT_FAILED
         (folder,) = (tmp_path / "state").iterdir()
         left = await asyncio.start_unix_server(lambda *_: None, folder / SOCKET_FILE)
         left.close()
-        answer = await asked(tmp_path)
+        answer = await health_command(tmp_path)
         assert (answer.code, answer.stdout) == (EXIT_FAILED, "")
         assert f"no runner is at work with a journal in {tmp_path / 'state'}" in answer.stderr
 
 
-async def test_one_with_a_state_directory_of_any_length_is_asked(tmp_path: Path) -> None:
+async def test_the_state_directory_may_have_a_path_of_any_length(tmp_path: Path) -> None:
     state = tmp_path / ("s" * 120) / "state"
     folder = state / "0123456789abcdef"
     folder.mkdir(parents=True)
@@ -101,7 +103,7 @@ async def test_one_with_a_state_directory_of_any_length_is_asked(tmp_path: Path)
     assert sockets(state) == []
 
 
-async def test_a_path_that_is_too_long_is_said_where_nothing_shortens_it(
+async def test_a_path_that_is_too_long_and_cannot_be_shortened_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(health, "_OWN_DESCRIPTORS", tmp_path / "no-proc")
@@ -116,14 +118,14 @@ async def test_a_path_that_is_too_long_is_said_where_nothing_shortens_it(
     )
 
 
-async def test_one_that_can_take_no_runs_is_not_well(tmp_path: Path) -> None:
+async def test_a_runner_in_an_unhealthy_state_is_unhealthy(tmp_path: Path) -> None:
     (tmp_path / "runner").mkdir()
     async with serve_health(tmp_path / "runner", lambda: Health("suspended", 3, is_unhealthy_state=True)):
         (answer,) = (await query_all(sockets(tmp_path))).values()
     assert (answer.is_healthy, str(answer)) == (False, "suspended, 3 runs held")
 
 
-async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_answer_is_unhealthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "LONGEST_ANSWER_BYTES", 10)
     (tmp_path / "runner").mkdir()
     for said in (b"no JSON\n", b'{"state": 1}\n', b"x" * 100, b""):
@@ -137,7 +139,7 @@ async def test_somebody_else_who_answers_there_is_not_well(tmp_path: Path, monke
             assert not answered.is_healthy
 
 
-async def test_a_socket_that_is_deleted_is_made_again_also_with_its_folder(
+async def test_a_deleted_socket_is_created_again_also_with_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "CHECK_INTERVAL_S", 0.01)

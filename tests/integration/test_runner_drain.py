@@ -1,4 +1,4 @@
-"""The end of a real runner process: told by signals, each one asking for more haste."""
+"""The end of a real runner process by signals. Each further signal asks for more haste."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ async def test_a_terminal_that_is_closed_ends_a_runner_like_any_signal(tmp_path:
 
 
 @pytest.mark.parametrize("moment", ["run first", "signal first", "run with the signal", "signal with the run"])
-async def test_a_run_that_comes_with_the_signal_has_an_outcome_or_is_untouched(tmp_path: Path, moment: str) -> None:
+async def test_a_run_that_arrives_with_the_signal_has_an_outcome_or_is_untouched(tmp_path: Path, moment: str) -> None:
     async with runner_process(tmp_path) as (desk, runner):
         if moment == "signal first":
             runner.terminate()

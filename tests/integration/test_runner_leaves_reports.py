@@ -14,7 +14,7 @@ from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT
 from tests.support.runner import bench
 
 
-async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_process(
+async def test_a_report_that_the_journal_keeps_does_not_delay_the_end_and_is_sent_by_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "SILENCE_LIMIT_S", 0.05)
@@ -36,7 +36,7 @@ async def test_what_is_written_down_is_not_waited_for_long_and_told_by_the_next_
         assert told.path.endswith("/completed")
 
 
-async def test_a_run_that_comes_at_the_last_moment_is_told_before_the_runner_leaves(
+async def test_a_run_that_arrives_at_the_last_moment_is_reported_before_the_runner_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_for_attempt = Registrar.wait_for_attempt
@@ -44,7 +44,7 @@ async def test_a_run_that_comes_at_the_last_moment_is_told_before_the_runner_lea
     async with bench(tmp_path) as desk:
 
         async def after_one_more_run(registrar: Registrar, limit_s: float) -> None:
-            """Nothing was at work any more, and the poll that is still held brings something."""
+            """No run was active any more, and the held poll delivers one."""
             late.append(await desk.submit("say", text="x"))
             await desk.state(late[0], "reporting")
             await wait_for_attempt(registrar, limit_s)
@@ -58,7 +58,9 @@ async def test_a_run_that_comes_at_the_last_moment_is_told_before_the_runner_lea
         assert await desk.runners() == []
 
 
-async def test_what_is_kept_in_memory_alone_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_runner_waits_for_reports_that_no_journal_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner_module, "SILENCE_LIMIT_S", 0.05)
     async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home"), grace_period_s=60) as runner:
         desk.proxy.fault("POST", REPORT + ".*", faults.reset(), times=None)

@@ -1,4 +1,4 @@
-"""A coordinator that is away, forgets, answers late, or has somebody else answer for it."""
+"""A coordinator that is away, forgets the runner, answers late, or is replaced by another server."""
 
 import asyncio
 import signal
@@ -58,7 +58,7 @@ async def beating(folder: Path, **overrides: Any) -> AsyncIterator[tuple[Bench, 
 
 
 @pytest.mark.parametrize("reported", ["at work", "ended"])
-async def test_a_full_runner_ends_in_time_where_the_coordinator_is_away_for_good(
+async def test_a_full_runner_ends_in_time_while_the_coordinator_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: str
 ) -> None:
     monkeypatch.setattr(build, "STOP_LIMIT_S", STOP_LIMIT_S)
@@ -81,7 +81,7 @@ async def test_a_full_runner_ends_in_time_where_the_coordinator_is_away_for_good
             assert desk.reports(run) in ([], ["started"])
 
 
-async def test_a_third_signal_ends_a_full_runner_at_once_where_the_coordinator_is_away(tmp_path: Path) -> None:
+async def test_a_third_signal_ends_a_full_runner_at_once_while_the_coordinator_is_away(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     async with bench(tmp_path) as desk, waiter(tmp_path) as command:
         arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--max-runs", "1")
@@ -147,7 +147,7 @@ async def test_a_not_registered_that_is_answered_after_the_next_registration_cha
             assert len(desk.proxy.acknowledged("POST", REGISTER)) == 1
 
 
-async def test_a_registration_that_comes_while_the_runner_drains_is_used(tmp_path: Path) -> None:
+async def test_a_registration_that_succeeds_while_the_runner_drains_is_used(tmp_path: Path) -> None:
     """The coordinator was restarted and has forgotten it: the next heartbeat is taken under the new registration."""
     database = tmp_path / "coordinator.sqlite"
     released = asyncio.Event()

@@ -131,7 +131,7 @@ async def test_a_run_that_is_handed_out_again_while_it_is_at_work_is_carried_out
         assert desk.states[other.run_id] == []
 
 
-async def test_a_runner_that_somebody_else_sends_away_ends(tmp_path: Path) -> None:
+async def test_a_runner_that_another_client_deregisters_ends(tmp_path: Path) -> None:
     async with running(tmp_path) as (desk, runner):
         await desk.proxy.seen("GET", POLL)
         (shown,) = await desk.runners()

@@ -1,4 +1,4 @@
-"""Coming to a coordinator, being refused by it, and finding it again."""
+"""Registering at a coordinator, being refused, and registering again."""
 
 import asyncio
 import json
@@ -117,7 +117,7 @@ async def test_a_registration_that_is_refused_for_a_field_names_it_without_json(
         assert any(": HTTP 422: agents.0.command: Field required)" in line for line in lines), lines
 
 
-async def test_credentials_that_are_refused_later_end_no_runner_that_was_taken_in(tmp_path: Path) -> None:
+async def test_credentials_that_are_refused_later_do_not_end_a_registered_runner(tmp_path: Path) -> None:
     timings = Timings(heartbeat_interval_s=0.1, stale_after_s=0.0)
     async with bench(tmp_path, timings) as desk, desk.running(make_home(tmp_path / "home")) as runner:
         desk.proxy.fault("POST", REGISTER, faults.status(401, "Not authenticated"), times=3)
@@ -146,7 +146,7 @@ async def test_a_registration_whose_answer_is_lost_is_repeated_until_the_first_o
             assert len(await desk.runners()) == 1
 
 
-async def test_a_runner_that_is_told_to_end_while_the_coordinator_is_away_ends(tmp_path: Path) -> None:
+async def test_a_runner_drains_while_the_coordinator_is_away(tmp_path: Path) -> None:
     async with bench(tmp_path) as desk:
         desk.proxy.fault("POST", REGISTER, faults.reset(), times=None)
         async with desk.running(make_home(tmp_path / "home"), registers=False) as runner:
@@ -154,7 +154,7 @@ async def test_a_runner_that_is_told_to_end_while_the_coordinator_is_away_ends(t
             assert await runner.drain() == "stopped"
 
 
-async def test_a_runner_that_is_told_to_end_while_it_registers_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_runner_that_drains_while_it_registers_leaves_no_registration(tmp_path: Path) -> None:
     released = asyncio.Event()
     async with bench(tmp_path) as desk:
         desk.proxy.fault("POST", REGISTER, faults.hold(released))
@@ -221,7 +221,7 @@ async def test_a_heartbeat_is_sent_as_often_as_the_coordinator_asks(tmp_path: Pa
             assert beat.json.keys() == {"runner_id"}
 
 
-async def test_a_runner_beats_more_often_than_it_is_asked_to_where_it_is_told_so(tmp_path: Path) -> None:
+async def test_a_shorter_configured_interval_of_heartbeats_is_used(tmp_path: Path) -> None:
     async with running(tmp_path, heartbeat_interval_s=0.1) as (desk, _):
         await desk.proxy.answered("POST", HEARTBEAT, 2)
 

@@ -1,4 +1,4 @@
-"""When descriptors are short for a further run, and what the runner makes of it."""
+"""The watch over file descriptors, and the states of a runner during a shortage."""
 
 import asyncio
 

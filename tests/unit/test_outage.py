@@ -1,4 +1,4 @@
-"""An outage that lasts too long is noticed once, and what the runner makes of it."""
+"""The outage timer, and the poller and the runner during outages."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

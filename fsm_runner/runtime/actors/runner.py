@@ -22,7 +22,7 @@ from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
 
 REGISTRATION_LIMIT_S = 0.5
-"""How long a runner that leaves waits for a registration in progress: it has to undo it."""
+"""The time for which a leaving runner waits for a registration in progress, because it has to undo it."""
 
 SILENCE_LIMIT_S = 3.0
 """A runner that leaves waits for its last reports. If the journal keeps them and the coordinator has answered nothing
@@ -130,7 +130,7 @@ class RunnerActor(Actor):
 
     @property
     def is_ending(self) -> bool:
-        """Whether the coordinator may have forgotten the runner's agents, because the runner leaves or has left."""
+        """True if the runner leaves or has left, so that its agents may be gone from the coordinator."""
         return self.has_tag("leaving") or self._machine.is_final(self.model)
 
     async def wait_for_registration(self) -> None:
@@ -192,7 +192,7 @@ class RunnerActor(Actor):
 
     @property
     def _keeps_reports(self) -> bool:
-        """Whether a later process of this runner finds the pending reports."""
+        """True if a later process of this runner finds the pending reports."""
         return self._journal.path is not None and self._journal.unwritable is None
 
     async def _flush_reports(self) -> None:

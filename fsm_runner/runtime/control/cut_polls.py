@@ -20,7 +20,7 @@ class CutPolls:
 
     @staticmethod
     def may_be_cut(fault: CoordinatorError, held_s: float) -> bool:
-        """Whether a proxy may have cut this poll. Otherwise the coordinator is away."""
+        """Return whether a proxy may have cut this poll. Otherwise the coordinator is away."""
         status = fault.status if isinstance(fault, Unreachable) else None
         return fault.may_have_arrived and (held_s >= SHORT_POLL_S or status in PROXY_TIMEOUTS)
 

@@ -12,7 +12,7 @@ from fsm_runner.process.limits.open_files import OPEN_FILES, OWN_DESCRIPTORS, Op
 START_DESCRIPTORS = 8
 """Reserved for each run whose process is not started yet: those of the process, and those that starting it needs."""
 RUN_DESCRIPTORS = 5
-"""What a run usually holds: four for its process, and one for a connection to the gateway."""
+"""The descriptors of a typical run: four for its process, and one for a connection to the gateway."""
 CHECK_INTERVAL_S = 1.0
 """The time between two checks during a shortage. Otherwise each start and end of a run causes one."""
 FREED_AFTER_S = 5.0
@@ -58,17 +58,17 @@ class DescriptorWatch:
 
     @property
     def is_short(self) -> bool:
-        """Whether there is a shortage."""
+        """True during a shortage."""
         return self._short_at_s is not None
 
     @property
     def has_room(self) -> bool:
-        """Whether there are descriptors for another run once all current runs have started their processes."""
+        """True if there are descriptors for another run once all current runs have started their processes."""
         return self._left >= START_DESCRIPTORS
 
     @property
     def has_lasting_shortage(self) -> bool:
-        """Whether there has been no room for `LASTING_AFTER_S`."""
+        """True if there has been no room for `LASTING_AFTER_S`."""
         since_s = self._no_room_since_s
         return since_s is not None and asyncio.get_running_loop().time() >= since_s + LASTING_AFTER_S
 

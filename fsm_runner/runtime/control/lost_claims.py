@@ -40,9 +40,9 @@ class LostClaims:
         self._api = api
         self._runs = runs
         self._are_new = has_history
-        """Whether an unknown claim cannot have been started by an earlier process. True after the first list."""
+        """True if no earlier process can have started an unknown claim, as is the case after the first list."""
         self._unanswered_since_s: dict[str, float] = {}
-        """When runs began to wait for the definition of their agent, by run id."""
+        """The times at which runs began to wait for the definition of their agent, by run id."""
 
     async def start_all(self, runner_id: str, may_claim: MayClaim) -> bool:
         """Return whether all lost claims were handled. Raises `CoordinatorError` if the list is not available."""

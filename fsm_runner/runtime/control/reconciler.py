@@ -41,7 +41,7 @@ class ReconciliationWindow:
         self._next_s = now_s
 
     def is_due(self, now_s: float) -> bool:
-        """Whether the window is open and the interval since the last look-up is over."""
+        """Return whether the window is open and the interval since the last look-up is over."""
         return self._until_s is not None and now_s >= self._next_s
 
     def close(self, looked_up_s: float) -> None:
@@ -66,11 +66,11 @@ class Reconciler:
         self._lost_claims = LostClaims(api, runs, has_history=has_history)
         self._window = ReconciliationWindow()
         self._ambiguous_stops: set[str] = set()
-        """Sessions with several runs of which one is to be stopped. The next look-up names that run."""
+        """Sessions that have several runs, one of which must be stopped. The next look-up names it."""
 
     @property
     def is_due(self) -> bool:
-        """Whether the runs have to be reconciled before the next poll."""
+        """True if the runs must be reconciled before the next poll."""
         return self._window.is_due(_now_s())
 
     def expect_loss(self, held_for_s: float = 0.0) -> None:
