@@ -1,5 +1,6 @@
 """What the documents state, compared with what the program does."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -70,6 +71,26 @@ def test_a_setting_is_documented_as_it_is_declared(setting: Setting) -> None:
 def test_every_exit_code_is_documented() -> None:
     codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     assert {int(row[0]) for row in list(rows("Exit codes"))[1:]} == codes
+
+
+def quoted_messages() -> Iterator[str]:
+    """The parts of messages in docs/operations.md that have at least three words and no value that varies."""
+    text = " ".join(re.sub("```.*?```", "", OPERATIONS, flags=re.DOTALL).split())
+    quoted = [*re.findall(r'\*\*"([^"]+)"\*\*', text), *re.findall("`([^`]+)`", text)]
+    parts = (part.strip(" ,:;") for message in quoted for part in re.split(r"…|[A-Z0-9_]{2,}|[0-9.]+", message))
+    return (part for part in parts if re.search(r"([a-z]+ ){2}[a-z]+", part) and not part.startswith("fsm-runner "))
+
+
+def test_the_messages_in_operations_are_those_of_the_program() -> None:
+    texts = "\n".join(
+        node.value
+        for path in (ROOT / "fsm_runner").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    quoted = list(quoted_messages())
+    assert "polls are cut after" in quoted
+    assert [part for part in quoted if part not in texts] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
