@@ -31,14 +31,14 @@ REGISTRATION = wire.Registration(
 
 @cache
 def bomb() -> bytes:
-    """A few hundred bytes that are a quarter of a gigabyte when they are unpacked twice."""
+    """Return a few hundred bytes that become a quarter of a gigabyte after two decompressions."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = b"".join(packer.compress(bytes(MIB)) for _ in range(BOMB_MIB)) + packer.flush()
     return gzip.compress(packed, 9)
 
 
 class Answers:
-    """An ASGI application that says the same to everything but for the token, and keeps what was asked."""
+    """An ASGI application with one response to all requests except token requests. It records the requests."""
 
     def __init__(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         self.start = {"type": "http.response.start", "status": status, "headers": list(headers)}

@@ -106,13 +106,13 @@ TLS_ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", TLS_ANSWERS)
-async def test_http_to_a_port_that_says_that_it_has_tls(answer: str) -> None:
+async def test_http_to_a_port_that_reports_tls(answer: str) -> None:
     async with raw_server(TLS_ANSWERS[answer]) as url, CoordinatorApi(url) as api:
         with pytest.raises(CoordinatorError, match=r"the port expects TLS: use https:// in the URL$"):
             await api.health()
 
 
-async def test_http_to_a_port_that_answers_with_an_alert_of_tls() -> None:
+async def test_http_to_a_port_that_sends_a_tls_alert() -> None:
     async with raw_server(b"\x15\x03\x01\x00\x02\x02\x50") as url:
         for said in await faults_of(url):
             assert ": the server sent no HTTP response; is this the right port? If it expects TLS" in said
@@ -134,9 +134,7 @@ async def test_a_port_with_another_protocol_shows_what_it_sent() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT])
-async def test_a_network_that_is_not_reached_has_the_reason_of_the_system(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unreachable_network_has_the_error_of_the_system(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -146,7 +144,7 @@ async def test_a_network_that_is_not_reached_has_the_reason_of_the_system(
 
 
 @pytest.mark.usefixtures("_trusted")
-async def test_a_server_that_demands_a_certificate_of_its_clients(authority: trustme.CA) -> None:
+async def test_a_server_that_requires_client_certificates(authority: trustme.CA) -> None:
     tls = tls_for(authority, "localhost")
     authority.configure_trust(tls)
     tls.verify_mode = ssl.CERT_REQUIRED
@@ -165,7 +163,7 @@ async def test_a_server_that_has_answered_before_is_not_suspected_of_tls() -> No
 
 
 class Guarded:
-    """Asks for a user name and a password."""
+    """A server that asks for a user name and a password."""
 
     def __init__(self, login: str) -> None:
         self._expected = b"Basic " + base64.b64encode(login.encode())
@@ -201,7 +199,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("challenge", UNSUPPORTED)
-async def test_authentication_that_is_not_supported_is_named(challenge: str) -> None:
+async def test_unsupported_authentication_is_named(challenge: str) -> None:
     async with raw_server(unauthorized(challenge)) as url:
         for said in await faults_of(url):
             asked = f"asks for authentication by {UNSUPPORTED[challenge]} (WWW-Authenticate), which is not supported"
@@ -213,13 +211,13 @@ async def test_authentication_that_is_not_supported_is_named(challenge: str) -> 
 
 
 @pytest.mark.parametrize("challenge", ["", "Bearer", 'Bearer realm="Digest, Basic"', 'Negotiate, bearer error="x"'])
-async def test_a_token_is_asked_for(challenge: str) -> None:
+async def test_a_server_that_asks_for_a_token(challenge: str) -> None:
     async with raw_server(unauthorized(challenge)) as url, CoordinatorApi(url) as api:
         with pytest.raises(NotAuthenticated, match="it asks for a token, and none is configured: set AUTH0_DOMAIN"):
             await api.health()
 
 
-async def test_a_password_is_asked_for_beside_a_token() -> None:
+async def test_a_server_that_asks_for_a_password_beside_a_token() -> None:
     async def issue(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b'{"access_token": "t", "expires_in": 60}'})
@@ -233,7 +231,7 @@ async def test_a_password_is_asked_for_beside_a_token() -> None:
             await api.health()
 
 
-async def test_the_name_of_the_docker_host_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_name_of_the_docker_host_without_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -252,7 +250,7 @@ def unauthorized(challenge: str) -> bytes:
 
 @asynccontextmanager
 async def resetting_server() -> AsyncIterator[str]:
-    """Its URL. Each connection is reset when a request has come."""
+    """Yield the URL of a server that resets each connection after a request."""
 
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1 << 16)
@@ -265,7 +263,7 @@ async def resetting_server() -> AsyncIterator[str]:
 
 
 def refuse_clients(listener: socket.socket, tls: ssl.SSLContext, times: int) -> None:
-    """Refuse the certificate of each client. An alert is lost where a connection is closed with input unread."""
+    """Reject the certificate of each client. An alert is lost if a connection is closed with unread input."""
     for _ in range(times):
         connection, _ = listener.accept()
         with connection:

@@ -32,7 +32,7 @@ def _proxied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_proxied")
 @pytest.mark.parametrize(("scheme", "variable"), [("http", "HTTP_PROXY"), ("https", "HTTPS_PROXY")])
-async def test_a_proxy_that_cannot_be_reached_is_named(scheme: str, variable: str) -> None:
+async def test_an_unreachable_proxy_is_named(scheme: str, variable: str) -> None:
     for said in await faults_of(f"{scheme}://coordinator.invalid"):
         assert (
             f"coordinator.invalid: the proxy http://127.0.0.1:9 ({variable}) cannot be reached: Connection refused"
@@ -63,7 +63,7 @@ async def test_a_proxy_that_asks_for_a_login_is_named(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("_proxied")
-async def test_a_login_that_is_not_supported_or_not_accepted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unsupported_or_rejected_login_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = "HTTP/1.1 407 No\r\nproxy-authenticate: {}\r\ncontent-length: 0\r\n\r\n"
     async with raw_server(refusal.format("NTLM").encode()) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy)
@@ -79,7 +79,7 @@ async def test_a_login_that_is_not_supported_or_not_accepted_is_named(monkeypatc
 
 @pytest.mark.usefixtures("_proxied")
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_whose_name_is_not_known(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_with_an_unknown_name(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = f"{scheme.upper()}_PROXY"
     monkeypatch.setenv(variable, "http://user:secret@nosuch.invalid:3128")
     for said in await faults_of(f"{scheme}://192.0.2.2:8799"):
@@ -124,7 +124,9 @@ async def test_a_proxy_with_tls_that_is_set_with_http(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("_proxied")
-async def test_the_certificate_of_a_proxy_is_not_taken_for_that_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_certificate_of_a_proxy_is_not_mistaken_for_that_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(tls)
     async with serving(nothing, tls) as proxy:
@@ -169,7 +171,7 @@ BAD_PROXIES = [
 
 @pytest.mark.usefixtures("_proxied")
 @pytest.mark.parametrize("value", BAD_PROXIES)
-def test_a_proxy_that_cannot_be_used_is_refused_at_the_start(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_is_a_usage_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", value)
     with pytest.raises(UsageError) as raised:
         CoordinatorApi("http://192.0.2.2:8799")
@@ -178,7 +180,7 @@ def test_a_proxy_that_cannot_be_used_is_refused_at_the_start(value: str, monkeyp
 
 
 @pytest.mark.usefixtures("_proxied")
-async def test_a_command_with_a_bad_proxy_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_with_an_invalid_proxy_prints_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:99999")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fsm_runner", "runs", "-c", "http://192.0.2.2:8799"),

@@ -23,17 +23,17 @@ pytestmark = pytest.mark.sends_invalid_requests("redirects lead to any path")
 ANSWER = {"runner_id": "rnr_1", "run_id": "run_1", "session_id": "ses_1", "status": "pending", "access_token": "t"}
 
 Target = Callable[[str], str]
-"""The `Location` for the path of a request, with its query."""
+"""Returns the `Location` for the path and query of a request."""
 
 
 class Redirecting:
-    """Redirects what does not begin with `/moved`, and answers the rest. Keeps what arrives."""
+    """Redirects paths that do not begin with `/moved`, answers the others, and records the requests."""
 
     def __init__(self, status: int, target: Target) -> None:
         self._status = status
         self._target = target
         self.arrived: list[tuple[str, str, bytes, bytes]] = []
-        """Method, path, body and `Authorization`."""
+        """The method, path, body and `Authorization` of each request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()

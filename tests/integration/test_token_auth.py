@@ -19,7 +19,7 @@ LOGIN = TokenRequest(client_id="me", client_secret="s3cret", audience="coordinat
 
 
 class Issuer:
-    """Issues numbered tokens, and a coordinator that takes some of them."""
+    """A token service with numbered tokens, and a coordinator that accepts some of them."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, str]] = []

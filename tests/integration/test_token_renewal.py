@@ -56,7 +56,7 @@ async def test_a_lifetime_counts_from_the_request() -> None:
         at.service.gate.clear()
         call = asyncio.create_task(at.api.health())
         await at.service.has_been_asked(1)
-        # The answer takes longer than the token lasts. It is used once all the same, by those who waited for it.
+        # The response takes longer than the token's lifetime. The waiting callers still use the token once.
         at.clock.now_s += LIFETIME_S
         at.service.gate.set()
         await call
@@ -243,5 +243,5 @@ async def test_tokens_and_the_secret_are_never_shown() -> None:
         for text in (*lines, str(caught.value), repr(LOGIN), repr(caught.value)):
             assert SECRET not in text
             assert "token-" not in text
-        # The one before the present one may still be under way.
+        # Calls with the previous token may still be in flight.
         assert [redactor.text(f"token-{number}") for number in (1, 2, 3)] == ["token-1", MASK, MASK]

@@ -27,12 +27,12 @@ from tests.support.runner import waiter
 
 SHORT_LIFE_S = 2.0
 QUICK_POLLS = Timings(poll_timeout_s=0.5, heartbeat_interval_s=0.5)
-"""So that there is always a call that needs a token."""
+"""The interval is short, so that there is always a call that needs a token."""
 RENEWALS = 2
 
 
 class Place:
-    """A token service, and a coordinator that demands its tokens."""
+    """A token service, and a coordinator that requires its tokens."""
 
     def __init__(self, folder: Path, issuer: Issuer, authority_file: Path, desk: Desk) -> None:
         self.folder = folder
@@ -41,11 +41,11 @@ class Place:
         self.desk = desk
 
     def env(self, **changed: str) -> dict[str, str]:
-        """Of a program that calls the coordinator."""
+        """Return the environment of a program that calls the coordinator."""
         variables = {
             "AGENT_ORCHESTRATOR_API_URL": self.desk.server.url,
             "SSL_CERT_FILE": str(self.authority_file),
-            # Neither of the two is reached through a proxy, both are on this machine.
+            # Both are on this machine, so no proxy is used.
             "HTTPS_PROXY": "http://127.0.0.1:9",
             "HTTP_PROXY": "http://127.0.0.1:9",
             "XDG_STATE_HOME": str(self.folder / "state"),
@@ -55,7 +55,7 @@ class Place:
         return environment(self.folder / "home", **variables)
 
     async def does(self, *arguments: str) -> Finished:
-        """A command, from its start to its end."""
+        """Run a command to its end."""
         return await finish(self.folder, self.env(), *arguments)
 
     @asynccontextmanager
@@ -67,7 +67,7 @@ class Place:
             assert not any(token in line for token in self.issuer.issued)
 
     async def renewed(self) -> None:
-        """Return when the token has been replaced some times more."""
+        """Return after further replacements of the token."""
         await self.issuer.has_issued(len(self.issuer.issued) + RENEWALS)
 
 
@@ -82,7 +82,7 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
                 yield Place(tmp_path, issuer, authority_file, desk)
 
 
-async def test_runs_are_submitted_and_carried_out_while_tokens_are_renewed(place: Place, tmp_path: Path) -> None:
+async def test_runs_work_while_tokens_are_renewed(place: Place, tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     place.issuer.lifetime_s = SHORT_LIFE_S
     async with place.runner(PROFILE) as runner, waiter(tmp_path) as command:
@@ -94,7 +94,7 @@ async def test_runs_are_submitted_and_carried_out_while_tokens_are_renewed(place
         submitted = await place.does("submit", "wait", *(f"{key}={value}" for key, value in command.parameters.items()))
         run_id = json.loads(submitted.stdout)["run_id"]
         await command.started.pid()
-        # A run that is at work does not notice that tokens come and go.
+        # Renewals do not affect an active run.
         await place.renewed()
         assert run_id in (await place.does("runs", "--status", "running")).stdout
         assert (await place.does("stop", run_id)).code == EXIT_OK
@@ -150,7 +150,9 @@ async def test_wrong_credentials_end_the_start(place: Place, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", [("runs",), ("stop", "run_1"), ("submit", "say", "text=x")])
-async def test_a_command_with_wrong_credentials_says_so(place: Place, tmp_path: Path, command: tuple[str, ...]) -> None:
+async def test_a_command_with_wrong_credentials_reports_them(
+    place: Place, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     make_home(tmp_path / "home")
     ended = await finish(tmp_path, place.env(AUTH0_RUNNER_CLIENT_SECRET="not-the-s3cret"), *command)
     assert ended.code == EXIT_FAILED
@@ -160,7 +162,7 @@ async def test_a_command_with_wrong_credentials_says_so(place: Place, tmp_path: 
     assert len(ended.stderr.splitlines()) == 1
 
 
-async def test_a_token_service_that_is_away_is_waited_for(place: Place, tmp_path: Path) -> None:
+async def test_an_unreachable_token_service_is_retried(place: Place, tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     place.issuer.away = True
     place.issuer.lifetime_s = SHORT_LIFE_S
@@ -182,7 +184,7 @@ async def test_a_token_service_that_is_away_is_waited_for(place: Place, tmp_path
     assert len([line for line in runner.lines if "token renewal failed" in line]) == 2
 
 
-async def test_a_certificate_of_an_unknown_authority_is_said_with_what_to_do(place: Place, tmp_path: Path) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_reported_with_a_remedy(place: Place, tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     async with place.runner(PROFILE, SSL_CERT_FILE="") as runner:
         line = await runner.said("CERTIFICATE_VERIFY_FAILED")
@@ -193,7 +195,7 @@ async def test_a_certificate_of_an_unknown_authority_is_said_with_what_to_do(pla
     assert place.issuer.logins == []
 
 
-async def test_a_certificate_file_that_is_not_there_is_a_usage_error(place: Place, tmp_path: Path) -> None:
+async def test_a_missing_certificate_file_is_a_usage_error(place: Place, tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     ended = await finish(tmp_path, place.env(SSL_CERT_FILE="/no/such/file"), "--profile", PROFILE)
     assert ended.code == 2
@@ -201,7 +203,7 @@ async def test_a_certificate_file_that_is_not_there_is_a_usage_error(place: Plac
     assert "cannot be used: [Errno 2]" in ended.stderr
 
 
-async def test_a_slow_renewal_holds_up_no_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_renewal_delays_no_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(place.authority_file))
     clock = Clock()
     login = TokenRequest(client_id=CLIENT_ID, client_secret=CLIENT_SECRET, audience=AUDIENCE)

@@ -41,7 +41,7 @@ RUN = {"run_id": "run_1", "session_id": "ses_1", "type": "start_session", "param
 
 
 def answer(status: int, body: Any = b"", content_type: str = "application/json", length: int | None = None) -> bytes:
-    """One HTTP answer; `length` for one that promises another length than it has."""
+    """Return an HTTP response; `length` is a wrong Content-Length."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"HTTP/1.1 {status} Said\r\ncontent-type: {content_type}\r\ncontent-length: {length or len(content)}\r\n\r\n"
     return head.encode("latin-1") + content
@@ -56,7 +56,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def listening(serve: Serve) -> AsyncIterator[CoordinatorApi]:
-    """A server on a socket, and the API that talks to it. No connection outlives it."""
+    """Yield the API of a server on a socket. All connections are closed afterwards."""
     connections: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ async def listening(serve: Serve) -> AsyncIterator[CoordinatorApi]:
 
 
 class RawCoordinator:
-    """Sends bytes as they are given, and keeps what it was asked."""
+    """A server that sends the given bytes and records the requests."""
 
     def __init__(self, raw: bytes | None) -> None:
         self._raw = raw
@@ -100,7 +100,7 @@ class RawCoordinator:
 
 @asynccontextmanager
 async def answering(raw: bytes | None) -> AsyncIterator[tuple[CoordinatorApi, RawCoordinator]]:
-    """A coordinator that answers each call so; None: not before it is released."""
+    """A coordinator with one response to all calls; None: it waits until it is released."""
     coordinator = RawCoordinator(raw)
     async with listening(coordinator.serve) as api:
         try:
@@ -301,7 +301,7 @@ async def test_a_missing_response_is_transient(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_poll_lasts_for_the_hold_time_and_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Giving one up early loses what it carries, so the margin is there even where none is held."""
+    """A poll that is given up early loses its content, so the margin applies even without a hold time."""
     monkeypatch.setattr(api_module, "POLL_MARGIN_S", 20)
     async with answering(None) as (api, coordinator):
         polling = asyncio.create_task(api.poll("r", 0.01))

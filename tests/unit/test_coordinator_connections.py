@@ -14,7 +14,7 @@ from tests.support.watch import PATIENCE_S
 
 
 class Counter:
-    """A server that answers a request when it is let, and counts its connections."""
+    """A server that counts connections, and answers each request once it is allowed to."""
 
     def __init__(self) -> None:
         self.accepted = 0

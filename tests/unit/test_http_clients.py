@@ -17,7 +17,7 @@ LIMIT_S = 10.0
 
 @asynccontextmanager
 async def refusing_proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Its URL, and the first lines of what it is asked for."""
+    """Yield the URL of a server, and the first lines of its requests."""
     asked: list[bytes] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
