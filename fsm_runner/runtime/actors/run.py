@@ -105,7 +105,9 @@ class RunActor(Actor):
         self._context = context
         self._recovered = recovered
         self._refusal = refusal
-        self._channel = SessionReporter(run.session_id, context.reporting, self._may_bind, self._note_status)
+        self._channel = SessionReporter(
+            run.session_id, context.reporting, lambda: self.has_tag("may_bind"), self._note_status
+        )
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
@@ -169,7 +171,7 @@ class RunActor(Actor):
             self.failure = self._context.reporting.redactor.text(str(payload) or type(payload).__name__)
         if self._context.machine.is_final(self.model) and step.cause is not Cause.DONE:
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
-        if step.event == "stop_requested":
+        if step.cause == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         if self.has_tag("reports_started"):
@@ -252,9 +254,6 @@ class RunActor(Actor):
         response = outbox.put(self.wire_run.session_id, report, maybe_delivered=maybe_delivered)
         self._sent.append(response)
         return response
-
-    def _may_bind(self) -> bool:
-        return self.has_tag("may_bind")
 
     def _report_of_outcome(self) -> OutboundMessage:
         run_id, provisional = self.wire_run.run_id, self.model.provisional

@@ -14,12 +14,12 @@ from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
 from fsm_runner.runtime.actors.ended_runs import EndedRuns
-from fsm_runner.runtime.actors.owned_tasks import OwnedTasks
 from fsm_runner.runtime.actors.run import RunActor, RunContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
 from fsm_runner.util.error_text import headline, limited_error
 from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.util.tasks import OwnedTasks
 from fsm_runner.util.text import excerpt
 
 HELD_LIMIT = 10_000

@@ -189,7 +189,7 @@ class SessionActor(Actor):
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = SessionReporter(self.name, self._context.reporting, self._may_bind, self._note_status)
+        channel = SessionReporter(self.name, self._context.reporting, lambda: self.has_turn, self._note_status)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
@@ -225,9 +225,6 @@ class SessionActor(Actor):
     def _note_status(self, status: ExecutorStatus) -> None:
         if self.has_turn:
             self.turn.on_status(status)
-
-    def _may_bind(self) -> bool:
-        return self.has_turn
 
 
 def no_live_executor(session_id: str) -> ExecutionFailed:

@@ -11,8 +11,8 @@ from fsm_runner.executors.launcher import Launcher
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.runtime.actors.actor import Position
-from fsm_runner.runtime.actors.owned_tasks import OwnedTasks
 from fsm_runner.runtime.actors.session import OnStatus, SessionActor, SessionContext, Turn, no_live_executor
+from fsm_runner.util.tasks import OwnedTasks
 
 
 class SessionRegistry:
