@@ -78,7 +78,7 @@ async def test_an_unknown_flag_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-async def test_a_profile_that_is_malformed_is_named_with_its_field(tmp_path: Path, content: bytes, named: str) -> None:
+async def test_a_malformed_profile_is_named_with_its_field(tmp_path: Path, content: bytes, named: str) -> None:
     path = make_home(tmp_path / "home").path
     path.write_bytes(content)
     _assert_refused(
@@ -86,14 +86,14 @@ async def test_a_profile_that_is_malformed_is_named_with_its_field(tmp_path: Pat
     )
 
 
-async def test_an_agent_that_is_malformed_is_named_with_its_field(tmp_path: Path) -> None:
+async def test_a_malformed_agent_is_named_with_its_field(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     path = home.executor_folder / "agents" / PROFILE / "say.json"
     path.write_bytes(b'{"name": 3}')
     _assert_refused(await finish(tmp_path, environment(tmp_path / "home"), "run", "fail"), str(path), "name")
 
 
-async def test_a_command_that_is_missing_is_named(tmp_path: Path) -> None:
+async def test_a_missing_command_is_named(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     path = home.executor_folder / "commands" / "say"
     path.unlink()
@@ -108,7 +108,7 @@ async def test_a_command_that_is_not_executable_is_named_with_the_remedy(tmp_pat
     _assert_refused(await finish(tmp_path, environment(tmp_path / "home"), "run", "say"), f"chmod +x {path}")
 
 
-async def test_a_broken_profile_is_in_the_way_of_its_own_agents_only(tmp_path: Path) -> None:
+async def test_a_broken_profile_affects_only_its_own_agents(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     broken = home.path.with_name("broken.json")
     broken.write_text("{")
@@ -119,11 +119,11 @@ async def test_a_broken_profile_is_in_the_way_of_its_own_agents_only(tmp_path: P
     _assert_refused(ended, cause, "; the other profiles have these agents: ")
 
 
-async def test_a_status_that_there_is_not_is_named(tmp_path: Path) -> None:
+async def test_an_unknown_status_is_named(tmp_path: Path) -> None:
     _assert_refused(await finish(tmp_path, environment(None), "runs", "--status", "bogus"), "'bogus'", "pending")
 
 
-async def test_parameters_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
+async def test_parameters_that_violate_the_schema_are_named(tmp_path: Path) -> None:
     _assert_refused(await finish(tmp_path, environment(None), "run", "echo"), "message")
     _assert_refused(await finish(tmp_path, environment(None), "run", "echo", "message=x", "mood=good"), "mood")
     _assert_refused(

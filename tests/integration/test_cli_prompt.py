@@ -91,7 +91,7 @@ async def hand(folder: Path, **overrides: Any) -> AsyncIterator[Hand]:
 # Without an agent.
 
 
-async def test_a_prompt_needs_no_agent_and_its_answer_is_printed_as_it_is(tmp_path: Path) -> None:
+async def test_a_prompt_needs_no_agent_and_its_result_is_printed_unchanged(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         run, submitting = await desk.claims("--prompt", "hello = there", "--wait")
         assert (run["type"], run["agent_name"], run["parameters"]) == (
@@ -110,7 +110,7 @@ async def test_a_prompt_needs_no_agent_and_its_answer_is_printed_as_it_is(tmp_pa
         ]
 
 
-async def test_data_is_one_line_of_json_and_a_session_that_ended_is_not_offered(tmp_path: Path) -> None:
+async def test_data_is_one_line_of_json_and_an_ended_session_is_not_offered(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         run, submitting = await desk.claims("--prompt", "hello", "--wait")
         await desk.answers(run, result_data={"said": "a\nb"})
@@ -150,7 +150,7 @@ async def test_a_prompt_for_an_agent_is_its_parameter_and_never_a_file(tmp_path:
         assert (await submitting).code == EXIT_OK
 
 
-async def test_a_profile_that_is_named_is_the_one_that_takes_the_run(tmp_path: Path) -> None:
+async def test_only_the_named_profile_takes_the_run(tmp_path: Path) -> None:
     async with hand(tmp_path, agents=[ASK_AGENT]) as desk:
         other_poll = await desk.desk.held_poll(await desk.desk.register(**autonomous(executor_profile="other")))
         for arguments in (("--prompt", "x"), ("ask", "--prompt", "x")):
@@ -199,7 +199,7 @@ async def test_a_resume_that_fails_prints_no_other_turn_s_result(tmp_path: Path)
         assert "to go on" not in ended.stderr
 
 
-async def test_a_start_that_fails_prints_the_result_it_had(tmp_path: Path) -> None:
+async def test_a_failed_start_prints_its_result(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         run, submitting = await desk.claims("--prompt", "x", "--wait")
         await desk.answers(run, result_text="half of it")
@@ -209,7 +209,7 @@ async def test_a_start_that_fails_prints_the_result_it_had(tmp_path: Path) -> No
         assert "it broke" in ended.stderr
 
 
-async def test_a_session_that_cannot_be_resumed_is_named_with_the_reason(tmp_path: Path) -> None:
+async def test_a_session_that_cannot_be_resumed_is_reported_with_the_reason(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         for wait in ((), ("--wait",)):
             ended = await desk.submits("--session", "ses_nowhere", "--prompt", "x", *wait)
@@ -247,7 +247,7 @@ async def test_a_session_that_cannot_be_resumed_is_named_with_the_reason(tmp_pat
     ],
     ids=ascii,
 )
-async def test_what_does_not_say_what_to_do_is_refused(
+async def test_incomplete_work_is_a_usage_error(
     tmp_path: Path, arguments: tuple[str, ...], named: tuple[str, ...]
 ) -> None:
     home = make_home(tmp_path / "home")
@@ -283,7 +283,7 @@ def assert_refused(ended: Finished, *named: str) -> None:
         assert text in ended.stderr, ended.stderr
 
 
-async def test_a_result_that_is_no_text_is_printed_as_json_and_spoils_no_later_one(tmp_path: Path) -> None:
+async def test_a_result_that_is_not_text_is_printed_as_json(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         run, submitting = await desk.claims("--prompt", "x", "--wait")
         # The embedded coordinator refuses such an event; others may have taken one.
@@ -308,7 +308,7 @@ async def test_a_session_that_waits_for_a_turn_can_be_stopped(tmp_path: Path) ->
         assert (unknown.code, "'ses_nowhere' is not stopped" in unknown.stderr) == (EXIT_USAGE, True)
 
 
-async def test_a_run_that_no_runner_takes_is_said_to_wait(tmp_path: Path) -> None:
+async def test_a_run_without_a_matching_runner_is_reported_as_waiting(tmp_path: Path) -> None:
     async with hand(tmp_path) as desk:
         arguments = ("submit", "-c", desk.desk.server.url, "--profile", "typo", "--prompt", "x", "--wait")
         async with program(tmp_path, environment(None), *arguments) as submitting:

@@ -1,4 +1,4 @@
-"""`coordinator`, `submit`, `runs` and `stop`, as processes that work together."""
+"""`coordinator`, `submit`, `runs` and `stop`, as separate processes."""
 
 import json
 import re
@@ -101,7 +101,7 @@ async def test_the_password_of_a_coordinators_url_is_not_shown(tmp_path: Path) -
 @pytest.mark.parametrize(
     "login", ["me:s3cret pass@", "me:s3cret/pass@", "me:s3cret#pass@", "me:s3cret?pass@", "me:s3cret@pass:@"]
 )
-async def test_a_url_that_is_none_is_refused_without_its_password(tmp_path: Path, login: str) -> None:
+async def test_an_invalid_url_is_reported_without_its_password(tmp_path: Path, login: str) -> None:
     for scheme in ("http://", ""):
         ended = await finish(tmp_path, environment(None), "runs", "-c", f"{scheme}{login}127.0.0.1:x")
         assert ended.code == EXIT_USAGE
@@ -110,7 +110,7 @@ async def test_a_url_that_is_none_is_refused_without_its_password(tmp_path: Path
         assert "s3cret" not in ended.stderr
 
 
-async def test_a_session_goes_on_as_the_program_says(tmp_path: Path) -> None:
+async def test_a_session_continues_with_the_printed_command(tmp_path: Path) -> None:
     async with desk_of_processes(tmp_path, "echo-session") as desk:
         turn = await desk.does("submit", "--prompt", "hello", "--profile", "echo-session", "--wait")
         for prompt in ("again", "and again"):
@@ -121,7 +121,7 @@ async def test_a_session_goes_on_as_the_program_says(tmp_path: Path) -> None:
             assert (turn.code, turn.stdout) == (EXIT_OK, f"{prompt}\n"), turn.stderr
 
 
-async def test_what_a_coordinator_refuses_is_said_in_one_line(tmp_path: Path) -> None:
+async def test_a_refusal_is_reported_on_one_line(tmp_path: Path) -> None:
     async with desk_of_processes(tmp_path) as desk:
         for arguments, named in (
             (("submit", "nobody"), "nobody"),
@@ -134,7 +134,7 @@ async def test_what_a_coordinator_refuses_is_said_in_one_line(tmp_path: Path) ->
             assert ended.stderr.count("\n") == 1
 
 
-async def test_a_coordinator_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
+async def test_an_unreachable_coordinator_is_reported(tmp_path: Path) -> None:
     for arguments in (("runs",), ("stop", "run_1"), ("submit", "say")):
         ended = await finish(tmp_path, environment(None), *arguments, "-c", "http://127.0.0.1:9")
         assert ended.code == EXIT_FAILED

@@ -1,4 +1,4 @@
-"""Every call of the coordinator's API, answered with anything: a value of its type, or one of the faults, soon."""
+"""Any response to any call of the API gives a value of its type or an error, quickly."""
 
 import asyncio
 import itertools
@@ -66,7 +66,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
 
 @pytest.mark.sends_invalid_requests("redirects lead to any path")
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_gives_a_value_or_a_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_returns_a_value_or_raises_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 2_500_000)
     method, call, sound = CALLS[name]
     taken = 0

@@ -1,4 +1,4 @@
-"""What the runner knows for secret is seen nowhere, whatever an executor does to show it."""
+"""No secret of the runner is visible anywhere, whatever an executor prints."""
 
 import asyncio
 import base64
@@ -83,7 +83,7 @@ def _command_lines() -> list[bytes]:
     return lines
 
 
-async def test_what_a_dotenv_file_holds_is_hidden_in_the_result_of_one_run(tmp_path: Path) -> None:
+async def test_secrets_of_a_dotenv_file_are_hidden_in_the_result_of_a_run(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     (tmp_path / ".env").write_text("DEPLOY_TOKEN=dotenv-secret-123\n")
     variables = environment(tmp_path / "home")

@@ -1,4 +1,4 @@
-"""Text that is not sound UTF-8, and byte order marks, wherever text of other programs comes in or goes out."""
+"""JSON and text of other programs that is not UTF-8 or has a byte order mark, at every boundary of the runner."""
 
 import codecs
 import json
@@ -41,7 +41,7 @@ def as_python_writes_it(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-async def test_what_an_executor_tells_through_the_gateway() -> None:
+async def test_messages_of_an_executor_through_the_gateway() -> None:
     async with bench() as b:
         bind = {"session_id": b.own, "executor_session_id": HALF, "project_dir": f"/caf{HALF}"}
         event = event_of(b.own, content=[{"type": "text", "text": f"a{HALF}"}])
@@ -77,7 +77,7 @@ async def test_an_invalid_json_body_gets_the_reason(content: bytes, said: str) -
         assert said in answer.json()["detail"]
 
 
-async def test_what_is_sent_to_the_embedded_coordinator() -> None:
+async def test_requests_to_the_embedded_coordinator() -> None:
     async with coordinator() as desk:
         await desk.register()
         body = {"type": "start_session", "agent_name": "echo", "parameters": {"message": HALF}}
@@ -90,7 +90,7 @@ async def test_what_is_sent_to_the_embedded_coordinator() -> None:
         assert (await desk.http.get(path)).json()["events"][0]["content"][0]["text"] == REPLACED
 
 
-async def test_what_a_client_of_the_mcp_server_asks_for() -> None:
+async def test_requests_to_the_mcp_server() -> None:
     arguments = {"agent_name": "echo", "parameters": {"message": HALF}, "mode": "async_poll"}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
     headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
@@ -107,7 +107,7 @@ async def test_what_a_client_of_the_mcp_server_asks_for() -> None:
         assert [run["parameters"] for run in runs] == [{"message": REPLACED}]
 
 
-async def test_what_a_coordinator_answers_and_what_it_is_told() -> None:
+async def test_responses_of_a_coordinator_and_reports_to_it() -> None:
     recorder = RecordingCoordinator()
     run = {"run_id": "run_1", "session_id": "ses_1", "parameters": {"message": HALF}}
     events = [{"event_type": "result", "timestamp": "2026-01-01T00:00:00Z", "result_text": HALF}]
@@ -131,7 +131,7 @@ async def test_what_a_coordinator_answers_and_what_it_is_told() -> None:
         assert msgspec.json.decode(recorder.arrived[0].body)["error"] == f"there is no file caf{REPLACED}"
 
 
-async def test_what_an_executor_of_the_kit_tells_and_is_told(tmp_path: Path) -> None:
+async def test_messages_of_an_executor_with_the_sdk(tmp_path: Path) -> None:
     body = r"""
 async def main(session):
     async for turn in session.turns():
@@ -153,14 +153,14 @@ async def main(session):
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("name", [rb"caf\udce9.txt", b"caf\xe9.txt"])
-def test_what_a_command_prints(mark: bytes, name: bytes) -> None:
+def test_the_output_of_a_command(mark: bytes, name: bytes) -> None:
     stdout = BoundedCapture(1000)
     stdout.add(mark + b'{"file": "%s"}' % name + b"\n")
     ended = Exit(code=0, signal=None, stdout=stdout, stderr=BoundedCapture(0), duration_s=0)
     assert result_data(0, ended) == {"file": f"caf{REPLACED}.txt"}
 
 
-def test_what_is_typed_as_a_parameter(tmp_path: Path) -> None:
+def test_a_parameter_on_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"caf\xe9")
     file.write_bytes(codecs.BOM_UTF8 + b'{"b": "\\ud83d"}')
     schema = {"properties": {"options": {"type": "object"}}}
@@ -206,7 +206,7 @@ def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pyt
     assert check_file(write("run.toml", (SPECS / "run.toml").read_text())) == ()
 
 
-def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_file_is_reported_as_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/p.json").touch()

@@ -1,4 +1,4 @@
-"""Whatever comes from outside: each decoder gives a value or the error that it documents, and nothing else."""
+"""Decoders of data from outside: each returns a value or raises a documented error."""
 
 import asyncio
 import contextlib
@@ -244,21 +244,21 @@ DECODING_CALLS: list[tuple[Call, Any, list[Json]]] = [
 @pytest.mark.parametrize(("call", "form", "sound"), DECODING_CALLS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_an_answer_is_a_value_or_a_fault(call: Call, form: type[Any], sound: list[Json], data: st.DataObject) -> None:
+def test_a_response_is_a_value_or_an_error(call: Call, form: type[Any], sound: list[Json], data: st.DataObject) -> None:
     content = data.draw(contents(*sound))
     given_back = outcome_of(call(api_that_is_answered((200, content))), CoordinatorError)
     assert isinstance(given_back, form | CoordinatorError)
 
 
 @pytest.mark.parametrize(("call", "form", "sound"), DECODING_CALLS)
-def test_a_sound_answer_is_a_value(call: Call, form: type[Any], sound: list[Json]) -> None:
+def test_a_valid_response_is_a_value(call: Call, form: type[Any], sound: list[Json]) -> None:
     for value in sound:
         assert isinstance(asyncio.run(call(api_that_is_answered((200, as_bytes(value))))), form)
 
 
 @settings(deadline=None)
 @given(altered(RUN))
-def test_a_run_that_was_handed_out_is_never_lost_while_its_id_can_be_read(run: Json) -> None:
+def test_a_claimed_run_is_never_lost_if_its_id_is_valid(run: Json) -> None:
     polled = outcome_of(api_that_is_answered((200, as_bytes({"run": run}))).poll("r", 1), CoordinatorError)
     run_id = run.get("run_id")
     if isinstance(run_id, str) and 1 <= len(run_id) <= 1_000 and _is_sound_text(run_id):
@@ -275,7 +275,7 @@ def _is_sound_text(text: str) -> bool:
 
 @settings(deadline=None)
 @given(st.sampled_from([400, 401, 403, 404, 409, 422, 500, 302, 204]), contents(*CONFLICTS, *REJECTIONS))
-def test_an_answer_that_says_no_is_a_fault_whatever_it_holds(status: int, content: bytes) -> None:
+def test_a_rejection_is_an_error_whatever_its_body(status: int, content: bytes) -> None:
     fault = outcome_of(api_that_is_answered((status, content)).register(REGISTRATION), CoordinatorError)
     assert isinstance(fault, CoordinatorError)
     assert status == 409 or not isinstance(fault, RegistrationConflict)
@@ -293,7 +293,7 @@ def test_a_run_that_is_rejected_is_a_usage_error(content: bytes) -> None:
 @settings(deadline=None)
 @given(st.sampled_from(["completed", "failed", "running"]), st.sampled_from([200, 200, 404]), contents(EVENTS))
 @example("completed", 200, as_bytes(EVENTS))
-def test_a_result_is_printed_as_text_or_one_line_of_json_or_not_at_all(
+def test_a_result_is_printed_as_text_or_one_line_of_json_or_left_out(
     status: str, result_status: int, content: bytes
 ) -> None:
     api = api_that_is_answered((200, as_bytes(RUN | {"status": status})), (result_status, content))
@@ -338,7 +338,7 @@ def loaded_profile() -> LoadedProfile | None:
 
 @settings(deadline=None)
 @given(contents(PROFILE))
-def test_a_profile_is_loaded_or_refused_by_its_file(content: bytes) -> None:
+def test_a_profile_is_loaded_or_reported_with_its_file(content: bytes) -> None:
     with home() as folder:
         (folder / "profiles" / "p.json").write_bytes(content)
         loaded = loaded_profile()
@@ -349,7 +349,7 @@ def test_a_profile_is_loaded_or_refused_by_its_file(content: bytes) -> None:
 
 @settings(deadline=None)
 @given(contents(AGENT))
-def test_an_agent_is_loaded_or_refused_by_its_file(content: bytes) -> None:
+def test_an_agent_is_loaded_or_reported_with_its_file(content: bytes) -> None:
     with home() as folder:
         (folder / "profiles" / "p.json").write_bytes(as_bytes(PROFILE))
         (folder / "agents" / "a.json").write_bytes(content)
@@ -363,7 +363,7 @@ def test_an_agent_is_loaded_or_refused_by_its_file(content: bytes) -> None:
 @given(altered({"timeout": 5}) | values)
 @example({"timeout": 0})
 @example({"timeout": -1})
-def test_an_executor_s_config_is_read_or_refused_by_its_file(config: Json) -> None:
+def test_a_config_is_accepted_or_reported_with_its_file(config: Json) -> None:
     with home() as folder:
         (folder / "profiles" / "p.json").write_bytes(as_bytes(PROFILE | {"config": config}))
         loaded = loaded_profile()
@@ -380,7 +380,7 @@ SCRIPT = {"name": "tool", "script_file": "run.sh", "description": "d", "paramete
 
 @settings(deadline=None)
 @given(contents(SCRIPT))
-def test_a_script_is_found_or_refused(content: bytes) -> None:
+def test_a_script_is_found_or_reported(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as project:
         folder = Path(project) / "scripts" / "tool"
         folder.mkdir(parents=True)
@@ -398,7 +398,7 @@ def test_a_script_is_found_or_refused(content: bytes) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60) | st.text(alphabet="AB=#'\"\\ \n\r${}é\0", max_size=30).map(str.encode))
-def test_a_dotenv_file_is_read_or_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+def test_a_dotenv_file_is_read_or_reported_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".env").write_bytes(content)
     try:
         read_dotenv(tmp_path / ".env")
@@ -413,7 +413,7 @@ def test_a_dotenv_file_is_read_or_refused_by_its_name(tmp_path: Path, content: b
         texts | st.text(alphabet="0123456789.e-_ :/h[]tp", max_size=12),
     )
 )
-def test_a_configuration_is_read_or_refused_by_its_variable(environ: dict[str, str]) -> None:
+def test_a_setting_is_read_or_reported_with_its_variable(environ: dict[str, str]) -> None:
     try:
         config = load_config({}, environ)
     except UsageError as error:
@@ -434,9 +434,7 @@ def test_a_configuration_is_read_or_refused_by_its_variable(environ: dict[str, s
     st.integers(0, 255),
     st.sampled_from([8, 1 << 20]),
 )
-def test_whatever_a_command_writes_is_a_result_that_can_be_sent(
-    out: bytes, err: bytes, code: int, limit_bytes: int
-) -> None:
+def test_any_output_of_a_command_is_a_valid_result(out: bytes, err: bytes, code: int, limit_bytes: int) -> None:
     stdout, stderr = BoundedCapture(limit_bytes), BoundedCapture(limit_bytes)
     stdout.add(out)
     stderr.add(err)
@@ -473,7 +471,7 @@ typed_words = st.builds(
 
 @settings(deadline=None)
 @given(st.lists(plain_words | typed_words, max_size=3), schemas)
-def test_any_words_give_parameters_that_can_be_sent_or_a_usage_error(words: list[str], schema: Json) -> None:
+def test_any_words_are_valid_parameters_or_a_usage_error(words: list[str], schema: Json) -> None:
     try:
         parameters = parse_parameters(words, schema)
     except UsageError as error:
@@ -486,7 +484,7 @@ def test_any_words_give_parameters_that_can_be_sent_or_a_usage_error(words: list
     msgspec.json.encode(wire.RunRequest(type="start_session", parameters=parameters))
 
 
-def test_a_schema_that_is_nested_too_deeply_for_its_word_does_not_break_it() -> None:
+def test_a_deeply_nested_schema_does_not_break_parsing() -> None:
     schema: Json = {"type": "integer"}
     for _ in range(900):
         schema = {"type": "array", "items": schema}

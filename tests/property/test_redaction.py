@@ -1,4 +1,4 @@
-"""No secret gets through, in whatever form it is shown."""
+"""Secrets are masked in every encoding."""
 
 import base64
 import html
@@ -57,7 +57,7 @@ def test_a_secret_is_hidden_in_every_form(secret: str, form: str, before: str, a
 
 
 @given(secrets, st.binary(max_size=7), st.binary(max_size=7), st.booleans())
-def test_a_secret_is_hidden_inside_of_something_in_base64(secret: str, before: bytes, after: bytes, safe: bool) -> None:
+def test_a_secret_is_hidden_inside_base64(secret: str, before: bytes, after: bytes, safe: bool) -> None:
     encode = base64.urlsafe_b64encode if safe else base64.b64encode
     hidden = Redactor([secret]).text(encode(before + secret.encode() + after).decode())
     assert MASK in hidden
@@ -68,9 +68,7 @@ def test_a_secret_is_hidden_inside_of_something_in_base64(secret: str, before: b
 
 
 @given(secrets, st.binary(max_size=80), st.sampled_from([4, 20, 64, 76]), st.sampled_from(["\n", "\r\n"]))
-def test_a_secret_is_hidden_in_base64_that_is_broken_into_lines(
-    secret: str, before: bytes, width: int, line_break: str
-) -> None:
+def test_a_secret_is_hidden_in_wrapped_base64(secret: str, before: bytes, width: int, line_break: str) -> None:
     whole = base64.b64encode(before + secret.encode()).decode()
     lines = [whole[begin : begin + width] for begin in range(0, len(whole), width)]
     hidden = Redactor([secret]).text(line_break.join(lines))
@@ -89,15 +87,13 @@ def test_json_stays_json(secret: str, other: object) -> None:
 
 
 @pytest.mark.parametrize("depth", [10, 500, 900, 5_000])
-def test_no_depth_keeps_a_secret_from_being_hidden(depth: int) -> None:
+def test_a_secret_is_hidden_at_any_depth(depth: int) -> None:
     body = b"[" * depth + b'{"a secret":"a secret"}' + b"]" * depth
     assert Redactor(["a secret"]).json(body) == body.replace(b"a secret", b"***")
 
 
 @given(plain_secrets, st.integers(0, 60), st.integers(0, 60), st.lists(st.integers(1, 20), min_size=1, max_size=8))
-def test_a_secret_is_hidden_where_the_middle_was_left_out(
-    secret: str, before: int, after: int, writes: list[int]
-) -> None:
+def test_a_secret_is_hidden_beside_omitted_text(secret: str, before: int, after: int, writes: list[int]) -> None:
     # The filling shares no character with the secret, so that any part of it that is left can be seen.
     stream = ("A" * before + secret + "B" * after).encode()
     capture = BoundedCapture(40)
@@ -109,7 +105,7 @@ def test_a_secret_is_hidden_where_the_middle_was_left_out(
 
 
 @given(plain_secrets, st.integers(0, 20_000))
-def test_a_report_that_is_shortened_holds_no_part_of_a_secret(secret: str, before: int) -> None:
+def test_a_shortened_report_has_no_part_of_a_secret(secret: str, before: int) -> None:
     text = "A" * before + secret + "B" * 20_000
     assert _longest_part(secret, limited_error(Redactor([secret]).text(text))) == 0
 
@@ -127,14 +123,14 @@ def _longest_part(secret: str, text: str) -> int:
 
 
 @given(st.dictionaries(st.sampled_from(["API_TOKEN", "MY_SECRET", "DB_PASSWORD", "PATH", "TOKEN_FILE"]), secrets))
-def test_variables_are_secrets_by_their_names(variables: dict[str, str]) -> None:
+def test_the_name_of_a_variable_makes_it_a_secret(variables: dict[str, str]) -> None:
     redactor = Redactor.of_variables(variables)
     hidden = {name for name in variables if name not in {"PATH", "TOKEN_FILE"}}
     for name in hidden:
         assert redactor.text(f"\0{variables[name]}\0") == f"\0{MASK}\0"
 
 
-def test_what_only_tells_of_a_secret_is_shown() -> None:
+def test_variables_about_a_secret_are_shown() -> None:
     shown = {"TOKEN_FILE": "/run/secrets/token", "MAX_TOKENS": "100000", "SECRET_NAME": "my-secret", "A_TOKEN": "short"}
     redactor = Redactor.of_variables(shown)
     assert [redactor.text(value) for value in shown.values()] == list(shown.values())
@@ -171,7 +167,7 @@ def test_logins_are_hidden_in_texts_and_in_json(url: str, shown: str) -> None:
     assert json.loads(redactor.json(escaped)) == {"text": shown}
 
 
-def test_json_without_a_login_to_hide_is_not_written_anew() -> None:
+def test_json_without_a_login_is_not_encoded_again() -> None:
     body = b'{ "n": 1.50, "from": "ssh://git@github.com/a", "to": "me@example.com" }'
     assert Redactor(["s3cret-value"]).json(body) is body
 
@@ -181,16 +177,16 @@ def test_the_password_of_a_url_in_a_variable_is_a_secret_as_typed_and_as_encoded
     assert redactor.text("p@ss-word p%40ss-word") == "*** ***"
 
 
-def test_a_variable_that_is_no_text_is_hidden_too() -> None:
+def test_a_variable_that_is_not_text_is_hidden_too() -> None:
     secret = "s3cret-\udcff"
     assert repr(secret) not in Redactor.of_variables({"A_TOKEN": secret}).text(f"A_TOKEN: {secret!r}: not UTF-8 text")
 
 
-def test_a_secret_that_is_part_of_another_uncovers_nothing_of_it() -> None:
+def test_a_secret_that_is_part_of_another_reveals_nothing_of_it() -> None:
     assert Redactor(["secret", "secretive-more"]).text("a secretive-more, a secret") == "a ***, a ***"
 
 
-def test_a_token_that_was_renewed_takes_the_place_of_the_last_one() -> None:
+def test_a_renewed_token_replaces_the_last_one() -> None:
     redactor = Redactor(["first-token"])
     redactor.replace("first-token", "second-token")
     assert redactor.text("first-token second-token") == f"first-token {MASK}"
