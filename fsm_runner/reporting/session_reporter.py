@@ -76,7 +76,7 @@ class SessionReporter:
         limit_bytes = self._context.undelivered_limit_bytes
         if queued_bytes + len(message.body) > limit_bytes:
             raise TooMuchUndelivered(
-                f"{self._session_id}: the coordinator has not taken {queued_bytes:,} bytes of this session yet, "
+                f"{self._session_id}: the coordinator has not acknowledged {queued_bytes:,} bytes of this session, "
                 f"and no more than {limit_bytes:,} bytes are kept for it"
             )
         return self._context.outbox.put(self._session_id, message)

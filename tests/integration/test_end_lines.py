@@ -66,7 +66,7 @@ async def test_the_end_of_a_run_that_the_coordinator_has_forgotten_says_so(tmp_p
     assert "Run not found" in line
     line = line_of(warnings, failed.run_id, "failed")
     assert "exit code 3" in line
-    assert "it ended as failed here, but the coordinator has not taken that: " in line
+    assert "it ended as failed here, but the coordinator has not accepted the report: " in line
 
 
 async def test_the_end_of_a_session_that_the_coordinator_has_forgotten_says_so(tmp_path: Path) -> None:
