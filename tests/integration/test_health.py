@@ -149,7 +149,7 @@ async def test_a_deleted_socket_is_created_again_also_with_its_folder(
         async with serve_health(folder, lambda: Health("online", 0)), asyncio.timeout(PATIENCE_S):
 
             async def until_it_answers() -> None:
-                while not await query_all(sockets(tmp_path)):  # noqa: ASYNC110 - the runner tells nobody of it
+                while not await query_all(sockets(tmp_path)):  # noqa: ASYNC110 - no event reports it
                     await asyncio.sleep(0.01)
 
             (folder / SOCKET_FILE).unlink()

@@ -1,4 +1,4 @@
-"""A runner that is told not to wait for its coordinator for ever."""
+"""A runner with a limit for outages of its coordinator (`--exit-after-outage`)."""
 
 import asyncio
 import sqlite3

@@ -215,7 +215,7 @@ async def test_a_runner_that_is_forgotten_while_it_drains_still_reports_its_run(
 
 
 async def _submitted(desk: Bench) -> RunCreated | None:
-    """None where the runner's agents are gone already."""
+    """Submit a run. Return None if the runner's agents are gone already."""
     with suppress(Refused):
         return await desk.submit("say", text="just in time")
     return None

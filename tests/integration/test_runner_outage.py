@@ -40,7 +40,7 @@ GRACE_S = 0.05
 STOP_LIMIT_S = 0.2
 MARGIN_S = 60.0
 REPETITIONS = 10
-"""Of what once hung because of a race."""
+"""The number of repetitions of a test for a race that once made the runner hang."""
 LEAVES_SOON = msgspec.structs.replace(FAST, deregister=RetryPolicy(base_s=0.01, cap_s=0.05, limit_s=0.1))
 
 

@@ -60,7 +60,7 @@ class Kill(msgspec.Struct, frozen=True):
     """The end of one process."""
 
     at_point: int
-    """Of the notes in its journal and the steps of its calls."""
+    """The number of the point, counted over journal records and steps of calls."""
     lost: int
     """So many of its last notes have not reached the disk, unless they were waited for."""
     down_s: float

@@ -155,7 +155,7 @@ class Bench(Observer):
             return shown
 
     def reports(self, run: RunCreated) -> list[str]:
-        """The kinds of reports that the runner was told to be taken, in order."""
+        """Return the kinds of acknowledged reports of a run, in order."""
         path = f"/runner/runs/{run.run_id}/(.*)"
         return [call.path.rsplit("/")[-1] for call in self.proxy.acknowledged("POST", path)]
 

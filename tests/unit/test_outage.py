@@ -28,7 +28,7 @@ async def no_answer() -> bool:
 
 
 class Told:
-    """An outage timer at work, and what it has reported."""
+    """A running outage timer and its reports."""
 
     def __init__(self, limit_s: float | None, is_answered: Callable[[], Awaitable[bool]] = no_answer) -> None:
         self.at_s: list[float] = []

@@ -217,7 +217,7 @@ async def test_a_list_that_is_not_available_is_requested_again() -> None:
 
 @in_virtual_time
 async def test_a_lost_claim_with_a_stop_request_is_reported_as_stopped() -> None:
-    """It stands in the list of stops alone; nobody else would ever settle it."""
+    """Only the list of stop requests contains it, so the run would stay open otherwise."""
     api = FakeApi([Unreachable("reset")])
     api.stop_answers = [[], [STOP]]
     async with polling_runner(api) as runner:

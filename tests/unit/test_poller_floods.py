@@ -27,14 +27,14 @@ async def test_a_list_of_any_length_begins_no_more_than_can_be_told(
     listed = [wire.Run(run_id=f"run_{number}", session_id=f"ses_{number}") for number in range(12)]
 
     async def held(runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
-        told = {path.split("/")[-2] for path in api.delivered if not path.endswith("started")}
-        return [run for run in listed if run.run_id not in told] if status == asked_for else []
+        reported = {path.split("/")[-2] for path in api.delivered if not path.endswith("started")}
+        return [run for run in listed if run.run_id not in reported] if status == asked_for else []
 
     async def stop_requests() -> list[wire.StopRequest]:
         left = await held(ME, "stopping")
         return [wire.StopRequest(run_id=run.run_id, session_id="s", runner_id=ME) for run in left]
 
-    api.held = held  # type: ignore[method-assign] # the answer depends on what was told
+    api.held = held  # type: ignore[method-assign] # the answer depends on the delivered reports
     api.stop_requests = stop_requests  # type: ignore[method-assign]
     async with polling_runner(api) as runner:
         await asyncio.sleep(5)

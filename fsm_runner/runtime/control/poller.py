@@ -36,7 +36,7 @@ class _NoRecorder:
 
 
 class Poller(Actor):
-    """Executes `specs/poller.toml`. It never waits for what it has handed on."""
+    """Executes `specs/poller.toml`. It never waits for the runs, stops and scripts that a poll delivers."""
 
     def __init__(
         self,
