@@ -16,6 +16,7 @@ from fsm_runner.http_server.acceptor import Acceptor
 from fsm_runner.journal.identity import KEY_DIGITS
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.util.files import CHECK_INTERVAL_S, HeldFiles
+from fsm_runner.util.tasks import log_defect
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -76,19 +77,13 @@ async def serve_health(folder: Path, health: Callable[[], Health]) -> AsyncItera
         writer.close()
 
     serving = asyncio.create_task(_serve_until_cancelled(folder / SOCKET_FILE, answer), name="health socket")
-    serving.add_done_callback(_log_defect)
+    serving.add_done_callback(log_defect)
     try:
         await asyncio.sleep(0)  # the first step of the task creates the socket, or fails to
         yield
     finally:
         serving.cancel()
         await asyncio.wait([serving])
-
-
-def _log_defect(serving: "asyncio.Task[None]") -> None:
-    """Log a defect at once: the task is collected at the end of the runner only."""
-    if not serving.cancelled() and (defect := serving.exception()) is not None:
-        logger.opt(exception=defect).error("`fsm-runner health` no longer reaches this runner, because of a defect")
 
 
 async def _serve_until_cancelled(path: Path, answer: Answer) -> None:
