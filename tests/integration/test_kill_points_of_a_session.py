@@ -1,7 +1,5 @@
-"""A runner is killed with SIGKILL at any point of a persistent executor's life.
-
-No process of the executor is left, each of its runs ends once, and its session ends.
-"""
+"""A runner is killed with SIGKILL at each point of a session and restarted. No process remains, the runs end once, and
+the session ends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,125 +11,128 @@ from fsm_runner.runtime.actors.machines import load_machine
 from tests.support import faults
 from tests.support.command_executor import SESSION_STATUS, held_by, staged_source
 from tests.support.coordinated_home import STAGED
-from tests.support.doomed_runner import BREAK_STOP, HOLD_START
-from tests.support.stage import REFUSED, Act, Scenario, Stage, Steps, nothing_more
-from tests.support.theatre import Repertoire, entering, short_transitions, theatre
+from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
+from tests.support.crash.kill_points import on_entering
+from tests.support.crash.runner_program import BREAK_STOP, HOLD_START
+from tests.support.crash.scenario import REFUSED, Action, Scenario, ScenarioContext, Steps, let_it_finish
 
 NOT_SHORT = [("busy", "turn_timed_out", "stopping_turn")]
-"""Transitions that no scenario takes: the turn's run has the same time limit, which begins and ends earlier."""
+"""The run of the turn has the same limit and reaches it first."""
 
 
-def complete(_: Stage) -> Steps:
+def complete(_: ScenarioContext) -> Steps:
     return [["bind"], ["report"]]
 
 
-def held(stage: Stage) -> Steps:
-    return [["bind"], ["report"], *held_by(stage.command)]
+def held(context: ScenarioContext) -> Steps:
+    return [["bind"], ["report"], *held_by(context.command)]
 
 
-def leave(_: Stage) -> Steps:
+def leave(_: ScenarioContext) -> Steps:
     return [["bind"], ["report"], ["afterwards", ["exit", 0]]]
 
 
-def crash(_: Stage) -> Steps:
+def crash(_: ScenarioContext) -> Steps:
     return [["bind"], ["report"], ["afterwards", ["exit", 1]]]
 
 
-def fail(_: Stage) -> Steps:
+def fail(_: ScenarioContext) -> Steps:
     return [["exit", 3]]
 
 
-def refuse_status(stage: Stage) -> None:
-    stage.proxy.fault("POST", SESSION_STATUS, faults.status(REFUSED), times=None)
+def refuse_status(context: ScenarioContext) -> None:
+    context.proxy.fault("POST", SESSION_STATUS, faults.status(REFUSED), times=None)
 
 
-async def until_told(stage: Stage) -> None:
-    """Wait for the report of an end between two turns."""
-    await stage.proxy.seen("POST", SESSION_STATUS)
+async def session_reported(context: ScenarioContext) -> None:
+    """Return when the runner reports the end of the session between two turns."""
+    await context.proxy.seen("POST", SESSION_STATUS)
 
 
-async def resume_when_idle(stage: Stage) -> None:
-    await stage.in_status("completed")
-    await stage.resume([["report"]])
+async def resume_when_idle(context: ScenarioContext) -> None:
+    await context.wait_for_status("completed")
+    await context.resume([["report"]])
 
 
-async def stop_when_idle(stage: Stage) -> None:
-    await stage.in_status("completed")
-    await stage.stop_session()
-    await until_told(stage)
+async def stop_when_idle(context: ScenarioContext) -> None:
+    await context.wait_for_status("completed")
+    await context.stop_session()
+    await session_reported(context)
 
 
-async def stop_when_running(stage: Stage) -> None:
-    await stage.in_status("running")
-    await stage.stop()
+async def stop_when_running(context: ScenarioContext) -> None:
+    await context.wait_for_status("running")
+    await context.stop()
 
 
-async def stop_when_busy(stage: Stage) -> None:
-    await stage.command.started.pid()
-    await stop_when_running(stage)
+async def stop_when_busy(context: ScenarioContext) -> None:
+    await context.command.started.pid()
+    await stop_when_running(context)
 
 
-async def wait_for_its_end(stage: Stage) -> None:
-    await stage.ended()
+async def wait_for_exit(context: ScenarioContext) -> None:
+    await context.exit_code()
 
 
 def of_session(
-    name: str, steps: Callable[[Stage], Steps] = complete, provoke: Act = nothing_more, **fields: Any
+    name: str, steps: Callable[[ScenarioContext], Steps] = complete, act: Action = let_it_finish, **fields: Any
 ) -> Scenario:
     return Scenario(
-        **{"name": name, "agent": STAGED, "executor": staged_source(), "steps": steps, "provoke": provoke, **fields}
+        **{"name": name, "agent": STAGED, "executor": staged_source(), "steps": steps, "provoke": act, **fields}
     )
 
 
 SCENARIOS = (
     of_session("is closed when its runner leaves"),
-    of_session("takes a further turn", provoke=resume_when_idle),
-    of_session("ends between turns", leave, until_told),
-    of_session("crashes between turns", crash, until_told),
-    of_session("has no further turn", provoke=until_told, flags=("--session-idle-timeout", "0.3")),
-    of_session("is stopped between turns", provoke=stop_when_idle),
+    of_session("takes a further turn", act=resume_when_idle),
+    of_session("ends between turns", leave, session_reported),
+    of_session("crashes between turns", crash, session_reported),
+    of_session("has no further turn", act=session_reported, flags=("--session-idle-timeout", "0.3")),
+    of_session("is stopped between turns", act=stop_when_idle),
     of_session("is stopped in a turn", held, stop_when_busy),
-    of_session("is stopped while it starts", held, stop_when_running, broken=(HOLD_START,)),
-    of_session("does not start", executor="#!/nowhere/at/all\n", afresh="failed"),
-    of_session("fails in a turn", fail, afresh="failed"),
-    of_session("cannot be stopped in a turn", held, stop_when_busy, broken=(BREAK_STOP,)),
-    of_session("cannot be stopped after it failed in a turn", fail, broken=(BREAK_STOP,), afresh="failed"),
-    of_session("cannot be stopped between turns", provoke=stop_when_idle, broken=(BREAK_STOP,)),
-    of_session("is not told", leave, until_told, arrange=refuse_status),
-    of_session("was starting", held, first_killed_at=entering("session", "starting")),
-    of_session("was busy", held, first_killed_at=entering("session", "busy")),
-    of_session("was idle", first_killed_at=entering("session", "idle"), provoke_first=wait_for_its_end),
+    of_session("is stopped while it starts", held, stop_when_running, injected_faults=(HOLD_START,)),
+    of_session("does not start", executor="#!/nowhere/at/all\n", status_if_run_again="failed"),
+    of_session("fails in a turn", fail, status_if_run_again="failed"),
+    of_session("cannot be stopped in a turn", held, stop_when_busy, injected_faults=(BREAK_STOP,)),
+    of_session(
+        "cannot be stopped after it failed in a turn", fail, injected_faults=(BREAK_STOP,), status_if_run_again="failed"
+    ),
+    of_session("cannot be stopped between turns", act=stop_when_idle, injected_faults=(BREAK_STOP,)),
+    of_session("is not reported", leave, session_reported, arrange=refuse_status),
+    of_session("was starting", held, first_kill_point=on_entering("session", "starting")),
+    of_session("was busy", held, first_kill_point=on_entering("session", "busy")),
+    of_session("was idle", first_kill_point=on_entering("session", "idle"), act_on_first_runner=wait_for_exit),
     of_session(
         "was being stopped in a turn",
         held,
-        first_killed_at=entering("session", "stopping_turn"),
-        provoke_first=stop_when_busy,
+        first_kill_point=on_entering("session", "stopping_turn"),
+        act_on_first_runner=stop_when_busy,
     ),
     of_session(
         "had failed in a turn",
         fail,
-        first_killed_at=entering("session", "stopping_turn"),
-        provoke_first=wait_for_its_end,
-        afresh="failed",
+        first_kill_point=on_entering("session", "stopping_turn"),
+        act_on_first_runner=wait_for_exit,
+        status_if_run_again="failed",
     ),
     of_session(
         "was being stopped between turns",
-        first_killed_at=entering("session", "stopping_idle"),
-        provoke_first=stop_when_idle,
+        first_kill_point=on_entering("session", "stopping_idle"),
+        act_on_first_runner=stop_when_idle,
     ),
 )
-SESSIONS = Repertoire("session", SCENARIOS)
+SUITE = ScenarioSuite("session", SCENARIOS)
 
 
-async def test_the_scenarios_take_every_transition_of_a_session(tmp_path: Path) -> None:
-    async with theatre(SESSIONS, tmp_path) as stage:
-        taken = [await stage.triples(scenario) for scenario in SCENARIOS]
+async def test_the_scenarios_cover_every_transition_of_a_session(tmp_path: Path) -> None:
+    async with crash_harness(SUITE, tmp_path) as harness:
+        taken = [await harness.transitions_taken(scenario) for scenario in SCENARIOS]
     missing = short_transitions(load_machine("session").spec, NOT_SHORT).difference(*taken)
     assert not missing, f"no scenario takes {sorted(missing)}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-async def test_a_session_comes_to_an_end_where_its_runner_is_killed_and_it(tmp_path: Path, scenario: Scenario) -> None:
-    async with theatre(SESSIONS, tmp_path) as stage:
-        defects = await stage.defects(scenario)
+async def test_a_session_ends_if_its_runner_is_killed_and_it(tmp_path: Path, scenario: Scenario) -> None:
+    async with crash_harness(SUITE, tmp_path) as harness:
+        defects = await harness.defects(scenario)
     assert not defects, "\n\n".join(defects)

@@ -15,7 +15,7 @@ from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from fsm_runner.process.limits.open_files import MOST_DESCRIPTORS, OWN_DESCRIPTORS
 from fsm_runner.protocol.wire import RunRequest
-from tests.support.durable import durable
+from tests.support.crash.journal_files import read_journal
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment, program
 from tests.support.proxy import POLL
@@ -72,7 +72,7 @@ async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) ->
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert not [line for line in runner.lines if "ERROR" in line or "Traceback" in line]
-    states = [step.target for step in durable(tmp_path / "state").steps if step.machine == "runner"]
+    states = [step.target for step in read_journal(tmp_path / "state").steps if step.machine == "runner"]
     assert states[:4] == ["recovering", "registering", "online", "saturated"]
 
 

@@ -14,7 +14,7 @@ from fsm_runner.config.profiles import LoadedProfile, Profile
 from fsm_runner.executors import persistent
 from fsm_runner.process.child.child import KILL_GRACE_S, TERM_GRACE_S, Child
 from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunCreated, RunRequest
-from tests.support import staged_executor
+from tests.support import scripted_executor
 from tests.support.runner import Bench, RunningRunner, Waiter, bench
 from tests.support.watch import PATIENCE_S
 
@@ -27,12 +27,12 @@ GRACE_S = 0.2
 """Replaces grace periods of several seconds."""
 
 Step = list[Any]
-"""See `tests/support/staged_executor.py`."""
+"""See `tests/support/scripted_executor.py`."""
 
 
 def staged_source() -> str:
     """Write the staged executor as an executable file. It uses no site-packages, so it starts quickly."""
-    source = Path(staged_executor.__file__).read_text()
+    source = Path(scripted_executor.__file__).read_text()
     return f"#!{sys.executable} -IS\n{source}"
 
 

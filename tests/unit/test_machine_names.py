@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 import tests.property.test_session_machine as session_world
-import tests.support.mortal_runner as runner_world
+import tests.support.crash_model.runner as runner_model
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.machine.check import check
 from fsm_runner.machine.engine import Cause, Machine, Model, Step
@@ -29,8 +29,8 @@ from fsm_runner.machine.spec import Spec
 from fsm_runner.protocol import statuses
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 from fsm_runner.runtime.recovery import Recovery
-from tests.support.model_coordinator import Fault
-from tests.support.mortal_journal import Life, Note
+from tests.support.crash_model.coordinator import Fault
+from tests.support.crash_model.journal import JournalCall, KillSwitch
 from tests.support.record import InstantRecord
 from tests.support.specs import check_file
 from tests.support.virtual_time import run_virtually
@@ -82,9 +82,9 @@ def renamed(machine: str, old: str) -> Spec:
 
 async def runner_life(rng: random.Random) -> list[object]:
     """Two processes of a runner, of which the first may be killed, with events from outside at any time."""
-    world = runner_world.World(
+    setup = runner_model.Setup(
         plans=tuple(
-            runner_world.Plan(
+            runner_model.PlannedRun(
                 at_s=rng.uniform(0, 5),
                 lasts_s=rng.choice([0.0, 3.0, None]),
                 error=rng.choice([None, "exit code 1"]),
@@ -94,16 +94,16 @@ async def runner_life(rng: random.Random) -> list[object]:
             for _ in range(2)
         ),
         faults=tuple(_fault(rng) for _ in range(rng.randrange(6))),
-        line_faults=tuple(_fault(rng) for _ in range(rng.randrange(6))),
+        control_faults=tuple(_fault(rng) for _ in range(rng.randrange(6))),
         restarts_at_s=rng.choice([(), (3.0,)]),
         disk_full=rng.choice([None, None, (2.0, 5.0)]),
         commit_s=rng.choice([0.0, 0.5]),
         retry_interrupted=rng.random() < 0.5,
     )
     if rng.random() < 0.1:
-        with patch.object(runner_world, "Recovery", _failing_recovery):
-            return await _lives(world, rng)
-    return await _lives(world, rng)
+        with patch.object(runner_model, "Recovery", _failing_recovery):
+            return await _lives(setup, rng)
+    return await _lives(setup, rng)
 
 
 def _failing_recovery(*arguments: Any) -> Recovery:
@@ -115,24 +115,26 @@ def _failing_recovery(*arguments: Any) -> Recovery:
     return recovery
 
 
-async def _lives(world: runner_world.World, rng: random.Random) -> list[object]:
-    scene = runner_world.Scene(world)
-    scene.schedule()
-    operator = asyncio.create_task(scene.operate())
-    past: list[Note] = []
-    for dies_at in (rng.choice([None, rng.randrange(1, 40)]), None):
-        process = scene.process_with(Life(dies_at), past)
+async def _lives(setup: runner_model.Setup, rng: random.Random) -> list[object]:
+    simulation = runner_model.Simulation(setup)
+    simulation.schedule()
+    operator = asyncio.create_task(simulation.stop_old_runs())
+    past: list[JournalCall] = []
+    for kill_at in (rng.choice([None, rng.randrange(1, 40)]), None):
+        process = simulation.start_process(KillSwitch(kill_at), past)
         for _ in range(rng.randrange(8)):
             event = rng.choice(sorted(ACTOR_INTERFACES["runner"].events))
             asyncio.get_running_loop().call_later(rng.uniform(0, 20), process.actor.post, event, "the test")
-        await process.live(scene)
-        past = process.journal.left_on_disk(rng.randrange(3)) if process.life.is_dead else process.journal.notes
+        await process.live(simulation)
+        past = (
+            process.journal.calls_on_disk(rng.randrange(3)) if process.kill_switch.is_killed else process.journal.calls
+        )
     operator.cancel()
     await asyncio.wait([operator])
-    await scene.coordinator.aclose()
+    await simulation.coordinator.aclose()
     return [
-        *process.journal.notes,
-        [(run.status, run.reports, run.reopened) for run in scene.coordinator.runs.values()],
+        *process.journal.calls,
+        [(run.status, run.reports, run.reopened) for run in simulation.coordinator.runs.values()],
     ]
 
 
@@ -176,7 +178,7 @@ LifeOf = Callable[[random.Random], Coroutine[Any, Any, list[object]]]
 
 LIFE_OF: dict[str, LifeOf] = {"run": runner_life, "runner": runner_life, "poller": runner_life, "session": session_life}
 MODULES: dict[str, ModuleType] = {
-    "run": runner_world, "runner": runner_world, "poller": runner_world, "session": session_world,
+    "run": runner_model, "runner": runner_model, "poller": runner_model, "session": session_world,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A runner in virtual time, with a coordinator and a journal, that is killed and started again."""
+"""Simulates a runner in virtual time: its processes are killed and restarted; coordinator and journal are models."""
 
 import asyncio
 import tempfile
@@ -29,8 +29,8 @@ from fsm_runner.runtime.blueprint import no_runner_values
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
-from tests.support.model_coordinator import Connection, Fault, HeldRun, ModelCoordinator
-from tests.support.mortal_journal import Life, MortalJournal, Note, recovered
+from tests.support.crash_model.coordinator import Fault, ModelApi, ModelCoordinator, ModelRun
+from tests.support.crash_model.journal import JournalCall, KillSwitch, ModelJournal, recovered
 
 RUN_MACHINE, RUNNER_MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("runner"), load_machine("session")
 PROJECT_DIR = tempfile.gettempdir()
@@ -39,53 +39,55 @@ REGISTRATION = wire.Registration(
 )
 POLLER_MACHINE = load_machine("poller")
 TIMES = PollTimes(poll_timeout_s=1, heartbeat_interval_s=10)
-STOPPED_ALL_S = 120.0
-"""From then on an operator stops what is still at work, each minute."""
-SETTLED_WITHIN_S = 600.0
+OPERATOR_STOPS_AFTER_S = 120.0
+"""When an operator begins to stop all open runs, once a minute."""
+SETTLE_TIMEOUT_S = 600.0
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is submitted."""
+class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run to submit, and what happens to it."""
 
     at_s: float = 0.0
     lasts_s: float | None = 1.0
-    """None: until it is stopped."""
+    """None: the run lasts until it is stopped."""
     error: str | None = None
     stops_at_s: float | None = None
     settled_at_s: float | None = None
-    """When the coordinator gives it up."""
+    """When the coordinator declares it failed, after its submission."""
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """The end of one process."""
+    """The kill of one process."""
 
     at_point: int
-    """The number of the point, counted over journal records and steps of calls."""
+    """The number of the kill point: journal calls and steps of API calls count."""
     lost: int
-    """So many of its last notes have not reached the disk, unless they were waited for."""
+    """The number of its last journal calls that are lost, unless it waited for their flush."""
     down_s: float
 
 
-class World(msgspec.Struct, frozen=True, kw_only=True):
-    plans: tuple[Plan, ...]
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """All that decides the course of a simulation."""
+
+    plans: tuple[PlannedRun, ...]
     kills: tuple[Kill, ...] = ()
     faults: tuple[Fault, ...] = ()
-    line_faults: tuple[Fault, ...] = ()
+    control_faults: tuple[Fault, ...] = ()
     restarts_at_s: tuple[float, ...] = ()
     disk_full: tuple[float, float] | None = None
-    """From when, and for how long."""
+    """Start and duration."""
     sessions: int = 1
-    """Among which the runs are distributed."""
+    """The number of sessions that the runs belong to, in turn."""
     commit_s: float = 0.0
     retry_interrupted: bool = False
     max_runs: int | None = None
 
 
-class MortalExecution:
-    def __init__(self, plan: Plan, session: SessionChannel, life: Life) -> None:
+class ModelExecution:
+    def __init__(self, plan: PlannedRun, session: SessionChannel, kill_switch: KillSwitch) -> None:
         self._plan = plan
         self._session = session
-        self._life = life
+        self._kill_switch = kill_switch
         self._stopped = asyncio.Event()
 
     async def wait(self) -> CompletedSession:
@@ -94,14 +96,14 @@ class MortalExecution:
                 await self._stopped.wait()
         except TimeoutError:
             pass
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
         if self._plan.error is not None:
             raise ExecutionFailed(self._plan.error)
         self._session.result({"done": True})
         return "finished"
 
     async def stop(self) -> StopSignal:
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
         self._stopped.set()
         return "SIGTERM"
 
@@ -109,11 +111,11 @@ class MortalExecution:
         self._stopped.set()
 
 
-class MortalExecutor:
-    def __init__(self, plans: dict[str, Plan], life: Life, begun: Counter[str]) -> None:
+class ModelExecutor:
+    def __init__(self, plans: dict[str, PlannedRun], kill_switch: KillSwitch, starts: Counter[str]) -> None:
         self._plans = plans
-        self._life = life
-        self._begun = begun
+        self._kill_switch = kill_switch
+        self._starts = starts
 
     def accept(self, run: wire.Run) -> None: ...
 
@@ -121,24 +123,24 @@ class MortalExecutor:
         return True
 
     async def prepare(self, assignment: Assignment) -> None:
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
 
-    async def start(self, assignment: Assignment, session: SessionChannel) -> MortalExecution:
-        await self._life.go_on()
+    async def start(self, assignment: Assignment, session: SessionChannel) -> ModelExecution:
+        await self._kill_switch.block_if_killed()
         run_id = assignment.run.run_id
-        self._begun[run_id] += 1
-        self._life.point()
+        self._starts[run_id] += 1
+        self._kill_switch.kill_point()
         session.bind("proc_1", PROJECT_DIR)
-        return MortalExecution(self._plans[run_id], session, self._life)
+        return ModelExecution(self._plans[run_id], session, self._kill_switch)
 
 
-class Process:
-    """One process of the runner, and what it leaves."""
+class ModelProcess:
+    """One process of the runner, with its journal."""
 
-    def __init__(self, scene: "Scene", life: Life, past: list[Note]) -> None:
-        world = scene.world
-        api = Connection(scene.coordinator, life, scene.faults, scene.line_faults)
-        # The client takes the API's methods as they come, and the runner the journal's.
+    def __init__(self, simulation: "Simulation", kill_switch: KillSwitch, past: list[JournalCall]) -> None:
+        setup = simulation.setup
+        api = ModelApi(simulation.coordinator, kill_switch, simulation.faults, simulation.control_faults)
+        # The models have the methods that the client and the runner call, not the types.
         inbox = Inbox()
         outage = OutageTimer(None, partial(inbox.post, "outage_too_long"))
         client = CoordinatorClient(
@@ -148,11 +150,11 @@ class Process:
             on_unanswered=outage.unanswered,
             on_answered=outage.answered,
         )
-        self.life = life
-        self.journal = journal = MortalJournal(
+        self.kill_switch = kill_switch
+        self.journal = journal = ModelJournal(
             past,
-            life,
-            world.commit_s,
+            kill_switch,
+            setup.commit_s,
             on_unwritable=partial(inbox.post, "journal_unwritable"),
             on_writable=partial(inbox.post, "journal_writable"),
         )
@@ -169,19 +171,19 @@ class Process:
         )
         context = RunContext(
             machine=RUN_MACHINE,
-            executor=MortalExecutor(scene.plans, life, scene.begun),
+            executor=ModelExecutor(simulation.plans, kill_switch, simulation.starts),
             reporting=reporting,
             record=journal,
             look_up=client.look_up_run,
             project_dir=PROJECT_DIR,
             runner_values=no_runner_values,
             run_timeout_s=None,
-            retry_interrupted=world.retry_interrupted,
+            retry_interrupted=setup.retry_interrupted,
             observer=Observer(),
         )
         self._sessions, self._outbox = sessions, outbox
         self._scripts = ScriptSync(client, Path(PROJECT_DIR))
-        self._runs = runs = RunRegistry(context, sessions, world.max_runs)
+        self._runs = runs = RunRegistry(context, sessions, setup.max_runs)
         self.actor = RunnerActor(
             RUNNER_MACHINE,
             POLLER_MACHINE,
@@ -198,21 +200,21 @@ class Process:
         )
 
     @property
-    def has_nothing_left(self) -> bool:
-        left = recovered(self.journal.notes)
+    def is_settled(self) -> bool:
+        left = recovered(self.journal.calls)
         return not (left.runs or left.messages)
 
-    async def live(self, scene: "Scene") -> str | None:
-        """Return the outcome once everything is settled and the runner has drained; None if it was killed before."""
+    async def live(self, simulation: "Simulation") -> str | None:
+        """Return the outcome after everything is settled and the runner has drained, or None if it was killed."""
         living = asyncio.create_task(self.actor.live())
-        killed = asyncio.create_task(self.life.died.wait())
-        while not scene.is_over(self) and asyncio.get_running_loop().time() < SETTLED_WITHIN_S:
+        killed = asyncio.create_task(self.kill_switch.killed.wait())
+        while not simulation.is_finished(self) and asyncio.get_running_loop().time() < SETTLE_TIMEOUT_S:
             await asyncio.wait([living, killed], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-            if self.life.is_dead or living.done():
+            if self.kill_switch.is_killed or living.done():
                 break
         killed.cancel()
         try:
-            if self.life.is_dead:
+            if self.kill_switch.is_killed:
                 living.cancel()
                 await asyncio.wait([living])
                 return None
@@ -223,51 +225,51 @@ class Process:
                 await owned.aclose()
 
 
-class Scene:
-    """One example: a coordinator, and the processes of a runner, one after another."""
+class Simulation:
+    """A coordinator, and the processes of one runner, one after another."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
         self.coordinator = ModelCoordinator()
-        self.plans = {f"run_{number}": plan for number, plan in enumerate(world.plans)}
-        self.faults, self.line_faults = deque(world.faults), deque(world.line_faults)
-        self.begun: Counter[str] = Counter()
-        self.process: Process | None = None
+        self.plans = {f"run_{number}": plan for number, plan in enumerate(setup.plans)}
+        self.faults, self.control_faults = deque(setup.faults), deque(setup.control_faults)
+        self.starts: Counter[str] = Counter()
+        self.process: ModelProcess | None = None
         self._disk_is_full = False
 
-    def process_with(self, life: Life, past: list[Note]) -> Process:
-        """The next one."""
-        process = self.process = Process(self, life, past)
+    def start_process(self, kill_switch: KillSwitch, past: list[JournalCall]) -> ModelProcess:
+        """Start the next process on what the journal holds."""
+        process = self.process = ModelProcess(self, kill_switch, past)
         if self._disk_is_full:
-            process.journal.stick()
+            process.journal.make_unwritable()
         return process
 
     def _fill_disk(self, for_s: float) -> None:
         self._disk_is_full = True
         asyncio.get_running_loop().call_later(for_s, self._make_space)
         if self.process is not None:
-            self.process.journal.stick()
+            self.process.journal.make_unwritable()
 
     def _make_space(self) -> None:
         self._disk_is_full = False
         if self.process is not None:
-            self.process.journal.come_unstuck()
+            self.process.journal.make_writable()
 
-    def is_over(self, process: Process) -> bool:
+    def is_finished(self, process: ModelProcess) -> bool:
         return (
             len(self.coordinator.runs) == len(self.plans)
-            and self.coordinator.wait_until_idle
-            and process.has_nothing_left
+            and self.coordinator.is_idle
+            and process.is_settled
             and self._last_event_s() < asyncio.get_running_loop().time()
         )
 
     def _last_event_s(self) -> float:
-        world = self.world
-        disk_full = [] if world.disk_full is None else [sum(world.disk_full)]
-        settled = [plan.at_s + (plan.settled_at_s or 0.0) for plan in world.plans]
-        return max([0.0, *world.restarts_at_s, *disk_full, *settled])
+        setup = self.setup
+        disk_full = [] if setup.disk_full is None else [sum(setup.disk_full)]
+        settled = [plan.at_s + (plan.settled_at_s or 0.0) for plan in setup.plans]
+        return max([0.0, *setup.restarts_at_s, *disk_full, *settled])
 
-    def _submit(self, run: wire.Run, plan: Plan) -> None:
+    def _submit(self, run: wire.Run, plan: PlannedRun) -> None:
         loop, coordinator = asyncio.get_running_loop(), self.coordinator
         coordinator.submit(run)
         if plan.stops_at_s is not None:
@@ -278,44 +280,44 @@ class Scene:
     def schedule(self) -> None:
         loop = asyncio.get_running_loop()
         for number, (run_id, plan) in enumerate(self.plans.items()):
-            run = wire.Run(run_id=run_id, session_id=f"ses_{number % self.world.sessions}")
+            run = wire.Run(run_id=run_id, session_id=f"ses_{number % self.setup.sessions}")
             loop.call_at(plan.at_s, self._submit, run, plan)
-        for at_s in self.world.restarts_at_s:
+        for at_s in self.setup.restarts_at_s:
             loop.call_at(at_s, self.coordinator.restart)
-        if self.world.disk_full is not None:
-            loop.call_at(self.world.disk_full[0], self._fill_disk, self.world.disk_full[1])
+        if self.setup.disk_full is not None:
+            loop.call_at(self.setup.disk_full[0], self._fill_disk, self.setup.disk_full[1])
 
-    async def operate(self) -> None:
-        await asyncio.sleep(STOPPED_ALL_S)
+    async def stop_old_runs(self) -> None:
+        await asyncio.sleep(OPERATOR_STOPS_AFTER_S)
         while True:
             for run_id in self.coordinator.runs:
                 self.coordinator.stop(run_id)
             await asyncio.sleep(60)
 
 
-class Seen(NamedTuple):
-    runs: list[HeldRun]
-    begun: Counter[str]
+class SimulationResult(NamedTuple):
+    runs: list[ModelRun]
+    starts: Counter[str]
     killed: int
-    has_nothing_left: bool
+    is_settled: bool
 
 
-async def lives(world: World) -> Seen:
-    """The lives of all processes of one example."""
-    scene = Scene(world)
-    scene.schedule()
-    operator = asyncio.create_task(scene.operate())
-    past: list[Note] = []
+async def simulate(setup: Setup) -> SimulationResult:
+    """Run all processes of a setup, one after another, until everything is settled."""
+    simulation = Simulation(setup)
+    simulation.schedule()
+    operator = asyncio.create_task(simulation.stop_old_runs())
+    past: list[JournalCall] = []
     killed = 0
-    for kill in world.kills:
-        process = scene.process_with(Life(kill.at_point), past)
-        assert await process.live(scene) in (None, "stopped")
-        past = process.journal.left_on_disk(kill.lost) if process.life.is_dead else process.journal.notes
-        killed += process.life.is_dead
+    for kill in setup.kills:
+        process = simulation.start_process(KillSwitch(kill.at_point), past)
+        assert await process.live(simulation) in (None, "stopped")
+        past = process.journal.calls_on_disk(kill.lost) if process.kill_switch.is_killed else process.journal.calls
+        killed += process.kill_switch.is_killed
         await asyncio.sleep(kill.down_s)
-    process = scene.process_with(Life(), past)
-    assert await process.live(scene) == "stopped"
+    process = simulation.start_process(KillSwitch(), past)
+    assert await process.live(simulation) == "stopped"
     operator.cancel()
     await asyncio.wait([operator])
-    await scene.coordinator.aclose()
-    return Seen(list(scene.coordinator.runs.values()), scene.begun, killed, process.has_nothing_left)
+    await simulation.coordinator.aclose()
+    return SimulationResult(list(simulation.coordinator.runs.values()), simulation.starts, killed, process.is_settled)

@@ -1,7 +1,6 @@
-"""Real processes of `doomed_runner` that start quickly: forked from one that has the libraries loaded.
+"""Starts processes of `runner_program` quickly: a server that has imported the libraries forks them.
 
-Nothing of `fsm_runner` is loaded there, so each child imports and initialises that by itself, as a new interpreter
-does. A child is told apart from one by nothing but its parent.
+The server imports nothing of `fsm_runner`: each child imports and initialises it, as a new interpreter does.
 """
 
 import asyncio
@@ -36,78 +35,77 @@ LIBRARIES = (
     "typer",
 )
 
-LIFE_LIMIT_S = 3 * PATIENCE_S
-"""From the fork to the end, with all that it waits for."""
+LIFETIME_LIMIT_S = 3 * PATIENCE_S
 
 
-class Forked:
-    """A child. `log` is what it says on stderr."""
+class RunnerProcess:
+    """A child of the fork server. `log` receives its stderr."""
 
     def __init__(self, log: Path) -> None:
         loop = asyncio.get_running_loop()
         self.log = log
         self.pid: asyncio.Future[int] = loop.create_future()
         self.code: asyncio.Future[int] = loop.create_future()
-        """Negative: the number of the signal that has killed it."""
+        """Negative if a signal has killed it: the number of the signal."""
 
-    async def ended(self) -> int:
-        async with asyncio.timeout(LIFE_LIMIT_S):
+    async def exit_code(self) -> int:
+        async with asyncio.timeout(LIFETIME_LIMIT_S):
             return await asyncio.shield(self.code)
 
     async def signal(self, number: signal.Signals) -> None:
-        """Nothing where it has ended."""
+        """Send a signal, unless the process has ended."""
         pid = await self.pid
         if not self.code.done():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
-class Nursery:
-    """An async context manager. What is left at its end is killed."""
+class ForkServer:
+    """An async context manager that kills the remaining children at its end."""
 
     def __init__(self) -> None:
-        self._forked: list[Forked] = []
+        self._forked: list[RunnerProcess] = []
         self._process: Process | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.nursery"), cwd=REPOSITORY, stdin=PIPE, stdout=PIPE
+            *(sys.executable, "-m", "tests.support.crash.fork_server"), cwd=REPOSITORY, stdin=PIPE, stdout=PIPE
         )
-        self._listening = asyncio.create_task(self._listen(self._process), name="nursery")
+        self._reader = asyncio.create_task(self._read_reports(self._process), name="fork server")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process is None or self._process.stdin is None or self._listening is None:
+        if self._process is None or self._process.stdin is None or self._reader is None:
             return
         self._process.stdin.close()
         await self._process.wait()
-        await self._listening
+        await self._reader
 
-    def fork(self, arguments: list[str], *, cwd: Path, env: dict[str, str], log: Path) -> Forked:
-        """Of `doomed_runner.main`."""
+    def fork(self, arguments: list[str], *, cwd: Path, env: dict[str, str], log: Path) -> RunnerProcess:
+        """Start a child that calls `runner_program.main` with these arguments."""
         assert self._process is not None
         assert self._process.stdin is not None
-        self._forked.append(Forked(log))
+        self._forked.append(RunnerProcess(log))
         order = {"arguments": arguments, "cwd": str(cwd), "env": env, "log": str(log)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         return self._forked[-1]
 
-    async def _listen(self, process: Process) -> None:
+    async def _read_reports(self, process: Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():
-            told: dict[str, Any] = json.loads(line)
-            forked = self._forked[told["number"]]
-            (forked.pid if "pid" in told else forked.code).set_result(told.get("pid", told.get("code")))
+            reported: dict[str, Any] = json.loads(line)
+            forked = self._forked[reported["number"]]
+            (forked.pid if "pid" in reported else forked.code).set_result(reported.get("pid", reported.get("code")))
 
 
-class _Parent:
-    """The process that forks: one order on each line of its stdin."""
+class _ForkingProcess:
+    """The server process. Each line of its stdin is an order in JSON."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
+        self._number_by_pid: dict[int, int] = {}
         self._orders = 0
         self._unread = b""
         self._woken, waker = os.pipe()
@@ -122,12 +120,12 @@ class _Parent:
         selector.register(self._woken, selectors.EVENT_READ, self._reap)
         while all(key.data() for key, _ in selector.select()):
             pass
-        for pid in self._numbers:
+        for pid in self._number_by_pid:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
     def _take_orders(self) -> bool:
-        """Whether there may be more."""
+        """Return False at the end of stdin."""
         read = os.read(0, 65_536)
         *orders, self._unread = (self._unread + read).split(b"\n")
         for order in orders:
@@ -137,28 +135,28 @@ class _Parent:
     def _fork(self, order: dict[str, Any]) -> None:
         pid = os.fork()
         if pid == 0:
-            _live(order)
-        self._numbers[pid] = self._orders
-        self._tell(number=self._orders, pid=pid)
+            _run_child(order)
+        self._number_by_pid[pid] = self._orders
+        self._report(number=self._orders, pid=pid)
         self._orders += 1
 
     def _reap(self) -> bool:
         with suppress(BlockingIOError):
             os.read(self._woken, 65_536)
-        for pid, number in list(self._numbers.items()):
+        for pid, number in list(self._number_by_pid.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                del self._numbers[pid]
-                self._tell(number=number, code=os.waitstatus_to_exitcode(status))
+                del self._number_by_pid[pid]
+                self._report(number=number, code=os.waitstatus_to_exitcode(status))
         return True
 
-    def _tell(self, **told: int) -> None:
-        os.write(1, json.dumps(told).encode() + b"\n")
+    def _report(self, **reported: int) -> None:
+        os.write(1, json.dumps(reported).encode() + b"\n")
 
 
-def _live(order: dict[str, Any]) -> None:
-    """In the child, to its end."""
-    from tests.support import doomed_runner
+def _run_child(order: dict[str, Any]) -> None:
+    """Run in the child; it does not return."""
+    from tests.support.crash import runner_program
 
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -172,10 +170,10 @@ def _live(order: dict[str, Any]) -> None:
     os.environ.update(order["env"])
     code: object = 1
     try:
-        doomed_runner.main(order["arguments"])
+        runner_program.main(order["arguments"])
     except SystemExit as end:
         code = end.code
-    except BaseException:  # noqa: BLE001 - a child must not come back to what its parent does
+    except BaseException:  # noqa: BLE001 - a child must not return into the server's loop
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
@@ -185,4 +183,4 @@ def _live(order: dict[str, Any]) -> None:
 if __name__ == "__main__":
     for library in LIBRARIES:
         importlib.import_module(library)
-    _Parent().serve()
+    _ForkingProcess().serve()

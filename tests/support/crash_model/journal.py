@@ -1,4 +1,4 @@
-"""A journal in memory whose process can be killed at any moment; what had not reached the disk is then forgotten."""
+"""A model of the journal in memory. When its process is killed, it loses what is not on disk yet."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,135 +8,138 @@ from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage, Transition
 
 
-class Life:
-    """One process. `point` is called wherever it may be killed; the `dies_at`th one kills it, None: none does."""
+class KillSwitch:
+    """Kills a process at its kill point number `kill_at`, or never if that is None.
 
-    def __init__(self, dies_at: int | None = None) -> None:
-        self.is_dead = False
-        self.died = asyncio.Event()
-        self._points_left = dies_at
+    The models call `kill_point` wherever a process may be killed.
+    """
 
-    def point(self) -> None:
-        if self._points_left is not None:
-            self._points_left -= 1
-            if self._points_left <= 0:
-                self.is_dead = True
-                self.died.set()
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.is_killed = False
+        self.killed = asyncio.Event()
+        self._remaining = kill_at
 
-    async def go_on(self) -> None:
-        """Return where the process lives. A dead one does nothing any more."""
-        if self.is_dead:
+    def kill_point(self) -> None:
+        if self._remaining is not None:
+            self._remaining -= 1
+            if self._remaining <= 0:
+                self.is_killed = True
+                self.killed.set()
+
+    async def block_if_killed(self) -> None:
+        """Return if the process is alive. A killed process waits here for ever."""
+        if self.is_killed:
             await asyncio.get_running_loop().create_future()
 
 
-class Note(NamedTuple):
-    """A call of one of the journal's methods that note something."""
+class JournalCall(NamedTuple):
+    """A call of one of the journal's recording methods."""
 
     method: str
     arguments: tuple[Any, ...]
 
 
-def nothing(*_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
-class MortalJournal:
-    """`Record` and `MessageStore` of one process. `past`: what the ones before it have left on the disk."""
+class ModelJournal:
+    """`Record` and `MessageStore` of one process. `past`: the calls that earlier processes have left on disk."""
 
     def __init__(
         self,
-        past: Sequence[Note],
-        life: Life,
+        past: Sequence[JournalCall],
+        kill_switch: KillSwitch,
         commit_s: float = 0.0,
         *,
-        on_unwritable: Callable[[JournalUnwritable], None] = nothing,
-        on_writable: Callable[[], None] = nothing,
+        on_unwritable: Callable[[JournalUnwritable], None] = _ignore,
+        on_writable: Callable[[], None] = _ignore,
     ) -> None:
-        self.notes = list(past)
+        self.calls = list(past)
         self.recovered = recovered(past)
         self.on_unwritable = on_unwritable
         self.on_writable = on_writable
         self.unwritable: JournalUnwritable | None = None
         self.path = None
         self.earlier_processes = ("earlier",)
-        """A process is written down when it opens the journal, so each but the first one knows of another."""
-        self._life = life
+        """Not empty, as for every process but the first one."""
+        self._kill_switch = kill_switch
         self._commit_s = commit_s
-        self._on_disk = len(self.notes)
-        self._last_message = sum(note.method == "store_message" for note in past)
+        self._on_disk = len(self.calls)
+        self._last_message = sum(call.method == "store_message" for call in past)
 
-    def left_on_disk(self, lost: int) -> list[Note]:
-        """After a kill: all but the last `lost` notes; what was waited for is never lost."""
-        return self.notes[: max(self._on_disk, len(self.notes) - lost)]
+    def calls_on_disk(self, lost: int) -> list[JournalCall]:
+        """Return all but the last `lost` calls. Flushed calls are never lost."""
+        return self.calls[: max(self._on_disk, len(self.calls) - lost)]
 
-    def stick(self) -> None:
-        """The disk is full."""
+    def make_unwritable(self) -> None:
+        """Fail as on a full disk."""
         self.unwritable = JournalUnwritable(None, "database or disk is full")
         self.on_unwritable(self.unwritable)
 
-    def come_unstuck(self) -> None:
+    def make_writable(self) -> None:
         self.unwritable = None
         self.on_writable()
 
     def record_transition(self, step: Transition) -> None:
-        self._note("record_transition", step)
+        self._record("record_transition", step)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
-        self._note("record_claim", run_id, session_id, agent, runner_id, run)
+        self._record("record_claim", run_id, session_id, agent, runner_id, run)
 
     def record_report(self, run_id: str, report: Report) -> None:
-        self._note("record_report", run_id, report)
+        self._record("record_report", run_id, report)
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
-        """What a run has cost decides nothing."""
+        """Ignore usage, on which nothing depends."""
 
     def record_run_end(self, run_id: str) -> None:
-        self._note("record_run_end", run_id)
+        self._record("record_run_end", run_id)
 
     def record_session_start(self, session_id: str, runner_id: str, run: bytes) -> None:
-        self._note("record_session_start", session_id, runner_id, run)
+        self._record("record_session_start", session_id, runner_id, run)
 
     def record_session_end(self, session_id: str) -> None:
-        self._note("record_session_end", session_id)
+        self._record("record_session_end", session_id)
 
     def store_message(self, session_id: str, content: bytes) -> int:
         self._last_message += 1
-        self._note("store_message", session_id, content)
+        self._record("store_message", session_id, content)
         return self._last_message
 
     def delete_message(self, message_id: int) -> None:
-        self._note("delete_message", message_id)
+        self._record("delete_message", message_id)
 
     async def message(self, message_id: int) -> bytes:
-        await self._life.go_on()
-        return next(each.content or b"" for each in recovered(self.notes).messages if each.id == message_id)
+        await self._kill_switch.block_if_killed()
+        return next(each.content or b"" for each in recovered(self.calls).messages if each.id == message_id)
 
     async def has_run(self, run_id: str) -> bool:
-        await self._life.go_on()
-        return any(note.method == "record_claim" and note.arguments[0] == run_id for note in self.notes)
+        await self._kill_switch.block_if_killed()
+        return any(call.method == "record_claim" and call.arguments[0] == run_id for call in self.calls)
 
     async def flush(self) -> None:
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
         if self.unwritable is not None:
             raise self.unwritable
-        noted = len(self.notes)
+        noted = len(self.calls)
         await asyncio.sleep(self._commit_s)
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
         if self.unwritable is not None:
             raise self.unwritable
         self._on_disk = max(self._on_disk, noted)
 
-    def _note(self, method: str, *arguments: object) -> None:
-        if not self._life.is_dead:
-            self.notes.append(Note(method, arguments))
-            self._life.point()
+    def _record(self, method: str, *arguments: object) -> None:
+        if not self._kill_switch.is_killed:
+            self.calls.append(JournalCall(method, arguments))
+            self._kill_switch.kill_point()
 
 
-class _Open:
+class _OpenItem:
     """A run or a session, as the notes tell of it."""
 
-    def __init__(self, begun: tuple[Any, ...]) -> None:
-        self.begun = begun
+    def __init__(self, start_arguments: tuple[Any, ...]) -> None:
+        self.start_arguments = start_arguments
         self.state = ""
         self.outcome: str | None = None
         self.provisional = False
@@ -152,23 +155,23 @@ class _Open:
         self.interruptions += step.event == "interrupted"
 
 
-class _Reading:
+class _Replay:
     """Goes through the notes once."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, _Open] = {}
+        self.runs: dict[str, _OpenItem] = {}
         self.ended: list[str] = []
-        self.sessions: dict[str, _Open] = {}
+        self.sessions: dict[str, _OpenItem] = {}
         self.messages: dict[int, StoredMessage] = {}
         self._last_message = 0
 
     def record_transition(self, step: Transition) -> None:
-        lives = self.runs if step.machine == "run" else self.sessions if step.machine == "session" else {}
-        if step.subject in lives:
-            lives[step.subject].step(step)
+        simulate = self.runs if step.machine == "run" else self.sessions if step.machine == "session" else {}
+        if step.subject in simulate:
+            simulate[step.subject].step(step)
 
     def record_claim(self, run_id: str, *rest: object) -> None:
-        self.runs.setdefault(run_id, _Open((run_id, *rest)))
+        self.runs.setdefault(run_id, _OpenItem((run_id, *rest)))
 
     def record_report(self, run_id: str, report: Report) -> None:
         if run_id in self.runs and not self.runs[run_id].has_ended:
@@ -181,7 +184,7 @@ class _Reading:
 
     def record_session_start(self, session_id: str, *rest: object) -> None:
         self.sessions.pop(session_id, None)
-        self.sessions[session_id] = _Open((session_id, *rest))
+        self.sessions[session_id] = _OpenItem((session_id, *rest))
 
     def record_session_end(self, session_id: str) -> None:
         self.sessions.pop(session_id, None)
@@ -194,23 +197,23 @@ class _Reading:
         self.messages.pop(message_id, None)
 
 
-def recovered(notes: Sequence[Note]) -> Recovered:
+def recovered(calls: Sequence[JournalCall]) -> Recovered:
     """What a journal with these notes hands to the next process."""
-    reading = _Reading()
-    for note in notes:
-        getattr(reading, "end_run" if note.method == "record_run_end" else note.method)(*note.arguments)
+    replay = _Replay()
+    for call in calls:
+        getattr(replay, "end_run" if call.method == "record_run_end" else call.method)(*call.arguments)
     return Recovered(
-        runs=tuple(_open_run(run) for run in reading.runs.values() if not run.has_ended),
-        sessions=tuple(_open_session(session) for session in reading.sessions.values()),
-        messages=tuple(reading.messages.values()),
+        runs=tuple(_open_run(run) for run in replay.runs.values() if not run.has_ended),
+        sessions=tuple(_open_session(session) for session in replay.sessions.values()),
+        messages=tuple(replay.messages.values()),
         ended=tuple(
-            EndedRun(run_id, report) for run_id in reading.ended if (report := reading.runs[run_id].report) is not None
+            EndedRun(run_id, report) for run_id in replay.ended if (report := replay.runs[run_id].report) is not None
         ),
     )
 
 
-def _open_run(run: _Open) -> OpenRun:
-    run_id, session_id, _, runner_id, content = run.begun
+def _open_run(run: _OpenItem) -> OpenRun:
+    run_id, session_id, _, runner_id, content = run.start_arguments
     return OpenRun(
         run=content,
         run_id=run_id,
@@ -225,8 +228,8 @@ def _open_run(run: _Open) -> OpenRun:
     )
 
 
-def _open_session(session: _Open) -> OpenSession:
-    session_id, runner_id, content = session.begun
+def _open_session(session: _OpenItem) -> OpenSession:
+    session_id, runner_id, content = session.start_arguments
     return OpenSession(
         session_id=session_id, run=content, runner_id=runner_id, state=session.state, outcome=session.outcome
     )

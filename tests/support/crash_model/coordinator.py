@@ -1,4 +1,4 @@
-"""A coordinator without a network: it obeys whatever reaches it, as the deployed one does, and keeps account of it."""
+"""A model of the coordinator without a network. It accepts every message, as the deployed one does, and counts them."""
 
 import asyncio
 from collections import deque
@@ -12,38 +12,38 @@ from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Re
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import RunStatus
-from tests.support.mortal_journal import Life
+from tests.support.crash_model.journal import KillSwitch
 
 Value = TypeVar("Value")
 RUNNER_ID = "runner_1"
 TERMINAL = ("completed", "failed", "stopped")
-HOLD_S = 5.0
-REGISTERED = wire.Registered(runner_id=RUNNER_ID, poll_timeout_seconds=HOLD_S, heartbeat_interval_seconds=10)
+POLL_HOLD_S = 5.0
+REGISTERED = wire.Registered(runner_id=RUNNER_ID, poll_timeout_seconds=POLL_HOLD_S, heartbeat_interval_seconds=10)
 OK = ApiResponse("POST /", 200, b"{}")
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What becomes of one call, and how long it takes."""
+    """How one call fails, and how long it takes."""
 
     kind: Literal["none", "refused connection", "error", "lost answer"] = "none"
     before_s: float = 0.0
-    """Until the coordinator hears of it."""
+    """Until the coordinator receives the call."""
     after_s: float = 0.0
-    """Until its answer, or what comes in its place, is there."""
+    """Until the runner receives the answer or the error."""
 
 
-class HeldRun:
-    """A run as the coordinator has it."""
+class ModelRun:
+    """A run at the coordinator."""
 
     def __init__(self, run: wire.Run) -> None:
         self.run = run
         self.status = "pending"
         self.error: str | None = None
         self.reports: list[tuple[str, bytes]] = []
-        """The terminal reports that were acted upon."""
-        self.settled_by_itself = False
+        """The terminal reports that the coordinator accepted."""
+        self.settled_by_coordinator = False
         self.reopened: list[str] = []
-        """What was acted upon after a terminal report, and set run or session back to running."""
+        """Messages accepted after a terminal report, which set the run or its session back to running."""
 
     @property
     def is_settled(self) -> bool:
@@ -64,39 +64,39 @@ class HeldRun:
 
 
 class ModelCoordinator:
-    """Knows one runner. `aclose` ends the polls that it still holds."""
+    """Serves one runner. `aclose` ends the polls that it still holds."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, HeldRun] = {}
+        self.runs: dict[str, ModelRun] = {}
         self.knows_runner = False
         self._stops: list[str] = []
         self._polls: set[asyncio.Task[Polled]] = set()
         self._changed = asyncio.Event()
 
     @property
-    def wait_until_idle(self) -> bool:
+    def is_idle(self) -> bool:
         return all(run.is_settled for run in self.runs.values())
 
     def submit(self, run: wire.Run) -> None:
-        self.runs[run.run_id] = HeldRun(run)
+        self.runs[run.run_id] = ModelRun(run)
         self._changed.set()
 
     def stop(self, run_id: str) -> None:
         run = self.runs[run_id]
         if not run.is_settled:
             run.status = "stopped" if run.status == "pending" else "stopping"
-            run.settled_by_itself = run.is_settled
+            run.settled_by_coordinator = run.is_settled
             self._stops.append(run.run.session_id)
             self._changed.set()
 
     def settle(self, run_id: str) -> None:
-        """As it does with the runs of a runner that it has not heard of for long."""
+        """Declare a run failed, as the coordinator does if it does not hear of the runner for long."""
         run = self.runs[run_id]
         if not run.is_settled:
-            run.status, run.settled_by_itself = "failed", True
+            run.status, run.settled_by_coordinator = "failed", True
 
     def restart(self) -> None:
-        """The registry is gone, and runs that were claimed are handed out again."""
+        """Forget the runner, and offer claimed runs again."""
         self.knows_runner = False
         for run in self.runs.values():
             if run.status == "claimed":
@@ -104,7 +104,7 @@ class ModelCoordinator:
         self._changed.set()
 
     async def poll(self) -> Polled:
-        """It goes on when whoever polls has gone."""
+        """Hold the poll, even if its caller is gone."""
         self._check_registered()
         poll = asyncio.create_task(self._hold(), name="a held poll")
         self._polls.add(poll)
@@ -112,7 +112,7 @@ class ModelCoordinator:
         return await asyncio.shield(poll)
 
     async def _hold(self) -> Polled:
-        until_s = asyncio.get_running_loop().time() + HOLD_S
+        until_s = asyncio.get_running_loop().time() + POLL_HOLD_S
         while (polled := self._next()) is None:
             self._changed.clear()
             try:
@@ -167,40 +167,41 @@ class ModelCoordinator:
             await asyncio.wait(self._polls)
 
 
-class Connection:
-    """The `CoordinatorApi` of one process, with the faults that its calls meet in turn."""
+class ModelApi:
+    """The `CoordinatorApi` of one process. Its calls meet the faults in turn."""
 
     url = "http://coordinator"
 
     def __init__(
-        self, coordinator: ModelCoordinator, life: Life, faults: deque[Fault], line_faults: deque[Fault]
+        self, coordinator: ModelCoordinator, kill_switch: KillSwitch, faults: deque[Fault], control_faults: deque[Fault]
     ) -> None:
         self._coordinator = coordinator
-        self._life = life
+        self._kill_switch = kill_switch
         self._faults = faults
-        """Of messages and of what is asked about single runs."""
-        self._line_faults = line_faults
+        """Faults of messages and of look-ups of single runs."""
+        self._control_faults = control_faults
+        """Faults of all other calls."""
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
-        def take_in() -> wire.Registered:
+        def accept() -> wire.Registered:
             self._coordinator.knows_runner = True
             return REGISTERED
 
-        return await self._exchange(self._line_faults, take_in)
+        return await self._exchange(self._control_faults, accept)
 
     async def poll(self, runner_id: str, hold_s: float) -> Polled:
-        fault = self._next(self._line_faults)
+        fault = self._next(self._control_faults)
         await self._arrive(fault)
         return await self._answer(fault, await self._coordinator.poll())
 
     async def heartbeat(self, runner_id: str) -> None:
-        await self._exchange(self._line_faults, self._coordinator.heartbeat)
+        await self._exchange(self._control_faults, self._coordinator.heartbeat)
 
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
-        return list(await self._exchange(self._line_faults, lambda: self._coordinator.of_status(status)))
+        return list(await self._exchange(self._control_faults, lambda: self._coordinator.of_status(status)))
 
     async def stop_requests(self) -> list[wire.StopRequest]:
-        stopping = await self._exchange(self._line_faults, lambda: self._coordinator.of_status("stopping"))
+        stopping = await self._exchange(self._control_faults, lambda: self._coordinator.of_status("stopping"))
         return [wire.StopRequest(run_id=run.run_id, session_id=run.session_id, runner_id=RUNNER_ID) for run in stopping]
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
@@ -221,20 +222,20 @@ class Connection:
         return faults.popleft() if faults else Fault()
 
     async def _arrive(self, fault: Fault) -> None:
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
         await asyncio.sleep(fault.before_s)
-        self._life.point()
-        await self._life.go_on()
+        self._kill_switch.kill_point()
+        await self._kill_switch.block_if_killed()
         if fault.kind == "refused connection":
             raise NoConnection("refused")
         if fault.kind == "error":
             raise Unreachable("500")
 
     async def _answer(self, fault: Fault, answer: Value) -> Value:
-        self._life.point()
-        await self._life.go_on()
+        self._kill_switch.kill_point()
+        await self._kill_switch.block_if_killed()
         await asyncio.sleep(fault.after_s)
-        await self._life.go_on()
+        await self._kill_switch.block_if_killed()
         if fault.kind == "lost answer":
             raise Unreachable("reset")
         return answer

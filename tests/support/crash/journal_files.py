@@ -1,4 +1,4 @@
-"""What of a runner's life is on disk, and what of it is still running."""
+"""Reads the journal of a runner that has ended, and finds the processes that it has left."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PROC = Path("/proc")
 
 
 class Step(NamedTuple):
-    """As the journal has it; `source` is empty where a life begins."""
+    """A step in the journal; `source` is empty for the first step of a life."""
 
     process: str
     machine: str
@@ -28,42 +28,42 @@ class Step(NamedTuple):
     outcome: str | None
 
     @property
-    def triple(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str]:
         return self.source, self.event, self.target
 
     def __str__(self) -> str:
         return f"{self.process} {self.machine} {self.subject}: {self.source} -{self.event}-> {self.target}"
 
 
-class Durable(NamedTuple):
-    """A journal as it is found."""
+class JournalContent(NamedTuple):
+    """What a journal holds."""
 
     steps: list[Step]
     runs: dict[str, bool]
-    """By id: whether it has ended."""
+    """Whether a run has ended, by id."""
     open_sessions: list[str]
     messages: int
-    """How many are not delivered."""
+    """The number of undelivered messages."""
     integrity: str
 
-    def of_run(self, run_id: str) -> list[Step]:
+    def steps_of_run(self, run_id: str) -> list[Step]:
         return [step for step in self.steps if step.machine == "run" and step.subject == run_id]
 
     @property
     def defects(self) -> Iterator[str]:
-        """Of a journal whose runner has left."""
+        """Describe what is wrong if the runner has drained."""
         if self.integrity != "ok":
             yield f"the journal is broken: {self.integrity}"
         if still_open := [run_id for run_id, has_ended in self.runs.items() if not has_ended]:
-            yield f"open in the journal: {still_open}"
+            yield f"open runs in the journal: {still_open}"
         if self.open_sessions:
-            yield f"sessions that are open in the journal: {self.open_sessions}"
+            yield f"open sessions in the journal: {self.open_sessions}"
         if self.messages:
             yield f"{self.messages} messages are not delivered"
 
 
-def durable(state_dir: Path) -> Durable:
-    """Of the only runner that has this folder. A copy is read, so that what is looked at stays as it was left."""
+def read_journal(state_dir: Path) -> JournalContent:
+    """Read a copy of the only journal below this folder, and leave the original as it is."""
     files = list(state_dir.glob(f"*/{JOURNAL_FILE}*"))
     with TemporaryDirectory(dir=state_dir.parent) as folder:
         for file in files:
@@ -71,13 +71,13 @@ def durable(state_dir: Path) -> Durable:
         with closing(sqlite3.connect(Path(folder, JOURNAL_FILE))) as connection:
             integrity = connection.execute("PRAGMA integrity_check").fetchone()[0]
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                return Durable([], {}, [], 0, integrity)
+                return JournalContent([], {}, [], 0, integrity)
             return _read(connection, integrity)
 
 
-def _read(connection: sqlite3.Connection, integrity: str) -> Durable:
+def _read(connection: sqlite3.Connection, integrity: str) -> JournalContent:
     columns = "process, machine, subject, event, coalesce(source, ''), target, outcome"
-    return Durable(
+    return JournalContent(
         steps=[Step(*row) for row in connection.execute(f"SELECT {columns} FROM transitions ORDER BY seq")],
         runs=dict(connection.execute("SELECT run_id, ended_at IS NOT NULL FROM runs")),
         open_sessions=[row[0] for row in connection.execute("SELECT session_id FROM sessions WHERE ended_at IS NULL")],
@@ -86,26 +86,26 @@ def _read(connection: sqlite3.Connection, integrity: str) -> Durable:
     )
 
 
-def left_running(state_dir: Path) -> list[str]:
-    """Processes that this folder's runners have started and that are there. Only on Linux can they be found."""
-    return [f"process {pid}" for pid in _marked(state_dir)]
+def processes_left(state_dir: Path) -> list[str]:
+    """Describe the processes of this folder's runners that still run. Only Linux can find them."""
+    return [f"process {pid}" for pid in _tagged_pids(state_dir)]
 
 
-def end_left_running(state_dir: Path) -> None:
-    """So that a test that fails leaves nothing behind."""
-    for pid in _marked(state_dir):
+def kill_processes_left(state_dir: Path) -> None:
+    """Clean up after a failed test."""
+    for pid in _tagged_pids(state_dir):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _marked(state_dir: Path) -> list[int]:
-    marks = [f"{RUNNER_TAG_VARIABLE}={runner_tag(folder.name, '')}".encode() for folder in state_dir.iterdir()]
+def _tagged_pids(state_dir: Path) -> list[int]:
+    tags = [f"{RUNNER_TAG_VARIABLE}={runner_tag(folder.name, '')}".encode() for folder in state_dir.iterdir()]
     found = []
     for place in PROC.glob("[0-9]*"):
         try:
             environment = place.joinpath("environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if any(entry.startswith(mark) for entry in environment for mark in marks):
+        if any(entry.startswith(mark) for entry in environment for mark in tags):
             found.append(int(place.name))
     return found

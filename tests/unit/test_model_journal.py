@@ -1,4 +1,4 @@
-"""The journal of tests in virtual time recovers what the real one recovers."""
+"""The model of the journal recovers the same as the real journal."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.records import Report, Transition
-from tests.support.mortal_journal import Life, MortalJournal, Note, recovered
+from tests.support.crash_model.journal import JournalCall, KillSwitch, ModelJournal, recovered
 
 
-def whole_life() -> list[Note]:
-    """Runs and sessions in all stages, with repetitions and what comes too late."""
-    journal = MortalJournal([], Life())
+def all_calls() -> list[JournalCall]:
+    """Return calls for runs and sessions in all states, with repetitions and late calls."""
+    journal = ModelJournal([], KillSwitch())
     report = Report("/runner/runs/run_1/failed", b'{"error": "no"}')
     journal.record_transition(Transition("runner", "runner", "begun", None, "recovering", None, ""))
     for number in (1, 2, 3):
@@ -42,48 +42,48 @@ def whole_life() -> list[Note]:
     journal.record_run_end("run_3")
     journal.record_run_end("run_2")
     journal.store_message("ses_2", b"third")
-    return journal.notes
+    return journal.calls
 
 
-NOTES = whole_life()
+CALLS = all_calls()
 
 
-@pytest.mark.parametrize("count", range(len(NOTES) + 1))
+@pytest.mark.parametrize("count", range(len(CALLS) + 1))
 async def test_it_recovers_the_same_as_the_real_journal(count: int, tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
-    for note in NOTES[:count]:
-        getattr(journal, note.method)(*note.arguments)
+    for call in CALLS[:count]:
+        getattr(journal, call.method)(*call.arguments)
     await journal.aclose()
     again = Journal.open(tmp_path)
     try:
-        assert recovered(NOTES[:count]) == again.recovered
+        assert recovered(CALLS[:count]) == again.recovered
     finally:
         await again.aclose()
 
 
 async def test_flushed_records_are_never_lost() -> None:
-    journal = MortalJournal(NOTES, Life())
+    journal = ModelJournal(CALLS, KillSwitch())
     journal.record_run_end("run_8")
     await journal.flush()
     journal.record_run_end("run_9")
-    assert [note.arguments for note in journal.left_on_disk(100)[len(NOTES) :]] == [("run_8",)]
-    assert [note.arguments for note in journal.left_on_disk(0)[len(NOTES) :]] == [("run_8",), ("run_9",)]
+    assert [call.arguments for call in journal.calls_on_disk(100)[len(CALLS) :]] == [("run_8",)]
+    assert [call.arguments for call in journal.calls_on_disk(0)[len(CALLS) :]] == [("run_8",), ("run_9",)]
 
 
-async def test_ids_of_messages_go_on_after_those_of_the_past() -> None:
-    earlier = MortalJournal([], Life())
+async def test_message_ids_continue_after_those_of_earlier_processes() -> None:
+    earlier = ModelJournal([], KillSwitch())
     numbers = [earlier.store_message("ses_1", b"") for _ in range(3)]
     earlier.delete_message(numbers[-1])
-    assert MortalJournal(earlier.notes, Life()).store_message("ses_1", b"") > numbers[-1]
+    assert ModelJournal(earlier.calls, KillSwitch()).store_message("ses_1", b"") > numbers[-1]
 
 
-async def test_a_dead_process_writes_nothing_down() -> None:
-    life = Life(dies_at=2)
-    journal = MortalJournal([], life)
+async def test_a_killed_process_records_nothing() -> None:
+    kill_switch = KillSwitch(kill_at=2)
+    journal = ModelJournal([], kill_switch)
     dead: list[bool] = []
     for number in range(3):
         journal.record_run_end(f"run_{number}")
-        dead.append(life.is_dead)
+        dead.append(kill_switch.is_killed)
     journal.store_message("ses_1", b"")
     assert dead == [False, True, True]
-    assert [each.arguments for each in journal.notes] == [("run_0",), ("run_1",)]
+    assert [each.arguments for each in journal.calls] == [("run_0",), ("run_1",)]
