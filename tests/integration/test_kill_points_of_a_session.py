@@ -78,7 +78,7 @@ def of_session(
     name: str, steps: Callable[[ScenarioContext], Steps] = complete, act: Action = let_it_finish, **fields: Any
 ) -> Scenario:
     return Scenario(
-        **{"name": name, "agent": STAGED, "executor": staged_source(), "steps": steps, "provoke": act, **fields}
+        **{"name": name, "agent": STAGED, "executor": staged_source(), "steps": steps, "act": act, **fields}
     )
 
 
