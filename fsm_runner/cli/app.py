@@ -29,12 +29,10 @@ ProjectDir = Annotated[str | None, option("project_dir")]
 StateDir = Annotated[str | None, option("state_dir")]
 Verbose = Annotated[bool, option("verbose")]
 Parameters = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False)
 ]
 AgentName = Annotated[
-    str | None,
-    typer.Argument(metavar="AGENT", help="The agent; --prompt alone needs none.", show_default=False),
+    str | None, typer.Argument(metavar="AGENT", help="The agent; --prompt alone needs none.", show_default=False)
 ]
 Prompt = Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The task, the same as prompt=TEXT.")]
 
@@ -142,8 +140,7 @@ def runs(
 @app.command()
 def history(
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="RUN|SESSION|runner", help="[the latest runs]", show_default=False),
+        str | None, typer.Argument(metavar="RUN|SESSION|runner", help="[the latest runs]", show_default=False)
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one step per line.", show_default=False)] = False,
     state_dir: StateDir = None,

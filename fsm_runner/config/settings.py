@@ -13,19 +13,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fsm_runner.config.values import (
-    parse_bool,
-    parse_count,
-    parse_domain,
-    parse_hostname,
-    parse_limits,
-    parse_port,
-    parse_seconds,
-    parse_seconds_or_zero,
-    parse_tags,
-    parse_url,
-    parse_user,
-)
+from fsm_runner.config import parse
 from fsm_runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +80,7 @@ class RunnerConfig:
 
     coordinator_url: str | None = _setting(
         "AGENT_ORCHESTRATOR_API_URL",
-        parse_url,
+        parse.url,
         "--coordinator-url -c URL",
         "the coordinator; without it, one starts here",
     )
@@ -101,58 +89,62 @@ class RunnerConfig:
         "PROJECT_DIR", Path, "--project-dir -p DIR", "where runs work", default=Path(), default_text="working directory"
     )
     hostname: str | None = _setting(
-        "RUNNER_HOSTNAME", parse_hostname, "--hostname NAME", "the runner's host name", default_text="the machine's"
+        "RUNNER_HOSTNAME", parse.hostname, "--hostname NAME", "the runner's host name", default_text="the machine's"
     )
     tags: tuple[str, ...] = _setting(
-        "RUNNER_TAGS", parse_tags, "--tags -t A,B", "the runner's capabilities", default=(), default_text="none"
+        "RUNNER_TAGS", parse.tags, "--tags -t A,B", "the runner's capabilities", default=(), default_text="none"
     )
     require_matching_tags: bool = _setting(
-        "REQUIRE_MATCHING_TAGS", parse_bool, "--require-matching-tags", "take only runs that share a tag", default=False
+        "REQUIRE_MATCHING_TAGS",
+        parse.boolean,
+        "--require-matching-tags",
+        "take only runs that share a tag",
+        default=False,
     )
-    verbose: bool = _setting("VERBOSE", parse_bool, "--verbose -v", "log everything", default=False)
+    verbose: bool = _setting("VERBOSE", parse.boolean, "--verbose -v", "log everything", default=False)
     mcp_port: int | None = _setting(
-        "MCP_PORT", parse_port, "--mcp-port -m PORT", "the port of the MCP server", default_text="a free port"
+        "MCP_PORT", parse.port, "--mcp-port -m PORT", "the port of the MCP server", default_text="a free port"
     )
     external_mcp_url: str | None = _setting(
-        "EXTERNAL_MCP_URL", parse_url, "--external-mcp-url -e URL", "the MCP server to use in place of the runner's own"
+        "EXTERNAL_MCP_URL", parse.url, "--external-mcp-url -e URL", "the MCP server to use in place of the runner's own"
     )
     max_runs: int | None = _setting(
-        "MAX_RUNS", parse_count, "--max-runs N", "the most runs at a time", default_text="no limit"
+        "MAX_RUNS", parse.count, "--max-runs N", "the most runs at a time", default_text="no limit"
     )
     grace_period_s: float = _setting(
         "GRACE_PERIOD",
-        parse_seconds_or_zero,
+        parse.seconds_or_zero,
         "--grace-period SECONDS",
         "the time that active runs get to finish when the runner stops",
         default=5.0,
     )
     run_timeout_s: float | None = _setting(
-        "RUN_TIMEOUT", parse_seconds, "--run-timeout SECONDS", "how long a run may execute", default_text="no limit"
+        "RUN_TIMEOUT", parse.seconds, "--run-timeout SECONDS", "how long a run may execute", default_text="no limit"
     )
     run_limits: "ResourceLimits | None" = _setting(
         "RUN_LIMITS",
-        parse_limits,
+        parse.limits,
         "--run-limits LIMITS",
         "what a run may use: memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB",
         default_text="no limits",
     )
     run_as: str | None = _setting(
         "RUN_AS",
-        parse_user,
+        parse.user,
         "--run-as USER|UID:GID",
         "the user of executors, if the runner is root",
         default_text="the runner's user",
     )
     session_idle_timeout_s: float | None = _setting(
         "SESSION_IDLE_TIMEOUT",
-        parse_seconds,
+        parse.seconds,
         "--session-idle-timeout SECONDS",
         "how long a persistent executor waits for a turn",
         default_text="no limit",
     )
     exit_after_outage_s: float | None = _setting(
         "EXIT_AFTER_OUTAGE",
-        parse_seconds,
+        parse.seconds,
         "--exit-after-outage SECONDS",
         "exit when the coordinator has been unreachable for this time",
         default_text="never",
@@ -161,9 +153,9 @@ class RunnerConfig:
         "STATE_DIR", Path, "--state-dir DIR", "the folder of journals", default_text="~/.local/state/fsm-runner"
     )
     """`load_config` fills in the default. None: the journal is in memory and ends with the process."""
-    poll_timeout_s: float = _setting("POLL_TIMEOUT", parse_seconds, default=30.0)
-    heartbeat_interval_s: float = _setting("HEARTBEAT_INTERVAL", parse_seconds, default=60.0)
-    auth0_domain: str | None = _setting("AUTH0_DOMAIN", parse_domain)
+    poll_timeout_s: float = _setting("POLL_TIMEOUT", parse.seconds, default=30.0)
+    heartbeat_interval_s: float = _setting("HEARTBEAT_INTERVAL", parse.seconds, default=60.0)
+    auth0_domain: str | None = _setting("AUTH0_DOMAIN", parse.domain)
     auth0_client_id: str | None = _setting("AUTH0_RUNNER_CLIENT_ID", str)
     auth0_client_secret: str | None = _setting("AUTH0_RUNNER_CLIENT_SECRET", str)
     auth0_audience: str | None = _setting("AUTH0_AUDIENCE", str)
@@ -190,8 +182,8 @@ class Auth0Login:
 class TokenCheckConfig:
     """The settings of `fsm-runner coordinator` beside its flags: the tokens that its callers need."""
 
-    auth_enabled: bool = _setting("AUTH_ENABLED", parse_bool, default=False)
-    domain: str | None = _setting("AUTH0_DOMAIN", parse_domain)
+    auth_enabled: bool = _setting("AUTH_ENABLED", parse.boolean, default=False)
+    domain: str | None = _setting("AUTH0_DOMAIN", parse.domain)
     audience: str | None = _setting("AUTH0_AUDIENCE", str)
 
 

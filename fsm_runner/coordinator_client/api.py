@@ -3,20 +3,15 @@
 `client.py` and `reporting/sender.py` retry them. Contract: protocol.md, section 1.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
 
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.errors import Unreachable
-from fsm_runner.coordinator_client.policy import (
-    CONTROL_TIMEOUT_S,
-    POLL_MARGIN_S,
-    POLL_NAMES_LIMIT,
-    REPORT_CONNECTIONS,
-)
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.transport import Transport
 from fsm_runner.protocol import wire
@@ -25,10 +20,8 @@ from fsm_runner.protocol.statuses import RunStatus
 from fsm_runner.protocol.urls import path_segment
 from fsm_runner.util.text import excerpt
 
-NO_CONTENT = 204
-
 Form = TypeVar("Form")
-_Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=POLL_NAMES_LIMIT)]
+_Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=policy.POLL_NAMES_LIMIT)]
 
 
 class UnreadableRun(msgspec.Struct, frozen=True):
@@ -48,6 +41,12 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
     deregistered: bool = False
 
 
+class _RawRun(msgspec.Struct, frozen=True):
+    """The run of a poll response, undecoded, because its id is needed even if the rest is invalid."""
+
+    run: msgspec.Raw = msgspec.Raw()
+
+
 class _PollBody(msgspec.Struct, frozen=True):
     """A poll response without its run."""
 
@@ -55,12 +54,6 @@ class _PollBody(msgspec.Struct, frozen=True):
     sync_scripts: _Names | None = None
     remove_scripts: _Names | None = None
     deregistered: bool | None = None
-
-
-class _RawRun(msgspec.Struct, frozen=True):
-    """The run of a poll response, undecoded, because its id is needed even if the rest is invalid."""
-
-    run: msgspec.Raw = msgspec.Raw()
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -80,7 +73,9 @@ class CoordinatorApi:
     Each call raises `Unreachable`, `NotRegistered` or `Refused` (and its subclasses), nothing else.
     """
 
-    def __init__(self, url: str, auth: httpx.Auth | None = None, *, connections: int = REPORT_CONNECTIONS) -> None:
+    def __init__(
+        self, url: str, auth: httpx.Auth | None = None, *, connections: int = policy.REPORT_CONNECTIONS
+    ) -> None:
         """Raises `UsageError` if the URL, or a proxy or certificate variable, is invalid."""
         self._transport = Transport(url, auth, connections)
         self.url = self._transport.url
@@ -105,17 +100,22 @@ class CoordinatorApi:
     async def poll(self, runner_id: str, hold_s: float) -> Polled:
         """Poll once, and wait for the time that the coordinator holds the poll plus a margin."""
         path = f"/runner/runs?runner_id={path_segment(runner_id)}"
-        response = await self._transport.call("GET", path, timeout_s=hold_s + POLL_MARGIN_S, control=True)
-        return Polled() if response.status == NO_CONTENT else _polled(response)
+        response = await self._transport.call("GET", path, timeout_s=hold_s + policy.POLL_MARGIN_S, control=True)
+        return Polled() if response.status == httpx.codes.NO_CONTENT else _polled(response)
 
     async def heartbeat(self, runner_id: str) -> None:
         body = encode_json(wire.RunnerRef(runner_id))
-        call = self._transport.call("POST", "/runner/heartbeat", body, timeout_s=CONTROL_TIMEOUT_S, control=True)
+        call = self._transport.call("POST", "/runner/heartbeat", body, timeout_s=policy.CONTROL_TIMEOUT_S, control=True)
         (await call).decoded(dict[str, Any])
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
-        """Send a message that the coordinator acknowledges: a report, a bind, an event or metadata."""
-        return await self._acknowledged(method, path, body)
+    async def deliver(self, path: str, body: bytes | None = None, method: str = "POST") -> ApiResponse:
+        """Make a call that the coordinator acknowledges with a JSON object, such as a report, a bind or an event.
+
+        A proxy's page with status 200 is not an acknowledgement.
+        """
+        response = await self._transport.call(method, path, body)
+        response.decoded(dict[str, Any])
+        return response
 
     def forward(
         self, method: str, path: str, headers: list[tuple[str, str]], content: bytes | AsyncIterator[bytes] | None
@@ -162,10 +162,10 @@ class CoordinatorApi:
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         """Return the runs of this status that this runner holds, according to the coordinator."""
         listed = await self._look_up(f"/runs?status={status}", wire.RawRuns)
-        return [run for raw in listed.runs if (run := _claim_of(runner_id, raw)) is not None]
+        return [run for raw in listed.runs if (run := _run_of(runner_id, raw)) is not None]
 
     async def stop_run(self, run_id: str) -> None:
-        await self._acknowledged("POST", f"/runs/{path_segment(run_id)}/stop")
+        await self.deliver(f"/runs/{path_segment(run_id)}/stop")
 
     async def sessions(self) -> list[wire.ListedSession]:
         return (await self._get("/sessions", wire.SessionList)).sessions
@@ -175,10 +175,10 @@ class CoordinatorApi:
 
     async def delete_session(self, session_id: str) -> None:
         """Raises `Refused` with status 409 while the session is running or idle."""
-        await self._acknowledged("DELETE", f"/sessions/{path_segment(session_id)}")
+        await self.deliver(f"/sessions/{path_segment(session_id)}", method="DELETE")
 
     async def stop_session(self, session_id: str) -> None:
-        await self._acknowledged("POST", f"/sessions/{path_segment(session_id)}/stop")
+        await self.deliver(f"/sessions/{path_segment(session_id)}/stop")
 
     async def runners(self) -> list[wire.ListedRunner]:
         return (await self._get("/runners", wire.RunnerList)).runners
@@ -189,25 +189,19 @@ class CoordinatorApi:
     async def session_events(self, session_id: str) -> list[wire.SessionEvent]:
         """Return the valid events. A coordinator may store the events of executors unchecked."""
         listed = await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)
-        return [event for raw in listed.events if (event := _event(raw)) is not None]
+        return [event for raw in listed.events if (event := _valid(raw, wire.SessionEvent)) is not None]
 
     async def _get(self, path: str, form: type[Form]) -> Form:
         return (await self._transport.call("GET", path)).decoded(form)
 
     async def _look_up(self, path: str, form: type[Form]) -> Form:
         """Make a short call on the connections for control calls."""
-        return (await self._transport.call("GET", path, timeout_s=CONTROL_TIMEOUT_S, control=True)).decoded(form)
-
-    async def _acknowledged(self, method: str, path: str, body: bytes | None = None) -> ApiResponse:
-        """Make a call whose response must be a JSON object. A proxy's page with status 200 is not one."""
-        response = await self._transport.call(method, path, body)
-        response.decoded(dict[str, Any])
-        return response
+        return (await self._transport.call("GET", path, timeout_s=policy.CONTROL_TIMEOUT_S, control=True)).decoded(form)
 
 
 def _polled(response: ApiResponse) -> Polled:
     raw = response.decoded(_RawRun).run
-    run = _claimed_run(response, raw) if bytes(raw) else None
+    run = _claimed_run(raw, lambda: response.decoded(_ClaimOfPoll).run.run_id) if bytes(raw) else None
     try:
         body = response.decoded(_PollBody)
     except Unreachable:
@@ -223,30 +217,23 @@ def _polled(response: ApiResponse) -> Polled:
     )
 
 
-def _event(raw: msgspec.Raw) -> wire.SessionEvent | None:
+def _valid(raw: msgspec.Raw, form: type[Form]) -> Form | None:
+    """Return the decoded item; None if it is invalid."""
     try:
-        return decode_json(raw, wire.SessionEvent)
+        return decode_json(raw, form)
     except wire.DECODE_FAULTS:
         return None
 
 
-def _claim_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
+def _run_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
     """Return the run; None if another runner holds it, or if it has no valid id."""
-    try:
-        claim = decode_json(raw, _Claim)
-    except wire.DECODE_FAULTS:
-        return None
-    if claim.runner_id != runner_id:
-        return None
-    try:
-        return decode_json(raw, wire.Run)
-    except wire.DECODE_FAULTS as error:
-        return UnreadableRun(claim.run_id, f"the claimed run is invalid: {excerpt(str(error))}")
+    claim = _valid(raw, _Claim)
+    return None if claim is None or claim.runner_id != runner_id else _claimed_run(raw, lambda: claim.run_id)
 
 
-def _claimed_run(response: ApiResponse, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:
+def _claimed_run(raw: msgspec.Raw, run_id: Callable[[], str]) -> wire.Run | UnreadableRun | None:
+    """Return the run. `run_id` returns its id if other fields are invalid."""
     try:
         return decode_json(raw, wire.Run | None)
     except wire.DECODE_FAULTS as error:
-        run_id = response.decoded(_ClaimOfPoll).run.run_id
-        return UnreadableRun(run_id, f"the claimed run is invalid: {excerpt(str(error))}")
+        return UnreadableRun(run_id(), f"the claimed run is invalid: {excerpt(str(error))}")

@@ -8,14 +8,8 @@ import httpx
 import msgspec
 from loguru import logger
 
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, Unreachable
-from fsm_runner.coordinator_client.policy import (
-    POLICIES,
-    TOKEN_MARGIN_S,
-    TOKEN_MARGIN_SHARE,
-    TOKEN_REPLACE_INTERVAL_S,
-    UNAUTHORIZED_LIMIT_BYTES,
-)
 from fsm_runner.coordinator_client.response_body import limit_body
 from fsm_runner.coordinator_client.token_service import IssuedToken, TokenRequest, TokenService
 from fsm_runner.util.retry import RetryPolicy, Waits
@@ -47,7 +41,7 @@ class TokenAuth(httpx.Auth):
         token_url: str,
         request: TokenRequest,
         *,
-        policy: RetryPolicy = POLICIES.token,
+        policy: RetryPolicy = policy.POLICIES.token,
         on_token: OnToken = lambda _old, _new: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,7 +70,7 @@ class TokenAuth(httpx.Auth):
         response = yield request
         if response.status_code != httpx.codes.UNAUTHORIZED:
             return
-        await limit_body(response, UNAUTHORIZED_LIMIT_BYTES)
+        await limit_body(response, policy.UNAUTHORIZED_LIMIT_BYTES)
         # Compared as bytes, because decoding would use the character set that the response names.
         if NOT_REGISTERED_TEXT.encode() not in await response.aread() and self._may_be_replaced(token):
             request.headers["Authorization"] = f"Bearer {await self._usable_token()}"
@@ -120,7 +114,7 @@ class TokenAuth(httpx.Auth):
         """
         if self._token is not None and self._token.text == rejected:
             now = self._now()
-            if self._replaced_at is not None and now - self._replaced_at < TOKEN_REPLACE_INTERVAL_S:
+            if self._replaced_at is not None and now - self._replaced_at < policy.TOKEN_REPLACE_INTERVAL_S:
                 return False
             self._replaced_at = now
             self._token = None
@@ -156,7 +150,7 @@ class TokenAuth(httpx.Auth):
         self._next_renewal_at = self._now() + self._waits.next_s()
 
     def _succeeded(self, issued: IssuedToken, requested_at: float) -> _Token:
-        margin_s = min(TOKEN_MARGIN_S, issued.lifetime_s * TOKEN_MARGIN_SHARE)
+        margin_s = min(policy.TOKEN_MARGIN_S, issued.lifetime_s * policy.TOKEN_MARGIN_SHARE)
         expires_at = requested_at + issued.lifetime_s
         previous, current = self._latest
         self._on_token(previous, issued.text)

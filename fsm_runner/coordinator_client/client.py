@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 from loguru import logger
 
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import (
     AgentNameCollision,
@@ -18,14 +19,6 @@ from fsm_runner.coordinator_client.errors import (
     Refused,
     RegistrationConflict,
     Unreachable,
-)
-from fsm_runner.coordinator_client.policy import (
-    CONFLICT_LOG_INTERVAL_S,
-    POLICIES,
-    REMOVED_AFTER_S,
-    STALE_AFTER_S,
-    STALE_CHECK_INTERVAL_S,
-    Policies,
 )
 from fsm_runner.diagnostics.logs import RareWarning
 from fsm_runner.protocol import wire
@@ -38,7 +31,7 @@ class CoordinatorClient:
     def __init__(
         self,
         api: CoordinatorApi,
-        policies: Policies = POLICIES,
+        policies: policy.Policies = policy.POLICIES,
         *,
         sleep: Sleep = asyncio.sleep,
         now: Callable[[], float] = time.monotonic,
@@ -64,7 +57,7 @@ class CoordinatorClient:
         self.registrations = 0
         """The number of successful registrations. A "not registered" response to a call before the last one is void."""
         self._registered: wire.Registered | None = None
-        self._conflict_warning = RareWarning(CONFLICT_LOG_INTERVAL_S)
+        self._conflict_warning = RareWarning(policy.CONFLICT_LOG_INTERVAL_S)
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Register. Retry while the coordinator is unreachable or counts another runner of this identity as online.
@@ -182,14 +175,14 @@ class CoordinatorClient:
 
     def _log_conflict(self, fault: Exception, _wait_s: float) -> None:
         self.note_response()
-        reason, after_s = "the coordinator counts another runner of this identity as online", STALE_AFTER_S
+        reason, after_s = "the coordinator counts another runner of this identity as online", policy.STALE_AFTER_S
         if isinstance(fault, AgentNameCollision):
-            reason, after_s = "another runner has registered an agent of the same name", REMOVED_AFTER_S
+            reason, after_s = "another runner has registered an agent of the same name", policy.REMOVED_AFTER_S
         self._conflict_warning.log(
             "not registered: {}. If that runner has ended, the coordinator forgets it {:.0f} to {:.0f} s after its "
             "last heartbeat; retrying every few seconds ({})",
             reason,
             after_s,
-            after_s + STALE_CHECK_INTERVAL_S,
+            after_s + policy.STALE_CHECK_INTERVAL_S,
             fault,
         )

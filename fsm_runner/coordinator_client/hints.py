@@ -14,26 +14,18 @@ from fsm_runner.coordinator_client.proxies import Proxy
 from fsm_runner.util.text import truncated
 
 DOCKER_HOST = "host.docker.internal"
-_UNRESOLVED_DOCKER_HOST = (
-    f"; Docker on Linux sets this name only where the container is started with --add-host {DOCKER_HOST}:host-gateway "
-    "(in a compose file: extra_hosts)"
-)
 _CLOSED = "the connection was closed without an HTTP response"
 _NO_HTTP = "the server sent no HTTP response"
-
-_OTHER_NAME_CODES = frozenset({62, 64})
-"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
-_NOT_VALID_NOW_CODES = frozenset({9, 10})
-"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
-_UNKNOWN_AUTHORITY_CODES = frozenset({2, 18, 19, 20, 21})
-"""The issuer is not found, or it signed itself and is not trusted."""
 _NO_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _HANDSHAKE_ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, ConnectionError, ssl.SSLEOFError)
 _BANNER = re.compile(r"illegal status line: bytearray\((?P<text>.*)\)", re.DOTALL)
-_BANNER_CHARS = 60
-_PLAIN_TO_TLS_PAGE = re.compile(
-    r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server|speaking plain HTTP"
-)
+_TLS_PORT_PAGE = re.compile(r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS server|speaking plain HTTP")
+
+_GATEWAY_STATUSES = frozenset({403, 502, 503, 504})
+"""Statuses of responses that proxies generate."""
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]{0,39})(?=\s+[^\s=,]|\s*(?:,|$))")
+"""A name without a `=` after it, which would make it a parameter of the scheme before it. RFC 9110, section 11."""
 
 
 class UrlSetting(msgspec.Struct, frozen=True):
@@ -93,15 +85,12 @@ def failure_text(
 
 def page_hint(url: str, status: int, page: str, proxy: Proxy | None = None) -> str:
     """Return a hint for a page that did not come from a coordinator; empty if there is none."""
-    is_plain = httpx.URL(url).scheme == "http"
-    if not is_plain or status != httpx.codes.BAD_REQUEST or not _PLAIN_TO_TLS_PAGE.search(page):
+    if httpx.URL(url).scheme != "http" or status != httpx.codes.BAD_REQUEST or not _TLS_PORT_PAGE.search(page):
         return ""
     if proxy is None or proxy.uses_tls:
         return "; the port expects TLS: use https:// in the URL"
-    return (
-        f"; a port expects TLS, that of the server or that of the proxy {proxy}: use https:// in the URL, or in "
-        f"{proxy.variable}"
-    )
+    ports = f"that of the server or that of the proxy {proxy}"
+    return f"; a port expects TLS, {ports}: use https:// in the URL, or in {proxy.variable}"
 
 
 def _reason(error: Exception) -> str:
@@ -109,16 +98,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         what = "connection" if isinstance(error, httpx.ConnectTimeout) else "answer"
         return f"no {what} within the time limit ({type(error).__name__})"
-    numbers = _system_reasons(error)
+    system_reasons = _system_reasons(error)
+    in_brackets = f" ({system_reasons})" if system_reasons else ""
     match error:
         case httpx.ConnectError() if _handshake_ended(error):
             return "the connection ended during the TLS handshake"
         case httpx.ConnectError():
-            return numbers or str(error) or "the connection failed"
+            return system_reasons or str(error) or "the connection failed"
         case httpx.ReadError():
-            return _CLOSED + (f" ({numbers})" if numbers else "")
+            return _CLOSED + in_brackets
         case httpx.WriteError():
-            return "the connection was closed while the request was sent" + (f" ({numbers})" if numbers else "")
+            return "the connection was closed while the request was sent" + in_brackets
         case httpx.RemoteProtocolError():
             return _protocol_reason(str(error))
         case ssl.SSLError() if error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
@@ -128,17 +118,14 @@ def _reason(error: Exception) -> str:
 
 def _system_reasons(error: Exception) -> str:
     """Return the error texts of the operating system, such as "Network is unreachable"."""
-    found: list[str] = []
+    found: set[str] = set()
     for cause in _causes(error):
-        match cause:
-            case ssl.SSLError():
-                # Its errno is a code of OpenSSL.
-                continue
-            case socket.gaierror():
-                found.append(cause.strerror or str(cause))
-            case OSError() if cause.errno:
-                found.append(os.strerror(cause.errno))
-    return ", ".join(sorted(set(found)))
+        if isinstance(cause, socket.gaierror):
+            found.add(cause.strerror or str(cause))
+        # The errno of an `SSLError` is a code of OpenSSL.
+        elif isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+            found.add(os.strerror(cause.errno))
+    return ", ".join(sorted(found))
 
 
 def _protocol_reason(text: str) -> str:
@@ -147,7 +134,7 @@ def _protocol_reason(text: str) -> str:
     if text.startswith("peer closed connection"):
         return "the connection was closed before the response was complete"
     if (banner := _BANNER.match(text)) is not None:
-        return f"{_NO_HTTP}: {truncated(banner['text'], _BANNER_CHARS)}"
+        return f"{_NO_HTTP}: {truncated(banner['text'], 60)}"
     # h11 raises this for bytes that are not text, such as a TLS alert.
     return _NO_HTTP if text == "illegal request line" else f"{_NO_HTTP}: {text}"
 
@@ -161,7 +148,10 @@ def _hint(error: Exception, host: str, uses_tls: bool, setting: UrlSetting, *, w
             case ssl.SSLError() if cause.reason in _NO_TLS_REASONS:
                 return f"; {setting.owner} does not use TLS on this port: if the port is right, {setting.with_http()}"
             case socket.gaierror():
-                return f": {host}" + (_UNRESOLVED_DOCKER_HOST if host == DOCKER_HOST else "")
+                if host != DOCKER_HOST:
+                    return f": {host}"
+                only_where = f"only where the container is started with --add-host {host}:host-gateway"
+                return f": {host}; Docker on Linux sets this name {only_where} (in a compose file: extra_hosts)"
     if uses_tls and isinstance(error, httpx.ConnectError) and _handshake_ended(error):
         return ": if the port serves plain HTTP, " + setting.with_http()
     if was_answered or not isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
@@ -169,13 +159,17 @@ def _hint(error: Exception, host: str, uses_tls: bool, setting: UrlSetting, *, w
     return "; is this the right port?" + ("" if uses_tls else f" If it expects TLS, use https:// in {setting.name}")
 
 
-def _certificate_hint(code: int, setting: UrlSetting) -> str:
-    if code in _OTHER_NAME_CODES:
-        return f"; the certificate is for another host name: use a name in {setting.name} that the certificate covers"
-    if code in _NOT_VALID_NOW_CODES:
-        return f"; renew the certificate of {setting.owner}, or set this machine's clock"
-    is_unknown = code in _UNKNOWN_AUTHORITY_CODES
-    return "; name the file with its authority's certificate in SSL_CERT_FILE" if is_unknown else ""
+def _certificate_hint(openssl_code: int, setting: UrlSetting) -> str:
+    match openssl_code:
+        case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+            return (
+                f"; the certificate is for another host name: use a name in {setting.name} that the certificate covers"
+            )
+        case 9 | 10:  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+            return f"; renew the certificate of {setting.owner}, or set this machine's clock"
+        case 2 | 18 | 19 | 20 | 21:  # the issuer is not found, or it signed itself and is not trusted
+            return "; name the file with its authority's certificate in SSL_CERT_FILE"
+    return ""
 
 
 def _is_of_tls(error: Exception) -> bool:
@@ -201,57 +195,44 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
                 seen.append(cause)
 
 
-_NO_AUTH0 = (
-    "; it asks for a token, and none is configured: set AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, "
-    "AUTH0_RUNNER_CLIENT_SECRET and AUTH0_AUDIENCE"
-)
-_NO_LOGIN = (
-    "; it asks for a user name and a password (WWW-Authenticate: Basic): put them into the coordinator URL, as in "
-    "http://USER:PASSWORD@HOST"
-)
-_LOGIN_REFUSED = "; it does not accept the user name and password of the coordinator URL"
-_LOGIN_BESIDE_AUTH0 = (
-    "; a proxy in front of it asks for a user name and a password (WWW-Authenticate: Basic), and a call with a "
-    "token cannot have them as well: let the proxy pass calls with a token"
-)
-_BASIC_BEFORE_TOKENS = (
-    "; a proxy in front of the token service asks for a user name and a password (WWW-Authenticate: Basic), which the "
-    "runner does not have: let the proxy pass these calls"
-)
-
-_GATEWAY_STATUSES = frozenset({403, 502, 503, 504})
-"""Statuses of responses that proxies generate."""
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-_SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]{0,39})(?=\s+[^\s=,]|\s*(?:,|$))")
-"""A name without a `=` after it, which would make it a parameter of the scheme before it. RFC 9110, section 11."""
-
-
 def challenge_of(response: httpx.Response) -> str:
     """Return the `WWW-Authenticate` header, or `Proxy-Authenticate` of a proxy that asks for a login."""
     is_from_proxy = response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
-    challenge: str = response.headers.get("proxy-authenticate" if is_from_proxy else "www-authenticate", "")
-    return challenge
+    return str(response.headers.get("proxy-authenticate" if is_from_proxy else "www-authenticate", ""))
 
 
 def login_hint(challenge: str, url: str, *, has_token: bool) -> str:
     """Return a hint for a 401 of the coordinator at this URL."""
     schemes = _schemes(challenge)
-    if "basic" in schemes and not (has_token and "bearer" in schemes):
-        if has_token:
-            return _LOGIN_BESIDE_AUTH0
-        return _LOGIN_REFUSED if httpx.URL(url).userinfo else _NO_LOGIN
+    if "basic" in schemes and not has_token:
+        if httpx.URL(url).userinfo:
+            return "; it does not accept the user name and password of the coordinator URL"
+        return (
+            "; it asks for a user name and a password (WWW-Authenticate: Basic): put them into the coordinator URL, "
+            "as in http://USER:PASSWORD@HOST"
+        )
+    if "basic" in schemes and "bearer" not in schemes:
+        return (
+            "; a proxy in front of it asks for a user name and a password (WWW-Authenticate: Basic), and a call with a "
+            "token cannot have them as well: let the proxy pass calls with a token"
+        )
     if schemes and "bearer" not in schemes:
         return _unsupported(schemes, "the coordinator")
-    return "" if has_token else _NO_AUTH0
+    if has_token:
+        return ""
+    variables = "AUTH0_DOMAIN, AUTH0_RUNNER_CLIENT_ID, AUTH0_RUNNER_CLIENT_SECRET and AUTH0_AUDIENCE"
+    return f"; it asks for a token, and none is configured: set {variables}"
 
 
 def token_service_login_hint(challenge: str) -> str:
     """Return a hint for a 401 to a token request that a proxy in front of the token service sent; else empty."""
     schemes = _schemes(challenge)
     if "basic" in schemes:
-        return _BASIC_BEFORE_TOKENS
-    is_unsupported = schemes and "bearer" not in schemes
-    return _unsupported(schemes, "the token service") if is_unsupported else ""
+        return (
+            "; a proxy in front of the token service asks for a user name and a password (WWW-Authenticate: Basic), "
+            "which the runner does not have: let the proxy pass these calls"
+        )
+    return _unsupported(schemes, "the token service") if schemes and "bearer" not in schemes else ""
 
 
 def proxy_hint(status: int, proxy: Proxy | None, challenge: str = "") -> str:
@@ -262,11 +243,9 @@ def proxy_hint(status: int, proxy: Proxy | None, challenge: str = "") -> str:
         return f"; the call went through the proxy {proxy}" if status in _GATEWAY_STATUSES else ""
     schemes = _schemes(challenge)
     if schemes and "basic" not in schemes:
-        named = ", ".join(schemes.values())
-        return (
-            f"; the proxy {proxy} asks for a login by {named} (Proxy-Authenticate), which is not supported, only Basic "
-            f"is: set {proxy.variable} to another proxy, or name the host in NO_PROXY"
-        )
+        asked = f"a login by {', '.join(schemes.values())} (Proxy-Authenticate)"
+        way_out = f"set {proxy.variable} to another proxy, or name the host in NO_PROXY"
+        return f"; the proxy {proxy} asks for {asked}, which is not supported, only Basic is: {way_out}"
     if proxy.has_login:
         return f"; the proxy {proxy} does not accept the user name and password of {proxy.variable}: correct them"
     return f"; the proxy {proxy} asks for a login: set {proxy.variable} to http://USER:PASSWORD@HOST:PORT"

@@ -9,19 +9,11 @@ from collections.abc import AsyncIterator
 import httpx
 
 from fsm_runner import __version__
+from fsm_runner.coordinator_client import redirects
 from fsm_runner.coordinator_client.errors import Unreachable
 from fsm_runner.coordinator_client.hints import URL_SETTING, UrlSetting, challenge_of, failure_text
 from fsm_runner.coordinator_client.policy import CONNECT_TIMEOUT_S
 from fsm_runner.coordinator_client.proxies import Proxy, proxy_for
-from fsm_runner.coordinator_client.redirects import (
-    REDIRECT_LIMIT,
-    Redirect,
-    followed_target,
-    keep_location,
-    redirect_limit_text,
-    redirect_of,
-    redirect_text,
-)
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, NoCookies, chunks_of
 from fsm_runner.diagnostics.redaction import without_logins
@@ -87,7 +79,7 @@ class ClientFactory:
             headers={"accept-encoding": PLAIN, "user-agent": USER_AGENT},
             cookies=NoCookies(),
             limits=self._limits,
-            event_hooks={"response": [keep_location]},
+            event_hooks={"response": [redirects.keep_location]},
             # httpx would read the proxy variables itself, and it rejects NO_PROXY entries that curl accepts.
             trust_env=False,
             proxy=proxy,
@@ -98,9 +90,11 @@ class ClientFactory:
         """Return the cause of a failed call, and what to do about it."""
         return failure_text(error, self._url, self.proxy, was_answered=self.was_answered, setting=self._setting)
 
-    def redirect_text(self, path: str, redirect: Redirect) -> str:
+    def redirect_text(self, path: str, redirect: redirects.Redirect) -> str:
         """Return what to do about a redirect of a call of `path` that was not followed."""
-        return redirect_text(path, redirect, domain_variable=self._setting.name if self._setting.needs_tls else "")
+        return redirects.redirect_text(
+            path, redirect, domain_variable=self._setting.name if self._setting.needs_tls else ""
+        )
 
 
 def _certificate_source() -> str:
@@ -154,7 +148,7 @@ async def exchange(
         await response.aclose()
     final_url = None if response.request.url == httpx.URL(url) else response.request.url
     return ApiResponse(
-        call, response.status_code, bytes(body), challenge_of(response), redirect_of(response), final_url
+        call, response.status_code, bytes(body), challenge_of(response), redirects.redirect_of(response), final_url
     )
 
 
@@ -172,12 +166,12 @@ async def send(
     redirects, and what httpx raises.
     """
     target: httpx.URL | str = url
-    for _ in range(REDIRECT_LIMIT + 1):
+    for _ in range(redirects.REDIRECT_LIMIT + 1):
         request = http.build_request(method, target, content=content, headers=headers, timeout=timeouts)
         response = await http.send(request, stream=True)
-        followed = None if isinstance(content, AsyncIterator) else followed_target(response)
+        followed = None if isinstance(content, AsyncIterator) else redirects.followed_target(response)
         if followed is None:
             return response
         await response.aclose()
         target = followed
-    raise Unreachable(f"{method} {url}: {redirect_limit_text(httpx.URL(target))}")
+    raise Unreachable(f"{method} {url}: {redirects.redirect_limit_text(httpx.URL(target))}")

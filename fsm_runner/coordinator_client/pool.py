@@ -11,17 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
-import msgspec
 
 from fsm_runner.coordinator_client.policy import KEEPALIVE_S
 
 ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_S)
 """The limits of each client of a `ConnectionPool`."""
-
-
-class _Idle(msgspec.Struct, frozen=True):
-    client: httpx.AsyncClient
-    since_s: float
 
 
 class ConnectionPool:
@@ -31,7 +25,8 @@ class ConnectionPool:
         self._new_client = new_client
         self._capacity = asyncio.Semaphore(limit)
         self._open: set[httpx.AsyncClient] = set()
-        self._idle: deque[_Idle] = deque()
+        self._idle: deque[tuple[httpx.AsyncClient, float]] = deque()
+        """The idle clients with the times of their last use, the most recently used one last."""
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -41,29 +36,25 @@ class ConnectionPool:
         in use for ever, and the next request would wait for it.
         """
         async with self._capacity:
-            client = self._idle.pop().client if self._idle else self._opened()
+            client = self._idle.pop()[0] if self._idle else self._new_client()
+            self._open.add(client)
             try:
                 await self._close_expired()
                 yield client
             except BaseException:
                 await self._close(client)
                 raise
-            self._idle.append(_Idle(client, time.monotonic()))
+            self._idle.append((client, time.monotonic()))
 
     async def aclose(self) -> None:
         """Close all connections, including those in use."""
         while self._open:
             await self._open.pop().aclose()
 
-    def _opened(self) -> httpx.AsyncClient:
-        client = self._new_client()
-        self._open.add(client)
-        return client
-
     async def _close_expired(self) -> None:
         expired_before_s = time.monotonic() - KEEPALIVE_S
-        while self._idle and self._idle[0].since_s < expired_before_s:
-            await self._close(self._idle.popleft().client)
+        while self._idle and self._idle[0][1] < expired_before_s:
+            await self._close(self._idle.popleft()[0])
 
     async def _close(self, client: httpx.AsyncClient) -> None:
         self._open.discard(client)

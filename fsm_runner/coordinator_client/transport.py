@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.auth import NOT_REGISTERED_TEXT, TokenAuth
 from fsm_runner.coordinator_client.errors import (
     AgentNameCollision,
@@ -19,12 +20,6 @@ from fsm_runner.coordinator_client.errors import (
 )
 from fsm_runner.coordinator_client.hints import login_hint, page_hint, proxy_hint
 from fsm_runner.coordinator_client.http_clients import ClientFactory, exchange, send
-from fsm_runner.coordinator_client.policy import (
-    CONNECT_TIMEOUT_S,
-    REPORT_CONNECTIONS,
-    RESPONSE_LIMIT_BYTES,
-    RESPONSE_TIMEOUT_S,
-)
 from fsm_runner.coordinator_client.pool import ONE_CONNECTION, ConnectionPool
 from fsm_runner.coordinator_client.redirects import has_path, redirect_of, redirect_text
 from fsm_runner.coordinator_client.response import ApiResponse
@@ -50,7 +45,7 @@ class Transport:
         self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
         self._connections = ConnectionPool(self._new_client, connections)
         # Poll, heartbeat and registration have connections of their own, so that reports cannot delay them.
-        self._control_connections = ConnectionPool(self._new_client, REPORT_CONNECTIONS)
+        self._control_connections = ConnectionPool(self._new_client, policy.REPORT_CONNECTIONS)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
@@ -69,10 +64,10 @@ class Transport:
         raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S + RESPONSE_TIMEOUT_S):
+                async with asyncio.timeout(policy.CONNECT_TIMEOUT_S + policy.RESPONSE_TIMEOUT_S):
                     http = await stack.enter_async_context(self._connections.acquire())
                     # Reading the body has no time limit, because it may be a stream of events.
-                    timeouts = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+                    timeouts = httpx.Timeout(None, connect=policy.CONNECT_TIMEOUT_S)
                     response = await send(http, method, self.url + path, content, raw_headers, timeouts)
             except (*READ_ERRORS, httpx.StreamError, TimeoutError) as error:
                 raise self._unreachable(method, path, error) from error
@@ -89,7 +84,7 @@ class Transport:
         path: str,
         content: bytes | None = None,
         *,
-        timeout_s: float = RESPONSE_TIMEOUT_S,
+        timeout_s: float = policy.RESPONSE_TIMEOUT_S,
         control: bool = False,
     ) -> ApiResponse:
         """Return a 2xx response. `control` selects the connections for calls that must not wait for reports.
@@ -99,11 +94,11 @@ class Transport:
         connections = self._control_connections if control else self._connections
         try:
             # httpx limits the time of each read. A slow response of many reads needs a limit for all.
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + timeout_s), connections.acquire() as http:
-                timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
+            async with asyncio.timeout(policy.CONNECT_TIMEOUT_S + timeout_s), connections.acquire() as http:
+                timeouts = httpx.Timeout(timeout_s, connect=policy.CONNECT_TIMEOUT_S, pool=None)
                 url = self.url + path
                 response = await exchange(
-                    http, method, url, content, timeouts=timeouts, limit_bytes=RESPONSE_LIMIT_BYTES
+                    http, method, url, content, timeouts=timeouts, limit_bytes=policy.RESPONSE_LIMIT_BYTES
                 )
         except (*READ_ERRORS, TimeoutError) as error:
             raise self._unreachable(method, path, error) from error

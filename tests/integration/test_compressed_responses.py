@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.errors import NotRegistered, Unreachable
@@ -113,7 +113,7 @@ async def test_a_token_service_may_compress() -> None:
 async def test_a_decompression_bomb_is_read_up_to_the_limit(
     status: int, with_token: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", MIB)
+    monkeypatch.setattr(policy, "RESPONSE_LIMIT_BYTES", MIB)
     answers = Answers(status, gzip.decompress(bomb()), (b"content-encoding", b"gzip"))
     async with serving(answers) as url:
         auth = TokenAuth(f"{url}/oauth/token", TokenRequest(client_id="c", client_secret="s", audience="a"))

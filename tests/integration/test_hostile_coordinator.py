@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from fsm_runner.config.profiles import LoadedProfile
-from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.coordinator_server.validation.validator import CHECK_PROGRAM
 from fsm_runner.process.child.child import Child
@@ -243,7 +243,7 @@ async def test_a_hostile_coordinator_neither_ends_a_runner_nor_gets_more_than_th
     for module in (poller, reconciler):
         monkeypatch.setattr(module, "RUN_LOOKUP_INTERVAL_S", 0.01)
     monkeypatch.setattr(heartbeat, "HEARTBEAT_MIN_S", 0.02)
-    monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 2_500_000)
+    monkeypatch.setattr(policy, "RESPONSE_LIMIT_BYTES", 2_500_000)
     profile, started = programs
     world, outside, marker = tmp_path / "world", tmp_path / "outside", tmp_path / MARKER
     outside.mkdir()

@@ -109,7 +109,7 @@ async def test_a_slow_token_service_is_named_instead_of_the_coordinator(
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr("fsm_runner.coordinator_client.transport.CONNECT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("fsm_runner.coordinator_client.policy.CONNECT_TIMEOUT_S", 0.0)
     async with serving_raw(hold) as issuer:
         token_url = f"{issuer}/oauth/token"
         auth = TokenAuth(token_url, LOGIN)

@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.coordinator_client import api as api_module
-from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.api import CoordinatorApi, Polled, UnreadableRun
 from fsm_runner.coordinator_client.errors import (
     AgentNameCollision,
@@ -294,7 +293,7 @@ async def test_a_refused_connection_is_reported_with_the_coordinator_url() -> No
 
 
 async def test_a_missing_response_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_module, "POLL_MARGIN_S", 0.05)
+    monkeypatch.setattr(policy, "POLL_MARGIN_S", 0.05)
     async with answering(None) as (api, _):
         with pytest.raises(Unreachable, match="ReadTimeout"):
             await api.poll("r", 0.05)
@@ -302,7 +301,7 @@ async def test_a_missing_response_is_transient(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_poll_lasts_for_the_hold_time_and_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll that is given up early loses its content, so the margin applies even without a hold time."""
-    monkeypatch.setattr(api_module, "POLL_MARGIN_S", 20)
+    monkeypatch.setattr(policy, "POLL_MARGIN_S", 20)
     async with answering(None) as (api, coordinator):
         polling = asyncio.create_task(api.poll("r", 0.01))
         done, _ = await asyncio.wait({polling}, timeout=0.3)
@@ -375,14 +374,14 @@ async def test_a_run_without_an_id_is_transient(run: Any) -> None:
 async def test_an_archive_is_unchanged_and_limited_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
     async with answering(answer(200, b"\x1f\x8b\x00\xff", "application/gzip")) as (api, _):
         assert await api.script_archive("s") == b"\x1f\x8b\x00\xff"
-        monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 3)
+        monkeypatch.setattr(policy, "RESPONSE_LIMIT_BYTES", 3)
         with pytest.raises(Unreachable, match="larger than 3 bytes"):
             await api.script_archive("s")
 
 
 async def test_a_response_that_never_ends_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(policy, "RESPONSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(policy, "CONNECT_TIMEOUT_S", 0.2)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")

@@ -8,11 +8,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from fsm_runner.process.limits.limits import ResourceLimits
 
-TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
-FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
-
-def parse_url(value: str) -> str:
+def url(value: str) -> str:
     if not _is_url(value):
         login = "; in a user name or password, characters such as /, #, @ and spaces are percent-encoded"
         raise ValueError(f"expected http://HOST[:PORT] or https://HOST[:PORT]{login if '@' in value else ''}")
@@ -29,51 +26,52 @@ def _is_url(value: str) -> bool:
     return is_valid and not re.search(r"\s", value)
 
 
-def parse_domain(value: str) -> str:
-    name, colon, port = value.partition(":")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name) or (colon and not re.fullmatch(r"[0-9]{1,5}", port)):
+def domain(value: str) -> str:
+    name, colon, digits = value.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name) or (colon and not re.fullmatch(r"[0-9]{1,5}", digits)):
         raise ValueError("expected a host name, such as tenant.eu.auth0.com")
     if colon:
-        parse_port(port)
+        port(digits)
     return value
 
 
-def parse_hostname(value: str) -> str:
+def hostname(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value):
         raise ValueError("expected a name of letters, digits, '.', '_' and '-'")
     return value
 
 
-def parse_tags(value: str) -> tuple[str, ...]:
+def tags(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
-def parse_user(value: str) -> str:
+def user(value: str) -> str:
     # The user is looked up where executors start, because other commands read this setting too.
     if not re.fullmatch("[^:\\s]+(:[^:\\s]+)?", value):
         raise ValueError("expected USER or UID:GID")
     return value
 
 
-def parse_limits(value: str) -> "ResourceLimits":
-    from fsm_runner.process.limits.limits import parse_limits as parse
+def limits(value: str) -> "ResourceLimits":
+    from fsm_runner.process.limits.limits import parse_limits
 
-    return parse(value)
+    return parse_limits(value)
 
 
-def parse_bool(value: str) -> bool:
-    if value.lower() in TRUE_WORDS:
-        return True
-    if value.lower() in FALSE_WORDS:
-        return False
+def boolean(value: str) -> bool:
+    match value.lower():
+        case "true" | "1" | "yes" | "on":
+            return True
+        case "false" | "0" | "no" | "off":
+            return False
     raise ValueError("expected true or false")
 
 
-def parse_port(value: str) -> int:
+def port(value: str) -> int:
     return _integer(value, 65_535, "a port from 1 to 65535")
 
 
-def parse_count(value: str) -> int:
+def count(value: str) -> int:
     return _integer(value, 999_999_999, "a whole number from 1 up")
 
 
@@ -84,7 +82,7 @@ def _integer(value: str, high: int, expected: str) -> int:
     return int(value)
 
 
-def parse_seconds(value: str) -> float:
+def seconds(value: str) -> float:
     try:
         number = float(value)
     except ValueError:
@@ -94,8 +92,8 @@ def parse_seconds(value: str) -> float:
     return number
 
 
-def parse_seconds_or_zero(value: str) -> float:
+def seconds_or_zero(value: str) -> float:
     try:
-        return 0.0 if value == "0" else parse_seconds(value)
+        return 0.0 if value == "0" else seconds(value)
     except ValueError:
         raise ValueError("expected a number of seconds, or 0") from None
