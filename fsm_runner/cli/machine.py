@@ -54,8 +54,7 @@ def diagram(
         typer.Option("--output", "-o", metavar="FILE", help="Write to FILE; in a document, renew the marked part."),
     ] = None,
     check: Annotated[
-        str | None,
-        typer.Option("--check", metavar="FILE", help="Exit 1 if the drawing in FILE is not current."),
+        str | None, typer.Option("--check", metavar="FILE", help="Exit 1 if the drawing in FILE is not current.")
     ] = None,
 ) -> None:
     """Draw the machine that a spec declares, or convert it for other tools."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 _SHOWN_CHARACTERS = 60
+_Value = TypeVar("_Value", str, dict[str, Any], list[Any])
+_Part = TypeVar("_Part", State, Group)
 
 
 class Problem(NamedTuple):
@@ -25,7 +27,7 @@ class Decoded(NamedTuple):
     spec: Spec
     """The parts that could be decoded. Other fields have their defaults, other transitions are left out."""
     problems: tuple[Problem, ...]
-    kept: tuple[int, ...]
+    indices: tuple[int, ...]
     """The index in the file of each transition of `spec`."""
 
 
@@ -115,35 +117,29 @@ def _shown(raw: Any) -> str:
 def _partly_decoded(raw: dict[str, Any], problems: tuple[Problem, ...]) -> Decoded:
     damaged = {problem.path[:length] for problem in problems for length in range(len(problem.path) + 1)}
 
-    def text(key: str) -> str:
-        return raw.get(key, "") if (key,) not in damaged else ""
-
-    def table(key: str) -> dict[str, Any]:
-        found = raw.get(key)
-        return {name: value for name, value in found.items() if name} if isinstance(found, dict) else {}
+    def value(key: str, form: type[_Value]) -> _Value:
+        return found if isinstance(found := raw.get(key), form) else form()
 
     def texts(key: str) -> dict[str, str]:
-        return {name: "" if (key, name) in damaged else doc for name, doc in table(key).items()}
+        return {name: doc if isinstance(doc, str) else "" for name, doc in value(key, dict).items() if name}
 
     def parts(key: str, form: type[_Part]) -> dict[str, _Part]:
+        tables = {name: table if isinstance(table, dict) else {} for name, table in value(key, dict).items() if name}
         return {
-            name: msgspec.convert({k: v for k, v in fields.items() if (key, name, k) not in damaged}, form)
-            for name, fields in ((name, it if isinstance(it, dict) else {}) for name, it in table(key).items())
+            name: msgspec.convert({k: v for k, v in table.items() if (key, name, k) not in damaged}, form)
+            for name, table in tables.items()
         }
 
-    ways = found if isinstance(found := raw.get("transitions"), list) else []
-    kept = tuple(index for index in range(len(ways)) if ("transitions", index) not in damaged)
+    ways = value("transitions", list)
+    indices = tuple(index for index in range(len(ways)) if ("transitions", index) not in damaged)
     spec = Spec(
-        name=text("name"),
-        initial=text("initial"),
-        doc=text("doc"),
+        name=value("name", str),
+        initial=value("initial", str),
+        doc=value("doc", str),
         events=texts("events"),
         tags=texts("tags"),
         states=parts("states", State),
         groups=parts("groups", Group),
-        transitions=tuple(msgspec.convert(ways[index], Transition) for index in kept),
+        transitions=tuple(msgspec.convert(ways[index], Transition) for index in indices),
     )
-    return Decoded(spec, problems, kept)
-
-
-_Part = TypeVar("_Part", State, Group)
+    return Decoded(spec, problems, indices)

@@ -1,5 +1,6 @@
 """A defect of a spec, and its place in the file."""
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -9,7 +10,7 @@ from fsm_runner.util.text import quoted
 Path = tuple[str | int, ...]
 """A place in a spec: keys of tables and indices of lists, from the outside in."""
 
-_BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 class Defect(msgspec.Struct, frozen=True):
@@ -41,10 +42,5 @@ def in_order(defects: Iterable[Defect]) -> tuple[Defect, ...]:
 
 def place_of(path: Path) -> str:
     """Return the path in TOML's notation: `states."cut off".ignore[2]`."""
-    written = ""
-    for part in path:
-        if isinstance(part, int):
-            written += f"[{part}]"
-        else:
-            written += ("." if written else "") + (part if part and _BARE.issuperset(part) else quoted(part))
-    return written
+    keys = (part if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path)
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")

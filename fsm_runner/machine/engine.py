@@ -5,9 +5,10 @@ state are the actor's business (`fsm_runner/runtime/actors/actor.py`).
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import transitions
 
@@ -18,21 +19,16 @@ from fsm_runner.machine.spec import OUTCOME_GUARD, Spec, Transition
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
 
+@dataclass(slots=True, eq=False)
 class Model:
-    """The state of one run, session or runner in its machine."""
+    """The state of one actor in its machine."""
 
-    __slots__ = ("facts", "outcome", "provisional", "state")
-
-    def __init__(self, initial: str) -> None:
-        self.state = initial
-        self.outcome: str | None = None
-        self.provisional = False
-        """Whether a transition with `provisional` decided the outcome."""
-        self.facts: frozenset[str] = frozenset()
-        """The guards that hold, other than those about the outcome. The actor sets them."""
-
-
-Guard = Callable[[Model], bool]
+    state: str
+    outcome: str | None = None
+    provisional: bool = False
+    """Whether a transition with `provisional` decided the outcome."""
+    facts: frozenset[str] = frozenset()
+    """The guards that hold, other than those about the outcome. The actor sets them."""
 
 
 class Answer(Enum):
@@ -66,7 +62,6 @@ class Step(NamedTuple):
 
     @property
     def taken(self) -> bool:
-        """Whether the machine took a transition: it left the source and entered the target."""
         return self.answer is Answer.TAKEN
 
 
@@ -81,32 +76,28 @@ class Machine:
     """Executes a sound spec. `check` must have accepted it, because nothing is validated here.
 
     A guard `outcome_is_…` holds if that outcome has been decided, any other one while its name is in `Model.facts`.
-    `guards` replaces the predicates of the guards that it names.
     """
 
-    def __init__(self, spec: Spec, guards: Mapping[str, Guard] | None = None) -> None:
+    def __init__(self, spec: Spec) -> None:
         self.spec = spec = flatten(spec)
         """The spec without groups."""
-        states = spec.states.items()
         used = [transition for transition in spec.transitions if transition.sources]
-        self._final = frozenset(name for name, state in states if state.final)
-        self._tagged = frozenset((name, tag) for name, state in states for tag in state.tags)
-        self._ignored = frozenset((name, event) for name, state in states for event in state.ignore)
-        self._rejected = frozenset((name, event) for name, state in states for event in state.reject)
-        self._handled = frozenset((source, transition.event) for transition in used for source in transition.sources)
-        self._causes: dict[tuple[str, str], Cause] = {
-            (name, event): cause
-            for name, state in states
-            for cause in reversed(Cause)
-            if (event := getattr(state, cause.value)) is not None
-        }
+        self._final = frozenset(name for name, state in spec.states.items() if state.final)
+        self._tagged = frozenset((name, tag) for name, state in spec.states.items() for tag in state.tags)
+        self._answers = {(source, way.event): Answer.TAKEN for way in used for source in way.sources}
+        self._causes: dict[tuple[str, str], Cause] = {}
+        for name, state in spec.states.items():
+            self._answers |= {(name, event): Answer.IGNORED for event in state.ignore}
+            self._answers |= {(name, event): Answer.REJECTED for event in state.reject}
+            for cause in reversed(Cause):
+                if (event := getattr(state, cause.value)) is not None:
+                    self._causes[name, event] = cause
         machine = transitions.Machine(
             model=None,
             states=list(spec.states),
             initial=spec.initial,
-            transitions=[_library_transition(transition, guards or {}) for transition in used],
+            transitions=[_library_transition(transition) for transition in used],
             auto_transitions=False,
-            send_event=True,
         )
         self._events = {transition.event: machine.events[_trigger(transition.event)] for transition in used}
 
@@ -130,28 +121,23 @@ class Machine:
         Raises `UnexpectedEvent` if the spec has no answer to the event in this state.
         """
         source = model.state
-        why = cause or self._causes.get((source, event)) or event
-        if source in self._final or (source, event) in self._ignored:
-            return Step(event, source, source, Answer.IGNORED, why)
-        if (source, event) in self._rejected:
-            return Step(event, source, source, Answer.REJECTED, why)
-        if (source, event) not in self._handled:
+        answer = Answer.IGNORED if source in self._final else self._answers.get((source, event))
+        if answer is None:
             raise UnexpectedEvent(self.spec.name, source, event)
-        self._events[event].trigger(model)
-        return Step(event, source, model.state, Answer.TAKEN, why)
+        if answer is Answer.TAKEN:
+            # The library hands only the second argument on to guards and decisions.
+            self._events[event].trigger(model, model)
+        return Step(event, source, model.state, answer, cause or self._causes.get((source, event)) or event)
 
 
-def _library_transition(transition: Transition, guards: Mapping[str, Guard]) -> dict[str, object]:
-    form: dict[str, object] = {
+def _library_transition(transition: Transition) -> dict[str, object]:
+    return {
         "trigger": _trigger(transition.event),
         "source": list(transition.sources),
         "dest": transition.to,
+        "conditions": None if transition.guard is None else _guard(transition.guard),
+        "before": None if transition.decides is None else _decision(transition.decides, transition.provisional),
     }
-    if transition.guard is not None:
-        form["conditions"] = _condition(guards.get(transition.guard) or _guard(transition.guard))
-    if transition.decides is not None:
-        form["before"] = _decision(transition.decides, transition.provisional)
-    return form
 
 
 def _trigger(event: str) -> str:
@@ -159,25 +145,15 @@ def _trigger(event: str) -> str:
     return f"on {event}"
 
 
-def _condition(guard: Guard) -> Callable[[transitions.EventData], bool]:
-    return lambda event: guard(_model(event))
+def _guard(name: str) -> Callable[[Model], bool]:
+    if name.startswith(OUTCOME_GUARD):
+        return lambda model: model.outcome == name.removeprefix(OUTCOME_GUARD)
+    return lambda model: name in model.facts
 
 
-def _decision(outcome: str, provisional: bool) -> Callable[[transitions.EventData], None]:
-    def decide(event: transitions.EventData) -> None:
-        model = _model(event)
+def _decision(outcome: str, provisional: bool) -> Callable[[Model], None]:
+    def decide(model: Model) -> None:
         if model.outcome is None:
             model.outcome, model.provisional = outcome, provisional
 
     return decide
-
-
-def _model(event: transitions.EventData) -> Model:
-    return cast(Model, event.model)
-
-
-def _guard(name: str) -> Guard:
-    outcome = name.removeprefix(OUTCOME_GUARD)
-    if outcome != name:
-        return lambda model: model.outcome == outcome
-    return lambda model: name in model.facts

@@ -1,5 +1,6 @@
 """Reads a spec file: its contents, their lines, and every deviation from the format."""
 
+import re
 import tomllib
 from codecs import BOM_UTF8
 from pathlib import Path as FilePath
@@ -13,6 +14,7 @@ from fsm_runner.machine.spec import Spec
 from fsm_runner.machine.toml_lines import TomlLines
 
 SPEC_LIMIT_BYTES = 1 << 20
+_TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
 class SpecFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +26,7 @@ class SpecFile(msgspec.Struct, frozen=True, kw_only=True):
     lines: TomlLines = msgspec.field(default_factory=TomlLines)
     damaged: frozenset[Path] = frozenset()
     """The paths that could not be decoded."""
-    kept: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
     """The index in the file of each transition of `spec`."""
     defects: tuple[Defect, ...] = ()
     """The deviations from the format."""
@@ -32,8 +34,8 @@ class SpecFile(msgspec.Struct, frozen=True, kw_only=True):
     def defect(self, problem: Problem) -> Defect:
         """Return the defect for a problem with `spec`."""
         path, message = problem
-        if self.kept and path[:1] == ("transitions",) and len(path) > 1 and isinstance(path[1], int):
-            path = ("transitions", self.kept[path[1]], *path[2:])
+        if self.indices and path[:1] == ("transitions",) and len(path) > 1 and isinstance(path[1], int):
+            path = ("transitions", self.indices[path[1]], *path[2:])
         return Defect(self.path, self.lines.of(path), place_of(path), message)
 
 
@@ -44,7 +46,7 @@ def read(path: FilePath | str) -> SpecFile:
     """
     text = _text(path)
     try:
-        decoded = decode(_toml(str(path), text))
+        decoded = decode(_toml(path, text))
     except ValueError as error:
         raise _error(path, "contains a number with too many digits") from error
     lines = TomlLines(text)
@@ -53,7 +55,7 @@ def read(path: FilePath | str) -> SpecFile:
         path=str(path),
         lines=lines,
         damaged=frozenset(problem.path for problem in decoded.problems),
-        kept=decoded.kept,
+        indices=decoded.indices,
         defects=in_order(
             Defect(str(path), lines.of(where), place_of(where), message) for where, message in decoded.problems
         ),
@@ -64,10 +66,8 @@ def _text(path: FilePath | str) -> str:
     try:
         with FilePath(path).open("rb") as file:
             content = file.read(SPEC_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise _error(path, f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise _error(path, f"cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise _error(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > SPEC_LIMIT_BYTES:
         raise _error(path, f"is larger than {SPEC_LIMIT_BYTES} bytes")
     content = content.removeprefix(BOM_UTF8)
@@ -78,22 +78,17 @@ def _text(path: FilePath | str) -> str:
         raise _error(path, f"is not UTF-8: byte 0x{content[error.start]:02x}", line) from error
 
 
-def _toml(path: str, text: str) -> dict[str, Any]:
+def _toml(path: FilePath | str, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError as error:
         raise _error(path, "is nested too deeply") from error
     except ValueError as error:
-        # `tomllib` appends the place to its message: `(at line 3, column 7)` or `(at end of document)`.
-        what, _, place = str(error).removesuffix(")").rpartition(" (at ")
-        match place.replace(",", "").split():
-            case ["line", line, "column", column]:
-                raise _error(path, f"is not TOML: {what}, column {column}", int(line)) from error
-            case ["end", *_]:
-                message = f"is not TOML: {what}, at the end of the file"
-                raise _error(path, message, text.count("\n") + 1) from error
-            case _:
-                raise _error(path, f"is not TOML: {error}") from error
+        if (found := _TOML_ERROR.fullmatch(str(error))) is None:
+            raise _error(path, f"is not TOML: {error}") from error
+        what, line, column = found.groups()
+        where = f"column {column}" if line else "at the end of the file"
+        raise _error(path, f"is not TOML: {what}, {where}", int(line or text.count("\n") + 1)) from error
 
 
 def _error(path: FilePath | str, message: str, line: int | None = None) -> SpecError:

@@ -5,7 +5,9 @@ accepts. This module feeds it line by line and needs no parser of its own.
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from fsm_runner.machine.defects import Path
@@ -20,65 +22,60 @@ class TomlLines:
     def __init__(self, text: str | None = None) -> None:
         """`text`: TOML that `tomllib` accepts. Without it, nothing has a line."""
         self._text = text
-        self._lines: dict[Path, int] | None = None
+
+    @cached_property  # a sound spec needs no lines, and this takes longer than everything else
+    def _lines(self) -> dict[Path, int]:
+        return {} if self._text is None else _indexed(self._text)
 
     def of(self, path: Path) -> int | None:
         """Return the line of a path, or of the innermost part of it that the text contains."""
-        if self._text is None:
-            return None
-        if self._lines is None:  # a sound spec needs no lines, and this takes longer than everything else
-            self._lines = _indexed(self._text)
-        for length in range(len(path), -1, -1):
-            if (line := self._lines.get(path[:length])) is not None:
-                return line
-        return None
+        outward = (path[:length] for length in range(len(path), -1, -1))
+        return next((self._lines[part] for part in outward if part in self._lines), None)
 
 
 def _indexed(text: str) -> dict[Path, int]:
     lines: dict[Path, int] = {(): 1}
     table: Path = ()
-    tables_in: dict[Path, int] = {}
-    for number, statement in _statements(text.replace("\r\n", "\n").split("\n")):
-        content = tomllib.loads("\n".join(statement))
-        if not statement[0].lstrip(" \t").startswith("["):
+    tables_in = Counter[Path]()
+    for number, statement, content in _statements(text.replace("\r\n", "\n").split("\n")):
+        if statement[0].lstrip(" \t").startswith("["):
+            table = _header(content, tables_in)
+            for length in range(1, len(table) + 1):
+                lines.setdefault(table[:length], number)
+        else:
             _note(lines, table, content, number)
-            _note_elements(lines, table, statement, number)
-            continue
-        table = _header(content, tables_in)
-        for length in range(1, len(table) + 1):
-            lines.setdefault(table[:length], number)
+            _note_elements(lines, table, statement, content, number)
     return lines
 
 
-def _statements(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield each statement with the number of its first line, without blank lines and comments."""
+def _statements(lines: list[str]) -> Iterator[tuple[int, list[str], dict[str, Any]]]:
+    """Yield the number of its first line, the lines and the content of each statement. Comments are none."""
     start = 0
     for end, line in enumerate(lines, 1):
         if end - start > 1 and not any(closer in line for closer in _CLOSERS):
             continue
-        content = _parsed("\n".join(lines[start:end]))
-        if content is None:
-            continue
+        content = _parsed(lines[start:end])
         if content:
-            yield start + 1, lines[start:end]
-        start = end
+            yield start + 1, lines[start:end], content
+        if content is not None:
+            start = end
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
+def _parsed(lines: list[str]) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(text)
+        return tomllib.loads("\n".join(lines))
     except (ValueError, RecursionError):
         return None
 
 
-def _header(content: dict[str, Any], tables_in: dict[Path, int]) -> Path:
+def _header(content: dict[str, Any], tables_in: Counter[Path]) -> Path:
     """Return the path that `[a.b]` or `[[a.b]]` opens. `tables_in` counts the tables of each list of tables so far."""
     path: Path = ()
     while content:
-        (key, inner), *_ = content.items()
+        ((key, inner),) = content.items()
         path = (*path, key)
         if isinstance(inner, list):
-            tables_in[path] = tables_in.get(path, 0) + 1
+            tables_in[path] += 1
             inner = inner[0]
         if path in tables_in:
             path = (*path, tables_in[path] - 1)
@@ -88,32 +85,28 @@ def _header(content: dict[str, Any], tables_in: dict[Path, int]) -> Path:
 
 def _note(lines: dict[Path, int], at: Path, value: Any, number: int) -> None:
     """Note the line of a value and of everything in it, unless they have one."""
-    if at:
-        lines.setdefault(at, number)
+    lines.setdefault(at, number)
     if isinstance(value, dict):
         for key, inner in value.items():
             _note(lines, (*at, key), inner, number)
 
 
-def _note_elements(lines: dict[Path, int], table: Path, statement: list[str], number: int) -> None:
+def _note_elements(
+    lines: dict[Path, int], table: Path, statement: list[str], content: dict[str, Any], number: int
+) -> None:
     """Note the line of each element of a list.
 
     If the list has several lines, the lines so far and a closing bracket are a list again wherever an element has
     ended. The next element starts on the line after that.
     """
+    path, elements = _list_in(content)
     known, after = 0, 0
-    path, elements = _list_in(_parsed("\n".join(statement)) or {})
-    if len(statement) == 1 or elements is None:
-        for index, element in enumerate(elements or ()):
-            _note(lines, (*table, *path, index), element, number)
-        return
     for end in range(1, len(statement) + 1):
-        so_far = elements if end == len(statement) else _list_in(_parsed("\n".join(statement[:end]) + "\n]") or {})[1]
-        if so_far is None:
-            continue
-        for index in range(known, len(so_far)):
-            _note(lines, (*table, *path, index), so_far[index], number + after)
-        known, after = len(so_far), end
+        so_far = elements if end == len(statement) else _list_in(_parsed([*statement[:end], "]"]) or {})[1]
+        if so_far is not None:
+            for index in range(known, len(so_far)):
+                _note(lines, (*table, *path, index), so_far[index], number + after)
+            known, after = len(so_far), end
 
 
 def _list_in(content: dict[str, Any]) -> tuple[Path, list[Any] | None]:
@@ -121,6 +114,6 @@ def _list_in(content: dict[str, Any]) -> tuple[Path, list[Any] | None]:
     path: Path = ()
     value: Any = content
     while isinstance(value, dict) and len(value) == 1:
-        (key, value), *_ = value.items()
+        ((key, value),) = value.items()
         path = (*path, key)
     return path, value if isinstance(value, list) else None

@@ -1,7 +1,6 @@
 """Draws and exports machines, in each of the formats that `FORMATS` names."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fsm_runner.machine.render.dot import dot
@@ -27,23 +26,17 @@ class Format(NamedTuple):
     """The language of the code block that holds it in a document; None if a document cannot hold it."""
 
 
-def _png(spec: Spec, brief: bool) -> bytes:
-    return lay_out(dot(spec, brief=brief), "png", f"-Gdpi={_PNG_DPI}")
-
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "mermaid": Format(lambda spec, brief: mermaid(spec, brief=brief), fence="mermaid"),
-        "markdown": Format(lambda spec, brief: markdown(spec, brief=brief), fence=""),
-        "tables": Format(lambda spec, _: tables(spec), can_be_brief=False, fence=""),
-        "svg": Format(lambda spec, brief: svg(spec, brief=brief)),
-        "png": Format(_png),
-        "dot": Format(lambda spec, brief: dot(spec, brief=brief), fence="dot"),
-        "plantuml": Format(lambda spec, brief: plantuml(spec, brief=brief), fence="plantuml"),
-        "scxml": Format(lambda spec, _: scxml(spec), can_be_brief=False, fence="xml"),
-        "xstate": Format(lambda spec, _: xstate(spec), can_be_brief=False, fence="json"),
-    }
-)
+FORMATS = {
+    "mermaid": Format(lambda spec, brief: mermaid(spec, brief=brief), fence="mermaid"),
+    "markdown": Format(lambda spec, brief: markdown(spec, brief=brief), fence=""),
+    "tables": Format(lambda spec, _: tables(spec), can_be_brief=False, fence=""),
+    "svg": Format(lambda spec, brief: svg(spec, brief=brief)),
+    "png": Format(lambda spec, brief: lay_out(dot(spec, brief=brief), "png", f"-Gdpi={_PNG_DPI}")),
+    "dot": Format(lambda spec, brief: dot(spec, brief=brief), fence="dot"),
+    "plantuml": Format(lambda spec, brief: plantuml(spec, brief=brief), fence="plantuml"),
+    "scxml": Format(lambda spec, _: scxml(spec), can_be_brief=False, fence="xml"),
+    "xstate": Format(lambda spec, _: xstate(spec), can_be_brief=False, fence="json"),
+}
 
 
 def render(spec: Spec, form: str, *, brief: bool = False) -> bytes:

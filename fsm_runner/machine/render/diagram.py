@@ -110,60 +110,42 @@ def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
     A name that is neither a state nor a group is drawn as a state, so that the mistake is visible. With `brief`, at
     most one arrow joins two ends, and one label on it represents all failures that decide the same outcome.
     """
-    return _Drawing(spec).diagram(brief=brief)
+    hierarchy = Hierarchy(spec)
+    ends = (spec.initial, *(name for way in spec.transitions for name in (*way.sources, way.to)))
+    names = dict.fromkeys((*outside_in(spec), *ends))
+    ids = identifiers(names)
+    states = {name: spec.states.get(name, State()) for name in names if name not in spec.groups}
+    main = {name for way in spec.transitions if way.main for name in (*way.sources, way.to)}
+    nodes = {name: Node(ids[name], name, state, tone(state), name in main) for name, state in states.items()}
+    groups_around = {name: hierarchy.ancestors(name) for name in names}
+    # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
+    inward = (source for way in spec.transitions for source in way.sources if source in groups_around[way.to])
+    names_of_marks = {group: f"any of {group}" for group in inward}
+    ids_of_marks = identifiers(names_of_marks.values(), taken=ids.values())
+    marks = {
+        group: Node(ids_of_marks[name], name, State(), Tone.ANY, is_main=False)
+        for group, name in names_of_marks.items()
+    }
 
-
-class _Drawing:
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        hierarchy = Hierarchy(spec)
-        ends = (spec.initial, *(name for way in spec.transitions for name in (*way.sources, way.to)))
-        names = dict.fromkeys((*outside_in(spec), *ends))
-        self._states = {name: spec.states.get(name, State()) for name in names if name not in spec.groups}
-        self._paths = {name: hierarchy.ancestors(name) for name in names}
-        """For each state and group, the groups around it from the inside out."""
-        self._ids = identifiers(names)
-        # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
-        inward = (source for way in spec.transitions for source in way.sources if source in self._paths[way.to])
-        names_of_marks = {group: f"any of {group}" for group in inward}
-        ids = identifiers(names_of_marks.values(), taken=self._ids.values())
-        self._marks = {
-            group: Node(ids[name], name, State(), Tone.ANY, is_main=False) for group, name in names_of_marks.items()
-        }
-        self._main = {name for way in spec.transitions if way.main for name in (*way.sources, way.to)}
-
-    def diagram(self, *, brief: bool) -> Diagram:
-        arrows = tuple(self._arrows())
-        return Diagram(
-            root=Box("", self._spec.name, self._members(None)),
-            initial=self._node(self._spec.initial),
-            arrows=tuple(_merged(arrows)) if brief else arrows,
-        )
-
-    def _members(self, group: str | None) -> tuple[Node | Box, ...]:
-        members = (name for name, path in self._paths.items() if next(iter(path), None) == group)
+    def members(group: str | None) -> tuple[Node | Box, ...]:
         drawn = (
-            Box(self._ids[name], name, self._members(name)) if name in self._spec.groups else self._node(name)
-            for name in members
+            nodes[name] if name in nodes else Box(ids[name], name, members(name))
+            for name, groups in groups_around.items()
+            if next(iter(groups), None) == group
         )
-        mark = () if group is None or group not in self._marks else (self._marks[group],)
-        return (*mark, *drawn)
+        return (*(mark for name, mark in marks.items() if name == group), *drawn)
 
-    def _node(self, name: str) -> Node:
-        state = self._states[name]
-        return Node(self._ids[name], name, state, tone(state), is_main=name in self._main)
-
-    def _arrows(self) -> Iterator[Arrow]:
-        for way, flat in zip(self._spec.transitions, flatten(self._spec).transitions, strict=True):
-            failure = any(is_failure(self._states[source], way) for source in flat.sources)
+    def arrows() -> Iterator[Arrow]:
+        for way, flat in zip(spec.transitions, flatten(spec).transitions, strict=True):
+            failure = any(is_failure(states[source], way) for source in flat.sources)
             kind = Kind.MAIN if way.main else Kind.FAILURE if failure else Kind.OTHER
+            label = Label(way.event, way.guard, way.decides, kind)
             for source in way.sources:
-                inward = source in self._paths[way.to]
-                yield Arrow(
-                    source=self._marks[source].id if inward else self._ids[source],
-                    target=self._ids[way.to],
-                    labels=(Label(way.event, way.guard, way.decides, kind),),
-                )
+                start = marks[source].id if source in groups_around[way.to] else ids[source]
+                yield Arrow(start, ids[way.to], (label,))
+
+    drawn_arrows = _merged(arrows()) if brief else arrows()
+    return Diagram(Box("", spec.name, members(None)), nodes[spec.initial], tuple(drawn_arrows))
 
 
 def _merged(arrows: Iterable[Arrow]) -> Iterator[Arrow]:

@@ -3,13 +3,12 @@
 All sizes are written down, so the layout does not depend on the fonts of the computer that makes it.
 """
 
-import html
 import unicodedata
 from collections.abc import Iterator
 
 from fsm_runner.machine.render.diagram import Arrow, Box, Diagram, Kind, Label, Node, diagram
 from fsm_runner.machine.render.palette import LIGHT, Shade
-from fsm_runner.machine.render.text import limits, one_line
+from fsm_runner.machine.render.text import limits, one_line, xml_escaped
 from fsm_runner.machine.spec import Spec
 
 FONT = "Helvetica,Arial,sans-serif"
@@ -135,11 +134,5 @@ def _em(char: str) -> float:
 
 
 def _escaped(text: str) -> str:
-    # A backslash is no escape in Graphviz's HTML-like labels, but a character beyond XML's range is an error.
-    # A text of nothing but `]` is a syntax error to Graphviz.
-    return html.escape("".join(char if is_xml(char) else "\ufffd" for char in text)).replace("]", "&#93;")
-
-
-def is_xml(char: str) -> bool:
-    """Return whether XML can contain the character."""
-    return char >= " " and not "\ud800" <= char <= "\udfff" and char not in "\ufffe\uffff"
+    # A text of nothing but `]` is a syntax error to Graphviz. A backslash is no escape in its HTML-like labels.
+    return xml_escaped(text).replace("]", "&#93;")

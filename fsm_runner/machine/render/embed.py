@@ -5,7 +5,6 @@ A document holds a drawing between two lines of its own: `<!-- machine: NAME for
 """
 
 import html
-from typing import NamedTuple
 
 from fsm_runner.machine.render import FORMATS, render
 from fsm_runner.machine.render.text import one_line
@@ -16,14 +15,6 @@ END = "<!-- /machine -->"
 
 class EmbedError(Exception):
     """A drawing in a document has no end. The text names the line."""
-
-
-class _Part(NamedTuple):
-    start: int
-    """The index of the line with the first marker."""
-    end: int
-    form: str
-    brief: bool
 
 
 def marker(name: str, form: str, *, brief: bool = False) -> str:
@@ -38,28 +29,20 @@ def renew(document: str, spec: Spec) -> str | None:
 
     Raises `EmbedError` if a drawing has no last line.
     """
-    lines = document.splitlines(keepends=True)
-    parts = _parts(lines, spec.name)
-    for part in reversed(parts):
-        text = render(spec, part.form, brief=part.brief).decode()
-        if fence := FORMATS[part.form].fence:
-            text = f"```{fence}\n{text}```\n"
-        lines[part.start + 1 : part.end] = ["\n", *text.splitlines(keepends=True), "\n"]
-    return "".join(lines) if parts else None
-
-
-def _parts(lines: list[str], name: str) -> list[_Part]:
     markers = {
-        marker(name, form, brief=brief): (form, brief)
+        marker(spec.name, form, brief=brief): (form, brief)
         for form, properties in FORMATS.items()
         if properties.fence is not None
         for brief in ((False, True) if properties.can_be_brief else (False,))
     }
-    found = []
-    for start, line in enumerate(lines):
-        if (marked := markers.get(line.strip())) is not None:
-            found.append(_Part(start, _end(lines, start), *marked))
-    return found
+    lines = document.splitlines(keepends=True)
+    marked = [(start, *markers[line.strip()]) for start, line in enumerate(lines) if line.strip() in markers]
+    for start, form, brief in reversed(marked):
+        text = render(spec, form, brief=brief).decode()
+        if fence := FORMATS[form].fence:
+            text = f"```{fence}\n{text}```\n"
+        lines[start + 1 : _end(lines, start)] = ["\n", *text.splitlines(keepends=True), "\n"]
+    return "".join(lines) if marked else None
 
 
 def _end(lines: list[str], start: int) -> int:

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+from fsm_runner.errors import FsmRunnerError
+
 LAYOUT_LIMIT_S = 60
 
 # In a process of its own: Graphviz writes its warnings to standard error, and cannot be interrupted.
@@ -15,7 +17,7 @@ _WITH_PYGRAPHVIZ = (
 )
 
 
-class LayoutError(Exception):
+class LayoutError(FsmRunnerError):
     """Graphviz is missing or has failed. The text says what to do."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
-from fsm_runner.machine.render.statechart import Part, Statechart, statechart
+from fsm_runner.machine.render.statechart import Part, statechart
 from fsm_runner.machine.render.text import identifiers, one_line
 from fsm_runner.machine.spec import Spec, State, Transition
 
@@ -17,68 +17,57 @@ def scxml(spec: Spec) -> str:
     Guards and settings (in seconds) are variables, and so is `outcome`. An activity gets the names of the events that
     it sends back as the parameters `on_done` and `on_error`.
     """
-    return _Writing(spec).text()
+    chart = statechart(spec)
+    own_events = (event for state in spec.states.values() for event in state.own_events)
+    events = identifiers((*spec.events, *own_events, *(way.event for way in spec.transitions)))
+    guards = (way.guard for way in spec.transitions if way.guard is not None)
+    settings = (it.timeout_s for it in spec.states.values() if isinstance(it.timeout_s, str))
+    variables = identifiers(("outcome", *guards, *settings), chart.ids.values())
 
-
-class _Writing:
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._chart: Statechart = statechart(spec)
-        events = (event for state in spec.states.values() for event in state.own_events)
-        self._events = identifiers((*spec.events, *events, *(way.event for way in spec.transitions)))
-        guards = (way.guard for way in spec.transitions if way.guard is not None)
-        settings = (it.timeout_s for it in spec.states.values() if isinstance(it.timeout_s, str))
-        self._variables = identifiers(("outcome", *guards, *settings), self._chart.ids.values())
-
-    def text(self) -> str:
-        root = ET.Element("scxml", xmlns=NAMESPACE, version="1.0", datamodel="ecmascript")
-        root.set("name", identifiers([self._spec.name])[self._spec.name])
-        root.set("initial", self._chart.ids[self._spec.initial])
-        data = ET.SubElement(root, "datamodel")
-        for variable in self._variables.values():
-            ET.SubElement(data, "data", id=variable)
-        self._add(root, self._chart.parts)
-        ET.indent(root)
-        return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-    def _add(self, parent: ET.Element, parts: Iterable[Part]) -> None:
+    def add_parts(parent: ET.Element, parts: Iterable[Part]) -> None:
         for part in parts:
-            state = part.value if isinstance(part.value, State) else None
-            element = ET.SubElement(parent, "final" if state is not None and state.final else "state", id=part.id)
-            if state is not None:
-                self._add_work(element, part, state)
+            is_final = isinstance(part.value, State) and part.value.final
+            element = ET.SubElement(parent, "final" if is_final else "state", id=part.id)
+            if isinstance(part.value, State):
+                add_work(element, part.id, part.value)
             for event, ways in part.answers.items():
                 if not ways:
-                    ET.SubElement(element, "transition", event=self._events[event])
+                    ET.SubElement(element, "transition", event=events[event])
                 for way in ways:
-                    self._add_transition(element, way)
-            self._add(element, part.members)
+                    add_transition(element, way)
+            add_parts(element, part.members)
 
-    def _add_work(self, element: ET.Element, part: Part, state: State) -> None:
+    def add_work(element: ET.Element, id_: str, state: State) -> None:
         if state.timeout_s is not None and state.on_timeout is not None:
-            timer = ET.SubElement(ET.SubElement(element, "onentry"), "send", event=self._events[state.on_timeout])
-            timer.set("id", f"{part.id}.time_limit")
+            timer = ET.SubElement(ET.SubElement(element, "onentry"), "send", event=events[state.on_timeout])
+            timer.set("id", f"{id_}.time_limit")
             if isinstance(state.timeout_s, str):
-                timer.set("delayexpr", f"{self._variables[state.timeout_s]} + 's'")
+                timer.set("delayexpr", f"{variables[state.timeout_s]} + 's'")
             else:
                 timer.set("delay", f"{state.timeout_s:g}s")
-            ET.SubElement(ET.SubElement(element, "onexit"), "cancel", sendid=f"{part.id}.time_limit")
+            ET.SubElement(ET.SubElement(element, "onexit"), "cancel", sendid=f"{id_}.time_limit")
         if state.invoke is not None:
-            activity = ET.SubElement(element, "invoke", id=f"{part.id}.activity", src=quote(one_line(state.invoke)))
-            for name, event_name in (("on_done", state.on_done), ("on_error", state.on_error)):
-                if event_name is not None:
-                    ET.SubElement(activity, "param", name=name, expr=f"'{self._events[event_name]}'")
+            activity = ET.SubElement(element, "invoke", id=f"{id_}.activity", src=quote(one_line(state.invoke)))
+            for name, event in (("on_done", state.on_done), ("on_error", state.on_error)):
+                if event is not None:
+                    ET.SubElement(activity, "param", name=name, expr=f"'{events[event]}'")
 
-    def _add_transition(self, element: ET.Element, way: Transition) -> None:
-        attributes = {"event": self._events[way.event], "target": self._chart.ids[way.to]}
+    def add_transition(element: ET.Element, way: Transition) -> None:
+        transition = ET.SubElement(element, "transition", event=events[way.event], target=chart.ids[way.to])
         if way.guard is not None:
-            attributes["cond"] = self._variables[way.guard]
-        transition = ET.SubElement(element, "transition", attributes)
+            transition.set("cond", variables[way.guard])
         if way.decides is not None:
             # The first outcome that is decided stays.
             first = ET.SubElement(transition, "if", cond="outcome === undefined")
-            ET.SubElement(first, "assign", location="outcome", expr=_literal(way.decides))
+            literal = one_line(way.decides).replace("\\", "\\\\").replace("'", "\\'")
+            ET.SubElement(first, "assign", location="outcome", expr=f"'{literal}'")
 
-
-def _literal(text: str) -> str:
-    return "'" + one_line(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    root = ET.Element("scxml", xmlns=NAMESPACE, version="1.0", datamodel="ecmascript")
+    root.set("name", identifiers([spec.name])[spec.name])
+    root.set("initial", chart.ids[spec.initial])
+    data = ET.SubElement(root, "datamodel")
+    for variable in variables.values():
+        ET.SubElement(data, "data", id=variable)
+    add_parts(root, chart.parts)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

@@ -32,40 +32,34 @@ class Statechart(NamedTuple):
 
 def statechart(spec: Spec) -> Statechart:
     """Return the parts of a sound machine, with the groups around them."""
-    return _Building(spec).chart()
+    hierarchy, transitions = Hierarchy(spec), list(zip(spec.transitions, flatten(spec).transitions, strict=True))
+    ids = identifiers(outside_in(spec))
+    answers_of_groups = {name: _answers_of_group(spec, name) for name in spec.groups}
 
-
-class _Building:
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._flat = flatten(spec)
-        self._hierarchy = Hierarchy(spec)
-        self._ids = identifiers(outside_in(spec))
-
-    def chart(self) -> Statechart:
-        return Statechart(tuple(self._parts(None)), self._ids)
-
-    def _parts(self, home: str | None) -> Iterator[Part]:
-        for name, id_ in self._ids.items():
-            group, state = self._spec.groups.get(name), self._spec.states.get(name)
-            if state is not None and home == (None if state.final else self._hierarchy.parents.get(name)):
-                yield Part(id_, name, state, (), self._answers_of_state(name, state))
-            elif group is not None and home == self._hierarchy.parents.get(name):
-                yield Part(id_, name, group, tuple(self._parts(name)), self._answers_of_group(name))
-
-    def _answers_of_state(self, name: str, state: State) -> dict[str, list[Transition]]:
+    def answers_of_state(name: str, state: State) -> dict[str, list[Transition]]:
         """Return the answers of the state, and those of its groups to the events that it causes."""
         found: dict[str, list[Transition]] = {event: [] for event in (*state.ignore, *state.reject)}
-        for way, flat in zip(self._spec.transitions, self._flat.transitions, strict=True):
+        for way, flat in transitions:
             if name in way.sources or (name in flat.sources and way.event in state.own_events):
                 found.setdefault(way.event, []).append(way)
-        answered = {event for group in self._hierarchy.ancestors(name) for event in self._answers_of_group(group)}
+        answered = {event for group in hierarchy.ancestors(name) for event in answers_of_groups[group]}
         return {event: ways for event, ways in found.items() if ways or event in answered}
 
-    def _answers_of_group(self, name: str) -> dict[str, list[Transition]]:
-        group = self._spec.groups[name]
-        found: dict[str, list[Transition]] = {event: [] for event in (*group.ignore, *group.reject)}
-        for way in self._spec.transitions:
-            if name in way.sources and way.event in self._spec.events:
-                found.setdefault(way.event, []).append(way)
-        return found
+    def parts(home: str | None) -> Iterator[Part]:
+        for name, id_ in ids.items():
+            group, state = spec.groups.get(name), spec.states.get(name)
+            if state is not None and home == (None if state.final else hierarchy.parents.get(name)):
+                yield Part(id_, name, state, (), answers_of_state(name, state))
+            elif group is not None and home == hierarchy.parents.get(name):
+                yield Part(id_, name, group, tuple(parts(name)), answers_of_groups[name])
+
+    return Statechart(tuple(parts(None)), ids)
+
+
+def _answers_of_group(spec: Spec, name: str) -> dict[str, list[Transition]]:
+    group = spec.groups[name]
+    found: dict[str, list[Transition]] = {event: [] for event in (*group.ignore, *group.reject)}
+    for way in spec.transitions:
+        if name in way.sources and way.event in spec.events:
+            found.setdefault(way.event, []).append(way)
+    return found

@@ -1,6 +1,5 @@
 """Draws a machine as an SVG image for light and dark pages. Graphviz computes the positions."""
 
-import html
 from collections.abc import Iterator
 
 import msgspec
@@ -13,13 +12,12 @@ from fsm_runner.machine.render.dot import (
     STATE_FONT_PX,
     STATE_LINE_PX,
     dot,
-    is_xml,
     label_lines,
     node_lines,
 )
 from fsm_runner.machine.render.layout import lay_out
 from fsm_runner.machine.render.palette import DARK, LIGHT, Palette
-from fsm_runner.machine.render.text import one_line
+from fsm_runner.machine.render.text import one_line, xml_escaped
 from fsm_runner.machine.spec import Spec
 
 _MARGIN_PX = 8
@@ -77,7 +75,7 @@ class _Image:
     def text(self) -> str:
         width, height = self._size_px
         size = f'width="{width}" height="{height}"'
-        label = _escaped(f"State machine {one_line(self._drawing.root.name)}")
+        label = xml_escaped(f"State machine {one_line(self._drawing.root.name)}")
         return "\n".join(
             (
                 '<svg xmlns="http://www.w3.org/2000/svg"',
@@ -97,7 +95,7 @@ class _Image:
         for box in self._drawing.boxes:
             left, bottom, right, top = _numbers(self._places[f"cluster_{box.id}"].bb)
             x, y = self._point(left, top)
-            text = f'<text x="{x + 10}" y="{y + 14}">{_escaped(one_line(box.name))}</text>'
+            text = f'<text x="{x + 10}" y="{y + 14}">{xml_escaped(one_line(box.name))}</text>'
             yield f'<g class="box">{_rectangle(x, y, right - left, top - bottom)}{text}</g>'
 
     def _nodes(self) -> Iterator[str]:
@@ -145,7 +143,7 @@ def _lines(x: int, y: int, line_px: int, lines: list[tuple[str, str]]) -> str:
     """Return texts below each other, with their classes, around a centre."""
     top = y - line_px * (len(lines) - 1) / 2
     return "".join(
-        f'<text class="{classes}" x="{x}" y="{top + line_px * index:g}">{_escaped(line)}</text>'
+        f'<text class="{classes}" x="{x}" y="{top + line_px * index:g}">{xml_escaped(line)}</text>'
         for index, (classes, line) in enumerate(lines)
     )
 
@@ -172,7 +170,3 @@ def _colours(palette: Palette) -> str:
         rules.append(f"path.{kind} {{ stroke: {colour}; }}")
         rules.append(f"polygon.{kind}, .label.{kind} {{ fill: {colour}; }}")
     return "".join(f"{rule}\n" for rule in rules)
-
-
-def _escaped(text: str) -> str:
-    return html.escape("".join(char if is_xml(char) else "\ufffd" for char in text))

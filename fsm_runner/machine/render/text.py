@@ -1,5 +1,6 @@
 """The texts of drawings: identifiers, escapes, and values in words."""
 
+import html
 import re
 from collections.abc import Iterable
 
@@ -36,6 +37,7 @@ def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
     return found
 
 
+_NOT_XML = re.compile("[^ -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PLAIN = re.compile(
     # Besides letters and digits: an underscore in a name, and the marks of a label.
     r"[A-Za-z0-9✗ ]+|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])|(?<= )\[(?=[A-Za-z])|(?<=[A-Za-z0-9])\](?= |$)|(?<= )/(?= )|(.)"
@@ -48,6 +50,11 @@ def with_entities(text: str, entity: str) -> str:
     `entity` is the format of an entity, for the number of the character.
     """
     return _PLAIN.sub(lambda found: entity.format(ord(found[1])) if found[1] else found[0], one_line(text))
+
+
+def xml_escaped(text: str) -> str:
+    """Return the text as XML. U+FFFD replaces each character that XML cannot contain."""
+    return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
 def one_line(text: str) -> str:

@@ -22,11 +22,10 @@ def declared_event_is_answered(context: RuleContext) -> Iterator[Problem]:
 
 @rule()
 def event_has_one_answer(context: RuleContext) -> Iterator[Problem]:
+    for part, name, key, _, event in context.listed_events:
+        if (name, event) in context.transitions_of:
+            yield Problem((part, name, key), f"{quoted(event)} is here, and has a transition")
     for part, name, it in context.states_and_groups:
-        for key, events in (("ignore", it.ignore), ("reject", it.reject)):
-            for event in events:
-                if (name, event) in context.transitions_of:
-                    yield Problem((part, name, key), f"{quoted(event)} is here, and has a transition")
         for event in set(it.ignore).intersection(it.reject):
             yield Problem((part, name, "ignore"), f"{quoted(event)} is here, and in `reject`")
 
@@ -35,28 +34,27 @@ def event_has_one_answer(context: RuleContext) -> Iterator[Problem]:
 def answer_of_a_group_is_used(context: RuleContext) -> Iterator[Problem]:
     if not context.has_only_known_sources:
         return
-    for name, group in context.spec.groups.items():
-        members = context.states_of(name)
-        known = {event for member in members for event in context.known_events(context.spec.states[member])}
-        answers: list[tuple[Path, str]] = [
-            *((("groups", name, "ignore", index), event) for index, event in enumerate(group.ignore)),
-            *((("groups", name, "reject", index), event) for index, event in enumerate(group.reject)),
-        ]
-        for (source, event), transitions in context.transitions_of.items():
-            if source == name:
-                answers += ((("transitions", index), event) for index, _ in transitions)
-        for place, event in answers:
-            if event in known and not any(context.hierarchy.answering(member, event) == name for member in members):
-                message = f"never applies: each member of {quoted(name)} has an answer of its own to {quoted(event)}"
-                yield Problem(place, message)
+    answers: list[tuple[str, str, Path]] = [
+        (name, event, ("groups", name, key, index))
+        for part, name, key, index, event in context.listed_events
+        if part == "groups"
+    ]
+    for (source, event), transitions in context.transitions_of.items():
+        if source in context.spec.groups:
+            answers += ((source, event, ("transitions", index)) for index, _ in transitions)
+    for group, event, place in answers:
+        members = context.states_of(group)
+        is_known = any(event in context.known_events(context.spec.states[member]) for member in members)
+        if is_known and not any(context.hierarchy.answering(member, event) == group for member in members):
+            message = f"never applies: each member of {quoted(group)} has an answer of its own to {quoted(event)}"
+            yield Problem(place, message)
 
 
 @rule("groups", "transitions")
 def own_event_is_taken(context: RuleContext) -> Iterator[Problem]:
     for name, state in context.checkable_states.items():
         for key in ("on_done", "on_error", "on_timeout"):
-            event = getattr(state, key)
-            if event is not None and (name, event) not in context.handled:
+            if (event := getattr(state, key)) is not None and (name, event) not in context.handled:
                 yield Problem(("states", name, key), f"{quoted(event)} has no transition")
 
 

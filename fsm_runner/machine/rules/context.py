@@ -25,23 +25,47 @@ class RuleContext:
         self.damaged_states = damaged_states
         self.hierarchy = Hierarchy(spec)
         self.flat = self.hierarchy.flat()
-        self.working_states = {name: state for name, state in spec.states.items() if not state.final}
         self.final_states = {name: state for name, state in spec.states.items() if state.final}
-
-    @cached_property
-    def states_and_groups(self) -> list[tuple[str, str, State | Group]]:
-        """`states` or `groups`, the name, and the value of each."""
-        states = [("states", name, state) for name, state in self.spec.states.items()]
-        return [*states, *(("groups", name, group) for name, group in self.spec.groups.items())]
+        # An undeclared event or tag that the actor needs is included: it has a finding of its own.
+        self.declared_events = {*spec.events, *self.interface.events}
+        self.declared_tags = {*spec.tags, *self.interface.tags}
+        self.handled = {(source, way.event) for way in self.flat.transitions for source in way.sources}
+        """Each (state, event) for which the state has a transition, its own or a group's."""
+        self.edges = [(source, way.to) for way in self.flat.transitions for source in way.sources]
+        """Source and target of each flat transition, whatever its guard."""
+        self.states_and_groups: list[tuple[str, str, State | Group]] = [
+            *(("states", name, state) for name, state in spec.states.items()),
+            *(("groups", name, group) for name, group in spec.groups.items()),
+        ]
+        self.listed_events = [
+            (part, name, key, index, event)
+            for part, name, it in self.states_and_groups
+            for key, events in (("ignore", it.ignore), ("reject", it.reject))
+            for index, event in enumerate(events)
+        ]
+        """The place of each entry of `ignore` or `reject` (`states` or `groups`, name, key, index), and the event."""
+        self.transitions_of: dict[tuple[str, str], list[tuple[int, Transition]]] = {}
+        """The transitions of each (state or group, event) with their indices, in their order."""
+        for index, way in enumerate(spec.transitions):
+            for source in dict.fromkeys(way.sources):
+                self.transitions_of.setdefault((source, way.event), []).append((index, way))
+        self.group_problems = list(self._group_problems())
+        """The reasons why groups and states do not form a tree. With any, no rule can say what a state inherits."""
 
     def states_of(self, source: str) -> tuple[str, ...]:
         """Return the states that a transition's source contains; none if there is no such state or group."""
         return (source,) if source in self.spec.states else self.hierarchy.members.get(source, ())
 
-    @cached_property
-    def group_problems(self) -> list[Problem]:
-        """The reasons why groups and states do not form a tree. With any, no rule can say what a state inherits."""
-        return list(self._group_problems())
+    def known_events(self, state: State) -> set[str]:
+        """Return the events that can arrive in this state."""
+        return {*self.declared_events, *state.own_events}
+
+    def state_problems(self, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
+        """Yield a problem if the name is not that of a state."""
+        known = {*self.spec.states, *(self.spec.groups if or_group else ())}
+        if name not in known:
+            kind = "neither a state nor a group" if or_group else "not a state"
+            yield Problem(place, f"{quoted(name)} is {kind}{similar(name, known)}")
 
     def _group_problems(self) -> Iterator[Problem]:
         spec, parents = self.spec, self.hierarchy.parents
@@ -59,38 +83,16 @@ class RuleContext:
                     message = f"{quoted(member)} is in the group {quoted(parents[member])} already"
                     yield Problem((*place, "states", index), message)
 
-    def state_problems(self, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
-        """Yield a problem if the name is not that of a state."""
-        known = {*self.spec.states, *(self.spec.groups if or_group else ())}
-        if name not in known:
-            kind = "neither a state nor a group" if or_group else "not a state"
-            yield Problem(place, f"{quoted(name)} is {kind}{similar(name, known)}")
-
-    @cached_property
-    def transitions_of(self) -> dict[tuple[str, str], list[tuple[int, Transition]]]:
-        """The transitions of each (state or group, event) with their indices, in their order."""
-        found: dict[tuple[str, str], list[tuple[int, Transition]]] = {}
-        for index, transition in enumerate(self.spec.transitions):
-            for source in dict.fromkeys(transition.sources):
-                found.setdefault((source, transition.event), []).append((index, transition))
-        return found
-
-    @cached_property
-    def handled(self) -> set[tuple[str, str]]:
-        """Each (state, event) for which the state has a transition, its own or a group's."""
-        return {(source, transition.event) for transition in self.flat.transitions for source in transition.sources}
-
     @cached_property
     def has_only_known_sources(self) -> bool:
         """Whether all transitions start from declared states or groups, and the groups are sound."""
-        sources = {source for transition in self.spec.transitions for source in transition.sources}
-        return not self.group_problems and sources <= {*self.spec.states, *self.spec.groups}
+        names = {*self.spec.states, *self.spec.groups}
+        return not self.group_problems and all(source in names for source, _ in self.transitions_of)
 
     @cached_property
     def has_only_known_states(self) -> bool:
         """Whether all transitions join declared states. If not, no rule can say which states are reachable."""
-        targets = {transition.to for transition in self.spec.transitions}
-        return self.has_only_known_sources and targets <= self.spec.states.keys()
+        return self.has_only_known_sources and all(way.to in self.spec.states for way in self.spec.transitions)
 
     @cached_property
     def checkable_states(self) -> dict[str, State]:
@@ -108,25 +110,6 @@ class RuleContext:
             and {*state.ignore, *state.reject, *(event for source, event in self.handled if source == name)}
             <= self.known_events(state)
         }
-
-    @cached_property
-    def declared_events(self) -> set[str]:
-        """The events from outside. An undeclared one that the actor posts is included: it has a finding of its own."""
-        return {*self.spec.events, *self.interface.events}
-
-    @cached_property
-    def declared_tags(self) -> set[str]:
-        """The tags. An undeclared one that the actor looks for is included: it has a finding of its own."""
-        return {*self.spec.tags, *self.interface.tags}
-
-    def known_events(self, state: State) -> set[str]:
-        """Return the events that can arrive in this state."""
-        return {*self.declared_events, *state.own_events}
-
-    @cached_property
-    def edges(self) -> list[tuple[str, str]]:
-        """Source and target of each flat transition, whatever its guard."""
-        return [(source, transition.to) for transition in self.flat.transitions for source in transition.sources]
 
 
 class Rule(NamedTuple):

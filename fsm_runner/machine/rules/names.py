@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from fsm_runner.machine.decoder import Problem, similar
 from fsm_runner.machine.defects import Path
 from fsm_runner.machine.rules.context import RuleContext, rule
-from fsm_runner.machine.spec import State
 from fsm_runner.util.text import quoted
 
 _RESERVED = frozenset({"*", "="})
@@ -75,26 +74,26 @@ def transition_event_is_known(context: RuleContext) -> Iterator[Problem]:
 
 @rule("events")
 def ignored_event_is_known(context: RuleContext) -> Iterator[Problem]:
-    known = context.declared_events
+    for part, name, key, index, event in context.listed_events:
+        own_events = context.spec.states[name].own_events if part == "states" else ()
+        if event in own_events:
+            message = f"this state itself causes {quoted(event)}, which needs a transition"
+            yield Problem((part, name, key, index), message)
+        elif event not in context.declared_events:
+            known = {*context.declared_events, *own_events}
+            yield Problem((part, name, key, index), _unknown_event(event, name, known))
     for part, name, it in context.states_and_groups:
-        own_events = it.own_events if isinstance(it, State) else ()
-        for key, events in (("ignore", it.ignore), ("reject", it.reject)):
-            for index, event in enumerate(events):
-                place: Path = (part, name, key, index)
-                if event in own_events:
-                    yield Problem(place, f"this state itself causes {quoted(event)}, which needs a transition")
-                elif event not in known:
-                    yield Problem(place, _unknown_event(event, name, {*known, *own_events}))
-            yield from _are_different(events, (part, name, key))
+        yield from _are_different(it.ignore, (part, name, "ignore"))
+        yield from _are_different(it.reject, (part, name, "reject"))
 
 
 @rule("tags")
 def tag_is_declared(context: RuleContext) -> Iterator[Problem]:
-    known = context.declared_tags
     for part, name, it in context.states_and_groups:
         for index, tag in enumerate(it.tags):
-            if tag not in known:
-                yield Problem((part, name, "tags", index), f"{quoted(tag)} is not in [tags]{similar(tag, known)}")
+            if tag not in context.declared_tags:
+                message = f"{quoted(tag)} is not in [tags]{similar(tag, context.declared_tags)}"
+                yield Problem((part, name, "tags", index), message)
         yield from _are_different(it.tags, (part, name, "tags"))
 
 
