@@ -19,7 +19,7 @@ from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.executor_program import ECHO, SDK
 from tests.support.home import PROFILE, make_home
 from tests.support.inheritance import inheriting
-from tests.support.program import environment
+from tests.support.program import REPOSITORY, environment
 from tests.support.runner import Bench, bench
 from tests.support.watch import PATIENCE_S
 
@@ -198,3 +198,35 @@ def test_an_executor_without_standard_output_says_so(tmp_path: Path) -> None:
 
 def standard_streams(pid: int) -> list[Path]:
     return [Path(f"/proc/{pid}/fd/{number}").readlink() for number in range(3)]
+
+
+STATE = """
+import json, os, signal, sys
+are_null = [os.fstat(number).st_rdev == os.stat(os.devnull).st_rdev for number in range(3)]
+with open(sys.argv[1], "w") as file:
+    json.dump([are_null, [str(signal.getsignal(each)) for each in (signal.SIGCHLD, signal.SIGTERM)],
+               sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))], file)
+"""
+NORMALIZE = {
+    "sdk": "from fsm_executor.inherited import normalize; normalize()",
+    "runner": "from fsm_runner.process import inherited; inherited.normalize_streams(); inherited.normalize_signals()",
+}
+DISTURB = """
+import os, signal, sys
+for number in (signal.SIGCHLD, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+os.closerange(0, 3)
+os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
+"""
+
+
+def test_the_sdk_normalizes_inherited_state_as_the_runner_does(tmp_path: Path) -> None:
+    states = {}
+    for name, normalize in NORMALIZE.items():
+        state = tmp_path / name
+        program = f"import sys; sys.path[:0] = {[str(SDK), str(REPOSITORY)]!r}\n{normalize}\n{STATE}"
+        subprocess.run([sys.executable, "-c", DISTURB, program, str(state)], check=True, timeout=60)
+        states[name] = json.loads(state.read_text())
+    assert states["sdk"] == states["runner"]
+    assert states["sdk"] == [[True] * 3, [str(signal.SIG_DFL)] * 2, []]

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -48,17 +46,6 @@ def test_a_value_that_is_nested_too_deep_is_refused() -> None:
         value = [value]
     with pytest.raises(BadParameter, match='"key"'):
         command_arguments({"key": value})
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [{"message": "a  b"}, {"a": "-x", "b": "--", "c": "ü😀\n"}, {"list": ["$HOME", "`id`", "*"]}, {"o": {"q": "'\""}}],
-)
-def test_a_process_gets_the_same_arguments(parameters: JsonObject) -> None:
-    script = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    arguments = command_arguments(parameters)
-    child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=True)
-    assert json.loads(child.stdout) == arguments
 
 
 @pytest.mark.parametrize(

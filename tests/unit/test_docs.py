@@ -4,14 +4,12 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from fsm_runner import errors
-from fsm_runner.cli.machine_diagram import check_document
 from fsm_runner.config.settings import SETTINGS, TOKEN_CHECK_SETTINGS, Setting
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.util.retry import RetryPolicy
@@ -122,16 +120,6 @@ def test_the_named_files_are_there(document: Path) -> None:
 def test_lines_are_short(document: Path) -> None:
     lines = (line for line in prose_of(document) if not line.startswith("|") and "://" not in line)
     assert [line for line in lines if len(line) > LINE_CHARS] == []
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "specs").glob("*.toml")))
-def test_the_pictures_and_tables_of_machines_are_current(name: str) -> None:
-    document, picture = ROOT / "docs" / "machines.md", f"images/machine-{name}.svg"
-    assert check_document(name, None, None, str(document), brief=False) == 0
-    # Another Graphviz places the parts differently.
-    assert find_spec("pygraphviz"), "install requirements-dev.lock"
-    assert check_document(name, "svg", None, str(ROOT / "docs" / picture), brief=True) == 0
-    assert f"]({picture})" in document.read_text()
 
 
 def test_the_tests_that_the_promises_name_are_there() -> None:

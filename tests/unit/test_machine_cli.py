@@ -1,8 +1,6 @@
 """The command line of `fsm-runner machine`."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -130,15 +128,6 @@ def test_a_document_without_markers_is_compared_as_a_whole() -> None:
     assert "<!-- machine: run format: markdown -->" in str(error)
 
 
-def test_an_image_is_checked_as_a_whole() -> None:
-    assert invoke("diagram", "-f", "svg", "--brief", "-o", "run.svg").exit_code == 0
-    assert invoke("diagram", "-f", "svg", "--brief", "--check", "run.svg").exit_code == 0
-    Path("run.svg").write_text(Path("run.svg").read_text().replace("executing", "working"))
-    stale = invoke("diagram", "-f", "svg", "--brief", "--check", "run.svg")
-    assert stale.exit_code == 1
-    assert "renew it: fsm-runner machine diagram run --format svg --brief --output run.svg" in stale.stdout
-
-
 def test_a_document_without_a_place_for_the_drawing_is_not_replaced() -> None:
     document = Path("doc.md")
     document.write_text("# My notes\n")
@@ -166,13 +155,3 @@ def test_a_document_that_cannot_be_checked_is_a_usage_error() -> None:
         error = refusal("diagram", *words)
         assert isinstance(error, UsageError)
         assert expected in str(error)
-
-
-def test_the_commands_load_nothing_before_they_run() -> None:
-    code = (
-        "import sys; from typer.testing import CliRunner; from fsm_runner.cli.machine import app;"
-        "assert CliRunner().invoke(app, ['diagram', '--help']).exit_code == 0;"
-        "print([m for m in ('msgspec', 'transitions', 'starlette') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout == "[]\n"

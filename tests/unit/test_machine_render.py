@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -21,48 +21,14 @@ from fsm_runner.machine.render.markdown import markdown, tables
 from fsm_runner.machine.render.mermaid import mermaid
 from fsm_runner.machine.render.plantuml import plantuml
 from fsm_runner.machine.render.scxml import NAMESPACE, scxml
-from fsm_runner.machine.render.svg import svg
 from fsm_runner.machine.render.text import identifiers
 from fsm_runner.machine.render.xstate import xstate
-from fsm_runner.machine.spec import Group, Retry, Spec, State, Transition
+from fsm_runner.machine.spec import Spec, Transition
+from tests.support.machine_specs import SPEC, specs, texts
 from tests.support.specs import load
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "specs").glob("*.toml"))
-
-SPEC = Spec(
-    name="door",
-    initial="closed",
-    doc="A door.",
-    events={"pushed": "Someone pushes | or pulls.", "fire": "It burns."},
-    states={
-        "closed": State(),
-        "swinging open": State(
-            doc='The "motor" works; it is #1.',
-            invoke="open_door",
-            timeout_s=90,
-            retry=Retry(times=3, base_s=0.2, cap_s=2),
-            on_done="opened",
-            on_error="jammed",
-            on_timeout="too_slow",
-            ignore=("pushed",),
-        ),
-        "held": State(timeout_s="hold_s", on_timeout="held_enough", ignore=("fire",)),
-        "end": State(final=True, outcome="open", tone="good"),
-        "broken": State(final=True, outcome="shut", tone="bad"),
-    },
-    groups={"in_use": Group(doc="In use.", states=("closed", "swinging open", "held"))},
-    transitions=(
-        Transition(source="closed", event="pushed", to="swinging open", main=True),
-        Transition(source="swinging open", event="opened", to="end", guard="is_wide", decides="open", main=True),
-        Transition(source="swinging open", event="opened", to="held"),
-        Transition(source="swinging open", event="jammed", to="broken", decides="shut"),
-        Transition(source="swinging open", event="too_slow", to="broken", decides="shut"),
-        Transition(source="held", event="held_enough", to="held", doc="Once `more`."),
-        Transition(source="held", event="pushed", to="end"),
-        Transition(source="in_use", event="fire", to="held", decides="open", provisional=True),
-    ),
-)
 
 
 def test_the_example_is_sound() -> None:
@@ -128,22 +94,6 @@ def test_plantuml_declares_states_and_styles_arrows() -> None:
     assert "\nswinging_open -[#c0392b,dashed]-> broken : ✗ jammed / shut\n" in drawing
 
 
-def test_svg_is_complete_in_itself_and_has_light_and_dark_colours() -> None:
-    image = svg(SPEC, brief=True)
-    texts = ["".join(text.itertext()) for text in ET.fromstring(image).iter("{http://www.w3.org/2000/svg}text")]
-    for text in ("in_use", "swinging open", "90 s, 3 retries", "pushed", "✗ / shut", "any of in_use"):
-        assert text in texts
-    assert "prefers-color-scheme: dark" in image
-    assert image.count("http") == 1
-    assert re.search(r'<g class="bad"><rect [^>]+><text [^>]+>broken<', image)
-    assert len(re.findall(r'<path class="main"', image)) == 3
-    assert svg(SPEC, brief=True) == image
-
-
-def test_png_is_an_image() -> None:
-    assert render(SPEC, "png").startswith(b"\x89PNG")
-
-
 def test_markdown_has_a_diagram_and_tables() -> None:
     section = markdown(SPEC)
     assert section == f"### The machine `door`\n\n```mermaid\n{mermaid(SPEC)}```\n\n{tables(SPEC)}"
@@ -172,16 +122,6 @@ def test_without_graphviz_only_images_cannot_be_made(monkeypatch: pytest.MonkeyP
         assert render(SPEC, form)
     with pytest.raises(LayoutError, match="apt-get install graphviz"):
         render(SPEC, "svg")
-
-
-def test_a_graphviz_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    program = tmp_path / "dot"
-    program.write_text("#!/bin/sh\necho no fonts >&2\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    with pytest.raises(LayoutError, match="no fonts"):
-        render(SPEC, "png")
 
 
 # Exports.
@@ -281,36 +221,6 @@ def test_the_programs_machines_are_exported_soundly(file: Path) -> None:
 
 # Any names at all: sound or not, a spec that could be decoded is drawn if its groups are sound.
 
-AWKWARD = (
-    "end", "state", "note", "root", "start", "a", "a b", "a_b", "-->", "--", "%%", "</b>", "`", "```", "|", "\\", "[*]",
-    'x"y', "a:b", "c;d", "#1", "__a__", "[[x]]", "//", "]", "<!--", "direction TB",
-)  # fmt: skip
-texts = st.text(min_size=1, max_size=12) | st.sampled_from(AWKWARD)
-
-
-@st.composite
-def specs(draw: st.DrawFn) -> Spec:
-    names = draw(st.lists(texts, min_size=1, max_size=5, unique=True))
-    group, names = (names[0], names[1:]) if len(names) > 2 else (None, names)
-    states = {
-        name: State(
-            doc=draw(texts), invoke=draw(texts), timeout_s=draw(texts), on_error=draw(texts), on_timeout=draw(texts),
-            outcome=draw(texts), final=draw(st.booleans()), ignore=tuple(draw(st.lists(texts, max_size=2))),
-        )
-        for name in names
-    }  # fmt: skip
-    anywhere = st.sampled_from(names) | texts.filter(lambda name: name != group)
-    source = anywhere if group is None else anywhere | st.just(group)
-    ways = st.builds(
-        Transition, source=source, event=texts, to=anywhere, guard=texts, decides=texts, doc=texts, main=st.booleans()
-    )
-    return Spec(
-        name=draw(texts), initial=draw(anywhere), doc=draw(texts),
-        events=draw(st.dictionaries(texts, texts, max_size=2)), states=states,
-        groups={} if group is None else {group: Group(states=tuple(names[:-1]), doc=draw(texts))},
-        transitions=tuple(draw(st.lists(ways, max_size=4))),
-    )  # fmt: skip
-
 
 # Text that Mermaid and PlantUML take as text: plain characters and entities, and the line breaks and marks of a label.
 TEXT = r"(?:[A-Za-z0-9_✗/\[\] ]|{}|{})+"
@@ -368,14 +278,6 @@ def test_no_name_breaks_the_markdown_section(spec: Spec) -> None:
     assert len(rows) == sum(2 + len(part) for part in parts)
     assert all(line.endswith(" |") for line in rows)
     assert "<!--" not in re.sub(r"\\<|`[^`]*`", "", section)
-
-
-@settings(max_examples=5, deadline=None)
-@given(specs())
-@example(SPEC)
-@example(Spec(name="]", initial="]", events={}, states={"]": State(doc="]", final=True, outcome="]")}, transitions=()))
-def test_graphviz_accepts_any_names(spec: Spec) -> None:
-    ET.fromstring(svg(spec))
 
 
 # Documents.

@@ -1,9 +1,6 @@
 """The SDK repeats a few parts of the runner, because it may not import them. Both copies must behave alike."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -20,8 +17,6 @@ from fsm_executor.lines import LineReader
 from fsm_runner.executors.line_splitter import LineSplitter
 from fsm_runner.executors.messages import SCHEMA_VERSION, Invocation
 from fsm_runner.protocol import event_clock, json_text
-from tests.support.executor_program import SDK
-from tests.support.program import REPOSITORY
 
 any_text = st.text(st.characters(exclude_categories=()) | st.sampled_from('\\"\ud83d\ude00'))
 json_values = st.recursive(
@@ -29,26 +24,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
     max_leaves=8,
 )
-
-STATE = """
-import json, os, signal, sys
-are_null = [os.fstat(number).st_rdev == os.stat(os.devnull).st_rdev for number in range(3)]
-with open(sys.argv[1], "w") as file:
-    json.dump([are_null, [str(signal.getsignal(each)) for each in (signal.SIGCHLD, signal.SIGTERM)],
-               sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))], file)
-"""
-NORMALIZE = {
-    "sdk": "from fsm_executor.inherited import normalize; normalize()",
-    "runner": "from fsm_runner.process import inherited; inherited.normalize_streams(); inherited.normalize_signals()",
-}
-DISTURB = """
-import os, signal, sys
-for number in (signal.SIGCHLD, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
-os.closerange(0, 3)
-os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
-"""
 
 
 def test_the_protocol_is_the_same() -> None:
@@ -90,14 +65,3 @@ def test_lines_are_split_alike(pieces: list[bytes]) -> None:
     splitter = LineSplitter(b"")
     split = [line.content for piece in pieces for line in splitter.feed(piece)]
     assert read == split + [line.content for line in splitter.rest() if line.content]
-
-
-def test_inherited_state_is_normalized_alike(tmp_path: Any) -> None:
-    states = {}
-    for name, normalize in NORMALIZE.items():
-        state = tmp_path / name
-        program = f"import sys; sys.path[:0] = {[str(SDK), str(REPOSITORY)]!r}\n{normalize}\n{STATE}"
-        subprocess.run([sys.executable, "-c", DISTURB, program, str(state)], check=True, timeout=60)
-        states[name] = json.loads(state.read_text())
-    assert states["sdk"] == states["runner"]
-    assert states["sdk"] == [[True] * 3, [str(signal.SIG_DFL)] * 2, []]
