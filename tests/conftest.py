@@ -3,10 +3,12 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from unittest.mock import patch
 
+import psutil
 import pytest
 from hypothesis import settings
 from loguru import logger
@@ -15,7 +17,7 @@ from fsm_runner.coordinator_server import server as embedded_server
 from fsm_runner.coordinator_server.http.app import build_app
 from tests.support.deployed import CHECKS, checked
 
-# A change is judged by its own merits: the same examples each time. Whoever works on it meets new ones each time.
+# CI tries the same examples each time, so that only the change decides. Without CI they are new each time.
 # No deadlines: a busy machine is no defect.
 settings.register_profile("development", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)
@@ -24,7 +26,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "development")
 # Loguru's own handler would write every line of every run to the report of a failing test.
 logger.remove()
 
-# Runners that are not told where to keep their journals keep them here, and not with those of whoever runs the tests.
+# Runners without a setting for it keep their journals here, apart from those of the user.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="fsm-runner-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
@@ -32,16 +34,42 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 patch.object(embedded_server, "build_app", lambda *parts: checked(build_app(*parts))).start()
 
 SENDS_INVALID = "sends_invalid_requests"
+PROCESSES_END_WITHIN_S = 60.0
+"""Processes that a test has asked to end may still end within this time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests with the mark `linux` elsewhere, for the reason that the mark gives."""
+    for item in items:
+        for mark in item.iter_markers("linux"):
+            reason = mark.kwargs["reason"]
+            if sys.platform != "linux":
+                item.add_marker(pytest.mark.skip(reason=f"needs Linux: {reason}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_processes_left() -> Iterator[None]:
+    """Fail the last test of a test process that leaves processes behind."""
+    yield
+    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=PROCESSES_END_WITHIN_S)
+    assert not alive, f"the tests have left processes: {[_described(process) for process in alive]}"
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return f"{process.pid}"
 
 
 @pytest.fixture(autouse=True)
 def valid_requests(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails the test in which the product sends a request that a deployed coordinator would refuse.
+    """Fail the test in which the product sends a request that a deployed coordinator would refuse.
 
-    A test that has it send such a one on purpose says so with the mark `sends_invalid_requests` and a reason.
+    A test in which it must send one has the mark `sends_invalid_requests` with a reason.
     """
     CHECKS.take()
     yield
     defects = CHECKS.take()
     if defects and request.node.get_closest_marker(SENDS_INVALID) is None:
-        pytest.fail("the product has sent what a deployed coordinator refuses:\n" + "\n".join(defects), pytrace=False)
+        pytest.fail("a deployed coordinator refuses these requests:\n" + "\n".join(defects), pytrace=False)

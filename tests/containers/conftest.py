@@ -2,12 +2,20 @@
 
 import fcntl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.containers import MUST_WORK, STARTED, build_images, container_names, why_unusable
 
 BUILT = "built"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.container)
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -117,7 +117,7 @@ async def test_a_status_detail_stands_above_the_line_of_its_state_on_a_terminal(
     assert re.fullmatch(r"executing +[\d.]+ s", lines[at + 1])
 
 
-@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
+@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full")
 async def test_a_result_that_cannot_be_written_is_no_success(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     full = os.open(FULL_DEVICE, os.O_WRONLY)

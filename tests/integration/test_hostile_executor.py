@@ -16,7 +16,7 @@ from tests.support.hostility import HOSTILE, LAST_ATTEMPT, VARIABLES, documented
 from tests.support.program import environment, program
 from tests.support.runner import bench
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what it tries is in /proc")
+pytestmark = pytest.mark.linux(reason="/proc")
 
 
 @pytest.fixture

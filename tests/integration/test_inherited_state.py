@@ -28,8 +28,8 @@ FULL_DEVICE = Path("/dev/full")
 FSM_RUNNER = (sys.executable, "-m", "fsm_runner")
 CLOSED = [each for size in (1, 2, 3) for each in itertools.combinations((0, 1, 2), size)]
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
+linux_only = pytest.mark.linux(reason="/proc")
+needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full")
 
 LISTS_DESCRIPTORS = """
 import os, sys

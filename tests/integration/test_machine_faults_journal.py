@@ -22,7 +22,7 @@ from tests.support.runner import Bench, Waiter, bench, waiter
 from tests.support.small_disk import SmallDisk, may_mount, small_disk
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of another process, a call of Linux")
+pytestmark = pytest.mark.linux(reason="the test sets a limit of another process")
 
 REGISTER = "/runner/register"
 QUICK = Timings(heartbeat_interval_s=0.1, poll_timeout_s=0.3, stale_after_s=0.5)

@@ -1,7 +1,6 @@
 """A runner that reaches its limit of processes."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from tests.support.proxy import REPORT, TERMINAL_REPORT
 from tests.support.rights import open_place, runner_uid, runner_without_rights
 from tests.support.runner import Bench, bench
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+pytestmark = pytest.mark.linux(reason="the limits of Linux")
 
 AT_ONCE = 40
 PROCESSES = 24

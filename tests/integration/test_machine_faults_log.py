@@ -22,7 +22,7 @@ REGISTER = "/runner/register"
 FULL_DEVICE = Path("/dev/full")
 RUNS_OF_A_BLOCK = 20
 """So many write more to the log than is left in the last block of its file."""
-needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="a device of Linux")
+needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full")
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from tests.support.program import Program, environment, program
 from tests.support.proxy import POLL
 from tests.support.runner import Bench, bench, waiter
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of another process, a call of Linux")
+pytestmark = pytest.mark.linux(reason="the test sets a limit of another process")
 
 REGISTER = "/runner/register"
 QUICK = Timings(poll_timeout_s=0.3)

@@ -1,7 +1,6 @@
 """Project directories in which a run cannot work: it fails and says why, and what to do."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests.support.rights import open_place, runner_uid, runner_without_rights
 from tests.support.runner import Bench, bench
 from tests.support.small_disk import may_mount
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="users and mounts as Linux has them")
+pytestmark = pytest.mark.linux(reason="users and mounts of Linux")
 
 
 @pytest.fixture

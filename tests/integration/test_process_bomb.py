@@ -13,7 +13,7 @@ from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, subreaper_
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
+pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 
 LIMIT = 200
 

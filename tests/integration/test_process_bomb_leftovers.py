@@ -24,7 +24,7 @@ from tests.support.logs import log_lines
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
+pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 
 CHAIN = """
 import os, time

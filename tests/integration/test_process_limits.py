@@ -26,7 +26,7 @@ from tests.support.logs import log_lines
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+pytestmark = pytest.mark.linux(reason="the limits of Linux")
 
 MIB = 1 << 20
 GROWS = """

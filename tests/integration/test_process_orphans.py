@@ -15,7 +15,7 @@ from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there, reaped
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
+pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 
 ORPHAN = "echo $$ >$SIGNS; exec sleep 1000"
 IGNORING = "trap '' TERM HUP INT; echo $$ >$SIGNS; sleep 1000 & wait; sleep 1000"

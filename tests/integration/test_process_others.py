@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.support.children import exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.processes import gone, is_there
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
+pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 
 
 @pytest.fixture(autouse=True)

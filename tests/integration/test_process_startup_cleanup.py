@@ -119,7 +119,7 @@ async def test_a_process_below_a_tagged_one_needs_no_tag(signs: Fifo) -> None:
 
 
 @no_setsid
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit that serves as a tag")
+@pytest.mark.linux(reason="the resource limit that serves as a tag")
 async def test_an_orphan_that_cleared_its_environment_is_found(signs: Fifo) -> None:
     script = 'env -i SIGNS=$SIGNS ORPHAN="$ORPHAN" setsid sh -c \'sh -c "$ORPHAN" &\' &'
     with (

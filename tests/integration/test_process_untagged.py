@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.children import HERE
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports orphans")
+pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 
 PREAMBLE = """
 import asyncio, os, sys

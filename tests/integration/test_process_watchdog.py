@@ -30,7 +30,7 @@ from tests.support.logs import log_lines
 from tests.support.processes import gone, is_there, reaped, with_environment
 from tests.support.watch import PATIENCE_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the watchdog needs /proc")
+pytestmark = pytest.mark.linux(reason="/proc")
 
 ORPHAN = "echo $$ >$SIGNS; exec sleep 1000"
 RUNNER = """

@@ -3,7 +3,6 @@
 import os
 import resource
 import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag, rlimit_tag_of, tag_prefix, tag_prefix_of, with_rlimit_tag
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit")
+pytestmark = pytest.mark.linux(reason="the resource limit that serves as a tag")
 
 trees = st.integers(min_value=0, max_value=2**31 - 1)
 

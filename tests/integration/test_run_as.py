@@ -27,7 +27,7 @@ from tests.support.scripts import script_bench
 from tests.support.watch import PATIENCE_S
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="users as Linux has them"),
+    pytest.mark.linux(reason="processes of other users"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user"),
 ]
 

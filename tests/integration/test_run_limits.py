@@ -15,7 +15,7 @@ from tests.support.logs import log_lines
 from tests.support.processes import gone
 from tests.support.runner import Bench, bench, waiter
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+pytestmark = pytest.mark.linux(reason="the limits of Linux")
 
 MIB = 1 << 20
 COMMANDS = {

@@ -380,7 +380,7 @@ async def test_an_archive_is_unchanged_and_limited_in_size(monkeypatch: pytest.M
 
 
 async def test_a_response_that_never_ends_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "RESPONSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(policy, "CONTROL_TIMEOUT_S", 0.2)
     monkeypatch.setattr(policy, "CONNECT_TIMEOUT_S", 0.2)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
