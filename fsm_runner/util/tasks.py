@@ -44,7 +44,11 @@ class OwnedTasks:
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait for their end."""
-        tasks = set(self._subjects)
+        await self.cancel(*self.subjects)
+
+    async def cancel(self, *subjects: str) -> None:
+        """Cancel the tasks of these subjects and wait for their end."""
+        tasks = {task for task, subject in self._subjects.items() if subject in subjects}
         for task in tasks:
             task.cancel()
         if tasks:

@@ -10,9 +10,11 @@ import pytest
 from fsm_runner.runtime.actors.machines import load_machine
 from tests.support import faults
 from tests.support.command_executor import SESSION_STATUS, held_by, staged_source
-from tests.support.coordinated_home import STAGED
+from tests.support.coordinated_home import STAGED, write_coordinated_home
+from tests.support.crash.fork_server import ForkServer
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
 from tests.support.crash.kill_points import on_entering
+from tests.support.crash.restart import defects_after_restart, open_context, run_to_kill
 from tests.support.crash.runner_program import BREAK_STOP, HOLD_START
 from tests.support.crash.scenario import REFUSED, Action, Scenario, ScenarioContext, Steps, let_it_finish
 
@@ -136,3 +138,14 @@ async def test_a_session_ends_if_its_runner_is_killed_and_it(tmp_path: Path, sce
     async with crash_harness(SUITE, tmp_path) as harness:
         defects = await harness.defects(scenario)
     assert not defects, "\n\n".join(defects)
+
+
+async def test_a_run_is_executed_again_if_its_session_was_idle_already(tmp_path: Path) -> None:
+    """The run is open in the journal although its executor has completed the turn."""
+    scenario = of_session("was idle", profile={"retry_interrupted": True})
+    write_coordinated_home(tmp_path, {}, scenario.executor, **scenario.profile)
+    async with ForkServer() as server, open_context(scenario, tmp_path / "crash", server) as context:
+        assert (await run_to_kill(context, on_entering("session", "idle"))).was_killed
+        assert not await defects_after_restart(context), context.describe()
+        assert await context.status() == "completed"
+        assert await context.desk.api.session_status(context.run.session_id) == "finished"

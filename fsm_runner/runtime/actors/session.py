@@ -124,6 +124,11 @@ class SessionActor(Actor):
         """Set when no process is left and at most a report is pending. Other tasks wait for it."""
 
     @property
+    def was_resumed(self) -> bool:
+        """Whether the executor ended with an earlier process of the runner."""
+        return self._resume_from is not None
+
+    @property
     def has_turn(self) -> bool:
         """Whether a run has the executor."""
         return self.has_tag("has_turn")
