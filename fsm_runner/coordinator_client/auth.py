@@ -11,7 +11,7 @@ from loguru import logger
 from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, Unreachable
 from fsm_runner.coordinator_client.response_body import limit_body
-from fsm_runner.coordinator_client.token_service import IssuedToken, TokenRequest, TokenService
+from fsm_runner.coordinator_client.token_service import TokenRequest, TokenService
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 NOT_REGISTERED_TEXT = "Runner not registered"
@@ -84,7 +84,6 @@ class TokenAuth(httpx.Auth):
         return self._service.url if is_renewed and not is_valid else ""
 
     async def aclose(self) -> None:
-        """Cancel the renewal."""
         self._is_closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -135,23 +134,14 @@ class TokenAuth(httpx.Auth):
         try:
             issued = await self._service.new_token()
         except (Unreachable, NotAuthenticated) as error:
-            self._failed(error)
+            # Without a token, a rejection is raised to the waiting callers, where it ends a start or a command.
+            if not self._is_failure_logged and (self._token is not None or isinstance(error, Unreachable)):
+                until = "; the current token is used until it expires" if self._token is not None else ""
+                logger.warning("token renewal failed, retrying{}: {}", until, error)
+                self._is_failure_logged = True
+            self._error = error
+            self._next_renewal_at = self._now() + self._waits.next_s()
             return None
-        self._token = self._succeeded(issued, requested_at)
-        return self._token
-
-    def _failed(self, error: Unreachable | NotAuthenticated) -> None:
-        # Without a token, a rejection is raised to the waiting callers, where it ends a start or a command.
-        if not self._is_failure_logged and (self._token is not None or isinstance(error, Unreachable)):
-            until = "; the current token is used until it expires" if self._token is not None else ""
-            logger.warning("token renewal failed, retrying{}: {}", until, error)
-            self._is_failure_logged = True
-        self._error = error
-        self._next_renewal_at = self._now() + self._waits.next_s()
-
-    def _succeeded(self, issued: IssuedToken, requested_at: float) -> _Token:
-        margin_s = min(policy.TOKEN_MARGIN_S, issued.lifetime_s * policy.TOKEN_MARGIN_SHARE)
-        expires_at = requested_at + issued.lifetime_s
         previous, current = self._latest
         self._on_token(previous, issued.text)
         self._latest = (current, issued.text)
@@ -162,7 +152,10 @@ class TokenAuth(httpx.Auth):
         self._next_renewal_at = 0.0
         self._waits.reset()
         logger.debug("new token from {}, valid for {:.0f} s", self._service.url, issued.lifetime_s)
-        return _Token(issued.text, expires_at - margin_s, expires_at)
+        margin_s = min(policy.TOKEN_MARGIN_S, issued.lifetime_s * policy.TOKEN_MARGIN_SHARE)
+        expires_at = requested_at + issued.lifetime_s
+        self._token = _Token(issued.text, expires_at - margin_s, expires_at)
+        return self._token
 
     def _reason(self) -> NoConnection | NotAuthenticated:
         """Return a new exception for each caller, because an exception collects the tracebacks of all its raises.

@@ -49,8 +49,8 @@ class CoordinatorClient:
         self.on_registration_lost = on_registration_lost
         self.on_unanswered = on_unanswered
         self.on_answered = on_answered
+        self.now_s = now
         self._sleep = sleep
-        self._now = now
         self.last_response_at_s = now()
         """When the coordinator answered a call, on the clock of `now_s`."""
         self._back = asyncio.Event()
@@ -131,16 +131,13 @@ class CoordinatorClient:
             logger.debug("{}: {}", run_id, refusal)
             return None
 
-    def now_s(self) -> float:
-        return self._now()
-
     def is_silent_for(self, limit_s: float) -> bool:
         """Return whether the coordinator has answered no call for this long."""
-        return self._now() - self.last_response_at_s >= limit_s
+        return self.now_s() - self.last_response_at_s >= limit_s
 
     def note_response(self) -> None:
         """Record that the coordinator answered a call. Calls that fail meanwhile fail for a reason of their own."""
-        self.last_response_at_s = self._now()
+        self.last_response_at_s = self.now_s()
         self.on_answered()
 
     def wake(self) -> None:

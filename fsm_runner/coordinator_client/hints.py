@@ -48,14 +48,7 @@ class UrlSetting(msgspec.Struct, frozen=True):
 URL_SETTING = UrlSetting("the URL")
 
 
-def failure_text(
-    error: Exception,
-    url: str,
-    proxy: Proxy | None = None,
-    *,
-    was_answered: bool = False,
-    setting: UrlSetting = URL_SETTING,
-) -> str:
+def failure_text(error: Exception, url: str, proxy: Proxy | None, setting: UrlSetting, *, was_answered: bool) -> str:
     """Return the cause of a failed call of this URL, and a hint on what to correct if there is one.
 
     If the server has answered an earlier call (`was_answered`), its URL is right.

@@ -13,16 +13,16 @@ from fsm_runner.coordinator_client import redirects
 from fsm_runner.coordinator_client.errors import Unreachable
 from fsm_runner.coordinator_client.hints import URL_SETTING, UrlSetting, challenge_of, failure_text
 from fsm_runner.coordinator_client.policy import CONNECT_TIMEOUT_S
+from fsm_runner.coordinator_client.pool import ONE_CONNECTION
 from fsm_runner.coordinator_client.proxies import Proxy, proxy_for
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, NoCookies, chunks_of
 from fsm_runner.diagnostics.redaction import without_logins
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.urls import http_url
+from fsm_runner.util.text import excerpt
 
-LOCALHOST = "localhost"
 USER_AGENT = f"fsm-runner/{__version__}"
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def is_loopback(host: str) -> bool:
@@ -30,20 +30,14 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host.lower() == LOCALHOST
+        return host.lower() == "localhost"
 
 
 class ClientFactory:
     """Creates HTTP clients for one server."""
 
     def __init__(
-        self,
-        url: str,
-        name: str,
-        *,
-        auth: httpx.Auth | None = None,
-        limits: httpx.Limits | None = None,
-        setting: UrlSetting = URL_SETTING,
+        self, url: str, name: str, *, auth: httpx.Auth | None = None, setting: UrlSetting = URL_SETTING
     ) -> None:
         """`name` is what messages call the URL, and `setting` is where it is configured.
 
@@ -51,10 +45,9 @@ class ClientFactory:
         """
         self._url = url
         self._auth = auth
-        self._limits = limits or httpx.Limits()
         self._setting = setting
         self.was_answered = False
-        """Whether the server has answered a call. The functions that make calls set it."""
+        """Whether the server has answered a call. Those that make calls set it."""
         named_url = f"{name} {without_logins(url)!r}"
         try:
             address = http_url(url)
@@ -68,7 +61,9 @@ class ClientFactory:
         try:
             self._certificates: ssl.SSLContext = httpx.create_ssl_context(verify=uses_tls)
         except OSError as error:
-            raise UsageError(f"{named_url}: {_certificate_source()} cannot be used: {error}") from error
+            variables = (name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
+            used = next((f"{name}={os.environ[name]!r}" for name in variables), "the system's certificates")
+            raise UsageError(f"{named_url}: {used} cannot be used: {error}") from error
 
     def __call__(self) -> httpx.AsyncClient:
         proxy = None
@@ -78,7 +73,7 @@ class ClientFactory:
             auth=self._auth,
             headers={"accept-encoding": PLAIN, "user-agent": USER_AGENT},
             cookies=NoCookies(),
-            limits=self._limits,
+            limits=ONE_CONNECTION,
             event_hooks={"response": [redirects.keep_location]},
             # httpx would read the proxy variables itself, and it rejects NO_PROXY entries that curl accepts.
             trust_env=False,
@@ -88,44 +83,26 @@ class ClientFactory:
 
     def failure_text(self, error: Exception) -> str:
         """Return the cause of a failed call, and what to do about it."""
-        return failure_text(error, self._url, self.proxy, was_answered=self.was_answered, setting=self._setting)
+        return failure_text(error, self._url, self.proxy, self._setting, was_answered=self.was_answered)
 
-    def redirect_text(self, path: str, redirect: redirects.Redirect) -> str:
-        """Return what to do about a redirect of a call of `path` that was not followed."""
-        return redirects.redirect_text(
-            path, redirect, domain_variable=self._setting.name if self._setting.needs_tls else ""
-        )
-
-
-def _certificate_source() -> str:
-    """Return the variable that httpx uses: the file takes precedence over the folder."""
-    given = [f"{name}={os.environ[name]!r}" for name in _CERTIFICATES if os.environ.get(name)]
-    return given[0] if given else "the system's certificates"
-
-
-async def single_call(
-    new_client: ClientFactory,
-    method: str,
-    url: str,
-    content: bytes | None = None,
-    *,
-    timeout_s: float,
-    limit_bytes: int,
-) -> ApiResponse:
-    """Make one JSON call on a connection of its own. Raises `Unreachable`, also for a redirect."""
-    try:
-        # httpx limits the time of each read. A slow response of many reads needs a limit for all.
-        async with asyncio.timeout(timeout_s), new_client() as http:
-            timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-            response = await exchange(http, method, url, content, timeouts=timeouts, limit_bytes=limit_bytes)
-    except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as error:
-        raise Unreachable(f"{method} {url}: {new_client.failure_text(error)}") from error
-    new_client.was_answered = True
-    if response.redirect is not None:
-        path = httpx.URL(url).raw_path.decode("ascii")
-        reason = new_client.redirect_text(path, response.redirect)
-        raise Unreachable(f"{response.call}: HTTP {response.status}: {reason}")
-    return response
+    async def single_call(
+        self, method: str, content: bytes | None = None, *, timeout_s: float, limit_bytes: int
+    ) -> ApiResponse:
+        """Make one JSON call on a connection of its own. Raises `Unreachable`, also for a redirect."""
+        try:
+            # httpx limits the time of each read. A slow response of many reads needs a limit for all.
+            async with asyncio.timeout(timeout_s), self() as http:
+                timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+                response = await exchange(http, method, self._url, content, timeouts=timeouts, limit_bytes=limit_bytes)
+        except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as error:
+            raise Unreachable(f"{method} {self._url}: {self.failure_text(error)}") from error
+        self.was_answered = True
+        if response.redirect is not None:
+            path = httpx.URL(self._url).raw_path.decode("ascii")
+            domain_variable = self._setting.name if self._setting.needs_tls else ""
+            reason = redirects.redirect_text(path, response.redirect, domain_variable=domain_variable)
+            raise Unreachable(f"{response.call}: HTTP {response.status}: {reason}")
+        return response
 
 
 async def exchange(
@@ -174,4 +151,5 @@ async def send(
             return response
         await response.aclose()
         target = followed
-    raise Unreachable(f"{method} {url}: {redirects.redirect_limit_text(httpx.URL(target))}")
+    last = excerpt(without_logins(str(target)))
+    raise Unreachable(f"{method} {url}: redirects more than {redirects.REDIRECT_LIMIT} times, last to {last}")

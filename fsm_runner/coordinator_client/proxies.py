@@ -49,10 +49,7 @@ def proxy_for(url: httpx.URL) -> Proxy | None:
     found = configured.get(url.scheme) or configured.get("all")
     if not found or is_exempt(url, configured.get("no", "")):
         return None
-    names = [f"{scheme}_proxy" for scheme in (url.scheme, "all")]
-    variables = sorted(
-        (name for name in os.environ if name.lower() in names), key=lambda name: name.lower() == names[1]
-    )
+    variables = [name for kind in (url.scheme, "all") for name in os.environ if name.lower() == f"{kind}_proxy"]
     variable = next((name for name in variables if os.environ[name] == found), "the system's settings")
     proxy = Proxy(found if "://" in found else f"http://{found}", variable)
     try:
@@ -82,16 +79,13 @@ def _check(url: str) -> None:
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _WITH_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class _Exception(msgspec.Struct, frozen=True):
     """One entry of NO_PROXY: a name or a network, for every port and scheme if these are None."""
 
     name: str | None = None
     """A host name in lower case, with its subdomains. `*`: every host."""
-    network: Network | None = None
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
     """A single address is a network of one address."""
     port: int | None = None
     scheme: str | None = None
@@ -116,9 +110,7 @@ def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
 def _exceptions(no_proxy: str) -> tuple[_Exception, ...]:
     """Cached, so that each warning is logged once."""
     found = []
-    for text in re.split(r"[\s,]+", no_proxy):
-        if not text:
-            continue
+    for text in re.findall(r"[^\s,]+", no_proxy):
         try:
             found.append(_parsed(text))
         except ValueError:
@@ -135,20 +127,15 @@ def _parsed(text: str) -> _Exception:
     if rest == "*":
         return _Exception(name="*", port=port, scheme=scheme)
     if ":" in rest or "/" in rest or _address(rest) is not None:
-        return _Exception(network=_network(rest), port=port, scheme=scheme)
+        without_brackets = re.sub(r"^\[([^\[\]]*)\](?=$|/[0-9]+$)", r"\1", rest)
+        return _Exception(network=ipaddress.ip_network(without_brackets, strict=False), port=port, scheme=scheme)
     name = _ascii(rest.lower().removeprefix("*").strip("."))
     if not _NAME.fullmatch(name):
         raise ValueError(text)
     return _Exception(name=name, port=port, scheme=scheme)
 
 
-def _network(text: str) -> Network:
-    """Return the network of an address or a range, with or without brackets. Raises `ValueError`."""
-    match = re.fullmatch(r"\[([^\[\]]*)\](/[0-9]+)?", text)
-    return ipaddress.ip_network(text if match is None else match[1] + (match[2] or ""), strict=False)
-
-
-def _address(host: str) -> Address | None:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         # A zone such as %eth0 names a network interface. It is not part of the address.
         return ipaddress.ip_address(host.partition("%")[0])

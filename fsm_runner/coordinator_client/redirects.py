@@ -89,16 +89,8 @@ def redirect_text(path: str, redirect: Redirect, *, domain_variable: str = "") -
     return f"redirects to {excerpt(url)}; configure that one ({excerpt(configured)})"
 
 
-def redirect_limit_text(target: httpx.URL) -> str:
-    return f"redirects more than {REDIRECT_LIMIT} times, last to {excerpt(without_logins(str(target)))}"
-
-
 def _is_same_host(asked: httpx.URL, target: httpx.URL) -> bool:
     """Return whether scheme, host and port are equal, or only change from http to https at their default ports."""
-    here, there = _host_and_port(asked), _host_and_port(target)
-    is_upgrade = (asked.scheme, here[1], target.scheme, there[1]) == ("http", 80, "https", 443)
-    return here[0] == there[0] and (is_upgrade or (asked.scheme == target.scheme and here[1] == there[1]))
-
-
-def _host_and_port(url: httpx.URL) -> tuple[bytes, int | None]:
-    return url.raw_host, port_of(url)
+    here, there = ((url.scheme, port_of(url)) for url in (asked, target))
+    is_upgrade = (here, there) == (("http", 80), ("https", 443))
+    return asked.raw_host == target.raw_host and (is_upgrade or here == there)

@@ -6,7 +6,7 @@
 import asyncio
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar
 from typing import Any
 
@@ -77,8 +77,7 @@ class NoCookies(CookieJar):
 
 
 def encoding_of(response: httpx.Response) -> str:
-    named: str = response.headers.get("content-encoding", "")
-    return named.strip().lower() or PLAIN
+    return str(response.headers.get("content-encoding", "")).strip().lower() or PLAIN
 
 
 async def decompressed(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
@@ -92,56 +91,42 @@ async def decompressed(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterato
             f"the response is compressed as {encoding[:40]!r}; gzip and deflate are supported: turn off compression in "
             "the proxy in front of the server"
         )
-    decompressor = _Decompressor(is_gzip=encoding in _GZIP)
     try:
-        async for chunk in raw:
-            for piece in decompressor.pieces(chunk):
-                yield piece
-                # One chunk can become a thousand pieces. Let other tasks run between them.
-                await asyncio.sleep(0)
-        decompressor.check_end()
+        async for piece in _pieces(raw, is_gzip=encoding in _GZIP):
+            yield piece
+            # One chunk can become a thousand pieces. Let other tasks run between them.
+            await asyncio.sleep(0)
     except zlib.error as error:
         raise httpx.DecodingError(f"the response is not valid {encoding} (its Content-Encoding): {error}") from error
 
 
-class _Decompressor:
-    def __init__(self, *, is_gzip: bool) -> None:
-        self._is_gzip = is_gzip
-        self._start = b""
-        """The first byte of a deflate body, until the second byte shows which of two formats it has."""
-        self._member = zlib.decompressobj(_GZIP_WINDOW) if is_gzip else None
-        self._has_input = False
-
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """Raises `zlib.error`."""
-        if self._member is None:
-            self._start += chunk
-            if len(self._start) < 2:
-                return
-            self._member, chunk = zlib.decompressobj(_deflate_window(self._start)), self._start
+async def _pieces(raw: AsyncIterator[bytes], *, is_gzip: bool) -> AsyncIterator[bytes]:
+    """Raises `zlib.error`, also for an incomplete body."""
+    member = zlib.decompressobj(_GZIP_WINDOW) if is_gzip else None
+    start = b""  # the first byte of a deflate body, until the second one shows which of two formats it has
+    is_empty = True
+    async for chunk in raw:
+        is_empty = is_empty and not chunk
+        if member is None:
+            start += chunk
+            if len(start) < 2:
+                continue
+            member, chunk = zlib.decompressobj(_deflate_window(start)), start
         while chunk:
-            if self._member.eof:
-                if not self._is_gzip:
-                    return
+            if member.eof:
                 # A gzip body may have several members. Some servers pad the last one with zeros.
-                chunk = chunk.lstrip(b"\0")
+                chunk = chunk.lstrip(b"\0") if is_gzip else b""
                 if not chunk:
-                    return
-                self._member = zlib.decompressobj(_GZIP_WINDOW)
-            self._has_input = True
-            piece = self._member.decompress(chunk, PIECE_BYTES)
-            if piece:
+                    break
+                member = zlib.decompressobj(_GZIP_WINDOW)
+            if piece := member.decompress(chunk, PIECE_BYTES):
                 yield piece
-            chunk = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            chunk = member.unused_data if member.eof else member.unconsumed_tail
         # zlib retains output that did not fit into the last piece.
-        while not self._member.eof and (piece := self._member.decompress(b"", PIECE_BYTES)):
+        while not member.eof and (piece := member.decompress(b"", PIECE_BYTES)):
             yield piece
-
-    def check_end(self) -> None:
-        """Raises `zlib.error` if the body is incomplete."""
-        is_complete = not self._start if self._member is None else self._member.eof or not self._has_input
-        if not is_complete:
-            raise zlib.error("it is incomplete")
+    if not is_empty and (member is None or not member.eof):
+        raise zlib.error("it is incomplete")
 
 
 def _deflate_window(start: bytes) -> int:

@@ -7,9 +7,8 @@ import msgspec
 
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Unreachable
 from fsm_runner.coordinator_client.hints import UrlSetting, proxy_hint, token_service_login_hint
-from fsm_runner.coordinator_client.http_clients import ClientFactory, single_call
+from fsm_runner.coordinator_client.http_clients import ClientFactory
 from fsm_runner.coordinator_client.policy import RESPONSE_TIMEOUT_S, TOKEN_LIFETIME_LIMIT_S, TOKEN_RESPONSE_LIMIT_BYTES
-from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
@@ -65,29 +64,31 @@ class TokenService:
 
     async def new_token(self) -> IssuedToken:
         """Raises `Unreachable`, or `NotAuthenticated` if the service rejects the login. No error text has secrets."""
-        response = await single_call(
-            self._new_client,
-            "POST",
-            self.url,
-            self._body,
-            timeout_s=RESPONSE_TIMEOUT_S,
-            limit_bytes=TOKEN_RESPONSE_LIMIT_BYTES,
+        response = await self._new_client.single_call(
+            "POST", self._body, timeout_s=RESPONSE_TIMEOUT_S, limit_bytes=TOKEN_RESPONSE_LIMIT_BYTES
         )
-        call = f"{response.call}: HTTP {response.status}"
-        if (hint := _login_hint(response)) != "":
-            raise NotAuthenticated(call + hint, response.status)
-        if _is_refusal(response):
+        call, status = f"{response.call}: HTTP {response.status}", response.status
+        # The service sends its errors as JSON. A proxy in front of it sends pages.
+        error = _oauth_error(response.body)
+        # Other text is left out, because it may repeat the request.
+        code = f" ({error.error})" if error is not None and _ERROR_CODE.fullmatch(error.error) else ""
+        if status == httpx.codes.UNAUTHORIZED and not code and (hint := token_service_login_hint(response.challenge)):
+            raise NotAuthenticated(call + hint, status)
+        is_final = httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN} or (is_final and error is not None):
             raise NotAuthenticated(
-                f"{call}{_error_code(response)}: the token service of AUTH0_DOMAIN does not accept "
-                "AUTH0_RUNNER_CLIENT_ID and AUTH0_RUNNER_CLIENT_SECRET for AUTH0_AUDIENCE: correct these variables",
-                response.status,
+                f"{call}{code}: the token service of AUTH0_DOMAIN does not accept AUTH0_RUNNER_CLIENT_ID and "
+                "AUTH0_RUNNER_CLIENT_SECRET for AUTH0_AUDIENCE: correct these variables",
+                status,
             )
-        if not httpx.codes.is_success(response.status):
-            raise Unreachable(call + proxy_hint(response.status, self._new_client.proxy, response.challenge))
+        if not httpx.codes.is_success(status):
+            raise Unreachable(call + proxy_hint(status, self._new_client.proxy, response.challenge))
         try:
             token = msgspec.json.decode(response.body, type=_TokenResponse)
-        except DECODE_FAULTS as error:
-            raise Unreachable(f"{call}: not a token: {_without_values(error)}") from None
+        except DECODE_FAULTS as defect:
+            # msgspec names types and paths. Errors of Python may quote the input.
+            reason = str(defect) if isinstance(defect, msgspec.DecodeError) else type(defect).__name__
+            raise Unreachable(f"{call}: not a token: {reason}") from None
         if not _TOKEN.fullmatch(token.access_token):
             raise Unreachable(f"{call}: not a token: access_token is empty or has characters that no header takes")
         if not token.expires_in > 0:
@@ -95,33 +96,8 @@ class TokenService:
         return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_LIMIT_S))
 
 
-def _login_hint(response: ApiResponse) -> str:
-    """Return a hint if a proxy before the token service asks for a login. The service itself sends an OAuth error."""
-    is_asked = response.status == httpx.codes.UNAUTHORIZED and _error_code(response) == ""
-    return token_service_login_hint(response.challenge) if is_asked else ""
-
-
-def _is_refusal(response: ApiResponse) -> bool:
-    """Return whether the service rejects the login. A proxy in front of it sends pages, the service sends JSON."""
-    if response.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        return True
-    is_final = httpx.codes.is_client_error(response.status) and response.status not in TRANSIENT_HTTP_STATUSES
-    return is_final and _error_of(response) is not None
-
-
-def _error_of(response: ApiResponse) -> _OAuthError | None:
+def _oauth_error(body: bytes) -> _OAuthError | None:
     try:
-        return msgspec.json.decode(response.body, type=_OAuthError)
+        return msgspec.json.decode(body, type=_OAuthError)
     except DECODE_FAULTS:
         return None
-
-
-def _error_code(response: ApiResponse) -> str:
-    """Return the OAuth error code. Other text is left out, because it may repeat the request."""
-    error = _error_of(response)
-    return f" ({error.error})" if error is not None and _ERROR_CODE.fullmatch(error.error) else ""
-
-
-def _without_values(error: Exception) -> str:
-    """Return the error text without values. msgspec names types and paths; errors of Python may quote the input."""
-    return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__

@@ -20,7 +20,7 @@ from fsm_runner.coordinator_client.errors import (
 )
 from fsm_runner.coordinator_client.hints import login_hint, page_hint, proxy_hint
 from fsm_runner.coordinator_client.http_clients import ClientFactory, exchange, send
-from fsm_runner.coordinator_client.pool import ONE_CONNECTION, ConnectionPool
+from fsm_runner.coordinator_client.pool import ConnectionPool
 from fsm_runner.coordinator_client.redirects import has_path, redirect_of, redirect_text
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.response_body import READ_ERRORS
@@ -42,7 +42,7 @@ class Transport:
         """Raises `UsageError` if the URL, or a proxy or certificate variable, is invalid."""
         self.url = checked_url(url)
         self._auth = auth
-        self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth, limits=ONE_CONNECTION)
+        self._new_client = ClientFactory(self.url, "coordinator URL", auth=auth)
         self._connections = ConnectionPool(self._new_client, connections)
         # Poll, heartbeat and registration have connections of their own, so that reports cannot delay them.
         self._control_connections = ConnectionPool(self._new_client, policy.REPORT_CONNECTIONS)
@@ -69,10 +69,8 @@ class Transport:
                     # Reading the body has no time limit, because it may be a stream of events.
                     timeouts = httpx.Timeout(None, connect=policy.CONNECT_TIMEOUT_S)
                     response = await send(http, method, self.url + path, content, raw_headers, timeouts)
-            except (*READ_ERRORS, httpx.StreamError, TimeoutError) as error:
-                raise self._unreachable(method, path, error) from error
-            except httpx.InvalidURL as error:
-                raise _invalid_url(method, self.url, error) from error
+            except (*READ_ERRORS, httpx.StreamError, httpx.InvalidURL, TimeoutError) as error:
+                raise self._error_from(method, path, error) from error
             stack.push_async_callback(response.aclose)
             if (redirect := redirect_of(response)) is not None:
                 raise Unreachable(f"{method} {self.url}{path}: {redirect_text(path, redirect)}", response.status_code)
@@ -100,16 +98,18 @@ class Transport:
                 response = await exchange(
                     http, method, url, content, timeouts=timeouts, limit_bytes=policy.RESPONSE_LIMIT_BYTES
                 )
-        except (*READ_ERRORS, TimeoutError) as error:
-            raise self._unreachable(method, path, error) from error
-        except httpx.InvalidURL as error:
-            raise _invalid_url(method, self.url, error) from error
+        except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as error:
+            raise self._error_from(method, path, error) from error
         self._new_client.was_answered = True
         if not httpx.codes.is_success(response.status):
             raise self._error_of(path, response)
         return response
 
-    def _unreachable(self, method: str, path: str, error: Exception) -> Unreachable:
+    def _error_from(self, method: str, path: str, error: Exception) -> Unreachable | Refused:
+        """Return the error for a call without a response."""
+        if isinstance(error, httpx.InvalidURL):
+            message = f"{method} {self.url}: a name in the path makes no URL: {error}"
+            return Refused(message, httpx.codes.REQUEST_URI_TOO_LONG)
         text = self._new_client.failure_text(error)
         if isinstance(error, TimeoutError) and isinstance(self._auth, TokenAuth) and self._auth.awaited_url:
             text = f"the token service {self._auth.awaited_url} has not answered within the time limit"
@@ -118,14 +118,16 @@ class Transport:
         return Unreachable(f"{method} {self.url}{path}: {text}")
 
     def _error_of(self, path: str, response: ApiResponse) -> Unreachable | NotRegistered | Refused:
-        status = response.status
-        message = str(response)
+        status, message, proxy = response.status, str(response), self._new_client.proxy
         if response.final_url is not None and not has_path(response.final_url, path):
             return Unreachable(f"{message} (redirected to {excerpt(str(response.final_url))})", status)
         if status == httpx.codes.UNAUTHORIZED and NOT_REGISTERED_TEXT in response.text:
             return NotRegistered(message)
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            return NotAuthenticated(message + self._login_hint(response), status, response.body)
+        if status == httpx.codes.UNAUTHORIZED:
+            hint = login_hint(response.challenge, self.url, has_token=self._auth is not None)
+            return NotAuthenticated(message + hint, status, response.body)
+        if status == httpx.codes.FORBIDDEN:
+            return NotAuthenticated(message + proxy_hint(status, proxy), status, response.body)
         if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(response)) is not None:
             return conflict
         is_final = httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES
@@ -133,14 +135,8 @@ class Transport:
             return Refused(message, status, response.body)
         if response.redirect is not None:
             return Unreachable(f"{response.call}: HTTP {status}: {redirect_text(path, response.redirect)}", status)
-        proxy = self._new_client.proxy
         hint = page_hint(self.url, status, response.text, proxy) or proxy_hint(status, proxy, response.challenge)
         return Unreachable(message + hint, status)
-
-    def _login_hint(self, response: ApiResponse) -> str:
-        if response.status != httpx.codes.UNAUTHORIZED:
-            return proxy_hint(response.status, self._new_client.proxy)
-        return login_hint(response.challenge, self.url, has_token=self._auth is not None)
 
 
 def checked_url(url: str) -> str:
@@ -155,20 +151,11 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _invalid_url(method: str, url: str, error: httpx.InvalidURL) -> Refused:
-    message = f"{method} {url}: a name in the path makes no URL: {error}"
-    return Refused(message, httpx.codes.REQUEST_URI_TOO_LONG)
-
-
 def _registration_conflict(response: ApiResponse) -> RegistrationConflict | None:
-    detail = detail_of(response.body)
-    if not isinstance(detail, ErrorDetail):
-        return None
-    match detail.error:
-        case "duplicate_runner":
+    match detail_of(response.body):
+        case ErrorDetail(error="duplicate_runner") as detail:
             return DuplicateRunner(excerpt(detail.message) or "a runner with the same identity is online", detail)
-        case "agent_name_collision":
+        case ErrorDetail(error="agent_name_collision") as detail:
             message = detail.message or f"agent {detail.agent_name} belongs to another runner"
             return AgentNameCollision(excerpt(message), detail)
-        case _:
-            return None
+    return None

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fsm_runner.coordinator_client.errors import Unreachable
-from fsm_runner.coordinator_client.http_clients import ClientFactory, is_loopback, single_call
+from fsm_runner.coordinator_client.http_clients import ClientFactory, is_loopback
 from fsm_runner.errors import UsageError
 
 LIMIT_S = 10.0
@@ -35,7 +35,7 @@ async def asked_of_the_proxy(url: str, monkeypatch: pytest.MonkeyPatch, **variab
         for name, value in {"HTTPS_PROXY": proxy_url, "NO_PROXY": "", **variables}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(Unreachable, match=re.escape(url)):
-            await single_call(ClientFactory(url, "test"), "GET", url, timeout_s=LIMIT_S, limit_bytes=10)
+            await ClientFactory(url, "test").single_call("GET", timeout_s=LIMIT_S, limit_bytes=10)
     return asked
 
 

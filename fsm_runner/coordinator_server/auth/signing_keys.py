@@ -11,7 +11,7 @@ from jwt.algorithms import RSAAlgorithm
 from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Unreachable
-from fsm_runner.coordinator_client.http_clients import ClientFactory, single_call
+from fsm_runner.coordinator_client.http_clients import ClientFactory
 from fsm_runner.coordinator_client.token_service import DOMAIN_SETTING
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.protocol.wire import DECODE_FAULTS
@@ -94,9 +94,7 @@ class SigningKeys:
 
     async def _fetch(self) -> None:
         try:
-            answer = await single_call(
-                self._new_client, "GET", self._url, timeout_s=KEYS_LIMIT_S, limit_bytes=KEYS_LIMIT_BYTES
-            )
+            answer = await self._new_client.single_call("GET", timeout_s=KEYS_LIMIT_S, limit_bytes=KEYS_LIMIT_BYTES)
             self._keys = _keys_of(self._url, answer.status, answer.body)
         except Unreachable as fault:
             if self._fault is None:
