@@ -8,9 +8,6 @@ from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
 
-_UNPRINTABLE = frozenset({"Cc", "Cs"})
-"""Unicode categories of control characters and lone surrogates, which cannot be encoded."""
-
 COMMAND_LIMIT_CHARS = 32_000
 """The time for splitting grows with the square of the length: a million characters block the loop for a minute."""
 
@@ -32,11 +29,8 @@ def command_arguments(parameters: JsonObject) -> list[str]:
     arguments: list[str] = []
     for key, value in parameters.items():
         _check_key(key)
-        if value is None or value is False:
-            continue
-        arguments.append(f"--{key}")
-        if value is not True:
-            arguments.append(_argument(key, value))
+        if value is not None and value is not False:
+            arguments += [f"--{key}"] if value is True else [f"--{key}", _argument(key, value)]
     return arguments
 
 
@@ -60,7 +54,8 @@ def _check_key(key: str) -> None:
         raise BadParameter("a parameter has an empty name")
     if key.startswith("-"):
         raise BadParameter(f"parameter {quoted(key)}: a name must not begin with `-`")
-    if "=" in key or any(char.isspace() or unicodedata.category(char) in _UNPRINTABLE for char in key):
+    # "Cc" and "Cs": control characters, and lone surrogates, which cannot be encoded.
+    if "=" in key or any(char.isspace() or unicodedata.category(char) in ("Cc", "Cs") for char in key):
         raise BadParameter(f"parameter {quoted(key)}: a name must not contain `=`, white space or control characters")
 
 
@@ -72,7 +67,6 @@ def _argument(key: str, value: object) -> str:
 
 
 def _text(key: str, value: object) -> str:
-    """Return text unchanged and any other value as JSON."""
     if isinstance(value, str):
         return value
     try:

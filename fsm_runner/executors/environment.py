@@ -22,13 +22,10 @@ def _both_cases(*names: str) -> tuple[str, ...]:
     return (*names, *(name.upper() for name in names))
 
 
-PASSED_ON = frozenset(
-    {
-        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TERM"),
-        *("LANG", "LANGUAGE", "TZ"),
-        *_both_cases(*_PROXIES, _NO_PROXY),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
-    }
+PASSED_ON = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TERM", "LANG", "LANGUAGE", "TZ"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+    *_both_cases(*_PROXIES, _NO_PROXY),
 )
 """The runner's variables that every executor gets, besides those that begin with `LC_`. None is a credential."""
 
@@ -73,8 +70,7 @@ def executor_environment(
 
 def session_variables(session_id: str, api_url: str | None = None) -> dict[str, str]:
     """Return the variables of one session. `api_url`: the address of its endpoint; None for a procedural executor."""
-    url = {} if api_url is None else {"AGENT_ORCHESTRATOR_API_URL": api_url}
-    return {"AGENT_SESSION_ID": session_id, **url}
+    return {"AGENT_SESSION_ID": session_id} | ({"AGENT_ORCHESTRATOR_API_URL": api_url} if api_url else {})
 
 
 def _with_own_interpreter(path: str) -> str:
@@ -87,8 +83,8 @@ def _with_own_interpreter(path: str) -> str:
 def _without_proxy_for_this_machine(environment: Mapping[str, str]) -> dict[str, str]:
     """`no_proxy` and `NO_PROXY`, each with the names of this machine. If one of them is not set, it gets the other."""
     exempting = {}
-    names = _both_cases(_NO_PROXY)
-    for name, other in zip(names, reversed(names), strict=True):
+    lower, upper = _both_cases(_NO_PROXY)
+    for name, other in ((lower, upper), (upper, lower)):
         hosts = environment.get(name) or environment.get(other) or ""
         listed = hosts.replace(",", " ").split()
         # For many programs `*` means every host only if the list has no other entry.

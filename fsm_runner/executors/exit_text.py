@@ -50,15 +50,11 @@ def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> 
 
 
 def _section(mark: str, text: str) -> str:
-    return f"\n{mark}\n{_tail(text)}" if text else ""
+    left_out = len(text) - TAIL_CHARS
+    start = f"… {left_out:,} characters left out …\n" if left_out > 0 else ""
+    return f"\n{mark}\n{start}{text[-TAIL_CHARS:]}" if text else ""
 
 
 def _cause(name: str) -> str:
     # The kernel sends SIGKILL when memory runs out, and the process has no chance to write a message.
     return ", perhaps for lack of memory" if name == "SIGKILL" else ""
-
-
-def _tail(text: str) -> str:
-    if len(text) <= TAIL_CHARS:
-        return text
-    return f"… {len(text) - TAIL_CHARS:,} characters left out …\n{text[-TAIL_CHARS:]}"

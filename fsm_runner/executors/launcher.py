@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from fsm_runner.executors.environment import session_variables
 from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionEndpoint
 from fsm_runner.executors.program import ExecutorProgram
@@ -12,20 +14,13 @@ from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.session_channel import SessionChannel
 
 
-class Launcher:
+class Launcher(msgspec.Struct, frozen=True):
     """Starts processes of one executor."""
 
-    def __init__(
-        self,
-        program: ExecutorProgram,
-        endpoints: EndpointRegistry,
-        executor_config: JsonObject,
-        launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
-    ) -> None:
-        self.executor_config = executor_config
-        self._program = program
-        self._endpoints = endpoints
-        self._launch_policy = launch_policy
+    program: ExecutorProgram
+    endpoints: EndpointRegistry
+    executor_config: JsonObject
+    launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
 
     def launch(
         self,
@@ -39,15 +34,15 @@ class Launcher:
         Raises `SpawnFailed`, and then leaves nothing open.
         """
         session_id = assignment.run.session_id
-        endpoint = self._endpoints.open(session_id, channel)
+        endpoint = self.endpoints.open(session_id, channel)
         try:
             child = Child.start(
-                self._program.command,
-                env={**self._program.environment, **session_variables(session_id, endpoint.url)},
+                self.program.command,
+                env={**self.program.environment, **session_variables(session_id, endpoint.url)},
                 cwd=Path(assignment.project_dir),
                 pipe_stdin=True,
                 on_stdout=on_stdout,
-                launch_policy=self._launch_policy,
+                launch_policy=self.launch_policy,
                 label=label,
             )
         except BaseException:

@@ -4,11 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-LINE_END_BYTES = 256
-"""How much of the end of a line that was cut is kept."""
-
 LINE_LIMIT_BYTES = 4 * 1024 * 1024
-"""How much of a line is kept."""
+LINE_END_BYTES = 256
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -18,7 +15,7 @@ class Line(msgspec.Struct, frozen=True):
     cut: bool = False
     """True if it was longer than the limit; then `content` is its beginning."""
     end: bytes = b""
-    """The last bytes of a line that was cut."""
+    """The last `LINE_END_BYTES` of a line that was cut."""
 
 
 class LineSplitter:
@@ -31,8 +28,7 @@ class LineSplitter:
         self._marker = marker
         self._limit_bytes = limit_bytes
         self._partial = bytearray()
-        self._cut = False
-        self._end = b""
+        self._cut, self._end = False, b""
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         """Yield the lines that end in this chunk."""
@@ -47,8 +43,7 @@ class LineSplitter:
         """Yield the last line if the stream ends without a line break."""
         line = Line(bytes(self._partial), self._cut, self._end)
         self._partial.clear()
-        self._cut = False
-        self._end = b""
+        self._cut, self._end = False, b""
         if line.cut or self._marker in line.content:
             yield line
 

@@ -13,7 +13,6 @@ from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject, Run
 
 SCHEMA_VERSION: Literal["2.2"] = "2.2"
 
-_MODES: dict[str, Literal["start", "resume"]] = {"start_session": "start", "resume_session": "resume"}
 _TYPE_FIRST = re.compile(rb'\s*\{\s*"type"\s*:\s*"turn_complete"')
 _TYPE_LAST = re.compile(rb'"type"\s*:\s*"turn_complete"\s*\}\s*\Z')
 
@@ -40,23 +39,22 @@ class _Message(msgspec.Struct, frozen=True):
 
 def invocation_line(assignment: Assignment, executor_config: JsonObject) -> bytes:
     run = assignment.run
-    mode = _MODES[run.type]
-    return _line(
-        Invocation(
-            schema_version=SCHEMA_VERSION,
-            mode=mode,
-            session_id=run.session_id,
-            parameters=run.parameters,
-            project_dir=assignment.project_dir if mode == "start" else None,
-            agent_name=run.agent_name,
-            agent_blueprint=run.resolved_agent_blueprint,
-            executor_config=executor_config,
-        )
+    is_start = run.type == "start_session"
+    invocation = Invocation(
+        schema_version=SCHEMA_VERSION,
+        mode="start" if is_start else "resume",
+        session_id=run.session_id,
+        parameters=run.parameters,
+        project_dir=assignment.project_dir if is_start else None,
+        agent_name=run.agent_name,
+        agent_blueprint=run.resolved_agent_blueprint,
+        executor_config=executor_config,
     )
+    return encode_json(invocation) + b"\n"
 
 
 def turn_line(run: Run) -> bytes:
-    return _line({"type": "turn", "parameters": run.parameters})
+    return encode_json({"type": "turn", "parameters": run.parameters}) + b"\n"
 
 
 TURN_COMPLETE = b"turn_complete"
@@ -82,7 +80,3 @@ def _is_lenient_turn_complete(content: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(message, dict) and message.get("type") == "turn_complete"
-
-
-def _line(message: object) -> bytes:
-    return encode_json(message) + b"\n"

@@ -1,8 +1,7 @@
 """An executor with one process for each run. Contract: protocol.md, section 2."""
 
 import asyncio
-import contextlib
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from weakref import WeakValueDictionary
 
 from loguru import logger
@@ -36,26 +35,23 @@ class OneShotExecutor:
         """Nothing has to be fetched."""
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> "OneShotExecution":
-        with ExitStack() as resources:
-            await self._take_turn(assignment.run, resources)
-            child, endpoint = self._launcher.launch(assignment, session, assignment.run.run_id)
-            invocation = invocation_line(assignment, self._launcher.executor_config)
-            return OneShotExecution(child, endpoint, invocation, resources.pop_all())
-
-    async def _take_turn(self, run: Run, resources: ExitStack) -> None:
-        """Wait for the earlier runs of the session. Closing `resources` lets the next run begin."""
+        run = assignment.run
         turn = self._turns.setdefault(run.session_id, asyncio.Lock())
         if turn.locked():
             logger.info("{}: waiting for an earlier run of its session {}", run.run_id, run.session_id)
         await turn.acquire()
-        resources.callback(turn.release)
+        with ExitStack() as resources:
+            resources.callback(turn.release)
+            child, endpoint = self._launcher.launch(assignment, session, run.run_id)
+            invocation = invocation_line(assignment, self._launcher.executor_config)
+            return OneShotExecution(child, endpoint, invocation, resources.pop_all())
 
 
 class OneShotExecution:
     """One process, which gets the invocation on stdin and reports its success by its exit code."""
 
     def __init__(self, child: Child, endpoint: SessionEndpoint, invocation: bytes, resources: ExitStack) -> None:
-        """`resources` are closed when the process has ended."""
+        """Closing `resources`, when the process has ended, lets the next run of the session begin."""
         self._resources = resources
         self._child = child
         self._endpoint = endpoint
@@ -88,6 +84,6 @@ class OneShotExecution:
 
     async def _feed(self, invocation: bytes) -> None:
         # An executor need not read its invocation.
-        with contextlib.suppress(InputClosed):
+        with suppress(InputClosed):
             await self._child.stdin.write(invocation)
         self._child.stdin.close()

@@ -39,27 +39,16 @@ class ScriptSource(Protocol):
     async def ready(self, name: str) -> None: ...
 
 
-class ProceduralExecutor:
-    """Starts the agent's command or script with the run's parameters as arguments.
+class ProceduralExecutor(msgspec.Struct, frozen=True):
+    """Starts the agent's command or script with the run's parameters as arguments."""
 
-    `folder`: the executor's own folder, to which agent commands are relative.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        config: ProceduralConfig,
-        project_dir: Path,
-        environment: dict[str, str],
-        script_source: ScriptSource,
-        launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
-    ) -> None:
-        self._folder = folder
-        self._config = config
-        self._project_dir = project_dir
-        self._environment = environment
-        self._script_source = script_source
-        self._launch_policy = launch_policy
+    folder: Path
+    """The executor's own folder, to which agent commands are relative."""
+    config: ProceduralConfig
+    project_dir: Path
+    environment: dict[str, str]
+    script_source: ScriptSource
+    launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
 
     def check(self, agent: Agent) -> Path | None:
         """Return the command of one of this runner's agents, or None if it has a script.
@@ -88,7 +77,7 @@ class ProceduralExecutor:
     async def prepare(self, assignment: Assignment) -> None:
         script = _agent(assignment.run).script
         if script is not None:
-            await self._script_source.ready(script)
+            await self.script_source.ready(script)
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> "ProceduralExecution":
         run = assignment.run
@@ -99,66 +88,62 @@ class ProceduralExecutor:
             else:
                 # Waits while the script is being replaced.
                 script = await in_thread(
-                    with_rights_of, self._launch_policy.user, store.use_script, self._project_dir, agent.script
+                    with_rights_of, self.launch_policy.user, store.use_script, self.project_dir, agent.script
                 )
                 resources.callback(script.close)
                 command = script.command
             child = Child.start(
                 [*command, *command_arguments(run.parameters)],
                 cwd=Path(assignment.project_dir),
-                env={**self._environment, **session_variables(run.session_id)},
-                launch_policy=self._launch_policy,
+                env={**self.environment, **session_variables(run.session_id)},
+                launch_policy=self.launch_policy,
                 label=run.run_id,
             )
             session.bind(f"proc_{run.session_id}", assignment.project_dir)
-            return ProceduralExecution(child, session, self._config.timeout, resources.pop_all())
+            return ProceduralExecution(child, session, self.config.timeout, resources.pop_all())
 
     def _own_command(self, agent: Agent) -> list[str]:
         """Return the words of a command, which must be in the executor's folder: the coordinator may send any."""
         program, *arguments = split_command(agent.command or "")
-        path = Path(os.path.normpath(self._folder / program))
-        if not path.is_relative_to(self._folder):
-            raise ExecutionFailed(f"agent {agent.name!r}: command {program!r} is not in {self._folder}")
+        path = Path(os.path.normpath(self.folder / program))
+        if not path.is_relative_to(self.folder):
+            raise ExecutionFailed(f"agent {agent.name!r}: command {program!r} is not in {self.folder}")
         return [str(path), *arguments]
 
 
-class ProceduralExecution:
+class ProceduralExecution(msgspec.Struct, frozen=True):
     """One running command."""
 
-    def __init__(self, child: Child, session: SessionChannel, time_limit_s: float, resources: ExitStack) -> None:
-        """`resources` are closed at the end."""
-        self._resources = resources
-        self._child = child
-        self._session = session
-        self._time_limit_s = time_limit_s
+    child: Child
+    session: SessionChannel
+    time_limit_s: float
+    resources: ExitStack
+    """They are closed at the end."""
 
     async def wait(self) -> CompletedSession:
-        in_time = await self._wait_within_limit()
-        ended = await self._child.wait()
+        in_time = True
+        try:
+            async with asyncio.timeout(self.time_limit_s):
+                await self.child.wait()
+        except TimeoutError:
+            in_time = False
+            await self.child.stop()
+        ended = await self.child.wait()
         code = ended.code if in_time else TIME_LIMIT_EXIT_CODE
-        self._session.result(result_data(code, ended))
+        self.session.result(result_data(code, ended))
         if not in_time and ended.exceeded is None:
-            reason = f"the command did not end within its time limit of {self._time_limit_s:g} s"
+            reason = f"the command did not end within its time limit of {self.time_limit_s:g} s"
             raise ExecutionFailed(with_output(reason, ended.stdout, ended.stderr))
         if not ended.succeeded:
             raise ExecutionFailed(failure_text(ended))
         return "finished"
 
     async def stop(self) -> StopSignal:
-        return await self._child.stop()
+        return await self.child.stop()
 
     async def aclose(self) -> None:
-        with self._resources:
-            await self._child.stop(term_grace_s=0)
-
-    async def _wait_within_limit(self) -> bool:
-        try:
-            async with asyncio.timeout(self._time_limit_s):
-                await self._child.wait()
-        except TimeoutError:
-            await self._child.stop()
-            return False
-        return True
+        with self.resources:
+            await self.child.stop(term_grace_s=0)
 
 
 def result_data(code: int, ended: Exit) -> JsonObject:

@@ -22,7 +22,6 @@ class ExecutorProgram(msgspec.Struct, frozen=True):
     """The command of a protocol executor and its environment."""
 
     command: tuple[str, ...]
-    """The words of the command line."""
     environment: Mapping[str, str]
     """The variables of every session. Each session adds its `session_variables`."""
 
@@ -50,16 +49,13 @@ def executor_program(
         return ExecutorProgram((sys.executable, str(path)), environment)
     uv = shutil.which(UV, path=environment["PATH"])
     if uv is None:
-        raise UsageError(f"the executor {path} declares its dependencies (PEP 723), {_how_to_get_them(head)}")
+        what_to_do = ", so `uv` has to be on PATH"
+        if (extra := extra_for(head)) is not None:
+            what_to_do = (
+                f": run `pip install '{DISTRIBUTION}[{extra}]'` in the runner's environment ({sys.prefix}), or put "
+                "`uv` on PATH, which fetches them"
+            )
+        raise UsageError(
+            f"the executor {path} declares its dependencies (PEP 723), which are not installed here{what_to_do}"
+        )
     return ExecutorProgram((uv, "run", "--quiet", "--script", str(path)), environment_of(uses_uv=True))
-
-
-def _how_to_get_them(head: bytes) -> str:
-    """Return the clause of an error that says how to install missing dependencies."""
-    extra = extra_for(head)
-    if extra is None:
-        return "which are not installed here, so `uv` has to be on PATH"
-    return (
-        f"which are not installed here: run `pip install '{DISTRIBUTION}[{extra}]'` in the runner's environment "
-        f"({sys.prefix}), or put `uv` on PATH, which fetches them"
-    )
