@@ -28,7 +28,7 @@ from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.executors.environment import executor_environment
-from fsm_runner.process.tree.subreaper import become_subreaper
+from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.wire import Run
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer
@@ -219,7 +219,7 @@ def use_own_interpreter() -> None:
 def main() -> int:
     configure_logs(Redactor(), verbose=False, quiet=True)
     use_own_interpreter()
-    become_subreaper()
+    SUBREAPER.enable()
     figures = [latency(), throughput(), transition(), help_start()]
     if sys.platform == "linux":
         figures += asyncio.run(idle())

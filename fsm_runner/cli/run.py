@@ -20,7 +20,7 @@ from fsm_runner.coordinator_server.server import MAX_CONNECTIONS, CoordinatorSer
 from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
-from fsm_runner.process.tree.subreaper import become_subreaper
+from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.runtime.actors.run import Observer
 from fsm_runner.runtime.actors.runner import RunnerActor
@@ -95,7 +95,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
         parameters=work.parameters(schema),
         project_dir=str(config.project_dir),
     )
-    become_subreaper(exclusive=True)
+    SUBREAPER.enable(exclusive=True)
     return event_loop.run(_run(config, profile, request))
 
 

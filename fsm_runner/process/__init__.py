@@ -4,7 +4,7 @@
 - `tree`: the descendants of one child, and how they are found, measured and killed.
 - `leftovers`: processes that an earlier, killed process of the runner has left behind.
 - `limits`: what a run may use, and how the program divides its own file descriptors.
-- `user`: the user that executors run as. `init`, `inherited`, `hardening`: the start of this program itself.
+- `user`: the user that executors run as. `init` and `inherited`: the start of this program itself.
 
 **Tags.** Each child and its descendants carry three tags (`tree.process_tags`, `tree.rlimit_tag`). The *runner tag* in
 the environment names the process of the runner that started them, the *tree tag* in the environment names the child's

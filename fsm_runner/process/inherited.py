@@ -14,12 +14,12 @@ from typing import TextIO
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
-_RESET_IN_CHILDREN = frozenset({"SIGPIPE", "SIGXFSZ"})
+_RESET_IN_CHILDREN = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 """Python ignores these, and `subprocess` restores their default in each child."""
-_JOB_CONTROL = frozenset({"SIGTTIN", "SIGTTOU"})
+_JOB_CONTROL = frozenset({signal.SIGTTIN, signal.SIGTTOU})
 """These stay ignored: with a handler, a read or write of the terminal by a background job would be restarted forever.
 Children cannot receive them, because each child has a session of its own, without a terminal."""
-_NEVER_IGNORED = frozenset({"SIGCHLD", "SIGTERM"})
+_NEVER_IGNORED = frozenset({signal.SIGCHLD, signal.SIGTERM})
 """The kernel discards the exit codes of children while SIGCHLD is ignored. SIGTERM must always end the program."""
 
 
@@ -87,9 +87,8 @@ def normalize_signals() -> None:
     that does nothing. `exec` resets handlers but not ignored signals, so children start with default actions.
     """
     for number in signal.valid_signals():
-        if signal.getsignal(number) is not signal.SIG_IGN or _name(number) in _RESET_IN_CHILDREN | _JOB_CONTROL:
-            continue
-        signal.signal(number, signal.SIG_DFL if _name(number) in _NEVER_IGNORED else _ignore)
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _RESET_IN_CHILDREN | _JOB_CONTROL:
+            signal.signal(number, signal.SIG_DFL if number in _NEVER_IGNORED else _ignore)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -100,7 +99,3 @@ def is_ignored(number: signal.Signals) -> bool:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     pass
-
-
-def _name(number: int) -> str:
-    return number.name if isinstance(number, signal.Signals) else ""

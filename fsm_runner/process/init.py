@@ -1,14 +1,15 @@
-"""Acts as init if this program is process 1 of a container.
+"""Acts as init if this program is process 1 of a container, and hides the memory of this program.
 
 Process 1 has to reap every orphan of the container, and the kernel discards each signal for which process 1 has no
 handler yet. So process 1 forks: the program runs in the child, and process 1 only reaps orphans and forwards signals.
 """
 
-import contextlib
 import os
 import signal
+import sys
+from contextlib import suppress
 
-from fsm_runner.process.hardening import hide_memory
+_PR_SET_DUMPABLE = 4
 
 
 def fork_if_process_1() -> None:
@@ -22,13 +23,14 @@ def fork_if_process_1() -> None:
     # A blocked signal stays pending, even if process 1 would discard it otherwise.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
+    child = 0
+    with suppress(OSError):
         child = os.fork()
-    except OSError:
-        child = 0
-    else:
         if child == 0:
-            _take_terminal()
+            # Let Ctrl-C reach only this process: process 1 would forward the signal and so deliver it a second time.
+            # Raises OSError if there is no terminal.
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpgrp())
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
@@ -37,11 +39,15 @@ def fork_if_process_1() -> None:
     os._exit(_exit_code_of(child))
 
 
-def _take_terminal() -> None:
-    """Let Ctrl-C reach only this process: process 1 would forward the signal and so deliver it a second time."""
-    with contextlib.suppress(OSError):  # process 1 leads no session: it has no terminal
-        os.setpgid(0, 0)
-        os.tcsetpgrp(0, os.getpgrp())
+def hide_memory() -> None:
+    """Make `/proc/PID/environ` and `mem` readable for root only, and forbid debuggers and core dumps (Linux).
+
+    Child processes are not hidden.
+    """
+    if sys.platform == "linux":
+        import ctypes  # the slowest import of process 1 of a container
+
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _exit_code_of(child: int) -> int:
@@ -49,7 +55,7 @@ def _exit_code_of(child: int) -> int:
     while True:
         number = signal.sigwait(signal.valid_signals())
         if number != signal.SIGCHLD:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(child, number)
             continue
         for pid, status in iter(_reaped, None):

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -20,7 +20,6 @@ Value = TypeVar("Value")
 Parameters = ParamSpec("Parameters")
 
 RUN_AS = "--run-as (RUN_AS)"
-_SHELL = "/bin/sh"
 _CHECKS = """i=0
 while [ $# -gt 1 ]; do
     [ "$1" "$2" ] || echo "$i"
@@ -62,8 +61,7 @@ def find_user(text: str) -> RunUser:
             f"{RUN_AS}: {text!r}: only root can start executors as another user, and the runner is uid {os.geteuid()}: "
             "omit the setting, or start the runner as that user"
         )
-    lacking = [name for number, name in _NEEDED_CAPABILITIES.items() if lacks_capability(number)]
-    if lacking:
+    if lacking := [name for number, name in _NEEDED_CAPABILITIES.items() if lacks_capability(number)]:
         raise UsageError(
             f"{RUN_AS}: {text!r}: root cannot start and stop processes of another user here, because it lacks "
             f"{', '.join(lacking)}: add it (a container's `cap_add`), or omit the setting"
@@ -127,7 +125,7 @@ def denied_to(user: RunUser, wanted: Iterable[tuple[Path, str]]) -> list[tuple[P
     arguments = [word for path, right in pairs for word in (f"-{right}", str(path))]
     try:
         asked = subprocess.run(  # noqa: S603 - a script of our own
-            [_SHELL, "-c", _CHECKS, "sh", *arguments],
+            ["/bin/sh", "-c", _CHECKS, "sh", *arguments],
             env={},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -149,7 +147,11 @@ def first_denied(user: RunUser, paths: Iterable[tuple[Path, str]]) -> tuple[Path
     `paths`: each with the rights that it needs, such as `rx`. The place is the path or a folder above it. Raises
     OSError.
     """
-    steps = [(path, place, right) for path, rights in paths for place, right in _steps(path, rights)]
+    steps = []
+    for path, rights in paths:
+        # From the root folder on, including the folders of a link's target.
+        folders = (*reversed(path.parents), *reversed(path.resolve().parents))
+        steps += [(path, folder, "x") for folder in folders] + [(path, path, right) for right in rights]
     denied = set(denied_to(user, {(place, right): None for _, place, right in steps}))
     return next((step for step in steps if step[1:] in denied), None)
 
@@ -175,11 +177,3 @@ def with_rights_of(
     finally:
         libc.setfsuid(os.geteuid())
         libc.setfsgid(os.getegid())
-
-
-def _steps(path: Path, rights: str) -> Iterator[tuple[Path, str]]:
-    """Yield each place and right that access needs, from the root folder on, including those of a link's target."""
-    for folder in (*reversed(path.parents), *reversed(path.resolve().parents)):
-        yield folder, "x"
-    for right in rights:
-        yield path, right

@@ -15,7 +15,7 @@ from fsm_runner.process.child.child import Child
 from fsm_runner.process.limits.launch_policy import LOWERED_BY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.tree import descendant_killer, freeze_and_kill, procfs
-from fsm_runner.process.tree.freeze_and_kill import KillLoop, Progress, listed
+from fsm_runner.process.tree.freeze_and_kill import KillLoop, listed
 from fsm_runner.process.tree.procfs import Process
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.children import ENV, HERE, OWN_TREE_TAGS, exit_of, start_shell, subreaper_enabled
@@ -71,11 +71,11 @@ class Powerless:
         monkeypatch.setattr(procfs, "send", self.send)
         monkeypatch.setattr(freeze_and_kill, "_stop", self.stop)
         if changing:
-            is_stuck = Progress.is_stuck
+            is_stuck = KillLoop._is_stuck
             monkeypatch.setattr(
-                Progress,
-                "is_stuck",
-                lambda progress, remaining, _: is_stuck(progress, remaining, 0.0 if self.left > 0 else 1000.0),
+                KillLoop,
+                "_is_stuck",
+                lambda kills, remaining, _: is_stuck(kills, remaining, 0.0 if self.left > 0 else 1000.0),
             )
 
     def children(self) -> list[int]:
@@ -194,10 +194,10 @@ def process(pid: int) -> Process:
 def test_processes_are_stuck_when_enough_checks_show_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.0, 3.0, 1000.0, 1001.0, 1002.0, 1003.0, 1004.0, 1005.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    progress, two, one = Progress(), frozenset({1, 2}), frozenset({1})
+    kills, two, one = KillLoop(lambda process, number: None), frozenset({(1, 1), (2, 1)}), frozenset({(1, 1)})
     # This process was stopped between the third and the fourth check, so the time between them does not count.
-    assert [progress.is_stuck(two, 3.0) for _ in range(4)] == [False] * 4
-    assert [progress.is_stuck(one, 3.0) for _ in range(5)] == [False, False, False, False, True]
+    assert [kills._is_stuck(two, 3.0) for _ in range(4)] == [False] * 4
+    assert [kills._is_stuck(one, 3.0) for _ in range(5)] == [False, False, False, False, True]
 
 
 def test_a_message_names_some_processes_and_counts_the_rest() -> None:

@@ -19,7 +19,7 @@ from fsm_runner.process.child.child import Child
 from loguru import logger
 
 logger.remove()
-assert subreaper.become_subreaper(exclusive=True)
+assert subreaper.SUBREAPER.enable(exclusive=True)
 DAEMON = "env -i setsid /bin/sh -c '/bin/sh -c \\"echo \\\\$\\\\$ >&3; exec sleep 1000\\" &' 3>&1 >/dev/null 2>&1 &"
 
 class Leader:

@@ -10,12 +10,14 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from fsm_runner.app.durability import open_durable_state
 from fsm_runner.journal.identity import RunnerIdentity
+from fsm_runner.process.child.spawn import spawn
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.leftovers import watchdog as watchdog_module
 from fsm_runner.process.leftovers import watchdog_program
@@ -202,21 +204,21 @@ async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_watchdog(tag
 
 
 async def test_starting_another_watchdog_is_retried(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, failures = watchdog_module._started, 3
+    failures = 3
 
-    def started(arguments: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
+    def failing_at_first(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
         nonlocal failures
         if failures:
             failures -= 1
             raise SpawnFailed("too many processes")
-        return start(arguments, stdin)
+        return spawn(command, **options)
 
     monkeypatch.setattr(watchdog_module, "RESTARTS", RetryPolicy(base_s=0.001, cap_s=0.01))
     descriptors = open_descriptors()
     with log_lines() as lines:
         async with Watchdog(tag) as watchdog:
             assert watchdog.pid is not None
-            monkeypatch.setattr(watchdog_module, "_started", started)
+            monkeypatch.setattr(watchdog_module, "spawn", failing_at_first)
             os.kill(watchdog.pid, signal.SIGKILL)
             await replaced(watchdog, watchdog.pid)
     assert failures == 0

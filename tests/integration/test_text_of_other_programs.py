@@ -156,7 +156,7 @@ async def main(session):
 def test_the_output_of_a_command(mark: bytes, name: bytes) -> None:
     stdout = BoundedCapture(1000)
     stdout.add(mark + b'{"file": "%s"}' % name + b"\n")
-    ended = Exit(code=0, signal=None, stdout=stdout, stderr=BoundedCapture(0), duration_s=0)
+    ended = Exit(code=0, signal=None, stdout=stdout, stderr=BoundedCapture(0))
     assert result_data(0, ended) == {"file": f"caf{REPLACED}.txt"}
 
 

@@ -438,7 +438,7 @@ def test_any_output_of_a_command_is_a_valid_result(out: bytes, err: bytes, code:
     stdout, stderr = BoundedCapture(limit_bytes), BoundedCapture(limit_bytes)
     stdout.add(out)
     stderr.add(err)
-    data = result_data(code, Exit(code=code, signal=None, stdout=stdout, stderr=stderr, duration_s=0))
+    data = result_data(code, Exit(code=code, signal=None, stdout=stdout, stderr=stderr))
     body = wire.ResultEvent(session_id="s", timestamp="t", result_data=data)
     assert msgspec.json.decode(msgspec.json.encode(body))["result_data"] == data
     if stdout.truncated:

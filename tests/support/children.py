@@ -12,7 +12,7 @@ from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.child.exit import Exit
 from fsm_runner.process.tree.process_tags import TREE_TAG_VARIABLE, tree_tag
-from fsm_runner.process.tree.subreaper import SUBREAPER, become_subreaper
+from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S
 
@@ -28,12 +28,12 @@ def start_shell(script: str, *arguments: str) -> Child:
 @contextmanager
 def subreaper_enabled(*, exclusive: bool) -> Iterator[None]:
     """Make the test process a subreaper, and check at the end that no child has left anything."""
-    assert become_subreaper(exclusive=exclusive)
+    assert SUBREAPER.enable(exclusive=exclusive)
     children = set(SUBREAPER.possible_orphans())
     try:
         yield
         assert with_environment(OWN_TREE_TAGS) == []
-        become_subreaper(exclusive=True)
+        SUBREAPER.enable(exclusive=True)
         SUBREAPER.reap_orphans()  # without `exclusive`, other code could be waiting for some zombies
         assert set(SUBREAPER.possible_orphans()) <= children
     finally:

@@ -16,7 +16,7 @@ def ended(code: int, stderr: str = "", stdout: str = "", signal: str | None = No
         capture = BoundedCapture(100_000)
         capture.add(text.encode())
         captures.append(capture)
-    return Exit(code=code, signal=signal, stdout=captures[0], stderr=captures[1], duration_s=1.0)
+    return Exit(code=code, signal=signal, stdout=captures[0], stderr=captures[1])
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Keeps a stream of any length in memory of a fixed size."""
 
 import codecs
+import re
 
-_LONGEST_CHARACTER_BYTES = 4
-_CONTINUATION_BYTES = range(0x80, 0xC0)
+_REST_OF_CHARACTER = re.compile(rb"\A[\x80-\xbf]{1,3}")
+"""A character of UTF-8 that was cut in two: its continuation bytes."""
 
 
 class BoundedCapture:
@@ -11,8 +12,6 @@ class BoundedCapture:
 
     The end is a ring buffer: bytes after the limit overwrite the oldest ones.
     """
-
-    __slots__ = ("_head", "_head_limit_bytes", "_oldest", "_tail", "_tail_limit_bytes", "total_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         if limit_bytes < 0:
@@ -65,9 +64,11 @@ class BoundedCapture:
         """
         if not self.truncated:
             return self.bytes().decode(errors="replace")
-        head, cut_from_head = _without_cut_end(self._head)
-        tail = _without_cut_start(self._tail_bytes())
-        left_out = self.total_bytes - (len(self._head) - cut_from_head) - len(tail)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        head = decoder.decode(self._head)
+        cut_from_head, _ = decoder.getstate()
+        tail = _REST_OF_CHARACTER.sub(b"", self._tail_bytes())
+        left_out = self.total_bytes - (len(self._head) - len(cut_from_head)) - len(tail)
         line_break = "\n" if head and not head.endswith("\n") else ""
         return f"{head}{line_break}… {left_out:,} bytes left out …\n{tail.decode(errors='replace')}"
 
@@ -78,18 +79,3 @@ class BoundedCapture:
     def bytes(self) -> bytes:
         """The whole stream, or its beginning and its end without a mark between them."""
         return b"".join((self._head, self._tail_bytes()))
-
-
-def _without_cut_end(head: bytearray) -> tuple[str, int]:
-    """Return `head` as text without a cut character at its end, and the number of bytes of that character."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(head)
-    cut, _ = decoder.getstate()
-    return text, len(cut)
-
-
-def _without_cut_start(tail: bytes) -> bytes:
-    cut = 0
-    while cut < min(len(tail), _LONGEST_CHARACTER_BYTES - 1) and tail[cut] in _CONTINUATION_BYTES:
-        cut += 1
-    return tail[cut:]

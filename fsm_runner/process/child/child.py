@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,10 +60,8 @@ class Child:
         self._stdin = stdin
         self._output = output
         self._limits = limits
-        usage = TreeUsage(descendants.processes, lambda: descendants.reaped_cpu_s)
+        usage = TreeUsage(descendants.processes, lambda: descendants.tree.reaped_cpu_s)
         self._limiter = Limiter(limits, usage, TERM_GRACE_S)
-        self._started_at = time.monotonic()
-        self._duration_s: float | None = None
         self._signal_sent: StopSignal = "shutdown"
         self._watch: ExitWatch | None = None
         self._exited: asyncio.Future[None] = self._loop.create_future()
@@ -100,24 +97,24 @@ class Child:
                     undo.callback(stdin.close)
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
-            descendants = DescendantKiller(SUBREAPER, env.get(RUNNER_TAG_VARIABLE), label)
+            descendants = DescendantKiller(env.get(RUNNER_TAG_VARIABLE), label)
             undo.callback(descendants.close)
             stdout, stderr = output.child_ends
             if launch_policy.user is not None:
                 give_pipes(launch_policy.user, (stdout, stderr, *(() if stdin is None else (stdin.child_end,))))
             process = spawn(
                 command,
-                env=descendants.tagged(env),
+                env=descendants.tree.tagged(env) if SUBREAPER.enabled else env,
                 cwd=cwd,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.child_end,
                 stdout=stdout,
                 stderr=stderr,
-                rlimit_tag=descendants.rlimit_tag,
+                rlimit_tag=descendants.tree.rlimit_tag,
                 user=launch_policy.user,
                 exec_prefix=launch_policy.exec_prefix,
             )
             lower_priority(process.pid)
-            descendants.started(process.pid)
+            SUBREAPER.started(descendants.tree, process.pid)
             child = cls(process, descendants, stdin=stdin, output=output, limits=launch_policy.limits)
             child._supervise(watch)
             undo.pop_all()
@@ -126,8 +123,7 @@ class Child:
     def _supervise(self, watch: Callable[[int, Callable[[], None]], ExitWatch]) -> None:
         try:
             self._watch = watch(self.pid, self._on_exit)
-            counts_output = self._limits.output_bytes is not None
-            self._output.start(self._finish_if_gone, self._note_output if counts_output else None)
+            self._output.start(self._finish_if_gone, lambda: self._limiter.note_output(self._output.total_bytes))
         except (OSError, RuntimeError) as error:  # no descriptor or thread left
             self.kill()
             self._close_pipes()
@@ -139,7 +135,7 @@ class Child:
         self._limiter.start(self)
 
     def __str__(self) -> str:
-        return str(self._descendants)
+        return str(self._descendants.tree)
 
     @property
     def pid(self) -> int:
@@ -241,18 +237,14 @@ class Child:
         except (ProcessLookupError, PermissionError):
             return  # the group is empty, or (setuid programs; macOS: only zombies) may not be signalled
 
-    def _note_output(self) -> None:
-        self._limiter.note_output(self._output.total_bytes)
-
     def _on_exit(self) -> None:
         self._note_exit()
         self._output.drain(OUTPUT_DRAIN_S)
         self._descendants.kill(self._loop, self._finish_if_gone)
 
     def _note_exit(self) -> None:
-        if self._duration_s is not None:
+        if self._exited.done():
             return
-        self._duration_s = time.monotonic() - self._started_at
         self._signal_group(signal.SIGKILL)
         self._limiter.note_exit()
         if not self._loop.is_closed():
@@ -276,7 +268,6 @@ class Child:
             signal=reaped.signal,
             stdout=stdout,
             stderr=stderr,
-            duration_s=self._duration_s or 0.0,
             exceeded=self.exceeded or open_files_text(self._limits, reaped.code, stdout, stderr),
         )
         if not self._loop.is_closed():

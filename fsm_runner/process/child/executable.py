@@ -1,14 +1,12 @@
 """Explains why a file cannot be executed, without executing it."""
 
 import os
-import re
 import stat
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 _INTERPRETER_LINE_BYTES = 256
-"""How much of a script the kernel reads for its `#!` line."""
-_MOUNTS = Path("/proc/self/mountinfo")
+"""The length of a script's beginning in which the kernel looks for the `#!` line."""
 _NOEXEC = getattr(os, "ST_NOEXEC", 0)
 """0 on systems that do not report if a mount permits execution (macOS)."""
 
@@ -28,8 +26,9 @@ def file_defect(file: Path) -> str | None:
     line = _first_line(file)
     if (reason := _encoding_defect(file, line)) is not None:
         return f"{file} {reason}"
-    interpreter = _interpreter(line)
-    if interpreter is None:
+    words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
+    interpreter = os.fsdecode(words[0])
+    if not line.startswith(b"#!") or not interpreter:
         return None
     if interpreter.endswith("\r"):
         return f"{file} has Windows line endings (CRLF) in its `#!` line: convert it to LF"
@@ -62,18 +61,13 @@ def noexec_mount(file: Path) -> Path | None:
         forbidden = os.statvfs(file).f_flag & _NOEXEC
     except OSError:
         return None
-    return _mount_point(file) if forbidden else None
+    if not forbidden:
+        return None
+    import psutil  # takes long to import
 
-
-def _mount_point(file: Path) -> Path:
     real = file.resolve()
-    mounts = {_unescaped(line.split(b" ")[4]) for line in _MOUNTS.read_bytes().splitlines()}
+    mounts = {Path(each.mountpoint) for each in psutil.disk_partitions(all=True)}
     return next(place for place in (real, *real.parents) if place in mounts or place.parent == place)
-
-
-def _unescaped(field: bytes) -> Path:
-    r"""A path in mountinfo, which writes a space as `\040`."""
-    return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)))
 
 
 def _first_line(file: Path) -> bytes:
@@ -95,8 +89,3 @@ def _encoding_defect(file: Path, line: bytes) -> str | None:
     if line.startswith((BOM_UTF16_LE + b"#\0!\0", BOM_UTF16_BE + b"\0#\0!")):
         return "is UTF-16 text, so the system does not see its `#!` line: save it as UTF-8 without a BOM"
     return None
-
-
-def _interpreter(line: bytes) -> str | None:
-    words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
-    return (os.fsdecode(words[0]) or None) if line.startswith(b"#!") else None

@@ -1,12 +1,9 @@
-"""How a child ended."""
+"""The exit of a child."""
 
 import msgspec
 
 from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.limits.limits import ResourceLimits
-
-_TOO_MANY_FILES = "too many open files"
-"""The C library's message for EMFILE, which nearly every program uses."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,8 +14,6 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None
     stdout: BoundedCapture
     stderr: BoundedCapture
-    duration_s: float
-    """From the start to the exit, without the time to read the rest of the output."""
     exceeded: str | None = None
     """The message about the limit that it exceeded, if any."""
 
@@ -30,12 +25,12 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 def open_files_text(limits: ResourceLimits, code: int, *outputs: BoundedCapture) -> str | None:
     """Return the message about the limit of open files if the child's output says that it failed because of it.
 
-    The kernel reports this limit only to the process itself, so there is no better evidence.
+    The kernel reports this limit only to the process itself, so there is no better evidence. The text that is searched
+    is the C library's message for EMFILE, which nearly every program uses.
     """
     if limits.open_files is None or code == 0:
         return None
     for output in outputs:
-        text = output.text()
-        if _TOO_MANY_FILES in text.lower():
+        if "too many open files" in (text := output.text()).lower():
             return f"limit of {limits.open_files:,} open files in a process reached: {text.strip()}"
     return None

@@ -43,7 +43,7 @@ class ChildOutput:
         """The total of both streams since the last `forget`."""
         return self._stdout.capture.total_bytes + self._stderr.capture.total_bytes
 
-    def start(self, on_end: Callable[[], None], on_read: Callable[[], None] | None = None) -> None:
+    def start(self, on_end: Callable[[], None], on_read: Callable[[], None]) -> None:
         """Begin to read. Call `on_end` when both streams have ended, and `on_read` after each read. Raises OSError."""
         self._on_end = on_end
         self._stdout.start(self._note_end, on_read)

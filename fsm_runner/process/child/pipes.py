@@ -55,7 +55,7 @@ class OutputPipe(_Pipe):
         self._on_read: Callable[[], None] | None = None
         self.capture = BoundedCapture(limit_bytes)
 
-    def start(self, on_end: Callable[[], None], on_read: Callable[[], None] | None = None) -> None:
+    def start(self, on_end: Callable[[], None], on_read: Callable[[], None]) -> None:
         """Begin to read. Call `on_end` when every process has closed its end, and `on_read` after each read."""
         self.close_child_end()
         self._on_end, self._on_read = on_end, on_read

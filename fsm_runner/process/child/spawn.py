@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fsm_runner.process.child.executable import file_defect, noexec_mount
@@ -47,8 +48,11 @@ def spawn(
     try:
         with OPEN_FILES.inherited() as limit_prefix, with_rlimit_tag(rlimit_tag):
             exec_prefix = [*limit_prefix, *exec_prefix]
-            if exec_prefix and (defect := _directory_fault(cwd) or _command_defect(command, env, cwd)) is not None:
-                raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
+            if exec_prefix:
+                file = _executable(command[0], env, cwd)
+                defect = _directory_fault(cwd) or (_not_found(env) if file is None else file_defect(file))
+                if defect is not None:
+                    raise SpawnFailed(f"`{command[0]}` cannot be started: {defect}")
             return subprocess.Popen(  # noqa: S603 - the caller chooses the command, and no shell parses it
                 [*exec_prefix, *command],
                 env=env,
@@ -87,24 +91,23 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
     file = _executable(command[0], env, cwd)
     if file is None:
         return _not_found(env)
-    # With the rights of that user, a `noexec` mount cannot be told from a missing permission.
+    # On a `noexec` mount, the user seems to lack the permission too.
     if user is not None and error.errno == errno.EACCES and noexec_mount(file) is None:
-        denied = _denied_to(user, file)
-        if denied is not None:
-            return denied
-    return _file_reason(error, file)
-
-
-def _denied_to(user: RunUser, file: Path) -> str | None:
-    """Return the permission that the user lacks to execute the file, if any."""
-    try:
-        denied = first_denied(user, [(file, "rx")])
-    except OSError:
-        return None
-    if denied is None:
-        return None
-    _, place, right = denied
-    return f"{user}, the user of executors, may not {RIGHTS[right]} {place}: allow it (`chmod a+rx {place}`)"
+        with suppress(OSError):  # the permissions cannot be checked
+            if (denied := first_denied(user, [(file, "rx")])) is not None:
+                _, place, right = denied
+                return (
+                    f"{user}, the user of executors, may not {RIGHTS[right]} {place}: allow it (`chmod a+rx {place}`)"
+                )
+    if (defect := file_defect(file)) is not None:
+        return defect
+    if error.errno == errno.ENOENT:
+        return f"{file} exists, but the loader that it was built for does not: it is a program for another system"
+    if error.errno == errno.ENOEXEC:
+        return (
+            f"{file} is neither a program for this machine nor a script: its first line lacks `#!` and an interpreter"
+        )
+    return f"{file}: {error.strerror}"
 
 
 def _too_long(command: Sequence[str], env: Mapping[str, str]) -> str:
@@ -130,12 +133,6 @@ def _directory_fault(cwd: Path) -> str | None:
     return None
 
 
-def _command_defect(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str | None:
-    """Return a defect that shows without starting the command."""
-    file = _executable(command[0], env, cwd)
-    return _not_found(env) if file is None else file_defect(file)
-
-
 def _not_found(env: Mapping[str, str]) -> str:
     return f"command not found in PATH ({env.get('PATH', os.defpath)})"
 
@@ -146,18 +143,6 @@ def _executable(name: str, env: Mapping[str, str], cwd: Path) -> Path | None:
         return cwd / name
     found = shutil.which(name, mode=os.F_OK, path=env.get("PATH", os.defpath))
     return Path(found) if found else None
-
-
-def _file_reason(error: OSError, file: Path) -> str:
-    if (defect := file_defect(file)) is not None:
-        return defect
-    if error.errno == errno.ENOENT:
-        return f"{file} exists, but the loader that it was built for does not: it is a program for another system"
-    if error.errno == errno.ENOEXEC:
-        return (
-            f"{file} is neither a program for this machine nor a script: its first line lacks `#!` and an interpreter"
-        )
-    return f"{file}: {error.strerror}"
 
 
 def _unencodable_part(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:

@@ -65,7 +65,7 @@ class Watchdog:
 
     async def __aenter__(self) -> Self:
         """Raises `SpawnFailed`, or OSError and RuntimeError if no descriptor or thread is left."""
-        if not _is_supported():
+        if not (sys.executable and procfs.offers_processes() and procfs.offers_pidfds()):
             logger.info("this system supports no watchdog: leftovers of a killed runner run until it starts again")
             return self
         self._start()
@@ -95,7 +95,14 @@ class Watchdog:
         watchdogs_end, self._runners_end = os.pipe()
         try:
             self._ended.clear()
-            self._process = _started(self._arguments, watchdogs_end)
+            self._process = spawn(
+                [sys.executable, "-I", "-S", "-E", watchdog_program.__file__, *self._arguments],
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                cwd=Path("/"),
+                stdin=watchdogs_end,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             SUBREAPER.known.add(self._process.pid)
             self._watch = watch_exit(self._process.pid, self._on_exit)
         except BaseException:
@@ -139,8 +146,7 @@ class Watchdog:
     def _on_exit(self) -> None:
         if self._process is not None:
             ended = self._reap(self._process)
-            is_leaving = self._runners_end < 0
-            if not is_leaving:
+            if self._runners_end >= 0:  # otherwise the runner is ending
                 how = f"was killed by {ended.signal}" if ended.signal else f"ended with exit code {ended.code}"
                 self.problem = f"{_NO_WATCHDOG}: process {self._process.pid} {how}"
                 logger.warning("{}; starting another one", self.problem)
@@ -157,18 +163,3 @@ class Watchdog:
         if self._runners_end >= 0:
             os.close(self._runners_end)
             self._runners_end = -1
-
-
-def _is_supported() -> bool:
-    return bool(sys.executable) and procfs.offers_processes() and procfs.offers_pidfds()
-
-
-def _started(arguments: tuple[str, ...], stdin: int) -> "subprocess.Popen[bytes]":
-    return spawn(
-        [sys.executable, "-I", "-S", "-E", watchdog_program.__file__, *arguments],
-        env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-        cwd=Path("/"),
-        stdin=stdin,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )

@@ -12,11 +12,10 @@ import sys
 
 STUCK_S = 30.0
 """The watchdog gives up when the same processes remain for this time after SIGKILL."""
-IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> None:
-    for number in IGNORED_SIGNALS:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     # Imported before the wait: the files may be gone when the runner ends.
     from fsm_runner.process.leftovers.leftover_killer import LeftoverKiller

@@ -22,7 +22,6 @@ CPU_KILL_S = 5
 LOWERED_BY = 5
 """Steps of the nice value. When processors are short, each step gives the runner about a quarter more CPU time, so five
 steps give it three times as much. When a processor is free, executors lose nothing."""
-_LEAST_URGENT = 19
 
 
 class LaunchPolicy(msgspec.Struct, frozen=True):
@@ -51,32 +50,24 @@ class LaunchPolicy(msgspec.Struct, frozen=True):
         more than they use, and RLIMIT_DATA counts unused stacks and heaps; a program within its limit would fail, and
         not say why. Nor does it limit processes: RLIMIT_NPROC counts all processes of a user, and none of root's.
         """
-        settings = [
-            f"ulimit -{which} -{letter} {_at_most_as_now(number, value)}"
-            for number, letter, soft, hard in self._kernel_limits
-            for which, value in (("S", soft), ("H", hard))
-        ]
-        return shell_prefix(*settings) if settings else []
-
-    @property
-    def _kernel_limits(self) -> list[tuple[int, str, int, int]]:
-        """The number and shell option of each limit, its soft value and its hard value."""
-        found = []
+        settings = []
         if self.limits.open_files is not None:
-            found.append((resource.RLIMIT_NOFILE, "n", self.limits.open_files, self.limits.open_files))
+            settings += _ulimits(resource.RLIMIT_NOFILE, "n", self.limits.open_files, self.limits.open_files)
         if self.limits.cpu_s is not None:
             soft_s = math.ceil(self.limits.cpu_s * CPU_SLACK) + CPU_SLACK_S
-            found.append((resource.RLIMIT_CPU, "t", soft_s, soft_s + CPU_KILL_S))
-        return found
+            settings += _ulimits(resource.RLIMIT_CPU, "t", soft_s, soft_s + CPU_KILL_S)
+        return shell_prefix(*settings) if settings else []
 
 
 DEFAULT_LAUNCH_POLICY = LaunchPolicy()
 
 
-def _at_most_as_now(number: int, value: int) -> int:
-    """Root could set a higher limit than this process has; a limit must never raise it."""
+def _ulimits(number: int, letter: str, soft: int, hard: int) -> list[str]:
+    """The shell commands for one limit. Root could set a higher one than this process has; they never raise it."""
     _, most = resource.getrlimit(number)
-    return value if most == resource.RLIM_INFINITY else min(value, most)
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    return [f"ulimit -S -{letter} {soft}", f"ulimit -H -{letter} {hard}"]
 
 
 def lower_priority(group: int) -> None:
@@ -87,4 +78,4 @@ def lower_priority(group: int) -> None:
     """
     with suppress(OSError):  # it has ended, or its priority may not be changed
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PGRP, group, min(own + LOWERED_BY, _LEAST_URGENT))
+        os.setpriority(os.PRIO_PGRP, group, min(own + LOWERED_BY, 19))  # 19 is the lowest priority

@@ -7,6 +7,7 @@ here, about twice a second: sooner if a limit is near, later if measuring takes 
 import asyncio
 import math
 import time
+from contextlib import suppress
 from typing import Protocol
 
 from loguru import logger
@@ -30,14 +31,9 @@ bring the machine down."""
 class LimitedChild(Protocol):
     """The part of a child that the limiter uses. Its text names the process and its run."""
 
-    def terminate(self) -> None:
-        """Send SIGTERM to its group, once."""
-
-    def kill(self) -> None:
-        """Send SIGKILL to its group, and stop the rest of its tree, which is killed after its exit."""
-
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
     async def exits_within(self, limit_s: float) -> bool: ...
-
     async def stop(self, term_grace_s: float) -> object:
         """Raises `ProcessStuck`."""
 
@@ -128,7 +124,11 @@ class Limiter:
 
     async def _measure_until_hit(self, child: LimitedChild) -> None:
         pause_s = longest_s = FIRST_PAUSE_S
-        while not await self._is_hit_within(pause_s):
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._hit.wait()
+                return
             longest_s = min(2 * longest_s, INTERVAL_S)
             began = time.monotonic()
             try:
@@ -143,14 +143,6 @@ class Limiter:
                 self._exceed(exceeded)
             pause_s = self._pause_s(usage, longest_s, took_s=time.monotonic() - began)
 
-    async def _is_hit_within(self, limit_s: float) -> bool:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._hit.wait()
-        except TimeoutError:
-            return False
-        return True
-
     async def _measure(self) -> Usage:
         limit = self._limits.processes
         return await self._usage.measure(None if limit is None else math.ceil(limit * RUNAWAY_FACTOR))
@@ -163,8 +155,8 @@ class Limiter:
         if limits.memory_bytes is not None and usage.memory_bytes > limits.memory_bytes:
             used_bytes = await self._usage.exact_memory_bytes()
             if used_bytes > limits.memory_bytes:
-                noun = "process" if usage.processes == 1 else "processes"
-                used = f"{size_text(used_bytes)} in {usage.processes:,} {noun}"
+                where = "1 process" if usage.processes == 1 else f"{usage.processes:,} processes"
+                used = f"{size_text(used_bytes)} in {where}"
                 return f"memory limit of {limit_text(limits.memory_bytes)} exceeded ({used})"
         if limits.cpu_s is not None and usage.cpu_s > limits.cpu_s:
             return _cpu_text(limits.cpu_s, usage.cpu_s)

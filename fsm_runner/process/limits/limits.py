@@ -1,6 +1,7 @@
 """The resource limits of a run, as declared in a profile or in a flag."""
 
 import re
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -79,10 +80,6 @@ def _count(text: str, least: int = 1) -> int:
     return int(text)
 
 
-def _open_files(text: str) -> int:
-    return _count(text, LEAST_OPEN_FILES)
-
-
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", text) or not 0 < float(text) <= MOST_S:
         raise ValueError("expected a number of seconds above 0")
@@ -92,7 +89,7 @@ def _seconds(text: str) -> float:
 _PARSERS: dict[str, tuple[str, Any]] = {
     "memory": ("memory_bytes", parse_size),
     "processes": ("processes", _count),
-    "open_files": ("open_files", _open_files),
+    "open_files": ("open_files", partial(_count, least=LEAST_OPEN_FILES)),
     "cpu": ("cpu_s", _seconds),
     "output": ("output_bytes", parse_size),
 }

@@ -6,10 +6,9 @@ still counts against a limit of processes, so fewer and fewer can run.
 The watchdog's bare interpreter imports this module, so it uses only small modules of the standard library.
 """
 
-import os
 import signal
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.procfs import Identity, Process
@@ -38,7 +37,9 @@ class KillLoop:
         """What the last search found. After `steps`: what SIGKILL did not end."""
         self.stopped: set[Identity] = set()
         self._send = send
-        self._progress = Progress()
+        self._remaining: frozenset[Identity] = frozenset()
+        self._checked_at = time.monotonic()
+        self._unchanged_s = 0.0
 
     def stop(self, process: Process) -> None:
         """Send SIGSTOP, once."""
@@ -56,7 +57,7 @@ class KillLoop:
         pause_s = FIRST_PAUSE_S
         while True:
             yield from self._freeze(search, stuck_s)
-            if not self.found or self._progress.is_stuck(frozenset(self.found), stuck_s):
+            if not self.found or self._is_stuck(frozenset(self.found), stuck_s):
                 return
             for process in self.found.values():
                 self._send(process, signal.SIGKILL)
@@ -72,25 +73,13 @@ class KillLoop:
             try:
                 yield from search()
             except OSError:  # no descriptor left; processes that end free some
-                if self._progress.is_stuck(frozenset(), stuck_s):
+                if self._is_stuck(frozenset(), stuck_s):
                     raise
                 stopped_before = -1
                 yield LONGEST_PAUSE_S
 
-
-class Progress:
-    """Measures for how long the same processes have remained."""
-
-    def __init__(self) -> None:
-        self._remaining: frozenset[Hashable] = frozenset()
-        self._checked_at = time.monotonic()
-        self._unchanged_s = 0.0
-
-    def is_stuck(self, remaining: frozenset[Hashable], limit_s: float) -> bool:
-        """Return True if the same processes have remained for `limit_s`.
-
-        Call it after each search, before the processes are killed again.
-        """
+    def _is_stuck(self, remaining: frozenset[Identity], limit_s: float) -> bool:
+        """Return True if the same processes have remained for `limit_s`. Call it after each search."""
         now = time.monotonic()
         if remaining == self._remaining:
             self._unchanged_s += min(now - self._checked_at, LONGEST_GAP_S)
@@ -100,14 +89,14 @@ class Progress:
         return self._unchanged_s > limit_s
 
 
-def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Iterator[None]:
+def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Iterator[float]:
     """Send SIGSTOP to each process whose rlimit tag `is_meant` accepts, until a pass finds no further one.
 
     Reading a process in /proc takes about 50 µs, and a process that forks all the time needs less for its next child.
     This takes one system call for each process, and four more for each that matches, which is fast enough.
 
-    `spared`: ids of processes that are never stopped. Yields after each process, so that the caller can do other work.
-    Raises OSError if no descriptor is left.
+    `spared`: ids of processes that are never stopped. Yields 0.0 after each process, so that the caller can do other
+    work. Raises OSError if no descriptor is left.
     """
     checked = set(spared)
     for _ in range(PASSES):
@@ -117,7 +106,7 @@ def freeze(is_meant: Callable[[int], bool], spared: Collection[int] = ()) -> Ite
             if pid not in checked:
                 checked.add(pid)
                 has_found |= _stop(pid, is_meant)
-                yield
+                yield 0.0
         if not has_found:
             return
 
@@ -129,22 +118,10 @@ def _stop(pid: int, is_meant: Callable[[int], bool]) -> bool:
         value = rlimit_tag_of(pid)
         return value is not None and is_meant(value)
 
-    if not matches():
-        return False
     try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
+        return matches() and procfs.signal_if(matches, pid, signal.SIGSTOP)
+    except PermissionError:
         return False
-    try:
-        # Another process may have got the id before the handle was opened, so the tag is checked again.
-        if not matches():
-            return False
-        signal.pidfd_send_signal(handle, signal.SIGSTOP)
-    except (ProcessLookupError, PermissionError):
-        return False
-    finally:
-        os.close(handle)
-    return True
 
 
 def listed(names: list[str]) -> str:

@@ -19,8 +19,6 @@ class ProcessTree:
     process of another tree can join), or was once seen below a process of the tree.
     """
 
-    __slots__ = ("_sessions", "has_ended", "label", "leader", "members", "reaped_cpu_s", "rlimit_tag", "tag")
-
     def __init__(self, runner_tag: str | None = None, label: str = "") -> None:
         """`runner_tag`: the tag of the runner that starts the tree, if it is one. `label`: its run, for log lines."""
         self.label = label

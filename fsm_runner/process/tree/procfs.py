@@ -8,12 +8,10 @@ lacks something, usually a file descriptor.
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 
 READ_BYTES = 65_536
-_LIMIT_NAME_CHARS = 26
-"""The width of the first column of /proc/PID/limits."""
 _UNREADABLE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 Identity = tuple[int, int]
@@ -95,10 +93,10 @@ def environment(pid: int) -> list[bytes]:
     return [entry for entry in _content(f"/proc/{pid}/environ").split(b"\0") if entry]
 
 
-def limits(pid: int) -> list[tuple[bytes, bytes]]:
-    """The names and soft values of the process's resource limits. Every user may read them."""
-    lines = _content(f"/proc/{pid}/limits").splitlines()[1:]
-    return [(line[:_LIMIT_NAME_CHARS].strip(), line[_LIMIT_NAME_CHARS:].split()[0]) for line in lines]
+def soft_limit(pid: int, name: bytes) -> int:
+    """A resource limit, which every user may read; 0 if the process has none or has ended."""
+    lines = [line for line in _content(f"/proc/{pid}/limits").splitlines() if line.startswith(name)]
+    return next((int(value) for line in lines if (value := line.removeprefix(name).split()[0]).isdigit()), 0)
 
 
 def proportional_bytes(pid: int) -> int | None:
@@ -119,24 +117,15 @@ def offers_processes() -> bool:
 
 def offers_children() -> bool:
     """True if the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."""
-    return os.access(_children_file(os.getpid(), os.getpid()), os.R_OK)
+    return os.access(f"/proc/self/task/{os.getpid()}/children", os.R_OK)
 
 
 def offers_pidfds() -> bool:
     """True if a process can be signalled by a handle that no other process can take over (Linux 5.3)."""
-    if not hasattr(os, "pidfd_open"):
-        return False
     try:
-        handle = os.pidfd_open(os.getpid())
-    except OSError:
+        return signal_if(lambda: True, os.getpid(), 0)
+    except (AttributeError, OSError):
         return False
-    try:
-        signal.pidfd_send_signal(handle, 0)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
 
 
 def adopted_children() -> list[int]:
@@ -145,8 +134,7 @@ def adopted_children() -> list[int]:
     The kernel gives an orphan to the first living thread of its new parent, which is the main thread. The children of
     other threads were started by those threads.
     """
-    own = os.getpid()
-    return _pids(_content(_children_file(own, own)))
+    return _children_of_thread(os.getpid(), os.getpid())
 
 
 def descendants(process: Process) -> Iterator[Process]:
@@ -171,19 +159,31 @@ def with_descendants(roots: Iterable[Process], table: Iterable[Process]) -> list
 
 def send(process: Process, number: signal.Signals) -> None:
     """Signal this process, and not another one that has reused its id. Raises PermissionError."""
-    try:
-        handle = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    try:
-        # If the id still belongs to the process now, the handle does too.
+
+    def is_same() -> bool:
         now = read_process(process.pid)
-        if now is not None and now.identity == process.identity:
+        return now is not None and now.identity == process.identity
+
+    signal_if(is_same, process.pid, number)
+
+
+def signal_if(is_meant: Callable[[], bool], pid: int, number: int) -> bool:
+    """Signal the process with this id. Return False if it has ended or `is_meant` returns False.
+
+    `is_meant` checks that the id still belongs to the process that it was read from. If it does, so does the handle,
+    which was opened before. Raises PermissionError, and OSError if no descriptor is left.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+        try:
+            if not is_meant():
+                return False
             signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
     except ProcessLookupError:
-        return
-    finally:
-        os.close(handle)
+        return False
+    return True
 
 
 def _children(parent: Process) -> Iterator[Process]:
@@ -192,18 +192,14 @@ def _children(parent: Process) -> Iterator[Process]:
     except _UNREADABLE:
         return
     for thread in threads:
-        for pid in _pids(_content(_children_file(parent.pid, int(thread)))):
+        for pid in _children_of_thread(parent.pid, int(thread)):
             child = read_process(pid)
             if child is not None and child.parent == parent.pid:
                 yield child
 
 
-def _children_file(pid: int, thread: int) -> str:
-    return f"/proc/{pid}/task/{thread}/children"
-
-
-def _pids(content: bytes) -> list[int]:
-    return [int(word) for word in content.split()]
+def _children_of_thread(pid: int, thread: int) -> list[int]:
+    return [int(word) for word in _content(f"/proc/{pid}/task/{thread}/children").split()]
 
 
 def _content(path: str) -> bytes:

@@ -45,14 +45,10 @@ def rlimit_tag_of(pid: int) -> int | None:
     try:
         value, _ = resource.prlimit(pid, _LIMIT)
     except PermissionError:  # another user's process, and this one lacks CAP_SYS_RESOURCE
-        value = _value_in_procfs(pid)
+        value = procfs.soft_limit(pid, _LIMIT_NAME)
     except OSError:
         return None
     return value if value >= _BASE else None
-
-
-def _value_in_procfs(pid: int) -> int:
-    return next((int(value) for name, value in procfs.limits(pid) if name == _LIMIT_NAME and value.isdigit()), 0)
 
 
 @contextmanager
@@ -62,10 +58,8 @@ def with_rlimit_tag(value: int | None) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(_LIMIT)
-    if hard != resource.RLIM_INFINITY and value > hard:  # a real limit is set, so there is no room for a tag
-        yield
-        return
-    resource.setrlimit(_LIMIT, (value, hard))
+    has_room = hard == resource.RLIM_INFINITY or value <= hard  # otherwise a real limit is set
+    resource.setrlimit(_LIMIT, (value if has_room else soft, hard))
     try:
         yield
     finally:

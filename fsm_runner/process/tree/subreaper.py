@@ -5,9 +5,9 @@ process can ask for the orphans among its descendants (PR_SET_CHILD_SUBREAPER). 
 children finds them, and it reaps them.
 
 That list also has the children of other code in this program. A process in this program's own session never belongs
-to a run, because each run has sessions of its own and no process can join another session; so it is left alone. Of the
-others, a zombie is reaped only if no other code can be waiting for it: SIGCHLD handlers or a wait for any child would
-take exit codes from others. This happens when a child ends, and regularly while children live.
+to a run, because each run has sessions of its own and no process can join another session; so it is left alone. A
+zombie of another session is reaped only if no other code can be waiting for it: SIGCHLD handlers or a wait for any
+child would take exit codes from others. This happens when a child ends, and regularly while children live.
 """
 
 import asyncio
@@ -63,10 +63,22 @@ class Subreaper:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def enable(self, *, exclusive: bool) -> bool:
-        """See `become_subreaper`."""
+    def enable(self, *, exclusive: bool = False) -> bool:
+        """Adopt orphaned descendants from now on, so that they end with their child. Return False if impossible.
+
+        `exclusive`: this program has no children with sessions of their own except known ones. Then an orphan without
+        any tag belongs to a run too, and is ended as soon as no living child can have started it.
+
+        It is impossible on macOS, on Linux before 5.3, and if /proc does not list the children of a process. Then a
+        process that has left its run's process group (`setsid`, daemons) outlives the run, until a runner of this
+        identity starts again and kills it.
+        """
         self.enabled = self.enabled or _set_child_subreaper(enabled=True)
         self._exclusive = self.enabled and (self._exclusive or exclusive)
+        if not self.enabled:
+            logger.info(
+                "this system does not report orphans, so a process that leaves its run's group outlives the run"
+            )
         return self.enabled
 
     def disable(self) -> None:
@@ -97,35 +109,35 @@ class Subreaper:
         """The ids of this process's children, except known ones. Raises OSError."""
         return [pid for pid in procfs.adopted_children() if pid not in self.known]
 
-    def is_unrelated(self, process: Process) -> bool:
-        """Return True if the process is certainly not an orphan of a run."""
-        return process.session == os.getsid(0) or process.parent != os.getpid() or process.pid in self.known
+    def read_orphan(self, pid: int) -> Process | None:
+        """Read a possible orphan. None if it is certainly not an orphan of a run."""
+        process = procfs.read_process(pid)
+        if process is None or process.session == os.getsid(0) or process.parent != os.getpid() or pid in self.known:
+            return None
+        return process
 
     def relation(self, process: Process, tree: ProcessTree) -> Relation:
         """Return the relation of a possible orphan to `tree`, whose leader has exited."""
         if process.has_ended or process.identity in tree.members:
             return self._relation_by_membership(process, tree)
         value = rlimit_tag_of(process.pid)
+        if value == tree.rlimit_tag:
+            return Relation.OWN
         if value is not None and tag_prefix_of(value) == tag_prefix_of(tree.rlimit_tag):
-            if value == tree.rlimit_tag:
-                return Relation.OWN
-            return Relation.LEFTOVER if self.must_end_with(value, tree) else Relation.UNRELATED
+            return Relation.UNRELATED if value in self._by_rlimit_tag else Relation.LEFTOVER
         environment = procfs.environment(process.pid)
         tag = own_tree_tag(environment)
+        if tag == tree.tag:
+            return Relation.OWN
         if tag is not None:
-            if tag == tree.tag:
-                return Relation.OWN
             return Relation.UNRELATED if tag in self._trees else Relation.LEFTOVER
         relation = self._relation_by_membership(process, tree)
         if relation is not Relation.UNRELATED or any(other.has(process) for other in self._trees.values()):
             return relation
         if self._exclusive:
-            is_from_other = any(
-                not other.has_ended and other.may_have_started(process)
-                for other in self._trees.values()
-                if other is not tree
-            )
-            return Relation.UNRELATED if is_from_other else Relation.LEFTOVER
+            others = [other for other in self._trees.values() if other is not tree and not other.has_ended]
+            may_be_theirs = any(other.may_have_started(process) for other in others)
+            return Relation.UNRELATED if may_be_theirs else Relation.LEFTOVER
         return Relation.UNRELATED if environment or process.identity in self.ignored else Relation.UNREADABLE
 
     def belongs_to_another(self, pid: int, tree: ProcessTree) -> bool:
@@ -147,8 +159,7 @@ class Subreaper:
         for pid in self.possible_orphans():
             if self.belongs_to_another(pid, tree):
                 continue
-            process = procfs.read_process(pid)
-            if process is None or self.is_unrelated(process):
+            if (process := self.read_orphan(pid)) is None:
                 continue
             if not process.has_ended:
                 self._assign_to_tree(process)
@@ -179,8 +190,7 @@ class Subreaper:
         for pid in children:
             if pid in self._assigned and pid not in held and not has_exited(pid):
                 continue
-            process = procfs.read_process(pid)
-            if process is None or self.is_unrelated(process):
+            if (process := self.read_orphan(pid)) is None:
                 continue
             seen.add(process.identity)
             if process.has_ended:
@@ -236,22 +246,6 @@ class Subreaper:
 
 SUBREAPER = Subreaper()
 """The only instance, because the list of children belongs to the process."""
-
-
-def become_subreaper(*, exclusive: bool = False) -> bool:
-    """Adopt orphaned descendants from now on, so that they end with their child. Return False if that is impossible.
-
-    `exclusive`: this program has no children with sessions of their own except known ones. Then an orphan without any
-    tag belongs to a run too, and is ended as soon as no living child can have started it.
-
-    It is impossible on macOS, on Linux before 5.3, and if /proc does not list the children of a process. Then a process
-    that has left its run's process group (`setsid`, daemons) outlives the run, until a runner of this identity starts
-    again and kills it.
-    """
-    enabled = SUBREAPER.enable(exclusive=exclusive)
-    if not enabled:
-        logger.info("this system does not report orphans, so a process that leaves its run's group outlives the run")
-    return enabled
 
 
 def _set_child_subreaper(*, enabled: bool) -> bool:
