@@ -15,11 +15,7 @@ from fsm_runner.protocol.wire import Agent, JsonObject
 
 AGENT_TYPES = ("autonomous", "procedural")
 
-PROMPT_SCHEMA: JsonObject = {
-    "type": "object",
-    "properties": {"prompt": {"type": "string"}},
-    "required": ["prompt"],
-}
+PROMPT_SCHEMA: JsonObject = {"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]}
 """The parameters of an autonomous agent without a schema of its own."""
 
 

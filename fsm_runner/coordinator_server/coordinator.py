@@ -1,11 +1,8 @@
-"""The coordinator, independent of HTTP: each call of the API is one of its methods."""
+"""The coordinator, independent of HTTP: its parts, and the calls of the API that concern several of them."""
 
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
 from fsm_runner.coordinator_server.errors import NotFound
@@ -17,35 +14,30 @@ from fsm_runner.coordinator_server.runners import Runners
 from fsm_runner.coordinator_server.scripts import Script
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
-from fsm_runner.coordinator_server.store.sessions import EventHead, SessionPatch
 from fsm_runner.coordinator_server.store.store import StopResult, Store
 from fsm_runner.coordinator_server.store.worker import StoreWorker
 from fsm_runner.coordinator_server.submission import Submission, schema_of, submit
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.coordinator_server.validation.validator import ParameterValidator
-from fsm_runner.protocol.wire import Bind, JsonObject, RunCreated, RunRequest
+from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest
 
 
 class Coordinator:
     """Use `open` before anything else, and `aclose` at the end."""
 
     def __init__(
-        self,
-        *,
-        timings: Timings | None = None,
-        agents: Iterable[CatalogAgent] = (),
-        scripts: Mapping[str, Script] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, timings: Timings, agents: Iterable[CatalogAgent], scripts: dict[str, Script], clock: Callable[[], float]
     ) -> None:
-        self.timings = timings or Timings()
+        """`clock` returns the seconds by which runners become stale."""
+        self.timings = timings
         self.agents = AgentCatalog(agents)
-        self.scripts = dict(scripts or {})
+        self.scripts = scripts
         self.event_bus = EventBus()
         self.worker = StoreWorker(self.event_bus.publish)
         self.validator = ParameterValidator()
-        self.registry = Registry(self.timings, clock)
-        self.polls = Polls(self.registry, self.worker, self.timings.poll_timeout_s)
-        self.runners = Runners(self.registry, self.agents, self.worker, self.timings, list(self.scripts))
+        self.registry = Registry(timings, clock)
+        self.polls = Polls(self.registry, self.worker, timings.poll_timeout_s)
+        self.runners = Runners(self.registry, self.agents, self.worker, timings, list(scripts))
 
     async def open(self, database: Path | None) -> None:
         """Open the database file; None keeps the data in memory. Raises `UsageError`."""
@@ -60,34 +52,6 @@ class Coordinator:
         await self.validator.aclose()
         await self.worker.close()
 
-    async def health_problem(self) -> DatabaseUnavailable | None:
-        return await self.worker.check()
-
-    # --- reports: each raises `RunnerNotRegistered`, `NotFound` ---
-
-    async def report_started(self, runner_id: str, run_id: str) -> None:
-        await self.runners.registered(runner_id)
-        await self.worker.do(Store.report_started, run_id)
-
-    async def report_completed(self, runner_id: str, run_id: str, session_status: str) -> None:
-        await self.runners.registered(runner_id)
-        await self.worker.do(Store.report_completed, run_id, session_status)
-
-    async def report_failed(self, runner_id: str, run_id: str, error: str) -> None:
-        await self.runners.registered(runner_id)
-        await self.worker.do(Store.report_failed, run_id, error)
-
-    async def report_stopped(self, runner_id: str, run_id: str, signal: str) -> None:
-        await self.runners.registered(runner_id)
-        await self.worker.do(Store.report_stopped, run_id, signal)
-
-    async def report_session_end(self, runner_id: str, session_id: str, status: str) -> None:
-        """Raises `InvalidRequest` too."""
-        await self.runners.registered(runner_id)
-        await self.worker.do(Store.report_session_end, session_id, status)
-
-    # --- runs ---
-
     async def create_run(self, request: RunRequest, additional_demands: Demands) -> RunCreated:
         """Raises `InvalidRequest`, `NotFound`, `Conflict`, `Unavailable`."""
         await self.runners.expire()
@@ -99,27 +63,12 @@ class Coordinator:
         self.registry.wake_all()
         return created
 
-    async def runs(self, status: str | None) -> list[JsonObject]:
-        return await self.worker.do(lambda store: store.runs.all(status))
-
-    async def run(self, run_id: str) -> JsonObject:
-        """Raises `NotFound`."""
-        return await self.worker.do(lambda store: store.runs.get(run_id))
-
-    async def stop_run(self, run_id: str) -> JsonObject:
-        """Raises `InvalidRequest`, `NotFound`."""
-        return self._queue_stop(await self.worker.do(Store.stop_run, run_id))
-
-    async def stop_session(self, session_id: str) -> JsonObject:
-        """Raises `NotFound`."""
-        return self._queue_stop(await self.worker.do(Store.stop_session, session_id))
-
-    def _queue_stop(self, stopped: StopResult) -> JsonObject:
+    async def stop(self, stop: Callable[[Store, str], StopResult], run_or_session_id: str) -> JsonObject:
+        """Stop a run or session. Raises `NotFound`, and `InvalidRequest` if the run is stopping or has ended."""
+        stopped = await self.worker.do(stop, run_or_session_id)
         if stopped.runner_id is not None:
             self.registry.queue_stop(stopped.runner_id, stopped.session_id)
         return stopped.response
-
-    # --- agents and scripts ---
 
     async def agents_tagged(self, tags: frozenset[str]) -> list[JsonObject]:
         await self.runners.expire()
@@ -139,52 +88,20 @@ class Coordinator:
         if script is None:
             raise NotFound(f"Script not found: {name}")
         try:
-            return await self.worker.read_files(script.archive)
+            return await self.worker.in_thread(script.archive)
         except OSError as error:
             raise NotFound(f"Script not found: {name}: {error.strerror}") from None
-
-    # --- sessions: those with an id raise `NotFound` ---
-
-    async def sessions(self) -> list[JsonObject]:
-        return await self.worker.do(lambda store: store.sessions.all())
-
-    async def session(self, session_id: str) -> JsonObject:
-        return await self.worker.do(lambda store: store.sessions.get(session_id))
-
-    async def session_status(self, session_id: str) -> str:
-        """Return `not_existent` if there is no such session."""
-        session = await self.worker.do(lambda store: store.sessions.find(session_id))
-        return "not_existent" if session is None else str(session["status"])
-
-    async def session_result(self, session_id: str) -> JsonObject:
-        """Raises `InvalidRequest` too."""
-        return await self.worker.do(lambda store: store.sessions.result(session_id))
-
-    async def session_events(self, session_id: str) -> list[msgspec.Raw]:
-        return await self.worker.do(lambda store: store.sessions.events(session_id))
-
-    async def add_event(self, session_id: str, event: EventHead, body: bytes) -> None:
-        """Raises `InvalidRequest` too."""
-        await self.worker.do(Store.add_event, session_id, event, body)
-
-    async def bind_session(self, session_id: str, binding: Bind) -> JsonObject:
-        return await self.worker.do(lambda store: store.sessions.bind(session_id, binding))
-
-    async def patch_session(self, session_id: str, patch: SessionPatch) -> JsonObject:
-        return await self.worker.do(lambda store: store.sessions.patch(session_id, patch))
-
-    async def delete_session(self, session_id: str) -> JsonObject:
-        """Return the numbers of deleted runs and events. Raises `Conflict` too."""
-        return await self.worker.do(lambda store: store.sessions.delete(session_id))
 
     async def event_stream(self, session_id: str | None, *, with_init: bool) -> AsyncIterator[bytes]:
         """Yield server-sent events about one session or all. `with_init` begins with the sessions as they are."""
         with self.event_bus.subscription(session_id) as subscription:
             if with_init:
                 try:
-                    sessions = [each for each in await self.sessions() if session_id in (None, each["session_id"])]
+                    sessions = await self.worker.do(lambda store: store.sessions.all())
                 except DatabaseUnavailable:  # logged by the worker; the response has begun, so it can only end
                     return
-                yield server_sent_event("init", {"sessions": sessions})
+                yield server_sent_event(
+                    "init", {"sessions": [each for each in sessions if session_id in (None, each["session_id"])]}
+                )
             async for text in subscription.texts(self.timings.keep_alive_s):
                 yield text

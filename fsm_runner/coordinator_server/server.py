@@ -1,9 +1,8 @@
 """The embedded coordinator as a server inside the caller's event loop."""
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.http_server.connection import Bounds
 from fsm_runner.http_server.listener import listen
 from fsm_runner.http_server.server import WebServer
+from fsm_runner.util.tasks import background_task
 
 if TYPE_CHECKING:
     from fsm_runner.coordinator_server.auth.tokens import TokenRequirements, TokenVerifier
@@ -57,25 +57,24 @@ class CoordinatorServer:
         self._agents_dir, self._scripts_dir = agents_dir, scripts_dir
         self._token_requirements = token_requirements
         self._bounds = Bounds(max_connections=max_connections)
-        self._timings = timings
+        self._timings = timings or Timings()
         self._clock = clock
-        self._running: _RunningServer | None = None
+        self._web: WebServer | None = None
+        self._is_on_loopback = False
+        self._stack = AsyncExitStack()
+        """Ends everything that `start` has started."""
 
     @property
     def url(self) -> str:
         """The base URL for clients on this machine."""
-        return self._started.url
+        if self._web is None:
+            raise RuntimeError("the coordinator is not started")
+        return self._web.url
 
     @property
     def is_open_to_others(self) -> bool:
         """Whether anyone who reaches this machine over a network can run agents on it."""
-        return self._token_requirements is None and not self._started.is_on_loopback
-
-    @property
-    def _started(self) -> "_RunningServer":
-        if self._running is None:
-            raise RuntimeError("the coordinator is not started")
-        return self._running
+        return self._token_requirements is None and not self._is_on_loopback
 
     async def start(self) -> None:
         """Raises `UsageError` if the port is in use, the database cannot be opened, an agent or script file is invalid,
@@ -85,22 +84,29 @@ class CoordinatorServer:
         verifier = None if self._token_requirements is None else _verifier_of(self._token_requirements)
         listener = await listen(self._host, self._port)
         clock = self._clock or asyncio.get_running_loop().time
-        coordinator = Coordinator(timings=self._timings, agents=agents, scripts=scripts, clock=clock)
-        running = _RunningServer(coordinator, listener, self._host, verifier, self._bounds)
-        try:
+        async with AsyncExitStack() as stack:
+            stack.callback(listener.close)
+            self.coordinator = coordinator = Coordinator(self._timings, agents, scripts, clock)
+            stack.push_async_callback(coordinator.aclose)
             await coordinator.open(self._database)
-            await running.serve()
-        except BaseException:
-            listener.close()
-            await coordinator.aclose()
-            raise
-        self._running = running
+            if verifier is not None:
+                stack.push_async_callback(verifier.aclose)
+            self._is_on_loopback = is_loopback(listener.getsockname()[0])
+            hosts = local_hosts(self._host) if self._is_on_loopback else None
+            web = WebServer(
+                build_app(coordinator, hosts, None if verifier is None else verifier.check), listener, self._bounds
+            )
+            await web.start()
+            stack.push_async_callback(web.end_connections)
+            await stack.enter_async_context(background_task(self._sweep(), "coordinator-sweep"))
+            stack.callback(coordinator.end_streams)
+            stack.callback(web.stop_listening)
+            self._web, self._stack = web, stack.pop_all()
 
     async def stop(self) -> None:
         """End held polls and event streams at once, and other requests within `REQUESTS_END_WITHIN_S`."""
-        running, self._running = self._running, None
-        if running is not None:
-            await running.shut_down()
+        self._web = None
+        await self._stack.aclose()
 
     async def __aenter__(self) -> "CoordinatorServer":
         await self.start()
@@ -109,54 +115,14 @@ class CoordinatorServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-
-class _RunningServer:
-    """A coordinator that serves."""
-
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        listener: socket.socket,
-        host: str,
-        verifier: "TokenVerifier | None",
-        bounds: Bounds,
-    ) -> None:
-        self._coordinator = coordinator
-        self._verifier = verifier
-        self.is_on_loopback = is_loopback(listener.getsockname()[0])
-        hosts = local_hosts(host) if self.is_on_loopback else None
-        check_token = None if verifier is None else verifier.check
-        self._web = WebServer(build_app(coordinator, hosts, check_token), listener, bounds)
-        self._sweeping: asyncio.Task[None] | None = None
-
-    @property
-    def url(self) -> str:
-        return self._web.url
-
-    async def serve(self) -> None:
-        await self._web.start()
-        self._sweeping = asyncio.create_task(self._sweep(), name="coordinator-sweep")
-
-    async def shut_down(self) -> None:
-        self._web.stop_listening()
-        self._coordinator.end_streams()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
-        await self._web.end_connections()
-        if self._verifier is not None:
-            await self._verifier.aclose()
-        await self._coordinator.aclose()
-
     async def _sweep(self) -> None:
         """Expire silent runners regularly: subscribers to events learn of it without sending a request."""
         while True:
-            await asyncio.sleep(self._coordinator.timings.sweep_interval_s)
+            await asyncio.sleep(self._timings.sweep_interval_s)
             try:
-                if await self._coordinator.health_problem() is None:
-                    await self._coordinator.runners.expire()
-                    await self._coordinator.runners.close_departed()
+                if await self.coordinator.worker.check() is None:
+                    await self.coordinator.runners.expire()
+                    await self.coordinator.runners.close_departed()
             except DatabaseUnavailable:  # logged by the worker
                 continue
             except Exception as defect:  # noqa: BLE001 - without this task, silent runners would never be removed

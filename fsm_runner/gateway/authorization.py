@@ -9,10 +9,10 @@ import httpx
 import msgspec
 from msgspec import UNSET
 
-from fsm_runner.gateway.errors import GatewayError, coordinator_unreachable
+from fsm_runner.gateway.errors import GatewayError, coordinator_unreachable, not_open
 from fsm_runner.gateway.forwarding import look_up
 from fsm_runner.gateway.paths import is_unambiguous
-from fsm_runner.gateway.request import GatewayRequest, decode_every_field, required_text, text_or_none
+from fsm_runner.gateway.request import EVERY_FIELD, GatewayRequest, decode_fields, required_text, text_or_none
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, RunCreated
 
@@ -45,7 +45,7 @@ async def require_own_or_child(request: GatewayRequest, session_id: str) -> None
 async def require_child(request: GatewayRequest, session_id: str) -> None:
     """Raise like `require_own_or_child`, also for the endpoint's own session."""
     if not await is_child(request, session_id):
-        raise request.not_open()
+        raise not_open(request.method, request.names)
 
 
 async def require_own_or_child_run(request: GatewayRequest, run_id: str) -> None:
@@ -77,7 +77,7 @@ async def child_run_body(request: GatewayRequest) -> bytes:
 
     Raises a 4xx `GatewayError` if it names another parent or a session that is not a child.
     """
-    fields = decode_every_field(await request.body.read())
+    fields = decode_fields(await request.body.read(), EVERY_FIELD)
     own = request.endpoint.session_id
     if text_or_none(fields.get("parent_session_id", UNSET), "parent_session_id") not in {None, own}:
         raise GatewayError(403, "parent_session_id: this base URL belongs to another session")
@@ -109,7 +109,7 @@ def remember_created_run(request: GatewayRequest, response_body: bytes) -> None:
 async def _run(request: GatewayRequest, run_id: str) -> RunOwner:
     run = _decoded(await look_up(request, ("runs", run_id)), RunOwner)
     if run is None or run.run_id != run_id:
-        raise request.not_open()
+        raise not_open(request.method, request.names)
     return run
 
 

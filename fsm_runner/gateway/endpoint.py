@@ -49,19 +49,14 @@ class GatewayEndpoint:
     """The `SessionEndpoint` of one session."""
 
     def __init__(
-        self,
-        session_id: str,
-        channel: SessionChannel,
-        url: str,
-        limits: GatewayLimits,
-        on_close: Callable[[], None],
+        self, session_id: str, channel: SessionChannel, url: str, limits: GatewayLimits, on_close: Callable[[], object]
     ) -> None:
         self.session_id = session_id
         self.channel = channel
         self.limits = limits
         self.body_slots = asyncio.Semaphore(limits.bodies_at_once)
         self.closed = asyncio.Event()
-        self._url = url
+        self.url = url
         self._on_close = on_close
         self._children: OrderedDict[str, None] = OrderedDict()
         self._forwards = 0
@@ -69,25 +64,20 @@ class GatewayEndpoint:
         """Whether the last message was refused; the log names only the first refusal in a row."""
         self._overdue: set[DeliveryFuture] = set()
 
-    @property
-    def url(self) -> str:
-        return self._url
-
     def close(self) -> None:
         """Close the endpoint and end its requests, streams included."""
         self.closed.set()
         self._on_close()
 
     def is_known_child(self, session_id: str) -> bool:
-        if session_id not in self._children:
-            return False
-        self._children.move_to_end(session_id)
-        return True
+        if is_known := session_id in self._children:
+            self._children.move_to_end(session_id)
+        return is_known
 
     def remember_child(self, session_id: str) -> None:
         self._children[session_id] = None
         self._children.move_to_end(session_id)
-        while len(self._children) > self.limits.known_children:
+        if len(self._children) > self.limits.known_children:
             self._children.popitem(last=False)
 
     @property
@@ -102,8 +92,7 @@ class GatewayEndpoint:
     @contextmanager
     def forwarding(self) -> Iterator[None]:
         """Count one forwarded request. Raises a 429 `GatewayError` above `forwards_at_once`."""
-        if self._forwards >= self.limits.forwards_at_once:
-            limit = self.limits.forwards_at_once
+        if self._forwards >= (limit := self.limits.forwards_at_once):
             raise GatewayError(429, f"No more than {limit} requests of one session are forwarded at once")
         self._forwards += 1
         try:

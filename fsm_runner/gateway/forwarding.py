@@ -21,33 +21,15 @@ from fsm_runner.gateway.request import GatewayRequest, RawHeaders
 from fsm_runner.util.text import excerpt
 
 HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    b"connection http2-settings keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer"
+    b" transfer-encoding upgrade".split()
 )
 OF_THIS_REQUEST = frozenset({b"host", b"content-length", b"expect", b"referer"})
 """Headers about the request to the gateway. A referrer would reveal the endpoint's URL."""
 CREDENTIALS = frozenset({b"authorization", b"cookie"})
 """Executors have none. The coordinator client adds the runner's."""
 MISLEADING = frozenset(
-    {
-        b"forwarded",
-        b"x-http-method",
-        b"x-http-method-override",
-        b"x-method-override",
-        b"x-original-url",
-        b"x-real-ip",
-        b"x-rewrite-url",
-    }
+    b"forwarded x-http-method x-http-method-override x-method-override x-original-url x-real-ip x-rewrite-url".split()
 )
 """Headers by which some servers change a request's method, path or client."""
 MISLEADING_PREFIX = b"x-forwarded-"

@@ -14,15 +14,7 @@ from starlette.responses import Response
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.gateway.errors import GatewayError, not_found
-from fsm_runner.gateway.request import (
-    Field,
-    GatewayRequest,
-    decode_every_field,
-    decode_fields,
-    require_own_session,
-    required_text,
-    text_or_none,
-)
+from fsm_runner.gateway.request import EVERY_FIELD, Field, GatewayRequest, decode_fields, required_text, text_or_none
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.reporting.executor_status import take_executor_status
@@ -51,40 +43,44 @@ _bind_fields = msgspec.json.Decoder(_BindFields)
 _event_fields = msgspec.json.Decoder(_EventFields)
 
 
-async def bind(request: GatewayRequest, *, session_in_path: bool = False) -> None:
+async def bind(request: GatewayRequest) -> None:
     fields = decode_fields(await request.body.read(), _bind_fields)
-    _check_session(request, fields.session_id, session_in_path=session_in_path)
+    _check_session(request, fields.session_id)
     executor_session_id = required_text(fields.executor_session_id, "executor_session_id")
     project_dir = text_or_none(fields.project_dir, "project_dir") or None
     await _deliver(request, lambda: request.endpoint.channel.bind(executor_session_id, project_dir), 200)
 
 
-async def event(request: GatewayRequest, *, session_in_path: bool = False) -> None:
+async def event(request: GatewayRequest) -> None:
     body = await request.body.read()
     fields = decode_fields(body, _event_fields)
-    _check_session(request, fields.session_id, session_in_path=session_in_path)
+    _check_session(request, fields.session_id)
     kind = text_or_none(fields.event_type, "event_type")
     if kind in EVENTS_OF_THE_COORDINATOR:
         raise GatewayError(403, f"event_type: the Agent Coordinator writes {kind} itself, from the run's reports")
     await _deliver(request, lambda: request.endpoint.channel.event(body), 201)
 
 
-async def metadata(request: GatewayRequest, *, session_in_path: bool = False) -> None:
-    fields = decode_every_field(await request.body.read())
-    _check_session(request, fields.pop("session_id", UNSET), session_in_path=session_in_path)
+async def metadata(request: GatewayRequest) -> None:
+    fields = decode_fields(await request.body.read(), EVERY_FIELD)
+    _check_session(request, fields.pop("session_id", UNSET))
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)
     if (status := take_executor_status(fields)) is not None and not request.endpoint.closed.is_set():
         request.endpoint.channel.report_status(status)
         if not fields:
-            await request.respond(_accepted(200))
+            await request.respond(json_response({"ok": True}))
             return
     await _deliver(request, lambda: request.endpoint.channel.metadata(encode_json(fields)), 200)
 
 
-def _check_session(request: GatewayRequest, session_id: Field, *, session_in_path: bool) -> None:
-    if not session_in_path or session_id is not UNSET:
-        require_own_session(request, session_id)
+def _check_session(request: GatewayRequest, session_id: Field) -> None:
+    """Raise a 403 `GatewayError` if a body names another session, or a 400 one if only the body can name it."""
+    is_in_path = len(request.names) > 1
+    if session_id is UNSET and is_in_path:
+        return
+    if required_text(session_id, "session_id") != request.endpoint.session_id:
+        raise GatewayError(403, "session_id: this base URL belongs to another session")
 
 
 async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture], accepted_status: int) -> None:
@@ -105,11 +101,7 @@ async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture
         await asyncio.wait({delivery}, timeout=endpoint.limits.hold_s)
         if not delivery.done():
             endpoint.add_overdue(delivery)
-    await request.respond(_response(delivery) if delivery.done() else _accepted(accepted_status))
-
-
-def _accepted(status: int) -> Response:
-    return json_response({"ok": True}, status)
+    await request.respond(_response(delivery) if delivery.done() else json_response({"ok": True}, accepted_status))
 
 
 def _response(delivery: DeliveryFuture) -> Response:

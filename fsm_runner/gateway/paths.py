@@ -32,7 +32,12 @@ def split(raw_path: bytes) -> RawPath | None:
 
 def decode_names(segments: tuple[bytes, ...]) -> tuple[str, ...]:
     """Decode the segments. Raises a 400 `GatewayError` if one is not an unambiguous name."""
-    return tuple(map(_name, segments))
+    # Bytes that are not UTF-8 become lone surrogates, which are ambiguous.
+    names = tuple(unquote_to_bytes(segment).decode(errors="surrogateescape") for segment in segments)
+    if not all(map(is_unambiguous, names)):
+        detail = "A segment of the path is empty, consists of dots, has a control character, or is encoded twice"
+        raise GatewayError(400, detail)
+    return names
 
 
 def is_unambiguous(name: str) -> bool:
@@ -54,11 +59,10 @@ def query_of(query_string: bytes, allowed: frozenset[str]) -> dict[str, str]:
         raise GatewayError(400, "The query cannot be parsed") from None
     query: dict[str, str] = {}
     for name, value in pairs:
-        if name not in allowed:
-            continue
         if name in query:
             raise GatewayError(400, f"The query has {name} more than once")
-        query[name] = value
+        if name in allowed:
+            query[name] = value
     return query
 
 
@@ -66,18 +70,3 @@ def url_path(names: tuple[str, ...], query: dict[str, str] | None = None) -> str
     """Return a path of the coordinator, with its query."""
     path = "".join("/" + path_segment(name) for name in names)
     return f"{path}?{urlencode(query)}" if query else path
-
-
-def _name(segment: bytes) -> str:
-    try:
-        name = unquote_to_bytes(segment).decode("utf-8")
-    except UnicodeDecodeError:
-        raise _ambiguous_segment() from None
-    if not is_unambiguous(name):
-        raise _ambiguous_segment()
-    return name
-
-
-def _ambiguous_segment() -> GatewayError:
-    detail = "A segment of the path is empty, consists of dots, has a control character, or is encoded twice"
-    return GatewayError(400, detail)

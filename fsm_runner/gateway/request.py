@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.gateway import paths
 from fsm_runner.gateway.endpoint import GatewayEndpoint, GatewayLimits
-from fsm_runner.gateway.errors import GatewayError, not_found, not_open
+from fsm_runner.gateway.errors import GatewayError, not_found
 from fsm_runner.protocol.json_text import json_error, valid_json
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
@@ -23,7 +23,8 @@ Field = msgspec.Raw | UnsetType
 """The undecoded JSON value of a field. UNSET: the body has no such field."""
 Fields = TypeVar("Fields")
 
-_every_field = msgspec.json.Decoder(dict[str, msgspec.Raw])
+EVERY_FIELD = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Decodes a body that is encoded again."""
 
 
 class RequestBody:
@@ -133,9 +134,6 @@ class GatewayRequest:
         """Return the allowed parameters. Raises a 400 `GatewayError`."""
         return paths.query_of(self._scope["query_string"], frozenset(allowed))
 
-    def not_open(self) -> GatewayError:
-        return not_open(self.method, self.names)
-
     async def respond(self, response: Response) -> None:
         await response(self._scope, self._receive, self.send)
 
@@ -157,11 +155,9 @@ class GatewayRequest:
         try:
             await asyncio.wait([working, *ends], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            pending = [task for task in (working, *ends) if not task.done()]
-            for task in pending:
+            for task in (working, *ends):
                 task.cancel()
-            if pending:
-                await asyncio.wait(pending)
+            await asyncio.wait([working, *ends])
         if not working.cancelled():
             working.result()
         elif self.endpoint.closed.is_set() and not self._is_response_started:
@@ -185,11 +181,6 @@ def decode_fields(body: bytes, decoder: msgspec.json.Decoder[Fields]) -> Fields:
         raise GatewayError(400, f"The body is not valid JSON: {json_error(body, defect)}") from None
 
 
-def decode_every_field(body: bytes) -> dict[str, msgspec.Raw]:
-    """Return all fields, undecoded, for a body that is encoded again. Raises a 400 `GatewayError`."""
-    return decode_fields(body, _every_field)
-
-
 def text_or_none(field: Field, name: str) -> str | None:
     """Return the string, or None if the field is absent or null. Raises a 400 `GatewayError` for other types."""
     if field is UNSET:
@@ -206,9 +197,3 @@ def required_text(field: Field, name: str) -> str:
     if not value:
         raise GatewayError(400, f"{name}: a string is expected that is not empty")
     return value
-
-
-def require_own_session(request: GatewayRequest, session_id: Field) -> None:
-    """Raise a 403 `GatewayError` if a body names another session, or a 400 one if it names none."""
-    if required_text(session_id, "session_id") != request.endpoint.session_id:
-        raise GatewayError(403, "session_id: this base URL belongs to another session")

@@ -1,27 +1,22 @@
 """The requests that are open to executors. All others are refused, whatever the coordinator would answer."""
 
 from fsm_runner.gateway import authorization, messages
-from fsm_runner.gateway.errors import GatewayError
+from fsm_runner.gateway.errors import GatewayError, not_open
 from fsm_runner.gateway.forwarding import forward, submit
 from fsm_runner.gateway.request import GatewayRequest
+
+_MESSAGES = {
+    ("POST", "bind"): messages.bind,
+    ("POST", "events"): messages.event,
+    ("PATCH", "metadata"): messages.metadata,
+}
 
 
 async def handle(request: GatewayRequest) -> None:
     """Answer the request. Raises `GatewayError` if it is refused or fails."""
-    own = request.endpoint.session_id
-    match request.method, request.names:
-        case "POST", ("bind",):
-            await messages.bind(request)
-        case "POST", ("events",):
-            await messages.event(request)
-        case "PATCH", ("metadata",):
-            await messages.metadata(request)
-        case "POST", ("sessions", session_id, "bind") if session_id == own:
-            await messages.bind(request, session_in_path=True)
-        case "POST", ("sessions", session_id, "events") if session_id == own:
-            await messages.event(request, session_in_path=True)
-        case "PATCH", ("sessions", session_id, "metadata") if session_id == own:
-            await messages.metadata(request, session_in_path=True)
+    match request.names:
+        case (kind,) | ("sessions", request.endpoint.session_id, kind) if (request.method, kind) in _MESSAGES:
+            await _MESSAGES[request.method, kind](request)
         case _:
             with request.endpoint.forwarding():
                 await request.run_until_disconnect(_forward(request))
@@ -45,7 +40,7 @@ async def _forward(request: GatewayRequest) -> None:
             request.body.discard()
             await _read(request, names)
         case _:
-            raise request.not_open()
+            raise not_open(request.method, request.names)
 
 
 async def _read(request: GatewayRequest, names: tuple[str, ...]) -> None:
@@ -61,15 +56,12 @@ async def _read(request: GatewayRequest, names: tuple[str, ...]) -> None:
             await authorization.require_own_or_child_run(request, run_id)
             await forward(request)
         case ("sse", "sessions"):
-            await _stream_session_events(request)
+            query = request.query("session_id", "include_init")
+            if "session_id" not in query:
+                # Such a stream has the events of all sessions.
+                detail = "The stream of all sessions is not open to executors: name one with session_id"
+                raise GatewayError(403, detail)
+            await authorization.require_own_or_child(request, query["session_id"])
+            await forward(request, query)
         case _:
-            raise request.not_open()
-
-
-async def _stream_session_events(request: GatewayRequest) -> None:
-    """Forward one session's stream: a stream without `session_id` has the events of all sessions."""
-    query = request.query("session_id", "include_init")
-    if "session_id" not in query:
-        raise GatewayError(403, "The stream of all sessions is not open to executors: name one with session_id")
-    await authorization.require_own_or_child(request, query["session_id"])
-    await forward(request, query)
+            raise not_open(request.method, request.names)

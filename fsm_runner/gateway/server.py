@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from loguru import logger
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -32,7 +33,7 @@ _LOCAL_HOST = re.compile(rb"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECA
 
 
 class Gateway:
-    """The endpoints of a runner's sessions (`EndpointRegistry`). An async context manager, or `start` and `aclose`."""
+    """The endpoints of a runner's sessions (`EndpointRegistry`). An async context manager."""
 
     def __init__(
         self, api: CoordinatorApi, limits: GatewayLimits = LIMITS, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
@@ -44,7 +45,7 @@ class Gateway:
         self._endpoints: dict[bytes, GatewayEndpoint] = {}
         self._web: WebServer | None = None
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> "Gateway":
         bounds = Bounds(
             max_connections=self._limits.connections,
             served_at_once=min(self._limits.served_at_once, self._limits.connections // 2),
@@ -57,6 +58,10 @@ class Gateway:
             web.stop_listening()
             raise
         self._web = web
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close all endpoints. Requests in progress end within the server's `REQUESTS_END_WITHIN_S`."""
@@ -66,22 +71,14 @@ class Gateway:
         if web is not None:
             await web.stop()
 
-    async def __aenter__(self) -> "Gateway":
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
     def open(self, session_id: str, channel: SessionChannel) -> SessionEndpoint:
         """Open an endpoint for the session. Its other endpoints stay open."""
         if self._web is None:
             raise RuntimeError("the gateway is not started")
         token = secrets.token_urlsafe(TOKEN_BYTES)
         key = token.encode("ascii")
-        endpoint = GatewayEndpoint(
-            session_id, channel, f"{self._web.url}/{token}", self._limits, lambda: self._forget(key)
-        )
+        forget = partial(self._endpoints.pop, key, None)
+        endpoint = GatewayEndpoint(session_id, channel, f"{self._web.url}/{token}", self._limits, forget)
         self._endpoints[key] = endpoint
         return endpoint
 
@@ -90,34 +87,25 @@ class Gateway:
         path = paths.split(scope.get("raw_path", b""))
         return path.token if path is not None and path.token in self._endpoints else None
 
-    def _forget(self, key: bytes) -> None:
-        self._endpoints.pop(key, None)
 
+def build_app(api: CoordinatorApi, endpoints: Mapping[bytes, GatewayEndpoint]) -> ASGIApp:
+    """Return the ASGI application. `endpoints` maps tokens to the endpoints that are open at present."""
 
-class GatewayApp:
-    """The ASGI application. It matches paths itself (see `paths.py`): a router would decode them differently."""
-
-    def __init__(self, api: CoordinatorApi, endpoints: Mapping[bytes, GatewayEndpoint]) -> None:
-        """`endpoints` maps tokens to the endpoints that are open at present."""
-        self._api = api
-        self._endpoints = endpoints
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # It matches paths itself (see `paths.py`): a router would decode them differently.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = paths.split(scope.get("raw_path", b""))
-        endpoint = None if path is None else self._endpoints.get(path.token)
+        endpoint = None if path is None else endpoints.get(path.token)
         if path is None or endpoint is None or not is_local_client(scope["headers"], scope["http_version"]):
             raise not_found()
         # The web server limits only headers that arrive in several pieces.
         if sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"]) > HEADERS_LIMIT_BYTES:
             raise GatewayError(431, f"The headers are larger than {HEADERS_LIMIT_BYTES:,} bytes")
-        request = GatewayRequest(endpoint, paths.decode_names(path.segments), self._api, scope, receive, send)
+        request = GatewayRequest(endpoint, paths.decode_names(path.segments), api, scope, receive, send)
         request.body.refuse_if_too_large()
         await handle(request)
 
-
-def build_app(api: CoordinatorApi, endpoints: Mapping[bytes, GatewayEndpoint]) -> ASGIApp:
     handlers = {GatewayError: _on_gateway_error, ClientDisconnect: on_client_disconnect}
-    return ServerErrorMiddleware(ExceptionMiddleware(GatewayApp(api, endpoints), handlers), handler=_on_defect)
+    return ServerErrorMiddleware(ExceptionMiddleware(app, handlers), handler=_on_defect)
 
 
 def is_local_client(headers: RawHeaders, http_version: str) -> bool:

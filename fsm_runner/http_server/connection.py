@@ -3,16 +3,17 @@
 import asyncio
 import select
 from collections.abc import Callable, Hashable
-from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from fsm_runner.diagnostics.logs import RareWarning
 from fsm_runner.http_server.acceptor import REPEATED_EACH_S, UNTIL_RESUMED
-from fsm_runner.http_server.request_limit import Overloaded, RequestLimiter
 from fsm_runner.http_server.responses import error_response
 
 ClientOf = Callable[[Scope], Hashable]
@@ -43,12 +44,13 @@ class Connections:
     def __init__(self, url: str, bounds: Bounds, on_change: Callable[[], None]) -> None:
         """`on_change` is called when a connection has ended or becomes idle."""
         self.bounds = bounds
-        self.limiter = None if bounds.served_at_once is None else RequestLimiter(bounds.served_at_once)
         self._on_change = on_change
         self._url = url
         self._open: set[BoundedHttp] = set()
         self._idle: dict[BoundedHttp, float] = {}
         """The loop time in seconds since which each is idle, longest first."""
+        self._slots: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
+        """One for each client whose requests are served or wait."""
         self.is_full = False
         """Whether new connections wait in the system's queue."""
         self._full_warning = RareWarning(REPEATED_EACH_S)
@@ -71,6 +73,10 @@ class Connections:
         message = "{}: {} connections are open and in use, new ones wait"
         self._full_warning.log(message, self._url, self.bounds.max_connections)
         return UNTIL_RESUMED
+
+    def slots_of(self, client: Hashable, count: int) -> asyncio.Semaphore:
+        """Return the semaphore of the client's requests, which the request has to hold a reference to."""
+        return self._slots.setdefault(client, asyncio.Semaphore(count))
 
     def add(self, connection: "BoundedHttp") -> None:
         self._open.add(connection)
@@ -95,16 +101,15 @@ class BoundedHttp(H11Protocol):
     Bytes that arrive do not affect the timer, while the first byte stops uvicorn's keep-alive timer.
     """
 
-    server_connections: Connections
-    """All connections of the server; set by `bounded_http`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, server_connections: Connections, config: Config, state: ServerState) -> None:
+        """`server_connections` has all connections of the server."""
+        super().__init__(config, state, app_state={})
+        self.server_connections = server_connections
         self._application = self.app
         self.app = self._serve
         self._header_timer: asyncio.TimerHandle | None = None
-        self._turn: asyncio.Future[None] | None = None
-        """The turn that its request waits for."""
+        self._turn: asyncio.Timeout | None = None
+        """Ends the wait of its request for a turn. Its only deadline is the one that `_refuse_turn` sets."""
 
     # uvicorn narrows asyncio's own parameter in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -149,36 +154,39 @@ class BoundedHttp(H11Protocol):
                 message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}
             await send(message)
 
-        limiter = self.server_connections.limiter
-        if limiter is None:
+        bounds = self.server_connections.bounds
+        if bounds.served_at_once is None:
             await self._application(scope, receive, send_to_client)
             return
-        client = self.server_connections.bounds.client_of(scope)
+        slots = self.server_connections.slots_of(bounds.client_of(scope), bounds.served_at_once)
         try:
-            await self._take_turn(limiter, client)
-        except Overloaded:
+            await self._take_turn(slots)
+        except TimeoutError:
             response = error_response(503, OVERLOADED, {"connection": "close", "retry-after": "1"})
             await response(scope, receive, send)
             return
         try:
             await self._application(scope, receive, send_to_client)
         finally:
-            limiter.release(client)
+            slots.release()
 
-    async def _take_turn(self, limiter: RequestLimiter, client: Hashable) -> None:
-        self._turn = limiter.acquire(client)
-        if self._turn is None:
+    async def _take_turn(self, slots: asyncio.Semaphore) -> None:
+        """Acquire a slot. Raises TimeoutError after `_refuse_turn`."""
+        if not slots.locked():
+            await slots.acquire()
             return
         self.server_connections.mark_idle(self)
         try:
-            await limiter.wait(client, self._turn)
+            async with asyncio.timeout(None) as self._turn:
+                await slots.acquire()
         finally:
             self._turn = None
             self.server_connections.mark_busy(self)
 
     def _refuse_turn(self) -> None:
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_exception(Overloaded())
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.reschedule(self.loop.time())
 
     def _update_timer(self) -> None:
         """Start or stop the header timer, after everything that can begin or end a request."""
@@ -199,8 +207,3 @@ class BoundedHttp(H11Protocol):
             self._header_timer.cancel()
             self._header_timer = None
             self.server_connections.mark_busy(self)
-
-
-def bounded_http(connections: Connections) -> type[BoundedHttp]:
-    """Return the class of one server's connections: uvicorn creates them itself and passes no arguments of ours."""
-    return type("ServersHttp", (BoundedHttp,), {"server_connections": connections})

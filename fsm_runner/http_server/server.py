@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from fsm_runner.http_server.acceptor import Acceptor
-from fsm_runner.http_server.connection import BoundedHttp, Bounds, Connections, bounded_http
+from fsm_runner.http_server.connection import BoundedHttp, Bounds, Connections
 from fsm_runner.http_server.listener import url_of
 
 REQUESTS_END_WITHIN_S = 0.2
@@ -25,11 +25,11 @@ class WebServer:
         """The server owns `listener` and closes it at the end."""
         self.url = url_of(listener)
         """The URL for clients on this machine."""
-        self._connections = Connections(self.url, bounds, on_change=self._resume)
+        self._connections = Connections(self.url, bounds, on_change=lambda: self._acceptor.resume())
         self._config = uvicorn.Config(
             app,
             ws="none",
-            http=bounded_http(self._connections),
+            http="h11",
             h11_max_incomplete_event_size=HEADERS_LIMIT_BYTES,
             lifespan="off",
             log_config=None,
@@ -41,21 +41,16 @@ class WebServer:
             proxy_headers=False,
         )
         self._state = ServerState()
-        self._acceptor = Acceptor(listener, self._new_protocol, name=self.url, limit=self._connections)
+        self._acceptor = Acceptor(
+            listener,
+            lambda: BoundedHttp(self._connections, self._config, self._state),
+            name=self.url,
+            limit=self._connections,
+        )
 
     async def start(self) -> None:
         self._config.load()
         self._acceptor.start()
-
-    def _new_protocol(self) -> BoundedHttp:
-        # uvicorn declares the class as a plain `asyncio.Protocol`; `http` above names the real one.
-        protocol: BoundedHttp = self._config.http_protocol_class(  # type: ignore[assignment, call-arg]
-            config=self._config, server_state=self._state, app_state={}
-        )
-        return protocol
-
-    def _resume(self) -> None:
-        self._acceptor.resume()
 
     def stop_listening(self) -> None:
         """Accept no further connections. Open ones stay open."""

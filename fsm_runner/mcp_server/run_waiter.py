@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import httpx
 from loguru import logger
@@ -15,6 +14,7 @@ from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.util.retry import Waits
+from fsm_runner.util.tasks import background_task
 
 ReportProgress = Callable[[float, str], Awaitable[None]]
 """Sends a progress notification to the client: seconds so far, and a text."""
@@ -113,16 +113,3 @@ class RunWaiter:
 def is_final(fault: CoordinatorError) -> bool:
     """Return whether a retry is useless. Refused credentials are renewed, so they are not final."""
     return isinstance(fault, Refused) and not isinstance(fault, NotAuthenticated)
-
-
-@asynccontextmanager
-async def background_task(work: Coroutine[object, object, None], name: str) -> AsyncIterator[None]:
-    """Run `work` until the body ends. A failure of `work` is logged and leaves the body alone."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and (defect := task.exception()) is not None:
-            logger.opt(exception=defect).error("{} failed", name)

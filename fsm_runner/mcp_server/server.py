@@ -3,15 +3,16 @@
 import asyncio
 import importlib
 import socket
-from types import ModuleType
 
 from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.diagnostics.logs import RareWarning
+from fsm_runner.http_server.acceptor import REPEATED_EACH_S
 from fsm_runner.http_server.listener import listen, url_of
 from fsm_runner.mcp_server.caller import PATH, Addresses
 from fsm_runner.mcp_server.limits import LIMITS, Limits
-from fsm_runner.util.retry import RetryPolicy, Waits
+from fsm_runner.util.retry import RetryPolicy, retrying
 from fsm_runner.util.threads import in_thread
 
 HOST = "127.0.0.1"
@@ -36,9 +37,6 @@ class McpServer:
         self._listener: socket.socket | None = None
         self._origin = ""
         self._serving: asyncio.Task[None] | None = None
-        self._is_loaded = False
-        """Whether `_serve` ends by itself after `_ending` is set. While it loads, it is cancelled instead."""
-        self._ending = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -64,15 +62,15 @@ class McpServer:
 
     async def aclose(self) -> None:
         """Answer waiting calls with an error and close all connections. May be repeated."""
-        self._ending.set()
-        self._stop_watching()
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            if not self._is_loaded:
-                serving.cancel()
-            await asyncio.wait([serving])
-        if self._listener is not None:
-            self._listener.close()
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if self._serving is None:
+            asyncio.get_running_loop().remove_reader(listener)
+        else:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        listener.close()
 
     async def __aenter__(self) -> "McpServer":
         await self.start()
@@ -82,34 +80,22 @@ class McpServer:
         await self.aclose()
 
     def _on_first_connection(self, listener: socket.socket) -> None:
-        self._stop_watching()
+        asyncio.get_running_loop().remove_reader(listener)
         self._serving = asyncio.create_task(self._serve(listener), name="mcp-server")
 
-    def _stop_watching(self) -> None:
-        if self._listener is not None and self._listener.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._listener)
-
     async def _serve(self, listener: socket.socket) -> None:
-        """Load the SDK and serve until `aclose`. This task owns everything that serving needs."""
+        """Load the SDK and serve until cancelled. This task owns everything that serving needs."""
+        warning, message = RareWarning(REPEATED_EACH_S), "the MCP server at {} cannot be loaded yet, retrying: {}"
         try:
-            service = await self._load()
-            self._is_loaded = True
-            async with service.McpService(self._api, listener, self._limits, self._addresses):
-                await self._ending.wait()
+            service = await retrying(
+                # The import takes most of a second, too long for the event loop.
+                lambda: in_thread(importlib.import_module, SERVICE_MODULE),
+                LOADING,
+                (OSError,),  # the system has no thread or descriptor for the import; clients wait
+                on_wait=lambda fault, _: warning.log(message, self.url, fault),
+            )
+            await service.McpService(self._api, listener, self._limits, self._addresses).serve()
         except Exception as fault:  # noqa: BLE001 - the runner continues without MCP, whatever the cause
             logger.opt(exception=fault).error("the MCP server at {} cannot serve: {}", self.url, fault)
         finally:
             listener.close()
-
-    async def _load(self) -> ModuleType:
-        """Import the service. Clients wait while the system has no thread or descriptor for the import."""
-        waits, is_logged = Waits(LOADING), False
-        while True:
-            try:
-                # The import takes most of a second, too long for the event loop.
-                return await in_thread(importlib.import_module, SERVICE_MODULE)
-            except OSError as fault:
-                if not is_logged:
-                    logger.warning("the MCP server at {} cannot be loaded yet, retrying: {}", self.url, fault)
-                    is_logged = True
-            await asyncio.sleep(waits.next_s())

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -43,7 +43,7 @@ Context = ServerRequestContext[Any, Any]
 
 
 class McpService:
-    """Serves while it is entered. It owns `listener` and closes it at the end."""
+    """Serves once, with `serve`. It owns `listener` and closes it at the end."""
 
     def __init__(self, api: CoordinatorApi, listener: socket.socket, limits: Limits, addresses: Addresses) -> None:
         self._toolbox = Toolbox(api, limits)
@@ -75,27 +75,19 @@ class McpService:
         )
         app = AddressMiddleware(self._manager.handle_request, addresses, limits.body_limit_bytes)
         self._web = WebServer(app, listener, bounds)
-        self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> "McpService":
+    async def serve(self) -> None:
+        """Serve until cancelled. Then answer waiting calls with an error, and close the connections."""
         _disable_exit_watcher()
-        await self._stack.enter_async_context(self._manager.run())
-        try:
+        async with self._manager.run():
             await self._web.start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Answer waiting calls with an error, then close the connections."""
-        self._is_ending = True
-        self._web.stop_listening()
-        self._calls.cancel_all()
-        try:
-            await self._web.end_connections()
-        finally:
-            await self._stack.aclose()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._is_ending = True
+                self._web.stop_listening()
+                self._calls.cancel_all()
+                await self._web.end_connections()
 
     async def _list_tools(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS])

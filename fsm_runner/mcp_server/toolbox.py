@@ -39,17 +39,20 @@ class Toolbox:
     """The seven tools for one coordinator."""
 
     def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
-        queries, runs = QueryTools(api, limits), RunTools(api, limits)
+        self._api = api
+        self._limits = limits
+        self._waiting: Counter[str | None] = Counter()
+        """The number of waiting calls by calling session."""
         self._tools: dict[str, tuple[tools.Tool[Any], Implementation]] = {
             tool.name: (tool, implementation)
             for tool, implementation in (
-                (tools.LIST_BLUEPRINTS, queries.list_blueprints),
-                (tools.LIST_SESSIONS, queries.list_sessions),
-                (tools.START, runs.start),
-                (tools.RESUME, runs.resume),
-                (tools.GET_STATUS, queries.get_status),
-                (tools.GET_RESULT, queries.get_result),
-                (tools.DELETE_ALL, queries.delete_all),
+                (tools.LIST_BLUEPRINTS, self._list_blueprints),
+                (tools.LIST_SESSIONS, self._list_sessions),
+                (tools.START, self._submit),
+                (tools.RESUME, self._submit),
+                (tools.GET_STATUS, self._get_status),
+                (tools.GET_RESULT, self._get_result),
+                (tools.DELETE_ALL, self._delete_all),
             )
         }
 
@@ -63,15 +66,7 @@ class Toolbox:
         tool, implementation = self._tools[name]
         return await implementation(tool.decode(arguments), caller, report_progress)
 
-
-class QueryTools:
-    """The tools that query agents and sessions, and the one that deletes sessions."""
-
-    def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
-        self._api = api
-        self._limits = limits
-
-    async def list_blueprints(self, _: tools.Arguments, caller: Caller, __: ReportProgress) -> list[JsonObject]:
+    async def _list_blueprints(self, _: tools.Arguments, caller: Caller, __: ReportProgress) -> list[JsonObject]:
         with as_tool_failures():
             agents = await self._api.agents(caller.tags)
         offers: list[JsonObject] = [msgspec.structs.asdict(agent) for agent in agents]
@@ -80,7 +75,7 @@ class QueryTools:
             logger.warning("mcp: only {} of {} agents fit into one result", len(listed), len(offers))
         return listed
 
-    async def list_sessions(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
+    async def _list_sessions(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
         with as_tool_failures():
             sessions = await self._api.sessions()
         listed = first_fitting(
@@ -90,16 +85,16 @@ class QueryTools:
             return {"sessions": listed}
         return {"sessions": listed, "note": f"the first {len(listed):,} of {len(sessions):,} sessions"}
 
-    async def get_status(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
+    async def _get_status(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
         with as_tool_failures(session_id=arguments.session_id):
             return {"status": await self._api.session_status(arguments.session_id)}
 
-    async def get_result(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
+    async def _get_result(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
         with as_tool_failures(session_id=arguments.session_id):
             result = await self._api.session_result(arguments.session_id)
         return result_of(arguments.session_id, result, self._limits)
 
-    async def delete_all(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
+    async def _delete_all(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
         """Delete the sessions one by one. A session that another client deletes meanwhile is not counted."""
         deleted = 0
         skipped: list[str] = []
@@ -117,38 +112,17 @@ class QueryTools:
             raise failure_of(fault, "Not all sessions were deleted; try again later.", deleted=deleted) from fault
         return {"deleted": deleted, "skipped": len(skipped), "skipped_session_ids": skipped[:LISTED_SKIPPED_IDS]}
 
-
-class RunTools:
-    """The tools that start and resume sessions, in their three modes."""
-
-    def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
-        self._api = api
-        self._limits = limits
-        self._waiting: Counter[str | None] = Counter()
-        """The number of waiting calls by calling session."""
-
-    async def start(self, arguments: tools.StartSession, caller: Caller, report_progress: ReportProgress) -> JsonObject:
-        request = wire.RunRequest(
-            type="start_session",
-            parameters=arguments.parameters,
-            execution_mode=arguments.mode,
-            agent_name=arguments.agent_name,
-            project_dir=arguments.project_dir,
-        )
-        return await self._submit(request, caller, report_progress)
-
-    async def resume(
-        self, arguments: tools.ResumeSession, caller: Caller, report_progress: ReportProgress
+    async def _submit(
+        self, arguments: tools.StartSession | tools.ResumeSession, caller: Caller, report_progress: ReportProgress
     ) -> JsonObject:
-        session_id, parameters, mode = arguments.session_id, arguments.parameters, arguments.mode
+        """Start or resume a session, in one of the three modes."""
+        fields = msgspec.structs.asdict(arguments)
         request = wire.RunRequest(
-            type="resume_session", session_id=session_id, parameters=parameters, execution_mode=mode
-        )
-        return await self._submit(request, caller, report_progress)
-
-    async def _submit(self, request: wire.RunRequest, caller: Caller, report_progress: ReportProgress) -> JsonObject:
-        request = msgspec.structs.replace(
-            request, parent_session_id=caller.session_id, additional_demands=caller.additional_demands
+            type="start_session" if isinstance(arguments, tools.StartSession) else "resume_session",
+            execution_mode=fields.pop("mode"),
+            parent_session_id=caller.session_id,
+            additional_demands=caller.additional_demands,
+            **fields,
         )
         self._check(request.parameters, request.execution_mode, caller)
         with as_tool_failures("The session may have started nevertheless: look it up with list_agent_sessions."):

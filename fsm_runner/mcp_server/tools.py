@@ -43,8 +43,7 @@ class StartSession(Arguments, frozen=True):
         msgspec.Meta(description="The agent, by its name in list_agent_blueprints. The default is a general agent."),
     ] = None
     project_dir: Annotated[
-        str | None,
-        msgspec.Meta(description="Absolute path of the working directory. The default is the runner's."),
+        str | None, msgspec.Meta(description="Absolute path of the working directory. The default is the runner's.")
     ] = None
     mode: Mode = "sync"
 

@@ -1,7 +1,8 @@
 """The ownership of tasks, and the exceptions that end them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from loguru import logger
@@ -11,6 +12,18 @@ def log_defect(task: "asyncio.Task[Any]") -> None:
     """Log the exception that ended a task, as its done callback: its owner may collect the task much later."""
     if not task.cancelled() and (defect := task.exception()) is not None:
         logger.opt(exception=defect).error("the task {!r} ended with a defect", task.get_name())
+
+
+@asynccontextmanager
+async def background_task(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
+    """Run `work` until the body ends. A failure of `work` is logged and leaves the body alone."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        log_defect(task)
 
 
 class OwnedTasks:

@@ -133,7 +133,7 @@ async def test_with_a_silent_stream_the_run_is_looked_up_regularly(tmp_path: Pat
         calling = await scene.waits()
         await api.has_told("running")
         # Only a change inside the running server can make a stream fall silent.
-        bus = scene.desk.server._running._coordinator.event_bus  # type: ignore[union-attr]
+        bus = scene.desk.server.coordinator.event_bus
         for subscription in bus._subscriptions:
             subscription._session_id = "ses_none"
         await api.tells("running", times=3)

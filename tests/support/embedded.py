@@ -47,8 +47,7 @@ class Desk:
 
     @property
     def inside(self) -> Coordinator:
-        assert self.server._running is not None
-        return self.server._running._coordinator
+        return self.server.coordinator
 
     async def register(self, **overrides: Any) -> str:
         answer = await self.http.post("/runner/register", json=registration(**overrides))

@@ -1,12 +1,15 @@
 """The runner's calls: protocol.md, section 1.1."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator_server.coordinator import Coordinator
-from fsm_runner.coordinator_server.http.disconnect_watcher import DisconnectWatcher
 from fsm_runner.coordinator_server.http.requests import body_as, coordinator_of, object_of, required_query
 from fsm_runner.coordinator_server.http.schemas import (
     CompletedReport,
@@ -16,8 +19,16 @@ from fsm_runner.coordinator_server.http.schemas import (
     registration_request_of,
 )
 from fsm_runner.coordinator_server.registry import Runner
+from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.wire import RunnerRef
+from fsm_runner.util.tasks import background_task
+
+Report = TypeVar("Report", bound=RunnerRef)
+
+TURNS_UNTIL_NOTICED = 3
+"""Turns of the event loop from reading the end of a connection to the end of `_wait_disconnect`: the transport closes,
+the protocol gets `connection_lost`, the task wakes up."""
 
 
 class HeldPoll(Response):
@@ -30,16 +41,51 @@ class HeldPoll(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._runner.held_poll() as wake:
-            async with DisconnectWatcher(receive, wake.set) as watcher:
-                content = await self._coordinator.polls.hold(self._runner, wake, watcher.is_disconnected)
-                if watcher.has_noticed:
+            async with background_task(_wait_disconnect(receive, wake), "coordinator-disconnect") as disconnect:
+
+                async def is_disconnected() -> bool:
+                    # Without a known end of the connection, a response that is sent without another await reaches it.
+                    for _ in range(TURNS_UNTIL_NOTICED):
+                        await asyncio.sleep(0)
+                    return disconnect.done()
+
+                content = await self._coordinator.polls.hold(self._runner, wake, is_disconnected)
+                if disconnect.done():
                     self._coordinator.registry.record_lost_poll(self._runner)
                 response = Response(status_code=204) if content is None else json_response(content)
                 await response(scope, receive, send)
 
 
+async def _wait_disconnect(receive: Receive, wake: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    wake.set()
+
+
+def report(
+    form: type[Report], record: Callable[[Store, Report, str], None]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that passes the report of a registered runner, and the id in its path, to `record`."""
+
+    async def endpoint(request: Request) -> Response:
+        report = await body_as(request, form)
+        coordinator, (subject_id,) = coordinator_of(request), request.path_params.values()
+        await coordinator.runners.registered(report.runner_id)
+        await coordinator.worker.do(record, report, subject_id)
+        return ok()
+
+    return endpoint
+
+
+started = report(RunnerRef, lambda store, _, run_id: store.report_started(run_id))
+completed = report(CompletedReport, lambda store, sent, run_id: store.report_completed(run_id, sent.session_status))
+failed = report(FailedReport, lambda store, sent, run_id: store.report_failed(run_id, sent.error))
+stopped = report(StoppedReport, lambda store, sent, run_id: store.report_stopped(run_id, sent.signal))
+session_ended = report(SessionEndReport, lambda store, sent, session: store.report_session_end(session, sent.status))
+
+
 async def health(request: Request) -> Response:
-    problem = await coordinator_of(request).health_problem()
+    problem = await coordinator_of(request).worker.check()
     if problem is not None:
         return json_response({"status": "unhealthy", "detail": problem.detail}, 503)
     return json_response({"status": "healthy"})
@@ -58,38 +104,6 @@ async def poll(request: Request) -> Response:
 async def heartbeat(request: Request) -> Response:
     body = await body_as(request, RunnerRef)
     await coordinator_of(request).runners.record_heartbeat(body.runner_id)
-    return ok()
-
-
-async def started(request: Request) -> Response:
-    report = await body_as(request, RunnerRef)
-    await coordinator_of(request).report_started(report.runner_id, request.path_params["run_id"])
-    return ok()
-
-
-async def completed(request: Request) -> Response:
-    report = await body_as(request, CompletedReport)
-    run_id = request.path_params["run_id"]
-    await coordinator_of(request).report_completed(report.runner_id, run_id, report.session_status)
-    return ok()
-
-
-async def failed(request: Request) -> Response:
-    report = await body_as(request, FailedReport)
-    await coordinator_of(request).report_failed(report.runner_id, request.path_params["run_id"], report.error)
-    return ok()
-
-
-async def stopped(request: Request) -> Response:
-    report = await body_as(request, StoppedReport)
-    await coordinator_of(request).report_stopped(report.runner_id, request.path_params["run_id"], report.signal)
-    return ok()
-
-
-async def session_ended(request: Request) -> Response:
-    report = await body_as(request, SessionEndReport)
-    session_id = request.path_params["session_id"]
-    await coordinator_of(request).report_session_end(report.runner_id, session_id, report.status)
     return ok()
 
 

@@ -46,14 +46,7 @@ class RunTable:
         run = RunRow(new_id("run"), session_id, "pending", None)
         self._database.execute(
             "INSERT INTO runs (run_id, session_id, status, demands, request, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                run.run_id,
-                session_id,
-                run.status,
-                msgspec.json.encode(demands),
-                msgspec.json.encode(request),
-                utc_now(),
-            ),
+            (run.run_id, session_id, run.status, msgspec.json.encode(demands), msgspec.json.encode(request), utc_now()),
         )
         self._record("run_created", run)
         return run

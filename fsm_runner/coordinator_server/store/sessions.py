@@ -8,8 +8,9 @@ from fsm_runner.coordinator_server.errors import Conflict, InvalidRequest, NotFo
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.statuses import COMPLETED_SESSION_STATUSES, LIVE_SESSION_STATUSES
-from fsm_runner.protocol.wire import Bind, JsonObject
+from fsm_runner.protocol.wire import JsonObject
 
+AFFINITY_FIELDS = ("session_id", "hostname", "project_dir", "executor_profile", "executor_session_id")
 SESSION_NOT_FOUND = "Session not found"
 
 _NULL = msgspec.Raw(b"null")
@@ -54,7 +55,19 @@ class SessionTable:
 
     def get(self, session_id: str) -> JsonObject:
         """Raises `NotFound`."""
-        return _required(self.find(session_id))
+        if (session := self.find(session_id)) is None:
+            raise NotFound(SESSION_NOT_FOUND)
+        return session
+
+    def status(self, session_id: str) -> str:
+        """Return `not_existent` if there is no such session."""
+        session = self.find(session_id)
+        return "not_existent" if session is None else session["status"]
+
+    def affinity(self, session_id: str) -> JsonObject:
+        """Raises `NotFound`."""
+        session = self.get(session_id)
+        return {field: session[field] for field in AFFINITY_FIELDS}
 
     def all(self) -> list[JsonObject]:
         """Return the sessions, newest first."""
@@ -65,33 +78,26 @@ class SessionTable:
         columns = ", ".join(session)
         marks = ", ".join("?" * len(session))
         try:
-            row = self._database.row(
+            (row,) = self._database.execute(
                 f"INSERT INTO sessions ({columns}) VALUES ({marks}) RETURNING *",  # noqa: S608 - column names are ours
                 tuple(session.values()),
-            )
+            ).fetchall()
         except sqlite3.IntegrityError:
             raise Conflict(f"Session '{session['session_id']}' already exists") from None
         self._record("session_created", row)
 
-    def update(self, session_id: str, **fields: str | None) -> JsonObject | None:
-        """Set these columns and return the session; None if there is no such session."""
+    def update(self, session_id: str, **fields: str | None) -> JsonObject:
+        """Set these columns, if any, and return the session. Raises `NotFound`."""
+        if not fields:
+            return self.get(session_id)
         settings = ", ".join(f"{column} = ?" for column in fields)
         row = self._database.row(
             f"UPDATE sessions SET {settings} WHERE session_id = ? RETURNING *",  # noqa: S608 - column names are ours
             (*fields.values(), session_id),
         )
-        self._record("session_updated", row)
-        return None if row is None else _session_json(row)
-
-    def bind(self, session_id: str, binding: Bind) -> JsonObject:
-        """Record the session's executor and set it to running. Raises `NotFound`."""
-        fields = {key: value for key, value in msgspec.structs.asdict(binding).items() if value is not None}
-        return _required(self.update(session_id, status="running", **fields))
-
-    def patch(self, session_id: str, patch: SessionPatch) -> JsonObject:
-        """Raises `NotFound`."""
-        fields = {key: value for key, value in msgspec.structs.asdict(patch).items() if value is not None}
-        return _required(self.update(session_id, **fields) if fields else self.find(session_id))
+        if row is None:
+            raise NotFound(SESSION_NOT_FOUND)
+        return self._record("session_updated", row)
 
     def finish_idle_of(self, runner_id: str) -> None:
         """Finish the idle sessions whose last claimed run was on this runner."""
@@ -109,13 +115,12 @@ class SessionTable:
         status = self.get(session_id)["status"]
         if status in LIVE_SESSION_STATUSES:
             raise Conflict(f"Session is {status} and cannot be deleted; stop it first")
-        counts = {}
-        for table in ("runs", "events"):
-            counted = self._database.row(
-                f"SELECT count(*) AS n FROM {table} WHERE session_id = ?",  # noqa: S608 - one of our tables
-                (session_id,),
-            )
-            counts[f"{table}_count"] = counted["n"] if counted else 0
+        counted = self._database.execute(
+            "SELECT (SELECT count(*) FROM runs WHERE session_id = ?) AS runs_count,"
+            " (SELECT count(*) FROM events WHERE session_id = ?) AS events_count",
+            (session_id, session_id),
+        )
+        counts = dict(counted.fetchone())
         self._database.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
         self._database.record_event("session_deleted", {"session_id": session_id, "runs_deleted": counts["runs_count"]})
         return counts
@@ -154,16 +159,11 @@ class SessionTable:
             raise NotFound("No result found")
         return msgspec.structs.asdict(_decode_result(row["body"]))
 
-    def _record(self, kind: str, row: sqlite3.Row | None) -> None:
-        if row is not None:
-            session = _session_json(row)
-            self._database.record_event(kind, {"session_id": session["session_id"], "session": session})
-
-
-def _required(session: JsonObject | None) -> JsonObject:
-    if session is None:
-        raise NotFound(SESSION_NOT_FOUND)
-    return session
+    def _record(self, kind: str, row: sqlite3.Row) -> JsonObject:
+        """Record a change of the session, and return the session."""
+        session = _session_json(row)
+        self._database.record_event(kind, {"session_id": session["session_id"], "session": session})
+        return session
 
 
 def _session_json(row: sqlite3.Row) -> JsonObject:

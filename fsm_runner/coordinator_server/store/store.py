@@ -5,10 +5,10 @@ The methods are synchronous, for the store's own thread (see `worker.py`).
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import InvalidRequest, NotFound
+from fsm_runner.coordinator_server.errors import InvalidRequest
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.runs import RunRow, RunTable
-from fsm_runner.coordinator_server.store.sessions import SESSION_NOT_FOUND, EventHead, SessionTable
+from fsm_runner.coordinator_server.store.sessions import EventHead, SessionTable
 from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES, STOPPABLE_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
@@ -53,8 +53,7 @@ class Store:
         if status not in ENDED_SESSION_STATUSES:
             known = ", ".join(ENDED_SESSION_STATUSES)
             raise InvalidRequest(f"Invalid session status '{status}'; it is one of: {known}")
-        if self.sessions.update(session_id, status=status) is None:
-            raise NotFound(SESSION_NOT_FOUND)
+        self.sessions.update(session_id, status=status)
 
     def close_runner(self, runner_id: str, reason: str) -> None:
         """Fail the open runs of a runner that has left, and finish its idle sessions."""

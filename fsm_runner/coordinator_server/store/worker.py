@@ -34,12 +34,12 @@ class StoreWorker:
 
     async def open(self, open_database: Callable[[], Database]) -> None:
         """Open the database in the store's thread. Raises what `open_database` raises."""
-        self._store = await self._in_thread(lambda: Store(open_database()))
+        self._store = await self.in_thread(lambda: Store(open_database()))
 
     async def close(self) -> None:
         """Close the database after the operations that were submitted before."""
         if self._store is not None:
-            await self._in_thread(self._store.close)
+            await self.in_thread(self._store.close)
         self._thread.shutdown(wait=True)
 
     async def do(self, operation: Callable[Concatenate[Store, P], T], *values: P.args, **named: P.kwargs) -> T:
@@ -56,7 +56,7 @@ class StoreWorker:
             return result, store.database.take_events(), store.database.changed_rows != changed_rows
 
         try:
-            result, events, has_written = await self._in_thread(work)
+            result, events, has_written = await self.in_thread(work)
         except DatabaseUnavailable as reason:
             self._note_failure(reason)
             raise
@@ -69,16 +69,12 @@ class StoreWorker:
         """Return why the database cannot be used, if so. Tests a write if the last write failed."""
         store, by_writing = self._opened(), self._has_failed
         try:
-            await self._in_thread(lambda: store.database.check(by_writing=by_writing))
+            await self.in_thread(lambda: store.database.check(by_writing=by_writing))
         except DatabaseUnavailable as reason:
             self._note_failure(reason)
             return reason
         self._note_success()
         return None
-
-    async def read_files(self, work: Callable[[], T]) -> T:
-        """Run other work that reads files in the same thread."""
-        return await self._in_thread(work)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -98,5 +94,6 @@ class StoreWorker:
             self._is_failure_logged = False
             logger.info("coordinator: the database can be used again")
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run other work that reads files in the same thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
