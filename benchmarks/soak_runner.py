@@ -32,7 +32,8 @@ POOL_THREADS = 6
 
 def bound_journal(runs: int) -> None:
     """Lower the limits of the journal, which it would otherwise reach only after months."""
-    defaults: dict[str, object] = Journal.open.__func__.__kwdefaults__  # type: ignore[attr-defined] # of a classmethod
+    defaults = Journal.__init__.__kwdefaults__
+    assert defaults is not None
     assert "limits" in defaults
     defaults["limits"] = RetentionLimits(size_bytes=runs * JOURNAL_BYTES_A_RUN)
     assert hasattr(flusher, "PRUNE_INTERVAL_S")

@@ -35,7 +35,7 @@ async def open_durable_state(
     cannot be opened, or another process of this runner has it open.
     """
     async with AsyncExitStack() as stack:
-        journal = Journal.open(
+        journal = Journal(
             None if state_dir is None else journal_folder(state_dir, identity),
             redacted=redacted,
             on_unwritable=partial(inbox.post, "journal_unwritable"),

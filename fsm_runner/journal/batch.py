@@ -10,8 +10,6 @@ from operator import itemgetter
 from fsm_runner.journal.schema import TRANSITION_COLUMNS
 
 Row = tuple[object, ...]
-Waiter = asyncio.Future[str | None]
-"""Resolved when the batch was written: None, or why the write failed."""
 
 
 class RecordKind(Enum):
@@ -59,7 +57,8 @@ class Batch:
         self.messages: dict[int, tuple[str, bytes]] = {}
         """Session id and content by message id."""
         self.deleted: list[int] = []
-        self.waiters: list[Waiter] = []
+        self.waiters: list[asyncio.Future[str | None]] = []
+        """Resolved by `release`: None if the batch was written, else why not."""
 
     def is_empty(self) -> bool:
         return not (self.rows or self.sessions or self.messages or self.deleted)
@@ -76,7 +75,7 @@ class Batch:
             self.deleted.append(message_id)
 
     def extend(self, newer: "Batch") -> None:
-        """Append the records of a later batch, and its waiters."""
+        """Append a later batch."""
         for kind, rows in newer.rows.items():
             self.rows[kind] += rows
         self.sessions += newer.sessions
@@ -95,19 +94,14 @@ class Batch:
         yield RecordKind.MESSAGE, [(message_id, *message) for message_id, message in self.messages.items()]
         yield RecordKind.MESSAGE_DELETION, [(message_id,) for message_id in self.deleted]
 
-    def take_waiters(self) -> list[Waiter]:
-        waiters, self.waiters = self.waiters, []
-        return waiters
-
-
-def release(waiters: list[Waiter], failure: str | None) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(failure)
+    def release(self, failure: str | None) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(failure)
+        self.waiters.clear()
 
 
 def _distinct(kind: RecordKind, rows: list[Row]) -> list[Row]:
     """Return one row for each run, since an UPDATE takes any of several: the first end, the latest of other records."""
-    if kind is RecordKind.CLAIM:
-        return rows
-    return list({row[0]: row for row in (reversed(rows) if kind is RecordKind.RUN_END else rows)}.values())
+    ordered = reversed(rows) if kind is RecordKind.RUN_END else rows
+    return rows if kind is RecordKind.CLAIM else list({row[0]: row for row in ordered}.values())

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from loguru import logger
 
-from fsm_runner.journal.batch import Batch, release
+from fsm_runner.journal.batch import Batch
 from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_INTERVAL_S, RETRY_INTERVAL_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
 from fsm_runner.util.files import CHECK_INTERVAL_S
@@ -95,7 +95,7 @@ class Flusher:
             closed = self._thread.submit(self._writer.close)
             for batch in (self.pending, self._writing):
                 if batch is not None:
-                    release(batch.take_waiters(), NOT_IN_TIME)
+                    batch.release(NOT_IN_TIME)
         await asyncio.wrap_future(closed)
 
     async def _flush_until_closed(self) -> None:
@@ -124,7 +124,7 @@ class Flusher:
         batch, self.pending = self.pending, Batch()
         self._has_work.clear()
         if batch.is_empty() and self._failure is None:
-            release(batch.take_waiters(), None)
+            batch.release(None)
             if not self._is_closing:
                 self._report(await self._attempt(self._writer.check))
             return
@@ -132,17 +132,19 @@ class Flusher:
         try:
             failure = await self._attempt(lambda: self._writer.write(batch))
         except asyncio.CancelledError:
-            release(batch.take_waiters(), NOT_IN_TIME)
+            batch.release(NOT_IN_TIME)
             raise
         finally:
             self._writing = None
-        waiters = batch.take_waiters()
-        if failure is not None:
-            self._keep(batch)
         self._report(failure)
-        release(waiters, failure)
+        batch.release(failure)
         if failure is None:
             await self._prune()
+        else:
+            # Before the records that were queued meanwhile.
+            batch.extend(self.pending)
+            self.pending = batch
+            self._has_work.set()
 
     async def _attempt(self, work: Callable[[], None]) -> str | None:
         """Do the work in the thread; return None, or why it failed."""
@@ -160,12 +162,6 @@ class Flusher:
             slow.cancel()
         return None
 
-    def _keep(self, batch: Batch) -> None:
-        """Put a batch that could not be written before the pending one."""
-        batch.extend(self.pending)
-        self.pending = batch
-        self._has_work.set()
-
     def _report(self, failure: str | None) -> None:
         if (failure is None) is not (self._failure is None):
             # Not called from here: an exception of the callback must not end this task.
@@ -175,14 +171,13 @@ class Flusher:
     async def _prune(self) -> None:
         if time.monotonic() < self._prune_at:
             return
+        has_more = False
         try:
             has_more = await self._in_thread(self._writer.prune)
         except sqlite3.Error as error:
             logger.warning("journal: old records cannot be deleted: {}", _reason(error))
-            has_more = False
         except Exception as defect:  # noqa: BLE001 - nothing would be written any more if this task ended
             logger.opt(exception=defect).error("journal: old records cannot be deleted")
-            has_more = False
         self._prune_at = time.monotonic() + (0 if has_more else PRUNE_INTERVAL_S)
 
     async def _in_thread(self, work: Callable[[], Value]) -> Value:

@@ -46,33 +46,6 @@ class Journal:
 
     def __init__(
         self,
-        writer: Writer,
-        thread: ThreadPoolExecutor,
-        flush_within_s: float,
-        redacted: Callable[[str], str],
-        on_unwritable: Callable[[JournalUnwritable], None],
-        on_writable: Callable[[], None],
-    ) -> None:
-        opened = writer.opened
-        self._redacted = redacted
-        self.path = opened.path
-        self.recovered = opened.recovered
-        """What an earlier process had left when this one opened the journal."""
-        self.unwritable: JournalUnwritable | None = None
-        """Why the journal cannot be written at the moment."""
-        self._on_unwritable = on_unwritable
-        self._on_writable = on_writable
-        self.process = opened.process
-        """The name of this runner process in the journal."""
-        self.earlier_processes = opened.earlier_processes
-        """The earlier processes of this runner. None of them is alive."""
-        self._last_transition = opened.last_transition
-        self._last_message = opened.last_message
-        self._flusher = Flusher(writer, thread, flush_within_s, self._change)
-
-    @classmethod
-    def open(
-        cls,
         folder: Path | None,
         *,
         flush_within_s: float = FLUSH_WITHIN_S,
@@ -80,7 +53,7 @@ class Journal:
         redacted: Callable[[str], str] = str,
         on_unwritable: Callable[[JournalUnwritable], None] = lambda _: None,
         on_writable: Callable[[], None] = lambda: None,
-    ) -> "Journal":
+    ) -> None:
         """Open `journal.sqlite` in a folder, or create both; None: in memory. `redacted` removes secrets from reasons.
 
         Raises UsageError, which names the file, if it cannot be created or read, is in use by another process, or was
@@ -92,7 +65,21 @@ class Journal:
         except BaseException:
             thread.shutdown()
             raise
-        return cls(writer, thread, flush_within_s, redacted, on_unwritable, on_writable)
+        opened = writer.opened
+        self._redacted = redacted
+        self.path = opened.path
+        self.recovered = opened.recovered
+        """What an earlier process had left when this one opened the journal."""
+        self.unwritable: JournalUnwritable | None = None
+        self._on_unwritable = on_unwritable
+        self._on_writable = on_writable
+        self.process = opened.process
+        """The name of this runner process in the journal."""
+        self.earlier_processes = opened.earlier_processes
+        """The earlier processes of this runner. None of them is alive."""
+        self._last_transition = opened.last_transition
+        self._last_message = opened.last_message
+        self._flusher = Flusher(writer, thread, flush_within_s, self._change)
 
     def record_transition(self, step: Transition) -> None:
         self._last_transition += 1
@@ -154,8 +141,7 @@ class Journal:
 
     async def flush(self) -> None:
         """Return when all records are on disk. Raises JournalUnwritable if the write fails."""
-        failure = await self._flusher.flush()
-        if failure is not None:
+        if (failure := await self._flusher.flush()) is not None:
             raise JournalUnwritable(self.path, failure)
 
     async def aclose(self) -> None:

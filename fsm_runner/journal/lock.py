@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fsm_runner.errors import UsageError
@@ -19,32 +20,19 @@ class FolderLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(self._descriptor)
-            os.close(self._descriptor)
-            raise UsageError(_held(folder, holder)) from None
+            holder = os.pread(self._descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
+            self.close()
+            raise UsageError(
+                f"{folder}: another runner with this identity is running (process {holder}): stop it, or let this one "
+                "differ from it in its project directory, profile or host name"
+            ) from None
         except OSError:
-            os.close(self._descriptor)
+            self.close()
             raise
-        self._write_pid()
+        with suppress(OSError):  # a full disk: the pid is only for an error message
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
         """Release the lock."""
         os.close(self._descriptor)
-
-    def _write_pid(self) -> None:
-        try:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
-        except OSError:  # a full disk: the pid is only for an error message
-            return
-
-
-def _holder(descriptor: int) -> str:
-    return os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
-
-
-def _held(folder: Path, holder: str) -> str:
-    return (
-        f"{folder}: another runner with this identity is running (process {holder}): stop it, or let this one "
-        "differ from it in its project directory, profile or host name"
-    )

@@ -6,18 +6,15 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner.journal.records import TransitionRow
-from fsm_runner.journal.schema import PROCESSES_TABLE, RUN, RUNNER, SCHEMA_VERSION, SESSION, TRANSITION_COLUMNS
+from fsm_runner.journal.records import RUN, RUNNER, SESSION, TransitionRow
+from fsm_runner.journal.schema import PROCESSES_TABLE, SCHEMA_VERSION, TRANSITION_COLUMNS, transaction
 
 WITH_USAGE = 2
 """The schema version that added the usage of runs."""
 WITH_PROVISIONAL = 3
 """The schema version that added provisional outcomes, and renamed states and events."""
 
-RENAMED_STATES = {
-    RUN: {"settled_elsewhere": "superseded"},
-    RUNNER: {"cut_off": "disconnected"},
-}
+RENAMED_STATES = {RUN: {"settled_elsewhere": "superseded"}, RUNNER: {"cut_off": "disconnected"}}
 """Old to new. The state `stopping` of a session became two: `stopping_turn` and `stopping_idle`."""
 RENAMED_EVENTS = {
     RUNNER: {
@@ -38,12 +35,10 @@ class CurrentNames:
         self._provisional_runs: set[str] = set()
 
     def of(self, row: TransitionRow) -> TransitionRow:
+        states = RENAMED_STATES.get(row.machine, {})
         if row.machine == SESSION:
             self._follow_session(row)
-            stopping = "stopping_turn" if row.subject in self._in_turn else "stopping_idle"
-            states = {"stopping": stopping}
-        else:
-            states = RENAMED_STATES.get(row.machine, {})
+            states = {"stopping": "stopping_turn" if row.subject in self._in_turn else "stopping_idle"}
         return msgspec.structs.replace(
             row,
             event=RENAMED_EVENTS.get(row.machine, {}).get(row.event, row.event),
@@ -73,11 +68,10 @@ class CurrentNames:
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Migrate from an earlier version, completely or not at all."""
-    connection.execute("BEGIN EXCLUSIVE")
-    for step in _STEPS[version - 1 :]:
-        step(connection)
-    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    connection.execute("COMMIT")
+    with transaction(connection, "EXCLUSIVE"):
+        for step in _STEPS[version - 1 :]:
+            step(connection)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def _add_usage(connection: sqlite3.Connection) -> None:
@@ -88,7 +82,7 @@ def _add_usage(connection: sqlite3.Connection) -> None:
 def _add_provisional(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE transitions ADD COLUMN provisional INTEGER NOT NULL DEFAULT 0")
     _rename_steps(connection)
-    _keep_decisions_on_reports(connection)
+    connection.execute(_KEEP_DECISIONS_ON_REPORTS)
     connection.execute("ALTER TABLE runs DROP COLUMN report_overrules")
     _rename_message_fields(connection)
 
@@ -115,14 +109,11 @@ WHERE seq = (SELECT max(seq) FROM transitions WHERE machine = 'session' AND subj
 """A session that ended in a turn reports nothing, so its last state is final."""
 
 
-def _keep_decisions_on_reports(connection: sqlite3.Connection) -> None:
-    """Keep what was recorded with the report of an open run: whether it overrules the coordinator's end."""
-    reports = connection.execute(
-        "SELECT NOT report_overrules, run_id FROM runs WHERE ended_at IS NULL AND report_overrules IS NOT NULL"
-    ).fetchall()
-    connection.executemany(
-        "UPDATE transitions SET provisional = ? WHERE machine = 'run' AND subject = ? AND outcome IS NOT NULL", reports
-    )
+_KEEP_DECISIONS_ON_REPORTS = """
+UPDATE transitions SET provisional = NOT report_overrules FROM runs
+WHERE machine = 'run' AND subject = run_id AND outcome IS NOT NULL AND ended_at IS NULL AND report_overrules IS NOT NULL
+"""
+"""Version 2 recorded with the report of an open run whether it overrules the coordinator's end."""
 
 
 def _rename_message_fields(connection: sqlite3.Connection) -> None:
@@ -152,11 +143,8 @@ _STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_pro
 def transitions(connection: sqlite3.Connection, version: int, query: str, *values: str | int) -> list[TransitionRow]:
     """Return the transitions that a query for `{columns}` selects, under their current names."""
     columns = TRANSITION_COLUMNS if version >= WITH_PROVISIONAL else TRANSITION_COLUMNS.replace("provisional", "0")
-    rows = map(_row, connection.execute(query.format(columns=columns), values))
-    if version < WITH_PROVISIONAL:
-        names = CurrentNames()
-        return [names.of(row) for row in rows]
-    return list(rows)
+    rows = [_row(row) for row in connection.execute(query.format(columns=columns), values)]
+    return rows if version >= WITH_PROVISIONAL else list(map(CurrentNames().of, rows))
 
 
 def _row(columns: tuple[Any, ...]) -> TransitionRow:

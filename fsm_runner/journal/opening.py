@@ -14,12 +14,11 @@ from fsm_runner.journal.migration import migrate
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered, utc_text
 from fsm_runner.journal.recovery import last_number, recover
-from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, version_of
+from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, transaction, version_of
 from fsm_runner.util.files import HeldFiles, is_full
 
 JOURNAL_FILE = "journal.sqlite"
-_SQLITE_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm")
-CACHED_STATEMENTS = 256
+_FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm", LOCK_FILE)
 
 # The first one must precede everything else in a new file.
 _PRAGMAS = (
@@ -58,12 +57,18 @@ def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
         connection = _connected(path)
         on_error.callback(connection.close)
         try:
-            _prepare(connection, str(path))
+            version = version_of(connection, str(path))
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            if version == 0:
+                create_tables(connection)
+            elif version < SCHEMA_VERSION:
+                migrate(connection, version)
             Pruner(connection, limits).drop_ownerless()
             last = (last_number(connection, "transitions"), last_number(connection, "messages"))
             process = secrets.token_hex(8)
             earlier = _earlier_processes(connection, process)
-            files = HeldFiles(() if folder is None else (folder / name for name in (*_SQLITE_FILES, LOCK_FILE)))
+            files = HeldFiles(() if folder is None else (folder / name for name in _FILES))
             found = Opened(path, connection, lock, recover(connection), *last, process, earlier, files)
         except sqlite3.Error as error:
             raise UsageError(_unusable(path, error)) from None
@@ -74,17 +79,12 @@ def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
 def _locked(folder: Path) -> FolderLock:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _close_to_others(folder)
+        status = folder.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            folder.chmod(0o700)  # other users had access to it before
         return FolderLock(folder)
     except OSError as error:
         raise UsageError(_cannot_create(folder, error)) from None
-
-
-def _close_to_others(folder: Path) -> None:
-    """Deny other users access to a folder that existed before."""
-    status = folder.stat()
-    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
-        folder.chmod(0o700)
 
 
 def _connected(path: Path | None) -> sqlite3.Connection:
@@ -92,34 +92,19 @@ def _connected(path: Path | None) -> sqlite3.Connection:
         if path is not None:
             # SQLite creates its other files with the same permissions.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        return sqlite3.connect(
-            ":memory:" if path is None else path,
-            timeout=BUSY_WITHIN_S,
-            isolation_level=None,
-            cached_statements=CACHED_STATEMENTS,
-        )
+        name = ":memory:" if path is None else path
+        return sqlite3.connect(name, timeout=BUSY_WITHIN_S, isolation_level=None, cached_statements=256)
     except (OSError, sqlite3.Error) as error:
         raise UsageError(_cannot_create(path, error)) from None
 
 
-def _prepare(connection: sqlite3.Connection, name: str) -> None:
-    version = version_of(connection, name)
-    for pragma in _PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-    if version == 0:
-        create_tables(connection)
-    elif version < SCHEMA_VERSION:
-        migrate(connection, version)
-
-
 def _earlier_processes(connection: sqlite3.Connection, process: str) -> tuple[str, ...]:
     """Return the earlier processes, and record this one before it starts any process."""
-    connection.execute("BEGIN IMMEDIATE")
-    earlier = connection.execute("SELECT process FROM processes ORDER BY seq").fetchall()
-    connection.execute("INSERT INTO processes (process, began_at) VALUES (?, ?)", (process, utc_text()))
-    forgotten = "DELETE FROM processes WHERE seq <= (SELECT max(seq) FROM processes) - ?"
-    connection.execute(forgotten, (PROCESSES_KNOWN,))
-    connection.execute("COMMIT")
+    with transaction(connection):
+        earlier = connection.execute("SELECT process FROM processes ORDER BY seq").fetchall()
+        connection.execute("INSERT INTO processes (process, began_at) VALUES (?, ?)", (process, utc_text()))
+        forgotten = "DELETE FROM processes WHERE seq <= (SELECT max(seq) FROM processes) - ?"
+        connection.execute(forgotten, (PROCESSES_KNOWN,))
     return tuple(name for (name,) in earlier)
 
 

@@ -1,32 +1,21 @@
 """Deletes records of ended runs and sessions that exceed the retention limits."""
 
 import sqlite3
-from typing import NamedTuple
 
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, RetentionLimits
 from fsm_runner.journal.records import utc_text
+from fsm_runner.journal.schema import transaction
 
 _EVER = "9"
 """A text that sorts after every time in the journal."""
 
 # Open runs and sessions have no `ended_at`, so no comparison selects them.
+_ENDED = "WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most"
 _DELETIONS = (
-    """
-    DELETE FROM transitions WHERE machine = 'run' AND subject IN (
-        SELECT run_id FROM runs WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
-    """,
-    """
-    DELETE FROM runs WHERE seq IN (
-        SELECT seq FROM runs WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
-    """,
-    """
-    DELETE FROM transitions WHERE machine = 'session' AND subject IN (
-        SELECT session_id FROM sessions WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
-    """,
-    """
-    DELETE FROM sessions WHERE seq IN (
-        SELECT seq FROM sessions WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most)
-    """,
+    f"DELETE FROM transitions WHERE machine = 'run' AND subject IN (SELECT run_id FROM runs {_ENDED})",  # noqa: S608 - our own text
+    f"DELETE FROM runs WHERE seq IN (SELECT seq FROM runs {_ENDED})",  # noqa: S608 - our own text
+    f"DELETE FROM transitions WHERE machine = 'session' AND subject IN (SELECT session_id FROM sessions {_ENDED})",  # noqa: S608 - our own text
+    f"DELETE FROM sessions WHERE seq IN (SELECT seq FROM sessions {_ENDED})",  # noqa: S608 - our own text
     """
     DELETE FROM transitions WHERE seq IN (
         SELECT seq FROM transitions WHERE machine NOT IN ('run', 'session') AND at <= :before
@@ -48,12 +37,6 @@ DELETE FROM transitions WHERE at < ? AND (
 """
 
 
-class _Pages(NamedTuple):
-    used: int
-    free: int
-    size_bytes: int
-
-
 class Pruner:
     """Deletes records a chunk at a time, in the thread of its connection."""
 
@@ -70,35 +53,25 @@ class Pruner:
         deleted = self._delete_before(max(utc_text(self._limits.age_s), self._too_much_before()))
         # `execute` would stop after the first page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
-        if deleted > 0 or self._pages().free > 0:
+        if deleted > 0 or self._pragma("freelist_count") > 0:
             return True
         # This shortens the file.
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return False
 
     def _too_much_before(self) -> str:
-        pages = self._pages()
-        if pages.used * pages.size_bytes <= self._limits.size_bytes:
+        used_pages = self._pragma("page_count") - self._pragma("freelist_count")
+        if used_pages * self._pragma("page_size") <= self._limits.size_bytes:
             return ""
         row = self._connection.execute(_OLDEST, (PRUNED_SUBJECTS,)).fetchone()
         return _EVER if row is None else row[0]
 
     def _delete_before(self, before: str) -> int:
         """Return the number of deleted rows."""
-        rows = 0
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            for deletion in _DELETIONS:
-                rows += self._connection.execute(deletion, {"before": before, "most": PRUNED_SUBJECTS}).rowcount
-            self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        return rows
+        values = {"before": before, "most": PRUNED_SUBJECTS}
+        with transaction(self._connection):
+            return sum(self._connection.execute(deletion, values).rowcount for deletion in _DELETIONS)
 
-    def _pages(self) -> _Pages:
-        count, free, size_bytes = (
-            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        return _Pages(count - free, free, size_bytes)
+    def _pragma(self, name: str) -> int:
+        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value

@@ -1,10 +1,12 @@
 """Reads journals, also those that a runner is writing, without locking or changing them."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -12,12 +14,12 @@ from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S
 from fsm_runner.journal.migration import WITH_USAGE, transitions
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.journal.records import Transition, TransitionRow
-from fsm_runner.journal.schema import RUN, RUNNER, SESSION, version_of
+from fsm_runner.journal.records import RUN, RUNNER, SESSION, Transition, TransitionRow
+from fsm_runner.journal.schema import version_of
 
-_STEPS = """
-SELECT {columns} FROM transitions WHERE machine = ? AND subject = ? ORDER BY seq
-"""
+Value = TypeVar("Value")
+
+_STEPS = "SELECT {columns} FROM transitions WHERE machine = ? AND subject = ? ORDER BY seq"
 _LATEST_STEPS = """
 SELECT {columns} FROM (
     SELECT * FROM transitions WHERE machine = ? ORDER BY seq DESC LIMIT ?
@@ -78,22 +80,17 @@ class Reader:
         """Open a journal. Raises UsageError, which names the file, if it cannot be read."""
         self.journal = path.parent.name
         self._path = path
-        try:
-            address = f"{path.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_WITHIN_S, isolation_level=None)
-        except sqlite3.Error as error:
-            raise UsageError(_cannot_read(path, error)) from None
-        try:
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("BEGIN")
-            self._version = version_of(self._connection, str(path))
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise UsageError(_cannot_read(path, error)) from None
-        except UsageError:
-            self._connection.close()
-            raise
-        self.is_empty = self._version == 0
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with ExitStack() as on_error:
+            try:
+                self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_WITHIN_S, isolation_level=None)
+                on_error.callback(self._connection.close)
+                self._connection.row_factory = sqlite3.Row
+                self._connection.execute("BEGIN")
+                self._version = version_of(self._connection, str(path))
+            except sqlite3.Error as error:
+                raise UsageError(_cannot_read(path, error)) from None
+            on_error.pop_all()
         # A journal of an earlier release is migrated only when its runner starts.
         self._run_query = _RUN.format(usage="usage" if self._version >= WITH_USAGE else "NULL")
 
@@ -141,12 +138,8 @@ class Reader:
         )
 
     def _steps(self, query: str, *values: str | int) -> list[Step]:
-        if self.is_empty:
-            return []
-        try:
-            rows = transitions(self._connection, self._version, query, *values)
-        except sqlite3.Error as error:
-            raise UsageError(_cannot_read(self._path, error)) from None
+        rows = self._read(lambda: transitions(self._connection, self._version, query, *values))
+        stays = [_stay_s(row, later) for row, later in pairwise(rows)]
         return [
             Step(
                 journal=self.journal,
@@ -154,14 +147,16 @@ class Reader:
                 stayed_s=stayed_s,
                 **{field: getattr(row, field) for field in Transition.__struct_fields__},
             )
-            for row, stayed_s in zip(rows, _stays(rows), strict=True)
+            for row, stayed_s in zip_longest(rows, stays)
         ]
 
     def _rows(self, query: str, *values: str | int) -> list[sqlite3.Row]:
-        if self.is_empty:
-            return []
+        return self._read(lambda: self._connection.execute(query, values).fetchall())
+
+    def _read(self, query: Callable[[], list[Value]]) -> list[Value]:
+        """Return what the query finds, which is nothing in an empty file."""
         try:
-            return self._connection.execute(query, values).fetchall()
+            return query() if self._version > 0 else []
         except sqlite3.Error as error:
             raise UsageError(_cannot_read(self._path, error)) from None
 
@@ -174,11 +169,6 @@ def journals(state_dir: Path) -> list[Path]:
 def seconds_between(earlier: str, later: str) -> float:
     """Return the difference by the wall clock; 0 if the clock was set back in between."""
     return max(0.0, (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds())
-
-
-def _stays(rows: Sequence[TransitionRow]) -> list[float | None]:
-    stays: list[float | None] = [_stay_s(row, later) for row, later in pairwise(rows)]
-    return [*stays, None] if rows else []
 
 
 def _stay_s(row: TransitionRow, later: TransitionRow) -> float:

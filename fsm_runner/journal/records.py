@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+RUN, SESSION, RUNNER = "run", "session", "runner"
+"""The machines whose transitions are recorded."""
+
 
 class Transition(msgspec.Struct, frozen=True):
     """One step of a subject: a run, a session or the runner."""

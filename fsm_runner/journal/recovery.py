@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fsm_runner.journal.limits import ENDED_RECOVERED, RECOVERED_CONTENT_BYTES
-from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
-from fsm_runner.journal.schema import RUN, SESSION
+from fsm_runner.journal.records import RUN, SESSION, EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 
 FAILED = "failed"
 INTERRUPTED = "interrupted"
@@ -17,7 +16,7 @@ FROM runs WHERE ended_at IS NULL ORDER BY seq
 """
 _OPEN_SESSIONS = "SELECT session_id, run, runner_id, after_seq FROM sessions WHERE ended_at IS NULL ORDER BY seq"
 _MESSAGES = """
-SELECT id, session_id, CASE WHEN length(content) <= :most THEN content END, length(content) FROM messages ORDER BY id
+SELECT id, session_id, CASE WHEN length(content) <= ? THEN content END, length(content) FROM messages ORDER BY id
 """
 _ENDED_RUNS = """
 SELECT run_id, report_path, report_body FROM runs WHERE ended_at IS NOT NULL AND report_path IS NOT NULL
@@ -27,7 +26,6 @@ _STEPS = """
 SELECT event, target, outcome, provisional, reason FROM transitions
 WHERE machine = ? AND subject = ? AND seq > ? ORDER BY seq
 """
-_LAST_NUMBER = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
 
 
 class _Life(NamedTuple):
@@ -45,19 +43,18 @@ def recover(connection: sqlite3.Connection) -> Recovered:
     return Recovered(
         runs=tuple(_open_runs(connection)),
         sessions=tuple(_open_sessions(connection)),
-        messages=tuple(_messages(connection)),
+        messages=tuple(
+            StoredMessage(number, session_id, content, 0 if content is not None else size_bytes)
+            for number, session_id, content, size_bytes in connection.execute(_MESSAGES, (RECOVERED_CONTENT_BYTES,))
+        ),
         ended=tuple(EndedRun(run_id, Report(path, body)) for run_id, path, body in reversed(newest_first)),
     )
 
 
-def _messages(connection: sqlite3.Connection) -> Iterator[StoredMessage]:
-    for number, session_id, content, size_bytes in connection.execute(_MESSAGES, {"most": RECOVERED_CONTENT_BYTES}):
-        yield StoredMessage(number, session_id, content, 0 if content is not None else size_bytes)
-
-
 def last_number(connection: sqlite3.Connection, table: str) -> int:
     """Return the greatest number that a row of the table ever had."""
-    number: int = connection.execute(_LAST_NUMBER, (table,)).fetchone()[0]
+    query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
+    number: int = connection.execute(query, (table,)).fetchone()[0]
     return number
 
 

@@ -1,15 +1,13 @@
 """The tables of a journal. `migration.py` brings those of earlier releases to this version."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.records import TransitionRow
 
 SCHEMA_VERSION = 3
-RUN = "run"
-SESSION = "session"
-RUNNER = "runner"
-"""The machines whose transitions are recorded."""
 TRANSITION_COLUMNS = ", ".join(TransitionRow.__struct_fields__)
 
 PROCESSES_TABLE = """
@@ -89,10 +87,21 @@ def version_of(connection: sqlite3.Connection, name: str) -> int:
     return version
 
 
+@contextmanager
+def transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
+    """Execute all statements of the block, or none."""
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        # A failed COMMIT may have rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Create all tables or none."""
-    connection.execute("BEGIN EXCLUSIVE")
-    for statement in _STATEMENTS:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    connection.execute("COMMIT")
+    with transaction(connection, "EXCLUSIVE"):
+        for statement in _STATEMENTS:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -10,7 +10,7 @@ from fsm_runner.journal.batch import Batch, Row
 from fsm_runner.journal.limits import RetentionLimits
 from fsm_runner.journal.opening import opened
 from fsm_runner.journal.pruning import Pruner
-from fsm_runner.journal.schema import SCHEMA_VERSION
+from fsm_runner.journal.schema import SCHEMA_VERSION, transaction
 
 _MOST_ROWS = 64
 """The rows of one statement. Each call of SQLite releases the interpreter lock, which a busy loop is slow to give."""
@@ -43,19 +43,13 @@ class Writer:
 
     def write(self, batch: Batch) -> None:
         """Write all of it or nothing. Raises sqlite3.Error or JournalFileGone."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._connection):
             if batch.is_empty():
                 # Only a write shows whether the disk can be written.
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             for kind, rows in batch.statements():
                 self._write_rows(kind.value, rows)
             self.check()
-            self._connection.execute("COMMIT")
-        finally:
-            # A failed COMMIT may have rolled back already.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
 
     def check(self) -> None:
         """Raise JournalFileGone if a file of the journal was deleted or replaced."""
@@ -85,10 +79,7 @@ class Writer:
         while at < len(rows):
             count = min(_MOST_ROWS, 1 << (len(rows) - at).bit_length() - 1)
             group = rows[at : at + count]
-            values = [
-                _storable(value) if isinstance(value, str) and not value.isascii() else value
-                for value in chain.from_iterable(group)
-            ]
+            values = [_storable(value) if isinstance(value, str) else value for value in chain.from_iterable(group)]
             self._connection.execute(_statement(form, count, len(group[0])), values)
             at += count
 
@@ -101,4 +92,4 @@ def _statement(form: str, rows: int, columns: int) -> str:
 
 def _storable(text: str) -> str:
     """Return a text as SQLite accepts it: half a surrogate pair, perhaps of a file name, becomes its escape."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

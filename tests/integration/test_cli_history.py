@@ -30,7 +30,7 @@ def step(journal: Journal, machine: str, subject: str, event: str, target: str, 
 
 
 async def live(folder: Path, run_id: str, *, session_id: str = "ses_1", ends: bool = True) -> None:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     step(journal, "run", run_id, "begun", "claimed")
     journal.record_claim(run_id, session_id, "hello", "lnch_1", b"{}")
     step(journal, "run", run_id, "accepted", "executing")
@@ -92,7 +92,7 @@ async def test_the_last_state_of_an_open_run_still_lasts(tmp_path: Path, capsys:
 
 async def test_a_pending_report_is_shown(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1", ends=False)
-    journal = Journal.open(tmp_path / "0123")
+    journal = Journal(tmp_path / "0123")
     journal.record_report("run_1", Report("/runner/runs/run_1/completed", b"{}"))
     await journal.aclose()
     show_history(tmp_path, "run_1", as_json=False)
@@ -101,7 +101,7 @@ async def test_a_pending_report_is_shown(tmp_path: Path, capsys: Console) -> Non
 
 async def test_the_usage_of_a_run_is_shown(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
-    journal = Journal.open(tmp_path / "0123")
+    journal = Journal(tmp_path / "0123")
     journal.record_usage("run_1", b'{"input_tokens":1200,"cost_usd":0.5}')
     await journal.aclose()
     show_history(tmp_path, "run_1", as_json=False)
@@ -171,7 +171,7 @@ async def test_a_clock_that_was_set_back_over_a_restart_gives_no_negative_durati
 
 
 async def test_control_characters_are_not_printed(tmp_path: Path, capsys: Console) -> None:
-    journal = Journal.open(tmp_path / "0123")
+    journal = Journal(tmp_path / "0123")
     journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
     step(journal, "run", "run_1", "execution_failed", "reporting", "a bell: \x07" + "x" * 100)
     await journal.aclose()
@@ -183,7 +183,7 @@ async def test_control_characters_are_not_printed(tmp_path: Path, capsys: Consol
 
 async def test_the_latest_twenty_runs_of_all_journals_are_listed_newest_last(tmp_path: Path, capsys: Console) -> None:
     for identity in ("0123", "4567"):
-        journal = Journal.open(tmp_path / identity)
+        journal = Journal(tmp_path / identity)
         for number in range(15):
             journal.record_claim(f"run_{identity}_{number}", "ses_1", None, "lnch_1", b"{}")
         await journal.aclose()
@@ -207,7 +207,7 @@ async def test_the_list_says_where_each_run_is_and_how_long_it_took(tmp_path: Pa
 
 async def test_a_session_has_its_own_life_and_its_runs(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1", session_id="ses_live")
-    journal = Journal.open(tmp_path / "0123")
+    journal = Journal(tmp_path / "0123")
     journal.record_session_start("ses_live", "lnch_1", b"{}")
     step(journal, "session", "ses_live", "started", "busy")
     step(journal, "session", "ses_live", "turn_completed", "idle")
@@ -234,7 +234,7 @@ async def test_a_session_without_a_life_of_its_own_has_its_runs(tmp_path: Path, 
 
 async def test_the_latest_fifty_transitions_of_the_runner_are_listed(tmp_path: Path, capsys: Console) -> None:
     for identity, count in (("0123", 60), ("4567", 30)):
-        journal = Journal.open(tmp_path / identity)
+        journal = Journal(tmp_path / identity)
         for number in range(count):
             step(journal, "runner", "runner", f"event_{identity}_{number}", "online")
         await journal.aclose()
@@ -250,7 +250,7 @@ async def test_the_latest_fifty_transitions_of_the_runner_are_listed(tmp_path: P
 
 
 async def test_it_reads_while_a_runner_is_at_work(tmp_path: Path, capsys: Console) -> None:
-    journal = Journal.open(tmp_path / "0123")
+    journal = Journal(tmp_path / "0123")
     try:
         for number in range(3):
             journal.record_claim(f"run_{number}", "ses_1", None, "lnch_1", b"{}")

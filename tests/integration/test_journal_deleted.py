@@ -24,7 +24,7 @@ FILES = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "lock"]
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    journal = Journal.open(tmp_path / "folder")
+    journal = Journal(tmp_path / "folder")
     journal.record_transition(Transition("runner", "runner", "begun", None, "recovering", None, ""))
     await journal.flush()
     try:
@@ -73,7 +73,7 @@ async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_i
         assert await changes.get() == "unstuck"
         await journal.flush()
     await journal.aclose()
-    again = Journal.open(folder)
+    again = Journal(folder)
     assert [run.run_id for run in again.recovered.runs] == ["run_1"]
     await again.aclose()
 

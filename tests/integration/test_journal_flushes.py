@@ -17,7 +17,7 @@ NEVER_BY_ITSELF_S = 3600.0
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    journal = Journal.open(tmp_path, flush_within_s=NEVER_BY_ITSELF_S)
+    journal = Journal(tmp_path, flush_within_s=NEVER_BY_ITSELF_S)
     journal._flusher._prune_at = math.inf
     try:
         yield journal
@@ -73,7 +73,7 @@ async def test_written_returns_at_once_where_nothing_is_left_to_write(journal: J
 
 
 async def test_what_nobody_waits_for_is_written_after_a_while(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path, flush_within_s=0.01)
+    journal = Journal(tmp_path, flush_within_s=0.01)
     try:
         note(journal)
         assert on_disk(tmp_path) == 0
@@ -144,7 +144,7 @@ async def test_one_who_stops_waiting_does_not_stop_the_others(tmp_path: Path, jo
 
 
 async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path, flush_within_s=NEVER_BY_ITSELF_S)
+    journal = Journal(tmp_path, flush_within_s=NEVER_BY_ITSELF_S)
     note(journal)
     note(journal)
     await journal.aclose()
@@ -153,7 +153,7 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
 
 
 async def test_after_closing_nobody_waits_for_ever(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     await journal.aclose()
     note(journal)
     with pytest.raises(JournalUnwritable, match=r"journal\.sqlite cannot be written: it is closed"):

@@ -35,7 +35,7 @@ def content(number):
     return bytes([number % 256]) * 4_000
 
 async def main():
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     stuck, unstuck = [], asyncio.Event()
     journal._on_unwritable = lambda why: stuck.append(str(why))
     journal._on_writable = unstuck.set
@@ -114,7 +114,7 @@ async def assert_it_goes_on_when_there_is_space(disk: Disk) -> None:
 
 
 async def assert_all_are_there(folder: Path, count: int) -> None:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     await journal.aclose()
     contents = [message.content for message in journal.recovered.messages]
     assert contents == [bytes([number % 256]) * 4_000 for number in range(count)]

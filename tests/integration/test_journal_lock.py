@@ -22,7 +22,7 @@ from pathlib import Path
 from fsm_runner.journal.journal import Journal
 
 async def main():
-    journal = Journal.open(Path(sys.argv[1]))
+    journal = Journal(Path(sys.argv[1]))
     journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
     await journal.flush()
     print("held", flush=True)
@@ -50,7 +50,7 @@ async def holder(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
 async def test_a_second_process_is_refused_and_told_which_one_is_at_work(tmp_path: Path) -> None:
     async with holder(tmp_path) as process:
         with pytest.raises(UsageError) as refused:
-            Journal.open(tmp_path)
+            Journal(tmp_path)
     assert str(refused.value).startswith(
         f"{tmp_path}: another runner with this identity is running (process {process.pid}): stop it"
     )
@@ -60,32 +60,32 @@ async def test_it_is_taken_over_from_a_process_that_was_killed(tmp_path: Path) -
     async with holder(tmp_path) as process:
         process.kill()
         await process.wait()
-        journal = Journal.open(tmp_path)
+        journal = Journal(tmp_path)
         await journal.aclose()
     assert [run.run_id for run in journal.recovered.runs] == ["run_1"]
 
 
 async def test_it_is_given_back_when_it_is_closed(tmp_path: Path) -> None:
-    first = Journal.open(tmp_path)
+    first = Journal(tmp_path)
     with pytest.raises(UsageError, match=f"process {os.getpid()}"):
-        Journal.open(tmp_path)
+        Journal(tmp_path)
     await first.aclose()
-    await Journal.open(tmp_path).aclose()
+    await Journal(tmp_path).aclose()
 
 
 async def test_what_a_runner_starts_does_not_hold_it(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     child = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE, close_fds=False)
     try:
         await journal.aclose()
-        await Journal.open(tmp_path).aclose()
+        await Journal(tmp_path).aclose()
     finally:
         await child.communicate(b"")
 
 
 async def test_other_identities_do_not_stand_in_its_way(tmp_path: Path) -> None:
-    first = Journal.open(tmp_path / "one")
-    second = Journal.open(tmp_path / "two")
+    first = Journal(tmp_path / "one")
+    second = Journal(tmp_path / "two")
     assert first.path != second.path
     await first.aclose()
     await second.aclose()

@@ -81,7 +81,7 @@ def write_journal(folder: Path, name: str, *statements: str) -> Path:
 async def resume(folder: Path, api: FakeApi) -> None:
     """Resume what is in the journal, until nothing is left."""
     client = CoordinatorClient(api)  # type: ignore[arg-type] # it has the methods that are called
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     outbox = Outbox(MessageSender(client), journal)
     reporting = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
     sessions = SessionRegistry(
@@ -119,7 +119,7 @@ async def resume(folder: Path, api: FakeApi) -> None:
 
 
 async def left_in(folder: Path) -> list[object]:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     try:
         return [*journal.recovered.runs, *journal.recovered.sessions, *journal.recovered.messages]
     finally:
@@ -146,7 +146,7 @@ async def test_an_open_run_or_session_of_an_earlier_release_is_resumed(
 ) -> None:
     expected = EXPECTED[name]
     path = write_journal(tmp_path / "0123", name, *statements)
-    journal = Journal.open(path.parent)
+    journal = Journal(path.parent)
     recovered = journal.recovered
     await journal.aclose()
     found = recovered.runs if name.startswith("run") else recovered.sessions
@@ -178,7 +178,7 @@ async def test_an_outcome_that_was_decided_after_a_crash_does_not_replace_that_o
 async def test_history_shows_an_old_journal_as_it_shows_the_migrated_one(tmp_path: Path, name: str) -> None:
     path = write_journal(tmp_path / "0123", name)
     before = steps_in(path)
-    await Journal.open(path.parent).aclose()
+    await Journal(path.parent).aclose()
     after = steps_in(path)
     if name == "session_reporting_after_turn":  # it has nothing to report, so the migration ends it
         before = [

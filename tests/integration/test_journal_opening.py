@@ -26,7 +26,7 @@ from fsm_runner.journal.journal import Journal
 if os.getuid() == 0:
     os.setuid(int(sys.argv[2]))
 try:
-    Journal.open(Path(sys.argv[1]))
+    Journal(Path(sys.argv[1]))
 except UsageError as error:
     print(error)
 """
@@ -42,7 +42,7 @@ AS_VERSION_1 = (
 
 
 async def written(folder: Path) -> Path:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     for number in range(200):
         journal.record_claim(f"run_{number}", "ses_1", None, "lnch_1", b"{}" * 100)
     await journal.aclose()
@@ -58,14 +58,14 @@ def refusal(folder: Path) -> str:
     """Return the error of an opening, after which no descriptor is left open."""
     before = sorted(Path("/dev/fd").iterdir())
     with pytest.raises(UsageError) as refused:
-        Journal.open(folder)
+        Journal(folder)
     assert sorted(Path("/dev/fd").iterdir()) == before
     return str(refused.value)
 
 
 async def test_only_the_user_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "0123"
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
     await journal.flush()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -76,7 +76,7 @@ async def test_only_the_user_can_read_it(tmp_path: Path) -> None:
 
 
 async def test_it_has_the_settings_that_it_needs(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     connection = journal._flusher._writer._connection
 
     def read(name: str) -> object:
@@ -125,7 +125,7 @@ async def test_a_journal_of_an_older_version_is_migrated(tmp_path: Path) -> None
     file = await written(tmp_path)
     for statement in AS_VERSION_1:
         carry_out(file, statement)
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     assert len(journal.recovered.runs) == 200
     journal.record_usage("run_0", b'{"turns":1}')
     await journal.aclose()
@@ -138,13 +138,13 @@ async def test_a_journal_of_an_older_version_is_migrated(tmp_path: Path) -> None
 async def test_the_remedy_for_a_full_disk_is_named(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         folder = disk.path / "state"
-        journal = Journal.open(folder)
+        journal = Journal(folder)
         journal.record_claim("run_1", "ses_1", None, "lnch_1", b"{}")
         await journal.aclose()
         disk.fill()
         assert "free some space" in refusal(folder)
         disk.free()
-        journal = Journal.open(folder)
+        journal = Journal(folder)
         assert [run.run_id for run in journal.recovered.runs] == ["run_1"]
         await journal.aclose()
 
@@ -162,7 +162,7 @@ async def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> N
 async def test_an_interrupted_opening_is_completed(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").touch()
     await written(tmp_path)
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     assert len(journal.recovered.runs) == 200
     await journal.aclose()
 

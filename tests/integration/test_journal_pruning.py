@@ -43,7 +43,7 @@ def note_what_is_open(journal: Journal) -> None:
 
 
 async def fill(folder: Path, runs: int) -> None:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     note_what_is_open(journal)
     for number in range(runs):
         end_run(journal, number)
@@ -56,7 +56,7 @@ async def fill(folder: Path, runs: int) -> None:
 
 async def pruned(folder: Path, limits: RetentionLimits) -> int:
     """Prune until nothing is left to delete; return the number of calls that deleted something."""
-    journal = Journal.open(folder, limits=limits)
+    journal = Journal(folder, limits=limits)
     steps = 0
     while journal._flusher._thread.submit(journal._flusher._writer.prune).result():
         steps += 1
@@ -65,7 +65,7 @@ async def pruned(folder: Path, limits: RetentionLimits) -> int:
 
 
 async def assert_what_is_open_is_whole(folder: Path) -> None:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     await journal.aclose()
     (run,) = journal.recovered.runs
     (session,) = journal.recovered.sessions
@@ -128,7 +128,7 @@ async def test_open_runs_and_sessions_stay_whatever_their_size(tmp_path: Path) -
 async def test_the_file_shrinks_while_it_is_in_use(tmp_path: Path) -> None:
     await fill(tmp_path, 1_000)
     before_bytes = (tmp_path / "journal.sqlite").stat().st_size
-    journal = Journal.open(tmp_path, limits=HALF_A_MIB)
+    journal = Journal(tmp_path, limits=HALF_A_MIB)
     while journal._flusher._thread.submit(journal._flusher._writer.prune).result():
         pass
     assert (tmp_path / "journal.sqlite").stat().st_size < before_bytes / 4
@@ -137,7 +137,7 @@ async def test_the_file_shrinks_while_it_is_in_use(tmp_path: Path) -> None:
 
 async def test_a_flush_is_followed_by_one_small_deletion(tmp_path: Path) -> None:
     await fill(tmp_path, 3 * PRUNED_SUBJECTS)
-    journal = Journal.open(tmp_path, limits=NOTHING_OLD)
+    journal = Journal(tmp_path, limits=NOTHING_OLD)
     left = []
     for _ in range(4):
         journal.store_message("ses_open", b"content")
@@ -151,7 +151,7 @@ async def test_a_flush_is_followed_by_one_small_deletion(tmp_path: Path) -> None
 
 
 async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     looks = 0
     prune = journal._flusher._writer.prune
 
@@ -169,13 +169,13 @@ async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_p
 
 
 async def test_old_transitions_without_a_run_or_session_are_deleted_on_opening(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     journal.record_transition(Transition("run", "run_unknown", "accepted", "claimed", "executing", None, ""))
     journal.record_transition(Transition("session", "ses_unknown", "started", "starting", "busy", None, ""))
     await journal.aclose()
-    await Journal.open(tmp_path).aclose()
+    await Journal(tmp_path).aclose()
     assert len(rows(tmp_path, "SELECT 1 FROM transitions")) == 2
-    await Journal.open(tmp_path, limits=NOTHING_OLD).aclose()
+    await Journal(tmp_path, limits=NOTHING_OLD).aclose()
     assert rows(tmp_path, "SELECT 1 FROM transitions") == []
 
 
@@ -183,7 +183,7 @@ async def test_a_disk_that_is_too_full_to_delete_anything_does_not_end_the_journ
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(tmp_path, 1)
-    journal = Journal.open(tmp_path, limits=NOTHING_OLD)
+    journal = Journal(tmp_path, limits=NOTHING_OLD)
 
     def fail() -> bool:
         raise sqlite3.OperationalError("database or disk is full")
@@ -202,7 +202,7 @@ async def test_a_defect_in_pruning_does_not_end_the_journal(tmp_path: Path, monk
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(Writer, "prune", broken)
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     for number in range(2):
         end_run(journal, number)
         await journal.flush()

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def opened(folder: Path | None) -> AsyncIterator[Journal]:
-    journal = Journal.open(folder)
+    journal = Journal(folder)
     try:
         yield journal
     finally:

@@ -30,7 +30,7 @@ class Heard:
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     try:
         yield journal
     finally:
@@ -89,7 +89,7 @@ async def test_queued_records_are_written_in_order_when_the_journal_can_be_writt
     assert journal.unwritable is None
     assert len(heard.changes) == 2
     await journal.aclose()
-    reopened = Journal.open(tmp_path)
+    reopened = Journal(tmp_path)
     await reopened.aclose()
     assert contents(reopened.recovered.messages) == notes
 
@@ -108,7 +108,7 @@ async def test_records_that_came_during_a_failed_write_follow_the_others_in_the_
             await asyncio.wait_for(waiting, PATIENCE_S)
     free(journal)
     await journal.aclose()
-    reopened = Journal.open(tmp_path)
+    reopened = Journal(tmp_path)
     await reopened.aclose()
     assert [run.run_id for run in reopened.recovered.runs] == ["run_1", "run_2"]
 
@@ -161,19 +161,19 @@ async def test_a_callback_with_a_defect_does_not_end_the_journal(journal: Journa
 
 
 async def test_closing_gives_up_records_that_the_disk_does_not_take(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     fill(journal)
     journal.store_message("ses_1", b"x" * 10_000)
     with pytest.raises(JournalUnwritable):
         await journal.flush()
     await asyncio.wait_for(journal.aclose(), PATIENCE_S)
-    reopened = Journal.open(tmp_path)
+    reopened = Journal(tmp_path)
     await reopened.aclose()
     assert reopened.recovered.messages == ()
 
 
 async def test_closing_does_not_wait_forever_for_the_lock_of_another_process(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")

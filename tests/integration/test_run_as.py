@@ -226,7 +226,7 @@ async def test_a_journals_folder_is_made_private_again(place: Path) -> None:
         await desk.completes()
     (folder,) = state_dir.glob("*")
     folder.chmod(0o777)
-    await Journal.open(folder).aclose()
+    await Journal(folder).aclose()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 

@@ -187,7 +187,7 @@ def may_write(journal: Journal, *, allowed: bool) -> None:
 
 async def note_all(folder: Path, done: Sequence[Note], flush_within_s: float) -> None:
     states = prefixes(done)
-    journal = Journal.open(folder, flush_within_s=flush_within_s)
+    journal = Journal(folder, flush_within_s=flush_within_s)
     puts: list[int] = []
     written = 0
     for at, note in enumerate(done):
@@ -225,7 +225,7 @@ from fsm_runner.journal.journal import Journal
 from tests.property.test_journal_prefix import carry_out
 
 async def main():
-    journal = Journal.open(Path(sys.argv[1]), flush_within_s=0.0)
+    journal = Journal(Path(sys.argv[1]), flush_within_s=0.0)
     puts = []
     for at, note in enumerate(json.load(sys.stdin)):
         if note[0] == "write":
@@ -283,7 +283,7 @@ def test_wherever_it_is_killed_there_is_what_was_noted_up_to_a_moment(done: list
     with tempfile.TemporaryDirectory() as folder:
         written = killed_after(folder, done, writes)
         states = prefixes(done)
-        journal = Journal.open(Path(folder))
+        journal = Journal(Path(folder))
         asyncio.run(journal.aclose())
         assert journal.recovered in states[written:]
         event(f"killed before the end: {journal.recovered != states[-1]}")

@@ -50,11 +50,11 @@ CALLS = all_calls()
 
 @pytest.mark.parametrize("count", range(len(CALLS) + 1))
 async def test_it_recovers_the_same_as_the_real_journal(count: int, tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path)
+    journal = Journal(tmp_path)
     for call in CALLS[:count]:
         getattr(journal, call.method)(*call.arguments)
     await journal.aclose()
-    again = Journal.open(tmp_path)
+    again = Journal(tmp_path)
     try:
         assert recovered(CALLS[:count]) == again.recovered
     finally:

@@ -93,11 +93,11 @@ def _replace(place: object, name: str, value: object) -> None:
 
 def _flush_only_on_request() -> None:
     """Keep records in memory until a flush is requested, however slow the machine is."""
-    from functools import partial
+    from functools import partialmethod
 
     from fsm_runner.journal.journal import Journal
 
-    _replace(Journal, "open", partial(Journal.open, flush_within_s=NO_FLUSH_S))
+    _replace(Journal, "__init__", partialmethod(Journal.__init__, flush_within_s=NO_FLUSH_S))
 
 
 def _kill_at_step(point: StepKillPoint) -> None:
