@@ -61,8 +61,12 @@ def executor_environment(
         environment.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
     environment.update(tags or {})
     if any(environment.get(name) for name in _both_cases(*_PROXIES)):
-        environment.update(_without_proxy_for_this_machine(environment))
-    environment["PATH"] = _with_own_interpreter(environment.get("PATH") or os.defpath)
+        _exempt_this_machine(environment)
+    path = environment.get("PATH") or os.defpath
+    # An embedded interpreter has no file.
+    if sys.executable and (folder := str(Path(sys.executable).parent)) not in path.split(os.pathsep):
+        path = f"{path}{os.pathsep}{folder}"
+    environment["PATH"] = path
     if has_sdk:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(SDK_FOLDER)]))
     return environment
@@ -73,21 +77,12 @@ def session_variables(session_id: str, api_url: str | None = None) -> dict[str, 
     return {"AGENT_SESSION_ID": session_id} | ({"AGENT_ORCHESTRATOR_API_URL": api_url} if api_url else {})
 
 
-def _with_own_interpreter(path: str) -> str:
-    if not sys.executable:  # an embedded interpreter
-        return path
-    folder = str(Path(sys.executable).parent)
-    return path if folder in path.split(os.pathsep) else f"{path}{os.pathsep}{folder}"
-
-
-def _without_proxy_for_this_machine(environment: Mapping[str, str]) -> dict[str, str]:
-    """`no_proxy` and `NO_PROXY`, each with the names of this machine. If one of them is not set, it gets the other."""
-    exempting = {}
+def _exempt_this_machine(environment: dict[str, str]) -> None:
+    """Add the names of this machine to `no_proxy` and `NO_PROXY`. If one of them is not set, it gets the other."""
     lower, upper = _both_cases(_NO_PROXY)
     for name, other in ((lower, upper), (upper, lower)):
         hosts = environment.get(name) or environment.get(other) or ""
         listed = hosts.replace(",", " ").split()
         # For many programs `*` means every host only if the list has no other entry.
         missing = () if listed == ["*"] else [host for host in _THIS_MACHINE if host not in listed]
-        exempting[name] = ",".join(filter(None, [hosts.rstrip(", "), *missing]))
-    return exempting
+        environment[name] = ",".join(filter(None, [hosts.rstrip(", "), *missing]))

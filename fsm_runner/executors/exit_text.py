@@ -36,12 +36,14 @@ def _how_it_ended(ended: Exit, when: str) -> str:
     """
     when = when and f" {when}"
     if ended.signal is not None:
-        return f"killed by {ended.signal}{when}, exit code {ended.code}{_cause(ended.signal)}"
-    number = ended.code - SIGNAL_CODE_BASE
-    if number not in signal.valid_signals():
+        name, how = ended.signal, f"killed by {ended.signal}{when}, exit code {ended.code}"
+    elif (number := ended.code - SIGNAL_CODE_BASE) in signal.valid_signals():
+        name = signal_name(number)
+        how = f"exit code {ended.code}{when}, which a shell gives for {name}"
+    else:
         return f"exit code {ended.code}{when}"
-    name = signal_name(number)
-    return f"exit code {ended.code}{when}, which a shell gives for {name}{_cause(name)}"
+    # The kernel sends SIGKILL when memory runs out, and the process has no chance to write a message.
+    return f"{how}, perhaps for lack of memory" if name == "SIGKILL" else how
 
 
 def with_output(reason: str, stdout: BoundedCapture, stderr: BoundedCapture) -> str:
@@ -53,8 +55,3 @@ def _section(mark: str, text: str) -> str:
     left_out = len(text) - TAIL_CHARS
     start = f"… {left_out:,} characters left out …\n" if left_out > 0 else ""
     return f"\n{mark}\n{start}{text[-TAIL_CHARS:]}" if text else ""
-
-
-def _cause(name: str) -> str:
-    # The kernel sends SIGKILL when memory runs out, and the process has no chance to write a message.
-    return ", perhaps for lack of memory" if name == "SIGKILL" else ""

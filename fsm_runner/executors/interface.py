@@ -41,7 +41,6 @@ class Assignment(msgspec.Struct, frozen=True):
     project_dir: str
     """Absolute path of the run's working directory."""
     runner_id: str
-    """The runner that claimed the run."""
 
 
 class Execution(Protocol):

@@ -30,7 +30,6 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent_blueprint: JsonObject | None = None
     executor_config: JsonObject | None = None
     """The profile's `config`."""
-    metadata: JsonObject | None = None
 
 
 class _Message(msgspec.Struct, frozen=True):

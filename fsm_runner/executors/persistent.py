@@ -52,7 +52,7 @@ class PersistentProcess:
             if not writing.done():
                 raise ExecutionFailed("the executor sent turn_complete before it had read its turn")
             # The output of this turn does not explain the failure of a later one; output between the turns may.
-            self._child.forget_output()
+            self._child.output.forget()
         finally:
             self._turn_complete = None
             writing.cancel()
@@ -96,7 +96,7 @@ class PersistentProcess:
             await self._complete_or_ended(complete, EXIT_AFTER_CLOSE_S)
             if not complete.done() and not self._end.done():
                 reason = "the executor has closed its stdin, so it cannot take a turn"
-                complete.set_exception(ExecutionFailed(with_output(reason, *self._child.output)))
+                complete.set_exception(ExecutionFailed(with_output(reason, *self._child.output.captures)))
 
     async def _complete_or_ended(self, complete: "asyncio.Future[None]", limit_s: float | None = None) -> None:
         either: set[asyncio.Future[Any]] = {complete, self._end}
@@ -115,7 +115,7 @@ class PersistentProcess:
 
     async def _await_end(self) -> Exit | None:
         """Wait for the end. Return None if the process has closed its stdout but not ended."""
-        await self._child.stdout_ended()
+        await self._child.output.stdout_ended.wait()
         try:
             async with asyncio.timeout(EXIT_AFTER_CLOSE_S):
                 ended = await self._child.wait()
@@ -134,5 +134,6 @@ class PersistentProcess:
             return self._child.exceeded
         ended = self._end.result()
         if ended is None:
-            return with_output("the executor has closed its stdout, so it cannot complete a turn", *self._child.output)
+            reason = "the executor has closed its stdout, so it cannot complete a turn"
+            return with_output(reason, *self._child.output.captures)
         return failure_text(ended, "the executor", when)

@@ -32,7 +32,9 @@ def normalize_streams() -> None:
     """
     # In ascending order: the system gives out the lowest free descriptor.
     for descriptor, mode in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
-        if _is_closed(descriptor):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # it is closed
             os.set_inheritable(os.open(os.devnull, mode), True)
     sys.stdin = sys.stdin or open(_STDIN, closefd=False)  # noqa: SIM115 - open as long as the program runs
     sys.stdout = _text_stream(_Results(_STDOUT, "w", closefd=False), sys.stdout)
@@ -70,14 +72,6 @@ def _text_stream(raw: io.FileIO, inherited: TextIO | None) -> io.TextIOWrapper:
     if inherited is None:
         return io.TextIOWrapper(buffer, errors="backslashreplace")
     return io.TextIOWrapper(buffer, inherited.encoding, inherited.errors, line_buffering=bool(inherited.line_buffering))
-
-
-def _is_closed(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return True
-    return False
 
 
 def normalize_signals() -> None:

@@ -58,16 +58,9 @@ def _exit_code_of(child: int) -> int:
             with suppress(ProcessLookupError):
                 os.kill(child, number)
             continue
-        for pid, status in iter(_reaped, None):
+        pid = -1
+        while pid != 0:  # until no other child has ended
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == child:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
-
-
-def _reaped() -> tuple[int, int] | None:
-    """Reap a child that has ended. Return its id and status, or None if no child has ended."""
-    try:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return None
-    return (pid, status) if pid else None

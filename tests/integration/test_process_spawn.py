@@ -1,3 +1,4 @@
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     write("no-first-line", "echo hello\n")
     write("works", "#!/bin/sh\necho hello\n")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo", 0o755)
     return tmp_path
 
 
@@ -55,6 +57,7 @@ def refusal(launch_policy: LaunchPolicy) -> Refusal:
         ("./plain", "is not executable: run `chmod +x {folder}/plain`"),
         ("./absent", "{folder}/absent does not exist"),
         ("./folder", "{folder}/folder is a directory"),
+        ("./fifo", "{folder}/fifo is not a regular file"),
         ("./works/below", "Not a directory"),
         ("./no-interpreter", "first line of {folder}/no-interpreter, /no/such/interpreter, does not exist"),
         ("./interpreter-not-executable", "{folder}/plain, is not executable"),

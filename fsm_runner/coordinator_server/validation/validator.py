@@ -115,8 +115,7 @@ class _CheckProgram:
             env={name: os.environ[name] for name in _INHERITED if name in os.environ},
             cwd=Path("/"),
             pipe_stdin=True,
-            stdout_limit_bytes=OUTPUT_LIMIT_BYTES,
-            stderr_limit_bytes=OUTPUT_LIMIT_BYTES,
+            output_limit_bytes=OUTPUT_LIMIT_BYTES,
             on_stdout=self._take,
         )
         self._ending = asyncio.create_task(self._child.wait(), name="coordinator-validator-exit")

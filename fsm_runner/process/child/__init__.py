@@ -1,1 +1,1 @@
-"""One child process: `spawn` starts it, `output` and `pipes` connect its streams, `child` supervises it."""
+"""One child process: `spawn` starts it, `pipes` connects its streams, `child` supervises it."""

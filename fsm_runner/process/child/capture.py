@@ -49,8 +49,7 @@ class BoundedCapture:
         with memoryview(self._tail) as ring:
             ring[self._oldest : self._oldest + len(until_end)] = until_end
             ring[: len(from_start)] = from_start
-        if chunk:
-            self._oldest = (self._oldest + len(chunk)) % limit
+        self._oldest = (self._oldest + len(chunk)) % limit
 
     @property
     def truncated(self) -> bool:

@@ -9,10 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.child.exit import Exit, open_files_text
-from fsm_runner.process.child.output import ChildOutput
-from fsm_runner.process.child.pipes import InputPipe
+from fsm_runner.process.child.pipes import ChildOutput, InputPipe
 from fsm_runner.process.child.spawn import spawn, spawn_failed
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
 from fsm_runner.process.exit_watch import ExitWatch, has_exited, watch_exit
@@ -58,7 +56,7 @@ class Child:
         self._descendants = descendants
         self._loop = asyncio.get_running_loop()
         self._stdin = stdin
-        self._output = output
+        self.output = output
         self._limits = limits
         usage = TreeUsage(descendants.processes, lambda: descendants.tree.reaped_cpu_s)
         self._limiter = Limiter(limits, usage, TERM_GRACE_S)
@@ -75,8 +73,7 @@ class Child:
         env: Mapping[str, str],
         cwd: Path,
         pipe_stdin: bool = False,
-        stdout_limit_bytes: int = OUTPUT_LIMIT_BYTES,
-        stderr_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         on_stdout: Callable[[bytes], None] | None = None,
         launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY,
         label: str = "",
@@ -85,12 +82,11 @@ class Child:
         """Start `command` on the running loop. Its stdin is empty unless `pipe_stdin`.
 
         `env`: its environment, to which only the tag of its process tree is added. `on_stdout` gets all chunks of
-        stdout and must not raise; `stdout_ended` returns after the last one. `label`: the run or session, for logs.
-        Raises `SpawnFailed`.
+        stdout and must not raise. `label`: the run or session, for logs. Raises `SpawnFailed`.
         """
         with ExitStack() as undo:
             try:
-                output = ChildOutput(stdout_limit_bytes, stderr_limit_bytes, on_stdout)
+                output = ChildOutput(output_limit_bytes, on_stdout)
                 undo.callback(output.close)
                 stdin = InputPipe() if pipe_stdin else None
                 if stdin is not None:
@@ -101,7 +97,7 @@ class Child:
             undo.callback(descendants.close)
             stdout, stderr = output.child_ends
             if launch_policy.user is not None:
-                give_pipes(launch_policy.user, (stdout, stderr, *(() if stdin is None else (stdin.child_end,))))
+                give_pipes(launch_policy.user, [stdout, stderr] + ([stdin.child_end] if stdin else []))
             process = spawn(
                 command,
                 env=descendants.tree.tagged(env) if SUBREAPER.enabled else env,
@@ -123,7 +119,7 @@ class Child:
     def _supervise(self, watch: Callable[[int, Callable[[], None]], ExitWatch]) -> None:
         try:
             self._watch = watch(self.pid, self._on_exit)
-            self._output.start(self._finish_if_gone, lambda: self._limiter.note_output(self._output.total_bytes))
+            self.output.start(self._finish_if_gone, self._note_output)
         except (OSError, RuntimeError) as error:  # no descriptor or thread left
             self.kill()
             self._close_pipes()
@@ -153,19 +149,6 @@ class Child:
     def exceeded(self) -> str | None:
         """The message about the limit that it exceeded; then it is being ended, or has ended."""
         return self._limiter.exceeded
-
-    async def stdout_ended(self) -> None:
-        """Return when no process can write to stdout any more, which may be before the process ends."""
-        await self._output.stdout_ended.wait()
-
-    @property
-    def output(self) -> tuple[BoundedCapture, BoundedCapture]:
-        """Its stdout and stderr so far."""
-        return self._output.captures
-
-    def forget_output(self) -> None:
-        """Leave the output so far out of the `Exit`."""
-        self._output.forget()
 
     async def wait(self) -> Exit:
         """Return when nothing is left of the process. Any number of tasks may wait and be cancelled."""
@@ -237,9 +220,12 @@ class Child:
         except (ProcessLookupError, PermissionError):
             return  # the group is empty, or (setuid programs; macOS: only zombies) may not be signalled
 
+    def _note_output(self) -> None:
+        self._limiter.note_output(sum(capture.total_bytes for capture in self.output.captures))
+
     def _on_exit(self) -> None:
         self._note_exit()
-        self._output.drain(OUTPUT_DRAIN_S)
+        self.output.drain(OUTPUT_DRAIN_S)
         self._descendants.kill(self._loop, self._finish_if_gone)
 
     def _note_exit(self) -> None:
@@ -251,7 +237,7 @@ class Child:
             self._exited.set_result(None)
 
     def _finish_if_gone(self) -> None:
-        if self._descendants.are_gone and not self._output.is_open:
+        if self._descendants.are_gone and not self.output.is_open:
             self._finish()
 
     def _finish(self) -> None:
@@ -262,7 +248,7 @@ class Child:
         self._limiter.note_end(reaped.cpu_s, was_cpu_killed=reaped.signal == "SIGXCPU")
         self._limiter.close()
         self._descendants.close()
-        stdout, stderr = self._output.captures
+        stdout, stderr = self.output.captures
         ended = Exit(
             code=reaped.code,
             signal=reaped.signal,
@@ -276,6 +262,6 @@ class Child:
     def _close_pipes(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        self._output.close()
+        self.output.close()
         if self._stdin is not None:
             self._stdin.close()

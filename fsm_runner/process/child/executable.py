@@ -3,6 +3,7 @@
 import os
 import stat
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from contextlib import suppress
 from pathlib import Path
 
 _INTERPRETER_LINE_BYTES = 256
@@ -19,11 +20,13 @@ def file_defect(file: Path) -> str | None:
         return f"{file} does not exist"
     except OSError as unreadable:
         return f"{file}: {unreadable.strerror}"
-    if stat.S_ISDIR(mode):
-        return f"{file} is a directory"
+    if not stat.S_ISREG(mode):  # reading a named pipe would block
+        return f"{file} is {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}"
     if (reason := not_executable(file)) is not None:
         return f"{file} {reason}"
-    line = _first_line(file)
+    line = b""
+    with suppress(OSError), file.open("rb") as script:
+        line = script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
     if (reason := _encoding_defect(file, line)) is not None:
         return f"{file} {reason}"
     words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
@@ -68,15 +71,6 @@ def noexec_mount(file: Path) -> Path | None:
     real = file.resolve()
     mounts = {Path(each.mountpoint) for each in psutil.disk_partitions(all=True)}
     return next(place for place in (real, *real.parents) if place in mounts or place.parent == place)
-
-
-def _first_line(file: Path) -> bytes:
-    """The part of the first line that the kernel reads; empty if the file cannot be read."""
-    try:
-        with file.open("rb") as script:
-            return script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
-    except OSError:
-        return b""
 
 
 def _encoding_defect(file: Path, line: bytes) -> str | None:

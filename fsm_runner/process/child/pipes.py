@@ -50,9 +50,9 @@ class OutputPipe(_Pipe):
         """`on_chunk` gets every chunk, including bytes that are not kept. Raises OSError if no descriptor is left."""
         super().__init__(*os.pipe())
         self._on_end: Callable[[], None] | None = None
-        self._limit_bytes = limit_bytes
         self._on_chunk = on_chunk
         self._on_read: Callable[[], None] | None = None
+        self.limit_bytes = limit_bytes
         self.capture = BoundedCapture(limit_bytes)
 
     def start(self, on_end: Callable[[], None], on_read: Callable[[], None]) -> None:
@@ -60,10 +60,6 @@ class OutputPipe(_Pipe):
         self.close_child_end()
         self._on_end, self._on_read = on_end, on_read
         self._loop.add_reader(self._fd, self._wake)
-
-    def forget(self) -> None:
-        """Drop the output captured so far."""
-        self.capture = BoundedCapture(self._limit_bytes)
 
     def read_rest(self) -> None:
         """Read what the pipe holds. Close it at its end, without calling `on_end`."""
@@ -94,6 +90,75 @@ class OutputPipe(_Pipe):
                 self._on_chunk(chunk)
             if self._on_read is not None:
                 self._on_read()
+
+
+class ChildOutput:
+    """The pipes from stdout and stderr. They are open while any process holds the child's ends, up to a time limit."""
+
+    def __init__(self, limit_bytes: int, on_stdout: Callable[[bytes], None] | None) -> None:
+        """`limit_bytes`: how much of each stream is kept. Raises OSError if no file descriptor is left."""
+        self._loop = asyncio.get_running_loop()
+        self._limit: asyncio.TimerHandle | None = None
+        self._on_end: Callable[[], None] = lambda: None
+        self.stdout_ended = asyncio.Event()
+        """Set when no process can write to stdout any more, which may be before the child ends."""
+        self._stdout = OutputPipe(limit_bytes, on_stdout)
+        try:
+            self._stderr = OutputPipe(limit_bytes)
+        except OSError:
+            self._stdout.close()
+            raise
+
+    @property
+    def child_ends(self) -> tuple[int, int]:
+        """The descriptors that are the child's stdout and stderr."""
+        return self._stdout.child_end, self._stderr.child_end
+
+    @property
+    def captures(self) -> tuple[BoundedCapture, BoundedCapture]:
+        """What was read from stdout and from stderr since the last `forget`."""
+        return self._stdout.capture, self._stderr.capture
+
+    @property
+    def is_open(self) -> bool:
+        return self._stdout.is_open or self._stderr.is_open
+
+    def start(self, on_end: Callable[[], None], on_read: Callable[[], None]) -> None:
+        """Begin to read. Call `on_end` when both streams have ended, and `on_read` after each read. Raises OSError."""
+        self._on_end = on_end
+        self._stdout.start(self._note_end, on_read)
+        self._stderr.start(self._note_end, on_read)
+
+    def forget(self) -> None:
+        """Drop the output captured so far."""
+        for pipe in (self._stdout, self._stderr):
+            pipe.capture = BoundedCapture(pipe.limit_bytes)
+
+    def drain(self, limit_s: float) -> None:
+        """Read what the pipes hold. After `limit_s`, close a stream that is still open and call `on_end`."""
+        self._stdout.read_rest()
+        self._stderr.read_rest()
+        if self.is_open:
+            self._limit = self._loop.call_later(limit_s, self._give_up)
+
+    def close(self) -> None:
+        """May be repeated."""
+        if self._limit is not None:
+            self._limit.cancel()
+        for pipe in (self._stdout, self._stderr):
+            pipe.read_rest()
+            pipe.close()
+        self.stdout_ended.set()
+
+    def _note_end(self) -> None:
+        if not self._stdout.is_open:
+            self.stdout_ended.set()
+        if not self.is_open:
+            self._on_end()
+
+    def _give_up(self) -> None:
+        self.close()
+        self._on_end()
 
 
 class InputPipe(_Pipe):

@@ -85,7 +85,12 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
     if error.errno in _EXHAUSTED:
         return _EXHAUSTED[error.errno]
     if error.errno == errno.E2BIG:
-        return _too_long(command, env)
+        lengths = [len(os.fsencode(argument)) for argument in command]
+        environment_bytes = sum(len(os.fsencode(name)) + len(os.fsencode(value)) for name, value in env.items())
+        return (
+            f"its arguments are too long for this system ({sum(lengths):,} bytes, the longest {max(lengths):,}, and "
+            f"{environment_bytes:,} bytes of environment): pass large values in a file"
+        )
     if (fault := _directory_fault(cwd)) is not None:
         return fault
     file = _executable(command[0], env, cwd)
@@ -108,15 +113,6 @@ def _reason(error: OSError, command: Sequence[str], env: Mapping[str, str], cwd:
             f"{file} is neither a program for this machine nor a script: its first line lacks `#!` and an interpreter"
         )
     return f"{file}: {error.strerror}"
-
-
-def _too_long(command: Sequence[str], env: Mapping[str, str]) -> str:
-    lengths = [len(os.fsencode(argument)) for argument in command]
-    environment_bytes = sum(len(os.fsencode(name)) + len(os.fsencode(value)) for name, value in env.items())
-    return (
-        f"its arguments are too long for this system ({sum(lengths):,} bytes, the longest {max(lengths):,}, and "
-        f"{environment_bytes:,} bytes of environment): pass large values in a file"
-    )
 
 
 def _directory_fault(cwd: Path) -> str | None:

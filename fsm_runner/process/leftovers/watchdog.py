@@ -122,21 +122,18 @@ class Watchdog:
             await self._ended.wait()
             if time.monotonic() - started_at > STEADY_S:
                 waits.reset()
-            await self._replace(waits)
-
-    async def _replace(self, waits: Waits) -> None:
-        while self.problem is not None:
-            await asyncio.sleep(waits.next_s())
-            try:
-                self._start()
-            except (SpawnFailed, OSError, RuntimeError) as fault:
-                problem = f"{_NO_WATCHDOG}: it cannot be started again: {fault}"
-                if problem != self.problem:
-                    logger.warning("{}; the next attempts follow at most {:g} s apart", problem, RESTARTS.cap_s)
-                self.problem = problem
-            else:
-                self.problem = None
-                logger.info("the watchdog runs again as process {}", self.pid)
+            while self.problem is not None:
+                await asyncio.sleep(waits.next_s())
+                try:
+                    self._start()
+                except (SpawnFailed, OSError, RuntimeError) as fault:
+                    problem = f"{_NO_WATCHDOG}: it cannot be started again: {fault}"
+                    if problem != self.problem:
+                        logger.warning("{}; the next attempts follow at most {:g} s apart", problem, RESTARTS.cap_s)
+                    self.problem = problem
+                else:
+                    self.problem = None
+                    logger.info("the watchdog runs again as process {}", self.pid)
 
     def _note_failure(self, replacing: "asyncio.Task[None]") -> None:
         if not replacing.cancelled() and (fault := replacing.exception()) is not None:

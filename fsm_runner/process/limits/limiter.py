@@ -73,7 +73,7 @@ class Limiter:
             self._watching.cancel()
 
     def note_output(self, output_bytes: int) -> None:
-        """Note the total output so far."""
+        """`output_bytes`: the total so far."""
         self._output_bytes = output_bytes
         limit = self._limits.output_bytes
         if limit is not None and output_bytes > limit and self.exceeded is None:

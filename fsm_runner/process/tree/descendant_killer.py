@@ -11,7 +11,7 @@ from loguru import logger
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.freeze_and_kill import FIRST_PAUSE_S, KillLoop, freeze, listed
 from fsm_runner.process.tree.procfs import Identity, Process
-from fsm_runner.process.tree.subreaper import SUBREAPER, Relation
+from fsm_runner.process.tree.subreaper import SUBREAPER
 
 STUCK_S = 10.0
 """The killer gives up when the same descendants remain for this time after SIGKILL. A process that the kernel holds,
@@ -152,13 +152,13 @@ class DescendantKiller:
                 has_reaped = True
                 continue
             relation = SUBREAPER.relation(process, self.tree)
-            if relation is Relation.UNREADABLE:
+            if relation == "unreadable":
                 unreadable.append(process)
-            elif relation is not Relation.UNRELATED:
+            elif relation != "unrelated":
                 if not has_frozen and process.identity not in self._kills.stopped:
                     has_frozen = True
                     yield from self._freeze()
-                tree = self.tree if relation is Relation.OWN else SUBREAPER.leftovers
+                tree = self.tree if relation == "own" else SUBREAPER.leftovers
                 # Each process is stopped before its children are listed.
                 for each in itertools.chain([process], procfs.descendants(process)):
                     if not each.has_ended and each.identity not in SUBREAPER.given_up:

@@ -11,10 +11,10 @@ child would take exit codes from others. This happens when a child ends, and reg
 """
 
 import asyncio
-import enum
 import os
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 from loguru import logger
 
@@ -31,15 +31,9 @@ REAP_INTERVAL_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Relation(enum.Enum):
-    """The relation of an orphan to a tree that is being ended."""
-
-    OWN = enum.auto()
-    LEFTOVER = enum.auto()
-    """It belongs to a tree that is no longer known. It has to end, but is not charged to the tree that ends now."""
-    UNRELATED = enum.auto()
-    UNREADABLE = enum.auto()
-    """It cannot be read now, perhaps because it is executing a new program."""
+Relation = Literal["own", "leftover", "unrelated", "unreadable"]
+"""The relation of an orphan to a tree that is being ended. A leftover belongs to a tree that is no longer known; it has
+to end, but is not charged to the tree that ends now. An unreadable one may be executing a new program just now."""
 
 
 class Subreaper:
@@ -122,23 +116,23 @@ class Subreaper:
             return self._relation_by_membership(process, tree)
         value = rlimit_tag_of(process.pid)
         if value == tree.rlimit_tag:
-            return Relation.OWN
+            return "own"
         if value is not None and tag_prefix_of(value) == tag_prefix_of(tree.rlimit_tag):
-            return Relation.UNRELATED if value in self._by_rlimit_tag else Relation.LEFTOVER
+            return "unrelated" if value in self._by_rlimit_tag else "leftover"
         environment = procfs.environment(process.pid)
         tag = own_tree_tag(environment)
         if tag == tree.tag:
-            return Relation.OWN
+            return "own"
         if tag is not None:
-            return Relation.UNRELATED if tag in self._trees else Relation.LEFTOVER
+            return "unrelated" if tag in self._trees else "leftover"
         relation = self._relation_by_membership(process, tree)
-        if relation is not Relation.UNRELATED or any(other.has(process) for other in self._trees.values()):
+        if relation != "unrelated" or any(other.has(process) for other in self._trees.values()):
             return relation
         if self._exclusive:
             others = [other for other in self._trees.values() if other is not tree and not other.has_ended]
             may_be_theirs = any(other.may_have_started(process) for other in others)
-            return Relation.UNRELATED if may_be_theirs else Relation.LEFTOVER
-        return Relation.UNRELATED if environment or process.identity in self.ignored else Relation.UNREADABLE
+            return "unrelated" if may_be_theirs else "leftover"
+        return "unrelated" if environment or process.identity in self.ignored else "unreadable"
 
     def belongs_to_another(self, pid: int, tree: ProcessTree) -> bool:
         """Return True if the process has the rlimit tag of another known tree.
@@ -168,7 +162,13 @@ class Subreaper:
 
     def reap(self, process: Process) -> bool:
         """Reap a zombie unless other code may be waiting for it. Return True if it is gone."""
-        if not self._may_reap(process):
+        # A child that other code has started is in this program's session or leads its own; it cannot be in a third.
+        if not (
+            self._exclusive
+            or process.session != process.pid
+            or process.identity in self.given_up
+            or any(tree.has(process) for tree in (self.leftovers, *self._trees.values()))
+        ):
             return False
         try:
             reaped, _, used = os.wait4(process.pid, os.WNOHANG)
@@ -203,17 +203,8 @@ class Subreaper:
 
     def _relation_by_membership(self, process: Process, tree: ProcessTree) -> Relation:
         if tree.has(process):
-            return Relation.OWN
-        return Relation.LEFTOVER if self.leftovers.has(process) else Relation.UNRELATED
-
-    def _may_reap(self, process: Process) -> bool:
-        # A child that other code has started is in this program's session or leads its own; it cannot be in a third.
-        return (
-            self._exclusive
-            or process.session != process.pid
-            or process.identity in self.given_up
-            or any(tree.has(process) for tree in (self.leftovers, *self._trees.values()))
-        )
+            return "own"
+        return "leftover" if self.leftovers.has(process) else "unrelated"
 
     def _assign_to_tree(self, process: Process) -> None:
         if process.identity in self.ignored or any(process.identity in tree.members for tree in self._trees.values()):

@@ -63,8 +63,7 @@ class TreeUsage:
         if at_once:  # otherwise a process may have been reaped in between, and would count twice
             self._dropped_cpu_s += self._newly_dropped_s(found, reaped_s - self._reaped_before_s)
         self._seen, self._reaped_before_s = found, reaped_s
-        usage = _sum(found)
-        return msgspec.structs.replace(usage, cpu_s=usage.cpu_s + reaped_s + self._dropped_cpu_s)
+        return _sum(found, self.ended_cpu_s())
 
     def ended_cpu_s(self) -> float:
         """CPU time of ended processes that no process of the tree has waited for."""
@@ -96,11 +95,11 @@ def _own_and_reaped_s(process: Process) -> float:
     return (process.own_ticks + process.reaped_ticks) / _TICKS_PER_S
 
 
-def _sum(found: dict[Identity, Process], *, is_partial: bool = False) -> Usage:
+def _sum(found: dict[Identity, Process], ended_cpu_s: float = 0.0, *, is_partial: bool = False) -> Usage:
     return Usage(
         processes=len(found),
         memory_bytes=sum(each.resident_pages for each in found.values()) * _PAGE_BYTES,
-        cpu_s=sum(map(_own_and_reaped_s, found.values())),
+        cpu_s=sum(map(_own_and_reaped_s, found.values())) + ended_cpu_s,
         is_partial=is_partial,
     )
 
