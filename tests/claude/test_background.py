@@ -79,7 +79,7 @@ async def test_two_commands_one_of_which_fails(tmp_path: Path, monkeypatch: pyte
         run = await bench.start()
         await bench.has_detail(run, "the turn waits for background work: one; two")
         one.write_line("0")
-        await bench.desk.proxy.answered("POST", f"/sessions/{run.session_id}/events", 5)
+        await bench.system.proxy.answered("POST", f"/sessions/{run.session_id}/events", 5)
         two.write_line("3")
         assert await bench.completes(run) == "Two has failed."
         assert bench.details(run) == [
@@ -113,7 +113,7 @@ async def test_the_last_answer_in_the_form_of_the_schema_counts(
         await bench.has_detail(run, WAITS_FOR_BUILD)
         go.write_line()
         await bench.completes(run)
-        assert await bench.desk.result(run) == {"count": 2}
+        assert await bench.system.result(run) == {"count": 2}
 
 
 async def test_background_work_is_stopped_after_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +139,10 @@ async def test_a_stop_ends_background_work_at_once(tmp_path: Path, monkeypatch: 
         run = await bench.start()
         pid = await started.pid()
         await bench.has_detail(run, WAITS_FOR_SERVER)
-        await bench.desk.api.stop_run(run.run_id)
-        assert (await bench.desk.end(run)).status == "stopped"
+        await bench.system.api.stop_run(run.run_id)
+        assert (await bench.system.end(run)).status == "stopped"
         await gone(pid)
-        (report,) = bench.desk.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
+        (report,) = bench.system.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
         assert report.json["signal"] == "shutdown"
 
 

@@ -116,7 +116,7 @@ async def test_the_model_starts_an_agent_and_gets_its_result(tmp_path: Path, mon
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     async with (
         claude(tmp_path, monkeypatch, agents=AGENTS, variables=proxies) as bench,
-        bench.desk.running(make_home(tmp_path / "home")),
+        bench.system.running(make_home(tmp_path / "home")),
     ):
         answer = await conduct(bench, "{}")
     assert answer["result_data"] == {"said": "from the child"}

@@ -46,9 +46,9 @@ async def test_a_stop_in_the_middle_of_a_tool_leaves_nothing(
         run = await bench.start()
         tools = await two_pids(bench, started)
         (executor,) = of_session(run.session_id)
-        await bench.desk.api.stop_run(run.run_id)
-        assert (await bench.desk.end(run)).status == "stopped"
-        (report,) = bench.desk.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
+        await bench.system.api.stop_run(run.run_id)
+        assert (await bench.system.end(run)).status == "stopped"
+        (report,) = bench.system.proxy.acknowledged("POST", f"/runner/runs/{run.run_id}/stopped")
         assert report.json["signal"] == took
         for pid in (executor, *tools):
             await gone(pid)
@@ -61,8 +61,8 @@ async def test_a_stop_while_the_api_hangs_leaves_nothing(tmp_path: Path, monkeyp
         run = await bench.start()
         await bench.api.was_asked(1)
         (executor,) = of_session(run.session_id)
-        await bench.desk.api.stop_run(run.run_id)
-        assert (await bench.desk.end(run)).status == "stopped"
+        await bench.system.api.stop_run(run.run_id)
+        assert (await bench.system.end(run)).status == "stopped"
         await gone(executor)
 
 
@@ -98,7 +98,7 @@ async def test_a_program_that_is_killed_between_turns_ends_the_session(
         run = await bench.start()
         _, program = await asyncio.gather(bench.completes(run), started.pid())
         os.kill(program, signal.SIGKILL)
-        call = await bench.desk.proxy.answered("POST", f"/runner/sessions/{run.session_id}/status")
+        call = await bench.system.proxy.answered("POST", f"/runner/sessions/{run.session_id}/status")
     assert call.json["status"] == "failed"
 
 

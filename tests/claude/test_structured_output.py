@@ -18,7 +18,7 @@ async def test_the_answer_is_the_result_data_and_not_a_message(tmp_path: Path, m
         bench.api.will(Calls(TOOL, {"count": 3}, text="Here it comes."))
         run = await bench.start(agent="counter", prompt="how many?")
         await bench.completes(run)
-        assert await bench.desk.result(run) == {"count": 3}
+        assert await bench.system.result(run) == {"count": 3}
         assert await bench.messages(run) == [("user", "how many?")]
         assert bench.reported(run) == ["started", "bind", "message", "result", "completed"]
 
@@ -28,7 +28,7 @@ async def test_an_invalid_answer_is_retried(tmp_path: Path, monkeypatch: pytest.
         bench.api.will(Calls(TOOL, {"count": "three"}), Calls(TOOL, {"count": 3}))
         run = await bench.start(agent="counter", prompt="how many?")
         await bench.completes(run)
-        assert await bench.desk.result(run) == {"count": 3}
+        assert await bench.system.result(run) == {"count": 3}
 
 
 async def test_an_answer_that_remains_invalid_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,13 +71,13 @@ async def test_a_resume_of_a_live_session_is_reported_before_its_prompt(
         assert (await bench.session(first))["last_resumed_at"] is None
         # The prompt must not have a timestamp before that of the `run_start` event that `started` leads to.
         released = asyncio.Event()
-        bench.desk.proxy.fault("POST", "/runner/runs/[^/]+/started", faults.hold_request(released))
+        bench.system.proxy.fault("POST", "/runner/runs/[^/]+/started", faults.hold_request(released))
         second = await bench.resume(first, "second")
-        await bench.desk.proxy.seen("POST", f"/runner/runs/{second.run_id}/started")
+        await bench.system.proxy.seen("POST", f"/runner/runs/{second.run_id}/started")
         asyncio.get_running_loop().call_later(START_DELAY_S, released.set)
         await bench.completes(second)
         assert (await bench.session(first))["last_resumed_at"]
-        async with httpx.AsyncClient(base_url=bench.desk.server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=bench.system.server.url, trust_env=False) as http:
             events = (await http.get(f"/sessions/{first.session_id}/events")).json()["events"]
     kinds = [event["event_type"] for event in events]
     assert kinds == ["run_start", "message", "message", "result", "run_completed"] * 2
@@ -122,7 +122,7 @@ async def test_a_restarted_runner_continues_the_conversation(tmp_path: Path, mon
         first = await bench.start("first")
         await bench.completes(first)
         await bench.runner.drain()
-        async with bench.desk.running(claude_profile("one_shot"), state_dir=tmp_path / "later"):
+        async with bench.system.running(claude_profile("one_shot"), state_dir=tmp_path / "later"):
             assert await bench.completes(await bench.resume(first, "second")) == "two"
     assert bench.api.asked[-1].prompts == ["first", "second"]
 
@@ -134,7 +134,7 @@ async def test_a_conversation_without_a_transcript_is_not_resumed(
     async with claude(tmp_path, monkeypatch, "one_shot") as bench:
         first = await bench.start()
         await bench.completes(first)
-        async with httpx.AsyncClient(base_url=bench.desk.server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=bench.system.server.url, trust_env=False) as http:
             patch = await http.patch(f"/sessions/{first.session_id}/metadata", json={"executor_session_id": unknown})
         assert patch.is_success
         error = await bench.fails(await bench.resume(first, "go on"))
@@ -151,11 +151,11 @@ async def test_a_session_without_a_conversation_is_not_resumed(tmp_path: Path, m
         await bench.completes(first)
         path = f"/sessions/{first.session_id}"
         unbound = faults.Answer(200, b'{"session": {"executor_session_id": null}}')
-        bench.desk.proxy.fault("GET", path, faults.instead("unbound", unbound))
+        bench.system.proxy.fault("GET", path, faults.instead("unbound", unbound))
         error = await bench.fails(await bench.resume(first, "go on"))
         said = "has no executor_session_id, so there is no conversation to resume"
         assert error == f"Error: session {first.session_id} {said} {ENDED}"
-        bench.desk.proxy.fault("GET", path, faults.status(404, "Session not found"))
+        bench.system.proxy.fault("GET", path, faults.status(404, "Session not found"))
         error = await bench.fails(await bench.resume(first, "go on"))
         assert error == f"Error: session {first.session_id} not found: the coordinator does not know it {ENDED}"
 

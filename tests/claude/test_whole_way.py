@@ -6,7 +6,7 @@ import pytest
 
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from tests.support.claude import COMMAND, needed_variables
-from tests.support.embedded import coordinator
+from tests.support.embedded import embedded_coordinator
 from tests.support.messages_api import MessagesApi, Says, messages_api
 from tests.support.program import REPOSITORY, environment, finish, program
 
@@ -18,16 +18,16 @@ def claude_environment(api: MessagesApi, folder: Path, home: Path = REPOSITORY) 
 
 
 async def test_a_prompt_from_submit_to_result(tmp_path: Path) -> None:
-    async with messages_api() as api, coordinator() as desk:
+    async with messages_api() as api, embedded_coordinator() as coordinator:
         api.will(Says("Good day."), Says("Good bye."))
         env = claude_environment(api, tmp_path)
-        flags = ("--profile", "quick", "--coordinator-url", desk.server.url)
+        flags = ("--profile", "quick", "--coordinator-url", coordinator.server.url)
         async with program(tmp_path, env, *flags) as runner:
             await runner.said("online")
-            first = await finish(tmp_path, env, "submit", "-c", desk.server.url, "--prompt", "hello", "--wait")
+            first = await finish(tmp_path, env, "submit", "-c", coordinator.server.url, "--prompt", "hello", "--wait")
             assert (first.code, first.stdout) == (EXIT_OK, "Good day.\n")
             session = next(word for word in first.stderr.split() if word.startswith("ses_"))
-            more = ("submit", "-c", desk.server.url, "--session", session, "--prompt", "bye", "--wait")
+            more = ("submit", "-c", coordinator.server.url, "--session", session, "--prompt", "bye", "--wait")
             second = await finish(tmp_path, env, *more)
             assert (second.code, second.stdout) == (EXIT_OK, "Good bye.\n")
             assert "sonnet" in api.asked[0].body["model"]

@@ -22,13 +22,13 @@ async def test_an_executor_of_the_same_user(tmp_path: Path) -> None:
     (workspace / "other" / "private").write_text("private")
     variables = [word for name, value in VARIABLES.items() for word in ("--env", f"{name}={value}")]
     options = (*LOCKED_DOWN_FROM_ROOT, *variables, "--volume", f"{workspace}:/workspace")
-    async with Fifo(workspace / "waiting") as waiting, at_work(tmp_path, {}, image, *options) as (desk, running):
+    async with Fifo(workspace / "waiting") as waiting, at_work(tmp_path, {}, image, *options) as (system, running):
         for path in (workspace, *workspace.rglob("*")):
             path.chmod(0o777)
-        victim = await victim_of(desk, Path("/workspace/waiting"), Path("/workspace/other"))
+        victim = await victim_of(system, Path("/workspace/waiting"), Path("/workspace/other"))
         init = int((await engine("inspect", "--format", "{{.State.Pid}}", running.name)).stdout)
         outcomes = await outcomes_of(
-            desk,
+            system,
             victim,
             psutil.Process(init).children()[0],
             runner_pid=int((await running.execute("sh", "-c", f"echo {RUNNER}")).stdout),

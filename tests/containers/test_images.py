@@ -22,7 +22,7 @@ from tests.support.containers import (
 )
 from tests.support.messages_api import Calls, Says, messages_api
 from tests.support.program import REPOSITORY
-from tests.support.runner import Bench
+from tests.support.runner import System
 from tests.support.watch import PATIENCE_S
 
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:exec")
@@ -42,10 +42,10 @@ def workspace(tmp_path: Path) -> Path:
     return folder
 
 
-async def completes(desk: Bench, agent: str, **parameters: str) -> dict[str, object]:
-    run = await desk.submit(agent, **parameters)
-    await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-    result = await desk.result(run)
+async def completes(system: System, agent: str, **parameters: str) -> dict[str, object]:
+    run = await system.submit(agent, **parameters)
+    await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+    result = await system.result(run)
     assert result is not None
     return result
 
@@ -93,18 +93,18 @@ def test_its_profiles_are_those_of_the_project(file: Path) -> None:
 
 
 async def test_an_agent_runs_from_submission_to_result(tmp_path: Path) -> None:
-    async with at_work(tmp_path, SCRIPTS, PROCEDURAL) as (desk, running):
-        assert await completes(desk, "echo", message="hello") == {"message": "hello"}
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL) as (system, running):
+        assert await completes(system, "echo", message="hello") == {"message": "hello"}
         listed = await running.execute("uv", "run", "--script", "agent-runner", "--profile-list")
         assert listed.stdout.splitlines()[0].startswith("echo ")
 
 
 async def test_it_runs_with_nothing_writable_but_what_it_needs(tmp_path: Path, workspace: Path) -> None:
     options = (*LOCKED_DOWN, "--volume", f"{workspace}:/workspace")
-    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (system, running):
         uid = (await running.execute("id", "-u")).stdout.strip()
         assert uid != "0"
-        assert await completes(desk, "run-write") == {"uid": uid}
+        assert await completes(system, "run-write") == {"uid": uid}
         written = workspace / "written"
         assert (written.read_text().strip(), str(written.stat().st_uid)) == (uid, uid)
         listed = await running.execute("uv", "run", "--script", "agent-runner", "--profile-list")
@@ -114,22 +114,22 @@ async def test_it_runs_with_nothing_writable_but_what_it_needs(tmp_path: Path, w
 async def test_a_workspace_that_is_not_its_own_fails_the_run_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir(mode=0o700)
     options = ("--volume", f"{tmp_path / 'workspace'}:/workspace")
-    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (system, running):
         await running.says("runs will fail: Permission denied on workspace /workspace")
-        run = await desk.submit("echo", message="hello")
-        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
-        assert "Permission denied on workspace" in ((await desk.api.run(run.run_id)).error or "")
+        run = await system.submit("echo", message="hello")
+        await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+        assert "Permission denied on workspace" in ((await system.api.run(run.run_id)).error or "")
 
 
 async def test_a_stop_with_a_run_at_work_is_told_and_in_order(tmp_path: Path, workspace: Path) -> None:
     options = ("--env", "GRACE_PERIOD=0", "--volume", f"{workspace}:/workspace")
-    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, running):
-        run = await desk.submit("run-stay")
-        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (system, running):
+        run = await system.submit("run-stay")
+        await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
         await engine("stop", "--time", "20", running.name, limit_s=2 * PATIENCE_S)
         assert await running.exit_code() == 0
-        assert (await desk.api.run(run.run_id)).status == "stopped"
-        assert await desk.runners() == []
+        assert (await system.api.run(run.run_id)).status == "stopped"
+        assert await system.runners() == []
 
 
 async def test_it_is_healthy_while_its_runner_answers(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ async def test_empty_variables_leave_the_images_own_values() -> None:
 
 async def test_what_an_executor_sees_is_nothing_of_the_containers(tmp_path: Path, workspace: Path) -> None:
     options = ("--env", "SECRET=x", "--env", "AUTH0_RUNNER_CLIENT_SECRET=y", "--volume", f"{workspace}:/workspace")
-    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (desk, _):
-        told = await completes(desk, "run-tell")
+    async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (system, _):
+        told = await completes(system, "run-tell")
         names = {line.partition("=")[0] for line in str(told["stdout"]).splitlines()}
     assert {"PATH", "HOME", "AGENT_SESSION_ID"} <= names
     assert not {"SECRET", "AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "STATE_DIR"} & names
@@ -203,17 +203,17 @@ async def test_an_image_with_an_executor_of_ones_own(
     tmp_path: Path, executor: str, preparation: str, options: tuple[str, ...], answer: str
 ) -> None:
     image = own_image(tmp_path, executor, preparation)
-    async with at_work(tmp_path, SCRIPTS, image, *LOCKED_DOWN_FROM_ROOT, *options) as (desk, running):
+    async with at_work(tmp_path, SCRIPTS, image, *LOCKED_DOWN_FROM_ROOT, *options) as (system, running):
         assert (await running.execute("sh", "-c", f"stat -c %U /proc/{RUNNER}")).stdout == "runner\n"
-        assert (await desk.runners())[0]["executor_profile"] == "my-profile"
+        assert (await system.runners())[0]["executor_profile"] == "my-profile"
         await running.comes_to_be("healthy")
-        run = await desk.submit_prompt("four words are these")
-        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-        assert (await desk.api.session_result(run.session_id)).result_text == answer
+        run = await system.submit_prompt("four words are these")
+        await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+        assert (await system.api.session_result(run.session_id)).result_text == answer
         # Whoever is the container's first process may tell the runner so.
         await engine("stop", "--time", "20", running.name, limit_s=2 * PATIENCE_S)
         assert await running.exit_code() == 0
-        assert await desk.runners() == []
+        assert await system.runners() == []
 
 
 @pytest.mark.parametrize(
@@ -267,10 +267,10 @@ async def test_claude_code_works_with_a_secret_from_a_file(tmp_path: Path, works
         options = [*named, *LOCKED_DOWN, "--volume", f"{secret}:{file}:ro", "--volume", f"{workspace}:/workspace"]
         options += ["--env", f"ANTHROPIC_BASE_URL={api.url}", "--env", "PROFILE=quick"]
         api.will(Calls("Write", {"file_path": "/workspace/made", "content": "by the model"}), Says("done"))
-        async with at_work(tmp_path, SCRIPTS, CLAUDE_CODE, *options) as (desk, running):
-            run = await desk.submit_prompt("make it")
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-            assert (await desk.api.session_result(run.session_id)).result_text == "done"
+        async with at_work(tmp_path, SCRIPTS, CLAUDE_CODE, *options) as (system, running):
+            run = await system.submit_prompt("make it")
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            assert (await system.api.session_result(run.session_id)).result_text == "done"
             assert (workspace / "made").read_text() == "by the model"
             assert (await running.execute("claude", "--version")).code == 0
             assert (await running.execute("node", "--version")).code == 0

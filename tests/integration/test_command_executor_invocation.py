@@ -16,10 +16,10 @@ from fsm_runner.diagnostics.redaction import MASK
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.environment import SDK_FOLDER, executor_environment
 from fsm_runner.protocol.wire import JsonObject, RunRequest
-from tests.support.command_executor import AGENT, PROFILE, StagedBench, command_home, staged
+from tests.support.command_executor import AGENT, PROFILE, ScriptedBench, command_home, scripted_bench
 from tests.support.faults import Answer, rewrite
 from tests.support.proxy import POLL
-from tests.support.runner import bench
+from tests.support.runner import open_system
 
 Lifecycle = Literal["one_shot", "persistent"]
 LIFECYCLES: tuple[Lifecycle, ...] = ("one_shot", "persistent")
@@ -48,7 +48,7 @@ async def test_the_invocation_of_a_start_has_exactly_the_fields_of_the_protocol(
     tmp_path: Path, lifecycle: Lifecycle
 ) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle, config=CONFIG)
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         run = await at_work.start(*REPORT)
         answer = await at_work.completes(run)
         assert answer["message"] == {
@@ -65,7 +65,7 @@ async def test_the_invocation_of_a_start_has_exactly_the_fields_of_the_protocol(
 
 async def test_the_invocation_of_a_resume_has_no_project_directory(tmp_path: Path) -> None:
     home = command_home(tmp_path / "home", lifecycle="one_shot", config=CONFIG)
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         first = await at_work.start(["bind"], *REPORT)
         pid = (await at_work.completes(first))["pid"]
         answer = await at_work.completes(await at_work.resume(first, *REPORT))
@@ -83,9 +83,9 @@ async def test_the_invocation_of_a_resume_has_no_project_directory(tmp_path: Pat
 
 
 async def test_a_run_without_an_agent_names_none(tmp_path: Path) -> None:
-    async with staged(tmp_path) as at_work:
+    async with scripted_bench(tmp_path) as at_work:
         request = RunRequest(type="start_session", parameters={"prompt": "hello", "steps": REPORT})
-        answer = await at_work.completes(await at_work.desk.api.create_run(request))
+        answer = await at_work.completes(await at_work.system.api.create_run(request))
         assert answer["message"].keys() == {
             "schema_version",
             "mode",
@@ -100,14 +100,14 @@ async def test_a_run_without_an_agent_names_none(tmp_path: Path) -> None:
     "value", [2**64, -(2**70), 1e308, "\u2028\x00\x7f😀", "a\nb\r\n", {"": [[], {}, None]}, "${runner.x}"], ids=ascii
 )
 async def test_parameters_arrive_unchanged(tmp_path: Path, value: Any) -> None:
-    async with staged(tmp_path) as at_work:
-        run = await at_work.desk.submit(AGENT, steps=REPORT, value=value)
+    async with scripted_bench(tmp_path) as at_work:
+        run = await at_work.system.submit(AGENT, steps=REPORT, value=value)
         assert (await at_work.completes(run))["message"]["parameters"] == {"steps": REPORT, "value": value}
 
 
 async def test_the_invocation_has_the_whole_blueprint_with_filled_placeholders(tmp_path: Path) -> None:
     async with of_the_coordinator(tmp_path, BLUEPRINT) as at_work:
-        run = await at_work.desk.submit(UNKNOWN_AGENT, steps=REPORT)
+        run = await at_work.system.submit(UNKNOWN_AGENT, steps=REPORT)
         assert (await at_work.completes(run))["message"]["agent_blueprint"] == {
             **BLUEPRINT,
             "system_prompt": f"Tools are at {MCP_URL}, {MCP_URL}; ${{runner.other}}.",
@@ -121,8 +121,8 @@ async def test_the_invocation_has_the_whole_blueprint_with_filled_placeholders(t
 async def test_a_run_works_in_the_directory_that_it_names(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    async with staged(tmp_path) as at_work:
-        run = await at_work.desk.submit_in(str(elsewhere), AGENT, steps=REPORT)
+    async with scripted_bench(tmp_path) as at_work:
+        run = await at_work.system.submit_in(str(elsewhere), AGENT, steps=REPORT)
         answer = await at_work.completes(run)
         assert answer["directory"] == str(elsewhere)
         assert answer["message"]["project_dir"] == str(elsewhere)
@@ -138,7 +138,7 @@ async def test_an_executor_gets_only_the_documented_environment(
     monkeypatch.setenv("AGENT_SESSION_ID", "ses_of_somebody_else")
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "the executor's")
     home = command_home(tmp_path / "home", lifecycle=lifecycle, env=("CLAUDE_CODE_OAUTH_TOKEN", "NOT_SET_HERE"))
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         run = await at_work.start(*REPORT)
         environment = (await at_work.completes(run))["environment"]
         url = environment.pop("AGENT_ORCHESTRATOR_API_URL")
@@ -166,7 +166,7 @@ async def test_an_executor_reaches_its_gateway_past_a_proxy(tmp_path: Path, monk
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, DEAD_PROXY)
     home = command_home(tmp_path / "home", BINDS_BY_URLLIB, lifecycle="one_shot")
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         run = await at_work.start()
         await at_work.completes(run)
         assert "bind" in at_work.told(run)
@@ -176,7 +176,7 @@ async def test_a_python_path_of_the_profile_comes_before_the_sdk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/opt/modules")
-    async with staged(tmp_path, command_home(tmp_path / "home", env=("PYTHONPATH",))) as at_work:
+    async with scripted_bench(tmp_path, command_home(tmp_path / "home", env=("PYTHONPATH",))) as at_work:
         environment = (await at_work.completes(await at_work.start(*REPORT)))["environment"]
         assert environment["PYTHONPATH"] == f"/opt/modules{os.pathsep}{SDK_FOLDER}"
 
@@ -197,22 +197,22 @@ async def test_a_blueprint_may_be_nested_as_deep_as_json_can_be_read(tmp_path: P
     def deepened(answer: Answer) -> Answer:
         return msgspec.structs.replace(answer, body=answer.body.replace(b'"parameters_schema"', deep + b'"unknown"'))
 
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("GET", POLL, rewrite(deepened), times=None)
-        async with desk.running(command_home(tmp_path / "home")) as runner:
-            at_work = StagedBench(desk, runner)
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("GET", POLL, rewrite(deepened), times=None)
+        async with system.running(command_home(tmp_path / "home")) as runner:
+            at_work = ScriptedBench(system, runner)
             for _ in range(2):
                 await at_work.completes(await at_work.start())
 
 
 @asynccontextmanager
-async def of_the_coordinator(folder: Path, blueprint: JsonObject) -> AsyncIterator[StagedBench]:
+async def of_the_coordinator(folder: Path, blueprint: JsonObject) -> AsyncIterator[ScriptedBench]:
     """The coordinator has this agent beside the runner's own."""
     agents_dir = folder / "agents"
     agents_dir.mkdir()
     (agents_dir / f"{blueprint['name']}.json").write_bytes(msgspec.json.encode(blueprint))
     async with (
-        bench(folder, agents_dir=agents_dir) as desk,
-        desk.running(command_home(folder / "home"), external_mcp_url=MCP_URL) as runner,
+        open_system(folder, agents_dir=agents_dir) as system,
+        system.running(command_home(folder / "home"), external_mcp_url=MCP_URL) as runner,
     ):
-        yield StagedBench(desk, runner)
+        yield ScriptedBench(system, runner)

@@ -9,12 +9,12 @@ import pytest
 from fsm_runner.protocol.wire import RunCreated
 from tests.support.command_executor import (
     SESSION_STATUS,
-    StagedBench,
+    ScriptedBench,
     Step,
     command_home,
     held_by,
+    scripted_bench,
     short_graces,
-    staged,
 )
 from tests.support.processes import gone
 from tests.support.runner import waiter
@@ -23,8 +23,8 @@ LARGE_CHARS = 300_000
 """More than a pipe holds."""
 
 
-def one_shot(folder: Path, source: str | None = None, **overrides: Any) -> AbstractAsyncContextManager[StagedBench]:
-    return staged(folder, command_home(folder / "home", source, lifecycle="one_shot"), **overrides)
+def one_shot(folder: Path, source: str | None = None, **overrides: Any) -> AbstractAsyncContextManager[ScriptedBench]:
+    return scripted_bench(folder, command_home(folder / "home", source, lifecycle="one_shot"), **overrides)
 
 
 async def test_runs_of_one_session_come_one_after_another(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ async def test_runs_of_one_session_come_one_after_another(tmp_path: Path) -> Non
         await held.started.pid()
         further = [await bench.resume(first, ["event", text]) for text in ("second", "third")]
         for run in further:
-            await bench.desk.state(run, "executing")
+            await bench.system.state(run, "executing")
         # A run of another session does not wait for them.
         await bench.completes(await bench.start(["bind"]))
         assert _texts(bench, first) == []
@@ -49,7 +49,7 @@ async def test_a_waiting_run_can_be_stopped_and_delays_no_other(tmp_path: Path) 
         await held.started.pid()
         second, third = [await bench.resume(first, ["event", text]) for text in ("second", "third")]
         for run in (second, third):
-            await bench.desk.state(run, "executing")
+            await bench.system.state(run, "executing")
         bench.runner.actor._runs.stop_run(second.run_id, "the test")
         assert (await bench.end(second)).status == "stopped"
         held.gate.write_line()
@@ -57,7 +57,7 @@ async def test_a_waiting_run_can_be_stopped_and_delays_no_other(tmp_path: Path) 
         assert _texts(bench, first) == ["first", "third"]
 
 
-def _texts(bench: StagedBench, run: RunCreated) -> list[str]:
+def _texts(bench: ScriptedBench, run: RunCreated) -> list[str]:
     calls = bench.proxy.acknowledged("POST", f"/sessions/{run.session_id}/events")
     messages = [call.json for call in calls if call.json["event_type"] == "message"]
     return [message["content"][0]["text"] for message in messages]
@@ -118,7 +118,7 @@ async def test_each_resume_is_a_process_of_its_own(tmp_path: Path) -> None:
 
 async def test_an_invocation_larger_than_a_pipe_arrives_whole(tmp_path: Path) -> None:
     async with one_shot(tmp_path) as bench:
-        run = await bench.desk.submit("staged", steps=[["bind"], ["report"]], text="x" * LARGE_CHARS)
+        run = await bench.system.submit("scripted", steps=[["bind"], ["report"]], text="x" * LARGE_CHARS)
         assert (await bench.completes(run))["message"]["parameters"]["text"] == "x" * LARGE_CHARS
 
 
@@ -135,7 +135,7 @@ async def test_an_executor_need_not_read_its_invocation(
     tmp_path: Path, source: str, status: str, reason: str | None, size_chars: int
 ) -> None:
     async with one_shot(tmp_path, source) as bench:
-        ended = await bench.end(await bench.desk.submit("staged", text="x" * size_chars))
+        ended = await bench.end(await bench.system.submit("scripted", text="x" * size_chars))
         assert (ended.status, ended.error) == (status, reason)
 
 
@@ -144,7 +144,7 @@ async def test_a_time_limit_ends_an_executor_that_never_reads(tmp_path: Path, si
     async with waiter(tmp_path) as held:
         source = f"#!/bin/sh\necho $$ > {held.started.path}\nexec sleep 1000\n"
         async with one_shot(tmp_path, source, run_timeout_s=2.0) as bench:
-            run = await bench.desk.submit("staged", text="x" * size_chars)
+            run = await bench.system.submit("scripted", text="x" * size_chars)
             pid = await held.started.pid()
             assert "time limit of 2 s" in await bench.fails(run)
             await gone(pid)
@@ -158,7 +158,7 @@ async def test_a_stop_ends_the_process_and_its_group(
     async with one_shot(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], *steps, ["spawn", str(held.started.path)], *held_by(held))
         pids = await held.started.pid(), await held.started.pid()
-        await bench.desk.api.stop_run(run.run_id)
+        await bench.system.api.stop_run(run.run_id)
         assert (await bench.end(run)).status == "stopped"
         assert bench.signal(run) == signal
         for pid in pids:

@@ -15,12 +15,12 @@ from tests.support.command_executor import (
     COMMAND,
     PROFILE,
     command_home,
-    staged,
-    staged_source,
+    scripted_bench,
+    scripted_executor_source,
 )
 from tests.support.logs import log_lines
 from tests.support.program import environment, program
-from tests.support.runner import bench
+from tests.support.runner import open_system
 
 PEP_723 = """\
 #!/usr/bin/env -S uv run --script
@@ -46,9 +46,9 @@ async def test_a_script_with_a_header_of_pep_723_is_started_by_uv(
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_PYTHON", sys.executable)
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    home = command_home(tmp_path / "home", PEP_723 + staged_source(), lifecycle=lifecycle)
+    home = command_home(tmp_path / "home", PEP_723 + scripted_executor_source(), lifecycle=lifecycle)
     home.executor_path.chmod(mode)
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         first = await at_work.start(["bind"], ["report"])
         environment = (await at_work.completes(first))["environment"]
         assert environment["UV_CACHE_DIR"] == str(tmp_path / "cache")
@@ -59,7 +59,7 @@ async def test_a_script_with_a_header_of_pep_723_is_started_by_uv(
 async def test_a_script_that_needs_uv_is_refused_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = command_home(tmp_path / "home", PEP_723 + staged_source())
+    home = command_home(tmp_path / "home", PEP_723 + scripted_executor_source())
     (tmp_path / "bin").mkdir()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -74,7 +74,7 @@ async def test_a_missing_executor_is_reported_before_the_runner_registers(tmp_pa
     assert await _refused(tmp_path, home) == f"{home.path}: command: there is no executor {tmp_path / 'home' / COMMAND}"
 
 
-@pytest.mark.parametrize("command", ["executors", "", "x" * 5000, "executors/staged/exec/deeper", "a\0b"], ids=_brief)
+@pytest.mark.parametrize("command", ["executors", "", "x" * 5000, "executors/scripted/exec/deeper", "a\0b"], ids=_brief)
 async def test_a_command_that_names_no_file_is_refused(tmp_path: Path, command: str) -> None:
     home = command_home(tmp_path / "home")
     profile = msgspec.structs.replace(home.profile, command=command)
@@ -106,11 +106,11 @@ async def test_an_executor_that_cannot_be_started_fails_its_run_with_the_reason(
     tmp_path: Path, lifecycle: str, source: str, reason: str
 ) -> None:
     home = command_home(tmp_path / "home", source, lifecycle=lifecycle)
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         run = await at_work.start()
         assert reason.format(executor=home.executor_path) in await at_work.fails(run)
-        assert at_work.desk.reports(run) == ["started", "failed"]
-        home.executor_path.write_text(staged_source())
+        assert at_work.system.reports(run) == ["started", "failed"]
+        home.executor_path.write_text(scripted_executor_source())
         await at_work.completes(await at_work.start())
 
 
@@ -138,7 +138,7 @@ async def test_a_configured_home_uses_nothing_from_others(places: "Places") -> N
 
 
 class Places:
-    """Three homes, each with the profile `staged`, whose executor reports its folder."""
+    """Three homes, each with the profile `scripted_bench`, whose executor reports its folder."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -158,7 +158,7 @@ class Places:
             self._monkeypatch.setenv(HOME_VARIABLE, str(self.configured))
         else:
             self._monkeypatch.delenv(HOME_VARIABLE, raising=False)
-        async with staged(self.folder, load_profile(PROFILE)) as at_work:
+        async with scripted_bench(self.folder, load_profile(PROFILE)) as at_work:
             return (await at_work.fails(await at_work.start())).removesuffix(" (exit code 1)")
 
 
@@ -169,12 +169,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 
 async def _refused(folder: Path, home: LoadedProfile) -> str:
     """Return the error of a runner of this home, which does not register."""
-    async with bench(folder) as desk:
+    async with open_system(folder) as system:
         with pytest.raises(UsageError) as refusal:
-            async with desk.running(home):
+            async with system.running(home):
                 pass
-        assert await desk.runners() == []
-        assert desk.proxy.calls == []
+        assert await system.runners() == []
+        assert system.proxy.calls == []
     return str(refusal.value)
 
 
@@ -195,7 +195,9 @@ async def test_a_runner_says_at_its_start_that_credentials_are_missing(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with log_lines() as lines:
-        async with staged(tmp_path, msgspec.structs.replace(home, manifest=manifest_beside(home.executor_path))):
+        async with scripted_bench(
+            tmp_path, msgspec.structs.replace(home, manifest=manifest_beside(home.executor_path))
+        ):
             pass
     warnings = [line for line in lines if "A_TOKEN or A_KEY" in line]
     assert warnings == [] if warning is None else warning in warnings[0]

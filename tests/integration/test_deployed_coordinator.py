@@ -22,7 +22,7 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
 from tests.support.deployed import CHECKS
 from tests.support.deployed_answers import FILLINGS, DeployedCoordinator, Filling
-from tests.support.embedded import autonomous, coordinator
+from tests.support.embedded import autonomous, embedded_coordinator
 from tests.support.mcp import QUICK
 from tests.support.openapi import DEPLOYED, operations
 from tests.support.serving import serving
@@ -190,9 +190,9 @@ async def test_what_submit_and_runs_do_works(
 async def test_the_embedded_coordinator_demands_what_a_deployed_one_demands() -> None:
     """So that an executor or a client that works with the one works with the other."""
     answers = DeployedCoordinator("required")
-    async with coordinator() as desk:
-        runner_id = await desk.register()
-        run = await desk.submit()
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        run = await coordinator.submit()
         known = {"runner_id": runner_id, "session_id": run["session_id"], "run_id": run["run_id"]}
         for operation in operations(DEPLOYED):
             if operation.body is None:
@@ -201,20 +201,20 @@ async def test_the_embedded_coordinator_demands_what_a_deployed_one_demands() ->
             body = answers.instance(operation.body)
             for field in operation.body.content.get("required", ()):
                 lacking = {name: value for name, value in body.items() if name != field}
-                answer = await desk.http.request(operation.method, path, json=lacking)
+                answer = await coordinator.http.request(operation.method, path, json=lacking)
                 assert answer.status_code == 422, (operation.path, field, answer.text)
                 assert [each["loc"] for each in answer.json()["detail"]] == [["body", field]]
 
 
 async def test_an_event_that_a_deployed_coordinator_refuses_is_refused_by_the_embedded_one() -> None:
     (operation,) = (each for each in operations(DEPLOYED) if str(each) == "POST /sessions/{session_id}/events")
-    async with coordinator() as desk:
-        await desk.register(**autonomous())
-        run = await desk.prompt()
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register(**autonomous())
+        run = await coordinator.prompt()
         for field, wrong in WRONG_FIELDS:
             event = {**msgspec.json.decode(EVENT), field: wrong}
             assert operation.request_defects(msgspec.json.encode(event)) != []
-            answer = await desk.event(run, **{field: wrong})
+            answer = await coordinator.event(run, **{field: wrong})
             assert answer.status_code == 422, (field, wrong)
             assert answer.json()["detail"][0]["loc"][:2] == ["body", field]
 

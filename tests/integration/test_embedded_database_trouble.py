@@ -16,7 +16,7 @@ from fsm_runner.coordinator_server.store import worker
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable, unavailable
 from fsm_runner.coordinator_server.timings import Timings
-from tests.support.embedded import ECHO_AGENT, Clock, Desk, coordinator, registration
+from tests.support.embedded import ECHO_AGENT, Clock, EmbeddedCoordinator, embedded_coordinator, registration
 from tests.support.logs import log_lines
 from tests.support.small_disk import needs_mount, small_disk
 from tests.support.watch import PATIENCE_S
@@ -26,21 +26,21 @@ HELD: list[sqlite3.Connection] = []
 """Open connections that lock a file during a test."""
 
 
-async def health(desk: Desk) -> tuple[int, str]:
-    answer = await desk.http.get("/health")
+async def health(coordinator: EmbeddedCoordinator) -> tuple[int, str]:
+    answer = await coordinator.http.get("/health")
     return answer.status_code, answer.json()["status"]
 
 
-async def have_failed(desk: Desk, *runs: dict[str, Any]) -> None:
+async def have_failed(coordinator: EmbeddedCoordinator, *runs: dict[str, Any]) -> None:
     """Return when the coordinator has closed these runs, which its next sweep does."""
     async with asyncio.timeout(PATIENCE_S):
-        while {await desk.run_status(run) for run in runs} != {"failed"}:  # noqa: ASYNC110 - it has no event for this
+        while {await coordinator.run_status(run) for run in runs} != {"failed"}:  # noqa: ASYNC110 - it has no event for this
             await asyncio.sleep(0.01)
 
 
-async def sent(desk: Desk, text: str = LARGE_TEXT) -> httpx.Response:
+async def sent(coordinator: EmbeddedCoordinator, text: str = LARGE_TEXT) -> httpx.Response:
     body = {"type": "start_session", "agent_name": "echo", "parameters": {"message": text}}
-    return await desk.http.post("/runs", json=body)
+    return await coordinator.http.post("/runs", json=body)
 
 
 @pytest.fixture
@@ -53,21 +53,21 @@ def recovers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("recovers_at_once")
 async def test_a_full_disk_is_a_507_is_logged_once_and_ends_with_free_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
-        async with coordinator(database=disk.path / "runs.sqlite") as desk:
-            runner_id = await desk.register()
-            run = await desk.submit()
-            assert await health(desk) == (200, "healthy")
+        async with embedded_coordinator(database=disk.path / "runs.sqlite") as coordinator:
+            runner_id = await coordinator.register()
+            run = await coordinator.submit()
+            assert await health(coordinator) == (200, "healthy")
             disk.fill()
             for _ in range(5):
-                refused = await sent(desk)
+                refused = await sent(coordinator)
                 assert refused.status_code == 507
                 assert "disk is full: free some space" in refused.json()["detail"]
-            assert await health(desk) == (503, "unhealthy")
-            assert await desk.run_status(run) == "pending"  # reads still work
+            assert await health(coordinator) == (503, "unhealthy")
+            assert await coordinator.run_status(run) == "pending"  # reads still work
             disk.free()
-            assert (await sent(desk)).status_code == 201
-            assert await health(desk) == (200, "healthy")
-            assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
+            assert (await sent(coordinator)).status_code == 201
+            assert await health(coordinator) == (200, "healthy")
+            assert (await coordinator.claim(runner_id))["run_id"] == run["run_id"]
         said = [line for line in lines if "database" in line]
         assert len(said) == 2, said
         assert "disk is full: free some space" in said[0]
@@ -78,14 +78,14 @@ async def test_a_full_disk_is_a_507_is_logged_once_and_ends_with_free_space(tmp_
 async def test_each_outage_of_the_database_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, away = tmp_path / "runs.sqlite", tmp_path / "away"
     with log_lines() as lines:
-        async with coordinator(database=file) as desk:
-            await desk.register()
+        async with embedded_coordinator(database=file) as coordinator:
+            await coordinator.register()
             for recovered_after_s in (600.0, 600.0, 0.0, 0.0):
                 monkeypatch.setattr(worker, "RECOVERED_AFTER_S", recovered_after_s)
                 file.rename(away)
-                assert (await sent(desk)).status_code == 503
+                assert (await sent(coordinator)).status_code == 503
                 away.rename(file)
-                assert (await sent(desk)).status_code == 201
+                assert (await sent(coordinator)).status_code == 201
     said = ["again" if "can be used again" in line else "trouble" for line in lines if "database" in line]
     # The first two count as one outage: on a nearly full disk, some writes fail and others succeed.
     assert said == ["trouble", "again", "trouble", "again"]
@@ -96,7 +96,7 @@ async def test_each_outage_of_the_database_is_logged_once(tmp_path: Path, monkey
 async def test_a_full_disk_and_its_end_are_noticed_without_a_request(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, log_lines() as lines:
         timings = Timings(sweep_interval_s=0.01)
-        async with coordinator(timings, database=disk.path / "runs.sqlite"):
+        async with embedded_coordinator(timings, database=disk.path / "runs.sqlite"):
             disk.fill()
             await until(lambda: any("disk is full" in line for line in lines))
             disk.free()
@@ -108,17 +108,17 @@ async def test_runs_of_a_runner_that_leaves_during_an_outage_are_closed_later(tm
     clock = Clock()
     with small_disk(tmp_path / "disk") as disk:
         timings = Timings(sweep_interval_s=0.01)
-        async with coordinator(timings, database=disk.path / "runs.sqlite", clock=clock) as desk:
-            runner_id = await desk.register()
-            run = await desk.submit()
-            await desk.claim(runner_id)
+        async with embedded_coordinator(timings, database=disk.path / "runs.sqlite", clock=clock) as coordinator:
+            runner_id = await coordinator.register()
+            run = await coordinator.submit()
+            await coordinator.claim(runner_id)
             disk.fill()
-            while (await sent(desk)).status_code == 201:  # the database's log has some space at first
+            while (await sent(coordinator)).status_code == 201:  # the database's log has some space at first
                 pass
-            left = await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
+            left = await coordinator.http.delete(f"/runners/{runner_id}", params={"self": "true"})
             disk.free()
             assert left.status_code in (200, 507)
-            await have_failed(desk, run)
+            await have_failed(coordinator, run)
 
 
 async def test_runs_of_all_runners_that_expire_during_an_outage_are_closed_later(
@@ -126,17 +126,17 @@ async def test_runs_of_all_runners_that_expire_during_an_outage_are_closed_later
 ) -> None:
     file, aside, clock = tmp_path / "runs.sqlite", tmp_path / "aside", Clock()
     timings = Timings(sweep_interval_s=0.01)
-    async with coordinator(timings, database=file, clock=clock) as desk:
+    async with embedded_coordinator(timings, database=file, clock=clock) as coordinator:
         runs = []
         for hostname in ("one", "two"):
-            runner_id = await desk.register(hostname=hostname, agents=[{**ECHO_AGENT, "name": hostname}])
-            runs.append(await desk.submit(agent_name=hostname))
-            await desk.claim(runner_id)
+            runner_id = await coordinator.register(hostname=hostname, agents=[{**ECHO_AGENT, "name": hostname}])
+            runs.append(await coordinator.submit(agent_name=hostname))
+            await coordinator.claim(runner_id)
         file.rename(aside)
         clock.now_s += timings.removed_after_s + 1
-        await desk.http.get("/runners")  # expires them, if the sweep has not
+        await coordinator.http.get("/runners")  # expires them, if the sweep has not
         aside.rename(file)
-        await have_failed(desk, *runs)
+        await have_failed(coordinator, *runs)
 
 
 def put_another_there(file: Path) -> None:
@@ -159,41 +159,41 @@ async def test_a_deleted_database_gets_no_writes_and_is_logged_once(
     file = tmp_path / "folder" / "runs.sqlite"
     file.parent.mkdir()
     with log_lines() as lines:
-        async with coordinator(database=file) as desk:
-            await desk.register()
-            run = await desk.submit()
+        async with embedded_coordinator(database=file) as coordinator:
+            await coordinator.register()
+            run = await coordinator.submit()
             harm(file)
-            assert await health(desk) == (503, "unhealthy")
+            assert await health(coordinator) == (503, "unhealthy")
             for _ in range(3):
-                refused = await sent(desk, "hello")
+                refused = await sent(coordinator, "hello")
                 assert refused.status_code == 503
                 assert "deleted or replaced" in refused.json()["detail"]
-            assert await desk.run_status(run) == "pending"
+            assert await coordinator.run_status(run) == "pending"
     assert len([line for line in lines if "deleted or replaced" in line]) == 1
 
 
 async def test_a_database_that_is_put_back_is_used_again(tmp_path: Path) -> None:
     file, aside = tmp_path / "runs.sqlite", tmp_path / "aside"
-    async with coordinator(database=file) as desk:
-        await desk.register()
+    async with embedded_coordinator(database=file) as coordinator:
+        await coordinator.register()
         file.rename(aside)
-        assert (await sent(desk, "hello")).status_code == 503
+        assert (await sent(coordinator, "hello")).status_code == 503
         aside.rename(file)
-        assert (await sent(desk, "hello")).status_code == 201
-        assert await health(desk) == (200, "healthy")
+        assert (await sent(coordinator, "hello")).status_code == 201
+        assert await health(coordinator) == (200, "healthy")
 
 
 async def test_a_registration_that_failed_with_the_database_can_be_repeated(tmp_path: Path) -> None:
     file, aside = tmp_path / "runs.sqlite", tmp_path / "aside"
-    async with coordinator(database=file) as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        await desk.http.delete(f"/runners/{runner_id}", params={"self": "true"})
+    async with embedded_coordinator(database=file) as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        await coordinator.http.delete(f"/runners/{runner_id}", params={"self": "true"})
         # The registration writes: the waiting run gets its new owner.
         file.rename(aside)
-        assert (await desk.http.post("/runner/register", json=registration())).status_code == 503
+        assert (await coordinator.http.post("/runner/register", json=registration())).status_code == 503
         aside.rename(file)
-        assert await desk.register() == runner_id
+        assert await coordinator.register() == runner_id
 
 
 def read_only(file: Path) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from fsm_runner.errors import EXIT_USAGE
-from tests.support.embedded import coordinator
+from tests.support.embedded import embedded_coordinator
 from tests.support.issuer import AUDIENCE, issuing
 from tests.support.program import environment, finish, program
 
@@ -20,8 +20,8 @@ WARNING = "requires no tokens"
     ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8765", "[::1]", "[::1]:80", "host.docker.internal:8765"],
 )
 async def test_requests_for_hosts_of_this_machine_are_answered(host: str) -> None:
-    async with coordinator() as desk:
-        assert (await desk.http.get("/health", headers={"Host": host})).status_code == 200
+    async with embedded_coordinator() as coordinator:
+        assert (await coordinator.http.get("/health", headers={"Host": host})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -38,21 +38,21 @@ async def test_requests_for_hosts_of_this_machine_are_answered(host: str) -> Non
     ],
 )
 async def test_another_host_is_refused_by_a_coordinator_on_loopback(host: str) -> None:
-    async with coordinator() as desk:
-        answer = await desk.http.post(
+    async with embedded_coordinator() as coordinator:
+        answer = await coordinator.http.post(
             "/runs", json={"type": "start_session", "parameters": {"prompt": "x"}}, headers={"Host": host}
         )
         assert answer.status_code == 403
         assert "localhost" in answer.json()["detail"]
-        assert (await desk.http.get("/runs")).json()["runs"] == []
+        assert (await coordinator.http.get("/runs")).json()["runs"] == []
 
 
 @pytest.mark.parametrize(
     ("request_head", "status"), [(b"GET /health HTTP/1.0", b"200"), (b"GET /health HTTP/1.1", b"400")]
 )
 async def test_only_http_1_0_may_omit_the_host(request_head: bytes, status: bytes) -> None:
-    async with coordinator() as desk:
-        url = httpx.URL(desk.server.url)
+    async with embedded_coordinator() as coordinator:
+        url = httpx.URL(coordinator.server.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(request_head + b"\r\n\r\n")
         assert (await reader.readline()).split()[1] == status
@@ -61,14 +61,14 @@ async def test_only_http_1_0_may_omit_the_host(request_head: bytes, status: byte
 
 
 async def test_requests_for_the_configured_address_are_answered() -> None:
-    async with coordinator(host="127.0.0.2") as desk:
+    async with embedded_coordinator(host="127.0.0.2") as coordinator:
         for host, status in (("127.0.0.2", 200), ("localhost", 200), ("evil.example", 403)):
-            assert (await desk.http.get("/health", headers={"Host": host})).status_code == status
+            assert (await coordinator.http.get("/health", headers={"Host": host})).status_code == status
 
 
 async def test_a_coordinator_on_a_network_answers_requests_for_any_host() -> None:
-    async with coordinator(host="0.0.0.0") as desk:
-        assert (await desk.http.get("/health", headers={"Host": "coordinator.example"})).status_code == 200
+    async with embedded_coordinator(host="0.0.0.0") as coordinator:
+        assert (await coordinator.http.get("/health", headers={"Host": "coordinator.example"})).status_code == 200
 
 
 @pytest.mark.parametrize(

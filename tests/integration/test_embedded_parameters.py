@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from fsm_runner.coordinator_server.validation import validator
-from tests.support.embedded import ECHO_AGENT, coordinator
+from tests.support.embedded import ECHO_AGENT, embedded_coordinator
 from tests.support.watch import PATIENCE_S
 
 
 async def test_parameters_that_do_not_match_the_schema_are_refused_in_detail() -> None:
-    async with coordinator() as desk:
-        await desk.register()
-        answer = await desk.http.post(
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register()
+        answer = await coordinator.http.post(
             "/runs", json={"type": "start_session", "agent_name": "echo", "parameters": {"message": 1, "x": 2}}
         )
         assert answer.status_code == 400
@@ -25,7 +25,7 @@ async def test_parameters_that_do_not_match_the_schema_are_refused_in_detail() -
         assert detail["parameters_schema"] == ECHO_AGENT["parameters_schema"]
         assert {error["path"] for error in detail["validation_errors"]} == {"$", "$.message"}
         assert all(error["message"] and error["schema_path"] for error in detail["validation_errors"])
-        assert (await desk.http.get("/sessions")).json() == {"sessions": []}
+        assert (await coordinator.http.get("/sessions")).json() == {"sessions": []}
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -46,10 +46,10 @@ def _nested(levels: int) -> dict[str, Any]:
 async def test_the_validation_of_any_parameters_ends(
     schema: dict[str, Any], parameters: dict[str, Any], path: str
 ) -> None:
-    async with coordinator() as desk:
-        await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
         async with asyncio.timeout(PATIENCE_S):
-            answer = await desk.http.post(
+            answer = await coordinator.http.post(
                 "/runs", json={"type": "start_session", "agent_name": "echo", "parameters": parameters}
             )
         assert answer.status_code == 400
@@ -64,38 +64,38 @@ def _doubling(steps: int) -> dict[str, Any]:
 
 async def test_a_schema_of_unlimited_cost_delays_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validator, "VALIDATION_LIMIT_S", 1.0)
-    async with coordinator() as desk:
+    async with embedded_coordinator() as coordinator:
         endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
-        await desk.register(agents=[endless, ECHO_AGENT])
+        await coordinator.register(agents=[endless, ECHO_AGENT])
         body = {"type": "start_session", "agent_name": "endless", "parameters": {}}
-        asking = asyncio.create_task(desk.http.post("/runs", json=body))
-        assert (await desk.http.get("/health")).status_code == 200
+        asking = asyncio.create_task(coordinator.http.post("/runs", json=body))
+        assert (await coordinator.http.get("/health")).status_code == 200
         answer = await asking
         assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "parameter_validation_failed")
         assert "takes more than 1 s" in answer.json()["detail"]["message"]
         monkeypatch.undo()
-        await desk.submit()
+        await coordinator.submit()
 
 
 async def test_a_killed_validation_program_is_started_again() -> None:
-    async with coordinator() as desk:
-        await desk.register()
-        await desk.submit()
-        program = desk.inside.validator._program
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register()
+        await coordinator.submit()
+        program = coordinator.inside.validator._program
         assert program is not None
         program._child.kill()
         await program._child.wait()
-        await desk.submit()
+        await coordinator.submit()
 
 
 async def test_parameters_are_not_refused_if_the_validation_program_is_killed() -> None:
-    async with coordinator() as desk:
-        await desk.register()
-        await desk.submit()
-        program = desk.inside.validator._program
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register()
+        await coordinator.submit()
+        program = coordinator.inside.validator._program
         assert program is not None
         os.kill(program._child.pid, signal.SIGSTOP)
-        asking = asyncio.create_task(desk.submit())
+        asking = asyncio.create_task(coordinator.submit())
         async with asyncio.timeout(PATIENCE_S):
             while not any(task.get_name() == "coordinator-validator-response" for task in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -104,11 +104,11 @@ async def test_parameters_are_not_refused_if_the_validation_program_is_killed() 
 
 
 async def test_without_an_agent_a_prompt_is_needed() -> None:
-    async with coordinator() as desk:
+    async with embedded_coordinator() as coordinator:
         assert (
-            await desk.http.post("/runs", json={"type": "start_session", "parameters": {"prompt": "hi"}})
+            await coordinator.http.post("/runs", json={"type": "start_session", "parameters": {"prompt": "hi"}})
         ).status_code == 201
-        answer = await desk.http.post("/runs", json={"type": "start_session", "parameters": {"prompt": 1}})
+        answer = await coordinator.http.post("/runs", json={"type": "start_session", "parameters": {"prompt": 1}})
         assert answer.json()["detail"]["error"] == "parameter_validation_failed"
 
 
@@ -116,9 +116,9 @@ async def test_without_an_agent_a_prompt_is_needed() -> None:
     "schema", [{"type": 1}, {"$ref": "http://127.0.0.1:9/x.json"}, {"properties": {"a": {"pattern": "("}}}]
 )
 async def test_a_broken_schema_is_reported_as_broken(schema: dict[str, Any]) -> None:
-    async with coordinator() as desk:
-        await desk.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
-        answer = await desk.http.post(
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register(agents=[{**ECHO_AGENT, "parameters_schema": schema}])
+        answer = await coordinator.http.post(
             "/runs", json={"type": "start_session", "agent_name": "echo", "parameters": {"a": "b"}}
         )
         assert (answer.status_code, answer.json()["detail"]["error"]) == (400, "invalid_parameters_schema")

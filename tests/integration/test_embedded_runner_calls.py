@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from fsm_runner.coordinator_server.timings import Timings
-from tests.support.embedded import ECHO_AGENT, Clock, autonomous, coordinator, registration
+from tests.support.embedded import ECHO_AGENT, Clock, autonomous, embedded_coordinator, registration
 
 SHORT_POLL = Timings(poll_timeout_s=0.05)
 
 
 async def test_health_is_answered_when_up() -> None:
-    async with coordinator() as desk:
-        assert (await desk.http.get("/health")).status_code == 200
+    async with embedded_coordinator() as coordinator:
+        assert (await coordinator.http.get("/health")).status_code == 200
 
 
 async def test_a_registration_returns_the_id_and_the_intervals() -> None:
-    async with coordinator(Timings()) as desk:
-        answer = await desk.http.post("/runner/register", json=registration())
+    async with embedded_coordinator(Timings()) as coordinator:
+        answer = await coordinator.http.post("/runner/register", json=registration())
         assert answer.json() == {
             "runner_id": answer.json()["runner_id"],
             "poll_endpoint": "/runner/runs",
@@ -31,16 +31,16 @@ async def test_a_registration_returns_the_id_and_the_intervals() -> None:
 
 @pytest.mark.parametrize("changed", ["hostname", "project_dir", "executor_profile"])
 async def test_runners_differ_by_each_part_of_the_identity(changed: str) -> None:
-    async with coordinator() as desk:
-        first = await desk.register(agents=[])
-        assert await desk.register(agents=[], **{changed: "other"}) != first
-        assert await desk.register(agents=[], executor={"type": "procedural", "command": "other"}) != first
+    async with embedded_coordinator() as coordinator:
+        first = await coordinator.register(agents=[])
+        assert await coordinator.register(agents=[], **{changed: "other"}) != first
+        assert await coordinator.register(agents=[], executor={"type": "procedural", "command": "other"}) != first
 
 
 async def test_an_online_identity_is_refused_whatever_its_tags() -> None:
-    async with coordinator() as desk:
-        runner_id = await desk.register()
-        answer = await desk.http.post("/runner/register", json=registration(tags=["other"]))
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        answer = await coordinator.http.post("/runner/register", json=registration(tags=["other"]))
         assert answer.status_code == 409
         detail = answer.json()["detail"]
         assert detail.pop("message")
@@ -54,27 +54,27 @@ async def test_an_online_identity_is_refused_whatever_its_tags() -> None:
 
 
 async def test_runs_that_wait_for_the_owner_of_an_agent_go_to_its_next_owner() -> None:
-    async with coordinator() as desk:
-        gone = await desk.register()
-        waiting = await desk.submit()
-        assert (await desk.http.delete(f"/runners/{gone}", params={"self": "true"})).status_code == 200
-        stranger = await desk.register(hostname="stranger", agents=[])
-        poll = await desk.held_poll(stranger)
-        heir = await desk.register(hostname="heir")
-        assert (await desk.claim(heir))["run_id"] == waiting["run_id"]
+    async with embedded_coordinator() as coordinator:
+        gone = await coordinator.register()
+        waiting = await coordinator.submit()
+        assert (await coordinator.http.delete(f"/runners/{gone}", params={"self": "true"})).status_code == 200
+        stranger = await coordinator.register(hostname="stranger", agents=[])
+        poll = await coordinator.held_poll(stranger)
+        heir = await coordinator.register(hostname="heir")
+        assert (await coordinator.claim(heir))["run_id"] == waiting["run_id"]
         assert not poll.done()
         poll.cancel()
 
 
 async def test_an_agent_name_of_another_runner_is_refused_and_changes_nothing() -> None:
-    async with coordinator() as desk:
-        owner = await desk.register()
-        answer = await desk.http.post("/runner/register", json=registration(hostname="other"))
+    async with embedded_coordinator() as coordinator:
+        owner = await coordinator.register()
+        answer = await coordinator.http.post("/runner/register", json=registration(hostname="other"))
         assert answer.status_code == 409
         detail = answer.json()["detail"]
         assert (detail["error"], detail["agent_name"]) == ("agent_name_collision", "echo")
         assert detail["existing_runner_id"] == owner
-        assert len((await desk.http.get("/runners")).json()["runners"]) == 1
+        assert len((await coordinator.http.get("/runners")).json()["runners"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -88,93 +88,93 @@ async def test_an_agent_name_of_another_runner_is_refused_and_changes_nothing() 
     ],
 )
 async def test_an_invalid_registration_names_the_field(body: dict[str, Any], place: list[Any]) -> None:
-    async with coordinator() as desk:
-        answer = await desk.http.post("/runner/register", json=body)
+    async with embedded_coordinator() as coordinator:
+        answer = await coordinator.http.post("/runner/register", json=body)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == place
 
 
 async def test_nulls_in_a_registration_count_as_absent() -> None:
-    async with coordinator() as desk:
+    async with embedded_coordinator() as coordinator:
         agent = {**ECHO_AGENT, "output_schema": None, "tags": None, "description": None}
         executor = {"type": "procedural", "command": "x", "config": None, "lifecycle": None}
-        await desk.register(tags=None, require_matching_tags=None, agents=[agent], executor=executor)
+        await coordinator.register(tags=None, require_matching_tags=None, agents=[agent], executor=executor)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
 async def test_a_body_that_is_not_a_json_object_is_422(body: bytes) -> None:
-    async with coordinator() as desk:
-        answer = await desk.http.post("/runner/heartbeat", content=body)
+    async with embedded_coordinator() as coordinator:
+        answer = await coordinator.http.post("/runner/heartbeat", content=body)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == ["body"]
 
 
 async def test_a_poll_with_nothing_to_report_is_an_empty_204_when_its_time_is_over() -> None:
-    async with coordinator(SHORT_POLL) as desk:
-        answer = await desk.poll(await desk.register())
+    async with embedded_coordinator(SHORT_POLL) as coordinator:
+        answer = await coordinator.poll(await coordinator.register())
         assert (answer.status_code, answer.content) == (204, b"")
 
 
 async def test_a_poll_without_runner_id_is_422() -> None:
-    async with coordinator() as desk:
-        assert (await desk.http.get("/runner/runs")).status_code == 422
+    async with embedded_coordinator() as coordinator:
+        assert (await coordinator.http.get("/runner/runs")).status_code == 422
 
 
 async def test_every_call_of_an_unregistered_runner_is_a_401() -> None:
-    async with coordinator() as desk:
-        run = await desk.prompt()
+    async with embedded_coordinator() as coordinator:
+        run = await coordinator.prompt()
         answers = [
-            await desk.poll("rnr_unknown"),
-            await desk.http.post("/runner/heartbeat", json={"runner_id": "rnr_unknown"}),
-            await desk.report(run, "started", "rnr_unknown"),
-            await desk.report(run, "completed", "rnr_unknown"),
-            await desk.report(run, "failed", "rnr_unknown", error="x"),
-            await desk.report(run, "stopped", "rnr_unknown", signal="SIGTERM"),
-            await desk.http.post(
+            await coordinator.poll("rnr_unknown"),
+            await coordinator.http.post("/runner/heartbeat", json={"runner_id": "rnr_unknown"}),
+            await coordinator.report(run, "started", "rnr_unknown"),
+            await coordinator.report(run, "completed", "rnr_unknown"),
+            await coordinator.report(run, "failed", "rnr_unknown", error="x"),
+            await coordinator.report(run, "stopped", "rnr_unknown", signal="SIGTERM"),
+            await coordinator.http.post(
                 f"/runner/sessions/{run['session_id']}/status", json={"runner_id": "rnr_unknown", "status": "failed"}
             ),
         ]
         assert {(answer.status_code, answer.text) for answer in answers} == {
             (401, '{"detail":"Runner not registered"}')
         }
-        assert (await desk.http.delete("/runners/rnr_unknown?self=true")).status_code == 404
+        assert (await coordinator.http.delete("/runners/rnr_unknown?self=true")).status_code == 404
 
 
 async def test_reports_change_the_run_and_its_session() -> None:
-    async with coordinator() as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        run = await desk.claim(runner_id)
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
         assert run["status"] == "claimed"
         assert run["resolved_agent_blueprint"] == ECHO_AGENT
-        answer = await desk.report(run, "started", runner_id)
+        answer = await coordinator.report(run, "started", runner_id)
         assert (answer.status_code, answer.json()) == (200, {"ok": True})
-        assert (await desk.run_status(run), (await desk.session(run))["status"]) == ("running", "running")
-        await desk.report(run, "completed", runner_id, status="success", session_status="idle")
-        assert (await desk.run_status(run), (await desk.session(run))["status"]) == ("completed", "idle")
-        events = (await desk.http.get(f"/sessions/{run['session_id']}/events")).json()["events"]
+        assert (await coordinator.run_status(run), (await coordinator.session(run))["status"]) == ("running", "running")
+        await coordinator.report(run, "completed", runner_id, status="success", session_status="idle")
+        assert (await coordinator.run_status(run), (await coordinator.session(run))["status"]) == ("completed", "idle")
+        events = (await coordinator.http.get(f"/sessions/{run['session_id']}/events")).json()["events"]
         assert [event["event_type"] for event in events] == ["run_start", "run_completed"]
 
 
 async def test_a_completed_report_without_session_status_finishes_the_session() -> None:
-    async with coordinator() as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        run = await desk.claim(runner_id)
-        await desk.report(run, "completed", runner_id, status="success")
-        assert (await desk.session(run))["status"] == "finished"
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
+        await coordinator.report(run, "completed", runner_id, status="success")
+        assert (await coordinator.session(run))["status"] == "finished"
 
 
 async def test_a_failure_keeps_its_error_and_a_stop_its_signal() -> None:
-    async with coordinator() as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        run = await desk.claim(runner_id)
-        await desk.report(run, "failed", runner_id, error="out of luck")
-        shown = (await desk.http.get(f"/runs/{run['run_id']}")).json()
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
+        await coordinator.report(run, "failed", runner_id, error="out of luck")
+        shown = (await coordinator.http.get(f"/runs/{run['run_id']}")).json()
         assert (shown["status"], shown["error"], shown["runner_id"]) == ("failed", "out of luck", runner_id)
-        await desk.report(run, "stopped", runner_id, signal="SIGKILL")
-        events = (await desk.http.get(f"/sessions/{run['session_id']}/events")).json()["events"]
+        await coordinator.report(run, "stopped", runner_id, signal="SIGKILL")
+        events = (await coordinator.http.get(f"/sessions/{run['session_id']}/events")).json()["events"]
         assert [(event["status"], event.get("error"), event.get("signal")) for event in events] == [
             ("failed", "out of luck", None),
             ("stopped", None, "SIGKILL"),
@@ -182,10 +182,10 @@ async def test_a_failure_keeps_its_error_and_a_stop_its_signal() -> None:
 
 
 async def test_there_is_no_state_machine_and_no_owner() -> None:
-    async with coordinator() as desk:
-        runner_id, other = await desk.register(), await desk.register(hostname="other", agents=[])
-        await desk.submit()
-        run = await desk.claim(runner_id)
+    async with embedded_coordinator() as coordinator:
+        runner_id, other = await coordinator.register(), await coordinator.register(hostname="other", agents=[])
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
         for kind, fields, status in [
             ("completed", {}, "completed"),
             ("completed", {}, "completed"),
@@ -194,8 +194,8 @@ async def test_there_is_no_state_machine_and_no_owner() -> None:
             ("started", {}, "running"),
             ("stopped", {"signal": "shutdown"}, "stopped"),
         ]:
-            assert (await desk.report(run, kind, other, **fields)).status_code == 200
-            assert await desk.run_status(run) == status
+            assert (await coordinator.report(run, kind, other, **fields)).status_code == 200
+            assert await coordinator.run_status(run) == status
 
 
 @pytest.mark.parametrize(
@@ -203,97 +203,97 @@ async def test_there_is_no_state_machine_and_no_owner() -> None:
     [("started", {}), ("completed", {}), ("failed", {"error": "x"}), ("stopped", {"signal": "SIGTERM"})],
 )
 async def test_a_report_for_an_unknown_run_is_404(kind: str, fields: dict[str, str]) -> None:
-    async with coordinator() as desk:
-        answer = await desk.report({"run_id": "run_unknown"}, kind, await desk.register(), **fields)
+    async with embedded_coordinator() as coordinator:
+        answer = await coordinator.report({"run_id": "run_unknown"}, kind, await coordinator.register(), **fields)
         assert (answer.status_code, answer.json()) == (404, {"detail": "Run not found"})
 
 
 async def test_the_end_of_a_persistent_executor_between_turns_is_accepted() -> None:
-    async with coordinator() as desk:
-        runner_id = await desk.register()
-        run = await desk.submit()
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        run = await coordinator.submit()
 
         async def report(session_id: str, status: str) -> int:
             body = {"runner_id": runner_id, "status": status}
-            return (await desk.http.post(f"/runner/sessions/{session_id}/status", json=body)).status_code
+            return (await coordinator.http.post(f"/runner/sessions/{session_id}/status", json=body)).status_code
 
         for status in ("finished", "failed", "stopped"):
             assert await report(run["session_id"], status) == 200
-            assert (await desk.session(run))["status"] == status
+            assert (await coordinator.session(run))["status"] == status
         assert await report(run["session_id"], "running") == 400
         assert await report("ses_unknown", "failed") == 404
 
 
 async def test_a_runner_is_stale_after_its_time_and_removed_after_a_longer_one() -> None:
     clock = Clock()
-    async with coordinator(clock=clock) as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        run = await desk.claim(runner_id)
+    async with embedded_coordinator(clock=clock) as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
 
         async def listed() -> list[str]:
-            return [runner["status"] for runner in (await desk.http.get("/runners")).json()["runners"]]
+            return [runner["status"] for runner in (await coordinator.http.get("/runners")).json()["runners"]]
 
         clock.now_s += 119
         assert await listed() == ["online"]
         clock.now_s += 2
         assert await listed() == ["stale"]
-        assert await desk.run_status(run) == "claimed"
+        assert await coordinator.run_status(run) == "claimed"
         clock.now_s += 480
         assert await listed() == []
-        assert await desk.run_status(run) == "failed"
-        assert (await desk.http.get("/agents")).json() == []
-        assert (await desk.poll(runner_id)).status_code == 401
+        assert await coordinator.run_status(run) == "failed"
+        assert (await coordinator.http.get("/agents")).json() == []
+        assert (await coordinator.poll(runner_id)).status_code == 401
 
 
 async def test_polling_is_no_heartbeat() -> None:
     clock = Clock()
-    async with coordinator(SHORT_POLL, clock=clock) as desk:
-        runner_id = await desk.register()
+    async with embedded_coordinator(SHORT_POLL, clock=clock) as coordinator:
+        runner_id = await coordinator.register()
         clock.now_s += 121
-        assert (await desk.poll(runner_id)).status_code == 204
-        assert (await desk.http.get("/runners")).json()["runners"][0]["status"] == "stale"
+        assert (await coordinator.poll(runner_id)).status_code == 204
+        assert (await coordinator.http.get("/runners")).json()["runners"][0]["status"] == "stale"
 
 
 async def test_a_stale_runner_that_sends_a_heartbeat_stays_stale_until_it_registers() -> None:
     clock = Clock()
-    async with coordinator(clock=clock) as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        run = await desk.claim(runner_id)
+    async with embedded_coordinator(clock=clock) as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
         clock.now_s += 121
-        assert (await desk.http.post("/runner/heartbeat", json={"runner_id": runner_id})).status_code == 200
-        assert (await desk.http.get("/runners")).json()["runners"][0]["status"] == "stale"
-        assert await desk.register() == runner_id
-        assert (await desk.http.get("/runners")).json()["runners"][0]["status"] == "online"
-        assert await desk.run_status(run) == "claimed"
+        assert (await coordinator.http.post("/runner/heartbeat", json={"runner_id": runner_id})).status_code == 200
+        assert (await coordinator.http.get("/runners")).json()["runners"][0]["status"] == "stale"
+        assert await coordinator.register() == runner_id
+        assert (await coordinator.http.get("/runners")).json()["runners"][0]["status"] == "online"
+        assert await coordinator.run_status(run) == "claimed"
 
 
 async def test_a_runner_that_leaves_fails_its_open_runs_and_finishes_its_idle_sessions() -> None:
-    async with coordinator(SHORT_POLL) as desk:
-        runner_id, other = await desk.register(), await desk.register(hostname="other", **autonomous())
-        idle, claimed, done = [await desk.submit() for _ in range(3)]
+    async with embedded_coordinator(SHORT_POLL) as coordinator:
+        runner_id, other = await coordinator.register(), await coordinator.register(hostname="other", **autonomous())
+        idle, claimed, done = [await coordinator.submit() for _ in range(3)]
         for run in (idle, claimed, done):
-            assert (await desk.claim(runner_id))["run_id"] == run["run_id"]
-        await desk.report(idle, "completed", runner_id, session_status="idle")
-        await desk.report(done, "completed", runner_id)
-        theirs = await desk.prompt()
-        await desk.claim(other)
-        assert (await desk.http.delete(f"/runners/{runner_id}?self=true")).status_code == 200
-        assert [await desk.run_status(run) for run in (idle, claimed, done, theirs)] == [
+            assert (await coordinator.claim(runner_id))["run_id"] == run["run_id"]
+        await coordinator.report(idle, "completed", runner_id, session_status="idle")
+        await coordinator.report(done, "completed", runner_id)
+        theirs = await coordinator.prompt()
+        await coordinator.claim(other)
+        assert (await coordinator.http.delete(f"/runners/{runner_id}?self=true")).status_code == 200
+        assert [await coordinator.run_status(run) for run in (idle, claimed, done, theirs)] == [
             "completed",
             "failed",
             "completed",
             "claimed",
         ]
-        assert [(await desk.session(run))["status"] for run in (idle, claimed, done)] == [
+        assert [(await coordinator.session(run))["status"] for run in (idle, claimed, done)] == [
             "finished",
             "failed",
             "finished",
         ]
-        assert (await desk.http.get("/agents/echo")).status_code == 404
-        assert (await desk.http.delete(f"/runners/{runner_id}?self=true")).status_code == 404
-        assert (await desk.poll(runner_id)).status_code == 401
+        assert (await coordinator.http.get("/agents/echo")).status_code == 404
+        assert (await coordinator.http.delete(f"/runners/{runner_id}?self=true")).status_code == 404
+        assert (await coordinator.poll(runner_id)).status_code == 401
 
 
 async def test_scripts_are_synced_after_registration_and_downloaded(tmp_path: Path) -> None:
@@ -301,17 +301,17 @@ async def test_scripts_are_synced_after_registration_and_downloaded(tmp_path: Pa
     folder.mkdir()
     (folder / "script.json").write_text('{"script_file": "greet.py"}')
     (folder / "greet.py").write_text("print('hi')\n")
-    async with coordinator(SHORT_POLL, scripts_dir=tmp_path) as desk:
-        runner_id = await desk.register()
-        await desk.submit()
-        assert (await desk.poll(runner_id)).json() == {"sync_scripts": ["greet"], "remove_scripts": []}
-        assert "run" in (await desk.poll(runner_id)).json()
-        answer = await desk.http.get("/scripts/greet/download")
+    async with embedded_coordinator(SHORT_POLL, scripts_dir=tmp_path) as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        assert (await coordinator.poll(runner_id)).json() == {"sync_scripts": ["greet"], "remove_scripts": []}
+        assert "run" in (await coordinator.poll(runner_id)).json()
+        answer = await coordinator.http.get("/scripts/greet/download")
         with tarfile.open(fileobj=io.BytesIO(answer.content), mode="r:gz") as tar:
             assert {member.name: member.mode for member in tar} == {
                 "greet/script.json": 0o644,
                 "greet/greet.py": 0o755,
             }
-        assert answer.content == (await desk.http.get("/scripts/greet/download")).content
-        assert (await desk.http.get("/scripts/other/download")).status_code == 404
-        assert (await desk.http.get("/scripts/..%2Fgreet/download")).status_code == 404
+        assert answer.content == (await coordinator.http.get("/scripts/greet/download")).content
+        assert (await coordinator.http.get("/scripts/other/download")).status_code == 404
+        assert (await coordinator.http.get("/scripts/..%2Fgreet/download")).status_code == 404

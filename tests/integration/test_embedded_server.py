@@ -16,7 +16,7 @@ from fsm_runner.cli.coordinator import serve
 from fsm_runner.coordinator_server.http import requests
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.errors import UsageError
-from tests.support.embedded import coordinator
+from tests.support.embedded import embedded_coordinator
 from tests.support.watch import AT_ONCE_S
 
 
@@ -35,10 +35,10 @@ async def test_an_address_that_cannot_be_listened_on_is_a_usage_error(host: str,
 
 async def test_a_stop_ends_held_polls_and_streams_at_once_and_leaves_nothing() -> None:
     tasks_before, threads_before = asyncio.all_tasks(), set(threading.enumerate())
-    async with coordinator() as desk:
-        server = desk.server
-        poll = await desk.held_poll(await desk.register())
-        async with desk.http.stream("GET", "/sse/sessions") as stream:
+    async with embedded_coordinator() as coordinator:
+        server = coordinator.server
+        poll = await coordinator.held_poll(await coordinator.register())
+        async with coordinator.http.stream("GET", "/sse/sessions") as stream:
             lines = stream.aiter_lines()
             await anext(lines)
             stopped_at = monotonic()
@@ -47,21 +47,21 @@ async def test_a_stop_ends_held_polls_and_streams_at_once_and_leaves_nothing() -
             assert [line async for line in lines][-1] == ""
         assert (await poll).status_code == 204
         with pytest.raises(httpx.ConnectError):
-            await desk.http.get("/health")
+            await coordinator.http.get("/health")
     assert asyncio.all_tasks() == tasks_before
     assert set(threading.enumerate()) == threads_before
 
 
 async def test_a_client_in_the_middle_of_a_request_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "BODY_LIMIT_S", 600.0)
-    async with coordinator() as desk:
-        host, port = desk.server.url.removeprefix("http://").split(":")
+    async with embedded_coordinator() as coordinator:
+        host, port = coordinator.server.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         await writer.drain()
-        await desk.http.get("/health")
+        await coordinator.http.get("/health")
         stopped_at = monotonic()
-        await desk.server.stop()
+        await coordinator.server.stop()
         assert monotonic() - stopped_at < AT_ONCE_S
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
@@ -70,32 +70,32 @@ async def test_a_client_in_the_middle_of_a_request_does_not_delay_the_stop(monke
 
 async def test_the_server_leaves_signals_alone() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    async with coordinator():
+    async with embedded_coordinator():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 async def test_a_restart_keeps_the_runs_and_forgets_the_runners(tmp_path: Path) -> None:
     database = tmp_path / "coordinator.db"
-    async with coordinator(database=database) as desk:
-        runner_id = await desk.register()
-        claimed, stopping, waiting = [await desk.submit(str(number)) for number in range(3)]
+    async with embedded_coordinator(database=database) as coordinator:
+        runner_id = await coordinator.register()
+        claimed, stopping, waiting = [await coordinator.submit(str(number)) for number in range(3)]
         for _ in range(2):
-            await desk.claim(runner_id)
-        await desk.http.post(f"/runs/{stopping['run_id']}/stop")
-    async with coordinator(database=database) as desk:
-        assert (await desk.poll(runner_id)).status_code == 401
-        assert (await desk.report(claimed, "started", runner_id)).status_code == 401
-        assert (await desk.http.delete(f"/runners/{runner_id}?self=true")).status_code == 404
-        assert await desk.register() == runner_id
-        assert (await desk.poll(runner_id)).json() == {"stop_sessions": [stopping["session_id"]]}
-        assert (await desk.claim(runner_id))["run_id"] == waiting["run_id"]
-        assert (await desk.report(claimed, "completed", runner_id)).status_code == 200
-        assert await desk.run_status(claimed) == "completed"
+            await coordinator.claim(runner_id)
+        await coordinator.http.post(f"/runs/{stopping['run_id']}/stop")
+    async with embedded_coordinator(database=database) as coordinator:
+        assert (await coordinator.poll(runner_id)).status_code == 401
+        assert (await coordinator.report(claimed, "started", runner_id)).status_code == 401
+        assert (await coordinator.http.delete(f"/runners/{runner_id}?self=true")).status_code == 404
+        assert await coordinator.register() == runner_id
+        assert (await coordinator.poll(runner_id)).json() == {"stop_sessions": [stopping["session_id"]]}
+        assert (await coordinator.claim(runner_id))["run_id"] == waiting["run_id"]
+        assert (await coordinator.report(claimed, "completed", runner_id)).status_code == 200
+        assert await coordinator.run_status(claimed) == "completed"
 
 
 async def test_two_coordinators_do_not_share_a_database(tmp_path: Path) -> None:
     database = tmp_path / "coordinator.db"
-    async with coordinator(database=database):
+    async with embedded_coordinator(database=database):
         with pytest.raises(UsageError, match=r"coordinator\.db.* in use"):
             await CoordinatorServer(port=0, database=database).start()
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from fsm_runner.coordinator_server.auth import signing_keys
 from fsm_runner.coordinator_server.auth.signing_keys import FETCH_INTERVAL_S, KEYS_AGE_S, SigningKeys
 from fsm_runner.coordinator_server.auth.tokens import LEEWAY_S, TOKEN_LIMIT_BYTES
-from tests.support.embedded import Clock, Desk, coordinator
+from tests.support.embedded import Clock, EmbeddedCoordinator, embedded_coordinator
 from tests.support.issuer import AUDIENCE, KEY_ID, Issuer, issuing, private_key, public_jwk
 from tests.support.logs import log_lines
 
@@ -32,9 +32,9 @@ async def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield issuer
 
 
-async def status_with(desk: Desk, *authorizations: str | bytes) -> int:
+async def status_with(coordinator: EmbeddedCoordinator, *authorizations: str | bytes) -> int:
     values = [each if isinstance(each, bytes) else each.encode() for each in authorizations]
-    answer = await desk.http.get("/runs", headers=[(b"Authorization", each) for each in values])
+    answer = await coordinator.http.get("/runs", headers=[(b"Authorization", each) for each in values])
     if answer.status_code == 401:
         assert answer.headers["www-authenticate"] == "Bearer"
         assert "Not authenticated" in answer.json()["detail"]
@@ -64,14 +64,14 @@ def with_header(issuer: Issuer, header: Any) -> str:
 
 
 async def test_only_requests_with_a_token_are_answered(issuer: Issuer) -> None:
-    async with coordinator(token_requirements=issuer.requirements) as desk:
-        assert await status_with(desk, f"Bearer {issuer.token()}") == 200
-        assert await status_with(desk, f"bearer  {issuer.token(aud=['other', AUDIENCE])}") == 200
-        assert await status_with(desk) == 401
-        assert await status_with(desk, *[f"Bearer {issuer.token()}"] * 2) == 401
-        assert (await desk.http.post("/runner/register", json={})).status_code == 401
-        assert (await desk.http.get("/no/such/path")).status_code == 401
-        assert (await desk.http.get("/health")).status_code == 200
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
+        assert await status_with(coordinator, f"Bearer {issuer.token()}") == 200
+        assert await status_with(coordinator, f"bearer  {issuer.token(aud=['other', AUDIENCE])}") == 200
+        assert await status_with(coordinator) == 401
+        assert await status_with(coordinator, *[f"Bearer {issuer.token()}"] * 2) == 401
+        assert (await coordinator.http.post("/runner/register", json={})).status_code == 401
+        assert (await coordinator.http.get("/no/such/path")).status_code == 401
+        assert (await coordinator.http.get("/health")).status_code == 200
 
 
 async def test_tokens_with_wrong_claims_are_refused(issuer: Issuer) -> None:
@@ -94,7 +94,7 @@ async def test_tokens_with_wrong_claims_are_refused(issuer: Issuer) -> None:
         {"aud": [1, None]},
         {"aud": {}},
     ]
-    async with coordinator(token_requirements=issuer.requirements) as desk:
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
         for claims in wrong:
             try:
                 token = issuer.token(**claims)
@@ -102,8 +102,8 @@ async def test_tokens_with_wrong_claims_are_refused(issuer: Issuer) -> None:
                 body = f"{part({'alg': 'RS256', 'kid': KEY_ID})}.{part(issuer.claims(**claims))}"
                 signature = jwt.get_algorithm_by_name("RS256").sign(body.encode(), private_key())
                 token = f"{body}.{part(signature)}"
-            assert await status_with(desk, f"Bearer {token}") == 401, claims
-        assert await status_with(desk, f"Bearer {issuer.token(exp=now - LEEWAY_S / 2)}") == 200
+            assert await status_with(coordinator, f"Bearer {token}") == 401, claims
+        assert await status_with(coordinator, f"Bearer {issuer.token(exp=now - LEEWAY_S / 2)}") == 200
 
 
 async def test_tokens_of_another_form_or_signature_are_refused(issuer: Issuer) -> None:
@@ -129,18 +129,18 @@ async def test_tokens_of_another_form_or_signature_are_refused(issuer: Issuer) -
         "ä.ö.ü".encode(),
         b"\xff\xfe.\x80.\x81",
     ]
-    async with coordinator(token_requirements=issuer.requirements) as desk:
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
         for each in forged:
             text = each if isinstance(each, bytes) else each.encode()
-            assert await status_with(desk, b"Bearer " + text) == 401, each
+            assert await status_with(coordinator, b"Bearer " + text) == 401, each
         for scheme in ("Basic dXNlcjpwYXNz", "Bearer", token, ""):
-            assert await status_with(desk, scheme) == 401, scheme
-        assert await status_with(desk, f"Bearer {token}") == 200
+            assert await status_with(coordinator, scheme) == 401, scheme
+        assert await status_with(coordinator, f"Bearer {token}") == 200
 
 
 async def test_concurrent_requests_share_one_fetch_of_the_keys(issuer: Issuer) -> None:
-    async with coordinator(token_requirements=issuer.requirements) as desk:
-        answers = await asyncio.gather(*(status_with(desk, f"Bearer {issuer.token()}") for _ in range(10)))
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
+        answers = await asyncio.gather(*(status_with(coordinator, f"Bearer {issuer.token()}") for _ in range(10)))
     assert answers == [200] * 10
     assert issuer.keys_served == 1
 
@@ -148,15 +148,15 @@ async def test_concurrent_requests_share_one_fetch_of_the_keys(issuer: Issuer) -
 async def test_a_new_key_is_found_and_an_unknown_one_is_fetched_rarely(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with coordinator(token_requirements=issuer.requirements) as desk:
-        assert await status_with(desk, f"Bearer {issuer.token()}") == 200
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
+        assert await status_with(coordinator, f"Bearer {issuer.token()}") == 200
         issuer.keys.append(public_jwk("key-2"))
         for _ in range(5):
-            assert await status_with(desk, f"Bearer {issuer.token(key_id='key-2')}") == 401
+            assert await status_with(coordinator, f"Bearer {issuer.token(key_id='key-2')}") == 401
         assert issuer.keys_served == 1
         monkeypatch.setattr(signing_keys, "FETCH_INTERVAL_S", 0.0)
-        assert await status_with(desk, f"Bearer {issuer.token(key_id='key-2')}") == 200
-        assert await status_with(desk, f"Bearer {issuer.token()}") == 200
+        assert await status_with(coordinator, f"Bearer {issuer.token(key_id='key-2')}") == 200
+        assert await status_with(coordinator, f"Bearer {issuer.token()}") == 200
     assert issuer.keys_served == 2
 
 
@@ -180,18 +180,18 @@ async def test_keys_that_cannot_be_fetched_are_logged_once_and_are_a_503(
     monkeypatch.setattr(signing_keys, "FETCH_INTERVAL_S", 0.0)
     issuer.away = True
     with log_lines() as lines:
-        async with coordinator(token_requirements=issuer.requirements) as desk:
+        async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
             for _ in range(3):
-                answer = await desk.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"})
+                answer = await coordinator.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"})
                 assert answer.status_code == 503
                 # The response reveals no internals.
                 assert issuer.requirements.keys_url not in answer.json()["detail"]
-            assert await status_with(desk) == 401
+            assert await status_with(coordinator) == 401
             issuer.away = False
-            assert await status_with(desk, f"Bearer {issuer.token()}") == 200
+            assert await status_with(coordinator, f"Bearer {issuer.token()}") == 200
             issuer.away = True
             # The cached key is still accepted.
-            assert await status_with(desk, f"Bearer {issuer.token()}") == 200
+            assert await status_with(coordinator, f"Bearer {issuer.token()}") == 200
     assert len([line for line in lines if "keys of the token service cannot be fetched" in line]) == 1
     assert len([line for line in lines if "can be fetched again" in line]) == 1
 
@@ -211,16 +211,16 @@ async def test_keys_that_cannot_be_fetched_are_logged_once_and_are_a_503(
 )
 async def test_invalid_keys_are_ignored(issuer: Issuer, keys: list[Any]) -> None:
     issuer.keys = keys
-    async with coordinator(token_requirements=issuer.requirements) as desk:
-        assert await status_with(desk, f"Bearer {issuer.token()}") == 503
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
+        assert await status_with(coordinator, f"Bearer {issuer.token()}") == 503
 
 
 async def test_a_coordinator_that_waits_for_keys_stops_at_once(issuer: Issuer) -> None:
     issuer.gate.clear()
-    async with coordinator(token_requirements=issuer.requirements) as desk:
-        call = asyncio.create_task(desk.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"}))
+    async with embedded_coordinator(token_requirements=issuer.requirements) as coordinator:
+        call = asyncio.create_task(coordinator.http.get("/runs", headers={"Authorization": f"Bearer {issuer.token()}"}))
         await issuer.served_keys(1)
-        await desk.server.stop()
+        await coordinator.server.stop()
         with pytest.raises(httpx.HTTPError):
             await call
     issuer.gate.set()

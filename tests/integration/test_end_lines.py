@@ -11,11 +11,11 @@ from loguru import logger
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.util import event_loop
 from tests.support import faults
-from tests.support.command_executor import SESSION_STATUS, staged
+from tests.support.command_executor import SESSION_STATUS, scripted_bench
 from tests.support.home import make_home
 from tests.support.logs import log_lines
 from tests.support.proxy import REPORT
-from tests.support.runner import bench, running, waiter
+from tests.support.runner import open_system, running, waiter
 
 STOPPED_S = 0.4
 
@@ -30,13 +30,13 @@ def test_the_duration_of_a_run_includes_a_stop_of_the_process(tmp_path: Path, mo
 
     async def stopped_meanwhile() -> tuple[RunCreated, float]:
         """The run, and how much of the stop the clock of the loop has left out."""
-        async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
-            run = await desk.submit("wait", **command.parameters)
+        async with running(tmp_path) as (system, _), waiter(tmp_path) as command:
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
             began_s = time.monotonic() - asyncio.get_running_loop().time()
             time.sleep(STOPPED_S)  # noqa: ASYNC251 - the loop has to stand still
             command.gate.write_line()
-            await desk.end(run)
+            await system.end(run)
             return run, time.monotonic() - asyncio.get_running_loop().time() - began_s
 
     with log_lines() as log:
@@ -48,17 +48,17 @@ def test_the_duration_of_a_run_includes_a_stop_of_the_process(tmp_path: Path, mo
 
 
 async def test_the_end_of_a_run_that_the_coordinator_has_forgotten_says_so(tmp_path: Path) -> None:
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("POST", REPORT + "completed", faults.status(404, "Run not found"))
-        desk.proxy.fault("POST", REPORT + "failed", faults.status(400, "no"))
-        async with desk.running(make_home(tmp_path / "home")):
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("POST", REPORT + "completed", faults.status(404, "Run not found"))
+        system.proxy.fault("POST", REPORT + "failed", faults.status(400, "no"))
+        async with system.running(make_home(tmp_path / "home")):
             warnings: list[str] = []
             sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
             try:
-                completed, failed = await desk.submit("say", text="x"), await desk.submit("fail", code="3")
-                await desk.end(completed)
-                await desk.end(failed)
-                await desk.completes()
+                completed, failed = await system.submit("say", text="x"), await system.submit("fail", code="3")
+                await system.end(completed)
+                await system.end(failed)
+                await system.completes()
             finally:
                 logger.remove(sink)
     line = line_of(warnings, completed.run_id, "failed")
@@ -70,7 +70,7 @@ async def test_the_end_of_a_run_that_the_coordinator_has_forgotten_says_so(tmp_p
 
 
 async def test_the_end_of_a_session_that_the_coordinator_has_forgotten_says_so(tmp_path: Path) -> None:
-    async with staged(tmp_path) as at:
+    async with scripted_bench(tmp_path) as at:
         run = await at.start()
         await at.completes(run)
         at.proxy.fault("POST", SESSION_STATUS, faults.status(404, "Session not found"))

@@ -10,12 +10,12 @@ from fsm_runner.executors import persistent
 from fsm_runner.process.child import child
 from tests.support.command_executor import (
     SESSION_STATUS,
-    StagedBench,
+    ScriptedBench,
     Step,
     command_home,
     held_by,
+    scripted_bench,
     short_graces,
-    staged,
 )
 from tests.support.processes import gone
 from tests.support.runner import waiter
@@ -28,8 +28,8 @@ IN_ITS_TURN = "before its turn was complete"
 SHORT_S = 0.3
 
 
-def one_shot(folder: Path, source: str | None = None) -> AbstractAsyncContextManager[StagedBench]:
-    return staged(folder, command_home(folder / "home", source, lifecycle="one_shot"))
+def one_shot(folder: Path, source: str | None = None) -> AbstractAsyncContextManager[ScriptedBench]:
+    return scripted_bench(folder, command_home(folder / "home", source, lifecycle="one_shot"))
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_turn_of_an_executor_that_closes_its_stdout_fails(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         complains: Step = ["complain", "no place for a result\n"]
         run = await bench.start(["bind"], complains, ["close", STDOUT], *held_by(held))
         pid = await held.started.pid()
@@ -55,13 +55,13 @@ async def test_a_turn_of_an_executor_that_closes_its_stdout_fails(tmp_path: Path
 
 
 async def test_the_reason_of_an_executor_that_closed_its_stdout_is_reported(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["close", STDOUT], ["complain", "no more"], ["exit", 3])
         assert await bench.fails(run) == f"no more (exit code 3 {IN_ITS_TURN})"
 
 
 async def test_an_executor_that_closes_its_stdout_between_turns_is_ended_and_has_failed(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["report"], ["afterwards", ["close", STDOUT]])
         pid = (await bench.completes(run))["pid"]
         assert await bench.session_ended() == "failed"
@@ -77,7 +77,7 @@ async def test_a_one_shot_executor_may_close_its_output(tmp_path: Path) -> None:
 
 
 async def test_a_turn_for_an_executor_that_has_closed_its_stdin_fails(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         stays: Step = ["afterwards", ["close", STDIN], *held_by(held)]
         first = await bench.start(["bind"], stays)
         await bench.completes(first)
@@ -88,20 +88,20 @@ async def test_a_turn_for_an_executor_that_has_closed_its_stdin_fails(tmp_path: 
 
 
 async def test_a_turn_for_an_executor_that_ends_instead_fails_with_its_reason(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         last_words: Step = ["complain", "I had enough\n"]
         ends: Step = ["afterwards", ["close", STDIN], *held_by(held), last_words, ["exit", 1]]
         first = await bench.start(["bind"], ends)
         await bench.completes(first)
         await held.started.pid()
         second = await bench.resume(first)
-        await bench.desk.state(second, "executing")
+        await bench.system.state(second, "executing")
         held.gate.write_line()
         assert await bench.fails(second) == f"I had enough (exit code 1 {IN_ITS_TURN})"
 
 
 async def test_output_from_between_turns_is_in_the_error_of_a_failed_turn(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         complains: list[Step] = [["complain", "the disk is full"], ["tell_pid", str(held.started.path)]]
         first = await bench.start(["bind"], ["afterwards", ["await", str(held.gate.path)], *complains])
         await bench.completes(first)
@@ -112,7 +112,7 @@ async def test_output_from_between_turns_is_in_the_error_of_a_failed_turn(tmp_pa
 
 
 async def test_a_turn_that_is_completed_with_a_closed_stdin_counts(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         await bench.completes(await bench.start(["bind"], ["close", STDIN], ["report"]))
 
 
@@ -122,7 +122,7 @@ async def test_an_exit_is_noticed_while_another_process_holds_the_streams(
     tmp_path: Path, lifecycle: str, code: int, outcome: str
 ) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle)
-    async with staged(tmp_path, home) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, home) as bench, waiter(tmp_path) as held:
         leave: Step = ["leave", str(held.started.path), str(held.gate.path)]
         run = await bench.start(["bind"], leave, ["afterwards", ["exit", code]])
         recovered = await held.started.pid()
@@ -139,20 +139,20 @@ async def test_an_exit_is_noticed_while_another_process_holds_the_streams(
 
 @pytest.mark.parametrize("end", [["exit", 0], ["exit", 5], ["die"]], ids=str)
 async def test_half_a_line_completes_no_turn(tmp_path: Path, end: Step) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         error = await bench.fails(await bench.start(["bind"], HALF_A_LINE, end))
         assert re.fullmatch(rf"{re.escape(HALF_A_LINE[1])} \(.* {IN_ITS_TURN}.*\)", error)
 
 
 @pytest.mark.parametrize("end", [["exit", 5], ["die"]], ids=str)
 async def test_a_line_without_its_break_completes_no_turn_of_an_executor_that_fails(tmp_path: Path, end: Step) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["say", '{"type": "turn_complete"}'], ["complain", "half"], end)
         assert (await bench.fails(run)).startswith('half\n--- stdout ---\n{"type": "turn_complete"}\n(')
 
 
 async def test_the_last_line_of_a_successful_executor_needs_no_line_break(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["report"], ["say", '{"type": "turn_complete"}'], ["exit", 0])
         await bench.completes(run)
         assert await bench.session_ended() == "finished"
@@ -174,13 +174,13 @@ async def test_an_executor_that_never_reads_ends_by_its_time_limit_or_a_stop(
 ) -> None:
     async with waiter(tmp_path) as held:
         home = command_home(tmp_path / "home", f"#!/bin/sh\necho $$ > {held.started.path}\nexec sleep 1000\n")
-        async with staged(tmp_path, home, run_timeout_s=2.0 if way == "limit" else None) as bench:
-            run = await bench.desk.submit("staged", text="x" * size_chars)
+        async with scripted_bench(tmp_path, home, run_timeout_s=2.0 if way == "limit" else None) as bench:
+            run = await bench.system.submit("scripted", text="x" * size_chars)
             pid = await held.started.pid()
             if way == "limit":
                 assert "time limit" in await bench.fails(run)
             else:
-                await bench.desk.api.stop_run(run.run_id)
+                await bench.system.api.stop_run(run.run_id)
                 assert (await bench.end(run)).status == "stopped"
                 assert bench.signal(run) == "SIGTERM"
             await gone(pid)
@@ -199,19 +199,19 @@ async def test_an_executor_that_never_reads_ends_by_its_time_limit_or_a_stop(
 async def test_an_executor_that_ends_without_reading_fails_with_its_own_reason(
     tmp_path: Path, source: str, reason: str, size_chars: int
 ) -> None:
-    async with staged(tmp_path, command_home(tmp_path / "home", source)) as bench:
-        assert await bench.fails(await bench.desk.submit("staged", text="x" * size_chars)) == reason
+    async with scripted_bench(tmp_path, command_home(tmp_path / "home", source)) as bench:
+        assert await bench.fails(await bench.system.submit("scripted", text="x" * size_chars)) == reason
 
 
 async def test_a_turn_that_was_not_even_read_is_not_completed(tmp_path: Path) -> None:
     source = '#!/bin/sh\necho \'{"type": "turn_complete"}\'\nexec sleep 1000\n'
-    async with staged(tmp_path, command_home(tmp_path / "home", source)) as bench:
-        error = await bench.fails(await bench.desk.submit("staged", text="x" * LARGE_CHARS))
+    async with scripted_bench(tmp_path, command_home(tmp_path / "home", source)) as bench:
+        error = await bench.fails(await bench.system.submit("scripted", text="x" * LARGE_CHARS))
         assert error == "the executor sent turn_complete before it had read its turn"
 
 
 async def test_a_turn_larger_than_a_pipe_arrives_whole(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         first = await bench.start(["bind"])
         await bench.completes(first)
         run = await bench.resume(first, ["report"], ["event", "x" * LARGE_CHARS])

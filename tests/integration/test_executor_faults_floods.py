@@ -9,7 +9,7 @@ import pytest
 
 from fsm_runner.process.child.child import OUTPUT_LIMIT_BYTES
 from fsm_runner.util.error_text import ERROR_LIMIT_CHARS
-from tests.support.command_executor import Step, command_home, staged
+from tests.support.command_executor import Step, command_home, scripted_bench
 
 MIB = 1024 * 1024
 CHUNK_CHARS = 10_000
@@ -53,7 +53,7 @@ def _peak_bytes() -> int:
     ids=["stderr", "lines on stderr", "stdout", "lines on stdout"],
 )
 async def test_a_flood_does_not_fill_the_runner(tmp_path: Path, lifecycle: str, steps: list[Step]) -> None:
-    async with staged(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
+    async with scripted_bench(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
         first = await bench.start(["bind"], ["report"])
         await bench.completes(first)
         peak = Peak()
@@ -63,7 +63,7 @@ async def test_a_flood_does_not_fill_the_runner(tmp_path: Path, lifecycle: str, 
 
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
 async def test_the_error_of_a_flood_is_limited(tmp_path: Path, lifecycle: str) -> None:
-    async with staged(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
+    async with scripted_bench(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
         await bench.completes(await bench.start(["bind"]))
         peak = Peak()
         run = await bench.start(
@@ -77,7 +77,7 @@ async def test_the_error_of_a_flood_is_limited(tmp_path: Path, lifecycle: str) -
 
 
 async def test_many_turns_of_much_output_leave_nothing_behind(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         first = await bench.start(["bind"])
         await bench.completes(first)
         much: list[Step] = [[step, "x" * CHUNK_CHARS, 2 * MIB // CHUNK_CHARS] for step in ("complain", "say")]
@@ -89,7 +89,7 @@ async def test_many_turns_of_much_output_leave_nothing_behind(tmp_path: Path) ->
 
 
 async def test_a_flood_in_one_session_does_not_delay_another(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         loud = await bench.start(["bind"], *[flood("complain")] * 4)
         quiet = await bench.start(["bind"])
         await bench.completes(quiet)

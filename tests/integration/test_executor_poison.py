@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import faults
-from tests.support.command_executor import command_home, staged
+from tests.support.command_executor import command_home, scripted_bench
 from tests.support.faults import Kind
 
 EVENTS = "/sessions/[^/]+/events"
@@ -22,7 +22,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("short_patience")
 async def test_a_single_rejected_event_is_given_up(tmp_path: Path, kind: Kind) -> None:
-    async with staged(tmp_path, heartbeat_interval_s=0.1) as at_work:
+    async with scripted_bench(tmp_path, heartbeat_interval_s=0.1) as at_work:
         at_work.proxy.fault("POST", EVENTS, kind, times=None)
         run = await at_work.start(["bind"], ["event", "poison"])
         await at_work.completes(run)
@@ -36,7 +36,7 @@ async def test_a_single_rejected_event_is_given_up(tmp_path: Path, kind: Kind) -
 @pytest.mark.parametrize("lifecycle", ["one_shot", "persistent"])
 async def test_an_event_that_is_too_large_for_a_proxy_is_refused_at_once(tmp_path: Path, lifecycle: str) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle)
-    async with staged(tmp_path, home) as at_work:
+    async with scripted_bench(tmp_path, home) as at_work:
         at_work.proxy.fault("POST", EVENTS, faults.status(413))
         run = await at_work.start(["bind"], ["event", "too large"], ["report"])
         assert (await at_work.completes(run))["answers"] == [200, 413]

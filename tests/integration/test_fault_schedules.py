@@ -23,7 +23,7 @@ from fsm_runner.util.retry import RetryPolicy
 from tests.support.coordinated_home import write_coordinated_home
 from tests.support.ends import all_ends_told
 from tests.support.proxy import REPORT, FaultProxy
-from tests.support.runner import FAST, Bench, RunningRunner
+from tests.support.runner import FAST, RunningRunner, System
 from tests.support.schedules import Cut, Disturbance, Killed, Plan, Schedule, Spoiled, spoil, until
 
 SEED = os.environ.get("FAULT_SEED")
@@ -62,12 +62,12 @@ class Submitted(msgspec.Struct, frozen=True):
 class World:
     """A coordinator that goes and comes, and the runs that it is given."""
 
-    def __init__(self, schedule: Schedule, desk: Bench, runner: RunningRunner) -> None:
+    def __init__(self, schedule: Schedule, system: System, runner: RunningRunner) -> None:
         self.schedule = schedule
         self.submitted: list[Submitted] = []
         self._asked_early: list[RunCreated] = []
         """To stop, when the coordinator had not been told that they had started."""
-        self._desk = desk
+        self._system = system
         self._runner = runner
         self._is_up = asyncio.Lock()
         """Held by whoever needs the coordinator, and by what takes it away."""
@@ -79,25 +79,25 @@ class World:
                 group.create_task(self._submit(began_s, number, plan))
             for disturbance in self.schedule.disturbances:
                 group.create_task(self._disturb(began_s, disturbance))
-        self._desk.proxy.heal()
+        self._system.proxy.heal()
 
     async def _submit(self, began_s: float, number: int, plan: Plan) -> None:
         await until(began_s, plan.submit_at_s)
-        count_file = self._desk.folder / f"count-{number}"
+        count_file = self._system.folder / f"count-{number}"
         async with self._is_up:
-            run = await self._desk.submit(plan.ending, count=str(count_file), lasts=f"{plan.lasts_s:.3f}")
+            run = await self._system.submit(plan.ending, count=str(count_file), lasts=f"{plan.lasts_s:.3f}")
         self.submitted.append(Submitted(plan, run, count_file))
         if plan.ending == "stopped":
             await until(began_s, plan.submit_at_s + plan.stop_after_s)
             async with self._is_up:
-                if (await self._desk.api.run(run.run_id)).status in BEFORE_STARTED:
+                if (await self._system.api.run(run.run_id)).status in BEFORE_STARTED:
                     self._asked_early.append(run)
                 await self._ask_to_stop(run)
 
     async def _ask_to_stop(self, run: RunCreated) -> None:
         # One that has ended otherwise is found at the end.
         with suppress(Refused):
-            await self._desk.api.stop_run(run.run_id)
+            await self._system.api.stop_run(run.run_id)
 
     async def _ask_again(self) -> None:
         """Repeat the stops that a later `started` overwrote, as a user does who sees the run still running.
@@ -106,28 +106,28 @@ class World:
         that was asked for before `started`, and where the network delivered `started` a second time after the stop.
         """
         started_twice = {
-            call.path.split("/")[3] for call in self._desk.proxy.calls_for("POST", STARTED) if call.handed_on > 1
+            call.path.split("/")[3] for call in self._system.proxy.calls_for("POST", STARTED) if call.handed_on > 1
         }
         for each in self.submitted:
             run = each.run
             overwritten = run in self._asked_early or (each.plan.ending == "stopped" and run.run_id in started_twice)
-            if overwritten and (await self._desk.api.run(run.run_id)).status == "running":
+            if overwritten and (await self._system.api.run(run.run_id)).status == "running":
                 await self._ask_to_stop(run)
 
     async def _disturb(self, began_s: float, disturbance: Disturbance) -> None:
         await until(began_s, disturbance.at_s)
         match disturbance:
             case Spoiled():
-                spoil(self._desk.proxy, disturbance)
+                spoil(self._system.proxy, disturbance)
             case Cut():
                 async with self._is_up:
-                    await self._desk.proxy.cut()
+                    await self._system.proxy.cut()
             case Killed():
                 async with self._is_up:
-                    await self._desk.proxy.cut()
-                    await self._desk.server.stop()
+                    await self._system.proxy.cut()
+                    await self._system.server.stop()
                     await asyncio.sleep(disturbance.for_s)
-                    await self._desk.server.start()
+                    await self._system.server.start()
 
     async def settled(self) -> None:
         """Return when every run has ended at the coordinator, and none is held at the runner."""
@@ -141,22 +141,22 @@ class World:
 
     async def _open(self) -> list[str]:
         ended = SESSION_ENDS.keys()
-        listed = {run.run_id: run for run in await self._desk.api.runs()}
+        listed = {run.run_id: run for run in await self._system.api.runs()}
         at_the_coordinator = [self._shown(run) for run in listed.values() if run.status not in ended]
         held = [f"held at the runner: {name}" for name in self._runner.actor._runs.run_ids]
         return [*at_the_coordinator, *held]
 
     def _shown(self, run: Run) -> str:
-        calls = [call for call in self._desk.proxy.calls if run.run_id in call.path or run.session_id in call.path]
-        states = " → ".join(self._desk.states[run.run_id])
+        calls = [call for call in self._system.proxy.calls if run.run_id in call.path or run.session_id in call.path]
+        states = " → ".join(self._system.states[run.run_id])
         return "\n    ".join(
             [f"{run.run_id} {run.agent_name} is {run.status}; at the runner: {states}", *map(str, calls)]
         )
 
     async def defects(self) -> list[str]:
-        listed = {run.run_id: run for run in await self._desk.api.runs()}
+        listed = {run.run_id: run for run in await self._system.api.runs()}
         runs = [each.run for each in self.submitted]
-        async with httpx.AsyncClient(base_url=self._desk.server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self._system.server.url, trust_env=False) as http:
             ends = await all_ends_told(http, runs)
         defects = []
         for each in self.submitted:
@@ -176,19 +176,19 @@ class World:
             defects.append(f"it is {run.status} ({run.error}), and should be {submitted.plan.ending}")
         if set(ends) != {run.status}:
             defects.append(f"it is {run.status}, and the coordinator was told {ends}")
-        calls = self._desk.proxy.calls_for("POST", f"/runner/runs/{run.run_id}/{run.status}")
+        calls = self._system.proxy.calls_for("POST", f"/runner/runs/{run.run_id}/{run.status}")
         doubled = sum(call.handed_on - 1 for call in calls if call.handed_on)
         if len(ends) > 1 + doubled:
             defects.append(f"it was told {len(ends)} times how it ended, and {doubled} of that by the network")
         return defects
 
     async def _defects_of_session(self, submitted: Submitted, run: Run) -> list[str]:
-        status = await self._desk.api.session_status(run.session_id)
+        status = await self._system.api.session_status(run.session_id)
         if status != SESSION_ENDS.get(run.status):
             return [f"its session is {status}"]
         if run.status != "completed":
             return []
-        result = await self._desk.result(submitted.run)
+        result = await self._system.result(submitted.run)
         return [] if result == {"done": str(submitted.count_file)} else [f"its result is {result}"]
 
 
@@ -208,10 +208,10 @@ async def world(schedule: Schedule, folder: Path) -> AsyncIterator[World]:
         # It comes back at the address that it had.
         server._port = int(server.url.rpartition(":")[2])
         async with FaultProxy(server.url) as proxy, CoordinatorApi(server.url) as api:
-            desk = Bench(folder, server, proxy, api)
+            system = System(folder, server, proxy, api)
             overrides: dict[str, Any] = {"poll_timeout_s": POLL_TIMEOUT_S, "heartbeat_interval_s": HEARTBEAT_S}
-            async with desk.running(home, PATIENT, registers=True, state_dir=folder / "state", **overrides) as runner:
-                yield World(schedule, desk, runner)
+            async with system.running(home, PATIENT, registers=True, state_dir=folder / "state", **overrides) as runner:
+                yield World(schedule, system, runner)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -21,7 +21,9 @@ async def test_an_executor_can_query_its_own_session() -> None:
         assert (await b.http.get(f"/sessions/{b.own}/affinity")).json()["affinity"]["executor_session_id"] == "exe-1"
         assert (await b.http.get(f"/sessions/{b.own}/result")).json()["detail"]
         run_id = next(
-            run["run_id"] for run in (await b.desk.http.get("/runs")).json()["runs"] if run["session_id"] == b.own
+            run["run_id"]
+            for run in (await b.coordinator.http.get("/runs")).json()["runs"]
+            if run["session_id"] == b.own
         )
         assert (await b.http.get(f"/runs/{run_id}")).json()["run_id"] == run_id
 
@@ -42,7 +44,7 @@ async def test_the_parent_of_a_child_run_is_the_executors_session(parent: str) -
         named: dict[str, Any] = {"absent": {}, "null": {"parent_session_id": None}, "own": {"parent_session_id": b.own}}
         answer = await b.http.post("/runs", json={**START, **named[parent], "additional_demands": {"tags": ["x"]}})
         assert answer.status_code == 201
-        run = (await b.desk.http.get(f"/runs/{answer.json()['run_id']}")).json()
+        run = (await b.coordinator.http.get(f"/runs/{answer.json()['run_id']}")).json()
         assert (run["parent_session_id"], run["demands"]["tags"]) == (b.own, ["x"])
         assert (await b.session(answer.json()["session_id"]))["parent_session_id"] == b.own
 
@@ -56,7 +58,7 @@ async def test_a_child_run_can_be_followed_and_stopped() -> None:
         assert len(b.proxy.calls) == before + 1, "what was started here need not be asked for"
         assert (await b.http.get(f"/runs/{run_id}")).json()["status"] == "pending"
         assert (await b.http.post(f"/runs/{run_id}/stop")).status_code == 200
-        assert await b.desk.run_status(created) == "stopped"
+        assert await b.coordinator.run_status(created) == "stopped"
 
 
 async def test_children_that_were_not_started_through_the_gateway_are_known() -> None:
@@ -66,7 +68,7 @@ async def test_children_that_were_not_started_through_the_gateway_are_known() ->
             assert (await b.http.get(f"/sessions/{child['session_id']}{part}")).status_code == 200
         assert (await b.http.get(f"/runs/{child['run_id']}")).status_code == 200
         assert (await b.http.post(f"/sessions/{child['session_id']}/stop", json={"why": "done"})).status_code == 200
-        assert await b.desk.run_status(child) == "stopped"
+        assert await b.coordinator.run_status(child) == "stopped"
 
 
 async def test_an_executor_cannot_write_to_a_child() -> None:
@@ -86,13 +88,13 @@ async def test_grandchildren_and_children_of_other_sessions_are_not_open() -> No
             assert (await b.http.get(f"/sessions/{stranger['session_id']}")).status_code == 403
             assert (await b.http.get(f"/runs/{stranger['run_id']}")).status_code == 403
             assert (await b.http.post(f"/runs/{stranger['run_id']}/stop")).status_code == 403
-            assert await b.desk.run_status(stranger) == "pending"
+            assert await b.coordinator.run_status(stranger) == "pending"
 
 
 async def test_an_executor_can_resume_only_children() -> None:
     async with bench() as b:
         child = await b.child()
-        stranger = await b.desk.prompt()
+        stranger = await b.coordinator.prompt()
         resume = {"type": "resume_session", "parameters": {"prompt": "again"}}
         answer = await b.http.post("/runs", json={**resume, "session_id": child["session_id"]})
         assert answer.status_code == 201
@@ -106,7 +108,7 @@ async def test_an_executor_can_resume_only_children() -> None:
 
 
 async def runs_of(b: Bench) -> int:
-    return len((await b.desk.http.get("/runs")).json()["runs"])
+    return len((await b.coordinator.http.get("/runs")).json()["runs"])
 
 
 @pytest.mark.parametrize(

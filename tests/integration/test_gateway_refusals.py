@@ -16,8 +16,8 @@ def is_the_one_404(answer: httpx.Response) -> bool:
 
 
 async def forbidden(b: Bench) -> list[tuple[str, str]]:
-    runner_id = (await b.desk.http.get("/runners")).json()["runners"][0]["runner_id"]
-    runs = {run["session_id"]: run["run_id"] for run in (await b.desk.http.get("/runs")).json()["runs"]}
+    runner_id = (await b.coordinator.http.get("/runners")).json()["runners"][0]["runner_id"]
+    runs = {run["session_id"]: run["run_id"] for run in (await b.coordinator.http.get("/runs")).json()["runs"]}
     return [
         ("DELETE", f"/runners/{runner_id}?self=true"),
         ("DELETE", f"/runners/{runner_id}"),
@@ -64,9 +64,9 @@ async def forbidden(b: Bench) -> list[tuple[str, str]]:
 async def test_requests_that_are_not_open_are_refused_and_change_nothing() -> None:
     async with bench() as b:
         everything = (
-            await b.desk.http.get("/sessions"),
-            await b.desk.http.get("/runs"),
-            await b.desk.http.get("/runners"),
+            await b.coordinator.http.get("/sessions"),
+            await b.coordinator.http.get("/runs"),
+            await b.coordinator.http.get("/runners"),
         )
         for method, path in await forbidden(b):
             answer = await b.http.request(method, b.endpoint.url + path)
@@ -75,8 +75,8 @@ async def test_requests_that_are_not_open_are_refused_and_change_nothing() -> No
         assert {call.method for call in b.proxy.calls} == {"GET"}, "only look-ups of owners"
         assert {call.path.split("/")[1] for call in b.proxy.calls} <= {"sessions", "runs"}
         for before in everything[:2]:
-            assert (await b.desk.http.get(before.request.url.path)).json() == before.json()
-        assert len((await b.desk.http.get("/runners")).json()["runners"]) == 2
+            assert (await b.coordinator.http.get(before.request.url.path)).json() == before.json()
+        assert len((await b.coordinator.http.get("/runners")).json()["runners"]) == 2
 
 
 async def test_another_session_and_a_missing_one_get_the_same_refusal() -> None:

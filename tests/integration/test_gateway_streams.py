@@ -219,7 +219,7 @@ async def test_changes_of_a_session_are_streamed() -> None:
             assert answer.headers["content-type"].startswith("text/event-stream")
             assert answer.headers["x-accel-buffering"] == "no"
             lines = answer.aiter_lines()
-            await b.desk.event({"session_id": b.other})
+            await b.coordinator.event({"session_id": b.other})
             await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
             told = [await anext(lines), await anext(lines)]
             assert told[0] == "event: session_updated"

@@ -17,18 +17,18 @@ from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.home import PROFILE, make_home
 from tests.support.logs import log_lines
 from tests.support.program import Finished, Program, environment, finish, program
-from tests.support.runner import Bench, bench, waiter
+from tests.support.runner import System, open_system, waiter
 from tests.support.watch import PATIENCE_S
 
 
 @asynccontextmanager
-async def runner_process(folder: Path) -> AsyncIterator[tuple[Bench, Program]]:
+async def runner_process(folder: Path) -> AsyncIterator[tuple[System, Program]]:
     make_home(folder / "home")
-    async with bench(folder) as desk:
-        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--state-dir", str(folder / "state"))
+    async with open_system(folder) as system:
+        flags = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--state-dir", str(folder / "state"))
         async with program(folder, environment(folder / "home"), *flags) as runner:
             await runner.said("online")
-            yield desk, runner
+            yield system, runner
 
 
 async def health_command(folder: Path) -> Finished:
@@ -36,9 +36,9 @@ async def health_command(folder: Path) -> Finished:
 
 
 async def test_a_healthy_runner_reports_its_state_and_runs(tmp_path: Path) -> None:
-    async with runner_process(tmp_path) as (desk, _), waiter(tmp_path) as held:
+    async with runner_process(tmp_path) as (system, _), waiter(tmp_path) as held:
         assert (await health_command(tmp_path)).stdout.endswith(": online, 0 runs held\n")
-        await desk.submit("wait", **held.parameters)
+        await system.submit("wait", **held.parameters)
         await held.started.pid()
         answer = await health_command(tmp_path)
         assert answer.code == EXIT_OK
@@ -57,9 +57,9 @@ async def test_a_problem_makes_a_runner_unhealthy_and_is_named(
 
 
 async def test_one_whose_coordinator_is_away_is_healthy(tmp_path: Path) -> None:
-    async with runner_process(tmp_path) as (desk, runner):
-        desk.proxy.upstream_url = "http://127.0.0.1:9"
-        await desk.proxy.cut()
+    async with runner_process(tmp_path) as (system, runner):
+        system.proxy.upstream_url = "http://127.0.0.1:9"
+        await system.proxy.cut()
         await runner.said("disconnected")
         answer = await health_command(tmp_path)
         assert (answer.code, answer.stdout.partition(": ")[2]) == (EXIT_OK, "disconnected, 0 runs held\n")

@@ -34,7 +34,7 @@ from tests.support.hostile_answers import FINAL_FOR_A_REGISTRATION, Hostile, htt
 from tests.support.hostile_orders import MARKER, Orders
 from tests.support.logs import log_lines
 from tests.support.proxy import POLL, FaultProxy
-from tests.support.runner import FAST, Bench, RunningRunner, bench
+from tests.support.runner import FAST, RunningRunner, System, open_system
 from tests.support.script_archives import archive, description, file, script, special
 from tests.support.watch import PATIENCE_S
 
@@ -126,8 +126,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
 class Attack:
     """All kinds of answers, some of each in each round."""
 
-    def __init__(self, desk: Bench, runner: RunningRunner, spoilers: Spoilers, orders: Orders) -> None:
-        self._desk = desk
+    def __init__(self, system: System, runner: RunningRunner, spoilers: Spoilers, orders: Orders) -> None:
+        self._system = system
         self._runner = runner
         self._spoilers = spoilers
         rng = random.Random(7)
@@ -166,7 +166,7 @@ class Attack:
             self._spoilers.put(method, path, itertools.islice(self._acknowledgements, count))
         self._spoilers.put("GET", RUN, itertools.islice(self._runs, 15))
         while any(self._spoilers.are_waiting("POST", path) for path in (RUN_REPORT, SESSION_MESSAGE)):
-            await self._desk.end(await self._desk.submit("say", text="x"))
+            await self._system.end(await self._system.submit("say", text="x"))
 
     async def _download(self) -> None:
         answers = [*itertools.islice(self._downloads, 15), *itertools.islice(self._archives, 10)]
@@ -189,14 +189,14 @@ class Attack:
     async def _register(self) -> None:
         self._spoilers.put("POST", "/runner/register", itertools.islice(self._registrations, 30))
         while self._spoilers.are_waiting("POST", "/runner/register"):
-            registrations = len(self._desk.proxy.calls_for("POST", "/runner/register"))
-            self._desk.proxy.fault("GET", POLL, status(401, "Runner not registered"))
-            await self._desk.proxy.seen("POST", "/runner/register", registrations + 1)
+            registrations = len(self._system.proxy.calls_for("POST", "/runner/register"))
+            self._system.proxy.fault("GET", POLL, status(401, "Runner not registered"))
+            await self._system.proxy.seen("POST", "/runner/register", registrations + 1)
 
     async def _is_healthy(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
             await self._runner.goes_through("online")
-            await self._desk.completes()
+            await self._system.completes()
             await self._runner.actor._runs.wait_until_empty()
         assert not self._runner.living.done()
 
@@ -253,17 +253,17 @@ async def test_a_hostile_coordinator_neither_ends_a_runner_nor_gets_more_than_th
     usages = []
     with log_lines() as log:
         async with (
-            bench(world, TIMINGS) as desk,
-            desk.running(profile, POLICIES, state_dir=world / "state", **INTERVALS) as runner,
+            open_system(world, TIMINGS) as system,
+            system.running(profile, POLICIES, state_dir=world / "state", **INTERVALS) as runner,
         ):
-            spoilers = Spoilers(desk.proxy)
-            attack = Attack(desk, runner, spoilers, Orders(random.Random(8), marker, outside))
+            spoilers = Spoilers(system.proxy)
+            attack = Attack(system, runner, spoilers, Orders(random.Random(8), marker, outside))
             for _ in range(ROUNDS):
                 await attack.go_on()
                 usages.append(Usage())
     assert sum(spoilers.used.values()) >= MALFORMED_ANSWERS, spoilers.by_call
     assert spoilers.used.keys() >= http_faults(b"{}").keys() | text_faults(b"{}").keys()
-    assert desk.proxy.calls_for("GET", "/trap") == []
+    assert system.proxy.calls_for("GET", "/trap") == []
     assert names_below(tmp_path, own) == before
     written = names_below(tmp_path)
     assert not [path for path in written if path.name in (MARKER, "escaped")]

@@ -14,7 +14,7 @@ from tests.support.command_executor import PROFILE, command_home
 from tests.support.fifo import Fifo
 from tests.support.hostility import HOSTILE, LAST_ATTEMPT, VARIABLES, documented, outcomes_of, stopped, victim_of
 from tests.support.program import environment, program
-from tests.support.runner import bench
+from tests.support.runner import open_system
 
 pytestmark = pytest.mark.linux(reason="/proc")
 
@@ -38,15 +38,15 @@ async def attempted(folder: Path, interpreter: str, *flags: str) -> dict[str, st
         each.chmod(0o777)
     (workspace / "private").write_text("private")
     state = ("--state-dir", str(folder / "state"), "--grace-period", "0")
-    async with bench(folder) as desk, Fifo(folder / "waiting") as waiting:
-        places = ("--coordinator-url", desk.proxy.url, "--project-dir", str(folder / "project"))
+    async with open_system(folder) as system, Fifo(folder / "waiting") as waiting:
+        places = ("--coordinator-url", system.proxy.url, "--project-dir", str(folder / "project"))
         arguments = ("--profile", PROFILE, *places, *state, *flags)
         waiting.path.chmod(0o666)
         async with program(folder, environment(folder / "home", **VARIABLES), *arguments) as runner:
             await runner.said("online")
-            victim = await victim_of(desk, waiting.path, workspace)
+            victim = await victim_of(system, waiting.path, workspace)
             outcomes = await outcomes_of(
-                desk,
+                system,
                 victim,
                 psutil.Process(runner.process.pid),
                 runner_pid=runner.process.pid,

@@ -20,7 +20,7 @@ from tests.support.executor_program import ECHO, SDK
 from tests.support.home import PROFILE, make_home
 from tests.support.inheritance import inheriting
 from tests.support.program import REPOSITORY, environment
-from tests.support.runner import Bench, bench
+from tests.support.runner import System, open_system
 from tests.support.watch import PATIENCE_S
 
 REGISTER = "/runner/register"
@@ -96,8 +96,8 @@ def test_other_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @needs_full_device
 async def test_a_log_message_that_cannot_be_written_does_not_lose_the_result(tmp_path: Path) -> None:
     """`submit --wait` logs the run before it waits."""
-    async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
-        submit = [*FSM_RUNNER, "submit", "say", "text=x", "--wait", "-c", desk.server.url]
+    async with open_system(tmp_path) as system, system.running(make_home(tmp_path / "home")):
+        submit = [*FSM_RUNNER, "submit", "say", "text=x", "--wait", "-c", system.server.url]
         full = os.open(FULL_DEVICE, os.O_WRONLY)
         try:
             ended = await asyncio.to_thread(ends, submit, tmp_path, environment(None), full)
@@ -121,29 +121,29 @@ def test_a_slow_reader_of_a_non_blocking_pipe_gets_the_whole_output(tmp_path: Pa
 async def test_a_runner_works_with_closed_streams_and_ignored_and_blocked_signals(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     (home.executor_folder / "commands" / "say").write_text(SHOWS_SIGNALS)
-    async with bench(tmp_path) as desk, impaired_runner(tmp_path, desk) as process:
+    async with open_system(tmp_path) as system, impaired_runner(tmp_path, system) as process:
         assert standard_streams(process.pid) == [Path(os.devnull)] * 3
-        shown = await completed(desk)
+        shown = await completed(system)
         assert shown == {"blocked": NONE, "ignored": NONE}
         for number in (signal.SIGHUP, signal.SIGINT):
             process.send_signal(number)
         # A draining runner claims no runs.
-        await completed(desk)
+        await completed(system)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == EXIT_OK
 
 
 @asynccontextmanager
-async def impaired_runner(folder: Path, desk: Bench) -> AsyncIterator[Process]:
+async def impaired_runner(folder: Path, system: System) -> AsyncIterator[Process]:
     command = inheriting(
-        [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")],
+        [*FSM_RUNNER, "-x", PROFILE, "-c", system.proxy.url, "--state-dir", str(folder / "state")],
         closed=(0, 1, 2),
         ignored=(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1),
         blocked=(signal.SIGTERM, signal.SIGCHLD, signal.SIGINT),
     )
     process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment(folder / "home"))
     try:
-        await desk.proxy.answered("POST", REGISTER)
+        await system.proxy.answered("POST", REGISTER)
         yield process
     finally:
         if process.returncode is None:
@@ -151,11 +151,11 @@ async def impaired_runner(folder: Path, desk: Bench) -> AsyncIterator[Process]:
         await process.wait()
 
 
-async def completed(desk: Bench) -> dict[str, str]:
+async def completed(system: System) -> dict[str, str]:
     """Submit a run, wait until it is completed, and return its result."""
-    run = await desk.submit("say")
-    await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-    result = await desk.result(run)
+    run = await system.submit("say")
+    await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+    result = await system.result(run)
     assert result is not None
     return result
 

@@ -14,7 +14,7 @@ from fsm_runner.journal.journal import Journal, JournalUnwritable
 from fsm_runner.journal.records import Transition
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
-from tests.support.runner import bench, waiter
+from tests.support.runner import open_system, waiter
 from tests.support.watch import PATIENCE_S
 
 QUICK = Timings(heartbeat_interval_s=0.1, poll_timeout_s=0.2)
@@ -83,21 +83,21 @@ async def test_a_runner_whose_state_directory_is_deleted_claims_nothing_and_repo
 ) -> None:
     make_home(tmp_path / "home")
     state = tmp_path / "state"
-    async with bench(tmp_path, QUICK) as desk, waiter(tmp_path) as command:
-        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--state-dir", str(state))
+    async with open_system(tmp_path, QUICK) as system, waiter(tmp_path) as command:
+        flags = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--state-dir", str(state))
         async with program(tmp_path, environment(tmp_path / "home"), *flags) as runner:
             await runner.said("online")
-            run = await desk.submit("wait", **command.parameters)
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
             shutil.rmtree(state)
             command.gate.write_line()
             said = await runner.said("→ suspended")
             assert f"{state}" in said
             assert "was deleted or replaced while this runner uses it" in said
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 1)
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 1)
             # The poll that is held at this moment may bring the first of them.
-            _, left = await desk.submit("say", text="hello"), await desk.submit("say", text="hello")
-            await desk.proxy.answered("POST", HEARTBEAT, len(desk.proxy.acknowledged("POST", HEARTBEAT)) + 2)
-            assert (await desk.api.run(left.run_id)).status == "pending"
+            _, left = await system.submit("say", text="hello"), await system.submit("say", text="hello")
+            await system.proxy.answered("POST", HEARTBEAT, len(system.proxy.acknowledged("POST", HEARTBEAT)) + 2)
+            assert (await system.api.run(left.run_id)).status == "pending"
             runner.terminate()
             assert await runner.exit_code() == EXIT_OK

@@ -56,8 +56,8 @@ async def stop_when_executing(context: ScenarioContext) -> None:
 
 async def settle(context: ScenarioContext) -> None:
     """Make the coordinator take the runner for gone, and its runs for failed."""
-    (runner,) = await context.desk.runners()
-    await context.desk.api.deregister(str(runner["runner_id"]))
+    (runner,) = await context.system.runners()
+    await context.system.api.deregister(str(runner["runner_id"]))
 
 
 SCENARIOS = (

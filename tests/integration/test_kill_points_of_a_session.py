@@ -9,8 +9,8 @@ import pytest
 
 from fsm_runner.runtime.actors.machines import load_machine
 from tests.support import faults
-from tests.support.command_executor import SESSION_STATUS, held_by, staged_source
-from tests.support.coordinated_home import STAGED, write_coordinated_home
+from tests.support.command_executor import SESSION_STATUS, held_by, scripted_executor_source
+from tests.support.coordinated_home import SCRIPTED, write_coordinated_home
 from tests.support.crash.fork_server import ForkServer
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
 from tests.support.crash.kill_points import on_entering
@@ -80,7 +80,14 @@ def of_session(
     name: str, steps: Callable[[ScenarioContext], Steps] = complete, act: Action = let_it_finish, **fields: Any
 ) -> Scenario:
     return Scenario(
-        **{"name": name, "agent": STAGED, "executor": staged_source(), "steps": steps, "act": act, **fields}
+        **{
+            "name": name,
+            "agent": SCRIPTED,
+            "executor": scripted_executor_source(),
+            "steps": steps,
+            "act": act,
+            **fields,
+        }
     )
 
 
@@ -148,4 +155,4 @@ async def test_a_run_is_executed_again_if_its_session_was_idle_already(tmp_path:
         assert (await run_to_kill(context, on_entering("session", "idle"))).was_killed
         assert not await defects_after_restart(context), context.describe()
         assert await context.status() == "completed"
-        assert await context.desk.api.session_status(context.run.session_id) == "finished"
+        assert await context.system.api.session_status(context.run.session_id) == "finished"

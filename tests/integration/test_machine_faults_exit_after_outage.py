@@ -14,7 +14,7 @@ from tests.support import faults
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
 from tests.support.proxy import POLL, TERMINAL_REPORT, FaultProxy
-from tests.support.runner import bench, waiter
+from tests.support.runner import open_system, waiter
 from tests.support.virtual_time import in_virtual_time
 
 REGISTER = "/runner/register"
@@ -46,23 +46,23 @@ async def test_what_was_not_reported_is_reported_by_the_next_start(
 ) -> None:
     monkeypatch.setattr(build, "STOP_LIMIT_S", STOP_LIMIT_S)
     home, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
-    async with bench(tmp_path, FORGETS_SOON) as desk, waiter(tmp_path) as command:
-        async with desk.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
-            run = await desk.submit("wait", **command.parameters)
+    async with open_system(tmp_path, FORGETS_SOON) as system, waiter(tmp_path) as command:
+        async with system.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
-            cut_off(desk.proxy)
+            cut_off(system.proxy)
             command.gate.write_line("before the end")
-            await desk.state(run, "reporting")
+            await system.state(run, "reporting")
             assert await runner.ended() == "gave_up"
             assert runner.path[-5:] == ["draining", "stopping_runs", "flushing_reports", "deregistering", "gave_up"]
         assert kept_messages(state_dir) > 0
-        assert desk.proxy.acknowledged("POST", TERMINAL_REPORT) == []
-        desk.proxy.heal()
-        async with desk.running(home, state_dir=state_dir):
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-            await desk.completes()
-        assert desk.reports(run).count("completed") == 1
-        assert await desk.result(run) == {"heard": "before the end"}
+        assert system.proxy.acknowledged("POST", TERMINAL_REPORT) == []
+        system.proxy.heal()
+        async with system.running(home, state_dir=state_dir):
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            await system.completes()
+        assert system.reports(run).count("completed") == 1
+        assert await system.result(run) == {"heard": "before the end"}
         assert kept_messages(state_dir) == 0
 
 
@@ -71,27 +71,27 @@ async def test_a_run_at_work_is_stopped_and_its_end_is_reported_by_the_next_star
 ) -> None:
     monkeypatch.setattr(build, "STOP_LIMIT_S", STOP_LIMIT_S)
     home, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
-    async with bench(tmp_path, FORGETS_SOON) as desk, waiter(tmp_path) as command:
-        async with desk.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
-            run = await desk.submit("wait", **command.parameters)
+    async with open_system(tmp_path, FORGETS_SOON) as system, waiter(tmp_path) as command:
+        async with system.running(home, exit_after_outage_s=1.0, state_dir=state_dir) as runner:
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
-            cut_off(desk.proxy)
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
+            cut_off(system.proxy)
             assert await runner.ended() == "gave_up"
-        desk.proxy.heal()
-        async with desk.running(home, state_dir=state_dir):
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/stopped")
-        assert len(desk.proxy.acknowledged("POST", TERMINAL_REPORT)) == 1
+        system.proxy.heal()
+        async with system.running(home, state_dir=state_dir):
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/stopped")
+        assert len(system.proxy.acknowledged("POST", TERMINAL_REPORT)) == 1
 
 
 async def test_it_leaves_with_the_exit_code_of_a_failure(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk:
-        arguments = ("-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(tmp_path / "state"))
+    async with open_system(tmp_path) as system:
+        arguments = ("-x", PROFILE, "-c", system.proxy.url, "--state-dir", str(tmp_path / "state"))
         env = environment(tmp_path / "home")
         async with program(tmp_path, env, *arguments, "--exit-after-outage", "1") as runner:
-            await desk.proxy.answered("POST", REGISTER)
-            cut_off(desk.proxy)
+            await system.proxy.answered("POST", REGISTER)
+            cut_off(system.proxy)
             assert await runner.exit_code() == EXIT_FAILED
             said = await runner.said("outage_too_long")
             assert "the coordinator has not answered for 1 s" in said
@@ -129,29 +129,29 @@ async def test_an_answer_ends_the_outage() -> None:
 
 async def test_a_proxy_that_cuts_polls_does_not_end_a_runner_whose_heartbeats_are_answered(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, waiter(tmp_path) as command:
-        desk.proxy.fault("GET", POLL, faults.cut_after(0.2), times=None)
-        async with desk.running(home, exit_after_outage_s=0.5, heartbeat_interval_s=1000) as runner:
-            await desk.proxy.seen("GET", POLL, FAILED_POLLS)
-            run = await desk.submit("wait", **command.parameters)
+    async with open_system(tmp_path) as system, waiter(tmp_path) as command:
+        system.proxy.fault("GET", POLL, faults.cut_after(0.2), times=None)
+        async with system.running(home, exit_after_outage_s=0.5, heartbeat_interval_s=1000) as runner:
+            await system.proxy.seen("GET", POLL, FAILED_POLLS)
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
             command.gate.write_line()
-            assert (await desk.end(run)).status == "completed"
+            assert (await system.end(run)).status == "completed"
             assert "disconnected" not in runner.path
             assert "draining" not in runner.path
 
 
 async def test_without_the_flag_it_stays(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
-    async with bench(tmp_path, FORGETS_SOON) as desk:
-        arguments = ("-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(tmp_path / "state"))
+    async with open_system(tmp_path, FORGETS_SOON) as system:
+        arguments = ("-x", PROFILE, "-c", system.proxy.url, "--state-dir", str(tmp_path / "state"))
         async with program(tmp_path, environment(tmp_path / "home"), *arguments) as runner:
-            await desk.proxy.answered("POST", REGISTER)
-            cut_off(desk.proxy)
-            await desk.proxy.seen("GET", POLL, FAILED_POLLS)
+            await system.proxy.answered("POST", REGISTER)
+            cut_off(system.proxy)
+            await system.proxy.seen("GET", POLL, FAILED_POLLS)
             assert runner.process.returncode is None
-            desk.proxy.heal()
-            run = await desk.submit("say", text="still here")
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            system.proxy.heal()
+            run = await system.submit("say", text="still here")
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
             runner.terminate()
             assert await runner.exit_code() == EXIT_OK

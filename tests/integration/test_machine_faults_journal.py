@@ -18,7 +18,7 @@ from tests.support.faults import Answer, Forward, Kind
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment, program
 from tests.support.proxy import POLL, TERMINAL_REPORT
-from tests.support.runner import Bench, Waiter, bench, waiter
+from tests.support.runner import System, Waiter, open_system, waiter
 from tests.support.small_disk import SmallDisk, may_mount, small_disk
 from tests.support.watch import PATIENCE_S
 
@@ -108,28 +108,28 @@ def held_back(brought: asyncio.Event, released: asyncio.Event) -> Kind:
 class Case:
     """A runner whose journal is in `room`, and a run that it has at work."""
 
-    def __init__(self, folder: Path, desk: Bench, command: Waiter, room: Room) -> None:
-        self.desk = desk
+    def __init__(self, folder: Path, system: System, command: Waiter, room: Room) -> None:
+        self.system = system
         self.command = command
         self.room = room
         self._folder = folder
 
     @asynccontextmanager
     async def runner(self) -> AsyncIterator[Program]:
-        registrations = len(self.desk.proxy.acknowledged("POST", REGISTER))
+        registrations = len(self.system.proxy.acknowledged("POST", REGISTER))
         async with program(self._folder, environment(self._folder / "home"), *self.arguments) as runner:
-            await self.desk.proxy.answered("POST", REGISTER, registrations + 1)
+            await self.system.proxy.answered("POST", REGISTER, registrations + 1)
             yield runner
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        return ("-x", PROFILE, "-c", self.desk.proxy.url, "--state-dir", str(self.room.path))
+        return ("-x", PROFILE, "-c", self.system.proxy.url, "--state-dir", str(self.room.path))
 
     async def run_at_work(self) -> str:
         """That it is at work is in the journal already."""
-        run = await self.desk.submit("wait", **self.command.parameters)
+        run = await self.system.submit("wait", **self.command.parameters)
         await self.command.started.pid()
-        await self.desk.proxy.wait_for(lambda: self._has_noted(run.run_id, "executing"), "what is noted")
+        await self.system.proxy.wait_for(lambda: self._has_noted(run.run_id, "executing"), "what is noted")
         return run.run_id
 
     def _has_noted(self, run_id: str, state: str) -> bool:
@@ -140,10 +140,10 @@ class Case:
     async def run_that_finds_no_room(self, runner: Program) -> str:
         """The room is taken while the run is on its way to the runner. The reason that the coordinator was given."""
         brought, released = asyncio.Event(), asyncio.Event()
-        proxy = self.desk.proxy
+        proxy = self.system.proxy
         proxy.fault("GET", POLL, held_back(brought, released), times=None)
         await proxy.seen("GET", POLL, len(proxy.calls_for("GET", POLL)) + 1)
-        run = await self.desk.submit("say", text="never said")
+        run = await self.system.submit("say", text="never said")
         async with asyncio.timeout(PATIENCE_S):
             await brought.wait()
         self.room.take(runner)
@@ -154,20 +154,20 @@ class Case:
         return error
 
     async def no_poll_held(self) -> None:
-        await self.desk.proxy.wait_for(
-            lambda: all(call.answered_at is not None for call in self.desk.proxy.calls_for("GET", POLL)),
+        await self.system.proxy.wait_for(
+            lambda: all(call.answered_at is not None for call in self.system.proxy.calls_for("GET", POLL)),
             "the end of the last poll",
         )
 
     async def completed(self, run_id: str) -> None:
-        await self.desk.proxy.answered("POST", f"/runner/runs/{run_id}/completed")
+        await self.system.proxy.answered("POST", f"/runner/runs/{run_id}/completed")
 
 
 @pytest.fixture
 async def case(tmp_path: Path, room: Room) -> AsyncIterator[Case]:
     make_home(tmp_path / "home")
-    async with bench(tmp_path, QUICK) as desk, waiter(tmp_path) as command:
-        yield Case(tmp_path, desk, command, room)
+    async with open_system(tmp_path, QUICK) as system, waiter(tmp_path) as command:
+        yield Case(tmp_path, system, command, room)
 
 
 class Written:
@@ -202,12 +202,12 @@ async def test_it_claims_nothing_while_runs_continue_and_then_writes_all_records
         assert "cannot be written" in await case.run_that_finds_no_room(runner)
         assert "cannot be written" in await runner.said("→ suspended")
         await case.no_poll_held()
-        polls = len(case.desk.proxy.calls_for("GET", POLL))
-        waiting = await case.desk.submit("say", text="at last")
+        polls = len(case.system.proxy.calls_for("GET", POLL))
+        waiting = await case.system.submit("say", text="at last")
         case.command.gate.write_line("on a full disk")
         await case.completed(at_work)
-        assert (await case.desk.api.run(waiting.run_id)).status == "pending"
-        assert len(case.desk.proxy.calls_for("GET", POLL)) == polls
+        assert (await case.system.api.run(waiting.run_id)).status == "pending"
+        assert len(case.system.proxy.calls_for("GET", POLL)) == polls
         case.room.give(runner)
         await runner.said("suspended → online")
         await case.completed(waiting.run_id)
@@ -239,13 +239,13 @@ async def test_a_runner_that_is_killed_meanwhile_leaves_a_usable_journal(case: C
     with written(case.room.path) as journal:
         assert journal.states(at_work) == ["claimed", "preparing_workspace", "executing"]
     async with case.runner() as runner:
-        call = await case.desk.proxy.answered("POST", f"/runner/runs/{at_work}/failed")
+        call = await case.system.proxy.answered("POST", f"/runner/runs/{at_work}/failed")
         assert call.json["error"] == "interrupted: the runner's process ended while the run was executing"
-        run = await case.desk.submit("say", text="still here")
+        run = await case.system.submit("say", text="still here")
         await case.completed(run.run_id)
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
-    reports = [call.path for call in case.desk.proxy.acknowledged("POST", TERMINAL_REPORT)]
+    reports = [call.path for call in case.system.proxy.acknowledged("POST", TERMINAL_REPORT)]
     assert len(set(reports)) == len(reports) == len([at_work, refused, run])
     with written(case.room.path) as journal:
         assert journal.is_settled

@@ -12,7 +12,7 @@ from fsm_runner.protocol.wire import Run, RunCreated
 from tests.support.program import Program
 from tests.support.proxy import REPORT, TERMINAL_REPORT
 from tests.support.rights import open_place, runner_uid, runner_without_rights
-from tests.support.runner import Bench, bench
+from tests.support.runner import System, open_system
 
 pytestmark = pytest.mark.linux(reason="the limits of Linux")
 
@@ -71,46 +71,46 @@ def processes_of(uid: int) -> int:
     return count
 
 
-async def ends(desk: Bench, runs: list[RunCreated]) -> list[Run]:
-    await desk.proxy.wait_for(
-        lambda: len(desk.proxy.acknowledged("POST", TERMINAL_REPORT)) >= len(runs), f"{len(runs)} reports"
+async def ends(system: System, runs: list[RunCreated]) -> list[Run]:
+    await system.proxy.wait_for(
+        lambda: len(system.proxy.acknowledged("POST", TERMINAL_REPORT)) >= len(runs), f"{len(runs)} reports"
     )
-    return [await desk.api.run(run.run_id) for run in runs]
+    return [await system.api.run(run.run_id) for run in runs]
 
 
-async def all_at_once(desk: Bench, gate: Gate) -> list[Run]:
+async def all_at_once(system: System, gate: Gate) -> list[Run]:
     """So many runs, of which the first must have failed before any can end."""
-    runs = [await desk.submit("wait", gate=str(gate.path)) for _ in range(AT_ONCE)]
-    await desk.proxy.wait_for(lambda: len(_reported(desk)) == AT_ONCE, "the runs, at work or failed")
-    await desk.proxy.answered("POST", f"{REPORT}failed")
+    runs = [await system.submit("wait", gate=str(gate.path)) for _ in range(AT_ONCE)]
+    await system.proxy.wait_for(lambda: len(_reported(system)) == AT_ONCE, "the runs, at work or failed")
+    await system.proxy.answered("POST", f"{REPORT}failed")
     gate.open()
-    return await ends(desk, runs)
+    return await ends(system, runs)
 
 
-def _reported(desk: Bench) -> set[str]:
-    return {call.path.split("/")[3] for call in desk.proxy.acknowledged("POST", f"{REPORT}.*")}
+def _reported(system: System) -> set[str]:
+    return {call.path.split("/")[3] for call in system.proxy.acknowledged("POST", f"{REPORT}.*")}
 
 
-async def judge(desk: Bench, ended: list[Run], *reasons: str) -> None:
+async def judge(system: System, ended: list[Run], *reasons: str) -> None:
     """Each one completed or failed for one of these reasons, and told so once."""
     failures = [run.error or "" for run in ended if run.status == "failed"]
     assert {run.status for run in ended} == {"completed", "failed"}
     assert [error for error in failures if not any(reason in error for reason in reasons)] == []
-    reports = [call.path for call in desk.proxy.acknowledged("POST", TERMINAL_REPORT)]
+    reports = [call.path for call in system.proxy.acknowledged("POST", TERMINAL_REPORT)]
     assert len(reports) == len(ended) == AT_ONCE
 
 
-async def works_on(desk: Bench, runner: Program) -> None:
+async def works_on(system: System, runner: Program) -> None:
     for _ in range(3):
-        run = await desk.submit("say", text="still here")
-        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+        run = await system.submit("say", text="still here")
+        await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
     runner.terminate()
     assert await runner.exit_code() == EXIT_OK
 
 
 async def test_runs_for_which_no_process_is_left_fail_with_that_reason(place: Path, gate: Gate) -> None:
     limited = with_limit("nproc", processes_of(runner_uid()) + PROCESSES)
-    async with bench(place) as desk, runner_without_rights(place, desk, limited) as runner:
-        await judge(desk, await all_at_once(desk, gate), "too many processes", "no thread can be started")
-        await works_on(desk, runner)
+    async with open_system(place) as system, runner_without_rights(place, system, limited) as runner:
+        await judge(system, await all_at_once(system, gate), "too many processes", "no thread can be started")
+        await works_on(system, runner)
     assert not [line for line in runner.lines if "Traceback" in line]

@@ -14,7 +14,7 @@ import pytest
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, finish
-from tests.support.runner import Bench, bench
+from tests.support.runner import System, open_system
 from tests.support.small_disk import needs_mount, small_disk
 from tests.support.watch import PATIENCE_S
 
@@ -26,16 +26,16 @@ needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /
 
 
 @asynccontextmanager
-async def runner(folder: Path, desk: Bench, stderr: int) -> AsyncIterator[Process]:
+async def runner(folder: Path, system: System, stderr: int) -> AsyncIterator[Process]:
     """One that logs everything to this descriptor."""
-    arguments = ("-v", "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state"))
+    arguments = ("-v", "-x", PROFILE, "-c", system.proxy.url, "--state-dir", str(folder / "state"))
     command = (sys.executable, "-m", "fsm_runner", *arguments)
     env = environment(folder / "home")
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=env, stdin=DEVNULL, stdout=DEVNULL, stderr=stderr
     )
     try:
-        await desk.proxy.answered("POST", REGISTER)
+        await system.proxy.answered("POST", REGISTER)
         yield process
     finally:
         if process.returncode is None:
@@ -43,9 +43,9 @@ async def runner(folder: Path, desk: Bench, stderr: int) -> AsyncIterator[Proces
         await process.wait()
 
 
-async def completes(desk: Bench) -> None:
-    run = await desk.submit("say", text="no matter")
-    await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+async def completes(system: System) -> None:
+    run = await system.submit("say", text="no matter")
+    await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
 
 
 async def exit_code(process: Process) -> int:
@@ -58,9 +58,9 @@ async def test_a_runner_whose_log_goes_to_a_full_device_works_as_ever(tmp_path: 
     make_home(tmp_path / "home")
     full = os.open(FULL_DEVICE, os.O_WRONLY)
     try:
-        async with bench(tmp_path) as desk, runner(tmp_path, desk, full) as process:
-            await completes(desk)
-            await completes(desk)
+        async with open_system(tmp_path) as system, runner(tmp_path, system, full) as process:
+            await completes(system)
+            await completes(system)
             assert await exit_code(process) == EXIT_OK
     finally:
         os.close(full)
@@ -69,12 +69,12 @@ async def test_a_runner_whose_log_goes_to_a_full_device_works_as_ever(tmp_path: 
 async def test_a_runner_whose_log_has_lost_its_reader_works_as_ever(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     reader, writer = os.pipe()
-    async with bench(tmp_path) as desk, runner(tmp_path, desk, writer) as process:
+    async with open_system(tmp_path) as system, runner(tmp_path, system, writer) as process:
         os.close(writer)
-        await completes(desk)
+        await completes(system)
         os.close(reader)
-        await completes(desk)
-        await completes(desk)
+        await completes(system)
+        await completes(system)
         assert await exit_code(process) == EXIT_OK
 
 
@@ -82,12 +82,12 @@ async def test_a_runner_whose_log_has_lost_its_reader_works_as_ever(tmp_path: Pa
 async def test_a_log_on_a_full_disk_says_later_what_is_missing(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     with small_disk(tmp_path / "logs") as disk, (disk.path / "log").open("ab") as log:
-        async with bench(tmp_path) as desk, runner(tmp_path, desk, log.fileno()) as process:
+        async with open_system(tmp_path) as system, runner(tmp_path, system, log.fileno()) as process:
             disk.fill()
             for _ in range(RUNS_OF_A_BLOCK):
-                await completes(desk)
+                await completes(system)
             disk.free()
-            await completes(desk)
+            await completes(system)
             assert await exit_code(process) == EXIT_OK
         said = (disk.path / "log").read_text()
     assert "lines of this log could not be written: No space left on device" in said

@@ -19,7 +19,7 @@ from tests.support.crash.journal_files import read_journal
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment, program
 from tests.support.proxy import POLL
-from tests.support.runner import Bench, bench, waiter
+from tests.support.runner import System, open_system, waiter
 
 pytestmark = pytest.mark.linux(reason="the test sets a limit of another process")
 
@@ -36,13 +36,13 @@ def descriptors_of(pid: int) -> int:
 
 @asynccontextmanager
 async def runner_with_room_for_one(
-    folder: Path, desk: Bench, *flags: str, profile: str = PROFILE
+    folder: Path, system: System, *flags: str, profile: str = PROFILE
 ) -> AsyncIterator[Program]:
     """The profile is one of the folder `home`, or a bundled one where there is no such folder."""
     home = folder / "home"
-    arguments = ("-x", profile, "-c", desk.proxy.url, "--state-dir", str(folder / "state"), *flags)
+    arguments = ("-x", profile, "-c", system.proxy.url, "--state-dir", str(folder / "state"), *flags)
     async with program(folder, environment(home if home.exists() else None), *arguments) as runner:
-        await desk.proxy.seen("GET", POLL)
+        await system.proxy.seen("GET", POLL)
         pid = runner.process.pid
         wanted = descriptors_of(pid) + ROOM
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -53,22 +53,22 @@ async def runner_with_room_for_one(
 async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     async with (
-        bench(tmp_path, QUICK) as desk,
+        open_system(tmp_path, QUICK) as system,
         waiter(tmp_path) as command,
-        runner_with_room_for_one(tmp_path, desk) as runner,
+        runner_with_room_for_one(tmp_path, system) as runner,
     ):
-        first = await desk.submit("wait", **command.parameters)
+        first = await system.submit("wait", **command.parameters)
         await command.started.pid()
         assert "8 reserved for runs that have not started their process yet" in await runner.said("→ saturated")
-        polls = desk.proxy.calls_for("GET", POLL)
-        await desk.proxy.wait_for(lambda: polls[-1].answered_at is not None, "the end of the last poll")
+        polls = system.proxy.calls_for("GET", POLL)
+        await system.proxy.wait_for(lambda: polls[-1].answered_at is not None, "the end of the last poll")
         [health] = (await query_all(sockets(tmp_path / "state"))).values()
         assert (str(health), health.is_healthy) == ("saturated, 1 run held", True)
-        second = await desk.submit("say", text="second")
-        assert (await desk.api.run(second.run_id)).status == "pending"
+        second = await system.submit("say", text="second")
+        assert (await system.api.run(second.run_id)).status == "pending"
         command.gate.write_line()
         for run in (first, second):
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert not [line for line in runner.lines if "ERROR" in line or "Traceback" in line]
@@ -79,12 +79,12 @@ async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) ->
 async def test_commands_that_exceed_their_time_give_their_descriptors_back(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
     async with (
-        bench(tmp_path, QUICK) as desk,
-        runner_with_room_for_one(tmp_path, desk, "--run-timeout", "0.05") as runner,
+        open_system(tmp_path, QUICK) as system,
+        runner_with_room_for_one(tmp_path, system, "--run-timeout", "0.05") as runner,
     ):
-        runs = [await desk.submit("hang") for _ in range(5)]
+        runs = [await system.submit("hang") for _ in range(5)]
         for run in runs:
-            report = await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+            report = await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
             assert "not done within the time limit of 0.05 s" in report.json["error"]
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
@@ -92,27 +92,27 @@ async def test_commands_that_exceed_their_time_give_their_descriptors_back(tmp_p
 
 async def test_idle_executors_that_hold_the_descriptors_keep_their_turns_and_their_stops(tmp_path: Path) -> None:
     async with (
-        bench(tmp_path, QUICK) as desk,
-        runner_with_room_for_one(tmp_path, desk, profile="echo-session") as runner,
+        open_system(tmp_path, QUICK) as system,
+        runner_with_room_for_one(tmp_path, system, profile="echo-session") as runner,
     ):
-        first = await desk.submit_prompt("first")
-        await desk.proxy.answered("POST", f"/runner/runs/{first.run_id}/completed")
+        first = await system.submit_prompt("first")
+        await system.proxy.answered("POST", f"/runner/runs/{first.run_id}/completed")
         await runner.said("→ saturated")
-        refused = await desk.submit_prompt("another session")
-        report = await desk.proxy.answered("POST", f"/runner/runs/{refused.run_id}/failed")
+        refused = await system.submit_prompt("another session")
+        report = await system.proxy.answered("POST", f"/runner/runs/{refused.run_id}/failed")
         assert (
             "too few file descriptors for another executor, since 1 persistent executor is alive"
             in report.json["error"]
         )
         assert "`--session-idle-timeout`" in report.json["error"]
-        turn = await desk.api.create_run(
+        turn = await system.api.create_run(
             RunRequest(type="resume_session", session_id=first.session_id, parameters={"prompt": "again"})
         )
-        await desk.proxy.answered("POST", f"/runner/runs/{turn.run_id}/completed")
-        await desk.api.stop_session(first.session_id)
+        await system.proxy.answered("POST", f"/runner/runs/{turn.run_id}/completed")
+        await system.api.stop_session(first.session_id)
         await runner.said(f"{first.session_id}: stopped")
-        later = await desk.submit_prompt("there is room again")
-        await desk.proxy.answered("POST", f"/runner/runs/{later.run_id}/completed")
+        later = await system.submit_prompt("there is room again")
+        await system.proxy.answered("POST", f"/runner/runs/{later.run_id}/completed")
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert not [line for line in runner.lines if "ERROR" in line or "Traceback" in line]

@@ -8,12 +8,12 @@ import pytest
 
 from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.config.settings import load_config
-from tests.support.command_executor import command_home, held_by, short_graces, staged
+from tests.support.command_executor import command_home, held_by, scripted_bench, short_graces
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
 from tests.support.program import environment, program
 from tests.support.proxy import TERMINAL_REPORT
-from tests.support.runner import Bench, Waiter, bench, running, waiter
+from tests.support.runner import System, Waiter, open_system, running, waiter
 
 LIMIT_S = 3.0
 """Time enough to start, on a busy machine too."""
@@ -28,9 +28,9 @@ while ! read answer < "$4"; do :; done
 """Reports SIGTERM and does not end."""
 
 
-def reported_reason(desk: Bench) -> str:
+def reported_reason(system: System) -> str:
     """Return the error in the one terminal report."""
-    (report,) = desk.proxy.acknowledged("POST", TERMINAL_REPORT)
+    (report,) = system.proxy.acknowledged("POST", TERMINAL_REPORT)
     assert report.path.endswith("/failed")
     error: str = report.json["error"]
     return error
@@ -39,21 +39,25 @@ def reported_reason(desk: Bench) -> str:
 @asynccontextmanager
 async def running_home(
     folder: Path, home: LoadedProfile, run_timeout_s: float | None
-) -> AsyncIterator[tuple[Bench, Waiter]]:
-    async with bench(folder) as desk, waiter(folder) as command, desk.running(home, run_timeout_s=run_timeout_s):
-        yield desk, command
+) -> AsyncIterator[tuple[System, Waiter]]:
+    async with (
+        open_system(folder) as system,
+        waiter(folder) as command,
+        system.running(home, run_timeout_s=run_timeout_s),
+    ):
+        yield system, command
 
 
 async def test_a_command_is_ended_and_its_run_fails_with_the_limit(tmp_path: Path) -> None:
-    async with running(tmp_path, run_timeout_s=LIMIT_S) as (desk, _), waiter(tmp_path) as command:
-        run = await desk.submit("wait", **command.parameters)
+    async with running(tmp_path, run_timeout_s=LIMIT_S) as (system, _), waiter(tmp_path) as command:
+        run = await system.submit("wait", **command.parameters)
         pid = await command.started.pid()
-        ended = await desk.end(run)
+        ended = await system.end(run)
         assert (ended.status, ended.error) == ("failed", REASON)
-        assert reported_reason(desk) == REASON
-        assert desk.states[run.run_id][-4:] == ["executing", "stopping", "reporting", "failed"]
+        assert reported_reason(system) == REASON
+        assert system.states[run.run_id][-4:] == ["executing", "stopping", "reporting", "failed"]
         await gone(pid)
-        await desk.completes()
+        await system.completes()
 
 
 async def test_a_command_that_stays_gets_sigterm_and_then_sigkill(
@@ -62,11 +66,11 @@ async def test_a_command_that_stays_gets_sigterm_and_then_sigkill(
     short_graces(monkeypatch)
     home = make_home(tmp_path / "home")
     (tmp_path / "home/executors/procedural/commands/wait").write_text(TELLS_OF_SIGTERM)
-    async with running_home(tmp_path, home, LIMIT_S) as (desk, command):
-        run = await desk.submit("wait", **command.parameters)
+    async with running_home(tmp_path, home, LIMIT_S) as (system, command):
+        run = await system.submit("wait", **command.parameters)
         pid = await command.started.pid()
         assert await command.started.line() == "SIGTERM"
-        assert (await desk.end(run)).error == REASON
+        assert (await system.end(run)).error == REASON
         await gone(pid)
 
 
@@ -76,11 +80,11 @@ async def test_an_executor_is_ended_and_its_run_fails_with_the_limit(
 ) -> None:
     short_graces(monkeypatch)
     home = command_home(tmp_path / "home", lifecycle=lifecycle)
-    async with staged(tmp_path, home, run_timeout_s=LIMIT_S) as stage, waiter(tmp_path) as command:
+    async with scripted_bench(tmp_path, home, run_timeout_s=LIMIT_S) as stage, waiter(tmp_path) as command:
         run = await stage.start(["ignore_sigterm"], ["ignore_shutdown"], *held_by(command))
         pid = await command.started.pid()
         assert await stage.fails(run) == REASON
-        assert reported_reason(stage.desk) == REASON
+        assert reported_reason(stage.system) == REASON
         await gone(pid)
         await stage.completes(await stage.start())
 
@@ -88,7 +92,7 @@ async def test_an_executor_is_ended_and_its_run_fails_with_the_limit(
 async def test_a_later_turn_has_the_limit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short_graces(monkeypatch)
     home = command_home(tmp_path / "home")
-    async with staged(tmp_path, home, run_timeout_s=LIMIT_S) as stage, waiter(tmp_path) as command:
+    async with scripted_bench(tmp_path, home, run_timeout_s=LIMIT_S) as stage, waiter(tmp_path) as command:
         first = await stage.start()
         await stage.completes(first)
         second = await stage.resume(first, *held_by(command))
@@ -99,21 +103,21 @@ async def test_a_later_turn_has_the_limit_too(tmp_path: Path, monkeypatch: pytes
 
 async def test_the_limit_may_come_from_the_profile(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home", run_timeout=LIMIT_S)
-    async with running_home(tmp_path, home, None) as (desk, command):
-        run = await desk.submit("wait", **command.parameters)
-        assert (await desk.end(run)).error == REASON
+    async with running_home(tmp_path, home, None) as (system, command):
+        run = await system.submit("wait", **command.parameters)
+        assert (await system.end(run)).error == REASON
 
 
 async def test_the_limit_of_the_flag_wins(tmp_path: Path) -> None:
     home = make_home(tmp_path / "home", run_timeout=LONG_S)
-    async with running_home(tmp_path, home, LIMIT_S) as (desk, command):
-        run = await desk.submit("wait", **command.parameters)
-        assert (await desk.end(run)).error == REASON
+    async with running_home(tmp_path, home, LIMIT_S) as (system, command):
+        run = await system.submit("wait", **command.parameters)
+        assert (await system.end(run)).error == REASON
 
 
 async def test_a_run_that_is_done_in_time_is_left_alone(tmp_path: Path) -> None:
-    async with running(tmp_path, run_timeout_s=LONG_S) as (desk, _):
-        await desk.completes()
+    async with running(tmp_path, run_timeout_s=LONG_S) as (system, _):
+        await system.completes()
 
 
 def test_there_is_no_limit_unless_one_is_set() -> None:
@@ -123,19 +127,19 @@ def test_there_is_no_limit_unless_one_is_set() -> None:
 
 async def test_the_flag_reaches_the_run(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, waiter(tmp_path) as command:
+    async with open_system(tmp_path) as system, waiter(tmp_path) as command:
         arguments = (
             "-x",
             PROFILE,
             "-c",
-            desk.proxy.url,
+            system.proxy.url,
             "--state-dir",
             str(tmp_path / "state"),
             "--run-timeout",
             f"{LIMIT_S:g}",
         )
         async with program(tmp_path, environment(tmp_path / "home"), *arguments):
-            await desk.proxy.answered("POST", REGISTER)
-            run = await desk.submit("wait", **command.parameters)
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
-            assert reported_reason(desk) == REASON
+            await system.proxy.answered("POST", REGISTER)
+            run = await system.submit("wait", **command.parameters)
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+            assert reported_reason(system) == REASON

@@ -13,7 +13,7 @@ from tests.support import faults
 from tests.support.home import make_home
 from tests.support.logs import log_lines
 from tests.support.proxy import POLL
-from tests.support.runner import Bench, bench
+from tests.support.runner import System, open_system
 from tests.support.script_archives import versions_of
 from tests.support.scripts import script_bench, write_script
 from tests.support.small_disk import SIZE_BYTES, SmallDisk, needs_mount, small_disk
@@ -29,7 +29,7 @@ LARGE_COMMENT = "#" * SIZE_BYTES
 
 @pytest.fixture
 def project_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """Where the runs of `Bench.running` work."""
+    """Where the runs of `System.running` work."""
     with small_disk(tmp_path / "project") as disk:
         yield disk
 
@@ -40,27 +40,27 @@ async def test_a_command_that_fills_the_workspace_fails_with_its_own_error(
 ) -> None:
     home = make_home(tmp_path / "home")
     (tmp_path / "home/executors/procedural/commands/fail").write_text(FILLS_THE_DISK)
-    async with bench(tmp_path) as desk, desk.running(home):
+    async with open_system(tmp_path) as system, system.running(home):
         for _ in range(2):
-            failed = await desk.end(await desk.submit("fail"))
+            failed = await system.end(await system.submit("fail"))
             assert failed.status == "failed"
             assert NO_SPACE in (failed.error or "")
-        await desk.completes()
+        await system.completes()
         (project_disk.path / "result").unlink()
-        await desk.completes()
+        await system.completes()
 
 
 @needs_mount
 async def test_a_script_for_which_there_is_no_room_fails_its_run(tmp_path: Path, project_disk: SmallDisk) -> None:
     project_disk.fill()
-    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk, desk.running(make_home(tmp_path / "home")):
-        failed = await desk.end(await desk.submit("run-tidy"))
+    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as system, system.running(make_home(tmp_path / "home")):
+        failed = await system.end(await system.submit("run-tidy"))
         assert failed.status == "failed"
         assert "script `tidy`" in (failed.error or "")
         assert NO_SPACE in (failed.error or "")
-        await desk.completes()
+        await system.completes()
         project_disk.free()
-        await desk.completes("run-tidy")
+        await system.completes("run-tidy")
 
 
 @needs_mount
@@ -68,26 +68,26 @@ async def test_the_earlier_version_of_a_script_stays_where_there_is_no_room_for_
     tmp_path: Path, project_disk: SmallDisk
 ) -> None:
     async with (
-        script_bench(tmp_path, {"tidy": "echo '{\"version\": 1}'"}) as desk,
-        desk.running(make_home(tmp_path / "home")),
+        script_bench(tmp_path, {"tidy": "echo '{\"version\": 1}'"}) as system,
+        system.running(make_home(tmp_path / "home")),
     ):
-        await desk.completes("run-tidy")
+        await system.completes("run-tidy")
         write_script(tmp_path / "scripts", "tidy", f"echo '{{\"version\": 2}}'\n{LARGE_COMMENT}")
         with log_lines() as lines:
-            await update_is_tried(desk, lines)
+            await update_is_tried(system, lines)
         assert [line for line in lines if NO_SPACE in line]
-        assert await desk.result(await desk.completes("run-tidy")) == {"version": 1}
+        assert await system.result(await system.completes("run-tidy")) == {"version": 1}
         assert [path.name for path in (project_disk.path / "scripts").glob("[!.]*")] == ["tidy"]
         assert len(versions_of(project_disk.path, "tidy")) == 1
 
 
-async def update_is_tried(desk: Bench, lines: list[str]) -> None:
+async def update_is_tried(system: System, lines: list[str]) -> None:
     """Return when the runner has been told of a new version, and has said what became of it."""
 
     def change(body: dict[str, Any]) -> dict[str, Any]:
         return {**body, "sync_scripts": ["tidy"]}
 
-    desk.proxy.fault("GET", POLL, faults.rewrite_run(change, times=1), times=None)
+    system.proxy.fault("GET", POLL, faults.rewrite_run(change, times=1), times=None)
     async with asyncio.timeout(PATIENCE_S):
         while not any("was not changed" in line for line in lines):
-            await desk.completes()
+            await system.completes()

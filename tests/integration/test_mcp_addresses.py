@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.mcp_server.caller import PATH, Addresses
 from fsm_runner.mcp_server.server import McpServer
-from tests.support.embedded import coordinator
+from tests.support.embedded import embedded_coordinator
 from tests.support.mcp import QUICK, TOOL_NAMES, call, mcp_client
 
 ADDRESSES = Addresses(open_to_all=False)
@@ -38,13 +38,13 @@ def test_an_unsigned_path_is_not_an_address(text: str) -> None:
 
 async def test_the_caller_is_the_session_of_the_address_whatever_the_headers_say() -> None:
     async with (
-        coordinator() as desk,
-        CoordinatorApi(desk.server.url) as api,
+        embedded_coordinator() as coordinator,
+        CoordinatorApi(coordinator.server.url) as api,
         McpServer(api, limits=QUICK) as server,
         mcp_client(server.url_of("ses_own"), X_Agent_Session_Id="ses_victim") as client,
     ):
         assert [tool.name for tool in (await client.list_tools()).tools] == TOOL_NAMES
-        await desk.register(agents=[])
+        await coordinator.register(agents=[])
         started = await call(client, "start_agent_session", parameters={"prompt": "go"}, mode="async_callback")
         (run,) = [each for each in await api.runs() if each.session_id == started["session_id"]]
         assert run.parent_session_id == "ses_own"

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 from mcp.types import TextContent
 
-from tests.support.embedded import autonomous, coordinator
+from tests.support.embedded import autonomous, embedded_coordinator
 from tests.support.mcp import (
     HANDSHAKE,
     MODERN,
     QUICK,
     TOOL_NAMES,
     call,
-    desk_and_client,
+    coordinator_and_client,
     finished,
     mcp_client,
     mcp_server,
@@ -25,14 +25,14 @@ from tests.support.runner import running, waiter
 
 @pytest.mark.parametrize("demands", ["[1]", "{", "nothing", '{"a":' * 5000])
 async def test_demands_that_are_not_an_object_are_an_error(demands: str) -> None:
-    async with desk_and_client(X_Additional_Demands=demands) as (_, client):
+    async with coordinator_and_client(X_Additional_Demands=demands) as (_, client):
         refused = await call(client, "start_agent_session", parameters={"prompt": "hi"})
         assert "X-Additional-Demands" in refused["error"]
         assert await call(client, "list_agent_sessions") == {"sessions": []}
 
 
 async def test_a_callback_needs_a_session_to_resume() -> None:
-    async with desk_and_client() as (_, client):
+    async with coordinator_and_client() as (_, client):
         refused = await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_callback")
         assert "X-Agent-Session-Id" in refused["error"]
         assert await call(client, "list_agent_sessions") == {"sessions": []}
@@ -40,11 +40,11 @@ async def test_a_callback_needs_a_session_to_resume() -> None:
 
 async def test_a_session_that_cannot_be_resumed_is_an_error(tmp_path: Path) -> None:
     async with (
-        running(tmp_path) as (desk, _),
-        mcp_server(desk.server.url) as server,
+        running(tmp_path) as (system, _),
+        mcp_server(system.server.url) as server,
         mcp_client(server.url) as client,
     ):
-        one = await desk.completes()
+        one = await system.completes()
         refused = await call(client, "resume_agent_session", session_id=one.session_id, parameters={"text": "x"})
         unknown = await call(client, "resume_agent_session", session_id="ses_0", parameters={"text": "x"})
     assert "cannot be resumed" in refused["error"]
@@ -53,9 +53,9 @@ async def test_a_session_that_cannot_be_resumed_is_an_error(tmp_path: Path) -> N
 
 async def test_a_run_that_fails_or_is_stopped_is_an_error_with_its_session(tmp_path: Path) -> None:
     async with (
-        running(tmp_path) as (desk, _),
+        running(tmp_path) as (system, _),
         waiter(tmp_path) as gate,
-        mcp_server(desk.server.url) as server,
+        mcp_server(system.server.url) as server,
         mcp_client(server.url) as client,
     ):
         failed = await call(client, "start_agent_session", parameters={"code": "3"}, agent_name="fail")
@@ -64,15 +64,15 @@ async def test_a_run_that_fails_or_is_stopped_is_an_error_with_its_session(tmp_p
         arguments = {"parameters": gate.parameters, "agent_name": "wait"}
         calling = asyncio.create_task(call(client, "start_agent_session", **arguments))
         await gate.started.line()
-        [run] = await desk.api.runs("running")
-        await desk.api.stop_run(run.run_id)
+        [run] = await system.api.runs("running")
+        await system.api.stop_run(run.run_id)
         stopped = await calling
     assert stopped == {"error": "The session was stopped before it had a result.", "session_id": run.session_id}
 
 
 async def test_errors_of_parameters_are_listed() -> None:
-    async with desk_and_client() as (desk, client):
-        await desk.register()
+    async with coordinator_and_client() as (coordinator, client):
+        await coordinator.register()
         refused = await call(client, "start_agent_session", parameters={"massage": "x"}, agent_name="echo")
     assert '"message" is a required property' in refused["error"]
     assert "massage" in refused["error"]
@@ -91,14 +91,14 @@ async def test_errors_of_parameters_are_listed() -> None:
     ],
 )
 async def test_invalid_calls_get_the_reason(name: str, arguments: dict[str, Any], text: str) -> None:
-    async with desk_and_client() as (_, client):
+    async with coordinator_and_client() as (_, client):
         assert text in (await call(client, name, **arguments))["error"]
 
 
 @pytest.mark.parametrize("length", [100_000, 100_001])
 async def test_parameters_have_a_limit(length: int) -> None:
     text = "ü" * (length - len('{"prompt":""}'))
-    async with desk_and_client() as (_, client):
+    async with coordinator_and_client() as (_, client):
         answer = await call(client, "start_agent_session", parameters={"prompt": text}, mode="async_poll")
     if length == 100_000:
         assert answer["status"] == "pending"
@@ -107,16 +107,18 @@ async def test_parameters_have_a_limit(length: int) -> None:
 
 
 async def test_a_long_result_text_is_truncated_with_a_note() -> None:
-    async with desk_and_client() as (desk, client):
-        run = await finished(desk, await desk.register(**autonomous()), result_text="x" * 50_123)
+    async with coordinator_and_client() as (coordinator, client):
+        run = await finished(coordinator, await coordinator.register(**autonomous()), result_text="x" * 50_123)
         result = await call(client, "get_agent_session_result", session_id=run["session_id"])
     assert result["result_text"].startswith("x" * 50_000 + "\n")
     assert result["result_text"].endswith("[truncated: 123 more characters were omitted]")
 
 
 async def test_a_result_too_large_for_clients_is_omitted_with_a_note() -> None:
-    async with desk_and_client() as (desk, client):
-        run = await finished(desk, await desk.register(**autonomous()), result_data={"x": "y" * 2_000_000})
+    async with coordinator_and_client() as (coordinator, client):
+        run = await finished(
+            coordinator, await coordinator.register(**autonomous()), result_data={"x": "y" * 2_000_000}
+        )
         result = await call(client, "get_agent_session_result", session_id=run["session_id"])
     assert result["result_data"] is None
     assert "2,000,008 characters" in result["note"]
@@ -127,8 +129,8 @@ async def test_a_deeply_nested_result_is_sent_as_text(protocol: str) -> None:
     data: dict[str, Any] = {}
     for _ in range(400):
         data = {"x": data}
-    async with desk_and_client(protocol) as (desk, client):
-        run = await finished(desk, await desk.register(**autonomous()), result_data=data)
+    async with coordinator_and_client(protocol) as (coordinator, client):
+        run = await finished(coordinator, await coordinator.register(**autonomous()), result_data=data)
         answer = await client.call_tool("get_agent_session_result", {"session_id": run["session_id"]})
     [block] = answer.content
     assert isinstance(block, TextContent)
@@ -138,13 +140,17 @@ async def test_a_deeply_nested_result_is_sent_as_text(protocol: str) -> None:
 
 async def test_sync_calls_have_a_limit_in_number() -> None:
     limits = msgspec.structs.replace(QUICK, waiting_calls=1)
-    async with coordinator() as desk, mcp_server(desk.server.url, limits) as server, mcp_client(server.url) as client:
+    async with (
+        embedded_coordinator() as coordinator,
+        mcp_server(coordinator.server.url, limits) as server,
+        mcp_client(server.url) as client,
+    ):
         first = asyncio.create_task(call(client, "start_agent_session", parameters={"prompt": "hi"}))
-        runner_id = await desk.register(**autonomous())
-        run = await desk.claim(runner_id)
+        runner_id = await coordinator.register(**autonomous())
+        run = await coordinator.claim(runner_id)
         refused = await call(client, "start_agent_session", parameters={"prompt": "hi"})
         assert "async_poll" in refused["error"]
-        await desk.report(run, "failed", runner_id, error="enough")
+        await coordinator.report(run, "failed", runner_id, error="enough")
         assert (await first)["error"] == "enough"
         await call(client, "start_agent_session", parameters={"prompt": "hi"}, mode="async_poll")
 
@@ -152,31 +158,35 @@ async def test_sync_calls_have_a_limit_in_number() -> None:
 async def test_one_session_cannot_use_all_sync_calls() -> None:
     limits = msgspec.structs.replace(QUICK, waiting_calls_of_a_session=1)
     prompt = {"prompt": "hi"}
-    async with coordinator() as desk, mcp_server(desk.server.url, limits) as server:
-        runner_id = await desk.register(**autonomous())
-        parents = [(await desk.prompt())["session_id"] for _ in range(2)]
+    async with embedded_coordinator() as coordinator, mcp_server(coordinator.server.url, limits) as server:
+        runner_id = await coordinator.register(**autonomous())
+        parents = [(await coordinator.prompt())["session_id"] for _ in range(2)]
         for _ in parents:
-            await desk.claim(runner_id)
+            await coordinator.claim(runner_id)
         async with (
             mcp_client(server.url, X_Agent_Session_Id=parents[0]) as client,
             mcp_client(server.url, X_Agent_Session_Id=parents[1]) as other,
         ):
             waiting = [asyncio.create_task(call(client, "start_agent_session", parameters=prompt))]
-            runs = [await desk.claim(runner_id)]
+            runs = [await coordinator.claim(runner_id)]
             assert (
                 "1 of them of this session" in (await call(client, "start_agent_session", parameters=prompt))["error"]
             )
             waiting.append(asyncio.create_task(call(other, "start_agent_session", parameters=prompt)))
-            runs.append(await desk.claim(runner_id))
+            runs.append(await coordinator.claim(runner_id))
             for run in runs:
-                await desk.report(run, "failed", runner_id, error="enough")
+                await coordinator.report(run, "failed", runner_id, error="enough")
             assert [(await each)["error"] for each in waiting] == ["enough", "enough"]
 
 
 async def test_an_unreachable_coordinator_is_an_error_without_internals() -> None:
-    async with coordinator() as desk, mcp_server(desk.server.url) as server, mcp_client(server.url) as client:
-        address = desk.server.url
-        await desk.server.stop()
+    async with (
+        embedded_coordinator() as coordinator,
+        mcp_server(coordinator.server.url) as server,
+        mcp_client(server.url) as client,
+    ):
+        address = coordinator.server.url
+        await coordinator.server.stop()
         arguments: dict[str, dict[str, Any]] = {
             "start_agent_session": {"parameters": {}},
             "resume_agent_session": {"session_id": "ses_0", "parameters": {}},

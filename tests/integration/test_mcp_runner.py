@@ -8,9 +8,9 @@ import pytest
 from fsm_runner.coordinator_client.policy import REPORT_CONNECTIONS
 from fsm_runner.http_server.listener import PortInUse, listen
 from tests.support import faults
-from tests.support.command_executor import command_home, staged
+from tests.support.command_executor import command_home, scripted_bench
 from tests.support.mcp import TOOL_NAMES, call, mcp_client
-from tests.support.runner import bench
+from tests.support.runner import open_system
 
 
 async def free_port() -> int:
@@ -22,7 +22,7 @@ async def free_port() -> int:
 async def test_slow_tool_calls_do_not_delay_reports(tmp_path: Path) -> None:
     released = asyncio.Event()
     port = await free_port()
-    async with staged(tmp_path, mcp_port=port) as at_work, mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
+    async with scripted_bench(tmp_path, mcp_port=port) as at_work, mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
         at_work.proxy.fault("GET", "/sessions", faults.hold(released), times=None)
         calls = [asyncio.create_task(call(client, "list_agent_sessions")) for _ in range(REPORT_CONNECTIONS + 5)]
         await at_work.proxy.seen("GET", "/sessions", REPORT_CONNECTIONS)
@@ -33,21 +33,21 @@ async def test_slow_tool_calls_do_not_delay_reports(tmp_path: Path) -> None:
 
 async def test_the_tools_are_served_on_the_configured_port(tmp_path: Path) -> None:
     port = await free_port()
-    async with staged(tmp_path, mcp_port=port), mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
+    async with scripted_bench(tmp_path, mcp_port=port), mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == TOOL_NAMES
 
 
 async def test_a_runner_whose_mcp_port_is_taken_does_not_start(tmp_path: Path) -> None:
     with await listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        async with bench(tmp_path) as desk:
+        async with open_system(tmp_path) as system:
             with pytest.raises(PortInUse, match=str(port)):
-                async with desk.running(command_home(tmp_path / "home"), mcp_port=port):
+                async with system.running(command_home(tmp_path / "home"), mcp_port=port):
                     pass
 
 
 async def test_an_external_server_replaces_it(tmp_path: Path) -> None:
     url = "http://mcp.example/mcp"
-    async with staged(tmp_path, external_mcp_url=url) as at_work:
+    async with scripted_bench(tmp_path, external_mcp_url=url) as at_work:
         values = at_work.runner.actor._runs._context.runner_values("ses_1")
         assert values == {"${runner.orchestrator_mcp_url}": url}

@@ -16,18 +16,18 @@ from tests.support.mcp import (
     MODES,
     TOOL_NAMES,
     call,
-    desk_and_client,
+    coordinator_and_client,
     finished,
     mcp_client,
     mcp_server,
     said,
 )
-from tests.support.runner import Bench, bench, running, waiter
+from tests.support.runner import System, open_system, running, waiter
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
 async def test_the_seven_tools_describe_their_arguments(protocol: str) -> None:
-    async with desk_and_client(protocol) as (_, client):
+    async with coordinator_and_client(protocol) as (_, client):
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert list(tools) == TOOL_NAMES
     assert all(tool.description for tool in tools.values())
@@ -53,21 +53,21 @@ async def test_the_seven_tools_describe_their_arguments(protocol: str) -> None:
 async def test_a_parent_session_starts_a_child_on_a_second_runner(tmp_path: Path, mode: str, protocol: str) -> None:
     parents, children = make_home(tmp_path / "parents"), make_home(tmp_path / "children")
     async with (
-        bench(tmp_path) as desk,
+        open_system(tmp_path) as system,
         waiter(tmp_path) as gate,
-        desk.running(_only(parents, "wait", "first")),
-        desk.running(_only(children, "say", "second")),
-        mcp_server(desk.server.url) as server,
+        system.running(_only(parents, "wait", "first")),
+        system.running(_only(children, "say", "second")),
+        mcp_server(system.server.url) as server,
     ):
-        parent = await desk.submit("wait", **gate.parameters)
+        parent = await system.submit("wait", **gate.parameters)
         await gate.started.line()
         async with mcp_client(server.url, protocol, X_Agent_Session_Id=parent.session_id) as client:
             arguments = {"parameters": {"text": "hello"}, "agent_name": "say", "mode": mode}
             started = said(await client.call_tool("start_agent_session", arguments))
-            child = await _run_of(desk, started["session_id"])
+            child = await _run_of(system, started["session_id"])
             if mode != "sync":
                 assert started == {"session_id": child.session_id, "status": "pending"}
-                await desk.end(child)
+                await system.end(child)
                 assert await call(client, "get_agent_session_status", session_id=child.session_id) == {
                     "status": "finished"
                 }
@@ -77,10 +77,10 @@ async def test_a_parent_session_starts_a_child_on_a_second_runner(tmp_path: Path
             "result_text": None,
             "result_data": {"said": "hello"},
         }
-        run = await desk.api.run(child.run_id)
+        run = await system.api.run(child.run_id)
         assert (run.parent_session_id, run.execution_mode, run.status) == (parent.session_id, mode, "completed")
         gate.gate.write_line()
-        of_parent = await desk.end(parent)
+        of_parent = await system.end(parent)
         assert of_parent.runner_id != run.runner_id
 
 
@@ -96,7 +96,7 @@ async def test_agents_are_listed_without_confidential_fields(tmp_path: Path) -> 
         "mcp_servers": {"x": {"url": "http://x", "config": {"Authorization": "secret"}}},
     }
     (tmp_path / "helper.json").write_bytes(msgspec.json.encode(agent))
-    async with desk_and_client(agents_dir=tmp_path) as (_, client):
+    async with coordinator_and_client(agents_dir=tmp_path) as (_, client):
         [shown] = await call(client, "list_agent_blueprints")
     kept = ("name", "description", "type", "parameters_schema", "output_schema", "tags")
     assert shown == {key: agent[key] for key in kept}
@@ -108,35 +108,35 @@ async def test_agents_are_listed_without_confidential_fields(tmp_path: Path) -> 
 async def test_the_tags_header_selects_the_agents(tmp_path: Path, tags: str, names: list[str]) -> None:
     for name, has in (("both", ["a", "b"]), ("one", ["a"]), ("none", [])):
         (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode({"name": name, "type": "autonomous", "tags": has}))
-    async with desk_and_client(agents_dir=tmp_path, X_Agent_Tags=tags.encode()) as (_, client):
+    async with coordinator_and_client(agents_dir=tmp_path, X_Agent_Tags=tags.encode()) as (_, client):
         assert [agent["name"] for agent in await call(client, "list_agent_blueprints")] == names
 
 
 async def test_the_demands_header_applies_to_a_start() -> None:
     demands = {"tags": ["gpu"], "hostname": "bürö"}
-    async with desk_and_client(X_Additional_Demands=msgspec.json.encode(demands)) as (desk, client):
+    async with coordinator_and_client(X_Additional_Demands=msgspec.json.encode(demands)) as (coordinator, client):
         arguments = {"parameters": {"prompt": "hi"}, "project_dir": "/somewhere", "mode": "async_poll"}
         await call(client, "start_agent_session", **arguments)
-        [run] = (await desk.http.get("/runs")).json()["runs"]
+        [run] = (await coordinator.http.get("/runs")).json()["runs"]
     assert (run["demands"]["tags"], run["demands"]["hostname"]) == (["gpu"], "bürö")
     assert run["project_dir"] == "/somewhere"
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_session_is_resumed(mode: str) -> None:
-    async with desk_and_client(X_Agent_Session_Id="ses_parent") as (desk, client):
-        runner_id = await desk.register(**autonomous())
-        first = await finished(desk, runner_id, result_text="one")
+    async with coordinator_and_client(X_Agent_Session_Id="ses_parent") as (coordinator, client):
+        runner_id = await coordinator.register(**autonomous())
+        first = await finished(coordinator, runner_id, result_text="one")
         session_id = first["session_id"]
         calling = asyncio.create_task(
             call(client, "resume_agent_session", session_id=session_id, parameters={"prompt": "more"}, mode=mode)
         )
-        run = await desk.claim(runner_id)
+        run = await coordinator.claim(runner_id)
         assert (run["type"], run["session_id"], run["parameters"]) == ("resume_session", session_id, {"prompt": "more"})
         assert (run["execution_mode"], run["parent_session_id"]) == (mode, "ses_parent")
-        await desk.report(run, "started", runner_id)
-        await desk.event(run, event_type="result", result_text="two", timestamp="2027-01-01T00:00:00Z")
-        await desk.report(run, "completed", runner_id, status="success", session_status="idle")
+        await coordinator.report(run, "started", runner_id)
+        await coordinator.event(run, event_type="result", result_text="two", timestamp="2027-01-01T00:00:00Z")
+        await coordinator.report(run, "completed", runner_id, status="success", session_status="idle")
         expected = {"session_id": session_id, "result_text": "two", "result_data": None}
         if mode != "sync":
             assert await calling == {"session_id": session_id, "status": "pending"}
@@ -148,13 +148,13 @@ async def test_a_session_is_resumed(mode: str) -> None:
 
 async def test_sessions_are_listed_queried_and_deleted(tmp_path: Path) -> None:
     async with (
-        running(tmp_path) as (desk, _),
+        running(tmp_path) as (system, _),
         waiter(tmp_path) as gate,
-        mcp_server(desk.server.url) as server,
+        mcp_server(system.server.url) as server,
         mcp_client(server.url) as client,
     ):
-        done = await desk.completes()
-        at_work = await desk.submit("wait", **gate.parameters)
+        done = await system.completes()
+        at_work = await system.submit("wait", **gate.parameters)
         await gate.started.line()
         sessions = (await call(client, "list_agent_sessions"))["sessions"]
         assert {each["session_id"]: (each["agent_name"], each["status"]) for each in sessions} == {
@@ -168,15 +168,15 @@ async def test_sessions_are_listed_queried_and_deleted(tmp_path: Path) -> None:
         status = await call(client, "get_agent_session_status", session_id=done.session_id)
         assert status == {"status": "not_existent"}
         gate.gate.write_line()
-        await desk.end(at_work)
+        await system.end(at_work)
 
 
 async def test_a_run_that_completes_without_a_result_has_an_empty_one() -> None:
-    async with desk_and_client() as (desk, client):
-        runner_id = await desk.register(**autonomous())
+    async with coordinator_and_client() as (coordinator, client):
+        runner_id = await coordinator.register(**autonomous())
         calling = asyncio.create_task(call(client, "start_agent_session", parameters={"prompt": "hi"}))
-        run = await desk.claim(runner_id)
-        await desk.report(run, "completed", runner_id, status="success", session_status="finished")
+        run = await coordinator.claim(runner_id)
+        await coordinator.report(run, "completed", runner_id, status="success", session_status="finished")
         assert await calling == {"session_id": run["session_id"], "result_text": None, "result_data": None}
 
 
@@ -186,6 +186,6 @@ def _only(profile: Any, agent_name: str, profile_name: str) -> Any:
     return msgspec.structs.replace(profile, name=profile_name, agents=agents)
 
 
-async def _run_of(desk: Bench, session_id: str) -> RunCreated:
-    [run] = [run for run in await desk.api.runs() if run.session_id == session_id]
+async def _run_of(system: System, session_id: str) -> RunCreated:
+    [run] = [run for run in await system.api.runs() if run.session_id == session_id]
     return RunCreated(run_id=run.run_id, session_id=session_id, status=run.status)

@@ -82,8 +82,11 @@ def test_an_executor_and_an_agents_command_are_refused_at_the_start(tmp_path: Pa
 
 async def test_a_run_of_a_script_on_such_a_mount_fails_with_the_reason(tmp_path: Path) -> None:
     with small_disk(tmp_path / "project", "noexec") as project:
-        async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk, desk.running(make_home(tmp_path / "home")):
-            failed = await desk.end(await desk.submit("run-tidy"))
+        async with (
+            script_bench(tmp_path, {"tidy": "echo '{}'"}) as system,
+            system.running(make_home(tmp_path / "home")),
+        ):
+            failed = await system.end(await system.submit("run-tidy"))
     assert failed.status == "failed"
     assert failed.error is not None
     assert reason(project.path) in failed.error

@@ -18,7 +18,7 @@ from tests.support.home import PROFILE, make_home
 from tests.support.inheritance import may_unshare
 from tests.support.processes import reaped, with_environment
 from tests.support.program import REPOSITORY, environment
-from tests.support.runner import Bench, bench
+from tests.support.runner import System, open_system
 from tests.support.watch import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
@@ -50,9 +50,13 @@ signal.pause()
 
 async def test_process_1_reaps_orphans_and_handles_a_signal_at_any_time(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, process_1(tmp_path, desk) as (process, pid), Fifo(tmp_path / "gate") as gate:
+    async with (
+        open_system(tmp_path) as system,
+        process_1(tmp_path, system) as (process, pid),
+        Fifo(tmp_path / "gate") as gate,
+    ):
         # Init waits for signals before the rest of the program is imported.
-        await desk.proxy.answered("POST", REGISTER)
+        await system.proxy.answered("POST", REGISTER)
         orphan = f"ORPHAN={tmp_path}"
         leave = ["nsenter", "--target", str(pid), "--pid", "sh", "-c", f"head -n 1 {gate.path} >/dev/null 2>&1 &"]
         env = {**environment(None), "ORPHAN": str(tmp_path)}
@@ -103,9 +107,9 @@ def is_readable_for_nobody(path: str) -> bool:
 
 
 @asynccontextmanager
-async def process_1(folder: Path, desk: Bench) -> AsyncIterator[tuple[Process, int]]:
+async def process_1(folder: Path, system: System) -> AsyncIterator[tuple[Process, int]]:
     """A runner in a process namespace of its own."""
-    command = [*FSM_RUNNER, "-x", PROFILE, "-c", desk.proxy.url, "--state-dir", str(folder / "state")]
+    command = [*FSM_RUNNER, "-x", PROFILE, "-c", system.proxy.url, "--state-dir", str(folder / "state")]
     async with namespace(command, folder, environment(folder / "home")) as started:
         yield started
 

@@ -31,16 +31,16 @@ async def test_a_secret_is_in_no_log_journal_report_or_result(tmp_path: Path) ->
         tmp_path / "home", DEPLOY_TOKEN=SECRET, HTTP_PROXY=f"http://me:{quote(SECRET, safe='')}@[::1]:9"
     )
     state = ("--state-dir", str(tmp_path / "state"))
-    async with script_bench(tmp_path, SCRIPTS) as desk:
-        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--verbose", *state)
+    async with script_bench(tmp_path, SCRIPTS) as system:
+        flags = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--verbose", *state)
         async with program(tmp_path, variables, *flags) as runner:
             await runner.said("online")
-            runs = [await desk.submit(f"run-{name}") for name in SCRIPTS]
+            runs = [await system.submit(f"run-{name}") for name in SCRIPTS]
             ends = ("failed", "completed", "completed")
             for run, end in zip(runs, ends, strict=True):
-                await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/{end}")
-            told = [await desk.api.run(run.run_id) for run in runs]
-            results = [await desk.result(run) for run in runs[1:]]
+                await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/{end}")
+            told = [await system.api.run(run.run_id) for run in runs]
+            results = [await system.result(run) for run in runs[1:]]
             shown = await finish(tmp_path, variables, "health", *state)
             journal = b"".join(await asyncio.to_thread(_contents, tmp_path / "state"))
             commands = b"".join(await asyncio.to_thread(_command_lines))

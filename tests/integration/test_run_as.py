@@ -22,7 +22,7 @@ from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
 from tests.support.program import environment, finish, program
 from tests.support.rights import open_place, without_rights
-from tests.support.runner import Bench, bench, waiter
+from tests.support.runner import System, open_system, waiter
 from tests.support.scripts import script_bench
 from tests.support.watch import PATIENCE_S
 
@@ -39,7 +39,7 @@ URL = ("--coordinator-url", "http://127.0.0.1:9")
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """With a home of the profile `bench`, and a project directory that every user may write to."""
+    """With a home of the profile `open_system`, and a project directory that every user may write to."""
     with open_place() as folder:
         (folder / "project").mkdir()
         (folder / "project").chmod(0o777)
@@ -57,15 +57,15 @@ def profile_of(place: Path, **fields: Any) -> Any:
 
 
 @asynccontextmanager
-async def running(place: Path, **overrides: Any) -> AsyncIterator[Bench]:
-    async with bench(place) as desk, desk.running(profile_of(place), run_as=USER, **overrides):
-        yield desk
+async def running(place: Path, **overrides: Any) -> AsyncIterator[System]:
+    async with open_system(place) as system, system.running(profile_of(place), run_as=USER, **overrides):
+        yield system
 
 
 async def test_a_command_and_its_files_belong_to_the_user(place: Path) -> None:
-    async with running(place) as desk:
+    async with running(place) as system:
         command(place, "say", 'touch made; printf \'{"uid": "%s", "env": "%s"}\' "$(id -u)" "$HOME $USER $LOGNAME"')
-        assert await desk.result(await desk.completes()) == {"uid": str(UID), "env": "/nonexistent nobody nobody"}
+        assert await system.result(await system.completes()) == {"uid": str(UID), "env": "/nonexistent nobody nobody"}
         assert (place / "project/made").stat().st_uid == UID
 
 
@@ -73,14 +73,14 @@ async def test_an_executor_runs_as_the_user_and_reaches_the_coordinator(place: P
     shutil.rmtree(place / "home")
     source = '#!/bin/sh\nread -r invocation; echo "$(id -u) $HOME ${AGENT_ORCHESTRATOR_API_URL%%:*}" >&2; exit 1\n'
     home = command_home(place / "home", source, lifecycle="one_shot")
-    async with bench(place) as desk, desk.running(home, run_as=f"{USER}:{UID}"):
-        assert (await desk.end(await desk.submit("staged"))).error == f"{UID} /nonexistent http (exit code 1)"
+    async with open_system(place) as system, system.running(home, run_as=f"{USER}:{UID}"):
+        assert (await system.end(await system.submit("scripted"))).error == f"{UID} /nonexistent http (exit code 1)"
 
 
 async def test_a_hostile_command_reaches_nothing_of_the_runner(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH0_RUNNER_CLIENT_SECRET", "s3cret")
     state_dir = place / "state"
-    async with running(place, state_dir=state_dir) as desk:
+    async with running(place, state_dir=state_dir) as system:
         (journal,) = state_dir.glob(f"*/{JOURNAL_FILE}")
         folder = shlex.quote(str(journal.parent))
         attempts = {
@@ -98,7 +98,7 @@ async def test_a_hostile_command_reaches_nothing_of_the_runner(place: Path, monk
         }
         tries = [f"({attempt}) >&2 && echo {name}" for name, attempt in attempts.items()]
         command(place, "say", "\n".join([*tries, "exit 0"]))
-        result = await desk.result(await desk.completes())
+        result = await system.result(await system.completes())
         assert result is not None
         assert result["stdout"] == ""
         assert "s3cret" not in str(result)
@@ -113,7 +113,7 @@ async def test_a_workspace_that_the_user_may_not_enter_is_reported(place: Path) 
     hidden.chmod(0o777)
     read_only.mkdir(mode=0o755)
     who = f"{SHOWN}, the user of executors, may not"
-    async with running(place) as desk:
+    async with running(place) as system:
         for folder, reason in (
             (
                 closed,
@@ -127,22 +127,22 @@ async def test_a_workspace_that_the_user_may_not_enter_is_reported(place: Path) 
                 f"`chown {UID} '{read_only}'`, or `chmod 777 '{read_only}'`",
             ),
         ):
-            ended = await desk.end(await desk.submit_in(str(folder), "say", text="x"))
+            ended = await system.end(await system.submit_in(str(folder), "say", text="x"))
             assert ended.error == f"Permission denied on workspace {folder}: {who} {reason}"
         closed.chmod(0o777)
-        assert (await desk.end(await desk.submit_in(str(closed), "say", text="x"))).status == "completed"
-        missing = await desk.end(await desk.submit_in(str(place / "missing"), "say", text="x"))
+        assert (await system.end(await system.submit_in(str(closed), "say", text="x"))).status == "completed"
+        missing = await system.end(await system.submit_in(str(place / "missing"), "say", text="x"))
         assert "there is no such directory" in (missing.error or "")
 
 
 async def test_a_stop_ends_the_users_processes(place: Path) -> None:
-    async with running(place) as desk, waiter(place) as held:
+    async with running(place) as system, waiter(place) as held:
         for fifo in (held.started, held.gate):
             fifo.path.chmod(0o666)
-        run = await desk.submit("wait", **held.parameters)
+        run = await system.submit("wait", **held.parameters)
         pid = await held.started.pid()
-        await desk.api.stop_run(run.run_id)
-        assert (await desk.end(run)).status == "stopped"
+        await system.api.stop_run(run.run_id)
+        assert (await system.end(run)).status == "stopped"
         await gone(pid)
 
 
@@ -150,23 +150,23 @@ async def test_scripts_belong_to_the_user_and_the_runner_follows_no_link_of_thei
     precious = place / "precious"
     (precious / "tidy").mkdir(parents=True)
     (precious / "tidy/file").write_text("of root")
-    async with script_bench(place, {"tidy": 'printf \'{"uid": "%s"}\' "$(id -u)"'}) as desk:
-        async with desk.running(profile_of(place), run_as=USER):
-            run = await desk.submit("run-tidy")
-            assert (await desk.end(run)).status == "completed"
-            assert await desk.result(run) == {"uid": str(UID)}
+    async with script_bench(place, {"tidy": 'printf \'{"uid": "%s"}\' "$(id -u)"'}) as system:
+        async with system.running(profile_of(place), run_as=USER):
+            run = await system.submit("run-tidy")
+            assert (await system.end(run)).status == "completed"
+            assert await system.result(run) == {"uid": str(UID)}
             assert (place / "project/scripts/tidy/run.sh").stat().st_uid == UID
         shutil.rmtree(place / "project/scripts")
         (place / "project/scripts").symlink_to(precious)
-        async with desk.running(make_home(place / "other-home"), run_as=USER, hostname="another"):
-            assert (await desk.end(await desk.submit("run-tidy"))).status == "failed"
+        async with system.running(make_home(place / "other-home"), run_as=USER, hostname="another"):
+            assert (await system.end(await system.submit("run-tidy"))).status == "failed"
         assert [path.name for path in precious.rglob("*")] == ["tidy", "file"]
 
 
 async def refused(place: Path, home: Any, **overrides: Any) -> str:
-    async with bench(place) as desk:
+    async with open_system(place) as system:
         with pytest.raises(UsageError) as raised:
-            async with desk.running(home, **{"run_as": USER, **overrides}):
+            async with system.running(home, **{"run_as": USER, **overrides}):
                 pass
     return str(raised.value)
 
@@ -187,7 +187,7 @@ async def test_a_folder_of_commands_that_the_user_may_not_read_is_named(place: P
 async def test_an_executor_that_the_user_may_not_read_is_named(place: Path) -> None:
     shutil.rmtree(place / "home")
     home = command_home(place / "home", "#!/bin/sh\n", lifecycle="one_shot")
-    file = place / "home/executors/staged/exec"
+    file = place / "home/executors/scripted/exec"
     file.chmod(0o744)
     assert f"may not enter or execute {file}: open it to that user (`chmod a+rx {file}`)" in await refused(place, home)
     file.parent.chmod(0o700)
@@ -208,8 +208,8 @@ async def test_a_cache_of_uv_that_the_user_may_not_write_is_named(place: Path, m
     assert "uv, which caches downloads in /nonexistent/.cache/uv" in error
     assert "set UV_CACHE_DIR" in error
     monkeypatch.setenv("UV_CACHE_DIR", str(place / "project/cache"))
-    async with bench(place) as desk, desk.running(home, run_as=USER):
-        assert (await desk.end(await desk.submit("staged"))).error == f"{place}/project/cache (exit code 1)"
+    async with open_system(place) as system, system.running(home, run_as=USER):
+        assert (await system.end(await system.submit("scripted"))).error == f"{place}/project/cache (exit code 1)"
 
 
 async def test_a_journal_that_the_user_could_have_is_refused(place: Path) -> None:
@@ -222,8 +222,8 @@ async def test_a_journal_that_the_user_could_have_is_refused(place: Path) -> Non
 
 async def test_a_journals_folder_is_made_private_again(place: Path) -> None:
     state_dir = place / "state"
-    async with running(place, state_dir=state_dir) as desk:
-        await desk.completes()
+    async with running(place, state_dir=state_dir) as system:
+        await system.completes()
     (folder,) = state_dir.glob("*")
     folder.chmod(0o777)
     await Journal(folder).aclose()
@@ -253,14 +253,14 @@ async def test_an_invalid_user_is_a_usage_error(tmp_path: Path, user: str, named
 
 async def test_a_killed_runner_leaves_nothing_of_the_user(place: Path) -> None:
     places = ("--state-dir", str(place / "state"), "--project-dir", str(place / "project"))
-    async with bench(place) as desk, waiter(place) as held:
+    async with open_system(place) as system, waiter(place) as held:
         for fifo in (held.started, held.gate):
             fifo.path.chmod(0o666)
         command(place, "wait", 'env -i setsid sh -c \'echo $$ >"$1"; exec sleep 1000\' sh "$2" & echo $$ >"$2"; wait')
         env = environment(place / "home")
-        async with program(place, env, "-x", PROFILE, "-c", desk.proxy.url, "--run-as", USER, *places) as runner:
-            await desk.proxy.answered("POST", "/runner/register")
-            await desk.submit("wait", **held.parameters)
+        async with program(place, env, "-x", PROFILE, "-c", system.proxy.url, "--run-as", USER, *places) as runner:
+            await system.proxy.answered("POST", "/runner/register")
+            await system.submit("wait", **held.parameters)
             pids = [await held.started.pid(), await held.started.pid()]
             runner.process.kill()
             for pid in pids:

@@ -12,42 +12,42 @@ from tests.support.faults import Kind
 from tests.support.home import make_home
 from tests.support.processes import gone
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT
-from tests.support.runner import Bench, bench, running, waiter
+from tests.support.runner import System, open_system, running, waiter
 from tests.support.scripts import script_bench
 
 
 async def test_a_stop_that_comes_with_the_claim_starts_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _):
-        desk.proxy.fault("GET", POLL, _adds_a_stop(), times=None)
-        run = await desk.submit("say", text="never")
-        assert (await desk.end(run)).status == "stopped"
-        assert desk.states[run.run_id] == ["claimed", "reporting", "stopped"]
-        assert desk.reports(run) == ["stopped"]
-        assert _signal(desk) == "shutdown"
+    async with running(tmp_path) as (system, _):
+        system.proxy.fault("GET", POLL, _adds_a_stop(), times=None)
+        run = await system.submit("say", text="never")
+        assert (await system.end(run)).status == "stopped"
+        assert system.states[run.run_id] == ["claimed", "reporting", "stopped"]
+        assert system.reports(run) == ["stopped"]
+        assert _signal(system) == "shutdown"
 
 
 async def test_a_stop_while_the_workspace_is_prepared_starts_nothing(tmp_path: Path) -> None:
     released = asyncio.Event()
-    async with script_bench(tmp_path, {"tidy": "echo tidied"}) as desk:
-        desk.proxy.fault("GET", "/scripts/tidy/download", faults.hold(released), times=None)
-        async with desk.running(make_home(tmp_path / "home")):
-            run = await desk.submit("run-tidy")
-            await desk.state(run, "preparing_workspace")
-            await desk.api.stop_run(run.run_id)
-            assert (await desk.end(run)).status == "stopped"
-            assert desk.states[run.run_id] == ["claimed", "preparing_workspace", "reporting", "stopped"]
-            assert desk.reports(run) == ["stopped"]
+    async with script_bench(tmp_path, {"tidy": "echo tidied"}) as system:
+        system.proxy.fault("GET", "/scripts/tidy/download", faults.hold(released), times=None)
+        async with system.running(make_home(tmp_path / "home")):
+            run = await system.submit("run-tidy")
+            await system.state(run, "preparing_workspace")
+            await system.api.stop_run(run.run_id)
+            assert (await system.end(run)).status == "stopped"
+            assert system.states[run.run_id] == ["claimed", "preparing_workspace", "reporting", "stopped"]
+            assert system.reports(run) == ["stopped"]
             released.set()
 
 
 @pytest.mark.parametrize(("agent", "signal"), [("wait", "SIGTERM"), ("ignore-sigterm", "SIGKILL")])
 async def test_a_stop_ends_a_command_and_says_what_that_took(tmp_path: Path, agent: str, signal: str) -> None:
-    async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
-        run = await desk.submit(agent, **command.parameters)
+    async with running(tmp_path) as (system, _), waiter(tmp_path) as command:
+        run = await system.submit(agent, **command.parameters)
         pid = await command.started.pid()
-        await desk.api.stop_run(run.run_id)
-        assert (await desk.end(run)).status == "stopped"
-        assert desk.states[run.run_id] == [
+        await system.api.stop_run(run.run_id)
+        assert (await system.end(run)).status == "stopped"
+        assert system.states[run.run_id] == [
             "claimed",
             "preparing_workspace",
             "executing",
@@ -55,32 +55,32 @@ async def test_a_stop_ends_a_command_and_says_what_that_took(tmp_path: Path, age
             "reporting",
             "stopped",
         ]
-        assert desk.reports(run) == ["started", "stopped"]
-        assert _signal(desk) == signal
+        assert system.reports(run) == ["started", "stopped"]
+        assert _signal(system) == signal
         await gone(pid)
 
 
 async def test_a_stop_ends_the_descendants_of_the_command(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
-        run = await desk.submit("leave-a-child", **command.parameters)
+    async with running(tmp_path) as (system, _), waiter(tmp_path) as command:
+        run = await system.submit("leave-a-child", **command.parameters)
         grandchild = await command.started.pid()
-        await desk.api.stop_run(run.run_id)
-        await desk.end(run)
+        await system.api.stop_run(run.run_id)
+        await system.end(run)
         await gone(grandchild)
 
 
 async def test_a_second_stop_changes_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
-        run = await desk.submit("ignore-sigterm", **command.parameters)
+    async with running(tmp_path) as (system, _), waiter(tmp_path) as command:
+        run = await system.submit("ignore-sigterm", **command.parameters)
         await command.started.pid()
-        await desk.api.stop_run(run.run_id)
-        await desk.state(run, "stopping")
-        desk.proxy.fault("GET", POLL, _adds_a_stop(run.session_id), times=None)
-        await desk.completes()
-        assert desk.states[run.run_id][-1] == "stopping"
+        await system.api.stop_run(run.run_id)
+        await system.state(run, "stopping")
+        system.proxy.fault("GET", POLL, _adds_a_stop(run.session_id), times=None)
+        await system.completes()
+        assert system.states[run.run_id][-1] == "stopping"
         command.gate.write_line()
-        assert (await desk.end(run)).status == "stopped"
-        assert desk.reports(run) == ["started", "stopped"]
+        assert (await system.end(run)).status == "stopped"
+        assert system.reports(run) == ["started", "stopped"]
 
 
 @pytest.mark.parametrize(
@@ -90,36 +90,36 @@ async def test_a_stop_that_comes_after_the_end_changes_nothing(
     tmp_path: Path, agent: str, parameters: dict[str, Any], status: str
 ) -> None:
     released = asyncio.Event()
-    async with running(tmp_path) as (desk, _):
-        desk.proxy.fault("POST", TERMINAL_REPORT, faults.hold_request(released))
-        run = await desk.submit(agent, **parameters)
-        await desk.proxy.seen("POST", TERMINAL_REPORT)
-        await desk.api.stop_run(run.run_id)
-        await _stop_is_told(desk, run)
+    async with running(tmp_path) as (system, _):
+        system.proxy.fault("POST", TERMINAL_REPORT, faults.hold_request(released))
+        run = await system.submit(agent, **parameters)
+        await system.proxy.seen("POST", TERMINAL_REPORT)
+        await system.api.stop_run(run.run_id)
+        await _stop_is_told(system, run)
         released.set()
-        assert (await desk.end(run)).status == status
-        assert desk.states[run.run_id][-2:] == ["reporting", status]
-        assert desk.reports(run) == ["started", status]
+        assert (await system.end(run)).status == status
+        assert system.states[run.run_id][-2:] == ["reporting", status]
+        assert system.reports(run) == ["started", status]
 
 
 async def test_the_stop_of_one_run_leaves_the_others_alone(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _), waiter(tmp_path, "one") as one, waiter(tmp_path, "other") as other:
-        stopped = await desk.submit("wait", **one.parameters)
-        kept = await desk.submit("wait", **other.parameters)
+    async with running(tmp_path) as (system, _), waiter(tmp_path, "one") as one, waiter(tmp_path, "other") as other:
+        stopped = await system.submit("wait", **one.parameters)
+        kept = await system.submit("wait", **other.parameters)
         await one.started.pid()
         await other.started.pid()
-        await desk.api.stop_run(stopped.run_id)
-        assert (await desk.end(stopped)).status == "stopped"
+        await system.api.stop_run(stopped.run_id)
+        assert (await system.end(stopped)).status == "stopped"
         other.gate.write_line("well")
-        assert (await desk.end(kept)).status == "completed"
-        assert await desk.result(kept) == {"heard": "well"}
+        assert (await system.end(kept)).status == "completed"
+        assert await system.result(kept) == {"heard": "well"}
 
 
 async def test_a_stop_for_a_session_that_is_not_here_changes_nothing(tmp_path: Path) -> None:
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("GET", POLL, _adds_a_stop("ses_elsewhere"), times=None)
-        async with desk.running(make_home(tmp_path / "home")):
-            await desk.completes()
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("GET", POLL, _adds_a_stop("ses_elsewhere"), times=None)
+        async with system.running(make_home(tmp_path / "home")):
+            await system.completes()
 
 
 def _adds_a_stop(session_id: str | None = None) -> Kind:
@@ -127,15 +127,15 @@ def _adds_a_stop(session_id: str | None = None) -> Kind:
     return faults.rewrite_run(lambda body: {**body, "stop_sessions": [session_id or body["run"]["session_id"]]})
 
 
-async def _stop_is_told(desk: Bench, run: RunCreated) -> None:
+async def _stop_is_told(system: System, run: RunCreated) -> None:
     """Return when the runner has polled again after the poll that carried the stop."""
-    polls = len(desk.proxy.calls_for("GET", POLL))
-    held = desk.proxy.calls_for("GET", POLL)[-1]
+    polls = len(system.proxy.calls_for("GET", POLL))
+    held = system.proxy.calls_for("GET", POLL)[-1]
     if held.answered_at is None:
-        await desk.proxy.seen("GET", POLL, polls + 1)
+        await system.proxy.seen("GET", POLL, polls + 1)
 
 
-def _signal(desk: Bench) -> str:
-    (report,) = desk.proxy.acknowledged("POST", REPORT + "stopped")
+def _signal(system: System) -> str:
+    (report,) = system.proxy.acknowledged("POST", REPORT + "stopped")
     signal: str = report.json["signal"]
     return signal

@@ -9,7 +9,7 @@ from fsm_runner.config.profiles import load_profile
 from fsm_runner.config.settings import RunnerConfig
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, program
-from tests.support.runner import bench, waiter
+from tests.support.runner import open_system, waiter
 
 
 async def journals_of(state_dir: Path, *urls: str) -> int:
@@ -31,18 +31,18 @@ async def test_another_coordinator_has_another_journal(tmp_path: Path) -> None:
 
 async def test_another_runner_of_its_identity_ends_nothing_that_is_at_work(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, waiter(tmp_path) as held:
-        flags = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--state-dir")
+    async with open_system(tmp_path) as system, waiter(tmp_path) as held:
+        flags = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--state-dir")
         env = environment(tmp_path / "home")
         async with program(tmp_path, env, *flags, str(tmp_path / "one"), "--grace-period", "60") as one:
             await one.said("online")
-            run = await desk.submit("wait", **held.parameters)
+            run = await system.submit("wait", **held.parameters)
             await held.started.pid()
             async with program(tmp_path, env, *flags, str(tmp_path / "other")) as other:
                 # It has swept before it registers.
                 await other.said("counts another runner of this identity as online")
             held.gate.write_line()
-            await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
             one.terminate()
             assert await one.exit_code() == 0
 

@@ -24,7 +24,7 @@ from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
 from tests.support.program import environment, program
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT, FaultProxy
-from tests.support.runner import FAST, Bench, RunningRunner, bench, running, waiter
+from tests.support.runner import FAST, RunningRunner, System, open_system, running, waiter
 from tests.support.scripts import script_bench
 from tests.support.watch import PATIENCE_S
 
@@ -51,10 +51,13 @@ def cut_off(proxy: FaultProxy) -> None:
 
 
 @asynccontextmanager
-async def beating(folder: Path, **overrides: Any) -> AsyncIterator[tuple[Bench, RunningRunner]]:
+async def beating(folder: Path, **overrides: Any) -> AsyncIterator[tuple[System, RunningRunner]]:
     """A runner whose heartbeats come soon, before a coordinator that holds polls for long."""
-    async with bench(folder, QUICK_BEATS) as desk, desk.running(make_home(folder / "home"), **overrides) as runner:
-        yield desk, runner
+    async with (
+        open_system(folder, QUICK_BEATS) as system,
+        system.running(make_home(folder / "home"), **overrides) as runner,
+    ):
+        yield system, runner
 
 
 @pytest.mark.parametrize("reported", ["at work", "ended"])
@@ -66,30 +69,30 @@ async def test_a_full_runner_ends_in_time_while_the_coordinator_is_away(
         folder = tmp_path / str(repetition)
         folder.mkdir()
         async with (
-            bench(folder) as desk,
+            open_system(folder) as system,
             waiter(folder) as command,
-            desk.running(make_home(folder / "home"), LEAVES_SOON, max_runs=1, grace_period_s=GRACE_S) as runner,
+            system.running(make_home(folder / "home"), LEAVES_SOON, max_runs=1, grace_period_s=GRACE_S) as runner,
         ):
-            run = await desk.submit("wait", **command.parameters)
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
-            cut_off(desk.proxy)
+            cut_off(system.proxy)
             if reported == "ended":
                 command.gate.write_line()
-                await desk.state(run, "reporting")
+                await system.state(run, "reporting")
             async with asyncio.timeout(GRACE_S + STOP_LIMIT_S + MARGIN_S):
                 assert await runner.drain() == "stopped"
-            assert desk.reports(run) in ([], ["started"])
+            assert system.reports(run) in ([], ["started"])
 
 
 async def test_a_third_signal_ends_a_full_runner_at_once_while_the_coordinator_is_away(tmp_path: Path) -> None:
     make_home(tmp_path / "home")
-    async with bench(tmp_path) as desk, waiter(tmp_path) as command:
-        arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--max-runs", "1")
+    async with open_system(tmp_path) as system, waiter(tmp_path) as command:
+        arguments = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--max-runs", "1")
         async with program(tmp_path, environment(tmp_path / "home"), *arguments) as runner:
-            await desk.proxy.answered("POST", REGISTER)
-            await desk.submit("ignore-sigterm", **command.parameters)
+            await system.proxy.answered("POST", REGISTER)
+            await system.submit("ignore-sigterm", **command.parameters)
             pid = await command.started.pid()
-            cut_off(desk.proxy)
+            cut_off(system.proxy)
             for state in ("→ draining", "→ stopping_runs"):
                 runner.terminate()
                 await runner.said(state)
@@ -101,22 +104,22 @@ async def test_a_third_signal_ends_a_full_runner_at_once_while_the_coordinator_i
 
 async def test_a_run_that_a_held_poll_brings_while_the_runner_registers_again_is_carried_out(tmp_path: Path) -> None:
     poll_released, register_released = asyncio.Event(), asyncio.Event()
-    async with bench(tmp_path, QUICK_BEATS) as desk:
-        desk.proxy.fault("GET", POLL, faults.hold(poll_released))
-        async with desk.running(make_home(tmp_path / "home")) as runner:
-            run = await desk.submit("say", text="unharmed")
-            await desk.proxy.carried_out("GET", POLL)
-            desk.proxy.fault("POST", REGISTER, faults.hold_request(register_released))
-            desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+    async with open_system(tmp_path, QUICK_BEATS) as system:
+        system.proxy.fault("GET", POLL, faults.hold(poll_released))
+        async with system.running(make_home(tmp_path / "home")) as runner:
+            run = await system.submit("say", text="unharmed")
+            await system.proxy.carried_out("GET", POLL)
+            system.proxy.fault("POST", REGISTER, faults.hold_request(register_released))
+            system.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
             await runner.goes_through("online", "registering")
-            await desk.proxy.seen("POST", REGISTER, 2)
+            await system.proxy.seen("POST", REGISTER, 2)
             poll_released.set()
-            assert (await desk.end(run)).status == "completed"
+            assert (await system.end(run)).status == "completed"
             assert runner.actor.state == "registering"
             register_released.set()
             await runner.goes_through("online", "registering", "online")
-            assert await desk.result(run) == {"said": "unharmed"}
-            assert desk.reports(run) == ["started", "completed"]
+            assert await system.result(run) == {"said": "unharmed"}
+            assert system.reports(run) == ["started", "completed"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", POLL), ("POST", REPORT + "started")], ids=["poll", "report"])
@@ -124,27 +127,27 @@ async def test_a_not_registered_that_is_answered_after_the_next_registration_cha
     tmp_path: Path, method: str, path: str
 ) -> None:
     released = asyncio.Event()
-    async with bench(tmp_path, QUICK_BEATS) as desk:
+    async with open_system(tmp_path, QUICK_BEATS) as system:
         if method == "POST":
-            desk.proxy.fault(method, path, faults.hold_instead(released, NOT_REGISTERED_ANSWER))
-        async with desk.running(make_home(tmp_path / "home")) as runner, waiter(tmp_path) as command:
-            await desk.proxy.seen("GET", POLL)
+            system.proxy.fault(method, path, faults.hold_instead(released, NOT_REGISTERED_ANSWER))
+        async with system.running(make_home(tmp_path / "home")) as runner, waiter(tmp_path) as command:
+            await system.proxy.seen("GET", POLL)
             if method == "GET":
-                desk.proxy.fault(method, path, faults.hold_instead(released, NOT_REGISTERED_ANSWER))
-            run = await desk.submit("wait", **command.parameters)
+                system.proxy.fault(method, path, faults.hold_instead(released, NOT_REGISTERED_ANSWER))
+            run = await system.submit("wait", **command.parameters)
             await command.started.pid()
-            await desk.proxy.seen(method, path, 2 if method == "GET" else 1)
-            desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+            await system.proxy.seen(method, path, 2 if method == "GET" else 1)
+            system.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
             await runner.goes_through("online", "registering", "online")
-            late_call = desk.proxy.calls_for(method, path)[-1]
+            late_call = system.proxy.calls_for(method, path)[-1]
             released.set()
-            await desk.proxy.wait_for(lambda: late_call.answered_at is not None, "the end of the late call")
+            await system.proxy.wait_for(lambda: late_call.answered_at is not None, "the end of the late call")
             # Its repetition has begun, so that the answer was taken in.
-            await desk.proxy.wait_for(lambda: desk.proxy.calls_for(method, path)[-1] is not late_call)
+            await system.proxy.wait_for(lambda: system.proxy.calls_for(method, path)[-1] is not late_call)
             command.gate.write_line("unharmed")
-            assert (await desk.end(run)).status == "completed"
+            assert (await system.end(run)).status == "completed"
             assert runner.path == ["recovering", "registering", "online", "registering", "online"]
-            assert len(desk.proxy.acknowledged("POST", REGISTER)) == 1
+            assert len(system.proxy.acknowledged("POST", REGISTER)) == 1
 
 
 async def test_a_registration_that_succeeds_while_the_runner_drains_is_used(tmp_path: Path) -> None:
@@ -152,67 +155,67 @@ async def test_a_registration_that_succeeds_while_the_runner_drains_is_used(tmp_
     database = tmp_path / "coordinator.sqlite"
     released = asyncio.Event()
     async with (
-        bench(tmp_path, Timings(poll_timeout_s=60, heartbeat_interval_s=1), database=database) as desk,
+        open_system(tmp_path, Timings(poll_timeout_s=60, heartbeat_interval_s=1), database=database) as system,
         waiter(tmp_path) as command,
-        desk.running(make_home(tmp_path / "home"), grace_period_s=PATIENCE_S) as runner,
+        system.running(make_home(tmp_path / "home"), grace_period_s=PATIENCE_S) as runner,
     ):
-        run = await desk.submit("wait", **command.parameters)
+        run = await system.submit("wait", **command.parameters)
         await command.started.pid()
-        await desk.proxy.answered("POST", REPORT + "started")
-        await desk.server.stop()
+        await system.proxy.answered("POST", REPORT + "started")
+        await system.server.stop()
         await runner.goes_through("disconnected")
-        desk.proxy.fault("POST", REGISTER, faults.hold_request(released))
-        port = int(desk.proxy.upstream_url.rsplit(":")[-1])
+        system.proxy.fault("POST", REGISTER, faults.hold_request(released))
+        port = int(system.proxy.upstream_url.rsplit(":")[-1])
         async with CoordinatorServer(port=port, database=database, timings=QUICK_BEATS):
-            await desk.proxy.seen("POST", REGISTER, 2)
+            await system.proxy.seen("POST", REGISTER, 2)
             runner.actor.post("drain_requested", "the test wants it")
             await runner.goes_through("draining")
             released.set()
-            await desk.proxy.answered("POST", REGISTER, 2)
-            beaten = len(desk.proxy.acknowledged("POST", HEARTBEAT))
+            await system.proxy.answered("POST", REGISTER, 2)
+            beaten = len(system.proxy.acknowledged("POST", HEARTBEAT))
             # The new registration's interval is the one that counts: by the first one, these took minutes.
-            await desk.proxy.answered("POST", HEARTBEAT, beaten + 5)
+            await system.proxy.answered("POST", HEARTBEAT, beaten + 5)
             command.gate.write_line("in time")
             assert await runner.ended() == "stopped"
-            assert (await desk.api.run(run.run_id)).status == "completed"
-            assert desk.reports(run) == ["started", "completed"]
-            assert len(desk.proxy.calls_for("POST", REPORT + "completed")) == 1
-            assert len(desk.proxy.calls_for("POST", REGISTER)) == 2
-            assert len(desk.proxy.acknowledged("DELETE", "/runners/.*")) == 1
+            assert (await system.api.run(run.run_id)).status == "completed"
+            assert system.reports(run) == ["started", "completed"]
+            assert len(system.proxy.calls_for("POST", REPORT + "completed")) == 1
+            assert len(system.proxy.calls_for("POST", REGISTER)) == 2
+            assert len(system.proxy.acknowledged("DELETE", "/runners/.*")) == 1
 
 
 async def test_a_page_in_place_of_an_acknowledgement_is_an_outage_whatever_its_status(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _):
-        desk.proxy.fault("POST", TERMINAL_REPORT, PAGE_NOT_FOUND, times=3)
-        run = await desk.submit("say", text="x")
-        assert (await desk.end(run)).status == "completed"
-        assert desk.states[run.run_id][-1] == "completed"
-        assert desk.reports(run) == ["started", "completed"]
-        assert len(desk.proxy.calls_for("POST", TERMINAL_REPORT)) == 4
+    async with running(tmp_path) as (system, _):
+        system.proxy.fault("POST", TERMINAL_REPORT, PAGE_NOT_FOUND, times=3)
+        run = await system.submit("say", text="x")
+        assert (await system.end(run)).status == "completed"
+        assert system.states[run.run_id][-1] == "completed"
+        assert system.reports(run) == ["started", "completed"]
+        assert len(system.proxy.calls_for("POST", TERMINAL_REPORT)) == 4
 
 
 async def test_a_page_in_place_of_a_registration_is_an_outage_whatever_its_status(tmp_path: Path) -> None:
-    async with bench(tmp_path, QUICK_BEATS) as desk:
-        desk.proxy.fault("POST", REGISTER, PAGE_NOT_FOUND, times=2)
-        async with desk.running(make_home(tmp_path / "home")) as runner:
-            desk.proxy.fault("POST", REGISTER, PAGE_NOT_FOUND, times=2)
-            desk.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
+    async with open_system(tmp_path, QUICK_BEATS) as system:
+        system.proxy.fault("POST", REGISTER, PAGE_NOT_FOUND, times=2)
+        async with system.running(make_home(tmp_path / "home")) as runner:
+            system.proxy.fault("POST", REGISTER, PAGE_NOT_FOUND, times=2)
+            system.proxy.fault("POST", HEARTBEAT, NOT_REGISTERED)
             await runner.goes_through("registering", "online", "registering", "online")
-            await desk.completes()
-        assert len(desk.proxy.calls_for("POST", REGISTER)) == 6
+            await system.completes()
+        assert len(system.proxy.calls_for("POST", REGISTER)) == 6
 
 
 async def test_a_stop_in_an_answer_that_is_lost_reaches_its_run(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _), waiter(tmp_path) as command:
-        await desk.proxy.seen("GET", POLL)
-        desk.proxy.fault("GET", POLL, faults.lost_answer())
-        run = await desk.submit("wait", **command.parameters)
+    async with running(tmp_path) as (system, _), waiter(tmp_path) as command:
+        await system.proxy.seen("GET", POLL)
+        system.proxy.fault("GET", POLL, faults.lost_answer())
+        run = await system.submit("wait", **command.parameters)
         await command.started.pid()
-        await desk.proxy.answered("POST", REPORT + "started")
-        await desk.proxy.seen("GET", POLL, 2)
-        await desk.api.stop_run(run.run_id)
-        assert (await desk.end(run)).status == "stopped"
-        assert desk.reports(run) == ["started", "stopped"]
+        await system.proxy.answered("POST", REPORT + "started")
+        await system.proxy.seen("GET", POLL, 2)
+        await system.api.stop_run(run.run_id)
+        assert (await system.end(run)).status == "stopped"
+        assert system.reports(run) == ["started", "stopped"]
 
 
 async def test_a_stop_reaches_its_run_beside_one_of_another_runner_that_cannot_be_read(tmp_path: Path) -> None:
@@ -222,13 +225,13 @@ async def test_a_stop_reaches_its_run_beside_one_of_another_runner_that_cannot_b
         body = msgspec.json.decode(answer.body)
         return Answer(200, msgspec.json.encode({**body, "runs": [foreign, *body["runs"]]}))
 
-    async with running(tmp_path, max_runs=1) as (desk, _), waiter(tmp_path) as command:
-        desk.proxy.fault("GET", "/runs", faults.rewrite(with_foreign_run), times=None)
-        run = await desk.submit("wait", **command.parameters)
+    async with running(tmp_path, max_runs=1) as (system, _), waiter(tmp_path) as command:
+        system.proxy.fault("GET", "/runs", faults.rewrite(with_foreign_run), times=None)
+        run = await system.submit("wait", **command.parameters)
         await command.started.pid()
-        await desk.proxy.answered("POST", REPORT + "started")
-        await desk.api.stop_run(run.run_id)
-        assert (await desk.end(run)).status == "stopped"
+        await system.proxy.answered("POST", REPORT + "started")
+        await system.api.stop_run(run.run_id)
+        assert (await system.end(run)).status == "stopped"
 
 
 async def test_a_run_that_is_handed_out_again_after_its_end_is_looked_up_and_not_carried_out(
@@ -242,16 +245,16 @@ async def test_a_run_that_is_handed_out_again_after_its_end_is_looked_up_and_not
         handed_out.append(answer)
         return handed_out[0]
 
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("GET", POLL, faults.rewrite(second_as_first), times=None)
-        async with desk.running(make_home(tmp_path / "home")):
-            run = await desk.completes()
-            states = desk.states[run.run_id].copy()
-            swallowed = await desk.submit("say", text="the first one comes in its place")
-            await desk.proxy.answered("GET", f"/runs/{run.run_id}")
-            assert desk.states[run.run_id] == states
-            assert desk.states[swallowed.run_id] == []
-            assert desk.reports(run) == ["started", "completed"]
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("GET", POLL, faults.rewrite(second_as_first), times=None)
+        async with system.running(make_home(tmp_path / "home")):
+            run = await system.completes()
+            states = system.states[run.run_id].copy()
+            swallowed = await system.submit("say", text="the first one comes in its place")
+            await system.proxy.answered("GET", f"/runs/{run.run_id}")
+            assert system.states[run.run_id] == states
+            assert system.states[swallowed.run_id] == []
+            assert system.reports(run) == ["started", "completed"]
 
 
 async def test_a_run_that_a_restarted_coordinator_hands_out_again_is_reported_again_and_not_carried_out(
@@ -260,16 +263,16 @@ async def test_a_run_that_a_restarted_coordinator_hands_out_again_is_reported_ag
     def as_if_not_ended(answer: Answer) -> Answer:
         return Answer(200, msgspec.json.encode({**msgspec.json.decode(answer.body), "status": "claimed"}))
 
-    async with bench(tmp_path) as desk, desk.running(make_home(tmp_path / "home")):
-        run = await desk.completes()
-        states = desk.states[run.run_id].copy()
-        claimed = msgspec.structs.replace(await desk.api.run(run.run_id), status="claimed")
+    async with open_system(tmp_path) as system, system.running(make_home(tmp_path / "home")):
+        run = await system.completes()
+        states = system.states[run.run_id].copy()
+        claimed = msgspec.structs.replace(await system.api.run(run.run_id), status="claimed")
         again = Answer(200, msgspec.json.encode({"run": claimed}))
-        desk.proxy.fault("GET", f"/runs/{run.run_id}", faults.rewrite(as_if_not_ended))
-        desk.proxy.fault("GET", POLL, faults.instead("run again", again))
-        await desk.submit("say", text="the held poll is answered, and the next one brings the first run again")
-        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 2)
-        assert desk.states[run.run_id] == states
+        system.proxy.fault("GET", f"/runs/{run.run_id}", faults.rewrite(as_if_not_ended))
+        system.proxy.fault("GET", POLL, faults.instead("run again", again))
+        await system.submit("say", text="the held poll is answered, and the next one brings the first run again")
+        await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed", 2)
+        assert system.states[run.run_id] == states
 
 
 async def test_a_defect_in_the_delivery_of_a_report_fails_the_run_and_the_runner_lives(
@@ -278,38 +281,38 @@ async def test_a_defect_in_the_delivery_of_a_report_fails_the_run_and_the_runner
     async def broken(api: CoordinatorApi, path: str, body: bytes, method: str) -> None:
         raise ZeroDivisionError(path)
 
-    async with running(tmp_path) as (desk, runner):
+    async with running(tmp_path) as (system, runner):
         with monkeypatch.context() as patch:
             patch.setattr(CoordinatorApi, "deliver", broken)
-            run = await desk.submit("say", text="x")
-            await desk.end(run)
-        assert desk.states[run.run_id][-2:] == ["reporting", "failed"]
-        assert desk.reports(run) == []
-        await desk.completes()
+            run = await system.submit("say", text="x")
+            await system.end(run)
+        assert system.states[run.run_id][-2:] == ["reporting", "failed"]
+        assert system.reports(run) == []
+        await system.completes()
         assert runner.actor.state == "online"
 
 
 async def test_changes_of_a_script_that_are_under_way_end_with_their_owner(tmp_path: Path) -> None:
-    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as desk, CoordinatorApi(desk.proxy.url) as api:
-        desk.proxy.fault("GET", DOWNLOAD, faults.hold(asyncio.Event()), times=None)
+    async with script_bench(tmp_path, {"tidy": "echo '{}'"}) as system, CoordinatorApi(system.proxy.url) as api:
+        system.proxy.fault("GET", DOWNLOAD, faults.hold(asyncio.Event()), times=None)
         sync = ScriptSync(CoordinatorClient(api, FAST), tmp_path)
         sync.sync(["tidy"])
         sync.remove(["tidy"])
         sync.sync(["tidy"])
-        await desk.proxy.seen("GET", DOWNLOAD)
+        await system.proxy.seen("GET", DOWNLOAD)
         assert len(_script_tasks()) == 3
         await sync.aclose()
         assert _script_tasks() == []
-        assert len(desk.proxy.calls_for("GET", DOWNLOAD)) == 1
+        assert len(system.proxy.calls_for("GET", DOWNLOAD)) == 1
 
 
 async def test_a_script_whose_description_does_not_repeat_its_name_is_run(tmp_path: Path) -> None:
-    async with script_bench(tmp_path, {"tidy": "echo '{\"tidied\": true}'"}) as desk:
+    async with script_bench(tmp_path, {"tidy": "echo '{\"tidied\": true}'"}) as system:
         description = tmp_path / "scripts" / "tidy" / "script.json"
         description.write_bytes(msgspec.json.encode({"script_file": "run.sh"}))
-        async with desk.running(make_home(tmp_path / "home")):
-            run = await desk.completes("run-tidy", what="a broom")
-            assert await desk.result(run) == {"tidied": True}
+        async with system.running(make_home(tmp_path / "home")):
+            run = await system.completes("run-tidy", what="a broom")
+            assert await system.result(run) == {"tidied": True}
 
 
 def _script_tasks() -> list[str]:

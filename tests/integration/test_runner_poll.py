@@ -12,7 +12,7 @@ from tests.support import faults
 from tests.support.faults import Answer, Forward, Kind
 from tests.support.home import make_home
 from tests.support.proxy import POLL, REPORT
-from tests.support.runner import bench, running
+from tests.support.runner import open_system, running
 
 BAD_ANSWERS = {
     "html": faults.html(),
@@ -33,19 +33,19 @@ BAD_ANSWERS = {
 
 @pytest.mark.parametrize("kind", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
 async def test_a_poll_that_goes_wrong_cuts_the_runner_off_until_one_goes_right(tmp_path: Path, kind: Kind) -> None:
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("GET", POLL, kind, times=3)
-        async with desk.running(make_home(tmp_path / "home")) as runner:
-            await desk.completes()
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("GET", POLL, kind, times=3)
+        async with system.running(make_home(tmp_path / "home")) as runner:
+            await system.completes()
             await runner.goes_through("registering", "online", "disconnected", "online")
-            assert len(desk.proxy.calls_for("POST", "/runner/register")) == 1
+            assert len(system.proxy.calls_for("POST", "/runner/register")) == 1
 
 
 async def test_only_one_poll_is_held_at_a_time(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, _):
+    async with running(tmp_path) as (system, _):
         for _ in range(5):
-            await desk.completes()
-        polls = desk.proxy.calls_for("GET", POLL)
+            await system.completes()
+        polls = system.proxy.calls_for("GET", POLL)
         for earlier, later in itertools.pairwise(polls):
             assert earlier.answered_at is not None
             assert earlier.answered_at < later.begun_at
@@ -62,14 +62,14 @@ async def test_only_one_poll_is_held_at_a_time(tmp_path: Path) -> None:
     ids=["type", "session", "parameters", "agent"],
 )
 async def test_a_run_that_cannot_be_read_is_reported_failed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    async with running(tmp_path) as (desk, _):
-        desk.proxy.fault("GET", POLL, _with_run_fields(change), times=None)
-        run = await desk.submit("say", text="x")
-        await desk.proxy.answered("POST", REPORT + "failed")
-        failed = await desk.api.run(run.run_id)
+    async with running(tmp_path) as (system, _):
+        system.proxy.fault("GET", POLL, _with_run_fields(change), times=None)
+        run = await system.submit("say", text="x")
+        await system.proxy.answered("POST", REPORT + "failed")
+        failed = await system.api.run(run.run_id)
         assert failed.status == "failed"
         assert named in (failed.error or "")
-        await desk.completes()
+        await system.completes()
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ async def test_a_run_that_cannot_be_read_is_reported_failed(tmp_path: Path, chan
 async def test_a_run_that_cannot_be_carried_out_is_reported_with_the_reason(
     tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
-    async with running(tmp_path) as (desk, _):
-        desk.proxy.fault("GET", POLL, _with_run_fields(change), times=None)
-        run = await desk.submit("say", text="x")
-        failed = await desk.end(run)
+    async with running(tmp_path) as (system, _):
+        system.proxy.fault("GET", POLL, _with_run_fields(change), times=None)
+        run = await system.submit("say", text="x")
+        failed = await system.end(run)
         assert failed.status == "failed"
         assert named in (failed.error or "")
-        await desk.completes()
+        await system.completes()
 
 
 async def test_unknown_fields_of_an_answer_are_ignored(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ async def test_unknown_fields_of_an_answer_are_ignored(tmp_path: Path) -> None:
         run = {**body["run"], "mood": {"is": "good"}, "execution_mode": "some_day", "status": "brand new"}
         return {**body, "run": run, "weather": [1, 2]}
 
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("GET", POLL, faults.rewrite_run(change), times=None)
-        async with desk.running(make_home(tmp_path / "home")):
-            await desk.completes()
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("GET", POLL, faults.rewrite_run(change), times=None)
+        async with system.running(make_home(tmp_path / "home")):
+            await system.completes()
 
 
 async def test_a_run_that_is_handed_out_again_while_it_is_at_work_is_carried_out_once(tmp_path: Path) -> None:
@@ -120,25 +120,25 @@ async def test_a_run_that_is_handed_out_again_while_it_is_at_work_is_carried_out
             seen.append(answer.body)
         return Answer(200, seen[0]) if seen else answer
 
-    async with running(tmp_path) as (desk, _):
-        desk.proxy.fault("GET", POLL, faults.rewrite(again), times=2)
-        run = await desk.submit("hang")
-        await desk.state(run, "executing")
-        other = await desk.submit("say", text="swallowed by the repetition")
-        await desk.proxy.answered("GET", POLL, 2)
-        await desk.proxy.seen("GET", POLL, 3)
-        assert desk.states[run.run_id] == ["claimed", "preparing_workspace", "executing"]
-        assert desk.states[other.run_id] == []
+    async with running(tmp_path) as (system, _):
+        system.proxy.fault("GET", POLL, faults.rewrite(again), times=2)
+        run = await system.submit("hang")
+        await system.state(run, "executing")
+        other = await system.submit("say", text="swallowed by the repetition")
+        await system.proxy.answered("GET", POLL, 2)
+        await system.proxy.seen("GET", POLL, 3)
+        assert system.states[run.run_id] == ["claimed", "preparing_workspace", "executing"]
+        assert system.states[other.run_id] == []
 
 
 async def test_a_runner_that_another_client_deregisters_ends(tmp_path: Path) -> None:
-    async with running(tmp_path) as (desk, runner):
-        await desk.proxy.seen("GET", POLL)
-        (shown,) = await desk.runners()
-        async with httpx.AsyncClient(base_url=desk.server.url) as http:
+    async with running(tmp_path) as (system, runner):
+        await system.proxy.seen("GET", POLL)
+        (shown,) = await system.runners()
+        async with httpx.AsyncClient(base_url=system.server.url) as http:
             await http.delete(f"/runners/{shown['runner_id']}")
         assert await runner.ended() == "stopped"
-        assert await desk.runners() == []
+        assert await system.runners() == []
 
 
 def _with_run_fields(fields: dict[str, Any]) -> Kind:
@@ -156,15 +156,15 @@ async def test_a_run_whose_answer_is_lost_is_carried_out_although_the_list_does_
             del run["resolved_agent_blueprint"]
         return Answer(200, msgspec.json.encode({"runs": runs}))
 
-    async with bench(tmp_path) as desk:
-        desk.proxy.fault("GET", "/runs", faults.rewrite(without_blueprint), times=None)
-        desk.proxy.fault("GET", POLL, _lost_run(), times=None)
-        async with desk.running(make_home(tmp_path / "home")):
-            run = await desk.submit("say", text="hello")
-            assert (await desk.end(run)).status == "completed"
-            assert await desk.result(run) == {"said": "hello"}
-            assert len(desk.proxy.acknowledged("GET", "/agents/say")) == 1
-            assert len(desk.proxy.calls_for("POST", REPORT + "completed")) == 1
+    async with open_system(tmp_path) as system:
+        system.proxy.fault("GET", "/runs", faults.rewrite(without_blueprint), times=None)
+        system.proxy.fault("GET", POLL, _lost_run(), times=None)
+        async with system.running(make_home(tmp_path / "home")):
+            run = await system.submit("say", text="hello")
+            assert (await system.end(run)).status == "completed"
+            assert await system.result(run) == {"said": "hello"}
+            assert len(system.proxy.acknowledged("GET", "/agents/say")) == 1
+            assert len(system.proxy.calls_for("POST", REPORT + "completed")) == 1
 
 
 def _lost_run() -> Kind:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_ABORTED, EXIT_OK
-from tests.support.command_executor import AGENT, PROFILE, SESSION_STATUS, command_home, held_by, staged
+from tests.support.command_executor import AGENT, PROFILE, SESSION_STATUS, command_home, held_by, scripted_bench
 from tests.support.processes import gone
 from tests.support.program import Program, environment, program
 from tests.support.proxy import POLL
-from tests.support.runner import Bench, bench, waiter
+from tests.support.runner import System, open_system, waiter
 from tests.support.watch import AT_ONCE_S
 
 LONG_S = 600.0
 
 
 async def test_an_idle_executor_ends_and_is_reported_before_the_runner_leaves(tmp_path: Path) -> None:
-    async with staged(tmp_path, grace_period_s=LONG_S) as at_work:
+    async with scripted_bench(tmp_path, grace_period_s=LONG_S) as at_work:
         runs = [await at_work.start(["bind"], ["report"]) for _ in range(3)]
         pids = [(await at_work.completes(run))["pid"] for run in runs]
         assert await at_work.runner.drain() == "stopped"
@@ -32,7 +32,7 @@ async def test_an_idle_executor_ends_and_is_reported_before_the_runner_leaves(tm
 
 
 async def test_a_turn_at_work_may_end_within_the_grace_period(tmp_path: Path) -> None:
-    async with staged(tmp_path, grace_period_s=LONG_S) as at_work, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, grace_period_s=LONG_S) as at_work, waiter(tmp_path) as held:
         run = await at_work.start(["bind"], *held_by(held), ["report"])
         pid = await held.started.pid()
         at_work.runner.actor.post("drain_requested", "the test")
@@ -46,7 +46,7 @@ async def test_a_turn_at_work_may_end_within_the_grace_period(tmp_path: Path) ->
 
 
 async def test_a_turn_at_work_is_stopped_after_the_grace_period(tmp_path: Path) -> None:
-    async with staged(tmp_path, grace_period_s=0.2) as at_work, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, grace_period_s=0.2) as at_work, waiter(tmp_path) as held:
         run = await at_work.start(["bind"], ["tell_pid", str(held.started.path)], ["silent"])
         pid = await held.started.pid()
         assert await at_work.runner.drain() == "stopped"
@@ -57,7 +57,7 @@ async def test_a_turn_at_work_is_stopped_after_the_grace_period(tmp_path: Path) 
 
 
 async def test_an_idle_executor_ends_while_another_one_has_its_grace_period(tmp_path: Path) -> None:
-    async with staged(tmp_path, grace_period_s=LONG_S) as at_work, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, grace_period_s=LONG_S) as at_work, waiter(tmp_path) as held:
         busy = await at_work.start(["bind"], *held_by(held))
         await held.started.pid()
         idle = await at_work.start(["bind"], ["report"])
@@ -65,49 +65,49 @@ async def test_an_idle_executor_ends_while_another_one_has_its_grace_period(tmp_
         at_work.runner.actor.post("drain_requested", "the test")
         assert await at_work.session_ended() == "finished"
         await gone(pid)
-        assert (await at_work.desk.api.run(busy.run_id)).status == "running"
+        assert (await at_work.system.api.run(busy.run_id)).status == "running"
         held.gate.write_line()
         assert await at_work.runner.ended() == "stopped"
         await at_work.completes(busy)
 
 
 @asynccontextmanager
-async def runner_process(folder: Path) -> AsyncIterator[tuple[Bench, Program]]:
+async def runner_process(folder: Path) -> AsyncIterator[tuple[System, Program]]:
     """A coordinator here, a runner in a process of its own that holds a poll."""
     command_home(folder / "home")
-    async with bench(folder, Timings(poll_timeout_s=LONG_S)) as desk:
-        arguments = ("--profile", PROFILE, "--coordinator-url", desk.proxy.url, "--grace-period", f"{LONG_S:g}")
+    async with open_system(folder, Timings(poll_timeout_s=LONG_S)) as system:
+        arguments = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--grace-period", f"{LONG_S:g}")
         async with program(folder, environment(folder / "home"), *arguments) as runner:
-            await desk.proxy.seen("GET", POLL)
-            yield desk, runner
+            await system.proxy.seen("GET", POLL)
+            yield system, runner
 
 
 async def test_a_runner_with_an_idle_executor_ends_quickly(tmp_path: Path) -> None:
-    async with runner_process(tmp_path) as (desk, runner), waiter(tmp_path) as held:
-        run = await desk.submit(AGENT, steps=[["bind"], ["tell_pid", str(held.started.path)]])
+    async with runner_process(tmp_path) as (system, runner), waiter(tmp_path) as held:
+        run = await system.submit(AGENT, steps=[["bind"], ["tell_pid", str(held.started.path)]])
         pid = await held.started.pid()
-        await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+        await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
         began = time.monotonic()
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert time.monotonic() - began < AT_ONCE_S
         await gone(pid)
-        assert await desk.api.session_status(run.session_id) == "finished"
-        assert await desk.runners() == []
+        assert await system.api.session_status(run.session_id) == "finished"
+        assert await system.runners() == []
         assert not [line for line in runner.lines if "Traceback" in line]
 
 
 async def test_a_runner_that_gets_three_signals_leaves_no_executor(tmp_path: Path) -> None:
     async with (
-        runner_process(tmp_path) as (desk, runner),
+        runner_process(tmp_path) as (system, runner),
         waiter(tmp_path, "one") as idle,
         waiter(tmp_path, "other") as busy,
     ):
         ignore = [["bind"], ["ignore_shutdown"], ["ignore_sigterm"]]
-        await desk.submit(
+        await system.submit(
             AGENT, steps=[*ignore, ["spawn", str(idle.started.path)], ["tell_pid", str(idle.started.path)]]
         )
-        await desk.submit(AGENT, steps=[*ignore, *held_by(busy)])
+        await system.submit(AGENT, steps=[*ignore, *held_by(busy)])
         pids = await idle.started.pid(), await idle.started.pid(), await busy.started.pid()
         runner.terminate()
         await runner.said("→ draining")

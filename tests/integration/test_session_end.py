@@ -8,7 +8,7 @@ import pytest
 from fsm_runner.runtime.actors.run import RunActor
 from tests.support import faults
 from tests.support.children import open_descriptors
-from tests.support.command_executor import SESSION_STATUS, Step, held_by, staged
+from tests.support.command_executor import SESSION_STATUS, Step, held_by, scripted_bench
 from tests.support.processes import gone
 from tests.support.runner import waiter
 
@@ -22,7 +22,7 @@ IDLE_LIMIT_S = 2.0
     ("end", "status"), [(["exit", 0], "finished"), (["exit", 1], "failed"), (["die"], "failed")], ids=str
 )
 async def test_an_exit_between_turns_is_reported_once_and_after_the_run(tmp_path: Path, end: Step, status: str) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["report"], ["afterwards", end])
         pid = (await bench.completes(run))["pid"]
         assert await bench.session_ended() == status
@@ -33,7 +33,7 @@ async def test_an_exit_between_turns_is_reported_once_and_after_the_run(tmp_path
 
 
 async def test_the_end_of_a_session_waits_for_the_report_of_its_last_run(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         released = asyncio.Event()
         run = await bench.start(["bind"], ["tell_pid", str(held.started.path)], ["afterwards", ["exit", 0]])
         bench.proxy.fault("POST", f"/runner/runs/{run.run_id}/completed", faults.hold_request(released))
@@ -47,7 +47,7 @@ async def test_the_end_of_a_session_waits_for_the_report_of_its_last_run(tmp_pat
 
 
 async def test_the_report_of_an_end_is_retried(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         for fault in (faults.reset(), faults.status(503), faults.html()):
             bench.proxy.fault("POST", SESSION_STATUS, fault)
         run = await bench.start(["bind"], ["afterwards", ["exit", 3]])
@@ -57,7 +57,7 @@ async def test_the_report_of_an_end_is_retried(tmp_path: Path) -> None:
 
 
 async def test_a_refused_report_of_an_end_is_not_retried(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         bench.proxy.fault("POST", SESSION_STATUS, faults.status(404))
         run = await bench.start(["bind"], ["afterwards", ["exit", 0]])
         await bench.completes(run)
@@ -86,7 +86,7 @@ async def test_a_refused_report_of_an_end_is_not_retried(tmp_path: Path) -> None
 async def test_an_exit_in_a_turn_fails_its_run_and_reports_no_status(
     tmp_path: Path, turn: int, steps: list[Step], reason: str
 ) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], *(steps if turn == 1 else [["complain", "said in an earlier turn"]]))
         if turn == 2:
             await bench.completes(run)
@@ -99,7 +99,7 @@ async def test_an_exit_in_a_turn_fails_its_run_and_reports_no_status(
 
 
 async def test_a_turn_that_is_completed_before_the_exit_counts(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["say", '{"type":"turn_complete","result":"x"}\n'], ["exit", 5])
         await bench.completes(run)
         assert await bench.session_ended() == "failed"
@@ -115,7 +115,7 @@ async def test_an_end_is_not_reported_before_its_last_run_is(tmp_path: Path, mon
         await report(actor)
 
     monkeypatch.setattr(RunActor, "_report", report_when_released)
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["tell_pid", str(held.started.path)], ["afterwards", ["exit", 5]])
         await gone(await held.started.pid())
         await bench.completes(await bench.start())
@@ -127,7 +127,7 @@ async def test_an_end_is_not_reported_before_its_last_run_is(tmp_path: Path, mon
 
 
 async def test_sessions_that_have_ended_leave_nothing_open(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         await bench.completes(await bench.start(["bind"], ["afterwards", ["exit", 0]]))
         await bench.session_ended()
         before = open_descriptors()
@@ -140,7 +140,7 @@ async def test_sessions_that_have_ended_leave_nothing_open(tmp_path: Path) -> No
 
 
 async def test_an_executor_that_waits_too_long_is_ended_and_has_finished(tmp_path: Path) -> None:
-    async with staged(tmp_path, session_idle_timeout_s=0.3) as bench:
+    async with scripted_bench(tmp_path, session_idle_timeout_s=0.3) as bench:
         run = await bench.start(["bind"], ["report"])
         pid = (await bench.completes(run))["pid"]
         assert await bench.session_ended() == "finished"
@@ -150,7 +150,7 @@ async def test_an_executor_that_waits_too_long_is_ended_and_has_finished(tmp_pat
 
 
 async def test_a_turn_in_time_is_not_counted_as_waiting(tmp_path: Path) -> None:
-    async with staged(tmp_path, session_idle_timeout_s=IDLE_LIMIT_S) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, session_idle_timeout_s=IDLE_LIMIT_S) as bench, waiter(tmp_path) as held:
         first = await bench.start(["bind"])
         await bench.completes(first)
         second = await bench.resume(first, *held_by(held))
@@ -162,19 +162,19 @@ async def test_a_turn_in_time_is_not_counted_as_waiting(tmp_path: Path) -> None:
 
 
 async def test_a_time_limit_ends_the_executor_of_a_turn(tmp_path: Path) -> None:
-    async with staged(tmp_path, run_timeout_s=3.0) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, run_timeout_s=3.0) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], ["tell_pid", str(held.started.path)], ["silent"])
         pid = await held.started.pid()
         assert await bench.fails(run) == "executing: not done within the time limit of 3 s (run timeout)"
         await gone(pid)
-        assert bench.desk.reports(run) == ["started", "failed"]
+        assert bench.system.reports(run) == ["started", "failed"]
         assert "no live executor" in await bench.fails(await bench.resume(run))
         await bench.runner.drain()
         assert not bench.proxy.calls_for("POST", SESSION_STATUS)
 
 
 async def test_the_time_limit_of_a_run_is_not_that_of_its_session(tmp_path: Path) -> None:
-    async with staged(tmp_path, run_timeout_s=IDLE_LIMIT_S) as bench:
+    async with scripted_bench(tmp_path, run_timeout_s=IDLE_LIMIT_S) as bench:
         first = await bench.start(["bind"], ["report"])
         pid = (await bench.completes(first))["pid"]
         await asyncio.sleep(IDLE_LIMIT_S)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES
-from tests.support.command_executor import SESSION_STATUS, Step, held_by, staged
+from tests.support.command_executor import SESSION_STATUS, Step, held_by, scripted_bench
 from tests.support.runner import waiter
 
 COMPLETE = '{"type":"turn_complete"}'
@@ -36,7 +36,7 @@ assert LONG_CHARS > LINE_LIMIT_BYTES
     ids=lambda line: ascii(line[:40]),
 )
 async def test_any_other_line_is_ignored(tmp_path: Path, line: str) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(["bind"], ["say", f"{line}\n"], *held_by(held), ["report"])
         pid = await held.started.pid()
         # The executor gets nothing in between, so the line was read first.
@@ -55,14 +55,14 @@ async def test_any_other_line_is_ignored(tmp_path: Path, line: str) -> None:
     ],
 )
 async def test_turn_complete_counts_in_any_json_format(tmp_path: Path, line: str) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["silent"], ["say", f"{line}\n"])
         await bench.completes(run)
 
 
 @pytest.mark.parametrize("beginning", ["", '{"type": "log", "text": "'], ids=["text", "JSON"])
 async def test_a_line_of_any_length_is_ignored(tmp_path: Path, beginning: str) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         long: list[Step] = [["say", beginning], ["say", "x" * 10_000, LONG_CHARS // 10_000], ["say", "\n"]]
         run = await bench.start(["bind"], *long, ["report"])
         pid = (await bench.completes(run))["pid"]
@@ -70,7 +70,7 @@ async def test_a_line_of_any_length_is_ignored(tmp_path: Path, beginning: str) -
 
 
 async def test_a_turn_complete_that_is_too_long_is_recognized_by_its_beginning(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         beginning, middle = (
             ["say", '{"type": "turn_complete", "result": "'],
             ["say", "x" * 10_000, LONG_CHARS // 10_000],
@@ -81,7 +81,7 @@ async def test_a_turn_complete_that_is_too_long_is_recognized_by_its_beginning(t
 
 
 async def test_turn_complete_may_arrive_in_pieces(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(
             ["bind"], ["silent"], ["say", '{"type": "tu'], *held_by(held), ["say", 'rn_complete"}\n']
         )
@@ -91,7 +91,7 @@ async def test_turn_complete_may_arrive_in_pieces(tmp_path: Path) -> None:
 
 
 async def test_a_turn_complete_between_turns_completes_no_later_one(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         first = await bench.start(
             ["bind"], ["afterwards", ["say", f"{COMPLETE}\n", 3], ["tell_pid", str(held.started.path)]]
         )
@@ -106,7 +106,7 @@ async def test_a_turn_complete_between_turns_completes_no_later_one(tmp_path: Pa
 
 
 async def test_two_turns_completed_at_once_are_one(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench:
+    async with scripted_bench(tmp_path) as bench:
         run = await bench.start(["bind"], ["silent"], ["say", f"{COMPLETE}\n{COMPLETE}\n"])
         await bench.completes(run)
         assert (await bench.completes(await bench.resume(run, ["report"])))["turns"] == 2

@@ -10,10 +10,9 @@ import pytest
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.gateway.endpoint import LIMITS
 from tests.support import faults
-from tests.support.command_executor import StagedBench, Step, command_home, held_by, staged
+from tests.support.command_executor import ScriptedBench, Step, command_home, held_by, scripted_bench
 from tests.support.faults import Kind
-from tests.support.runner import bench as a_bench
-from tests.support.runner import waiter
+from tests.support.runner import open_system, waiter
 
 IMPATIENT = msgspec.structs.replace(LIMITS, hold_s=0.01)
 """An executor is answered before the coordinator is."""
@@ -36,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("impatient")
 async def test_all_messages_arrive_in_order_before_the_report(tmp_path: Path, lifecycle: str, fault: Kind) -> None:
-    async with staged(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
+    async with scripted_bench(tmp_path, command_home(tmp_path / "home", lifecycle=lifecycle)) as bench:
         bench.proxy.fault("POST", MESSAGES, fault, times=2)
         bench.proxy.fault("PATCH", ANYTHING, fault)
         run = await bench.start(*TOLD)
@@ -48,12 +47,12 @@ async def test_all_messages_arrive_in_order_before_the_report(tmp_path: Path, li
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_turn_is_not_completed_before_its_bind_was_acknowledged(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         released = asyncio.Event()
         bench.proxy.fault("POST", "/sessions/[^/]+/bind", faults.hold_request(released))
         run = await bench.start(["bind"], ["afterwards", ["tell_pid", str(held.started.path)]])
         await held.started.pid()
-        await bench.desk.state(run, "reporting")
+        await bench.system.state(run, "reporting")
         assert not bench.proxy.calls_for("POST", f"/runner/runs/{run.run_id}/completed")
         released.set()
         await bench.completes(run)
@@ -62,7 +61,7 @@ async def test_a_turn_is_not_completed_before_its_bind_was_acknowledged(tmp_path
 
 
 async def test_a_bind_after_the_turn_is_refused_and_leaves_the_session_idle(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         late: list[Step] = [["await", str(held.gate.path)], ["bind"], ["tell_pid", str(held.started.path)]]
         run = await bench.start(["bind"], ["afterwards", *late])
         await bench.completes(run)
@@ -75,7 +74,7 @@ async def test_a_bind_after_the_turn_is_refused_and_leaves_the_session_idle(tmp_
 
 
 async def test_an_event_between_turns_is_accepted(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         late: list[Step] = [["await", str(held.gate.path)], ["event", "late"], ["tell_pid", str(held.started.path)]]
         run = await bench.start(["bind"], ["afterwards", *late])
         await bench.completes(run)
@@ -89,7 +88,7 @@ async def test_an_event_between_turns_is_accepted(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 async def test_work_continues_while_the_coordinator_is_away(tmp_path: Path, lifecycle: str) -> None:
     home = command_home(tmp_path / "home", lifecycle=lifecycle)
-    async with staged(tmp_path, home) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path, home) as bench, waiter(tmp_path) as held:
         done = ["tell_pid", str(held.started.path)]
         run = await bench.start(*held_by(held), *TOLD, ["afterwards", done])
         await held.started.pid()
@@ -98,7 +97,7 @@ async def test_work_continues_while_the_coordinator_is_away(tmp_path: Path, life
             bench.proxy.fault(method, ANYTHING, faults.reset(), times=None)
         held.gate.write_line()
         await held.started.pid()
-        await bench.desk.state(run, "reporting")
+        await bench.system.state(run, "reporting")
         assert bench.told(run) == ["started"]
         bench.proxy.heal()
         answer = await bench.completes(run)
@@ -108,14 +107,14 @@ async def test_work_continues_while_the_coordinator_is_away(tmp_path: Path, life
 
 @pytest.mark.usefixtures("impatient")
 async def test_an_executor_that_ends_while_the_coordinator_is_away_is_reported_afterwards(tmp_path: Path) -> None:
-    async with staged(tmp_path) as bench, waiter(tmp_path) as held:
+    async with scripted_bench(tmp_path) as bench, waiter(tmp_path) as held:
         run = await bench.start(*held_by(held), ["bind"], ["afterwards", ["exit", 4]])
         await held.started.pid()
         await bench.proxy.answered("POST", f"/runner/runs/{run.run_id}/started")
         for method in ("GET", "POST"):
             bench.proxy.fault(method, ANYTHING, faults.reset(), times=None)
         held.gate.write_line()
-        await bench.desk.state(run, "reporting")
+        await bench.system.state(run, "reporting")
         bench.proxy.heal()
         await bench.completes(run)
         assert await bench.session_ended() == "failed"
@@ -125,21 +124,21 @@ async def test_an_executor_that_ends_while_the_coordinator_is_away_is_reported_a
 async def test_sessions_outlast_a_restart_of_the_coordinator(tmp_path: Path) -> None:
     database = tmp_path / "coordinator.sqlite"
     async with (
-        a_bench(tmp_path, database=database) as desk,
-        desk.running(command_home(tmp_path / "home")) as runner,
+        open_system(tmp_path, database=database) as system,
+        system.running(command_home(tmp_path / "home")) as runner,
         waiter(tmp_path, "idle") as idle,
         waiter(tmp_path, "busy") as busy,
     ):
-        bench = StagedBench(desk, runner)
+        bench = ScriptedBench(system, runner)
         ends = await bench.start(["bind"], ["afterwards", *held_by(idle), ["exit", 6]])
         await bench.completes(ends)
         await idle.started.pid()
         stays = await bench.start(["bind"], *held_by(busy), ["event", "meanwhile"], ["report"])
         pid = await busy.started.pid()
-        await desk.server.stop()
+        await system.server.stop()
         idle.gate.write_line()
         busy.gate.write_line()
-        await desk.state(stays, "reporting")
+        await system.state(stays, "reporting")
         async with CoordinatorServer(port=urlsplit(bench.proxy.upstream_url).port or 0, database=database):
             await bench.completes(stays)
             assert await bench.session_ended() == "failed"

@@ -24,7 +24,7 @@ from fsm_runner.process.child.exit import Exit
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.scripts.store import use_script
-from tests.support.embedded import coordinator
+from tests.support.embedded import embedded_coordinator
 from tests.support.executor_program import RecordingGateway, executor, invocation, python_executor
 from tests.support.gateway import RecordingCoordinator, bench, event_of
 from tests.support.mcp import mcp_server
@@ -62,7 +62,7 @@ async def test_messages_of_an_executor_through_the_gateway() -> None:
         assert texts == [f"a{REPLACED}", f"caf{REPLACED}"]
         session = await b.session(b.own)
         assert (session["executor_session_id"], session["project_dir"]) == (f"b{REPLACED}", f"/caf{REPLACED}")
-        runs = (await b.desk.http.get("/runs")).json()["runs"]
+        runs = (await b.coordinator.http.get("/runs")).json()["runs"]
         assert [run["parameters"] for run in runs if run["parent_session_id"] == b.own] == [{"prompt": REPLACED}]
 
 
@@ -78,16 +78,16 @@ async def test_an_invalid_json_body_gets_the_reason(content: bytes, said: str) -
 
 
 async def test_requests_to_the_embedded_coordinator() -> None:
-    async with coordinator() as desk:
-        await desk.register()
+    async with embedded_coordinator() as coordinator:
+        await coordinator.register()
         body = {"type": "start_session", "agent_name": "echo", "parameters": {"message": HALF}}
-        created = (await desk.http.post("/runs", content=as_python_writes_it(body))).json()
-        run = (await desk.http.get(f"/runs/{created['run_id']}")).json()
+        created = (await coordinator.http.post("/runs", content=as_python_writes_it(body))).json()
+        run = (await coordinator.http.get(f"/runs/{created['run_id']}")).json()
         assert run["parameters"] == {"message": REPLACED}
         event = event_of(created["session_id"], content=[{"type": "text", "text": HALF}])
         path = f"/sessions/{created['session_id']}/events"
-        assert (await desk.http.post(path, content=as_python_writes_it(event))).status_code == 201
-        assert (await desk.http.get(path)).json()["events"][0]["content"][0]["text"] == REPLACED
+        assert (await coordinator.http.post(path, content=as_python_writes_it(event))).status_code == 201
+        assert (await coordinator.http.get(path)).json()["events"][0]["content"][0]["text"] == REPLACED
 
 
 async def test_requests_to_the_mcp_server() -> None:
@@ -95,15 +95,15 @@ async def test_requests_to_the_mcp_server() -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
     headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
     async with (
-        coordinator() as desk,
-        mcp_server(desk.server.url) as server,
+        embedded_coordinator() as coordinator,
+        mcp_server(coordinator.server.url) as server,
         httpx.AsyncClient(trust_env=False) as http,
     ):
-        await desk.register()
+        await coordinator.register()
         body = as_python_writes_it({**call, "params": {"name": "start_agent_session", "arguments": arguments}})
         answer = await http.post(server.url, content=body, headers=headers)
         assert answer.status_code == 200, answer.text
-        runs = (await desk.http.get("/runs")).json()["runs"]
+        runs = (await coordinator.http.get("/runs")).json()["runs"]
         assert [run["parameters"] for run in runs] == [{"message": REPLACED}]
 
 

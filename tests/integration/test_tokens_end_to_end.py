@@ -18,7 +18,7 @@ from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from fsm_runner.http_server.listener import listen
 from tests.support.command_executor import AGENT, command_home
 from tests.support.command_executor import PROFILE as STAGED_PROFILE
-from tests.support.embedded import Clock, Desk, coordinator
+from tests.support.embedded import Clock, EmbeddedCoordinator, embedded_coordinator
 from tests.support.home import PROFILE, make_home
 from tests.support.issuer import AUDIENCE, CLIENT_ID, CLIENT_SECRET, Issuer, Signed, issuing
 from tests.support.mcp import call, mcp_client
@@ -34,16 +34,16 @@ RENEWALS = 2
 class Place:
     """A token service, and a coordinator that requires its tokens."""
 
-    def __init__(self, folder: Path, issuer: Issuer, authority_file: Path, desk: Desk) -> None:
+    def __init__(self, folder: Path, issuer: Issuer, authority_file: Path, coordinator: EmbeddedCoordinator) -> None:
         self.folder = folder
         self.issuer = issuer
         self.authority_file = authority_file
-        self.desk = desk
+        self.coordinator = coordinator
 
     def env(self, **changed: str) -> dict[str, str]:
         """Return the environment of a program that calls the coordinator."""
         variables = {
-            "AGENT_ORCHESTRATOR_API_URL": self.desk.server.url,
+            "AGENT_ORCHESTRATOR_API_URL": self.coordinator.server.url,
             "SSL_CERT_FILE": str(self.authority_file),
             # Both are on this machine, so no proxy is used.
             "HTTPS_PROXY": "http://127.0.0.1:9",
@@ -77,9 +77,9 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with issuing(tmp_path) as (issuer, authority_file):
         with monkeypatch.context() as patch:
             patch.setenv("SSL_CERT_FILE", str(authority_file))
-            async with coordinator(QUICK_POLLS, token_requirements=issuer.requirements) as desk:
-                desk.http.auth = Signed(issuer)
-                yield Place(tmp_path, issuer, authority_file, desk)
+            async with embedded_coordinator(QUICK_POLLS, token_requirements=issuer.requirements) as coordinator:
+                coordinator.http.auth = Signed(issuer)
+                yield Place(tmp_path, issuer, authority_file, coordinator)
 
 
 async def test_runs_work_while_tokens_are_renewed(place: Place, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_runs_work_while_tokens_are_renewed(place: Place, tmp_path: Path) 
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
     assert not any("HTTP 401" in line or "disconnected" in line for line in runner.lines)
-    assert (await place.desk.http.get("/runners")).json()["runners"] == []
+    assert (await place.coordinator.http.get("/runners")).json()["runners"] == []
 
 
 async def test_gateway_and_mcp_server_carry_tokens_that_are_renewed(place: Place, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_a_slow_renewal_delays_no_call(place: Place, monkeypatch: pytest.M
     clock = Clock()
     login = TokenRequest(client_id=CLIENT_ID, client_secret=CLIENT_SECRET, audience=AUDIENCE)
     auth = TokenAuth(place.issuer.token_url, login, now=clock)
-    async with CoordinatorApi(place.desk.server.url, auth) as api:
+    async with CoordinatorApi(place.coordinator.server.url, auth) as api:
         await api.runs()
         place.issuer.gate.clear()
         clock.now_s += place.issuer.lifetime_s - TOKEN_MARGIN_S

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.gateway.endpoint import LIMITS
-from tests.support.embedded import Desk, autonomous, coordinator
+from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 from tests.support.gateway import EndpointFactory, gateway_to, raw_exchange
 from tests.support.hostile_requests import Sent, as_bytes, each_field_spoiled, nested, requests
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, Operation, operations
@@ -51,8 +51,8 @@ class DeliveryFuture:
 class Place:
     """A server, with the ids of its resources."""
 
-    def __init__(self, desk: Desk, url: str) -> None:
-        self.desk = desk
+    def __init__(self, coordinator: EmbeddedCoordinator, url: str) -> None:
+        self.coordinator = coordinator
         self.url = url
         self.http = httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False)
 
@@ -107,8 +107,8 @@ class CoordinatorPlace(Place):
         CoordinatorPlace._count += 1
         profile = f"profile-{CoordinatorPlace._count}"
         agent = {"name": profile, "type": "autonomous", "command": ""}
-        runner_id = await self.desk.register(**autonomous(executor_profile=profile, agents=[agent]))
-        run = await self.desk.prompt(agent_name=profile)
+        runner_id = await self.coordinator.register(**autonomous(executor_profile=profile, agents=[agent]))
+        run = await self.coordinator.prompt(agent_name=profile)
         return {
             "session_id": run["session_id"],
             "run_id": run["run_id"],
@@ -120,19 +120,19 @@ class CoordinatorPlace(Place):
 
     async def is_well(self) -> None:
         for path in ("/health", "/runs", "/sessions", "/agents", "/runners"):
-            assert (await self.desk.http.get(path)).status_code == 200, path
+            assert (await self.coordinator.http.get(path)).status_code == 200, path
 
 
 class GatewayPlace(Place):
     """The gateway, with a new endpoint for each session."""
 
-    def __init__(self, desk: Desk, endpoints: EndpointFactory) -> None:
-        super().__init__(desk, "")
+    def __init__(self, coordinator: EmbeddedCoordinator, endpoints: EndpointFactory) -> None:
+        super().__init__(coordinator, "")
         self._doors = endpoints
 
     async def known(self) -> dict[str, str]:
-        own = await self.desk.prompt()
-        child = await self.desk.prompt(parent_session_id=own["session_id"])
+        own = await self.coordinator.prompt()
+        child = await self.coordinator.prompt(parent_session_id=own["session_id"])
         self.url = self._doors.endpoint(own["session_id"]).url
         return {
             "session_id": own["session_id"],
@@ -168,10 +168,10 @@ def house(tmp_path: Path) -> Iterator[House]:
     write_script(tmp_path, "tool", "true")
 
     async def build() -> House:
-        desk = await stack.enter_async_context(coordinator(TIMINGS, scripts_dir=tmp_path))
-        await desk.register()
-        endpoints = await stack.enter_async_context(gateway_to(desk.server.url, LIMITS))
-        direct, endpoint = CoordinatorPlace(desk, desk.server.url), GatewayPlace(desk, endpoints)
+        coordinator = await stack.enter_async_context(embedded_coordinator(TIMINGS, scripts_dir=tmp_path))
+        await coordinator.register()
+        endpoints = await stack.enter_async_context(gateway_to(coordinator.server.url, LIMITS))
+        direct, endpoint = CoordinatorPlace(coordinator, coordinator.server.url), GatewayPlace(coordinator, endpoints)
         for place in (direct, endpoint):
             await stack.enter_async_context(place.http)
         return House(runner, direct, endpoint)
@@ -233,8 +233,8 @@ def test_invalid_requests_are_refused_or_disconnected(house: House, file: str) -
 
 async def test_a_gateway_without_its_coordinator_answers_as_documented() -> None:
     limits = msgspec.structs.replace(LIMITS, hold_s=0.01)
-    async with coordinator() as desk, gateway_to("http://127.0.0.1:1", limits) as endpoints:
-        place = GatewayPlace(desk, endpoints)
+    async with embedded_coordinator() as coordinator, gateway_to("http://127.0.0.1:1", limits) as endpoints:
+        place = GatewayPlace(coordinator, endpoints)
         known = await place.known()
         async with place.http:
             for operation in operations(GATEWAY):

@@ -208,7 +208,7 @@ async def live(world: World, stage: Stage) -> None:
     sessions = SessionRegistry(context)
     run_context = RunContext(
         machine=RUN_MACHINE,
-        # A session reads only the config of the launcher: its processes are staged.
+        # A session reads only the config of the launcher: its processes are fakes.
         executor=PersistentExecutor(sessions, FakeLauncher()),  # type: ignore[arg-type]
         reporting=reporting,
         record=record,

@@ -19,7 +19,7 @@ from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
 from fsm_runner.reporting.executor_status import Usage
 from tests.support.messages_api import MessagesApi, messages_api
 from tests.support.program import REPOSITORY
-from tests.support.runner import Bench, RunningRunner, bench
+from tests.support.runner import RunningRunner, System, open_system
 from tests.support.watch import Watch
 
 COMMAND = "executors/claude-code/ao-claude-code-exec"
@@ -67,8 +67,8 @@ def claude_profile(lifecycle: str = "persistent", **config: Any) -> LoadedProfil
 class ClaudeBench:
     """A coordinator, a runner with Claude Code, and the API that it uses."""
 
-    def __init__(self, desk: Bench, runner: RunningRunner, api: MessagesApi, state_dir: Path) -> None:
-        self.desk = desk
+    def __init__(self, system: System, runner: RunningRunner, api: MessagesApi, state_dir: Path) -> None:
+        self.system = system
         self.runner = runner
         self.api = api
         self._state_dir = state_dir
@@ -77,39 +77,39 @@ class ClaudeBench:
 
     @property
     def project(self) -> Path:
-        return self.desk.folder / "project"
+        return self.system.folder / "project"
 
     async def start(self, prompt: str = "hello", agent: str | None = None, **parameters: Any) -> RunCreated:
         """Create a run of a new session."""
         request = RunRequest(type="start_session", agent_name=agent, parameters=parameters or {"prompt": prompt})
-        return await self.desk.api.create_run(request)
+        return await self.system.api.create_run(request)
 
     async def resume(self, run: RunCreated, prompt: str) -> RunCreated:
         request = RunRequest(type="resume_session", session_id=run.session_id, parameters={"prompt": prompt})
-        return await self.desk.api.create_run(request)
+        return await self.system.api.create_run(request)
 
     async def completes(self, run: RunCreated) -> str | None:
         """Wait until the run is completed, and return the text of its session's result."""
-        ended = await self.desk.end(run)
+        ended = await self.system.end(run)
         assert ended.status == "completed", ended.error
-        result: str | None = (await self.desk.api.session_result(run.session_id)).result_text
+        result: str | None = (await self.system.api.session_result(run.session_id)).result_text
         return result
 
     async def fails(self, run: RunCreated) -> str:
         """Wait until the run has failed, and return its error."""
-        ended: Run = await self.desk.end(run)
+        ended: Run = await self.system.end(run)
         assert (ended.status, bool(ended.error)) == ("failed", True)
         return ended.error or ""
 
     async def session(self, run: RunCreated) -> dict[str, Any]:
-        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self.system.server.url, trust_env=False) as http:
             answer = await http.get(f"/sessions/{run.session_id}")
         session: dict[str, Any] = answer.json()["session"]
         return session
 
     async def events(self, run: RunCreated) -> list[dict[str, Any]]:
         """Return the events of the run's session, except those that the coordinator writes itself."""
-        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self.system.server.url, trust_env=False) as http:
             answer = await http.get(f"/sessions/{run.session_id}/events")
         return [event for event in answer.json()["events"] if event["event_type"] not in ("run_start", "run_completed")]
 
@@ -121,7 +121,7 @@ class ClaudeBench:
     def reported(self, run: RunCreated) -> list[str]:
         """Return the kinds of reports about the run and its session that the coordinator accepted, in order."""
         path = f"(/runner/runs/{run.run_id}|/sessions/{run.session_id})/(.*)"
-        calls = [call for call in self.desk.proxy.calls if call.acknowledged and call.is_for(call.method, path)]
+        calls = [call for call in self.system.proxy.calls if call.acknowledged and call.is_for(call.method, path)]
         calls.sort(key=lambda call: call.answered_at or 0)
         kinds = [call.path.rsplit("/", 1)[1] for call in calls]
         return [
@@ -129,7 +129,7 @@ class ClaudeBench:
         ]
 
     def metadata(self, run: RunCreated) -> list[JsonObject]:
-        return [call.json for call in self.desk.proxy.acknowledged("PATCH", f"/sessions/{run.session_id}/metadata")]
+        return [call.json for call in self.system.proxy.acknowledged("PATCH", f"/sessions/{run.session_id}/metadata")]
 
     def write_settings(self, settings: JsonObject | str) -> Path:
         """Write the project's settings; a text is written unchanged."""
@@ -189,11 +189,11 @@ async def claude(
     """`config`: keys of the profile; `variables`: those of the runner; `overrides`: fields of `RunnerConfig`."""
     agents_dir = write_agents(folder / "agents", agents or {})
     state_dir = folder / "state"
-    async with messages_api() as api, bench(folder, agents_dir=agents_dir) as desk:
+    async with messages_api() as api, open_system(folder, agents_dir=agents_dir) as system:
         set_variables(monkeypatch, {**needed_variables(api.url, folder), **(variables or {})})
         profile = claude_profile(lifecycle, **(config or {}))
-        async with desk.running(profile, state_dir=state_dir, **overrides) as runner:
-            claude_bench = ClaudeBench(desk, runner, api, state_dir)
+        async with system.running(profile, state_dir=state_dir, **overrides) as runner:
+            claude_bench = ClaudeBench(system, runner, api, state_dir)
             sink = logger.add(lambda message: claude_bench.note_log_line(message.record["message"]), level="INFO")
             try:
                 yield claude_bench

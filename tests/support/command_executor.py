@@ -15,12 +15,12 @@ from fsm_runner.executors import persistent
 from fsm_runner.process.child.child import KILL_GRACE_S, TERM_GRACE_S, Child
 from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunCreated, RunRequest
 from tests.support import scripted_executor
-from tests.support.runner import Bench, RunningRunner, Waiter, bench
+from tests.support.runner import RunningRunner, System, Waiter, open_system
 from tests.support.watch import PATIENCE_S
 
-PROFILE = "staged"
-AGENT = "staged"
-COMMAND = "executors/staged/exec"
+PROFILE = "scripted"
+AGENT = "scripted"
+COMMAND = "executors/scripted/exec"
 SESSION_STATUS = r"/runner/sessions/[^/]+/status"
 
 GRACE_S = 0.2
@@ -30,8 +30,8 @@ Step = list[Any]
 """See `tests/support/scripted_executor.py`."""
 
 
-def staged_source() -> str:
-    """Write the staged executor as an executable file. It uses no site-packages, so it starts quickly."""
+def scripted_executor_source() -> str:
+    """Write the scripted executor as an executable file. It uses no site-packages, so it starts quickly."""
     source = Path(scripted_executor.__file__).read_text()
     return f"#!{sys.executable} -IS\n{source}"
 
@@ -43,14 +43,14 @@ def write_executor(path: Path, source: str) -> None:
 
 
 def command_home(folder: Path, source: str | None = None, **profile_fields: Any) -> LoadedProfile:
-    """Write a home with the profile `staged`, persistent unless its fields say otherwise, and its agent `staged`.
+    """Write a home with the profile and the agent `scripted`, persistent unless the fields say otherwise.
 
-    `source` is the text of its executor, the staged one where it is not given.
+    `source` is the text of its executor, the scripted executor by default.
     """
     fields = {"lifecycle": "persistent", "command": COMMAND, **profile_fields}
     profile = Profile(type="autonomous", agents_dir="agents", **fields)
     agent = Agent(name=AGENT, parameters_schema={"type": "object"})
-    write_executor(folder / COMMAND, staged_source() if source is None else source)
+    write_executor(folder / COMMAND, scripted_executor_source() if source is None else source)
     path, agent_file = folder / "profiles" / f"{PROFILE}.json", folder / "agents" / f"{AGENT}.json"
     for file, content in ((path, profile), (agent_file, agent)):
         file.parent.mkdir(parents=True)
@@ -65,43 +65,43 @@ def held_by(waiter: Waiter) -> list[Step]:
     return [["tell_pid", str(waiter.started.path)], ["await", str(waiter.gate.path)]]
 
 
-class StagedBench:
-    """A bench with one runner that has a staged executor."""
+class ScriptedBench:
+    """A bench with one runner that has a scripted executor."""
 
-    def __init__(self, desk: Bench, runner: RunningRunner) -> None:
-        self.desk = desk
-        self.proxy = desk.proxy
+    def __init__(self, system: System, runner: RunningRunner) -> None:
+        self.system = system
+        self.proxy = system.proxy
         self.runner = runner
 
     async def start(self, *steps: Step) -> RunCreated:
-        return await self.desk.submit(AGENT, steps=steps)
+        return await self.system.submit(AGENT, steps=steps)
 
     async def resume(self, run: RunCreated, *steps: Step) -> RunCreated:
         """Submit a further run for the session of this one."""
         request = RunRequest(type="resume_session", session_id=run.session_id, parameters={"steps": steps})
-        return await self.desk.api.create_run(request)
+        return await self.system.api.create_run(request)
 
     async def end(self, run: RunCreated) -> Run:
-        return await self.desk.end(run)
+        return await self.system.end(run)
 
     async def completes(self, run: RunCreated) -> JsonObject:
         """Wait until the run is completed. Return the result of its session, or an empty one."""
-        ended = await self.desk.end(run)
+        ended = await self.system.end(run)
         assert ended.status == "completed", ended.error
-        events = await self.desk.api.session_events(run.session_id)
+        events = await self.system.api.session_events(run.session_id)
         results = [event.result_data for event in events if event.event_type == "result"]
         return (results[-1] if results else None) or {}
 
     async def fails(self, run: RunCreated) -> str:
         """Wait until the run has failed. Return the error at the coordinator."""
-        ended = await self.desk.end(run)
+        ended = await self.system.end(run)
         assert ended.status == "failed"
         assert ended.error
         return ended.error
 
     async def session(self, run: RunCreated) -> str:
         """Return the status of its session at the coordinator."""
-        return await self.desk.api.session_status(run.session_id)
+        return await self.system.api.session_status(run.session_id)
 
     async def session_ended(self) -> str:
         """Return the status that the runner reports for a session whose executor has ended between turns."""
@@ -110,7 +110,7 @@ class StagedBench:
         return status
 
     async def stop_session(self, run: RunCreated) -> None:
-        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False, timeout=PATIENCE_S) as http:
+        async with httpx.AsyncClient(base_url=self.system.server.url, trust_env=False, timeout=PATIENCE_S) as http:
             (await http.post(f"/sessions/{run.session_id}/stop")).raise_for_status()
 
     def told(self, run: RunCreated) -> list[str]:
@@ -135,7 +135,12 @@ def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def staged(folder: Path, home: LoadedProfile | None = None, **overrides: Any) -> AsyncIterator[StagedBench]:
+async def scripted_bench(
+    folder: Path, home: LoadedProfile | None = None, **overrides: Any
+) -> AsyncIterator[ScriptedBench]:
     """`overrides` are fields of `RunnerConfig`; the home is a new one with a persistent executor, unless given."""
-    async with bench(folder) as desk, desk.running(home or command_home(folder / "home"), **overrides) as runner:
-        yield StagedBench(desk, runner)
+    async with (
+        open_system(folder) as system,
+        system.running(home or command_home(folder / "home"), **overrides) as runner,
+    ):
+        yield ScriptedBench(system, runner)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.program import REPOSITORY
-from tests.support.runner import Bench
+from tests.support.runner import System
 from tests.support.scripts import script_bench
 from tests.support.watch import PATIENCE_S
 
@@ -228,13 +228,13 @@ async def container(name: str, image: str, *options: str) -> AsyncIterator[Conta
 @asynccontextmanager
 async def at_work(
     folder: Path, scripts: Mapping[str, str], image: str, *options: str
-) -> AsyncIterator[tuple[Bench, Container]]:
+) -> AsyncIterator[tuple[System, Container]]:
     """A coordinator here, and a container that has registered at it."""
-    async with script_bench(folder, scripts) as desk:
-        url = f"AGENT_ORCHESTRATOR_API_URL={desk.proxy.url}"
+    async with script_bench(folder, scripts) as system:
+        url = f"AGENT_ORCHESTRATOR_API_URL={system.proxy.url}"
         async with container(f"fsm-runner-{image.rpartition('-')[2]}", image, "--env", url, *options) as running:
             await running.says("→ online")
-            yield desk, running
+            yield system, running
 
 
 def own_image(folder: Path, executor: str, preparation: str) -> str:

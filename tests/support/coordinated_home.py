@@ -15,8 +15,8 @@ from tests.support.scripts import write_script
 PROFILE = "coordinated"
 SCRIPT = "script"
 """The agent that is not a command of the executor's folder, but a script of the coordinator."""
-STAGED = "staged"
-"""The agent of whoever has a persistent executor."""
+SCRIPTED = "scripted"
+"""The agent of a persistent executor."""
 
 
 def write_coordinated_home(
@@ -31,8 +31,8 @@ def write_coordinated_home(
     commands = home / Path(PROCEDURAL_COMMAND).parent / "commands"
     for place in (home / "profiles", commands, folder / "agents", folder / "scripts"):
         place.mkdir(parents=True)
-    agent = Agent(name=STAGED, type="autonomous", parameters_schema={"type": "object"})
-    (folder / "agents" / f"{STAGED}.json").write_bytes(msgspec.json.encode(agent))
+    agent = Agent(name=SCRIPTED, type="autonomous", parameters_schema={"type": "object"})
+    (folder / "agents" / f"{SCRIPTED}.json").write_bytes(msgspec.json.encode(agent))
     for name, command in agents.items():
         _write_agent(folder / "agents", name, command)
         (commands / name).write_text(f"#!/bin/sh\n{command}\n")

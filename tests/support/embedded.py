@@ -38,7 +38,7 @@ class Clock:
         return self.now_s
 
 
-class Desk:
+class EmbeddedCoordinator:
     """A coordinator and an HTTP client."""
 
     def __init__(self, server: CoordinatorServer, http: httpx.AsyncClient) -> None:
@@ -132,8 +132,8 @@ def autonomous(**overrides: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def coordinator(timings: Timings = HELD_FOR_LONG, **settings: Any) -> AsyncIterator[Desk]:
+async def embedded_coordinator(timings: Timings = HELD_FOR_LONG, **settings: Any) -> AsyncIterator[EmbeddedCoordinator]:
     async with CoordinatorServer(port=0, timings=timings, **settings) as server:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as http:
-            yield Desk(server, http)
+            yield EmbeddedCoordinator(server, http)

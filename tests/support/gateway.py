@@ -22,7 +22,7 @@ from fsm_runner.reporting.message_store import NoMessageStore
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
-from tests.support.embedded import Desk, autonomous, coordinator
+from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 from tests.support.proxy import FaultProxy
 from tests.support.runner import FAST
 from tests.support.watch import PATIENCE_S
@@ -73,7 +73,7 @@ def executor_at(endpoint: SessionEndpoint) -> httpx.AsyncClient:
 class Bench:
     """An executor of session `own`, and another session."""
 
-    desk: Desk
+    coordinator: EmbeddedCoordinator
     proxy: FaultProxy
     endpoints: EndpointFactory
     own: str
@@ -84,16 +84,16 @@ class Bench:
 
     async def events(self, session_id: str) -> list[dict[str, Any]]:
         """Return the session's events, except those of the coordinator itself."""
-        events = (await self.desk.http.get(f"/sessions/{session_id}/events")).json()["events"]
+        events = (await self.coordinator.http.get(f"/sessions/{session_id}/events")).json()["events"]
         return [each for each in events if not each["event_type"].startswith("run_")]
 
     async def session(self, session_id: str) -> dict[str, Any]:
-        session: dict[str, Any] = (await self.desk.http.get(f"/sessions/{session_id}")).json()["session"]
+        session: dict[str, Any] = (await self.coordinator.http.get(f"/sessions/{session_id}")).json()["session"]
         return session
 
     async def child(self, parent: str | None = None) -> dict[str, Any]:
         """Start a child run, not through the gateway."""
-        return await self.desk.prompt(parent_session_id=parent or self.own)
+        return await self.coordinator.prompt(parent_session_id=parent or self.own)
 
 
 @asynccontextmanager
@@ -106,17 +106,17 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """`through_proxy`: between gateway and coordinator. The proxy buffers streams until they end."""
     async with AsyncExitStack() as stack:
-        desk = await stack.enter_async_context(coordinator())
-        await desk.register()
-        await desk.register(**autonomous(executor_profile="autonomous"))
-        proxy = await stack.enter_async_context(FaultProxy(desk.server.url))
-        url = proxy.url if through_proxy else desk.server.url
+        coordinator = await stack.enter_async_context(embedded_coordinator())
+        await coordinator.register()
+        await coordinator.register(**autonomous(executor_profile="autonomous"))
+        proxy = await stack.enter_async_context(FaultProxy(coordinator.server.url))
+        url = proxy.url if through_proxy else coordinator.server.url
         endpoints = await stack.enter_async_context(gateway_to(url, limits, undelivered_limit_bytes))
-        own = (await desk.submit("own"))["session_id"]
-        other = (await desk.submit("other"))["session_id"]
+        own = (await coordinator.submit("own"))["session_id"]
+        other = (await coordinator.submit("other"))["session_id"]
         endpoint = endpoints.endpoint(own, has_turn=has_turn)
         http = await stack.enter_async_context(executor_at(endpoint))
-        yield Bench(desk, proxy, endpoints, own, other, endpoint, http)
+        yield Bench(coordinator, proxy, endpoints, own, other, endpoint, http)
 
 
 def event_of(session_id: str, number: int = 0, **fields: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import psutil
 
 from fsm_runner.protocol.wire import RunCreated, RunRequest
 from tests.support.program import REPOSITORY
-from tests.support.runner import Bench
+from tests.support.runner import System
 
 HOSTILE = (REPOSITORY / "tests/support/executors/hostile").read_text()
 SECRET = "S3cr3t-of-the-runner"
@@ -24,15 +24,15 @@ def documented(column: str) -> dict[str, bool]:
     return {row["attempt"]: row[column].strip().startswith("stopped") for row in _ROW.finditer(document)}
 
 
-async def victim_of(desk: Bench, waits_at: Path, workspace: Path) -> RunCreated:
+async def victim_of(system: System, waits_at: Path, workspace: Path) -> RunCreated:
     """A run whose executor writes its process id to `waits_at`, and waits until it is told to end."""
     parameters = {"prompt": "", "wait_at": str(waits_at)}
-    return await desk.api.create_run(
+    return await system.api.create_run(
         RunRequest(type="start_session", parameters=parameters, project_dir=str(workspace))
     )
 
 
-async def outcomes_of(desk: Bench, victim: RunCreated, listener: psutil.Process, **given: Any) -> dict[str, str]:
+async def outcomes_of(system: System, victim: RunCreated, listener: psutil.Process, **given: Any) -> dict[str, str]:
     """`listener`: the runner's process, as it is seen from here; `given`: what is seen from the executor."""
     listening = [each for each in listener.net_connections("tcp4") if each.status == psutil.CONN_LISTEN]
     parameters = {
@@ -40,15 +40,15 @@ async def outcomes_of(desk: Bench, victim: RunCreated, listener: psutil.Process,
         "secrets": [SECRET],
         "other_session": victim.session_id,
         "other_run": victim.run_id,
-        "runner_id": (await desk.runners())[0]["runner_id"],
+        "runner_id": (await system.runners())[0]["runner_id"],
         "runner_ports": [each.laddr.port for each in listening],
         **given,
     }
-    run = await desk.api.create_run(RunRequest(type="start_session", parameters=parameters))
-    await desk.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
-    result: dict[str, str] | None = await desk.result(run)
+    run = await system.api.create_run(RunRequest(type="start_session", parameters=parameters))
+    await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/completed")
+    result: dict[str, str] | None = await system.result(run)
     assert result is not None
-    assert "result" not in [each.event_type for each in await desk.api.session_events(victim.session_id)]
+    assert "result" not in [each.event_type for each in await system.api.session_events(victim.session_id)]
     return result
 
 

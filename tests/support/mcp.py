@@ -20,7 +20,7 @@ from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.mcp_server.server import McpServer
 from fsm_runner.protocol.wire import RunState
 from fsm_runner.util.retry import RetryPolicy
-from tests.support.embedded import Desk, coordinator
+from tests.support.embedded import EmbeddedCoordinator, embedded_coordinator
 from tests.support.watch import PATIENCE_S, Watch
 
 MODERN, HANDSHAKE = "auto", "legacy"
@@ -99,29 +99,31 @@ def said(result: CallToolResult) -> Any:
 
 
 @asynccontextmanager
-async def desk_and_client(
+async def coordinator_and_client(
     protocol: str = MODERN, agents_dir: Path | None = None, **headers: str | bytes
-) -> AsyncIterator[tuple[Desk, Client]]:
+) -> AsyncIterator[tuple[EmbeddedCoordinator, Client]]:
     """A coordinator without a runner, and an MCP server that talks to it."""
     async with (
-        coordinator(agents_dir=agents_dir) as desk,
-        mcp_server(desk.server.url) as server,
+        embedded_coordinator(agents_dir=agents_dir) as coordinator,
+        mcp_server(coordinator.server.url) as server,
         mcp_client(server.url, protocol, **headers) as client,
     ):
-        yield desk, client
+        yield coordinator, client
 
 
 async def call(client: Client, name: str, **arguments: Any) -> Any:
     return said(await client.call_tool(name, arguments))
 
 
-async def finished(desk: Desk, runner_id: str, **result: Any) -> dict[str, Any]:
+async def finished(coordinator: EmbeddedCoordinator, runner_id: str, **result: Any) -> dict[str, Any]:
     """Return an idle session of an autonomous agent with this result."""
-    run = await desk.prompt()
-    await desk.claim(runner_id)
-    await desk.bind(run)
-    assert (await desk.event(run, event_type="result", **result)).status_code == 201
-    assert (await desk.report(run, "completed", runner_id, status="success", session_status="idle")).status_code == 200
+    run = await coordinator.prompt()
+    await coordinator.claim(runner_id)
+    await coordinator.bind(run)
+    assert (await coordinator.event(run, event_type="result", **result)).status_code == 201
+    assert (
+        await coordinator.report(run, "completed", runner_id, status="success", session_status="idle")
+    ).status_code == 200
     return run
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from tests.support.home import PROFILE, make_home
 from tests.support.program import Program, environment
-from tests.support.runner import Bench
+from tests.support.runner import System
 
 REGISTER = "/runner/register"
 OTHER_UID = 1_000_000 + os.getpid()
@@ -51,10 +51,10 @@ def open_place() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def runner_without_rights(folder: Path, desk: Bench, wrapped_in: Sequence[str] = ()) -> AsyncIterator[Program]:
+async def runner_without_rights(folder: Path, system: System, wrapped_in: Sequence[str] = ()) -> AsyncIterator[Program]:
     """Of the home in `folder`; runs work in `folder/project`. `wrapped_in`: the beginning of its command line."""
     places = ("--state-dir", str(own_folder(folder / "state")), "--project-dir", str(own_folder(folder / "project")))
-    command = (sys.executable, "-m", "fsm_runner", "-x", PROFILE, "-c", desk.proxy.url, *places)
+    command = (sys.executable, "-m", "fsm_runner", "-x", PROFILE, "-c", system.proxy.url, *places)
     process = await asyncio.create_subprocess_exec(
         *wrapped_in,
         *without_rights(*command),
@@ -66,7 +66,7 @@ async def runner_without_rights(folder: Path, desk: Bench, wrapped_in: Sequence[
     )
     runner = Program(process)
     try:
-        await desk.proxy.answered("POST", REGISTER)
+        await system.proxy.answered("POST", REGISTER)
         yield runner
     finally:
         if process.returncode is None:

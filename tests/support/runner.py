@@ -82,7 +82,7 @@ class RunningRunner:
         return await asyncio.wait_for(asyncio.shield(self.living), PATIENCE_S)
 
 
-class Bench(Observer):
+class System(Observer):
     """A coordinator, a proxy before it, and runners that talk to that."""
 
     def __init__(self, folder: Path, server: CoordinatorServer, proxy: FaultProxy, api: CoordinatorApi) -> None:
@@ -167,14 +167,14 @@ class Bench(Observer):
 
 
 @asynccontextmanager
-async def bench(folder: Path, timings: Timings | None = None, **server_fields: Any) -> AsyncIterator[Bench]:
+async def open_system(folder: Path, timings: Timings | None = None, **server_fields: Any) -> AsyncIterator[System]:
     """A coordinator and a proxy, without a runner yet."""
     async with (
         CoordinatorServer(port=0, timings=timings, **server_fields) as server,
         FaultProxy(server.url) as proxy,
         CoordinatorApi(server.url) as api,
     ):
-        yield Bench(folder, server, proxy, api)
+        yield System(folder, server, proxy, api)
 
 
 class Waiter:
@@ -198,10 +198,10 @@ async def waiter(folder: Path, name: str = "waiter") -> AsyncIterator[Waiter]:
 
 
 @asynccontextmanager
-async def running(folder: Path, **overrides: Any) -> AsyncIterator[tuple[Bench, RunningRunner]]:
+async def running(folder: Path, **overrides: Any) -> AsyncIterator[tuple[System, RunningRunner]]:
     """A coordinator, a proxy and one runner that has registered."""
-    async with bench(folder) as desk, desk.running(make_home(folder / "home"), **overrides) as runner:
-        yield desk, runner
+    async with open_system(folder) as system, system.running(make_home(folder / "home"), **overrides) as runner:
+        yield system, runner
 
 
 def _in_order(wanted: tuple[str, ...], seen: list[str]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from fsm_runner.protocol.wire import Agent
-from tests.support.runner import Bench, bench
+from tests.support.runner import System, open_system
 
 
 def write_script(folder: Path, name: str, text: str) -> None:
@@ -19,7 +19,7 @@ def write_script(folder: Path, name: str, text: str) -> None:
 
 
 @asynccontextmanager
-async def script_bench(folder: Path, scripts: Mapping[str, str]) -> AsyncIterator[Bench]:
+async def script_bench(folder: Path, scripts: Mapping[str, str]) -> AsyncIterator[System]:
     """Provide scripts in `{folder}/scripts`, and for each an agent `run-{script}`."""
     agents_dir, scripts_dir = folder / "agents", folder / "scripts"
     agents_dir.mkdir()
@@ -28,5 +28,5 @@ async def script_bench(folder: Path, scripts: Mapping[str, str]) -> AsyncIterato
         write_script(scripts_dir, name, text)
         agent = Agent(name=f"run-{name}", type="procedural", script=name, parameters_schema={"type": "object"})
         (agents_dir / f"{name}.json").write_bytes(msgspec.json.encode(agent))
-    async with bench(folder, agents_dir=agents_dir, scripts_dir=scripts_dir) as desk:
-        yield desk
+    async with open_system(folder, agents_dir=agents_dir, scripts_dir=scripts_dir) as system:
+        yield system

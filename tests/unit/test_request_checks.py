@@ -10,7 +10,7 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.http_clients import USER_AGENT
 from tests.support.deployed import CHECKS, RequestChecks
-from tests.support.embedded import coordinator
+from tests.support.embedded import embedded_coordinator
 from tests.support.gateway import RecordingCoordinator
 from tests.support.proxy import FaultProxy
 from tests.support.serving import serving
@@ -68,8 +68,8 @@ def test_a_wrong_request_of_an_executor_is_noticed(
 
 
 async def test_each_server_that_stands_for_a_coordinator_hands_requests_over() -> None:
-    async with coordinator() as desk, serving(RecordingCoordinator()) as url, FaultProxy(url) as proxy:
-        for address in (desk.server.url, url, proxy.url):
+    async with embedded_coordinator() as coordinator, serving(RecordingCoordinator()) as url, FaultProxy(url) as proxy:
+        for address in (coordinator.server.url, url, proxy.url):
             async with CoordinatorApi(address) as api:
                 with contextlib.suppress(Refused):
                     await api.deliver(PATH, EMPTY)

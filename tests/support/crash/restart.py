@@ -17,7 +17,7 @@ from tests.support.crash.runner_program import WRITE_COUNT_PREFIX
 from tests.support.crash.scenario import REFUSED, TERMINAL, TIMINGS, Scenario, ScenarioContext
 from tests.support.ends import ends_told
 from tests.support.proxy import TERMINAL_REPORT
-from tests.support.runner import bench, waiter
+from tests.support.runner import open_system, waiter
 
 SESSION_STATUS_BY_RUN = {"completed": "finished", "failed": "failed", "stopped": "stopped"}
 """For a session with one run: its status by that of the run."""
@@ -51,10 +51,10 @@ async def open_context(scenario: Scenario, folder: Path, fork_server: ForkServer
     (folder / "state").mkdir()
     shared = folder.parent
     async with (
-        bench(folder, TIMINGS, agents_dir=shared / "agents", scripts_dir=shared / "scripts") as desk,
+        open_system(folder, TIMINGS, agents_dir=shared / "agents", scripts_dir=shared / "scripts") as system,
         waiter(folder) as command,
     ):
-        context = ScenarioContext(scenario, folder, fork_server, desk, command)
+        context = ScenarioContext(scenario, folder, fork_server, system, command)
         try:
             yield context
         finally:
@@ -124,7 +124,7 @@ async def defects_after_restart(context: ScenarioContext) -> list[str]:
 
 async def _expected(context: ScenarioContext, run: RunCreated, journal: JournalContent) -> Expected:
     """Derive the expectation from the journal and the coordinator's status when the runner was killed."""
-    status = (await context.desk.api.run(run.run_id)).status
+    status = (await context.system.api.run(run.run_id)).status
     steps = journal.steps_of_run(run.run_id)
     if status in TERMINAL:
         return Expected(frozenset({status}))
@@ -140,8 +140,8 @@ async def _expected(context: ScenarioContext, run: RunCreated, journal: JournalC
 
 
 async def _defects_at_the_coordinator(context: ScenarioContext, created: RunCreated, expected: Expected) -> list[str]:
-    run = await context.desk.api.run(created.run_id)
-    ends = await ends_told(context.desk.server.url, created)
+    run = await context.system.api.run(created.run_id)
+    ends = await ends_told(context.system.server.url, created)
     reports = context.proxy.calls_for("POST", TERMINAL_REPORT)
     if reports and all(call.status == REFUSED for call in reports):
         # The coordinator has failed the run itself when the runner deregistered.
@@ -157,19 +157,19 @@ async def _defects_at_the_coordinator(context: ScenarioContext, created: RunCrea
 
 
 async def _defects_of_command(context: ScenarioContext, created: RunCreated, status: str) -> list[str]:
-    session_status = await context.desk.api.session_status(created.session_id)
+    session_status = await context.system.api.session_status(created.session_id)
     if session_status != SESSION_STATUS_BY_RUN.get(status):
         return [f"the run is {status}, and its session is {session_status}"]
     if context.executions > 1 and not context.scenario.retries_interrupted:
         return [f"its command was executed {context.executions} times"]
     if status != "completed":
         return []
-    result = await context.desk.result(created)
+    result = await context.system.result(created)
     return [] if result == {"done": "go"} else [f"its result is {result}"]
 
 
 async def _defects_of_session(context: ScenarioContext) -> list[str]:
-    status = await context.desk.api.session_status(context.run.session_id)
+    status = await context.system.api.session_status(context.run.session_id)
     return [] if status in SESSION_STATUS_BY_RUN.values() else [f"its session is {status}"]
 
 

@@ -17,7 +17,7 @@ from tests.support.crash.journal_files import JournalContent, read_journal
 from tests.support.crash.kill_points import NEVER, KillPoint
 from tests.support.program import environment
 from tests.support.proxy import TERMINAL_REPORT
-from tests.support.runner import Bench, Waiter
+from tests.support.runner import System, Waiter
 
 TIMINGS = Timings(poll_timeout_s=5, heartbeat_interval_s=60, stale_after_s=0.01)
 """Every runner counts as stale at once, so that the coordinator accepts its successor. Nothing else depends on it."""
@@ -51,11 +51,11 @@ class ScenarioContext:
     """The environment of one scenario, and what a scenario can do in it."""
 
     def __init__(
-        self, scenario: "Scenario", folder: Path, fork_server: ForkServer, desk: Bench, command: Waiter
+        self, scenario: "Scenario", folder: Path, fork_server: ForkServer, system: System, command: Waiter
     ) -> None:
         self.scenario = scenario
-        self.desk = desk
-        self.proxy = desk.proxy
+        self.system = system
+        self.proxy = system.proxy
         self.command = command
         self.count_file = folder / "count"
         self.state_dir = folder / "state"
@@ -84,17 +84,17 @@ class ScenarioContext:
         request = RunRequest(
             type="start_session", agent_name=scenario.agent, parameters=parameters, project_dir=scenario.project_dir
         )
-        self.runs.append(await self.desk.api.create_run(request))
+        self.runs.append(await self.system.api.create_run(request))
 
     async def resume(self, steps: Steps) -> None:
         request = RunRequest(type="resume_session", session_id=self.run.session_id, parameters={"steps": steps})
-        self.runs.append(await self.desk.api.create_run(request))
+        self.runs.append(await self.system.api.create_run(request))
 
     async def stop(self) -> None:
-        await self.desk.api.stop_run(self.run.run_id)
+        await self.system.api.stop_run(self.run.run_id)
 
     async def stop_session(self) -> None:
-        async with httpx.AsyncClient(base_url=self.desk.server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self.system.server.url, trust_env=False) as http:
             (await http.post(f"/sessions/{self.run.session_id}/stop")).raise_for_status()
 
     def start(self, point: KillPoint, *, with_faults: bool) -> None:
@@ -109,7 +109,7 @@ class ScenarioContext:
 
     async def status(self) -> str:
         """Return the status of the first run at the coordinator."""
-        return (await self.desk.api.run(self.run.run_id)).status
+        return (await self.system.api.run(self.run.run_id)).status
 
     async def wait_for_status(self, status: str) -> None:
         async def has_it() -> bool:
@@ -123,7 +123,7 @@ class ScenarioContext:
         async def are_reported() -> bool:
             if any(call.status == REFUSED for call in self.proxy.calls_for("POST", TERMINAL_REPORT)):
                 return True
-            statuses = [(await self.desk.api.run(run.run_id)).status for run in self.runs]
+            statuses = [(await self.system.api.run(run.run_id)).status for run in self.runs]
             return TERMINAL.issuperset(statuses)
 
         await self.proxy.wait_until(are_reported, "the end of the runs")
