@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from fsm_runner.errors import UsageError
+
 app = typer.Typer(
     help="Check and draw the machines in specs/, and print the schema of the format.", no_args_is_help=True
 )
@@ -38,14 +40,15 @@ def diagram(
         typer.Argument(metavar="[FILE]", help="A spec file, or the name of a built-in one. [run]", show_default=False),
     ] = "run",
     form: Annotated[
-        str | None,
+        str,
         typer.Option(
             "--format",
             "-f",
             metavar="FORMAT",
             help="mermaid, markdown, tables, svg, png, dot, plantuml, scxml or xstate. [mermaid]",
+            show_default=False,
         ),
-    ] = None,
+    ] = "mermaid",
     brief: Annotated[
         bool, typer.Option("--brief", help="One arrow from state to state, and one ✗ on it for all failures.")
     ] = False,
@@ -60,8 +63,8 @@ def diagram(
     """Draw the machine that a spec declares, or convert it for other tools."""
     from fsm_runner.cli.machine_diagram import check_document, draw
 
-    raise typer.Exit(
-        draw(file, form, output, brief=brief)
-        if check is None
-        else check_document(file, form, output, check, brief=brief)
-    )
+    if check is None:
+        raise typer.Exit(draw(file, form, output, brief=brief))
+    if output is not None:
+        raise UsageError("--check and --output cannot be used together")
+    raise typer.Exit(check_document(file, form, check, brief=brief))
