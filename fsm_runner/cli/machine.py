@@ -9,6 +9,7 @@ from fsm_runner.errors import UsageError
 app = typer.Typer(
     help="Check and draw the machines in specs/, and print the schema of the format.", no_args_is_help=True
 )
+_FORMATS = "mermaid, markdown, tables, svg, png, dot, plantuml, scxml or xstate"
 
 
 @app.command()
@@ -40,14 +41,7 @@ def diagram(
         typer.Argument(metavar="[FILE]", help="A spec file, or the name of a built-in one. [run]", show_default=False),
     ] = "run",
     form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help="mermaid, markdown, tables, svg, png, dot, plantuml, scxml or xstate. [mermaid]",
-            show_default=False,
-        ),
+        str, typer.Option("--format", "-f", metavar="FORMAT", help=f"{_FORMATS}. [mermaid]", show_default=False)
     ] = "mermaid",
     brief: Annotated[
         bool, typer.Option("--brief", help="One arrow from state to state, and one ✗ on it for all failures.")

@@ -1,6 +1,7 @@
 """`fsm-runner machine check`."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from fsm_runner.cli.output import show
@@ -14,14 +15,11 @@ from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 
 def own_specs() -> dict[str, Path]:
     """Return the program's own specs by name. Paths below the working directory are relative."""
-    return {path.stem: _short(path) for path in find_all("specs/*.toml").values()}
-
-
-def _short(path: Path) -> Path:
-    try:
-        return path.relative_to(Path.cwd())
-    except (ValueError, OSError):  # it is elsewhere, or the working directory was removed
-        return path
+    own = {path.stem: path for path in find_all("specs/*.toml").values()}
+    with suppress(OSError):  # the working directory was removed
+        here = Path.cwd()
+        return {name: path.relative_to(here) if path.is_relative_to(here) else path for name, path in own.items()}
+    return own
 
 
 def find_spec(file: str) -> Path:
@@ -45,16 +43,13 @@ def check_specs(files: Iterable[str]) -> int:
     own = own_specs()
     if missing := ACTOR_INTERFACES.keys() - own.keys():
         raise UsageError(f"neither a home nor the package has specs/{min(missing)}.toml")
-    paths = [find_spec(file) for file in files] or list(own.values())
-    defects = [defect for path in paths for defect in _defects_of(path, is_own=path in own.values())]
+    defects: list[Defect] = []
+    for path in [find_spec(file) for file in files] or own.values():
+        try:
+            source = read(path)
+            defects += check(source, ACTOR_INTERFACES.get(path.stem if path in own.values() else source.spec.name))
+        except SpecError as error:
+            defects += error.defects
     for defect in defects:
         show(defect)
     return EXIT_FAILED if defects else EXIT_OK
-
-
-def _defects_of(path: Path, *, is_own: bool) -> tuple[Defect, ...]:
-    try:
-        source = read(path)
-    except SpecError as error:
-        return error.defects
-    return check(source, ACTOR_INTERFACES.get(path.stem if is_own else source.spec.name))

@@ -37,9 +37,7 @@ def _problems(file: SpecFile, interface: ActorInterface | None) -> Iterator[Prob
     context = RuleContext(file.spec, interface, damaged_states)
     for rule in RULES:
         if damaged_parts.isdisjoint(rule.needs_whole):
-            for problem in rule.find(context):
-                if not _is_damaged(problem.path, file.damaged):
-                    yield problem
+            yield from (problem for problem in rule.find(context) if not _is_damaged(problem.path, file.damaged))
 
 
 def _is_damaged(path: Path, damaged: frozenset[Path]) -> bool:

@@ -5,9 +5,9 @@ state are the actor's business (`fsm_runner/runtime/actors/actor.py`).
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import NamedTuple
 
 import transitions
@@ -35,9 +35,7 @@ class Answer(Enum):
     """The reaction of a state to an event."""
 
     TAKEN = "taken"
-    """The machine took a transition."""
     IGNORED = "ignored"
-    """Nothing changed."""
     REJECTED = "rejected"
     """Nothing changed, and the sender of the event should learn that."""
 
@@ -135,8 +133,8 @@ def _library_transition(transition: Transition) -> dict[str, object]:
         "trigger": _trigger(transition.event),
         "source": list(transition.sources),
         "dest": transition.to,
-        "conditions": None if transition.guard is None else _guard(transition.guard),
-        "before": None if transition.decides is None else _decision(transition.decides, transition.provisional),
+        "conditions": [partial(_holds, transition.guard)] if transition.guard is not None else [],
+        "before": [partial(_decide, transition)] if transition.decides is not None else [],
     }
 
 
@@ -145,15 +143,12 @@ def _trigger(event: str) -> str:
     return f"on {event}"
 
 
-def _guard(name: str) -> Callable[[Model], bool]:
-    if name.startswith(OUTCOME_GUARD):
-        return lambda model: model.outcome == name.removeprefix(OUTCOME_GUARD)
-    return lambda model: name in model.facts
+def _holds(guard: str, model: Model) -> bool:
+    if guard.startswith(OUTCOME_GUARD):
+        return model.outcome == guard.removeprefix(OUTCOME_GUARD)
+    return guard in model.facts
 
 
-def _decision(outcome: str, provisional: bool) -> Callable[[Model], None]:
-    def decide(model: Model) -> None:
-        if model.outcome is None:
-            model.outcome, model.provisional = outcome, provisional
-
-    return decide
+def _decide(transition: Transition, model: Model) -> None:
+    if model.outcome is None:
+        model.outcome, model.provisional = transition.decides, transition.provisional

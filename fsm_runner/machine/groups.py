@@ -78,11 +78,10 @@ class Hierarchy:
             yield from (event for event in events if self.answering(name, event) == group)
 
     def _transition(self, way: Transition) -> Transition:
-        sources = dict.fromkeys(state for source in way.sources for state in self._sources(source, way.event))
-        return msgspec.structs.replace(way, source=tuple(sources))
-
-    def _sources(self, source: str, event: str) -> Iterator[str]:
-        if source in self._spec.groups:
-            yield from (name for name in self.members[source] if self.answering(name, event) == source)
-        else:
-            yield source
+        sources = (
+            name
+            for source in way.sources
+            for name in self.members.get(source, (source,))
+            if name == source or self.answering(name, way.event) == source
+        )
+        return msgspec.structs.replace(way, source=tuple(dict.fromkeys(sources)))

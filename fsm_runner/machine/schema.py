@@ -11,8 +11,6 @@ import msgspec
 
 from fsm_runner.machine import spec
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
 
 @functools.cache
 def schema() -> dict[str, Any]:
@@ -24,7 +22,8 @@ def schema() -> dict[str, Any]:
         descriptions = _field_docs(form)
         for field in msgspec.structs.fields(form):
             definition["properties"][field.encode_name]["description"] = descriptions[field.name]
-    return {"$schema": _DIALECT, "title": "Machine of fsm-runner", **generated}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": "Machine of fsm-runner", **generated}
 
 
 def schema_text() -> str:

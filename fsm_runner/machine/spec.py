@@ -15,10 +15,6 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 """Text on one line that is not blank, which may contain spaces. `check` refuses other text."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-
-Tone = Literal["good", "bad", "neutral"]
-
 OUTCOME_GUARD = "outcome_is_"
 """A guard of this name with an outcome behind it holds if that outcome has been decided."""
 
@@ -30,7 +26,7 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Retry(_Form, frozen=True, kw_only=True):
     """Retries of a failed activity. Each wait is random, below a bound that doubles."""
 
-    times: Count
+    times: Annotated[int, msgspec.Meta(ge=1)]
     """Number of retries."""
     base_s: Seconds
     """Bound of the first wait, in seconds."""
@@ -65,7 +61,7 @@ class State(_Form, frozen=True, kw_only=True):
     """Whether the machine ends here."""
     outcome: Name | None = None
     """For a final state: how the run, session or runner ended."""
-    tone: Tone | None = None
+    tone: Literal["good", "bad", "neutral"] | None = None
     """For a final state: whether this end is a success, a failure, or neither. It colours diagrams."""
 
     @property
@@ -136,8 +132,7 @@ class Spec(_Form, frozen=True, kw_only=True):
 
 
 class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
-    """The names that a spec for an actor may use, or must use: events, tags and outcomes have to be the same on both
-    sides."""
+    """The names that an actor's spec may use. Its events, tags and outcomes must be exactly those of the actor."""
 
     name: str = ""
     """The name of the machine; empty if any will do."""
@@ -155,5 +150,4 @@ class ActorInterface(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def guards(self) -> frozenset[str]:
-        """All names that `guard` may have."""
         return self.facts | {f"{OUTCOME_GUARD}{outcome}" for outcome in self.outcomes}

@@ -43,8 +43,8 @@ def _indexed(text: str) -> dict[Path, int]:
             for length in range(1, len(table) + 1):
                 lines.setdefault(table[:length], number)
         else:
-            _note(lines, table, content, number)
-            _note_elements(lines, table, statement, content, number)
+            for path, offset in _offsets(statement, content):
+                lines.setdefault((*table, *path), number + offset)
     return lines
 
 
@@ -83,30 +83,29 @@ def _header(content: dict[str, Any], tables_in: Counter[Path]) -> Path:
     return path
 
 
-def _note(lines: dict[Path, int], at: Path, value: Any, number: int) -> None:
-    """Note the line of a value and of everything in it, unless they have one."""
-    lines.setdefault(at, number)
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _note(lines, (*at, key), inner, number)
+def _offsets(statement: list[str], content: dict[str, Any]) -> Iterator[tuple[Path, int]]:
+    """Yield each path in a statement, and on which of its lines it begins, counted from 0.
 
-
-def _note_elements(
-    lines: dict[Path, int], table: Path, statement: list[str], content: dict[str, Any], number: int
-) -> None:
-    """Note the line of each element of a list.
-
-    If the list has several lines, the lines so far and a closing bracket are a list again wherever an element has
-    ended. The next element starts on the line after that.
+    If a list has several lines, the lines so far and a closing bracket are a list again wherever an element has ended.
+    The next element starts on the line after that.
     """
-    path, elements = _list_in(content)
+    yield from ((path, 0) for path in _paths(content))
+    list_path, elements = _list_in(content)
     known, after = 0, 0
     for end in range(1, len(statement) + 1):
         so_far = elements if end == len(statement) else _list_in(_parsed([*statement[:end], "]"]) or {})[1]
         if so_far is not None:
             for index in range(known, len(so_far)):
-                _note(lines, (*table, *path, index), so_far[index], number + after)
+                yield from ((path, after) for path in _paths(so_far[index], (*list_path, index)))
             known, after = len(so_far), end
+
+
+def _paths(value: Any, at: Path = ()) -> Iterator[Path]:
+    """Yield the path of a value and of everything in it, outside lists."""
+    yield at
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, (*at, key))
 
 
 def _list_in(content: dict[str, Any]) -> tuple[Path, list[Any] | None]:

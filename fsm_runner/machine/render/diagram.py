@@ -1,6 +1,6 @@
 """The parts of a drawing that all formats share: nodes, boxes and arrows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -119,12 +119,12 @@ def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
     nodes = {name: Node(ids[name], name, state, tone(state), name in main) for name, state in states.items()}
     groups_around = {name: hierarchy.ancestors(name) for name in names}
     # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
-    inward = (source for way in spec.transitions for source in way.sources if source in groups_around[way.to])
-    names_of_marks = {group: f"any of {group}" for group in inward}
-    ids_of_marks = identifiers(names_of_marks.values(), taken=ids.values())
+    starts = (source for way in spec.transitions for source in way.sources if source in groups_around[way.to])
+    inward = dict.fromkeys(starts)
+    ids_of_marks = identifiers((f"any of {group}" for group in inward), taken=ids.values())
     marks = {
-        group: Node(ids_of_marks[name], name, State(), Tone.ANY, is_main=False)
-        for group, name in names_of_marks.items()
+        group: Node(id_, name, State(), Tone.ANY, is_main=False)
+        for group, (name, id_) in zip(inward, ids_of_marks.items(), strict=True)
     }
 
     def members(group: str | None) -> tuple[Node | Box, ...]:
@@ -158,6 +158,17 @@ def _merged(arrows: Iterable[Arrow]) -> Iterator[Arrow]:
         yield same[0]._replace(labels=tuple(sorted(dict.fromkeys(brief), key=lambda it: list(Kind).index(it.kind))))
 
 
+def nested_lines(box: Box, declaration: Callable[[Node | Box], str]) -> Iterator[str]:
+    """Yield a line for each member of a box. The members of a box in it are indented, between braces."""
+    for member in box.members:
+        if isinstance(member, Box):
+            yield f"{declaration(member)} {{"
+            yield from (f"    {line}" for line in nested_lines(member, declaration))
+            yield "}"
+        else:
+            yield declaration(member)
+
+
 def tone(state: State) -> Tone:
     if state.final:
         return Tone(state.tone or Tone.NEUTRAL)
@@ -166,11 +177,7 @@ def tone(state: State) -> Tone:
 
 def is_failure(state: State, transition: Transition) -> bool:
     """Return whether the transition is taken when the state's activity fails or has not ended in time."""
-    return (
-        state.invoke is not None
-        and transition.event in (state.on_error, state.on_timeout)
-        and transition.event != state.on_done
-    )
+    return state.invoke is not None and transition.event in {state.on_error, state.on_timeout} - {state.on_done}
 
 
 def outside_in(spec: Spec) -> Iterator[str]:

@@ -73,15 +73,11 @@ def _members(box: Box, anchored: set[str]) -> Iterator[str]:
         yield f'    graph [margin=10, style="rounded,filled", {_colours(LIGHT.box)}]'
         yield from (f"    {line}" for line in _members(member, anchored))
         if member.id in anchored:
-            yield from (f"    {line}" for line in _anchor(member))
+            # The arrows of a box start at an invisible node below all members, so that they leave the box downwards.
+            yield f'    {_anchor_id(member.id)} [shape=point, style=invis, width=0.01, height=0.01, label=""]'
+            for node in (item for item in member.walk() if isinstance(item, Node)):
+                yield f"    {node.id} -> {_anchor_id(member.id)} [style=invis, weight={3 if node.is_main else 0}]"
         yield "}"
-
-
-def _anchor(box: Box) -> Iterator[str]:
-    """Yield an invisible node below all members: where the arrows of a box start, so that they leave it downwards."""
-    yield f'{_anchor_id(box.id)} [shape=point, style=invis, width=0.01, height=0.01, label=""]'
-    for node in (item for item in box.walk() if isinstance(item, Node)):
-        yield f"{node.id} -> {_anchor_id(box.id)} [style=invis, weight={3 if node.is_main else 0}]"
 
 
 def _anchor_id(box: str) -> str:
@@ -107,9 +103,8 @@ def _arrow(arrow: Arrow, *, starts_at_box: bool) -> str:
     # Labels on the main path are bold, so they are wider.
     label = f"label={_table(lines, LABEL_FONT_PX * (1.1 if arrow.kind is Kind.MAIN else 1), LABEL_LINE_PX)}"
     style = f'color="{colour}", fontcolor="{colour}", {_ARROW_STYLES[arrow.kind]}'
-    if starts_at_box:
-        return f"{_anchor_id(arrow.source)} -> {arrow.target} [ltail=cluster_{arrow.source}, {label}, {style}"
-    return f"{arrow.source} -> {arrow.target} [{label}, {style}"
+    start, tail = (_anchor_id(arrow.source), f"ltail=cluster_{arrow.source}, ") if starts_at_box else (arrow.source, "")
+    return f"{start} -> {arrow.target} [{tail}{label}, {style}"
 
 
 def _table(lines: list[str], font_px: float, line_px: int) -> str:

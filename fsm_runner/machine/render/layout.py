@@ -37,9 +37,8 @@ def lay_out(source: str, form: str, options: str = "") -> bytes:
         raise LayoutError(f"Graphviz cannot be started: {error}") from error
     if done.returncode != 0:
         how = f"exit code {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
-        raise LayoutError(
-            f"Graphviz could not lay out the machine: {done.stderr.decode(errors='replace').strip()} ({how})"
-        )
+        reason = done.stderr.decode(errors="replace").strip()
+        raise LayoutError(f"Graphviz could not lay out the machine: {reason} ({how})")
     return done.stdout
 
 

@@ -10,7 +10,9 @@ from fsm_runner.machine.render.text import FAILURE_MARK, duration, one_line, ret
 from fsm_runner.machine.spec import Spec, State
 
 _CODE_SPAN = re.compile(r"((?<!`)`[\w./:= -]+`(?!`))")
-_MARKUP = frozenset("\\`*[]<>|~&$#")
+# An underscore between letters or digits marks no emphasis.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~&$#]|(?<![^\W_])_|_(?![^\W_])")
+_MARKUP_OF_A_LINE = re.compile(r"^([0-9]*)([-+=.)])")
 
 
 def markdown(spec: Spec, *, brief: bool = False) -> str:
@@ -46,19 +48,13 @@ def _state_row(name: str, state: State) -> tuple[str, ...]:
         f"**{prose(name)}**" if state.final else prose(name),
         prose(state.doc),
         code(state.invoke),
-        _limit(state),
+        duration(state.timeout_s) if isinstance(state.timeout_s, int | float) else code(state.timeout_s),
         "" if state.retry is None else retries(state.retry),
         _codes(state.ignore),
         _codes(state.reject),
         _codes(state.tags),
         f"{code(state.outcome)} ({state.tone})" if state.outcome is not None and state.tone else code(state.outcome),
     )
-
-
-def _limit(state: State) -> str:
-    if state.timeout_s is None:
-        return ""
-    return code(state.timeout_s) if isinstance(state.timeout_s, str) else duration(state.timeout_s)
 
 
 def _transition_rows(spec: Spec) -> Iterator[tuple[str, ...]]:
@@ -86,21 +82,8 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def prose(text: str) -> str:
     """Return text that Markdown shows as it is, but for words in backticks, in a paragraph or in a table."""
     parts = _CODE_SPAN.split(one_line(text))
-    plain = "".join(part if index % 2 else _with_escapes(part) for index, part in enumerate(parts))
-    head = plain.lstrip("0123456789")
-    return plain[: len(plain) - len(head)] + "\\" + head if head[:1] in tuple("-+=.)") else plain
-
-
-def _with_escapes(text: str) -> str:
-    return "".join(
-        f"\\{char}" if char in _MARKUP or (char == "_" and not _is_in_word(text, index)) else char
-        for index, char in enumerate(text)
-    )
-
-
-def _is_in_word(text: str, index: int) -> bool:
-    """Return whether the underscore is between letters or digits: there it marks no emphasis."""
-    return text[index - 1 : index].isalnum() and text[index + 1 : index + 2].isalnum()
+    plain = "".join(part if index % 2 else _MARKUP.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
+    return _MARKUP_OF_A_LINE.sub(r"\1\\\2", plain)
 
 
 def _codes(names: Iterable[str]) -> str:
@@ -109,9 +92,7 @@ def _codes(names: Iterable[str]) -> str:
 
 def code(text: str | None) -> str:
     """Return the text as a code span, or nothing."""
-    if text is None:
-        return ""
-    plain = one_line(text)
+    plain = one_line(text or "")
     if any(char in plain for char in "`|\\<&"):
         return prose(plain)
     return f"`{plain}`" if plain else ""

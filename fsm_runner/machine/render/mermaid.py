@@ -2,31 +2,24 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Box, Diagram, Tone, diagram
+from fsm_runner.machine.render.diagram import Box, Diagram, Node, Tone, diagram, nested_lines
 from fsm_runner.machine.render.palette import LIGHT
 from fsm_runner.machine.render.text import with_entities
 from fsm_runner.machine.spec import Spec
-
-_INDENT = "    "
 
 
 def mermaid(spec: Spec, *, brief: bool = False) -> str:
     """Return the text of a `stateDiagram-v2`."""
     drawing = diagram(spec, brief=brief)
-    body = (*_states(drawing.root), *_arrows(drawing), *_styles(drawing))
-    return "\n".join(("stateDiagram-v2", *(_INDENT + line for line in body), ""))
+    # All states come before the arrows: Mermaid puts a state into the box that names it first.
+    body = (*nested_lines(drawing.root, _declaration), *_arrows(drawing), *_styles(drawing))
+    return "\n".join(("stateDiagram-v2", *(f"    {line}" for line in body), ""))
 
 
-def _states(box: Box) -> Iterator[str]:
-    """Yield the members of a box, before all arrows: Mermaid puts a state into the box that names it first."""
-    for member in box.members:
-        name = member.id if member.id == member.name else f'"{_text(member.name)}" as {member.id}'
-        if isinstance(member, Box):
-            yield f"state {name} {{"
-            yield from (_INDENT + line for line in _states(member))
-            yield "}"
-        else:
-            yield name if name == member.id else f"state {name}"
+def _declaration(member: Node | Box) -> str:
+    if member.id != member.name:
+        return f'state "{_text(member.name)}" as {member.id}'
+    return member.id if isinstance(member, Node) else f"state {member.id}"
 
 
 def _arrows(drawing: Diagram) -> Iterator[str]:
@@ -36,13 +29,11 @@ def _arrows(drawing: Diagram) -> Iterator[str]:
 
 
 def _styles(drawing: Diagram) -> Iterator[str]:
-    classes = {tone: [node.id for node in drawing.nodes if node.tone is tone] for tone in Tone}
-    for tone, (fill, line, text) in LIGHT.tones.items():
-        if classes[tone]:
-            yield f"classDef {tone} fill:{fill},stroke:{line},color:{text}"
-    for tone, ids in classes.items():
-        if ids:
-            yield f"class {', '.join(ids)} {tone}"
+    ids_by_tone = {tone: ids for tone in Tone if (ids := [node.id for node in drawing.nodes if node.tone is tone])}
+    for tone in ids_by_tone:
+        fill, line, text = LIGHT.tones[tone]
+        yield f"classDef {tone} fill:{fill},stroke:{line},color:{text}"
+    yield from (f"class {', '.join(ids)} {tone}" for tone, ids in ids_by_tone.items())
     # Mermaid cannot style the arrows of a state diagram, so the main path shows in its states.
     if main := [node.id for node in drawing.nodes if node.is_main]:
         yield "classDef main stroke-width:3px"

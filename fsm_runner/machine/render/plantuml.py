@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from fsm_runner.machine.render.diagram import Box, Diagram, Kind, diagram
-from fsm_runner.machine.render.palette import LIGHT, Shade
+from fsm_runner.machine.render.diagram import Box, Diagram, Kind, Node, diagram, nested_lines
+from fsm_runner.machine.render.palette import LIGHT
 from fsm_runner.machine.render.text import with_entities
 from fsm_runner.machine.spec import Spec
 
@@ -13,20 +13,14 @@ _STYLES = {Kind.MAIN: ",thickness=3", Kind.OTHER: "", Kind.FAILURE: ",dashed"}
 def plantuml(spec: Spec, *, brief: bool = False) -> str:
     """Return the text from `@startuml` to `@enduml`."""
     drawing = diagram(spec, brief=brief)
-    lines = ("@startuml", "hide empty description", *_states(drawing.root), *_arrows(drawing), "@enduml", "")
-    return "\n".join(lines)
+    states = nested_lines(drawing.root, _declaration)
+    return "\n".join(("@startuml", "hide empty description", *states, *_arrows(drawing), "@enduml", ""))
 
 
-def _states(box: Box) -> Iterator[str]:
-    for member in box.members:
-        shade = LIGHT.box if isinstance(member, Box) else LIGHT.tones[member.tone]
-        declaration = f'state "{_text(member.name)}" as {member.id} {_colours(shade)}'
-        if isinstance(member, Box):
-            yield f"{declaration} {{"
-            yield from (f"    {line}" for line in _states(member))
-            yield "}"
-        else:
-            yield declaration
+def _declaration(member: Node | Box) -> str:
+    shade = LIGHT.box if isinstance(member, Box) else LIGHT.tones[member.tone]
+    fill, line, text = (colour.removeprefix("#") for colour in shade)
+    return f'state "{_text(member.name)}" as {member.id} #{fill};line:{line};text:{text}'
 
 
 def _arrows(drawing: Diagram) -> Iterator[str]:
@@ -35,11 +29,6 @@ def _arrows(drawing: Diagram) -> Iterator[str]:
         style = f"[{LIGHT.arrows[arrow.kind]}{_STYLES[arrow.kind]}]"
         text = "\\n".join(_text(str(label)) for label in arrow.labels)
         yield f"{arrow.source} -{style}-> {arrow.target} : {text}"
-
-
-def _colours(shade: Shade) -> str:
-    fill, line, text = (colour.removeprefix("#") for colour in shade)
-    return f"#{fill};line:{line};text:{text}"
 
 
 def _text(text: str) -> str:

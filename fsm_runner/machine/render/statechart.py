@@ -32,7 +32,8 @@ class Statechart(NamedTuple):
 
 def statechart(spec: Spec) -> Statechart:
     """Return the parts of a sound machine, with the groups around them."""
-    hierarchy, transitions = Hierarchy(spec), list(zip(spec.transitions, flatten(spec).transitions, strict=True))
+    hierarchy = Hierarchy(spec)
+    transitions = list(zip(spec.transitions, flatten(spec).transitions, strict=True))
     ids = identifiers(outside_in(spec))
     answers_of_groups = {name: _answers_of_group(spec, name) for name in spec.groups}
 

@@ -16,7 +16,7 @@ from fsm_runner.machine.render.dot import (
     node_lines,
 )
 from fsm_runner.machine.render.layout import lay_out
-from fsm_runner.machine.render.palette import DARK, LIGHT, Palette
+from fsm_runner.machine.render.palette import DARK, LIGHT, Palette, Shade
 from fsm_runner.machine.render.text import one_line, xml_escaped
 from fsm_runner.machine.spec import Spec
 
@@ -69,11 +69,10 @@ class _Image:
         self._drawing = drawing
         self._places = {item.name: item for item in layout.objects}
         self._paths = {item.id: item for item in layout.edges}
-        _, _, width, self._height_px = _numbers(layout.bb)
-        self._size_px = (round(width) + 2 * _MARGIN_PX, round(self._height_px) + 2 * _MARGIN_PX)
+        _, _, self._width_px, self._height_px = _numbers(layout.bb)
 
     def text(self) -> str:
-        width, height = self._size_px
+        width, height = (round(length) + 2 * _MARGIN_PX for length in (self._width_px, self._height_px))
         size = f'width="{width}" height="{height}"'
         label = xml_escaped(f"State machine {one_line(self._drawing.root.name)}")
         return "\n".join(
@@ -111,10 +110,9 @@ class _Image:
 
     def _arrows(self) -> Iterator[str]:
         """Yield the arrows, the strongest last and so on top."""
-        arrows = [(f"arrow{number}", arrow.kind) for number, arrow in enumerate(self._drawing.arrows)]
-        for id_, kind in sorted(
-            [("start", self._drawing.start_kind), *arrows], key=lambda it: -list(Kind).index(it[1])
-        ):
+        arrows = [("start", self._drawing.start_kind)]
+        arrows += ((f"arrow{number}", arrow.kind) for number, arrow in enumerate(self._drawing.arrows))
+        for id_, kind in sorted(arrows, key=lambda it: list(Kind).index(it[1]), reverse=True):
             # Graphviz writes `e,TIP START CONTROL CONTROL POINT …`; the curve ends where the arrowhead begins.
             tip, *points = (self._point(*_numbers(part.removeprefix("e,"))) for part in self._paths[id_].pos.split())
             start, *curve = (f"{x} {y}" for x, y in points)
@@ -160,12 +158,11 @@ def _colours(palette: Palette) -> str:
         f".page {{ fill: {palette.background}; }}",
         f".label {{ stroke: {palette.background}; }}",
         f".start {{ fill: {palette.arrows[Kind.MAIN]}; }}",
-        f".box rect {{ fill: {palette.box.fill}; stroke: {palette.box.line}; }}",
-        f".box text {{ fill: {palette.box.text}; }}",
     ]
-    for tone, shade in palette.tones.items():
-        rules.append(f".{tone} rect {{ fill: {shade.fill}; stroke: {shade.line}; }}")
-        rules.append(f".{tone} text {{ fill: {shade.text}; }}")
+    shades: list[tuple[str, Shade]] = [("box", palette.box), *palette.tones.items()]
+    for name, shade in shades:
+        rules.append(f".{name} rect {{ fill: {shade.fill}; stroke: {shade.line}; }}")
+        rules.append(f".{name} text {{ fill: {shade.text}; }}")
     for kind, colour in palette.arrows.items():
         rules.append(f"path.{kind} {{ stroke: {colour}; }}")
         rules.append(f"polygon.{kind}, .label.{kind} {{ fill: {colour}; }}")

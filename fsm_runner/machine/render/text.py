@@ -45,10 +45,7 @@ _PLAIN = re.compile(
 
 
 def with_entities(text: str, entity: str) -> str:
-    """Return a text with an entity for each character that a language could interpret.
-
-    `entity` is the format of an entity, for the number of the character.
-    """
+    """Return a text with `entity`, formatted with its number, for each character that a language could interpret."""
     return _PLAIN.sub(lambda found: entity.format(ord(found[1])) if found[1] else found[0], one_line(text))
 
 
@@ -79,6 +76,6 @@ def retries(retry: Retry) -> str:
 
 def limits(state: State) -> str:
     """Return the time limit and the number of retries in a few words: `2 min, 3 retries`."""
-    limit = "" if state.timeout_s is None else f"{duration(state.timeout_s)}"
+    limit = "" if state.timeout_s is None else duration(state.timeout_s)
     again = "" if state.retry is None else retries(state.retry).partition(",")[0]
     return ", ".join(part for part in (limit, again) if part)

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import msgspec
+
 from fsm_runner.machine.render.statechart import Part, statechart
 from fsm_runner.machine.spec import Group, Spec, State, Transition
 
@@ -35,9 +37,8 @@ def _node(part: Part, ids: dict[str, str], initial: str) -> dict[str, Any]:
         meta: dict[str, Any] = {"reject": value.reject}
     else:
         node |= _work(value, targets)
-        meta = {"reject": value.reject, "outcome": value.outcome, "tone": value.tone}
-        if value.retry is not None:
-            meta["retry"] = {"times": value.retry.times, "base_s": value.retry.base_s, "cap_s": value.retry.cap_s}
+        retry = None if value.retry is None else msgspec.structs.asdict(value.retry)
+        meta = {"reject": value.reject, "outcome": value.outcome, "tone": value.tone, "retry": retry}
     # An empty transition overrides that of the group.
     node["on"] = {event: ways or {} for event, ways in targets.items()}
     node["meta"] = _present(meta)
@@ -59,14 +60,11 @@ def _work(state: State, targets: dict[str, Any]) -> dict[str, Any]:
 
 
 def _transition(way: Transition, source: Part, ids: dict[str, str]) -> dict[str, Any]:
-    decides = None
-    if way.decides is not None:
-        params = {"outcome": way.decides, **({"provisional": True} if way.provisional else {})}
-        decides = {"type": "decide", "params": params}
-    again = {"reenter": True} if way.to == source.name else {}
-    return _present(
-        {"target": f"#{ids[way.to]}", "guard": way.guard, **again, "actions": decides, "description": way.doc}
-    )
+    params = _present({"outcome": way.decides, "provisional": way.provisional or None})
+    decides = {"type": "decide", "params": params} if params else None
+    again = way.to == source.name or None
+    fields = {"target": f"#{ids[way.to]}", "guard": way.guard, "reenter": again, "actions": decides}
+    return _present({**fields, "description": way.doc})
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:

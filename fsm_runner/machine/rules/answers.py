@@ -43,9 +43,8 @@ def answer_of_a_group_is_used(context: RuleContext) -> Iterator[Problem]:
         if source in context.spec.groups:
             answers += ((source, event, ("transitions", index)) for index, _ in transitions)
     for group, event, place in answers:
-        members = context.states_of(group)
-        is_known = any(event in context.known_events(context.spec.states[member]) for member in members)
-        if is_known and not any(context.hierarchy.answering(member, event) == group for member in members):
+        applies = any(context.hierarchy.answering(state, event) == group for state in context.states_of(group))
+        if event in context.known_events(group) and not applies:
             message = f"never applies: each member of {quoted(group)} has an answer of its own to {quoted(event)}"
             yield Problem(place, message)
 

@@ -56,9 +56,10 @@ class RuleContext:
         """Return the states that a transition's source contains; none if there is no such state or group."""
         return (source,) if source in self.spec.states else self.hierarchy.members.get(source, ())
 
-    def known_events(self, state: State) -> set[str]:
-        """Return the events that can arrive in this state."""
-        return {*self.declared_events, *state.own_events}
+    def known_events(self, source: str) -> set[str]:
+        """Return the events that can arrive in a state, or in any state of a group."""
+        states = [self.spec.states[name] for name in self.states_of(source)]
+        return {event for state in states for event in (*self.declared_events, *state.own_events)}
 
     def state_problems(self, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
         """Yield a problem if the name is not that of a state."""
@@ -108,14 +109,13 @@ class RuleContext:
             for name, state in self.flat.states.items()
             if not state.final
             and {*state.ignore, *state.reject, *(event for source, event in self.handled if source == name)}
-            <= self.known_events(state)
+            <= self.known_events(name)
         }
 
 
 class Rule(NamedTuple):
     find: Callable[[RuleContext], Iterator[Problem]]
     needs_whole: frozenset[str]
-    """The parts of the spec that must have been decoded completely."""
 
 
 RULES: list[Rule] = []

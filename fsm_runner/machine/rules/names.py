@@ -64,11 +64,8 @@ def transition_has_each_source_once(context: RuleContext) -> Iterator[Problem]:
 def transition_event_is_known(context: RuleContext) -> Iterator[Problem]:
     for index, transition in enumerate(context.spec.transitions):
         for source in transition.sources:
-            names = context.states_of(source)
-            if not names or not context.damaged_states.isdisjoint(names):
-                continue
-            known = {event for name in names for event in context.known_events(context.spec.states[name])}
-            if transition.event not in known:
+            names, known = context.states_of(source), context.known_events(source)
+            if names and context.damaged_states.isdisjoint(names) and transition.event not in known:
                 yield Problem(("transitions", index, "event"), _unknown_event(transition.event, source, known))
 
 
@@ -119,9 +116,8 @@ def _unknown_event(event: str, source: str, known: set[str]) -> str:
 
 
 def _are_different(names: tuple[str, ...], place: Path) -> Iterator[Problem]:
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            yield Problem(place, f"names {quoted(name)} more than once")
+    for name in {name for name in names if names.count(name) > 1}:
+        yield Problem(place, f"names {quoted(name)} more than once")
 
 
 def _names(context: RuleContext) -> Iterator[tuple[Path, str]]:
