@@ -13,7 +13,6 @@ from fsm_runner.util.text import quoted, truncated
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
-_SHOWN_CHARACTERS = 60
 _Value = TypeVar("_Value", str, dict[str, Any], list[Any])
 _Part = TypeVar("_Part", State, Group)
 
@@ -111,14 +110,14 @@ def _shown(raw: Any) -> str:
         return "a table" if isinstance(raw, dict) else "a list"
     if isinstance(raw, bool):
         return str(raw).lower()
-    return truncated(quoted(raw) if isinstance(raw, str) else str(raw), _SHOWN_CHARACTERS)
+    return truncated(quoted(raw) if isinstance(raw, str) else str(raw), limit_chars=60)
 
 
 def _partly_decoded(raw: dict[str, Any], problems: tuple[Problem, ...]) -> Decoded:
     damaged = {problem.path[:length] for problem in problems for length in range(len(problem.path) + 1)}
 
     def value(key: str, form: type[_Value]) -> _Value:
-        return found if isinstance(found := raw.get(key), form) else form()
+        return it if isinstance(it := raw.get(key), form) else form()
 
     def texts(key: str) -> dict[str, str]:
         return {name: doc if isinstance(doc, str) else "" for name, doc in value(key, dict).items() if name}
@@ -130,8 +129,8 @@ def _partly_decoded(raw: dict[str, Any], problems: tuple[Problem, ...]) -> Decod
             for name, table in tables.items()
         }
 
-    ways = value("transitions", list)
-    indices = tuple(index for index in range(len(ways)) if ("transitions", index) not in damaged)
+    found = value("transitions", list)
+    indices = tuple(index for index in range(len(found)) if ("transitions", index) not in damaged)
     spec = Spec(
         name=value("name", str),
         initial=value("initial", str),
@@ -140,6 +139,6 @@ def _partly_decoded(raw: dict[str, Any], problems: tuple[Problem, ...]) -> Decod
         tags=texts("tags"),
         states=parts("states", State),
         groups=parts("groups", Group),
-        transitions=tuple(msgspec.convert(ways[index], Transition) for index in indices),
+        transitions=tuple(msgspec.convert(found[index], Transition) for index in indices),
     )
     return Decoded(spec, problems, indices)

@@ -82,7 +82,7 @@ class Machine:
         used = [transition for transition in spec.transitions if transition.sources]
         self._final = frozenset(name for name, state in spec.states.items() if state.final)
         self._tagged = frozenset((name, tag) for name, state in spec.states.items() for tag in state.tags)
-        self._answers = {(source, way.event): Answer.TAKEN for way in used for source in way.sources}
+        self._answers = {(source, it.event): Answer.TAKEN for it in used for source in it.sources}
         self._causes: dict[tuple[str, str], Cause] = {}
         for name, state in spec.states.items():
             self._answers |= {(name, event): Answer.IGNORED for event in state.ignore}

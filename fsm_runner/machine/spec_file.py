@@ -56,9 +56,7 @@ def read(path: FilePath | str) -> SpecFile:
         lines=lines,
         damaged=frozenset(problem.path for problem in decoded.problems),
         indices=decoded.indices,
-        defects=in_order(
-            Defect(str(path), lines.of(where), place_of(where), message) for where, message in decoded.problems
-        ),
+        defects=in_order(Defect(str(path), lines.of(at), place_of(at), message) for at, message in decoded.problems),
     )
 
 

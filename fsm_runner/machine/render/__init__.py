@@ -15,8 +15,6 @@ from fsm_runner.machine.spec import Spec
 
 __all__ = ["FORMATS", "Format", "LayoutError", "render"]
 
-_PNG_DPI = 144
-
 
 class Format(NamedTuple):
     write: Callable[[Spec, bool], str | bytes]
@@ -31,7 +29,7 @@ FORMATS = {
     "markdown": Format(lambda spec, brief: markdown(spec, brief=brief), fence=""),
     "tables": Format(lambda spec, _: tables(spec), can_be_brief=False, fence=""),
     "svg": Format(lambda spec, brief: svg(spec, brief=brief)),
-    "png": Format(lambda spec, brief: lay_out(dot(spec, brief=brief), "png", f"-Gdpi={_PNG_DPI}")),
+    "png": Format(lambda spec, brief: lay_out(dot(spec, brief=brief), "png", "-Gdpi=144")),
     "dot": Format(lambda spec, brief: dot(spec, brief=brief), fence="dot"),
     "plantuml": Format(lambda spec, brief: plantuml(spec, brief=brief), fence="plantuml"),
     "scxml": Format(lambda spec, _: scxml(spec), can_be_brief=False, fence="xml"),

@@ -119,8 +119,7 @@ def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
     nodes = {name: Node(ids[name], name, state, tone(state), name in main) for name, state in states.items()}
     groups_around = {name: hierarchy.ancestors(name) for name in names}
     # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
-    starts = (source for way in spec.transitions for source in way.sources if source in groups_around[way.to])
-    inward = dict.fromkeys(starts)
+    inward = dict.fromkeys(it for way in spec.transitions for it in way.sources if it in groups_around[way.to])
     ids_of_marks = identifiers((f"any of {group}" for group in inward), taken=ids.values())
     marks = {
         group: Node(id_, name, State(), Tone.ANY, is_main=False)

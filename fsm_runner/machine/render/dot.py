@@ -16,7 +16,6 @@ STATE_FONT_PX, STATE_LINE_PX = 13, 17
 LABEL_FONT_PX, LABEL_LINE_PX = 12, 15
 _LABEL_CHARACTERS = 26
 """A label that is longer continues on the next line."""
-_POINTS_PER_INCH = 72
 
 _HEAD = (
     "graph [compound=true, newrank=true, nodesep=0.15, ranksep=0.3, mclimit=10, searchsize=100]",
@@ -88,7 +87,7 @@ def _node(node: Node) -> str:
     lines = node_lines(node)
     width = max((_text_px(line, STATE_FONT_PX) for line in lines), default=0) + 24
     height = STATE_LINE_PX * max(len(lines), 1) + 12
-    size = f"width={width / _POINTS_PER_INCH:.3f}, height={height / _POINTS_PER_INCH:.3f}"
+    size = f"width={width / 72:.3f}, height={height / 72:.3f}"  # in inches
     label = "<br/>".join(_escaped(line) for line in lines) or " "
     return f"{node.id} [label=<{label}>, {size}, {_colours(LIGHT.tones[node.tone])}]"
 

@@ -9,9 +9,8 @@ from fsm_runner.machine.render.mermaid import mermaid
 from fsm_runner.machine.render.text import FAILURE_MARK, duration, one_line, retries
 from fsm_runner.machine.spec import Spec, State
 
-_CODE_SPAN = re.compile(r"((?<!`)`[\w./:= -]+`(?!`))")
-# An underscore between letters or digits marks no emphasis.
-_MARKUP = re.compile(r"[\\`*\[\]<>|~&$#]|(?<![^\W_])_|_(?![^\W_])")
+# A code span, or a character with a meaning. An underscore between letters or digits has none.
+_MARKUP = re.compile(r"(?<!`)`[\w./:= -]+`(?!`)|([\\`*\[\]<>|~&$#]|(?<![^\W_])_|_(?![^\W_]))")
 _MARKUP_OF_A_LINE = re.compile(r"^([0-9]*)([-+=.)])")
 
 
@@ -81,9 +80,8 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def prose(text: str) -> str:
     """Return text that Markdown shows as it is, but for words in backticks, in a paragraph or in a table."""
-    parts = _CODE_SPAN.split(one_line(text))
-    plain = "".join(part if index % 2 else _MARKUP.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
-    return _MARKUP_OF_A_LINE.sub(r"\1\\\2", plain)
+    escaped = _MARKUP.sub(lambda found: f"\\{found[1]}" if found[1] else found[0], one_line(text))
+    return _MARKUP_OF_A_LINE.sub(r"\1\\\2", escaped)
 
 
 def _codes(names: Iterable[str]) -> str:

@@ -61,7 +61,7 @@ def _work(state: State, targets: dict[str, Any]) -> dict[str, Any]:
 
 def _transition(way: Transition, source: Part, ids: dict[str, str]) -> dict[str, Any]:
     params = _present({"outcome": way.decides, "provisional": way.provisional or None})
-    decides = {"type": "decide", "params": params} if params else None
+    decides = None if way.decides is None else {"type": "decide", "params": params}
     again = way.to == source.name or None
     fields = {"target": f"#{ids[way.to]}", "guard": way.guard, "reenter": again, "actions": decides}
     return _present({**fields, "description": way.doc})

@@ -22,7 +22,7 @@ def declared_event_is_answered(context: RuleContext) -> Iterator[Problem]:
 
 @rule()
 def event_has_one_answer(context: RuleContext) -> Iterator[Problem]:
-    for part, name, key, _, event in context.listed_events:
+    for (part, name, key, _), event in context.listed_events:
         if (name, event) in context.transitions_of:
             yield Problem((part, name, key), f"{quoted(event)} is here, and has a transition")
     for part, name, it in context.states_and_groups:
@@ -35,9 +35,7 @@ def answer_of_a_group_is_used(context: RuleContext) -> Iterator[Problem]:
     if not context.has_only_known_sources:
         return
     answers: list[tuple[str, str, Path]] = [
-        (name, event, ("groups", name, key, index))
-        for part, name, key, index, event in context.listed_events
-        if part == "groups"
+        (place[1], event, place) for place, event in context.listed_events if place[0] == "groups"
     ]
     for (source, event), transitions in context.transitions_of.items():
         if source in context.spec.groups:

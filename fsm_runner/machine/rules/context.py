@@ -29,26 +29,27 @@ class RuleContext:
         # An undeclared event or tag that the actor needs is included: it has a finding of its own.
         self.declared_events = {*spec.events, *self.interface.events}
         self.declared_tags = {*spec.tags, *self.interface.tags}
-        self.handled = {(source, way.event) for way in self.flat.transitions for source in way.sources}
+        flat = [(source, transition) for transition in self.flat.transitions for source in transition.sources]
+        self.handled = {(source, transition.event) for source, transition in flat}
         """Each (state, event) for which the state has a transition, its own or a group's."""
-        self.edges = [(source, way.to) for way in self.flat.transitions for source in way.sources]
+        self.edges = [(source, transition.to) for source, transition in flat]
         """Source and target of each flat transition, whatever its guard."""
         self.states_and_groups: list[tuple[str, str, State | Group]] = [
             *(("states", name, state) for name, state in spec.states.items()),
             *(("groups", name, group) for name, group in spec.groups.items()),
         ]
         self.listed_events = [
-            (part, name, key, index, event)
+            ((part, name, key, index), event)
             for part, name, it in self.states_and_groups
             for key, events in (("ignore", it.ignore), ("reject", it.reject))
             for index, event in enumerate(events)
         ]
-        """The place of each entry of `ignore` or `reject` (`states` or `groups`, name, key, index), and the event."""
+        """The place of each entry of `ignore` or `reject`, and the event."""
         self.transitions_of: dict[tuple[str, str], list[tuple[int, Transition]]] = {}
         """The transitions of each (state or group, event) with their indices, in their order."""
-        for index, way in enumerate(spec.transitions):
-            for source in dict.fromkeys(way.sources):
-                self.transitions_of.setdefault((source, way.event), []).append((index, way))
+        for index, transition in enumerate(spec.transitions):
+            for source in dict.fromkeys(transition.sources):
+                self.transitions_of.setdefault((source, transition.event), []).append((index, transition))
         self.group_problems = list(self._group_problems())
         """The reasons why groups and states do not form a tree. With any, no rule can say what a state inherits."""
 
@@ -93,7 +94,7 @@ class RuleContext:
     @cached_property
     def has_only_known_states(self) -> bool:
         """Whether all transitions join declared states. If not, no rule can say which states are reachable."""
-        return self.has_only_known_sources and all(way.to in self.spec.states for way in self.spec.transitions)
+        return self.has_only_known_sources and all(it.to in self.spec.states for it in self.spec.transitions)
 
     @cached_property
     def checkable_states(self) -> dict[str, State]:

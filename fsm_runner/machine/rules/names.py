@@ -71,14 +71,13 @@ def transition_event_is_known(context: RuleContext) -> Iterator[Problem]:
 
 @rule("events")
 def ignored_event_is_known(context: RuleContext) -> Iterator[Problem]:
-    for part, name, key, index, event in context.listed_events:
+    for place, event in context.listed_events:
+        part, name, *_ = place
         own_events = context.spec.states[name].own_events if part == "states" else ()
         if event in own_events:
-            message = f"this state itself causes {quoted(event)}, which needs a transition"
-            yield Problem((part, name, key, index), message)
+            yield Problem(place, f"this state itself causes {quoted(event)}, which needs a transition")
         elif event not in context.declared_events:
-            known = {*context.declared_events, *own_events}
-            yield Problem((part, name, key, index), _unknown_event(event, name, known))
+            yield Problem(place, _unknown_event(event, name, {*context.declared_events, *own_events}))
     for part, name, it in context.states_and_groups:
         yield from _are_different(it.ignore, (part, name, "ignore"))
         yield from _are_different(it.reject, (part, name, "reject"))

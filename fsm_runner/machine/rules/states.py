@@ -36,9 +36,9 @@ def final_state_has_its_own_fields(context: RuleContext) -> Iterator[Problem]:
 @rule()
 def fields_come_together(context: RuleContext) -> Iterator[Problem]:
     for name, state in context.spec.states.items():
-        for key, needed in _NEEDED.items() if not state.final else ():
+        for key, needed in _NEEDED.items():
             for other in needed:
-                if getattr(state, key) is not None and getattr(state, other) is None:
+                if not state.final and getattr(state, key) is not None and getattr(state, other) is None:
                     yield Problem(("states", name, key), f"needs `{other}`")
     for index, transition in enumerate(context.spec.transitions):
         if transition.provisional and transition.decides is None:
