@@ -49,7 +49,7 @@ def _indexed(text: str) -> dict[Path, int]:
 
 
 def _statements(lines: list[str]) -> Iterator[tuple[int, list[str], dict[str, Any]]]:
-    """Yield the number of its first line, the lines and the content of each statement. Comments are none."""
+    """Yield each statement but comments: the number of its first line, its lines, and its content."""
     start = 0
     for end, line in enumerate(lines, 1):
         if end - start > 1 and not any(closer in line for closer in _CLOSERS):
