@@ -14,10 +14,9 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.executors.interface import EndpointRegistry, Executor
-from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.one_shot import OneShotExecutor
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
-from fsm_runner.executors.program import executor_program
+from fsm_runner.executors.program import Launcher, executor_program
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.open_files import GATEWAY_SHARE, OPEN_FILES
 from fsm_runner.runtime.actors.session_registry import PersistentExecutor, SessionRegistry

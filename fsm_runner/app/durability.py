@@ -9,7 +9,7 @@ import msgspec
 
 from fsm_runner.journal.identity import RunnerIdentity, journal_folder
 from fsm_runner.journal.journal import Journal
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, runner_tag
 from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.runtime.recovery import Sweep
 

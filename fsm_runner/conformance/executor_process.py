@@ -9,8 +9,7 @@ from fsm_runner.conformance.leftovers import LeftoverWatch
 from fsm_runner.conformance.record import Record
 from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.executors.environment import session_variables
-from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import Lifecycle
 from fsm_runner.protocol.wire import Run

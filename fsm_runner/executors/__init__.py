@@ -2,6 +2,6 @@
 
 `interface` is what the run actor calls. Three kinds implement it: `procedural` starts a command or script for each run;
 `one_shot` starts a program that speaks the executor protocol (`messages`) for each run, and `persistent` one for each
-session. `program` resolves the command of such a program and `launcher` starts it; `environment` has the variables of
-all of them; `exit_text` explains how a process ended.
+session. `program` starts such a program. `environment` has the variables of all of them; `exit_text` explains how a
+process ended.
 """

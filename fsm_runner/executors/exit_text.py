@@ -3,7 +3,7 @@
 import signal
 
 from fsm_runner.process.child.capture import BoundedCapture
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import Exit
 from fsm_runner.process.reaping import SIGNAL_CODE_BASE, signal_name
 from fsm_runner.util.error_text import STDERR_MARK, STDOUT_MARK
 

@@ -8,8 +8,8 @@ from loguru import logger
 
 from fsm_runner.executors.exit_text import failure_text
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, SessionEndpoint
-from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line
+from fsm_runner.executors.program import Launcher
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal

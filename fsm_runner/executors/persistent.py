@@ -9,10 +9,10 @@ from loguru import logger
 
 from fsm_runner.executors.exit_text import failure_text, with_output
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
-from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.executors.program import Launcher
+from fsm_runner.process.child.child import Exit
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import StopSignal
 from fsm_runner.reporting.session_channel import SessionChannel

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 
@@ -12,9 +12,8 @@ from fsm_runner.executors.arguments import command_arguments, split_command
 from fsm_runner.executors.environment import session_variables
 from fsm_runner.executors.exit_text import failure_text, with_output
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
-from fsm_runner.process.child.child import Child
+from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.child.executable import not_executable
-from fsm_runner.process.child.exit import Exit
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
 from fsm_runner.protocol.json_text import decode_json, valid_json
@@ -22,6 +21,7 @@ from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.scripts import store
+from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.threads import in_thread
 
 TIME_LIMIT_S = 300.0
@@ -35,10 +35,6 @@ class ProceduralConfig(msgspec.Struct, frozen=True):
     """The time limit of a command, in seconds."""
 
 
-class ScriptSource(Protocol):
-    async def ready(self, name: str) -> None: ...
-
-
 class ProceduralExecutor(msgspec.Struct, frozen=True):
     """Starts the agent's command or script with the run's parameters as arguments."""
 
@@ -47,7 +43,7 @@ class ProceduralExecutor(msgspec.Struct, frozen=True):
     config: ProceduralConfig
     project_dir: Path
     environment: dict[str, str]
-    script_source: ScriptSource
+    script_source: ScriptSync
     launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
 
     def check(self, agent: Agent) -> Path | None:
@@ -149,10 +145,8 @@ class ProceduralExecution(msgspec.Struct, frozen=True):
 def result_data(code: int, ended: Exit) -> JsonObject:
     """Return stdout if it is one JSON object, otherwise an object with the exit code and the output."""
     if not ended.stdout.truncated:
-        try:
+        with suppress(*DECODE_FAULTS):
             return decode_json(valid_json(ended.stdout.bytes()), JsonObject)
-        except DECODE_FAULTS:
-            pass
     return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}
 
 

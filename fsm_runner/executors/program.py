@@ -1,17 +1,22 @@
-"""Resolves how an executor's file is started: directly, or for a script with a PEP 723 header, by an interpreter."""
+"""Starts the program of a protocol executor: directly, or for a script with a PEP 723 header, by an interpreter."""
 
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.executors.environment import executor_environment
+from fsm_runner.executors.environment import executor_environment, session_variables
+from fsm_runner.executors.interface import Assignment, EndpointRegistry, SessionEndpoint
+from fsm_runner.process.child.child import Child
 from fsm_runner.process.child.executable import not_executable
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import RunUser
+from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.scripts.inline_metadata import DISTRIBUTION, extra_for, is_satisfied_here, script_head
 
 UV = "uv"
@@ -59,3 +64,40 @@ def executor_program(
             f"the executor {path} declares its dependencies (PEP 723), which are not installed here{what_to_do}"
         )
     return ExecutorProgram((uv, "run", "--quiet", "--script", str(path)), environment_of(uses_uv=True))
+
+
+class Launcher(msgspec.Struct, frozen=True):
+    """Starts processes of one executor."""
+
+    program: ExecutorProgram
+    endpoints: EndpointRegistry
+    executor_config: JsonObject
+    launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
+
+    def launch(
+        self,
+        assignment: Assignment,
+        channel: SessionChannel,
+        label: str,
+        on_stdout: Callable[[bytes], None] | None = None,
+    ) -> tuple[Child, SessionEndpoint]:
+        """Open an endpoint and start a process, whose stdin is a pipe. `label`: its run or session, for log lines.
+
+        Raises `SpawnFailed`, and then leaves nothing open.
+        """
+        session_id = assignment.run.session_id
+        endpoint = self.endpoints.open(session_id, channel)
+        try:
+            child = Child.start(
+                self.program.command,
+                env={**self.program.environment, **session_variables(session_id, endpoint.url)},
+                cwd=Path(assignment.project_dir),
+                pipe_stdin=True,
+                on_stdout=on_stdout,
+                launch_policy=self.launch_policy,
+                label=label,
+            )
+        except BaseException:
+            endpoint.close()
+            raise
+        return child, endpoint

@@ -1,12 +1,12 @@
 """Child processes: how they start, what they may use, and how every process that they leave behind is ended.
 
 - `child`: `Child` starts a command, captures its output and returns its `Exit` when nothing of it is left.
-- `tree`: the descendants of one child, and how they are found, measured and killed.
+- `tree`: the descendants of one child, and how they are recognized, measured (`tree.usage`) and killed.
 - `leftovers`: processes that an earlier, killed process of the runner has left behind.
 - `limits`: what a run may use, and how the program divides its own file descriptors.
 - `user`: the user that executors run as. `init` and `inherited`: the start of this program itself.
 
-**Tags.** Each child and its descendants carry three tags (`tree.process_tags`, `tree.rlimit_tag`). The *runner tag* in
+**Tags.** Each child and its descendants carry three tags (`tree.process_tree`, `tree.rlimit_tag`). The *runner tag* in
 the environment names the process of the runner that started them, the *tree tag* in the environment names the child's
 tree, and the *rlimit tag* is an unusual value of a resource limit, which remains if a process clears its environment.
 

@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Protocol
 
 
@@ -63,10 +64,8 @@ class ThreadWatch:
 
     def _block(self, pid: int) -> None:
         _block_until_exit(pid)
-        try:
+        with suppress(RuntimeError):  # the loop was closed first
             self._loop.call_soon_threadsafe(self._notice)
-        except RuntimeError:  # the loop was closed first
-            return
 
     def _notice(self) -> None:
         if not self._cancelled:
@@ -83,26 +82,18 @@ class ThreadWatch:
 def watch_exit(pid: int, on_exit: Callable[[], None]) -> ExitWatch:
     """Return the cheapest watch that this system offers. Raises RuntimeError if it offers none."""
     if hasattr(os, "pidfd_open"):
-        try:
+        with suppress(OSError):  # an old kernel, a container's seccomp filter, or no descriptor left
             return PidfdWatch(pid, on_exit)
-        except OSError:  # an old kernel, a container's seccomp filter, or no descriptor left
-            pass
     return ThreadWatch(pid, on_exit)
 
 
 if sys.platform == "darwin" and sys.version_info < (3, 13):  # os.waitid came to macOS with Python 3.13
 
     def _block_until_exit(pid: int) -> None:
-        queue = select.kqueue()
-        try:
-            exit_of_pid = select.kevent(
-                pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD | select.KQ_EV_ONESHOT, select.KQ_NOTE_EXIT
-            )
+        flags = select.KQ_EV_ADD | select.KQ_EV_ONESHOT
+        exit_of_pid = select.kevent(pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)
+        with closing(select.kqueue()) as queue, suppress(ProcessLookupError):  # it is a zombie already
             queue.control([exit_of_pid], 1)
-        except ProcessLookupError:  # it is a zombie already
-            return
-        finally:
-            queue.close()
 
     def has_exited(pid: int) -> bool:
         """Return True if the unreaped child has exited; False also if the system does not report it."""
@@ -111,10 +102,8 @@ if sys.platform == "darwin" and sys.version_info < (3, 13):  # os.waitid came to
 else:
 
     def _block_until_exit(pid: int) -> None:
-        try:
+        with suppress(ChildProcessError):  # SIGCHLD is ignored in this process, so the kernel has reaped it
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:  # SIGCHLD is ignored in this process, so the kernel has reaped it
-            return
 
     def has_exited(pid: int) -> bool:
         """Return True if the unreaped child has exited; False also if the system does not report it."""

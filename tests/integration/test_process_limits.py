@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from fsm_runner.process.child import child as child_module
-from fsm_runner.process.child.child import Child
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.limits import limiter
 from fsm_runner.process.limits.launch_policy import CPU_KILL_S, CPU_SLACK_S, LaunchPolicy
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits

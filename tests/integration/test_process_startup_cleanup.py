@@ -15,7 +15,7 @@ import pytest
 from fsm_runner.process.leftovers import leftover_killer
 from fsm_runner.process.leftovers.startup_cleanup import LeftoversRemain, kill_leftovers
 from fsm_runner.process.tree import procfs
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, runner_tag
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
 from tests.support.children import ENV, HERE
 from tests.support.fifo import Fifo

@@ -16,14 +16,13 @@ import pytest
 
 from fsm_runner.errors import UsageError
 from fsm_runner.process import user
-from fsm_runner.process.child.child import Child
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.leftovers.watchdog import Watchdog
 from fsm_runner.process.limits import launch_policy
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
 from fsm_runner.process.user import (
     RunUser,

@@ -22,7 +22,7 @@ from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.leftovers import watchdog as watchdog_module
 from fsm_runner.process.leftovers import watchdog_program
 from fsm_runner.process.leftovers.watchdog import Watchdog
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.util.retry import RetryPolicy, Waits
@@ -39,7 +39,7 @@ RUNNER = """
 import asyncio, os, sys
 from pathlib import Path
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.leftovers.watchdog import Watchdog
 
 SCRIPT = '''

@@ -20,7 +20,7 @@ from fsm_runner.coordinator_server.scripts import load_scripts
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.procedural import result_data
 from fsm_runner.process.child.capture import BoundedCapture
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import Exit
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.scripts.store import use_script

@@ -28,7 +28,7 @@ from fsm_runner.coordinator_client.pool import ConnectionPool
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.executors.procedural import result_data
 from fsm_runner.process.child.capture import BoundedCapture
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import Exit
 from fsm_runner.protocol import wire
 from fsm_runner.scripts import store
 from tests.support.script_archives import script_command

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.process.child import child as child_module
-from fsm_runner.process.child.child import Child
-from fsm_runner.process.child.exit import Exit
-from fsm_runner.process.tree.process_tags import TREE_TAG_VARIABLE, tree_tag
+from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.tree.process_tree import TREE_TAG_VARIABLE, tree_tag
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.processes import with_environment
 from tests.support.watch import PATIENCE_S

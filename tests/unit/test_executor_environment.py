@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.executors.environment import PASSED_ON, SDK_FOLDER, executor_environment, session_variables
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
-from fsm_runner.process.tree.process_tree import ProcessTree
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, ProcessTree
 from fsm_runner.process.user import RunUser
 
 OWN_FOLDER = str(Path(sys.executable).parent)

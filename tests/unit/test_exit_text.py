@@ -5,7 +5,7 @@ import pytest
 from fsm_runner.diagnostics.redaction import MASK, Redactor
 from fsm_runner.executors.exit_text import TAIL_CHARS, failure_text, with_output
 from fsm_runner.process.child.capture import BoundedCapture
-from fsm_runner.process.child.exit import Exit
+from fsm_runner.process.child.child import Exit
 
 SECRET = "a-secret-of-some-length"
 

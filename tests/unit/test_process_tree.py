@@ -2,8 +2,7 @@
 
 import pytest
 
-from fsm_runner.process.tree.process_tags import TREE_TAG_VARIABLE, own_tree_tag
-from fsm_runner.process.tree.process_tree import ProcessTree
+from fsm_runner.process.tree.process_tree import TREE_TAG_VARIABLE, ProcessTree, own_tree_tag
 from fsm_runner.process.tree.procfs import Process
 
 

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Self
 
-from fsm_runner.process.child.exit import Exit, open_files_text
+import msgspec
+
+from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.child.pipes import ChildOutput, InputPipe
 from fsm_runner.process.child.spawn import spawn, spawn_failed
 from fsm_runner.process.errors import ProcessStuck, SpawnFailed
@@ -19,7 +21,7 @@ from fsm_runner.process.limits.limiter import Limiter
 from fsm_runner.process.limits.limits import ResourceLimits
 from fsm_runner.process.reaping import reap
 from fsm_runner.process.tree.descendant_killer import DescendantKiller
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.process.tree.usage import TreeUsage
 from fsm_runner.process.user import give_pipes
@@ -33,6 +35,22 @@ TERM_GRACE_S = 5.0
 """From SIGTERM to SIGKILL."""
 KILL_GRACE_S = 5.0
 """From SIGKILL until the process counts as stuck."""
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a child ended."""
+
+    code: int
+    """As in a shell: 128 + N if signal N killed it."""
+    signal: str | None
+    stdout: BoundedCapture
+    stderr: BoundedCapture
+    exceeded: str | None = None
+    """The message about the limit that it exceeded, if any."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code == 0 and self.exceeded is None
 
 
 class Child:
@@ -86,15 +104,11 @@ class Child:
         """
         with ExitStack() as undo:
             try:
-                output = ChildOutput(output_limit_bytes, on_stdout)
-                undo.callback(output.close)
-                stdin = InputPipe() if pipe_stdin else None
-                if stdin is not None:
-                    undo.callback(stdin.close)
+                output = undo.enter_context(closing(ChildOutput(output_limit_bytes, on_stdout)))
+                stdin = undo.enter_context(closing(InputPipe())) if pipe_stdin else None
             except OSError as error:
                 raise spawn_failed(error, command, env, cwd) from error
-            descendants = DescendantKiller(env.get(RUNNER_TAG_VARIABLE), label)
-            undo.callback(descendants.close)
+            descendants = undo.enter_context(closing(DescendantKiller(env.get(RUNNER_TAG_VARIABLE), label)))
             stdout, stderr = output.child_ends
             if launch_policy.user is not None:
                 give_pipes(launch_policy.user, [stdout, stderr] + ([stdin.child_end] if stdin else []))
@@ -215,10 +229,9 @@ class Child:
         return ProcessStuck(f"{self} is still there {waited_s:g} s after SIGKILL")
 
     def _signal_group(self, number: signal.Signals) -> None:
-        try:
+        # The group may be empty, or (setuid programs; macOS: only zombies) may not be signalled.
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return  # the group is empty, or (setuid programs; macOS: only zombies) may not be signalled
 
     def _note_output(self) -> None:
         self._limiter.note_output(sum(capture.total_bytes for capture in self.output.captures))
@@ -254,7 +267,7 @@ class Child:
             signal=reaped.signal,
             stdout=stdout,
             stderr=stderr,
-            exceeded=self.exceeded or open_files_text(self._limits, reaped.code, stdout, stderr),
+            exceeded=self.exceeded or _open_files_text(self._limits, reaped.code, stdout, stderr),
         )
         if not self._loop.is_closed():
             self._gone.set_result(ended)
@@ -265,3 +278,17 @@ class Child:
         self.output.close()
         if self._stdin is not None:
             self._stdin.close()
+
+
+def _open_files_text(limits: ResourceLimits, code: int, *outputs: BoundedCapture) -> str | None:
+    """Return the message about the limit of open files if the child's output says that it failed because of it.
+
+    The kernel reports this limit only to the process itself, so there is no better evidence. The text that is searched
+    is the C library's message for EMFILE, which nearly every program uses.
+    """
+    if limits.open_files is None or code == 0:
+        return None
+    for output in outputs:
+        if "too many open files" in (text := output.text()).lower():
+            return f"limit of {limits.open_files:,} open files in a process reached: {text.strip()}"
+    return None

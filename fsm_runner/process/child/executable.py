@@ -27,8 +27,14 @@ def file_defect(file: Path) -> str | None:
     line = b""
     with suppress(OSError), file.open("rb") as script:
         line = script.read(_INTERPRETER_LINE_BYTES).split(b"\n")[0]
-    if (reason := _encoding_defect(file, line)) is not None:
-        return f"{file} {reason}"
+    # A Windows editor may have put an encoding mark before the `#!`, which the kernel does not skip.
+    if line.startswith(BOM_UTF8 + b"#!"):
+        return (
+            f"{file} begins with a byte order mark (UTF-8 BOM), so the system does not see its `#!` line: save it as "
+            rf"UTF-8 without a BOM, or run `sed -i '1s/^\xEF\xBB\xBF//' {file}`"
+        )
+    if line.startswith((BOM_UTF16_LE + b"#\0!\0", BOM_UTF16_BE + b"\0#\0!")):
+        return f"{file} is UTF-16 text, so the system does not see its `#!` line: save it as UTF-8 without a BOM"
     words = line.removeprefix(b"#!").strip(b" \t").replace(b"\t", b" ").split(b" ")
     interpreter = os.fsdecode(words[0])
     if not line.startswith(b"#!") or not interpreter:
@@ -71,15 +77,3 @@ def noexec_mount(file: Path) -> Path | None:
     real = file.resolve()
     mounts = {Path(each.mountpoint) for each in psutil.disk_partitions(all=True)}
     return next(place for place in (real, *real.parents) if place in mounts or place.parent == place)
-
-
-def _encoding_defect(file: Path, line: bytes) -> str | None:
-    """Return the defect if a Windows editor put an encoding mark before the `#!`, which the kernel does not skip."""
-    if line.startswith(BOM_UTF8 + b"#!"):
-        return (
-            "begins with a byte order mark (UTF-8 BOM), so the system does not see its `#!` line: save it as UTF-8 "
-            rf"without a BOM, or run `sed -i '1s/^\xEF\xBB\xBF//' {file}`"
-        )
-    if line.startswith((BOM_UTF16_LE + b"#\0!\0", BOM_UTF16_BE + b"\0#\0!")):
-        return "is UTF-16 text, so the system does not see its `#!` line: save it as UTF-8 without a BOM"
-    return None

@@ -169,7 +169,7 @@ class InputPipe(_Pipe):
         own_end, child_end = reversed(os.pipe())
         super().__init__(own_end, child_end)
         self._lock = asyncio.Lock()
-        self._writable: asyncio.Future[None] | None = None
+        self._writable = asyncio.Event()
 
     async def write(self, data: bytes) -> None:
         """Return when the pipe holds all of `data`. A cancelled write may have written a part.
@@ -184,25 +184,20 @@ class InputPipe(_Pipe):
                 try:
                     rest = rest[os.write(self._fd, rest) :]
                 except BlockingIOError:
-                    await self._wait_until_writable()
+                    await self._wait_until_writable_or_closed()
                 except OSError as error:
                     self.close()
                     raise InputClosed(f"the process has closed its stdin: {error.strerror}") from error
 
-    async def _wait_until_writable(self) -> None:
-        self._writable = self._loop.create_future()
-        self._loop.add_writer(self._fd, self._wake)
+    async def _wait_until_writable_or_closed(self) -> None:
+        self._writable.clear()
+        self._loop.add_writer(self._fd, self._writable.set)
         try:
-            await self._writable
+            await self._writable.wait()
         finally:
             if self.is_open and not self._loop.is_closed():
                 self._loop.remove_writer(self._fd)
-            self._writable = None
-
-    def _wake(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
 
     def _detach(self) -> None:
         self._loop.remove_writer(self._fd)
-        self._wake()
+        self._writable.set()

@@ -9,7 +9,7 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.process.leftovers.leftover_killer import LeftoverKiller
 from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.freeze_and_kill import listed
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import tag_prefix
 
 STUCK_S = 10.0

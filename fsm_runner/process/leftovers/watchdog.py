@@ -24,7 +24,7 @@ from fsm_runner.process.exit_watch import ExitWatch, watch_exit
 from fsm_runner.process.leftovers import watchdog_program
 from fsm_runner.process.reaping import Reaped, reap
 from fsm_runner.process.tree import procfs
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, TREE_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, TREE_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import tag_prefix
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.util.retry import RetryPolicy, Waits

@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 MOST_DESCRIPTORS = 1 << 20
 """The limit is not raised above this value, because a hard limit may be infinite."""
@@ -71,14 +71,11 @@ class OpenFiles:
             return
         most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
         for wanted in (most, min(most, PORTABLE_DESCRIPTORS)):
-            if wanted <= soft:
-                return
-            try:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            except (OSError, ValueError):
-                continue
-            self._inherited = soft
-            return
+            if wanted > soft:
+                with suppress(OSError, ValueError):
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                    self._inherited = soft
+                    return
 
     @contextmanager
     def inherited(self) -> Iterator[list[str]]:

@@ -20,8 +20,7 @@ from loguru import logger
 
 from fsm_runner.process.exit_watch import has_exited
 from fsm_runner.process.tree import procfs
-from fsm_runner.process.tree.process_tags import own_tree_tag
-from fsm_runner.process.tree.process_tree import ProcessTree
+from fsm_runner.process.tree.process_tree import ProcessTree, own_tree_tag
 from fsm_runner.process.tree.procfs import Identity, Process
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of, tag_prefix_of
 

@@ -10,9 +10,9 @@ from loguru import logger
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
-from fsm_runner.executors.launcher import Launcher
 from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
+from fsm_runner.executors.program import Launcher
 from fsm_runner.machine.engine import Answer, Cause, Machine, Step
 from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
 from fsm_runner.protocol.wire import Run

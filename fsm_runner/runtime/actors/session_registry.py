@@ -7,7 +7,7 @@ from collections.abc import Collection
 from loguru import logger
 
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
-from fsm_runner.executors.launcher import Launcher
+from fsm_runner.executors.program import Launcher
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.runtime.actors.actor import Position

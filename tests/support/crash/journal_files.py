@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.process.tree.process_tags import RUNNER_TAG_VARIABLE, runner_tag
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, runner_tag
 
 PROC = Path("/proc")
 
