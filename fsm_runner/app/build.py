@@ -35,7 +35,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 from fsm_runner.runtime.actors.machines import load_machine

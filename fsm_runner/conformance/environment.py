@@ -17,10 +17,9 @@ from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.wire import JsonObject, Run, RunRequest
-from fsm_runner.reporting.message_store import NoMessageStore
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.util.retry import retrying
 
 SESSION_PARAMETERS: JsonObject = {"prompt": "conformance"}

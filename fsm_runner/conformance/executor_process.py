@@ -13,7 +13,7 @@ from fsm_runner.process.child.child import OUTPUT_DRAIN_S, Child, Exit
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import Lifecycle
 from fsm_runner.protocol.wire import Run
-from fsm_runner.reporting.session_reporter import SessionReporter
+from fsm_runner.reporting.session_channel import SessionChannel
 
 HELD_OUTPUT_S = OUTPUT_DRAIN_S * 0.9
 """If reading the output takes this long after the exit, the supervisor gave up: something held the output open."""
@@ -41,7 +41,7 @@ class ExecutorProcess:
         self._gateway = environment.gateway
         self._turns_requested = 1
         self._listener = Listener(self.record.add_request, self.record.add_response)
-        channel = SessionReporter(run.session_id, environment.reporting, self._has_turn)
+        channel = SessionChannel(run.session_id, environment.reporting, self._has_turn)
         self._endpoint = environment.gateway.open_recorded(run.session_id, channel, self._listener)
         command = (*environment.target.program.command, *arguments)
         self.record.transcript.add("started", " ".join(command))

@@ -3,7 +3,6 @@
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from fsm_runner.protocol.wire import DECODE_FAULTS
 
@@ -48,17 +47,17 @@ def take_executor_status(fields: dict[str, Encoded]) -> ExecutorStatus | None:
     A field with one of these names and a value of another type is left for the coordinator.
     """
     detail, usage = _taken(fields, "status_detail", str), _taken(fields, "usage", Usage)
-    if detail is UNSET and usage is UNSET:
+    if detail is None and usage is None:
         return None
-    return ExecutorStatus(None if detail is UNSET else detail[:DETAIL_LIMIT_CHARS], None if usage is UNSET else usage)
+    return ExecutorStatus(None if detail is None else detail[:DETAIL_LIMIT_CHARS], usage)
 
 
-def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | UnsetType:
+def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | None:
     if key not in fields:
-        return UNSET
+        return None
     try:
         value = msgspec.json.decode(fields[key], type=form)
     except DECODE_FAULTS:
-        return UNSET
+        return None
     del fields[key]
     return value

@@ -20,7 +20,6 @@ from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import StoredMessage
-from fsm_runner.reporting.message_store import MessageStore
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.queue import DeliveryFuture, DeliveryStatus, QueuedMessage, SessionQueue
 
@@ -32,6 +31,37 @@ FLUSH_LIMIT_S = 5.0
 
 READ_RETRY_S = 1.0
 """The interval between attempts to read a message back from the store."""
+
+
+class MessageStore(Protocol):
+    """Keeps queued messages for the runner's next process. `Journal` is one."""
+
+    def store_message(self, session_id: str, content: bytes) -> int | None:
+        """Store a message and return its id; None if this store keeps nothing."""
+
+    def delete_message(self, message_id: int) -> None: ...
+
+    async def message(self, message_id: int) -> bytes:
+        """Return the content. Raises `FsmRunnerError` if it cannot be read."""
+
+    async def flush(self) -> None:
+        """Return once all messages are on disk. Raises `FsmRunnerError` if the write fails."""
+
+
+class NoMessageStore:
+    """The `MessageStore` of a process without a journal."""
+
+    def store_message(self, session_id: str, content: bytes) -> int | None:
+        return None
+
+    def delete_message(self, message_id: int) -> None:
+        """Nothing is stored."""
+
+    async def message(self, message_id: int) -> bytes:
+        raise KeyError(message_id)
+
+    async def flush(self) -> None:
+        """Nothing is stored."""
 
 
 class Deliverer(Protocol):
@@ -79,19 +109,16 @@ class Outbox:
 
     def queued_bytes(self, session_id: str) -> int:
         """Return the size of the session's unacknowledged messages."""
-        queue = self._queues.get(session_id)
-        return 0 if queue is None else queue.size_bytes
+        return queue.size_bytes if (queue := self._queues.get(session_id)) else 0
 
     def withdraw(self, session_id: str, messages: Iterable[DeliveryFuture]) -> None:
         """Remove those of the messages whose delivery has not begun; their futures are cancelled."""
-        queue = self._queues.get(session_id)
-        if queue is not None:
+        if (queue := self._queues.get(session_id)) is not None:
             self._cancel(queue, queue.unsent(set(messages)))
 
     def abandon(self, session_id: str, messages: Iterable[DeliveryFuture]) -> None:
         """Remove those of the messages that are unacknowledged, and all messages ahead of them."""
-        queue = self._queues.get(session_id)
-        if queue is None:
+        if (queue := self._queues.get(session_id)) is None:
             return
         abandoned = queue.up_to_last({each for each in messages if not each.done()})
         self._cancel(queue, abandoned)
@@ -122,7 +149,9 @@ class Outbox:
         if queue.sender is None:
             self._start_sender(session_id, queue)
         elif queue.size_bytes > IN_MEMORY_BYTES and message.stored_id is not None and message.subject is None:
-            self._spill(message)
+            self._to_spill.append(message)
+            if self._spilling is None or self._spilling.done():
+                self._spilling = asyncio.create_task(self._spill_all(), name="outbox spill")
         return message.response
 
     def _remove(self, queue: SessionQueue, message: QueuedMessage) -> None:
@@ -136,11 +165,6 @@ class Outbox:
         for each in messages:
             self._remove(queue, each)
             each.response.cancel()
-
-    def _spill(self, message: QueuedMessage) -> None:
-        self._to_spill.append(message)
-        if self._spilling is None or self._spilling.done():
-            self._spilling = asyncio.create_task(self._spill_all(), name="outbox spill")
 
     async def _spill_all(self) -> None:
         """Drop messages from memory once the store has them on disk."""

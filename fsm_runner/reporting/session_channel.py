@@ -1,10 +1,19 @@
 """The calls by which a run's executor reports about its session."""
 
-from typing import Protocol
+from collections.abc import Callable
 
+import msgspec
+
+from fsm_runner.coordinator_client.policy import SESSION_BACKLOG_LIMIT_BYTES
+from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus
+from fsm_runner.reporting.messages import OutboundMessage
+from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.queue import DeliveryFuture
 
 
@@ -16,23 +25,69 @@ class TooMuchUndelivered(FsmRunnerError):
     """The coordinator is unreachable, and the session's queue of undelivered messages is full."""
 
 
-class SessionChannel(Protocol):
+class ReportingContext(msgspec.Struct, frozen=True, kw_only=True):
+    """Shared by all sessions of one runner."""
+
+    outbox: Outbox
+    clock: EventClock
+    hostname: str
+    executor_profile: str
+    redactor: Redactor = msgspec.field(default_factory=Redactor)
+    undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES
+
+
+class SessionChannel:
     """Queues a session's messages for the coordinator: in order, each one until it is acknowledged.
 
     Callers need not await the returned futures. Each call raises `TooMuchUndelivered` if the session's queue is full.
     """
 
+    def __init__(
+        self,
+        session_id: str,
+        context: ReportingContext,
+        may_bind: Callable[[], bool],
+        report_status: Callable[[ExecutorStatus], None] = lambda _: None,
+    ) -> None:
+        """`may_bind` returns whether a turn is in progress."""
+        self._session_id = session_id
+        self._context = context
+        self._may_bind = may_bind
+        self.report_status = report_status
+        """Records status and usage of the current run in the runner's own journal."""
+
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         """Bind the session to the executor's own session id. Also raises `NoTurn`."""
+        if not self._may_bind():
+            raise NoTurn(f"{self._session_id}: no turn is in progress, so the session cannot be bound")
+        body = wire.Bind(
+            executor_session_id=executor_session_id,
+            hostname=self._context.hostname,
+            executor_profile=self._context.executor_profile,
+            project_dir=project_dir,
+        )
+        return self._put(messages.bind(self._session_id, body))
 
     def event(self, body: bytes) -> DeliveryFuture:
-        """Queue an event, which is JSON and is sent unchanged (section 1.4)."""
+        """Queue an event, which is JSON and is sent unchanged except for secrets (section 1.4)."""
+        return self._put(messages.event(self._session_id, body))
 
     def metadata(self, body: bytes) -> DeliveryFuture:
-        """Queue a JSON object of session fields, which is sent unchanged."""
+        """Queue a JSON object of session fields, which is sent unchanged except for secrets."""
+        return self._put(messages.metadata(self._session_id, body))
 
-    def report_status(self, status: ExecutorStatus) -> None:
-        """Record status and usage of the current run in the runner's own journal."""
-
-    def result(self, data: JsonObject) -> None:
+    def result(self, data: wire.JsonObject) -> None:
         """Queue a result event that carries `data`."""
+        event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
+        self.event(encode_json(event))
+
+    def _put(self, message: OutboundMessage) -> DeliveryFuture:
+        message = msgspec.structs.replace(message, body=self._context.redactor.json(message.body))
+        queued_bytes = self._context.outbox.queued_bytes(self._session_id)
+        limit_bytes = self._context.undelivered_limit_bytes
+        if queued_bytes + len(message.body) > limit_bytes:
+            raise TooMuchUndelivered(
+                f"{self._session_id}: the coordinator has not acknowledged {queued_bytes:,} bytes of this session, "
+                f"and no more than {limit_bytes:,} bytes are kept for it"
+            )
+        return self._context.outbox.put(self._session_id, message)

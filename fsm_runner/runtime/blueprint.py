@@ -16,23 +16,18 @@ MCP_URL_PLACEHOLDER = "${runner.orchestrator_mcp_url}"
 _FOREIGN_PLACEHOLDER = re.compile(r"\$\{(?!runner\.)[^{}]+\}")
 
 
-def no_runner_values(session_id: str) -> Mapping[str, str]:
-    return {}
-
-
 def with_runner_values(run: Run, values: RunnerValues) -> Run:
     """Return the run with all known placeholders in the texts of its blueprint replaced."""
     if run.resolved_agent_blueprint is None:
         return run
     own = values(run.session_id)
-    blueprint = with_texts(run.resolved_agent_blueprint, lambda text: _replaced(text, own))
-    return msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
 
+    def replaced(text: str) -> str:
+        for placeholder, replacement in own.items():
+            text = text.replace(placeholder, replacement)
+        return text
 
-def _replaced(text: str, values: Mapping[str, str]) -> str:
-    for placeholder, replacement in values.items():
-        text = text.replace(placeholder, replacement)
-    return text
+    return msgspec.structs.replace(run, resolved_agent_blueprint=with_texts(run.resolved_agent_blueprint, replaced))
 
 
 def unresolved(definition: JsonObject) -> list[str]:

@@ -18,32 +18,24 @@ Sweep = Callable[[], int]
 """Kills the processes that an earlier process of the runner left, and returns their number; blocks."""
 
 
-class Recovery:
-    def __init__(
-        self,
-        take_recovered: Callable[[], Recovered],
-        outbox: Outbox,
-        runs: RunRegistry,
-        sessions: SessionRegistry,
-        sweep: Sweep,
-    ) -> None:
-        self._take_recovered = take_recovered
-        self._outbox = outbox
-        self._runs = runs
-        self._sessions = sessions
-        self._sweep = sweep
+class Recovery(msgspec.Struct, frozen=True):
+    take_recovered: Callable[[], Recovered]
+    outbox: Outbox
+    runs: RunRegistry
+    sessions: SessionRegistry
+    sweep: Sweep
 
     async def carry_out(self) -> None:
         """Kill leftover processes, then resume runs and sessions: a run is reported only after its processes ended.
 
         Raises `FsmRunnerError` if a process cannot be killed.
         """
-        await in_thread(self._sweep)
-        recovered = self._take_recovered()
-        self._outbox.restore(recovered.messages)
-        self._runs.remember_ended(recovered.ended)
+        await in_thread(self.sweep)
+        recovered = self.take_recovered()
+        self.outbox.restore(recovered.messages)
+        self.runs.remember_ended(recovered.ended)
         for run in recovered.runs:
-            self._runs.resume(run)
+            self.runs.resume(run)
         for session in recovered.sessions:
             self._resume(session)
 
@@ -55,4 +47,4 @@ class Recovery:
             return
         first = Assignment(run, run.project_dir or "", session.runner_id)
         position = Position(session.state, session.outcome)
-        self._sessions.resume(first, position, self._runs.pending_reports(session.session_id))
+        self.sessions.resume(first, position, self.runs.pending_reports(session.session_id))

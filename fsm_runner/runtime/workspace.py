@@ -22,10 +22,13 @@ def check_workspace(folder: Path, user: RunUser | None = None) -> None:
     """
     if not folder.is_absolute() or "\0" in str(folder):
         raise RunRefused(f"project directory {str(folder)!r}: not an absolute path")
+    who = f"the runner (uid {os.getuid()})" if user is None else f"{user}, the user of executors,"
+    denied = f"Permission denied on workspace {folder}: {who} may not"
+    hidden = f"{denied} see it: open the directories above it (chmod a+x)"
     try:
         status = folder.stat()
     except PermissionError:
-        raise RunRefused(_hidden(folder, user)) from None
+        raise RunRefused(hidden) from None
     except OSError as fault:
         if fault.errno not in NO_SUCH_DIRECTORY:
             raise
@@ -33,12 +36,15 @@ def check_workspace(folder: Path, user: RunUser | None = None) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise RunRefused(f"project directory {folder}: it is a file, not a directory, on this runner")
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise RunRefused(f"{_denied(folder, user)} write to it: its file system is read-only; mount it writable")
+        raise RunRefused(f"{denied} write to it: its file system is read-only; mount it writable")
     rights = _rights(folder, user)
     if "d" not in rights:
-        raise RunRefused(_hidden(folder, user))
+        raise RunRefused(hidden)
     if rights != _NEEDED:
-        raise RunRefused(_not_open(folder, status, user))
+        owner = f"it belongs to uid {status.st_uid}, mode {stat.filemode(status.st_mode)}"
+        uid, shown = os.getuid() if user is None else user.uid, shlex.quote(str(folder))
+        fix = f"`chmod u+rwx {shown}`" if status.st_uid == uid else f"`chown {uid} {shown}`, or `chmod 777 {shown}`"
+        raise RunRefused(f"{denied} read, write and enter it ({owner}): {fix}")
 
 
 def _rights(folder: Path, user: RunUser | None) -> frozenset[str]:
@@ -47,22 +53,3 @@ def _rights(folder: Path, user: RunUser | None) -> frozenset[str]:
         may_work = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
         return _NEEDED if may_work else frozenset("d")
     return _NEEDED - {right for _, right in denied_to(user, ((folder, right) for right in _NEEDED))}
-
-
-def _hidden(folder: Path, user: RunUser | None) -> str:
-    return f"{_denied(folder, user)} see it: open the directories above it (chmod a+x)"
-
-
-def _not_open(folder: Path, status: os.stat_result, user: RunUser | None) -> str:
-    owner = f"it belongs to uid {status.st_uid}, mode {stat.filemode(status.st_mode)}"
-    uid = os.getuid() if user is None else user.uid
-    shown = shlex.quote(str(folder))
-    fix = f"`chmod u+rwx {shown}`"
-    if status.st_uid != uid:
-        fix = f"`chown {uid} {shown}`, or `chmod 777 {shown}`"
-    return f"{_denied(folder, user)} read, write and enter it ({owner}): {fix}"
-
-
-def _denied(folder: Path, user: RunUser | None) -> str:
-    who = f"the runner (uid {os.getuid()})" if user is None else f"{user}, the user of executors,"
-    return f"Permission denied on workspace {folder}: {who} may not"

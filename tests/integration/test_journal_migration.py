@@ -23,13 +23,12 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
-from fsm_runner.runtime.blueprint import no_runner_values
 from fsm_runner.runtime.recovery import Recovery
 from tests.support.polling import PROJECT_DIR, EndlessExecutor, FakeApi
 
@@ -100,7 +99,7 @@ async def resume(folder: Path, api: FakeApi) -> None:
         record=journal,
         look_up=client.look_up_run,
         project_dir=PROJECT_DIR,
-        runner_values=no_runner_values,
+        runner_values=lambda _: {},
         run_timeout_s=None,
         retry_interrupted=False,
         observer=Observer(),

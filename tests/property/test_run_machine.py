@@ -17,14 +17,11 @@ from fsm_runner.machine.engine import Cause
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
-from fsm_runner.reporting.message_store import NoMessageStore
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
-from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
@@ -264,7 +261,7 @@ async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
         record=record,
         look_up=client.look_up_run,
         project_dir=PROJECT_DIR,
-        runner_values=no_runner_values,
+        runner_values=lambda _: {},
         run_timeout_s=world.run_timeout_s,
         retry_interrupted=False,
         observer=Observer(),

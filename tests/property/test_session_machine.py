@@ -17,17 +17,14 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import StopSignal
-from fsm_runner.reporting.message_store import NoMessageStore
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import PersistentExecutor, SessionRegistry
-from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
@@ -214,7 +211,7 @@ async def live(world: World, stage: Stage) -> None:
         record=record,
         look_up=client.look_up_run,
         project_dir=tempfile.gettempdir(),
-        runner_values=no_runner_values,
+        runner_values=lambda _: {},
         run_timeout_s=world.run_timeout_s,
         retry_interrupted=False,
         observer=stage,

@@ -18,10 +18,9 @@ from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.endpoint import LIMITS, GatewayLimits
 from fsm_runner.gateway.server import Gateway
 from fsm_runner.protocol.event_clock import EventClock
-from fsm_runner.reporting.message_store import NoMessageStore
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 from tests.support.proxy import FaultProxy
 from tests.support.runner import FAST
@@ -39,7 +38,7 @@ class EndpointFactory:
         self._context = context
 
     def endpoint(self, session_id: str, *, has_turn: Callable[[], bool] = lambda: True) -> SessionEndpoint:
-        return self.gateway.open(session_id, SessionReporter(session_id, self._context, has_turn))
+        return self.gateway.open(session_id, SessionChannel(session_id, self._context, has_turn))
 
 
 @asynccontextmanager

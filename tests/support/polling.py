@@ -16,18 +16,15 @@ from fsm_runner.executors.interface import Assignment
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
-from fsm_runner.reporting.message_store import NoMessageStore
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
-from fsm_runner.runtime.blueprint import no_runner_values
 from fsm_runner.runtime.control.heartbeat import Heartbeat
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.poller import Poller
@@ -216,7 +213,7 @@ class PollingRunner:
             record=self.record,
             look_up=self.client.look_up_run,
             project_dir=PROJECT_DIR,
-            runner_values=no_runner_values,
+            runner_values=lambda _: {},
             run_timeout_s=None,
             retry_interrupted=False,
             observer=Observer(),

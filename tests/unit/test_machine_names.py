@@ -110,9 +110,7 @@ def _failing_recovery(*arguments: Any) -> Recovery:
     def sweep() -> int:
         raise FsmRunnerError("process 7 does not end")
 
-    recovery = Recovery(*arguments)
-    recovery._sweep = sweep
-    return recovery
+    return Recovery(*(*arguments[:-1], sweep))
 
 
 async def _lives(setup: runner_model.Setup, rng: random.Random) -> list[object]:

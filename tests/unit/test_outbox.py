@@ -18,9 +18,8 @@ from fsm_runner.coordinator_client.policy import Policies
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
-from fsm_runner.reporting.message_store import NoMessageStore
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.util.retry import RetryPolicy

@@ -9,9 +9,8 @@ from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import StoredMessage
 from fsm_runner.reporting import messages
-from fsm_runner.reporting.message_store import NoMessageStore
 from fsm_runner.reporting.messages import OutboundMessage
-from fsm_runner.reporting.outbox import FLUSH_LIMIT_S, IN_MEMORY_BYTES, READ_RETRY_S, Outbox
+from fsm_runner.reporting.outbox import FLUSH_LIMIT_S, IN_MEMORY_BYTES, READ_RETRY_S, NoMessageStore, Outbox
 from tests.support.logs import log_lines
 from tests.support.outbox import LANE, TAKEN, Gate, message, settle
 from tests.support.virtual_time import in_virtual_time

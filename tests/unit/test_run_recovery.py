@@ -16,15 +16,12 @@ from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, StopSignal
-from fsm_runner.reporting.message_store import NoMessageStore
-from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, Observer, RunActor, RunContext
-from fsm_runner.runtime.blueprint import no_runner_values
 from tests.support.positions import positions
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -121,7 +118,7 @@ def lived(
             record=record,
             look_up=client.look_up_run,
             project_dir=tempfile.gettempdir(),
-            runner_values=no_runner_values,
+            runner_values=lambda _: {},
             run_timeout_s=None,
             retry_interrupted=retry,
             observer=Observer(),

@@ -6,7 +6,7 @@ a stop, an outage or a result are all handled the same way.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from loguru import logger
@@ -54,26 +54,15 @@ class _Message(NamedTuple):
     """How the state caused the event."""
 
 
-class Inbox:
-    """The events that wait for an actor. May be created before the actor, for components that post to it."""
+class Inbox(asyncio.Queue[_Message | None]):
+    """The events that wait for an actor. May be created before the actor, for components that post to it.
 
-    def __init__(self) -> None:
-        self._messages: asyncio.Queue[_Message | None] = asyncio.Queue()
-        """None only wakes the actor."""
+    None only wakes the actor.
+    """
 
     def post(self, event: str, payload: object = None) -> None:
         """Queue an event from outside. A `payload` that is a text or an exception is its reason in the journal."""
-        self.put(_Message(event, payload, _reason(payload)))
-
-    def put(self, message: _Message | None) -> None:
-        self._messages.put_nowait(message)
-
-    async def take(self) -> _Message | None:
-        return await self._messages.get()
-
-    def take_queued(self) -> Iterator[_Message | None]:
-        while not self._messages.empty():
-            yield self._messages.get_nowait()
+        self.put_nowait(_Message(event, payload, _reason(payload)))
 
 
 class Actor:
@@ -112,22 +101,27 @@ class Actor:
     def state(self) -> str:
         return self.model.state
 
+    @property
+    def was_resumed(self) -> bool:
+        """Whether an earlier runner process began the life of the subject."""
+        return self._resume_from is not None
+
     def has_tag(self, tag: str) -> bool:
         """Return whether the current state has this tag."""
         return self._machine.has_tag(self.model, tag)
 
     def post(self, event: str, payload: object = None) -> None:
-        """Queue an event from outside. A `payload` that is a text or an exception is its reason in the journal."""
+        """Queue an event, as `Inbox.post` does."""
         self._inbox.post(event, payload)
 
     def request(self, event: str, payload: object, reason: str) -> Answer:
         """Handle an event at once, after all queued ones, and return the answer of the current state."""
         if not self._is_running:
             return Answer.REJECTED
-        for message in self._inbox.take_queued():
-            self._handle(message)
+        while not self._inbox.empty():
+            self._handle(self._inbox.get_nowait())
         answer = self._handle(_Message(event, payload, reason))
-        self._inbox.put(None)  # `run` may wait for a message although the state is final now
+        self._inbox.put_nowait(None)  # `run` may wait for a message although the state is final now
         return answer
 
     async def run(self) -> str:
@@ -140,7 +134,7 @@ class Actor:
             self._resume(self._resume_from)
         try:
             while not self._machine.is_final(self.model):
-                self._handle(await self._inbox.take())
+                self._handle(await self._inbox.get())
         finally:
             self._is_running = False
             self._leave()
@@ -215,7 +209,7 @@ class Actor:
         except (FsmRunnerError, OSError) as failure:
             self._post_result(state, Cause.ERROR, failure, visit)
         except asyncio.CancelledError as failure:
-            if _is_being_cancelled():
+            if (task := asyncio.current_task()) is None or task.cancelling() > 0:
                 raise
             # The activity awaited something that was cancelled: a failure like any other.
             logger.error("{}: {} failed: a task that it awaited was cancelled", self.name, state.invoke)
@@ -247,12 +241,7 @@ class Actor:
     def _post_result(self, state: State, cause: Cause, payload: object, visit: int) -> None:
         event: str | None = getattr(state, cause.value)
         if event is not None:
-            self._inbox.put(_Message(event, payload, _reason(payload), visit, cause))
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+            self._inbox.put_nowait(_Message(event, payload, _reason(payload), visit, cause))
 
 
 def _reason(payload: object) -> str:

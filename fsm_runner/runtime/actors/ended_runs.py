@@ -3,22 +3,20 @@
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 REMEMBERED_RUNS = 1_000
 """The oldest run is forgotten first. If a poll brings a forgotten run again, it is executed again."""
 
-Resend = Callable[[str, OutboundMessage], None]
-"""Sends the report of a run once more."""
 
-
-class _EndedRun:
-    def __init__(self, report: OutboundMessage, policy: RetryPolicy) -> None:
-        self.report = report
-        self.waits = Waits(policy)
-        self.not_before_s = 0.0
-        self.timer: asyncio.TimerHandle | None = None
+class _EndedRun(msgspec.Struct):
+    report: OutboundMessage
+    waits: Waits
+    not_before_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
 
 
 class EndedRuns:
@@ -28,7 +26,7 @@ class EndedRuns:
     and the time between two reports grows as the policy says.
     """
 
-    def __init__(self, policy: RetryPolicy, resend: Resend) -> None:
+    def __init__(self, policy: RetryPolicy, resend: Callable[[str, OutboundMessage], None]) -> None:
         self._policy = policy
         self._resend = resend
         self._runs: dict[str, _EndedRun] = {}
@@ -38,7 +36,7 @@ class EndedRuns:
 
     def add(self, run_id: str, report: OutboundMessage) -> None:
         self._forget(run_id)
-        self._runs[run_id] = _EndedRun(report, self._policy)
+        self._runs[run_id] = _EndedRun(report, Waits(self._policy))
         while len(self._runs) > REMEMBERED_RUNS:
             self._forget(next(iter(self._runs)))
 
@@ -63,6 +61,5 @@ class EndedRuns:
         self._resend(run_id, ended.report)
 
     def _forget(self, run_id: str) -> None:
-        ended = self._runs.pop(run_id, None)
-        if ended is not None and ended.timer is not None:
+        if (ended := self._runs.pop(run_id, None)) is not None and ended.timer is not None:
             ended.timer.cancel()

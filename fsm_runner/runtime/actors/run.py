@@ -1,8 +1,9 @@
 """The actor of one run. Its states are in `specs/run.toml`."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import msgspec
 from loguru import logger
@@ -19,7 +20,7 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, unreported_reason
 from fsm_runner.reporting.queue import DeliveryFuture
-from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
@@ -33,11 +34,6 @@ INTERRUPTIONS_LIMIT = 3
 
 class Superseded(FsmRunnerError):
     """The coordinator expects no report of this run any more."""
-
-
-class RunLookUp(Protocol):
-    async def __call__(self, run_id: str) -> wire.RunState | None:
-        """Return the run's state at the coordinator, waiting through outages; None if it knows no such run."""
 
 
 class Observer:
@@ -57,7 +53,8 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     executor: Executor
     reporting: ReportingContext
     record: Record
-    look_up: RunLookUp
+    look_up: Callable[[str], Awaitable[wire.RunState | None]]
+    """Returns the run's state at the coordinator, waiting through outages; None if it knows no such run."""
     project_dir: str
     """The working directory of runs that name none."""
     runner_values: RunnerValues
@@ -73,15 +70,12 @@ class RunActor(Actor):
     """Takes one run from its claim to its acknowledged report."""
 
     def __init__(
-        self,
-        run: wire.Run,
-        runner_id: str,
-        context: RunContext,
-        recovered: OpenRun | None = None,
-        *,
-        refusal: str = "",
+        self, run: wire.Run, runner_id: str, context: RunContext, recovered: OpenRun | None = None, *, refusal: str = ""
     ) -> None:
         """`recovered`: the journal's record of an earlier process's run. `refusal`: why the run must fail at once."""
+        resume_from = None
+        if recovered is not None:
+            resume_from = Position(recovered.state, recovered.outcome, recovered.provisional)
         super().__init__(
             run.run_id,
             context.machine,
@@ -95,9 +89,7 @@ class RunActor(Actor):
             },
             {"run_timeout_s": context.run_timeout_s},
             recorder=context.record,
-            resume_from=None
-            if recovered is None
-            else Position(recovered.state, recovered.outcome, recovered.provisional),
+            resume_from=resume_from,
         )
         self.wire_run = with_runner_values(run, context.runner_values)
         self.runner_id = runner_id
@@ -105,7 +97,7 @@ class RunActor(Actor):
         self._context = context
         self._recovered = recovered
         self._refusal = refusal
-        self._channel = SessionReporter(
+        self._channel = SessionChannel(
             run.session_id, context.reporting, lambda: self.has_tag("may_bind"), self._note_status
         )
         self._sent: list[DeliveryFuture] = []
@@ -123,18 +115,12 @@ class RunActor(Actor):
         """None before the outcome is reported."""
         # Other tasks wait for these two, so they are events in addition to the states that they follow.
         self.work_done = asyncio.Event()
-        """Set when only the delivery of the terminal report is left."""
+        """Set when at most the delivery of the terminal report is pending."""
         self.finished = asyncio.Event()
-        """Set when the actor has ended."""
         if recovered is not None and recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
             ending = RunEnding(self.name, status, self.failure or None, recovered.provisional)
             self.terminal_report = OutboundMessage(recovered.report.path, recovered.report.body, ending=ending)
-
-    @property
-    def was_resumed(self) -> bool:
-        """Whether an earlier runner process began the run."""
-        return self._recovered is not None
 
     @property
     def is_unstarted(self) -> bool:

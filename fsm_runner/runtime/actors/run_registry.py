@@ -60,15 +60,10 @@ class RunRegistry:
         return self.at_hard_limit or is_at_max or not (self.descriptors.has_room or self._only_executors_lack_room)
 
     @property
-    def _holds_only_turns(self) -> bool:
-        """Whether every held run is a turn of a persistent executor, so that the end of a run frees no descriptor."""
-        turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
-        return turns == len(self._tasks)
-
-    @property
     def _only_executors_lack_room(self) -> bool:
-        """Whether persistent executors hold the descriptors, and no end of a run would free any."""
-        return self.descriptors.has_lasting_shortage and self._holds_only_turns
+        """Whether persistent executors hold the descriptors: the end of a run, which is their turn, would free none."""
+        turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
+        return self.descriptors.has_lasting_shortage and turns == len(self._tasks)
 
     @property
     def at_hard_limit(self) -> bool:
@@ -104,11 +99,11 @@ class RunRegistry:
 
         Without idle executors it can: then connections hold the descriptors, and they have their own share.
         """
-        if self.descriptors.has_room or not self._context.executor.starts_process(run):
-            return ""
-        if len(self._sessions) == 0 or not self._only_executors_lack_room:
-            return ""
         count = len(self._sessions)
+        if self.descriptors.has_room or count == 0 or not self._only_executors_lack_room:
+            return ""
+        if not self._context.executor.starts_process(run):
+            return ""
         alive = "1 persistent executor is alive" if count == 1 else f"{count} persistent executors are alive"
         return (
             f"too few file descriptors for another executor, since {alive}: "

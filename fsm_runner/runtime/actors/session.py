@@ -19,7 +19,7 @@ from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.messages import unreported_reason
-from fsm_runner.reporting.session_reporter import ReportingContext, SessionReporter
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.util.error_text import headline
@@ -49,13 +49,14 @@ class Turn:
         self._session = session
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def complete(self) -> None:
-        if not self._done.done():
+    def end(self, failure: Exception | None) -> None:
+        """The first call counts."""
+        if self._done.done():
+            return
+        if failure is None:
             self._done.set_result(None)
-
-    def fail(self, reason: Exception) -> None:
-        if not self._done.done():
-            self._done.set_exception(reason)
+        else:
+            self._done.set_exception(failure)
             # Marked as retrieved, since a run that is being stopped does not wait for it.
             self._done.exception()
 
@@ -65,7 +66,7 @@ class Turn:
 
     async def stop(self) -> StopSignal:
         self._session.post("stop_requested", "its run is stopped")
-        return await self._session.stop_signal()
+        return await asyncio.shield(self._session.stop_signal)
 
     async def aclose(self) -> None:
         try:
@@ -119,14 +120,10 @@ class SessionActor(Actor):
         self._failure: Exception | None = None
         self.unreported = ""
         """Why the coordinator has no record of the session's end; empty if it has one."""
-        self._stop_signal: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
+        self.stop_signal: asyncio.Future[StopSignal] = asyncio.get_running_loop().create_future()
+        """How the executor ended."""
         self.work_done = asyncio.Event()
         """Set when no process is left and at most a report is pending. Other tasks wait for it."""
-
-    @property
-    def was_resumed(self) -> bool:
-        """Whether the executor ended with an earlier process of the runner."""
-        return self._resume_from is not None
 
     @property
     def has_turn(self) -> bool:
@@ -144,22 +141,18 @@ class SessionActor(Actor):
 
     async def live(self) -> str:
         """Run to a final state and return it. No process of the executor is left then."""
-        if self._resume_from is None:
-            run = self._first.run
-            self._context.record.record_session_start(self.name, self._first.runner_id, msgspec.json.encode(run))
+        if not self.was_resumed:
+            run = msgspec.json.encode(self._first.run)
+            self._context.record.record_session_start(self.name, self._first.runner_id, run)
         try:
             state = await self.run()
             self._context.record.record_session_end(self.name)
             return state
         finally:
-            self.turn.fail(ExecutionFailed(f"session {self.name} was given up"))
+            self.turn.end(ExecutionFailed(f"session {self.name} was given up"))
             await self.kill()
             self._set_stop_signal("SIGKILL")
             self.work_done.set()
-
-    async def stop_signal(self) -> StopSignal:
-        """Return how the executor ended, once it has."""
-        return await asyncio.shield(self._stop_signal)
 
     async def kill(self) -> None:
         """Kill the process at once; the machine learns of the exit."""
@@ -172,12 +165,13 @@ class SessionActor(Actor):
         if isinstance(payload, Turn):
             self.turn = payload
         if self.model.outcome is not None and self._failure is None:
-            self._failure = _as_failure(self.name, payload)
+            ended = f"session {self.name} has ended: {payload or 'its executor is gone'}"
+            self._failure = payload if isinstance(payload, FsmRunnerError) else ExecutionFailed(ended)
             if not had_turn:
                 logger.info("{}: its executor ends between turns: {}", self.name, _reason(step, payload))
         if had_turn and not self.has_turn:
             # A failed turn ends only now, after the processes that its run started.
-            self._end_turn()
+            self.turn.end(self._failure)
         if self._machine.has_tag(step.source, "ends_process"):
             self._set_stop_signal("SIGKILL")
         elif self.model.outcome is not None and not self.has_tag("ends_process"):
@@ -185,16 +179,10 @@ class SessionActor(Actor):
         if self._machine.has_tag(step.source, "reports") and step.cause is not Cause.DONE:
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
 
-    def _end_turn(self) -> None:
-        if self._failure is None:
-            self.turn.complete()
-        else:
-            self.turn.fail(self._failure)
-
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = SessionReporter(self.name, self._context.reporting, lambda: self.has_turn, self._note_status)
+        channel = SessionChannel(self.name, self._context.reporting, lambda: self.has_turn, self._note_status)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> None:
@@ -213,8 +201,8 @@ class SessionActor(Actor):
 
     def _set_stop_signal(self, signal: StopSignal) -> None:
         """The first call counts."""
-        if not self._stop_signal.done():
-            self._stop_signal.set_result(signal)
+        if not self.stop_signal.done():
+            self.stop_signal.set_result(signal)
 
     async def _report(self) -> None:
         self.work_done.set()
@@ -243,9 +231,3 @@ def _reason(step: Step, payload: object) -> str:
     event = step.event.replace("_", " ")
     detail = headline(str(payload)) if isinstance(payload, str | ExecutionFailed) else ""
     return f"{event}: {detail}" if detail else event
-
-
-def _as_failure(session_id: str, payload: object) -> Exception:
-    if isinstance(payload, FsmRunnerError):
-        return payload
-    return ExecutionFailed(f"session {session_id} has ended: {payload or 'its executor is gone'}")

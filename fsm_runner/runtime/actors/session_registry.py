@@ -36,11 +36,9 @@ class SessionRegistry:
         """Bring a session of an earlier process of this runner to its end."""
         return self._add(SessionActor(first, self._context, None, position, pending_reports=pending_reports))
 
-    async def discard_resumed(self, actor: SessionActor) -> bool:
-        """Forget a session of an earlier process without a report of its end; False if this process started it."""
-        if actor.was_resumed:
-            await self._tasks.cancel(actor.name)
-        return actor.was_resumed
+    async def discard(self, session_id: str) -> None:
+        """Forget the session, and do not report its end."""
+        await self._tasks.cancel(session_id)
 
     def _add(self, actor: SessionActor) -> SessionActor:
         self._actors[actor.name] = actor
@@ -111,7 +109,8 @@ class PersistentExecutor:
             if live is None:
                 raise no_live_executor(run.session_id)
             return live.further_turn(run, session.report_status)
-        # A run that is executed again begins its session anew. The end of the old one would be reported after the run.
-        if live is not None and not await self._sessions.discard_resumed(live):
+        if live is not None and not live.was_resumed:
             raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
+        # A run that is executed again begins its session anew. The end of the old one would be reported after the run.
+        await self._sessions.discard(run.session_id)
         return self._sessions.start(assignment, self._launcher, session.report_status).turn

@@ -16,8 +16,7 @@ from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
-from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.reporting.session_reporter import ReportingContext
+from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
@@ -25,7 +24,6 @@ from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.runner import PollTimes, RunnerActor
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
-from fsm_runner.runtime.blueprint import no_runner_values
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
@@ -176,7 +174,7 @@ class ModelProcess:
             record=journal,
             look_up=client.look_up_run,
             project_dir=PROJECT_DIR,
-            runner_values=no_runner_values,
+            runner_values=lambda _: {},
             run_timeout_s=None,
             retry_interrupted=setup.retry_interrupted,
             observer=Observer(),
