@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Context, Exit, Option, Typer
 
 from fsm_runner.cli import coordinator, executor, machine
 from fsm_runner.cli.options import Flags, option, takes_settings, text_of
 from fsm_runner.config.settings import LOCAL_COORDINATOR_URL, load_config, load_state_dir
 from fsm_runner.errors import UsageError
 
-app = typer.Typer(
+app = Typer(
     name="fsm-runner",
     help="Takes runs from an Agent Coordinator, executes them, and reports their results.",
     epilog="Exit codes: 0 success, 1 failure, 2 bad input, 130 exited at once on a third signal.",
@@ -29,23 +29,23 @@ ProjectDir = Annotated[str | None, option("project_dir")]
 StateDir = Annotated[str | None, option("state_dir")]
 Verbose = Annotated[bool, option("verbose")]
 Parameters = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False)
+    list[str] | None, Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False)
 ]
 AgentName = Annotated[
-    str | None, typer.Argument(metavar="AGENT", help="The agent; --prompt alone needs none.", show_default=False)
+    str | None, Argument(metavar="AGENT", help="The agent; --prompt alone needs none.", show_default=False)
 ]
-Prompt = Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The task, the same as prompt=TEXT.")]
+Prompt = Annotated[str | None, Option("--prompt", metavar="TEXT", help="The task, the same as prompt=TEXT.")]
 
 
 @app.callback(invoke_without_command=True)
 @takes_settings
 def runner(
-    context: typer.Context,
+    context: Context,
     flags: Flags,
     profile_list: Annotated[
-        bool, typer.Option("--profile-list", "-l", help="List the profiles and exit.", show_default=False)
+        bool, Option("--profile-list", "-l", help="List the profiles and exit.", show_default=False)
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", show_default=False)] = False,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.", show_default=False)] = False,
 ) -> None:
     """Without a command: run the runner until it is stopped (SIGTERM, Ctrl-C).
 
@@ -59,8 +59,9 @@ def runner(
         return
     if version:
         from fsm_runner import __version__
+        from fsm_runner.cli.output import show
 
-        typer.echo(__version__)  # noqa: TID251 - its own text
+        show(__version__)
         return
     if profile_list:
         from fsm_runner.cli.profiles import list_profiles
@@ -69,7 +70,7 @@ def runner(
         return
     from fsm_runner.cli.runner import run_runner
 
-    raise typer.Exit(run_runner(load_config(flags)))
+    raise Exit(run_runner(load_config(flags)))
 
 
 @app.command()
@@ -78,7 +79,7 @@ def run(
     parameters: Parameters = None,
     prompt: Prompt = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", "-x", metavar="NAME", help="[the first profile that has the agent]")
+        str | None, Option("--profile", "-x", metavar="NAME", help="[the first profile that has the agent]")
     ] = None,
     project_dir: ProjectDir = None,
     verbose: Verbose = False,
@@ -93,7 +94,7 @@ def run(
 
     work = work_of(agent, parameters or [], prompt)
     flags = {"profile": profile, "project_dir": project_dir, "verbose": text_of(verbose)}
-    raise typer.Exit(run_here(load_config(flags), profile, work))
+    raise Exit(run_here(load_config(flags), profile, work))
 
 
 @app.command()
@@ -102,13 +103,13 @@ def submit(
     parameters: Parameters = None,
     prompt: Prompt = None,
     session: Annotated[
-        str | None, typer.Option("--session", metavar="SESSION", help="Resume this session (ses_…), without AGENT.")
+        str | None, Option("--session", metavar="SESSION", help="Resume this session (ses_…), without AGENT.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", "-x", metavar="NAME", help="Only runners with this profile take the run.")
+        str | None, Option("--profile", "-x", metavar="NAME", help="Only runners with this profile take the run.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.", show_default=False)
+        bool, Option("--wait", "-w", help="Wait for the end and print the result.", show_default=False)
     ] = False,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
@@ -120,15 +121,15 @@ def submit(
     from fsm_runner.cli.submit import submit_run
 
     work = work_of(agent, parameters or [], prompt, session)
-    raise typer.Exit(submit_run(coordinator_url, work, profile, wait=wait))
+    raise Exit(submit_run(coordinator_url, work, profile, wait=wait))
 
 
 @app.command()
 def runs(
     status: Annotated[
-        str | None, typer.Option("--status", "-s", metavar="STATUS", help="Only runs with this status.")
+        str | None, Option("--status", "-s", metavar="STATUS", help="Only runs with this status.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, one run per line.", show_default=False)] = False,
+    json: Annotated[bool, Option("--json", help="Print JSON, one run per line.", show_default=False)] = False,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
     """List the runs of a coordinator."""
@@ -140,9 +141,9 @@ def runs(
 @app.command()
 def history(
     name: Annotated[
-        str | None, typer.Argument(metavar="RUN|SESSION|runner", help="[the latest runs]", show_default=False)
+        str | None, Argument(metavar="RUN|SESSION|runner", help="[the latest runs]", show_default=False)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, one step per line.", show_default=False)] = False,
+    json: Annotated[bool, Option("--json", help="Print JSON, one step per line.", show_default=False)] = False,
     state_dir: StateDir = None,
 ) -> None:
     """Print the journal of a run, a session or the runner, or the latest runs."""
@@ -156,12 +157,12 @@ def health(state_dir: StateDir = None) -> None:
     """Check the runners on this machine. Exit code 1 if one is unhealthy, or if there is none."""
     from fsm_runner.cli.health import show_health
 
-    raise typer.Exit(show_health(load_state_dir(state_dir)))
+    raise Exit(show_health(load_state_dir(state_dir)))
 
 
 @app.command()
 def stop(
-    name: Annotated[str, typer.Argument(metavar="RUN|SESSION", show_default=False)],
+    name: Annotated[str, Argument(metavar="RUN|SESSION", show_default=False)],
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
     """Stop a run, or a session and its waiting executor."""

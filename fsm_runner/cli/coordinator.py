@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from fsm_runner.errors import UsageError
 
@@ -13,17 +13,11 @@ if TYPE_CHECKING:
 
 
 def serve(
-    port: Annotated[str | None, typer.Option(help="The port; 0: a free one. [8765]")] = None,
-    host: Annotated[str | None, typer.Option(help="The address to listen on. [127.0.0.1]")] = None,
-    database: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The SQLite file for all data. [in memory]")
-    ] = None,
-    agents_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The folder of agent definitions, *.json.")
-    ] = None,
-    scripts_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The folder of scripts, {name}/script.json.")
-    ] = None,
+    port: Annotated[str | None, Option(help="The port; 0: a free one. [8765]")] = None,
+    host: Annotated[str | None, Option(help="The address to listen on. [127.0.0.1]")] = None,
+    database: Annotated[str | None, Option(metavar="FILE", help="The SQLite file for all data. [in memory]")] = None,
+    agents_dir: Annotated[str | None, Option(metavar="DIR", help="The folder of agent definitions, *.json.")] = None,
+    scripts_dir: Annotated[str | None, Option(metavar="DIR", help="The folder of scripts, {name}/script.json.")] = None,
 ) -> None:
     """Run a coordinator.
 

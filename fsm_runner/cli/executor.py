@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from fsm_runner.protocol.statuses import Lifecycle
 
-app = typer.Typer(no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -17,15 +17,14 @@ def executor() -> None:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    name: Annotated[str, Argument(metavar="NAME", show_default=False)],
     folder: Annotated[
-        str,
-        typer.Option("--dir", metavar="FOLDER", help="The folder to write to. [working directory]", show_default=False),
+        str, Option("--dir", metavar="FOLDER", help="The folder to write to. [working directory]", show_default=False)
     ] = ".",
     lifecycle: Annotated[
-        Lifecycle, typer.Option(help="persistent: a process for each session. one_shot: a process for each run.")
+        Lifecycle, Option(help="persistent: a process for each session. one_shot: a process for each run.")
     ] = "persistent",
-    language: Annotated[Literal["python", "sh"], typer.Option(help="The language of the executor.")] = "python",
+    language: Annotated[Literal["python", "sh"], Option(help="The language of the executor.")] = "python",
 ) -> None:
     """Write a working executor, its profile and its test."""
     from fsm_runner.cli.executor_new import write_executor
@@ -35,14 +34,13 @@ def new(
 
 @app.command()
 def check(
-    path: Annotated[str, typer.Argument(metavar="PATH", show_default=False)],
+    path: Annotated[str, Argument(metavar="PATH", show_default=False)],
     lifecycle: Annotated[
-        str | None,
-        typer.Option(metavar="LIFECYCLE", help="persistent, one_shot or both. [the profile's, else one_shot]"),
+        str | None, Option(metavar="LIFECYCLE", help="persistent, one_shot or both. [the profile's, else one_shot]")
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--profile",
             "-x",
             metavar="NAME",
@@ -50,16 +48,14 @@ def check(
         ),
     ] = None,
     parameters: Annotated[
-        str | None, typer.Option(metavar="JSON", help='The parameters of its turns. [{"prompt": "hello"}]')
+        str | None, Option(metavar="JSON", help='The parameters of its turns. [{"prompt": "hello"}]')
     ] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="SECONDS", help="The time limit of a case. [30]")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, one line for each case.", show_default=False)
-    ] = False,
+    timeout: Annotated[str | None, Option(metavar="SECONDS", help="The time limit of a case. [30]")] = None,
+    json: Annotated[bool, Option("--json", help="Print JSON, one line for each case.", show_default=False)] = False,
 ) -> None:
     """Test an executor against the protocol, through the real gateway."""
     from fsm_runner.cli.executor_check import check_executor
 
-    raise typer.Exit(
+    raise Exit(
         check_executor(path, lifecycle=lifecycle, profile=profile, parameters=parameters, timeout=timeout, as_json=json)
     )

@@ -1,13 +1,12 @@
 """`fsm-runner executor check`."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 
 from loguru import logger
 
 from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.signals import on_ending_signals
+from fsm_runner.config import parse
 from fsm_runner.conformance import report
 from fsm_runner.conformance.environment import open_environment
 from fsm_runner.conformance.result import Outcome
@@ -22,17 +21,16 @@ from fsm_runner.util import event_loop
 
 DEFAULT_PARAMETERS = '{"prompt": "hello"}'
 DEFAULT_TIMEOUT_S = 30.0
-BOTH = "both"
 
 
 def check_executor(
     path: str,
     *,
-    lifecycle: str | None = None,
-    profile: str | None = None,
-    parameters: str | None = None,
-    timeout: str | None = None,
-    as_json: bool = False,
+    lifecycle: str | None,
+    profile: str | None,
+    parameters: str | None,
+    timeout: str | None,
+    as_json: bool,
 ) -> int:
     """Print the table and the transcript of each failure, and return the exit code.
 
@@ -63,7 +61,14 @@ async def _check(
     if not as_json:
         show(_introduction(target))
     outcomes = []
-    with _cancelled_by_signals():
+    task = asyncio.current_task()
+
+    def end(_: str) -> None:
+        """Cancel this task on a signal, so that the executor does not outlive its check."""
+        if task is not None and not task.cancelling():  # a second signal must not interrupt the cleanup
+            task.cancel()
+
+    with on_ending_signals(end):
         async with open_environment(target, parameters, timeout_s) as environment:
             for lifecycle in lifecycles:
                 if not as_json:
@@ -78,19 +83,6 @@ async def _check(
     return outcomes
 
 
-@contextlib.contextmanager
-def _cancelled_by_signals() -> Iterator[None]:
-    """Cancel the current task on SIGINT and SIGTERM, so that the executor does not outlive its check."""
-    task = asyncio.current_task()
-
-    def end(_: str) -> None:
-        if task is not None and not task.cancelling():  # a second signal must not interrupt the cleanup
-            task.cancel()
-
-    with on_ending_signals(end):
-        yield
-
-
 def _introduction(target: Target) -> str:
     command = " ".join(target.program.command)
     if target.profile is None:
@@ -101,14 +93,10 @@ def _introduction(target: Target) -> str:
 
 def _lifecycles(text: str | None) -> tuple[Lifecycle, ...]:
     """Return the lifecycles that the option names; empty if it is not given."""
-    if not text:
-        return ()
-    if text == BOTH:
-        return LIFECYCLES
-    for lifecycle in LIFECYCLES:
-        if text == lifecycle:
-            return (lifecycle,)
-    raise UsageError(f"--lifecycle: unknown value {text!r}; choose one of {', '.join(LIFECYCLES)}, {BOTH}")
+    choices: dict[str, tuple[Lifecycle, ...]] = {**{each: (each,) for each in LIFECYCLES}, "both": LIFECYCLES}
+    if text and text not in choices:
+        raise UsageError(f"--lifecycle: unknown value {text!r}; choose one of {', '.join(choices)}")
+    return choices[text] if text else ()
 
 
 def _parameters(text: str) -> JsonObject:
@@ -120,9 +108,6 @@ def _parameters(text: str) -> JsonObject:
 
 def _timeout_s(text: str) -> float:
     try:
-        timeout_s = float(text)
-    except ValueError:
-        timeout_s = 0.0
-    if not 0 < timeout_s < float("inf"):
-        raise UsageError(f"--timeout: {text!r} is not a number of seconds above 0")
-    return timeout_s
+        return parse.seconds(text)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {text!r} is not a number of seconds above 0") from error

@@ -10,10 +10,6 @@ from fsm_runner.cli.output import show
 from fsm_runner.errors import FsmRunnerError, UsageError
 
 TEMPLATES = Path(__file__).parents[1] / "templates" / "executor"
-
-NAME_LIMIT = 64
-_NAME = re.compile(r"[a-z][a-z0-9-]*")
-
 _EXECUTORS = {"python": "executor.py.in", "sh": "executor.sh.in"}
 
 
@@ -30,7 +26,13 @@ def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> No
     if existing:
         raise UsageError(f"these files exist already and were not overwritten: {', '.join(existing)}")
     for file in files:
-        _write(file)
+        try:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+            with file.path.open("x") as new:
+                new.write(file.content)
+            file.path.chmod(file.mode)
+        except OSError as fault:
+            raise FsmRunnerError(f"{file.path}: cannot be written: {fault.strerror}") from fault
     for file in files:
         show(f"wrote {file.path}")
     show(_next_steps(name, folder, files))
@@ -38,10 +40,10 @@ def write_executor(name: str, folder: Path, lifecycle: str, language: str) -> No
 
 def new_files(name: str, folder: Path, lifecycle: str, language: str) -> list[NewFile]:
     """Return the executor, its profile and its test. Raises `UsageError` for an invalid name."""
-    if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
         raise UsageError(
             f"{name!r} is not a valid name for an executor: use lower-case letters, digits and hyphens, begin with a "
-            f"letter, and use at most {NAME_LIMIT} characters"
+            "letter, and use at most 64 characters"
         )
     values = {"name": name, "lifecycle": lifecycle}
     return [
@@ -54,16 +56,6 @@ def new_files(name: str, folder: Path, lifecycle: str, language: str) -> list[Ne
 def _filled(values: dict[str, str], template: str) -> str:
     text = (TEMPLATES / template).read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda field: values[field[1]], text)
-
-
-def _write(file: NewFile) -> None:
-    try:
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        with file.path.open("x") as new:
-            new.write(file.content)
-        file.path.chmod(file.mode)
-    except OSError as fault:
-        raise FsmRunnerError(f"{file.path}: cannot be written: {fault.strerror}") from fault
 
 
 def _next_steps(name: str, folder: Path, files: list[NewFile]) -> str:

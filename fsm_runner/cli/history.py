@@ -23,9 +23,6 @@ SHOWN_REPORT_CHARS = 500
 
 RUN_COLUMNS = ("RUN", "SESSION", "AGENT", "STATE", "CLAIMED", "LASTED")
 STEP_COLUMNS = ("TIME", "STATE", "EVENT", "STAYED", "REASON")
-RUNNER_COLUMNS = ("JOURNAL", *STEP_COLUMNS)
-
-Record = RunLife | SessionLife | Step
 
 
 def show_history(state_dir: Path, name: str | None, *, as_json: bool) -> None:
@@ -63,9 +60,8 @@ def _opened(state_dir: Path, stack: ExitStack) -> list[Reader]:
 
 
 def _show_latest_runs(readers: Sequence[Reader], *, as_json: bool) -> None:
-    lives = [life for reader in readers for life in reader.latest_runs(LATEST_RUNS)]
-    lives.sort(key=lambda life: life.claimed_at)
-    latest = lives[-LATEST_RUNS:]
+    lives = (life for reader in readers for life in reader.latest_runs(LATEST_RUNS))
+    latest = sorted(lives, key=lambda life: life.claimed_at)[-LATEST_RUNS:]
     if as_json:
         _print_json(latest)
     else:
@@ -73,13 +69,12 @@ def _show_latest_runs(readers: Sequence[Reader], *, as_json: bool) -> None:
 
 
 def _show_runner(readers: Sequence[Reader], *, as_json: bool) -> None:
-    steps = [step for reader in readers for step in reader.steps_of_runner(LATEST_RUNNER_STEPS)]
-    steps.sort(key=lambda step: step.at)
-    latest = steps[-LATEST_RUNNER_STEPS:]
+    steps = (step for reader in readers for step in reader.steps_of_runner(LATEST_RUNNER_STEPS))
+    latest = sorted(steps, key=lambda step: step.at)[-LATEST_RUNNER_STEPS:]
     if as_json:
         _print_json(latest)
     else:
-        show_table(RUNNER_COLUMNS, [(step.journal, *_step_row(step, is_open=False)) for step in latest])
+        show_table(("JOURNAL", *STEP_COLUMNS), [(step.journal, *_step_row(step, is_open=False)) for step in latest])
 
 
 def _show_named(readers: Sequence[Reader], name: str, *, as_json: bool) -> bool:
@@ -125,17 +120,13 @@ def _show_steps(title: str, steps: Sequence[Step], *, is_open: bool) -> None:
 
 
 def _run_row(life: RunLife) -> Row:
-    lasted = f"{_shown_s(_so_far_s(life.claimed_at))} so far" if life.lasted_s is None else _shown_s(life.lasted_s)
-    claimed = _shown_time(life.claimed_at)
+    claimed, lasted = _shown_time(life.claimed_at), _shown_duration(life.lasted_s, life.claimed_at)
     return life.run_id, life.session_id, life.agent or "-", life.state or "-", claimed, lasted
 
 
 def _step_row(step: Step, *, is_open: bool) -> Row:
     """Format a step. The last state of an open run or session still lasts."""
-    if step.stayed_s is not None:
-        stayed = _shown_s(step.stayed_s)
-    else:
-        stayed = f"{_shown_s(_so_far_s(step.at))} so far" if is_open else ""
+    stayed = "" if step.stayed_s is None and not is_open else _shown_duration(step.stayed_s, step.at)
     reason = excerpt(headline(step.reason), SHOWN_REASON_CHARS)
     return _shown_time(step.at), step.target, step.event, stayed, reason
 
@@ -152,8 +143,9 @@ def _ending(life: RunLife) -> str:
     return f"{ending}; reported: {report}" if report else f"{ending}; nothing was reported"
 
 
-def _so_far_s(at: str) -> float:
-    return seconds_between(at, utc_text())
+def _shown_duration(seconds: float | None, since: str) -> str:
+    """Format a duration; None: it has not ended."""
+    return f"{_shown_s(seconds_between(since, utc_text()))} so far" if seconds is None else _shown_s(seconds)
 
 
 def _shown_time(at: str) -> str:
@@ -173,6 +165,6 @@ def _shown_s(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def _print_json(records: Sequence[Record]) -> None:
+def _print_json(records: Sequence[RunLife | SessionLife | Step]) -> None:
     for record in records:
         show_json(record)

@@ -49,14 +49,13 @@ def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
         return key, _json(word, text)
     if text.startswith("@"):
         text = _file_text(word, Path(text[1:]))
-    return key, _typed(word, text, _key_schema(schema, key))
-
-
-def _key_schema(schema: JsonObject, key: str) -> _KeySchema:
     properties = schema.get("properties")
-    raw = properties.get(key) if isinstance(properties, dict) else None
+    return key, _typed(word, text, _key_schema(properties.get(key) if isinstance(properties, dict) else None))
+
+
+def _key_schema(schema: Any) -> _KeySchema:
     try:
-        return msgspec.convert(raw or {}, _KeySchema)
+        return msgspec.convert(schema or {}, _KeySchema)
     except msgspec.ValidationError:
         return _KeySchema()
 
@@ -108,11 +107,7 @@ def _read_list(text: str, schema: _KeySchema) -> object:
     """Parse a JSON array, or values separated by commas."""
     if text.lstrip().startswith("["):
         return decode_json(text, list[Any])
-    try:
-        element = msgspec.convert(schema.items or {}, _KeySchema)
-    except msgspec.ValidationError:
-        element = _KeySchema()
-    return [_typed(text, part, element) for part in text.split(",")] if text else []
+    return [_typed(text, part, _key_schema(schema.items)) for part in text.split(",")] if text else []
 
 
 _READERS: dict[str, Callable[[str, _KeySchema], object]] = {

@@ -12,7 +12,7 @@ def list_profiles() -> None:
     paths = profile_paths()
     if not paths:
         raise UsageError(f"there are no profiles in {profile_places()}")
-    width = max(map(len, paths), default=0)
+    width = max(map(len, paths))
     is_any_invalid = False
     for name in paths:
         try:

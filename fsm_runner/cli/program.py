@@ -8,8 +8,6 @@ from fsm_runner.cli.app import app
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, FsmRunnerError
 from fsm_runner.process.inherited import normalize_signals, normalize_streams
 
-_STDOUT_DESCRIPTOR = 1
-
 
 def run_command() -> None:
     """Run the command that the arguments of this process name. Raises `SystemExit` with the exit code."""
@@ -18,30 +16,23 @@ def run_command() -> None:
     try:
         app()
     except FsmRunnerError as error:
-        _say(error)
+        _print_error(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         # An error that no command handles, such as a full disk behind standard output.
-        _say(error if error.filename is None else f"{error.filename}: {error.strerror}")
+        _print_error(f"error: {error if error.filename is None else f'{error.filename}: {error.strerror}'}")
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_ABORTED)
     except Exception:  # noqa: BLE001 - the interpreter would print the traceback with its secrets
-        _say_defect(traceback.format_exc())
+        _print_error(f"{traceback.format_exc()}error: a bug in fsm-runner; please report it with the lines above")
         sys.exit(EXIT_FAILED)
     finally:
         _discard_unwritten()
 
 
-def _say(error: object) -> None:
-    _print_without_secrets(f"error: {error}")
-
-
-def _say_defect(trace: str) -> None:
-    _print_without_secrets(f"{trace}error: a bug in fsm-runner; please report it with the lines above")
-
-
-def _print_without_secrets(text: str) -> None:
+def _print_error(text: str) -> None:
+    """Print text on stderr without the secrets in it."""
     from fsm_runner.diagnostics.redaction import Redactor
     from fsm_runner.util.text import escaped
 
@@ -54,4 +45,4 @@ def _discard_unwritten() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT_DESCRIPTOR)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -44,21 +44,10 @@ class Progress(Observer):
         self._entered_at: float | None = None
 
     def entered(self, run: Run, state: str, *, final: bool) -> None:
-        if self._shows_states:
-            self._show_state(state, final=final)
         if final:
             self.ended.set()
-
-    def reported(self, run: Run, state: str, detail: str) -> None:
-        if self._shows_states:
-            # The detail replaces the unfinished line of the state, which follows on the next line.
-            self._write("\r")
-            say(f"{detail:<{STATE_CHARS}}")
-            self._write(_padded(state))
-        elif self._shows_details:
-            say(f"{_words(state)}: {detail}")
-
-    def _show_state(self, state: str, *, final: bool) -> None:
+        if not self._shows_states:
+            return
         now = time.monotonic()
         if self._entered_at is None:
             self._began_at = now
@@ -68,6 +57,15 @@ class Progress(Observer):
         self._write(_padded(state))
         if final:
             self._write(f"{now - self._began_at:9.3f} s in all\n")
+
+    def reported(self, run: Run, state: str, detail: str) -> None:
+        if self._shows_states:
+            # The detail replaces the unfinished line of the state, which follows on the next line.
+            self._write("\r")
+            say(f"{detail:<{STATE_CHARS}}")
+            self._write(_padded(state))
+        elif self._shows_details:
+            say(f"{_words(state)}: {detail}")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -96,7 +94,9 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
         project_dir=str(config.project_dir),
     )
     SUBREAPER.enable(exclusive=True)
-    return event_loop.run(_run(config, profile, request))
+    with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
+        local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
+        return event_loop.run(_run(local, profile, request))
 
 
 def _profile_for(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:
@@ -150,12 +150,6 @@ def _valid_profiles() -> tuple[list[LoadedProfile], str]:
 
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
     progress = Progress(verbose=config.verbose)
-    with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
-        local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
-        return await _run_in(local, profile, request, progress)
-
-
-async def _run_in(config: RunnerConfig, profile: LoadedProfile, request: RunRequest, progress: Progress) -> int:
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     async with (
         CoordinatorServer(port=0, max_connections=max_connections) as server,

@@ -48,7 +48,9 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile, redactor: Redacto
         url = config.coordinator_url or await _embedded_coordinator(stack)
         runner = await stack.enter_async_context(assembled_runner(config, profile, url, redactor=redactor))
         if config.coordinator_url is None:
-            _log_own_coordinator(url, profile)
+            logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", url)
+            for example in submit_examples(profile):
+                logger.info("submit a run: {}", example)
         with post_on_signals(runner, DRAIN_FIRST):
             code = EXIT_CODES[await runner.live()]
         if code == EXIT_ABORTED:
@@ -80,12 +82,6 @@ async def _embedded_coordinator(stack: AsyncExitStack) -> str:
         hint = f"if it is a coordinator, name it with --coordinator-url {LOCAL_COORDINATOR_URL}"
         raise UsageError(f"no coordinator URL was given, and no coordinator can be started: {error}; {hint}") from error
     return server.url
-
-
-def _log_own_coordinator(url: str, profile: LoadedProfile) -> None:
-    logger.info("no coordinator URL was given, so a coordinator serves at {} until this runner ends", url)
-    for example in submit_examples(profile):
-        logger.info("submit a run: {}", example)
 
 
 def submit_examples(profile: LoadedProfile) -> list[str]:

@@ -14,7 +14,6 @@ from fsm_runner.util.error_text import headline
 from fsm_runner.util.text import excerpt
 
 COLUMNS = ("RUN", "STATUS", "AGENT", "SESSION", "CREATED", "ERROR")
-SESSION_PREFIX = "ses_"
 ERROR_CHARS = 60
 """The width of the column of errors. The whole text is in `--json`."""
 
@@ -45,7 +44,7 @@ async def _fetch(url: str | None, status: str | None) -> list[Run]:
 
 async def _stop(url: str | None, name: str) -> None:
     async with coordinator_api(url) as api:
-        if name.startswith(SESSION_PREFIX):
+        if name.startswith("ses_"):
             await api.stop_session(name)
         else:
             await api.stop_run(name)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from fsm_runner.coordinator_server.matching import Demands, demands_from
 from fsm_runner.protocol.wire import DECODE_FAULTS, ListedRunner, Run
 
-ONLINE = "online"
 LISTED_RUNNERS = 10
 """The most runners in the hint. Further ones are counted."""
 
@@ -13,7 +12,7 @@ LISTED_RUNNERS = 10
 def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
     """Return the lines of the hint: one for the run, then one for each online runner."""
     waiting = f"{run.run_id} is waiting for a runner that takes it"
-    online = [runner for runner in runners if runner.status == ONLINE]
+    online = [runner for runner in runners if runner.status == "online"]
     if not online:
         return [f"{waiting}; no runner is online"]
     try:

@@ -28,14 +28,9 @@ def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) ->
     logger.configure(patcher=lambda record: _sanitize(record, redactor))
     level = "DEBUG" if verbose else "WARNING" if quiet else "INFO"
     sink = LogSink(sys.stderr.fileno(), redactor)
-    logger.add(
-        sink,
-        level=level,
-        format=_FORMAT if sink.isatty() else _FORMAT_WITH_DATE,
-        # A traceback with the values of variables would show parameters and credentials.
-        diagnose=False,
-        backtrace=False,
-    )
+    form = _FORMAT if sink.isatty() else _FORMAT_WITH_DATE
+    # With `diagnose`, a traceback would show the values of variables, such as parameters and credentials.
+    logger.add(sink, level=level, format=form, diagnose=False, backtrace=False)
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
 
 
@@ -75,6 +70,7 @@ class LogSink:
         """Whether the last line was written only in part."""
 
     def isatty(self) -> bool:
+        """The logging library asks, too, to decide on colours."""
         return os.isatty(self._descriptor)
 
     def write(self, text: str) -> None:

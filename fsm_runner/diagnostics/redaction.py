@@ -65,12 +65,10 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: set[str] = set()
-        self._forms: list[str] = []
-        """Longest first, because part of a secret may be another secret."""
-        self._base64: list[str] = []
+        self._forms: dict[str, bytes] = {}
+        """The forms as text and as bytes, longest first, because part of a secret may be another secret."""
+        self._base64: dict[str, bytes] = {}
         """The forms that programs break into lines."""
-        self._encoded_forms: list[bytes] = []
-        self._encoded_base64: list[bytes] = []
         for secret in secrets:
             self.add(secret)
 
@@ -84,10 +82,8 @@ class Redactor:
         secret = secret.strip()
         if len(secret) >= SHORTEST_SECRET_CHARS:
             self._secrets.add(secret)
-            self._forms = sorted({form for each in self._secrets for form in _forms_of(each)}, key=len, reverse=True)
-            self._base64 = sorted({form for each in self._secrets for form in _base64_of(each)}, key=len, reverse=True)
-            self._encoded_forms = [form.encode(errors="replace") for form in self._forms]
-            self._encoded_base64 = [form.encode(errors="replace") for form in self._base64]
+            self._forms = _encoded(form for each in self._secrets for form in _forms_of(each))
+            self._base64 = _encoded(form for each in self._secrets for form in _base64_of(each))
 
     def replace(self, old: str, new: str) -> None:
         """Replace a secret, such as a renewed token."""
@@ -116,12 +112,12 @@ class Redactor:
 
     def _has_secret(self, body: bytes) -> bool:
         """Search the bytes, which is fast: reports may have megabytes, and few contain a secret."""
-        if any(form in body for form in self._encoded_forms):
+        if any(form in body for form in self._forms.values()):
             return True
-        if not self._encoded_base64 or b"\\n" not in body:
+        if not self._base64 or b"\\n" not in body:
             return False
         joined = body.replace(b"\\r", b"").replace(b"\\n", b"")
-        return any(form in joined for form in self._encoded_base64)
+        return any(form in joined for form in self._base64.values())
 
     def _without_wrapped_base64(self, text: str) -> str:
         """Programs break base64 into lines of 64 or 76 characters."""
@@ -140,19 +136,17 @@ class Redactor:
         return "".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True))
 
     def _without_partial_end(self, text: str) -> str:
-        length = max(self._part_lengths(lambda form, length: text.endswith(form[:length])), default=0)
+        length = self._longest_part(lambda form, length: text.endswith(form[:length]))
         return text[:-length] + MASK if length else text
 
     def _without_partial_start(self, text: str) -> str:
-        length = max(self._part_lengths(lambda form, length: text.startswith(form[-length:])), default=0)
+        length = self._longest_part(lambda form, length: text.startswith(form[-length:]))
         return MASK + text[length:] if length else text
 
-    def _part_lengths(self, has_part: Callable[[str, int], bool]) -> Iterator[int]:
-        """Yield the lengths for which `has_part` is true for the form of a secret."""
-        for form in self._forms:
-            for length in range(SHORTEST_PART_CHARS, len(form)):
-                if has_part(form, length):
-                    yield length
+    def _longest_part(self, has_part: Callable[[str, int], bool]) -> int:
+        """Return the greatest length for which `has_part` is true for a form of a secret; 0: there is none."""
+        lengths = ((form, length) for form in self._forms for length in range(SHORTEST_PART_CHARS, len(form)))
+        return max((length for form, length in lengths if has_part(form, length)), default=0)
 
 
 def _secrets_in(variables: Mapping[str, str | None]) -> Iterator[str]:
@@ -178,6 +172,10 @@ def _has_login(body: bytes) -> bool:
         for found in _LOGIN_IN_JSON.finditer(body)
         if (login := _LOGIN.fullmatch(found[0].decode(errors="replace")))
     )
+
+
+def _encoded(forms: Iterable[str]) -> dict[str, bytes]:
+    return {form: form.encode(errors="replace") for form in sorted(set(forms), key=len, reverse=True)}
 
 
 def _forms_of(secret: str) -> set[str]:

@@ -4,7 +4,6 @@ import time
 from datetime import UTC, datetime, timedelta
 
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-_TICK = timedelta(microseconds=1)
 
 
 def utc_now() -> str:
@@ -19,5 +18,5 @@ class EventClock:
         self._last = datetime.fromtimestamp(0, UTC)
 
     def now(self) -> str:
-        self._last = max(datetime.fromtimestamp(time.time(), UTC), self._last + _TICK)
+        self._last = max(datetime.fromtimestamp(time.time(), UTC), self._last + timedelta(microseconds=1))
         return self._last.strftime(_FORMAT)

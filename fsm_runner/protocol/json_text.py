@@ -80,25 +80,20 @@ def valid_json(text: bytes) -> bytes:
     It has no byte order mark, no lone surrogates (up to `REPLACED_LIMIT`), and U+FFFD for bytes that are not UTF-8.
     """
     text = _without_surrogates(text)
-    return text if _is_utf8(text) else b"".join(piece.encode() for piece in _decoded_pieces(text, "replace"))
+    try:
+        for _ in _decoded_pieces(text, "strict"):
+            pass
+    except UnicodeDecodeError:
+        return b"".join(piece.encode() for piece in _decoded_pieces(text, "replace"))
+    return text
 
 
 def _without_surrogates(text: bytes) -> bytes:
     text = text.removeprefix(BOM_UTF8)
     if b"\\ud" in text or b"\\uD" in text:
-        text = _ESCAPED.sub(_replaced, text, count=REPLACED_LIMIT)
+        # Pairs stay.
+        text = _ESCAPED.sub(lambda found: found[0] if found[2] else found[1] + rb"\ufffd", text, count=REPLACED_LIMIT)
     return _ENCODED.sub(REPLACEMENT.encode(), text) if b"\xed" in text else text
-
-
-def _is_utf8(text: bytes) -> bool:
-    if text.isascii():
-        return True
-    try:
-        for _ in _decoded_pieces(text, "strict"):
-            pass
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _decoded_pieces(text: bytes, errors: str) -> Iterator[str]:
@@ -111,7 +106,3 @@ def _decoded_pieces(text: bytes, errors: str) -> Iterator[str]:
 def valid_text(text: str) -> str:
     """Return the text with U+FFFD for lone surrogates. Two that form a pair become their character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _replaced(found: re.Match[bytes]) -> bytes:
-    return found[0] if found[2] else found[1] + rb"\ufffd"

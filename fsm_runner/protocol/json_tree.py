@@ -1,27 +1,20 @@
 """Operations on decoded JSON of any depth, which encoders and other programs may reject."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 
-def is_deeper(value: object, levels: int) -> bool:
+def is_deeper(value: Any, levels: int) -> bool:
     """Return whether objects and lists are nested deeper than `levels`."""
     layer = [value]
     for _ in range(levels + 1):
-        layer = [child for each in layer for child in _children(each)]
+        containers = (
+            each.values() if isinstance(each, dict) else each for each in layer if isinstance(each, dict | list)
+        )
+        layer = [child for container in containers for child in container]
         if not layer:
             return False
     return True
-
-
-def _renamed(part: Any, change: Callable[[str], str]) -> Any:
-    return {change(name): each for name, each in part.items()} if isinstance(part, dict) else part.copy()
-
-
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +35,9 @@ def with_texts(value: Any, change: Callable[[str], str], *, names: bool = False)
             if isinstance(part, str):
                 container[key] = change(part)
             elif isinstance(part, dict | list):
-                container[key] = _renamed(part, change) if names else part.copy()
-                pending.append(container[key])
+                copy = part.copy()
+                if names and isinstance(part, dict):
+                    copy = {change(name): each for name, each in part.items()}
+                container[key] = copy
+                pending.append(copy)
     return root[0]
