@@ -68,7 +68,15 @@ class AgentCatalog:
         owned: dict[str, CatalogAgent] = {}
         for agent in agents:
             if existing := others.get(agent.name) or owned.get(agent.name):
-                raise _name_collision(existing)
+                owner = "a file of the coordinator" if existing.runner_id is None else f"runner {existing.runner_id}"
+                raise Conflict(
+                    {
+                        "error": "agent_name_collision",
+                        "agent_name": agent.name,
+                        "existing_runner_id": existing.runner_id,
+                        "message": f"An agent named '{agent.name}' is already defined by {owner}",
+                    }
+                )
             owned[agent.name] = agent
         if owned or len(others) != len(self.by_name):
             self.by_name = {**others, **owned}
@@ -80,18 +88,6 @@ class AgentCatalog:
     def tagged(self, tags: frozenset[str]) -> list[CatalogAgent]:
         """Return the agents that have all of these tags, by name."""
         return [agent for _, agent in sorted(self.by_name.items()) if tags.issubset(agent.agent.tags or ())]
-
-
-def _name_collision(existing: CatalogAgent) -> Conflict:
-    owner = "a file of the coordinator" if existing.runner_id is None else f"runner {existing.runner_id}"
-    return Conflict(
-        {
-            "error": "agent_name_collision",
-            "agent_name": existing.name,
-            "existing_runner_id": existing.runner_id,
-            "message": f"An agent named '{existing.name}' is already defined by {owner}",
-        }
-    )
 
 
 def load_agents(folder: Path, scripts: Iterable[str]) -> list[CatalogAgent]:

@@ -5,6 +5,9 @@ import msgspec
 from fsm_runner.protocol.json_tree import without_nulls
 from fsm_runner.protocol.wire import JsonObject
 
+COMPARED = ("runner_id", "hostname", "project_dir", "executor_profile", "executor_type")
+"""The properties that must be equal if they are demanded."""
+
 
 class Demands(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run demands of its runner. An absent property is not demanded."""
@@ -19,14 +22,8 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def merged_with(self, weaker: "Demands") -> "Demands":
         """Return both together: a property of this object wins, and tags add up."""
-        return Demands(
-            hostname=self.hostname if self.hostname is not None else weaker.hostname,
-            project_dir=self.project_dir if self.project_dir is not None else weaker.project_dir,
-            executor_profile=self.executor_profile if self.executor_profile is not None else weaker.executor_profile,
-            executor_type=self.executor_type if self.executor_type is not None else weaker.executor_type,
-            tags=tuple(dict.fromkeys((*self.tags, *weaker.tags))),
-            runner_id=self.runner_id if self.runner_id is not None else weaker.runner_id,
-        )
+        tags = tuple(dict.fromkeys((*self.tags, *weaker.tags)))
+        return Demands(**{**msgspec.to_builtins(weaker), **msgspec.to_builtins(self), "tags": tags})
 
     def as_json(self) -> JsonObject:
         """Return the demands as a run lists them."""
@@ -54,14 +51,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 def meets(runner: Capabilities, demands: Demands) -> bool:
     """Return whether the runner may claim a run with these demands."""
-    demanded_and_offered = (
-        (demands.runner_id, runner.runner_id),
-        (demands.hostname, runner.hostname),
-        (demands.project_dir, runner.project_dir),
-        (demands.executor_profile, runner.executor_profile),
-        (demands.executor_type, runner.executor_type),
-    )
-    if any(demanded is not None and demanded != offered for demanded, offered in demanded_and_offered):
+    if any(getattr(demands, name) not in (None, getattr(runner, name)) for name in COMPARED):
         return False
     if runner.require_matching_tags and runner.tags.isdisjoint(demands.tags):
         return False

@@ -9,8 +9,6 @@ from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.coordinator_server.store.worker import StoreWorker
 from fsm_runner.protocol.wire import JsonObject
 
-ASKED_TO_LEAVE = "The runner was deregistered"
-
 IsDisconnected = Callable[[], Awaitable[bool]]
 """Returns whether the event loop has read the end of the client's connection."""
 
@@ -66,7 +64,7 @@ class Polls:
         if runner.presence is not Presence.LEAVING:
             return None
         async with runner.claim_lock:
-            await self._worker.do(Store.close_runner, runner.runner_id, ASKED_TO_LEAVE)
+            await self._worker.do(Store.close_runner, runner.runner_id, "The runner was deregistered")
         if await is_disconnected() or runner.presence is not Presence.LEAVING:
             return None
         self._registry.remove(runner, Presence.DEREGISTERED)

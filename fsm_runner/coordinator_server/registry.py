@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from enum import Enum
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from fsm_runner.coordinator_server.matching import Capabilities
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.wire import JsonObject
-
-RUNNER_ID_DIGITS = 12
 
 
 def runner_id_of(hostname: str, project_dir: str, executor_profile: str, command: str) -> str:
     """Return the id of a runner: the same four texts give the same id, also after a restart."""
     identity = "\0".join((hostname, project_dir, executor_profile, command))
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"rnr_{digest[:RUNNER_ID_DIGITS]}"
+    return f"rnr_{digest[:12]}"
 
 
 class Presence(Enum):
@@ -30,27 +30,26 @@ class Presence(Enum):
     EXPIRED = "expired"
 
 
-class Runner:
+class Runner(msgspec.Struct, eq=False):
     """A registered runner, with everything that its next poll has to report."""
 
-    def __init__(self, capabilities: Capabilities, executor: JsonObject, claim_lock: asyncio.Lock) -> None:
-        self.capabilities = capabilities
-        self.executor = executor
-        self.registered_at = utc_now()
-        self.last_heartbeat = self.registered_at
-        self.last_heartbeat_s = 0.0
-        self.is_stale = False
-        """Whether it missed heartbeats. A heartbeat does not change this; only a registration does."""
-        self.poll_lost_s: float | None = None
-        """When the connection of its last poll ended before the response; None: it has called since."""
-        self.presence = Presence.REGISTERED
-        self.scripts_to_sync: list[str] = []
-        self.claim_lock = claim_lock
-        """Held from a claim until its response is certain to be sent; a deregistration waits for it.
+    capabilities: Capabilities
+    executor: JsonObject
+    claim_lock: asyncio.Lock
+    """Held from a claim until its response is certain to be sent; a deregistration waits for it.
 
-        All runners of one identity share it, so that a new one claims after the closing of its predecessor's runs.
-        """
-        self._held_polls: set[asyncio.Event] = set()
+    All runners of one identity share it, so that a new one claims after the closing of its predecessor's runs.
+    """
+    registered_at: str = msgspec.field(default_factory=utc_now)
+    last_heartbeat: str = ""
+    last_heartbeat_s: float = 0.0
+    is_stale: bool = False
+    """Whether it missed heartbeats. A heartbeat does not change this; only a registration does."""
+    poll_lost_s: float | None = None
+    """When the connection of its last poll ended before the response; None: it has called since."""
+    presence: Presence = Presence.REGISTERED
+    scripts_to_sync: list[str] = []
+    held_polls: set[asyncio.Event] = set()
 
     @property
     def runner_id(self) -> str:
@@ -62,19 +61,19 @@ class Runner:
 
     def wake(self) -> None:
         """Make its held polls check again for something to report."""
-        for poll in self._held_polls:
+        for poll in self.held_polls:
             poll.set()
 
     @contextmanager
     def held_poll(self) -> Iterator[asyncio.Event]:
         """Yield the event that `wake` sets."""
         poll = asyncio.Event()
-        self._held_polls.add(poll)
+        self.held_polls.add(poll)
         self.poll_lost_s = None
         try:
             yield poll
         finally:
-            self._held_polls.discard(poll)
+            self.held_polls.discard(poll)
 
 
 class Registry:

@@ -12,9 +12,6 @@ from fsm_runner.coordinator_server.store.worker import StoreWorker
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.wire import JsonObject, Registered
 
-POLL_ENDPOINT = "/runner/runs"
-SILENT_FOR_TOO_LONG = "The runner was removed: it sent no heartbeat for too long"
-
 
 class RegistrationRequest(msgspec.Struct, frozen=True):
     capabilities: Capabilities
@@ -51,7 +48,10 @@ class Runners:
         await self.expire()
         known = self._registry.get(request.capabilities.runner_id)
         if known is not None and not self._registry.may_be_replaced(known):
-            raise _duplicate(request.capabilities)
+            identity = ("runner_id", "hostname", "project_dir", "executor_profile")
+            detail = {name: getattr(request.capabilities, name) for name in identity}
+            message = f"A runner with this identity is already online: {known.runner_id}"
+            raise Conflict({"error": "duplicate_runner", **detail, "message": message})
         self._agents.replace_owned(request.capabilities.runner_id, request.agents)
         runner = self._registry.add(request.capabilities, request.executor)
         runner.scripts_to_sync = list(self._scripts)
@@ -65,7 +65,7 @@ class Runners:
             poll_timeout_seconds=self._timings.poll_timeout_s,
             heartbeat_interval_seconds=self._timings.heartbeat_interval_s,
         )
-        return {**msgspec.structs.asdict(response), "poll_endpoint": POLL_ENDPOINT}
+        return {**msgspec.structs.asdict(response), "poll_endpoint": "/runner/runs"}
 
     async def _restore(self, runner: Runner) -> None:
         """Close what an earlier departure of this runner left open, and queue what waits for the runner."""
@@ -96,7 +96,7 @@ class Runners:
         expired = self._registry.expire()
         # Closing may fail for any of them with the database, so all are marked first.
         for runner in expired:
-            self._mark_departed(runner, SILENT_FOR_TOO_LONG)
+            self._mark_departed(runner, "The runner was removed: it sent no heartbeat for too long")
         for runner in expired:
             await self._close_departed(runner.runner_id)
 
@@ -129,28 +129,14 @@ class Runners:
         return runner
 
     def _runner_json(self, runner: Runner) -> JsonObject:
-        offered = runner.capabilities
+        offered = msgspec.structs.asdict(runner.capabilities)
+        del offered["executor_type"]
         return {
-            "runner_id": runner.runner_id,
+            **offered,
             "status": "stale" if runner.is_stale else "online",
-            "hostname": offered.hostname,
-            "project_dir": offered.project_dir,
-            "executor_profile": offered.executor_profile,
             "executor": runner.executor,
-            "tags": sorted(offered.tags),
-            "require_matching_tags": offered.require_matching_tags,
+            "tags": sorted(offered["tags"]),
             "registered_at": runner.registered_at,
             "last_heartbeat": runner.last_heartbeat,
             "seconds_since_heartbeat": self._registry.seconds_since_heartbeat(runner),
         }
-
-
-def _duplicate(capabilities: Capabilities) -> Conflict:
-    identity = {
-        "runner_id": capabilities.runner_id,
-        "hostname": capabilities.hostname,
-        "project_dir": capabilities.project_dir,
-        "executor_profile": capabilities.executor_profile,
-    }
-    message = f"A runner with this identity is already online: {capabilities.runner_id}"
-    return Conflict({"error": "duplicate_runner", **identity, "message": message})

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -50,7 +51,6 @@ def submit(store: Store, submission: Submission) -> RunCreated:
     if request.type == "resume_session":
         return _resume(store, submission)
     session_id = request.session_id or new_id("ses")
-    agent = _agent(submission)
     store.sessions.create(
         {
             "session_id": session_id,
@@ -62,7 +62,7 @@ def submit(store: Store, submission: Submission) -> RunCreated:
             "created_at": utc_now(),
         }
     )
-    return _queue(store, submission, session_id, agent, Demands())
+    return _queue(store, submission, session_id, Demands())
 
 
 def fill_placeholders(definition: Any, params: JsonObject, scope: JsonObject) -> Any:
@@ -116,7 +116,7 @@ def _resume(store: Store, submission: Submission) -> RunCreated:
         executor_profile=session["executor_profile"],
         runner_id=_runner_of_live_executor(store, session),
     )
-    return _queue(store, submission, session["session_id"], _agent(submission), bound_to)
+    return _queue(store, submission, session["session_id"], bound_to)
 
 
 def _runner_of_live_executor(store: Store, session: JsonObject) -> str | None:
@@ -138,11 +138,8 @@ def _agent(submission: Submission) -> CatalogAgent | None:
     return agent
 
 
-def _queue(
-    store: Store, submission: Submission, session_id: str, agent: CatalogAgent | None, bound_to: Demands
-) -> RunCreated:
-    request = submission.request
-    blueprint = None
+def _queue(store: Store, submission: Submission, session_id: str, bound_to: Demands) -> RunCreated:
+    request, agent, blueprint = submission.request, _agent(submission), None
     if agent is not None:
         blueprint = fill_placeholders(agent.definition, request.parameters, request.scope or {})
     fixed: JsonObject = {
@@ -161,11 +158,11 @@ def _queue(
 
 def _demands(submission: Submission, agent: CatalogAgent | None, bound_to: Demands) -> Demands:
     """Merge the demands. In order of precedence: session, agent type and owner, agent, its script, request."""
+    in_order = [bound_to]
     if agent is None:
-        default = Demands(executor_type=DEFAULT_EXECUTOR_TYPE)
-        return bound_to.merged_with(default).merged_with(submission.additional_demands)
-    owner = Demands(executor_type=agent.type, runner_id=agent.runner_id)
-    script = submission.scripts.get(agent.agent.script or "")
-    script_demands = Demands() if script is None else script.demands
-    merged = bound_to.merged_with(owner).merged_with(agent.demands).merged_with(script_demands)
-    return merged.merged_with(submission.additional_demands)
+        in_order.append(Demands(executor_type=DEFAULT_EXECUTOR_TYPE))
+    else:
+        in_order += [Demands(executor_type=agent.type, runner_id=agent.runner_id), agent.demands]
+        if script := submission.scripts.get(agent.agent.script or ""):
+            in_order.append(script.demands)
+    return reduce(Demands.merged_with, (*in_order, submission.additional_demands))

@@ -3,20 +3,15 @@
 Another session's resource and one that does not exist are refused alike, so that probing reveals nothing.
 """
 
-from typing import TypeVar
-
-import httpx
 import msgspec
 from msgspec import UNSET
 
-from fsm_runner.gateway.errors import GatewayError, coordinator_unreachable, not_open
+from fsm_runner.gateway.errors import GatewayError, not_open
 from fsm_runner.gateway.forwarding import look_up
 from fsm_runner.gateway.paths import is_unambiguous
-from fsm_runner.gateway.request import EVERY_FIELD, GatewayRequest, decode_fields, required_text, text_or_none
+from fsm_runner.gateway.request import EveryField, GatewayRequest, decode_fields, required_text, text_or_none
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, RunCreated
-
-Form = TypeVar("Form")
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -65,7 +60,7 @@ async def is_child(request: GatewayRequest, session_id: str) -> bool:
         return False
     if endpoint.is_known_child(session_id):
         return True
-    found = _decoded(await look_up(request, ("sessions", session_id)), _SessionResponse)
+    found = await look_up(request, ("sessions", session_id), _SessionResponse)
     if found is None or found.session != Session(session_id, endpoint.session_id):
         return False
     endpoint.remember_child(session_id)
@@ -77,7 +72,7 @@ async def child_run_body(request: GatewayRequest) -> bytes:
 
     Raises a 4xx `GatewayError` if it names another parent or a session that is not a child.
     """
-    fields = decode_fields(await request.body.read(), EVERY_FIELD)
+    fields = decode_fields(await request.body.read(), EveryField)
     own = request.endpoint.session_id
     if text_or_none(fields.get("parent_session_id", UNSET), "parent_session_id") not in {None, own}:
         raise GatewayError(403, "parent_session_id: this base URL belongs to another session")
@@ -107,19 +102,7 @@ def remember_created_run(request: GatewayRequest, response_body: bytes) -> None:
 
 
 async def _run(request: GatewayRequest, run_id: str) -> RunOwner:
-    run = _decoded(await look_up(request, ("runs", run_id)), RunOwner)
+    run = await look_up(request, ("runs", run_id), RunOwner)
     if run is None or run.run_id != run_id:
         raise not_open(request.method, request.names)
     return run
-
-
-def _decoded(response: httpx.Response, form: type[Form]) -> Form | None:
-    """Return None if the resource does not exist. Raises a 502 `GatewayError` if no coordinator wrote the response."""
-    if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.UNPROCESSABLE_ENTITY}:
-        return None
-    if not response.is_success:
-        raise coordinator_unreachable()
-    try:
-        return decode_json(response.content, form)
-    except DECODE_FAULTS:
-        raise coordinator_unreachable() from None

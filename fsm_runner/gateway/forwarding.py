@@ -6,7 +6,8 @@ A header is forwarded if it is for the other end and is not a credential.
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 import httpx
 from loguru import logger
@@ -18,7 +19,11 @@ from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, SUPP
 from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
 from fsm_runner.gateway.paths import url_path
 from fsm_runner.gateway.request import GatewayRequest, RawHeaders
+from fsm_runner.protocol.json_text import decode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS
 from fsm_runner.util.text import excerpt
+
+Form = TypeVar("Form")
 
 HOP_BY_HOP = frozenset(
     b"connection http2-settings keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer"
@@ -48,8 +53,11 @@ async def forward(request: GatewayRequest, query: dict[str, str] | None = None) 
         await _stream(request, response)
 
 
-async def look_up(request: GatewayRequest, names: tuple[str, ...]) -> httpx.Response:
-    """Return the coordinator's response to a GET of this path, fully read. Raises a 502 `GatewayError`."""
+async def look_up(request: GatewayRequest, names: tuple[str, ...], form: type[Form]) -> Form | None:
+    """Return the coordinator's resource at this path; None if there is none.
+
+    Raises a 502 `GatewayError`, also if no coordinator wrote the response.
+    """
     try:
         async with (
             asyncio.timeout(request.endpoint.limits.look_up_s),
@@ -58,13 +66,17 @@ async def look_up(request: GatewayRequest, names: tuple[str, ...]) -> httpx.Resp
             body = await _read(response)
     except TimeoutError:
         raise coordinator_unreachable() from None
-    return httpx.Response(response.status_code, content=body)
+    if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.UNPROCESSABLE_ENTITY}:
+        return None
+    if response.is_success:
+        with suppress(*DECODE_FAULTS):
+            return decode_json(body, form)
+    raise coordinator_unreachable()
 
 
 async def submit(request: GatewayRequest, body: bytes) -> bytes | None:
     """POST this JSON to the request's path and answer with the response. Return the response's body if it is a 2xx."""
-    headers = to_coordinator(request.headers, accept_any_encoding=False)
-    headers = [(name, value) for name, value in headers if name != "content-type"]
+    headers = to_coordinator(request.headers, without=frozenset({b"accept-encoding", b"content-type"}))
     headers.append(("content-type", "application/json"))
     async with _open(request, "POST", url_path(request.names), headers, body) as response:
         content = await _read(response)
@@ -74,21 +86,19 @@ async def submit(request: GatewayRequest, body: bytes) -> bytes | None:
     return content if response.is_success else None
 
 
-def to_coordinator(headers: RawHeaders, *, accept_any_encoding: bool = True) -> list[tuple[str, str]]:
-    """Return the request headers to forward. `accept_any_encoding` keeps the executor's `Accept-Encoding`."""
+def to_coordinator(headers: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> list[tuple[str, str]]:
+    """Return the request headers to forward, also without those that the caller names."""
     headers = list(headers)
-    dropped = _hop_by_hop(headers) | OF_THIS_REQUEST | CREDENTIALS | MISLEADING
-    if not accept_any_encoding:
-        dropped |= {b"accept-encoding"}
-    kept = [
+    dropped = _hop_by_hop(headers) | OF_THIS_REQUEST | CREDENTIALS | MISLEADING | without
+    forwarded = [
         (name.decode("ascii"), value.decode("latin-1"))
         for name, value in headers
         if name.lower() not in dropped and not name.lower().startswith(MISLEADING_PREFIX)
     ]
-    if not any(name == "accept-encoding" for name, _ in kept):
+    if not any(name == "accept-encoding" for name, _ in forwarded):
         # Without the header, the HTTP client asks for the encodings that it can decode itself.
-        kept.append(("accept-encoding", "identity"))
-    return kept
+        forwarded.append(("accept-encoding", "identity"))
+    return forwarded
 
 
 def to_executor(headers: RawHeaders, *, body_rewritten: bool = False) -> list[tuple[bytes, bytes]]:

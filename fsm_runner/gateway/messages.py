@@ -14,7 +14,7 @@ from starlette.responses import Response
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.gateway.errors import GatewayError, not_found
-from fsm_runner.gateway.request import EVERY_FIELD, Field, GatewayRequest, decode_fields, required_text, text_or_none
+from fsm_runner.gateway.request import EveryField, Field, GatewayRequest, decode_fields, required_text, text_or_none
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.reporting.executor_status import take_executor_status
@@ -39,12 +39,8 @@ class _EventFields(msgspec.Struct, frozen=True):
     event_type: Field = UNSET
 
 
-_bind_fields = msgspec.json.Decoder(_BindFields)
-_event_fields = msgspec.json.Decoder(_EventFields)
-
-
 async def bind(request: GatewayRequest) -> None:
-    fields = decode_fields(await request.body.read(), _bind_fields)
+    fields = decode_fields(await request.body.read(), _BindFields)
     _check_session(request, fields.session_id)
     executor_session_id = required_text(fields.executor_session_id, "executor_session_id")
     project_dir = text_or_none(fields.project_dir, "project_dir") or None
@@ -53,7 +49,7 @@ async def bind(request: GatewayRequest) -> None:
 
 async def event(request: GatewayRequest) -> None:
     body = await request.body.read()
-    fields = decode_fields(body, _event_fields)
+    fields = decode_fields(body, _EventFields)
     _check_session(request, fields.session_id)
     kind = text_or_none(fields.event_type, "event_type")
     if kind in EVENTS_OF_THE_COORDINATOR:
@@ -62,7 +58,7 @@ async def event(request: GatewayRequest) -> None:
 
 
 async def metadata(request: GatewayRequest) -> None:
-    fields = decode_fields(await request.body.read(), EVERY_FIELD)
+    fields = decode_fields(await request.body.read(), EveryField)
     _check_session(request, fields.pop("session_id", UNSET))
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)

@@ -3,12 +3,10 @@
 import asyncio
 import errno
 import socket
-from typing import Any
 
 from fsm_runner.errors import UsageError
 
 BACKLOG_CONNECTIONS = 2048
-HIGHEST_PORT = 65535
 
 
 class PortInUse(UsageError):
@@ -17,10 +15,14 @@ class PortInUse(UsageError):
 
 async def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes a free one. Raises `UsageError` that names host and port."""
-    if not 0 <= port <= HIGHEST_PORT:
-        raise UsageError(f"port {port}: is not a number from 0 to {HIGHEST_PORT}")
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port}: is not a number from 0 to 65535")
     try:
-        found = await _addresses(host, port)
+        try:
+            # A numeric address needs no resolver, and therefore no thread.
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot listen on host {host!r}: {error}") from None
     family, kind, protocol, _, address = found[0]
@@ -35,14 +37,6 @@ async def listen(host: str, port: int) -> socket.socket:
             raise PortInUse(f"port {port} on {host} is in use by another program") from None
         raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
     return listener
-
-
-async def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
-    try:
-        # A numeric address needs no resolver, and therefore no thread.
-        return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)]
-    except socket.gaierror:
-        return [*await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def url_of(listener: socket.socket) -> str:

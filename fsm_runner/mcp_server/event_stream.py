@@ -14,10 +14,9 @@ from fsm_runner.protocol.urls import path_segment
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 LINE_LIMIT_BYTES = 64 * 1024
-"""Longer lines are truncated. They are data, and only the types of events matter here."""
+"""Longer lines are truncated: only the arrival of an event matters here."""
 
 _EVENT_STREAM = "text/event-stream"
-_DEFAULT_TYPE = "message"
 
 
 class NoStream(Exception):
@@ -46,7 +45,9 @@ class SessionEvents:
             except (CoordinatorError, *READ_ERRORS, NoStream) as fault:
                 logger.debug("mcp: no events from {}: {}", self._path, fault)
             finally:
-                self._set_open(is_open=False)
+                if self.is_open:
+                    self.is_open = False
+                    self._on_change()
             if time.monotonic() - began > self._policy.cap_s:
                 waits.reset()
             await asyncio.sleep(waits.next_s())
@@ -56,61 +57,46 @@ class SessionEvents:
             content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.status_code != httpx.codes.OK or content_type != _EVENT_STREAM:
                 raise NoStream(f"HTTP {response.status_code}, {content_type or 'no content type'}")
-            self._set_open(is_open=True)
+            self.is_open = True
+            self._on_change()
             parser = EventParser()
             async for chunk in chunks_of(response):
                 if parser.feed(chunk):
                     self._on_change()
 
-    def _set_open(self, *, is_open: bool) -> None:
-        if is_open != self.is_open:
-            self.is_open = is_open
-            self._on_change()
-
 
 class EventParser:
-    """An incremental parser of server-sent events."""
+    """An incremental parser that counts server-sent events."""
 
     def __init__(self, line_limit_bytes: int = LINE_LIMIT_BYTES) -> None:
         self._line_limit_bytes = line_limit_bytes
         self._line = bytearray()
         self._after_cr = False
-        self._type = _DEFAULT_TYPE
         self._has_data = False
 
     @property
     def buffered_bytes(self) -> int:
         return len(self._line)
 
-    def feed(self, chunk: bytes) -> list[str]:
-        """Return the types of the events that end in this chunk. Comments, such as keep-alives, are not events."""
+    def feed(self, chunk: bytes) -> int:
+        """Return the number of events that end in this chunk. Comments, such as keep-alives, are not events."""
         if self._after_cr and chunk:
             # A line ends with CR, LF or both; here the CR was the last byte of the chunk before.
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
         self._after_cr = self._after_cr or chunk.endswith(b"\r")
         *ended, begun = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        types = []
+        events = 0
         for part in ended:
             self._buffer(part)
-            line, self._line = bytes(self._line), bytearray()
-            if (event_type := self._parse_line(line)) is not None:
-                types.append(event_type)
+            if not self._line:
+                events += self._has_data
+                self._has_data = False
+            elif self._line.partition(b":")[0] == b"data":
+                self._has_data = True
+            self._line.clear()
         self._buffer(begun)
-        return types
+        return events
 
     def _buffer(self, part: bytes) -> None:
         self._line += part[: self._line_limit_bytes - len(self._line)]
-
-    def _parse_line(self, line: bytes) -> str | None:
-        """Return the type of the event that this line ends, if it ends one."""
-        if not line:
-            event_type = self._type if self._has_data else None
-            self._type, self._has_data = _DEFAULT_TYPE, False
-            return event_type
-        field, _, value = line.partition(b":")
-        if field == b"event":
-            self._type = value.removeprefix(b" ").decode(errors="replace") or _DEFAULT_TYPE
-        elif field == b"data":
-            self._has_data = True
-        return None

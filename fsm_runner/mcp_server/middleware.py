@@ -23,9 +23,6 @@ class AddressMiddleware:
         self._body_limit_bytes = body_limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await Response(status_code=404)(scope, receive, send)
-            return
         path = scope["path"].rstrip("/")
         session_id = self._addresses.session_of(path)
         app = self._app

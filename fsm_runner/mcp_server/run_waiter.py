@@ -50,7 +50,17 @@ class RunWaiter:
             background_task(self._events.follow(), f"mcp-events-{self._run.run_id}"),
             background_task(self._report_regularly(), f"mcp-progress-{self._run.run_id}"),
         ):
-            return await self._poll_until_ended()
+            waits = Waits(self._limits.look_up)
+            while True:
+                self._changed.clear()
+                state = await self._look_up()
+                if state is not None and state.status in TERMINAL_RUN_STATUSES:
+                    return state
+                if self._events.is_open and not self._is_unreachable:
+                    waits.reset()
+                    await self._pause(self._limits.recheck_s)
+                else:
+                    await self._pause(waits.next_s())
 
     async def result(self) -> wire.SessionResult:
         """Return the session's result once the run has completed; an empty one if there is none. Raises `Refused`."""
@@ -65,19 +75,6 @@ class RunWaiter:
                     raise
                 logger.debug("mcp: {}: the result cannot be fetched yet: {}", self._run.run_id, fault)
             await asyncio.sleep(waits.next_s())
-
-    async def _poll_until_ended(self) -> wire.RunState:
-        waits = Waits(self._limits.look_up)
-        while True:
-            self._changed.clear()
-            state = await self._look_up()
-            if state is not None and state.status in TERMINAL_RUN_STATUSES:
-                return state
-            if self._events.is_open and not self._is_unreachable:
-                waits.reset()
-                await self._pause(self._limits.recheck_s)
-            else:
-                await self._pause(waits.next_s())
 
     async def _look_up(self) -> wire.RunState | None:
         """Return the run's state; None while the coordinator is unreachable."""

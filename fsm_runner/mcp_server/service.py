@@ -26,7 +26,7 @@ from fsm_runner.mcp_server.middleware import AddressMiddleware
 from fsm_runner.mcp_server.results import ToolFailure
 from fsm_runner.mcp_server.run_waiter import ReportProgress
 from fsm_runner.mcp_server.toolbox import Toolbox, ToolResult
-from fsm_runner.mcp_server.tools import TOOLS, Tool
+from fsm_runner.mcp_server.tools import TOOLS
 from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import JsonObject
 
@@ -60,12 +60,16 @@ class McpService:
             get_tool_input_schema=SCHEMAS.get,
         )
         server.middleware = [self._cancel_calls]
+        # Only requests that name this server, so that no web page can reach it by a host name of its own.
+        hosts = [f"{host}:{listener.getsockname()[1]}" for host in ("127.0.0.1", "localhost")]
         # Stateless: a killed client leaves nothing behind, its waiting calls end with its connections, and clients can
         # continue with a restarted runner.
         self._manager = StreamableHTTPSessionManager(
             server,
             stateless=True,
-            security_settings=_security(listener.getsockname()[1]),
+            security_settings=TransportSecuritySettings(
+                allowed_hosts=hosts, allowed_origins=[f"http://{host}" for host in hosts]
+            ),
             max_request_body_size=limits.body_limit_bytes,
         )
         bounds = Bounds(
@@ -90,7 +94,16 @@ class McpService:
                 await self._web.end_connections()
 
     async def _list_tools(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS])
+        described = [
+            types.Tool(
+                name=tool.name,
+                description=tool.description,
+                input_schema=SCHEMAS[tool.name],
+                annotations=types.ToolAnnotations(read_only_hint=tool.read_only, destructive_hint=tool.destructive),
+            )
+            for tool in TOOLS
+        ]
+        return types.ListToolsResult(tools=described)
 
     async def _call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         caller = _caller(context)
@@ -159,21 +172,6 @@ def _disable_exit_watcher() -> None:
     """
     with contextlib.suppress(AttributeError):
         sse._get_shutdown_state().watcher_started = True  # noqa: SLF001
-
-
-def _security(port: int) -> TransportSecuritySettings:
-    """Accept only requests that name this server, so that no web page can reach it by a host name of its own."""
-    hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
-    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[f"http://{host}" for host in hosts])
-
-
-def _described(tool: Tool[Any]) -> types.Tool:
-    return types.Tool(
-        name=tool.name,
-        description=tool.description,
-        input_schema=SCHEMAS[tool.name],
-        annotations=types.ToolAnnotations(read_only_hint=tool.read_only, destructive_hint=tool.destructive),
-    )
 
 
 def _tool_result(result: ToolResult, *, is_error: bool = False) -> types.CallToolResult:

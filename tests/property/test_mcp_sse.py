@@ -1,7 +1,5 @@
 """Server-sent events may come in pieces of any size."""
 
-from collections.abc import Iterator
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,23 +22,19 @@ def in_pieces(draw: st.DrawFn, whole: bytes) -> list[bytes]:
     return [whole[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
 
 
-def kinds_of(parser: EventParser, pieces: list[bytes]) -> list[str]:
-    return [kind for piece in pieces for kind in parser.feed(piece)]
+def events_in(parser: EventParser, pieces: list[bytes]) -> int:
+    return sum(map(parser.feed, pieces))
 
 
-def by_the_book(lines: list[str]) -> Iterator[str]:
-    """The events of these lines, as the specification of the format puts it."""
-    kind, data = "", False
+def by_the_book(lines: list[str]) -> int:
+    """Count the events of these lines, as the specification of the format defines them."""
+    events, has_data = 0, False
     for line in lines:
-        field, _, value = line.partition(":")
         if not line:
-            if data:
-                yield kind or "message"
-            kind, data = "", False
-        elif field == "event":
-            kind = value.removeprefix(" ")
-        elif field == "data":
-            data = True
+            events, has_data = events + has_data, False
+        elif line.split(":")[0] == "data":
+            has_data = True
+    return events
 
 
 @given(st.data(), st.lists(st.tuples(LINES, LINE_ENDS), max_size=30))
@@ -48,28 +42,28 @@ def test_any_division_into_chunks_gives_the_same_events(data: st.DataObject, lin
     # An empty line after a bare CR would make it a CRLF of one line.
     text = "".join(line + ("\n" if end == "\r" else end) for line, end in lines)
     pieces = data.draw(in_pieces(text.encode()))
-    assert kinds_of(EventParser(), pieces) == list(by_the_book([line for line, _ in lines]))
+    assert events_in(EventParser(), pieces) == by_the_book([line for line, _ in lines])
 
 
 @given(st.data(), st.lists(LINES, max_size=30))
 def test_a_carriage_return_alone_ends_a_line(data: st.DataObject, lines: list[str]) -> None:
     pieces = data.draw(in_pieces("".join(f"{line}\r" for line in lines).encode()))
-    assert kinds_of(EventParser(), pieces) == list(by_the_book(lines))
+    assert events_in(EventParser(), pieces) == by_the_book(lines)
 
 
 @given(st.data(), st.binary(max_size=300))
 def test_any_bytes_are_parsed_without_an_error_and_within_the_limit(data: st.DataObject, garbage: bytes) -> None:
     parser = EventParser(line_limit_bytes=16)
-    whole = kinds_of(EventParser(line_limit_bytes=16), [garbage])
-    kinds = []
+    whole = events_in(EventParser(line_limit_bytes=16), [garbage])
+    events = 0
     for piece in data.draw(in_pieces(garbage)):
-        kinds += parser.feed(piece)
+        events += parser.feed(piece)
         assert parser.buffered_bytes <= 16
-    assert kinds == whole
+    assert events == whole
 
 
 def test_a_line_beyond_the_limit_does_not_hide_the_next_event() -> None:
     parser = EventParser(line_limit_bytes=16)
-    assert parser.feed(b"event: a\ndata: " + b"x" * 1000) == []
+    assert parser.feed(b"event: a\ndata: " + b"x" * 1000) == 0
     assert parser.buffered_bytes == 16
-    assert parser.feed(b"x" * 1000 + b"\n\nevent: b\ndata: 1\n\n") == ["a", "b"]
+    assert parser.feed(b"x" * 1000 + b"\n\nevent: b\ndata: 1\n\n") == 2

@@ -110,7 +110,7 @@ class EmbeddedCoordinator:
 
     def _held(self, runner_id: str) -> set[asyncio.Event]:
         runner = self.inside.registry.get(runner_id)
-        return set() if runner is None else runner._held_polls
+        return set() if runner is None else runner.held_polls
 
 
 def registration(**overrides: Any) -> dict[str, Any]:

@@ -37,9 +37,7 @@ class Guard:
         self._check_token = check_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app: ASGIApp = self._app
-        if scope["type"] == "http":
-            app = await self._refusal(scope) or app
+        app = await self._refusal(scope) or self._app
         await app(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:

@@ -3,14 +3,15 @@
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from fsm_runner.coordinator_server.store.database_errors import DatabaseFiles, unavailable
+from fsm_runner.coordinator_server.store.database_errors import GONE, DatabaseUnavailable, DiskFull, unavailable
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.util.files import HeldFiles, is_full
 
 SCHEMA_VERSION = 1
 CACHED_STATEMENTS = 256
@@ -78,7 +79,7 @@ class Database:
         """Open or create the file; None keeps the data in memory. Raises `UsageError` that names the file."""
         self._file = file
         self._connection = _connect(file)
-        self._files = DatabaseFiles(file)
+        self._held = HeldFiles(() if file is None else (file, file.with_name(f"{file.name}-wal")))
         self._events: list[ChangeEvent] = []
 
     @property
@@ -88,11 +89,16 @@ class Database:
 
     def check(self, *, by_writing: bool) -> None:
         """Raise `DatabaseUnavailable` if the database cannot be used. `by_writing` tests a write too."""
-        self._files.check_presence()
-        self._files.check_space()
+        self._check_presence()
+        if self._file is not None and is_full(self._file.parent):
+            raise DiskFull(self._file)
         if by_writing:
             with self.transaction():
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _check_presence(self) -> None:
+        if self._held.first_missing() is not None:
+            raise DatabaseUnavailable(self._file, GONE)
 
     def close(self) -> None:
         self._connection.close()
@@ -118,27 +124,19 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Commit the body's statements, or roll them back. Raises `DatabaseUnavailable` for a file or disk error."""
         try:
-            with self._all_or_nothing():
-                yield
-        except BaseException as error:
-            self._events.clear()
-            if isinstance(error, sqlite3.Error) and (reason := unavailable(self._file, error)) is not None:
-                raise reason from error
-            raise
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        self._roll_back()  # an earlier rollback may have failed with the disk
-        self._connection.execute("BEGIN IMMEDIATE")
-        changed_rows = self.changed_rows
-        try:
+            self._roll_back()  # an earlier rollback may have failed with the disk
+            self._connection.execute("BEGIN IMMEDIATE")
+            changed_rows = self.changed_rows
             yield
             if self.changed_rows != changed_rows:
-                self._files.check_presence()
+                self._check_presence()
             self._connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
+            self._events.clear()
             with suppress(sqlite3.Error):  # the first error is the cause
                 self._roll_back()
+            if isinstance(error, sqlite3.Error) and (reason := unavailable(self._file, error)) is not None:
+                raise reason from error
             raise
 
     def _roll_back(self) -> None:
@@ -149,34 +147,27 @@ class Database:
 
 def _connect(file: Path | None) -> sqlite3.Connection:
     try:
-        connection = sqlite3.connect(
-            ":memory:" if file is None else file,
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=CACHED_STATEMENTS,
-        )
+        with ExitStack() as stack:
+            connection = sqlite3.connect(
+                ":memory:" if file is None else file,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=CACHED_STATEMENTS,
+            )
+            stack.callback(connection.close)
+            connection.row_factory = sqlite3.Row
+            # Exclusive: of two coordinators with one file, each would wake only its own runners.
+            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            _prepare_schema(connection, file)
+            stack.pop_all()
+            return connection
     except sqlite3.Error as error:
-        raise UsageError(_cannot_open(file, error)) from None
-    try:
-        connection.row_factory = sqlite3.Row
-        # Exclusive: of two coordinators with one file, each would wake only its own runners.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        _prepare_schema(connection, file)
-    except sqlite3.Error as error:
-        connection.close()
-        raise UsageError(_cannot_open(file, error)) from None
-    except UsageError:
-        connection.close()
-        raise
-    return connection
-
-
-def _cannot_open(file: Path | None, error: sqlite3.Error) -> str:
-    if "locked" in str(error):
-        return f"{file}: the database is in use by another coordinator; stop that one or name another file"
-    return f"{file}: cannot be used as the coordinator's database: {error}"
+        reason = f"cannot be used as the coordinator's database: {error}"
+        if "locked" in str(error):
+            reason = "the database is in use by another coordinator; stop that one or name another file"
+        raise UsageError(f"{file}: {reason}") from None
 
 
 def _prepare_schema(connection: sqlite3.Connection, file: Path | None) -> None:

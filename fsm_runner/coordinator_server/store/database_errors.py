@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from fsm_runner.coordinator_server.errors import Unavailable
-from fsm_runner.util.files import HeldFiles, is_full
+from fsm_runner.util.files import is_full
 
 _PRIMARY_CODE = 0xFF
 _REASONS = {
@@ -17,7 +17,7 @@ _REASONS = {
     sqlite3.SQLITE_CORRUPT: "it is damaged: stop the coordinator, and restore a copy or move the file away",
     sqlite3.SQLITE_NOTADB: "it is damaged: stop the coordinator, and restore a copy or move the file away",
 }
-_GONE = (
+GONE = (
     "it was deleted or replaced while the coordinator uses it, and further changes would be lost: put the file back "
     "or restart the coordinator"
 )
@@ -43,22 +43,3 @@ def unavailable(file: Path | None, error: sqlite3.Error) -> DatabaseUnavailable 
     if code not in _REASONS:
         return None
     return DatabaseUnavailable(file, f"{_REASONS[code]} ({error}, {error.sqlite_errorname})")
-
-
-class DatabaseFiles:
-    """The files of an open database, and their disk."""
-
-    def __init__(self, file: Path | None) -> None:
-        """None: the database is in memory, and all checks pass."""
-        self._file = file
-        self._held = HeldFiles(() if file is None else (file, file.with_name(f"{file.name}-wal")))
-
-    def check_presence(self) -> None:
-        """Raise `DatabaseUnavailable` if a file was deleted or replaced."""
-        if self._held.first_missing() is not None:
-            raise DatabaseUnavailable(self._file, _GONE)
-
-    def check_space(self) -> None:
-        """Raise `DiskFull` if it is."""
-        if self._file is not None and is_full(self._file.parent):
-            raise DiskFull(self._file)

@@ -169,16 +169,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
 
 def _run_json(row: sqlite3.Row) -> JsonObject:
     """Return all fields of protocol.md, section 1.2; those that do not apply are null."""
-    return {
-        "run_id": row["run_id"],
-        "session_id": row["session_id"],
-        **msgspec.json.decode(row["request"]),
-        "demands": _decode_demands(row["demands"]).as_json() or None,
-        "status": row["status"],
-        "runner_id": row["runner_id"],
-        "error": row["error"],
-        "created_at": row["created_at"],
-        "claimed_at": row["claimed_at"],
-        "started_at": row["started_at"],
-        "completed_at": row["completed_at"],
-    }
+    run = dict(row)
+    del run["seq"]
+    request, demands = msgspec.json.decode(run.pop("request")), _decode_demands(run.pop("demands"))
+    return {**run, **request, "demands": demands.as_json() or None}

@@ -27,9 +27,6 @@ class Store:
         self.sessions = SessionTable(database)
         self.runs = RunTable(database)
 
-    def close(self) -> None:
-        self.database.close()
-
     def report_started(self, run_id: str) -> None:
         """Raises `NotFound`, as all reports do."""
         run = self.runs.start(run_id)

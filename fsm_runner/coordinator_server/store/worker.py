@@ -39,7 +39,7 @@ class StoreWorker:
     async def close(self) -> None:
         """Close the database after the operations that were submitted before."""
         if self._store is not None:
-            await self.in_thread(self._store.close)
+            await self.in_thread(self._store.database.close)
         self._thread.shutdown(wait=True)
 
     async def do(self, operation: Callable[Concatenate[Store, P], T], *values: P.args, **named: P.kwargs) -> T:

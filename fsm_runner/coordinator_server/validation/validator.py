@@ -23,9 +23,6 @@ VALIDATION_LIMIT_S = 5.0
 OUTPUT_LIMIT_BYTES = 4096
 """The captured part of each output stream. Responses are read as they arrive, and stderr is not used."""
 
-_INHERITED = ("LD_LIBRARY_PATH",)
-"""Environment variables that an interpreter may need to start."""
-
 
 class _Outcome(msgspec.Struct, frozen=True):
     errors: tuple[dict[str, str], ...] = ()
@@ -109,16 +106,19 @@ class _CheckProgram:
     def __init__(self) -> None:
         """Raises `SpawnFailed`."""
         self._response = bytearray()
-        self._responded = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set when the program has responded or ended."""
         self._child = Child.start(
             [sys.executable, "-I", str(CHECK_PROGRAM)],
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            # An interpreter may need this one to start.
+            env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
             cwd=Path("/"),
             pipe_stdin=True,
             output_limit_bytes=OUTPUT_LIMIT_BYTES,
             on_stdout=self._take,
         )
         self._ending = asyncio.create_task(self._child.wait(), name="coordinator-validator-exit")
+        self._ending.add_done_callback(lambda _: self._changed.set())
 
     @property
     def has_ended(self) -> bool:
@@ -127,17 +127,13 @@ class _CheckProgram:
     async def exchange(self, request: bytes) -> bytes:
         """Send the request and return the response. Raises `_Ended`."""
         self._response.clear()
-        self._responded.clear()
+        self._changed.clear()
         try:
             await self._child.stdin.write(request)
         except InputClosed as closed:
             raise _Ended from closed
-        responding = asyncio.create_task(self._responded.wait(), name="coordinator-validator-response")
-        try:
-            await asyncio.wait((responding, self._ending), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            responding.cancel()
-        if not self._responded.is_set():
+        await self._changed.wait()
+        if not self._response.endswith(b"\n"):
             raise _Ended
         return bytes(self._response)
 
@@ -149,4 +145,4 @@ class _CheckProgram:
     def _take(self, chunk: bytes) -> None:
         self._response += chunk
         if self._response.endswith(b"\n"):
-            self._responded.set()
+            self._changed.set()
