@@ -11,13 +11,7 @@ from fsm_runner.config.manifest import manifest_beside
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import LoadedProfile, load_profile
 from fsm_runner.errors import EXIT_USAGE, UsageError
-from tests.support.command_executor import (
-    COMMAND,
-    PROFILE,
-    command_home,
-    scripted_bench,
-    scripted_executor_source,
-)
+from tests.support.command_executor import COMMAND, PROFILE, command_home, scripted_bench, scripted_executor_source
 from tests.support.logs import log_lines
 from tests.support.program import environment, program
 from tests.support.runner import open_system

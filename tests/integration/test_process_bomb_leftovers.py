@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -117,12 +116,6 @@ async def test_a_blocking_close_does_not_give_up_either(monkeypatch: pytest.Monk
 
 
 ORPHAN = "setsid sh -c 'echo $$ >$SIGNS; exec sleep 1000' &\n"
-
-
-@pytest.fixture
-async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "signs") as fifo:
-        yield fifo
 
 
 async def given_up(script: str, signs: Fifo, count: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from loguru import logger
@@ -30,18 +29,6 @@ def warnings() -> Iterator[list[str]]:
     handler = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
     yield messages
     logger.remove(handler)
-
-
-@pytest.fixture
-async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "signs") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-async def go(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "go") as fifo:
-        yield fifo
 
 
 def start(signs: Fifo, go: Fifo, count: int = 1) -> Child:

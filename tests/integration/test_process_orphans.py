@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,18 +39,6 @@ LEFT_BEHIND = {
 def adopted(request: pytest.FixtureRequest) -> Iterator[None]:
     with subreaper_enabled(exclusive=request.param):
         yield
-
-
-@pytest.fixture
-async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "signs") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-async def go(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "go") as fifo:
-        yield fifo
 
 
 def start(script: str, signs: Fifo, go: Fifo) -> Child:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,6 @@ pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 def adopted() -> Iterator[None]:
     with subreaper_enabled(exclusive=False):
         yield
-
-
-@pytest.fixture
-async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "signs") as fifo:
-        yield fifo
 
 
 async def start_other(script: str) -> Process:

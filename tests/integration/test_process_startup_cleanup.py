@@ -6,9 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -44,12 +43,6 @@ def left() -> Iterator[ExitStack]:
     """Holds the processes that a test leaves behind."""
     with ExitStack() as left:
         yield left
-
-
-@pytest.fixture
-async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "signs") as fifo:
-        yield fifo
 
 
 @contextmanager

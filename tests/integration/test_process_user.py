@@ -24,13 +24,7 @@ from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag, with_rlimit_tag
-from fsm_runner.process.user import (
-    RunUser,
-    denied_to,
-    find_user,
-    first_denied,
-    with_rights_of,
-)
+from fsm_runner.process.user import RunUser, denied_to, find_user, first_denied, with_rights_of
 from tests.support.children import ENV, OWN_TREE_TAGS, exit_of, open_descriptors, subreaper_enabled
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
@@ -168,11 +162,7 @@ async def test_leftovers_of_an_earlier_process_are_killed(place: Path) -> None:
     tag = "0123456789abcdef.earlier-user-test"
     with with_rlimit_tag(rlimit_tag(tag, 1)):
         left = subprocess.Popen(  # noqa: ASYNC220 - it is left behind, and no child of the loop's
-            ["sleep", "1000"],
-            env={**ENV, RUNNER_TAG_VARIABLE: tag},
-            user=NOBODY.uid,
-            group=NOBODY.gid,
-            extra_groups=[],
+            ["sleep", "1000"], env={**ENV, RUNNER_TAG_VARIABLE: tag}, user=NOBODY.uid, group=NOBODY.gid, extra_groups=[]
         )
     module = "fsm_runner.process.leftovers.startup_cleanup"
     script = f"import sys; from {module} import kill_leftovers; print(kill_leftovers(sys.argv[1:]))"

@@ -73,12 +73,6 @@ IDENTITY = RunnerIdentity(
 
 
 @pytest.fixture
-async def signs(tmp_path: Path) -> AsyncIterator[Fifo]:
-    async with Fifo(tmp_path / "signs") as fifo:
-        yield fifo
-
-
-@pytest.fixture
 def tag() -> str:
     return f"{secrets.token_hex(8)}.first"
 

@@ -32,10 +32,7 @@ def ended(code: int, stderr: str = "", stdout: str = "", signal: str | None = No
         (ended(152, signal="SIGXCPU"), "the command was killed by SIGXCPU, exit code 152"),
         (ended(143, "10%"), "10% (exit code 143, which a shell gives for SIGTERM)"),
         (ended(143), "the command ended with exit code 143, which a shell gives for SIGTERM"),
-        (
-            ended(137, "Killed"),
-            "Killed (exit code 137, which a shell gives for SIGKILL, perhaps for lack of memory)",
-        ),
+        (ended(137, "Killed"), "Killed (exit code 137, which a shell gives for SIGKILL, perhaps for lack of memory)"),
         (ended(255, "10%"), "10% (exit code 255)"),
     ],
 )

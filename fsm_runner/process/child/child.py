@@ -210,7 +210,6 @@ class Child:
         self.kill()
         if self._watch is not None and not self._exited.done() and not self._watch.wait_blocking(kill_grace_s):
             self._close_pipes()
-            self._watch.cancel()
             self._process.returncode = -signal.SIGKILL  # keeps Popen from warning that it still runs
             raise self._stuck(kill_grace_s)
         self._note_exit()

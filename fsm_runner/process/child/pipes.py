@@ -98,7 +98,7 @@ class ChildOutput:
     def __init__(self, limit_bytes: int, on_stdout: Callable[[bytes], None] | None) -> None:
         """`limit_bytes`: how much of each stream is kept. Raises OSError if no file descriptor is left."""
         self._loop = asyncio.get_running_loop()
-        self._limit: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
         self._on_end: Callable[[], None] = lambda: None
         self.stdout_ended = asyncio.Event()
         """Set when no process can write to stdout any more, which may be before the child ends."""
@@ -139,12 +139,12 @@ class ChildOutput:
         self._stdout.read_rest()
         self._stderr.read_rest()
         if self.is_open:
-            self._limit = self._loop.call_later(limit_s, self._give_up)
+            self._drain_timer = self._loop.call_later(limit_s, self._give_up)
 
     def close(self) -> None:
         """May be repeated."""
-        if self._limit is not None:
-            self._limit.cancel()
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
         for pipe in (self._stdout, self._stderr):
             pipe.read_rest()
             pipe.close()
