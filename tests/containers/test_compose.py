@@ -128,5 +128,5 @@ async def test_everything_together_with_replicas_that_keep_their_names(
         await project.do("up", "--detach", "--force-recreate", *replicas)
         again = await runners(url, 3)
         assert {each["hostname"] for each in again} == {each["hostname"] for each in at_first}
-        # podman-compose takes down as many replicas as it is told of.
+        # podman-compose removes only the replicas that the file names.
         await project.do("up", "--detach", "--scale", "procedural-runner=1")

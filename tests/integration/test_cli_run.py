@@ -232,7 +232,7 @@ async def test_a_runner_whose_coordinator_finds_its_port_taken_says_so(tmp_path:
     with socket.socket() as taken:
         # Connections of a test before this one may still be known to the system.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):  # somebody else has it: just as well
+        with contextlib.suppress(OSError):  # another process has the port, which serves as well
             taken.bind((DEFAULT_HOST, DEFAULT_PORT))
             taken.listen()
         ended = await finish(tmp_path, environment(tmp_path / "home"), "--profile", PROFILE)

@@ -26,6 +26,8 @@ from tests.support.proxy import REPORT, FaultProxy
 from tests.support.runner import FAST, RunningRunner, System
 from tests.support.schedules import Cut, Disturbance, Killed, Plan, Schedule, Spoiled, spoil, until
 
+pytestmark = pytest.mark.slow
+
 SEED = os.environ.get("FAULT_SEED")
 SEEDS = [int(SEED)] if SEED else range(int(os.environ.get("FAULT_SCHEDULES", "14")))
 
@@ -66,11 +68,11 @@ class World:
         self.schedule = schedule
         self.submitted: list[Submitted] = []
         self._asked_early: list[RunCreated] = []
-        """To stop, when the coordinator had not been told that they had started."""
+        """Runs stopped before the coordinator knew that they had started."""
         self._system = system
         self._runner = runner
         self._is_up = asyncio.Lock()
-        """Held by whoever needs the coordinator, and by what takes it away."""
+        """Held by code that needs the coordinator, and while the coordinator is down."""
 
     async def live_through(self) -> None:
         began_s = asyncio.get_running_loop().time()
@@ -175,11 +177,11 @@ class World:
         if run.status != submitted.plan.ending:
             defects.append(f"it is {run.status} ({run.error}), and should be {submitted.plan.ending}")
         if set(ends) != {run.status}:
-            defects.append(f"it is {run.status}, and the coordinator was told {ends}")
+            defects.append(f"it is {run.status}, and the reported ends are {ends}")
         calls = self._system.proxy.calls_for("POST", f"/runner/runs/{run.run_id}/{run.status}")
         doubled = sum(call.handed_on - 1 for call in calls if call.handed_on)
         if len(ends) > 1 + doubled:
-            defects.append(f"it was told {len(ends)} times how it ended, and {doubled} of that by the network")
+            defects.append(f"its end was reported {len(ends)} times, of which the network duplicated {doubled}")
         return defects
 
     async def _defects_of_session(self, submitted: Submitted, run: Run) -> list[str]:

@@ -14,6 +14,8 @@ from tests.support.crash.runner_program import BREAK_STOP, HOLD_ACCEPT
 from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext
 from tests.support.proxy import TERMINAL_REPORT
 
+pytestmark = pytest.mark.slow
+
 BIND_DELAY_S = 0.1
 """Longer than a command takes."""
 DOWNLOAD = "/scripts/[^/]+/download"

@@ -18,6 +18,8 @@ from tests.support.crash.restart import defects_after_restart, open_context, run
 from tests.support.crash.runner_program import BREAK_STOP, HOLD_START
 from tests.support.crash.scenario import REFUSED, Action, Scenario, ScenarioContext, Steps, let_it_finish
 
+pytestmark = pytest.mark.slow
+
 NOT_SHORT = [("busy", "turn_timed_out", "stopping_turn")]
 """The run of the turn has the same limit and reaches it first."""
 

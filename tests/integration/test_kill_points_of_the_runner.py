@@ -12,6 +12,8 @@ from tests.support.crash.scenario import REGISTER, Scenario, ScenarioContext
 from tests.support.faults import Answer
 from tests.support.proxy import POLL
 
+pytestmark = pytest.mark.slow
+
 NOT_REGISTERED = faults.instead("not registered", Answer(401, b'{"detail": "Runner not registered"}'))
 HEARTBEAT = "/runner/heartbeat"
 OUTAGE_S = "0.3"
@@ -71,7 +73,7 @@ SCENARIOS = (
     Scenario(name="is disconnected", arrange=lose_polls, act=complete_after_polls),
     Scenario(name="is forgotten", arrange=forget_the_runner),
     Scenario(name="exceeds its grace period", act=drain_during_a_run, flags=("--grace-period", SHORT_GRACE_S)),
-    Scenario(name="is told to stop now", act=drain_then_stop_now),
+    Scenario(name="must stop now", act=drain_then_stop_now),
     Scenario(name="is refused", arrange=refuse_the_runner, act=end_by_itself),
     Scenario(name="has few descriptors", act=complete_until_online, injected_faults=(FEW_DESCRIPTORS,)),
     Scenario(

@@ -33,7 +33,7 @@ try:
     raise ValueError("s3cr3t-value")
 except ValueError:
     logging.getLogger("library").exception("it broke")
-logging.getLogger("library").info("nobody wants to know")
+logging.getLogger("library").info("of no interest")
 """
 
 
@@ -107,5 +107,5 @@ def test_messages_of_libraries_are_redacted_and_escaped(verbose: bool) -> None:
     assert "library: it broke" in shown
     assert "ValueError: ***" in shown
     assert "s3cr3t-value" not in shown
-    assert "nobody" not in shown
+    assert "of no interest" not in shown
     assert ("library: a caller said ***\\x1b[31m" in shown) == verbose

@@ -23,7 +23,7 @@ LONG_S = 3600.0
 
 
 class WallClock:
-    """`time.time` of this process: the true one, or so much later."""
+    """`time.time` of this process, with an offset."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead_s = 0.0
@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
 
 
 async def timestamps(system: System, runs: list[RunCreated]) -> list[str]:
-    """Of the events that the runner made for these runs, in the order of the runs."""
+    """Return the timestamps of the events that the runner made for these runs, in the order of the runs."""
     events = [event for run in runs for event in await system.api.session_events(run.session_id)]
     return [event.timestamp for event in events if event.event_type == "result"]
 

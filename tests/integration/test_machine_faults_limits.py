@@ -32,7 +32,7 @@ def place() -> Iterator[Path]:
 
 
 class Gate:
-    """Opens for all commands at once: who opens a pipe to read waits until somebody has it open to write."""
+    """Opens for all commands at once: a reader of a pipe waits until the pipe has a writer."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""A log that nobody takes: a full disk, a reader that has gone."""
+"""A log that cannot be written: a full disk, or a reader that has ended."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The runner has few open files left: it claims no further run, and goes on when there are enough."""
+"""The runner has few open files left: it claims no further run until there are enough again."""
 
 import json
 import resource

@@ -82,7 +82,7 @@ async def test_the_earlier_version_of_a_script_stays_where_there_is_no_room_for_
 
 
 async def update_is_tried(system: System, lines: list[str]) -> None:
-    """Return when the runner has been told of a new version, and has said what became of it."""
+    """Make the coordinator announce a new version. Return when the runner has logged the result."""
 
     def change(body: dict[str, Any]) -> dict[str, Any]:
         return {**body, "sync_scripts": ["tidy"]}

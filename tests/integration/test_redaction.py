@@ -73,7 +73,7 @@ def _contents(folder: Path) -> list[bytes]:
 
 
 def _command_lines() -> list[bytes]:
-    """Of all processes, where the system shows them in files."""
+    """Return the command lines of all processes, if the system shows them in files."""
     lines = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -45,6 +45,7 @@ setups = st.builds(
 
 
 # Without `explain`, which repeats a failing example some hundred times.
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 @given(setups, st.integers())
 def test_a_killed_runner_reports_every_end_exactly_once(setup: Setup, seed: int) -> None:

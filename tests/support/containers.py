@@ -26,13 +26,13 @@ from tests.support.watch import PATIENCE_S
 BUILD_LIMIT_S = 600
 LOOK_INTERVAL_S = 0.1
 VERDICT_LIMIT_S = 60
-"""For a health check's start period, and as many failures in a row as count."""
+"""Enough for a health check's start period and the failures in a row that count."""
 HOME = "/app/servers/agent-runner"
 BASE, PROCEDURAL, CLAUDE_CODE = "agent-runner-base", "agent-runner-procedural", "agent-runner-claude-code"
 IMAGES = (BASE, PROCEDURAL, CLAUDE_CODE)
 DOCKER = REPOSITORY / "docker"
 STARTED: set[str] = set()
-"""The containers and compose projects that the tests of this module started: their names, or beginnings of these."""
+"""Prefixes of the names of containers and compose projects that this module's tests have started."""
 
 
 def _works(engine: str) -> bool:
@@ -43,11 +43,11 @@ ENGINE = next((engine for engine in ("podman", "docker") if _works(engine)), Non
 MUST_WORK = bool(os.environ.get("CI"))
 """In CI a machine without a usable engine fails the tests of the images. Elsewhere they are skipped with the reason."""
 BASE_IMAGE = "python:3.12-slim"
-"""What all images are built on."""
+"""The base of all images."""
 
 
 def _compose() -> tuple[str, ...] | None:
-    """What reads compose files with this engine; None where containers cannot find one another by name."""
+    """Return the compose command for this engine, or None if containers cannot resolve each other's names."""
     if ENGINE == "docker":
         works = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
         return ("docker", "compose") if works else None
@@ -72,9 +72,9 @@ LOCKED_DOWN_FROM_ROOT = (
     *("--read-only", "--tmpfs", "/tmp:exec"),
     *("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID"),
 )
-"""For an image that starts as root, to give its rights up."""
+"""Lets an image that starts as root drop its rights."""
 RUNNER = "$(cut -d' ' -f1 /proc/1/task/1/children)"
-"""Its process in the container, for a shell there: the child of the init."""
+"""Shell text for the id of the runner's process in the container: the child of init."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class Ended:
 
 
 async def engine(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
-    """One command of the engine, run to its end."""
+    """Run one command of the engine to its end."""
     assert ENGINE is not None
     return await _ended(ENGINE, *arguments, limit_s=limit_s)
 
 
 async def compose(*arguments: str, limit_s: float = PATIENCE_S) -> Ended:
-    """One command of compose, run to its end."""
+    """Run one command of compose to its end."""
     assert COMPOSE is not None
     return await _ended(*COMPOSE, *arguments, limit_s=limit_s)
 
@@ -107,7 +107,7 @@ async def remove_containers_of_project(name: str) -> None:
 
 
 def container_names() -> frozenset[str]:
-    """The names of all containers on this machine, running or not."""
+    """Return the names of all containers on this machine, running or not."""
     assert ENGINE is not None
     command = [ENGINE, "ps", "--all", "--format", "{{.Names}}"]
     return frozenset(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
@@ -125,18 +125,18 @@ async def _ended(*command: str, limit_s: float) -> Ended:
             process.kill()
             await process.wait()
     assert process.returncode is not None
-    # What the engine itself cannot do here (units of systemd for health checks) is none of the image's.
+    # The engine's own complaints, such as missing units of systemd, do not concern the image.
     said = [line for line in err.decode().splitlines() if "systemd connection" not in line]
     return Ended(process.returncode, out.decode(), "\n".join(said))
 
 
 def _environment() -> dict[str, str]:
-    # Podman's own format has no health checks. Compose's builds find the layers of the others by that too.
+    # Podman's own format has no health checks. With one format, compose's builds also reuse the layers.
     return {**os.environ, "BUILDAH_FORMAT": "docker"}
 
 
 def why_unusable() -> str | None:
-    """Why no container can be run here; None if one can."""
+    """Return why no container can run here, or None."""
     if ENGINE is None:
         return "neither podman nor docker works here"
     command = [ENGINE, "run", "--rm", "--pull=missing", BASE_IMAGE, "true"]
@@ -150,14 +150,14 @@ def why_unusable() -> str | None:
 
 
 def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> None:
-    """Raises AssertionError with what the engine says."""
+    """Build the images. Raise AssertionError with the engine's output if that fails."""
     assert ENGINE is not None
     pull = ["--pull=missing"] if ENGINE == "podman" else []
     command = [ENGINE, "build", *pull, *options, "--tag", tag, "--file", str(file), str(context)]
     # The watch over tests that hang is for less than a build with nothing cached; this one has a limit of its own.
     faulthandler.cancel_dump_traceback_later()
     with Path(__file__).open() as lock:
-        # Two at once would build the same layers twice.
+        # Two builds at once would build the same layers twice.
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = subprocess.run(
             command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, cwd=REPOSITORY, env=_environment()
@@ -166,13 +166,13 @@ def build(tag: str, file: Path, *options: str, context: Path = REPOSITORY) -> No
 
 
 def build_images() -> None:
-    """All of them, as stages of one file."""
+    """Return all images as stages of one file."""
     for image in IMAGES:
         build(image, DOCKER / "Dockerfile", "--target", image.removeprefix("agent-runner-"))
 
 
 class Container:
-    """One that was started. With the host's network: a coordinator of the test is at 127.0.0.1."""
+    """A running container on the host's network, so that a coordinator of the test is at 127.0.0.1."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -182,12 +182,12 @@ class Container:
         return ended.stdout + ended.stderr
 
     async def says(self, text: str) -> None:
-        """Return when its log has this text."""
+        """Return when the log contains this text."""
         log = ""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while text not in log:
-                    await asyncio.sleep(LOOK_INTERVAL_S)  # the engine tells of no new line of a log
+                    await asyncio.sleep(LOOK_INTERVAL_S)  # the engine does not announce new log lines
                     log = await self.logs()
         except TimeoutError:
             raise AssertionError(f"waited in vain for {text!r}:\n{log}") from None
@@ -196,14 +196,14 @@ class Container:
         return await engine("exec", self.name, *command)
 
     async def comes_to_be(self, verdict: str) -> None:
-        """Return when the engine's own verdict of the image's health check is this: `healthy` or `unhealthy`."""
+        """Return when the engine reports this health: `healthy` or `unhealthy`."""
         found = ""
         try:
             async with asyncio.timeout(VERDICT_LIMIT_S):
                 while found != verdict:
-                    if ENGINE == "podman":  # which leaves the timing to systemd, where there is one
+                    if ENGINE == "podman":  # without systemd, podman starts no health check by itself
                         await engine("healthcheck", "run", self.name)
-                    await asyncio.sleep(LOOK_INTERVAL_S)  # the engine tells of it only when asked
+                    await asyncio.sleep(LOOK_INTERVAL_S)  # the engine does not announce it
                     found = (await engine("inspect", "--format", "{{.State.Health.Status}}", self.name)).stdout.strip()
         except TimeoutError:
             raise AssertionError(f"waited in vain for {verdict!r}: it is {found!r}") from None
@@ -214,7 +214,7 @@ class Container:
 
 @asynccontextmanager
 async def container(name: str, image: str, *options: str) -> AsyncIterator[Container]:
-    """Removed at the end."""
+    """Run a container, and remove it at the end."""
     STARTED.add(name)
     await engine("rm", "--force", name)
     started = await engine("run", "--detach", "--network", "host", "--name", name, *options, image)
@@ -229,7 +229,7 @@ async def container(name: str, image: str, *options: str) -> AsyncIterator[Conta
 async def at_work(
     folder: Path, scripts: Mapping[str, str], image: str, *options: str
 ) -> AsyncIterator[tuple[System, Container]]:
-    """A coordinator here, and a container that has registered at it."""
+    """Start a coordinator here, and a container that registers at it."""
     async with script_bench(folder, scripts) as system:
         url = f"AGENT_ORCHESTRATOR_API_URL={system.proxy.url}"
         async with container(f"fsm-runner-{image.rpartition('-')[2]}", image, "--env", url, *options) as running:
@@ -238,7 +238,7 @@ async def at_work(
 
 
 def own_image(folder: Path, executor: str, preparation: str) -> str:
-    """An image that is made as the documents show it. Its tag."""
+    """Build an image as the documents show it. Return its tag."""
     context = folder / "context"
     (context / "my-executor").mkdir(parents=True)
     program = context / "my-executor" / "run"

@@ -1,8 +1,8 @@
-"""Checks each request that the product sends in a test against the deployed coordinator's own document.
+"""Checks each request that the product sends in a test against the document of the deployed coordinator.
 
-The servers that tests put in a coordinator's place hand every request to `CHECKS`. Only those of the product are
-checked: they carry its `User-Agent`. What a test sends with a client of its own is not checked. Of what an executor
-sends through the gateway, binds, events and metadata are checked: the product delivers them under its own name.
+The servers that replace a coordinator in tests pass every request to `CHECKS`. It checks only requests with the
+`User-Agent` of the product, not those of a test's own client. From executors, it checks binds, events and metadata,
+because the product delivers these itself.
 """
 
 import json
@@ -20,11 +20,11 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 OTHER_SERVERS = re.compile(r"/oauth/token|/\.well-known/.*")
 """Paths of the token service, which tests may serve at the same address (docs/protocol.md, section 6)."""
 GATEWAY_OPERATIONS = {("POST", "/bind"): "bind", ("POST", "/events"): "events", ("PATCH", "/metadata"): "metadata"}
-"""What a request to the gateway is to the coordinator, below the session."""
+"""The coordinator's path below the session for each request to the gateway."""
 
 
 class RequestChecks:
-    """What was wrong with the product's requests since the last call of `take`."""
+    """Collects what is wrong with the product's requests until `take` is called."""
 
     def __init__(self) -> None:
         self._defects: list[str] = []
@@ -32,12 +32,12 @@ class RequestChecks:
         """The operations that the product has used so far."""
 
     def check(self, method: str, target: str, headers: RawHeaders, body: bytes) -> None:
-        """`target`: path and query. Requests of other clients are passed over."""
+        """Check a request of the product; ignore those of other clients. `target`: path and query."""
         if is_products(headers) and not OTHER_SERVERS.fullmatch(urlsplit(target).path):
             self._check(method, target, body)
 
     def check_executor(self, method: str, path: str, body: bytes) -> None:
-        """A request to the gateway (docs/protocol.md, section 3), as the gateway would pass it on."""
+        """Check a request to the gateway (docs/protocol.md, section 3) in the form in which it is forwarded."""
         operation = GATEWAY_OPERATIONS.get((method, path))
         if operation is None:
             self._check(method, path, body)
@@ -81,12 +81,12 @@ CHECKS = RequestChecks()
 
 
 def is_products(headers: RawHeaders) -> bool:
-    """Whether the request is one of the product's own, by its `User-Agent`."""
+    """Return True if the `User-Agent` is that of the product."""
     return any(name.lower() == b"user-agent" and value == USER_AGENT.encode() for name, value in headers)
 
 
 def checked(app: ASGIApp) -> ASGIApp:
-    """The application, with each request that reaches it handed to `CHECKS`."""
+    """Wrap an application so that `CHECKS` sees each of its requests."""
 
     async def checking(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not is_products(scope["headers"]):

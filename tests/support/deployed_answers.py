@@ -1,4 +1,4 @@
-"""A coordinator that answers every call with what the deployed coordinator's document says, and nothing more."""
+"""A coordinator whose responses are generated from the document of the deployed coordinator."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from tests.support.openapi import DEPLOYED, Operation, Schema, operation_of, schema_named
 
 Filling = Literal["required", "all", "nulls"]
-"""Which fields an answer has: only the required ones, all of them, or all with null wherever that is allowed."""
+"""Which fields a response has: the required ones, all, or all with null wherever it is allowed."""
 FILLINGS: tuple[Filling, ...] = ("required", "all", "nulls")
 
 KNOWN: Mapping[str, Any] = {
@@ -21,7 +21,7 @@ KNOWN: Mapping[str, Any] = {
     "timestamp": "2026-01-01T00:00:00.000000Z",
     "event_type": "result",
 }
-"""Values by the names of fields whose schema says less than docs/protocol.md does."""
+"""Values of fields whose schema is less exact than docs/protocol.md, by name."""
 
 
 class DeployedCoordinator:
@@ -30,7 +30,7 @@ class DeployedCoordinator:
     def __init__(self, filling: Filling, *, status: str = "completed", refusing: bool = False) -> None:
         self.filling: Filling = filling
         self.bodies: list[tuple[str, Any]] = []
-        """Of the requests that had one, by method and path."""
+        """Request bodies, with method and path."""
         self._known = {**KNOWN, "status": status}
         self._refusing = refusing
 
@@ -56,7 +56,7 @@ class DeployedCoordinator:
         return self._undocumented(operation) if schema.content == {} else self.instance(schema)
 
     def _undocumented(self, operation: Operation) -> Any:
-        """Answers whose shape only docs/protocol.md has."""
+        """Responses whose shape is only in docs/protocol.md."""
         match str(operation):
             case "GET /runner/runs":
                 return {"run": {**self._of("RunResponse"), "resolved_agent_blueprint": self._of("Agent")}}

@@ -1,4 +1,4 @@
-"""What a coordinator has been told of the ends of runs."""
+"""The ends of runs that a coordinator has accepted."""
 
 from collections.abc import Iterable
 
@@ -8,8 +8,10 @@ from fsm_runner.protocol.wire import RunCreated
 
 
 async def ends_told(url: str, run: RunCreated) -> list[str]:
-    """The status of each report upon which the coordinator has ended the run, in order; its own verdicts are there
-    too. It writes them down itself, so those are here whose answers were lost."""
+    """Return the statuses with which the coordinator has ended the run, in order, including its own decisions.
+
+    The coordinator records them, so they include reports whose responses were lost.
+    """
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         return (await all_ends_told(http, [run]))[run.run_id]
 

@@ -1,4 +1,4 @@
-"""What can go wrong with one call between the runner and the coordinator."""
+"""Faults of single calls between the runner and the coordinator."""
 
 import asyncio
 import re
@@ -17,27 +17,27 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Raw(msgspec.Struct, frozen=True):
-    """What is written as it stands, be it HTTP or not; then the connection is closed, or reset."""
+    """Bytes that are sent unchanged, valid HTTP or not; then the connection is closed or reset."""
 
     content: bytes
     resets: bool = False
 
 
 Forward = Callable[[], Awaitable[Answer | None]]
-"""Lets the coordinator answer; None where it cannot be reached."""
+"""Forwards the call. None: the coordinator cannot be reached."""
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """One kind of fault: what the runner gets in place of the coordinator's answer; None resets the connection."""
+    """A kind of fault: it returns the runner's response; None resets the connection."""
 
     name: str
     respond: Callable[[Forward], Awaitable[Answer | Raw | None]]
     genuine: bool = False
-    """Whether it is the coordinator's answer that the runner gets in the end."""
+    """Whether the runner receives the coordinator's response in the end."""
 
 
 def rewrite_run(change: Callable[[dict[str, Any]], dict[str, Any]], times: int = 1) -> Kind:
-    """The next `times` answers that carry a run, changed as a whole; others pass as they are."""
+    """Change the next `times` responses that contain a run."""
     left = [times]
 
     def changed(answer: Answer) -> Answer:
@@ -50,7 +50,7 @@ def rewrite_run(change: Callable[[dict[str, Any]], dict[str, Any]], times: int =
 
 
 def instead(name: str, answer: Answer | Raw | None) -> Kind:
-    """This answer; the coordinator does not hear of the call."""
+    """Respond with this; the coordinator does not receive the call."""
 
     async def respond(_: Forward) -> Answer | Raw | None:
         return answer
@@ -62,12 +62,12 @@ HoldKind = Callable[[asyncio.Event], Kind]
 
 
 def status(code: int, detail: str = "injected") -> Kind:
-    """The coordinator does not hear of the call."""
+    """Respond with this status; the coordinator does not receive the call."""
     return instead(f"status {code}", Answer(code, msgspec.json.encode({"detail": detail})))
 
 
 def html() -> Kind:
-    """A proxy's login page, with status 200."""
+    """Respond with the login page of a proxy and status 200."""
     return instead("html", Answer(200, LOGIN_PAGE, "text/html; charset=utf-8"))
 
 
@@ -76,12 +76,12 @@ def broken_json() -> Kind:
 
 
 def reset() -> Kind:
-    """The connection is reset before the coordinator hears of the call."""
+    """Reset the connection before the coordinator receives the call."""
     return instead("reset", None)
 
 
 def lost_answer() -> Kind:
-    """The coordinator acts on the call, and then the connection is reset."""
+    """Reset the connection after the coordinator has acted on the call."""
 
     async def respond(forward: Forward) -> Answer | None:
         await forward()
@@ -91,7 +91,7 @@ def lost_answer() -> Kind:
 
 
 def duplicated() -> Kind:
-    """The coordinator is sent the call a second time, as by a proxy that has missed its first answer."""
+    """Send the call twice, as a proxy does that has lost the first response."""
 
     async def respond(forward: Forward) -> Answer | None:
         await forward()
@@ -101,7 +101,7 @@ def duplicated() -> Kind:
 
 
 def hold(released: asyncio.Event) -> Kind:
-    """The coordinator acts on the call at once; its answer is held until `released` is set."""
+    """Hold the response until `released` is set; the coordinator acts at once."""
 
     async def respond(forward: Forward) -> Answer | None:
         answer = await forward()
@@ -112,7 +112,7 @@ def hold(released: asyncio.Event) -> Kind:
 
 
 def hold_request(released: asyncio.Event) -> Kind:
-    """The coordinator does not hear of the call before `released` is set."""
+    """Hold the call itself until `released` is set."""
 
     async def respond(forward: Forward) -> Answer | None:
         await released.wait()
@@ -122,7 +122,7 @@ def hold_request(released: asyncio.Event) -> Kind:
 
 
 def hold_instead(released: asyncio.Event, answer: Answer) -> Kind:
-    """This answer, once `released` is set; the coordinator does not hear of the call."""
+    """Respond with this once `released` is set; the coordinator does not receive the call."""
 
     async def respond(_: Forward) -> Answer | None:
         await released.wait()
@@ -132,7 +132,7 @@ def hold_instead(released: asyncio.Event, answer: Answer) -> Kind:
 
 
 def delay(seconds: float) -> Kind:
-    """The answer takes so much longer."""
+    """Delay the response by this time."""
 
     async def respond(forward: Forward) -> Answer | None:
         answer = await forward()
@@ -143,7 +143,7 @@ def delay(seconds: float) -> Kind:
 
 
 def cut_after(seconds: float) -> Kind:
-    """A proxy whose time-out is this long: the coordinator holds the call on, and the runner gets a 504."""
+    """Respond with 504 after this time, as a proxy does; the coordinator still holds the call."""
 
     async def respond(forward: Forward) -> Answer | None:
         forwarding = asyncio.ensure_future(forward())
@@ -158,7 +158,7 @@ def cut_after(seconds: float) -> Kind:
 
 
 def rewrite(change: Callable[[Answer], Answer]) -> Kind:
-    """The coordinator's answer, changed."""
+    """Change the coordinator's response."""
 
     async def respond(forward: Forward) -> Answer | None:
         answer = await forward()
@@ -168,7 +168,7 @@ def rewrite(change: Callable[[Answer], Answer]) -> Kind:
 
 
 class Rule:
-    """A fault for the next `times` calls whose method and whole path match; None: for all of them."""
+    """A fault for the next `times` calls whose method and whole path match. None: for all of them."""
 
     def __init__(self, method: str, path_pattern: str, kind: Kind, times: int | None) -> None:
         self.method = method

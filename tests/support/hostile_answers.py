@@ -17,7 +17,7 @@ JSON_TYPE = b"content-type: application/json\r\n"
 OK = b"HTTP/1.1 200 OK\r\n" + JSON_TYPE
 PLACES = (b"file:///etc/passwd", b"http://127.0.0.1:1/", b"//elsewhere.invalid/", b"/trap", b"\xff://[", b"")
 FINAL_FOR_A_REGISTRATION = frozenset({401, 403, 413, 414, 431})
-"""A refusal, whoever says so and however (docs/protocol.md, section 1)."""
+"""A refusal, whatever sends it (docs/protocol.md, section 1)."""
 
 
 def _sized(body: bytes, head: bytes = OK, length: int | bytes | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Requests drawn from an operation's schemas: such as look right, and such as nobody should send."""
+"""Requests drawn from an operation's schemas, both plausible and hostile ones."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def nested(depth: int) -> bytes:
 class Sent(msgspec.Struct, frozen=True):
     operation: Operation
     target: str
-    """Path and query; `{session_id}` and the like are to be filled in."""
+    """Path and query; `{session_id}` and the like are placeholders."""
     is_strange: bool
     """Whether the path may mean something else than the operation's."""
     content: bytes | None = None
@@ -113,7 +113,7 @@ def _objects(schema: Schema) -> st.SearchStrategy[Json]:
 
 
 def _named(value: Json, name: str = "") -> Json:
-    """An example in which what names something is to be filled in."""
+    """Return an example with placeholders for the names of things."""
     if isinstance(value, dict):
         return {key: _named(inner, key) for key, inner in value.items()}
     if isinstance(value, list):
@@ -140,7 +140,7 @@ def examples(draw: st.DrawFn, operation: Operation) -> Json:
 
 
 def each_field_spoiled(operation: Operation) -> Iterator[Sent]:
-    """The example with every token in every place, one at a time, also under a name that nobody knows."""
+    """The example with every token in every place, one at a time, also under an unknown name."""
     target = operation.path
     for *way, last in [*_places(operation.example), ["unknown"]]:
         for name in TOKENS:

@@ -1,4 +1,4 @@
-"""What became of the attempts of the hostile executor, and what docs/security.md says of them."""
+"""The outcomes of the hostile executor's attempts, compared with docs/security.md."""
 
 import re
 from pathlib import Path
@@ -19,13 +19,13 @@ _ROW = re.compile(r"^\| `(?P<attempt>[a-z-]+)` \| (?P<same>[^|]*) \| (?P<other>[
 
 
 def documented(column: str) -> dict[str, bool]:
-    """Whether each attempt is stopped. `column`: `same` or `other` user."""
+    """Return which attempts the document says are prevented. `column`: `same` or `other` user."""
     document = (REPOSITORY / "docs" / "security.md").read_text()
     return {row["attempt"]: row[column].strip().startswith("stopped") for row in _ROW.finditer(document)}
 
 
 async def victim_of(system: System, waits_at: Path, workspace: Path) -> RunCreated:
-    """A run whose executor writes its process id to `waits_at`, and waits until it is told to end."""
+    """A run whose executor writes its process id to `waits_at`, and waits until it is stopped."""
     parameters = {"prompt": "", "wait_at": str(waits_at)}
     return await system.api.create_run(
         RunRequest(type="start_session", parameters=parameters, project_dir=str(workspace))
@@ -33,7 +33,7 @@ async def victim_of(system: System, waits_at: Path, workspace: Path) -> RunCreat
 
 
 async def outcomes_of(system: System, victim: RunCreated, listener: psutil.Process, **given: Any) -> dict[str, str]:
-    """`listener`: the runner's process, as it is seen from here; `given`: what is seen from the executor."""
+    """Run the attempts. `listener`: the runner's process; `given`: what the executor sees instead."""
     listening = [each for each in listener.net_connections("tcp4") if each.status == psutil.CONN_LISTEN]
     parameters = {
         "prompt": "",

@@ -1,4 +1,4 @@
-"""A local server that plays the Messages API, streaming, for the real Claude Code program to talk to."""
+"""A local server that imitates the streaming Messages API for the real Claude Code program."""
 
 import asyncio
 import itertools
@@ -19,30 +19,30 @@ from tests.support.watch import Watch
 
 MODEL = "claude-test"
 INPUT_TOKENS, OUTPUT_TOKENS = 120, 30
-"""Of each answer."""
+"""The usage in each response."""
 CHUNK_CHARS = 100_000
-"""As much text is streamed in one event."""
+"""The text in one streamed event."""
 
 
 @dataclass(frozen=True)
 class Says:
-    """The model's words, which end its turn."""
+    """Text of the model, which ends its turn."""
 
     text: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Of the HTTP response."""
+    """Headers of the HTTP response."""
 
 
 @dataclass(frozen=True)
 class Calls:
-    """The model wants a tool used."""
+    """A tool call of the model."""
 
     tool: str
     tool_input: Mapping[str, Any]
     text: str = ""
-    """Said before it."""
+    """Text before the call."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Of the HTTP response."""
+    """Headers of the HTTP response."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Fails:
 
 
 class Hangs:
-    """No answer, until the server ends or the program hangs up."""
+    """No response until the server ends or the program disconnects."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Held:
 
 Reply = Says | Calls | Fails | Hangs | Held
 AGENT_HEADER = "x-claude-code-agent-id"
-"""Requests of sub-agents have it."""
+"""Marks the requests of sub-agents."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     @property
     def prompts(self) -> list[str]:
-        """What the user has said, reminders of the program's own left out."""
+        """Return the text of the user, without reminders of the program."""
         blocks = (block for each in self.messages if each["role"] == "user" for block in _blocks(each))
         texts = [block["text"] for block in blocks if block["type"] == "text"]
         return [text for text in texts if not text.startswith("<system-reminder>")]
@@ -111,8 +111,7 @@ def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class MessagesApi:
-    """Gives the replies in the order of `replies`, and to sub-agents those of `subagents`; `otherwise` when none is
-    left."""
+    """Sends `replies` in order, to sub-agents those in `subagents`, and `otherwise` after these."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -128,7 +127,7 @@ class MessagesApi:
         self.replies.extend(replies)
 
     async def was_asked(self, count: int) -> Asked:
-        """The `count`th request, once it is there."""
+        """Wait for request number `count` and return it."""
         await self._watch.until(lambda: len(self.asked) >= count, f"request {count} of the program")
         return self.asked[count - 1]
 

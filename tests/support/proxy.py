@@ -1,4 +1,4 @@
-"""A proxy between runner and coordinator that writes down every call and spoils those that it is told to."""
+"""A proxy between runner and coordinator that records every call and disturbs those that a test selects."""
 
 import asyncio
 import itertools
@@ -23,26 +23,26 @@ READ_BYTES = 64 * 1024
 SHOWN_CALLS = 40
 POLL = r"/runner/runs"
 REPORT = r"/runner/runs/[^/]+/"
-"""Followed by the kind of report."""
+"""Path prefix; the kind of report follows."""
 TERMINAL_REPORT = REPORT + "(completed|failed|stopped)"
 
 
 @dataclass(eq=False)
 class Call:
-    """One call. `begun_at` and `answered_at` count the beginnings and ends of all calls in their order."""
+    """One call. `begun_at` and `answered_at` number the starts and ends of all calls in order."""
 
     method: str
     path: str
-    """Without the query."""
+    """The path without the query."""
     body: bytes
     begun_at: int
     fault: Kind | None = None
     carried_out: bool = False
-    """The coordinator has answered, whatever the runner hears of it."""
+    """Whether the coordinator has responded, whatever the runner receives."""
     handed_on: int = 0
-    """How often the coordinator was sent it."""
+    """How often it was sent to the coordinator."""
     status: int | None = None
-    """What the runner was answered; None while it waits, and where it never got an answer."""
+    """The status that the runner received. None: it waits, or it received no response."""
     answered_at: int | None = None
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Call:
 
     @property
     def acknowledged(self) -> bool:
-        """The coordinator has acted upon it, and the runner was told so."""
+        """Return True if the runner received the coordinator's own acceptance."""
         genuine = self.fault is None or self.fault.genuine
         return genuine and self.status is not None and httpx.codes.is_success(self.status)
 
@@ -64,9 +64,9 @@ class Call:
 
 
 class FaultProxy:
-    """An async context manager. `url` is what the runner is given in place of the coordinator's.
+    """An async context manager. The runner uses `url` instead of the coordinator's URL.
 
-    `upstream_url` may be changed at any time; while nobody listens there, connections are reset.
+    `upstream_url` may be changed at any time; while no server listens there, connections are reset.
     """
 
     def __init__(self, upstream_url: str) -> None:
@@ -89,7 +89,7 @@ class FaultProxy:
     ) -> None:
         if self._server is not None:
             self._server.close()
-        # A connection that was accepted in this turn of the loop is known in the next.
+        # A connection accepted in this turn of the loop is registered in the next.
         await asyncio.sleep(0)
         await self.cut()
         await self._upstream.aclose()
@@ -101,14 +101,14 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def fault(self, method: str, path_pattern: str, kind: Kind, times: int | None = 1) -> None:
-        """Spoil the next `times` calls that match (None: all of them). Rules are used up in the order of their making.
+        """Disturb the next `times` matching calls (None: all). Earlier rules are used up first.
 
         `path_pattern` is a regular expression for the whole path, without the query.
         """
         self._rules.append(Rule(method, path_pattern, kind, times))
 
     def heal(self) -> None:
-        """Forget all faults that are left."""
+        """Drop all remaining faults."""
         self._rules.clear()
 
     def calls_for(self, method: str, path_pattern: str) -> list[Call]:
@@ -118,23 +118,23 @@ class FaultProxy:
         return [call for call in self.calls_for(method, path_pattern) if call.acknowledged]
 
     async def wait_for(self, predicate: Callable[[], bool], what: str = "a call") -> None:
-        """Return when `predicate` holds. It is looked at after each beginning and end of a call."""
+        """Return when `predicate` holds. It is checked at each start and end of a call."""
         await self._watch.until(predicate, what)
 
     async def seen(self, method: str, path_pattern: str, count: int = 1) -> Call:
-        """The `count`th call that matches, as soon as it has begun."""
+        """Wait for the start of matching call number `count` and return it."""
         return await self._nth(count, method, path_pattern, lambda _: True)
 
     async def answered(self, method: str, path_pattern: str, count: int = 1) -> Call:
-        """The `count`th acknowledged call that matches, as soon as it is answered."""
+        """Wait for acknowledged matching call number `count` and return it."""
         return await self._nth(count, method, path_pattern, lambda call: call.acknowledged)
 
     async def carried_out(self, method: str, path_pattern: str, count: int = 1) -> Call:
-        """The `count`th call that matches, once the coordinator has answered it, whatever the runner hears of that."""
+        """Wait until the coordinator has responded to matching call number `count`, and return it."""
         return await self._nth(count, method, path_pattern, lambda call: call.carried_out)
 
     async def wait_until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Return when `holds` says so. It is asked again after each beginning and end of a call."""
+        """Return when `holds` returns True. It is awaited again at each start and end of a call."""
         seen = -1
 
         def has_changed() -> bool:
@@ -147,7 +147,7 @@ class FaultProxy:
             await self.wait_for(has_changed, what)
 
     async def cut(self) -> None:
-        """Break all connections; of the calls that are under way nobody hears an answer."""
+        """Break all connections. Calls in progress get no response."""
         connections = list(self._connections)
         for connection in connections:
             connection.cancel()
@@ -168,9 +168,9 @@ class FaultProxy:
         try:
             await _Connection(self, reader, writer).serve()
         except (OSError, h11.ProtocolError):
-            pass  # the runner has hung up
+            pass  # the runner has disconnected
         except asyncio.CancelledError:
-            pass  # the proxy ends; asyncio's stream server would log it as an error
+            pass  # the proxy ends; asyncio would log the cancellation as an error
         finally:
             self._connections.discard(task)
             writer.transport.abort()
@@ -219,7 +219,7 @@ class _Request(NamedTuple):
 
 
 class _Connection:
-    """One connection of the runner's, with one call after another."""
+    """One connection of the runner with consecutive calls."""
 
     def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._proxy = proxy
@@ -252,7 +252,7 @@ class _Connection:
         return await (forward() if kind is None else kind.respond(forward))
 
     async def _unless_hung_up(self, response: Coroutine[Any, Any, Answer | Raw | None]) -> Answer | Raw | None:
-        """The runner sends nothing while it waits for an answer: what can be read then is the end."""
+        """Wait for the end of the connection: the runner sends nothing while it waits for a response."""
         responding = asyncio.create_task(response, name="proxy call")
         hung_up = asyncio.create_task(self._reader.read(1), name="proxy hang-up")
         try:
@@ -262,7 +262,7 @@ class _Connection:
             tasks: set[asyncio.Task[Any]] = {responding, hung_up}
             for task in tasks:
                 task.cancel()
-            # Not awaited one by one: whoever suppresses their cancellation suppresses his own.
+            # Awaited together: suppressing the cancellation of one would suppress that of the caller.
             await asyncio.wait(tasks)
             for task in tasks:
                 if not task.cancelled():

@@ -1,4 +1,4 @@
-"""A runner for whom permissions and limits hold, also where the tests have the rights of root."""
+"""A runner to which permissions and limits apply, even if the tests run as root."""
 
 import asyncio
 import os
@@ -15,9 +15,9 @@ from tests.support.runner import System
 
 REGISTER = "/runner/register"
 OTHER_UID = 1_000_000 + os.getpid()
-"""Of nobody. Where the tests have root's rights, the runner has not: it is this user's, and may read files alone."""
+"""A user that does not exist. If the tests run as root, the runner runs as this user, which may only read files."""
 READS_EVERYWHERE = "-all,+dac_read_search"
-"""An interpreter may lie where nobody but root can look."""
+"""The interpreter may be in a folder that only root can read."""
 
 
 def runner_uid() -> int:
@@ -25,7 +25,7 @@ def runner_uid() -> int:
 
 
 def without_rights(*command: str) -> tuple[str, ...]:
-    """The command line that does it as a user for whom permissions and limits hold."""
+    """Return the command line that runs it as a user to whom permissions and limits apply."""
     if os.getuid() != 0:
         return command
     user = (f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups")
@@ -33,7 +33,7 @@ def without_rights(*command: str) -> tuple[str, ...]:
 
 
 def own_folder(path: Path) -> Path:
-    """One that the runner may write to."""
+    """Create a folder that the runner may write to."""
     path.mkdir()
     if os.getuid() == 0:
         os.chown(path, OTHER_UID, OTHER_UID)
@@ -42,7 +42,7 @@ def own_folder(path: Path) -> Path:
 
 @contextmanager
 def open_place() -> Iterator[Path]:
-    """A folder that every user may enter, with a home."""
+    """Create a folder that every user may enter, with a home in it."""
     with TemporaryDirectory(prefix="machine-faults-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -52,7 +52,10 @@ def open_place() -> Iterator[Path]:
 
 @asynccontextmanager
 async def runner_without_rights(folder: Path, system: System, wrapped_in: Sequence[str] = ()) -> AsyncIterator[Program]:
-    """Of the home in `folder`; runs work in `folder/project`. `wrapped_in`: the beginning of its command line."""
+    """Start a runner with the home in `folder` and the project directory `folder/project`.
+
+    `wrapped_in`: the beginning of its command line.
+    """
     places = ("--state-dir", str(own_folder(folder / "state")), "--project-dir", str(own_folder(folder / "project")))
     command = (sys.executable, "-m", "fsm_runner", "-x", PROFILE, "-c", system.proxy.url, *places)
     process = await asyncio.create_subprocess_exec(

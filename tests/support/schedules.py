@@ -1,4 +1,4 @@
-"""Random schedules of what goes wrong between a runner and its coordinator, each decided by its seed alone."""
+"""Random schedules of faults between a runner and its coordinator, each determined by its seed."""
 
 import asyncio
 from random import Random
@@ -12,7 +12,7 @@ from tests.support.proxy import POLL, REPORT, FaultProxy
 
 RUNS = 50
 LENGTH_S = 1.5
-"""In this time everything is submitted, and everything goes wrong that does."""
+"""All runs are submitted, and all faults begin, within this time."""
 LONGEST_COMMAND_S = 0.4
 LONGEST_OUTAGE_S = 0.4
 
@@ -20,14 +20,14 @@ Ending = Literal["completed", "failed", "stopped"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. Times count from the beginning of the schedule."""
+    """One run. Times are relative to the start of the schedule."""
 
     submit_at_s: float
     ending: Ending
     lasts_s: float
-    """Of its command; one that is stopped lasts for ever."""
+    """Duration of its command. A run that is stopped lasts for ever."""
     stop_after_s: float
-    """After it was submitted, where it is stopped."""
+    """Time between submission and stop, if it is stopped."""
 
 
 class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spoiled(Disturbance, frozen=True, kw_only=True):
-    """The next calls of a kind."""
+    """A fault of the next calls of a kind."""
 
     method: str
     path: str
@@ -79,7 +79,7 @@ class Cut(Disturbance, frozen=True, kw_only=True):
 
 
 class Killed(Disturbance, frozen=True, kw_only=True):
-    """The coordinator is gone with all that it knows of runners, and comes back with its database."""
+    """The coordinator ends and restarts with its database, but without its registry of runners."""
 
     for_s: float
 
@@ -100,7 +100,7 @@ CALLS = (
     ("POST", "/runner/register"),
     ("POST", "/runner/heartbeat"),
 )
-"""More often what loses more."""
+"""Repeated in proportion to the damage that a fault does."""
 KINDS = ("lost answer", "lost answer", "reset", "delay", "duplicated", "503", "html")
 
 
@@ -133,7 +133,7 @@ def _disturbance(random: Random) -> Disturbance:
     if choice < 0.3:
         return Cut(at_s=at_s)
     method, path = random.choice(CALLS)
-    # A poll that somebody sends a second time claims a run that nobody knows of, and no call shows that.
+    # A duplicated poll claims a run for no runner, and no call shows it.
     kinds = [kind for kind in KINDS if kind != "duplicated" or method == "POST"]
     return Spoiled(
         at_s=at_s,

@@ -1,4 +1,4 @@
-"""A token service and a coordinator in one, whose every answer can be chosen, and a client with a clock of its own."""
+"""A token service and a coordinator in one, with responses set by the test, and a client with its own clock."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,23 +25,23 @@ RENEWAL = "token-renewal"
 
 
 class Service:
-    """Issues numbered tokens, and is the coordinator that takes them, but for those that are refused."""
+    """Issues numbered tokens, and is also the coordinator that accepts them, except those in `refused`."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.answer: Response | None = None
-        """Given in place of a token."""
+        """Sent in place of a token."""
         self.expires_in: float = LIFETIME_S
         self.gate = asyncio.Event()
-        """The token service holds its answers back while it is not set."""
+        """The token service holds its responses while this is not set."""
         self.gate.set()
         self.seen: list[str] = []
         """The tokens of the calls to the coordinator."""
         self.refused: set[str] = set()
         self.endless = False
-        """Whether a refusal never ends."""
+        """Whether the body of a refusal never ends."""
         self.all_there: asyncio.Barrier | None = None
-        """Calls are answered when so many are there."""
+        """Calls are answered once this number has arrived."""
         self._watch = Watch(lambda: f"asked {self.asked} times")
 
     async def has_been_asked(self, times: int) -> None:
@@ -54,7 +54,7 @@ class Service:
     async def _endless(self) -> AsyncIterator[bytes]:
         while True:
             yield b"x" * UNAUTHORIZED_LIMIT_BYTES
-            # So that the server hears that nobody listens any more.
+            # Lets the server notice that the client has disconnected.
             await asyncio.sleep(0)
 
     async def _token(self, _: Request) -> Response:
@@ -83,7 +83,7 @@ class Bench:
         self.clock = clock
 
     async def renewed(self) -> None:
-        """Return when no renewal is under way."""
+        """Return when no renewal is in progress."""
         if renewals := [task for task in asyncio.all_tasks() if task.get_name() == RENEWAL]:
             await asyncio.wait(renewals)
 

@@ -1,6 +1,6 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it: days pass in no time.
+"""An event loop whose clock jumps to the next timer instead of waiting for it.
 
-Only for code that waits for timers and for itself: sockets are looked at, but never waited for.
+It suits code that waits only for timers and its own tasks: sockets are polled, but never awaited.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class Stuck(Exception):
-    """Nothing is ready and no timer is set: whoever still waits would wait for ever."""
+    """Nothing is ready and no timer is set: the waiting tasks would wait for ever."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -43,17 +43,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override] # typeshed's form is that of the loop's own implementation
         self, executor: Any, work: Callable[..., Any], *arguments: Any
     ) -> asyncio.Future[Any]:
-        """Work for threads is done at once: the clock must not jump ahead of them."""
+        """Do the work of threads at once, since the clock must not jump ahead of them."""
         done = self.create_future()
         try:
             done.set_result(work(*arguments))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to whoever awaits it
+        except Exception as error:  # noqa: BLE001 - the awaiting task handles it
             done.set_exception(error)
         return done
 
 
 def run_virtually(main: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
-    """Run to the end, and see to it that no task is left behind."""
+    """Run to the end, and check that no task remains."""
     loop = VirtualTimeLoop()
     try:
         value = loop.run_until_complete(main())
@@ -65,7 +65,7 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
 
 
 def in_virtual_time(test: Callable[Arguments, Coroutine[Any, Any, None]]) -> Callable[Arguments, None]:
-    """A test that is run by `run_virtually`."""
+    """Decorate a test so that `run_virtually` executes it."""
 
     @functools.wraps(test)
     def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> None:

@@ -1,16 +1,16 @@
-"""Waiting for something to become true, woken by whoever changes it."""
+"""Waits for a condition; the code that changes the state wakes the waiter."""
 
 import asyncio
 from collections.abc import Callable
 
 PATIENCE_S = 60.0
-"""How long a test waits for what should come at once. It guards against hangs alone, so it suits a busy machine."""
+"""The time limit for events that should happen at once. It only guards against hangs."""
 AT_ONCE_S = 60.0
-"""Less than this is "at once". A time limit that a test must not have to wait for is several times as long there."""
+"""Less than this counts as at once. Time limits that a test must not wait for are several times as long."""
 
 
 class Watch:
-    """`changed` is called after each change; `until` looks again then, and never in between."""
+    """Call `changed` after each change; `until` checks its condition then."""
 
     def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
         self._describe = describe
@@ -23,7 +23,7 @@ class Watch:
                 waiter.set_result(None)
 
     async def until(self, predicate: Callable[[], bool], what: str) -> None:
-        """Raises AssertionError, with what there is, when it does not come."""
+        """Return when the predicate holds. Raise AssertionError with the current state if it never does."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not predicate():

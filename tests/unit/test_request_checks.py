@@ -1,4 +1,4 @@
-"""The checks that the whole suite relies on: a wrong request of the product is noticed, and nobody else's."""
+"""The checks of the product's requests: they find invalid ones, and ignore other clients."""
 
 import contextlib
 
