@@ -25,7 +25,7 @@ class Hierarchy:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._caused = {event for state in spec.states.values() for event in state.own_events}
-        self._answered = {(source, way.event) for way in spec.transitions for source in way.sources}
+        self._answered = {(source, it.event) for it in spec.transitions for source in it.sources}
         answering: dict[str, State | Group] = {**spec.groups, **spec.states}
         for name, part in answering.items():
             self._answered.update((name, event) for event in (*part.ignore, *part.reject))
@@ -60,7 +60,7 @@ class Hierarchy:
             self._spec,
             states={name: self._state(name, state) for name, state in self._spec.states.items()},
             groups={},
-            transitions=tuple(self._transition(way) for way in self._spec.transitions),
+            transitions=tuple(self._transition(transition) for transition in self._spec.transitions),
         )
 
     def _state(self, name: str, state: State) -> State:
@@ -77,11 +77,11 @@ class Hierarchy:
             events: tuple[str, ...] = getattr(self._spec.groups[group], kind)
             yield from (event for event in events if self.answering(name, event) == group)
 
-    def _transition(self, way: Transition) -> Transition:
+    def _transition(self, transition: Transition) -> Transition:
         sources = (
             name
-            for source in way.sources
+            for source in transition.sources
             for name in self.members.get(source, (source,))
-            if name == source or self.answering(name, way.event) == source
+            if name == source or self.answering(name, transition.event) == source
         )
-        return msgspec.structs.replace(way, source=tuple(dict.fromkeys(sources)))
+        return msgspec.structs.replace(transition, source=tuple(dict.fromkeys(sources)))

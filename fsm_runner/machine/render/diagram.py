@@ -111,15 +111,15 @@ def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
     most one arrow joins two ends, and one label on it represents all failures that decide the same outcome.
     """
     hierarchy = Hierarchy(spec)
-    ends = (spec.initial, *(name for way in spec.transitions for name in (*way.sources, way.to)))
+    ends = (spec.initial, *(name for transition in spec.transitions for name in (*transition.sources, transition.to)))
     names = dict.fromkeys((*outside_in(spec), *ends))
     ids = identifiers(names)
     states = {name: spec.states.get(name, State()) for name in names if name not in spec.groups}
-    main = {name for way in spec.transitions if way.main for name in (*way.sources, way.to)}
+    main = {name for transition in spec.transitions if transition.main for name in (*transition.sources, transition.to)}
     nodes = {name: Node(ids[name], name, state, tone(state), name in main) for name, state in states.items()}
     groups_around = {name: hierarchy.ancestors(name) for name in names}
     # A group's arrow to a member would run inside its own box: it starts at a mark in the box instead.
-    inward = dict.fromkeys(it for way in spec.transitions for it in way.sources if it in groups_around[way.to])
+    inward = dict.fromkeys(name for it in spec.transitions for name in it.sources if name in groups_around[it.to])
     ids_of_marks = identifiers((f"any of {group}" for group in inward), taken=ids.values())
     marks = {
         group: Node(id_, name, State(), Tone.ANY, is_main=False)
@@ -135,13 +135,13 @@ def diagram(spec: Spec, *, brief: bool = False) -> Diagram:
         return (*(mark for name, mark in marks.items() if name == group), *drawn)
 
     def arrows() -> Iterator[Arrow]:
-        for way, flat in zip(spec.transitions, flatten(spec).transitions, strict=True):
-            failure = any(is_failure(states[source], way) for source in flat.sources)
-            kind = Kind.MAIN if way.main else Kind.FAILURE if failure else Kind.OTHER
-            label = Label(way.event, way.guard, way.decides, kind)
-            for source in way.sources:
-                start = marks[source].id if source in groups_around[way.to] else ids[source]
-                yield Arrow(start, ids[way.to], (label,))
+        for transition, flat in zip(spec.transitions, flatten(spec).transitions, strict=True):
+            failure = any(is_failure(states[source], transition) for source in flat.sources)
+            kind = Kind.MAIN if transition.main else Kind.FAILURE if failure else Kind.OTHER
+            label = Label(transition.event, transition.guard, transition.decides, kind)
+            for source in transition.sources:
+                start = marks[source].id if source in groups_around[transition.to] else ids[source]
+                yield Arrow(start, ids[transition.to], (label,))
 
     drawn_arrows = _merged(arrows()) if brief else arrows()
     return Diagram(Box("", spec.name, members(None)), nodes[spec.initial], tuple(drawn_arrows))

@@ -57,15 +57,15 @@ def _state_row(name: str, state: State) -> tuple[str, ...]:
 
 
 def _transition_rows(spec: Spec) -> Iterator[tuple[str, ...]]:
-    for way, flat in zip(spec.transitions, flatten(spec).transitions, strict=True):
-        fails = any(is_failure(spec.states[source], way) for source in flat.sources if source in spec.states)
+    for transition, flat in zip(spec.transitions, flatten(spec).transitions, strict=True):
+        fails = any(is_failure(spec.states[source], transition) for source in flat.sources if source in spec.states)
         yield (
-            ", ".join(prose(source) for source in way.sources),
-            f"{FAILURE_MARK} {code(way.event)}" if fails else code(way.event),
-            code(way.guard),
-            prose(way.to),
-            f"{code(way.decides)} (provisional)" if way.provisional else code(way.decides),
-            prose(way.doc),
+            ", ".join(prose(source) for source in transition.sources),
+            f"{FAILURE_MARK} {code(transition.event)}" if fails else code(transition.event),
+            code(transition.guard),
+            prose(transition.to),
+            f"{code(transition.decides)} (provisional)" if transition.provisional else code(transition.decides),
+            prose(transition.doc),
         )
 
 

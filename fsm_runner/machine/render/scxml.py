@@ -19,8 +19,8 @@ def scxml(spec: Spec) -> str:
     """
     chart = statechart(spec)
     own_events = (event for state in spec.states.values() for event in state.own_events)
-    events = identifiers((*spec.events, *own_events, *(way.event for way in spec.transitions)))
-    guards = (way.guard for way in spec.transitions if way.guard is not None)
+    events = identifiers((*spec.events, *own_events, *(transition.event for transition in spec.transitions)))
+    guards = (transition.guard for transition in spec.transitions if transition.guard is not None)
     settings = (it.timeout_s for it in spec.states.values() if isinstance(it.timeout_s, str))
     variables = identifiers(("outcome", *guards, *settings), chart.ids.values())
 
@@ -30,11 +30,11 @@ def scxml(spec: Spec) -> str:
             element = ET.SubElement(parent, "final" if is_final else "state", id=part.id)
             if isinstance(part.value, State):
                 add_work(element, part.id, part.value)
-            for event, ways in part.answers.items():
-                if not ways:
+            for event, transitions in part.answers.items():
+                if not transitions:
                     ET.SubElement(element, "transition", event=events[event])
-                for way in ways:
-                    add_transition(element, way)
+                for transition in transitions:
+                    add_transition(element, transition)
             add_parts(element, part.members)
 
     def add_work(element: ET.Element, id_: str, state: State) -> None:
@@ -52,14 +52,14 @@ def scxml(spec: Spec) -> str:
                 if event is not None:
                     ET.SubElement(activity, "param", name=name, expr=f"'{events[event]}'")
 
-    def add_transition(element: ET.Element, way: Transition) -> None:
-        transition = ET.SubElement(element, "transition", event=events[way.event], target=chart.ids[way.to])
-        if way.guard is not None:
-            transition.set("cond", variables[way.guard])
-        if way.decides is not None:
+    def add_transition(element: ET.Element, transition: Transition) -> None:
+        added = ET.SubElement(element, "transition", event=events[transition.event], target=chart.ids[transition.to])
+        if transition.guard is not None:
+            added.set("cond", variables[transition.guard])
+        if transition.decides is not None:
             # The first outcome that is decided stays.
-            first = ET.SubElement(transition, "if", cond="outcome === undefined")
-            literal = one_line(way.decides).replace("\\", "\\\\").replace("'", "\\'")
+            first = ET.SubElement(added, "if", cond="outcome === undefined")
+            literal = one_line(transition.decides).replace("\\", "\\\\").replace("'", "\\'")
             ET.SubElement(first, "assign", location="outcome", expr=f"'{literal}'")
 
     root = ET.Element("scxml", xmlns=NAMESPACE, version="1.0", datamodel="ecmascript")

@@ -33,18 +33,18 @@ class Statechart(NamedTuple):
 def statechart(spec: Spec) -> Statechart:
     """Return the parts of a sound machine, with the groups around them."""
     hierarchy = Hierarchy(spec)
-    transitions = list(zip(spec.transitions, flatten(spec).transitions, strict=True))
+    flat_transitions = flatten(spec).transitions
     ids = identifiers(outside_in(spec))
     answers_of_groups = {name: _answers_of_group(spec, name) for name in spec.groups}
 
     def answers_of_state(name: str, state: State) -> dict[str, list[Transition]]:
         """Return the answers of the state, and those of its groups to the events that it causes."""
         found: dict[str, list[Transition]] = {event: [] for event in (*state.ignore, *state.reject)}
-        for way, flat in transitions:
-            if name in way.sources or (name in flat.sources and way.event in state.own_events):
-                found.setdefault(way.event, []).append(way)
+        for transition, flat in zip(spec.transitions, flat_transitions, strict=True):
+            if name in transition.sources or (name in flat.sources and transition.event in state.own_events):
+                found.setdefault(transition.event, []).append(transition)
         answered = {event for group in hierarchy.ancestors(name) for event in answers_of_groups[group]}
-        return {event: ways for event, ways in found.items() if ways or event in answered}
+        return {event: transitions for event, transitions in found.items() if transitions or event in answered}
 
     def parts(home: str | None) -> Iterator[Part]:
         for name, id_ in ids.items():
@@ -60,7 +60,7 @@ def statechart(spec: Spec) -> Statechart:
 def _answers_of_group(spec: Spec, name: str) -> dict[str, list[Transition]]:
     group = spec.groups[name]
     found: dict[str, list[Transition]] = {event: [] for event in (*group.ignore, *group.reject)}
-    for way in spec.transitions:
-        if name in way.sources and way.event in spec.events:
-            found.setdefault(way.event, []).append(way)
+    for transition in spec.transitions:
+        if name in transition.sources and transition.event in spec.events:
+            found.setdefault(transition.event, []).append(transition)
     return found

@@ -30,7 +30,7 @@ def _contains(part: Part, name: str) -> bool:
 
 def _node(part: Part, ids: dict[str, str], initial: str) -> dict[str, Any]:
     value = part.value
-    targets = {event: [_transition(way, part, ids) for way in ways] for event, ways in part.answers.items()}
+    targets = {event: [_transition(it, part, ids) for it in found] for event, found in part.answers.items()}
     node: dict[str, Any] = {"id": part.id, "description": value.doc, "tags": value.tags}
     if isinstance(value, Group):
         node |= _children(part.members, ids, initial)
@@ -40,7 +40,7 @@ def _node(part: Part, ids: dict[str, str], initial: str) -> dict[str, Any]:
         retry = None if value.retry is None else msgspec.structs.asdict(value.retry)
         meta = {"reject": value.reject, "outcome": value.outcome, "tone": value.tone, "retry": retry}
     # An empty transition overrides that of the group.
-    node["on"] = {event: ways or {} for event, ways in targets.items()}
+    node["on"] = {event: transitions or {} for event, transitions in targets.items()}
     node["meta"] = _present(meta)
     return _present(node)
 
@@ -59,12 +59,12 @@ def _work(state: State, targets: dict[str, Any]) -> dict[str, Any]:
     return work
 
 
-def _transition(way: Transition, source: Part, ids: dict[str, str]) -> dict[str, Any]:
-    params = _present({"outcome": way.decides, "provisional": way.provisional or None})
-    decides = None if way.decides is None else {"type": "decide", "params": params}
-    again = way.to == source.name or None
-    fields = {"target": f"#{ids[way.to]}", "guard": way.guard, "reenter": again, "actions": decides}
-    return _present({**fields, "description": way.doc})
+def _transition(transition: Transition, source: Part, ids: dict[str, str]) -> dict[str, Any]:
+    params = _present({"outcome": transition.decides, "provisional": transition.provisional or None})
+    decides = None if transition.decides is None else {"type": "decide", "params": params}
+    again = transition.to == source.name or None
+    fields = {"target": f"#{ids[transition.to]}", "guard": transition.guard, "reenter": again, "actions": decides}
+    return _present({**fields, "description": transition.doc})
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:
