@@ -119,11 +119,7 @@ async def assembled_runner(
         outbox = Outbox(MessageSender(client), journal)
         stack.push_async_callback(outbox.aclose)
         reporting = ReportingContext(
-            outbox=outbox,
-            clock=EventClock(),
-            hostname=hostname,
-            executor_profile=profile.name,
-            redactor=redactor,
+            outbox=outbox, clock=EventClock(), hostname=hostname, executor_profile=profile.name, redactor=redactor
         )
         run_timeout_s = profile.profile.run_timeout if config.run_timeout_s is None else config.run_timeout_s
         sessions = SessionRegistry(

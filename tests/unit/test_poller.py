@@ -235,7 +235,7 @@ async def test_a_poll_that_is_held_survives_the_course_and_is_given_up_only_when
     living = asyncio.create_task(polling.poller.live())
     await asyncio.sleep(1)
     polling.leave()
-    waiting = asyncio.create_task(polling.poller.wait_until_not_polling())
+    waiting = asyncio.create_task(polling.poller.no_poll_held.wait())
     await asyncio.sleep(100)
     assert not waiting.done()
     polling.poller.close()

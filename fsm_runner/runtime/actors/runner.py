@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -67,27 +68,6 @@ class RunnerActor(Actor):
         inbox: Inbox,
     ) -> None:
         """`inbox` receives what `client`, `runs`, `journal` and `outage` report: see `app/build.py`."""
-        super().__init__(
-            "runner",
-            machine,
-            {
-                "recover": recovery.carry_out,
-                "register": self._register,
-                "await_runs": self._await_runs,
-                "stop_runs": self._stop_runs,
-                "flush_reports": self._flush_reports,
-                "deregister": self._deregister,
-                "await_last_poll": self._await_last_poll,
-                "settle_late_run": self._settle_late_run,
-            },
-            settings,
-            recorder=journal,
-            inbox=inbox,
-        )
-        self._client = client
-        self._runs = runs
-        self._journal = journal
-        self._outage = outage
         self._heartbeat = Heartbeat(client, self.post, times.heartbeat_interval_s)
         self._poller = Poller(
             poller_machine,
@@ -101,6 +81,27 @@ class RunnerActor(Actor):
             has_history=bool(journal.earlier_processes),
         )
         self._registrar = Registrar(client, registration, self._use_registration)
+        super().__init__(
+            "runner",
+            machine,
+            {
+                "recover": recovery.carry_out,
+                "register": self._registrar.register,
+                "await_runs": self._await_runs,
+                "stop_runs": self._stop_runs,
+                "flush_reports": self._flush_reports,
+                "deregister": self._deregister,
+                "await_last_poll": self._poller.no_poll_held.wait,
+                "settle_late_run": self._settle_late_run,
+            },
+            settings,
+            recorder=journal,
+            inbox=inbox,
+        )
+        self._client = client
+        self._runs = runs
+        self._journal = journal
+        self._outage = outage
         self._abandoned_runs: frozenset[str] = frozenset()
         """The runs that were held when the runner deregistered. Any other one came with the last poll."""
         self._defect: BaseException | None = None
@@ -143,7 +144,7 @@ class RunnerActor(Actor):
             "descriptors_are_short": self._runs.descriptors.is_short,
             "late_run_arrived": self.has_tag("leaving") and not self._runs.run_ids <= self._abandoned_runs,
         }
-        return frozenset(fact for fact, holds in facts.items() if holds)
+        return frozenset(compress(facts, facts.values()))
 
     def on_step(self, step: Step, payload: object) -> None:
         self._poller.reconsider()
@@ -162,17 +163,13 @@ class RunnerActor(Actor):
         self._heartbeat.set_registration(registered)
         self._poller.set_registration(registered)
 
-    async def _register(self) -> None:
-        await self._registrar.register()
-
     async def _await_runs(self) -> None:
         self._runs.close_idle_sessions(LEAVING)
         await self._wait_until_reported()
 
     async def _stop_runs(self) -> None:
         self._runs.stop_all(LEAVING)
-        self._runs.close_idle_sessions(LEAVING)
-        await self._wait_until_reported()
+        await self._await_runs()
 
     async def _wait_until_reported(self) -> None:
         """Wait until runs and executors have ended and are reported, or their reports are left to the next process."""
@@ -210,9 +207,6 @@ class RunnerActor(Actor):
             raise _NotDeregistered(reason)
         self._abandoned_runs = self._runs.run_ids
         await self._client.deregister(runner_id)
-
-    async def _await_last_poll(self) -> None:
-        await self._poller.wait_until_not_polling()
 
     async def _settle_late_run(self) -> None:
         await self._registrar.register()

@@ -85,7 +85,7 @@ class DescriptorWatch:
 
     def check(self) -> None:
         """Check now, and report a change."""
-        self._stop_timer()
+        self.close()
         now_s = asyncio.get_running_loop().time()
         if self.has_room:
             self._no_room_since_s = None
@@ -102,8 +102,10 @@ class DescriptorWatch:
             self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self.check)
 
     def close(self) -> None:
-        """Stop watching. May be repeated."""
-        self._stop_timer()
+        """Stop watching, until the next check."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @property
     def _left(self) -> int:
@@ -111,11 +113,6 @@ class DescriptorWatch:
         if left >= (len(self._load) + 1) * START_DESCRIPTORS:
             return left - len(self._load) * START_DESCRIPTORS  # no need to count
         return left - self._load.unstarted * START_DESCRIPTORS
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def check_limit(max_runs: int | None, open_files: OpenFiles = OPEN_FILES) -> None:

@@ -1,12 +1,12 @@
 """Recovers runs that the coordinator counts as claimed by this runner although no response delivered them."""
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator_client.api import CoordinatorApi, UnreadableRun
+from fsm_runner.coordinator_client.api import UnreadableRun
+from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Refused, Unreachable
 from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.journal.journal import JournalUnreadable
@@ -35,44 +35,45 @@ class LostClaims:
     lost.
     """
 
-    def __init__(self, api: CoordinatorApi, runs: RunRegistry, *, has_history: bool) -> None:
+    def __init__(self, client: CoordinatorClient, runs: RunRegistry, may_claim: MayClaim, *, has_history: bool) -> None:
         """`has_history` says whether an earlier process of this runner has written to the journal."""
-        self._api = api
+        self._client = client
         self._runs = runs
+        self._may_claim = may_claim
         self._are_new = has_history
         """True if no earlier process can have started an unknown claim, as is the case after the first list."""
         self._unanswered_since_s: dict[str, float] = {}
         """The times at which runs began to wait for the definition of their agent, by run id."""
 
-    async def start_all(self, runner_id: str, may_claim: MayClaim) -> bool:
+    async def start_all(self, runner_id: str) -> bool:
         """Return whether all lost claims were handled. Raises `CoordinatorError` if the list is not available."""
-        listed = await self._api.held(runner_id, "claimed")
+        listed = await self._client.api.held(runner_id, "claimed")
         names = {run.run_id for run in listed}
         self._unanswered_since_s = {run: at for run, at in self._unanswered_since_s.items() if run in names}
         is_complete = True
         for run in listed:
             if self._runs.is_active(run.run_id) or self._runs.resend_final_report(run.run_id):
                 continue
-            if not may_claim():
+            if not self._may_claim():
                 return False
             if not self._are_new:
                 self._runs.fail(run.run_id, runner_id, PERHAPS_STARTED)
             elif isinstance(run, UnreadableRun):
                 self._runs.fail_unreadable(run, runner_id)
-            elif not await self._start(run, runner_id, may_claim):
+            elif not await self._start(run, runner_id):
                 is_complete = False
         self._are_new = True
         return is_complete
 
     async def fail_forgotten(self, runner_id: str) -> None:
         """Fail runs that an earlier process started and whose record is gone. Raises `CoordinatorError`."""
-        for run in await self._api.held(runner_id, "running"):
+        for run in await self._client.api.held(runner_id, "running"):
             if self._runs.at_hard_limit:
                 return
             if not self._runs.is_active(run.run_id) and not self._runs.resend_final_report(run.run_id):
                 self._runs.fail(run.run_id, runner_id, FORGOTTEN)
 
-    async def _start(self, run: wire.Run, runner_id: str, may_claim: MayClaim) -> bool:
+    async def _start(self, run: wire.Run, runner_id: str) -> bool:
         """Return False if the run has to wait for its agent's definition, for capacity or for the journal."""
         try:
             if await self._runs.was_claimed(run.run_id):
@@ -90,7 +91,7 @@ class LostClaims:
                 self._runs.fail(run.run_id, runner_id, f"{LOST}: {reason}; submit it again")
                 return True
             run = msgspec.structs.replace(run, resolved_agent_blueprint=blueprint)
-        if not may_claim():  # the runner may have begun to leave during the calls above
+        if not self._may_claim():  # the runner may have begun to leave during the calls above
             return False
         logger.warning("{}: claimed by a poll whose response did not arrive; it is started now", run.run_id)
         self._runs.start(run, runner_id)
@@ -102,7 +103,7 @@ class LostClaims:
         Raises `_CannotRestore`, `Unreachable` or `NotRegistered`.
         """
         try:
-            definition = await self._api.agent(agent_name, wire.JsonObject)
+            definition = await self._client.api.agent(agent_name, wire.JsonObject)
         except NotAuthenticated:
             raise
         except Refused as refusal:
@@ -114,9 +115,8 @@ class LostClaims:
 
     def _wait_for_agent(self, run: wire.Run, runner_id: str, fault: Unreachable) -> bool:
         """Return False while the run waits for its agent; after `EXECUTOR_MESSAGE_LIMIT_S` fail it and return True."""
-        now_s = asyncio.get_running_loop().time()
-        waited_s = now_s - self._unanswered_since_s.setdefault(run.run_id, now_s)
-        if waited_s < EXECUTOR_MESSAGE_LIMIT_S:
+        now_s = self._client.now_s()
+        if now_s - self._unanswered_since_s.setdefault(run.run_id, now_s) < EXECUTOR_MESSAGE_LIMIT_S:
             return False
         self._runs.fail(run.run_id, runner_id, f"{LOST}: agent {run.agent_name!r} is not available: {fault}")
         return True

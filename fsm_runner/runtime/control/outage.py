@@ -15,24 +15,20 @@ class OutageTimer:
     def __init__(self, limit_s: float | None, on_too_long: Callable[[str], None]) -> None:
         self._limit_s = limit_s
         self._on_too_long = on_too_long
-        self._began_at_s: float | None = None
         self._began, self._ended = asyncio.Event(), asyncio.Event()
         self._is_confirming = False
         """The heartbeat that confirms an outage may fail after an answer has ended it: that begins no further one."""
 
     def unanswered(self) -> None:
         """Note that a call was not answered."""
-        if self._began_at_s is None and not self._is_confirming:
-            self._began_at_s = asyncio.get_running_loop().time()
+        if not self._is_confirming:
             self._ended.clear()
             self._began.set()
 
     def answered(self) -> None:
         """Note that a call was answered."""
-        if self._began_at_s is not None:
-            self._began_at_s = None
-            self._began.clear()
-            self._ended.set()
+        self._began.clear()
+        self._ended.set()
 
     async def run(self, is_answered: Callable[[], Awaitable[bool]]) -> None:
         """Time outages until cancelled.
@@ -42,17 +38,13 @@ class OutageTimer:
         """
         while self._limit_s is not None:
             await self._began.wait()
-            if not await self._ends_within(self._limit_s) and not await self._is_over(is_answered, self._limit_s):
-                self._on_too_long(f"the coordinator has not answered for {self._limit_s:g} s")
-                await self._ended.wait()
-
-    async def _ends_within(self, limit_s: float) -> bool:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                if not await self._is_over(is_answered, self._limit_s):
+                    self._on_too_long(f"the coordinator has not answered for {self._limit_s:g} s")
+                    await self._ended.wait()
 
     async def _is_over(self, is_answered: Callable[[], Awaitable[bool]], limit_s: float) -> bool:
         self._is_confirming = True
@@ -64,4 +56,4 @@ class OutageTimer:
             logger.opt(exception=defect).error("the heartbeat that confirms an outage failed with a defect")
         finally:
             self._is_confirming = False
-        return self._began_at_s is None
+        return self._ended.is_set()

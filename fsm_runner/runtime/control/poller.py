@@ -2,23 +2,31 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import compress
 from typing import NamedTuple
+
+from loguru import logger
 
 from fsm_runner.coordinator_client.api import Polled, UnreadableRun
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.errors import CoordinatorError
-from fsm_runner.coordinator_client.policy import POLL_HOLD_LIMIT_S, RUN_LOOKUP_INTERVAL_S, SHORT_POLL_S
+from fsm_runner.coordinator_client.errors import CoordinatorError, Unreachable
+from fsm_runner.coordinator_client.policy import POLL_HOLD_LIMIT_S, POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S, SHORT_POLL_S
 from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.actor import Actor
 from fsm_runner.runtime.actors.run_registry import RunRegistry
-from fsm_runner.runtime.control.cut_polls import CutPolls
 from fsm_runner.runtime.control.heartbeat import Heartbeat, Post
 from fsm_runner.runtime.control.reconciler import Reconciler
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import Waits
 
 LEAVING = "the runner is leaving"
+
+PROXY_TIMEOUTS = frozenset({408, 504, 524})
+"""The statuses with which a proxy reports that the server behind it has not answered in time."""
+
+WARN_AT = 2
+"""The number of consecutive cut polls at which the log warns. A proxy that restarts cuts a single one."""
 
 
 class _FailedPoll(NamedTuple):
@@ -27,6 +35,12 @@ class _FailedPoll(NamedTuple):
     hold_s: float
     known_as: int
     """The client's count of registrations when the poll was sent."""
+
+    @property
+    def may_be_cut(self) -> bool:
+        """True if a proxy may have cut this poll. Otherwise the coordinator is away."""
+        status = self.fault.status if isinstance(self.fault, Unreachable) else None
+        return self.fault.may_have_arrived and (self.held_s >= SHORT_POLL_S or status in PROXY_TIMEOUTS)
 
 
 class _NoRecorder:
@@ -58,12 +72,9 @@ class Poller(Actor):
         """
         self._limits: dict[str, float | None] = {
             # The calls limit themselves (coordinator_client/policy.py). To give up a poll would lose its run.
-            "call_limit_s": None,
-            "pause_s": 0.0,
-            "recheck_s": None,
-            "until_look_up_s": 0.0,
+            "call_limit_s": None
         }
-        """The time limits of the machine's states, as of the latest step."""
+        """The time limits of the machine's states. Each step sets the others."""
         activities = {
             "await_change": self._await_change,
             "poll": self._poll,
@@ -79,38 +90,37 @@ class Poller(Actor):
         self._runner_has_tag = runner_has_tag
         self._post_to_runner = post
         self._poll_timeout_s = poll_timeout_s
-        self._registered: wire.Registered | None = None
-        self._reconciler = Reconciler(client.api, runs, self._may_claim, has_history=has_history)
-        self._cut_polls = CutPolls()
+        self._registered: wire.Registered
+        """Set when the machine leaves its initial state, before the first activity."""
+        self._reconciler = Reconciler(client, runs, self._may_claim, has_history=has_history)
+        self._cut_polls = 0
+        """The number of consecutive polls that a proxy has cut."""
         self._failed_poll: _FailedPoll | None = None
         """The last poll if a proxy may have cut it: what `polling` hands over to `probing`."""
         self._pause_s = 0.0
         """The pause that the last poll has made necessary; 0 as soon as it begins."""
         self._next_look_up_s = 0.0
-        """By the loop's clock. It outlasts the visits of a state: a full runner polls after each run that ends, and its
-        look-ups would load the coordinator."""
+        """By the client's clock. It outlasts the visits of a state: a full runner polls after each run that ends, so
+        its look-ups would load the coordinator."""
         self._poll_waits = Waits(client.policies.poll)
         self._short_poll_waits = Waits(client.policies.short_poll)
-        self._no_poll_held = asyncio.Event()
+        self.no_poll_held = asyncio.Event()
         """The absence of the tag `holds_poll`, for tasks that wait for it."""
-        self._no_poll_held.set()
+        self.no_poll_held.set()
         self._defect: Exception | None = None
 
     def set_registration(self, registered: wire.Registered) -> None:
         """Use this registration from now on."""
         self._registered = registered
         # A poll that an earlier process held may still claim a run.
-        self._reconciler.expect_loss(self._hold_s(registered))
+        self._reconciler.expect_loss(self._hold_s)
         self._poll_waits.reset()
         self.post("registered")
-        self._runs.changed.set()
+        self.reconsider()
 
     def reconsider(self) -> None:
         """Decide anew, because the runner's state has changed. A held poll continues."""
         self._runs.changed.set()
-
-    async def wait_until_not_polling(self) -> None:
-        await self._no_poll_held.wait()
 
     async def live(self) -> None:
         """Poll until closed. Raises the exception that an activity raised as a defect."""
@@ -122,27 +132,24 @@ class Poller(Actor):
         self.post("close_requested")
 
     def facts(self) -> frozenset[str]:
-        facts = set()
-        if self._failed_poll is not None:
-            facts.add("poll_may_be_cut")
-        if self._pause_s > 0:
-            facts.add("pause_is_due")
-        if self._may_claim():
-            facts.add("may_claim")
-            if self._reconciler.is_due:
-                facts.add("reconciliation_is_due")
-        if len(self._runs) > 0:
-            facts.add("holds_runs")
-        return frozenset(facts)
+        may_claim = self._may_claim()
+        facts = {
+            "poll_may_be_cut": self._failed_poll is not None,
+            "pause_is_due": self._pause_s > 0,
+            "reconciliation_is_due": may_claim and self._reconciler.is_due,
+            "may_claim": may_claim,
+            "holds_runs": len(self._runs) > 0,
+        }
+        return frozenset(compress(facts, facts.values()))
 
     def on_step(self, step: Step, payload: object) -> None:
-        if self._machine.has_tag(self.model, "holds_poll"):
-            self._no_poll_held.clear()
+        if self.has_tag("holds_poll"):
+            self.no_poll_held.clear()
         else:
-            self._no_poll_held.set()
+            self.no_poll_held.set()
         self._limits["pause_s"], self._pause_s = self._pause_s, 0.0
         self._limits["recheck_s"] = RUN_LOOKUP_INTERVAL_S if self._runner_has_tag("claims") else None
-        self._limits["until_look_up_s"] = max(0.0, self._next_look_up_s - _now_s())
+        self._limits["until_look_up_s"] = max(0.0, self._next_look_up_s - self._client.now_s())
         if step.cause is Cause.ERROR:
             self._defect = payload if isinstance(payload, Exception) else RuntimeError(repr(payload))
 
@@ -152,31 +159,31 @@ class Poller(Actor):
         self._runs.changed.clear()
 
     async def _reconcile(self) -> None:
-        await self._reconciler.reconcile(self._registration.runner_id)
+        await self._reconciler.reconcile(self._registered.runner_id)
 
     async def _look_up_stops(self) -> None:
-        self._next_look_up_s = _now_s() + RUN_LOOKUP_INTERVAL_S
-        await self._reconciler.look_up_stops(self._registration.runner_id)
+        self._next_look_up_s = self._client.now_s() + RUN_LOOKUP_INTERVAL_S
+        await self._reconciler.look_up_stops(self._registered.runner_id)
 
     async def _poll(self) -> None:
-        registered, known_as, began_s = self._registration, self._client.registrations, self._client.now_s()
-        hold_s = self._hold_s(registered)
+        runner_id, hold_s = self._registered.runner_id, self._hold_s
+        known_as, began_s = self._client.registrations, self._client.now_s()
         try:
-            polled = await self._client.api.poll(registered.runner_id, hold_s)
+            polled = await self._client.api.poll(runner_id, hold_s)
         except CoordinatorError as fault:
             # The coordinator may still hold the poll, and deliver a run or a stop to a closed connection.
             self._reconciler.expect_loss(hold_s if fault.may_have_arrived else 0.0)
             failed = _FailedPoll(fault, self._client.now_s() - began_s, hold_s, known_as)
-            if self._cut_polls.may_be_cut(fault, failed.held_s):
+            if failed.may_be_cut:
                 self._failed_poll = failed
             else:
                 self._back_off(failed)
             return
-        is_new_run = self._hand_on(polled, registered.runner_id)
+        is_new_run = self._hand_on(polled, runner_id)
         self._client.note_response()
         self._post_to_runner("coordinator_answered", "poll")
         self._poll_waits.reset()
-        self._cut_polls.reset()
+        self._cut_polls = 0
         if is_new_run or self._client.now_s() - began_s >= SHORT_POLL_S:
             self._short_poll_waits.reset()
         else:
@@ -190,7 +197,17 @@ class Poller(Actor):
         if not await self._heartbeat.send():
             self._back_off(failed)
             return
-        self._cut_polls.note(failed.fault, failed.held_s, failed.hold_s)
+        self._cut_polls += failed.held_s < failed.hold_s
+        if self._cut_polls == WARN_AT:
+            logger.warning(
+                "polls are cut after {:.1f} s, while the coordinator answers heartbeats: a proxy in front of it has a "
+                "time-out that is shorter than a poll, which may take {:g} s; raise that time-out above {:g} s. Until "
+                "then runs may start late, and a stop of an idle session may be lost ({})",
+                failed.held_s,
+                failed.hold_s,
+                failed.hold_s + POLL_MARGIN_S,
+                failed.fault,
+            )
         if failed.held_s < SHORT_POLL_S:
             self._pause_s = self._poll_waits.next_s()
 
@@ -199,14 +216,8 @@ class Poller(Actor):
         self._pause_s = self._poll_waits.next_s()
 
     @property
-    def _registration(self) -> wire.Registered:
-        """Raises `RuntimeError` before the first registration, which the machine's other states wait for."""
-        if self._registered is None:
-            raise RuntimeError("the runner is not registered")
-        return self._registered
-
-    def _hold_s(self, registered: wire.Registered) -> float:
-        return min(POLL_HOLD_LIMIT_S, max(self._poll_timeout_s, registered.poll_timeout_seconds))
+    def _hold_s(self) -> float:
+        return min(POLL_HOLD_LIMIT_S, max(self._poll_timeout_s, self._registered.poll_timeout_seconds))
 
     def _hand_on(self, polled: Polled, runner_id: str) -> bool:
         """Hand on what a poll has delivered. Return whether that is a new run."""
@@ -227,7 +238,3 @@ class Poller(Actor):
 
     def _may_claim(self) -> bool:
         return self._runner_has_tag("claims") and not self._runs.full
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

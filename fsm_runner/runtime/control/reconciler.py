@@ -4,12 +4,10 @@ A poll delivers a run or a stop once (protocol.md, section 1.1). If its response
 the claim and the stop request.
 """
 
-import asyncio
-
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.coordinator_client.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
 from fsm_runner.protocol import wire
@@ -20,7 +18,7 @@ STOP_REQUESTED = "the coordinator asks for it"
 
 
 class ReconciliationWindow:
-    """The period in which a response may have been lost. Times are seconds of the loop's clock.
+    """The period in which a response may have been lost. Times are seconds of the client's clock.
 
     A poll whose connection broke is still held at the coordinator, and may claim a run until the end of its hold
     time. So only a look-up that began after that time closes the window.
@@ -42,7 +40,7 @@ class ReconciliationWindow:
 
     def is_due(self, now_s: float) -> bool:
         """Return whether the window is open and the interval since the last look-up is over."""
-        return self._until_s is not None and now_s >= self._next_s
+        return self.is_open and now_s >= self._next_s
 
     def close(self, looked_up_s: float) -> None:
         """Close the window if the look-up that began at `looked_up_s`, and was answered, covers it."""
@@ -58,12 +56,12 @@ class ReconciliationWindow:
 class Reconciler:
     """Compares the coordinator's list of runs with those of the runner: claims, and requested stops."""
 
-    def __init__(self, api: CoordinatorApi, runs: RunRegistry, may_claim: MayClaim, *, has_history: bool) -> None:
+    def __init__(self, client: CoordinatorClient, runs: RunRegistry, may_claim: MayClaim, *, has_history: bool) -> None:
         """`has_history` says whether an earlier process of this runner has written to the journal."""
-        self._api = api
+        self._client = client
         self._runs = runs
         self._may_claim = may_claim
-        self._lost_claims = LostClaims(api, runs, has_history=has_history)
+        self._lost_claims = LostClaims(client, runs, may_claim, has_history=has_history)
         self._window = ReconciliationWindow()
         self._ambiguous_stops: set[str] = set()
         """Sessions that have several runs, one of which must be stopped. The next look-up names it."""
@@ -71,11 +69,11 @@ class Reconciler:
     @property
     def is_due(self) -> bool:
         """True if the runs must be reconciled before the next poll."""
-        return self._window.is_due(_now_s())
+        return self._window.is_due(self._client.now_s())
 
     def expect_loss(self, held_for_s: float = 0.0) -> None:
         """Note that a response may be lost. The coordinator may hold its call for `held_for_s` more."""
-        self._window.open(_now_s(), held_for_s)
+        self._window.open(self._client.now_s(), held_for_s)
 
     def stop_session(self, session_id: str) -> None:
         """Stop the run of a session, or find the run that is meant if the session has several.
@@ -90,12 +88,12 @@ class Reconciler:
 
     async def reconcile(self, runner_id: str) -> None:
         """Start or fail lost claims, and stop runs. A call that fails is repeated one interval later."""
-        began_s = _now_s()
+        began_s = self._client.now_s()
         is_complete, may_claim = False, self._may_claim()
         try:
-            if self._window.is_open and may_claim:
+            if may_claim:
                 await self._lost_claims.fail_forgotten(runner_id)
-                is_complete = await self._lost_claims.start_all(runner_id, self._may_claim)
+                is_complete = await self._lost_claims.start_all(runner_id)
                 may_claim = is_complete or self._may_claim()
             await self._stop_runs(runner_id)
         except CoordinatorError as fault:
@@ -105,7 +103,7 @@ class Reconciler:
             if is_complete:
                 self._window.close(began_s)
             # The interval begins at the end: however long a look-up takes, a poll comes before the next one.
-            self._window.postpone(_now_s())
+            self._window.postpone(self._client.now_s())
 
     async def look_up_stops(self, runner_id: str) -> None:
         """Stop runs. A call that fails is not repeated here."""
@@ -116,10 +114,10 @@ class Reconciler:
 
     def _postpone(self, fault: CoordinatorError) -> None:
         logger.debug("runs could not be looked up: {}", fault)
-        self._window.postpone(_now_s())
+        self._window.postpone(self._client.now_s())
 
     async def _stop_runs(self, runner_id: str) -> None:
-        requests = [each for each in await self._api.stop_requests() if each.runner_id == runner_id]
+        requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
         for request in requests:
             try:
                 run_id = msgspec.convert(request.run_id, wire.Identifier)
@@ -132,7 +130,3 @@ class Reconciler:
         for session_id in self._ambiguous_stops.difference(request.session_id for request in requests):
             self._runs.stop_session(session_id, STOP_REQUESTED)
         self._ambiguous_stops.clear()
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

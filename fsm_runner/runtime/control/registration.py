@@ -27,22 +27,16 @@ class Registrar:
         self._on_registered = on_registered
         self._registration = registration
         self._attempt: asyncio.Task[wire.Registered] | None = None
+        self.runner_id: str | None = None
+        """The runner's id by the latest attempt; None if that failed or is in progress."""
         self._was_registered = asyncio.Event()
 
-    @property
-    def runner_id(self) -> str | None:
-        """The runner's id by the latest attempt; None if that failed or is in progress."""
-        attempt = self._attempt
-        if attempt is None or not attempt.done() or attempt.cancelled() or attempt.exception() is not None:
-            return None
-        return attempt.result().runner_id
-
-    async def register(self) -> wire.Registered:
+    async def register(self) -> None:
         """Begin an attempt and wait for it. A cancelled wait leaves the attempt in progress.
 
         Raises what `CoordinatorClient.register` raises.
         """
-        return await asyncio.shield(self._begin())
+        await asyncio.shield(self._begin())
 
     def register_in_background(self) -> None:
         """Begin an attempt unless one is in progress."""
@@ -66,12 +60,14 @@ class Registrar:
     def _begin(self) -> "asyncio.Task[wire.Registered]":
         if self._attempt is not None:
             self._attempt.cancel()
+        self.runner_id = None
         self._attempt = asyncio.create_task(self._client.register(self._registration), name="registration")
         self._attempt.add_done_callback(self._end)
         return self._attempt
 
     def _end(self, attempt: "asyncio.Task[wire.Registered]") -> None:
         if not attempt.cancelled() and attempt.exception() is None:
-            logger.info("registered at {} as {}", self._client.api.url, attempt.result().runner_id)
+            self.runner_id = attempt.result().runner_id
+            logger.info("registered at {} as {}", self._client.api.url, self.runner_id)
             self._on_registered(attempt.result())
             self._was_registered.set()
