@@ -30,7 +30,8 @@ from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.recovery import Recovery
-from tests.support.polling import PROJECT_DIR, EndlessExecutor, FakeApi
+from tests.support.fake_api import FakeApi
+from tests.support.polling import PROJECT_DIR, EndlessExecutor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "journal_version_2"
 MACHINES = {name: load_machine(name) for name in ("run", "session", "runner")}

@@ -136,10 +136,10 @@ class FakeExecutor:
         return self.executions[-1]
 
 
-class FakeApi:
-    """The coordinator: obeys whatever reaches it, as the deployed one does, and remembers it in order.
+class FaultyApi:
+    """A coordinator that accepts every message, as the deployed one does, and fails calls as `faults` say.
 
-    `hidden` are messages that it has taken although its answer says that it has not.
+    `hidden`: messages that it accepted although its response denies it.
     """
 
     url = "http://coordinator"
@@ -249,8 +249,8 @@ def inject(actor: RunActor, which: int, back: int) -> None:
         actor._post_result(state, own[which % len(own)], ExecutionFailed("early"), actor._visit)
 
 
-async def live(world: World) -> tuple[str, str | None, FakeApi, FakeExecutor]:
-    api, executor = FakeApi(world.faults), FakeExecutor(world)
+async def live(world: World) -> tuple[str, str | None, FaultyApi, FakeExecutor]:
+    api, executor = FaultyApi(world.faults), FakeExecutor(world)
     # The client needs one method of the API, and takes it as it comes.
     client = CoordinatorClient(api)  # type: ignore[arg-type]
     outbox, record = Outbox(MessageSender(client), NoMessageStore()), InstantRecord()

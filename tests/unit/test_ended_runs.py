@@ -10,8 +10,9 @@ from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.runtime.actors import ended_runs
 from fsm_runner.runtime.actors.ended_runs import EndedRuns
 from fsm_runner.util.retry import RetryPolicy
+from tests.support.fake_api import FakeApi, now_s
 from tests.support.logs import log_lines
-from tests.support.polling import RUN, FakeApi, now_s, polling_runner
+from tests.support.polling import RUN, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 REPORT = messages.failed("run_1", "runner_me", "broken", provisional=True)

@@ -15,7 +15,8 @@ from fsm_runner.journal.journal import JournalUnreadable
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.blueprint import unresolved
 from fsm_runner.runtime.control.lost_claims import ENDED, LOST, PERHAPS_STARTED
-from tests.support.polling import RUN, FakeApi, polling_runner
+from tests.support.fake_api import FakeApi
+from tests.support.polling import RUN, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 NAMED = wire.Run(run_id="run_2", session_id="ses_2", agent_name="echo", parameters={"message": "hello"})

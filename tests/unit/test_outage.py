@@ -14,8 +14,9 @@ from fsm_runner.protocol.wire import Registered, Registration
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.control.outage import OutageTimer
+from tests.support.fake_api import ME, FakeApi, PollAnswer
 from tests.support.logs import log_lines
-from tests.support.polling import ME, REGISTRATION, FakeApi, PollAnswer, polling_runner
+from tests.support.polling import REGISTRATION, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")

@@ -14,8 +14,9 @@ from fsm_runner.protocol import wire
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.runtime.actors.runner import PollTimes
+from tests.support.fake_api import ME, REGISTERED, FakeApi
 from tests.support.logs import log_lines
-from tests.support.polling import ME, REGISTERED, REGISTRATION, RUN, STOP, FakeApi, PollingRunner, polling_runner
+from tests.support.polling import REGISTRATION, RUN, STOP, PollingRunner, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 POLLS_IN_10_S = 60

@@ -12,7 +12,8 @@ from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection,
 from fsm_runner.coordinator_client.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.control.lost_claims import LOST
-from tests.support.polling import RUN, STOP, FakeApi, PollAnswer, polling_runner
+from tests.support.fake_api import FakeApi, PollAnswer
+from tests.support.polling import RUN, STOP, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 HOLD_S = 30

@@ -11,7 +11,8 @@ from fsm_runner.coordinator_client.errors import NoConnection, Unreachable
 from fsm_runner.coordinator_client.policy import RUN_LOOKUP_INTERVAL_S
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors import run_registry
-from tests.support.polling import ME, TIMES, FakeApi, polling_runner
+from tests.support.fake_api import ME, FakeApi
+from tests.support.polling import TIMES, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 

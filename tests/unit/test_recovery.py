@@ -16,7 +16,8 @@ from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.recovery import Recovery
-from tests.support.polling import ME, RUN, TIMES, FakeApi, PollingRunner
+from tests.support.fake_api import ME, FakeApi
+from tests.support.polling import RUN, TIMES, PollingRunner
 from tests.support.positions import positions
 from tests.support.virtual_time import in_virtual_time
 

@@ -9,7 +9,6 @@ import pytest
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NoConnection, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.journal.records import OpenRun, Report
@@ -22,6 +21,7 @@ from fsm_runner.reporting.session_channel import ReportingContext, SessionChanne
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.machines import load_machine
 from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, Observer, RunActor, RunContext
+from tests.support.fake_api import FakeApi
 from tests.support.positions import positions
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -43,28 +43,14 @@ def named(value: object) -> str:
     return "-".join(str(each) for each in value) if isinstance(value, Position) else str(value)
 
 
-class FakeApi:
-    """A coordinator that holds one run. `away`: how its first look-ups fail."""
-
-    def __init__(self, status: str, away: tuple[CoordinatorError, ...] = ()) -> None:
-        self.status = status
-        self.reported: list[str] = []
-        self.bodies: list[bytes] = []
-        self.asked = 0
-        self._away = list(away)
-
-    async def run_state(self, run_id: str) -> wire.RunState:
-        self.asked += 1
-        if self._away:
-            raise self._away.pop(0)
-        if self.status == "unknown":
-            raise Refused("404", 404)
-        return wire.RunState(status=self.status, error=FAILURE if self.status == "failed" else None)
-
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
-        self.reported.append(path.rpartition("/")[2])
-        self.bodies.append(body)
-        return ApiResponse(path, 200, b"{}")
+def api_with_run(status: str, look_up_faults: tuple[CoordinatorError, ...] = (), api: FakeApi | None = None) -> FakeApi:
+    """Return an API that holds one run, and whose first look-ups fail."""
+    api = api or FakeApi()
+    error = FAILURE if status == "failed" else None
+    is_known = status != "unknown"
+    api.states[RUN.run_id] = wire.RunState(status=status, error=error) if is_known else Refused("404", 404)
+    api.look_up_faults.extend(look_up_faults)
+    return api
 
 
 class Work:
@@ -166,7 +152,7 @@ def expected(status: str, *, again: bool) -> tuple[str, list[str]]:
 def test_a_run_without_an_outcome_ends_as_the_coordinator_has_it(
     position: Position, status: str, retry: bool, interruptions: int
 ) -> None:
-    life = lived(FakeApi(status), left(position, interruptions=interruptions), retry=retry)
+    life = lived(api_with_run(status), left(position, interruptions=interruptions), retry=retry)
     again = retry and interruptions < INTERRUPTIONS_LIMIT
     assert (life.actor.state, life.api.reported) == expected(status, again=again)
     assert life.executor.begun == life.api.reported.count("started")
@@ -178,7 +164,7 @@ def test_a_run_without_an_outcome_ends_as_the_coordinator_has_it(
 
 @pytest.mark.parametrize("position", UNDECIDED, ids=named)
 def test_an_interrupted_run_fails_with_that_reason(position: Position) -> None:
-    life = lived(FakeApi("running"), left(position))
+    life = lived(api_with_run("running"), left(position))
     error = msgspec.json.decode(life.api.bodies[-1])["error"]
     assert error == life.actor.failure
     assert error.startswith("interrupted: ")
@@ -195,7 +181,7 @@ def test_an_interrupted_run_fails_with_that_reason(position: Position) -> None:
     ],
 )
 def test_the_reason_says_that_a_run_was_interrupted_too_often(retry: bool, interruptions: int, said: str) -> None:
-    life = lived(FakeApi("running"), left(Position("executing", None), interruptions=interruptions), retry=retry)
+    life = lived(api_with_run("running"), left(Position("executing", None), interruptions=interruptions), retry=retry)
     assert life.actor.failure == f"interrupted: the runner's process ended while the run was {said}"
 
 
@@ -206,7 +192,7 @@ def test_an_outcome_is_reported_unless_the_coordinator_has_it_already(
     position: Position, status: str, has_report: bool
 ) -> None:
     """Also if the journal has no report: on a full disk it may have been sent nevertheless."""
-    life = lived(FakeApi(status), left(position, has_report=has_report), retry=True)
+    life = lived(api_with_run(status), left(position, has_report=has_report), retry=True)
     assert life.actor.state == position.outcome
     is_known = status == position.outcome or (position.provisional and status in TERMINAL)
     assert life.api.reported == ([] if is_known else [position.outcome])
@@ -218,7 +204,7 @@ def test_an_outcome_is_reported_unless_the_coordinator_has_it_already(
 def test_a_recorded_report_is_sent_unchanged(position: Position) -> None:
     recovered = left(position, has_report=True)
     assert recovered.report is not None
-    life = lived(FakeApi("running"), recovered)
+    life = lived(api_with_run("running"), recovered)
     assert life.api.bodies == [recovered.report.body]
 
 
@@ -232,8 +218,8 @@ def test_there_are_positions_to_try() -> None:
 @pytest.mark.parametrize("position", UNDECIDED, ids=named)
 def test_the_look_up_waits_for_an_unreachable_coordinator(position: Position) -> None:
     away = (Unreachable("502"), NoConnection("refused"), NotRegistered("401")) * 3
-    life = lived(FakeApi("running", away), left(position))
-    assert life.api.asked > len(away)
+    life = lived(api_with_run("running", away), left(position))
+    assert len(life.api.looked_up) > len(away)
     assert life.actor.state == "failed"
     assert life.api.reported == ["failed"]
 
@@ -245,7 +231,7 @@ def test_the_look_up_ends_after_a_day_and_the_run_is_reported_as_failed() -> Non
                 raise Unreachable("502")
             return await super().run_state(run_id)
 
-    life = lived(Away("running"), left(UNDECIDED[0]))
+    life = lived(api_with_run("running", api=Away()), left(UNDECIDED[0]))
     assert life.actor.state == "failed"
     assert A_DAY_S <= life.took_s <= A_DAY_S + 60
     assert life.api.reported == ["failed"]
@@ -254,18 +240,18 @@ def test_the_look_up_ends_after_a_day_and_the_run_is_reported_as_failed() -> Non
 
 @pytest.mark.parametrize("position", UNDECIDED, ids=named)
 def test_a_run_that_is_stopped_while_it_is_looked_up_is_reported_as_stopped(position: Position) -> None:
-    life = lived(FakeApi("running", (Unreachable("502"),) * 100), left(position), retry=True, stop=True)
+    life = lived(api_with_run("running", (Unreachable("502"),) * 100), left(position), retry=True, stop=True)
     assert (life.actor.state, life.api.reported, life.executor.begun) == ("stopped", ["stopped"], 0)
 
 
 @pytest.mark.parametrize("state", ["", "polishing"])
 def test_a_run_in_an_unknown_state_is_resumed_from_the_initial_one(state: str) -> None:
-    assert lived(FakeApi("claimed"), left(Position(state, None))).api.reported == ["failed"]
-    assert lived(FakeApi("completed"), left(Position(state, None))).actor.state == "superseded"
+    assert lived(api_with_run("claimed"), left(Position(state, None))).api.reported == ["failed"]
+    assert lived(api_with_run("completed"), left(Position(state, None))).actor.state == "superseded"
 
 
 def test_a_claim_that_cannot_be_recorded_fails_the_run_with_that_reason() -> None:
-    life = lived(FakeApi("claimed"), None, unwritable=True)
+    life = lived(api_with_run("claimed"), None, unwritable=True)
     assert (life.actor.state, life.api.reported, life.executor.begun) == ("failed", ["failed"], 0)
     error = msgspec.json.decode(life.api.bodies[-1])["error"]
     assert "journal" in error
@@ -274,6 +260,6 @@ def test_a_claim_that_cannot_be_recorded_fails_the_run_with_that_reason() -> Non
 
 @pytest.mark.parametrize("position", DECIDED, ids=named)
 def test_an_end_that_cannot_be_recorded_is_reported_nevertheless(position: Position) -> None:
-    life = lived(FakeApi("running"), left(position), unwritable=True)
+    life = lived(api_with_run("running"), left(position), unwritable=True)
     assert life.actor.state == position.outcome
     assert life.api.reported == [position.outcome]

@@ -6,11 +6,10 @@ import pytest
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
-from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.sender import MessageSender
+from tests.support.fake_api import FakeApi
 
-ACCEPTED = ApiResponse("POST /", 200, b"{}")
 LIMIT_S = 60.0
 INTERVAL_S = 10.0
 """The interval between attempts."""
@@ -21,16 +20,13 @@ class Coordinator:
     """Fails the first `times` deliveries with `fault`. Each wait between them advances the clock."""
 
     def __init__(self, fault: CoordinatorError, times: int) -> None:
-        self.attempts = 0
         self.now_s = 0.0
-        self._fault = fault
-        self._times = times
+        self.api = FakeApi()
+        self.api.answers_in_turn.extend([fault] * times)
 
-    async def deliver(self, path: str, body: bytes, method: str) -> ApiResponse:
-        self.attempts += 1
-        if self.attempts <= self._times:
-            raise self._fault
-        return ACCEPTED
+    @property
+    def attempts(self) -> int:
+        return len(self.api.exchanges)
 
     def client(self, between_attempts: Callable[[CoordinatorClient], None]) -> CoordinatorClient:
         async def sleep(_: float) -> None:
@@ -38,7 +34,7 @@ class Coordinator:
             between_attempts(client)
 
         # The client needs one method of the API.
-        client = CoordinatorClient(self, sleep=sleep, now=lambda: self.now_s)  # type: ignore[arg-type]
+        client = CoordinatorClient(self.api, sleep=sleep, now=lambda: self.now_s)  # type: ignore[arg-type]
         client.sleep_until_back = sleep  # type: ignore[assignment,method-assign]
         return client
 
@@ -66,7 +62,7 @@ async def test_no_message_is_given_up_during_an_outage() -> None:
     answer = await MessageSender(coordinator.client(nothing_is_accepted)).deliver(
         OutboundMessage("/events", b"{}", give_up_after_s=LIMIT_S)
     )
-    assert answer is ACCEPTED
+    assert answer.status == 200
     assert coordinator.attempts == MANY + 1
 
 
@@ -79,5 +75,5 @@ async def test_reports_and_lost_registrations_are_retried_without_limit(
 ) -> None:
     coordinator = Coordinator(fault, MANY)
     message = OutboundMessage("/x", b"{}", give_up_after_s=give_up_after_s)
-    assert await MessageSender(coordinator.client(others_are_accepted)).deliver(message) is ACCEPTED
+    assert (await MessageSender(coordinator.client(others_are_accepted)).deliver(message)).status == 200
     assert coordinator.attempts == MANY + 1
