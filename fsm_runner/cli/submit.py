@@ -2,6 +2,8 @@
 
 import asyncio
 import shlex
+from contextlib import suppress
+from itertools import count
 
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.parameters import check_utf8
@@ -12,7 +14,7 @@ from fsm_runner.coordinator_client.errors import CoordinatorError, Unreachable
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
-from fsm_runner.protocol.wire import Agent, Run, RunRequest
+from fsm_runner.protocol.wire import Agent, RunRequest
 from fsm_runner.util import event_loop
 from fsm_runner.util.retry import retrying
 
@@ -47,8 +49,9 @@ async def _submit(url: str | None, work: Work, profile: str | None, *, wait: boo
         say(f"{run_id} of {session_id} is submitted; to stop it: fsm-runner stop {run_id}{there}")
         await _wait_for_end(api, run_id)
         code = await say_outcome(api, run_id, earlier)
-        if await _lives_on(api, session_id):
-            say(f"to continue: fsm-runner submit --session {session_id} --prompt … --wait{there}")
+        with suppress(CoordinatorError):  # only a hint depends on the answer
+            if await api.session_status(session_id) == "idle":
+                say(f"to continue: fsm-runner submit --session {session_id} --prompt … --wait{there}")
         return code
 
 
@@ -72,30 +75,11 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
 
 
 async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:
-    look_ups = 0
-    while True:
+    for look_ups in count(1):
         run = await retrying(lambda: api.run(run_id), POLICIES.look_up, (Unreachable,))
         if run.status in TERMINAL_RUN_STATUSES:
             return
-        look_ups += 1
         if run.status == "pending" and look_ups == PENDING_LOOK_UPS:
-            await _explain_pending(api, run)
+            with suppress(CoordinatorError):  # only a hint depends on the answer
+                say("\n".join(reasons_to_wait(run, await api.runners())))
         await asyncio.sleep(LOOK_INTERVAL_S)
-
-
-async def _explain_pending(api: CoordinatorApi, run: Run) -> None:
-    """Print a hint, unless the coordinator does not answer."""
-    try:
-        runners = await api.runners()
-    except CoordinatorError:
-        return
-    for line in reasons_to_wait(run, runners):
-        say(line)
-
-
-async def _lives_on(api: CoordinatorApi, session_id: str) -> bool:
-    """Return whether the session's executor waits for a turn; False if the coordinator does not answer."""
-    try:
-        return await api.session_status(session_id) == "idle"
-    except CoordinatorError:
-        return False

@@ -53,8 +53,7 @@ class ExecutorManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         # Imported here because that takes a tenth of a second.
         from jsonschema import Draft202012Validator
 
-        for error in Draft202012Validator(self.config_schema).iter_errors(config):
-            yield _text_of(error)
+        yield from map(_text_of, Draft202012Validator(self.config_schema).iter_errors(config))
 
 
 def read_json(path: Path, form: type[Form], *, default: Form | None = None) -> Form:
@@ -76,7 +75,12 @@ def manifest_beside(executor: Path) -> ExecutorManifest:
     check_variables(path, "env", manifest.env)
     check_variables(path, "credentials", manifest.credentials)
     if manifest.config_schema is not None:
-        _check_schema(path, manifest.config_schema)
+        from jsonschema import Draft202012Validator, SchemaError
+
+        try:
+            Draft202012Validator.check_schema(manifest.config_schema)
+        except SchemaError as error:
+            raise UsageError(f"{path}: config_schema: {error.message}") from error
     return manifest
 
 
@@ -89,20 +93,10 @@ def check_variables(path: Path, key: str, names: Iterable[str]) -> None:
             raise UsageError(f"{path}: {key}: {name!r} cannot be the name of a variable")
 
 
-def _check_schema(path: Path, schema: JsonObject) -> None:
-    from jsonschema import Draft202012Validator, SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise UsageError(f"{path}: config_schema: {error.message}") from error
-
-
 def _text_of(error: "ValidationError") -> str:
     where = ".".join(["config", *map(str, error.absolute_path)])
     match error.validator, error.schema, error.instance:
         case "additionalProperties", {"properties": dict(known)}, dict(given):
             unknown = sorted(given.keys() - known.keys())
             return f"{where}: there is no {', '.join(unknown)}; there are: {', '.join(known)}"
-        case _:
-            return f"{where}: {error.message}"
+    return f"{where}: {error.message}"

@@ -46,13 +46,11 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
     agent_files: dict[str, Path]
     """The files of `agents`, by name of the agent."""
     manifest: ExecutorManifest = ExecutorManifest()
-    """The manifest of the executor."""
     unknown_keys: tuple[str, ...] = ()
     """Keys of the file that are not keys of a profile. They may be misspelled."""
 
     @property
     def executor_folder(self) -> Path:
-        """The folder of `command`."""
         return (self.home / self.profile.command).parent
 
     @property
@@ -72,14 +70,7 @@ class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     def executor_info(self) -> ExecutorInfo:
         """Return the profile as the runner registers it."""
-        profile = self.profile
-        return ExecutorInfo(
-            type=profile.type,
-            command=profile.command,
-            config=profile.config,
-            agents_dir=profile.agents_dir,
-            lifecycle=profile.lifecycle,
-        )
+        return msgspec.convert(self.profile, ExecutorInfo, from_attributes=True)
 
 
 def profile_paths() -> dict[str, Path]:
@@ -95,9 +86,8 @@ def load_profile(name: str) -> LoadedProfile:
     """Raises `UsageError` naming the invalid file and field, or the available profiles."""
     paths = profile_paths()
     if name not in paths:
-        raise UsageError(
-            f"Profile not found: {name!r}; there are: {', '.join(paths) or 'none'} (in {profile_places()})"
-        )
+        there_are = ", ".join(paths) or "none"
+        raise UsageError(f"Profile not found: {name!r}; there are: {there_are} (in {profile_places()})")
     path = paths[name]
     home = path.parent.parent
     profile = read_json(path, Profile)
@@ -134,13 +124,13 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
             raise UsageError(f"{path}: agents_dir: there is no folder {folder}")
     except OSError as error:
         raise UsageError(f"{path}: agents_dir: {folder} cannot be read: {error.strerror}") from error
-    agents = [(file, read_json(file, Agent)) for file in visible(folder, "*.json")]
-    files: dict[str, Path] = {}
-    for file, agent in agents:
-        if agent.name in files:
-            raise UsageError(f"{file}: name: agent {agent.name!r} is already defined in {files[agent.name]}")
-        files[agent.name] = file
-    return agents
+    agents: dict[str, tuple[Path, Agent]] = {}
+    for file in visible(folder, "*.json"):
+        agent = read_json(file, Agent)
+        if agent.name in agents:
+            raise UsageError(f"{file}: name: agent {agent.name!r} is already defined in {agents[agent.name][0]}")
+        agents[agent.name] = file, agent
+    return list(agents.values())
 
 
 def runner_agent(agent: Agent) -> RunnerAgent:
@@ -149,5 +139,4 @@ def runner_agent(agent: Agent) -> RunnerAgent:
 
 
 def profile_places() -> str:
-    """Return the folders of profiles, for messages."""
     return ", ".join(str(home / "profiles") for home in homes())

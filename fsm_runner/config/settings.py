@@ -43,7 +43,6 @@ class Setting:
 
     @property
     def flags(self) -> list[str]:
-        """The long flag, then its short form."""
         return [word for word in self.option.split() if word.startswith("-")]
 
     @property

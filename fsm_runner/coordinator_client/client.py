@@ -39,10 +39,8 @@ class CoordinatorClient:
         on_unanswered: Callable[[], None] = lambda: None,
         on_answered: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_registration_lost` is called when a report's response is "Runner not registered".
-
-        `on_unanswered` is called for each registration and message that is not answered, `on_answered` for each call
-        that is.
+        """`on_registration_lost` is called when a report's response is "Runner not registered", `on_unanswered` for
+        each registration and message that is not answered, and `on_answered` for each call that is.
         """
         self.api = api
         self.policies = policies

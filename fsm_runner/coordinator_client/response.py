@@ -30,12 +30,7 @@ class ApiResponse(msgspec.Struct, frozen=True):
     """The URL after redirects; None: none was followed."""
 
     def __str__(self) -> str:
-        return f"{self.call}: HTTP {self.status}: {excerpt(reason_of(self.body)) or self.excerpt}"
-
-    @property
-    def excerpt(self) -> str:
-        """The beginning of the body, on one line."""
-        return excerpt(self.text)
+        return f"{self.call}: HTTP {self.status}: {excerpt(reason_of(self.body)) or excerpt(self.text)}"
 
     @property
     def text(self) -> str:
@@ -47,5 +42,5 @@ class ApiResponse(msgspec.Struct, frozen=True):
         try:
             return decode_json(self.body, form)
         except wire.DECODE_FAULTS as error:
-            reason = f"not a coordinator's response: {excerpt(str(error))}: {self.excerpt}"
+            reason = f"not a coordinator's response: {excerpt(str(error))}: {excerpt(self.text)}"
             raise Unreachable(f"{self.call}: HTTP {self.status}: {reason}") from error

@@ -112,9 +112,7 @@ class Run(_Message, frozen=True, kw_only=True):
     status: str = "pending"
     """One of `RunStatus`."""
     runner_id: str | None = None
-    """The runner that claimed the run."""
     error: str | None = None
-    """The reason for the status `failed`."""
     created_at: str | None = None
     claimed_at: str | None = None
     started_at: str | None = None
@@ -176,12 +174,10 @@ class ResultEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_ty
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Response to `GET /sessions/{id}/result`. A coordinator may accept values of other types from executors."""
+    """Response to `GET /sessions/{id}/result`: text or a JSON object. A coordinator may accept other types."""
 
     result_text: Any = None
-    """Text."""
     result_data: Any = None
-    """A JSON object."""
 
 
 class SessionEvent(SessionResult, frozen=True, kw_only=True):
@@ -209,7 +205,6 @@ class RunRequest(_Message, frozen=True, kw_only=True):
     parent_session_id: str | None = None
     execution_mode: ExecutionMode = "sync"
     additional_demands: JsonObject | None = None
-    """Demands beside those of the agent."""
     scope: JsonObject | None = None
 
 

@@ -33,12 +33,9 @@ def headline(error: str) -> str:
     exit_text = f" {lines.pop()}" if len(lines) > 1 and _EXIT.fullmatch(lines[-1]) else ""
     if STDOUT_MARK in lines[1:]:  # a traceback ends above it
         lines = lines[: lines.index(STDOUT_MARK, 1)]
-    return _main_line(lines) + exit_text
-
-
-def _main_line(lines: list[str]) -> str:
-    if _TRACEBACK.search(lines[0]):
-        return lines[-1]
-    if _SOURCE_POSITION.fullmatch(lines[0]):
-        return next(filter(_ERROR.fullmatch, lines[1:]), lines[0])
-    return lines[0]
+    main_line = lines[0]
+    if _TRACEBACK.search(main_line):
+        main_line = lines[-1]
+    elif _SOURCE_POSITION.fullmatch(main_line):
+        main_line = next(filter(_ERROR.fullmatch, lines[1:]), main_line)
+    return main_line + exit_text

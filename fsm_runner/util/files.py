@@ -25,8 +25,7 @@ class HeldFiles:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Paths that do not exist are not watched."""
-        found = {path: _identity(path) for path in paths}
-        self._identities = {path: identity for path, identity in found.items() if identity is not None}
+        self._identities = {path: identity for path in paths if (identity := _identity(path)) is not None}
 
     def first_missing(self) -> Path | None:
         """Return the first file that was deleted, moved or replaced; None: there is none."""
