@@ -32,10 +32,7 @@ def check_executor(
     timeout: str | None,
     as_json: bool,
 ) -> int:
-    """Print the table and the transcript of each failure, and return the exit code.
-
-    Raises `UsageError` if the file cannot be started or an option is invalid.
-    """
+    """Print the results and return the exit code. Raises `UsageError` for a bad option or a file that cannot start."""
     lifecycles = _lifecycles(lifecycle)
     decoded_parameters = _parameters(parameters or DEFAULT_PARAMETERS)
     timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _timeout_s(timeout)

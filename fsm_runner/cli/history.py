@@ -26,10 +26,7 @@ STEP_COLUMNS = ("TIME", "STATE", "EVENT", "STAYED", "REASON")
 
 
 def show_history(state_dir: Path, name: str | None, *, as_json: bool) -> None:
-    """Show a run, a session, `runner`, or with None the latest runs, from all journals of `state_dir`.
-
-    Raises `UsageError` if no journal has it, or there is no journal.
-    """
+    """Show a run, a session, `runner`, or the latest runs (None). Raises `UsageError` if no journal has it."""
     with ExitStack() as stack:
         readers = _opened(state_dir, stack)
         if name is None:

@@ -31,10 +31,7 @@ STATE_CHARS = 20
 
 
 class Progress(Observer):
-    """Prints the executor's status details on stderr, and on a terminal each state with its duration.
-
-    With `verbose` the log has all of that, so nothing is printed.
-    """
+    """Prints status details on stderr, and states on a terminal. With `verbose` nothing: the log has all of that."""
 
     def __init__(self, *, verbose: bool) -> None:
         self.ended = asyncio.Event()

@@ -91,10 +91,7 @@ async def create_run(api: CoordinatorApi, request: RunRequest) -> RunCreated:
 
 
 async def earlier_results(api: CoordinatorApi, request: RunRequest) -> Counter[str]:
-    """Return the number of results by timestamp in the session before it is resumed.
-
-    Raises `UsageError` if there is no such session.
-    """
+    """Count a session's results by timestamp before it is resumed. Raises `UsageError` if there is no such session."""
     with usage_error_of(lambda refusal: _reason(request, refusal)):
         return Counter(event.timestamp for event in await _results(api, request.session_id or ""))
 

@@ -26,10 +26,7 @@ LOOK_INTERVAL_S = 0.25
 
 
 def submit_run(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:
-    """Submit a run and return the exit code: 1 if it was waited for and did not complete.
-
-    Only a runner with this `profile` takes the run.
-    """
+    """Submit a run for runners with this `profile`. Return the exit code: 1 if an awaited run did not complete."""
     if profile and work.session_id is not None:
         raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name no profile")
     return event_loop.run(_submit(url, work, profile, wait=wait))

@@ -7,10 +7,7 @@ HOME_VARIABLE = "FSM_RUNNER_HOME"
 
 
 def bundled() -> Path:
-    """Return the folder with the `specs/`, `profiles/` and `executors/` of the program.
-
-    In a wheel it is inside the package; in a checkout the package is beside them.
-    """
+    """Return the folder with `specs/`, `profiles/` and `executors/`: inside the package in a wheel, else beside it."""
     package = Path(__file__).parents[1]
     inside = package / "bundled"
     return inside if inside.is_dir() else package.parent

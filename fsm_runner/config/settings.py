@@ -191,10 +191,7 @@ TOKEN_CHECK_SETTINGS = settings_of(TokenCheckConfig)
 
 
 def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> RunnerConfig:
-    """Return the runner's settings. `flags` has the text of each given flag, by field.
-
-    Raises `UsageError` naming the flag or variable with a bad value.
-    """
+    """Return the settings; `flags` has the text of each given flag, by field. Raises `UsageError` for a bad value."""
     environ = os.environ if environ is None else environ
     config = _loaded(RunnerConfig, flags, environ)
     if config.mcp_port is not None and config.external_mcp_url is not None:

@@ -109,10 +109,7 @@ class CoordinatorApi:
         (await call).decoded(dict[str, Any])
 
     async def deliver(self, path: str, body: bytes | None = None, method: str = "POST") -> ApiResponse:
-        """Make a call that the coordinator acknowledges with a JSON object, such as a report, a bind or an event.
-
-        A proxy's page with status 200 is not an acknowledgement.
-        """
+        """Make a call that the coordinator acknowledges with a JSON object; a proxy's page with status 200 is none."""
         response = await self._transport.call(method, path, body)
         response.decoded(dict[str, Any])
         return response

@@ -158,10 +158,7 @@ class TokenAuth(httpx.Auth):
         return self._token
 
     def _reason(self) -> NoConnection | NotAuthenticated:
-        """Return a new exception for each caller, because an exception collects the tracebacks of all its raises.
-
-        In both cases the call was not sent.
-        """
+        """Return a new exception for each unsent call, because one exception would collect the tracebacks of all."""
         match self._error:
             case NotAuthenticated() as error:
                 return NotAuthenticated(str(error), error.status)

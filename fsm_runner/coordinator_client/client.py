@@ -130,7 +130,6 @@ class CoordinatorClient:
             return None
 
     def is_silent_for(self, limit_s: float) -> bool:
-        """Return whether the coordinator has answered no call for this long."""
         return self.now_s() - self.last_response_at_s >= limit_s
 
     def note_response(self) -> None:

@@ -41,10 +41,7 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 def proxy_for(url: httpx.URL) -> Proxy | None:
-    """Return the proxy for calls of this URL; None: they are direct.
-
-    Raises `ValueError` with the name of the variable if its value cannot be used.
-    """
+    """Return the proxy for calls of this URL; None: direct. Raises `ValueError` naming a variable that is unusable."""
     configured = urllib.request.getproxies()
     found = configured.get(url.scheme) or configured.get("all")
     if not found or is_exempt(url, configured.get("no", "")):

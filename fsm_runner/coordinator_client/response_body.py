@@ -34,10 +34,7 @@ async def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def limit_body(response: httpx.Response, limit_bytes: int) -> None:
-    """Make a later read of the whole body raise `httpx.DecodingError` if the body is broken or too large.
-
-    A body with an unsupported encoding is dropped.
-    """
+    """Make reading the body raise `httpx.DecodingError` if it is broken or too large. Drop unsupported encodings."""
     stream = response.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         return

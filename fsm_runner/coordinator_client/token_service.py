@@ -54,8 +54,6 @@ class _OAuthError(msgspec.Struct, frozen=True):
 
 
 class TokenService:
-    """The token service, with one login."""
-
     def __init__(self, url: str, request: TokenRequest) -> None:
         """Raises `UsageError` if a proxy or certificate variable is invalid."""
         self.url = url

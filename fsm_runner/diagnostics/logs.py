@@ -35,10 +35,7 @@ def configure_logs(redactor: Redactor, *, verbose: bool, quiet: bool = False) ->
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes the messages of libraries to this log.
-
-    Their warnings become DEBUG messages, because callers can cause any number of them.
-    """
+    """Passes messages of libraries to this log: warnings as DEBUG, because callers can cause any number of them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "ERROR" if record.levelno >= logging.ERROR else "DEBUG"

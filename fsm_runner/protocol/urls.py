@@ -14,10 +14,7 @@ def port_of(url: httpx.URL) -> int | None:
 
 
 def http_url(text: str) -> httpx.URL:
-    """Return the text as an http(s) URL with a host.
-
-    Raises `ValueError` with a reason that quotes at most the scheme: other parts of the text may be a login.
-    """
+    """Return an http(s) URL with a host. Raises `ValueError`, quoting at most the scheme: the rest may be a login."""
     try:
         url = httpx.URL(text)
         host = url.host
