@@ -30,7 +30,7 @@ from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.wire import Run
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import Observer
 from fsm_runner.util import event_loop
 

@@ -32,9 +32,7 @@ class RecordKind(Enum):
         UPDATE runs SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND ended_at IS NULL
         """
-    SESSION_START = """
-        INSERT OR REPLACE INTO sessions (session_id, runner_id, began_at, after_seq, run) VALUES {rows}
-        """
+    SESSION_START = "INSERT OR REPLACE INTO sessions (session_id, runner_id, began_at, after_seq, run) VALUES {rows}"
     SESSION_END = """
         UPDATE sessions SET ended_at = new.column2, run = x'' FROM (VALUES {rows}) AS new
         WHERE session_id = new.column1 AND ended_at IS NULL

@@ -19,8 +19,6 @@ Value = TypeVar("Value")
 OnChange = Callable[[str | None], None]
 """Receives why the journal cannot be written any more, and None when it can again."""
 
-CLOSED = "it is closed"
-DISK_IS_SILENT = "the disk does not answer"
 NOT_IN_TIME = "the disk did not take it in time"
 
 
@@ -55,7 +53,7 @@ class Flusher:
         if batch is None:
             return None
         if self._task is None or self._task.done():
-            return CLOSED
+            return "it is closed"
         waiter: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         batch.waiters.append(waiter)
         if batch is self.pending:
@@ -148,7 +146,7 @@ class Flusher:
 
     async def _attempt(self, work: Callable[[], None]) -> str | None:
         """Do the work in the thread; return None, or why it failed."""
-        slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._report, DISK_IS_SILENT)
+        slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._report, "the disk does not answer")
         try:
             await self._in_thread(work)
         except sqlite3.Error as error:

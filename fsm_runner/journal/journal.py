@@ -33,9 +33,6 @@ class JournalUnwritable(FsmRunnerError):
 class JournalUnreadable(FsmRunnerError):
     """A record cannot be read back."""
 
-    def __init__(self, path: Path | None, why: str) -> None:
-        super().__init__(f"the journal {path} cannot be read: {why}")
-
 
 class Journal:
     """The journal of one runner. `aclose` writes the queued records and closes it.
@@ -152,7 +149,7 @@ class Journal:
         try:
             return await value
         except sqlite3.Error as error:
-            raise JournalUnreadable(self.path, str(error)) from error
+            raise JournalUnreadable(f"the journal {self.path} cannot be read: {error}") from error
 
     def _record(self, kind: RecordKind, *row: object) -> None:
         self._flusher.pending.add(kind, *row)

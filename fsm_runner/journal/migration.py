@@ -30,15 +30,16 @@ class CurrentNames:
     """Translates transitions of a version before 3, which must come in their order, to the current names."""
 
     def __init__(self) -> None:
-        self._in_turn: set[str] = set()
-        self._reporting: set[str] = set()
+        self.in_turn: set[str] = set()
+        """The sessions in a turn, or whose latest turn was their last."""
+        self.reporting: set[str] = set()
         self._provisional_runs: set[str] = set()
 
     def of(self, row: TransitionRow) -> TransitionRow:
         states = RENAMED_STATES.get(row.machine, {})
         if row.machine == SESSION:
             self._follow_session(row)
-            states = {"stopping": "stopping_turn" if row.subject in self._in_turn else "stopping_idle"}
+            states = {"stopping": "stopping_turn" if row.subject in self.in_turn else "stopping_idle"}
         return msgspec.structs.replace(
             row,
             event=RENAMED_EVENTS.get(row.machine, {}).get(row.event, row.event),
@@ -47,17 +48,12 @@ class CurrentNames:
             provisional=row.machine == RUN and self._is_provisional(row),
         )
 
-    @property
-    def ended_in_turn(self) -> frozenset[str]:
-        """The sessions in `reporting` that ended in a turn, and so have nothing to report."""
-        return frozenset(self._in_turn & self._reporting)
-
     def _follow_session(self, row: TransitionRow) -> None:
         if row.target in ("starting", "busy"):
-            self._in_turn.add(row.subject)
+            self.in_turn.add(row.subject)
         elif row.target == "idle":
-            self._in_turn.discard(row.subject)
-        (self._reporting.add if row.target == "reporting" else self._reporting.discard)(row.subject)
+            self.in_turn.discard(row.subject)
+        (self.reporting.add if row.target == "reporting" else self.reporting.discard)(row.subject)
 
     def _is_provisional(self, row: TransitionRow) -> bool:
         """Outcomes that were decided in `recovering` are provisional, from that step on."""
@@ -98,7 +94,7 @@ def _rename_steps(connection: sqlite3.Connection) -> None:
         "UPDATE transitions SET event = ?, source = ?, target = ?, provisional = ? WHERE seq = ?", changed
     )
     for (session_id,) in connection.execute("SELECT session_id FROM sessions WHERE ended_at IS NULL").fetchall():
-        if session_id in names.ended_in_turn:
+        if session_id in names.in_turn & names.reporting:
             connection.execute(_END_IN_TURN, {"session_id": session_id})
 
 
@@ -131,8 +127,7 @@ def _rename_message_fields(connection: sqlite3.Connection) -> None:
 def _current_message(message: dict[str, Any]) -> dict[str, Any]:
     current = {_MESSAGE_FIELDS.get(name, name): value for name, value in message.items()}
     if isinstance(ending := current.get("ending"), dict) and "overrules" in ending:
-        current["ending"] = {**ending, "provisional": not ending["overrules"]}
-        del current["ending"]["overrules"]
+        ending["provisional"] = not ending.pop("overrules")
     return current
 
 

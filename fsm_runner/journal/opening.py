@@ -1,23 +1,24 @@
 """Opens the file of a journal."""
 
+import fcntl
 import os
 import secrets
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_LIMIT_BYTES, RetentionLimits
-from fsm_runner.journal.lock import LOCK_FILE, FolderLock
 from fsm_runner.journal.migration import migrate
 from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Recovered, utc_text
-from fsm_runner.journal.recovery import last_number, recover
+from fsm_runner.journal.recovery import recover
 from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, transaction, version_of
 from fsm_runner.util.files import HeldFiles, is_full
 
 JOURNAL_FILE = "journal.sqlite"
+LOCK_FILE = "lock"
 _FILES = (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm", LOCK_FILE)
 
 # The first one must precede everything else in a new file.
@@ -31,6 +32,33 @@ _PRAGMAS = (
 )
 
 
+class FolderLock:
+    """An exclusive lock on a folder. The system releases it when the process ends, for whatever reason."""
+
+    def __init__(self, folder: Path) -> None:
+        """Lock the folder. Raises UsageError if another process has the lock, OSError if its file cannot be created."""
+        self._descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            self.close()
+            raise UsageError(
+                f"{folder}: another runner with this identity is running (process {holder}): stop it, or let this one "
+                "differ from it in its project directory, profile or host name"
+            ) from None
+        except OSError:
+            self.close()
+            raise
+        with suppress(OSError):  # a full disk: the pid is only for an error message
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._descriptor)
+
+
 class Opened(NamedTuple):
     path: Path | None
     connection: sqlite3.Connection
@@ -39,11 +67,9 @@ class Opened(NamedTuple):
     last_transition: int
     last_message: int
     process: str
-    """A unique name for this process of the runner."""
     earlier_processes: tuple[str, ...]
     """The processes that had the journal before. None of them is alive, since each had the lock."""
     files: HeldFiles
-    """The files of the folder that are open."""
 
 
 def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
@@ -65,11 +91,13 @@ def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
             elif version < SCHEMA_VERSION:
                 migrate(connection, version)
             Pruner(connection, limits).drop_ownerless()
-            last = (last_number(connection, "transitions"), last_number(connection, "messages"))
+            # The greatest numbers that a row of these tables ever had.
+            query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
+            step, message = (connection.execute(query, (table,)).fetchone()[0] for table in ("transitions", "messages"))
             process = secrets.token_hex(8)
             earlier = _earlier_processes(connection, process)
             files = HeldFiles(() if folder is None else (folder / name for name in _FILES))
-            found = Opened(path, connection, lock, recover(connection), *last, process, earlier, files)
+            found = Opened(path, connection, lock, recover(connection), step, message, process, earlier, files)
         except sqlite3.Error as error:
             raise UsageError(_unusable(path, error)) from None
         on_error.pop_all()

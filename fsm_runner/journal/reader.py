@@ -20,11 +20,9 @@ from fsm_runner.journal.schema import version_of
 Value = TypeVar("Value")
 
 _STEPS = "SELECT {columns} FROM transitions WHERE machine = ? AND subject = ? ORDER BY seq"
-_LATEST_STEPS = """
-SELECT {columns} FROM (
-    SELECT * FROM transitions WHERE machine = ? ORDER BY seq DESC LIMIT ?
-) ORDER BY seq
-"""
+_LATEST_STEPS = (
+    "SELECT {columns} FROM (SELECT * FROM transitions WHERE machine = ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
+)
 _LATEST_RUNS = "SELECT run_id FROM runs ORDER BY seq DESC LIMIT ?"
 _RUNS_OF_SESSION = "SELECT run_id FROM runs WHERE session_id = ? ORDER BY seq"
 _RUN = """

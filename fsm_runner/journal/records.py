@@ -57,7 +57,6 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None
     """The outcome of its last transition; None if none was decided."""
     provisional: bool = False
-    """Whether that outcome is provisional."""
     failure: str
     """The reason of its first transition with the outcome `failed`; empty if there is none."""
     report: Report | None

@@ -7,9 +7,6 @@ from typing import NamedTuple
 from fsm_runner.journal.limits import ENDED_RECOVERED, RECOVERED_CONTENT_BYTES
 from fsm_runner.journal.records import RUN, SESSION, EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 
-FAILED = "failed"
-INTERRUPTED = "interrupted"
-
 _OPEN_RUNS = """
 SELECT run, run_id, session_id, runner_id, report_path, report_body
 FROM runs WHERE ended_at IS NULL ORDER BY seq
@@ -28,14 +25,12 @@ WHERE machine = ? AND subject = ? AND seq > ? ORDER BY seq
 """
 
 
-class _Life(NamedTuple):
-    """The summary of one subject's transitions."""
-
-    state: str = ""
+class _Step(NamedTuple):
+    event: str = ""
+    target: str = ""
     outcome: str | None = None
-    provisional: bool = False
-    failure: str | None = None
-    interruptions: int = 0
+    provisional: int = 0
+    reason: str = ""
 
 
 def recover(connection: sqlite3.Connection) -> Recovered:
@@ -51,44 +46,29 @@ def recover(connection: sqlite3.Connection) -> Recovered:
     )
 
 
-def last_number(connection: sqlite3.Connection, table: str) -> int:
-    """Return the greatest number that a row of the table ever had."""
-    query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
-    number: int = connection.execute(query, (table,)).fetchone()[0]
-    return number
-
-
 def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
     for run, run_id, session_id, runner_id, path, body in connection.execute(_OPEN_RUNS).fetchall():
-        life = _life(connection, RUN, run_id)
+        steps = _steps(connection, RUN, run_id)
         yield OpenRun(
             run=run,
             run_id=run_id,
             session_id=session_id,
             runner_id=runner_id,
-            state=life.state,
-            outcome=life.outcome,
-            provisional=life.provisional,
-            failure=life.failure or "",
+            state=steps[-1].target,
+            outcome=steps[-1].outcome,
+            provisional=bool(steps[-1].provisional),
+            failure=next((step.reason for step in steps if step.outcome == "failed"), ""),
             report=None if path is None else Report(path, body),
-            interruptions=life.interruptions,
+            interruptions=sum(step.event == "interrupted" for step in steps),
         )
 
 
 def _open_sessions(connection: sqlite3.Connection) -> Iterator[OpenSession]:
     for session_id, run, runner_id, after_seq in connection.execute(_OPEN_SESSIONS).fetchall():
-        life = _life(connection, SESSION, session_id, after_seq)
-        yield OpenSession(session_id=session_id, run=run, runner_id=runner_id, state=life.state, outcome=life.outcome)
+        last = _steps(connection, SESSION, session_id, after_seq)[-1]
+        yield OpenSession(session_id=session_id, run=run, runner_id=runner_id, state=last.target, outcome=last.outcome)
 
 
-def _life(connection: sqlite3.Connection, machine: str, subject: str, after_seq: int = 0) -> _Life:
-    life = _Life()
-    for event, target, outcome, provisional, reason in connection.execute(_STEPS, (machine, subject, after_seq)):
-        life = _Life(
-            state=target,
-            outcome=outcome,
-            provisional=bool(provisional),
-            failure=reason if life.failure is None and outcome == FAILED else life.failure,
-            interruptions=life.interruptions + (event == INTERRUPTED),
-        )
-    return life
+def _steps(connection: sqlite3.Connection, machine: str, subject: str, after_seq: int = 0) -> list[_Step]:
+    """Return the subject's transitions; an empty one if there is none."""
+    return [_Step(*row) for row in connection.execute(_STEPS, (machine, subject, after_seq))] or [_Step()]

@@ -33,7 +33,7 @@ class Writer:
         """Open or create the journal; None: in memory. Raises UsageError, which names the file."""
         self.opened = opened(folder, limits)
         self._connection = self.opened.connection
-        self._pruner = Pruner(self._connection, limits)
+        self.prune = Pruner(self._connection, limits).step
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -68,10 +68,6 @@ class Writer:
         """Return whether the journal has a claim of the run. Raises sqlite3.Error if it cannot be read."""
         query = "SELECT 1 FROM runs WHERE run_id = ?"
         return self._connection.execute(query, (_storable(run_id),)).fetchone() is not None
-
-    def prune(self) -> bool:
-        """Delete one chunk of records beyond the retention limits; return True if there is more."""
-        return self._pruner.step()
 
     def _write_rows(self, form: str, rows: list[Row]) -> None:
         """Write in groups of 64, 32, … 1 rows, which takes few calls and few prepared statements."""

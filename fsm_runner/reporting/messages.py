@@ -1,57 +1,46 @@
 """The messages that a runner queues for the coordinator (protocol.md, sections 1.1 and 1.4)."""
 
+from http import HTTPStatus
+
 import msgspec
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
-from fsm_runner.protocol import wire
+from fsm_runner.protocol import statuses, wire
 from fsm_runner.protocol.json_text import encode_json, valid_text
-from fsm_runner.protocol.statuses import (
-    TERMINAL_RUN_STATUSES,
-    UNSTARTED_RUN_STATUSES,
-    CompletedSession,
-    EndedSession,
-    RunStatus,
-    StopSignal,
-)
 from fsm_runner.protocol.urls import path_segment
-
-NOT_FOUND = 404
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start"):
-    """Marks a `started` report. Sent twice, it would undo a stop request that came in between."""
+    """Marks a `started` report of a run, the subject. Sent twice, it would undo a stop request that came in between."""
 
     subject: str
-    """The run's id."""
 
     def is_known(self, found: wire.RunState) -> bool:
         """Return whether the coordinator has the report already."""
-        return found.status not in UNSTARTED_RUN_STATUSES
+        return found.status not in statuses.UNSTARTED_RUN_STATUSES
 
 
 class RunEnding(msgspec.Struct, frozen=True, tag="run"):
-    """The outcome in a run's terminal report."""
+    """The outcome in the terminal report of a run, the subject."""
 
     subject: str
-    """The run's id."""
-    status: RunStatus
+    status: statuses.RunStatus
     error: str | None = None
     provisional: bool = False
     """Whether the outcome is this runner's assumption: an end that the coordinator holds takes precedence."""
 
     def is_known(self, found: wire.RunState) -> bool:
         """Return whether the coordinator holds this end, or another one that takes precedence."""
-        if self.provisional and found.status in TERMINAL_RUN_STATUSES:
+        if self.provisional and found.status in statuses.TERMINAL_RUN_STATUSES:
             return True
         return found.status == self.status and (self.error is None or found.error == self.error)
 
 
 class SessionEnding(msgspec.Struct, frozen=True, tag="session"):
-    """Marks a report on the end of a session."""
+    """Marks a report on the end of a session, the subject."""
 
     subject: str
-    """The session's id."""
 
 
 class OutboundMessage(msgspec.Struct, frozen=True):
@@ -75,9 +64,8 @@ def started(run_id: str, runner_id: str) -> OutboundMessage:
     return OutboundMessage(_run_path(run_id, "started"), body, start=RunStart(run_id), durable=False)
 
 
-def completed(run_id: str, runner_id: str, session_status: CompletedSession = "finished") -> OutboundMessage:
-    body = wire.Completed(runner_id=runner_id, session_status=session_status)
-    return _ending(RunEnding(run_id, "completed"), body)
+def completed(run_id: str, runner_id: str, session_status: statuses.CompletedSession = "finished") -> OutboundMessage:
+    return _ending(RunEnding(run_id, "completed"), wire.Completed(runner_id=runner_id, session_status=session_status))
 
 
 def failed(run_id: str, runner_id: str, error: str, *, provisional: bool = False) -> OutboundMessage:
@@ -87,12 +75,12 @@ def failed(run_id: str, runner_id: str, error: str, *, provisional: bool = False
     return _ending(ending, wire.Failed(runner_id=runner_id, error=error))
 
 
-def stopped(run_id: str, runner_id: str, signal: StopSignal, *, provisional: bool = False) -> OutboundMessage:
+def stopped(run_id: str, runner_id: str, signal: statuses.StopSignal, *, provisional: bool = False) -> OutboundMessage:
     ending = RunEnding(run_id, "stopped", provisional=provisional)
     return _ending(ending, wire.Stopped(runner_id=runner_id, signal=signal))
 
 
-def session_ended(session_id: str, runner_id: str, status: EndedSession) -> OutboundMessage:
+def session_ended(session_id: str, runner_id: str, status: statuses.EndedSession) -> OutboundMessage:
     """Report that a persistent executor ended between turns."""
     body = wire.SessionEnded(runner_id=runner_id, status=status)
     path = f"/runner/sessions/{path_segment(session_id)}/status"
@@ -115,7 +103,7 @@ def unreported_reason(outcome: str | None, fault: Exception) -> str:
     """Return why the coordinator has no record of an end. `outcome`: None if the coordinator decided the end itself."""
     if outcome is None:
         return str(fault)
-    if isinstance(fault, Refused) and fault.status == NOT_FOUND:
+    if isinstance(fault, Refused) and fault.status == HTTPStatus.NOT_FOUND:
         return f"it ended as {outcome} here, but the coordinator does not know it any more: {fault}"
     return f"it ended as {outcome} here, but the coordinator has not accepted the report: {fault}"
 

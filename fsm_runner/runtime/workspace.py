@@ -37,7 +37,10 @@ def check_workspace(folder: Path, user: RunUser | None = None) -> None:
         raise RunRefused(f"project directory {folder}: it is a file, not a directory, on this runner")
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise RunRefused(f"{denied} write to it: its file system is read-only; mount it writable")
-    rights = _rights(folder, user)
+    if user is None:
+        rights = _NEEDED if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else frozenset("d")
+    else:
+        rights = _NEEDED - {right for _, right in denied_to(user, ((folder, right) for right in _NEEDED))}
     if "d" not in rights:
         raise RunRefused(hidden)
     if rights != _NEEDED:
@@ -45,11 +48,3 @@ def check_workspace(folder: Path, user: RunUser | None = None) -> None:
         uid, shown = os.getuid() if user is None else user.uid, shlex.quote(str(folder))
         fix = f"`chmod u+rwx {shown}`" if status.st_uid == uid else f"`chown {uid} {shown}`, or `chmod 777 {shown}`"
         raise RunRefused(f"{denied} read, write and enter it ({owner}): {fix}")
-
-
-def _rights(folder: Path, user: RunUser | None) -> frozenset[str]:
-    """Return the rights of `_NEEDED` that the user has."""
-    if user is None:
-        may_work = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
-        return _NEEDED if may_work else frozenset("d")
-    return _NEEDED - {right for _, right in denied_to(user, ((folder, right) for right in _NEEDED))}

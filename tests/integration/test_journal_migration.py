@@ -24,7 +24,7 @@ from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.session import SessionContext

@@ -9,8 +9,8 @@ import pytest
 
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, RETENTION, RetentionLimits
+from fsm_runner.journal.pruning import Pruner
 from fsm_runner.journal.records import Report, Transition
-from fsm_runner.journal.writer import Writer
 
 NOTHING_OLD = RetentionLimits(age_s=0.0)
 HALF_A_MIB = RetentionLimits(size_bytes=512 * 1024)
@@ -160,7 +160,7 @@ async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_p
         looks += 1
         return prune()
 
-    journal._flusher._writer.prune = counted  # type: ignore[method-assign]
+    journal._flusher._writer.prune = counted
     for _ in range(5):
         journal.store_message("ses_open", b"content")
         await journal.flush()
@@ -198,10 +198,10 @@ async def test_a_disk_that_is_too_full_to_delete_anything_does_not_end_the_journ
 
 
 async def test_a_defect_in_pruning_does_not_end_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Writer) -> bool:
+    def broken(self: Pruner) -> bool:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(Writer, "prune", broken)
+    monkeypatch.setattr(Pruner, "step", broken)
     journal = Journal(tmp_path)
     for number in range(2):
         end_run(journal, number)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.support import faults
 from tests.support.coordinated_home import SCRIPT
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.support import faults
 from tests.support.command_executor import SESSION_STATUS, held_by, scripted_executor_source
 from tests.support.coordinated_home import SCRIPTED, write_coordinated_home

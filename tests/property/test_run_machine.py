@@ -20,7 +20,7 @@ from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually

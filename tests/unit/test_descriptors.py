@@ -7,7 +7,7 @@ import pytest
 from fsm_runner.errors import UsageError
 from fsm_runner.machine.engine import Model
 from fsm_runner.process.limits.open_files import OpenFiles
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.control.descriptors import (
     CHECK_INTERVAL_S,
     FREED_AFTER_S,

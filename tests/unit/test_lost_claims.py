@@ -184,7 +184,7 @@ async def test_a_run_that_only_the_journal_knows_is_not_started_again() -> None:
 async def test_a_claim_waits_while_the_journal_cannot_be_read() -> None:
     api = ListApi(RUN, polls=_each_second())
     async with polling_runner(api) as runner:
-        runner.record.unreadable = JournalUnreadable(None, "the disk fails")
+        runner.record.unreadable = JournalUnreadable("the disk fails")
         await asyncio.sleep(10)
         assert (runner.executor.begun, api.errors) == ([], {})
         runner.record.unreadable = None

@@ -11,7 +11,7 @@ from fsm_runner.coordinator_client.errors import DuplicateRunner, Unreachable
 from fsm_runner.coordinator_client.policy import CONFLICT_LOG_INTERVAL_S
 from fsm_runner.protocol.error_bodies import ErrorDetail
 from fsm_runner.protocol.wire import Registered, Registration
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.control.outage import OutageTimer
 from tests.support.fake_api import ME, FakeApi, PollAnswer

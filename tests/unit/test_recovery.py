@@ -14,7 +14,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.runtime.actors.actor import Position
-from fsm_runner.runtime.actors.machines import load_machine
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.recovery import Recovery
 from tests.support.fake_api import ME, FakeApi
 from tests.support.polling import RUN, TIMES, PollingRunner

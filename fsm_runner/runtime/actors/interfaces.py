@@ -3,6 +3,11 @@
 This module does not import the actors, so that checking a spec does not load their dependencies.
 """
 
+from fsm_runner.config.paths import find
+from fsm_runner.errors import UsageError
+from fsm_runner.machine.check import checked
+from fsm_runner.machine.defects import SpecError
+from fsm_runner.machine.engine import Machine
 from fsm_runner.machine.spec import ActorInterface
 
 
@@ -54,3 +59,14 @@ POLLER = ActorInterface(
 )
 
 ACTOR_INTERFACES = {interface.name: interface for interface in (RUN, SESSION, RUNNER, POLLER)}
+
+
+def load_machine(name: str) -> Machine:
+    """Return the machine that `specs/{name}.toml` of the home declares, or of the package if the home has none.
+
+    Raises `UsageError` with every defect if its actor cannot run it.
+    """
+    try:
+        return Machine(checked(find(f"specs/{name}.toml"), ACTOR_INTERFACES[name]))
+    except SpecError as error:
+        raise UsageError(str(error)) from error

@@ -73,9 +73,7 @@ class RunActor(Actor):
         self, run: wire.Run, runner_id: str, context: RunContext, recovered: OpenRun | None = None, *, refusal: str = ""
     ) -> None:
         """`recovered`: the journal's record of an earlier process's run. `refusal`: why the run must fail at once."""
-        resume_from = None
-        if recovered is not None:
-            resume_from = Position(recovered.state, recovered.outcome, recovered.provisional)
+        resume_from = None if recovered is None else Position(recovered.state, recovered.outcome, recovered.provisional)
         super().__init__(
             run.run_id,
             context.machine,
@@ -128,16 +126,13 @@ class RunActor(Actor):
         return self._execution is None and not self.work_done.is_set()
 
     def facts(self) -> frozenset[str]:
-        return frozenset({"may_run_again"} if self._may_run_again else ())
-
-    @property
-    def _may_run_again(self) -> bool:
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
-        return self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT
+        may_run_again = self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT
+        return frozenset({"may_run_again"} if may_run_again else ())
 
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
-        if self._recovered is None:
+        if not self.was_resumed:
             run = self._claimed_run
             content = msgspec.json.encode(run)
             self._context.record.record_claim(run.run_id, run.session_id, run.agent_name, self.runner_id, content)
@@ -181,7 +176,7 @@ class RunActor(Actor):
         self._context.observer.entered(self.wire_run, self.state, final=final)
 
     async def _accept(self) -> None:
-        if self._recovered is not None:
+        if self.was_resumed:
             logger.warning("{}: executing the run again", self.name)
         await self._context.record.flush()
         if self._refusal:
@@ -213,11 +208,10 @@ class RunActor(Actor):
         if found.status == "stopping":
             # Handled before the result of this activity, which then comes too late.
             self.post("stop_requested", "the coordinator asks for it")
-        return self._interruption(self._recovered) if self._recovered is not None else ""
-
-    def _interruption(self, recovered: OpenRun) -> str:
+        if (recovered := self._recovered) is None:
+            return ""
         reason = f"interrupted: the runner's process ended while the run was {recovered.state.replace('_', ' ')}"
-        if self._context.retry_interrupted and not self._may_run_again:
+        if self._context.retry_interrupted and "may_run_again" not in self.facts():
             reason += f", {recovered.interruptions + 1} times; it is not executed again"
         return reason
 
@@ -233,7 +227,7 @@ class RunActor(Actor):
         report = self.terminal_report = self.terminal_report or self._report_of_outcome()
         self._context.record.record_report(self.name, Report(report.path, report.body))
         # On a full disk, an earlier process may have sent a report that the journal does not have.
-        return self._put(report, maybe_delivered=self._recovered is not None)
+        return self._put(report, maybe_delivered=self.was_resumed)
 
     def _put(self, report: OutboundMessage, *, maybe_delivered: bool = False) -> DeliveryFuture:
         outbox = self._context.reporting.outbox

@@ -98,8 +98,8 @@ class SessionActor(Actor):
             context.machine,
             {
                 "start_process": self._start_process,
-                "take_turn": self._take_turn,
-                "await_exit": self._await_exit,
+                "take_turn": lambda: self._live_process().take_turn(self.turn.line),
+                "await_exit": lambda: self._live_process().wait_for_exit(),
                 "stop_process": self._stop_process,
                 "report": self._report,
             },
@@ -184,12 +184,6 @@ class SessionActor(Actor):
             raise ExecutionFailed(f"session {self.name} has nothing to start")
         channel = SessionChannel(self.name, self._context.reporting, lambda: self.has_turn, self._note_status)
         self._process = PersistentProcess(self._launcher, self._first, channel)
-
-    async def _take_turn(self) -> None:
-        await self._live_process().take_turn(self.turn.line)
-
-    async def _await_exit(self) -> None:
-        await self._live_process().wait_for_exit()
 
     def _live_process(self) -> PersistentProcess:
         if self._process is None:

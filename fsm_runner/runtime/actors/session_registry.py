@@ -47,8 +47,7 @@ class SessionRegistry:
 
     def stop_idle(self, session_id: str, reason: str) -> None:
         """End the session's executor if no run has it. A run that has it is stopped itself."""
-        actor = self._actors.get(session_id)
-        if actor is not None and not actor.has_turn:
+        if (actor := self._actors.get(session_id)) is not None and not actor.has_turn:
             actor.post("stop_requested", reason)
 
     def close_idle(self, reason: str) -> None:
