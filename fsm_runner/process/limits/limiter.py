@@ -52,13 +52,12 @@ class Limiter:
         self._output_bytes = 0
         self._forks_fast = False
         """It has exceeded the limit of processes by far since the last measurement, so it gets no SIGTERM."""
-        self._measured_at = 0.0
+        self._measured_at = time.monotonic()
         self._hit = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
     def start(self, child: LimitedChild) -> None:
         if self._limits.need_measuring or self._limits.output_bytes is not None:
-            self._measured_at = time.monotonic()
             self._watching = asyncio.create_task(self._watch(child), name=f"limits of {child}")
             self._watching.add_done_callback(lambda ended: self._kill_unwatched(ended, child))
 

@@ -94,7 +94,7 @@ def environment(pid: int) -> list[bytes]:
 
 
 def soft_limit(pid: int, name: bytes) -> int:
-    """A resource limit, which every user may read; 0 if the process has none or has ended."""
+    """The soft value of a resource limit; 0 if it is unlimited or the process has ended. Every user may read it."""
     lines = [line for line in _content(f"/proc/{pid}/limits").splitlines() if line.startswith(name)]
     return next((int(value) for line in lines if (value := line.removeprefix(name).split()[0]).isdigit()), 0)
 
