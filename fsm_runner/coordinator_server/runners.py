@@ -35,9 +35,12 @@ class Runners:
         self._departed: dict[str, tuple[Runner, str]] = {}
         """Runners that have left, with the reason, while the database still has open runs and sessions of them."""
 
-    async def registered(self, runner_id: str) -> Runner:
-        """Raises `RunnerNotRegistered`."""
-        return await self._get(runner_id, RunnerNotRegistered())
+    async def registered(self, runner_id: str, otherwise: RequestError | None = None) -> Runner:
+        """Return the runner. Raises `otherwise`, by default `RunnerNotRegistered`, if it is not registered."""
+        await self.expire()
+        if (runner := self._registry.get(runner_id)) is None:
+            raise otherwise or RunnerNotRegistered()
+        return runner
 
     async def listed(self) -> list[JsonObject]:
         await self.expire()
@@ -80,14 +83,14 @@ class Runners:
 
     async def deregister(self, runner_id: str) -> None:
         """Remove a runner that leaves, and close its runs and sessions. Raises `NotFound`."""
-        runner = await self._get(runner_id, NotFound("Runner not found"))
+        runner = await self.registered(runner_id, NotFound("Runner not found"))
         self._registry.remove(runner, Presence.DEREGISTERED)
         self._mark_departed(runner, "The runner deregistered before the run had ended")
         await self._close_departed(runner_id)
 
     async def request_deregistration(self, runner_id: str) -> None:
         """Report the deregistration to the runner with its next poll. Raises `NotFound`."""
-        runner = await self._get(runner_id, NotFound("Runner not found"))
+        runner = await self.registered(runner_id, NotFound("Runner not found"))
         runner.presence = Presence.LEAVING
         runner.wake()
 
@@ -120,13 +123,6 @@ class Runners:
     def _mark_departed(self, runner: Runner, reason: str) -> None:
         self._agents.replace_owned(runner.runner_id, ())
         self._departed[runner.runner_id] = (runner, reason)
-
-    async def _get(self, runner_id: str, if_missing: RequestError) -> Runner:
-        await self.expire()
-        runner = self._registry.get(runner_id)
-        if runner is None:
-            raise if_missing
-        return runner
 
     def _runner_json(self, runner: Runner) -> JsonObject:
         offered = msgspec.structs.asdict(runner.capabilities)

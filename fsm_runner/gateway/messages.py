@@ -103,9 +103,9 @@ async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture
 def _response(delivery: DeliveryFuture) -> Response:
     if delivery.cancelled():
         raise GatewayError(502, "The runner has dropped the message: the session is over")
-    answer: ApiResponse | Refused = delivery.result()
-    if not answer.status:
+    response: ApiResponse | Refused = delivery.result()
+    if not response.status:
         raise GatewayError(502, "The message could not be sent to the Agent Coordinator")
-    if not answer.body:
-        raise GatewayError(answer.status, "The Agent Coordinator refused the message without a reason")
-    return Response(answer.body, status_code=answer.status, media_type="application/json")
+    if not response.body:
+        raise GatewayError(response.status, "The Agent Coordinator refused the message without a reason")
+    return Response(response.body, status_code=response.status, media_type="application/json")

@@ -16,11 +16,6 @@ from fsm_runner.diagnostics.logs import RareWarning
 from fsm_runner.http_server.acceptor import REPEATED_EACH_S, UNTIL_RESUMED
 from fsm_runner.http_server.responses import error_response
 
-ClientOf = Callable[[Scope], Hashable]
-"""Identifies the client of a request. All requests with the result None count as one client's."""
-
-OVERLOADED = "Too many requests of this session are in progress; send fewer at once"
-
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Limits for the connections of one server."""
@@ -35,7 +30,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     shorter time (`IDLE_LIMIT_S` of the SDK), so no request can be in flight on it."""
     served_at_once: int | None = None
     """Requests of one client that are served at once; further ones wait. None: no limit."""
-    client_of: ClientOf = lambda _: None
+    client_of: Callable[[Scope], Hashable] = lambda _: None
+    """Identifies the client of a request. All requests with the result None count as one client's."""
 
 
 class Connections:
@@ -162,7 +158,8 @@ class BoundedHttp(H11Protocol):
         try:
             await self._take_turn(slots)
         except TimeoutError:
-            response = error_response(503, OVERLOADED, {"connection": "close", "retry-after": "1"})
+            detail = "Too many requests of this session are in progress; send fewer at once"
+            response = error_response(503, detail, {"connection": "close", "retry-after": "1"})
             await response(scope, receive, send)
             return
         try:

@@ -29,15 +29,12 @@ class Addresses:
 
     def __init__(self, *, open_to_all: bool) -> None:
         """`open_to_all` permits the bare `PATH`, whose callers are identified by their headers."""
-        self._open_to_all = open_to_all
+        self.open_to_all = open_to_all
         self._key = secrets.token_bytes(KEY_BYTES)
 
     def path_of(self, session_id: str) -> str:
         session = session_id.encode(errors="surrogatepass")
         return f"{PATH}/{_base64(session)}.{_base64(self._signature(session))}"
-
-    def is_open_to_all(self, path: str) -> bool:
-        return self._open_to_all and path == PATH
 
     def session_of(self, path: str) -> str | None:
         """Return the session's id, or None if this server did not sign the path."""

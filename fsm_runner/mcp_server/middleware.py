@@ -26,7 +26,7 @@ class AddressMiddleware:
         path = scope["path"].rstrip("/")
         session_id = self._addresses.session_of(path)
         app = self._app
-        if session_id is None and not self._addresses.is_open_to_all(path):
+        if session_id is None and not (self._addresses.open_to_all and path == PATH):
             app = Response("Not found. The MCP server has an address for each session\n", 404)
         elif scope["method"] != "POST":
             app = Response("Method not allowed\n", 405, headers={"Allow": "POST"})

@@ -1,6 +1,7 @@
 """The public keys of a token service, fetched when needed and cached."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -56,17 +57,15 @@ class SigningKeys:
         self._new_client = ClientFactory(url, "token service", setting=DOMAIN_SETTING)
         self._now = now
         self._keys: dict[str, RSAPublicKey] = {}
-        self._fetched_at: float | None = None
-        self._attempted_at: float | None = None
+        self._fetched_at = self._attempted_at = -math.inf
         self._fault: Unreachable | None = None
         """The error of the last fetch."""
         self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, key_id: str) -> RSAPublicKey | None:
         """Return the key; None if the service has no such key. Raises `KeysUnavailable`."""
-        known = self._keys.get(key_id)
-        if known is not None:
-            if self._now() - (self._fetched_at or 0.0) >= KEYS_AGE_S:
+        if (known := self._keys.get(key_id)) is not None:
+            if self._now() - self._fetched_at >= KEYS_AGE_S:
                 self._start_fetch()
             return known
         if (fetching := self._start_fetch()) is not None:
@@ -86,7 +85,7 @@ class SigningKeys:
         """Return the current or a new fetch; None within `FETCH_INTERVAL_S` of the last one."""
         if self._fetching is not None and not self._fetching.done():
             return self._fetching
-        if self._attempted_at is not None and self._now() - self._attempted_at < FETCH_INTERVAL_S:
+        if self._now() - self._attempted_at < FETCH_INTERVAL_S:
             return None
         self._attempted_at = self._now()
         self._fetching = asyncio.create_task(self._fetch(), name="coordinator-signing-keys")
@@ -94,8 +93,8 @@ class SigningKeys:
 
     async def _fetch(self) -> None:
         try:
-            answer = await self._new_client.single_call("GET", timeout_s=KEYS_LIMIT_S, limit_bytes=KEYS_LIMIT_BYTES)
-            self._keys = _keys_of(self._url, answer.status, answer.body)
+            response = await self._new_client.single_call("GET", timeout_s=KEYS_LIMIT_S, limit_bytes=KEYS_LIMIT_BYTES)
+            self._keys = _keys_of(self._url, response.status, response.body)
         except Unreachable as fault:
             if self._fault is None:
                 logger.warning("coordinator: the keys of the token service cannot be fetched: {}", fault)

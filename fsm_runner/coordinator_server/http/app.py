@@ -13,9 +13,7 @@ from fsm_runner.coordinator_server.http.responses import on_defect, on_http_exce
 from fsm_runner.http_server.responses import on_client_disconnect
 
 
-def build_app(
-    coordinator: Coordinator, hosts: frozenset[str] | None = None, check_token: CheckToken | None = None
-) -> Starlette:
+def build_app(coordinator: Coordinator, hosts: frozenset[str] | None, check_token: CheckToken | None) -> Starlette:
     """`hosts` are those that requests may name; None: any. `check_token` None: requests need no token."""
     app = Starlette(
         routes=[*routes_runner.ROUTES, *routes_client.ROUTES],

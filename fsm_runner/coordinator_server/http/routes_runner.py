@@ -62,26 +62,28 @@ async def _wait_disconnect(receive: Receive, wake: asyncio.Event) -> None:
     wake.set()
 
 
-def report(
+def recording(
     form: type[Report], record: Callable[[Store, Report, str], None]
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that passes the report of a registered runner, and the id in its path, to `record`."""
 
     async def endpoint(request: Request) -> Response:
         report = await body_as(request, form)
-        coordinator, (subject_id,) = coordinator_of(request), request.path_params.values()
+        coordinator, (run_or_session_id,) = coordinator_of(request), request.path_params.values()
         await coordinator.runners.registered(report.runner_id)
-        await coordinator.worker.do(record, report, subject_id)
+        await coordinator.worker.do(record, report, run_or_session_id)
         return ok()
 
     return endpoint
 
 
-started = report(RunnerRef, lambda store, _, run_id: store.report_started(run_id))
-completed = report(CompletedReport, lambda store, sent, run_id: store.report_completed(run_id, sent.session_status))
-failed = report(FailedReport, lambda store, sent, run_id: store.report_failed(run_id, sent.error))
-stopped = report(StoppedReport, lambda store, sent, run_id: store.report_stopped(run_id, sent.signal))
-session_ended = report(SessionEndReport, lambda store, sent, session: store.report_session_end(session, sent.status))
+started = recording(RunnerRef, lambda store, _, run_id: store.report_started(run_id))
+completed = recording(CompletedReport, lambda store, sent, run_id: store.report_completed(run_id, sent.session_status))
+failed = recording(FailedReport, lambda store, sent, run_id: store.report_failed(run_id, sent.error))
+stopped = recording(StoppedReport, lambda store, sent, run_id: store.report_stopped(run_id, sent.signal))
+session_ended = recording(
+    SessionEndReport, lambda store, sent, session_id: store.report_session_end(session_id, sent.status)
+)
 
 
 async def health(request: Request) -> Response:

@@ -6,7 +6,6 @@ from pathlib import Path
 from fsm_runner.coordinator_server.errors import Unavailable
 from fsm_runner.util.files import is_full
 
-_PRIMARY_CODE = 0xFF
 _REASONS = {
     sqlite3.SQLITE_IOERR: "a disk error occurred: check the disk and the file system",
     sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable",
@@ -37,7 +36,7 @@ class DiskFull(DatabaseUnavailable):
 
 def unavailable(file: Path | None, error: sqlite3.Error) -> DatabaseUnavailable | None:
     """Return the reason, or None if the error is a defect of a statement and not of the file or the disk."""
-    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and file is not None and is_full(file.parent)):
         return DiskFull(file)
     if code not in _REASONS:

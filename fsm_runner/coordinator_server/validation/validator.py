@@ -62,17 +62,13 @@ class ParameterValidator:
             await self._end_program()
 
     async def _outcome(self, request: bytes) -> _Outcome:
-        has_served = self._program is not None
-        try:
-            return await self._exchange(request)
-        except _Ended:
-            # Something else may have killed a program that has responded before, so another program gets the request.
-            # If a new program ends, this request is the cause.
-            if has_served:
-                with suppress(_Ended, TimeoutError):
+        # Something else may have killed a program that has responded before, so another program gets the request.
+        # If a new program ends, this request is the cause.
+        attempts = 1 if self._program is None else 2
+        with suppress(TimeoutError):
+            for _ in range(attempts):
+                with suppress(_Ended):
                     return await self._exchange(request)
-        except TimeoutError:
-            pass
         message = f"cannot be validated: it takes more than {VALIDATION_LIMIT_S:g} s, or too much memory"
         return _Outcome(({"path": "$", "message": message, "schema_path": ""},))
 
