@@ -148,7 +148,7 @@ def test_a_file_system_that_is_read_only_is_told_with_the_fix(tmp_path: Path) ->
     command = ["unshare", flags, "sh", "-c", mounted, "sh", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if "unshare failed" in ended.stderr:
-        pytest.skip("needs a mount namespace, which is not given here")
+        pytest.skip("needs the right to make a mount namespace")
     assert ended.stdout == (
         f"Permission denied on workspace {tmp_path}: the runner (uid 0) may not write to it: its file system is "
         "read-only; mount it writable\n"
