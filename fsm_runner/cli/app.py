@@ -25,9 +25,7 @@ app.command("coordinator")(coordinator.serve)
 CoordinatorUrl = Annotated[
     str | None, option("coordinator_url", help="the coordinator", default_text=LOCAL_COORDINATOR_URL)
 ]
-ProjectDir = Annotated[str | None, option("project_dir")]
 StateDir = Annotated[str | None, option("state_dir")]
-Verbose = Annotated[bool, option("verbose")]
 Parameters = Annotated[
     list[str] | None, Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False)
 ]
@@ -81,8 +79,8 @@ def run(
     profile: Annotated[
         str | None, Option("--profile", "-x", metavar="NAME", help="[the first profile that has the agent]")
     ] = None,
-    project_dir: ProjectDir = None,
-    verbose: Verbose = False,
+    project_dir: Annotated[str | None, option("project_dir")] = None,
+    verbose: Annotated[bool, option("verbose")] = False,
 ) -> None:
     """Run one agent, or a prompt, on this machine, and print the result.
 
@@ -162,8 +160,7 @@ def health(state_dir: StateDir = None) -> None:
 
 @app.command()
 def stop(
-    name: Annotated[str, Argument(metavar="RUN|SESSION", show_default=False)],
-    coordinator_url: CoordinatorUrl = None,
+    name: Annotated[str, Argument(metavar="RUN|SESSION", show_default=False)], coordinator_url: CoordinatorUrl = None
 ) -> None:
     """Stop a run, or a session and its waiting executor."""
     from fsm_runner.cli import runs

@@ -24,13 +24,7 @@ DEFAULT_TIMEOUT_S = 30.0
 
 
 def check_executor(
-    path: str,
-    *,
-    lifecycle: str | None,
-    profile: str | None,
-    parameters: str | None,
-    timeout: str | None,
-    as_json: bool,
+    path: str, *, lifecycle: str | None, profile: str | None, parameters: str | None, timeout: str | None, as_json: bool
 ) -> int:
     """Print the results and return the exit code. Raises `UsageError` for a bad option or a file that cannot start."""
     lifecycles = _lifecycles(lifecycle)

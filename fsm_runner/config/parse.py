@@ -10,20 +10,16 @@ if TYPE_CHECKING:
 
 
 def url(value: str) -> str:
-    if not _is_url(value):
-        login = "; in a user name or password, characters such as /, #, @ and spaces are percent-encoded"
-        raise ValueError(f"expected http://HOST[:PORT] or https://HOST[:PORT]{login if '@' in value else ''}")
-    return value
-
-
-def _is_url(value: str) -> bool:
     """A first check without httpx, which `fsm-runner health` must not load. `checked_url` is the complete one."""
     try:
         parts = urlsplit(value)
         is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        return False
-    return is_valid and not re.search(r"\s", value)
+        is_valid = False
+    if not is_valid or re.search(r"\s", value):
+        login = "; in a user name or password, characters such as /, #, @ and spaces are percent-encoded"
+        raise ValueError(f"expected http://HOST[:PORT] or https://HOST[:PORT]{login if '@' in value else ''}")
+    return value
 
 
 def domain(value: str) -> str:

@@ -200,9 +200,9 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str] | No
     return replace(config, project_dir=_existing_folder(config.project_dir), state_dir=state_dir)
 
 
-def load_token_check_config(environ: Mapping[str, str] | None = None) -> TokenCheckConfig:
+def load_token_check_config() -> TokenCheckConfig:
     """Raises `UsageError` naming the variable with a bad value."""
-    return _loaded(TokenCheckConfig, {}, os.environ if environ is None else environ)
+    return _loaded(TokenCheckConfig, {}, os.environ)
 
 
 def _loaded(config: type[Config], flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
