@@ -132,7 +132,7 @@ class TokenAuth(httpx.Auth):
         """Return the new token; None after a failure, which is in `_error`."""
         requested_at = self._now()
         try:
-            issued = await self._service.new_token()
+            text, lifetime_s = await self._service.new_token()
         except (Unreachable, NotAuthenticated) as error:
             # Without a token, a rejection is raised to the waiting callers, where it ends a start or a command.
             if not self._is_failure_logged and (self._token is not None or isinstance(error, Unreachable)):
@@ -143,18 +143,18 @@ class TokenAuth(httpx.Auth):
             self._next_renewal_at = self._now() + self._waits.next_s()
             return None
         previous, current = self._latest
-        self._on_token(previous, issued.text)
-        self._latest = (current, issued.text)
+        self._on_token(previous, text)
+        self._latest = (current, text)
         if self._is_failure_logged:
             logger.info("token renewal works again: {}", self._service.url)
         self._is_failure_logged = False
         self._error = None
         self._next_renewal_at = 0.0
         self._waits.reset()
-        logger.debug("new token from {}, valid for {:.0f} s", self._service.url, issued.lifetime_s)
-        margin_s = min(policy.TOKEN_MARGIN_S, issued.lifetime_s * policy.TOKEN_MARGIN_SHARE)
-        expires_at = requested_at + issued.lifetime_s
-        self._token = _Token(issued.text, expires_at - margin_s, expires_at)
+        logger.debug("new token from {}, valid for {:.0f} s", self._service.url, lifetime_s)
+        margin_s = min(policy.TOKEN_MARGIN_S, lifetime_s * policy.TOKEN_MARGIN_SHARE)
+        expires_at = requested_at + lifetime_s
+        self._token = _Token(text, expires_at - margin_s, expires_at)
         return self._token
 
     def _reason(self) -> NoConnection | NotAuthenticated:

@@ -110,13 +110,13 @@ def _exceptions(no_proxy: str) -> tuple[_Exception, ...]:
     for text in re.findall(r"[^\s,]+", no_proxy):
         try:
             found.append(_parsed(text))
-        except ValueError:
+        except (ValueError, httpx.InvalidURL):
             logger.warning("NO_PROXY: {!r} is skipped: not a host name, an address or a range such as 10.0.0.0/8", text)
     return tuple(found)
 
 
 def _parsed(text: str) -> _Exception:
-    """Raises `ValueError`."""
+    """Raises `ValueError` or `httpx.InvalidURL`."""
     before, _, rest = text.rpartition("://")
     scheme, port = before.lower() or None, None
     if (match := _WITH_PORT.fullmatch(rest)) is not None:
@@ -126,7 +126,8 @@ def _parsed(text: str) -> _Exception:
     if ":" in rest or "/" in rest or _address(rest) is not None:
         without_brackets = re.sub(r"^\[([^\[\]]*)\](?=$|/[0-9]+$)", r"\1", rest)
         return _Exception(network=ipaddress.ip_network(without_brackets, strict=False), port=port, scheme=scheme)
-    name = _ascii(rest.lower().removeprefix("*").strip("."))
+    # The name as the DNS encodes it, in ASCII.
+    name = httpx.URL(scheme="http", host=rest.lower().removeprefix("*").strip(".")).raw_host.decode("ascii")
     if not _NAME.fullmatch(name):
         raise ValueError(text)
     return _Exception(name=name, port=port, scheme=scheme)
@@ -138,11 +139,3 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-
-
-def _ascii(name: str) -> str:
-    """Return the name as the DNS encodes it, in ASCII. Raises `ValueError` if it is not a host name."""
-    try:
-        return httpx.URL(scheme="http", host=name).raw_host.decode("ascii")
-    except httpx.InvalidURL as error:
-        raise ValueError(str(error)) from error

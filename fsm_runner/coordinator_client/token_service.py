@@ -30,17 +30,6 @@ class TokenRequest(msgspec.Struct, frozen=True, kw_only=True):
         return f"TokenRequest(client_id={self.client_id!r}, audience={self.audience!r})"
 
 
-class IssuedToken(msgspec.Struct, frozen=True):
-    """A token that a header accepts."""
-
-    text: str
-    lifetime_s: float
-    """Above 0, at most `TOKEN_LIFETIME_LIMIT_S`."""
-
-    def __repr__(self) -> str:
-        return f"IssuedToken(lifetime_s={self.lifetime_s!r})"
-
-
 class _TokenResponse(msgspec.Struct, frozen=True):
     access_token: str
     expires_in: float
@@ -60,8 +49,11 @@ class TokenService:
         self._body = msgspec.json.encode(request)
         self._new_client = ClientFactory(url, "token service", setting=DOMAIN_SETTING)
 
-    async def new_token(self) -> IssuedToken:
-        """Raises `Unreachable`, or `NotAuthenticated` if the service rejects the login. No error text has secrets."""
+    async def new_token(self) -> tuple[str, float]:
+        """Return a token that a header accepts, and its lifetime in seconds (at most `TOKEN_LIFETIME_LIMIT_S`).
+
+        Raises `Unreachable`, or `NotAuthenticated` if the service rejects the login. No error text has secrets.
+        """
         response = await self._new_client.single_call(
             "POST", self._body, timeout_s=RESPONSE_TIMEOUT_S, limit_bytes=TOKEN_RESPONSE_LIMIT_BYTES
         )
@@ -91,7 +83,7 @@ class TokenService:
             raise Unreachable(f"{call}: not a token: access_token is empty or has characters that no header takes")
         if not token.expires_in > 0:
             raise Unreachable(f"{call}: not a token: expires_in is {token.expires_in:g}, not above 0")
-        return IssuedToken(token.access_token, min(token.expires_in, TOKEN_LIFETIME_LIMIT_S))
+        return token.access_token, min(token.expires_in, TOKEN_LIFETIME_LIMIT_S)
 
 
 def _oauth_error(body: bytes) -> _OAuthError | None:

@@ -3,8 +3,7 @@
 import asyncio
 import errno
 from collections.abc import Callable
-from functools import partial
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 Value = TypeVar("Value")
 Parameters = ParamSpec("Parameters")
@@ -14,22 +13,17 @@ _NO_THREAD = "no thread can be started: raise the limit of processes (`ulimit -u
 
 async def in_thread(work: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Value:
     """Return what `work` returns. Raises `OSError` without calling it if no thread can be started at the moment."""
-    call = _Call(partial(work, *args, **kwargs))
+    is_abandoned = False
+
+    def call() -> Value:
+        if is_abandoned:
+            raise RuntimeError("no thread could be started for this")
+        return work(*args, **kwargs)
+
     try:
         working = asyncio.get_running_loop().run_in_executor(None, call)
     except RuntimeError as error:
         # The executor keeps the call, and passes it to the next thread that it starts.
-        call.is_abandoned = True
+        is_abandoned = True
         raise OSError(errno.EAGAIN, _NO_THREAD) from error
     return await working
-
-
-class _Call(Generic[Value]):
-    def __init__(self, work: Callable[[], Value]) -> None:
-        self._work = work
-        self.is_abandoned = False
-
-    def __call__(self) -> Value:
-        if self.is_abandoned:
-            raise RuntimeError("no thread could be started for this")
-        return self._work()

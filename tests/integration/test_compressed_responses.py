@@ -105,7 +105,7 @@ async def test_a_token_service_may_compress() -> None:
     body = gzip.compress(b'{"access_token": "t", "expires_in": 60}')
     async with serving(Answers(200, body, (b"content-encoding", b"gzip"))) as url:
         service = TokenService(url, TokenRequest(client_id="c", client_secret="s", audience="a"))
-        assert (await service.new_token()).text == "t"
+        assert (await service.new_token())[0] == "t"
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])
