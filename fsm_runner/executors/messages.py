@@ -30,6 +30,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent_blueprint: JsonObject | None = None
     executor_config: JsonObject | None = None
     """The profile's `config`."""
+    metadata: JsonObject | None = None
+    """Part of the format (docs/protocol.md, section 2); the runner does not send it."""
 
 
 class _Message(msgspec.Struct, frozen=True):
