@@ -65,11 +65,7 @@ class Flusher:
         for batch in (self.pending, self._writing):
             if batch is not None and message_id in batch.messages:
                 return batch.messages[message_id][1]
-        return await self._in_thread(lambda: self._writer.message(message_id))
-
-    async def has_run(self, run_id: str) -> bool:
-        """Return whether a claim of the run is on disk. Raises sqlite3.Error if it cannot be read."""
-        return await self._in_thread(lambda: self._writer.has_run(run_id))
+        return await self.in_thread(lambda: self._writer.message(message_id))
 
     async def aclose(self) -> None:
         """Try once more to write what is queued; then the thread closes the file, as soon as it is done with it."""
@@ -148,7 +144,7 @@ class Flusher:
         """Do the work in the thread; return None, or why it failed."""
         slow = asyncio.get_running_loop().call_later(SLOW_DISK_S, self._report, "the disk does not answer")
         try:
-            await self._in_thread(work)
+            await self.in_thread(work)
         except sqlite3.Error as error:
             return _reason(error)
         except JournalFileGone as gone:
@@ -171,14 +167,14 @@ class Flusher:
             return
         has_more = False
         try:
-            has_more = await self._in_thread(self._writer.prune)
+            has_more = await self.in_thread(self._writer.prune)
         except sqlite3.Error as error:
             logger.warning("journal: old records cannot be deleted: {}", _reason(error))
         except Exception as defect:  # noqa: BLE001 - nothing would be written any more if this task ended
             logger.opt(exception=defect).error("journal: old records cannot be deleted")
         self._prune_at = time.monotonic() + (0 if has_more else PRUNE_INTERVAL_S)
 
-    async def _in_thread(self, work: Callable[[], Value]) -> Value:
+    async def in_thread(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 

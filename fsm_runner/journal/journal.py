@@ -58,11 +58,11 @@ class Journal:
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         try:
-            writer = thread.submit(Writer, folder, limits).result()
+            self._writer = thread.submit(Writer, folder, limits).result()
         except BaseException:
             thread.shutdown()
             raise
-        opened = writer.opened
+        opened = self._writer.opened
         self._redacted = redacted
         self.path = opened.path
         self.recovered = opened.recovered
@@ -76,7 +76,7 @@ class Journal:
         """The earlier processes of this runner. None of them is alive."""
         self._last_transition = opened.last_transition
         self._last_message = opened.last_message
-        self._flusher = Flusher(writer, thread, flush_within_s, self._change)
+        self._flusher = Flusher(self._writer, thread, flush_within_s, self._change)
 
     def record_transition(self, step: Transition) -> None:
         self._last_transition += 1
@@ -134,7 +134,7 @@ class Journal:
 
         Raises JournalUnreadable.
         """
-        return await self._readable(self._flusher.has_run(run_id))
+        return await self._readable(self._flusher.in_thread(lambda: self._writer.has_run(run_id)))
 
     async def flush(self) -> None:
         """Return when all records are on disk. Raises JournalUnwritable if the write fails."""

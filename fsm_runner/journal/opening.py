@@ -55,7 +55,6 @@ class FolderLock:
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
-        """Release the lock."""
         os.close(self._descriptor)
 
 

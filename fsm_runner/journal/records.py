@@ -107,7 +107,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
 def utc_text(ago_s: float = 0.0) -> str:
     """Return the wall clock, or a time before it: ISO 8601 to the microsecond, in one width, so that texts compare.
 
-    A time before the calendar begins is the begin of the calendar.
+    A time before the calendar begins becomes the begin of the calendar.
     """
     now = datetime.fromtimestamp(time.time(), UTC)
     try:

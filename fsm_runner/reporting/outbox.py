@@ -83,10 +83,7 @@ class Outbox:
         self._spilling: asyncio.Task[None] | None = None
 
     def put(self, session_id: str, message: OutboundMessage, *, maybe_delivered: bool = False) -> DeliveryFuture:
-        """Queue a message; the future holds the response, or the refusal.
-
-        `maybe_delivered`: an earlier process may have sent it.
-        """
+        """Queue a message. `maybe_delivered`: an earlier process may have sent it."""
         stored_id = self._store.store_message(session_id, msgspec.msgpack.encode(message)) if message.durable else None
         status = DeliveryStatus.MAYBE_DELIVERED if maybe_delivered else DeliveryStatus.UNSENT
         return self._add(session_id, QueuedMessage(message, stored_id, status))
@@ -128,9 +125,8 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Stop sending and cancel all futures."""
-        tasks = [queue.sender for queue in self._queues.values() if queue.sender is not None]
-        if self._spilling is not None:
-            tasks.append(self._spilling)
+        owned = [self._spilling, *(queue.sender for queue in self._queues.values())]
+        tasks = [task for task in owned if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -19,9 +19,6 @@ from fsm_runner.runtime.actors.record import Recorder
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.retry import RetryPolicy, Waits
 
-INTERRUPTED = "interrupted"
-"""The first event of an actor that resumes the life of a subject of an earlier runner process."""
-
 Activity = Callable[[], Awaitable[object]]
 Settings = Mapping[str, float | None]
 """The time limits, in seconds, that a spec refers to by name; None: no limit."""
@@ -55,10 +52,7 @@ class _Message(NamedTuple):
 
 
 class Inbox(asyncio.Queue[_Message | None]):
-    """The events that wait for an actor. May be created before the actor, for components that post to it.
-
-    None only wakes the actor.
-    """
+    """The events that wait for an actor, also for one that does not exist yet. None only wakes it."""
 
     def post(self, event: str, payload: object = None) -> None:
         """Queue an event from outside. A `payload` that is a text or an exception is its reason in the journal."""
@@ -107,7 +101,6 @@ class Actor:
         return self._resume_from is not None
 
     def has_tag(self, tag: str) -> bool:
-        """Return whether the current state has this tag."""
         return self._machine.has_tag(self.model, tag)
 
     def post(self, event: str, payload: object = None) -> None:
@@ -172,7 +165,7 @@ class Actor:
         if position.state in self._machine.spec.states:
             self.model.state, self.model.outcome, self.model.provisional = position
         self.model.facts = self.facts()
-        step = self._machine.fire(self.model, INTERRUPTED)
+        step = self._machine.fire(self.model, "interrupted")
         self._record(step.event, step.source, "")
         if step.taken:
             self.on_step(step, None)

@@ -136,7 +136,7 @@ class RunActor(Actor):
             run = self._claimed_run
             content = msgspec.json.encode(run)
             self._context.record.record_claim(run.run_id, run.session_id, run.agent_name, self.runner_id, content)
-        self._show_state()
+        self._context.observer.entered(self.wire_run, self.state, final=self._machine.is_final(self.model))
         try:
             state = await self.run()
             self._context.reporting.outbox.abandon(self.wire_run.session_id, self._sent)
@@ -150,7 +150,8 @@ class RunActor(Actor):
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
             self.failure = self._context.reporting.redactor.text(str(payload) or type(payload).__name__)
-        if self._context.machine.is_final(self.model) and step.cause is not Cause.DONE:
+        is_final = self._machine.is_final(self.model)
+        if is_final and step.cause is not Cause.DONE:
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
         if step.cause == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
@@ -158,7 +159,7 @@ class RunActor(Actor):
         if self.has_tag("reports_started"):
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
-        self._show_state()
+        self._context.observer.entered(self.wire_run, self.state, final=is_final)
 
     def _note_status(self, status: ExecutorStatus) -> None:
         """Record what the executor reports; a detail is journalled as a step that changes nothing."""
@@ -170,10 +171,6 @@ class RunActor(Actor):
         if status.usage is not None:
             self.usage = status.usage
             self._context.record.record_usage(self.name, msgspec.json.encode(status.usage))
-
-    def _show_state(self) -> None:
-        final = self._context.machine.is_final(self.model)
-        self._context.observer.entered(self.wire_run, self.state, final=final)
 
     async def _accept(self) -> None:
         if self.was_resumed:

@@ -77,7 +77,6 @@ class RunRegistry:
 
     @property
     def run_ids(self) -> frozenset[str]:
-        """The runs that are held."""
         return self._tasks.subjects
 
     def start(self, run: wire.Run, runner_id: str) -> bool:
@@ -100,9 +99,8 @@ class RunRegistry:
         Without idle executors it can: then connections hold the descriptors, and they have their own share.
         """
         count = len(self._sessions)
-        if self.descriptors.has_room or count == 0 or not self._only_executors_lack_room:
-            return ""
-        if not self._context.executor.starts_process(run):
+        needs_room = self._context.executor.starts_process(run) and not self.descriptors.has_room
+        if not needs_room or count == 0 or not self._only_executors_lack_room:
             return ""
         alive = "1 persistent executor is alive" if count == 1 else f"{count} persistent executors are alive"
         return (
@@ -193,7 +191,6 @@ class RunRegistry:
         self._sessions.close_idle(reason)
 
     async def wait_until_empty(self) -> None:
-        """Return when no run is held."""
         await self._tasks.wait_until_empty()
 
     @property

@@ -127,7 +127,6 @@ class SessionActor(Actor):
 
     @property
     def has_turn(self) -> bool:
-        """Whether a run has the executor."""
         return self.has_tag("has_turn")
 
     def further_turn(self, run: Run, on_status: OnStatus) -> Turn:

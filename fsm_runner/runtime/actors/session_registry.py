@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection
 
+import msgspec
 from loguru import logger
 
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
@@ -84,12 +85,11 @@ class SessionRegistry:
             logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
 
 
-class PersistentExecutor:
+class PersistentExecutor(msgspec.Struct, frozen=True):
     """The `Executor` of profiles whose `lifecycle` is persistent: each run is a turn of its session's process."""
 
-    def __init__(self, sessions: SessionRegistry, launcher: Launcher) -> None:
-        self._sessions = sessions
-        self._launcher = launcher
+    sessions: SessionRegistry
+    launcher: Launcher
 
     def accept(self, run: Run) -> None:
         """Accept any run; its executor judges the parameters."""
@@ -103,7 +103,7 @@ class PersistentExecutor:
     async def start(self, assignment: Assignment, session: SessionChannel) -> Turn:
         """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor."""
         run = assignment.run
-        live = self._sessions.find(run.session_id)
+        live = self.sessions.find(run.session_id)
         if run.type == "resume_session":
             if live is None:
                 raise no_live_executor(run.session_id)
@@ -111,5 +111,5 @@ class PersistentExecutor:
         if live is not None and not live.was_resumed:
             raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
         # A run that is executed again begins its session anew. The end of the old one would be reported after the run.
-        await self._sessions.discard(run.session_id)
-        return self._sessions.start(assignment, self._launcher, session.report_status).turn
+        await self.sessions.discard(run.session_id)
+        return self.sessions.start(assignment, self.launcher, session.report_status).turn
