@@ -20,7 +20,6 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.policy import EXECUTOR_CONNECTIONS, POLICIES, Policies
-from fsm_runner.coordinator_client.token_service import TokenRequest
 from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.executors.interface import RunRefused
 from fsm_runner.journal.identity import RunnerIdentity
@@ -213,14 +212,13 @@ def token_auth(config: RunnerConfig, redactor: Redactor, policy: RetryPolicy = P
 
     Secrets are added to `redactor`. Raises `UsageError` if a proxy or certificate variable is invalid.
     """
-    login = config.auth0
-    if login is None and any((config.auth0_domain, config.auth0_client_id, config.auth0_client_secret)):
+    request = config.token_request
+    if request is None and any((config.auth0_domain, config.auth0_client_id, config.auth0_client_secret)):
         logger.warning("not all four AUTH0_… variables are set, so the coordinator is called without a token")
-    if login is None or config.coordinator_url is None:
+    if request is None or config.coordinator_url is None:
         return None
-    request = TokenRequest(client_id=login.client_id, client_secret=login.client_secret, audience=login.audience)
-    redactor.add(login.client_secret)
-    return TokenAuth(f"https://{login.domain}/oauth/token", request, policy=policy, on_token=redactor.replace)
+    redactor.add(request.client_secret)
+    return TokenAuth(f"https://{config.auth0_domain}/oauth/token", request, policy=policy, on_token=redactor.replace)
 
 
 def _identity(registration: wire.Registration, coordinator_url: str) -> RunnerIdentity:

@@ -160,21 +160,21 @@ class RunnerConfig:
     auth0_audience: str | None = _setting("AUTH0_AUDIENCE", str)
 
     @property
-    def auth0(self) -> "Auth0Login | None":
-        """The login for the token service; None unless all four variables are set (section 6)."""
+    def token_request(self) -> "TokenRequest | None":
+        """The request to the token service; None unless all four variables are set (section 6)."""
         if self.auth0_domain and self.auth0_client_id and self.auth0_client_secret and self.auth0_audience:
-            return Auth0Login(self.auth0_domain, self.auth0_client_id, self.auth0_client_secret, self.auth0_audience)
+            return TokenRequest(self.auth0_client_id, self.auth0_client_secret, self.auth0_audience)
         return None
 
 
 @dataclass(frozen=True)
-class Auth0Login:
-    """The login for a token service."""
+class TokenRequest:
+    """Body of `POST /oauth/token`."""
 
-    domain: str
     client_id: str
-    client_secret: str
+    client_secret: str = field(repr=False)
     audience: str
+    grant_type: str = "client_credentials"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ import httpx
 import msgspec
 from loguru import logger
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, Unreachable
 from fsm_runner.coordinator_client.response_body import limit_body
-from fsm_runner.coordinator_client.token_service import TokenRequest, TokenService
+from fsm_runner.coordinator_client.token_service import TokenService
 from fsm_runner.util.retry import RetryPolicy, Waits
 
 NOT_REGISTERED_TEXT = "Runner not registered"

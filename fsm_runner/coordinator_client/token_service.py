@@ -5,6 +5,7 @@ import re
 import httpx
 import msgspec
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client.errors import NotAuthenticated, Unreachable
 from fsm_runner.coordinator_client.hints import UrlSetting, proxy_hint, token_service_login_hint
 from fsm_runner.coordinator_client.http_clients import ClientFactory
@@ -16,18 +17,6 @@ DOMAIN_SETTING = UrlSetting("AUTH0_DOMAIN", owner="the token service", needs_tls
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 """The characters that a header accepts: visible ASCII."""
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
-
-
-class TokenRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of `POST /oauth/token`."""
-
-    client_id: str
-    client_secret: str
-    audience: str
-    grant_type: str = "client_credentials"
-
-    def __repr__(self) -> str:
-        return f"TokenRequest(client_id={self.client_id!r}, audience={self.audience!r})"
 
 
 class _TokenResponse(msgspec.Struct, frozen=True):

@@ -12,11 +12,12 @@ import msgspec
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.errors import NotRegistered, Unreachable
-from fsm_runner.coordinator_client.token_service import TokenRequest, TokenService
+from fsm_runner.coordinator_client.token_service import TokenService
 from fsm_runner.protocol import wire
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.serving import serving

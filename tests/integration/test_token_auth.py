@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.errors import NotAuthenticated, NotRegistered, Unreachable
-from fsm_runner.coordinator_client.token_service import TokenRequest
 from tests.support.serving import serving, serving_raw
 
 LOGIN = TokenRequest(client_id="me", client_secret="s3cret", audience="coordinator")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.policy import TOKEN_MARGIN_S
-from fsm_runner.coordinator_client.token_service import TokenRequest
 from fsm_runner.coordinator_server.auth import tokens
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK

@@ -2,9 +2,10 @@
 
 import pytest
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError
-from fsm_runner.coordinator_client.token_service import TokenRequest, TokenService
+from fsm_runner.coordinator_client.token_service import TokenService
 
 LOGIN = TokenRequest(client_id="c", client_secret="s", audience="a")
 

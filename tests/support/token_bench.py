@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from fsm_runner.config.settings import TokenRequest
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.policy import UNAUTHORIZED_LIMIT_BYTES
-from fsm_runner.coordinator_client.token_service import TokenRequest
 from fsm_runner.diagnostics.redaction import Redactor
 from tests.support.embedded import Clock
 from tests.support.serving import serving

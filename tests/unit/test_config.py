@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from fsm_runner.cli.app import app
-from fsm_runner.config.settings import SETTINGS, load_config, read_dotenv
+from fsm_runner.config.settings import SETTINGS, TokenRequest, load_config, read_dotenv
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import ResourceLimits
 
@@ -260,8 +260,8 @@ def test_a_login_needs_all_four_variables(empty_folder: Path) -> None:
         "AUTH0_RUNNER_CLIENT_SECRET": "secret",
         "AUTH0_AUDIENCE": "audience",
     }
-    login = load_config({}, variables).auth0
-    assert login is not None
-    assert dataclasses.astuple(login) == ("domain", "id", "secret", "audience")
+    config = load_config({}, variables)
+    assert (config.auth0_domain, config.token_request) == ("domain", TokenRequest("id", "secret", "audience"))
+    assert "'secret'" not in repr(config.token_request)
     for variable in variables:
-        assert load_config({}, variables | {variable: ""}).auth0 is None
+        assert load_config({}, variables | {variable: ""}).token_request is None
