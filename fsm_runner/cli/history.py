@@ -110,8 +110,7 @@ def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
 
 
 def _show_steps(title: str, steps: Sequence[Step], *, is_open: bool) -> None:
-    show(title)
-    show()
+    show(f"{title}\n")
     show_table(STEP_COLUMNS, [_step_row(step, is_open=is_open) for step in steps])
     show()
 

@@ -19,15 +19,13 @@ def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
         demands = demands_from(run.demands)
     except DECODE_FAULTS:  # the coordinator may be another program
         return [f"{waiting}; online: {', '.join(sorted(map(_name, online)))}"]
-    mismatches = {_name(runner): _mismatches(demands, runner) for runner in online}
-    lines = [f"{waiting}; online:", *(_line(name, mismatches[name]) for name in sorted(mismatches)[:LISTED_RUNNERS])]
-    if len(mismatches) > LISTED_RUNNERS:
-        lines.append(f"  … and {len(mismatches) - LISTED_RUNNERS} more")
-    return lines
+    lines = sorted({_name(runner): _line(runner, demands) for runner in online}.items())
+    more = [f"  … and {len(lines) - LISTED_RUNNERS} more"] if len(lines) > LISTED_RUNNERS else []
+    return [f"{waiting}; online:", *(line for _, line in lines[:LISTED_RUNNERS]), *more]
 
 
-def _mismatches(demands: Demands, runner: ListedRunner) -> list[str]:
-    """Return the demands that this runner does not meet, in words."""
+def _line(runner: ListedRunner, demands: Demands) -> str:
+    """Return the runner with the demands that it does not meet, in words."""
     compared = (
         ("profile", demands.executor_profile, runner.executor_profile),
         ("type", demands.executor_type, _executor_type(runner)),
@@ -46,18 +44,13 @@ def _mismatches(demands: Demands, runner: ListedRunner) -> list[str]:
     if runner.require_matching_tags and not set(tags) & set(demands.tags):
         demanded = _tags(demands.tags) if demands.tags else "no tag"
         reasons.append(f"it takes only runs that share one of its tags ({', '.join(tags)}), the run demands {demanded}")
-    return reasons
+    met = "meets all demands; it may be full, or the agent may belong to another runner"
+    return f"  {_name(runner)}: {'; '.join(reasons) or met}"
 
 
 def _executor_type(runner: ListedRunner) -> str | None:
     stated = (runner.executor or {}).get("type")
     return stated if isinstance(stated, str) else None
-
-
-def _line(name: str, mismatches: Sequence[str]) -> str:
-    if not mismatches:
-        return f"  {name}: meets all demands; it may be full, or the agent may belong to another runner"
-    return f"  {name}: {'; '.join(mismatches)}"
 
 
 def _name(runner: ListedRunner) -> str:

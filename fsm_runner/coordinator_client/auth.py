@@ -91,14 +91,12 @@ class TokenAuth(httpx.Auth):
             await asyncio.wait([self._renewal])
 
     async def _usable_token(self) -> str:
-        token = self._token
-        now = self._now()
+        token, now = self._token, self._now()
         if token is not None and now < token.expires_at:
             if now >= token.renew_at:
                 self._renewal_if_due()
             return token.text
-        renewal = self._renewal_if_due()
-        if renewal is not None:
+        if (renewal := self._renewal_if_due()) is not None:
             # Cancelling one caller does not cancel the renewal for the others.
             await asyncio.wait([renewal])
             # The new token is used even if the renewal took longer than the token's lifetime.

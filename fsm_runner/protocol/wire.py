@@ -108,7 +108,6 @@ class Run(_Message, frozen=True, kw_only=True):
     resolved_agent_blueprint: JsonObject | None = None
     """The whole agent, including unknown fields: the executor gets all of it."""
     demands: JsonObject | None = None
-    """The properties and tags that the runner must have."""
     status: str = "pending"
     """One of `RunStatus`."""
     runner_id: str | None = None
