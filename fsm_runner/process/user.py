@@ -5,10 +5,11 @@ import ctypes
 import errno
 import functools
 import os
+import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -29,9 +30,12 @@ done
 """
 """Prints the numbers of the tests that fail."""
 RIGHTS = {"d": "see", "r": "read", "w": "write to", "x": "enter or execute"}
+"""What a process may do with a path, by the letter of the right."""
 _CHECK_LIMIT_S = 30.0
 
 _NEEDED_CAPABILITIES = {5: "CAP_KILL", 6: "CAP_SETGID", 7: "CAP_SETUID"}
+_SETGROUPS_CALLS = {"x86_64": 116, "aarch64": 159, "riscv64": 159, "ppc64le": 81, "s390x": 206}
+"""The number of the system call `setgroups`, by processor."""
 CAP_SYS_PTRACE = 19
 """The capability to read any process."""
 
@@ -52,7 +56,9 @@ class RunUser(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_user(text: str) -> RunUser:
-    """Find a user by `USER` or `USER:GROUP`, each a name or a number. Without a group, it has its supplementary groups.
+    """Find a user by `USER` or `USER:GROUP`, each a name or a number.
+
+    Without a group, the user keeps its supplementary groups; otherwise it has none.
 
     Raises `UsageError` if the user does not exist or is root, or if this process cannot change users.
     """
@@ -116,7 +122,7 @@ def give_pipes(user: RunUser, ends: Iterable[int]) -> None:
 
 
 def denied_to(user: RunUser, wanted: Iterable[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Return the pairs of a path and a right that the user lacks: see a `d`irectory, `r`ead, `w`rite or e`x`ecute.
+    """Return the pairs of a path and a right (a letter of `RIGHTS`) that the user lacks.
 
     A process of that user asks the kernel, because access lists and network file systems have their own rules. Blocks
     for a few milliseconds. Raises OSError if that process cannot be started.
@@ -162,12 +168,14 @@ def with_rights_of(
     """Call `work` with the file permissions of the user, who may have placed links in the files that it handles.
 
     Call it only in a thread of its own, because the permissions are the thread's. With None, and on systems other than
-    Linux, `work` keeps the permissions of this process.
+    Linux, `work` keeps the permissions of this process. Raises PermissionError if the thread cannot take them on.
     """
     if user is None or sys.platform != "linux":
         return work(*args, **kwargs)
     libc = ctypes.CDLL(None)
     libc.setfsuid.restype = ctypes.c_uint
+    groups = os.getgroups()
+    _set_groups_of_thread(libc, user.groups)
     libc.setfsgid(user.gid)
     libc.setfsuid(user.uid)
     try:
@@ -177,3 +185,14 @@ def with_rights_of(
     finally:
         libc.setfsuid(os.geteuid())
         libc.setfsgid(os.getegid())
+        _set_groups_of_thread(libc, groups)
+
+
+def _set_groups_of_thread(libc: ctypes.CDLL, groups: Sequence[int]) -> None:
+    """Set the supplementary groups of this thread alone; the C library's own function sets those of all threads.
+
+    On a processor that is not in the table, the thread keeps its groups. Raises PermissionError.
+    """
+    number = _SETGROUPS_CALLS.get(platform.machine())
+    if number is not None and libc.syscall(number, len(groups), (ctypes.c_uint32 * len(groups))(*groups)) != 0:
+        raise PermissionError(errno.EPERM, "cannot set the supplementary groups of a thread")

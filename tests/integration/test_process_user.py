@@ -1,6 +1,7 @@
 """Children of another user: their permissions, and their end."""
 
 import asyncio
+import ctypes
 import os
 import resource
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -292,6 +294,24 @@ async def test_permissions_are_restored_after_an_exception(place: Path) -> None:
         return stat.filemode(secret.stat().st_mode) if secret.owner() == "root" else "not ours"
 
     assert await asyncio.to_thread(fails_and_reads) == "-rw-------"
+
+
+def test_a_group_of_the_runner_gives_the_user_no_permission(place: Path) -> None:
+    shared = place / "shared"
+    shared.write_text("of a group of the runner")
+    os.chown(shared, 0, 777)
+    shared.chmod(0o640)
+    groups = []
+
+    def reads_in_that_group() -> None:
+        user._set_groups_of_thread(ctypes.CDLL(None), [777])
+        with pytest.raises(PermissionError):
+            with_rights_of(NOBODY, shared.read_text)
+        groups.extend(os.getgroups())
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(reads_in_that_group).result()
+    assert groups == [777]
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs `setpriv`")
