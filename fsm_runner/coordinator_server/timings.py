@@ -4,7 +4,7 @@ import msgspec
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds. The defaults are those of a deployed coordinator."""
+    """Seconds. The defaults are those of a deployed coordinator, except `gone_after_s`, which only this one has."""
 
     poll_timeout_s: float = 30
     """How long a poll is held. The registration response announces it to the runner."""

@@ -27,7 +27,8 @@ PASSED_ON = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
     *_both_cases(*_PROXIES, _NO_PROXY),
 )
-"""The runner's variables that every executor gets, besides those that begin with `LC_`. None is a credential."""
+"""The runner's variables that every executor gets, besides those that begin with `LC_`.
+None is meant for a credential, but the URL of a proxy may contain one."""
 
 SDK_FOLDER = Path(__file__).parents[1] / "sdk"
 """On the PYTHONPATH of protocol executors, so that `import fsm_executor` works in any interpreter."""

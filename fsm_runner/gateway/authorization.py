@@ -54,7 +54,7 @@ async def require_child_run(request: GatewayRequest, run_id: str) -> None:
 
 
 async def is_child(request: GatewayRequest, session_id: str) -> bool:
-    """Return whether the endpoint's session is the parent. Raises a 502 `GatewayError`."""
+    """Return whether the session is a child of the endpoint's session. Raises a 502 `GatewayError`."""
     endpoint = request.endpoint
     if session_id == endpoint.session_id or not is_unambiguous(session_id):
         return False

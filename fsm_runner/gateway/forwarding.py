@@ -19,6 +19,7 @@ from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, SUPP
 from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
 from fsm_runner.gateway.paths import url_path
 from fsm_runner.gateway.request import GatewayRequest, RawHeaders
+from fsm_runner.protocol.error_bodies import has_detail
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS
 from fsm_runner.util.text import excerpt
@@ -56,7 +57,7 @@ async def forward(request: GatewayRequest, query: dict[str, str] | None = None) 
 async def look_up(request: GatewayRequest, names: tuple[str, ...], form: type[Form]) -> Form | None:
     """Return the coordinator's resource at this path; None if there is none.
 
-    Raises a 502 `GatewayError`, also if no coordinator wrote the response.
+    Raises a 502 `GatewayError`, also if a proxy and not the coordinator wrote the response.
     """
     try:
         async with (
@@ -66,7 +67,7 @@ async def look_up(request: GatewayRequest, names: tuple[str, ...], form: type[Fo
             body = await _read(response)
     except TimeoutError:
         raise coordinator_unreachable() from None
-    if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.UNPROCESSABLE_ENTITY}:
+    if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.UNPROCESSABLE_ENTITY} and has_detail(body):
         return None
     if response.is_success:
         with suppress(*DECODE_FAULTS):

@@ -1,4 +1,4 @@
-"""The runner's journal: an append-only record of its runs, its sessions and of the runner itself.
+"""The runner's journal: the record of its runs, its sessions and itself, for its next process.
 
 Records are queued in memory, and one thread writes them, all that are queued in one transaction. So the event loop
 never waits for the disk, and runs that flush at the same time share one commit.

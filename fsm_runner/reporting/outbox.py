@@ -198,7 +198,7 @@ class Outbox:
                 await self._flush_before_report(message.ending.subject)
             return await self._deliverer.deliver(message, maybe_delivered=maybe_delivered)
         except Refused as refusal:
-            logger.error("{}: the coordinator refuses a message: {}", session_id, refusal)
+            logger.error("{}: a message was not delivered: {}", session_id, refusal)
             return refusal
         except Exception as defect:  # noqa: BLE001 - the waiting actor would otherwise wait forever
             path = f"message {queued.stored_id}" if message is None else message.path
@@ -216,7 +216,7 @@ class Outbox:
         except TimeoutError:
             logger.warning("{}: its end is reported before the journal write completed", subject)
         except FsmRunnerError as fault:
-            logger.warning("{}: its end is reported although the journal cannot be written: {}", subject, fault)
+            logger.warning("{}: its end is reported nevertheless: {}", subject, fault)
 
     async def _read_back(self, session_id: str, message_id: int | None) -> OutboundMessage:
         """Read a spilled message. Raises `Refused` after a limit, so that it does not block the run's report."""

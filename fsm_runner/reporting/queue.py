@@ -19,7 +19,7 @@ DeliveryFuture = asyncio.Future[ApiResponse | Refused]
 class DeliveryStatus(Enum):
     UNSENT = auto()
     MAYBE_DELIVERED = auto()
-    """An earlier process may have sent it, so the coordinator is asked before it is sent again."""
+    """An earlier process may have sent it. For a run's report, the sender asks the coordinator first."""
     SENDING = auto()
 
 

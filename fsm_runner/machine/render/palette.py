@@ -1,4 +1,4 @@
-"""The colours of all drawings."""
+"""The colours of all diagrams. The colour of a final state follows its `tone` in the spec."""
 
 from typing import NamedTuple
 

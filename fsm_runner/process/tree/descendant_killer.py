@@ -18,7 +18,7 @@ STUCK_S = 10.0
 for example in a file system call, does not end."""
 TRACKING_S = 0.1
 """The longest time for which the event loop is blocked to track or stop a child's descendants: about 1,500 processes.
-For stopping, CPU time counts instead: a fork bomb leaves little of it, and must be stopped without a break."""
+For stopping, CPU time counts instead: a fork bomb leaves this program little of it, and must be stopped at once."""
 SLICE_S = 0.01
 """The longest time for which the event loop is blocked at once."""
 UNREADABLE_S = 0.05
@@ -29,10 +29,10 @@ class DescendantKiller:
     """Finds and kills the descendants of one child until none is left.
 
     A killed process leaves its children to the subreaper, so every search may find more. If there are no descendants,
-    this costs one read. Without a subreaper, it does nothing.
+    this costs one read. Without a subreaper, it kills nothing.
 
-    `cgroup.kill` would end a tree at once, but few containers let a runner create a cgroup, so it could only be added
-    to this code.
+    `cgroup.kill` would end a tree at once, but few containers let a runner create a cgroup, so it could not
+    replace this code.
     """
 
     def __init__(self, runner_tag: str | None, label: str) -> None:

@@ -31,7 +31,7 @@ class OutageTimer:
         self._ended.set()
 
     async def run(self, is_answered: Callable[[], Awaitable[bool]]) -> None:
-        """Time outages until cancelled.
+        """Time outages until cancelled. Without a limit, return at once.
 
         Before an outage is reported, `is_answered` calls the coordinator once more: polls can fail for minutes
         because of a proxy's time limit while the coordinator is up.
