@@ -121,7 +121,7 @@ async def test_a_workspace_that_is_not_its_own_fails_the_run_with_what_to_do(tmp
         assert "Permission denied on workspace" in ((await system.api.run(run.run_id)).error or "")
 
 
-async def test_a_stop_with_a_run_at_work_is_told_and_in_order(tmp_path: Path, workspace: Path) -> None:
+async def test_a_stop_during_a_run_is_logged_and_in_order(tmp_path: Path, workspace: Path) -> None:
     options = ("--env", "GRACE_PERIOD=0", "--volume", f"{workspace}:/workspace")
     async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (system, running):
         run = await system.submit("run-stay")
@@ -160,8 +160,8 @@ async def test_empty_variables_leave_the_images_own_values() -> None:
 async def test_what_an_executor_sees_is_nothing_of_the_containers(tmp_path: Path, workspace: Path) -> None:
     options = ("--env", "SECRET=x", "--env", "AUTH0_RUNNER_CLIENT_SECRET=y", "--volume", f"{workspace}:/workspace")
     async with at_work(tmp_path, SCRIPTS, PROCEDURAL, *options) as (system, _):
-        told = await completes(system, "run-tell")
-        names = {line.partition("=")[0] for line in str(told["stdout"]).splitlines()}
+        received = await completes(system, "run-tell")
+        names = {line.partition("=")[0] for line in str(received["stdout"]).splitlines()}
     assert {"PATH", "HOME", "AGENT_SESSION_ID"} <= names
     assert not {"SECRET", "AUTH0_RUNNER_CLIENT_SECRET", "AGENT_ORCHESTRATOR_API_URL", "STATE_DIR"} & names
 

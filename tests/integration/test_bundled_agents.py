@@ -81,7 +81,7 @@ def test_echo_speaks_utf_8_in_any_locale(locale: str) -> None:
     assert ended.stdout.decode() == '{"message": "ü😀"}\n'
 
 
-def test_echo_replaces_what_is_no_text() -> None:
+def test_echo_replaces_invalid_text() -> None:
     ended = subprocess.run([bytes(EXECUTOR / "commands/echo"), b"--message", b"a\xffb"], capture_output=True)
     assert json.loads(ended.stdout) == {"message": "a\N{REPLACEMENT CHARACTER}b"}
 

@@ -307,9 +307,9 @@ async def test_an_event_of_many_lines_is_one_line_on_the_event_stream() -> None:
             assert (await coordinator.http.post(path, content=json.dumps(event, indent="\r\n "))).status_code == 201
             lines = stream.aiter_lines()
             assert await anext(lines) == "event: event"
-            told = json.loads((await anext(lines)).removeprefix("data: "))
+            received = json.loads((await anext(lines)).removeprefix("data: "))
             assert await anext(lines) == ""
-        assert told == {"session_id": run["session_id"], "data": event}
+        assert received == {"session_id": run["session_id"], "data": event}
         assert (await coordinator.http.get(path)).json()["events"] == [event]
 
 

@@ -21,7 +21,7 @@ from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.wire import Run, RunCreated
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.coordinated_home import write_coordinated_home
-from tests.support.ends import all_ends_told
+from tests.support.ends import all_reported_ends
 from tests.support.proxy import REPORT, FaultProxy
 from tests.support.runner import FAST, RunningRunner, System
 from tests.support.schedules import Cut, Disturbance, Killed, Plan, Schedule, Spoiled, spoil, until
@@ -159,7 +159,7 @@ class World:
         listed = {run.run_id: run for run in await self._system.api.runs()}
         runs = [each.run for each in self.submitted]
         async with httpx.AsyncClient(base_url=self._system.server.url, trust_env=False) as http:
-            ends = await all_ends_told(http, runs)
+            ends = await all_reported_ends(http, runs)
         defects = []
         for each in self.submitted:
             run = listed[each.run.run_id]
@@ -217,9 +217,7 @@ async def world(schedule: Schedule, folder: Path) -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_run_ends_once_and_as_it_should_whatever_becomes_of_the_coordinator(
-    tmp_path: Path, seed: int
-) -> None:
+async def test_every_run_ends_once_with_the_right_outcome_despite_all_faults(tmp_path: Path, seed: int) -> None:
     schedule = Schedule(seed)
     async with world(schedule, tmp_path) as here:
         try:

@@ -96,9 +96,9 @@ async def test_the_coordinators_own_paths_work_too() -> None:
         bound = await b.http.post(
             f"/sessions/{b.own}/bind", json={"executor_session_id": "exe-1", "hostname": "forged"}
         )
-        told = await b.http.post(f"/sessions/{b.own}/events", json=event_of(b.own))
+        received = await b.http.post(f"/sessions/{b.own}/events", json=event_of(b.own))
         patched = await b.http.patch(f"/sessions/{b.own}/metadata", json={"last_resumed_at": "now"})
-        assert [bound.status_code, told.status_code, patched.status_code] == [200, 201, 200]
+        assert [bound.status_code, received.status_code, patched.status_code] == [200, 201, 200]
         assert len(await b.events(b.own)) == 1
         assert (await b.session(b.own))["hostname"] == "host"
 

@@ -23,10 +23,10 @@ async def test_messages_are_accepted_during_an_outage_and_delivered_in_order() -
         b.proxy.fault("POST", MESSAGES, faults.reset(), times=None)
         b.proxy.fault("PATCH", MESSAGES, faults.reset(), times=None)
         bound = await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
-        told = [await b.http.post("/events", json=event_of(b.own, number)) for number in range(5)]
+        received = [await b.http.post("/events", json=event_of(b.own, number)) for number in range(5)]
         patched = await b.http.patch("/metadata", json={"session_id": b.own, "last_resumed_at": "now"})
         assert (bound.status_code, bound.json()) == (200, {"ok": True})
-        assert [(answer.status_code, answer.json()) for answer in told] == [(201, {"ok": True})] * 5
+        assert [(answer.status_code, answer.json()) for answer in received] == [(201, {"ok": True})] * 5
         assert (patched.status_code, patched.json()) == (200, {"ok": True})
         assert await b.events(b.own) == []
 

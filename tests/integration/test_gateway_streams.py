@@ -221,10 +221,10 @@ async def test_changes_of_a_session_are_streamed() -> None:
             lines = answer.aiter_lines()
             await b.coordinator.event({"session_id": b.other})
             await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
-            told = [await anext(lines), await anext(lines)]
-            assert told[0] == "event: session_updated"
-            assert b.own in told[1]
-            assert b.other not in told[1]
+            received = [await anext(lines), await anext(lines)]
+            assert received[0] == "event: session_updated"
+            assert b.own in received[1]
+            assert b.other not in received[1]
 
 
 class Reading(httpx.Auth):

@@ -78,7 +78,7 @@ async def test_it_is_missed_without_a_write_and_what_was_noted_is_written_when_i
     await again.aclose()
 
 
-async def test_a_runner_whose_state_directory_is_deleted_claims_nothing_and_reports_what_is_at_work(
+async def test_a_runner_whose_state_directory_is_deleted_claims_nothing_and_reports_its_runs(
     tmp_path: Path,
 ) -> None:
     make_home(tmp_path / "home")

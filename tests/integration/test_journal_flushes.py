@@ -63,7 +63,7 @@ async def test_what_was_noted_before_is_on_disk_when_written_returns(tmp_path: P
         assert on_disk(tmp_path) == count
 
 
-async def test_written_returns_at_once_where_nothing_is_left_to_write(journal: Journal) -> None:
+async def test_flush_returns_at_once_if_nothing_is_pending(journal: Journal) -> None:
     statements = Statements(journal)
     await journal.flush()
     note(journal)
@@ -72,7 +72,7 @@ async def test_written_returns_at_once_where_nothing_is_left_to_write(journal: J
     assert statements.commits == 1
 
 
-async def test_what_nobody_waits_for_is_written_after_a_while(tmp_path: Path) -> None:
+async def test_records_without_a_flush_are_written_after_a_while(tmp_path: Path) -> None:
     journal = Journal(tmp_path, flush_within_s=0.01)
     try:
         note(journal)
@@ -84,7 +84,7 @@ async def test_what_nobody_waits_for_is_written_after_a_while(tmp_path: Path) ->
         await journal.aclose()
 
 
-async def test_those_who_wait_at_the_same_time_share_a_commit(tmp_path: Path, journal: Journal) -> None:
+async def test_simultaneous_flushes_share_a_commit(tmp_path: Path, journal: Journal) -> None:
     statements = Statements(journal)
 
     async def live(run_id: str) -> None:
@@ -132,7 +132,7 @@ async def test_a_message_that_is_gone_in_time_never_reaches_the_disk(journal: Jo
     assert not [text for text in statements.texts if "messages" in text]
 
 
-async def test_one_who_stops_waiting_does_not_stop_the_others(tmp_path: Path, journal: Journal) -> None:
+async def test_a_cancelled_flush_does_not_cancel_the_others(tmp_path: Path, journal: Journal) -> None:
     note(journal)
     waiting = [asyncio.create_task(journal.flush()) for _ in range(3)]
     await being_written(journal)
@@ -143,7 +143,7 @@ async def test_one_who_stops_waiting_does_not_stop_the_others(tmp_path: Path, jo
     assert on_disk(tmp_path) == 1
 
 
-async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
+async def test_closing_writes_pending_records(tmp_path: Path) -> None:
     journal = Journal(tmp_path, flush_within_s=NEVER_BY_ITSELF_S)
     note(journal)
     note(journal)
@@ -152,7 +152,7 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     assert on_disk(tmp_path) == 2
 
 
-async def test_after_closing_nobody_waits_for_ever(tmp_path: Path) -> None:
+async def test_after_closing_no_flush_waits_for_ever(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     await journal.aclose()
     note(journal)

@@ -104,13 +104,13 @@ async def assert_it_goes_on_when_there_is_space(disk: Disk) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    told = json.loads(out)
+    received = json.loads(out)
     file = folder / "journal.sqlite"
     expected = f"the journal {file} cannot be written: {disk.why}"
-    assert told == {"count": told["count"], "raised": expected, "stuck": [expected], "at_the_end": "None"}
+    assert received == {"count": received["count"], "raised": expected, "stuck": [expected], "at_the_end": "None"}
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    await assert_all_are_there(folder, told["count"])
+    await assert_all_are_there(folder, received["count"])
 
 
 async def assert_all_are_there(folder: Path, count: int) -> None:
@@ -121,7 +121,7 @@ async def assert_all_are_there(folder: Path, count: int) -> None:
     assert count > 20
 
 
-async def test_on_a_full_disk_nothing_is_lost_and_it_goes_on_when_there_is_space(disk: Disk) -> None:
+async def test_on_a_full_disk_nothing_is_lost_and_writing_continues_when_there_is_space(disk: Disk) -> None:
     await assert_it_goes_on_when_there_is_space(disk)
 
 

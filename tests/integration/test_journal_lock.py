@@ -47,7 +47,7 @@ async def holder(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
-async def test_a_second_process_is_refused_and_told_which_one_is_at_work(tmp_path: Path) -> None:
+async def test_a_second_process_is_refused_with_the_id_of_the_first(tmp_path: Path) -> None:
     async with holder(tmp_path) as process:
         with pytest.raises(UsageError) as refused:
             Journal(tmp_path)

@@ -91,7 +91,7 @@ async def test_it_has_the_settings_that_it_needs(tmp_path: Path) -> None:
     await journal.aclose()
 
 
-async def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "journal.sqlite"
     file.write_bytes(b"not a database, but long enough to be looked at" * 100)
     content = file.read_bytes()

@@ -210,7 +210,7 @@ async def test_a_long_message_is_read_on_demand(folder: Path) -> None:
         assert journal.take_recovered().messages == ()
 
 
-async def test_ids_of_messages_rise_over_restarts_also_when_none_is_left(folder: Path) -> None:
+async def test_message_ids_rise_over_restarts_even_if_all_messages_are_deleted(folder: Path) -> None:
     async with opened(folder) as journal:
         first = journal.store_message("ses_1", b"one")
         await journal.flush()

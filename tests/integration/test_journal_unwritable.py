@@ -143,8 +143,8 @@ async def test_a_write_without_records_checks_the_disk(tmp_path: Path, journal: 
 
 
 async def test_a_callback_with_a_defect_does_not_end_the_journal(journal: Journal) -> None:
-    told: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    received: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: received.append(context["exception"]))
     defect = RuntimeError("a defect")
 
     def break_down(_stuck: JournalUnwritable) -> None:
@@ -157,7 +157,7 @@ async def test_a_callback_with_a_defect_does_not_end_the_journal(journal: Journa
         await journal.flush()
     free(journal)
     await journal.flush()
-    assert told == [defect]
+    assert received == [defect]
 
 
 async def test_closing_gives_up_records_that_the_disk_does_not_take(tmp_path: Path) -> None:

@@ -91,6 +91,6 @@ async def test_timestamps_of_events_never_go_back(tmp_path: Path, clock: WallClo
         for jump_s in JUMPS_S:
             clock.ahead_s += jump_s
             runs += [await system.completes(), await system.completes()]
-        told = await timestamps(system, runs)
-    assert len(told) == len(runs)
-    assert all(earlier < later for earlier, later in itertools.pairwise(told))
+        received = await timestamps(system, runs)
+    assert len(received) == len(runs)
+    assert all(earlier < later for earlier, later in itertools.pairwise(received))

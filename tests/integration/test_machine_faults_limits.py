@@ -108,7 +108,7 @@ async def works_on(system: System, runner: Program) -> None:
     assert await runner.exit_code() == EXIT_OK
 
 
-async def test_runs_for_which_no_process_is_left_fail_with_that_reason(place: Path, gate: Gate) -> None:
+async def test_runs_without_room_for_a_process_fail_with_that_reason(place: Path, gate: Gate) -> None:
     limited = with_limit("nproc", processes_of(runner_uid()) + PROCESSES)
     async with open_system(place) as system, runner_without_rights(place, system, limited) as runner:
         await judge(system, await all_at_once(system, gate), "too many processes", "no thread can be started")

@@ -115,7 +115,7 @@ async def test_the_limit_of_the_flag_wins(tmp_path: Path) -> None:
         assert (await system.end(run)).error == REASON
 
 
-async def test_a_run_that_is_done_in_time_is_left_alone(tmp_path: Path) -> None:
+async def test_a_run_that_ends_in_time_is_not_stopped(tmp_path: Path) -> None:
     async with running(tmp_path, run_timeout_s=LONG_S) as (system, _):
         await system.completes()
 

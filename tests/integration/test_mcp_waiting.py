@@ -90,7 +90,7 @@ async def test_an_event_wakes_a_call_before_its_next_look_up(tmp_path: Path) -> 
     limits = msgspec.structs.replace(BLIND, look_up_spacing_s=0)
     async with recorded(tmp_path, limits) as (call_setup, api):
         calling = await call_setup.waits()
-        await api.has_told("running")
+        await api.has_reported("running")
         await call_setup.goes_through(calling)
         assert len(api.looked_up) < MANY_LOOK_UPS
 
@@ -131,12 +131,12 @@ async def test_a_stream_that_was_refused_is_tried_again(tmp_path: Path) -> None:
 async def test_with_a_silent_stream_the_run_is_looked_up_regularly(tmp_path: Path) -> None:
     async with recorded(tmp_path, msgspec.structs.replace(BLIND, recheck_s=0.05)) as (call_setup, api):
         calling = await call_setup.waits()
-        await api.has_told("running")
+        await api.has_reported("running")
         # Only a change inside the running server can make a stream fall silent.
         bus = call_setup.system.server.coordinator.event_bus
         for subscription in bus._subscriptions:
             subscription._session_id = "ses_none"
-        await api.tells("running", times=3)
+        await api.reports_next("running", times=3)
         await call_setup.goes_through(calling)
 
 
@@ -189,12 +189,12 @@ async def test_the_time_limit_error_names_the_session(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])
 async def test_progress_is_reported_to_clients_that_ask_for_it(tmp_path: Path, protocol: str) -> None:
-    told: list[tuple[float, str | None]] = []
+    received: list[tuple[float, str | None]] = []
     enough = asyncio.Event()
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, message))
-        if len(told) >= 3 and "status running" in str(message):
+        received.append((progress, message))
+        if len(received) >= 3 and "status running" in str(message):
             enough.set()
 
     limits = msgspec.structs.replace(QUICK, progress_interval_s=0.15)
@@ -202,8 +202,8 @@ async def test_progress_is_reported_to_clients_that_ask_for_it(tmp_path: Path, p
         calling = await call_setup.waits(progress_callback=hear)
         await asyncio.wait_for(enough.wait(), PATIENCE_S)
         await call_setup.goes_through(calling)
-    assert told[-1][1] == f"running for {told[-1][0]:.0f} s (status running)"
-    assert [progress for progress, _ in told] == sorted({progress for progress, _ in told})
+    assert received[-1][1] == f"running for {received[-1][0]:.0f} s (status running)"
+    assert [progress for progress, _ in received] == sorted({progress for progress, _ in received})
 
 
 @pytest.mark.parametrize("protocol", [MODERN, HANDSHAKE])

@@ -231,7 +231,7 @@ def test_only_root_can_start_others(monkeypatch: pytest.MonkeyPatch) -> None:
         find_user("nobody")
 
 
-def test_root_that_cannot_change_users_is_told_which_capabilities_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_capabilities_that_root_lacks_to_change_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user, "lacks_capability", lambda number: number in (6, 7))
     with pytest.raises(UsageError, match="because it lacks CAP_SETGID, CAP_SETUID: add it"):
         find_user("nobody")

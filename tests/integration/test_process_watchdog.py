@@ -93,7 +93,9 @@ async def runner(tag: str, signs: Fifo) -> AsyncIterator[tuple[Process, int, lis
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSEGV])
-async def test_nothing_is_left_of_a_runner_that_a_signal_killed(number: signal.Signals, tag: str, signs: Fifo) -> None:
+async def test_no_process_of_a_runner_that_a_signal_killed_remains(
+    number: signal.Signals, tag: str, signs: Fifo
+) -> None:
     async with runner(tag, signs) as (process, watchdog, started):
         os.killpg(process.pid, number)
         await process.wait()
@@ -186,7 +188,7 @@ async def test_a_killed_watchdog_is_reported_and_replaced(tag: str) -> None:
     ]
 
 
-async def test_nothing_is_left_of_a_runner_that_is_killed_after_its_watchdog(tag: str, signs: Fifo) -> None:
+async def test_no_process_of_a_runner_that_is_killed_after_its_watchdog_remains(tag: str, signs: Fifo) -> None:
     async with runner(tag, signs) as (process, watchdog, started):
         os.kill(watchdog, signal.SIGKILL)
         second = await signs.pid()

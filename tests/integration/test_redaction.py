@@ -39,7 +39,7 @@ async def test_a_secret_is_in_no_log_journal_report_or_result(tmp_path: Path) ->
             ends = ("failed", "completed", "completed")
             for run, end in zip(runs, ends, strict=True):
                 await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/{end}")
-            told = [await system.api.run(run.run_id) for run in runs]
+            received = [await system.api.run(run.run_id) for run in runs]
             results = [await system.result(run) for run in runs[1:]]
             shown = await finish(tmp_path, variables, "health", *state)
             journal = b"".join(await asyncio.to_thread(_contents, tmp_path / "state"))
@@ -48,10 +48,10 @@ async def test_a_secret_is_in_no_log_journal_report_or_result(tmp_path: Path) ->
             assert await runner.exit_code() == 0
         histories = [await finish(tmp_path, variables, "history", run.run_id, *state) for run in runs]
     assert results[1] == {"token": "***", "***": 1}
-    assert (told[0].error or "").startswith("***\n")
+    assert (received[0].error or "").startswith("***\n")
     seen = [
         *runner.lines,
-        *(str(each) for each in (*told, *results)),
+        *(str(each) for each in (*received, *results)),
         shown.stdout,
         *(each.stdout + each.stderr for each in histories),
         journal.decode(errors="replace"),

@@ -46,9 +46,9 @@ async def test_a_report_whose_answer_is_lost_is_looked_up_and_not_sent_twice(tmp
         system.proxy.fault("POST", TERMINAL_REPORT, faults.lost_answer())
         run = await system.submit("say", text="x")
         assert (await system.end(run)).status == "completed"
-        (told,) = _terminal(system, run)
+        (received,) = _terminal(system, run)
         (looked_up,) = system.proxy.acknowledged("GET", f"/runs/{run.run_id}")
-        assert told.begun_at < looked_up.begun_at
+        assert received.begun_at < looked_up.begun_at
         assert system.states[run.run_id][-2:] == ["reporting", "completed"]
 
 
@@ -94,9 +94,9 @@ async def test_a_message_that_is_lost_is_sent_again_before_the_report(tmp_path: 
         run = await system.submit("say", text="x")
         assert (await system.end(run)).status == "completed"
         assert await system.result(run) == {"said": "x"}
-        (told,) = system.proxy.acknowledged("POST", f"/sessions/{run.session_id}/{message}")
-        assert told.answered_at is not None
-        assert told.answered_at < _terminal(system, run)[0].begun_at
+        (received,) = system.proxy.acknowledged("POST", f"/sessions/{run.session_id}/{message}")
+        assert received.answered_at is not None
+        assert received.answered_at < _terminal(system, run)[0].begun_at
 
 
 async def test_many_runs_through_a_bad_connection_each_end_once(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ async def test_a_report_that_the_journal_keeps_does_not_delay_the_end_and_is_sen
         async with system.running(profile, state_dir=state_dir) as second:
             assert (await system.end(run)).status == "completed"
             assert second.path[0] == "recovering"
-        (told,) = system.proxy.acknowledged("POST", TERMINAL_REPORT)
-        assert told.path.endswith("/completed")
+        (received,) = system.proxy.acknowledged("POST", TERMINAL_REPORT)
+        assert received.path.endswith("/completed")
 
 
 async def test_a_run_that_arrives_at_the_last_moment_is_reported_before_the_runner_leaves(

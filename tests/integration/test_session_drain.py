@@ -41,7 +41,7 @@ async def test_a_turn_at_work_may_end_within_the_grace_period(tmp_path: Path) ->
         assert await at_work.runner.ended() == "stopped"
         await gone(pid)
         assert (await at_work.completes(run))["pid"] == pid
-        assert at_work.told(run) == ["started", "bind", "events", "completed", "status"]
+        assert at_work.accepted_messages(run) == ["started", "bind", "events", "completed", "status"]
         assert await at_work.session(run) == "finished"
 
 
@@ -52,7 +52,7 @@ async def test_a_turn_at_work_is_stopped_after_the_grace_period(tmp_path: Path) 
         assert await at_work.runner.drain() == "stopped"
         await gone(pid)
         assert (await at_work.end(run)).status == "stopped"
-        assert at_work.told(run) == ["started", "bind", "stopped"]
+        assert at_work.accepted_messages(run) == ["started", "bind", "stopped"]
         assert at_work.signal(run) == "shutdown"
 
 

@@ -41,7 +41,7 @@ async def test_all_messages_arrive_in_order_before_the_report(tmp_path: Path, li
         run = await bench.start(*TOLD)
         answer = await bench.completes(run)
         assert answer["answers"] == [200, 201, 201, 200]
-        assert bench.told(run) == ORDER
+        assert bench.accepted_messages(run) == ORDER
         assert await bench.session(run) == ("idle" if lifecycle == "persistent" else "finished")
 
 
@@ -56,7 +56,7 @@ async def test_a_turn_is_not_completed_before_its_bind_was_acknowledged(tmp_path
         assert not bench.proxy.calls_for("POST", f"/runner/runs/{run.run_id}/completed")
         released.set()
         await bench.completes(run)
-        assert bench.told(run) == ["started", "bind", "completed"]
+        assert bench.accepted_messages(run) == ["started", "bind", "completed"]
         assert await bench.session(run) == "idle"
 
 
@@ -68,7 +68,7 @@ async def test_a_bind_after_the_turn_is_refused_and_leaves_the_session_idle(tmp_
         held.gate.write_line()
         await held.started.pid()
         assert await bench.session(run) == "idle"
-        assert bench.told(run) == ["started", "bind", "completed"]
+        assert bench.accepted_messages(run) == ["started", "bind", "completed"]
         again = await bench.completes(await bench.resume(run, ["bind"], ["report"]))
         assert again["answers"] == [200, 409, 200]
 
@@ -80,7 +80,7 @@ async def test_an_event_between_turns_is_accepted(tmp_path: Path) -> None:
         await bench.completes(run)
         held.gate.write_line()
         await held.started.pid()
-        assert bench.told(run) == ["started", "bind", "completed", "events"]
+        assert bench.accepted_messages(run) == ["started", "bind", "completed", "events"]
         assert await bench.session(run) == "idle"
 
 
@@ -98,11 +98,11 @@ async def test_work_continues_while_the_coordinator_is_away(tmp_path: Path, life
         held.gate.write_line()
         await held.started.pid()
         await bench.system.state(run, "reporting")
-        assert bench.told(run) == ["started"]
+        assert bench.accepted_messages(run) == ["started"]
         bench.proxy.heal()
         answer = await bench.completes(run)
         assert answer["answers"] == [200, 201, 201, 200]
-        assert bench.told(run) == ORDER
+        assert bench.accepted_messages(run) == ORDER
 
 
 @pytest.mark.usefixtures("impatient")
@@ -118,7 +118,7 @@ async def test_an_executor_that_ends_while_the_coordinator_is_away_is_reported_a
         bench.proxy.heal()
         await bench.completes(run)
         assert await bench.session_ended() == "failed"
-        assert bench.told(run) == ["started", "bind", "completed", "status"]
+        assert bench.accepted_messages(run) == ["started", "bind", "completed", "status"]
 
 
 async def test_sessions_outlast_a_restart_of_the_coordinator(tmp_path: Path) -> None:

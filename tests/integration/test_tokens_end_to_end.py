@@ -114,13 +114,13 @@ async def test_gateway_and_mcp_server_carry_tokens_that_are_renewed(place: Place
     async with place.runner(STAGED_PROFILE, "--mcp-port", str(port)) as runner:
         await runner.said("registered")
         first = await place.does("submit", AGENT, f"steps:={steps}", "--wait")
-        told = json.loads(first.stdout)
-        assert all(status < 300 for status in told["answers"]), told
+        received = json.loads(first.stdout)
+        assert all(status < 300 for status in received["answers"]), received
         session_id = first.stderr.split(" of ")[1].split()[0]
         await place.renewed()
         further = await place.does("submit", "--session", session_id, f"steps:={steps}", "--wait")
         again = json.loads(further.stdout)
-        assert again["pid"] == told["pid"]
+        assert again["pid"] == received["pid"]
         assert all(status < 300 for status in again["answers"]), again
         async with mcp_client(f"http://127.0.0.1:{port}/mcp") as client:
             for _ in range(2):

@@ -89,7 +89,7 @@ def test_a_file_is_no_workspace(tmp_path: Path, below: str) -> None:
         check_workspace(file / below)
 
 
-def test_a_file_is_told_from_what_is_missing(tmp_path: Path) -> None:
+def test_a_file_is_refused_as_workspace(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(RunRefused, match="it is a file, not a directory"):
@@ -97,7 +97,7 @@ def test_a_file_is_told_from_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
-def test_a_directory_of_another_user_is_told_with_its_owner_and_the_fix(place: Path) -> None:
+def test_a_directory_of_another_user_is_refused_with_its_owner_and_the_fix(place: Path) -> None:
     workspace = place / "workspace"
     workspace.mkdir(mode=0o700)
     assert refusal(workspace) == (
@@ -129,7 +129,7 @@ def test_a_fix_can_be_pasted_into_a_shell(place: Path) -> None:
     assert f"'{workspace}'`" in said
 
 
-def test_a_directory_that_cannot_be_seen_is_told_with_the_fix(place: Path) -> None:
+def test_a_directory_that_cannot_be_seen_is_refused_with_the_fix(place: Path) -> None:
     closed = place / "closed"
     (closed / "workspace").mkdir(parents=True)
     closed.chmod(0o000)
@@ -141,7 +141,7 @@ def test_a_directory_that_cannot_be_seen_is_told_with_the_fix(place: Path) -> No
     )
 
 
-def test_a_file_system_that_is_read_only_is_told_with_the_fix(tmp_path: Path) -> None:
+def test_a_read_only_file_system_is_refused_with_the_fix(tmp_path: Path) -> None:
     flags = "-m" if os.getuid() == 0 else "-rm"
     mounted = 'mount -t tmpfs -o ro none "$1" && exec "$2" -c "$3" "$1" "$4"'
     arguments = [str(tmp_path), sys.executable, CHECKS, "0"]

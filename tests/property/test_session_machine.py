@@ -240,7 +240,7 @@ async def live(world: World, stage: Stage) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(worlds, st.integers())
-def test_each_run_of_a_session_ends_once_and_nothing_of_the_executor_is_left(world: World, seed: int) -> None:
+def test_each_run_of_a_session_ends_once_and_no_process_of_the_executor_remains(world: World, seed: int) -> None:
     random.seed(seed)
     stage = Stage(world)
     kind = type("StagedProcess", (FakeProcess,), {"stage": stage})

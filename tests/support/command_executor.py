@@ -113,7 +113,7 @@ class ScriptedBench:
         async with httpx.AsyncClient(base_url=self.system.server.url, trust_env=False, timeout=PATIENCE_S) as http:
             (await http.post(f"/sessions/{run.session_id}/stop")).raise_for_status()
 
-    def told(self, run: RunCreated) -> list[str]:
+    def accepted_messages(self, run: RunCreated) -> list[str]:
         """Return what the coordinator has accepted for this run and its session, in order: bind, events, started, …"""
         path = f"(/runner/runs/{run.run_id}|/runner/sessions/{run.session_id}|/sessions/{run.session_id})/(.*)"
         calls = [call for call in self.proxy.calls if call.acknowledged and call.is_for(call.method, path)]

@@ -7,16 +7,16 @@ import httpx
 from fsm_runner.protocol.wire import RunCreated
 
 
-async def ends_told(url: str, run: RunCreated) -> list[str]:
+async def reported_ends(url: str, run: RunCreated) -> list[str]:
     """Return the statuses with which the coordinator has ended the run, in order, including its own decisions.
 
     The coordinator records them, so they include reports whose responses were lost.
     """
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        return (await all_ends_told(http, [run]))[run.run_id]
+        return (await all_reported_ends(http, [run]))[run.run_id]
 
 
-async def all_ends_told(http: httpx.AsyncClient, runs: Iterable[RunCreated]) -> dict[str, list[str]]:
+async def all_reported_ends(http: httpx.AsyncClient, runs: Iterable[RunCreated]) -> dict[str, list[str]]:
     ends: dict[str, list[str]] = {}
     for run in runs:
         answer = await http.get(f"/sessions/{run.session_id}/events")

@@ -79,12 +79,12 @@ class RecordingApi(CoordinatorApi):
         self._watch.changed()
         return state
 
-    async def tells(self, status: str, times: int = 1) -> None:
+    async def reports_next(self, status: str, times: int = 1) -> None:
         """Return after `times` further look-ups with this status."""
         before = self.looked_up.count(status)
         await self._watch.until(lambda: self.looked_up.count(status) >= before + times, f"{times} times {status}")
 
-    async def has_told(self, status: str) -> None:
+    async def has_reported(self, status: str) -> None:
         await self._watch.until(lambda: status in self.looked_up, status)
 
 

@@ -14,7 +14,7 @@ async def gone(pid: int) -> None:
     """Return when the process has ended, reaped or not. Raises AssertionError if it does not end."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await (_exit_told(pid) if sys.platform == "linux" else _exit_looked_for(pid))
+            await (_exit_reported(pid) if sys.platform == "linux" else _exit_looked_for(pid))
     except TimeoutError:
         raise AssertionError(f"process {pid} is still there") from None
 
@@ -50,7 +50,7 @@ def with_environment(fragment: str) -> list[int]:
     return found
 
 
-async def _exit_told(pid: int) -> None:
+async def _exit_reported(pid: int) -> None:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -447,7 +447,7 @@ def test_an_event_that_the_machine_does_not_know_ends_the_life_and_its_activity(
     run_virtually(live)
 
 
-def test_activities_can_be_told_apart_by_their_names() -> None:
+def test_activities_have_distinct_names() -> None:
     names: list[str] = []
 
     async def look() -> None:

@@ -139,7 +139,7 @@ def test_the_program_is_done_when_it_is_idle_with_nothing_in_the_background(
     assert (state.phase, state.is_done) == (phase, is_done)
 
 
-def test_only_background_work_goes_on_once_the_model_has_ended_its_turn() -> None:
+def test_only_background_work_continues_after_the_turn_of_the_model() -> None:
     state = ProgramState()
     state.record_prompt()
     state.record(background("a"))
@@ -149,7 +149,7 @@ def test_only_background_work_goes_on_once_the_model_has_ended_its_turn() -> Non
 
 
 @pytest.mark.parametrize(("task_type", "has_agents"), [("local_agent", True), ("local_bash", False)])
-def test_subagents_are_told_apart_from_commands(task_type: str, has_agents: bool) -> None:
+def test_subagents_are_distinguished_from_commands(task_type: str, has_agents: bool) -> None:
     state = ProgramState()
     state.record(background("a", task_type=task_type))
     assert state.has_agents is has_agents
@@ -203,7 +203,7 @@ async def test_a_turn_that_the_program_does_not_begin_is_not_waited_for(monkeypa
     assert idle.state.is_done
 
 
-async def test_other_background_work_goes_on_when_the_program_begins_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_background_work_continues_if_the_program_begins_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stall_monitor, "BETWEEN_LIMIT_S", 0.01)
     program = SilentProgram(background("a", "b"), result(), session_state("idle"), background("b"))
     assert await wait_for(program, Config()) == ["the turn waits for background work: task b"]

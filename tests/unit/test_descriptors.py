@@ -29,12 +29,12 @@ class FakeOpenFiles(OpenFiles):
     in_use = 20
 
 
-def has_room(told: "Told") -> bool:
-    return told.watch.has_room
+def has_room(example: "WatchExample") -> bool:
+    return example.watch.has_room
 
 
-def has_lasting_shortage(told: "Told") -> bool:
-    return told.watch.has_lasting_shortage
+def has_lasting_shortage(example: "WatchExample") -> bool:
+    return example.watch.has_lasting_shortage
 
 
 class FakeLoad:
@@ -45,7 +45,7 @@ class FakeLoad:
         return self.held
 
 
-class Told:
+class WatchExample:
     def __init__(self) -> None:
         self.files, self.load = FakeOpenFiles(), FakeLoad()
         self.changes: list[str] = []
@@ -62,59 +62,59 @@ class Told:
 
 @in_virtual_time
 async def test_a_lack_of_room_that_passes_is_not_one_for_good() -> None:
-    told = Told()
-    told.look(held=1, unstarted=0, in_use=118)
+    example = WatchExample()
+    example.look(held=1, unstarted=0, in_use=118)
     await asyncio.sleep(LASTING_AFTER_S - 0.5)
-    assert not has_lasting_shortage(told)
-    told.look(held=1, unstarted=0, in_use=20)
-    told.look(held=1, unstarted=0, in_use=118)
+    assert not has_lasting_shortage(example)
+    example.look(held=1, unstarted=0, in_use=20)
+    example.look(held=1, unstarted=0, in_use=118)
     await asyncio.sleep(LASTING_AFTER_S - 0.5)
-    assert not has_lasting_shortage(told)
+    assert not has_lasting_shortage(example)
     await asyncio.sleep(0.6)
-    assert has_lasting_shortage(told)
-    told.watch.close()
+    assert has_lasting_shortage(example)
+    example.watch.close()
 
 
 @in_virtual_time
 async def test_a_run_without_a_process_counts_as_if_it_had_one() -> None:
-    told = Told()
-    assert told.look(held=11, unstarted=11, in_use=20) == []
-    assert has_room(told)
-    [reason] = told.look(held=12, unstarted=12, in_use=20)
-    assert not has_room(told)
+    example = WatchExample()
+    assert example.look(held=11, unstarted=11, in_use=20) == []
+    assert has_room(example)
+    [reason] = example.look(held=12, unstarted=12, in_use=20)
+    assert not has_room(example)
     assert reason == (
         "a run needs 8 file descriptors; free of the 118 for runs: 2 (`ulimit -n` 300, 20 in use, "
         "96 reserved for runs that have not started their process yet); runs held: 12"
     )
-    told.watch.close()
+    example.watch.close()
 
 
 @in_virtual_time
 async def test_a_shortage_ends_when_there_has_been_room_for_a_while() -> None:
     """Runs are claimed as soon as there is room, but the runner does not change its state with each of them."""
-    told = Told()
+    example = WatchExample()
     for _ in range(3):
-        assert len(told.look(held=20, unstarted=0, in_use=111)) == 1
-        assert not has_room(told)
+        assert len(example.look(held=20, unstarted=0, in_use=111)) == 1
+        assert not has_room(example)
         await asyncio.sleep(FREED_AFTER_S - 1)
-        assert len(told.look(held=19, unstarted=0, in_use=110)) == 1
-        assert has_room(told)
+        assert len(example.look(held=19, unstarted=0, in_use=110)) == 1
+        assert has_room(example)
     await asyncio.sleep(FREED_AFTER_S + CHECK_INTERVAL_S + 0.1)
-    assert told.changes[1:] == ["freed"]
+    assert example.changes[1:] == ["freed"]
 
 
 @in_virtual_time
 async def test_while_descriptors_are_short_it_looks_by_itself() -> None:
-    told = Told()
-    told.look(held=1, unstarted=0, in_use=118)
-    told.files.in_use = 20
+    example = WatchExample()
+    example.look(held=1, unstarted=0, in_use=118)
+    example.files.in_use = 20
     await asyncio.sleep(FREED_AFTER_S + CHECK_INTERVAL_S)
-    assert told.changes[1:] == ["freed"]
-    told.look(held=1, unstarted=0, in_use=118)
-    told.watch.close()
-    told.files.in_use = 20
+    assert example.changes[1:] == ["freed"]
+    example.look(held=1, unstarted=0, in_use=118)
+    example.watch.close()
+    example.files.in_use = 20
     await asyncio.sleep(10 * CHECK_INTERVAL_S)
-    assert len(told.changes) == len(["short", "freed", "short"])
+    assert len(example.changes) == len(["short", "freed", "short"])
 
 
 def test_a_limit_that_is_too_low_for_one_run_is_refused() -> None:

@@ -34,41 +34,41 @@ class Told:
 
 @in_virtual_time
 async def test_the_first_request_is_answered_at_once_and_later_ones_at_growing_intervals() -> None:
-    told = Told()
-    told.runs.add("run_1", REPORT)
+    received = Told()
+    received.runs.add("run_1", REPORT)
     began_s = now_s()
     for _ in range(int(DAY_S)):
-        told.runs.resend("run_1")
+        received.runs.resend("run_1")
         await asyncio.sleep(1)
-    assert told.at_s[0] == began_s
-    assert 100 < len(told.at_s) < 1_000
-    assert max(later - earlier for earlier, later in itertools.pairwise(told.at_s)) <= POLICY.cap_s + 1
-    told.runs.close()
+    assert received.at_s[0] == began_s
+    assert 100 < len(received.at_s) < 1_000
+    assert max(later - earlier for earlier, later in itertools.pairwise(received.at_s)) <= POLICY.cap_s + 1
+    received.runs.close()
 
 
 @in_virtual_time
 async def test_a_request_that_comes_too_early_is_answered_later() -> None:
-    told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
-    told.runs.add("run_1", REPORT)
-    told.runs.resend("run_1")
-    told.runs.resend("run_1")
+    received = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
+    received.runs.add("run_1", REPORT)
+    received.runs.resend("run_1")
+    received.runs.resend("run_1")
     await asyncio.sleep(1_001)
-    assert len(told.at_s) == 2
+    assert len(received.at_s) == 2
     await asyncio.sleep(10_000)
-    assert len(told.at_s) == 2
+    assert len(received.at_s) == 2
 
 
 @in_virtual_time
 async def test_a_forgotten_run_is_not_reported() -> None:
-    told = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
-    told.runs.add("run_1", REPORT)
-    told.runs.resend("run_1")
-    told.runs.resend("run_1")
+    received = Told(RetryPolicy(base_s=1_000, cap_s=1_000))
+    received.runs.add("run_1", REPORT)
+    received.runs.resend("run_1")
+    received.runs.resend("run_1")
     for number in range(ended_runs.REMEMBERED_RUNS):
-        told.runs.add(f"other_{number}", REPORT)
-    assert "run_1" not in told.runs
+        received.runs.add(f"other_{number}", REPORT)
+    assert "run_1" not in received.runs
     await asyncio.sleep(2_000)
-    assert len(told.at_s) == 1
+    assert len(received.at_s) == 1
 
 
 @in_virtual_time

@@ -52,12 +52,12 @@ class Told:
 
 @in_virtual_time
 async def test_an_outage_is_reported_once_however_many_calls_fail() -> None:
-    async with Told(60) as told:
+    async with Told(60) as received:
         for _ in range(30):
-            told.timer.unanswered()
+            received.timer.unanswered()
             await asyncio.sleep(10)
-        assert told.at_s == [60]
-        assert told.reasons == ["the coordinator has not answered for 60 s"]
+        assert received.at_s == [60]
+        assert received.reasons == ["the coordinator has not answered for 60 s"]
 
 
 @in_virtual_time
@@ -65,42 +65,42 @@ async def test_the_limit_applies_if_the_confirming_heartbeat_has_a_defect() -> N
     async def broken() -> bool:
         raise RuntimeError("a defect")
 
-    async with Told(60, broken) as told:
-        told.timer.unanswered()
+    async with Told(60, broken) as received:
+        received.timer.unanswered()
         await asyncio.sleep(61)
-        assert told.reasons == ["the coordinator has not answered for 60 s"]
+        assert received.reasons == ["the coordinator has not answered for 60 s"]
 
 
 @in_virtual_time
 async def test_an_answer_ends_the_outage_and_the_next_one_is_reported_again() -> None:
-    async with Told(60) as told:
-        told.timer.unanswered()
+    async with Told(60) as received:
+        received.timer.unanswered()
         await asyncio.sleep(59)
-        told.timer.answered()
+        received.timer.answered()
         await asyncio.sleep(100)
-        assert told.at_s == []
-        told.timer.unanswered()
+        assert received.at_s == []
+        received.timer.unanswered()
         await asyncio.sleep(100)
-        told.timer.answered()
-        told.timer.unanswered()
+        received.timer.answered()
+        received.timer.unanswered()
         await asyncio.sleep(100)
-        assert told.at_s == [219, 319]
+        assert received.at_s == [219, 319]
 
 
 @in_virtual_time
 async def test_without_a_limit_nothing_is_ever_reported() -> None:
-    async with Told(None) as told:
-        told.timer.unanswered()
+    async with Told(None) as received:
+        received.timer.unanswered()
         await asyncio.sleep(1e6)
-        assert told.at_s == []
+        assert received.at_s == []
 
 
 @in_virtual_time
 async def test_answers_without_an_outage_change_nothing() -> None:
-    async with Told(60) as told:
-        told.timer.answered()
+    async with Told(60) as received:
+        received.timer.answered()
         await asyncio.sleep(100)
-        assert told.at_s == []
+        assert received.at_s == []
 
 
 @pytest.mark.parametrize(("away_s", "times"), [(50, 0), (100, 1), (1000, 1)])
@@ -136,19 +136,19 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
             raise next(self.faults, DuplicateRunner("online", ErrorDetail(error="duplicate_runner")))
 
     loop = asyncio.get_running_loop()
-    async with Told(60) as told:
+    async with Told(60) as received:
         client = CoordinatorClient(
             Occupied(),  # type: ignore[arg-type]  # it has the methods that are called
             now=loop.time,
-            on_unanswered=told.timer.unanswered,
-            on_answered=told.timer.answered,
+            on_unanswered=received.timer.unanswered,
+            on_answered=received.timer.answered,
         )
         with log_lines() as lines, pytest.raises(DuplicateRunner):
             await client.register(REGISTRATION)
     assert loop.time() > 600
     warnings = [text for text in lines if "forgets it 120 to 150 s after its last heartbeat" in text]
     assert loop.time() / CONFLICT_LOG_INTERVAL_S - 5 < len(warnings) <= loop.time() / CONFLICT_LOG_INTERVAL_S + 1
-    assert told.at_s == []
+    assert received.at_s == []
 
 
 class CutApi(FakeApi):
@@ -207,13 +207,13 @@ async def test_an_answer_during_the_last_heartbeat_ends_the_outage(is_back: bool
     async def send() -> bool:
         return await heartbeat
 
-    async with Told(12, send) as told:
-        told.timer.unanswered()
+    async with Told(12, send) as received:
+        received.timer.unanswered()
         await asyncio.sleep(13)
-        assert told.reasons == []
+        assert received.reasons == []
         if is_back:
-            told.timer.answered()
-        told.timer.unanswered()
+            received.timer.answered()
+        received.timer.unanswered()
         heartbeat.set_result(False)
         await asyncio.sleep(100)
-        assert told.reasons == ([] if is_back else ["the coordinator has not answered for 12 s"])
+        assert received.reasons == ([] if is_back else ["the coordinator has not answered for 12 s"])

@@ -136,8 +136,8 @@ async def test_a_report_answered_not_registered_is_repeated_and_requests_a_regis
     api = FakeApi()
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     api.answers.append(answer)
-    told: list[str] = []
-    client = CoordinatorClient(api, on_registration_lost=lambda: told.append("lost"))  # type: ignore[arg-type] # as above
+    received: list[str] = []
+    client = CoordinatorClient(api, on_registration_lost=lambda: received.append("lost"))  # type: ignore[arg-type] # as above
     delivering = asyncio.create_task(MessageSender(client).deliver(OutboundMessage("/completed", b"{}")))
     await asyncio.sleep(1)
     if registers:
@@ -145,7 +145,7 @@ async def test_a_report_answered_not_registered_is_repeated_and_requests_a_regis
     answer.set_exception(NotRegistered("401"))
     await delivering
     assert api.delivered == ["/completed"]
-    assert told == ([] if registers else ["lost"])
+    assert received == ([] if registers else ["lost"])
 
 
 @in_virtual_time

@@ -18,7 +18,7 @@ from tests.support.virtual_time import in_virtual_time
 
 @pytest.mark.parametrize("asked_for", ["running", "claimed", "stopping"])
 @in_virtual_time
-async def test_a_list_of_any_length_begins_no_more_than_can_be_told(
+async def test_a_list_of_any_length_starts_no_more_runs_than_can_be_reported(
     asked_for: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_registry, "HELD_LIMIT", 5)

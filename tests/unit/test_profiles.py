@@ -50,8 +50,8 @@ def test_a_profile_is_registered_without_its_name(home: Path) -> None:
     write(
         home / "profiles" / "p.json", PROFILE | {"config": {"a": [1]}, "agents_dir": "agents", "lifecycle": "one_shot"}
     )
-    told = load_profile("p").executor_info()
-    assert (told.type, told.command, told.config, told.agents_dir, told.lifecycle) == (
+    received = load_profile("p").executor_info()
+    assert (received.type, received.command, received.config, received.agents_dir, received.lifecycle) == (
         "procedural",
         PROCEDURAL_COMMAND,
         {"a": [1]},

@@ -135,16 +135,16 @@ async def test_the_time_of_attempts_counts_towards_the_limit(clock: Clock) -> No
 
 @pytest.mark.usefixtures("_longest_waits")
 async def test_each_wait_is_reported_with_its_failure_before_it_begins(clock: Clock) -> None:
-    told: list[tuple[str, float, int]] = []
+    received: list[tuple[str, float, int]] = []
     await retrying(
         Attempts(*passing(2)),
         RetryPolicy(base_s=1, cap_s=9),
         (Passing,),
-        on_wait=lambda failure, wait_s: told.append((str(failure), wait_s, len(clock.slept_s))),
+        on_wait=lambda failure, wait_s: received.append((str(failure), wait_s, len(clock.slept_s))),
         sleep=clock.sleep,
         now=clock.now,
     )
-    assert told == [("0", 1, 0), ("1", 2, 1)]
+    assert received == [("0", 1, 0), ("1", 2, 1)]
 
 
 @in_virtual_time

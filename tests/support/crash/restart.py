@@ -15,7 +15,7 @@ from tests.support.crash.journal_files import JournalContent, Step, kill_process
 from tests.support.crash.kill_points import KillPoint
 from tests.support.crash.runner_program import WRITE_COUNT_PREFIX
 from tests.support.crash.scenario import REFUSED, TERMINAL, TIMINGS, Scenario, ScenarioContext
-from tests.support.ends import ends_told
+from tests.support.ends import reported_ends
 from tests.support.proxy import TERMINAL_REPORT
 from tests.support.runner import open_system, waiter
 
@@ -141,7 +141,7 @@ async def _expected(context: ScenarioContext, run: RunCreated, journal: JournalC
 
 async def _defects_at_the_coordinator(context: ScenarioContext, created: RunCreated, expected: Expected) -> list[str]:
     run = await context.system.api.run(created.run_id)
-    ends = await ends_told(context.system.server.url, created)
+    ends = await reported_ends(context.system.server.url, created)
     reports = context.proxy.calls_for("POST", TERMINAL_REPORT)
     if reports and all(call.status == REFUSED for call in reports):
         # The coordinator has failed the run itself when the runner deregistered.
