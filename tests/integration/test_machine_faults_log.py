@@ -92,7 +92,7 @@ async def test_a_log_on_a_full_disk_says_later_what_is_missing(tmp_path: Path) -
         said = (disk.path / "log").read_text()
     assert "lines of this log could not be written: No space left on device" in said
     assert said.endswith("\n")
-    assert "deregistering → stopped" in said.splitlines()[-1]
+    assert "→ stopped" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert "Loguru" not in said
 

@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from fsm_runner.protocol.wire import RunCreated
 from tests.support import faults
-from tests.support.command_executor import ScriptedBench, held_by, scripted_bench
+from tests.support.command_executor import ScriptedBench, held_by, scripted_bench, short_graces
 from tests.support.proxy import POLL
 from tests.support.runner import Waiter, waiter
 
@@ -63,7 +65,10 @@ async def test_a_stop_of_a_run_that_was_refused_as_busy_leaves_the_turn_at_work(
         await at_work.completes(first)
 
 
-async def test_a_stop_of_the_turn_at_work_reaches_it_though_another_run_of_its_session_is_held(tmp_path: Path) -> None:
+async def test_a_stop_of_the_turn_at_work_reaches_it_though_another_run_of_its_session_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_graces(monkeypatch)
     async with two_held(tmp_path) as (at_work, _, first, second, released):
         await at_work.system.api.stop_run(first.run_id)
         await at_work.system.state(first, "stopping")
