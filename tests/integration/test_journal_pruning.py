@@ -152,12 +152,12 @@ async def test_a_flush_is_followed_by_one_small_deletion(tmp_path: Path) -> None
 
 async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    looks = 0
+    searches = 0
     prune = journal._flusher._writer.prune
 
     def counted() -> bool:
-        nonlocal looks
-        looks += 1
+        nonlocal searches
+        searches += 1
         return prune()
 
     journal._flusher._writer.prune = counted
@@ -165,7 +165,7 @@ async def test_a_flush_does_not_search_for_old_records_when_none_were_left(tmp_p
         journal.store_message("ses_open", b"content")
         await journal.flush()
     await journal.aclose()
-    assert looks == 1
+    assert searches == 1
 
 
 async def test_old_transitions_without_a_run_or_session_are_deleted_on_opening(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ class Model:
             runs=tuple(self._with_steps(number, run) for number, run in self.runs.items()),
             sessions=tuple(self.sessions.values()),
             messages=tuple(self.messages.values()),
-            ended=tuple(EndedRun(f"run_{number}", kept) for number, kept in self.ended.items() if kept is not None),
+            ended=tuple(
+                EndedRun(f"run_{number}", report) for number, report in self.ended.items() if report is not None
+            ),
         )
 
     def _with_steps(self, number: int, run: OpenRun) -> OpenRun:

@@ -271,7 +271,7 @@ async def live(world: World) -> tuple[str, str | None, FaultyApi, FakeExecutor]:
     if not ends(world):
         disturbance.add_done_callback(lambda _: actor.post("stop_requested", "the last one"))
     state = await actor.live()
-    assert record.written_down(RUN.run_id) == (state, actor.model.outcome)
+    assert record.last_position(RUN.run_id) == (state, actor.model.outcome)
     assert record.ended_runs == [RUN.run_id]
     disturbance.cancel()
     await asyncio.wait([disturbance])

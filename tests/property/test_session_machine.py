@@ -259,4 +259,4 @@ def test_each_run_of_a_session_ends_once_and_no_process_of_the_executor_remains(
     event(f"session status reported: {bool(statuses)}")
     last = [message for of, message in stage.taken if message in (*TERMINAL_REPORTS, "status")][-1:]
     if last == ["completed"] and "refused" not in world.faults:
-        raise AssertionError("a session that lived on after its last run was not told to have ended")
+        raise AssertionError("a session that lived on after its last run was not reported as ended")

@@ -7,7 +7,7 @@ from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage
 
-LANE = "ses_1"
+SESSION_ID = "ses_1"
 TAKEN = ApiResponse("POST /", 200, b"{}")
 
 

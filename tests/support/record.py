@@ -1,4 +1,4 @@
-"""A journal that is written at once, or not at all."""
+"""A journal in memory, whose flush can fail or take time."""
 
 import asyncio
 import itertools
@@ -7,7 +7,7 @@ from fsm_runner.journal.records import Report, Transition
 
 
 class InstantRecord:
-    """The `Record` of tests in virtual time: what was noted, in order."""
+    """The `Record` of tests in virtual time: the records in order."""
 
     def __init__(self) -> None:
         self.steps: list[Transition] = []
@@ -55,8 +55,8 @@ class InstantRecord:
         if self.unwritable is not None:
             raise self.unwritable
 
-    def written_down(self, subject: str) -> tuple[str, str | None]:
-        """The state and the outcome of this subject's last step. Each step begins where the one before it has ended."""
+    def last_position(self, subject: str) -> tuple[str, str | None]:
+        """Return the state and outcome after the last step. Assert that each step begins where the one before ended."""
         life = [step for step in self.steps if step.subject == subject]
         for before, after in itertools.pairwise(life):
             assert after.source == before.target, life

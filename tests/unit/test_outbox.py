@@ -23,7 +23,7 @@ from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.util.retry import RetryPolicy
-from tests.support.outbox import LANE, TAKEN, Gate, message, settle
+from tests.support.outbox import SESSION_ID, TAKEN, Gate, message, settle
 from tests.support.serving import serving
 
 QUICK = Policies(delivery=RetryPolicy(base_s=0.001, cap_s=0.002))
@@ -32,7 +32,7 @@ QUICK = Policies(delivery=RetryPolicy(base_s=0.001, cap_s=0.002))
 async def test_the_next_message_is_not_sent_before_the_one_ahead_is_acknowledged() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
+    first, second = box.put(SESSION_ID, message("1")), box.put(SESSION_ID, message("2"))
     await settle()
     assert gate.begun == ["1"]
     gate.acknowledge()
@@ -48,7 +48,7 @@ async def test_a_message_that_is_put_later_is_sent_too() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
     for path in ("1", "2"):
-        answered = box.put(LANE, message(path))
+        answered = box.put(SESSION_ID, message(path))
         await settle()
         gate.acknowledge()
         assert await answered is TAKEN
@@ -58,7 +58,7 @@ async def test_a_message_that_is_put_later_is_sent_too() -> None:
 async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_is_sent() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    first, second = box.put(LANE, message("1")), box.put(LANE, message("2"))
+    first, second = box.put(SESSION_ID, message("1")), box.put(SESSION_ID, message("2"))
     await settle()
     gate.refuse()
     refusal = await first
@@ -72,10 +72,10 @@ async def test_a_refused_message_is_answered_with_the_refusal_and_the_next_one_i
 async def test_withdraw_removes_unsent_messages_only() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    first, second, third = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
+    first, second, third = (box.put(SESSION_ID, message(path)) for path in ("1", "2", "3"))
     await settle()
-    box.withdraw(LANE, [first, second, third])
-    last = box.put(LANE, message("4"))
+    box.withdraw(SESSION_ID, [first, second, third])
+    last = box.put(SESSION_ID, message("4"))
     gate.acknowledge()
     assert await first is TAKEN
     await settle()
@@ -89,10 +89,10 @@ async def test_withdraw_removes_unsent_messages_only() -> None:
 async def test_an_abandoned_message_takes_those_ahead_of_it_along_and_later_ones_are_sent() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    ahead, report, behind = (box.put(LANE, message(path)) for path in ("1", "2", "3"))
+    ahead, report, behind = (box.put(SESSION_ID, message(path)) for path in ("1", "2", "3"))
     other = box.put("ses_2", message("other"))
     await settle()
-    box.abandon(LANE, [report])
+    box.abandon(SESSION_ID, [report])
     await settle()
     assert ahead.cancelled()
     assert report.cancelled()
@@ -105,24 +105,24 @@ async def test_an_abandoned_message_takes_those_ahead_of_it_along_and_later_ones
 async def test_abandon_changes_nothing_once_the_message_is_acknowledged() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    report, behind = box.put(LANE, message("1")), box.put(LANE, message("2"))
+    report, behind = box.put(SESSION_ID, message("1")), box.put(SESSION_ID, message("2"))
     await settle()
     gate.acknowledge()
     assert await report is TAKEN
-    box.abandon(LANE, [report])
+    box.abandon(SESSION_ID, [report])
     await settle()
     gate.acknowledge()
     assert await behind is TAKEN
-    box.abandon(LANE, [report])
-    box.withdraw(LANE, [report])
-    assert box.queued_bytes(LANE) == 0
+    box.abandon(SESSION_ID, [report])
+    box.withdraw(SESSION_ID, [report])
+    assert box.queued_bytes(SESSION_ID) == 0
 
 
 async def test_a_cancelled_future_does_not_stop_its_message() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    box.put(LANE, message("1")).cancel()
-    second = box.put(LANE, message("2"))
+    box.put(SESSION_ID, message("1")).cancel()
+    second = box.put(SESSION_ID, message("2"))
     await settle()
     gate.acknowledge()
     await settle()
@@ -134,7 +134,7 @@ async def test_a_cancelled_future_does_not_stop_its_message() -> None:
 async def test_a_closed_outbox_sends_nothing_more_and_cancels_all_futures() -> None:
     gate = Gate()
     box = Outbox(gate, NoMessageStore())
-    answers = [box.put(LANE, message(path)) for path in ("1", "2")]
+    answers = [box.put(SESSION_ID, message(path)) for path in ("1", "2")]
     await settle()
     await box.aclose()
     assert all(answer.cancelled() for answer in answers)
@@ -147,7 +147,7 @@ async def test_an_outbox_can_be_closed_before_use_and_after_all_is_sent() -> Non
     gate = Gate()
     await Outbox(gate, NoMessageStore()).aclose()
     box = Outbox(gate, NoMessageStore())
-    answered = box.put(LANE, message("1"))
+    answered = box.put(SESSION_ID, message("1"))
     await settle()
     gate.acknowledge()
     await answered
@@ -173,8 +173,8 @@ async def test_messages_reach_a_coordinator_in_order_through_all_faults() -> Non
     async with serving(app) as url, CoordinatorApi(url) as api:
         client = CoordinatorClient(api, QUICK, on_registration_lost=lambda: lost.append(True))
         box = Outbox(MessageSender(client), NoMessageStore())
-        box.put(LANE, messages.started("r", "runner"))
-        assert isinstance(await box.put(LANE, messages.completed("r", "runner")), ApiResponse)
+        box.put(SESSION_ID, messages.started("r", "runner"))
+        assert isinstance(await box.put(SESSION_ID, messages.completed("r", "runner")), ApiResponse)
     assert paths == ["/runner/runs/r/started"] * 4 + ["/runner/runs/r/completed"] * 3
     assert lost == [True]
 
@@ -237,11 +237,11 @@ async def _live(steps: list[str]) -> None:
         match step:
             case "put":
                 path = f"{len(answers):03}"
-                answers[path] = box.put(LANE, message(path))
+                answers[path] = box.put(SESSION_ID, message(path))
             case "acknowledge" | "refuse" if gate.under_way:
                 getattr(gate, step)()
             case "discard":
-                box.withdraw(LANE, answers.values())
+                box.withdraw(SESSION_ID, answers.values())
             case "settle":
                 await settle()
         assert gate.under_way <= 1

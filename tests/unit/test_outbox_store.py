@@ -12,7 +12,7 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.outbox import FLUSH_LIMIT_S, IN_MEMORY_BYTES, READ_RETRY_S, NoMessageStore, Outbox
 from tests.support.logs import log_lines
-from tests.support.outbox import LANE, TAKEN, Gate, message, settle
+from tests.support.outbox import SESSION_ID, TAKEN, Gate, message, settle
 from tests.support.virtual_time import in_virtual_time
 
 BIG = b"x" * (IN_MEMORY_BYTES // 3)
@@ -73,8 +73,8 @@ class RecordingGate(Gate):
 async def test_a_message_is_stored_until_it_is_acknowledged() -> None:
     gate, store = Gate(), FakeStore()
     box = Outbox(gate, store)
-    box.put(LANE, message("1"))
-    box.put(LANE, message("2"))
+    box.put(SESSION_ID, message("1"))
+    box.put(SESSION_ID, message("2"))
     assert store.paths == ["1", "2"]
     await settle()
     gate.acknowledge()
@@ -88,22 +88,22 @@ async def test_a_message_is_stored_until_it_is_acknowledged() -> None:
 async def test_a_message_is_deleted_before_its_future_is_resolved() -> None:
     gate, store = Gate(), FakeStore()
     box = Outbox(gate, store)
-    kept: list[list[str]] = []
-    box.put(LANE, message("1")).add_done_callback(lambda _: kept.append(store.paths))
+    paths: list[list[str]] = []
+    box.put(SESSION_ID, message("1")).add_done_callback(lambda _: paths.append(store.paths))
     await settle()
     gate.acknowledge()
     await settle()
-    assert kept == [[]]
+    assert paths == [[]]
 
 
 async def test_a_withdrawn_or_abandoned_message_is_deleted() -> None:
     gate, store = Gate(), FakeStore()
     box = Outbox(gate, store)
-    answers = [box.put(LANE, message(path)) for path in ("1", "2", "3", "4")]
+    answers = [box.put(SESSION_ID, message(path)) for path in ("1", "2", "3", "4")]
     await settle()
-    box.withdraw(LANE, [answers[3]])
+    box.withdraw(SESSION_ID, [answers[3]])
     assert store.paths == ["1", "2", "3"]
-    box.abandon(LANE, [answers[1]])
+    box.abandon(SESSION_ID, [answers[1]])
     assert store.paths == ["3"]
     await box.aclose()
 
@@ -111,8 +111,8 @@ async def test_a_withdrawn_or_abandoned_message_is_deleted() -> None:
 async def test_a_started_report_is_not_stored_and_a_terminal_one_is() -> None:
     gate, store = Gate(), FakeStore()
     box = Outbox(gate, store)
-    box.put(LANE, messages.started("run_1", "me"))
-    box.put(LANE, messages.completed("run_1", "me"))
+    box.put(SESSION_ID, messages.started("run_1", "me"))
+    box.put(SESSION_ID, messages.completed("run_1", "me"))
     assert store.paths == ["/runner/runs/run_1/completed"]
     await box.aclose()
 
@@ -121,7 +121,7 @@ async def test_unacknowledged_messages_stay_in_the_store_when_the_outbox_closes(
     gate, store = Gate(), FakeStore()
     box = Outbox(gate, store)
     for path in ("1", "2"):
-        box.put(LANE, message(path))
+        box.put(SESSION_ID, message(path))
     await settle()
     await box.aclose()
     assert store.paths == ["1", "2"]
@@ -131,14 +131,14 @@ async def test_restored_messages_are_sent_in_order_before_new_ones() -> None:
     store = FakeStore()
     earlier = Outbox(Gate(), store)
     for number in range(3):
-        earlier.put(LANE, message(f"{number}"))
+        earlier.put(SESSION_ID, message(f"{number}"))
         earlier.put("ses_2", message(f"other {number}"))
     await earlier.aclose()
 
     gate = RecordingGate()
     box = Outbox(gate, store)
     box.restore(store.recovered())
-    last = box.put(LANE, message("3"))
+    last = box.put(SESSION_ID, message("3"))
     while not last.done():
         await settle()
         gate.acknowledge()
@@ -163,7 +163,7 @@ async def test_a_restored_message_is_the_one_that_was_put() -> None:
     put = [messages.failed("run_1", "me", "why"), messages.session_ended("ses_1", "me", "stopped"), message("1")]
     earlier = Outbox(Gate(), store)
     for each in put:
-        earlier.put(LANE, each)
+        earlier.put(SESSION_ID, each)
     await earlier.aclose()
     gate = RecordingGate()
     box = Outbox(gate, store)
@@ -177,28 +177,28 @@ async def test_a_restored_message_is_the_one_that_was_put() -> None:
 
 async def test_a_stored_message_that_cannot_be_decoded_is_dropped_with_an_error() -> None:
     gate, store = Gate(), FakeStore()
-    store.store_message(LANE, b"\xc1 no message")
+    store.store_message(SESSION_ID, b"\xc1 no message")
     Outbox(gate, store)
-    store.store_message(LANE, msgspec.msgpack.encode(message("2")))
+    store.store_message(SESSION_ID, msgspec.msgpack.encode(message("2")))
     box = Outbox(gate, store)
     with log_lines() as lines:
         box.restore(store.recovered())
     await settle()
     assert gate.begun == ["2"]
     assert store.paths == ["2"]
-    assert any(LANE in line and "cannot be decoded" in line for line in lines)
+    assert any(SESSION_ID in line and "cannot be decoded" in line for line in lines)
     await box.aclose()
 
 
 async def test_a_long_restored_message_is_read_when_it_is_sent() -> None:
     gate, store = RecordingGate(), FakeStore()
     long = OutboundMessage("long", bytes(10_000))
-    ids = [store.store_message(LANE, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
+    ids = [store.store_message(SESSION_ID, msgspec.msgpack.encode(each)) for each in (message("1"), long)]
     first, second = store.recovered()
     box = Outbox(gate, store)
-    box.restore([first, StoredMessage(second.id, LANE, None, size_bytes=10_000)])
+    box.restore([first, StoredMessage(second.id, SESSION_ID, None, size_bytes=10_000)])
     await settle()
-    assert box.queued_bytes(LANE) > 10_000
+    assert box.queued_bytes(SESSION_ID) > 10_000
     assert store.read == []
     gate.acknowledge()
     await settle()
@@ -207,16 +207,16 @@ async def test_a_long_restored_message_is_read_when_it_is_sent() -> None:
     gate.acknowledge()
     await settle()
     assert store.messages == {}
-    assert box.queued_bytes(LANE) == 0
+    assert box.queued_bytes(SESSION_ID) == 0
 
 
 async def test_a_report_is_pending_until_it_is_acknowledged() -> None:
     gate, store = Gate(), FakeStore()
     box = Outbox(gate, store)
     assert box.pending_report("run_1") is None
-    box.put(LANE, messages.started("run_1", "me"))
+    box.put(SESSION_ID, messages.started("run_1", "me"))
     assert box.pending_report("run_1") is None
-    answered = box.put(LANE, messages.completed("run_1", "me"))
+    answered = box.put(SESSION_ID, messages.completed("run_1", "me"))
     assert box.pending_report("run_1") is answered
     assert box.pending_report("run_2") is None
     for _ in range(2):
@@ -228,11 +228,11 @@ async def test_a_report_is_pending_until_it_is_acknowledged() -> None:
 
 async def test_the_report_of_a_session_is_pending_until_it_is_abandoned_or_the_outbox_closes() -> None:
     box = Outbox(Gate(), FakeStore())
-    answered = box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
+    answered = box.put(SESSION_ID, messages.session_ended("ses_1", "me", "finished"))
     assert box.pending_report("ses_1") is answered
-    box.abandon(LANE, [answered])
+    box.abandon(SESSION_ID, [answered])
     assert box.pending_report("ses_1") is None
-    box.put(LANE, messages.session_ended("ses_1", "me", "finished"))
+    box.put(SESSION_ID, messages.session_ended("ses_1", "me", "finished"))
     await box.aclose()
     assert box.pending_report("ses_1") is None
 
@@ -240,7 +240,7 @@ async def test_the_report_of_a_session_is_pending_until_it_is_abandoned_or_the_o
 async def test_a_restored_report_is_pending() -> None:
     store = FakeStore()
     earlier = Outbox(Gate(), store)
-    earlier.put(LANE, messages.completed("run_1", "me"))
+    earlier.put(SESSION_ID, messages.completed("run_1", "me"))
     await earlier.aclose()
     gate = Gate()
     box = Outbox(gate, store)
@@ -256,8 +256,8 @@ async def test_the_bodies_of_a_long_queue_are_read_back_when_they_are_sent() -> 
     gate, store = RecordingGate(), FakeStore()
     box = Outbox(gate, store)
     for number in range(5):
-        box.put(LANE, OutboundMessage(f"{number}", BIG + b"%d" % number))
-    size_bytes = box.queued_bytes(LANE)
+        box.put(SESSION_ID, OutboundMessage(f"{number}", BIG + b"%d" % number))
+    size_bytes = box.queued_bytes(SESSION_ID)
     for _ in range(5):
         await settle()
         gate.acknowledge()
@@ -265,7 +265,7 @@ async def test_the_bodies_of_a_long_queue_are_read_back_when_they_are_sent() -> 
     assert [each.body for each, _ in gate.deliveries] == [BIG + b"%d" % number for number in range(5)]
     assert store.read == [3, 4, 5]
     assert size_bytes > 5 * len(BIG)
-    assert (box.queued_bytes(LANE), store.messages) == (0, {})
+    assert (box.queued_bytes(SESSION_ID), store.messages) == (0, {})
 
 
 async def test_bodies_stay_in_memory_while_the_store_cannot_be_written() -> None:
@@ -275,7 +275,7 @@ async def test_bodies_stay_in_memory_while_the_store_cannot_be_written() -> None
         gate = RecordingGate()
         box = Outbox(gate, store)
         for number in range(4):
-            box.put(LANE, OutboundMessage(f"{number}", BIG))
+            box.put(SESSION_ID, OutboundMessage(f"{number}", BIG))
         for _ in range(4):
             await settle()
             gate.acknowledge()
@@ -290,7 +290,7 @@ async def test_reading_a_body_back_is_retried() -> None:
     box = Outbox(gate, store)
     store.unreadable_times = 3
     for number in range(4):
-        box.put(LANE, OutboundMessage(f"{number}", BIG))
+        box.put(SESSION_ID, OutboundMessage(f"{number}", BIG))
     for number in range(4):
         await asyncio.sleep(0 if number < 2 else 2 * 3 * READ_RETRY_S)
         await settle()
@@ -303,11 +303,11 @@ async def test_reading_a_body_back_is_retried() -> None:
 @in_virtual_time
 async def test_a_body_that_cannot_be_read_back_delays_the_report_of_its_run_for_a_limited_time() -> None:
     gate, store = RecordingGate(), FakeStore()
-    kept = store.store_message(LANE, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
+    message_id = store.store_message(SESSION_ID, msgspec.msgpack.encode(OutboundMessage("lost", BIG)))
     store.unreadable_times = 1_000_000
     box = Outbox(gate, store)
-    box.restore([StoredMessage(kept, LANE, None, size_bytes=len(BIG))])
-    box.put(LANE, messages.completed("run_1", "me"))
+    box.restore([StoredMessage(message_id, SESSION_ID, None, size_bytes=len(BIG))])
+    box.put(SESSION_ID, messages.completed("run_1", "me"))
     await asyncio.sleep(EXECUTOR_MESSAGE_LIMIT_S - 1)
     assert gate.begun == []
     await asyncio.sleep(2)
@@ -320,9 +320,9 @@ async def test_a_terminal_report_stays_in_memory() -> None:
     gate, store = RecordingGate(), FakeStore()
     box = Outbox(gate, store)
     for number in range(6):
-        box.put(LANE, OutboundMessage(f"{number}", BIG))
+        box.put(SESSION_ID, OutboundMessage(f"{number}", BIG))
     end = messages.completed("run_1", "me")
-    box.put(LANE, end)
+    box.put(SESSION_ID, end)
     for _ in range(7):
         await settle()
         gate.acknowledge()
@@ -336,7 +336,7 @@ async def test_an_end_is_reported_although_the_disk_does_not_answer() -> None:
     gate, store = RecordingGate(), FakeStore()
     store.hangs = True
     box = Outbox(gate, store)
-    box.put(LANE, messages.completed("run_1", "me"))
+    box.put(SESSION_ID, messages.completed("run_1", "me"))
     await asyncio.sleep(FLUSH_LIMIT_S - 0.1)
     assert gate.begun == []
     await asyncio.sleep(0.2)

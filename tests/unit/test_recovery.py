@@ -60,7 +60,7 @@ def open_run(state: str, outcome: str | None = None, run: bytes | None = None, r
     )
 
 
-def kept(number: int, message: OutboundMessage) -> StoredMessage:
+def stored(number: int, message: OutboundMessage) -> StoredMessage:
     return StoredMessage(number, RUN.session_id, msgspec.msgpack.encode(message))
 
 
@@ -72,19 +72,19 @@ def open_session(state: str, outcome: str | None = None) -> OpenSession:
 @in_virtual_time
 async def test_processes_are_killed_before_any_report_and_messages_precede_the_end_of_their_run() -> None:
     api = FakeApi()
-    told_when_swept: list[list[str]] = []
+    delivered_before_sweep: list[list[str]] = []
 
     def sweep() -> int:
-        told_when_swept.append(list(api.delivered))
+        delivered_before_sweep.append(list(api.delivered))
         return 2
 
     recovered = msgspec.structs.replace(
-        NOTHING, runs=(open_run("executing"),), messages=(kept(1, messages.event(RUN.session_id, b"{}")),)
+        NOTHING, runs=(open_run("executing"),), messages=(stored(1, messages.event(RUN.session_id, b"{}")),)
     )
     async with successor(api) as runner:
         await Recovery(lambda: recovered, runner.outbox, runner.runs, runner.sessions, sweep).carry_out()
         await runner.runs.wait_until_empty()
-    assert told_when_swept == [[]]
+    assert delivered_before_sweep == [[]]
     assert api.delivered == ["/sessions/ses_1/events", "/runner/runs/run_1/failed"]
 
 
@@ -96,7 +96,7 @@ async def test_nothing_is_reported_or_started_while_processes_are_left() -> None
         raise NotSwept("process 4711 does not end")
 
     recovered = msgspec.structs.replace(
-        NOTHING, runs=(open_run("executing"),), messages=(kept(1, messages.event(RUN.session_id, b"{}")),)
+        NOTHING, runs=(open_run("executing"),), messages=(stored(1, messages.event(RUN.session_id, b"{}")),)
     )
     async with successor(api) as runner:
         with pytest.raises(NotSwept):
@@ -113,7 +113,7 @@ async def test_a_pending_report_is_not_queued_a_second_time() -> None:
     recovered = msgspec.structs.replace(
         NOTHING,
         runs=(open_run("reporting", "completed", report=Report(message.path, message.body)),),
-        messages=(kept(1, message),),
+        messages=(stored(1, message),),
     )
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     api.answers.append(answer)
@@ -166,11 +166,11 @@ async def test_a_session_between_turns_is_reported_after_its_runs(position: Posi
     api, bodies = FakeApi(), list[bytes]()
     deliver = api.deliver
 
-    async def keeping(path: str, body: bytes, method: str = "POST") -> object:
+    async def deliver_and_record(path: str, body: bytes, method: str = "POST") -> object:
         bodies.append(body)
         return await deliver(path, body, method)
 
-    api.deliver = keeping  # type: ignore[method-assign,assignment]
+    api.deliver = deliver_and_record  # type: ignore[method-assign,assignment]
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     api.answers.append(answer)  # of the run's report
     async with successor(api) as runner:

@@ -156,7 +156,7 @@ def test_a_run_without_an_outcome_ends_as_the_coordinator_has_it(
     again = retry and interruptions < INTERRUPTIONS_LIMIT
     assert (life.actor.state, life.api.reported) == expected(status, again=again)
     assert life.executor.begun == life.api.reported.count("started")
-    assert life.record.written_down(RUN.run_id) == (life.actor.state, life.actor.model.outcome)
+    assert life.record.last_position(RUN.run_id) == (life.actor.state, life.actor.model.outcome)
     assert life.record.ended_runs == [RUN.run_id]
     assert life.record.claims == [], "it was claimed by the earlier process"
     assert life.record.steps[0].event == "interrupted"
