@@ -104,11 +104,15 @@ async def assembled_runner(
             on_unanswered=outage.unanswered,
             on_answered=outage.answered,
         )
-        hostname = config.hostname or socket.gethostname()
-        registration = _registration(config, profile, hostname)
-        durable = await stack.enter_async_context(
-            open_durable_state(config.state_dir, _identity(registration, api.url), redactor.text, inbox)
+        registration = _registration(config, profile)
+        identity = RunnerIdentity(
+            hostname=registration.hostname,
+            project_dir=registration.project_dir,
+            executor_profile=registration.executor_profile,
+            executor_command=registration.executor.command,
+            coordinator_url=api.url,
         )
+        durable = await stack.enter_async_context(open_durable_state(config.state_dir, identity, redactor.text, inbox))
         journal = durable.journal
         if launch_policy.user is not None and journal.path is not None:
             await in_thread(check_journal, launch_policy.user, journal.path.parent)
@@ -117,7 +121,11 @@ async def assembled_runner(
         outbox = Outbox(MessageSender(client), journal)
         stack.push_async_callback(outbox.aclose)
         reporting = ReportingContext(
-            outbox=outbox, clock=EventClock(), hostname=hostname, executor_profile=profile.name, redactor=redactor
+            outbox=outbox,
+            clock=EventClock(),
+            hostname=registration.hostname,
+            executor_profile=profile.name,
+            redactor=redactor,
         )
         run_timeout_s = profile.profile.run_timeout if config.run_timeout_s is None else config.run_timeout_s
         sessions = SessionRegistry(
@@ -221,19 +229,9 @@ def token_auth(config: RunnerConfig, redactor: Redactor, policy: RetryPolicy = P
     return TokenAuth(f"https://{config.auth0_domain}/oauth/token", request, policy=policy, on_token=redactor.replace)
 
 
-def _identity(registration: wire.Registration, coordinator_url: str) -> RunnerIdentity:
-    return RunnerIdentity(
-        hostname=registration.hostname,
-        project_dir=registration.project_dir,
-        executor_profile=registration.executor_profile,
-        executor_command=registration.executor.command,
-        coordinator_url=coordinator_url,
-    )
-
-
-def _registration(config: RunnerConfig, profile: LoadedProfile, hostname: str) -> wire.Registration:
+def _registration(config: RunnerConfig, profile: LoadedProfile) -> wire.Registration:
     return wire.Registration(
-        hostname=hostname,
+        hostname=config.hostname or socket.gethostname(),
         project_dir=str(config.project_dir),
         executor_profile=profile.name,
         executor=profile.executor_info(),

@@ -13,7 +13,7 @@ from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.executors.environment import executor_environment
-from fsm_runner.executors.interface import EndpointRegistry, Executor
+from fsm_runner.executors.interface import Executor
 from fsm_runner.executors.one_shot import OneShotExecutor
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import Launcher, executor_program
@@ -69,8 +69,7 @@ async def build_executor(
 
     limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections, GATEWAY_SHARE))
     async with Gateway(dependencies.api, limits) as gateway:
-        endpoints: EndpointRegistry = gateway
-        launcher = Launcher(program, endpoints, profile.profile.config, dependencies.launch_policy)
+        launcher = Launcher(program, gateway, profile.profile.config, dependencies.launch_policy)
         if profile.profile.lifecycle == "one_shot":
             yield OneShotExecutor(launcher)
         else:

@@ -51,12 +51,10 @@ class Health(msgspec.Struct, frozen=True):
         return text if self.problem is None else f"{text}; {self.problem}"
 
 
-class Hanging(msgspec.Struct, frozen=True):
+class Hanging:
     """A runner that does not answer."""
 
-    @property
-    def is_healthy(self) -> bool:
-        return False
+    is_healthy = False
 
     def __str__(self) -> str:
         return f"does not answer within {ANSWER_LIMIT_S:g} s"

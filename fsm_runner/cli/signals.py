@@ -14,6 +14,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 
 from fsm_runner.process.inherited import is_ignored
 from fsm_runner.runtime.actors.actor import Actor
@@ -47,10 +48,6 @@ def on_ending_signals(react: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def post_on_signals(actor: Actor, events: Sequence[str]) -> Iterator[None]:
     """Post one of the events for each signal, in order. Further signals repeat the last event."""
-    remaining = list(events)
-
-    def post_next(name: str) -> None:
-        actor.post(remaining.pop(0) if len(remaining) > 1 else remaining[0], name)
-
-    with on_ending_signals(post_next):
+    remaining = chain(events, repeat(events[-1]))
+    with on_ending_signals(lambda name: actor.post(next(remaining), name)):
         yield

@@ -151,7 +151,7 @@ class RunnerActor(Actor):
         is_reachable = self.has_tag("reachable")
         if is_reachable:
             self._client.wake()
-        reason = f" ({payload})" if payload is not None and not is_reachable else ""
+        reason = f" ({payload})" if isinstance(payload, str | BaseException) and not is_reachable else ""
         level = "WARNING" if self.has_tag("needs_attention") or self.model.outcome else "INFO"
         logger.log(level, "runner: {} → {}: {}{}", step.source, step.target, step.event, reason)
 

@@ -87,17 +87,17 @@ class DescriptorWatch:
         """Check now, and report a change."""
         self.close()
         now_s = asyncio.get_running_loop().time()
-        if self.has_room:
-            self._no_room_since_s = None
-        elif self._no_room_since_s is None:
-            self._no_room_since_s = now_s
-        if self._no_room_since_s is not None:
+        if not self.has_room:
+            if self._no_room_since_s is None:
+                self._no_room_since_s = now_s
             if self._short_at_s is None:
                 self._on_short(f"{self.summary}; runs held: {len(self._load)}")
             self._short_at_s = now_s
-        elif self._short_at_s is not None and now_s >= self._short_at_s + FREED_AFTER_S:
-            self._short_at_s = None
-            self._on_freed()
+        else:
+            self._no_room_since_s = None
+            if self._short_at_s is not None and now_s >= self._short_at_s + FREED_AFTER_S:
+                self._short_at_s = None
+                self._on_freed()
         if self._short_at_s is not None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self.check)
 
