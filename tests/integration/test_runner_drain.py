@@ -44,6 +44,7 @@ async def test_a_runner_with_nothing_to_do_is_gone_at_once(tmp_path: Path) -> No
         assert time.monotonic() - began < AT_ONCE_S
         assert await system.runners() == []
         assert not [line for line in runner.lines if "Traceback" in line]
+        assert [line for line in runner.lines if line.endswith("awaiting_last_poll → stopped: departed")]
 
 
 async def test_a_terminal_that_is_closed_ends_a_runner_like_any_signal(tmp_path: Path) -> None:
