@@ -155,6 +155,8 @@ class RunActor(Actor):
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
         if step.cause == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
+            # At once: the outbox sends a `started` that was queued in the same moment before the activity begins.
+            self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         if self.has_tag("reports_started"):
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
@@ -189,7 +191,7 @@ class RunActor(Actor):
         self._session_status = await self._execution.wait()
 
     async def _stop_execution(self) -> None:
-        # After the stop request, a late `started` would set the run back to running.
+        # A late `started` would set a run back to running that the coordinator stops.
         self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
         if self._execution is not None:
             self._signal = "SIGKILL"  # reported if the stop fails
