@@ -5,6 +5,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -148,11 +149,11 @@ def _valid_profiles() -> tuple[list[LoadedProfile], str]:
 async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
     progress = Progress(verbose=config.verbose)
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
-    async with (
-        CoordinatorServer(port=0, max_connections=max_connections) as server,
-        assembled_runner(config, profile, server.url, observer=progress, redactor=known_secrets()) as runner,
-        CoordinatorApi(server.url) as api,
-    ):
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(CoordinatorServer(port=0, max_connections=max_connections))
+        assembled = assembled_runner(config, profile, server.url, observer=progress, redactor=known_secrets())
+        runner = await stack.enter_async_context(assembled)
+        api = await stack.enter_async_context(CoordinatorApi(server.url))
         living = asyncio.create_task(runner.live(), name="runner")
         with post_on_signals(runner, STOP_AT_ONCE):
             try:
@@ -161,8 +162,10 @@ async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest
             finally:
                 runner.post("stop_now_requested", "the one run has ended")
                 outcome = await living
-        if outcome == "aborted":
-            return EXIT_ABORTED
+            if outcome == "aborted":
+                # Within the context, since the default action of a further signal would interrupt the kill.
+                await stack.aclose()
+                return EXIT_ABORTED
         if run_id is not None:
             return await say_outcome(api, run_id)
         if outcome == "stopped":  # the log explains every other outcome

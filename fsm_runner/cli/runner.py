@@ -53,13 +53,16 @@ async def _serve(config: RunnerConfig, profile: LoadedProfile, redactor: Redacto
                 logger.info("submit a run: {}", example)
         with post_on_signals(runner, DRAIN_FIRST):
             code = EXIT_CODES[await runner.live()]
-        if code == EXIT_ABORTED:
-            await _exit_at_once(stack, code)
+            if code == EXIT_ABORTED:
+                # Within the context, since the default action of a further signal would interrupt the kill.
+                await _exit_at_once(stack, code)
         return code
 
 
 async def _exit_at_once(stack: AsyncExitStack, code: int) -> NoReturn:
     """Close the stack, and exit without waiting for threads that a hanging file system blocks."""
+    # The time-out below interrupts what hangs at that moment. What is closed after it may hang as well.
+    asyncio.get_running_loop().call_later(2 * ABORT_LIMIT_S, os._exit, code)
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ABORT_LIMIT_S):
