@@ -14,7 +14,7 @@ from fsm_runner.coordinator_client.errors import CoordinatorError, Unreachable
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
-from fsm_runner.protocol.wire import Agent, RunRequest
+from fsm_runner.protocol.wire import RunRequest
 from fsm_runner.util import event_loop
 from fsm_runner.util.retry import retrying
 
@@ -62,7 +62,7 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
     if work.agent_name is None:
         return RunRequest(type="start_session", parameters=work.parameters(), additional_demands=demands)
     with usage_error_of(lambda refusal: f"Agent not found: {work.agent_name!r} ({refusal})"):
-        agent = await api.agent(work.agent_name, Agent)
+        agent = await api.agent(work.agent_name)
     return RunRequest(
         type="start_session",
         agent_name=work.agent_name,

@@ -130,9 +130,13 @@ class CoordinatorApi:
         """Return the gzip tar of a script. Raises `Refused` with status 404 if there is none."""
         return (await self._transport.call("GET", f"/scripts/{path_segment(name)}/download")).body
 
-    async def agent(self, name: str, form: type[Form]) -> Form:
-        """Return an agent's definition as `form`. Raises `Refused` with status 404 if there is none."""
-        return await self._look_up(f"/agents/{path_segment(name)}", form)
+    async def agent(self, name: str) -> wire.Agent:
+        """Raises `Refused` with status 404 if there is none."""
+        return await self._get(f"/agents/{path_segment(name)}", wire.Agent)
+
+    async def agent_definition(self, name: str) -> wire.JsonObject:
+        """Return the whole agent, as a run's blueprint has it. Raises `Refused` with status 404 if there is none."""
+        return await self._look_up(f"/agents/{path_segment(name)}", wire.JsonObject)
 
     async def agents(self, tags: Collection[str] = ()) -> list[wire.AgentOffer]:
         """Return the agents that have all of these tags."""

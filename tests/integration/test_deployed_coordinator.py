@@ -75,7 +75,7 @@ CALLS: dict[str, Call] = {
     "metadata": delivered(messages.metadata("ses_1", b"{}")),
     "deregister": lambda api: api.deregister("rnr_1"),
     "script_archive": lambda api: api.script_archive("s"),
-    "agent": lambda api: api.agent("a", wire.Agent),
+    "agent": lambda api: api.agent("a"),
     "agents": lambda api: api.agents(("t",)),
     "create_run": lambda api: api.create_run(START),
     "run": lambda api: api.run("run_1"),

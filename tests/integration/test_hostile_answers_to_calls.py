@@ -46,7 +46,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
     "deliver": ("PATCH", lambda api: api.deliver("/sessions/ses_1/metadata", b"{}", "PATCH"), {"ok": True}),
     "deregister": ("DELETE", lambda api: api.deregister("r"), {"ok": True}),
     "script": ("GET", lambda api: api.script_archive("tidy"), {}),
-    "agent": ("GET", lambda api: api.agent("say", wire.Agent), AGENT),
+    "agent": ("GET", lambda api: api.agent("say"), AGENT),
     "agents": ("GET", lambda api: api.agents(["a"]), [AGENT]),
     "create_run": ("POST", lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={})), RUN),
     "run": ("GET", lambda api: api.run("run_1"), RUN),

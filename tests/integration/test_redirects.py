@@ -12,7 +12,6 @@ from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
 from fsm_runner.coordinator_client.token_service import TokenService
 from fsm_runner.coordinator_server.auth.signing_keys import KeysUnavailable, SigningKeys
-from fsm_runner.protocol.wire import Agent
 from tests.support.first_calls import LOGIN, faults_of
 from tests.support.gateway import executor_at, gateway_to
 from tests.support.polling import REGISTRATION
@@ -130,7 +129,7 @@ async def test_a_rejection_after_a_redirect_is_final_only_at_the_same_path() -> 
     async with serving(refusing) as url, CoordinatorApi(url) as api:
         for name in "ab":
             with pytest.raises(Refused, match="unknown"):
-                await api.agent(name, Agent)
+                await api.agent(name)
         with pytest.raises(Unreachable, match=rf"HTTP 404: .*unknown.* \(redirected to {url}/moved/page\)$"):
             await api.register(REGISTRATION)
 

@@ -233,7 +233,7 @@ DECODING_CALLS: list[tuple[Call, Any, list[Json]]] = [
     (lambda api: api.register(REGISTRATION), wire.Registered, [REGISTERED]),
     (lambda api: api.poll("r", 1), Polled, POLLS),
     (lambda api: api.heartbeat("r"), type(None), [{"ok": True}]),
-    (lambda api: api.agent("a", wire.Agent), wire.Agent, [AGENT]),
+    (lambda api: api.agent("a"), wire.Agent, [AGENT]),
     (lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={})), wire.RunCreated, [CREATED]),
     (lambda api: api.run("r"), wire.Run, [RUN]),
     (lambda api: api.runs(), list, [{"runs": [RUN, RUN]}]),

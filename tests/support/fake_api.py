@@ -93,7 +93,7 @@ class FakeApi:
             raise answer
         return answer
 
-    async def agent(self, name: str, form: type[wire.JsonObject]) -> wire.JsonObject:
+    async def agent_definition(self, name: str) -> wire.JsonObject:
         self.calls.append(f"agent {name}")
         answer = self.agents.get(name, Refused("Agent not found", 404))
         if isinstance(answer, CoordinatorError):

@@ -23,8 +23,9 @@ from fsm_runner.coordinator_client.errors import (
     Refused,
     Unreachable,
 )
-from fsm_runner.coordinator_client.policy import REPORT_CONNECTIONS
-from fsm_runner.coordinator_client.transport import checked_url
+from fsm_runner.coordinator_client.policy import CONTROL_TIMEOUT_S, REPORT_CONNECTIONS
+from fsm_runner.coordinator_client.response import ApiResponse
+from fsm_runner.coordinator_client.transport import Transport, checked_url
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.urls import path_segment
@@ -118,7 +119,8 @@ CALLS: dict[str, tuple[Call, str]] = {
     "deliver": (lambda api: api.deliver("/sessions/s/events", b"{}"), "POST /sessions/s/events"),
     "deregister": (lambda api: api.deregister("a/b"), "DELETE /runners/a%2Fb?self=true"),
     "script_archive": (lambda api: api.script_archive("a?b"), "GET /scripts/a%3Fb/download"),
-    "agent": (lambda api: api.agent("a#b/c", wire.Agent), "GET /agents/a%23b%2Fc"),
+    "agent": (lambda api: api.agent("a#b/c"), "GET /agents/a%23b%2Fc"),
+    "agent_definition": (lambda api: api.agent_definition("a#b/c"), "GET /agents/a%23b%2Fc"),
     "create_run": (
         lambda api: api.create_run(wire.RunRequest(type="start_session", parameters={}, agent_name="a")),
         "POST /runs",
@@ -481,3 +483,29 @@ def test_an_invalid_environment_is_a_usage_error(variable: str, value: str, monk
     with pytest.raises(UsageError, match=rf"\b{variable}\b.* cannot be used: "):
         CoordinatorApi("https://coordinator.example")
     CoordinatorApi("http://localhost:8765")
+
+
+@pytest.mark.parametrize(
+    ("call", "options"),
+    [
+        # Commands wait for a slow coordinator; the poller waits for its look-ups.
+        (lambda api: api.agent("a"), {}),
+        (lambda api: api.agent_definition("a"), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
+        (lambda api: api.stop_requests(), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
+        (lambda api: api.held("r", "claimed"), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
+    ],
+)
+async def test_only_the_runner_s_look_ups_have_the_short_time_limit(
+    call: Call, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[dict[str, Any]] = []
+
+    async def refuse(_transport: Transport, *_: object, **given: Any) -> ApiResponse:
+        received.append(given)
+        raise Refused("no", 404)
+
+    monkeypatch.setattr(Transport, "call", refuse)
+    async with CoordinatorApi("http://localhost") as api:
+        with pytest.raises(Refused):
+            await call(api)
+    assert received == [options]

@@ -149,11 +149,11 @@ async def test_a_runner_that_begins_to_leave_during_the_request_for_the_agent_st
     api = ListApi(NAMED)
     async with polling_runner(api) as runner:
 
-        async def agent(name: str, form: type[wire.JsonObject]) -> wire.JsonObject:
+        async def agent_definition(name: str) -> wire.JsonObject:
             runner.leave()
             return AGENT
 
-        api.agent = agent  # type: ignore[method-assign] # the course changes meanwhile
+        api.agent_definition = agent_definition  # type: ignore[method-assign] # the course changes meanwhile
         await asyncio.sleep(5)
         assert runner.executor.begun == []
     assert api.errors == {}

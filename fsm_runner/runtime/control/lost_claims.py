@@ -103,7 +103,7 @@ class LostClaims:
         Raises `_CannotRestore`, `Unreachable` or `NotRegistered`.
         """
         try:
-            definition = await self._client.api.agent(agent_name, wire.JsonObject)
+            definition = await self._client.api.agent_definition(agent_name)
         except NotAuthenticated:
             raise
         except Refused as refusal:
