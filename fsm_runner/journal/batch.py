@@ -75,7 +75,8 @@ class Batch:
     def extend(self, newer: "Batch") -> None:
         """Append a later batch."""
         for kind, rows in newer.rows.items():
-            self.rows[kind] += rows
+            # Without the rows that have no effect, since a disk may be full for hours.
+            self.rows[kind] = _distinct(kind, self.rows[kind] + rows) if kind in _RUN_KINDS else self.rows[kind] + rows
         self.sessions += newer.sessions
         for message_id in newer.deleted:
             self.delete_message(message_id)

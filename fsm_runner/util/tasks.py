@@ -57,11 +57,13 @@ class OwnedTasks:
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait for their end."""
-        await self.cancel(*self.subjects)
+        await self._cancel(set(self._subjects))
 
-    async def cancel(self, *subjects: str) -> None:
-        """Cancel the tasks of these subjects and wait for their end."""
-        tasks = {task for task, subject in self._subjects.items() if subject in subjects}
+    async def cancel(self, subject: str) -> None:
+        """Cancel the tasks of a subject and wait for their end."""
+        await self._cancel({task for task, each in self._subjects.items() if each == subject})
+
+    async def _cancel(self, tasks: set["asyncio.Task[None]"]) -> None:
         for task in tasks:
             task.cancel()
         if tasks:

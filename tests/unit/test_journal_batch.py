@@ -57,6 +57,15 @@ def test_the_latest_report_counts_and_the_first_end() -> None:
     assert rows(failed, RecordKind.RUN_END) == [("run_1", "first")]
 
 
+def test_a_batch_that_is_never_written_keeps_one_usage_of_a_run() -> None:
+    failed = Batch()
+    for tokens in range(100):
+        newer = Batch()
+        newer.add(RecordKind.USAGE, "run_1", tokens)
+        failed.extend(newer)
+    assert failed.rows[RecordKind.USAGE] == [("run_1", 99)]
+
+
 def test_a_message_that_is_deleted_before_it_is_written_never_reaches_the_disk() -> None:
     failed, newer = batches()
     failed.messages[1] = ("ses_1", b"")
