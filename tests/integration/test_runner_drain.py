@@ -13,11 +13,12 @@ from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_ABORTED, EXIT_OK
 from fsm_runner.protocol.wire import RunCreated
+from fsm_runner.runtime.actors.runner import RunnerActor
 from tests.support import faults
 from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
 from tests.support.program import Program, environment, program
-from tests.support.proxy import POLL, REPORT
+from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT
 from tests.support.runner import System, open_system, waiter
 from tests.support.watch import AT_ONCE_S, PATIENCE_S
 
@@ -180,6 +181,32 @@ async def test_a_run_that_the_last_poll_brings_after_the_leave_is_reported_stopp
         assert (await system.api.run(run.run_id)).status == "stopped"
         assert system.reports(run) == ["stopped"]
         assert await system.runners() == []
+
+
+async def test_a_run_that_the_last_poll_brings_as_the_runner_begins_to_deregister_is_reported_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll_released, report_released = asyncio.Event(), asyncio.Event()
+    deregister = RunnerActor._deregister
+
+    async def deregister_after_the_poll(actor: RunnerActor) -> None:
+        poll_released.set()
+        while len(actor._runs) == 0 and not report_released.is_set():
+            await asyncio.sleep(0)
+        await deregister(actor)
+
+    monkeypatch.setattr(RunnerActor, "_deregister", deregister_after_the_poll)
+    async with open_system(tmp_path, Timings(poll_timeout_s=600)) as system:
+        system.proxy.fault("GET", POLL, faults.hold(poll_released))
+        system.proxy.fault("POST", TERMINAL_REPORT, faults.hold_request(report_released))
+        async with system.running(make_home(tmp_path / "home")) as runner:
+            run = await system.submit("say", text="too late")
+            await system.proxy.carried_out("GET", POLL)
+            runner.actor.post("drain_requested", "the test wants it")
+            await system.proxy.answered("DELETE", "/runners/.*")
+            report_released.set()
+            assert await runner.ended() == "stopped"
+        assert (await system.api.run(run.run_id)).status == "stopped"
 
 
 async def test_a_poll_that_is_never_answered_does_not_keep_a_runner_from_ending(tmp_path: Path) -> None:

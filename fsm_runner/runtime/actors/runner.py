@@ -103,7 +103,7 @@ class RunnerActor(Actor):
         self._journal = journal
         self._outage = outage
         self._abandoned_runs: frozenset[str] = frozenset()
-        """The runs that were held when the runner deregistered. Any other one came with the last poll."""
+        """The runs that were held when the last reports were flushed. Any other one came with the last poll."""
         self._defect: BaseException | None = None
 
     async def live(self) -> str:
@@ -193,9 +193,13 @@ class RunnerActor(Actor):
         return self._journal.path is not None and self._journal.unwritable is None
 
     async def _flush_reports(self) -> None:
-        await self._registrar.wait_for_attempt(REGISTRATION_LIMIT_S)
-        if len(self._runs) > 0 and not self._client.is_silent_for(SILENCE_LIMIT_S):
-            await self._wait_until_reported()
+        try:
+            await self._registrar.wait_for_attempt(REGISTRATION_LIMIT_S)
+            if len(self._runs) > 0 and not self._client.is_silent_for(SILENCE_LIMIT_S):
+                await self._wait_until_reported()
+        finally:
+            # Not in `_deregister`: the poll may deliver a run before that begins.
+            self._abandoned_runs = self._runs.run_ids
 
     async def _deregister(self) -> None:
         runner_id = self._registrar.runner_id
@@ -205,12 +209,12 @@ class RunnerActor(Actor):
             reason = f"not deregistered: {len(self._runs)} reports are left to this runner's next process"
             logger.warning(reason)
             raise _NotDeregistered(reason)
-        self._abandoned_runs = self._runs.run_ids
         await self._client.deregister(runner_id)
 
     async def _settle_late_run(self) -> None:
         await self._registrar.register()
         await self._runs.wait_until_empty()
+        self._abandoned_runs = frozenset()
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)
