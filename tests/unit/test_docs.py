@@ -127,3 +127,7 @@ def test_the_tests_that_the_promises_name_are_there() -> None:
     named = set(re.findall(r"`(tests/[^`]+)`", document))
     assert named
     assert [name for name in sorted(named) if not list(ROOT.glob(name))] == []
+
+
+def test_both_ignore_files_of_the_images_are_one() -> None:
+    assert (ROOT / "docker" / ".dockerignore").samefile(ROOT / ".dockerignore")
