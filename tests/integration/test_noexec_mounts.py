@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fsm_runner.errors import UsageError
@@ -10,6 +11,7 @@ from fsm_runner.executors.interface import ExecutionFailed
 from fsm_runner.executors.procedural import ProceduralConfig, ProceduralExecutor
 from fsm_runner.executors.program import executor_program
 from fsm_runner.process.child.child import Child
+from fsm_runner.process.child.executable import noexec_mount
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
@@ -67,6 +69,18 @@ async def test_a_command_or_its_interpreter_on_such_a_mount_is_reported(
         assert await error(outside, tmp_path, launch_policy) == (
             f"`{outside}` {started}the interpreter in the first line of {outside}, {link}, {reason(mount)}"
         )
+
+
+def test_the_innermost_mount_is_named_without_a_table_of_mounts(
+    tmp_path: Path, mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/etc/mtab`, which some libraries read, may be a file that nothing updates."""
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [])
+    assert noexec_mount(script(mount / "folder" / "command")) == mount
+    with small_disk(mount / "inner", "noexec") as inner:
+        assert noexec_mount(script(inner.path / "command")) == inner.path
+    with small_disk(mount / "executable") as executable:
+        assert noexec_mount(script(executable.path / "command")) is None
 
 
 def test_an_executor_and_an_agents_command_are_refused_at_the_start(tmp_path: Path, mount: Path) -> None:

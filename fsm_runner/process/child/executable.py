@@ -4,6 +4,7 @@ import os
 import stat
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 _INTERPRETER_LINE_BYTES = 256
@@ -72,8 +73,9 @@ def noexec_mount(file: Path) -> Path | None:
         return None
     if not forbidden:
         return None
-    import psutil  # takes long to import
-
     real = file.resolve()
-    mounts = {Path(each.mountpoint) for each in psutil.disk_partitions(all=True)}
-    return next(place for place in (real, *real.parents) if place in mounts or place.parent == place)
+    device = real.stat().st_dev
+    inside = takewhile(
+        lambda place: place.stat().st_dev == device and os.statvfs(place).f_flag & _NOEXEC, (real, *real.parents)
+    )
+    return list(inside)[-1]
