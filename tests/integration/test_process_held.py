@@ -12,7 +12,7 @@ from fsm_runner.process.tree import descendant_killer, procfs
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from tests.support.children import exit_of, start_shell, subreaper_enabled
 from tests.support.fifo import Fifo
-from tests.support.processes import is_there
+from tests.support.processes import gone, is_there
 
 pytestmark = pytest.mark.linux(reason="adoption of orphaned processes")
 
@@ -126,3 +126,27 @@ async def test_a_lack_of_descriptors_delays_the_kill_until_some_are_free(
     await exit_of(child)
     assert not failures
     assert not is_there(pid)
+
+
+async def test_stopped_descendants_are_killed_when_they_cannot_be_listed_any_more(
+    signs: Fifo, go: Fifo, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> list[int]:
+        raise OSError(5, "Input/output error")
+
+    def send(process: procfs.Process, number: signal.Signals) -> None:
+        monkeypatch.setattr(procfs, "adopted_children", fail)
+        send_through(process, number)
+
+    child = start(signs, go)
+    pid = await signs.pid()
+    send_through = procfs.send
+    monkeypatch.setattr(procfs, "send", send)
+    monkeypatch.setattr(descendant_killer, "STUCK_S", 0.1)
+    go.write_line()
+    await exit_of(child)
+    reason = "cannot be listed, so they may outlive it: [Errno 5] Input/output error"
+    assert warnings == [f"the descendants of process {child.pid} {reason}"]
+    await gone(pid)
+    monkeypatch.undo()
+    SUBREAPER.reap_orphans()

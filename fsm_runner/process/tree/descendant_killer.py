@@ -115,6 +115,8 @@ class DescendantKiller:
         try:
             yield from self._kills.steps(self._search, STUCK_S)
         except OSError as error:
+            for process in self._kills.found.values():  # they would stay stopped
+                self._signal(process, signal.SIGKILL)
             logger.warning("the descendants of {} cannot be listed, so they may outlive it: {}", self.tree, error)
             return
         if self._kills.found:
