@@ -191,7 +191,7 @@ async def test_a_run_that_the_last_poll_brings_as_the_runner_begins_to_deregiste
 
     async def deregister_after_the_poll(actor: RunnerActor) -> None:
         poll_released.set()
-        while len(actor._runs) == 0 and not report_released.is_set():
+        while len(actor._runs) == 0 and not report_released.is_set():  # noqa: ASYNC110 - the poller uses the event
             await asyncio.sleep(0)
         await deregister(actor)
 

@@ -103,13 +103,14 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
     async def start(self, assignment: Assignment, session: SessionChannel) -> Turn:
         """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor."""
         run = assignment.run
-        live = self.sessions.find(run.session_id)
         if run.type == "resume_session":
-            if live is None:
+            if (live := self.sessions.find(run.session_id)) is None:
                 raise no_live_executor(run.session_id)
             return live.further_turn(run, session.report_status)
-        if live is not None and not live.was_resumed:
-            raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-        # A run that is executed again begins its session anew. The end of the old one would be reported after the run.
-        await self.sessions.discard(run.session_id)
+        # Looked up again after each wait, in which another run may have started the session.
+        while (live := self.sessions.find(run.session_id)) is not None:
+            if not live.was_resumed:
+                raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
+            # A run that is executed again begins its session anew. The end of the old one would be reported after it.
+            await self.sessions.discard(run.session_id)
         return self.sessions.start(assignment, self.launcher, session.report_status).turn
