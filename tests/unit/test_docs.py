@@ -12,6 +12,8 @@ import pytest
 from fsm_runner import errors
 from fsm_runner.config.settings import SETTINGS, TOKEN_CHECK_SETTINGS, Setting
 from fsm_runner.coordinator_client.policy import POLICIES
+from fsm_runner.process.child.child import TERM_GRACE_S
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.util.retry import RetryPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,14 @@ def row_of(name: str, policy: RetryPolicy) -> list[str]:
 def test_the_table_of_retries_is_what_the_client_does() -> None:
     policies: dict[str, RetryPolicy] = msgspec.structs.asdict(POLICIES)
     assert list(rows("Retries"))[1:] == [row_of(name, policy) for name, policy in policies.items()]
+
+
+def test_a_runner_departs_within_the_documented_stop_timeout_of_a_container() -> None:
+    found = re.search(r"stop timeout to the grace period plus (\d+) s", OPERATIONS.replace("\n", " "))
+    assert found is not None
+    states = load_machine("runner").spec.states
+    limits_s = [states[name].timeout_s for name in ("flushing_reports", "deregistering", "awaiting_last_poll")]
+    assert TERM_GRACE_S + sum(float(limit_s or 0) for limit_s in limits_s) < float(found[1])
 
 
 def test_the_tables_of_claude_code_are_what_its_files_say() -> None:
