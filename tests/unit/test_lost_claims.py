@@ -122,6 +122,21 @@ async def test_an_agent_that_remains_unavailable_fails_its_run() -> None:
 
 
 @in_virtual_time
+async def test_the_time_in_which_the_process_is_stopped_does_not_count() -> None:
+    api = ListApi(NAMED, polls=_each_second())
+    api.agents["echo"] = Unreachable("500")
+    async with polling_runner(api) as runner:
+        await asyncio.sleep(10)
+        now_s = runner.client.now_s
+        runner.client.now_s = lambda: now_s() + 2 * EXECUTOR_MESSAGE_LIMIT_S
+        await asyncio.sleep(10)
+        assert api.errors == {}
+        api.agents["echo"] = AGENT
+        await asyncio.sleep(60)
+        assert runner.executor.begun == ["run_2"]
+
+
+@in_virtual_time
 async def test_the_run_of_an_agent_that_becomes_available_is_started() -> None:
     api = ListApi(NAMED, polls=_each_second())
     api.agents["echo"] = Unreachable("500")

@@ -1,5 +1,6 @@
 """Recovers runs that the coordinator counts as claimed by this runner although no response delivered them."""
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -115,7 +116,8 @@ class LostClaims:
 
     def _wait_for_agent(self, run: wire.Run, runner_id: str, fault: Unreachable) -> bool:
         """Return False while the run waits for its agent; after `EXECUTOR_MESSAGE_LIMIT_S` fail it and return True."""
-        now_s = self._client.now_s()
+        # On the loop's clock, because the coordinator answers nothing while this process is stopped.
+        now_s = asyncio.get_running_loop().time()
         if now_s - self._unanswered_since_s.setdefault(run.run_id, now_s) < EXECUTOR_MESSAGE_LIMIT_S:
             return False
         self._runs.fail(run.run_id, runner_id, f"{LOST}: agent {run.agent_name!r} is not available: {fault}")
