@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_client import transport
+from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.protocol import wire
@@ -67,7 +67,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
 @pytest.mark.sends_invalid_requests("redirects lead to any path")
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_returns_a_value_or_raises_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "RESPONSE_LIMIT_BYTES", 2_500_000)
+    monkeypatch.setattr(policy, "RESPONSE_LIMIT_BYTES", 2_500_000)
     method, call, sound = CALLS[name]
     taken = 0
     async with FaultProxy("http://127.0.0.1:1") as proxy, CoordinatorApi(proxy.url) as api:

@@ -21,7 +21,8 @@ COMMANDS = {
     "leave-a-child": 'sleep 1000 & echo $! > "$2"; read answer < "$4"',
     "flood": "head -c \"$2\" /dev/zero | tr '\\0' x; head -c \"$2\" /dev/zero | tr '\\0' y >&2",
     "hang": "exec sleep 1000",
-    "open-files": 'set -- $(grep "open files" /proc/$PPID/limits); '
+    # The runner lowers its own limit while it starts a process, and may not have raised it again yet.
+    "open-files": 'while set -- $(grep "open files" /proc/$PPID/limits); [ "$4" = "$(ulimit -n)" ]; do :; done; '
     'printf \'{"own": %s, "runner": %s}\' "$(ulimit -n)" "$4"',
     "no-object": 'echo "plain text"',
     "write-nul": 'head -c "$2" /dev/zero',
