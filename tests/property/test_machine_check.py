@@ -45,6 +45,10 @@ def is_sound(raw: Raw, interface: ActorInterface | None) -> bool:
     levels = levels_of(raw)
     if levels is None or not has_single_answers(raw) or not has_sound_tags(raw, levels):
         return False
+    if any(
+        all(raw["states"][name].get("final") for name in levels if group in levels[name]) for group in raw["groups"]
+    ):
+        return False
     used: set[tuple[str, str]] = set()
     raw = expanded(raw, levels, used)
     if not {(group, event) for group in raw["groups"] for event in answers_of(raw, group)} <= used:
@@ -220,10 +224,12 @@ def sound(rng: random.Random) -> Raw:
 
 
 def add_group(rng: random.Random, raw: Raw) -> None:
-    """Put some states or groups into a new group, and move the answers of one state to it."""
+    """Put some states or groups into a new group unless all are final, and move the answers of one state to it."""
     inside = {member for group in raw["groups"].values() for member in group["states"]}
     free = [name for name in (*raw["states"], *raw["groups"]) if name not in inside]
     members = rng.sample(free, rng.randint(1, len(free)))
+    if all(raw["states"].get(member, {}).get("final") for member in members):
+        return
     name = f"g{len(raw['groups'])}"
     group: Raw = {"states": members, "ignore": [], "reject": [], "tags": []}
     raw["groups"][name] = group

@@ -163,6 +163,12 @@ BROKEN = {
     ),
     "named as a state": ("[groups.working]", "[groups.moving]", '24: groups.moving: "moving" is the name of a state'),
     "target is a group": ('to = "moving"', 'to = "working"', '35: transitions[0].to: "working" is not a state'),
+    "unused answer in a group with a final member": (
+        '"working", "broken"',
+        '"broken"',
+        '46: transitions[3]: never applies: each member of "standing" that is not final has an answer of its own'
+        ' to "power_lost"',
+    ),
     "unknown source": (
         'from = "working"',
         'from = "workin"',
@@ -205,3 +211,11 @@ def test_a_broken_group_is_reported_with_the_line_in_the_file(
     file.write_text(LIFT.replace(old, new, 1))
     found = [str(defect).removeprefix(f"{file}:") for defect in check_file(file)]
     assert any(defect.startswith(expected) for defect in found), found
+
+
+def test_the_answers_of_a_group_with_only_final_members_have_no_findings_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "lift.toml"
+    file.write_text(LIFT.replace(', "scrapped"]', "]") + '[groups.over]\nstates = ["scrapped"]\nignore = ["called"]\n')
+    assert [str(defect) for defect in check_file(file)] == [
+        f"{file}:55: groups.over: has only final members, which inherit no answers: give them its tags and remove it"
+    ]

@@ -41,10 +41,12 @@ def answer_of_a_group_is_used(context: RuleContext) -> Iterator[Problem]:
         if source in context.spec.groups:
             answers += ((source, event, ("transitions", index)) for index, _ in transitions)
     for group, event, place in answers:
-        applies = any(context.hierarchy.answering(state, event) == group for state in context.states_of(group))
-        if event in context.known_events(group) and not applies:
-            message = f"never applies: each member of {quoted(group)} has an answer of its own to {quoted(event)}"
-            yield Problem(place, message)
+        states = context.states_of(group)
+        applies = any(context.hierarchy.answering(state, event) == group for state in states)
+        if event in context.known_events(group) and not applies and group not in context.groups_of_final_states:
+            which = "" if context.final_states.keys().isdisjoint(states) else " that is not final"
+            answer = f"has an answer of its own to {quoted(event)}"
+            yield Problem(place, f"never applies: each member of {quoted(group)}{which} {answer}")
 
 
 @rule("groups", "transitions")

@@ -86,6 +86,12 @@ class RuleContext:
                     yield Problem((*place, "states", index), message)
 
     @cached_property
+    def groups_of_final_states(self) -> list[str]:
+        """The groups with members that are all final. Such a group has a finding of its own."""
+        members = self.hierarchy.members
+        return [name for name, states in members.items() if states and self.final_states.keys() >= set(states)]
+
+    @cached_property
     def has_only_known_sources(self) -> bool:
         """Whether all transitions start from declared states or groups, and the groups are sound."""
         names = {*self.spec.states, *self.spec.groups}

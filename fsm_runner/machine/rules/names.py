@@ -36,6 +36,15 @@ def groups_form_a_tree(context: RuleContext) -> Iterator[Problem]:
     yield from context.group_problems
 
 
+@rule("states", "groups")
+def group_has_a_state_that_is_not_final(context: RuleContext) -> Iterator[Problem]:
+    if not context.group_problems:
+        for name in context.groups_of_final_states:
+            yield Problem(
+                ("groups", name), "has only final members, which inherit no answers: give them its tags and remove it"
+            )
+
+
 @rule("states")
 def initial_is_a_state(context: RuleContext) -> Iterator[Problem]:
     yield from context.state_problems(context.spec.initial, ("initial",))
