@@ -9,6 +9,7 @@ from fsm_runner.config.paths import find_all
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.machine.check import check
 from fsm_runner.machine.defects import Defect, SpecError
+from fsm_runner.machine.spec import ActorInterface
 from fsm_runner.machine.spec_file import read
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 
@@ -46,10 +47,15 @@ def check_specs(files: Iterable[str]) -> int:
     defects: list[Defect] = []
     for path in [find_spec(file) for file in files] or own.values():
         try:
-            source = read(path)
-            defects += check(source, ACTOR_INTERFACES.get(path.stem if path in own.values() else source.spec.name))
+            defects += check(read(path), _interface(path, own))
         except SpecError as error:
             defects += error.defects
     for defect in defects:
         show(defect)
     return EXIT_FAILED if defects else EXIT_OK
+
+
+def _interface(path: Path, own: dict[str, Path]) -> ActorInterface | None:
+    """Return the interface of the actor that the file is for; None for a spec that is not one of the program's own."""
+    name = next((name for name, it in own.items() if it.exists() and it.samefile(path)), None)
+    return None if name is None else ACTOR_INTERFACES.get(name)

@@ -81,6 +81,21 @@ def test_check_finds_the_specs_of_a_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     )
 
 
+def test_only_the_programs_own_specs_are_judged_against_its_actors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    foreign = (ROOT / "specs" / "run.toml").read_text().replace('"may_run_again"', '"is_early"')
+    Path("run.toml").write_text(foreign)
+    assert invoke("check", "run.toml").output == ""
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "run.toml").write_text(foreign)
+    Path("link.toml").symlink_to("specs/run.toml")
+    monkeypatch.setenv("FSM_RUNNER_HOME", str(tmp_path))
+    for file in ("run", "specs/run.toml", "./specs/../link.toml"):
+        assert '"is_early" is not one of the guards of this machine\'s actor' in invoke("check", file).stdout
+    assert invoke("check", "run.toml").output == ""
+
+
 def test_a_file_that_is_not_a_spec_is_refused(tmp_path: Path) -> None:
     for command in ("check", "diagram"):
         assert "no such file" in str(refusal(command, "gone.toml"))
