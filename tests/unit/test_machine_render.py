@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from fsm_runner.machine.render.plantuml import plantuml
 from fsm_runner.machine.render.scxml import NAMESPACE, scxml
 from fsm_runner.machine.render.text import identifiers
 from fsm_runner.machine.render.xstate import xstate
-from fsm_runner.machine.spec import Spec, Transition
+from fsm_runner.machine.spec import Spec, State, Transition
 from tests.support.machine_specs import SPEC, specs, texts
 from tests.support.specs import load
 
@@ -177,6 +178,23 @@ def test_scxml_nests_groups_and_times_states() -> None:
         {"event": "held_enough", "target": "held"},
         {"event": "pushed", "target": "s_end"},
     ]
+
+
+def test_scxml_compares_the_outcome_that_it_has_assigned() -> None:
+    spec = load(ROOT / "specs" / "run.toml")
+    # A state of this name takes the identifier.
+    named = msgspec.structs.replace(spec, states={**spec.states, "outcome": State()})
+    for machine, variable in ((spec, "outcome"), (named, "outcome_")):
+        root = ET.fromstring(scxml(machine))
+        reported = [it for it in root.iter(f"{{{NAMESPACE}}}transition") if it.get("event") == "reported"]
+        conditions = [f"{variable} === 'completed'", f"{variable} === 'stopped'", None]
+        assert [it.get("cond") for it in reported] == conditions
+        assert {it.get("location") for it in root.iter(f"{{{NAMESPACE}}}assign")} == {variable}
+        assert [it.get("id") for it in root.iter(f"{{{NAMESPACE}}}data")] == [
+            variable,
+            "may_run_again",
+            "run_timeout_s",
+        ]
 
 
 # The children that the W3C allows for the elements that are used.

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from fsm_runner.machine.render.statechart import Part, statechart
 from fsm_runner.machine.render.text import identifiers, one_line
-from fsm_runner.machine.spec import Spec, State, Transition
+from fsm_runner.machine.spec import OUTCOME_GUARD, Spec, State, Transition
 
 NAMESPACE = "http://www.w3.org/2005/07/scxml"
 
@@ -14,15 +14,16 @@ NAMESPACE = "http://www.w3.org/2005/07/scxml"
 def scxml(spec: Spec) -> str:
     """Return a document whose data model is ECMAScript.
 
-    Guards and settings (in seconds) are variables, and so is `outcome`. An activity gets the names of the events that
-    it sends back as the parameters `on_done` and `on_error`.
+    Settings (in seconds) and guards are variables, and so is `outcome`, which a guard `outcome_is_…` compares. An
+    activity gets the names of the events that it sends back as the parameters `on_done` and `on_error`.
     """
     chart = statechart(spec)
     own_events = (event for state in spec.states.values() for event in state.own_events)
     events = identifiers((*spec.events, *own_events, *(transition.event for transition in spec.transitions)))
-    guards = (transition.guard for transition in spec.transitions if transition.guard is not None)
+    guards = (it.guard for it in spec.transitions if it.guard and not it.guard.startswith(OUTCOME_GUARD))
     settings = (it.timeout_s for it in spec.states.values() if isinstance(it.timeout_s, str))
-    variables = identifiers(("outcome", *guards, *settings), chart.ids.values())
+    outcome = identifiers(["outcome"], chart.ids.values())["outcome"]
+    variables = identifiers((*guards, *settings), (*chart.ids.values(), outcome))
 
     def add_parts(parent: ET.Element, parts: Iterable[Part]) -> None:
         for part in parts:
@@ -55,19 +56,29 @@ def scxml(spec: Spec) -> str:
     def add_transition(element: ET.Element, transition: Transition) -> None:
         added = ET.SubElement(element, "transition", event=events[transition.event], target=chart.ids[transition.to])
         if transition.guard is not None:
-            added.set("cond", variables[transition.guard])
+            added.set("cond", condition(transition.guard))
         if transition.decides is not None:
             # The first outcome that is decided stays.
-            first = ET.SubElement(added, "if", cond="outcome === undefined")
-            literal = one_line(transition.decides).replace("\\", "\\\\").replace("'", "\\'")
-            ET.SubElement(first, "assign", location="outcome", expr=f"'{literal}'")
+            first = ET.SubElement(added, "if", cond=f"{outcome} === undefined")
+            ET.SubElement(first, "assign", location=outcome, expr=_literal(transition.decides))
+
+    def condition(guard: str) -> str:
+        if guard.startswith(OUTCOME_GUARD):
+            return f"{outcome} === {_literal(guard.removeprefix(OUTCOME_GUARD))}"
+        return variables[guard]
 
     root = ET.Element("scxml", xmlns=NAMESPACE, version="1.0", datamodel="ecmascript")
     root.set("name", identifiers([spec.name])[spec.name])
     root.set("initial", chart.ids[spec.initial])
     data = ET.SubElement(root, "datamodel")
-    for variable in variables.values():
+    for variable in (outcome, *variables.values()):
         ET.SubElement(data, "data", id=variable)
     add_parts(root, chart.parts)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _literal(text: str) -> str:
+    """Return a string of ECMAScript."""
+    escaped = one_line(text).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
