@@ -1,5 +1,6 @@
 """`fsm-runner machine check`."""
 
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -26,17 +27,22 @@ def own_specs() -> dict[str, Path]:
 def find_spec(file: str) -> Path:
     """Return the path of a spec, given as a path or as the name of one of the program's own; `./run` is always a path.
 
-    Raises `UsageError` if there is no such file.
+    Raises `UsageError` if there is no such file, or it is not a regular one.
     """
     own = own_specs()
     if file in own:
         return own[file]
-    path = Path(file)
-    if not path.exists():
-        raise UsageError(f"{file}: there is no such file, and no own spec of this name ({', '.join(own) or 'none'})")
-    if path.is_dir():
-        raise UsageError(f"{file}: this is a directory, not a spec")
-    return path
+    try:
+        mode = Path(file).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        known = ", ".join(own) or "none"
+        raise UsageError(f"{file}: there is no such file, and no own spec of this name ({known})") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise UsageError(f"{file}: this is {kind}, so it cannot be a spec")
+    return Path(file)
 
 
 def check_specs(files: Iterable[str]) -> int:

@@ -1,6 +1,8 @@
 """Reads a spec file: its contents, their lines, and every deviation from the format."""
 
+import itertools
 import re
+import stat
 import tomllib
 from codecs import BOM_UTF8
 from pathlib import Path as FilePath
@@ -14,6 +16,8 @@ from fsm_runner.machine.spec import Spec
 from fsm_runner.machine.toml_lines import TomlLines
 
 SPEC_LIMIT_BYTES = 1 << 20
+_DEPTH_LIMIT = 100
+"""Levels of tables and lists: more than any spec needs, and few enough for functions that recurse for each."""
 _TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
@@ -62,12 +66,14 @@ def read(path: FilePath | str) -> SpecFile:
 
 def _text(path: FilePath | str) -> str:
     try:
+        if not stat.S_ISREG(mode := FilePath(path).stat().st_mode):  # reading a named pipe would block
+            raise _error(path, "is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
         with FilePath(path).open("rb") as file:
             content = file.read(SPEC_LIMIT_BYTES + 1)
     except (OSError, ValueError) as error:
         raise _error(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > SPEC_LIMIT_BYTES:
-        raise _error(path, f"is larger than {SPEC_LIMIT_BYTES} bytes")
+        raise _error(path, f"is larger than {SPEC_LIMIT_BYTES} bytes: shorten it, or name a file that is a spec")
     content = content.removeprefix(BOM_UTF8)
     try:
         return content.decode()
@@ -77,16 +83,28 @@ def _text(path: FilePath | str) -> str:
 
 
 def _toml(path: FilePath | str, text: str) -> dict[str, Any]:
+    too_deep = "is nested too deeply: remove the innermost tables and lists, a spec has at most 3 levels of them"
     try:
-        return tomllib.loads(text)
+        raw = tomllib.loads(text)
     except RecursionError as error:
-        raise _error(path, "is nested too deeply") from error
+        raise _error(path, too_deep) from error
     except ValueError as error:
         if (found := _TOML_ERROR.fullmatch(str(error))) is None:
             raise _error(path, f"is not TOML: {error}") from error
         what, line, column = found.groups()
         where = f"column {column}" if line else "at the end of the file"
         raise _error(path, f"is not TOML: {what}, {where}", int(line or text.count("\n") + 1)) from error
+    if _is_deep(raw):
+        raise _error(path, too_deep)
+    return raw
+
+
+def _is_deep(raw: dict[str, Any]) -> bool:
+    level: list[Any] = [raw]
+    for _ in range(_DEPTH_LIMIT):
+        contents = (it.values() if isinstance(it, dict) else it for it in level if isinstance(it, dict | list))
+        level = list(itertools.chain.from_iterable(contents))
+    return bool(level)
 
 
 def _error(path: FilePath | str, message: str, line: int | None = None) -> SpecError:

@@ -1,5 +1,6 @@
 """The command line of `fsm-runner machine`."""
 
+import os
 import re
 from pathlib import Path
 
@@ -97,9 +98,13 @@ def test_only_the_programs_own_specs_are_judged_against_its_actors(
 
 
 def test_a_file_that_is_not_a_spec_is_refused(tmp_path: Path) -> None:
+    os.mkfifo("pipe")
+    Path("loop").symlink_to("loop")
     for command in ("check", "diagram"):
         assert "no such file" in str(refusal(command, "gone.toml"))
         assert "directory" in str(refusal(command, str(tmp_path)))
+        assert "pipe: this is not a regular file" in str(refusal(command, "pipe"))
+        assert "loop: cannot be read: Too many levels of symbolic links" in str(refusal(command, "loop"))
         assert refusal(command, "gone.toml").exit_code == 2
     Path("image.toml").write_bytes(b"\x89PNG")
     assert invoke("check", "image.toml").stdout == "image.toml:1: is not UTF-8: byte 0x89\n"

@@ -1,5 +1,6 @@
 """Reading a spec file: every deviation from the format has its line, and nothing raises anything but `SpecError`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,9 @@ gaurd = "x"
     ]
 
 
+TOO_DEEP = ": is nested too deeply: remove the innermost tables and lists, a spec has at most 3 levels of them"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -122,8 +126,13 @@ gaurd = "x"
         (b"a = [1,\n", ":2: is not TOML: Invalid value, at the end of the file"),
         (b"a = 1\na = 2\n", ":2: is not TOML: Cannot overwrite a value, column 6"),
         (b"a = 1\nb = '\xff'\n", ":2: is not UTF-8: byte 0xff"),
-        (b"a = " + b"[" * 100_000, ": is nested too deeply"),
-        (b"#" * (SPEC_LIMIT_BYTES + 1), f": is larger than {SPEC_LIMIT_BYTES} bytes"),
+        (b"a = " + b"[" * 100_000, TOO_DEEP),
+        (b".".join([b"a"] * 1000) + b" = 1", TOO_DEEP),
+        (b"[[" + b".".join([b"a"] * 1000) + b"]]", TOO_DEEP),
+        (
+            b"#" * (SPEC_LIMIT_BYTES + 1),
+            f": is larger than {SPEC_LIMIT_BYTES} bytes: shorten it, or name a file that is a spec",
+        ),
     ],
 )
 def test_a_file_that_is_not_toml_has_one_defect(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -155,8 +164,14 @@ def test_a_number_of_too_many_digits_is_a_defect(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_defect(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"gone\.toml: cannot be read: No such file or directory"):
         read(tmp_path / "gone.toml")
-    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+    with pytest.raises(SpecError, match="is a directory"):
         read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="pipe: is not a regular file"):
+        read(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SpecError, match="loop: cannot be read: Too many levels of symbolic links"):
+        read(tmp_path / "loop")
     with pytest.raises(SpecError, match="cannot be read: "):
         read("a\0b")
 
