@@ -45,7 +45,7 @@ from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.runtime.control.descriptors import check_limit
 from fsm_runner.runtime.control.outage import OutageTimer
-from fsm_runner.runtime.recovery import Recovery
+from fsm_runner.runtime.recovery import Recovery, check_states
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
@@ -81,7 +81,7 @@ async def assembled_runner(
     """Build a runner that is ready to `live`, and close all that it uses afterwards.
 
     The default `redactor` knows the secrets of the environment. Raises `UsageError` if the profile's executor is not
-    usable, a port is taken, or a machine is not sound.
+    usable, a port is taken, a machine is not sound, or one lacks a state of the journal's open runs and sessions.
     """
     redactor = redactor or Redactor.of_variables(os.environ)
     machines = {name: load_machine(name) for name in ACTOR_INTERFACES}
@@ -114,6 +114,7 @@ async def assembled_runner(
         )
         durable = await stack.enter_async_context(open_durable_state(config.state_dir, identity, redactor.text, inbox))
         journal = durable.journal
+        check_states(journal.recovered, machines, journal.path)
         if launch_policy.user is not None and journal.path is not None:
             await in_thread(check_journal, launch_policy.user, journal.path.parent)
         scripts = ScriptSync(client, config.project_dir, launch_policy.user)

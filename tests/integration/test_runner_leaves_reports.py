@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fsm_runner.config.paths import bundled
 from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.actors import runner as runner_module
 from fsm_runner.runtime.control.registration import Registrar
@@ -34,6 +36,29 @@ async def test_a_report_that_the_journal_keeps_does_not_delay_the_end_and_is_sen
             assert second.path[0] == "recovering"
         (received,) = system.proxy.acknowledged("POST", TERMINAL_REPORT)
         assert received.path.endswith("/completed")
+
+
+async def test_a_runner_whose_spec_lacks_the_state_of_a_run_in_the_journal_does_not_start_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "SILENCE_LIMIT_S", 0.05)
+    profile, state_dir = make_home(tmp_path / "home"), tmp_path / "state"
+    async with open_system(tmp_path, Timings(stale_after_s=0.2)) as system:
+        async with system.running(profile, state_dir=state_dir, grace_period_s=60) as first:
+            system.proxy.fault("POST", REPORT + ".*", faults.reset(), times=None)
+            run = await system.submit("say", text="x")
+            await system.state(run, "reporting")
+            assert await first.drain() == "stopped"
+        spec = tmp_path / "home" / "specs" / "run.toml"
+        spec.parent.mkdir()
+        spec.write_text((bundled() / "specs" / "run.toml").read_text().replace("reporting", "telling"))
+        monkeypatch.setenv("FSM_RUNNER_HOME", str(tmp_path / "home"))
+        with pytest.raises(UsageError, match=f"^{spec} has no state 'reporting', .* has run {run.run_id}: "):
+            async with system.running(profile, state_dir=state_dir):
+                pass
+        spec.unlink()
+        async with system.running(profile, state_dir=state_dir):
+            assert (await system.end(run)).status == "completed"
 
 
 async def test_a_run_that_arrives_at_the_last_moment_is_reported_before_the_runner_leaves(

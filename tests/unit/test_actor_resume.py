@@ -156,9 +156,8 @@ def test_the_outcome_of_an_earlier_process_is_kept() -> None:
     assert lived(Position("repairing", None)).model.outcome == "done"
 
 
-@pytest.mark.parametrize("state", ["", "polishing"])
-def test_a_state_that_is_not_in_the_spec_is_replaced_by_the_initial_one(state: str) -> None:
-    chore = lived(Position(state, "polished"))
+def test_a_life_without_a_recorded_transition_is_resumed_from_the_initial_state() -> None:
+    chore = lived(Position("", None))
     assert chore.performed == ["repair"]
     assert chore.model.outcome == "spoiled"
     assert chore.record.steps[0] == step("interrupted", "begun", "repairing", "spoiled")

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from fsm_runner.errors import FsmRunnerError
+from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 from fsm_runner.protocol import wire
@@ -15,7 +16,7 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.interfaces import load_machine
-from fsm_runner.runtime.recovery import Recovery
+from fsm_runner.runtime.recovery import Recovery, check_states
 from tests.support.fake_api import ME, FakeApi
 from tests.support.polling import RUN, TIMES, PollingRunner
 from tests.support.positions import positions
@@ -23,6 +24,7 @@ from tests.support.virtual_time import in_virtual_time
 
 SESSION = load_machine("session")
 SESSION_STATUS = "/runner/sessions/ses_1/status"
+JOURNAL = Path("state", "journal.sqlite")
 NOTHING = Recovered(runs=(), sessions=(), messages=(), ended=())
 
 
@@ -215,10 +217,25 @@ async def test_a_session_in_a_turn_is_reported_by_its_run_alone(
 
 @in_virtual_time
 async def test_a_resumed_session_starts_nothing() -> None:
-    """Also if the spec does not know its state."""
+    """Also if none of its transitions was recorded."""
     async with successor(FakeApi()) as runner:
         runner.record.open_sessions.append(RUN.session_id)
-        actor = runner.sessions.resume(Assignment(RUN, "", ME), Position("polishing", None), ())
+        actor = runner.sessions.resume(Assignment(RUN, "", ME), Position("", None), ())
         await runner.sessions.close("the test is over")
         assert actor.state == "failed"
         assert runner.record.open_sessions == []
+
+
+def test_a_state_of_the_journal_that_is_in_no_spec_is_a_usage_error() -> None:
+    machines = {name: load_machine(name) for name in ("run", "session")}
+    fine = msgspec.structs.replace(
+        NOTHING, runs=(open_run(""), open_run("reporting")), sessions=(open_session("idle"),)
+    )
+    check_states(fine, machines, JOURNAL)
+    renamed = msgspec.structs.replace(NOTHING, runs=(open_run("telling"),) * 2, sessions=(open_session("waiting"),))
+    with pytest.raises(UsageError) as refused:
+        check_states(renamed, machines, JOURNAL)
+    of_run, of_session = str(refused.value).splitlines()
+    where = f"in which the journal {JOURNAL} has"
+    assert f"specs/run.toml has no state 'telling', {where} run run_1: restore the state" in of_run
+    assert f"specs/session.toml has no state 'waiting', {where} session ses_1: restore the state" in of_session

@@ -244,10 +244,9 @@ def test_a_run_that_is_stopped_while_it_is_looked_up_is_reported_as_stopped(posi
     assert (life.actor.state, life.api.reported, life.executor.begun) == ("stopped", ["stopped"], 0)
 
 
-@pytest.mark.parametrize("state", ["", "polishing"])
-def test_a_run_in_an_unknown_state_is_resumed_from_the_initial_one(state: str) -> None:
-    assert lived(api_with_run("claimed"), left(Position(state, None))).api.reported == ["failed"]
-    assert lived(api_with_run("completed"), left(Position(state, None))).actor.state == "superseded"
+def test_a_run_without_a_recorded_transition_is_resumed_from_the_initial_state() -> None:
+    assert lived(api_with_run("claimed"), left(Position("", None))).api.reported == ["failed"]
+    assert lived(api_with_run("completed"), left(Position("", None))).actor.state == "superseded"
 
 
 def test_a_claim_that_cannot_be_recorded_fails_the_run_with_that_reason() -> None:

@@ -36,6 +36,7 @@ class Position(NamedTuple):
     """The position of a subject in its machine when an earlier process ended."""
 
     state: str
+    """Empty if no transition was recorded: then the subject is in the initial state."""
     outcome: str | None
     provisional: bool = False
 
@@ -162,7 +163,7 @@ class Actor:
 
     def _resume(self, position: Position) -> None:
         """Enter the state that `interrupted` leads to; a state that ignores it is entered again."""
-        if position.state in self._machine.spec.states:
+        if position.state:
             self.model.state, self.model.outcome, self.model.provisional = position
         self.model.facts = self.facts()
         step = self._machine.fire(self.model, "interrupted")
