@@ -162,7 +162,16 @@ BROKEN = {
         '26: groups.working.states: "working" contains itself',
     ),
     "named as a state": ("[groups.working]", "[groups.moving]", '24: groups.moving: "moving" is the name of a state'),
-    "target is a group": ('to = "moving"', 'to = "working"', '35: transitions[0].to: "working" is not a state'),
+    "target is a group": (
+        'to = "moving"',
+        'to = "working"',
+        '35: transitions[0].to: "working" is a group; a transition leads to a state',
+    ),
+    "initial is a group": (
+        'initial = "waiting"',
+        'initial = "working"',
+        '2: initial: "working" is a group; a machine starts in a state',
+    ),
     "unused answer in a group with a final member": (
         '"working", "broken"',
         '"broken"',

@@ -62,11 +62,13 @@ class RuleContext:
         states = [self.spec.states[name] for name in self.states_of(source)]
         return {event for state in states for event in (*self.declared_events, *state.own_events)}
 
-    def state_problems(self, name: str, place: Path, *, or_group: bool = False) -> Iterator[Problem]:
-        """Yield a problem if the name is not that of a state."""
-        known = {*self.spec.states, *(self.spec.groups if or_group else ())}
-        if name not in known:
-            kind = "neither a state nor a group" if or_group else "not a state"
+    def state_problems(self, name: str, place: Path, why_no_group: str | None = None) -> Iterator[Problem]:
+        """Yield a problem if the name is not that of a state. It may be that of a group unless there is a reason."""
+        known = {*self.spec.states, *(self.spec.groups if why_no_group is None else ())}
+        if name in self.spec.groups and name not in known:
+            yield Problem(place, f"{quoted(name)} is a group; {why_no_group}")
+        elif name not in known:
+            kind = "neither a state nor a group" if why_no_group is None else "not a state"
             yield Problem(place, f"{quoted(name)} is {kind}{similar(name, known)}")
 
     def _group_problems(self) -> Iterator[Problem]:
@@ -80,7 +82,7 @@ class RuleContext:
             if name in self.hierarchy.ancestors(name):
                 yield Problem((*place, "states"), f"{quoted(name)} contains itself")
             for index, member in enumerate(group.states):
-                yield from self.state_problems(member, (*place, "states", index), or_group=True)
+                yield from self.state_problems(member, (*place, "states", index))
                 if member in group.states[:index] or parents[member] != name:
                     message = f"{quoted(member)} is in the group {quoted(parents[member])} already"
                     yield Problem((*place, "states", index), message)

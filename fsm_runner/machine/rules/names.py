@@ -47,7 +47,7 @@ def group_has_a_state_that_is_not_final(context: RuleContext) -> Iterator[Proble
 
 @rule("states")
 def initial_is_a_state(context: RuleContext) -> Iterator[Problem]:
-    yield from context.state_problems(context.spec.initial, ("initial",))
+    yield from context.state_problems(context.spec.initial, ("initial",), "a machine starts in a state")
 
 
 @rule("groups")
@@ -56,8 +56,8 @@ def transition_joins_states(context: RuleContext) -> Iterator[Problem]:
         return
     for index, transition in enumerate(context.spec.transitions):
         for source in transition.sources:
-            yield from context.state_problems(source, ("transitions", index, "from"), or_group=True)
-        yield from context.state_problems(transition.to, ("transitions", index, "to"))
+            yield from context.state_problems(source, ("transitions", index, "from"))
+        yield from context.state_problems(transition.to, ("transitions", index, "to"), "a transition leads to a state")
 
 
 @rule()
