@@ -63,8 +63,8 @@ def is_sound(raw: Raw, interface: ActorInterface | None) -> bool:
     if any(w.get("provisional") and "decides" not in w for w in ways):
         return False
     main = [w for w in ways if w.get("main")]
-    on_path = {raw["initial"], *(w["to"] for w in main)}
-    if not all(on_path & set(w["flat"]) for w in main):
+    main_arrows = [(s, w["event"], w["to"], w.get("guard")) for w in main for s in w["flat"]]
+    if not all(any(leads(main_arrows, raw["initial"], s) for s in w["flat"]) for w in main):
         return False
     outcomes = [state.get("outcome") for state in states.values() if state.get("final")]
     if any("decides" in w and w["decides"] not in outcomes for w in ways):

@@ -268,7 +268,12 @@ BROKEN = {
     "main path with a gap": (
         'event = "jammed"',
         'event = "jammed"\nmain = true',
-        "35: transitions[3].main: starts neither in the initial state nor where another transition with `main` leads",
+        "35: transitions[3].main: no transitions with `main` lead here from the initial state",
+    ),
+    "main cycle apart from the initial state": (
+        'event = "jammed"\nto = "closed"',
+        'event = "jammed"\nto = "moving"\nmain = true',
+        "36: transitions[3].main: no transitions with `main` lead here from the initial state",
     ),
     "event without answer": (
         'ignore = ["pushed"]\n',
@@ -373,6 +378,18 @@ def test_a_spec_without_a_file_has_defects_without_lines(spec_file: Path) -> Non
     assert [str(defect) for defect in check(load(spec_file))] == [
         "states.moving.retry.cap_s: is below base_s (0.5 < 1)"
     ]
+
+
+def test_a_main_path_apart_from_the_initial_state_has_one_finding(spec_file: Path) -> None:
+    broken = SOUND.replace('from = ["moving"]', 'from = "moving"\nmain = true').replace(
+        '"jammed"\nto', '"jammed"\nmain = true\nto'
+    )
+    spec_file.write_text(broken)
+    assert [defect.place for defect in check_file(spec_file)] == ["transitions[1].main"]
+    spec_file.write_text(broken.replace('to = "moving"', 'to = "moving"\nmain = true'))
+    assert check_file(spec_file) == ()
+    spec_file.write_text(broken.replace('initial = "closed"', 'initial = "close"'))
+    assert [defect.place for defect in check_file(spec_file)] == ["initial"]
 
 
 def test_format_and_rules_are_checked_together_and_no_mistake_is_reported_twice(spec_file: Path) -> None:

@@ -93,14 +93,17 @@ def final_state_has_no_way_out(context: RuleContext) -> Iterator[Problem]:
 
 @rule("initial", "states", "groups", "transitions")
 def main_path_is_connected(context: RuleContext) -> Iterator[Problem]:
-    if not context.has_only_known_states:
+    if context.spec.initial not in context.spec.states or not context.has_only_known_states:
         return
     main = [(index, transition) for index, transition in enumerate(context.flat.transitions) if transition.main]
-    on_path = {context.spec.initial, *(transition.to for _, transition in main)}
-    for index, transition in main:
+    edges = [(source, transition.to) for _, transition in main for source in transition.sources]
+    on_path = _closure([context.spec.initial], edges)
+    targets = {target for _, target in edges}
+    # The start of a separate path comes first, so that the path has one finding.
+    for index, transition in sorted(main, key=lambda it: not targets.isdisjoint(it[1].sources)):
         if on_path.isdisjoint(transition.sources):
-            message = "starts neither in the initial state nor where another transition with `main` leads"
-            yield Problem(("transitions", index, "main"), message)
+            yield Problem(("transitions", index, "main"), "no transitions with `main` lead here from the initial state")
+            on_path |= _closure(transition.sources, edges)
 
 
 def _closure(start: Iterable[str], edges: list[tuple[str, str]]) -> set[str]:
