@@ -55,7 +55,8 @@ class CoordinatorClient:
         self.registrations = 0
         """The number of successful registrations. A "not registered" response to a call before the last one is void."""
         self._registered: wire.Registered | None = None
-        self._conflict_warning = RareWarning(policy.CONFLICT_LOG_INTERVAL_S)
+        self._conflict_warning = RareWarning(policy.REGISTRATION_LOG_INTERVAL_S)
+        self._unregistered_warning = RareWarning(policy.REGISTRATION_LOG_INTERVAL_S)
 
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Register. Retry while the coordinator is unreachable or counts another runner of this identity as online.
@@ -165,7 +166,7 @@ class CoordinatorClient:
 
     def _log_unregistered(self, fault: Exception, wait_s: float) -> None:
         self.on_unanswered()
-        logger.warning("registration failed, retrying in {:.1f} s: {}", wait_s, fault)
+        self._unregistered_warning.log("registration failed, retrying in {:.1f} s: {}", wait_s, fault)
 
     def _log_conflict(self, fault: Exception, _wait_s: float) -> None:
         self.note_response()

@@ -50,8 +50,8 @@ REMOVED_AFTER_S = 600.0
 """Without a heartbeat for this long, a runner and its agents are removed (section 1.1)."""
 STALE_CHECK_INTERVAL_S = 30.0
 """The interval at which a deployed coordinator looks for stale runners (section 1.1)."""
-CONFLICT_LOG_INTERVAL_S = 30.0
-"""The interval at which the log repeats that another runner blocks the registration."""
+REGISTRATION_LOG_INTERVAL_S = 30.0
+"""The interval at which the log repeats that the registration fails, or that another runner blocks it."""
 
 TOKEN_MARGIN_S = 60.0
 """A token is renewed this long before it expires,"""

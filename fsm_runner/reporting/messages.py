@@ -1,6 +1,7 @@
 """The messages that a runner queues for the coordinator (protocol.md, sections 1.1 and 1.4)."""
 
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import msgspec
 
@@ -56,6 +57,11 @@ class OutboundMessage(msgspec.Struct, frozen=True):
     start: RunStart | None = None
     durable: bool = True
     """Whether the runner's next process sends it if this one ends before."""
+
+    @property
+    def subject(self) -> str:
+        """The run or session that the message is about: each path ends with its id and an action."""
+        return unquote(self.path.rpartition("/")[0].rpartition("/")[2])
 
 
 def started(run_id: str, runner_id: str) -> OutboundMessage:

@@ -35,7 +35,8 @@ class MessageSender:
         def log_failure(fault: Exception, wait_s: float) -> None:
             attempts.failures += 1
             level = "WARNING" if attempts.failures == WARN_AT_FAILURE else "DEBUG"
-            logger.log(level, "{} {} is not delivered yet, retrying ({})", message.method, message.path, fault)
+            # The fault names the method and the URL.
+            logger.log(level, "{}: a message is not delivered yet, retrying ({})", message.subject, fault)
 
         return await retrying(
             attempts.attempt,

@@ -8,18 +8,20 @@ import pytest
 from fsm_runner.coordinator_client.api import Polled
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import DuplicateRunner, Unreachable
-from fsm_runner.coordinator_client.policy import CONFLICT_LOG_INTERVAL_S
+from fsm_runner.coordinator_client.policy import REGISTRATION_LOG_INTERVAL_S, Policies
 from fsm_runner.protocol.error_bodies import ErrorDetail
 from fsm_runner.protocol.wire import Registered, Registration
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.control.outage import OutageTimer
-from tests.support.fake_api import ME, FakeApi, PollAnswer
+from fsm_runner.util.retry import RetryPolicy
+from tests.support.fake_api import ME, REGISTERED, FakeApi, PollAnswer
 from tests.support.logs import log_lines
 from tests.support.polling import REGISTRATION, polling_runner
 from tests.support.virtual_time import in_virtual_time
 
 RUNNER = load_machine("runner")
+POLICIES_OF_A_SECOND = Policies(register=RetryPolicy(base_s=1, cap_s=1))
 RARE_BEATS = Registered(runner_id=ME, poll_timeout_seconds=30, heartbeat_interval_seconds=1000)
 RARE_BEATS_TIMES = PollTimes(poll_timeout_s=30, heartbeat_interval_s=1000)
 
@@ -147,8 +149,25 @@ async def test_a_coordinator_that_refuses_a_second_runner_of_an_identity_is_not_
             await client.register(REGISTRATION)
     assert loop.time() > 600
     warnings = [text for text in lines if "forgets it 120 to 150 s after its last heartbeat" in text]
-    assert loop.time() / CONFLICT_LOG_INTERVAL_S - 5 < len(warnings) <= loop.time() / CONFLICT_LOG_INTERVAL_S + 1
+    intervals = loop.time() / REGISTRATION_LOG_INTERVAL_S
+    assert intervals - 5 < len(warnings) <= intervals + 1
     assert received.at_s == []
+
+
+@in_virtual_time
+async def test_a_registration_that_fails_for_long_is_logged_at_first_and_then_every_30_s() -> None:
+    class Away(FakeApi):
+        async def register(self, registration: Registration) -> Registered:
+            if loop.time() < 100:
+                raise Unreachable("POST http://coordinator/runner/register: refused")
+            return REGISTERED
+
+    loop = asyncio.get_running_loop()
+    client = CoordinatorClient(Away(), POLICIES_OF_A_SECOND)  # type: ignore[arg-type]  # it has the methods that are called
+    with log_lines() as lines:
+        await client.register(REGISTRATION)
+    assert len(lines) == 4
+    assert all(line.startswith("registration failed, retrying in ") for line in lines)
 
 
 class CutApi(FakeApi):

@@ -1,6 +1,7 @@
 """A runner first resumes what an earlier process left: in which order, and with which reports."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.recovery import Recovery, check_states
 from tests.support.fake_api import ME, FakeApi
+from tests.support.logs import log_lines
 from tests.support.polling import RUN, TIMES, PollingRunner
 from tests.support.positions import positions
 from tests.support.virtual_time import in_virtual_time
@@ -224,6 +226,28 @@ async def test_a_resumed_session_starts_nothing() -> None:
         await runner.sessions.close("the test is over")
         assert actor.state == "failed"
         assert runner.record.open_sessions == []
+
+
+@pytest.mark.parametrize("position", [Position("idle", None), Position("reporting", "finished")])
+@in_virtual_time
+async def test_the_log_says_once_that_the_executor_of_a_resumed_session_is_gone(position: Position) -> None:
+    async with successor(FakeApi()) as runner:
+        runner.record.open_sessions.append(RUN.session_id)
+        with log_lines("INFO") as lines:
+            runner.sessions.resume(Assignment(RUN, "", ME), position, ())
+            await runner.sessions.close("the test is over")
+    assert lines[0] == "ses_1: its executor ended with the earlier runner process"
+    (end,) = lines[1:]
+    assert re.fullmatch(r"ses_1: (ended|failed) after [0-9.]+ s since it was resumed", end)
+
+
+@pytest.mark.parametrize(("agent", "named"), [(None, ""), ("say", "agent say, ")])
+@in_virtual_time
+async def test_the_log_names_the_agent_of_a_claimed_run_if_it_has_one(agent: str | None, named: str) -> None:
+    async with successor(FakeApi()) as runner:
+        with log_lines("INFO") as lines:
+            runner.runs.start(msgspec.structs.replace(RUN, agent_name=agent), ME)
+    assert lines[0] == f"run_1: claimed ({named}session ses_1)"
 
 
 def test_a_state_of_the_journal_that_is_in_no_spec_is_a_usage_error() -> None:

@@ -17,6 +17,7 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
 from fsm_runner.reporting.sender import MessageSender
 from tests.support.fake_api import FakeApi
+from tests.support.logs import log_lines
 from tests.support.virtual_time import in_virtual_time
 
 LOST = Unreachable("reset")
@@ -164,3 +165,15 @@ async def test_the_look_up_of_a_run_is_retried_during_an_outage() -> None:
     coordinator = api_with(LOST, NOT_SENT, NotRegistered("401"), NotAuthenticated("403", 403), running)
     assert await CoordinatorClient(coordinator).look_up_run("run_1") is running  # type: ignore[arg-type] # as above
     assert await CoordinatorClient(api_with(UNKNOWN)).look_up_run("run_1") is None  # type: ignore[arg-type] # as above
+
+
+@pytest.mark.parametrize(
+    ("message", "subject"), [(STARTED, "run_1"), (FAILED, "run_1"), *((message, "ses_1") for message in OTHERS)]
+)
+@in_virtual_time
+async def test_a_delay_is_logged_with_the_run_or_session_and_the_call(message: OutboundMessage, subject: str) -> None:
+    with log_lines() as lines:
+        await exchanges(message, *[NoConnection("POST http://coordinator/path: refused")] * 4)
+    assert set(lines) == {
+        f"{subject}: a message is not delivered yet, retrying (POST http://coordinator/path: refused)"
+    }

@@ -238,6 +238,11 @@ class Actor:
             self._inbox.put_nowait(_Message(event, payload, _reason(payload), visit, cause))
 
 
+def took_text(took_s: float, actor: Actor) -> str:
+    """Return the duration of the actor's life in this process, for the log."""
+    return f"{took_s:.2f} s" + (" since it was resumed" if actor.was_resumed else "")
+
+
 def _reason(payload: object) -> str:
     if isinstance(payload, BaseException):
         return limited_error(str(payload)) or type(payload).__name__

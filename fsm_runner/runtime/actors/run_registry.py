@@ -13,6 +13,7 @@ from fsm_runner.journal.records import EndedRun, OpenRun
 from fsm_runner.protocol import wire
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
+from fsm_runner.runtime.actors.actor import took_text
 from fsm_runner.runtime.actors.ended_runs import EndedRuns
 from fsm_runner.runtime.actors.run import RunActor, RunContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
@@ -89,7 +90,8 @@ class RunRegistry:
             return False
         if self.resend_final_report(run.run_id):
             return False
-        logger.info("{}: claimed (agent {}, session {})", run.run_id, run.agent_name or "-", run.session_id)
+        agent = "" if run.agent_name is None else f"agent {run.agent_name}, "
+        logger.info("{}: claimed ({}session {})", run.run_id, agent, run.session_id)
         self._begin(RunActor(run, runner_id, self._context, refusal=self._refusal_of(run)))
         return True
 
@@ -236,9 +238,7 @@ class RunRegistry:
             actor.finished.set()
         if actor.terminal_report is not None:
             self._ended_runs.add(actor.name, actor.terminal_report)
-        took = f"{time.monotonic() - began_s:.2f} s"
-        if actor.was_resumed:
-            took += " since it was resumed"
+        took = took_text(time.monotonic() - began_s, actor)
         used = "" if actor.usage is None else f" ({actor.usage})"
         if reasons := [excerpt(headline(reason)) for reason in (actor.failure, actor.unreported) if reason]:
             logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, "; ".join(reasons))

@@ -166,7 +166,7 @@ class SessionActor(Actor):
         if self.model.outcome is not None and self._failure is None:
             ended = f"session {self.name} has ended: {payload or 'its executor is gone'}"
             self._failure = payload if isinstance(payload, FsmRunnerError) else ExecutionFailed(ended)
-            if not had_turn:
+            if not (had_turn or self.was_resumed):
                 logger.info("{}: its executor ends between turns: {}", self.name, _reason(step, payload))
         if had_turn and not self.has_turn:
             # A failed turn ends only now, after the processes that its run started.

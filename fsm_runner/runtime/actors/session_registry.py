@@ -11,7 +11,7 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.program import Launcher
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
-from fsm_runner.runtime.actors.actor import Position
+from fsm_runner.runtime.actors.actor import Position, took_text
 from fsm_runner.runtime.actors.session import OnStatus, SessionActor, SessionContext, Turn, no_live_executor
 from fsm_runner.util.tasks import OwnedTasks
 
@@ -35,6 +35,7 @@ class SessionRegistry:
 
     def resume(self, first: Assignment, position: Position, pending_reports: Collection[asyncio.Event]) -> SessionActor:
         """Bring a session of an earlier process of this runner to its end."""
+        logger.info("{}: its executor ended with the earlier runner process", first.run.session_id)
         return self._add(SessionActor(first, self._context, None, position, pending_reports=pending_reports))
 
     async def discard(self, session_id: str) -> None:
@@ -78,11 +79,11 @@ class SessionRegistry:
         finally:
             if self._actors.get(actor.name) is actor:
                 del self._actors[actor.name]
-        took_s = time.monotonic() - began_s
+        took = took_text(time.monotonic() - began_s, actor)
         if actor.unreported:
-            logger.warning("{}: {} after {:.2f} s: {}", actor.name, state, took_s, actor.unreported)
+            logger.warning("{}: {} after {}: {}", actor.name, state, took, actor.unreported)
         else:
-            logger.info("{}: {} after {:.2f} s", actor.name, state, took_s)
+            logger.info("{}: {} after {}", actor.name, state, took)
 
 
 class PersistentExecutor(msgspec.Struct, frozen=True):
