@@ -11,7 +11,9 @@ from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.actors import runner as runner_module
 from fsm_runner.runtime.control.registration import Registrar
 from tests.support import faults
+from tests.support.command_executor import SESSION_STATUS, ScriptedBench, command_home
 from tests.support.home import make_home
+from tests.support.logs import log_lines
 from tests.support.proxy import POLL, REPORT, TERMINAL_REPORT
 from tests.support.runner import open_system
 
@@ -36,6 +38,27 @@ async def test_a_report_that_the_journal_keeps_does_not_delay_the_end_and_is_sen
             assert second.path[0] == "recovering"
         (received,) = system.proxy.acknowledged("POST", TERMINAL_REPORT)
         assert received.path.endswith("/completed")
+
+
+async def test_the_report_of_a_session_that_the_journal_keeps_is_sent_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "SILENCE_LIMIT_S", 0.05)
+    home, state_dir = command_home(tmp_path / "home"), tmp_path / "state"
+    async with open_system(tmp_path, Timings(stale_after_s=0.2)) as system:
+        async with system.running(home, state_dir=state_dir, grace_period_s=60) as first:
+            bench = ScriptedBench(system, first)
+            run = await bench.start(["bind"], ["report"])
+            await bench.completes(run)
+            system.proxy.fault("POST", ".*", faults.reset(), times=None)
+            with log_lines("WARNING") as lines:
+                assert await first.drain() == "stopped"
+            assert "not deregistered: 1 report is left to this runner's next process" in lines
+        assert system.proxy.acknowledged("POST", SESSION_STATUS) == []
+        assert system.proxy.calls_for("DELETE", ".*") == []
+        async with system.running(home, state_dir=state_dir):
+            await system.proxy.answered("POST", SESSION_STATUS)
+        assert await bench.session(run) == "finished"
 
 
 async def test_a_runner_whose_spec_lacks_the_state_of_a_run_in_the_journal_does_not_start_and_changes_nothing(

@@ -196,9 +196,10 @@ class RunRegistry:
         await self._tasks.wait_until_empty()
 
     @property
-    def has_only_pending_reports(self) -> bool:
-        """Whether runs are held, and only their reports are pending."""
-        return bool(self._actors) and all(actor.work_done.is_set() for actor in self._actors.values())
+    def pending_report_count(self) -> int:
+        """The number of runs and sessions whose reports are pending; 0 while a run or an executor is at work."""
+        is_at_work = any(not actor.work_done.is_set() for actor in self._actors.values()) or self._sessions.is_at_work
+        return 0 if is_at_work else len(self._tasks) + len(self._sessions)
 
     async def wait_until_idle(self, reason: str) -> None:
         """Wait until at most reports are pending: for the work of all runs, then for the end of idle executors."""

@@ -205,8 +205,9 @@ class RunnerActor(Actor):
         runner_id = self._registrar.runner_id
         if runner_id is None:
             raise _NotDeregistered("not registered")
-        if self._keeps_reports and self._runs.has_only_pending_reports:
-            reason = f"not deregistered: {len(self._runs)} reports are left to this runner's next process"
+        if self._keeps_reports and (count := self._runs.pending_report_count) > 0:
+            reports = "1 report is" if count == 1 else f"{count} reports are"
+            reason = f"not deregistered: {reports} left to this runner's next process"
             logger.warning(reason)
             raise _NotDeregistered(reason)
         await self._client.deregister(runner_id)

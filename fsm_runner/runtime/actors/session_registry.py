@@ -27,6 +27,11 @@ class SessionRegistry:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether more than reports is pending."""
+        return any(not actor.work_done.is_set() for actor in self._actors.values())
+
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
