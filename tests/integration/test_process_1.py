@@ -7,7 +7,7 @@ import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -123,6 +123,10 @@ async def namespace(command: list[str], cwd: Path, env: dict[str, str]) -> Async
         yield process, await child_of(process.pid)
     finally:
         if process.returncode is None:
+            # `--kill-child` has no effect on a command that has changed its user.
+            for child in children_of(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             process.kill()
         await process.wait()
 
