@@ -17,8 +17,8 @@ STUCK_S = 10.0
 """The killer gives up when the same descendants remain for this time after SIGKILL. A process that the kernel holds,
 for example in a file system call, does not end."""
 TRACKING_S = 0.1
-"""The longest time for which the event loop is blocked to track or stop a child's descendants: about 1,500 processes.
-For stopping, CPU time counts instead: a fork bomb leaves this program little of it, and must be stopped at once."""
+"""The longest time for which the event loop is blocked to track a child's descendants: about 1,500 processes. To stop
+them, it may be blocked until this much CPU time has been used, since a fork bomb leaves this program little of it."""
 SLICE_S = 0.01
 """The longest time for which the event loop is blocked at once."""
 UNREADABLE_S = 0.05

@@ -191,7 +191,7 @@ class RunActor(Actor):
         self._session_status = await self._execution.wait()
 
     async def _stop_execution(self) -> None:
-        # A late `started` would set a run back to running that the coordinator stops.
+        # A `started` that arrives after a stop request would set the run back to running.
         self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
         if self._execution is not None:
             self._signal = "SIGKILL"  # reported if the stop fails

@@ -62,7 +62,7 @@ class RunRegistry:
 
     @property
     def _only_executors_lack_room(self) -> bool:
-        """Whether persistent executors hold the descriptors: the end of a run, which is their turn, would free none."""
+        """Whether only persistent executors hold descriptors. Each run is one of their turns, so its end frees none."""
         turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
         return self.descriptors.has_lasting_shortage and turns == len(self._tasks)
 
