@@ -98,6 +98,10 @@ class Journal:
         """Record the cost of a run as JSON. The latest one counts."""
         self._record(RecordKind.USAGE, run_id, usage)
 
+    def record_wait(self, run_id: str, wait: bytes | None) -> None:
+        """Record what an open run waits for, as JSON; None: it does not wait. The latest one counts."""
+        self._record(RecordKind.WAIT, run_id, wait)
+
     def record_run_end(self, run_id: str) -> None:
         """Record that a run is in a final state."""
         self._record(RecordKind.RUN_END, run_id, utc_text())

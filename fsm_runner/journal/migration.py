@@ -131,7 +131,11 @@ def _current_message(message: dict[str, Any]) -> dict[str, Any]:
     return current
 
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_provisional)
+def _add_wait(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE runs ADD COLUMN wait BLOB")
+
+
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_provisional, _add_wait)
 """The step at index 0 makes version 2 of version 1, and so on."""
 
 

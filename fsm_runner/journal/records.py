@@ -62,6 +62,10 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
     report: Report | None
     interruptions: int
     """The number of its transitions with the event `interrupted`."""
+    usage: bytes | None = None
+    """Its cost as JSON; None if its executor reported none."""
+    wait: bytes | None = None
+    """What it waits for, as JSON; None if it does not wait."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):

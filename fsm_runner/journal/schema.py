@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.records import TransitionRow
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TRANSITION_COLUMNS = ", ".join(TransitionRow.__struct_fields__)
 
 PROCESSES_TABLE = """
@@ -48,7 +48,8 @@ CREATE TABLE runs (
     report_path TEXT,
     report_body BLOB,
     ended_at TEXT,
-    usage BLOB
+    usage BLOB,
+    wait BLOB
 )""",
     "CREATE INDEX runs_by_end ON runs (ended_at)",
     "CREATE INDEX runs_by_session ON runs (session_id)",

@@ -1,7 +1,7 @@
 """Journals of earlier releases are migrated, and their open runs and sessions are resumed.
 
-A runner of the release with journal version 2 wrote each file in `tests/fixtures/journal_version_2`. It was killed
-when a run or a session had entered the state that names the file.
+Runners of the releases with journal versions 2 and 3 wrote the files in `tests/fixtures/journal_version_…`. Each was
+killed when a run or a session had entered the state that names the file.
 """
 
 import asyncio
@@ -33,9 +33,21 @@ from fsm_runner.runtime.recovery import Recovery
 from tests.support.fake_api import FakeApi
 from tests.support.polling import PROJECT_DIR, EndlessExecutor
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "journal_version_2"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 MACHINES = {name: load_machine(name) for name in ("run", "session", "runner")}
 AS_VERSION_1 = "ALTER TABLE runs DROP COLUMN usage; DROP TABLE processes; PRAGMA user_version=1"
+
+
+class Fixture(NamedTuple):
+    name: str
+    version: int
+
+    @property
+    def statements(self) -> str:
+        return (FIXTURES / f"journal_version_{self.version}" / f"{self.name}.sql").read_text()
+
+    def __str__(self) -> str:
+        return f"{self.name}, version {self.version}"
 
 
 class Expected(NamedTuple):
@@ -51,6 +63,7 @@ EXPECTED = {
     "run_preparing": Expected("preparing_workspace", ["failed"]),
     "run_executing": Expected("executing", ["failed"]),
     "run_stopping": Expected("stopping", ["stopped"]),
+    "run_stopping_with_usage": Expected("stopping", ["stopped"]),
     "run_recovering": Expected("recovering", ["failed"]),
     "run_reporting_completed": Expected("reporting", ["bind", "events", "completed"]),
     "run_reporting_failed": Expected("reporting", ["bind", "events", "failed"]),
@@ -65,14 +78,20 @@ EXPECTED = {
     "session_reporting_after_turn": Expected("failed", ["failed"]),
     "session_reporting_between_turns": Expected("reporting", ["completed", "status"]),
 }
-PROVISIONAL = [name for name, expected in EXPECTED.items() if expected.provisional]
+ONLY_IN = {"session_reporting_after_turn": 2, "run_stopping_with_usage": 3}
+"""The version of files that exist in one version only. Since version 3, a session reports nothing after a turn."""
+OPEN = [Fixture(name, version) for name in EXPECTED for version in (2, 3) if ONLY_IN.get(name, version) == version]
+USAGES = {
+    "run_stopping_with_usage": b'{"input_tokens":1200,"output_tokens":340,"cost_usd":0.0123,"turns":3}',
+}
+PROVISIONAL = [fixture for fixture in OPEN if EXPECTED[fixture.name].provisional]
 
 
-def write_journal(folder: Path, name: str, *statements: str) -> Path:
+def write_journal(folder: Path, fixture: Fixture, *statements: str) -> Path:
     folder.mkdir()
     path = folder / "journal.sqlite"
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((FIXTURES / f"{name}.sql").read_text())
+        connection.executescript(fixture.statements)
         for statement in statements:
             connection.executescript(statement)
     return path
@@ -136,21 +155,26 @@ def steps_in(path: Path) -> list[Step]:
 
 
 def test_each_fixture_is_expected_to_come_to_something() -> None:
-    assert {path.stem for path in FIXTURES.glob("*.sql")} == set(EXPECTED)
+    files = {f"{path.parent.name}/{path.stem}" for path in FIXTURES.glob("journal_version_*/*.sql")}
+    assert files == {f"journal_version_{fixture.version}/{fixture.name}" for fixture in OPEN}
 
 
-@pytest.mark.parametrize("statements", [(), (AS_VERSION_1,)], ids=["version 2", "version 1"])
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    ("fixture", "statements"),
+    [(fixture, ()) for fixture in OPEN] + [(fixture, (AS_VERSION_1,)) for fixture in OPEN if fixture.version == 2],
+    ids=str,
+)
 async def test_an_open_run_or_session_of_an_earlier_release_is_resumed(
-    tmp_path: Path, name: str, statements: tuple[str, ...]
+    tmp_path: Path, fixture: Fixture, statements: tuple[str, ...]
 ) -> None:
-    expected = EXPECTED[name]
-    path = write_journal(tmp_path / "0123", name, *statements)
+    expected = EXPECTED[fixture.name]
+    path = write_journal(tmp_path / "0123", fixture, *statements)
     journal = Journal(path.parent)
     recovered = journal.recovered
     await journal.aclose()
-    found = recovered.runs if name.startswith("run") else recovered.sessions
+    found = recovered.runs if fixture.name.startswith("run") else recovered.sessions
     assert [each.state for each in found] == [expected.state]
+    assert [(run.usage, run.wait) for run in recovered.runs] == [(USAGES.get(fixture.name), None)] * len(recovered.runs)
     assert [run.provisional for run in recovered.runs] == [expected.provisional] * len(recovered.runs)
     api = FakeApi()
     await resume(path.parent, api)
@@ -160,11 +184,11 @@ async def test_an_open_run_or_session_of_an_earlier_release_is_resumed(
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
-@pytest.mark.parametrize("name", PROVISIONAL)
+@pytest.mark.parametrize("fixture", PROVISIONAL, ids=str)
 async def test_an_outcome_that_was_decided_after_a_crash_does_not_replace_that_of_the_coordinator(
-    tmp_path: Path, name: str
+    tmp_path: Path, fixture: Fixture
 ) -> None:
-    path = write_journal(tmp_path / "0123", name)
+    path = write_journal(tmp_path / "0123", fixture)
     with closing(sqlite3.connect(path)) as connection:
         ((run_id,),) = connection.execute("SELECT run_id FROM runs").fetchall()
     api = FakeApi()
@@ -174,13 +198,13 @@ async def test_an_outcome_that_was_decided_after_a_crash_does_not_replace_that_o
     assert await left_in(path.parent) == []
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-async def test_history_shows_an_old_journal_as_it_shows_the_migrated_one(tmp_path: Path, name: str) -> None:
-    path = write_journal(tmp_path / "0123", name)
+@pytest.mark.parametrize("fixture", OPEN, ids=str)
+async def test_history_shows_an_old_journal_as_it_shows_the_migrated_one(tmp_path: Path, fixture: Fixture) -> None:
+    path = write_journal(tmp_path / "0123", fixture)
     before = steps_in(path)
     await Journal(path.parent).aclose()
     after = steps_in(path)
-    if name == "session_reporting_after_turn":  # it has nothing to report, so the migration ends it
+    if fixture.name == "session_reporting_after_turn":  # it has nothing to report, so the migration ends it
         before = [
             msgspec.structs.replace(step, target="failed") if step.target == "reporting" else step for step in before
         ]

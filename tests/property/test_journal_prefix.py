@@ -27,7 +27,8 @@ REPOSITORY = Path(__file__).parents[2]
 Note = tuple[str, int]
 """What is noted, and of which run, session or message."""
 
-KINDS = ("claim", "step", "fail", "interrupt", "settle", "end", "begin", "finish", "busy", "put", "drop", "write")
+OF_OPEN_RUNS = ("use", "wait", "continue", "settle", "end")
+KINDS = ("claim", "step", "fail", "interrupt", *OF_OPEN_RUNS, "begin", "finish", "busy", "put", "drop", "write")
 
 
 def notes(*further: str, min_size: int, max_size: int) -> st.SearchStrategy[list[Note]]:
@@ -43,7 +44,7 @@ def sensible(wanted: Sequence[Note]) -> list[Note]:
     for kind, number in wanted:
         if kind == "claim":
             claimed.add(number)
-        elif kind in ("settle", "end") and (number not in claimed or number in ended):
+        elif kind in OF_OPEN_RUNS and (number not in claimed or number in ended):
             continue
         elif kind == "end":
             ended.add(number)
@@ -69,6 +70,10 @@ def step_of(kind: str, at: int) -> Step:
 
 def report_of(at: int) -> Report:
     return Report("/path", b"%d" % at)
+
+
+def wait_of(kind: str, at: int) -> bytes | None:
+    return b"%d" % at if kind == "wait" else None
 
 
 class Model:
@@ -99,6 +104,10 @@ class Model:
                 )
             case "step" | "fail" | "interrupt":
                 self.steps.setdefault(number, []).append(step_of(kind, at))
+            case "use":
+                self.runs[number] = replace(self.runs[number], usage=b"%d" % at)
+            case "wait" | "continue":
+                self.runs[number] = replace(self.runs[number], wait=wait_of(kind, at))
             case "settle":
                 self.runs[number] = replace(self.runs[number], report=report_of(at))
             case "end":
@@ -151,6 +160,10 @@ def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
             journal.record_transition(
                 Transition("run", f"run_{number}", step.event, None, step.target, step.outcome, step.reason)
             )
+        case "use":
+            journal.record_usage(f"run_{number}", b"%d" % at)
+        case "wait" | "continue":
+            journal.record_wait(f"run_{number}", wait_of(kind, at))
         case "settle":
             journal.record_report(f"run_{number}", report_of(at))
         case "end":

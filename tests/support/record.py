@@ -15,6 +15,7 @@ class InstantRecord:
         self.reports: dict[str, Report] = {}
         self.open_sessions: list[str] = []
         self.usages: dict[str, bytes] = {}
+        self.waits: dict[str, bytes | None] = {}
         self.ended_runs: list[str] = []
         self.unwritable: Exception | None = None
         """What `flush` raises."""
@@ -34,6 +35,9 @@ class InstantRecord:
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
         self.usages[run_id] = usage
+
+    def record_wait(self, run_id: str, wait: bytes | None) -> None:
+        self.waits[run_id] = wait
 
     def record_run_end(self, run_id: str) -> None:
         self.ended_runs.append(run_id)

@@ -1,5 +1,7 @@
 """A batch that could not be written and the records since become one batch."""
 
+import pytest
+
 from fsm_runner.journal.batch import Batch, RecordKind, Row
 
 
@@ -50,20 +52,23 @@ def test_the_latest_report_counts_and_the_first_end() -> None:
     for batch, text in ((failed, "first"), (newer, "second")):
         batch.add(RecordKind.REPORT, "run_1", text, b"")
         batch.add(RecordKind.USAGE, "run_1", text)
+        batch.add(RecordKind.WAIT, "run_1", text)
         batch.add(RecordKind.RUN_END, "run_1", text)
     failed.extend(newer)
     assert rows(failed, RecordKind.REPORT) == [("run_1", "second", b"")]
     assert rows(failed, RecordKind.USAGE) == [("run_1", "second")]
+    assert rows(failed, RecordKind.WAIT) == [("run_1", "second")]
     assert rows(failed, RecordKind.RUN_END) == [("run_1", "first")]
 
 
-def test_a_batch_that_is_never_written_keeps_one_usage_of_a_run() -> None:
+@pytest.mark.parametrize("kind", [RecordKind.USAGE, RecordKind.WAIT])
+def test_a_batch_that_is_never_written_keeps_one_record_of_a_run(kind: RecordKind) -> None:
     failed = Batch()
-    for tokens in range(100):
+    for number in range(100):
         newer = Batch()
-        newer.add(RecordKind.USAGE, "run_1", tokens)
+        newer.add(kind, "run_1", number)
         failed.extend(newer)
-    assert failed.rows[RecordKind.USAGE] == [("run_1", 99)]
+    assert failed.rows[kind] == [("run_1", 99)]
 
 
 def test_a_message_that_is_deleted_before_it_is_written_never_reaches_the_disk() -> None:

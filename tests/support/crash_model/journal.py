@@ -91,7 +91,10 @@ class ModelJournal:
         self._record("record_report", run_id, report)
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
-        """Ignore usage, on which nothing depends."""
+        self._record("record_usage", run_id, usage)
+
+    def record_wait(self, run_id: str, wait: bytes | None) -> None:
+        self._record("record_wait", run_id, wait)
 
     def record_run_end(self, run_id: str) -> None:
         self._record("record_run_end", run_id)
@@ -146,6 +149,8 @@ class _OpenItem:
         self.failure: str | None = None
         self.interruptions = 0
         self.report: Report | None = None
+        self.usage: bytes | None = None
+        self.wait: bytes | None = None
         self.has_ended = False
 
     def step(self, step: Transition) -> None:
@@ -176,6 +181,14 @@ class _Replay:
     def record_report(self, run_id: str, report: Report) -> None:
         if run_id in self.runs and not self.runs[run_id].has_ended:
             self.runs[run_id].report = report
+
+    def record_usage(self, run_id: str, usage: bytes) -> None:
+        if run_id in self.runs:
+            self.runs[run_id].usage = usage
+
+    def record_wait(self, run_id: str, wait: bytes | None) -> None:
+        if run_id in self.runs:
+            self.runs[run_id].wait = wait
 
     def end_run(self, run_id: str) -> None:
         if run_id in self.runs and not self.runs[run_id].has_ended:
@@ -225,6 +238,8 @@ def _open_run(run: _OpenItem) -> OpenRun:
         failure=run.failure or "",
         report=run.report,
         interruptions=run.interruptions,
+        usage=run.usage,
+        wait=run.wait,
     )
 
 
