@@ -62,7 +62,8 @@ async def metadata(request: GatewayRequest) -> None:
     _check_session(request, fields.pop("session_id", UNSET))
     for name in AFFINITY_FIELDS:
         fields.pop(name, None)
-    if (status := take_executor_status(fields)) is not None and not request.endpoint.closed.is_set():
+    status = take_executor_status(fields, request.endpoint.session_id)
+    if status is not None and not request.endpoint.closed.is_set():
         request.endpoint.channel.report_status(status)
         if not fields:
             await request.respond(json_response({"ok": True}))

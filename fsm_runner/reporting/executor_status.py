@@ -1,10 +1,11 @@
-"""The fields of a session's metadata that are for the runner itself: status detail and usage of a run."""
+"""The fields of a session's metadata that are for the runner itself: status detail, usage and limit of a run."""
 
 from typing import TypeVar
 
 import msgspec
 
 from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.reporting.provider_limit import ProviderLimit, decode_provider_limit
 
 Form = TypeVar("Form")
 Encoded = TypeVar("Encoded", bound=bytes)
@@ -39,17 +40,23 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
     status_detail: str | None = None
     """Shown with the run's state, for example what the run waits for."""
     usage: Usage | None = None
+    """The sums of the turn so far."""
+    limit: ProviderLimit | None = None
+    """A limit of the provider that ends the turn."""
 
 
-def take_executor_status(fields: dict[str, Encoded]) -> ExecutorStatus | None:
+def take_executor_status(fields: dict[str, Encoded], session_id: str = "") -> ExecutorStatus | None:
     """Remove the runner's fields from a session's metadata (key to JSON value) and return them; None if there are none.
 
-    A field with one of these names and a value of another type is left for the coordinator.
+    A field with one of these names and a value of another form is left for the coordinator. A `limit` of null is
+    removed and means nothing, because only the runner ends a limit. `session_id` names the session in the log.
     """
+    before = len(fields)
     detail, usage = _taken(fields, "status_detail", str), _taken(fields, "usage", Usage)
-    if detail is None and usage is None:
+    limit = _taken_limit(fields, session_id)
+    if len(fields) == before:
         return None
-    return ExecutorStatus(None if detail is None else detail[:DETAIL_LIMIT_CHARS], usage)
+    return ExecutorStatus(None if detail is None else detail[:DETAIL_LIMIT_CHARS], usage, limit)
 
 
 def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | None:
@@ -61,3 +68,12 @@ def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | Non
         return None
     del fields[key]
     return value
+
+
+def _taken_limit(fields: dict[str, Encoded], session_id: str) -> ProviderLimit | None:
+    if "limit" not in fields:
+        return None
+    limit = decode_provider_limit(fields["limit"], session_id)
+    if limit is not None or bytes(fields["limit"]).strip() == b"null":
+        del fields["limit"]
+    return limit

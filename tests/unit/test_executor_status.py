@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm_runner.reporting.executor_status import DETAIL_LIMIT_CHARS, ExecutorStatus, Usage, take_executor_status
+from fsm_runner.reporting.provider_limit import ProviderLimit
 
 
 def status_of(**fields: Any) -> ExecutorStatus | None:
@@ -37,11 +38,38 @@ def test_the_fields_for_the_runner_are_removed() -> None:
     assert other_form == {"usage": b'"much"'}
 
 
-@pytest.mark.parametrize("fields", [{"usage": "much"}, {"usage": {"turns": "2"}}, {"status_detail": {"a": 1}}])
+def test_a_limit_is_for_the_runner() -> None:
+    limit = {"kind": "five_hour", "resets_at": "2026-03-01T16:00:00+01:00", "scope": "session", "message": "wait"}
+    status = status_of(limit=limit, last_resumed_at="now")
+    assert status == ExecutorStatus(
+        limit=ProviderLimit(kind="five_hour", resets_at="2026-03-01T15:00:00Z", scope="session", message="wait")
+    )
+
+
+@pytest.mark.parametrize("null", [b"null", b" null\n"])
+def test_a_limit_of_null_is_removed_and_means_nothing(null: bytes) -> None:
+    fields = {"limit": null}
+    assert take_executor_status(fields) == ExecutorStatus()
+    assert fields == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"usage": "much"},
+        {"usage": {"turns": "2"}},
+        {"status_detail": {"a": 1}},
+        {"limit": "five_hour"},
+        {"limit": [{"kind": "five_hour"}]},
+        {"limit": {"resets_at": "2026-03-01T15:00:00Z"}},
+    ],
+)
 def test_a_field_of_another_type_is_left_for_the_coordinator(fields: dict[str, Any]) -> None:
-    assert status_of(**fields) is None
+    encoded = {key: msgspec.json.encode(value) for key, value in fields.items()}
+    assert take_executor_status(encoded) is None
+    assert encoded.keys() == fields.keys()
 
 
-@given(st.dictionaries(st.sampled_from(["usage", "status_detail"]), st.binary(max_size=30)))
+@given(st.dictionaries(st.sampled_from(["usage", "status_detail", "limit"]), st.binary(max_size=30)))
 def test_no_metadata_is_a_fault_of_the_runner(fields: dict[str, bytes]) -> None:
     assert isinstance(take_executor_status(fields), ExecutorStatus | None)

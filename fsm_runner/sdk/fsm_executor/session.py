@@ -14,21 +14,25 @@ from fsm_executor.errors import ExecutorError, GatewayError
 from fsm_executor.gateway import URL_VARIABLE, Answer, Gateway
 from fsm_executor.invocation import Invocation, JsonObject
 from fsm_executor.json_text import encode_json
+from fsm_executor.limit import LimitReached, Moment, limit_fields, limit_text
 
 ROLES = ("user", "assistant")
 
 Main = Callable[["Session"], Awaitable[None]]
 Completion = Callable[[JsonObject, str], Awaitable[None]]
 """Takes the fields of the result event, and the result as text."""
+Limitation = Callable[[JsonObject], Awaitable[LimitReached | None]]
+"""Takes the metadata field `limit`. Returns the error of this process, if it can get no further turn."""
 
 
 class Turn:
-    """Call `complete` once, after all other messages of the turn."""
+    """Call `complete` or `limited` once, after all other messages of the turn."""
 
-    def __init__(self, parameters: JsonObject, completion: Completion) -> None:
+    def __init__(self, parameters: JsonObject, completion: Completion, limitation: Limitation) -> None:
         self.parameters = parameters
         self.completed = False
         self._completion = completion
+        self._limitation = limitation
 
     @property
     def prompt(self) -> str:
@@ -38,8 +42,7 @@ class Turn:
 
     async def complete(self, text: str | None = None, *, data: dict[str, Any] | None = None) -> None:
         """Send the result, as text or as data, and then complete the turn. Raises `GatewayError`."""
-        if self.completed:
-            raise RuntimeError("the turn is already completed")
+        self._check_not_completed()
         if (text is None) == (data is None):
             raise TypeError("a result has either text or data")
         if not isinstance(text, str | None) or not isinstance(data, dict | None):
@@ -48,12 +51,37 @@ class Turn:
         await self._completion(fields, encode_json(data) if text is None else text)
         self.completed = True
 
+    async def limited(
+        self, kind: str, resets_at: Moment | None = None, scope: str = "credential", message: str = ""
+    ) -> None:
+        """End the turn at a limit of the provider, without a result. The runner continues the session after the reset.
+
+        `kind` is the provider's name of the limit. `resets_at` is a datetime with a time zone, or Unix seconds; None if
+        the time is unknown. `scope` is `credential` if the limit concerns all sessions of the runner, or `session`.
+        `message` is the provider's text.
+
+        The call returns in a persistent executor, and the next turn continues the session. It raises an
+        `ExecutorError`, which fails the run if nothing catches it, in a one-shot executor: the runner continues the
+        session in another process. Raises `GatewayError`.
+        """
+        self._check_not_completed()
+        error = await self._limitation(limit_fields(kind, resets_at, scope, message))
+        self.completed = True
+        if error is not None:
+            raise error
+
+    def _check_not_completed(self) -> None:
+        if self.completed:
+            raise RuntimeError("the turn is already completed")
+
 
 class TurnNotCompleted(ExecutorError):
-    """A turn was left without a call of `Turn.complete`."""
+    """A turn was left without a call of `Turn.complete` or `Turn.limited`."""
 
     def __init__(self) -> None:
-        super().__init__("the executor left a turn without completing it; end each turn with turn.complete(...)")
+        super().__init__(
+            "the executor left a turn without completing it; end each turn with turn.complete(...) or turn.limited(...)"
+        )
 
 
 class Session:
@@ -77,7 +105,10 @@ class Session:
         self._gateway: Gateway | None = None
         self._turn: Turn | None = None
         self._pending = deque([invocation.parameters])
-        self._ended = False
+        self._limit: LimitReached | None = None
+        """Set while the last turn is one that ended at a limit."""
+        self._input_ended = False
+        self._stopped = False
         self._changed = asyncio.Event()
 
     @property
@@ -88,10 +119,11 @@ class Session:
     async def turns(self) -> AsyncIterator[Turn]:
         """Yield the turns as they arrive, the first one at once, until the runner ends the session.
 
-        Raises `TurnNotCompleted` if the previous turn has not been completed.
+        Raises `TurnNotCompleted` if the previous turn has not been completed, and `ExecutorError` if the input ends
+        after a turn that ended at a limit, as it does in a one-shot executor.
         """
         while (parameters := await self._next_parameters()) is not None:
-            self._turn = Turn(parameters, self._complete)
+            self._turn, self._limit = Turn(parameters, self._complete, self._end_at_limit), None
             yield self._turn
 
     async def bind(self, executor_session_id: str) -> None:
@@ -142,9 +174,14 @@ class Session:
         self._pending.append(parameters)
         self._changed.set()
 
-    def end(self) -> None:
+    def end_of_input(self) -> None:
         """Make `turns` end after the turns that were added."""
-        self._ended = True
+        self._input_ended = True
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Make `turns` end after the turns that were added, because the runner stops the executor."""
+        self._stopped = True
         self._changed.set()
 
     def close(self) -> None:
@@ -156,11 +193,18 @@ class Session:
         """Whether a turn is not completed, including turns that `turns` has not yielded yet."""
         return bool(self._pending) or (self._turn is not None and not self._turn.completed)
 
+    @property
+    def limit_reached(self) -> LimitReached | None:
+        """The error of a process that ends now, if its last turn ended at a limit and the runner has not stopped it."""
+        return None if self._stopped else self._limit
+
     async def _next_parameters(self) -> JsonObject | None:
         if self._turn is not None and not self._turn.completed:
             raise TurnNotCompleted
         while not self._pending:
-            if self._ended:
+            if self._input_ended or self._stopped:
+                if (error := self.limit_reached) is not None:
+                    raise error
                 return None
             self._changed.clear()
             await self._changed.wait()
@@ -171,3 +215,11 @@ class Session:
     async def _complete(self, fields: JsonObject, result: str) -> None:
         await self.event({"event_type": "result", **fields})
         self._write_line(encode_json({"type": "turn_complete", "result": result}))
+
+    async def _end_at_limit(self, limit: JsonObject) -> LimitReached | None:
+        await self.metadata(limit=limit)
+        self._limit = LimitReached(limit_text(limit))
+        if self._input_ended and not self._pending and not self._stopped:
+            return self._limit
+        self._write_line(encode_json({"type": "turn_complete", "result": "", "limited": True}))
+        return None

@@ -67,11 +67,13 @@ class _SessionRunner:
             raise self._fault
         if self._exit_code is None and self._session.turn_in_progress:
             raise TurnNotCompleted
+        if self._exit_code is None and (error := self._session.limit_reached) is not None:
+            raise error
         return self._exit_code or EXIT_OK
 
     def _end(self, task: asyncio.Future[None], exit_code: int) -> None:
         self._exit_code = exit_code
-        self._session.end()
+        self._session.stop()
         task.cancel()
 
     def _read_messages(self, loop: asyncio.AbstractEventLoop, task: asyncio.Future[None]) -> None:
@@ -96,10 +98,11 @@ class _SessionRunner:
         elif isinstance(message, ProtocolError):
             self._fault = message
             task.cancel()
+        elif isinstance(message, Shutdown):
+            self._session.stop()
+            loop.call_later(SHUTDOWN_GRACE_S, self._end_if_busy, task)
         else:
-            self._session.end()
-            if isinstance(message, Shutdown):
-                loop.call_later(SHUTDOWN_GRACE_S, self._end_if_busy, task)
+            self._session.end_of_input()
 
     def _end_if_busy(self, task: asyncio.Future[None]) -> None:
         if self._session.turn_in_progress:
