@@ -88,6 +88,11 @@ class ScriptedExecutor:
     def do_complete(self) -> None:
         write(STDOUT, b'{"type": "turn_complete", "result": ""}\n')
 
+    def do_limited(self) -> None:
+        """End the turn at a limit, which a step `metadata` has reported."""
+        write(STDOUT, b'{"type": "turn_complete", "result": "", "limited": true}\n')
+        self.is_silent = True
+
     def do_silent(self) -> None:
         self.is_silent = True
 
