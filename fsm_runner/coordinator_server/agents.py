@@ -125,7 +125,7 @@ def _load_agent(file: Path, scripts: frozenset[str]) -> CatalogAgent:
 
 def _check_schema(schema: JsonObject) -> None:
     """Raise ValueError for a broken schema, so that its author gets the error and not each client."""
-    from fsm_runner.coordinator_server.validation.check_program import BrokenSchemaError, validator_of
+    from fsm_runner.json_schema.check_program import BrokenSchemaError, validator_of
 
     try:
         validator_of(schema)

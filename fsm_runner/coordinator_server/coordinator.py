@@ -18,7 +18,7 @@ from fsm_runner.coordinator_server.store.store import StopResult, Store
 from fsm_runner.coordinator_server.store.worker import StoreWorker
 from fsm_runner.coordinator_server.submission import Submission, schema_of, submit
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.coordinator_server.validation.validator import ParameterValidator
+from fsm_runner.coordinator_server.validation import ParameterValidator
 from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_server.validation import validator
+from fsm_runner.json_schema import checker
 from tests.support.embedded import ECHO_AGENT, embedded_coordinator
 from tests.support.watch import PATIENCE_S
 
@@ -63,7 +63,7 @@ def _doubling(steps: int) -> dict[str, Any]:
 
 
 async def test_a_schema_of_unlimited_cost_delays_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validator, "VALIDATION_LIMIT_S", 1.0)
+    monkeypatch.setattr(checker, "VALIDATION_LIMIT_S", 1.0)
     async with embedded_coordinator() as coordinator:
         endless = {**ECHO_AGENT, "name": "endless", "parameters_schema": _doubling(40)}
         await coordinator.register(agents=[endless, ECHO_AGENT])
@@ -81,7 +81,7 @@ async def test_a_killed_validation_program_is_started_again() -> None:
     async with embedded_coordinator() as coordinator:
         await coordinator.register()
         await coordinator.submit()
-        program = coordinator.inside.validator._program
+        program = coordinator.inside.validator._checker._program
         assert program is not None
         program._child.kill()
         await program._child.wait()
@@ -92,7 +92,7 @@ async def test_parameters_are_not_refused_if_the_validation_program_is_killed() 
     async with embedded_coordinator() as coordinator:
         await coordinator.register()
         await coordinator.submit()
-        program = coordinator.inside.validator._program
+        program = coordinator.inside.validator._checker._program
         assert program is not None
         os.kill(program._child.pid, signal.SIGSTOP)
         asking = asyncio.create_task(coordinator.submit())

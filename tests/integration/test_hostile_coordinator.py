@@ -23,7 +23,7 @@ import pytest
 from fsm_runner.config.profiles import LoadedProfile
 from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.coordinator_server.validation.validator import CHECK_PROGRAM
+from fsm_runner.json_schema.checker import CHECK_PROGRAM
 from fsm_runner.process.child.child import Child
 from fsm_runner.runtime.control import heartbeat, poller, reconciler
 from fsm_runner.util.retry import RetryPolicy

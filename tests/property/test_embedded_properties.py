@@ -18,7 +18,7 @@ from fsm_runner.coordinator_server.matching import Capabilities, Demands, meets
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.submission import fill_placeholders
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.coordinator_server.validation import validator
+from fsm_runner.json_schema import checker
 from tests.support.watch import PATIENCE_S
 
 names = st.sampled_from(["a", "b"])
@@ -213,7 +213,7 @@ def filled_in(value: Any, known: dict[str, str]) -> Any:
     return value
 
 
-@patch.object(validator, "VALIDATION_LIMIT_S", PATIENCE_S)
+@patch.object(checker, "VALIDATION_LIMIT_S", PATIENCE_S)
 async def send_all(sent: list[tuple[str, str, str, Any]]) -> list[httpx.Response]:
     async with (
         CoordinatorServer(port=0, timings=Timings(poll_timeout_s=0.01)) as server,

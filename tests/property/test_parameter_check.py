@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator_server.validation.check_program import (
+from fsm_runner.json_schema.check_program import (
     LISTED_ERRORS,
     BrokenSchemaError,
     errors_of,

@@ -1,7 +1,7 @@
-"""A program that validates parameters against JSON Schemas. Its parent kills it if it takes too long.
+"""A program that validates values against JSON Schemas. Its parent kills it if it takes too long.
 
-It reads two lines of JSON for each validation: a schema and parameters. It writes one line: `{"broken": REASON}`, or
-`{"errors": [{"path", "message", "schema_path"}]}` without errors if the parameters are valid. It imports nothing of
+It reads two lines of JSON for each validation: a schema and a value. It writes one line: `{"broken": REASON}`, or
+`{"errors": [{"path", "message", "schema_path"}]}` without errors if the value is valid. It imports nothing of
 this package, so that it starts in about 40 ms.
 """
 
@@ -44,10 +44,10 @@ def validator_of(schema: Any) -> jsonschema_rs.Validator:
         raise BrokenSchemaError(str(error)) from None
 
 
-def errors_of(validator: jsonschema_rs.Validator, parameters: Any) -> list[dict[str, str]]:
-    """Return the first errors; none if the parameters are valid."""
+def errors_of(validator: jsonschema_rs.Validator, value: Any) -> list[dict[str, str]]:
+    """Return the first errors; none if the value is valid."""
     try:
-        return [_described(error) for error in islice(validator.iter_errors(parameters), LISTED_ERRORS)]
+        return [_described(error) for error in islice(validator.iter_errors(value), LISTED_ERRORS)]
     except ValueError as fault:  # nested too deeply to compare
         return [{"path": "$", "message": f"cannot be validated: {fault}", "schema_path": ""}]
 
@@ -58,9 +58,9 @@ def main() -> None:
     validator_of_text = lru_cache(KEPT_SCHEMAS)(lambda text: validator_of(json.loads(text)))
     lines = sys.stdin.buffer
     while schema := lines.readline():
-        parameters = json.loads(lines.readline())
+        value = json.loads(lines.readline())
         try:
-            outcome: dict[str, Any] = {"errors": errors_of(validator_of_text(schema), parameters)}
+            outcome: dict[str, Any] = {"errors": errors_of(validator_of_text(schema), value)}
         except BrokenSchemaError as broken:
             outcome = {"broken": _truncated(str(broken))}
         sys.stdout.write(json.dumps(outcome) + "\n")

@@ -1,7 +1,7 @@
-"""Validates parameters against an agent's `parameters_schema` (protocol.md, section 1.3).
+"""Validates values against JSON Schemas, in a separate program.
 
-Executors send parameters and runners send schemas. Small ones can take unlimited time together (`$ref`s that double at
-each step, patterns), so a separate program validates them, which can be killed.
+Both come from other programs. Small ones can take unlimited time together (`$ref`s that double at each step,
+patterns), so the program that validates them can be killed.
 """
 
 import asyncio
@@ -12,10 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import InvalidRequest, Unavailable
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.errors import InputClosed, ProcessStuck, SpawnFailed
-from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.process.errors import InputClosed, ProcessStuck
 
 CHECK_PROGRAM = Path(__file__).with_name("check_program.py")
 VALIDATION_LIMIT_S = 5.0
@@ -24,44 +22,37 @@ OUTPUT_LIMIT_BYTES = 4096
 """The captured part of each output stream. Responses are read as they arrive, and stderr is not used."""
 
 
-class _Outcome(msgspec.Struct, frozen=True):
+class Checked(msgspec.Struct, frozen=True):
+    """The outcome of a validation. The value is valid if both fields are empty."""
+
     errors: tuple[dict[str, str], ...] = ()
+    """The first errors, each with `path` (JSONPath), `message` and `schema_path`."""
     broken: str | None = None
+    """Why the schema is no JSON Schema."""
 
 
-_decode_outcome = msgspec.json.Decoder(_Outcome).decode
+_decode_checked = msgspec.json.Decoder(Checked).decode
 
 
-class ParameterValidator:
+class SchemaChecker:
     """Owns the program, which starts with the first validation and serves all. End it with `aclose`."""
 
     def __init__(self) -> None:
         self._program: _CheckProgram | None = None
         self._lock = asyncio.Lock()
 
-    async def validate(self, schema: JsonObject, parameters: JsonObject) -> None:
-        """Raise `InvalidRequest` if the parameters or the schema are invalid; `Unavailable` if no process can start."""
-        request = b"%s\n%s\n" % (msgspec.json.encode(schema), msgspec.json.encode(parameters))
+    async def check(self, schema: bytes, value: bytes) -> Checked:
+        """Validate a value against a schema, both JSON. Raises `SpawnFailed` if no process can start."""
+        # In JSON, a line break can only be white space between two tokens.
+        request = b"".join(document.replace(b"\n", b" ") + b"\n" for document in (schema, value))
         async with self._lock:
-            outcome = await self._outcome(request)
-        if outcome.broken is not None:
-            message = f"The agent's parameters_schema is not a valid JSON Schema: {outcome.broken}"
-            raise InvalidRequest({"error": "invalid_parameters_schema", "message": message})
-        if outcome.errors:
-            raise InvalidRequest(
-                {
-                    "error": "parameter_validation_failed",
-                    "message": f"Parameters do not match the agent's schema: {outcome.errors[0]['message']}",
-                    "validation_errors": outcome.errors,
-                    "parameters_schema": schema,
-                }
-            )
+            return await self._checked(request)
 
     async def aclose(self) -> None:
         async with self._lock:
             await self._end_program()
 
-    async def _outcome(self, request: bytes) -> _Outcome:
+    async def _checked(self, request: bytes) -> Checked:
         # Something else may have killed a program that has responded before, so another program gets the request.
         # If a new program ends, this request is the cause.
         attempts = 1 if self._program is None else 2
@@ -70,17 +61,15 @@ class ParameterValidator:
                 with suppress(_Ended):
                     return await self._exchange(request)
         message = f"cannot be validated: it takes more than {VALIDATION_LIMIT_S:g} s, or too much memory"
-        return _Outcome(({"path": "$", "message": message, "schema_path": ""},))
+        return Checked(({"path": "$", "message": message, "schema_path": ""},))
 
-    async def _exchange(self, request: bytes) -> _Outcome:
-        """Raises `_Ended`, TimeoutError, or `Unavailable` if no program can start. In each case, none is left."""
+    async def _exchange(self, request: bytes) -> Checked:
+        """Raises `_Ended`, TimeoutError, or `SpawnFailed` if no program can start. In each case, none is left."""
         try:
             if self._program is None or self._program.has_ended:
                 self._program = _CheckProgram()
             async with asyncio.timeout(VALIDATION_LIMIT_S):
-                return _decode_outcome(await self._program.exchange(request))
-        except SpawnFailed as fault:
-            raise Unavailable(f"Parameters cannot be validated at the moment: {fault}") from None
+                return _decode_checked(await self._program.exchange(request))
         except BaseException:
             # The next request must not get the response to this one.
             await self._end_program()
@@ -113,7 +102,7 @@ class _CheckProgram:
             output_limit_bytes=OUTPUT_LIMIT_BYTES,
             on_stdout=self._take,
         )
-        self._ending = asyncio.create_task(self._child.wait(), name="coordinator-validator-exit")
+        self._ending = asyncio.create_task(self._child.wait(), name="schema-checker-exit")
         self._ending.add_done_callback(lambda _: self._changed.set())
 
     @property

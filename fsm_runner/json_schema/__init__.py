@@ -1,0 +1,1 @@
+"""Validation against JSON Schemas that other programs wrote, within limits of time and memory."""
