@@ -5,6 +5,7 @@ from typing import Protocol
 import msgspec
 
 from fsm_runner.errors import FsmRunnerError
+from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
@@ -45,6 +46,10 @@ class Assignment(msgspec.Struct, frozen=True):
 
 class Execution(Protocol):
     """One run that an executor is executing."""
+
+    @property
+    def process(self) -> Child | None:
+        """The process that works for the run; None before its start."""
 
     async def wait(self) -> CompletedSession:
         """Return when the work is done and its result is in the session channel.

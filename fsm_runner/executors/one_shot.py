@@ -57,6 +57,10 @@ class OneShotExecution:
         self._endpoint = endpoint
         self._feeding = asyncio.create_task(self._feed(invocation), name=f"stdin of process {self._child.pid}")
 
+    @property
+    def process(self) -> Child:
+        return self._child
+
     async def wait(self) -> CompletedSession:
         ended = await self._child.wait()
         self._resources.close()

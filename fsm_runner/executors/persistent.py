@@ -12,7 +12,7 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES, Line, LineSplitter
 from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
 from fsm_runner.executors.program import Launcher
-from fsm_runner.process.child.child import Exit
+from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import StopSignal
 from fsm_runner.reporting.session_channel import SessionChannel
@@ -34,6 +34,10 @@ class PersistentProcess:
         """Resolved when the turn in progress is complete. The first turn begins with the process."""
         self._child, self._endpoint = launcher.launch(assignment, channel, self._session_id, self._read)
         self._end = asyncio.create_task(self._await_end(), name=f"end of process {self._child.pid}")
+
+    @property
+    def child(self) -> Child:
+        return self._child
 
     async def take_turn(self, line: bytes) -> None:
         """Write a turn and return when the executor reports that it is complete.

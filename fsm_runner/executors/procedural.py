@@ -116,6 +116,10 @@ class ProceduralExecution(msgspec.Struct, frozen=True):
     resources: ExitStack
     """They are closed at the end."""
 
+    @property
+    def process(self) -> Child:
+        return self.child
+
     async def wait(self) -> CompletedSession:
         in_time = True
         try:

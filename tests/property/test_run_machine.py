@@ -95,6 +95,8 @@ async def behave(behaviour: Behaviour) -> None:
 
 
 class FakeExecution:
+    process = None
+
     def __init__(self, world: World, session: SessionChannel) -> None:
         self._world = world
         self._session = session

@@ -40,6 +40,8 @@ TIMES = PollTimes(poll_timeout_s=30, heartbeat_interval_s=10)
 class Endless:
     """An execution that only a stop ends, and its executor."""
 
+    process = None
+
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
 

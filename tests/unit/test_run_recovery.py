@@ -54,6 +54,8 @@ def api_with_run(status: str, look_up_faults: tuple[CoordinatorError, ...] = (),
 
 
 class Work:
+    process = None
+
     async def wait(self) -> CompletedSession:
         return "finished"
 

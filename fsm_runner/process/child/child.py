@@ -164,6 +164,13 @@ class Child:
         """The message about the limit that it exceeded; then it is being ended, or has ended."""
         return self._limiter.exceeded
 
+    async def cpu_s(self) -> float:
+        """Return the CPU time of its processes so far, also of ended ones. Raises OSError if it cannot be measured.
+
+        On macOS, processes that have ended and processes whose parents have ended do not count.
+        """
+        return await self._limiter.cpu_s()
+
     async def wait(self) -> Exit:
         """Return when nothing is left of the process. Any number of tasks may wait and be cancelled."""
         return await asyncio.shield(self._gone)

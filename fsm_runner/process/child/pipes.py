@@ -1,8 +1,10 @@
 """The runner's ends of a child's standard streams, which are read and written without blocking the event loop."""
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fsm_runner.process.child.capture import BoundedCapture
 from fsm_runner.process.errors import InputClosed
@@ -12,6 +14,15 @@ READS_PER_WAKE = 4
 """The most reads before other tasks get their turn, so that one noisy child does not starve the others."""
 LAST_READS = 32
 """The most reads from a pipe that is about to be closed."""
+
+
+class LastRead(NamedTuple):
+    """When bytes of a child were last read."""
+
+    at_s: float
+    """By the clock of the event loop; minus infinity if the child has written nothing."""
+    stream: str
+    """`stdout` or `stderr`."""
 
 
 class _Pipe:
@@ -54,6 +65,8 @@ class OutputPipe(_Pipe):
         self._on_read: Callable[[], None] | None = None
         self.limit_bytes = limit_bytes
         self.capture = BoundedCapture(limit_bytes)
+        self.read_at_s = -math.inf
+        """When bytes were last read, by the clock of the event loop."""
 
     def start(self, on_end: Callable[[], None], on_read: Callable[[], None]) -> None:
         """Begin to read. Call `on_end` when every process has closed its end, and `on_read` after each read."""
@@ -85,6 +98,7 @@ class OutputPipe(_Pipe):
             if not chunk:
                 self.close()
                 return
+            self.read_at_s = self._loop.time()
             self.capture.add(chunk)
             if self._on_chunk is not None:
                 self._on_chunk(chunk)
@@ -118,6 +132,11 @@ class ChildOutput:
     def captures(self) -> tuple[BoundedCapture, BoundedCapture]:
         """What was read from stdout and from stderr since the last `forget`."""
         return self._stdout.capture, self._stderr.capture
+
+    @property
+    def last_read(self) -> LastRead:
+        """`forget` does not change it."""
+        return max(LastRead(self._stdout.read_at_s, "stdout"), LastRead(self._stderr.read_at_s, "stderr"))
 
     @property
     def is_open(self) -> bool:

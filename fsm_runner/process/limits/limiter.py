@@ -49,6 +49,8 @@ class Limiter:
         self._usage = usage
         self._term_grace_s = term_grace_s
         self._previous = Usage()
+        self._fault: OSError | None = None
+        """Why the last measurement failed."""
         self._output_bytes = 0
         self._forks_fast = False
         """It has exceeded the limit of processes by far since the last measurement, so it gets no SIGTERM."""
@@ -60,6 +62,17 @@ class Limiter:
         if self._limits.need_measuring or self._limits.output_bytes is not None:
             self._watching = asyncio.create_task(self._watch(child), name=f"limits of {child}")
             self._watching.add_done_callback(lambda ended: self._kill_unwatched(ended, child))
+
+    async def cpu_s(self) -> float:
+        """Return the CPU time of the child and its descendants so far: as last measured, if a limit needs measuring.
+
+        Must not be called twice at a time. Raises OSError if it cannot be measured.
+        """
+        if not self._limits.need_measuring:
+            return (await self._usage.measure()).cpu_s
+        if self._fault is not None:
+            raise self._fault
+        return self._previous.cpu_s
 
     def note_exit(self) -> None:
         """Stop measuring: the child has exited, and its descendants are being killed."""
@@ -135,8 +148,10 @@ class Limiter:
                 exceeded = await self._exceeded_limit(usage)
             except OSError as fault:  # no descriptor or thread left; there may be one the next time
                 logger.debug("{}: cannot measure what it uses: {}", child, fault)
+                self._fault = fault
                 pause_s = INTERVAL_S
                 continue
+            self._fault = None
             if exceeded is not None and self.exceeded is None:
                 self._forks_fast = usage.is_partial
                 self._exceed(exceeded)

@@ -14,6 +14,7 @@ from fsm_runner.executors.messages import invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
 from fsm_runner.executors.program import Launcher
 from fsm_runner.machine.engine import Answer, Cause, Machine, Step
+from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting import messages
@@ -59,6 +60,10 @@ class Turn:
             self._done.set_exception(failure)
             # Marked as retrieved, since a run that is being stopped does not wait for it.
             self._done.exception()
+
+    @property
+    def process(self) -> Child | None:
+        return self._session.child
 
     async def wait(self) -> CompletedSession:
         await asyncio.shield(self._done)
@@ -124,6 +129,11 @@ class SessionActor(Actor):
         """How the executor ended."""
         self.work_done = asyncio.Event()
         """Set when no process is left and at most a report is pending. Other tasks wait for it."""
+
+    @property
+    def child(self) -> Child | None:
+        """The executor's process; None before its start."""
+        return None if self._process is None else self._process.child
 
     @property
     def has_turn(self) -> bool:

@@ -82,6 +82,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelExecution:
+    process = None
+
     def __init__(self, plan: PlannedRun, session: SessionChannel, kill_switch: KillSwitch) -> None:
         self._plan = plan
         self._session = session
