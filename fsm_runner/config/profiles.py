@@ -31,6 +31,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a run that the end of the runner's process interrupted runs again."""
     run_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """How long a run may execute, in seconds. The setting of the runner takes precedence."""
+    silence_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """How long a run may send, write and compute nothing, in seconds. The setting of the runner takes precedence."""
     limits: ResourceLimits = NO_LIMITS
     """The resources of a run. The setting of the runner takes precedence."""
 

@@ -120,6 +120,13 @@ class RunnerConfig:
     run_timeout_s: float | None = _setting(
         "RUN_TIMEOUT", parse.seconds, "--run-timeout SECONDS", "how long a run may execute", default_text="no limit"
     )
+    silence_timeout_s: float | None = _setting(
+        "SILENCE_TIMEOUT",
+        parse.seconds,
+        "--silence-timeout SECONDS",
+        "how long a run may send, write and compute nothing",
+        default_text="no limit",
+    )
     run_limits: "ResourceLimits | None" = _setting(
         "RUN_LIMITS",
         parse.limits,
