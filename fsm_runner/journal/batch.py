@@ -31,9 +31,13 @@ class RecordKind(Enum):
         UPDATE runs SET wait = new.column2 FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND ended_at IS NULL
         """
+    WORKSPACE = """
+        UPDATE runs SET workspace = new.column2 FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND ended_at IS NULL
+        """
     # Deletes the claim, which may contain a whole agent and its parameters.
     RUN_END = """
-        UPDATE runs SET ended_at = new.column2, run = x'', wait = NULL FROM (VALUES {rows}) AS new
+        UPDATE runs SET ended_at = new.column2, run = x'', wait = NULL, workspace = NULL FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND ended_at IS NULL
         """
     SESSION_START = "INSERT OR REPLACE INTO sessions (session_id, runner_id, began_at, after_seq, run) VALUES {rows}"
@@ -46,7 +50,14 @@ class RecordKind(Enum):
 
 
 _SESSION_KINDS = (RecordKind.SESSION_START, RecordKind.SESSION_END)
-_RUN_KINDS = (RecordKind.CLAIM, RecordKind.REPORT, RecordKind.USAGE, RecordKind.WAIT, RecordKind.RUN_END)
+_RUN_KINDS = (
+    RecordKind.CLAIM,
+    RecordKind.REPORT,
+    RecordKind.USAGE,
+    RecordKind.WAIT,
+    RecordKind.WORKSPACE,
+    RecordKind.RUN_END,
+)
 
 
 class Batch:

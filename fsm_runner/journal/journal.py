@@ -102,6 +102,10 @@ class Journal:
         """Record what an open run waits for, as JSON; None: it does not wait. The latest one counts."""
         self._record(RecordKind.WAIT, run_id, wait)
 
+    def record_workspace(self, run_id: str, state: bytes) -> None:
+        """Record the state of an open run's workspace before its execution, as JSON. The latest one counts."""
+        self._record(RecordKind.WORKSPACE, run_id, state)
+
     def record_run_end(self, run_id: str) -> None:
         """Record that a run is in a final state."""
         self._record(RecordKind.RUN_END, run_id, utc_text())

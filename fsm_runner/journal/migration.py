@@ -131,11 +131,12 @@ def _current_message(message: dict[str, Any]) -> dict[str, Any]:
     return current
 
 
-def _add_wait(connection: sqlite3.Connection) -> None:
+def _add_wait_and_workspace(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE runs ADD COLUMN wait BLOB")
+    connection.execute("ALTER TABLE runs ADD COLUMN workspace BLOB")
 
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_provisional, _add_wait)
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_provisional, _add_wait_and_workspace)
 """The step at index 0 makes version 2 of version 1, and so on."""
 
 

@@ -66,6 +66,8 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
     """Its cost as JSON; None if its executor reported none."""
     wait: bytes | None = None
     """What it waits for, as JSON; None if it does not wait."""
+    workspace: bytes | None = None
+    """The state of its workspace before its execution, as JSON; None if nothing depends on it."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from fsm_runner.journal.limits import ENDED_RECOVERED, RECOVERED_CONTENT_BYTES
 from fsm_runner.journal.records import RUN, SESSION, EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
 
 _OPEN_RUNS = """
-SELECT run, run_id, session_id, runner_id, report_path, report_body, usage, wait
+SELECT run, run_id, session_id, runner_id, report_path, report_body, usage, wait, workspace
 FROM runs WHERE ended_at IS NULL ORDER BY seq
 """
 _OPEN_SESSIONS = "SELECT session_id, run, runner_id, after_seq FROM sessions WHERE ended_at IS NULL ORDER BY seq"
@@ -47,7 +47,8 @@ def recover(connection: sqlite3.Connection) -> Recovered:
 
 
 def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
-    for run, run_id, session_id, runner_id, path, body, usage, wait in connection.execute(_OPEN_RUNS).fetchall():
+    rows = connection.execute(_OPEN_RUNS).fetchall()
+    for run, run_id, session_id, runner_id, path, body, usage, wait, workspace in rows:
         steps = _steps(connection, RUN, run_id)
         yield OpenRun(
             run=run,
@@ -62,6 +63,7 @@ def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
             interruptions=sum(step.event == "interrupted" for step in steps),
             usage=usage,
             wait=wait,
+            workspace=workspace,
         )
 
 

@@ -49,7 +49,8 @@ CREATE TABLE runs (
     report_body BLOB,
     ended_at TEXT,
     usage BLOB,
-    wait BLOB
+    wait BLOB,
+    workspace BLOB
 )""",
     "CREATE INDEX runs_by_end ON runs (ended_at)",
     "CREATE INDEX runs_by_session ON runs (session_id)",

@@ -115,6 +115,7 @@ async def test_a_journal_of_an_older_version_is_shown_without_a_migration(tmp_pa
     carry_out(
         tmp_path / "0123",
         "ALTER TABLE runs DROP COLUMN wait",
+        "ALTER TABLE runs DROP COLUMN workspace",
         "ALTER TABLE runs DROP COLUMN usage",
         "ALTER TABLE transitions DROP COLUMN provisional",
         "PRAGMA user_version=1",

@@ -174,7 +174,8 @@ async def test_an_open_run_or_session_of_an_earlier_release_is_resumed(
     await journal.aclose()
     found = recovered.runs if fixture.name.startswith("run") else recovered.sessions
     assert [each.state for each in found] == [expected.state]
-    assert [(run.usage, run.wait) for run in recovered.runs] == [(USAGES.get(fixture.name), None)] * len(recovered.runs)
+    kept = (USAGES.get(fixture.name), None, None)
+    assert [(run.usage, run.wait, run.workspace) for run in recovered.runs] == [kept] * len(recovered.runs)
     assert [run.provisional for run in recovered.runs] == [expected.provisional] * len(recovered.runs)
     api = FakeApi()
     await resume(path.parent, api)

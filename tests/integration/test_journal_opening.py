@@ -36,6 +36,7 @@ AS_VERSION_1 = (
     "ALTER TABLE transitions DROP COLUMN provisional",
     "ALTER TABLE runs ADD COLUMN report_overrules INTEGER",
     "ALTER TABLE runs DROP COLUMN wait",
+    "ALTER TABLE runs DROP COLUMN workspace",
     "ALTER TABLE runs DROP COLUMN usage",
     "DROP TABLE processes",
     "PRAGMA user_version=1",

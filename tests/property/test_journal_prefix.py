@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 Note = tuple[str, int]
 """What is noted, and of which run, session or message."""
 
-OF_OPEN_RUNS = ("use", "wait", "continue", "settle", "end")
+OF_OPEN_RUNS = ("use", "wait", "continue", "look", "settle", "end")
 KINDS = ("claim", "step", "fail", "interrupt", *OF_OPEN_RUNS, "begin", "finish", "busy", "put", "drop", "write")
 
 
@@ -108,6 +108,8 @@ class Model:
                 self.runs[number] = replace(self.runs[number], usage=b"%d" % at)
             case "wait" | "continue":
                 self.runs[number] = replace(self.runs[number], wait=wait_of(kind, at))
+            case "look":
+                self.runs[number] = replace(self.runs[number], workspace=b"%d" % at)
             case "settle":
                 self.runs[number] = replace(self.runs[number], report=report_of(at))
             case "end":
@@ -164,6 +166,8 @@ def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
             journal.record_usage(f"run_{number}", b"%d" % at)
         case "wait" | "continue":
             journal.record_wait(f"run_{number}", wait_of(kind, at))
+        case "look":
+            journal.record_workspace(f"run_{number}", b"%d" % at)
         case "settle":
             journal.record_report(f"run_{number}", report_of(at))
         case "end":

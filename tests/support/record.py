@@ -16,6 +16,7 @@ class InstantRecord:
         self.open_sessions: list[str] = []
         self.usages: dict[str, bytes] = {}
         self.waits: dict[str, bytes | None] = {}
+        self.workspaces: dict[str, bytes] = {}
         self.ended_runs: list[str] = []
         self.unwritable: Exception | None = None
         """What `flush` raises."""
@@ -38,6 +39,9 @@ class InstantRecord:
 
     def record_wait(self, run_id: str, wait: bytes | None) -> None:
         self.waits[run_id] = wait
+
+    def record_workspace(self, run_id: str, state: bytes) -> None:
+        self.workspaces[run_id] = state
 
     def record_run_end(self, run_id: str) -> None:
         self.ended_runs.append(run_id)

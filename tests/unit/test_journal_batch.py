@@ -53,15 +53,17 @@ def test_the_latest_report_counts_and_the_first_end() -> None:
         batch.add(RecordKind.REPORT, "run_1", text, b"")
         batch.add(RecordKind.USAGE, "run_1", text)
         batch.add(RecordKind.WAIT, "run_1", text)
+        batch.add(RecordKind.WORKSPACE, "run_1", text)
         batch.add(RecordKind.RUN_END, "run_1", text)
     failed.extend(newer)
     assert rows(failed, RecordKind.REPORT) == [("run_1", "second", b"")]
     assert rows(failed, RecordKind.USAGE) == [("run_1", "second")]
     assert rows(failed, RecordKind.WAIT) == [("run_1", "second")]
+    assert rows(failed, RecordKind.WORKSPACE) == [("run_1", "second")]
     assert rows(failed, RecordKind.RUN_END) == [("run_1", "first")]
 
 
-@pytest.mark.parametrize("kind", [RecordKind.USAGE, RecordKind.WAIT])
+@pytest.mark.parametrize("kind", [RecordKind.USAGE, RecordKind.WAIT, RecordKind.WORKSPACE])
 def test_a_batch_that_is_never_written_keeps_one_record_of_a_run(kind: RecordKind) -> None:
     failed = Batch()
     for number in range(100):

@@ -36,6 +36,8 @@ def all_calls() -> list[JournalCall]:
     journal.record_usage("run_2", b'{"turns": 2}')
     journal.record_wait("run_2", b'{"waits": 1}')
     journal.record_wait("run_1", b'{"waits": 1}')
+    journal.record_workspace("run_2", b'{"digest": 1}')
+    journal.record_workspace("run_1", b'{"digest": 1}')
     journal.record_run_end("run_1")
     journal.record_transition(
         Transition("session", "ses_1", "not_started", "starting", "stopping_turn", "failed", "gone")

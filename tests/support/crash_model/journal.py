@@ -96,6 +96,9 @@ class ModelJournal:
     def record_wait(self, run_id: str, wait: bytes | None) -> None:
         self._record("record_wait", run_id, wait)
 
+    def record_workspace(self, run_id: str, state: bytes) -> None:
+        self._record("record_workspace", run_id, state)
+
     def record_run_end(self, run_id: str) -> None:
         self._record("record_run_end", run_id)
 
@@ -151,6 +154,7 @@ class _OpenItem:
         self.report: Report | None = None
         self.usage: bytes | None = None
         self.wait: bytes | None = None
+        self.workspace: bytes | None = None
         self.has_ended = False
 
     def step(self, step: Transition) -> None:
@@ -189,6 +193,10 @@ class _Replay:
     def record_wait(self, run_id: str, wait: bytes | None) -> None:
         if run_id in self.runs:
             self.runs[run_id].wait = wait
+
+    def record_workspace(self, run_id: str, state: bytes) -> None:
+        if run_id in self.runs:
+            self.runs[run_id].workspace = state
 
     def end_run(self, run_id: str) -> None:
         if run_id in self.runs and not self.runs[run_id].has_ended:
@@ -240,6 +248,7 @@ def _open_run(run: _OpenItem) -> OpenRun:
         interruptions=run.interruptions,
         usage=run.usage,
         wait=run.wait,
+        workspace=run.workspace,
     )
 
 
