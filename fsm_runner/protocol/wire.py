@@ -294,6 +294,8 @@ class ListedSession(_Message, frozen=True, kw_only=True):
     executor_profile: str | None = None
     created_at: str | None = None
     last_resumed_at: str | None = None
+    limit: Any = None
+    """The provider's limit for which a run of the session waits (section 2.3), if the coordinator knows this field."""
 
 
 class SessionList(msgspec.Struct, frozen=True):

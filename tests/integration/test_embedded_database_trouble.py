@@ -13,7 +13,7 @@ import pytest
 
 from fsm_runner.coordinator_server.http.responses import status_of
 from fsm_runner.coordinator_server.store import worker
-from fsm_runner.coordinator_server.store.database import Database
+from fsm_runner.coordinator_server.store.database import SCHEMA_VERSION, Database
 from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable, unavailable
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import ECHO_AGENT, Clock, EmbeddedCoordinator, embedded_coordinator, registration
@@ -267,7 +267,7 @@ def test_a_transaction_that_failed_to_roll_back_is_rolled_back_by_the_next_one(t
     with database.transaction():
         assert database.row("PRAGMA user_version") is not None
     database.close()
-    assert sqlite3.connect(tmp_path / "runs.sqlite").execute("PRAGMA user_version").fetchone() == (1,)
+    assert sqlite3.connect(tmp_path / "runs.sqlite").execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 def test_a_database_in_memory_is_never_missing() -> None:

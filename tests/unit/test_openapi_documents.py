@@ -14,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 from fsm_runner.coordinator_server.http import routes_client, routes_runner, schemas
 from fsm_runner.coordinator_server.store.sessions import EventHead, SessionPatch
 from fsm_runner.protocol import wire
+from fsm_runner.reporting import executor_status, provider_limit
+from fsm_runner.reporting.executor_status import ExecutorStatus
 from tests.support.gateway import RecordingCoordinator, at_target, executor_at, gateway_to, path_of
 from tests.support.openapi import COORDINATOR, DOCUMENTS, GATEWAY, operations
 from tests.support.serving import serving
@@ -46,6 +48,15 @@ def test_the_schemas_are_those_of_the_structs() -> None:
     _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     documented = DOCUMENTS[COORDINATOR]["components"]["schemas"]
     assert {name: documented.get(name) for name in schemas} == schemas
+
+
+def test_the_metadata_for_the_runner_has_the_schemas_of_its_structs() -> None:
+    structs = [executor_status.Usage, provider_limit.ProviderLimit]
+    _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    documented = DOCUMENTS[GATEWAY]["components"]["schemas"]
+    assert {name: documented.get(name) for name in schemas} == schemas
+    for name in ("MetadataOfExecutor", "MetadataOfExecutorInPath"):
+        assert documented[name]["properties"].keys() >= set(ExecutorStatus.__struct_fields__)
 
 
 @pytest.mark.parametrize("file", DOCUMENTS)

@@ -9,10 +9,10 @@ from starlette.routing import Route
 
 from fsm_runner.coordinator_server.http.requests import body_as, body_of, coordinator_of, object_of
 from fsm_runner.coordinator_server.http.schemas import Event, convert, decode_object, run_request_of
-from fsm_runner.coordinator_server.store.sessions import SessionPatch
+from fsm_runner.coordinator_server.store.sessions import LIMIT_COLUMN, SessionPatch
 from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.http_server.responses import json_response
-from fsm_runner.protocol.wire import Bind
+from fsm_runner.protocol.wire import Bind, JsonObject
 
 
 def stored(
@@ -74,17 +74,25 @@ async def add_event(request: Request) -> Response:
     return json_response({"ok": True}, 201)
 
 
-def updated_session(form: type[Bind | SessionPatch], **fields: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that sets the fields of a body, and `fields`, in a session."""
+async def bind_session(request: Request) -> Response:
+    fields = msgspec.to_builtins(await body_as(request, Bind))
+    return await _updated(request, {**fields, "status": "running"})
 
-    async def endpoint(request: Request) -> Response:
-        changes = {**msgspec.to_builtins(await body_as(request, form)), **fields}
-        session = await coordinator_of(request).worker.do(
-            lambda store: store.sessions.update(request.path_params["session_id"], **changes)
-        )
-        return json_response({"ok": True, "session": session})
 
-    return endpoint
+async def patch_session(request: Request) -> Response:
+    body = await object_of(request)
+    fields = msgspec.to_builtins(convert(body, SessionPatch))
+    limit = fields.pop("limit", None)
+    if "limit" in body:
+        fields[LIMIT_COLUMN] = None if limit is None else msgspec.json.encode(limit)
+    return await _updated(request, fields)
+
+
+async def _updated(request: Request, fields: JsonObject) -> Response:
+    session = await coordinator_of(request).worker.do(
+        lambda store: store.sessions.update(request.path_params["session_id"], **fields)
+    )
+    return json_response({"ok": True, "session": session})
 
 
 async def stream_sessions(request: Request) -> Response:
@@ -113,8 +121,8 @@ ROUTES = [
     Route("/sessions/{session_id}/affinity", stored(lambda store: store.sessions.affinity, "affinity")),
     Route("/sessions/{session_id}/events", stored(lambda store: store.sessions.events, "events")),
     Route("/sessions/{session_id}/events", add_event, methods=["POST"]),
-    Route("/sessions/{session_id}/bind", updated_session(Bind, status="running"), methods=["POST"]),
-    Route("/sessions/{session_id}/metadata", updated_session(SessionPatch), methods=["PATCH"]),
+    Route("/sessions/{session_id}/bind", bind_session, methods=["POST"]),
+    Route("/sessions/{session_id}/metadata", patch_session, methods=["PATCH"]),
     Route("/sessions/{session_id}/stop", stop_session, methods=["POST"]),
     Route("/sse/sessions", stream_sessions),
 ]

@@ -13,7 +13,9 @@ from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.files import HeldFiles, is_full
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MIGRATIONS = {1: "ALTER TABLE sessions ADD COLUMN provider_limit BLOB"}
+"""The statement that turns a database of the version into the next version."""
 CACHED_STATEMENTS = 256
 RANDOM_ID_BYTES = 8
 
@@ -30,7 +32,8 @@ CREATE TABLE sessions (
     parent_session_id TEXT,
     execution_mode TEXT NOT NULL,
     created_at TEXT NOT NULL,
-    last_resumed_at TEXT
+    last_resumed_at TEXT,
+    provider_limit BLOB
 );
 CREATE INDEX sessions_by_status ON sessions (status);
 CREATE TABLE runs (
@@ -174,12 +177,20 @@ def _prepare_schema(connection: sqlite3.Connection, file: Path | None) -> None:
     connection.execute("BEGIN EXCLUSIVE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
-    if version not in (0, SCHEMA_VERSION) or (version == 0 and has_tables):
+    if version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{file}: it belongs to a newer release of fsm-runner (database version {version}; this release has "
+            f"{SCHEMA_VERSION}); start that release, or name another file"
+        )
+    if version < 0 or (version == 0 and has_tables):
         raise UsageError(
             f"{file}: it is not a database of this coordinator (version {SCHEMA_VERSION}); name another file"
         )
     if version == 0:
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    else:
+        for older in range(version, SCHEMA_VERSION):
+            connection.execute(MIGRATIONS[older])
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     connection.execute("COMMIT")

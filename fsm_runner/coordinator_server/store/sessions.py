@@ -11,6 +11,9 @@ from fsm_runner.protocol.statuses import COMPLETED_SESSION_STATUSES, LIVE_SESSIO
 from fsm_runner.protocol.wire import JsonObject
 
 AFFINITY_FIELDS = ("session_id", "hostname", "project_dir", "executor_profile", "executor_session_id")
+LIMIT_COLUMN = "provider_limit"
+"""The field `limit` as JSON. `limit` itself is a keyword of SQL."""
+HIDDEN_COLUMNS = ("seq", LIMIT_COLUMN)
 SESSION_NOT_FOUND = "Session not found"
 
 _NULL = msgspec.Raw(b"null")
@@ -25,7 +28,7 @@ class EventHead(msgspec.Struct, frozen=True):
 
 
 class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of `PATCH /sessions/{id}/metadata`. Fields that are absent or null stay unchanged."""
+    """Body of `PATCH /sessions/{id}/metadata`. An absent or null field stays unchanged; a null `limit` is deleted."""
 
     project_dir: str | None = None
     agent_name: str | None = None
@@ -33,6 +36,8 @@ class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
     executor_profile: str | None = None
     hostname: str | None = None
     last_resumed_at: str | None = None
+    limit: JsonObject | None = None
+    """The provider's limit for which a run of the session waits (section 2.3)."""
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -86,7 +91,7 @@ class SessionTable:
             raise Conflict(f"Session '{session['session_id']}' already exists") from None
         self._record("session_created", row)
 
-    def update(self, session_id: str, **fields: str | None) -> JsonObject:
+    def update(self, session_id: str, **fields: str | bytes | None) -> JsonObject:
         """Set these columns, if any, and return the session. Raises `NotFound`."""
         if not fields:
             return self.get(session_id)
@@ -167,4 +172,6 @@ class SessionTable:
 
 
 def _session_json(row: sqlite3.Row) -> JsonObject:
-    return {column: row[column] for column in row.keys() if column != "seq"}  # noqa: SIM118 - a Row iterates values
+    """Return the session. It has a `limit` only if one is set: a deployed coordinator knows no such field."""
+    session = {column: row[column] for column in row.keys() if column not in HIDDEN_COLUMNS}  # noqa: SIM118 - a Row iterates values
+    return session if row[LIMIT_COLUMN] is None else {**session, "limit": msgspec.Raw(row[LIMIT_COLUMN])}
