@@ -54,7 +54,7 @@ async def test_a_run_waits_for_its_subagents(tmp_path: Path, monkeypatch: pytest
     # Three answers of the model and two of its sub-agent, then one.
     assert [usage.input_tokens for usage in usages] == [5 * INPUT_TOKENS, INPUT_TOKENS]
     assert [usage.output_tokens for usage in usages] == [5 * OUTPUT_TOKENS, OUTPUT_TOKENS]
-    assert [usage.turns for usage in usages] == [3, 1]
+    assert [usage.turns for usage in usages] == [5, 1]
     assert usages[0].cost_usd == pytest.approx(5 * (usages[1].cost_usd or 0))
 
 

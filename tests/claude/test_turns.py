@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import faults
 from tests.support.claude import MODEL, TOKEN, claude, claude_profile
-from tests.support.messages_api import INPUT_TOKENS, OUTPUT_TOKENS, Calls, Says
+from tests.support.messages_api import Calls, Says
 
 LARGE_CHARS = 5_000_000
 START_DELAY_S = 0.5
@@ -29,37 +29,6 @@ async def test_a_turn_is_reported_from_the_bind_to_the_result(tmp_path: Path, mo
     assert asked.body["model"].startswith(MODEL)
     assert asked.prompts == ["hello"]
     assert session["executor_session_id"] == asked.headers["x-claude-code-session-id"]
-
-
-async def test_usage_is_recorded_for_each_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with claude(tmp_path, monkeypatch) as bench:
-        bench.api.will(Calls("Bash", {"command": "true"}), Says("done"), Says("and again"))
-        first = await bench.start()
-        await bench.completes(first)
-        second = await bench.resume(first, "again")
-        await bench.completes(second)
-        usages = [bench.usage(run) for run in (first, second)]
-        # A coordinator has no field for it.
-        assert [set(fields) for fields in bench.metadata(first)] == [{"last_resumed_at"}]
-    assert [usage.turns for usage in usages] == [2, 1]
-    assert [usage.input_tokens for usage in usages] == [2 * INPUT_TOKENS, INPUT_TOKENS]
-    assert [usage.output_tokens for usage in usages] == [2 * OUTPUT_TOKENS, OUTPUT_TOKENS]
-    # The program counts the cost of the whole session; each run gets its own share.
-    first_cost, second_cost = (usage.cost_usd for usage in usages)
-    assert first_cost
-    assert second_cost == pytest.approx(first_cost / 2)
-
-
-async def test_a_later_process_counts_only_its_own_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with claude(tmp_path, monkeypatch, "one_shot") as bench:
-        first = await bench.start()
-        await bench.completes(first)
-        second = await bench.resume(first, "again")
-        await bench.completes(second)
-        usages = [bench.usage(run) for run in (first, second)]
-    assert [usage.input_tokens for usage in usages] == [INPUT_TOKENS] * 2
-    assert usages[0].cost_usd
-    assert usages[1].cost_usd == usages[0].cost_usd
 
 
 async def test_a_resume_of_a_live_session_is_reported_before_its_prompt(

@@ -1,4 +1,4 @@
-"""Turns of the Claude Code executor: their end, usage and failures."""
+"""Turns of the Claude Code executor: their end and failures."""
 
 import asyncio
 from typing import cast
@@ -30,22 +30,6 @@ def results(*answers: ResultMessage) -> TurnResults:
     for answer in answers:
         found.record(answer)
     return found
-
-
-def test_usage_is_that_of_all_results_and_all_models() -> None:
-    small = {"inputTokens": 5, "outputTokens": 6, "cacheReadInputTokens": 7, "cacheCreationInputTokens": 0}
-    first = result(model_usage={"small": {**small, "costUSD": 0.25}, "large": {**small, "costUSD": 0.5}})
-    second = result(model_usage={"small": {**small, "costUSD": 0.125}}, num_turns=1)
-    assert results(first, second).usage(1.5) == {
-        "input_tokens": 15,
-        "output_tokens": 18,
-        "cache_read_tokens": 21,
-        "cache_written_tokens": 0,
-        "cost_usd": 0.875,
-        "duration_s": 1.5,
-        "turns": 3,
-    }
-    assert results(result()).usage(1.5) == {"duration_s": 1.5, "turns": 2}
 
 
 def test_a_turn_is_answered_by_the_result_of_its_prompt() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from claude_code_executor.program import Program
 from claude_code_executor.results import TurnFailed, TurnResults
 from claude_code_executor.settings_files import ignored_settings
 from claude_code_executor.stall_monitor import StallMonitor
+from claude_code_executor.usage import TurnUsage
 from fsm_executor import GatewayError, Session, Turn
 from fsm_executor.invocation import JsonObject
 
@@ -67,14 +67,16 @@ class EventReporter:
         self._unreported_prompt = prompt
         await self._mcp_servers.wait_connected()
         self._program.discard_pending()
-        started_at = time.monotonic()
+        usage = TurnUsage()
         results = TurnResults(await self._program.send_prompt(prompt))
         while not (results.is_answered and (results.has_failed or self._program.state.is_done)):
             message = await self._stall_monitor.next_message()
             if message is not None:
                 results.record(message)
                 await self._report(message)
-        await self._finish(turn, results, time.monotonic() - started_at)
+                if usage.record(message):
+                    await self._send_metadata(usage=usage.so_far())
+        await self._finish(turn, results, usage)
 
     async def _report(self, message: Message) -> None:
         for detail in filter(None, [*self._program.warnings(), self._diagnosis.detail_of(message)]):
@@ -137,13 +139,13 @@ class EventReporter:
     async def _report_detail(self, detail: str) -> None:
         await self._send_metadata(status_detail=detail)
 
-    async def _finish(self, turn: Turn, results: TurnResults, duration_s: float) -> None:
+    async def _finish(self, turn: Turn, results: TurnResults, usage: TurnUsage) -> None:
         self._tools.clear()
         result = results.last
         # A turn in which the model was not asked has no `init`.
         await self._report_start(result.session_id)
         await self._mcp_servers.report_late()
-        await self._send_metadata(usage=results.usage(duration_s))
+        await self._send_metadata(usage=usage.total())
         results.raise_failure(self._config, self._diagnosis.cause_of(result))
         results.raise_missing_answer()
         if self._has_output_schema:

@@ -11,17 +11,6 @@ from claude_code_executor.config import Config
 from fsm_executor import ExecutorError
 from fsm_executor.invocation import JsonObject
 
-_USAGE_FIELDS = {
-    "input_tokens": "inputTokens",
-    "output_tokens": "outputTokens",
-    "cache_read_tokens": "cacheReadInputTokens",
-    "cache_written_tokens": "cacheCreationInputTokens",
-    "cost_usd": "costUSD",
-}
-"""The runner's names of the usage fields, and those of the program."""
-
-COST_DIGITS = 6
-
 STOP_HOOK_FEEDBACK = "Stop hook feedback:"
 
 SETTINGS_TAG = "settings_not_in_effect"
@@ -92,20 +81,6 @@ class TurnResults:
     def has_failed(self) -> bool:
         """Whether the last result is an error. API errors have the subtype `success`."""
         return self.last.is_error or self.last.subtype != "success"
-
-    def usage(self, duration_s: float) -> JsonObject:
-        """Return the usage of all results, including sub-agents.
-
-        `duration_s` is the time from the prompt to the last result.
-        """
-        models = [list(result.model_usage.values()) for result in self._results if result.model_usage is not None]
-        counted: JsonObject = {}
-        if models:
-            used = [model for each in models for model in each]
-            counted = {name: sum(model.get(key, 0) for model in used) for name, key in _USAGE_FIELDS.items()}
-            counted["cost_usd"] = round(counted["cost_usd"], COST_DIGITS)
-        turns = sum(result.num_turns for result in self._results)
-        return {**counted, "duration_s": round(duration_s, 3), "turns": turns}
 
     def raise_failure(self, config: Config, cause: str) -> None:
         """Raise `TurnFailed` if the last result is an error. `cause` supplements the result's own text."""
