@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from loguru import logger
 
 from fsm_runner.app.build_executor import ExecutorDependencies, build_executor
@@ -15,6 +16,7 @@ from fsm_runner.app.durability import open_durable_state
 from fsm_runner.app.health import Health, serve_health
 from fsm_runner.app.permissions import check_journal
 from fsm_runner.config.profiles import LoadedProfile, runner_agent
+from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
@@ -136,6 +138,7 @@ async def assembled_runner(
                 record=journal,
                 run_timeout_s=run_timeout_s,
                 session_idle_timeout_s=config.session_idle_timeout_s,
+                revive=profile.profile.revive,
             )
         )
         dependencies = ExecutorDependencies(
@@ -165,6 +168,9 @@ async def assembled_runner(
             sessions,
             config.max_runs,
             repeated_report=policies.repeated_report,
+            limit_policy=_limit_policy(config, profile),
+            on_limit_reached=partial(inbox.post, "limit_reached"),
+            on_limit_passed=partial(inbox.post, "limit_passed"),
             on_descriptors_short=partial(inbox.post, "descriptors_short"),
             on_descriptors_freed=partial(inbox.post, "descriptors_freed"),
         )
@@ -189,7 +195,14 @@ async def assembled_runner(
         if journal.path is not None:
 
             def health() -> Health:
-                return Health(runner.state, len(runs), durable.problem(), runner.has_tag("unhealthy"))
+                return Health(
+                    runner.state,
+                    len(runs),
+                    durable.problem(),
+                    runner.has_tag("unhealthy"),
+                    waiting=len(runs.limits.waiting),
+                    limited_until=runs.limits.due_text,
+                )
 
             await stack.enter_async_context(serve_health(journal.path.parent, health))
         yield runner
@@ -201,6 +214,13 @@ def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy
     launch_policy = LaunchPolicy((config.run_limits or NO_LIMITS).with_defaults(profile.profile.limits), user)
     launch_policy.warn_of_imprecise_limits()
     return launch_policy
+
+
+def _limit_policy(config: RunnerConfig, profile: LoadedProfile) -> ProviderLimitPolicy:
+    policy = profile.profile.provider_limits
+    if config.limit_wait_s is None:
+        return policy
+    return msgspec.structs.replace(policy, max_wait_s=config.limit_wait_s)
 
 
 async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:

@@ -41,6 +41,10 @@ class Health(msgspec.Struct, frozen=True):
     """A message for the operator about a fault that makes the runner unhealthy in any state."""
     is_unhealthy_state: bool = False
     """True if the state has the tag `unhealthy`."""
+    waiting: int = 0
+    """The number of runs that wait for a limit of their provider."""
+    limited_until: str | None = None
+    """When the limit of the runner's credential should reset; None if it is not reached."""
 
     @property
     def is_healthy(self) -> bool:
@@ -48,6 +52,10 @@ class Health(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         text = f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
+        if self.waiting:
+            text += f", {self.waiting} of them waiting for a provider's limit"
+        if self.limited_until is not None:
+            text += f", next attempt at {self.limited_until}"
         return text if self.problem is None else f"{text}; {self.problem}"
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from fsm_runner.config.manifest import ExecutorManifest, check_variables, manifest_beside, read_json
 from fsm_runner.config.paths import homes, visible
+from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.protocol.statuses import DEFAULT_LIFECYCLE, Lifecycle
@@ -29,6 +30,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Names of environment variables of the runner that the executor gets. The coordinator does not get them."""
     retry_interrupted: bool = False
     """Whether a run that the end of the runner's process interrupted runs again."""
+    revive: bool = False
+    """Whether a resume of a persistent session without a live process starts a new one, in `mode` `resume`."""
+    provider_limits: ProviderLimitPolicy = ProviderLimitPolicy()
+    """What a run does when a limit of its provider is reached. The setting of the runner takes precedence."""
     run_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """How long a run may execute, in seconds. The setting of the runner takes precedence."""
     silence_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None

@@ -127,6 +127,13 @@ class RunnerConfig:
         "how long a run may send, write and compute nothing",
         default_text="no limit",
     )
+    limit_wait_s: float | None = _setting(
+        "LIMIT_WAIT",
+        parse.seconds_or_zero,
+        "--limit-wait SECONDS",
+        "how long a run waits for a provider's limit to reset; 0: it fails at once",
+        default_text="21600 s",
+    )
     run_limits: "ResourceLimits | None" = _setting(
         "RUN_LIMITS",
         parse.limits,

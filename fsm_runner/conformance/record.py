@@ -8,7 +8,7 @@ import msgspec
 
 from fsm_runner.conformance.gateway import Exchange
 from fsm_runner.executors.line_splitter import LineSplitter
-from fsm_runner.executors.messages import TURN_COMPLETE, is_turn_complete
+from fsm_runner.executors.messages import TURN_COMPLETE, turn_end
 from fsm_runner.util.text import escaped, without_middle
 
 ENTRY_LIMIT_CHARS = 600
@@ -88,7 +88,7 @@ class Record:
     def add_stdout(self, chunk: bytes) -> None:
         self.transcript.add("stdout", chunk.decode(errors="replace"))
         for line in self._lines.feed(chunk):
-            if is_turn_complete(line):
+            if turn_end(line):
                 self.turns_completed.append(TurnComplete(line.content, time.monotonic()))
         self.notify_changed()
 

@@ -19,6 +19,10 @@ class ExecutionFailed(FsmRunnerError):
     """The executor ended without success. The text is the run's error, which the coordinator shows."""
 
 
+class TurnLimited(ExecutionFailed):
+    """A turn ended because of the provider's limit that its executor has reported. The executor is alive and idle."""
+
+
 class SessionEndpoint(Protocol):
     """The HTTP address through which an executor reports about one session, and about no other."""
 
@@ -42,6 +46,8 @@ class Assignment(msgspec.Struct, frozen=True):
     project_dir: str
     """Absolute path of the run's working directory."""
     runner_id: str
+    continues: bool = False
+    """Whether the run has executed before and continues after a wait. Its executor may be alive."""
 
 
 class Execution(Protocol):
@@ -71,6 +77,9 @@ class Executor(Protocol):
 
     def starts_process(self, run: Run) -> bool:
         """Return True if the run needs a new process, False if the process of an earlier run takes it."""
+
+    def can_continue(self, session_id: str) -> bool:
+        """Return True if a session whose turn has failed can take another one."""
 
     async def prepare(self, assignment: Assignment) -> None:
         """Fetch what the run needs. Raises `RunRefused`; the caller retries an `OSError`."""

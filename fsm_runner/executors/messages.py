@@ -2,6 +2,7 @@
 
 import json
 import re
+from enum import Enum, auto
 from typing import Literal
 
 import msgspec
@@ -36,6 +37,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class _Message(msgspec.Struct, frozen=True):
     type: str
+    limited: msgspec.Raw = msgspec.Raw(b"false")
 
 
 def invocation_line(assignment: Assignment, executor_config: JsonObject) -> bytes:
@@ -64,20 +66,36 @@ TURN_COMPLETE = b"turn_complete"
 SHUTDOWN_LINE = b'{"type":"shutdown"}\n'
 
 
-def is_turn_complete(line: Line) -> bool:
-    """Return True if the line ends a turn. A line that was cut is recognized if its type is the first or last field."""
+class TurnEnd(Enum):
+    """How a turn ended that its executor has survived."""
+
+    COMPLETE = auto()
+    LIMITED = auto()
+    """A limit of the provider was reached."""
+
+
+def turn_end(line: Line) -> TurnEnd | None:
+    """Return how the line ends a turn; None if it does not.
+
+    A line that was cut is recognized if its type is the first or last field.
+    """
     if line.cut:
-        return bool(_TYPE_FIRST.match(line.content) or _TYPE_LAST.search(line.end))
+        return TurnEnd.COMPLETE if _TYPE_FIRST.match(line.content) or _TYPE_LAST.search(line.end) else None
     try:
-        return msgspec.json.decode(line.content, type=_Message).type == "turn_complete"
+        message = msgspec.json.decode(line.content, type=_Message)
+        kind: object = message.type
+        is_limited = bytes(message.limited) == b"true"
     except DECODE_FAULTS:
-        return _is_lenient_turn_complete(line.content)
+        kind, is_limited = _lenient_message(line.content)
+    if kind != "turn_complete":
+        return None
+    return TurnEnd.LIMITED if is_limited else TurnEnd.COMPLETE
 
 
-def _is_lenient_turn_complete(content: bytes) -> bool:
+def _lenient_message(content: bytes) -> tuple[object, bool]:
     """Decode what Python's `json` writes and strict decoders reject: NaN and lone surrogates."""
     try:
         message = json.loads(content.decode(errors="replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        return False
-    return isinstance(message, dict) and message.get("type") == "turn_complete"
+        return None, False
+    return (message.get("type"), message.get("limited") is True) if isinstance(message, dict) else (None, False)

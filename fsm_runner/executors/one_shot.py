@@ -31,6 +31,9 @@ class OneShotExecutor:
     def starts_process(self, run: Run) -> bool:
         return True
 
+    def can_continue(self, session_id: str) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing has to be fetched."""
 

@@ -10,7 +10,7 @@ from loguru import logger
 from fsm_runner.executors.exit_text import failure_text, with_output
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.line_splitter import LINE_LIMIT_BYTES, Line, LineSplitter
-from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, is_turn_complete
+from fsm_runner.executors.messages import SHUTDOWN_LINE, TURN_COMPLETE, TurnEnd, turn_end
 from fsm_runner.executors.program import Launcher
 from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.errors import InputClosed
@@ -30,7 +30,7 @@ class PersistentProcess:
         """Raises `SpawnFailed`."""
         self._session_id = assignment.run.session_id
         self._lines = LineSplitter(TURN_COMPLETE)
-        self._turn_complete: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        self._turn_complete: asyncio.Future[TurnEnd] | None = asyncio.get_running_loop().create_future()
         """Resolved when the turn in progress is complete. The first turn begins with the process."""
         self._child, self._endpoint = launcher.launch(assignment, channel, self._session_id, self._read)
         self._end = asyncio.create_task(self._await_end(), name=f"end of process {self._child.pid}")
@@ -39,8 +39,8 @@ class PersistentProcess:
     def child(self) -> Child:
         return self._child
 
-    async def take_turn(self, line: bytes) -> None:
-        """Write a turn and return when the executor reports that it is complete.
+    async def take_turn(self, line: bytes) -> TurnEnd:
+        """Write a turn, and return how it ended when the executor reports that.
 
         Raises `ExecutionFailed` if the process ends before, or can no longer report it.
         """
@@ -52,11 +52,12 @@ class PersistentProcess:
             await self._complete_or_ended(complete)
             if self._child.exceeded is not None or not complete.done():
                 raise ExecutionFailed(self._failure("before its turn was complete"))
-            complete.result()
+            end = complete.result()
             if not writing.done():
                 raise ExecutionFailed("the executor sent turn_complete before it had read its turn")
             # The output of this turn does not explain the failure of a later one; output between the turns may.
             self._child.output.forget()
+            return end
         finally:
             self._turn_complete = None
             writing.cancel()
@@ -92,7 +93,7 @@ class PersistentProcess:
             self._end.cancel()
         await asyncio.wait([self._end])
 
-    async def _write_turn(self, line: bytes, complete: "asyncio.Future[None]") -> None:
+    async def _write_turn(self, line: bytes, complete: "asyncio.Future[TurnEnd]") -> None:
         """Write the turn. If the process has closed its stdin but does not end, the turn fails."""
         try:
             await self._child.stdin.write(line)
@@ -102,7 +103,7 @@ class PersistentProcess:
                 reason = "the executor has closed its stdin, so it cannot take a turn"
                 complete.set_exception(ExecutionFailed(with_output(reason, *self._child.output.captures)))
 
-    async def _complete_or_ended(self, complete: "asyncio.Future[None]", limit_s: float | None = None) -> None:
+    async def _complete_or_ended(self, complete: "asyncio.Future[TurnEnd]", limit_s: float | None = None) -> None:
         either: set[asyncio.Future[Any]] = {complete, self._end}
         await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
 
@@ -111,9 +112,9 @@ class PersistentProcess:
 
     def _handle(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            if is_turn_complete(line):
+            if (end := turn_end(line)) is not None:
                 if self._turn_complete is not None and not self._turn_complete.done():
-                    self._turn_complete.set_result(None)
+                    self._turn_complete.set_result(end)
             elif line.cut:
                 logger.warning("{}: skipping a line of more than {:,} bytes", self._session_id, LINE_LIMIT_BYTES)
 

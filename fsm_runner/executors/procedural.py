@@ -70,6 +70,9 @@ class ProceduralExecutor(msgspec.Struct, frozen=True):
     def starts_process(self, run: Run) -> bool:
         return True
 
+    def can_continue(self, session_id: str) -> bool:
+        return False
+
     async def prepare(self, assignment: Assignment) -> None:
         script = _agent(assignment.run).script
         if script is not None:

@@ -17,9 +17,10 @@ from fsm_runner.gateway.errors import GatewayError, not_found
 from fsm_runner.gateway.request import EveryField, Field, GatewayRequest, decode_fields, required_text, text_or_none
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS
 from fsm_runner.reporting.executor_status import take_executor_status
 from fsm_runner.reporting.queue import DeliveryFuture
-from fsm_runner.reporting.session_channel import NoTurn, TooMuchUndelivered
+from fsm_runner.reporting.session_channel import NULL, ExecutorEvent, NoTurn, TooMuchUndelivered
 from fsm_runner.util.text import excerpt
 
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
@@ -37,6 +38,9 @@ class _BindFields(msgspec.Struct, frozen=True):
 class _EventFields(msgspec.Struct, frozen=True):
     session_id: Field = UNSET
     event_type: Field = UNSET
+    role: Field = UNSET
+    result_text: Field = UNSET
+    result_data: Field = UNSET
 
 
 async def bind(request: GatewayRequest) -> None:
@@ -54,7 +58,8 @@ async def event(request: GatewayRequest) -> None:
     kind = text_or_none(fields.event_type, "event_type")
     if kind in EVENTS_OF_THE_COORDINATOR:
         raise GatewayError(403, f"event_type: the Agent Coordinator writes {kind} itself, from the run's reports")
-    await _deliver(request, lambda: request.endpoint.channel.event(body), 201)
+    noted = ExecutorEvent(kind or "", _text(fields.role), _value(fields.result_text), _value(fields.result_data))
+    await _deliver(request, lambda: request.endpoint.channel.event(noted, body), 201)
 
 
 async def metadata(request: GatewayRequest) -> None:
@@ -64,11 +69,23 @@ async def metadata(request: GatewayRequest) -> None:
         fields.pop(name, None)
     status = take_executor_status(fields, request.endpoint.session_id)
     if status is not None and not request.endpoint.closed.is_set():
-        request.endpoint.channel.report_status(status)
+        request.endpoint.channel.observer.note_status(status)
         if not fields:
             await request.respond(json_response({"ok": True}))
             return
     await _deliver(request, lambda: request.endpoint.channel.metadata(encode_json(fields)), 200)
+
+
+def _text(field: Field) -> str | None:
+    """Return a field that the coordinator checks; None if it is no text."""
+    try:
+        return None if field is UNSET else msgspec.json.decode(field, type=str)
+    except DECODE_FAULTS:
+        return None
+
+
+def _value(field: Field) -> msgspec.Raw:
+    return NULL if field is UNSET else field
 
 
 def _check_session(request: GatewayRequest, session_id: Field) -> None:

@@ -35,6 +35,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             said.append(f"{self.turns} {'turn' if self.turns == 1 else 'turns'}")
         return ", ".join(said)
 
+    def plus(self, other: "Usage") -> "Usage":
+        """Return the sum, in which a count is None if both have none."""
+        counts = {
+            name: (mine or 0) + (theirs or 0)
+            for name, mine, theirs in zip(
+                self.__struct_fields__, msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True
+            )
+            if mine is not None or theirs is not None
+        }
+        return Usage(**counts)
+
 
 class ExecutorStatus(msgspec.Struct, frozen=True):
     status_detail: str | None = None

@@ -16,6 +16,8 @@ from fsm_runner.reporting.messages import OutboundMessage
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.queue import DeliveryFuture
 
+NULL = msgspec.Raw(b"null")
+
 
 class NoTurn(FsmRunnerError):
     """The session has no turn in progress, so a bind would set it back to running (protocol.md, section 1.1)."""
@@ -36,6 +38,34 @@ class ReportingContext(msgspec.Struct, frozen=True, kw_only=True):
     undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES
 
 
+class ExecutorEvent(msgspec.Struct, frozen=True):
+    """The fields of a session event (protocol.md, section 1.4) that the runner itself uses."""
+
+    kind: str
+    """Its `event_type`."""
+    role: str | None = None
+    result_text: msgspec.Raw = NULL
+    result_data: msgspec.Raw = NULL
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether the executor has got an answer of its provider. A prompt and a bind come before that."""
+        return self.kind != "message" or self.role == "assistant"
+
+
+class TurnObserver:
+    """Receives what an executor reports in a turn; this one ignores it. The methods must not block."""
+
+    def note_status(self, status: ExecutorStatus) -> None:
+        """The executor has reported a status detail, its usage or a limit of its provider."""
+
+    def note_bind(self) -> None:
+        """The executor has bound the session."""
+
+    def note_event(self, event: ExecutorEvent) -> None:
+        """The executor has sent an event."""
+
+
 class SessionChannel:
     """Queues a session's messages for the coordinator: in order, each one until it is acknowledged.
 
@@ -47,14 +77,13 @@ class SessionChannel:
         session_id: str,
         context: ReportingContext,
         may_bind: Callable[[], bool],
-        report_status: Callable[[ExecutorStatus], None] = lambda _: None,
+        observer: TurnObserver | None = None,
     ) -> None:
-        """`may_bind` returns whether a turn is in progress."""
+        """`may_bind` returns whether a turn is in progress. `observer` receives what the executor reports."""
         self._session_id = session_id
         self._context = context
         self._may_bind = may_bind
-        self.report_status = report_status
-        """Records status and usage of the current run in the runner's own journal."""
+        self.observer = observer or TurnObserver()
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         """Bind the session to the executor's own session id. Also raises `NoTurn`."""
@@ -66,11 +95,15 @@ class SessionChannel:
             executor_profile=self._context.executor_profile,
             project_dir=project_dir,
         )
-        return self._put(messages.bind(self._session_id, body))
+        delivery = self._put(messages.bind(self._session_id, body))
+        self.observer.note_bind()
+        return delivery
 
-    def event(self, body: bytes) -> DeliveryFuture:
-        """Queue an event, which is JSON and is sent unchanged except for secrets (section 1.4)."""
-        return self._put(messages.event(self._session_id, body))
+    def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture:
+        """Queue an event. `body` is its JSON, which is sent unchanged except for secrets (section 1.4)."""
+        delivery = self._put(messages.event(self._session_id, body))
+        self.observer.note_event(event)
+        return delivery
 
     def metadata(self, body: bytes) -> DeliveryFuture:
         """Queue a JSON object of session fields, which is sent unchanged except for secrets."""
@@ -79,7 +112,7 @@ class SessionChannel:
     def result(self, data: wire.JsonObject) -> None:
         """Queue a result event that carries `data`."""
         event = wire.ResultEvent(session_id=self._session_id, timestamp=self._context.clock.now(), result_data=data)
-        self.event(encode_json(event))
+        self.event(ExecutorEvent("result", result_data=msgspec.Raw(encode_json(data))), encode_json(event))
 
     def _put(self, message: OutboundMessage) -> DeliveryFuture:
         message = msgspec.structs.replace(message, body=self._context.redactor.json(message.body))

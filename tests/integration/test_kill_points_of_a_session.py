@@ -20,8 +20,13 @@ from tests.support.crash.scenario import REFUSED, Action, Scenario, ScenarioCont
 
 pytestmark = pytest.mark.slow
 
-NOT_SHORT = [("busy", "turn_timed_out", "stopping_turn")]
-"""The run of the turn has the same limit and reaches it first."""
+NOT_SHORT = [
+    # The run of the turn has the same limit and reaches it first.
+    ("busy", "turn_timed_out", "stopping_turn"),
+    ("idle", "exited", "ended"),
+    ("stopping_idle", "process_stopped", "ended"),
+    ("stopping_idle", "process_not_stopped", "ended"),
+]
 
 
 def complete(_: ScenarioContext) -> Steps:

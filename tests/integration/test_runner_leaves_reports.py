@@ -53,7 +53,7 @@ async def test_the_report_of_a_session_that_the_journal_keeps_is_sent_by_the_nex
             system.proxy.fault("POST", ".*", faults.reset(), times=None)
             with log_lines("WARNING") as lines:
                 assert await first.drain() == "stopped"
-            assert "not deregistered: 1 report is left to this runner's next process" in lines
+            assert "not deregistered, because this is left to the runner's next process: 1 report" in lines
         assert system.proxy.acknowledged("POST", SESSION_STATUS) == []
         assert system.proxy.calls_for("DELETE", ".*") == []
         async with system.running(home, state_dir=state_dir):

@@ -7,7 +7,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from fsm_runner.executors.line_splitter import LINE_END_BYTES, Line, LineSplitter
-from fsm_runner.executors.messages import is_turn_complete
+from fsm_runner.executors.messages import turn_end
 
 streams = st.lists(
     st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b'{"type": "turn_complete"}\n', b"\xff\n", b"\0"])
@@ -50,27 +50,27 @@ def test_the_beginning_of_a_long_line_is_kept(stream: bytes, limit_bytes: int) -
 @given(st.binary(max_size=200) | streams, st.booleans())
 def test_no_line_breaks_the_reader(content: bytes, cut: bool) -> None:
     line = Line(content, cut)
-    if is_turn_complete(line) and not cut:
+    if turn_end(line) and not cut:
         assert json.loads(content)["type"] == "turn_complete"
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=4))
 def test_turn_complete_is_recognized_wherever_its_type_is(fields: dict[str, object]) -> None:
     message = {**fields, "type": "turn_complete"}
-    assert is_turn_complete(Line(json.dumps(message).encode(), cut=False))
-    assert is_turn_complete(Line(json.dumps(message, indent=None, ensure_ascii=False).encode() + b"\r", cut=False))
-    assert not is_turn_complete(Line(json.dumps({**fields, "type": "turn_completed"}).encode(), cut=False))
+    assert turn_end(Line(json.dumps(message).encode(), cut=False))
+    assert turn_end(Line(json.dumps(message, indent=None, ensure_ascii=False).encode() + b"\r", cut=False))
+    assert not turn_end(Line(json.dumps({**fields, "type": "turn_completed"}).encode(), cut=False))
 
 
 def test_a_turn_complete_with_a_long_result_is_recognized_by_its_beginning() -> None:
     message = b'{"type": "turn_complete", "result": "' + b"x" * 100 + b'"}\n'
     (line,) = read([message[:1], message[1:]], 64)
     assert line.cut
-    assert is_turn_complete(line)
+    assert turn_end(line)
     (sorted_keys,) = read([b"{", b'"result": "' + b"x" * 600 + b'", "type": "turn_complete" }\n'], 64)
-    assert is_turn_complete(sorted_keys)
+    assert turn_end(sorted_keys)
     (other,) = read([b"{", b'"note": "turn_complete", "x": "' + b"x" * 100 + b'"}\n'], 64)
-    assert not is_turn_complete(other)
+    assert not turn_end(other)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_a_turn_complete_with_a_long_result_is_recognized_by_its_beginning() -> 
     ],
 )
 def test_a_turn_is_complete_in_any_json_that_programs_write(written: bytes) -> None:
-    assert is_turn_complete(Line(written))
+    assert turn_end(Line(written))
 
 
 @pytest.mark.parametrize(
     "written", [b'["turn_complete"]', b'"turn_complete"', b"turn_complete", b"[" * 5000 + b'"turn_complete"']
 )
 def test_a_line_that_only_contains_the_word_completes_no_turn(written: bytes) -> None:
-    assert not is_turn_complete(Line(written))
+    assert not turn_end(Line(written))

@@ -22,6 +22,7 @@ from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
+from tests.support.limits import no_provider_limits
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
@@ -122,6 +123,9 @@ class FakeExecutor:
         self.executions: list[FakeExecution] = []
 
     def starts_process(self, run: wire.Run) -> bool:
+        return True
+
+    def can_continue(self, session_id: str) -> bool:
         return True
 
     def accept(self, run: wire.Run) -> None:
@@ -268,7 +272,7 @@ async def live(world: World) -> tuple[str, str | None, FaultyApi, FakeExecutor]:
         retry_interrupted=False,
         observer=Observer(),
     )
-    actor = RunActor(RUN, "runner_1", context)
+    actor = RunActor(RUN, "runner_1", context, no_provider_limits())
     disturbance = asyncio.create_task(disturb(actor, world))
     if not ends(world):
         disturbance.add_done_callback(lambda _: actor.post("stop_requested", "the last one"))

@@ -67,6 +67,9 @@ class EndlessExecutor:
     def starts_process(self, run: wire.Run) -> bool:
         return True
 
+    def can_continue(self, session_id: str) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None: ...
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Endless:

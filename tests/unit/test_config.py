@@ -93,6 +93,7 @@ GOOD_VALUES: dict[str, tuple[str, object]] = {
     "grace_period_s": ("2.5", 2.5),
     "run_timeout_s": ("1e3", 1000.0),
     "silence_timeout_s": ("600", 600.0),
+    "limit_wait_s": ("0", 0.0),
     "run_limits": ("memory=1GiB, cpu=1.5", ResourceLimits(memory_bytes=1 << 30, cpu_s=1.5)),
     "run_as": ("nobody:nogroup", "nobody:nogroup"),
     "session_idle_timeout_s": ("60", 60.0),

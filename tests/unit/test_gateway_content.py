@@ -14,7 +14,7 @@ from fsm_runner.gateway.errors import GatewayError
 from fsm_runner.gateway.request import GatewayRequest
 from fsm_runner.gateway.routes import handle
 from fsm_runner.reporting.queue import DeliveryFuture
-from fsm_runner.reporting.session_channel import SessionChannel
+from fsm_runner.reporting.session_channel import ExecutorEvent, SessionChannel
 
 BODY_BYTES = 1024 * 1024
 COPIES_LIMIT = 5
@@ -26,14 +26,15 @@ class Channel:
     """Acknowledges each message at once."""
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
-        return self.event(b"")
+        return self.metadata(b"")
 
-    def event(self, body: bytes) -> DeliveryFuture:
+    def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture:
+        return self.metadata(body)
+
+    def metadata(self, body: bytes) -> DeliveryFuture:
         answered: DeliveryFuture = asyncio.get_running_loop().create_future()
         answered.set_result(ApiResponse("", 201, b"{}"))
         return answered
-
-    metadata = event
 
 
 async def status_of(method: str, path: str, body: bytes) -> int:

@@ -50,7 +50,7 @@ def test_check_lists_the_defects_of_a_file() -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == f"broken.toml:{BROKEN_LINE}: states.preparing_workspace.retry.cap_s: is below base_s (0.1 < 0.2)"
     line = BROKEN.splitlines().index('to = "executing"') + 1
-    assert f'broken.toml:{line}: transitions[1].to: "exekuting" is not a state (did you mean "executing"?)' in lines
+    assert f'broken.toml:{line}: transitions[2].to: "exekuting" is not a state (did you mean "executing"?)' in lines
 
 
 def test_check_takes_several_files_and_reports_each() -> None:

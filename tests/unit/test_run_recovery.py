@@ -22,6 +22,7 @@ from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, Observer, RunActor, RunContext
 from tests.support.fake_api import FakeApi
+from tests.support.limits import no_provider_limits
 from tests.support.positions import positions
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -74,6 +75,9 @@ class Executor:
     def starts_process(self, run: wire.Run) -> bool:
         return True
 
+    def can_continue(self, session_id: str) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None: ...
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Work:
@@ -111,7 +115,7 @@ def lived(
             retry_interrupted=retry,
             observer=Observer(),
         )
-        actor = RunActor(RUN, "me", context, recovered)
+        actor = RunActor(RUN, "me", context, no_provider_limits(), recovered)
         if stop:
             actor.post("stop_requested", "the operator")
         await actor.live()

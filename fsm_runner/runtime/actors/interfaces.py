@@ -17,31 +17,34 @@ def _names(text: str) -> frozenset[str]:
 
 RUN = ActorInterface(
     name="run",
-    activities=_names("accept prepare_workspace execute stop_execution look_up report"),
-    facts=_names("may_run_again"),
-    settings=_names("run_timeout_s"),
-    events=_names("stop_requested interrupted"),
-    tags=_names("may_bind reports_started"),
+    activities=_names("accept prepare_workspace execute await_limit check_result stop_execution look_up report"),
+    facts=_names("may_run_again may_wait_for_limit waits_for_limit credential_is_limited has_expectations"),
+    settings=_names("run_timeout_s limit_wait_s"),
+    events=_names("stop_requested budget_exceeded fell_silent interrupted"),
+    tags=_names("may_bind reports_started parked"),
     outcomes=_names("completed failed stopped superseded"),
 )
 
 RUNNER = ActorInterface(
     name="runner",
-    activities=_names("recover register await_runs stop_runs flush_reports deregister await_last_poll settle_late_run"),
-    facts=_names("journal_is_unwritable descriptors_are_short late_run_arrived"),
+    activities=_names(
+        "recover register await_reset await_runs stop_runs flush_reports deregister await_last_poll settle_late_run"
+    ),
+    facts=_names("journal_is_unwritable descriptors_are_short credential_is_limited late_run_arrived"),
     settings=_names("grace_period_s stop_limit_s"),
     events=_names(
         "coordinator_lost coordinator_answered registration_lost report_not_accepted outage_too_long "
-        "journal_unwritable journal_writable descriptors_short descriptors_freed drain_requested "
-        "stop_now_requested exit_requested"
+        "journal_unwritable journal_writable descriptors_short descriptors_freed limit_reached limit_passed "
+        "drain_requested stop_now_requested exit_requested"
     ),
-    tags=_names("claims leaving renews_registration reachable needs_attention unhealthy"),
+    tags=_names("claims tests_limit leaving renews_registration reachable needs_attention unhealthy"),
     outcomes=_names("stopped refused gave_up aborted"),
 )
 
 SESSION = ActorInterface(
     name="session",
     activities=_names("start_process take_turn await_exit stop_process report"),
+    facts=_names("run_is_parked is_revivable"),
     settings=_names("run_timeout_s session_idle_timeout_s"),
     events=_names("turn_requested stop_requested close_requested interrupted"),
     tags=_names("has_turn ends_process reports"),

@@ -2,31 +2,37 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import compress
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.executors.interface import Assignment, Execution, Executor, RunRefused
+from fsm_runner.executors.interface import Assignment, Execution, ExecutionFailed, Executor, RunRefused, TurnLimited
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.process.user import RunUser
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, unreported_reason
+from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.queue import DeliveryFuture
-from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
+from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
+from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.threads import in_thread
+
+Form = TypeVar("Form")
 
 INTERRUPTIONS_LIMIT = 3
 """A run that was interrupted more often is not executed again, because it may be what ends the runner process."""
@@ -66,14 +72,26 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     """The user that executors run as; None: the runner's own."""
 
 
-class RunActor(Actor):
+class RunActor(Actor, TurnObserver):
     """Takes one run from its claim to its acknowledged report."""
 
     def __init__(
-        self, run: wire.Run, runner_id: str, context: RunContext, recovered: OpenRun | None = None, *, refusal: str = ""
+        self,
+        run: wire.Run,
+        runner_id: str,
+        context: RunContext,
+        limits: ProviderLimits,
+        recovered: OpenRun | None = None,
+        *,
+        refusal: str = "",
     ) -> None:
         """`recovered`: the journal's record of an earlier process's run. `refusal`: why the run must fail at once."""
         resume_from = None if recovered is None else Position(recovered.state, recovered.outcome, recovered.provisional)
+        self._settings_of_states: dict[str, float | None] = {
+            "run_timeout_s": context.run_timeout_s,
+            "limit_wait_s": None,
+        }
+        """The time limits of the machine's states. Each step sets them."""
         super().__init__(
             run.run_id,
             context.machine,
@@ -81,11 +99,13 @@ class RunActor(Actor):
                 "accept": self._accept,
                 "prepare_workspace": self._prepare_workspace,
                 "execute": self._execute,
+                "await_limit": self._await_limit,
+                "check_result": self._check_result,
                 "stop_execution": self._stop_execution,
                 "look_up": self._look_up,
                 "report": self._report,
             },
-            {"run_timeout_s": context.run_timeout_s},
+            self._settings_of_states,
             recorder=context.record,
             resume_from=resume_from,
         )
@@ -95,9 +115,7 @@ class RunActor(Actor):
         self._context = context
         self._recovered = recovered
         self._refusal = refusal
-        self._channel = SessionChannel(
-            run.session_id, context.reporting, lambda: self.has_tag("may_bind"), self._note_status
-        )
+        self._channel = SessionChannel(run.session_id, context.reporting, lambda: self.has_tag("may_bind"), self)
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._execution: Execution | None = None
@@ -105,6 +123,21 @@ class RunActor(Actor):
         self._signal: StopSignal = "shutdown"
         self.usage: Usage | None = None
         """The cost of the run, as its executor reports it."""
+        self._earlier_usage: Usage | None = None
+        """The part of it that was used before the current execution."""
+        self._limits = limits
+        self._limit: ProviderLimit | None = None
+        """The limit that the executor has reported, unless its provider has answered since."""
+        self._wait: LimitWait | None = None
+        """The wait that begins or continues; None if the run is not to wait."""
+        self._waits = 0
+        self._has_started = False
+        """Whether `started` has been reported. A state cannot say that, since a wait may come before or after."""
+        self._has_executed = False
+        self._continues = False
+        """Whether the executor has taken the run's prompt, so that a further execution continues its session."""
+        self._executed_s = 0.0
+        self._executing_since_s = 0.0
         self.failure = "" if recovered is None else recovered.failure
         """Why the run failed; empty if it did not."""
         self.unreported = ""
@@ -114,8 +147,20 @@ class RunActor(Actor):
         # Other tasks wait for these two, so they are events in addition to the states that they follow.
         self.work_done = asyncio.Event()
         """Set when at most the delivery of the terminal report is pending."""
+        self.at_rest = asyncio.Event()
+        """Set while the run is parked, and when its work is done."""
         self.finished = asyncio.Event()
-        if recovered is not None and recovered.report is not None:
+        if recovered is not None:
+            self._recover(recovered)
+
+    def _recover(self, recovered: OpenRun) -> None:
+        self.usage = _decoded(recovered.usage, Usage, self.name)
+        if (wait := _decoded(recovered.wait, LimitWait, self.name)) is not None:
+            self._wait, self._waits = wait, wait.number
+            self._has_started = self._has_executed = wait.has_started
+            self._continues, self._executed_s = wait.continues, wait.executed_s
+            self._limits.restore(wait)
+        if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
             ending = RunEnding(self.name, status, self.failure or None, recovered.provisional)
             self.terminal_report = OutboundMessage(recovered.report.path, recovered.report.body, ending=ending)
@@ -123,12 +168,18 @@ class RunActor(Actor):
     @property
     def is_unstarted(self) -> bool:
         """Whether the run may still start its executor."""
-        return self._execution is None and not self.work_done.is_set()
+        return self._execution is None and not self.at_rest.is_set()
 
     def facts(self) -> frozenset[str]:
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
-        may_run_again = self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT
-        return frozenset({"may_run_again"} if may_run_again else ())
+        facts = {
+            "may_run_again": self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT,
+            "may_wait_for_limit": self._wait is not None,
+            "waits_for_limit": self._wait is not None,
+            "credential_is_limited": self._limits.holds_back(self.name),
+            "has_expectations": False,
+        }
+        return frozenset(compress(facts, facts.values()))
 
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
@@ -143,13 +194,18 @@ class RunActor(Actor):
             self._context.record.record_run_end(self.name)
             return state
         finally:
-            if self._execution is not None:
+            # The execution of a parked run has ended. The session of a run that the next process continues has not.
+            if self._execution is not None and not self.has_tag("parked"):
                 await self._execution.aclose()
             self.work_done.set()
+            self.at_rest.set()
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
-            self.failure = self._context.reporting.redactor.text(str(payload) or type(payload).__name__)
+            reason = str(payload) or type(payload).__name__
+            if self._wait is not None:
+                reason = f"{self._wait.limit}; {reason}"
+            self.failure = self._context.reporting.redactor.text(reason)
         is_final = self._machine.is_final(self.model)
         if is_final and step.cause is not Cause.DONE:
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
@@ -158,21 +214,79 @@ class RunActor(Actor):
             # At once: the outbox sends a `started` that was queued in the same moment before the activity begins.
             self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
-        if self.has_tag("reports_started"):
+        self._follow_execution(step)
+        self._follow_wait(step)
+        if self.has_tag("reports_started") and not self._has_started:
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
+            self._has_started = True
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
 
-    def _note_status(self, status: ExecutorStatus) -> None:
-        """Record what the executor reports; a detail is journalled as a step that changes nothing."""
+    def _follow_execution(self, step: Step) -> None:
+        """Count the time of executions. The run's time limit is paused while it waits."""
+        now_s = asyncio.get_running_loop().time()
+        if self._machine.has_tag(step.source, "may_bind"):
+            self._executed_s += now_s - self._executing_since_s
+        if self.has_tag("may_bind"):
+            self._executing_since_s = now_s
+            limit_s = self._context.run_timeout_s
+            self._settings_of_states["run_timeout_s"] = None if limit_s is None else max(0, limit_s - self._executed_s)
+
+    def _follow_wait(self, step: Step) -> None:
+        if self.has_tag("parked"):
+            self._park()
+        elif self._wait is not None and step.cause != "interrupted":
+            self._limits.unparked(self.name)
+            self.at_rest.clear()
+            self._wait = None
+            self._context.record.record_wait(self.name, None)
+            if self.has_tag("may_bind"):
+                self._report_limit(None)
+
+    def _park(self) -> None:
+        """Begin or continue a wait."""
+        wait = self._wait or self._limits.hold_back(self._waits)
+        self._wait = wait = msgspec.structs.replace(
+            wait, executed_s=self._executed_s, has_started=self._has_started, continues=self._continues
+        )
+        self._settings_of_states["limit_wait_s"] = self._limits.left_s(wait)
+        self._limits.parked(self.name)
+        self.at_rest.set()
+        self._context.record.record_wait(self.name, msgspec.json.encode(wait))
+        self._report_limit(wait.limit)
+        self._note_detail(f"waits, because {wait.limit}")
+
+    def _report_limit(self, limit: ProviderLimit | None) -> None:
+        """Set or clear the session's field `limit` at the coordinator (protocol.md, section 1.4)."""
+        body = self._context.reporting.redactor.json(encode_json({"limit": limit}))
+        self._put(messages.metadata(self.wire_run.session_id, body))
+
+    def note_status(self, status: ExecutorStatus) -> None:
+        """Record what the executor reports."""
         if status.status_detail is not None:
-            detail = limited_error(self._context.reporting.redactor.text(status.status_detail))
-            logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), detail)
-            self._context.observer.reported(self.wire_run, self.state, detail)
-            self._record("detail", self.state, detail)
+            self._note_detail(status.status_detail)
         if status.usage is not None:
-            self.usage = status.usage
-            self._context.record.record_usage(self.name, msgspec.json.encode(status.usage))
+            self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
+            self._context.record.record_usage(self.name, msgspec.json.encode(self.usage))
+        if status.limit is not None:
+            self._limit = status.limit
+
+    def note_bind(self) -> None:
+        self._continues = True
+
+    def note_event(self, event: ExecutorEvent) -> None:
+        if self.wire_run.type == "resume_session":
+            self._continues = True
+        if event.shows_progress:
+            self._limit = None
+            self._limits.passed(self.name)
+
+    def _note_detail(self, detail: str) -> None:
+        """Journal a status detail as a step that changes nothing."""
+        detail = limited_error(self._context.reporting.redactor.text(detail))
+        logger.info("{}: {}: {}", self.name, self.state.replace("_", " "), detail)
+        self._context.observer.reported(self.wire_run, self.state, detail)
+        self._record("detail", self.state, detail)
 
     async def _accept(self) -> None:
         if self.was_resumed:
@@ -187,8 +301,47 @@ class RunActor(Actor):
         await self._context.executor.prepare(self._assignment)
 
     async def _execute(self) -> None:
-        self._execution = await self._context.executor.start(self._assignment, self._channel)
-        self._session_status = await self._execution.wait()
+        earlier, self._limit, self._earlier_usage = self._execution, None, self.usage
+        assignment, self._has_executed = self._next_assignment(), True
+        self._execution = await self._context.executor.start(assignment, self._channel)
+        if earlier is not None:
+            await earlier.aclose()
+        try:
+            self._session_status = await self._execution.wait()
+        except ExecutionFailed as failure:
+            limit = self._limit or (ProviderLimit(kind="unknown") if isinstance(failure, TurnLimited) else None)
+            if limit is None:
+                raise
+            self._limits.reached(limit, self.name)
+            raise ExecutionFailed(f"{failure}; {self._plan_wait(limit)}") from failure
+        self._limits.passed(self.name)
+
+    def _next_assignment(self) -> Assignment:
+        if not self._has_executed:
+            return self._assignment
+        run = self.wire_run
+        if self._continues:
+            parameters = {"prompt": self._limits.policy.prompt}
+            run = msgspec.structs.replace(run, type="resume_session", parameters=parameters)
+        return msgspec.structs.replace(self._assignment, run=run, continues=True)
+
+    def _plan_wait(self, limit: ProviderLimit) -> str:
+        """Plan the run's wait, if it may wait, and return what happens."""
+        plan = self._limits.plan(limit, self._waits + 1)
+        if isinstance(plan, LimitWait):
+            if not self._continues or self._context.executor.can_continue(self.wire_run.session_id):
+                self._wait, self._waits = plan, plan.number
+                return str(limit)
+            plan = NotWaitedFor("its executor has ended, and the profile does not set `revive`")
+        self._report_limit(limit)
+        return f"{limit}; the run does not wait for that: {plan.reason}"
+
+    async def _await_limit(self) -> None:
+        if self._wait is not None:
+            await self._limits.wait_for_admission(self.name, self._wait)
+
+    async def _check_result(self) -> None:
+        """Nothing is expected yet."""
 
     async def _stop_execution(self) -> None:
         # A `started` that arrives after a stop request would set the run back to running.
@@ -218,6 +371,8 @@ class RunActor(Actor):
         # The report of an earlier process may still be in the outbox.
         response = self._context.reporting.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()
+        self.at_rest.set()
+        self._limits.ended(self.name)
         answer = await asyncio.shield(response)
         if isinstance(answer, Refused):
             raise answer
@@ -243,3 +398,14 @@ class RunActor(Actor):
                 return messages.stopped(run_id, self.runner_id, self._signal, provisional=provisional)
             case _:
                 return messages.failed(run_id, self.runner_id, limited_error(self.failure), provisional=provisional)
+
+
+def _decoded(content: bytes | None, form: type[Form], run_id: str) -> Form | None:
+    """Decode a record of the journal; None without one, or if another version wrote it."""
+    if content is None:
+        return None
+    try:
+        return msgspec.json.decode(content, type=form)
+    except wire.DECODE_FAULTS as defect:
+        logger.error("{}: a record in the journal cannot be decoded: {}", run_id, defect)
+        return None

@@ -1,12 +1,14 @@
 """The runs that a runner holds: at work, or with a report that is pending."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 
 import msgspec
 from loguru import logger
 
+from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.coordinator_client.api import UnreadableRun
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.journal.records import EndedRun, OpenRun
@@ -18,11 +20,13 @@ from fsm_runner.runtime.actors.ended_runs import EndedRuns
 from fsm_runner.runtime.actors.run import RunActor, RunContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
+from fsm_runner.runtime.control.provider_limits import ProviderLimits
 from fsm_runner.util.error_text import headline, limited_error
 from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.tasks import OwnedTasks
 from fsm_runner.util.text import excerpt
 
+DEFAULT_LIMIT_POLICY = ProviderLimitPolicy()
 HELD_LIMIT = 10_000
 """The runs and reports that a runner holds at most, whatever a coordinator assigns to it."""
 
@@ -37,8 +41,12 @@ class RunRegistry:
         max_runs: int | None = None,
         *,
         repeated_report: RetryPolicy = POLICIES.repeated_report,
+        limit_policy: ProviderLimitPolicy = DEFAULT_LIMIT_POLICY,
+        on_limit_reached: Callable[[str], None] = lambda _: None,
+        on_limit_passed: Callable[[], None] = lambda: None,
         on_descriptors_short: Callable[[str], None] = lambda _: None,
         on_descriptors_freed: Callable[[], None] = lambda: None,
+        wall_clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._context = context
         self._sessions = sessions
@@ -48,7 +56,12 @@ class RunRegistry:
         self._handed_out_again: set[str] = set()
         """The active runs that a poll brought again; each is logged once."""
         self._tasks = OwnedTasks("run", self._on_change)
+        self.limits = ProviderLimits(
+            limit_policy, self._free_slots, self._on_change, on_limit_reached, on_limit_passed, wall_clock_s
+        )
         self.descriptors = DescriptorWatch(self, on_descriptors_short, on_descriptors_freed)
+        self.left_waiting = 0
+        """The number of waiting runs that were left to the runner's next process."""
         self.changed = asyncio.Event()
         """Set at each start and end; the waiting task clears it."""
 
@@ -57,14 +70,24 @@ class RunRegistry:
 
     @property
     def full(self) -> bool:
-        is_at_max = self._max_runs is not None and len(self._tasks) >= self._max_runs
-        return self.at_hard_limit or is_at_max or not (self.descriptors.has_room or self._only_executors_lack_room)
+        if self.at_hard_limit or self._free_slots() <= 0 or self.limits.holds_new_runs:
+            return True
+        return not (self.descriptors.has_room or self._only_executors_lack_room)
+
+    def _free_slots(self) -> float:
+        """Return how many more runs may execute. A waiting run holds no slot until it may continue."""
+        if self._max_runs is None:
+            return math.inf
+        return self._max_runs - len(self._tasks) + len(self.limits.waiting) - self.limits.admitted_count
 
     @property
     def _only_executors_lack_room(self) -> bool:
         """Whether only persistent executors hold descriptors. Each run is one of their turns, so its end frees none."""
-        turns = sum(self._sessions.find(actor.wire_run.session_id) is not None for actor in self._actors.values())
-        return self.descriptors.has_lasting_shortage and turns == len(self._tasks)
+        turns = sum(
+            actor.name not in self.limits.waiting and self._sessions.find(actor.wire_run.session_id) is not None
+            for actor in self._actors.values()
+        )
+        return self.descriptors.has_lasting_shortage and turns == len(self._tasks) - len(self.limits.waiting)
 
     @property
     def at_hard_limit(self) -> bool:
@@ -92,7 +115,8 @@ class RunRegistry:
             return False
         agent = "" if run.agent_name is None else f"agent {run.agent_name}, "
         logger.info("{}: claimed ({}session {})", run.run_id, agent, run.session_id)
-        self._begin(RunActor(run, runner_id, self._context, refusal=self._refusal_of(run)))
+        self.limits.claimed(run.run_id)
+        self._begin(RunActor(run, runner_id, self._context, self.limits, refusal=self._refusal_of(run)))
         return True
 
     def _refusal_of(self, run: wire.Run) -> str:
@@ -136,7 +160,7 @@ class RunRegistry:
             self._context.record.record_run_end(recovered.run_id)
             return
         logger.warning("{}: resumed; an earlier process ended while it was {}", run.run_id, recovered.state)
-        self._begin(RunActor(run, recovered.runner_id, self._context, recovered))
+        self._begin(RunActor(run, recovered.runner_id, self._context, self.limits, recovered))
 
     def remember_ended(self, ended: Iterable[EndedRun]) -> None:
         """Remember runs that an earlier process ended, so that they are not executed again."""
@@ -207,6 +231,20 @@ class RunRegistry:
             await actor.work_done.wait()
         await self._sessions.wait_until_idle(reason)
 
+    async def leave_waiting(self) -> None:
+        """Leave the runs that wait for a provider's limit to the runner's next process. No run continues from now on.
+
+        Returns when all other runs have done their work, or wait too.
+        """
+        self.limits.close()
+        for actor in list(self._actors.values()):
+            await actor.at_rest.wait()
+        for run_id in list(self.limits.waiting):
+            logger.info("{}: waits for a provider's limit; this runner's next process continues it", run_id)
+            self.left_waiting += 1
+            await self._tasks.cancel(run_id)
+            self.limits.unparked(run_id)
+
     async def close_sessions(self, reason: str) -> None:
         """End the idle executors and wait for the reports of their ends. Call this when no run is held."""
         await self._sessions.close(reason)
@@ -223,6 +261,7 @@ class RunRegistry:
 
     def _on_change(self) -> None:
         self.changed.set()
+        self.limits.admit()
         self.descriptors.check()
 
     async def _live(self, actor: RunActor) -> None:
@@ -235,6 +274,7 @@ class RunRegistry:
             raise
         finally:
             del self._actors[actor.name]
+            self.limits.ended(actor.name)
             self._handed_out_again.discard(actor.name)
             actor.finished.set()
         if actor.terminal_report is not None:

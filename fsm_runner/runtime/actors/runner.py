@@ -87,6 +87,7 @@ class RunnerActor(Actor):
             {
                 "recover": recovery.carry_out,
                 "register": self._registrar.register,
+                "await_reset": runs.limits.wait_for_reset,
                 "await_runs": self._await_runs,
                 "stop_runs": self._stop_runs,
                 "flush_reports": self._flush_reports,
@@ -142,11 +143,13 @@ class RunnerActor(Actor):
         facts = {
             "journal_is_unwritable": self._journal.unwritable is not None,
             "descriptors_are_short": self._runs.descriptors.is_short,
+            "credential_is_limited": self._runs.limits.limit is not None,
             "late_run_arrived": self.has_tag("leaving") and not self._runs.run_ids <= self._abandoned_runs,
         }
         return frozenset(compress(facts, facts.values()))
 
     def on_step(self, step: Step, payload: object) -> None:
+        self._runs.limits.set_testing(self.has_tag("tests_limit"))
         self._poller.reconsider()
         is_reachable = self.has_tag("reachable")
         if is_reachable:
@@ -165,11 +168,15 @@ class RunnerActor(Actor):
 
     async def _await_runs(self) -> None:
         self._runs.close_idle_sessions(LEAVING)
+        if self._keeps_journal:
+            await self._runs.leave_waiting()
         await self._wait_until_reported()
 
     async def _stop_runs(self) -> None:
+        self._runs.limits.close()
         self._runs.stop_all(LEAVING)
-        await self._await_runs()
+        self._runs.close_idle_sessions(LEAVING)
+        await self._wait_until_reported()
 
     async def _wait_until_reported(self) -> None:
         """Wait until runs and executors have ended and are reported, or their reports are left to the next process."""
@@ -177,7 +184,7 @@ class RunnerActor(Actor):
         reporting = asyncio.create_task(self._wait_for_reports(), name="last reports")
         try:
             await asyncio.wait([reporting], timeout=SILENCE_LIMIT_S)
-            while not reporting.done() and not (self._keeps_reports and self._client.is_silent_for(SILENCE_LIMIT_S)):
+            while not reporting.done() and not (self._keeps_journal and self._client.is_silent_for(SILENCE_LIMIT_S)):
                 await asyncio.wait([reporting], timeout=SILENCE_CHECK_INTERVAL_S)
         finally:
             reporting.cancel()
@@ -188,8 +195,8 @@ class RunnerActor(Actor):
         await self._runs.close_sessions(LEAVING)
 
     @property
-    def _keeps_reports(self) -> bool:
-        """True if a later process of this runner finds the pending reports."""
+    def _keeps_journal(self) -> bool:
+        """True if a later process of this runner finds the pending reports and the waiting runs."""
         return self._journal.path is not None and self._journal.unwritable is None
 
     async def _flush_reports(self) -> None:
@@ -205,12 +212,16 @@ class RunnerActor(Actor):
         runner_id = self._registrar.runner_id
         if runner_id is None:
             raise _NotDeregistered("not registered")
-        if self._keeps_reports and (count := self._runs.pending_report_count) > 0:
-            reports = "1 report is" if count == 1 else f"{count} reports are"
-            reason = f"not deregistered: {reports} left to this runner's next process"
+        if self._keeps_journal and (left := self._left_to_next_process()):
+            reason = f"not deregistered, because this is left to the runner's next process: {left}"
             logger.warning(reason)
             raise _NotDeregistered(reason)
         await self._client.deregister(runner_id)
+
+    def _left_to_next_process(self) -> str:
+        """Return the reports and the runs that the next process of this runner finds in the journal."""
+        counts = {"report": self._runs.pending_report_count, "waiting run": self._runs.left_waiting}
+        return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count > 0)
 
     async def _settle_late_run(self) -> None:
         await self._registrar.register()

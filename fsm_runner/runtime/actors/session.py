@@ -1,7 +1,8 @@
 """The actor of one persistent executor. Its states are in `specs/session.toml`."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from itertools import compress
 from typing import cast
 
 import msgspec
@@ -9,8 +10,8 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.executors.interface import Assignment, ExecutionFailed
-from fsm_runner.executors.messages import invocation_line, turn_line
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, TurnLimited
+from fsm_runner.executors.messages import TurnEnd, invocation_line, turn_line
 from fsm_runner.executors.persistent import PersistentProcess
 from fsm_runner.executors.program import Launcher
 from fsm_runner.machine.engine import Answer, Cause, Machine, Step
@@ -20,12 +21,10 @@ from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.messages import unreported_reason
-from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
+from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.util.error_text import headline
-
-OnStatus = Callable[[ExecutorStatus], None]
 
 
 class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,15 +35,19 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
     record: Record
     run_timeout_s: float | None
     session_idle_timeout_s: float | None
+    revive: bool = False
+    """Whether a resume of a session without a live process starts a new one."""
 
 
 class Turn:
     """One run's turn in a session: the `Execution` of that run."""
 
-    def __init__(self, session: "SessionActor", line: bytes, on_status: OnStatus) -> None:
+    def __init__(self, session: "SessionActor", line: bytes, observer: TurnObserver) -> None:
         self.line = line
         """The line that is written to the executor's standard input."""
-        self.on_status = on_status
+        self.observer = observer
+        self.is_parked = False
+        """Whether the turn ended at a provider's limit and its run waits for the reset."""
         self.finished = asyncio.Event()
         """Set when its run has been reported."""
         self._session = session
@@ -70,6 +73,7 @@ class Turn:
         return "idle"
 
     async def stop(self) -> StopSignal:
+        self.is_parked = False
         self._session.post("stop_requested", "its run is stopped")
         return await asyncio.shield(self._session.stop_signal)
 
@@ -91,7 +95,7 @@ class SessionActor(Actor):
         launcher: Launcher | None,
         resume_from: Position | None = None,
         *,
-        on_status: OnStatus = lambda _: None,
+        observer: TurnObserver | None = None,
         pending_reports: Collection[asyncio.Event] = (),
     ) -> None:
         """`launcher`: None for a session of an earlier runner process, whose executor ended with that process.
@@ -103,7 +107,7 @@ class SessionActor(Actor):
             context.machine,
             {
                 "start_process": self._start_process,
-                "take_turn": lambda: self._live_process().take_turn(self.turn.line),
+                "take_turn": self._take_turn,
                 "await_exit": lambda: self._live_process().wait_for_exit(),
                 "stop_process": self._stop_process,
                 "report": self._report,
@@ -117,7 +121,7 @@ class SessionActor(Actor):
         self._launcher = launcher
         self._process: PersistentProcess | None = None
         line = b"" if launcher is None else invocation_line(first, launcher.executor_config)
-        self.turn = Turn(self, line, on_status)
+        self.turn = Turn(self, line, observer or TurnObserver())
         """The latest turn, which may have ended."""
         self._pending_reports = pending_reports
         if resume_from is not None:
@@ -139,9 +143,22 @@ class SessionActor(Actor):
     def has_turn(self) -> bool:
         return self.has_tag("has_turn")
 
-    def further_turn(self, run: Run, on_status: OnStatus) -> Turn:
+    @property
+    def is_ending(self) -> bool:
+        """Whether the executor ends between two turns, or has ended."""
+        ends = any(map(self.has_tag, ("ends_process", "reports"))) or self._machine.is_final(self.model)
+        return ends and not self.has_turn
+
+    def facts(self) -> frozenset[str]:
+        facts = {
+            "run_is_parked": self.turn.is_parked and not self.turn.finished.is_set(),
+            "is_revivable": self._context.revive,
+        }
+        return frozenset(compress(facts, facts.values()))
+
+    def further_turn(self, run: Run, observer: TurnObserver) -> Turn:
         """Begin the run's turn. Raises `ExecutionFailed` if the executor has a turn already or has ended."""
-        turn = Turn(self, turn_line(run), on_status)
+        turn = Turn(self, turn_line(run), observer)
         if self.request("turn_requested", turn, run.run_id) is Answer.TAKEN:
             return turn
         if self.has_turn:
@@ -180,7 +197,7 @@ class SessionActor(Actor):
                 logger.info("{}: its executor ends between turns: {}", self.name, _reason(step, payload))
         if had_turn and not self.has_turn:
             # A failed turn ends only now, after the processes that its run started.
-            self.turn.end(self._failure)
+            self.turn.end(self._failure or (payload if isinstance(payload, TurnLimited) else None))
         if self._machine.has_tag(step.source, "ends_process"):
             self._set_stop_signal("SIGKILL")
         elif self.model.outcome is not None and not self.has_tag("ends_process"):
@@ -191,8 +208,15 @@ class SessionActor(Actor):
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = SessionChannel(self.name, self._context.reporting, lambda: self.has_turn, self._note_status)
+        channel = SessionChannel(self.name, self._context.reporting, lambda: self.has_turn, _TurnForwarder(self))
         self._process = PersistentProcess(self._launcher, self._first, channel)
+
+    async def _take_turn(self) -> TurnLimited | None:
+        """Return the reason for which the turn ended without a result, if the executor has survived that."""
+        if await self._live_process().take_turn(self.turn.line) is TurnEnd.COMPLETE:
+            return None
+        self.turn.is_parked = True
+        return TurnLimited("the executor reports that a limit of its provider is reached")
 
     def _live_process(self) -> PersistentProcess:
         if self._process is None:
@@ -218,9 +242,24 @@ class SessionActor(Actor):
         if isinstance(answer, Refused):
             raise answer
 
-    def _note_status(self, status: ExecutorStatus) -> None:
-        if self.has_turn:
-            self.turn.on_status(status)
+
+class _TurnForwarder(TurnObserver):
+    """Passes on what an executor reports to the run whose turn is in progress."""
+
+    def __init__(self, session: SessionActor) -> None:
+        self._session = session
+
+    def note_status(self, status: ExecutorStatus) -> None:
+        if self._session.has_turn:
+            self._session.turn.observer.note_status(status)
+
+    def note_bind(self) -> None:
+        if self._session.has_turn:
+            self._session.turn.observer.note_bind()
+
+    def note_event(self, event: ExecutorEvent) -> None:
+        if self._session.has_turn:
+            self._session.turn.observer.note_event(event)
 
 
 def no_live_executor(session_id: str) -> ExecutionFailed:

@@ -10,9 +10,9 @@ from loguru import logger
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.program import Launcher
 from fsm_runner.protocol.wire import Run
-from fsm_runner.reporting.session_channel import SessionChannel
+from fsm_runner.reporting.session_channel import SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.actor import Position, took_text
-from fsm_runner.runtime.actors.session import OnStatus, SessionActor, SessionContext, Turn, no_live_executor
+from fsm_runner.runtime.actors.session import SessionActor, SessionContext, Turn, no_live_executor
 from fsm_runner.util.tasks import OwnedTasks
 
 
@@ -32,11 +32,16 @@ class SessionRegistry:
         """Whether more than reports is pending."""
         return any(not actor.work_done.is_set() for actor in self._actors.values())
 
+    @property
+    def revives(self) -> bool:
+        """Whether a resume of a session without a live process starts a new one."""
+        return self._context.revive
+
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
-    def start(self, first: Assignment, launcher: Launcher, on_status: OnStatus) -> SessionActor:
-        return self._add(SessionActor(first, self._context, launcher, on_status=on_status))
+    def start(self, first: Assignment, launcher: Launcher, observer: TurnObserver) -> SessionActor:
+        return self._add(SessionActor(first, self._context, launcher, observer=observer))
 
     def resume(self, first: Assignment, position: Position, pending_reports: Collection[asyncio.Event]) -> SessionActor:
         """Bring a session of an earlier process of this runner to its end."""
@@ -101,7 +106,13 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
         """Accept any run; its executor judges the parameters."""
 
     def starts_process(self, run: Run) -> bool:
-        return run.type != "resume_session"
+        if run.type != "resume_session":
+            return True
+        return self.sessions.revives and self.sessions.find(run.session_id) is None
+
+    def can_continue(self, session_id: str) -> bool:
+        live = self.sessions.find(session_id)
+        return self.sessions.revives or (live is not None and live.turn.is_parked)
 
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing to fetch."""
@@ -109,14 +120,18 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
     async def start(self, assignment: Assignment, session: SessionChannel) -> Turn:
         """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor."""
         run = assignment.run
-        if run.type == "resume_session":
-            if (live := self.sessions.find(run.session_id)) is None:
-                raise no_live_executor(run.session_id)
-            return live.further_turn(run, session.report_status)
+        is_resume = run.type == "resume_session"
         # Looked up again after each wait, in which another run may have started the session.
         while (live := self.sessions.find(run.session_id)) is not None:
-            if not live.was_resumed:
+            if is_resume and live.was_resumed and not self.sessions.revives:
+                raise no_live_executor(run.session_id)
+            if not live.was_resumed and not (live.is_ending and self.sessions.revives):
+                if is_resume or assignment.continues:
+                    return live.further_turn(run, session.observer)
                 raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-            # A run that is executed again begins its session anew. The end of the old one would be reported after it.
+            # The session gets a new executor. The end of the old one would be reported after its start.
+            await live.work_done.wait()
             await self.sessions.discard(run.session_id)
-        return self.sessions.start(assignment, self.launcher, session.report_status).turn
+        if is_resume and not self.sessions.revives:
+            raise no_live_executor(run.session_id)
+        return self.sessions.start(assignment, self.launcher, session.observer).turn

@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections import Counter, deque
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
+from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.outbox import Outbox
+from fsm_runner.reporting.provider_limit import LimitScope, ProviderLimit
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Inbox
@@ -49,6 +52,9 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
     lasts_s: float | None = 1.0
     """None: the run lasts until it is stopped."""
     error: str | None = None
+    limits: tuple[float | None, ...] = ()
+    """The limits that its first executions meet: the seconds until the reset; None: unknown."""
+    limit_scope: LimitScope = "credential"
     stops_at_s: float | None = None
     settled_at_s: float | None = None
     """When the coordinator declares it failed, after its submission."""
@@ -84,8 +90,11 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 class ModelExecution:
     process = None
 
-    def __init__(self, plan: PlannedRun, session: SessionChannel, kill_switch: KillSwitch) -> None:
+    def __init__(
+        self, plan: PlannedRun, limit: ProviderLimit | None, session: SessionChannel, kill_switch: KillSwitch
+    ) -> None:
         self._plan = plan
+        self._limit = limit
         self._session = session
         self._kill_switch = kill_switch
         self._stopped = asyncio.Event()
@@ -97,6 +106,9 @@ class ModelExecution:
         except TimeoutError:
             pass
         await self._kill_switch.block_if_killed()
+        if self._limit is not None:
+            self._session.observer.note_status(ExecutorStatus(limit=self._limit))
+            raise ExecutionFailed("limited")
         if self._plan.error is not None:
             raise ExecutionFailed(self._plan.error)
         self._session.result({"done": True})
@@ -122,16 +134,30 @@ class ModelExecutor:
     def starts_process(self, run: wire.Run) -> bool:
         return True
 
+    def can_continue(self, session_id: str) -> bool:
+        return True
+
     async def prepare(self, assignment: Assignment) -> None:
         await self._kill_switch.block_if_killed()
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> ModelExecution:
         await self._kill_switch.block_if_killed()
         run_id = assignment.run.run_id
+        plan, count = self._plans[run_id], self._starts[run_id]
+        limit = model_limit(plan.limits[count], plan.limit_scope) if count < len(plan.limits) else None
         self._starts[run_id] += 1
         self._kill_switch.kill_point()
         session.bind("proc_1", PROJECT_DIR)
-        return ModelExecution(self._plans[run_id], session, self._kill_switch)
+        return ModelExecution(plan, limit, session, self._kill_switch)
+
+
+def model_limit(resets_in_s: float | None, scope: LimitScope) -> ProviderLimit:
+    """Return a limit that resets in that time of the virtual clock, whose zero is the epoch of Unix."""
+    resets_at = None
+    if resets_in_s is not None:
+        moment = datetime.fromtimestamp(asyncio.get_running_loop().time() + resets_in_s, UTC)
+        resets_at = moment.isoformat()
+    return ProviderLimit(kind="model", resets_at=resets_at, scope=scope)
 
 
 class ModelProcess:
@@ -183,7 +209,14 @@ class ModelProcess:
         )
         self._sessions, self._outbox = sessions, outbox
         self._scripts = ScriptSync(client, Path(PROJECT_DIR))
-        self._runs = runs = RunRegistry(context, sessions, setup.max_runs)
+        self._runs = runs = RunRegistry(
+            context,
+            sessions,
+            setup.max_runs,
+            on_limit_reached=partial(inbox.post, "limit_reached"),
+            on_limit_passed=partial(inbox.post, "limit_passed"),
+            wall_clock_s=asyncio.get_running_loop().time,
+        )
         self.actor = RunnerActor(
             RUNNER_MACHINE,
             POLLER_MACHINE,
