@@ -240,7 +240,7 @@ class RunActor(Actor, TurnObserver):
             self.at_rest.clear()
             self._wait = None
             self._context.record.record_wait(self.name, None)
-            if self.has_tag("may_bind"):
+            if self.model.outcome != "failed":
                 self._report_limit(None)
 
     def _park(self) -> None:
@@ -258,8 +258,10 @@ class RunActor(Actor, TurnObserver):
 
     def _report_limit(self, limit: ProviderLimit | None) -> None:
         """Set or clear the session's field `limit` at the coordinator (protocol.md, section 1.4)."""
-        body = self._context.reporting.redactor.json(encode_json({"limit": limit}))
-        self._put(messages.metadata(self.wire_run.session_id, body))
+        session_id, reporting = self.wire_run.session_id, self._context.reporting
+        body = reporting.redactor.json(encode_json({"limit": limit}))
+        # Not among the messages that a stop withdraws.
+        reporting.outbox.put(session_id, messages.metadata(session_id, body))
 
     def note_status(self, status: ExecutorStatus) -> None:
         """Record what the executor reports."""

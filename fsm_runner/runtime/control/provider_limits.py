@@ -30,6 +30,9 @@ CLOCK_CHECK_INTERVAL_S = 30.0
 """The time after which a wait looks at the wall clock again, which may have been set."""
 
 
+Admission = asyncio.Future[None]
+
+
 class LimitWait(msgspec.Struct, frozen=True, kw_only=True):
     """A run's wait for a limit. The journal keeps it as JSON. Times are Unix times in seconds."""
 
@@ -89,8 +92,10 @@ class ProviderLimits:
         self._is_testing = False
         """A copy of the tag `tests_limit` of the runner's state."""
         self._tester: str | None = None
-        self._queue: dict[str, _Queued] = {}
-        """The runs whose reset has come, or that wait for the credential; the longest wait first."""
+        self._due_runs: dict[str, Admission] = {}
+        """The runs whose own reset has come and that need a slot; the longest wait first."""
+        self._held_runs: dict[str, Admission] = {}
+        """The runs that wait for the credential; the longest wait first."""
         self._admitted: set[str] = set()
         """The runs of `waiting` that may continue, and have not yet."""
         self._is_closed = False
@@ -188,6 +193,8 @@ class ProviderLimits:
 
     def left_s(self, wait: LimitWait) -> float:
         """Return how much longer a run may wait, in seconds."""
+        if self.policy.max_wait_s == 0:
+            return 0.0
         return max(0.0, wait.since_s + self.policy.max_wait_s + JITTER_CAP_S - self._now_s())
 
     async def wait_for_reset(self) -> None:
@@ -196,30 +203,39 @@ class ProviderLimits:
 
     async def wait_for_admission(self, run_id: str, wait: LimitWait) -> None:
         """Return when a waiting run may continue: its limit has reset, and it has a slot."""
+        queue = self._held_runs
         if not wait.is_of_credential:
             await self._sleep_until(lambda: wait.due_s)
-        admission = asyncio.get_running_loop().create_future()
-        self._queue[run_id] = _Queued(wait.is_of_credential, admission)
+            queue = self._due_runs
+        admission = queue[run_id] = asyncio.get_running_loop().create_future()
         try:
             self._on_change()
             await admission
         finally:
-            self._queue.pop(run_id, None)
+            queue.pop(run_id, None)
 
     def admit(self) -> None:
         """Let the runs continue that may, in the order of their waits."""
-        if self._is_closed:
-            return
-        for run_id, queued in list(self._queue.items()):
-            if self._free_slots() <= 0:
-                return
-            if queued.is_of_credential and self.limit is not None:
-                if self.holds_new_runs:
-                    continue
+        while self._due_runs and self._may_admit:
+            self._admit_first(self._due_runs)
+        while self._held_runs and self._may_admit and not self.holds_new_runs:
+            run_id = self._admit_first(self._held_runs)
+            if self.limit is not None:
                 self._tester = run_id
-            del self._queue[run_id]
-            self._admitted.add(run_id)
-            queued.admission.set_result(None)
+
+    @property
+    def _may_admit(self) -> bool:
+        return not self._is_closed and self._free_slots() > 0
+
+    def _admit_first(self, queue: dict[str, Admission]) -> str | None:
+        """Return the admitted run; None if it no longer waits."""
+        run_id = next(iter(queue))
+        admission = queue.pop(run_id)
+        if admission.done():
+            return None
+        admission.set_result(None)
+        self._admitted.add(run_id)
+        return run_id
 
     def _hold(self, limit: ProviderLimit, due_s: float) -> None:
         if self.limit is None or due_s > self._due_s:
@@ -236,11 +252,6 @@ class ProviderLimits:
         """Sleep until a time of the wall clock, which may be set meanwhile, as may the time."""
         while (left_s := due_s() - self._now_s()) > 0:  # noqa: ASYNC110 - no event reports a clock that was set
             await asyncio.sleep(min(left_s, CLOCK_CHECK_INTERVAL_S))
-
-
-class _Queued(msgspec.Struct, frozen=True):
-    is_of_credential: bool
-    admission: asyncio.Future[None]
 
 
 def _with_jitter(wait_s: float) -> float:
