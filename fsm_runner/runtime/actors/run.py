@@ -11,7 +11,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.executors.interface import Assignment, Execution, ExecutionFailed, Executor, RunRefused, TurnLimited
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, Executor, RunRefused
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.process.user import RunUser
@@ -19,12 +19,13 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
-from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
+from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, unreported_reason
 from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.queue import DeliveryFuture
-from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
+from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.actor import Actor, Position
+from fsm_runner.runtime.actors.executions import Executions, LimitReached
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
@@ -72,7 +73,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     """The user that executors run as; None: the runner's own."""
 
 
-class RunActor(Actor, TurnObserver):
+class RunActor(Actor):
     """Takes one run from its claim to its acknowledged report."""
 
     def __init__(
@@ -115,29 +116,25 @@ class RunActor(Actor, TurnObserver):
         self._context = context
         self._recovered = recovered
         self._refusal = refusal
-        self._channel = SessionChannel(run.session_id, context.reporting, lambda: self.has_tag("may_bind"), self)
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
-        self._execution: Execution | None = None
+        self._executions = Executions(
+            self._assignment,
+            context.executor,
+            context.reporting,
+            context.record,
+            limits,
+            lambda: self.has_tag("may_bind"),
+            self._note_detail,
+        )
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
-        self.usage: Usage | None = None
-        """The cost of the run, as its executor reports it."""
-        self._earlier_usage: Usage | None = None
-        """The part of it that was used before the current execution."""
         self._limits = limits
-        self._limit: ProviderLimit | None = None
-        """The limit that the executor has reported, unless its provider has answered since."""
         self._wait: LimitWait | None = None
         """The wait that begins or continues; None if the run is not to wait."""
         self._waits = 0
         self._has_started = False
         """Whether `started` has been reported. A state cannot say that, since a wait may come before or after."""
-        self._has_executed = False
-        self._continues = False
-        """Whether the executor has taken the run's prompt, so that a further execution continues its session."""
-        self._executed_s = 0.0
-        self._executing_since_s = 0.0
         self.failure = "" if recovered is None else recovered.failure
         """Why the run failed; empty if it did not."""
         self.unreported = ""
@@ -154,11 +151,10 @@ class RunActor(Actor, TurnObserver):
             self._recover(recovered)
 
     def _recover(self, recovered: OpenRun) -> None:
-        self.usage = _decoded(recovered.usage, Usage, self.name)
-        if (wait := _decoded(recovered.wait, LimitWait, self.name)) is not None:
-            self._wait, self._waits = wait, wait.number
-            self._has_started = self._has_executed = wait.has_started
-            self._continues, self._executed_s = wait.continues, wait.executed_s
+        wait = _decoded(recovered.wait, LimitWait, self.name)
+        self._executions.restore(wait, _decoded(recovered.usage, Usage, self.name))
+        if wait is not None:
+            self._wait, self._waits, self._has_started = wait, wait.number, wait.has_begun
             self._limits.restore(wait)
         if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
@@ -168,7 +164,12 @@ class RunActor(Actor, TurnObserver):
     @property
     def is_unstarted(self) -> bool:
         """Whether the run may still start its executor."""
-        return self._execution is None and not self.at_rest.is_set()
+        return not self._executions.is_started and not self.at_rest.is_set()
+
+    @property
+    def usage(self) -> Usage | None:
+        """The cost of the run, as its executor reports it."""
+        return self._executions.usage
 
     def facts(self) -> frozenset[str]:
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
@@ -195,8 +196,8 @@ class RunActor(Actor, TurnObserver):
             return state
         finally:
             # The execution of a parked run has ended. The session of a run that the next process continues has not.
-            if self._execution is not None and not self.has_tag("parked"):
-                await self._execution.aclose()
+            if not self.has_tag("parked"):
+                await self._executions.aclose()
             self.work_done.set()
             self.at_rest.set()
 
@@ -224,13 +225,12 @@ class RunActor(Actor, TurnObserver):
 
     def _follow_execution(self, step: Step) -> None:
         """Count the time of executions. The run's time limit is paused while it waits."""
-        now_s = asyncio.get_running_loop().time()
         if self._machine.has_tag(step.source, "may_bind"):
-            self._executed_s += now_s - self._executing_since_s
+            self._executions.count_until_now()
         if self.has_tag("may_bind"):
-            self._executing_since_s = now_s
-            limit_s = self._context.run_timeout_s
-            self._settings_of_states["run_timeout_s"] = None if limit_s is None else max(0, limit_s - self._executed_s)
+            self._executions.count_from_now()
+            limit_s, lasted_s = self._context.run_timeout_s, self._executions.lasted_s
+            self._settings_of_states["run_timeout_s"] = None if limit_s is None else max(0.0, limit_s - lasted_s)
 
     def _follow_wait(self, step: Step) -> None:
         if self.has_tag("parked"):
@@ -245,10 +245,7 @@ class RunActor(Actor, TurnObserver):
 
     def _park(self) -> None:
         """Begin or continue a wait."""
-        wait = self._wait or self._limits.hold_back(self._waits)
-        self._wait = wait = msgspec.structs.replace(
-            wait, executed_s=self._executed_s, has_started=self._has_started, continues=self._continues
-        )
+        self._wait = wait = self._executions.at(self._wait or self._limits.hold_back(self._waits))
         self._settings_of_states["limit_wait_s"] = self._limits.left_s(wait)
         self._limits.parked(self.name)
         self.at_rest.set()
@@ -262,26 +259,6 @@ class RunActor(Actor, TurnObserver):
         body = reporting.redactor.json(encode_json({"limit": limit}))
         # Not among the messages that a stop withdraws.
         reporting.outbox.put(session_id, messages.metadata(session_id, body))
-
-    def note_status(self, status: ExecutorStatus) -> None:
-        """Record what the executor reports."""
-        if status.status_detail is not None:
-            self._note_detail(status.status_detail)
-        if status.usage is not None:
-            self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
-            self._context.record.record_usage(self.name, msgspec.json.encode(self.usage))
-        if status.limit is not None:
-            self._limit = status.limit
-
-    def note_bind(self) -> None:
-        self._continues = True
-
-    def note_event(self, event: ExecutorEvent) -> None:
-        if self.wire_run.type == "resume_session":
-            self._continues = True
-        if event.shows_progress:
-            self._limit = None
-            self._limits.passed(self.name)
 
     def _note_detail(self, detail: str) -> None:
         """Journal a status detail as a step that changes nothing."""
@@ -303,35 +280,17 @@ class RunActor(Actor, TurnObserver):
         await self._context.executor.prepare(self._assignment)
 
     async def _execute(self) -> None:
-        earlier, self._limit, self._earlier_usage = self._execution, None, self.usage
-        assignment, self._has_executed = self._next_assignment(), True
-        self._execution = await self._context.executor.start(assignment, self._channel)
-        if earlier is not None:
-            await earlier.aclose()
         try:
-            self._session_status = await self._execution.wait()
-        except ExecutionFailed as failure:
-            limit = self._limit or (ProviderLimit(kind="unknown") if isinstance(failure, TurnLimited) else None)
-            if limit is None:
-                raise
-            self._limits.reached(limit, self.name)
-            raise ExecutionFailed(f"{failure}; {self._plan_wait(limit)}") from failure
-        self._limits.passed(self.name)
-
-    def _next_assignment(self) -> Assignment:
-        if not self._has_executed:
-            return self._assignment
-        run = self.wire_run
-        if self._continues:
-            parameters = {"prompt": self._limits.policy.prompt}
-            run = msgspec.structs.replace(run, type="resume_session", parameters=parameters)
-        return msgspec.structs.replace(self._assignment, run=run, continues=True)
+            self._session_status = await self._executions.execute()
+        except LimitReached as failure:
+            self._limits.reached(failure.limit, self.name)
+            raise ExecutionFailed(f"{failure}; {self._plan_wait(failure.limit)}") from failure
 
     def _plan_wait(self, limit: ProviderLimit) -> str:
         """Plan the run's wait, if it may wait, and return what happens."""
         plan = self._limits.plan(limit, self._waits + 1)
         if isinstance(plan, LimitWait):
-            if not self._continues or self._context.executor.can_continue(self.wire_run.session_id):
+            if self._executions.can_continue:
                 self._wait, self._waits = plan, plan.number
                 return str(limit)
             plan = NotWaitedFor("its executor has ended, and the profile does not set `revive`")
@@ -348,9 +307,9 @@ class RunActor(Actor, TurnObserver):
     async def _stop_execution(self) -> None:
         # A `started` that arrives after a stop request would set the run back to running.
         self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
-        if self._execution is not None:
+        if self._executions.is_started:
             self._signal = "SIGKILL"  # reported if the stop fails
-            self._signal = await self._execution.stop()
+            self._signal = await self._executions.stop()
 
     async def _look_up(self) -> str:
         """Return why the run failed, if it is still this runner's. Raises `Superseded`."""

@@ -44,8 +44,8 @@ class LimitWait(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the run's wait; the first one is 1. 0: the run has not met the limit itself."""
     executed_s: float = 0.0
     """How long the run has executed so far, which counts towards its time limit."""
-    has_started: bool = False
-    """Whether `started` has been reported."""
+    has_begun: bool = False
+    """Whether the run has executed."""
     continues: bool = False
     """Whether the executor has taken the run's prompt, so that its session continues. Otherwise it begins again."""
 

@@ -1,0 +1,141 @@
+"""The executions of one run: the first one, and a further one after each wait for a limit of its provider."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from fsm_runner.executors.interface import Assignment, Execution, ExecutionFailed, Executor, TurnLimited
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
+from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
+from fsm_runner.reporting.provider_limit import ProviderLimit
+from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
+from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
+
+
+class LimitReached(ExecutionFailed):
+    """The execution failed after its executor had reported a limit, and the provider has not answered since."""
+
+    def __init__(self, failure: ExecutionFailed, limit: ProviderLimit) -> None:
+        super().__init__(str(failure))
+        self.limit = limit
+
+
+class Executions(TurnObserver):
+    """Starts the executions of a run one after another, and receives what its executor reports in them."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        executor: Executor,
+        reporting: ReportingContext,
+        record: Record,
+        limits: ProviderLimits,
+        may_bind: Callable[[], bool],
+        note_detail: Callable[[str], None],
+    ) -> None:
+        """`may_bind` returns whether the run executes. `note_detail` gets the status details of the executor."""
+        self._assignment = assignment
+        self._executor = executor
+        self._channel = SessionChannel(assignment.run.session_id, reporting, may_bind, self)
+        self._record = record
+        self._limits = limits
+        self._note_detail = note_detail
+        self._current: Execution | None = None
+        self.usage: Usage | None = None
+        """The cost of all executions, as the executor reports it."""
+        self._earlier_usage: Usage | None = None
+        self._limit: ProviderLimit | None = None
+        """The limit that the executor has reported, unless its provider has answered since."""
+        self.have_begun = False
+        """Whether there was an execution, perhaps in an earlier process of the runner."""
+        self.has_conversation = False
+        """Whether the executor has taken the run's prompt, so that a further execution continues its session."""
+        self.lasted_s = 0.0
+        """The duration of the earlier executions. The run's time limit is paused between them."""
+        self._began_s = 0.0
+
+    @property
+    def is_started(self) -> bool:
+        """Whether this process has started an execution."""
+        return self._current is not None
+
+    def restore(self, wait: LimitWait | None, usage: Usage | None) -> None:
+        """Continue what an earlier process of the runner has begun. `wait`: None if the run did not wait."""
+        self.usage = usage
+        if wait is not None:
+            self.have_begun, self.has_conversation, self.lasted_s = wait.has_begun, wait.continues, wait.executed_s
+
+    def at(self, wait: LimitWait) -> LimitWait:
+        """Return a wait with what `restore` needs."""
+        return msgspec.structs.replace(
+            wait, has_begun=self.have_begun, continues=self.has_conversation, executed_s=self.lasted_s
+        )
+
+    def count_from_now(self) -> None:
+        """Begin to measure the duration of an execution."""
+        self._began_s = asyncio.get_running_loop().time()
+
+    def count_until_now(self) -> None:
+        self.lasted_s += asyncio.get_running_loop().time() - self._began_s
+
+    async def execute(self) -> CompletedSession:
+        """Start an execution and return how it leaves its session. Raises `ExecutionFailed`, also `LimitReached`."""
+        earlier, self._limit, self._earlier_usage = self._current, None, self.usage
+        assignment, self.have_begun = self._next_assignment(), True
+        self._current = await self._executor.start(assignment, self._channel)
+        if earlier is not None:
+            await earlier.aclose()
+        try:
+            session_status = await self._current.wait()
+        except ExecutionFailed as failure:
+            if self._limit is not None:
+                raise LimitReached(failure, self._limit) from failure
+            if isinstance(failure, TurnLimited):
+                raise LimitReached(failure, ProviderLimit(kind="unknown")) from failure
+            raise
+        self._limits.passed(assignment.run.run_id)
+        return session_status
+
+    async def stop(self) -> StopSignal:
+        """Stop the execution, or the executor that is idle after it, and return what it took."""
+        return "shutdown" if self._current is None else await self._current.stop()
+
+    async def aclose(self) -> None:
+        if self._current is not None:
+            await self._current.aclose()
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether a further execution is possible. One that the executor knows nothing of can begin again."""
+        return not self.has_conversation or self._executor.can_continue(self._assignment.run.session_id)
+
+    def _next_assignment(self) -> Assignment:
+        if not self.have_begun:
+            return self._assignment
+        run = self._assignment.run
+        if self.has_conversation:
+            prompt = {"prompt": self._limits.policy.prompt}
+            run = msgspec.structs.replace(run, type="resume_session", parameters=prompt)
+        return msgspec.structs.replace(self._assignment, run=run, continues=True)
+
+    def note_status(self, status: ExecutorStatus) -> None:
+        if status.status_detail is not None:
+            self._note_detail(status.status_detail)
+        if status.usage is not None:
+            self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
+            self._record.record_usage(self._assignment.run.run_id, msgspec.json.encode(self.usage))
+        if status.limit is not None:
+            self._limit = status.limit
+
+    def note_bind(self) -> None:
+        self.has_conversation = True
+
+    def note_event(self, event: ExecutorEvent) -> None:
+        run = self._assignment.run
+        if run.type == "resume_session":
+            self.has_conversation = True
+        if event.shows_progress:
+            self._limit = None
+            self._limits.passed(run.run_id)
