@@ -47,6 +47,7 @@ from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.runtime.control.descriptors import check_limit
 from fsm_runner.runtime.control.outage import OutageTimer
+from fsm_runner.runtime.control.silence import SilenceLimit
 from fsm_runner.runtime.recovery import Recovery, check_states
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.scripts.sync import ScriptSync
@@ -162,6 +163,7 @@ async def assembled_runner(
             retry_interrupted=profile.profile.retry_interrupted,
             user=launch_policy.user,
             observer=observer or Observer(),
+            silence_limit=_silence_limit(config, profile),
         )
         runs = RunRegistry(
             context,
@@ -221,6 +223,11 @@ def _limit_policy(config: RunnerConfig, profile: LoadedProfile) -> ProviderLimit
     if config.limit_wait_s is None:
         return policy
     return msgspec.structs.replace(policy, max_wait_s=config.limit_wait_s)
+
+
+def _silence_limit(config: RunnerConfig, profile: LoadedProfile) -> SilenceLimit | None:
+    limit_s = profile.profile.silence_timeout if config.silence_timeout_s is None else config.silence_timeout_s
+    return None if limit_s is None else SilenceLimit(limit_s)
 
 
 async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:

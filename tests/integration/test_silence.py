@@ -81,7 +81,7 @@ class Looks:
         monkeypatch.setattr(Child, "cpu_s", cpu_s)
 
     async def more(self, count: int) -> None:
-        """Return after so many further measurements."""
+        """Return after `count` further measurements."""
         wanted = self.count + count
         async with asyncio.timeout(PATIENCE_S), self._looked:
             await self._looked.wait_for(lambda: self.count >= wanted)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -240,16 +240,18 @@ async def test_short_limits_are_measured_less_often(limit_s: float, looks: int) 
 
 
 @in_virtual_time
-async def test_runs_that_started_together_are_measured_one_after_another() -> None:
+async def test_runs_that_started_together_are_measured_one_after_another_with_rests() -> None:
     limit = SilenceLimit(LIMIT_S)
     processes = [FakeProcess() for _ in range(5)]
-    watches = [SilenceWatch("run", limit, lambda _: None) for _ in processes]
-    executions: list[Any] = [SimpleNamespace(process=process) for process in processes]
-    async with watches[0].over(executions[0]), watches[1].over(executions[1]), watches[2].over(executions[2]):
+    async with AsyncExitStack() as stack:
         for process in processes:
-            process.takes_s = 1
-        await asyncio.sleep(PAUSE_S + 5)
-    assert sorted(each.measured_at_s[0] for each in processes[:3]) == [PAUSE_S, PAUSE_S + 1, PAUSE_S + 2]
+            process.takes_s = 0.1
+            execution: Any = SimpleNamespace(process=process)
+            await stack.enter_async_context(SilenceWatch("run", limit, lambda _: None).over(execution))
+        await asyncio.sleep(PAUSE_S + 6)
+    measured_at_s = sorted(process.measured_at_s[0] for process in processes)
+    # Each measurement of 0.1 s is followed by a rest that is nine times as long.
+    assert measured_at_s == pytest.approx([PAUSE_S + place for place in range(5)])
 
 
 @in_virtual_time

@@ -12,6 +12,7 @@ from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
+from fsm_runner.runtime.control.silence import SilenceWatch
 
 
 class LimitReached(ExecutionFailed):
@@ -32,6 +33,7 @@ class Executions(TurnObserver):
         reporting: ReportingContext,
         record: Record,
         limits: ProviderLimits,
+        silence: SilenceWatch,
         may_bind: Callable[[], bool],
         note_detail: Callable[[str], None],
     ) -> None:
@@ -41,6 +43,7 @@ class Executions(TurnObserver):
         self._channel = SessionChannel(assignment.run.session_id, reporting, may_bind, self)
         self._record = record
         self._limits = limits
+        self._silence = silence
         self._note_detail = note_detail
         self._current: Execution | None = None
         self.usage: Usage | None = None
@@ -88,7 +91,8 @@ class Executions(TurnObserver):
         if earlier is not None:
             await earlier.aclose()
         try:
-            session_status = await self._current.wait()
+            async with self._silence.over(self._current):
+                session_status = await self._current.wait()
         except ExecutionFailed as failure:
             if self._limit is not None:
                 raise LimitReached(failure, self._limit) from failure
@@ -124,15 +128,18 @@ class Executions(TurnObserver):
         if status.status_detail is not None:
             self._note_detail(status.status_detail)
         if status.usage is not None:
+            self._silence.note("usage")
             self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
             self._record.record_usage(self._assignment.run.run_id, msgspec.json.encode(self.usage))
         if status.limit is not None:
             self._limit = status.limit
 
     def note_bind(self) -> None:
+        self._silence.note("bind")
         self.has_conversation = True
 
     def note_event(self, event: ExecutorEvent) -> None:
+        self._silence.note(event.kind)
         run = self._assignment.run
         if run.type == "resume_session":
             self.has_conversation = True

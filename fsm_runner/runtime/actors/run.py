@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import TypeVar, cast
@@ -29,6 +30,7 @@ from fsm_runner.runtime.actors.executions import Executions, LimitReached
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
+from fsm_runner.runtime.control.silence import SilenceLimit, SilenceWatch
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.threads import in_thread
@@ -71,6 +73,8 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     observer: Observer
     user: RunUser | None = None
     """The user that executors run as; None: the runner's own."""
+    silence_limit: SilenceLimit | None = None
+    """How long a run may be silent; None: no limit."""
 
 
 class RunActor(Actor):
@@ -124,6 +128,7 @@ class RunActor(Actor):
             context.reporting,
             context.record,
             limits,
+            SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent")),
             lambda: self.has_tag("may_bind"),
             self._note_detail,
         )

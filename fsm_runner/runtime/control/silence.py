@@ -24,14 +24,34 @@ TICK_S = 0.01
 """The kernel counts CPU time in ticks, so this much is not noticed."""
 
 
+REST_FACTOR = 9
+"""The rest after a measurement is this many times as long, so all measurements use at most a tenth of a processor."""
+
+
 class SilenceLimit:
     """The limit of all runs of one runner."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self.pause_s = max(limit_s / LOOKS_PER_LIMIT, SHORTEST_PAUSE_S)
-        self.measuring = asyncio.Lock()
-        """One run is measured at a time, so that many runs which started together do not block the event loop."""
+        self._measuring = asyncio.Lock()
+        self._rests_until_s = -math.inf
+
+    @asynccontextmanager
+    async def measuring(self) -> AsyncIterator[None]:
+        """Wait for the run's turn. The body measures it.
+
+        Runs are measured one after another, with rests, so that a thousand of them use little of the runner's time.
+        """
+        clock = asyncio.get_running_loop().time
+        async with self._measuring:
+            await asyncio.sleep(self._rests_until_s - clock())
+            began_s = clock()
+            try:
+                yield
+            finally:
+                ended_s = clock()
+                self._rests_until_s = ended_s + REST_FACTOR * (ended_s - began_s)
 
 
 class _Event(NamedTuple):
@@ -73,7 +93,7 @@ class SilenceWatch:
     async def _watch(self, execution: Execution, limit: SilenceLimit) -> None:
         clock = asyncio.get_running_loop().time
         self._began_s = clock()
-        meter = _CpuMeter(self._run_id, limit.measuring)
+        meter = _CpuMeter(self._run_id, limit)
         while True:
             active_s = self._active_s(execution.process)
             end_s = active_s + limit.limit_s
@@ -114,10 +134,9 @@ class SilenceWatch:
 class _CpuMeter:
     """Finds out whether processes are busy, by their CPU time."""
 
-    def __init__(self, run_id: str, turn: asyncio.Lock) -> None:
-        """`turn` is held during a measurement."""
+    def __init__(self, run_id: str, limit: SilenceLimit) -> None:
         self._run_id = run_id
-        self._turn = turn
+        self._limit = limit
         self._clock = asyncio.get_running_loop().time
         self._cpu_s = 0.0
         self.measured_s = self._clock()
@@ -126,7 +145,7 @@ class _CpuMeter:
         """Return True if the processes were busy since the last measurement, or since `since_s` if that was later."""
         before_s, since_s = self._cpu_s, max(self.measured_s, since_s)
         is_unknown = False
-        async with self._turn:
+        async with self._limit.measuring():
             try:
                 self._cpu_s = 0.0 if process is None else await process.cpu_s()
             except OSError as fault:  # no descriptor left; there may be one the next time
