@@ -59,6 +59,12 @@ class OwnedTasks:
         """Cancel all tasks and wait for their end."""
         await self._cancel(set(self._subjects))
 
+    def cancel_soon(self, subject: str) -> None:
+        """Cancel the tasks of a subject, which may be the current one, without waiting for their end."""
+        for task, each in self._subjects.items():
+            if each == subject:
+                task.cancel()
+
     async def cancel(self, subject: str) -> None:
         """Cancel the tasks of a subject and wait for their end."""
         await self._cancel({task for task, each in self._subjects.items() if each == subject})

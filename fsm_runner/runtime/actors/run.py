@@ -149,8 +149,6 @@ class RunActor(Actor):
         # Other tasks wait for these two, so they are events in addition to the states that they follow.
         self.work_done = asyncio.Event()
         """Set when at most the delivery of the terminal report is pending."""
-        self.at_rest = asyncio.Event()
-        """Set while the run is parked, and when its work is done."""
         self.finished = asyncio.Event()
         if recovered is not None:
             self._recover(recovered)
@@ -169,7 +167,7 @@ class RunActor(Actor):
     @property
     def is_unstarted(self) -> bool:
         """Whether the run may still start its executor."""
-        return not self._executions.is_started and not self.at_rest.is_set()
+        return not (self._executions.is_started or self.work_done.is_set() or self.has_tag("parked"))
 
     @property
     def usage(self) -> Usage | None:
@@ -204,7 +202,6 @@ class RunActor(Actor):
             if not self.has_tag("parked"):
                 await self._executions.aclose()
             self.work_done.set()
-            self.at_rest.set()
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
@@ -242,7 +239,6 @@ class RunActor(Actor):
             self._park()
         elif self._wait is not None and step.cause != "interrupted":
             self._limits.unparked(self.name)
-            self.at_rest.clear()
             self._wait = None
             self._context.record.record_wait(self.name, None)
             if self.model.outcome != "failed":
@@ -253,7 +249,6 @@ class RunActor(Actor):
         self._wait = wait = self._executions.at(self._wait or self._limits.hold_back(self._waits))
         self._settings_of_states["limit_wait_s"] = self._limits.left_s(wait)
         self._limits.parked(self.name)
-        self.at_rest.set()
         self._context.record.record_wait(self.name, msgspec.json.encode(wait))
         self._report_limit(wait.limit)
         self._note_detail(f"waits, because {wait.limit}")
@@ -337,7 +332,6 @@ class RunActor(Actor):
         # The report of an earlier process may still be in the outbox.
         response = self._context.reporting.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()
-        self.at_rest.set()
         self._limits.ended(self.name)
         answer = await asyncio.shield(response)
         if isinstance(answer, Refused):

@@ -60,8 +60,9 @@ class RunRegistry:
             limit_policy, self._free_slots, self._on_change, on_limit_reached, on_limit_passed, wall_clock_s
         )
         self.descriptors = DescriptorWatch(self, on_descriptors_short, on_descriptors_freed)
-        self.left_waiting = 0
-        """The number of waiting runs that were left to the runner's next process."""
+        self._leaves_waiting = False
+        self.left_runs: set[str] = set()
+        """The waiting runs that were left to the runner's next process."""
         self.changed = asyncio.Event()
         """Set at each start and end; the waiting task clears it."""
 
@@ -231,19 +232,11 @@ class RunRegistry:
             await actor.work_done.wait()
         await self._sessions.wait_until_idle(reason)
 
-    async def leave_waiting(self) -> None:
-        """Leave the runs that wait for a provider's limit to the runner's next process. No run continues from now on.
-
-        Returns when all other runs have done their work, or wait too.
-        """
+    def leave_waiting(self) -> None:
+        """Leave the runs that wait for a provider's limit, now or later, to the runner's next process."""
         self.limits.close()
-        for actor in list(self._actors.values()):
-            await actor.at_rest.wait()
-        for run_id in list(self.limits.waiting):
-            logger.info("{}: waits for a provider's limit; this runner's next process continues it", run_id)
-            self.left_waiting += 1
-            await self._tasks.cancel(run_id)
-            self.limits.unparked(run_id)
+        self._leaves_waiting = True
+        self._on_change()
 
     async def close_sessions(self, reason: str) -> None:
         """End the idle executors and wait for the reports of their ends. Call this when no run is held."""
@@ -262,6 +255,10 @@ class RunRegistry:
     def _on_change(self) -> None:
         self.changed.set()
         self.limits.admit()
+        for run_id in self.limits.waiting - self.left_runs if self._leaves_waiting else ():
+            logger.info("{}: left to this runner's next process, since it waits for a provider's limit", run_id)
+            self.left_runs.add(run_id)
+            self._tasks.cancel_soon(run_id)
         self.descriptors.check()
 
     async def _live(self, actor: RunActor) -> None:

@@ -169,7 +169,7 @@ class RunnerActor(Actor):
     async def _await_runs(self) -> None:
         self._runs.close_idle_sessions(LEAVING)
         if self._keeps_journal:
-            await self._runs.leave_waiting()
+            self._runs.leave_waiting()
         await self._wait_until_reported()
 
     async def _stop_runs(self) -> None:
@@ -220,7 +220,7 @@ class RunnerActor(Actor):
 
     def _left_to_next_process(self) -> str:
         """Return the reports and the runs that the next process of this runner finds in the journal."""
-        counts = {"report": self._runs.pending_report_count, "waiting run": self._runs.left_waiting}
+        counts = {"report": self._runs.pending_report_count, "waiting run": len(self._runs.left_runs)}
         return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count > 0)
 
     async def _settle_late_run(self) -> None:
