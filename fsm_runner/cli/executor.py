@@ -50,12 +50,25 @@ def check(
     parameters: Annotated[
         str | None, Option(metavar="JSON", help='The parameters of its turns. [{"prompt": "hello"}]')
     ] = None,
+    limited_parameters: Annotated[
+        str | None,
+        Option(
+            metavar="JSON", help="Parameters with which it reports a limit of its provider, for the case `limited`."
+        ),
+    ] = None,
     timeout: Annotated[str | None, Option(metavar="SECONDS", help="The time limit of a case. [30]")] = None,
     json: Annotated[bool, Option("--json", help="Print JSON, one line for each case.", show_default=False)] = False,
 ) -> None:
     """Test an executor against the protocol, through the real gateway."""
     from fsm_runner.cli.executor_check import check_executor
 
-    raise Exit(
-        check_executor(path, lifecycle=lifecycle, profile=profile, parameters=parameters, timeout=timeout, as_json=json)
+    code = check_executor(
+        path,
+        lifecycle=lifecycle,
+        profile=profile,
+        parameters=parameters,
+        limited_parameters=limited_parameters,
+        timeout=timeout,
+        as_json=json,
     )
+    raise Exit(code)

@@ -1,6 +1,7 @@
 """`fsm-runner executor check`."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 from loguru import logger
 
@@ -8,7 +9,7 @@ from fsm_runner.cli.output import show, show_json
 from fsm_runner.cli.signals import on_ending_signals
 from fsm_runner.config import parse
 from fsm_runner.conformance import report
-from fsm_runner.conformance.environment import open_environment
+from fsm_runner.conformance.environment import ConformanceEnvironment, open_environment
 from fsm_runner.conformance.result import Outcome
 from fsm_runner.conformance.suite import run_cases
 from fsm_runner.conformance.target import Target, find_target
@@ -24,18 +25,31 @@ DEFAULT_TIMEOUT_S = 30.0
 
 
 def check_executor(
-    path: str, *, lifecycle: str | None, profile: str | None, parameters: str | None, timeout: str | None, as_json: bool
+    path: str,
+    *,
+    lifecycle: str | None,
+    profile: str | None,
+    parameters: str | None,
+    limited_parameters: str | None,
+    timeout: str | None,
+    as_json: bool,
 ) -> int:
     """Print the results and return the exit code. Raises `UsageError` for a bad option or a file that cannot start."""
     lifecycles = _lifecycles(lifecycle)
-    decoded_parameters = _parameters(parameters or DEFAULT_PARAMETERS)
+    given = _parameters("--parameters", parameters or DEFAULT_PARAMETERS)
+    limited = None if limited_parameters is None else _parameters("--limited-parameters", limited_parameters)
     timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _timeout_s(timeout)
     target = find_target(path, profile)
     # The suite provokes what a runner would warn about; the transcripts show it.
     logger.disable("fsm_runner")
     try:
         outcomes = event_loop.run(
-            _check(target, lifecycles or (target.lifecycle,), decoded_parameters, timeout_s, as_json=as_json)
+            _check(
+                open_environment(target, given, timeout_s, limited),
+                target,
+                lifecycles or (target.lifecycle,),
+                as_json=as_json,
+            )
         )
     except asyncio.CancelledError:
         return EXIT_ABORTED
@@ -47,7 +61,11 @@ def check_executor(
 
 
 async def _check(
-    target: Target, lifecycles: tuple[Lifecycle, ...], parameters: JsonObject, timeout_s: float, *, as_json: bool
+    opened: AbstractAsyncContextManager[ConformanceEnvironment],
+    target: Target,
+    lifecycles: tuple[Lifecycle, ...],
+    *,
+    as_json: bool,
 ) -> list[Outcome]:
     if not as_json:
         show(_introduction(target))
@@ -60,7 +78,7 @@ async def _check(
             task.cancel()
 
     with on_ending_signals(end):
-        async with open_environment(target, parameters, timeout_s) as environment:
+        async with opened as environment:
             for lifecycle in lifecycles:
                 if not as_json:
                     show(f"\n{report.heading(lifecycle)}")
@@ -90,11 +108,11 @@ def _lifecycles(text: str | None) -> tuple[Lifecycle, ...]:
     return choices[text] if text else ()
 
 
-def _parameters(text: str) -> JsonObject:
+def _parameters(option: str, text: str) -> JsonObject:
     try:
         return decode_json(text, JsonObject)
     except DECODE_FAULTS as defect:
-        raise UsageError(f"--parameters: not a JSON object: {defect}") from defect
+        raise UsageError(f"{option}: not a JSON object: {defect}") from defect
 
 
 def _timeout_s(text: str) -> float:

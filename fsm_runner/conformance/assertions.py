@@ -1,13 +1,18 @@
-"""Assertions about the messages of an executor (protocol.md, sections 1.1, 1.4 and 3). Each raises `CaseFailed`."""
+"""Assertions about the messages of an executor (protocol.md, sections 1.1, 1.4, 2.3, 3). Each raises `CaseFailed`."""
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from fsm_runner.conformance.gateway import Exchange
 from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.reporting.executor_status import Usage
+from fsm_runner.reporting.provider_limit import KIND_LIMIT_CHARS, MESSAGE_LIMIT_CHARS, ProviderLimit
 
 CLOCK_MARGIN = timedelta(minutes=5)
 """The permitted difference to this machine's clock: less than any time zone offset, more than a slow executor needs."""
@@ -87,6 +92,50 @@ def valid_timestamps(events: Sequence[Exchange]) -> None:
         if timestamp < latest:
             raise CaseFailed(f"the timestamps go backwards: {timestamp} follows {latest}")
         latest = timestamp
+
+
+def valid_status(fields: JsonObject) -> None:
+    """The metadata for the runner has the form of section 2.3. Null counts as absent."""
+    detail, usage, limit = (fields.get(name) for name in ("status_detail", "usage", "limit"))
+    if detail is not None and not isinstance(detail, str):
+        raise CaseFailed(f"status_detail is {_kind(detail)}, not a string")
+    if usage is not None:
+        _check_form("usage", usage, Usage)
+        _check_usage(usage)
+    if limit is not None:
+        _check_limit(limit)
+
+
+def _check_usage(usage: JsonObject) -> None:
+    for name, value in usage.items():
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise CaseFailed(f"usage: {name} is {value}, not a number from 0")
+
+
+def _check_limit(limit: JsonObject) -> None:
+    _check_form("limit", limit, ProviderLimit)
+    if not limit["kind"].strip():
+        raise CaseFailed("limit: kind is empty")
+    for name, limit_chars in (("kind", KIND_LIMIT_CHARS), ("message", MESSAGE_LIMIT_CHARS)):
+        if len(limit.get(name, "")) > limit_chars:
+            raise CaseFailed(f"limit: {name} is longer than {limit_chars} characters")
+    resets_at = limit.get("resets_at")
+    if resets_at is not None and not _has_offset(resets_at):
+        raise CaseFailed(f"limit: resets_at is {resets_at!r}, not ISO 8601 with an offset, like 2026-01-31T12:00:00Z")
+
+
+def _check_form(field: str, value: Any, form: type) -> None:
+    try:
+        msgspec.convert(value, form)
+    except msgspec.ValidationError as defect:
+        raise CaseFailed(f"{field}: {defect}") from None
+
+
+def _has_offset(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _check_time(timestamp: str) -> None:

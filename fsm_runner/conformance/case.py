@@ -23,21 +23,24 @@ PERSISTENT: tuple[Lifecycle, ...] = ("persistent",)
 ONE_SHOT: tuple[Lifecycle, ...] = ("one_shot",)
 
 
-class FirstTurn:
-    """The plain start of a lifecycle. The case `start` runs it once; other cases examine the same process."""
+class SharedProcesses:
+    """The processes that several cases of a lifecycle examine."""
 
     def __init__(self) -> None:
-        self.process: ExecutorProcess | None = None
+        self.first_turn: ExecutorProcess | None = None
+        """The plain start. The case `start` runs it once."""
+        self.with_metadata: list[ExecutorProcess] = []
+        """The processes, of any case, that have sent metadata for the runner."""
 
 
 class CaseContext:
-    def __init__(self, environment: ConformanceEnvironment, lifecycle: Lifecycle, first: FirstTurn) -> None:
+    def __init__(self, environment: ConformanceEnvironment, lifecycle: Lifecycle, shared: SharedProcesses) -> None:
         self.environment = environment
         self.lifecycle = lifecycle
         self.processes: list[ExecutorProcess] = []
         self.grace_s = min(TERM_GRACE_S, environment.timeout_s / 2)
         """The time limit for each step of a stop. A runner allows 5 s (section 2, Stop)."""
-        self._first = first
+        self.shared = shared
 
     @asynccontextmanager
     async def process(
@@ -51,6 +54,8 @@ class CaseContext:
             yield process
         finally:
             await process.aclose()
+            if process.record.runner_metadata():
+                self.shared.with_metadata.append(process)
 
     @asynccontextmanager
     async def idle_process(self) -> AsyncIterator[ExecutorProcess]:
@@ -65,7 +70,7 @@ class CaseContext:
             await process.run_turn(self.line(process.run))
             if self.lifecycle == "persistent":
                 await self.shut_down(process)
-        self._first.process = process
+        self.shared.first_turn = process
         return process
 
     async def shut_down(self, process: ExecutorProcess) -> None:
@@ -76,7 +81,7 @@ class CaseContext:
 
     async def first_turn(self) -> ExecutorProcess:
         """Return the process of the plain start, which has exited."""
-        process = self._first.process
+        process = self.shared.first_turn
         if process is None:
             return await self.run_first_turn()
         self.processes.append(process)
@@ -108,13 +113,22 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     lifecycles: tuple[Lifecycle, ...] = LIFECYCLES
     needs_start: bool = False
     """Skip the case if the executor fails a plain start."""
+    needs_limit: bool = False
+    """Skip the case without parameters with which the executor reports a limit."""
 
 
 def case(
-    name: str, asks: str, *, lifecycles: tuple[Lifecycle, ...] = LIFECYCLES, needs_start: bool = False
+    name: str,
+    asks: str,
+    *,
+    lifecycles: tuple[Lifecycle, ...] = LIFECYCLES,
+    needs_start: bool = False,
+    needs_limit: bool = False,
 ) -> Callable[[Check], Case]:
     """Turn the decorated check into a case."""
-    return lambda check: Case(name=name, asks=asks, check=check, lifecycles=lifecycles, needs_start=needs_start)
+    return lambda check: Case(
+        name=name, asks=asks, check=check, lifecycles=lifecycles, needs_start=needs_start, needs_limit=needs_limit
+    )
 
 
 def json_line(message: object) -> bytes:

@@ -30,6 +30,8 @@ UNNAMED_PROFILE = "conformance"
 class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     target: Target
     parameters: JsonObject
+    limited_parameters: JsonObject | None
+    """The parameters with which the executor reports a limit of its provider. None: unknown."""
     project_dir: Path
     timeout_s: float
     """The time limit of one case."""
@@ -57,7 +59,7 @@ class ConformanceEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def open_environment(
-    target: Target, parameters: JsonObject, timeout_s: float
+    target: Target, parameters: JsonObject, timeout_s: float, limited_parameters: JsonObject | None = None
 ) -> AsyncIterator[ConformanceEnvironment]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-check-", ignore_cleanup_errors=True))
@@ -70,6 +72,7 @@ async def open_environment(
         yield ConformanceEnvironment(
             target=target,
             parameters=parameters,
+            limited_parameters=limited_parameters,
             project_dir=Path(folder),
             timeout_s=timeout_s,
             api=api,

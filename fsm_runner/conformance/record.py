@@ -9,7 +9,10 @@ import msgspec
 from fsm_runner.conformance.gateway import Exchange
 from fsm_runner.executors.line_splitter import LineSplitter
 from fsm_runner.executors.messages import TURN_COMPLETE, turn_end
+from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.util.text import escaped, without_middle
+
+RUNNER_FIELDS = frozenset(ExecutorStatus.__struct_fields__)
 
 ENTRY_LIMIT_CHARS = 600
 ENTRIES_LIMIT = 200
@@ -71,6 +74,10 @@ class Record:
 
     def events(self) -> list[Exchange]:
         return [each for each in self.exchanges if each.kind == "event"]
+
+    def runner_metadata(self) -> list[Exchange]:
+        """Metadata changes with a field for the runner itself (section 2.3)."""
+        return [each for each in self.exchanges if each.kind == "metadata" and each.fields.keys() & RUNNER_FIELDS]
 
     def results(self) -> list[Exchange]:
         return [each for each in self.events() if each.fields.get("event_type") == "result"]

@@ -39,5 +39,5 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     if counts["untried"]:
         text += f", {counts['untried']} not tried"
     if any(each.status == "-" for each in outcomes):
-        text += " (-: does not apply to this lifecycle)"
+        text += " (-: does not apply)"
     return text

@@ -7,7 +7,8 @@ import msgspec
 from fsm_runner.protocol.statuses import Lifecycle
 
 Status = Literal["ok", "FAILED", "-", "untried"]
-"""`-`: the case does not apply to this lifecycle. `untried`: the case needs a start, and starts fail."""
+"""`-`: the case does not apply to this lifecycle, or needs an option. `untried`: the case needs a start, and starts
+fail."""
 
 
 class CaseFailed(Exception):

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from fsm_runner.conformance.case import Case, CaseContext, FirstTurn
+from fsm_runner.conformance.case import Case, CaseContext, SharedProcesses
 from fsm_runner.conformance.cases import CASES
 from fsm_runner.conformance.environment import ConformanceEnvironment
 from fsm_runner.conformance.result import CaseFailed, Outcome, Status
@@ -14,25 +14,29 @@ from fsm_runner.protocol.statuses import Lifecycle
 START = "start"
 
 
-async def run_cases(environment: ConformanceEnvironment, lifecycle: Lifecycle) -> AsyncIterator[Outcome]:
+async def run_cases(
+    environment: ConformanceEnvironment, lifecycle: Lifecycle, cases: Sequence[Case] = CASES
+) -> AsyncIterator[Outcome]:
     """Yield the outcome of each case. Raises `SpawnFailed` if the executor cannot be started at all."""
-    first = FirstTurn()
+    shared = SharedProcesses()
     can_start = True
-    for case in listed_cases(lifecycle):
+    for case in listed_cases(lifecycle, cases):
         if lifecycle not in case.lifecycles:
             yield _skipped(case, lifecycle, "-")
+        elif case.needs_limit and environment.limited_parameters is None:
+            yield _skipped(case, lifecycle, "-", "needs --limited-parameters")
         elif case.needs_start and not can_start:
             yield _skipped(case, lifecycle, "untried", f"needs a {START}")
         else:
-            outcome = await _run_case(case, CaseContext(environment, lifecycle, first))
+            outcome = await _run_case(case, CaseContext(environment, lifecycle, shared))
             can_start = can_start and not (case.name == START and outcome.status == "FAILED")
             yield outcome
 
 
-def listed_cases(lifecycle: Lifecycle) -> list[Case]:
+def listed_cases(lifecycle: Lifecycle, cases: Sequence[Case] = CASES) -> list[Case]:
     """Return all cases. Of two cases with one name, return the one that applies to this lifecycle."""
-    asked = {case.name for case in CASES if lifecycle in case.lifecycles}
-    return [case for case in CASES if lifecycle in case.lifecycles or case.name not in asked]
+    asked = {case.name for case in cases if lifecycle in case.lifecycles}
+    return [case for case in cases if lifecycle in case.lifecycles or case.name not in asked]
 
 
 async def _run_case(case: Case, context: CaseContext) -> Outcome:

@@ -1,35 +1,56 @@
 """The conformance suite passes good executors, and each fault fails exactly the cases that should catch it."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from fsm_runner.conformance.case import CaseContext, FirstTurn
+from fsm_runner.conformance.case import CaseContext, SharedProcesses
 from fsm_runner.conformance.cases import CASES, endings
 from fsm_runner.conformance.environment import open_environment
-from fsm_runner.conformance.result import CaseFailed
+from fsm_runner.conformance.result import CaseFailed, Outcome
 from fsm_runner.conformance.target import find_target
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
-from tests.support.broken_executors import Fault, write_executor
+from tests.support.broken_executors import CASES_OF_TURNS, Fault, write_executor
 from tests.support.broken_executors.faults import GROUPS
-from tests.support.conformance import AMPLE_S, PARAMETERS, PLAIN_PYTHON, PLAIN_SHELL, check_executor, failed
+from tests.support.conformance import (
+    AMPLE_S,
+    LIMITED_PARAMETERS,
+    PARAMETERS,
+    PLAIN_PYTHON,
+    PLAIN_SHELL,
+    check_executor,
+    failed,
+)
 from tests.support.faults import reset
 from tests.support.processes import gone
 from tests.support.proxy import FaultProxy
 
 AT_ONCE = 3
+BIND = 'post("/bind", {"session_id": session_id, "executor_session_id": f"python_{session_id}"})'
+LIMITED_LINE = 'print(json.dumps({"type": "turn_complete", "result": "", "limited": True}), flush=True)'
+RESULT = 'send_event(session_id, "result", result_text=answer)'
 ECHO = Path(__file__).parents[2] / "executors" / "echo" / "ao-echo-exec"
+
+
+def remark(outcomes: Sequence[Outcome], case: str) -> str | None:
+    """Return the remark of a case that passed."""
+    (found,) = (outcome.remark for outcome in outcomes if outcome.case == case and outcome.status == "ok")
+    return found
 
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
 @pytest.mark.parametrize("path", [PLAIN_PYTHON, PLAIN_SHELL, ECHO], ids=lambda path: path.name)
 async def test_a_good_executor_passes(path: Path, lifecycle: Lifecycle) -> None:
-    outcomes = await check_executor(path, lifecycle)
+    limited_parameters = LIMITED_PARAMETERS if path == PLAIN_PYTHON else None
+    outcomes = await check_executor(path, lifecycle, limited_parameters=limited_parameters)
     assert failed(outcomes) == {}
-    asked = {case.name for case in CASES if lifecycle in case.lifecycles}
+    asked = {
+        case.name for case in CASES if lifecycle in case.lifecycles and (limited_parameters or not case.needs_limit)
+    }
     assert {outcome.case for outcome in outcomes if outcome.status == "ok"} == asked
 
 
@@ -43,7 +64,11 @@ async def test_each_fault_fails_exactly_the_cases_that_should_catch_it(tmp_path:
         async with at_once:
             return failed(
                 await check_executor(
-                    write_executor(tmp_path, fault.name, fault.replace), fault.lifecycle, fault.timeout_s
+                    write_executor(tmp_path, fault.name, fault.replace),
+                    fault.lifecycle,
+                    fault.timeout_s,
+                    LIMITED_PARAMETERS if fault.is_of_turns else None,
+                    [case for case in CASES if not fault.is_of_turns or case.name in CASES_OF_TURNS],
                 )
             )
 
@@ -78,7 +103,31 @@ async def test_a_detached_process_that_holds_the_output_open_is_detected(tmp_pat
     executor = write_executor(tmp_path, "holds-its-output", ("parameters = next_turn()", holds_output))
     async with open_environment(find_target(str(executor), None), PARAMETERS, AMPLE_S) as environment:
         with pytest.raises(CaseFailed, match="still holds its stdout or stderr open"):
-            await endings.leaves_nothing.check(CaseContext(environment, "one_shot", FirstTurn()))
+            await endings.leaves_nothing.check(CaseContext(environment, "one_shot", SharedProcesses()))
+
+
+async def test_correct_metadata_passes(tmp_path: Path) -> None:
+    metadata = {"status_detail": "waits", "usage": {"output_tokens": 12, "cost_usd": 0.5, "others": 1}, "limit": None}
+    sends = f'post("/metadata", {{"session_id": session_id, **{metadata!r}}}, "PATCH"); {RESULT}'
+    outcomes = await check_executor(write_executor(tmp_path, "counts", (RESULT, sends)), "persistent")
+    assert failed(outcomes) == {}
+    assert remark(outcomes, "metadata-form") is None
+
+
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+async def test_an_executor_that_fails_at_a_limit_passes(tmp_path: Path, lifecycle: Lifecycle) -> None:
+    """A persistent one may exit too. A run whose session is not bound yet begins again."""
+    executor = write_executor(
+        tmp_path,
+        "fails",
+        (f"        {BIND}\n", ""),
+        ("        take_turn(session_id", f"        {BIND}\n                take_turn(session_id"),
+        ("report_limit(session_id)\n            else", "report_limit(session_id); return 3\n            else"),
+        (LIMITED_LINE, "pass"),
+    )
+    outcomes = await check_executor(executor, lifecycle, limited_parameters=LIMITED_PARAMETERS)
+    assert failed(outcomes) == {}
+    assert remark(outcomes, "limited") == "exits"
 
 
 async def test_a_refused_resume_passes(tmp_path: Path) -> None:
@@ -93,7 +142,8 @@ async def test_cases_that_need_a_start_are_skipped_if_it_fails(tmp_path: Path) -
     outcomes = await check_executor(write_executor(tmp_path, "cannot-start", cannot_start), "persistent")
     assert failed(outcomes) == {"start": "it exited with exit code 1 before it wrote turn_complete"}
     untried = {outcome.case for outcome in outcomes if outcome.status == "untried"}
-    assert untried == {case.name for case in CASES if case.needs_start and "persistent" in case.lifecycles}
+    need_it = {case.name for case in CASES if case.needs_start and "persistent" in case.lifecycles}
+    assert untried == need_it - {"limited"}
 
 
 async def test_a_lost_connection_is_retried(tmp_path: Path) -> None:

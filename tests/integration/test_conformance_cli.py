@@ -1,6 +1,7 @@
 """`fsm-runner executor check`: output, exit code, and the choice of the profile."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from fsm_runner.conformance.cases import CASES
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from fsm_runner.protocol.statuses import LIFECYCLES
 from tests.support.broken_executors import write_executor
 from tests.support.fifo import Fifo
 from tests.support.processes import gone
@@ -46,11 +48,42 @@ async def test_the_table_lists_each_case(tmp_path: Path) -> None:
     write_executor(tmp_path, "shout")
     ended = await check(tmp_path, "shout")
     assert (ended.code, ended.stderr) == (EXIT_OK, ""), ended.stdout
-    asked = {case.name for case in CASES if "one_shot" in case.lifecycles}
+    asked = {case.name for case in CASES if "one_shot" in case.lifecycles and not case.needs_limit}
     assert rows(ended) == {case.name: "ok" if case.name in asked else "-" for case in CASES}
     assert ended.stdout.startswith(f"{tmp_path / 'shout'}, without a profile that names it (one_shot, ")
     assert "\n\none_shot\n" in ended.stdout
     assert f"\n{len(asked)} of {len(asked)} passed (-: " in ended.stdout
+
+
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+async def test_a_limit_is_provoked_by_parameters(tmp_path: Path, lifecycle: str) -> None:
+    """The executor uses the SDK."""
+    (tmp_path / "shout").write_text(
+        f"#!{sys.executable}\nimport fsm_executor\n"
+        "async def main(session):\n"
+        "    await session.bind('mine')\n"
+        "    async for turn in session.turns():\n"
+        "        if turn.prompt == 'too much':\n"
+        "            await turn.limited('five_hour', 1772377200, message='Wait')\n"
+        "        else:\n"
+        "            await turn.complete(turn.prompt)\n"
+        "fsm_executor.run(main, name='shout', version='1.0')\n"
+    )
+    (tmp_path / "shout").chmod(0o755)
+    limited = ("--limited-parameters", '{"prompt": "too much"}')
+    ended = await check(tmp_path, "shout", "--lifecycle", lifecycle, *limited)
+    assert (ended.code, ended.stderr) == (EXIT_OK, ""), ended.stdout
+    (row,) = (line for line in ended.stdout.splitlines() if line.split()[1:2] == ["limited"])
+    assert row.startswith("ok")
+    assert row.endswith("(lives on)" if lifecycle == "persistent" else "(exits)")
+
+
+async def test_a_limit_that_is_not_provoked_is_a_failure(tmp_path: Path) -> None:
+    write_executor(tmp_path, "shout")
+    ended = await check(tmp_path, "shout", "--limited-parameters", '{"prompt": "nothing"}')
+    assert ended.code == EXIT_FAILED
+    assert [name for name, status in rows(ended).items() if status == "FAILED"] == ["limited"]
+    assert "it sent no metadata with a limit, with the parameters of --limited-parameters" in ended.stdout
 
 
 async def test_a_failure_is_printed_with_its_transcript(tmp_path: Path) -> None:
@@ -124,6 +157,7 @@ async def test_the_executor_gets_the_given_parameters(tmp_path: Path) -> None:
         (["shout", "--lifecycle", "eternal"], "--lifecycle: unknown value 'eternal'"),
         (["shout", "--profile", "unknown"], "Profile not found: 'unknown'"),
         (["shout", "--parameters", "[]"], "--parameters: not a JSON object"),
+        (["shout", "--limited-parameters", "{"], "--limited-parameters: not a JSON object"),
         (["shout", "--timeout", "soon"], "--timeout: 'soon' is not a number of seconds"),
         (["shout", "--timeout", "0"], "--timeout: '0' is not a number of seconds"),
     ],

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fsm_runner.conformance.case import Case
+from fsm_runner.conformance.cases import CASES
 from fsm_runner.conformance.environment import open_environment
 from fsm_runner.conformance.result import Outcome
 from fsm_runner.conformance.suite import run_cases
@@ -17,12 +19,20 @@ PLAIN_SHELL = EXECUTORS / "plain-shell"
 AMPLE_S = 30.0
 """The time limit of a case whose executor does not hang, on a busy machine."""
 PARAMETERS: JsonObject = {"prompt": "hello"}
+LIMITED_PARAMETERS: JsonObject = {"prompt": "hello", "limited": True}
+"""With these, the correct Python executor reports a limit."""
 
 
-async def check_executor(path: Path, lifecycle: Lifecycle, timeout_s: float = AMPLE_S) -> list[Outcome]:
+async def check_executor(
+    path: Path,
+    lifecycle: Lifecycle,
+    timeout_s: float = AMPLE_S,
+    limited_parameters: JsonObject | None = None,
+    cases: Sequence[Case] = CASES,
+) -> list[Outcome]:
     target = find_target(str(path), None)
-    async with open_environment(target, PARAMETERS, timeout_s) as environment:
-        return [outcome async for outcome in run_cases(environment, lifecycle)]
+    async with open_environment(target, PARAMETERS, timeout_s, limited_parameters) as environment:
+        return [outcome async for outcome in run_cases(environment, lifecycle, cases)]
 
 
 def failed(outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -48,6 +48,7 @@ async def timestamps(context: CaseContext) -> None:
 class _TurnComplete(msgspec.Struct, frozen=True):
     type: str
     result: str
+    limited: bool = False
 
 
 @case(
@@ -61,9 +62,11 @@ async def turn_complete(context: CaseContext) -> None:
     if len(completed) != 1:
         raise CaseFailed(f"it wrote {len(completed)} turn_complete lines for one turn")
     try:
-        decode_json(completed[0].line, _TurnComplete)
+        line = decode_json(completed[0].line, _TurnComplete)
     except DECODE_FAULTS as defect:
         raise CaseFailed(f"its turn_complete line is invalid: {defect}") from None
+    if line.limited:
+        raise CaseFailed("its turn_complete line says that the turn ended at a limit of the provider")
 
 
 @case(

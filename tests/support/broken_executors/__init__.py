@@ -11,6 +11,10 @@ from tests.support.conformance import AMPLE_S, PLAIN_PYTHON
 HANGS_S = 5.0
 """The time limit of a case for executors whose fault is that they hang."""
 
+CASES_OF_TURNS = frozenset(
+    {"start", "one-result", "turn-complete", "stays", "further-turns", "resume", "limited", "metadata-form"}
+)
+
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -20,15 +24,26 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """The cases that fail. All others pass or are skipped."""
     lifecycle: Lifecycle = "one_shot"
     timeout_s: float = AMPLE_S
+    is_of_turns: bool = False
+    """The fault is in how turns end, so only `CASES_OF_TURNS` run, with parameters that provoke a limit."""
 
 
-def fault(name: str, old: str, new: str, *caught_by: str, hangs: bool = False, persistent: bool = False) -> Fault:
+def fault(
+    name: str,
+    old: str,
+    new: str,
+    *caught_by: str,
+    hangs: bool = False,
+    persistent: bool = False,
+    in_turns: bool = False,
+) -> Fault:
     return Fault(
         name=name,
         replace=(old, new),
         caught_by=frozenset(caught_by),
         lifecycle="persistent" if persistent else "one_shot",
         timeout_s=HANGS_S if hangs else AMPLE_S,
+        is_of_turns=in_turns,
     )
 
 

@@ -1,5 +1,7 @@
 """The faults, grouped by subject."""
 
+from typing import Any
+
 from tests.support.broken_executors import Fault, fault
 
 _MISSING = ("no-schema-version", "no-mode", "no-session-id", "no-parameters")
@@ -15,7 +17,16 @@ _OTHERS_LINE = 'send_event("ses_other", "message", role="assistant", content=[])
 _TURN_COMPLETE_LINE = 'print(json.dumps({"type": "turn_complete", "result": answer}), flush=True)'
 _PROMPT_LINE = 'prompt = parameters.get("prompt", "")'
 _READ_LINE = "invocation = read_invocation(sys.stdin.readline())"
+_LIMIT_LINE = 'post("/metadata", {"session_id": session_id, "limit": limit}, "PATCH")'
+_LIMITED_TURN_LINE = 'print(json.dumps({"type": "turn_complete", "result": "", "limited": True}), flush=True)'
+_LIMIT_ERROR = 'print("Error: the limit is reached", file=sys.stderr)'
 _MODE_LINE = 'if invocation["mode"] not in ("start", "resume"):'
+
+
+def _with_metadata(**fields: Any) -> str:
+    """Return the line that sends the result, after one that sends metadata."""
+    return f'post("/metadata", {{"session_id": session_id, **{fields!r}}}, "PATCH")\n    {_RESULT_LINE}'
+
 
 QUESTIONS: tuple[Fault, ...] = (
     fault("version-hangs", _VERSION_LINE, "time.sleep(1000)", "version", hangs=True),
@@ -127,7 +138,9 @@ TURNS: tuple[Fault, ...] = (
     fault(
         "does-not-flush", '"result": answer}), flush=True)', '"result": answer}))', "start", hangs=True, persistent=True
     ),
-    fault("breaks-no-line", "flush=True)", 'end="", flush=True)', "start", hangs=True, persistent=True),
+    fault(
+        "breaks-no-line", "answer}), flush=True)", 'answer}), end="", flush=True)', "start", hangs=True, persistent=True
+    ),
     fault(
         "completes-too-early",
         f"{_ASSISTANT_LINE}\n    {_RESULT_LINE}\n    {_TURN_COMPLETE_LINE}",
@@ -168,7 +181,7 @@ TURNS: tuple[Fault, ...] = (
 ENDINGS: tuple[Fault, ...] = (
     fault(
         "ignores-shutdown",
-        'if kind == "shutdown":\n            return None',
+        'if kind == "shutdown":\n            sys.exit(0)',
         'if kind == "shutdown":\n            continue',
         "shutdown",
         hangs=True,
@@ -212,6 +225,84 @@ ENDINGS: tuple[Fault, ...] = (
     ),
 )
 
+METADATA: tuple[Fault, ...] = (
+    fault(
+        "counts-in-words", _RESULT_LINE, _with_metadata(usage={"output_tokens": "12"}), "metadata-form", in_turns=True
+    ),
+    fault("counts-below-zero", _RESULT_LINE, _with_metadata(usage={"cost_usd": -0.5}), "metadata-form", in_turns=True),
+    fault("counts-nothing", _RESULT_LINE, _with_metadata(usage=12), "metadata-form", in_turns=True),
+    fault(
+        "details-as-object", _RESULT_LINE, _with_metadata(status_detail={"waits": True}), "metadata-form", in_turns=True
+    ),
+    fault("limit-as-text", _RESULT_LINE, _with_metadata(limit="five_hour"), "start", in_turns=True),
+)
+
+LIMITS: tuple[Fault, ...] = (
+    *(
+        fault(name, old, new, "limited", "metadata-form", in_turns=True)
+        for name, old, new in (
+            ("limit-without-kind", '"kind": "five_hour", ', ""),
+            ("limit-of-empty-kind", '"five_hour"', '" "'),
+            ("limit-of-long-kind", '"five_hour"', '"five_hour" * 50'),
+            ("limit-resets-in-seconds", '"2026-03-01T15:00:00Z"', "1772377200"),
+            ("limit-resets-without-offset", "15:00:00Z", "15:00:00"),
+            ("limit-resets-soon", "2026-03-01T15:00:00Z", "soon"),
+            ("limit-of-unknown-scope", '"scope": "session"', '"scope": "account"'),
+            ("limit-with-long-message", '"Wait."', '"Wait." * 200'),
+        )
+    ),
+    fault("sends-no-limit", _LIMIT_LINE, "pass", "limited", in_turns=True),
+    fault(
+        "sends-a-result-at-a-limit",
+        _LIMIT_LINE,
+        f'{_LIMIT_LINE}\n    answer = ""\n    {_RESULT_LINE}',
+        "limited",
+        in_turns=True,
+    ),
+    fault("exits-0-at-a-limit", _LIMIT_ERROR, f"{_LIMIT_ERROR}; return 0", "limited", in_turns=True),
+    fault(
+        "cannot-resume-after-a-limit",
+        _MODE_LINE,
+        'if invocation["mode"] == "resume":\n        raise Refused("no resume")\n    ' + _MODE_LINE,
+        "limited",
+        in_turns=True,
+    ),
+    fault("completes-a-limited-turn", ', "limited": True', "", "limited", in_turns=True, persistent=True),
+    fault("limits-without-result", '"result": "", ', "", "limited", in_turns=True, persistent=True),
+    fault(
+        "exits-after-a-limit",
+        _LIMIT_LINE,
+        f"{_LIMIT_LINE}\n    os._exit(0)",
+        "limited",
+        in_turns=True,
+        persistent=True,
+    ),
+    fault(
+        "dies-after-a-limited-turn",
+        _LIMITED_TURN_LINE,
+        f"{_LIMITED_TURN_LINE}\n    os._exit(1)",
+        "limited",
+        in_turns=True,
+        persistent=True,
+    ),
+    fault(
+        "ends-the-turn-before-the-limit",
+        f"{_LIMIT_LINE}\n    {_LIMITED_TURN_LINE}",
+        f"{_LIMITED_TURN_LINE}\n    time.sleep(0.2)\n    {_LIMIT_LINE}",
+        "limited",
+        in_turns=True,
+        persistent=True,
+    ),
+    fault(
+        "marks-every-turn",
+        '"result": answer}',
+        '"result": answer, "limited": True}',
+        *("limited", "turn-complete"),
+        in_turns=True,
+        persistent=True,
+    ),
+)
+
 GROUPS: dict[str, tuple[Fault, ...]] = {
     "questions": QUESTIONS,
     "input": INPUT,
@@ -220,4 +311,6 @@ GROUPS: dict[str, tuple[Fault, ...]] = {
     "times": TIMES,
     "turns": TURNS,
     "endings": ENDINGS,
+    "metadata": METADATA,
+    "limits": LIMITS,
 }
