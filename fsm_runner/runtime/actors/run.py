@@ -185,6 +185,10 @@ class RunActor(Actor):
         }
         return frozenset(compress(facts, facts.values()))
 
+    def declared_limit_s(self, setting: str, limit_s: float) -> float:
+        declared = {"run_timeout_s": self._context.run_timeout_s, "limit_wait_s": self._limits.policy.max_wait_s}
+        return declared.get(setting) or limit_s
+
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
         if not self.was_resumed:
@@ -249,7 +253,8 @@ class RunActor(Actor):
         self._wait = wait = self._executions.at(self._wait or self._limits.hold_back(self._waits))
         self._settings_of_states["limit_wait_s"] = self._limits.left_s(wait)
         self._limits.parked(self.name)
-        self._context.record.record_wait(self.name, msgspec.json.encode(wait))
+        content = self._context.reporting.redactor.json(msgspec.json.encode(wait))
+        self._context.record.record_wait(self.name, content)
         self._report_limit(wait.limit)
         self._note_detail(f"waits, because {wait.limit}")
 
