@@ -1,0 +1,275 @@
+"""The state of a workspace's git repository: what a run may have changed in it.
+
+The repository is hostile, because executors write to it, and its configuration can name programs. So git starts as
+executors do: as their user, with their environment and limits. What can be switched off in it is switched off. Nothing
+is written to the repository.
+"""
+
+import asyncio
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.errors import SpawnFailed
+from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
+from fsm_runner.process.user import with_rights_of
+from fsm_runner.util.text import excerpt
+from fsm_runner.util.threads import in_thread
+
+STATE_LIMIT_S = 60.0
+"""How long the state of one workspace may take to read."""
+LIST_LIMIT_BYTES = 64 * 1024 * 1024
+"""The longest list of changed and untracked files, which is held in memory."""
+MESSAGE_LIMIT_CHARS = 1_000
+"""The most of git's own message that is quoted."""
+_SHORT_LIMIT_BYTES = 64 * 1024
+"""The longest other output that is kept."""
+_CHUNK_BYTES = 1024 * 1024
+_FOLDER = b"folder"
+
+_NO_REPOSITORY = "not a git repository"
+_SETTINGS = ("core.fsmonitor=", "core.hooksPath=/dev/null", "gc.auto=0", "maintenance.auto=false")
+_ENVIRONMENT = {
+    "LC_ALL": "C",  # its messages are in English, and one of them is compared
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",  # older versions have no GIT_NO_LAZY_FETCH
+    "FSM_RUNNER_NOTHING": "",
+}
+_NOTHING = "FSM_RUNNER_NOTHING"
+"""The variable from which `--config-env` takes an empty value. With `-c`, a key could not contain `=`."""
+_FILTERS = r"^filter\..*\.(clean|process|required)$"
+
+
+class NoRepository(FsmRunnerError):
+    """The workspace is in no git repository."""
+
+
+class StateUnknown(FsmRunnerError):
+    """The state of the workspace cannot be read. The text says why."""
+
+
+class _TooSlow(Exception):
+    """The thread that reads files has exceeded the time limit."""
+
+
+class WorkspaceState(msgspec.Struct, frozen=True):
+    """The state of a git repository at one time."""
+
+    repository: str
+    """Its top folder; of a bare repository, the workspace itself."""
+    digest: str
+    """Equal for equal states of one repository: its files except ignored ones, what is staged, HEAD and all refs."""
+
+
+class Git(msgspec.Struct, frozen=True, kw_only=True):
+    """How git is started: like an executor."""
+
+    environment: Mapping[str, str]
+    launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
+    limit_s: float = STATE_LIMIT_S
+
+
+async def workspace_state(folder: Path, git: Git) -> WorkspaceState:
+    """Return the state of the repository that contains `folder`. Raises `NoRepository`, `StateUnknown`."""
+    try:
+        async with asyncio.timeout(git.limit_s):
+            return await _Reading(git).state_of(folder)
+    except (TimeoutError, _TooSlow):
+        raise StateUnknown(
+            f"the state of the git repository of {folder} cannot be read within {git.limit_s:g} s: "
+            "let it ignore large files (.gitignore)"
+        ) from None
+
+
+class _Reading:
+    """One reading of a repository, and of the repositories in it: submodules, and untracked ones."""
+
+    def __init__(self, git: Git) -> None:
+        limits = msgspec.structs.replace(git.launch_policy.limits, output_bytes=None)
+        self._launch_policy = msgspec.structs.replace(git.launch_policy, limits=limits)
+        self._environment = {**git.environment, **_ENVIRONMENT}
+        self._deadline_s = time.monotonic() + git.limit_s
+        self._digest = hashlib.blake2b(digest_size=32)
+        self._read: set[Path] = set()
+        """The repositories that were read. A link in a hostile one may lead back to another."""
+
+    async def state_of(self, folder: Path) -> WorkspaceState:
+        top = await self._top_of(folder)
+        await self._add_refs(folder)
+        if top is None:
+            return WorkspaceState(str(folder), self._digest.hexdigest())
+        pending = await self._add_work_tree(top)
+        while pending:
+            inner = pending.pop()
+            inner_top = await self._top_of(inner)
+            await self._add_refs(inner)
+            if inner_top is not None:
+                pending += await self._add_work_tree(inner_top)
+        return WorkspaceState(str(top), self._digest.hexdigest())
+
+    async def _top_of(self, folder: Path) -> Path | None:
+        """Return the top folder of a repository's files; None if it is bare. Raises `NoRepository`."""
+        questions = ("--is-bare-repository", "--is-inside-work-tree", "--show-toplevel")
+        ended = await self._ended(folder, "rev-parse", *questions)
+        answers = ended.stdout.bytes()
+        if answers.startswith(b"true\n"):
+            return None
+        if ended.code != 0:
+            if _NO_REPOSITORY in ended.stderr.text():
+                raise NoRepository(f"{folder} is in no git repository")
+            raise self._unknown(folder, ended)
+        return Path(os.fsdecode(answers.split(b"\n", 2)[2].removesuffix(b"\n")))
+
+    async def _add_refs(self, folder: Path) -> None:
+        await self._add_output(folder, "for-each-ref", "--format=%(HEAD) %(objectname) %(refname) %(symref)")
+
+    async def _add_work_tree(self, top: Path) -> list[Path]:
+        """Add a repository's HEAD, index and files. Return the folders of the repositories in it."""
+        if top in self._read:
+            return []
+        self._read.add(top)
+        self._add(os.fsencode(top))
+        status = await self._succeeded(
+            top,
+            *await self._without_filters(top),
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "--no-ahead-behind",
+            "--untracked-files=all",
+            "--ignore-submodules=none",
+            "--no-renames",
+            "-z",
+            limit_bytes=LIST_LIMIT_BYTES,
+        )
+        if status.stdout.truncated:
+            raise StateUnknown(
+                f"the git repository {top} has too many changed and untracked files: their list has "
+                f"{status.stdout.total_bytes:,} bytes, and no more than {LIST_LIMIT_BYTES:,} are read"
+            )
+        listed = status.stdout.bytes()
+        self._add(listed)
+        user = self._launch_policy.user
+        return await in_thread(with_rights_of, user, self._add_files, top, _unsettled_paths(listed))
+
+    async def _without_filters(self, folder: Path) -> list[str]:
+        """Return the options that switch off all filters, which are programs that the repository names."""
+        ended = await self._ended(folder, "config", "--includes", "--name-only", "-z", "--get-regexp", _FILTERS)
+        names = {os.fsdecode(name) for name in ended.stdout.bytes().split(b"\0") if name}
+        return [f"--config-env={name}={_NOTHING}" for name in sorted(names)]
+
+    async def _add_output(self, folder: Path, *arguments: str) -> None:
+        """Add the output of a command, which may be of any length."""
+        await self._succeeded(folder, *arguments, on_stdout=self._digest.update)
+
+    async def _succeeded(
+        self,
+        folder: Path,
+        *arguments: str,
+        on_stdout: Callable[[bytes], None] | None = None,
+        limit_bytes: int = _SHORT_LIMIT_BYTES,
+    ) -> Exit:
+        ended = await self._ended(folder, *arguments, on_stdout=on_stdout, limit_bytes=limit_bytes)
+        if not ended.succeeded:
+            raise self._unknown(folder, ended)
+        return ended
+
+    async def _ended(
+        self,
+        folder: Path,
+        *arguments: str,
+        on_stdout: Callable[[bytes], None] | None = None,
+        limit_bytes: int = _SHORT_LIMIT_BYTES,
+    ) -> Exit:
+        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+        try:
+            child = Child.start(
+                ["git", "--no-pager", *settings, *arguments],
+                env=self._environment,
+                cwd=folder,
+                output_limit_bytes=limit_bytes,
+                on_stdout=on_stdout,
+                launch_policy=self._launch_policy,
+                label=f"git state of {folder}",
+            )
+        except SpawnFailed as fault:
+            raise StateUnknown(f"the git repository of {folder} cannot be read: {fault}") from fault
+        try:
+            return await child.wait()
+        except asyncio.CancelledError:
+            await child.stop(term_grace_s=0)
+            raise
+
+    def _unknown(self, folder: Path, ended: Exit) -> StateUnknown:
+        user = self._launch_policy.user
+        who = "" if user is None else f" as {user}, the user of executors"
+        said = ended.exceeded or ended.stderr.text().strip() or f"exit code {ended.code}"
+        return StateUnknown(f"git cannot read the repository of {folder}{who}: {excerpt(said, MESSAGE_LIMIT_CHARS)}")
+
+    def _add(self, *parts: bytes) -> None:
+        for part in parts:
+            self._digest.update(b"%d:" % len(part))
+            self._digest.update(part)
+
+    def _add_files(self, top: Path, paths: Iterable[bytes]) -> list[Path]:
+        """Add the content of files. Return the folders that are repositories. Blocks. Raises `_TooSlow`."""
+        repositories = []
+        for path in paths:
+            self._check_time()
+            file = top / os.fsdecode(path)
+            content = self._content_of(file)
+            self._add(path, content)
+            if content == _FOLDER and os.path.lexists(file / ".git"):
+                repositories.append(file)
+        return repositories
+
+    def _content_of(self, file: Path) -> bytes:
+        """Return a text that is equal for equal types and contents of a file."""
+        try:
+            status = os.lstat(file)
+        except OSError as fault:  # it was deleted, or a folder above it may not be entered
+            return b"error %d" % (fault.errno or 0)
+        try:
+            if stat.S_ISLNK(status.st_mode):
+                return b"link " + os.fsencode(os.readlink(file))  # noqa: PTH115 - a Path would change it
+            if stat.S_ISREG(status.st_mode):
+                return (b"program " if status.st_mode & stat.S_IXUSR else b"file ") + self._hash_of(file)
+        except OSError:
+            # The file may not be read. These two change with its content.
+            return b"closed %d %d" % (status.st_size, status.st_mtime_ns)
+        return _FOLDER if stat.S_ISDIR(status.st_mode) else b"other %o" % stat.S_IFMT(status.st_mode)
+
+    def _hash_of(self, file: Path) -> bytes:
+        digest = hashlib.blake2b(digest_size=32)
+        # Since it was examined, it may have become a named pipe or a link.
+        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(opened, "rb", buffering=0) as content:
+            while chunk := content.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                self._check_time()
+        return digest.digest()
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline_s:
+            raise _TooSlow
+
+
+def _unsettled_paths(listed: bytes) -> Iterator[bytes]:
+    """Return the paths of a status (`--porcelain=v2 -z`) whose content it does not tell."""
+    for entry in listed.split(b"\0"):
+        match entry[:2]:
+            case b"1 " if entry[3:4] != b".":
+                yield entry.split(b" ", 8)[8]
+            case b"u ":
+                yield entry.split(b" ", 10)[10]
+            case b"? ":
+                yield entry[2:].rstrip(b"/")
