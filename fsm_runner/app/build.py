@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,10 @@ from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.policy import EXECUTOR_CONNECTIONS, POLICIES, Policies
 from fsm_runner.diagnostics.redaction import Redactor
+from fsm_runner.executors.environment import executor_environment
 from fsm_runner.executors.interface import RunRefused
 from fsm_runner.journal.identity import RunnerIdentity
+from fsm_runner.json_schema.checker import SchemaChecker
 from fsm_runner.mcp_server.limits import LIMITS as MCP_LIMITS
 from fsm_runner.mcp_server.limits import limits_within
 from fsm_runner.mcp_server.server import McpServer
@@ -34,6 +36,7 @@ from fsm_runner.process.limits.open_files import MCP_SHARE, OPEN_FILES, PASSED_O
 from fsm_runner.process.user import RunUser, find_user
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
+from fsm_runner.protocol.expectations import expectations_of
 from fsm_runner.reporting.outbox import Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext
@@ -48,8 +51,10 @@ from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.runtime.control.descriptors import check_limit
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.silence import SilenceLimit
+from fsm_runner.runtime.expectations import ExpectationContext
 from fsm_runner.runtime.recovery import Recovery, check_states
 from fsm_runner.runtime.workspace import check_workspace
+from fsm_runner.runtime.workspace_state import Git
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.threads import in_thread
@@ -164,6 +169,7 @@ async def assembled_runner(
             user=launch_policy.user,
             observer=observer or Observer(),
             silence_limit=_silence_limit(config, profile),
+            expectations=_expectations(stack, profile, launch_policy, durable.tags),
         )
         runs = RunRegistry(
             context,
@@ -228,6 +234,21 @@ def _limit_policy(config: RunnerConfig, profile: LoadedProfile) -> ProviderLimit
 def _silence_limit(config: RunnerConfig, profile: LoadedProfile) -> SilenceLimit | None:
     limit_s = profile.profile.silence_timeout if config.silence_timeout_s is None else config.silence_timeout_s
     return None if limit_s is None else SilenceLimit(limit_s)
+
+
+def _expectations(
+    stack: AsyncExitStack, profile: LoadedProfile, launch_policy: LaunchPolicy, tags: Mapping[str, str]
+) -> ExpectationContext:
+    checker = SchemaChecker()
+    stack.push_async_callback(checker.aclose)
+    named = [name for name in profile.variables if name.startswith("GIT_") or name == "XDG_CONFIG_HOME"]
+    environment = executor_environment(os.environ, named=named, user=launch_policy.user, tags=tags)
+    return ExpectationContext(
+        of_profile=expectations_of(profile.profile.expect),
+        agents={agent.name: agent for agent in profile.agents},
+        git=Git(environment=environment, launch_policy=launch_policy),
+        checker=checker,
+    )
 
 
 async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:

@@ -1,5 +1,6 @@
 """Profiles, and the agents that a runner owns. Contract: protocol.md, section 5."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from fsm_runner.config.paths import homes, visible
 from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.protocol.expectations import Expectation, expectations_of
 from fsm_runner.protocol.statuses import DEFAULT_LIFECYCLE, Lifecycle
 from fsm_runner.protocol.wire import Agent, ExecutorInfo, JsonObject, RunnerAgent
 
@@ -40,6 +42,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """How long a run may send, write and compute nothing, in seconds. The setting of the runner takes precedence."""
     limits: ResourceLimits = NO_LIMITS
     """The resources of a run. The setting of the runner takes precedence."""
+    expect: tuple[str, ...] = ()
+    """What a run must have produced, unless its agent says so itself (`protocol/expectations.py`)."""
 
 
 class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +107,10 @@ def load_profile(name: str) -> LoadedProfile:
         raise UsageError(f"{path}: {defect}")
     check_variables(path, "env", profile.env)
     check_variables(path, "config.env", manifest.variables_in(profile.config))
+    expected = _expectations(path, profile.expect)
     agents = _agents(path, home, profile)
+    for file, agent in agents:
+        _check_expectations(file, agent, expected)
     return LoadedProfile(
         name=name,
         path=path,
@@ -138,6 +145,29 @@ def _agents(path: Path, home: Path, profile: Profile) -> list[tuple[Path, Agent]
             raise UsageError(f"{file}: name: agent {agent.name!r} is already defined in {agents[agent.name][0]}")
         agents[agent.name] = file, agent
     return list(agents.values())
+
+
+def _expectations(path: Path, listed: Iterable[str]) -> frozenset[Expectation]:
+    try:
+        return expectations_of(listed)
+    except ValueError as defect:
+        raise UsageError(f"{path}: expect: {defect}") from defect
+
+
+def _check_expectations(file: Path, agent: Agent, of_profile: frozenset[Expectation]) -> None:
+    """Raise `UsageError` if an agent's `expect` is invalid, or if its runs cannot be checked for data."""
+    expected = of_profile if agent.expect is None else _expectations(file, agent.expect)
+    if "data" not in expected:
+        return
+    if agent.output_schema is None:
+        where = "the profile's expect" if agent.expect is None else "expect"
+        raise UsageError(f"{file}: output_schema: is missing, but {where} has `data`, which has to match it")
+    from fsm_runner.json_schema.check_program import BrokenSchemaError, validator_of
+
+    try:
+        validator_of(agent.output_schema)
+    except BrokenSchemaError as defect:
+        raise UsageError(f"{file}: output_schema: {defect}") from defect
 
 
 def runner_agent(agent: Agent) -> RunnerAgent:

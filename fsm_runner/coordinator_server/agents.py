@@ -9,6 +9,7 @@ from fsm_runner.config.paths import visible
 from fsm_runner.coordinator_server.errors import Conflict
 from fsm_runner.coordinator_server.matching import demands_from
 from fsm_runner.errors import UsageError
+from fsm_runner.protocol.expectations import expectations_of
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.json_tree import without_nulls
 from fsm_runner.protocol.wire import Agent, JsonObject
@@ -109,6 +110,7 @@ def load_agents(folder: Path, scripts: Iterable[str]) -> list[CatalogAgent]:
 def _load_agent(file: Path, scripts: frozenset[str]) -> CatalogAgent:
     try:
         agent = CatalogAgent(decode_json(file.read_bytes(), JsonObject))
+        _check_expectations(agent.agent.expect or ())
         if agent.agent.parameters_schema is not None:
             _check_schema(agent.agent.parameters_schema)
     except OSError as error:
@@ -121,6 +123,13 @@ def _load_agent(file: Path, scripts: frozenset[str]) -> CatalogAgent:
         known = ", ".join(sorted(scripts)) or "none"
         raise UsageError(f"{file}: script: there is no script {agent.agent.script!r}; known scripts: {known}")
     return agent
+
+
+def _check_expectations(listed: Iterable[str]) -> None:
+    try:
+        expectations_of(listed)
+    except ValueError as error:
+        raise ValueError(f"expect: {error}") from None
 
 
 def _check_schema(schema: JsonObject) -> None:

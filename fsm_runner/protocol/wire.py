@@ -44,6 +44,8 @@ class Agent(_Message, frozen=True, kw_only=True):
     demands: JsonObject | None = None
     """The properties and tags that a runner needs (section 1.3)."""
     tags: list[str] | None = None
+    expect: list[str] | None = None
+    """What a run must have produced (`protocol/expectations.py`). A deployed coordinator drops it."""
 
 
 class RunnerAgent(Agent, frozen=True, kw_only=True):

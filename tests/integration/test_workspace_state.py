@@ -270,7 +270,7 @@ async def test_a_file_that_takes_too_long_to_read_is_refused(repository: Path) -
 async def test_a_cancelled_reading_leaves_no_process(repository: Path) -> None:
     pipe = repository / ".git/pipe"
     os.mkfifo(pipe)
-    git(repository, "config", "core.excludesFile", str(pipe))
+    git(repository, "config", "include.path", str(pipe))
     reading = asyncio.create_task(state(repository))
     async with asyncio.timeout(PATIENCE_S):
         end = await asyncio.to_thread(os.open, pipe, os.O_WRONLY)  # waits until git has opened the other end

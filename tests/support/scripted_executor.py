@@ -47,6 +47,10 @@ class ScriptedExecutor:
     def do_event(self, text: str) -> None:
         self.send_event(event_type="message", role="assistant", content=[{"type": "text", "text": text}])
 
+    def do_result(self, fields: dict[str, Any]) -> None:
+        """Send a result with `result_text` or `result_data`."""
+        self.send_event(event_type="result", **fields)
+
     def do_metadata(self, fields: dict[str, Any]) -> None:
         self.send("PATCH", "/metadata", fields)
 
@@ -92,6 +96,10 @@ class ScriptedExecutor:
         """End the turn at a limit, which a step `metadata` has reported."""
         write(STDOUT, b'{"type": "turn_complete", "result": "", "limited": true}\n')
         self.is_silent = True
+
+    def do_write(self, file: str, text: str) -> None:
+        with open(file, "w") as opened:  # noqa: PTH123 - see do_report
+            opened.write(text)
 
     def do_silent(self) -> None:
         self.is_silent = True

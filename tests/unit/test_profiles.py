@@ -217,3 +217,35 @@ def test_the_list_of_profiles_names_an_empty_home(home: Path) -> None:
 def test_unknown_keys_are_collected(home: Path) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"lifecyle": "persistent", "env": []})
     assert load_profile("p").unknown_keys == ("lifecyle",)
+
+
+@pytest.mark.parametrize("file", ["profiles/p.json", "agents/a.json"])
+def test_an_unknown_expectation_is_an_error_that_names_file_and_key(home: Path, file: str) -> None:
+    profile, agent = PROFILE | {"agents_dir": "agents"}, {"name": "a", "command": "run"}
+    for path, content in (("profiles/p.json", profile), ("agents/a.json", agent)):
+        write(home / path, {**content, **({"expect": ["result", "magic"]} if path == file else {})})
+    assert refusal("p") == f"{home / file}: expect: 'magic' is not one of changes, result, data"
+
+
+@pytest.mark.parametrize("listed", ["result", [1], {"changes": True}])
+def test_expectations_are_a_list_of_texts(home: Path, listed: Any) -> None:
+    path = write(home / "profiles/p.json", PROFILE | {"expect": listed})
+    assert refusal("p").startswith(f"{path}: ")
+    assert "$.expect" in refusal("p")
+
+
+def test_data_can_only_be_expected_of_an_agent_with_a_valid_output_schema(home: Path) -> None:
+    write(home / "profiles/p.json", PROFILE | {"agents_dir": "agents", "expect": ["data"]})
+    agent = {"name": "a", "command": "run"}
+    file = write(home / "agents/a.json", agent)
+    assert (
+        refusal("p") == f"{file}: output_schema: is missing, but the profile's expect has `data`, which has to match it"
+    )
+    write(file, agent | {"expect": ["data"]})
+    assert refusal("p") == f"{file}: output_schema: is missing, but expect has `data`, which has to match it"
+    write(file, agent | {"output_schema": {"type": "magic"}})
+    assert refusal("p").startswith(f"{file}: output_schema: $.type: ")
+    write(file, agent | {"expect": []})
+    assert load_profile("p").agents[0].expect == []
+    write(file, agent | {"output_schema": {"type": "object"}})
+    assert load_profile("p").profile.expect == ("data",)

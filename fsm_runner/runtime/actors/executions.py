@@ -13,6 +13,7 @@ from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
+from fsm_runner.runtime.expectations import RunExpectations
 
 
 class LimitReached(ExecutionFailed):
@@ -34,6 +35,7 @@ class Executions(TurnObserver):
         record: Record,
         limits: ProviderLimits,
         silence: SilenceWatch,
+        expectations: RunExpectations,
         may_bind: Callable[[], bool],
         note_detail: Callable[[str], None],
     ) -> None:
@@ -44,6 +46,7 @@ class Executions(TurnObserver):
         self._record = record
         self._limits = limits
         self._silence = silence
+        self._expectations = expectations
         self._note_detail = note_detail
         self._current: Execution | None = None
         self.usage: Usage | None = None
@@ -140,6 +143,7 @@ class Executions(TurnObserver):
 
     def note_event(self, event: ExecutorEvent) -> None:
         self._silence.note(event.kind)
+        self._expectations.note_event(event)
         run = self._assignment.run
         if run.type == "resume_session":
             self.has_conversation = True

@@ -31,7 +31,9 @@ from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceLimit, SilenceWatch
+from fsm_runner.runtime.expectations import ExpectationContext, RunExpectations
 from fsm_runner.runtime.workspace import check_workspace
+from fsm_runner.runtime.workspace_state import WorkspaceState
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.threads import in_thread
 
@@ -71,6 +73,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     retry_interrupted: bool
     """Whether a run is executed again after the runner process ended during the run."""
     observer: Observer
+    expectations: ExpectationContext = msgspec.field(default_factory=ExpectationContext)
     user: RunUser | None = None
     """The user that executors run as; None: the runner's own."""
     silence_limit: SilenceLimit | None = None
@@ -120,6 +123,11 @@ class RunActor(Actor):
         self._context = context
         self._recovered = recovered
         self._refusal = refusal
+        self._expectations = RunExpectations(context.expectations)
+        try:
+            self._expectations = context.expectations.of_run(self.wire_run)
+        except RunRefused as defect:
+            self._refusal = refusal or str(defect)
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._executions = Executions(
@@ -129,6 +137,7 @@ class RunActor(Actor):
             context.record,
             limits,
             SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent")),
+            self._expectations,
             lambda: self.has_tag("may_bind"),
             self._note_detail,
         )
@@ -159,6 +168,7 @@ class RunActor(Actor):
         if wait is not None:
             self._wait, self._waits, self._has_started = wait, wait.number, wait.has_begun
             self._limits.restore(wait)
+        self._expectations.before = _decoded(recovered.workspace, WorkspaceState, self.name)
         if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
             ending = RunEnding(self.name, status, self.failure or None, recovered.provisional)
@@ -181,7 +191,7 @@ class RunActor(Actor):
             "may_wait_for_limit": self._wait is not None,
             "waits_for_limit": self._wait is not None,
             "credential_is_limited": self._limits.holds_back(self.name),
-            "has_expectations": False,
+            "has_expectations": bool(self._expectations.wanted),
         }
         return frozenset(compress(facts, facts.values()))
 
@@ -283,6 +293,9 @@ class RunActor(Actor):
     async def _prepare_workspace(self) -> None:
         await in_thread(check_workspace, Path(self._assignment.project_dir), self._context.user)
         await self._context.executor.prepare(self._assignment)
+        await self._expectations.prepare(Path(self._assignment.project_dir))
+        if (before := self._expectations.before) is not None:
+            self._context.record.record_workspace(self.name, msgspec.json.encode(before))
 
     async def _execute(self) -> None:
         try:
@@ -307,7 +320,7 @@ class RunActor(Actor):
             await self._limits.wait_for_admission(self.name, self._wait)
 
     async def _check_result(self) -> None:
-        """Nothing is expected yet."""
+        await self._expectations.check(Path(self._assignment.project_dir))
 
     async def _stop_execution(self) -> None:
         # A `started` that arrives after a stop request would set the run back to running.
