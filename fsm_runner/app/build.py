@@ -15,6 +15,7 @@ from fsm_runner.app.build_executor import ExecutorDependencies, build_executor
 from fsm_runner.app.durability import open_durable_state
 from fsm_runner.app.health import Health, serve_health
 from fsm_runner.app.permissions import check_journal
+from fsm_runner.config.budgets import NO_BUDGET
 from fsm_runner.config.profiles import LoadedProfile, runner_agent
 from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.config.settings import RunnerConfig
@@ -23,6 +24,7 @@ from fsm_runner.coordinator_client.auth import TokenAuth
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.policy import EXECUTOR_CONNECTIONS, POLICIES, Policies
 from fsm_runner.diagnostics.redaction import Redactor
+from fsm_runner.executors.children import ChildBounds
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.executors.interface import RunRefused
 from fsm_runner.journal.identity import RunnerIdentity
@@ -48,8 +50,11 @@ from fsm_runner.runtime.actors.runner import PollTimes, RunnerActor
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
+from fsm_runner.runtime.control.budgets import Budgets
+from fsm_runner.runtime.control.children import Children
 from fsm_runner.runtime.control.descriptors import check_limit
 from fsm_runner.runtime.control.outage import OutageTimer
+from fsm_runner.runtime.control.session_trees import SessionTrees
 from fsm_runner.runtime.control.silence import SilenceLimit
 from fsm_runner.runtime.expectations import ExpectationContext
 from fsm_runner.runtime.recovery import Recovery, check_states
@@ -147,6 +152,8 @@ async def assembled_runner(
                 revive=profile.profile.revive,
             )
         )
+        trees = SessionTrees(journal, executors_api.parent_of)
+        child_bounds = Children(profile.profile.children, trees)
         dependencies = ExecutorDependencies(
             api=executors_api,
             scripts=scripts,
@@ -154,6 +161,7 @@ async def assembled_runner(
             inherited=os.environ,
             tags=durable.tags,
             launch_policy=launch_policy,
+            child_bounds=child_bounds,
         )
         executor = await stack.enter_async_context(build_executor(config, profile, dependencies))
         context = RunContext(
@@ -163,9 +171,10 @@ async def assembled_runner(
             record=journal,
             look_up=client.look_up_run,
             project_dir=str(config.project_dir),
-            runner_values=await _runner_values(stack, config, executors_api),
+            runner_values=await _runner_values(stack, config, executors_api, child_bounds),
             run_timeout_s=run_timeout_s,
             retry_interrupted=profile.profile.retry_interrupted,
+            budgets=Budgets((config.budget or NO_BUDGET).with_defaults(profile.profile.budget), trees),
             user=launch_policy.user,
             observer=observer or Observer(),
             silence_limit=_silence_limit(config, profile),
@@ -251,14 +260,18 @@ def _expectations(
     )
 
 
-async def _runner_values(stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi) -> RunnerValues:
+async def _runner_values(
+    stack: AsyncExitStack, config: RunnerConfig, api: CoordinatorApi, child_bounds: ChildBounds
+) -> RunnerValues:
     """Start the MCP server and return its address for blueprints. Raises `UsageError` if the port is taken."""
     if config.external_mcp_url is not None:
         external = {MCP_URL_PLACEHOLDER: config.external_mcp_url}
         return lambda _: external
     limits = limits_within(OPEN_FILES.share(MCP_LIMITS.connections, MCP_SHARE))
     # An operator who fixes the port has clients of their own, which belong to no session.
-    server = McpServer(api, config.mcp_port, open_to_all=config.mcp_port is not None, limits=limits)
+    server = McpServer(
+        api, config.mcp_port, open_to_all=config.mcp_port is not None, limits=limits, child_bounds=child_bounds
+    )
     await stack.enter_async_context(server)
     logger.debug("MCP server at {}", server.url)
     return lambda session_id: {MCP_URL_PLACEHOLDER: server.url_of(session_id)}

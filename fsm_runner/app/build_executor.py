@@ -12,6 +12,7 @@ from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
 from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
+from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.executors.interface import Executor
 from fsm_runner.executors.one_shot import OneShotExecutor
@@ -35,6 +36,7 @@ class ExecutorDependencies(msgspec.Struct, frozen=True, kw_only=True):
     tags: Mapping[str, str]
     """Variables that identify the processes of this runner."""
     launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
+    child_bounds: ChildBounds = unbounded
 
 
 @asynccontextmanager
@@ -68,7 +70,7 @@ async def build_executor(
     from fsm_runner.gateway.server import Gateway
 
     limits = msgspec.structs.replace(LIMITS, connections=OPEN_FILES.share(LIMITS.connections, GATEWAY_SHARE))
-    async with Gateway(dependencies.api, limits) as gateway:
+    async with Gateway(dependencies.api, limits, child_bounds=dependencies.child_bounds) as gateway:
         launcher = Launcher(program, gateway, profile.profile.config, dependencies.launch_policy)
         if profile.profile.lifecycle == "one_shot":
             yield OneShotExecutor(launcher)

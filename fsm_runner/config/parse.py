@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from fsm_runner.config.budgets import Budget
     from fsm_runner.process.limits.limits import ResourceLimits
 
 
@@ -52,6 +53,12 @@ def limits(value: str) -> "ResourceLimits":
     from fsm_runner.process.limits.limits import parse_limits
 
     return parse_limits(value)
+
+
+def budget(value: str) -> "Budget":
+    from fsm_runner.config.budgets import parse_budget
+
+    return parse_budget(value)
 
 
 def boolean(value: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fsm_runner.config.budgets import DEFAULT_CHILD_LIMITS, NO_BUDGET, Budget, ChildLimits
 from fsm_runner.config.manifest import ExecutorManifest, check_variables, manifest_beside, read_json
 from fsm_runner.config.paths import homes, visible
 from fsm_runner.config.run_policies import ProviderLimitPolicy
@@ -44,6 +45,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """The resources of a run. The setting of the runner takes precedence."""
     expect: tuple[str, ...] = ()
     """What a run must have produced, unless its agent says so itself (`protocol/expectations.py`)."""
+    budget: Budget = NO_BUDGET
+    """What runs may use of their provider. The setting of the runner takes precedence."""
+    children: ChildLimits = DEFAULT_CHILD_LIMITS
+    """Which sessions executors may start."""
 
 
 class LoadedProfile(msgspec.Struct, frozen=True, kw_only=True):

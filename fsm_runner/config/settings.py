@@ -17,6 +17,7 @@ from fsm_runner.config import parse
 from fsm_runner.errors import UsageError
 
 if TYPE_CHECKING:
+    from fsm_runner.config.budgets import Budget
     from fsm_runner.diagnostics.redaction import Redactor
     from fsm_runner.process.limits.limits import ResourceLimits
 
@@ -139,6 +140,13 @@ class RunnerConfig:
         parse.limits,
         "--run-limits LIMITS",
         "what a run may use: memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB",
+        default_text="no limits",
+    )
+    budget: "Budget | None" = _setting(
+        "BUDGET",
+        parse.budget,
+        "--budget BUDGET",
+        "what may be used of the provider: run.max_cost_usd=2,session.max_turns=200,tree.max_tokens=5000000",
         default_text="no limits",
     )
     run_as: str | None = _setting(

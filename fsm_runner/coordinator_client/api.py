@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from fsm_runner.coordinator_client import policy
-from fsm_runner.coordinator_client.errors import Unreachable
+from fsm_runner.coordinator_client.errors import Refused, Unreachable
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.transport import Transport
 from fsm_runner.protocol import wire
@@ -173,6 +173,17 @@ class CoordinatorApi:
 
     async def session_status(self, session_id: str) -> str:
         return (await self._get(f"/sessions/{path_segment(session_id)}/status", wire.SessionStatus)).status
+
+    async def parent_of(self, session_id: str) -> str | None:
+        """Return the session's parent; None if it has none, or if there is no such session."""
+        try:
+            return (
+                await self._get(f"/sessions/{path_segment(session_id)}", wire.SessionPlace)
+            ).session.parent_session_id
+        except Refused as refusal:
+            if refusal.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
 
     async def delete_session(self, session_id: str) -> None:
         """Raises `Refused` with status 409 while the session is running or idle."""

@@ -3,6 +3,8 @@
 Another session's resource and one that does not exist are refused alike, so that probing reveals nothing.
 """
 
+from typing import NamedTuple
+
 import msgspec
 from msgspec import UNSET
 
@@ -67,8 +69,16 @@ async def is_child(request: GatewayRequest, session_id: str) -> bool:
     return True
 
 
-async def child_run_body(request: GatewayRequest) -> bytes:
-    """Return the body of `POST /runs` as the executor wrote it, with the endpoint's session as the parent.
+class ChildRun(NamedTuple):
+    """A request for a run of a child session."""
+
+    body: bytes
+    """As the executor wrote it, with the endpoint's session as the parent."""
+    starts_session: bool
+
+
+async def child_run(request: GatewayRequest) -> ChildRun:
+    """Read the body of `POST /runs`.
 
     Raises a 4xx `GatewayError` if it names another parent or a session that is not a child.
     """
@@ -76,7 +86,8 @@ async def child_run_body(request: GatewayRequest) -> bytes:
     own = request.endpoint.session_id
     if text_or_none(fields.get("parent_session_id", UNSET), "parent_session_id") not in {None, own}:
         raise GatewayError(403, "parent_session_id: this base URL belongs to another session")
-    match text_or_none(fields.get("type", UNSET), "type"):
+    kind = text_or_none(fields.get("type", UNSET), "type")
+    match kind:
         case "start_session":
             # The coordinator's response to a name would reveal whether a session has it.
             if text_or_none(fields.pop("session_id", UNSET), "session_id"):
@@ -88,17 +99,22 @@ async def child_run_body(request: GatewayRequest) -> bytes:
         case _:
             raise GatewayError(400, "type: expected start_session or resume_session")
     fields["parent_session_id"] = msgspec.Raw(encode_json(own))
-    return encode_json(fields)
+    return ChildRun(encode_json(fields), starts_session=kind == "start_session")
 
 
-def remember_created_run(request: GatewayRequest, response_body: bytes) -> None:
-    """Remember the child of a `POST /runs`. An unreadable response is ignored: the child is looked up later."""
+def remembered_child(request: GatewayRequest, response_body: bytes) -> str | None:
+    """Remember the child of a `POST /runs`, and return its id.
+
+    Of an unreadable response this returns None, and the child is looked up later.
+    """
     try:
         created = decode_json(response_body, RunCreated)
     except DECODE_FAULTS:
-        return
-    if created.session_id != request.endpoint.session_id:
-        request.endpoint.remember_child(created.session_id)
+        return None
+    if created.session_id == request.endpoint.session_id:
+        return None
+    request.endpoint.remember_child(created.session_id)
+    return created.session_id
 
 
 async def _run(request: GatewayRequest, run_id: str) -> RunOwner:

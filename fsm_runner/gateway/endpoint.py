@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import msgspec
 from loguru import logger
 
+from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.gateway.errors import GatewayError
 from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import SessionChannel, TooMuchUndelivered
@@ -49,11 +50,18 @@ class GatewayEndpoint:
     """The `SessionEndpoint` of one session."""
 
     def __init__(
-        self, session_id: str, channel: SessionChannel, url: str, limits: GatewayLimits, on_close: Callable[[], object]
+        self,
+        session_id: str,
+        channel: SessionChannel,
+        url: str,
+        limits: GatewayLimits,
+        on_close: Callable[[], object],
+        child_bounds: ChildBounds = unbounded,
     ) -> None:
         self.session_id = session_id
         self.channel = channel
         self.limits = limits
+        self.child_bounds = child_bounds
         self.body_slots = asyncio.Semaphore(limits.bodies_at_once)
         self.closed = asyncio.Event()
         self.url = url

@@ -5,7 +5,7 @@ A header is forwarded if it is for the other end and is not a credential.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -75,16 +75,20 @@ async def look_up(request: GatewayRequest, names: tuple[str, ...], form: type[Fo
     raise coordinator_unreachable()
 
 
-async def submit(request: GatewayRequest, body: bytes) -> bytes | None:
-    """POST this JSON to the request's path and answer with the response. Return the response's body if it is a 2xx."""
+async def submit(request: GatewayRequest, body: bytes, on_accepted: Callable[[bytes], object]) -> None:
+    """POST this JSON to the request's path and answer with the response.
+
+    `on_accepted` gets the body of a 2xx before the executor, which may disconnect then.
+    """
     headers = to_coordinator(request.headers, without=frozenset({b"accept-encoding", b"content-type"}))
     headers.append(("content-type", "application/json"))
     async with _open(request, "POST", url_path(request.names), headers, body) as response:
         content = await _read(response)
+    if response.is_success:
+        on_accepted(content)
     forwarded = Response(content, status_code=response.status_code)
     forwarded.raw_headers.extend(to_executor(response.headers.raw, body_rewritten=True))
     await request.respond(forwarded)
-    return content if response.is_success else None
 
 
 def to_coordinator(headers: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> list[tuple[str, str]]:

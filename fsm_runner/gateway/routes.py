@@ -1,9 +1,17 @@
 """The requests that are open to executors. All others are refused, whatever the coordinator would answer."""
 
+from functools import partial
+
+from loguru import logger
+
+from fsm_runner.coordinator_client.errors import CoordinatorError
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.executors.children import ChildRefused
 from fsm_runner.gateway import authorization, messages
-from fsm_runner.gateway.errors import GatewayError, not_open
+from fsm_runner.gateway.errors import GatewayError, coordinator_unreachable, not_open
 from fsm_runner.gateway.forwarding import forward, submit
 from fsm_runner.gateway.request import GatewayRequest
+from fsm_runner.util.text import excerpt
 
 _MESSAGES = {
     ("POST", "bind"): messages.bind,
@@ -25,9 +33,7 @@ async def handle(request: GatewayRequest) -> None:
 async def _forward(request: GatewayRequest) -> None:
     match request.method, request.names:
         case "POST", ("runs",):
-            response_body = await submit(request, await authorization.child_run_body(request))
-            if response_body is not None:
-                authorization.remember_created_run(request, response_body)
+            await _submit(request)
         case "POST", ("runs", run_id, "stop"):
             request.body.discard_if_absent()
             await authorization.require_child_run(request, run_id)
@@ -65,3 +71,27 @@ async def _read(request: GatewayRequest, names: tuple[str, ...]) -> None:
             await forward(request, query)
         case _:
             raise not_open(request.method, request.names)
+
+
+async def _submit(request: GatewayRequest) -> None:
+    """Submit a run of a child session."""
+    run = await authorization.child_run(request)
+    if not run.starts_session:
+        await submit(request, run.body, partial(authorization.remembered_child, request))
+        return
+    endpoint = request.endpoint
+    try:
+        async with endpoint.child_bounds(endpoint.session_id) as started:
+
+            def on_accepted(response_body: bytes) -> None:
+                if (child_id := authorization.remembered_child(request, response_body)) is not None:
+                    started(child_id)
+
+            await submit(request, run.body, on_accepted)
+    except ChildRefused as refusal:
+        raise GatewayError(403, str(refusal)) from None
+    except CoordinatorError:
+        raise coordinator_unreachable() from None
+    except FsmRunnerError as fault:
+        logger.warning("gateway: {}: it cannot start a session: {}", excerpt(endpoint.session_id), excerpt(str(fault)))
+        raise GatewayError(502, "The runner cannot count the sessions of this one at the moment") from None

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway import paths
 from fsm_runner.gateway.endpoint import LIMITS, GatewayEndpoint, GatewayLimits
@@ -36,12 +37,17 @@ class Gateway:
     """The endpoints of a runner's sessions (`EndpointRegistry`). An async context manager."""
 
     def __init__(
-        self, api: CoordinatorApi, limits: GatewayLimits = LIMITS, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
+        self,
+        api: CoordinatorApi,
+        limits: GatewayLimits = LIMITS,
+        wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+        child_bounds: ChildBounds = unbounded,
     ) -> None:
-        """`wrap` adds middleware that sees all requests and responses."""
+        """`wrap` adds middleware that sees all requests and responses. `child_bounds` limits the starts of children."""
         self._api = api
         self._wrap = wrap
         self._limits = limits
+        self._child_bounds = child_bounds
         self._endpoints: dict[bytes, GatewayEndpoint] = {}
         self._web: WebServer | None = None
 
@@ -78,7 +84,8 @@ class Gateway:
         token = secrets.token_urlsafe(TOKEN_BYTES)
         key = token.encode("ascii")
         forget = partial(self._endpoints.pop, key, None)
-        endpoint = GatewayEndpoint(session_id, channel, f"{self._web.url}/{token}", self._limits, forget)
+        url = f"{self._web.url}/{token}"
+        endpoint = GatewayEndpoint(session_id, channel, url, self._limits, forget, self._child_bounds)
         self._endpoints[key] = endpoint
         return endpoint
 

@@ -35,6 +35,7 @@ class RecordKind(Enum):
         UPDATE runs SET workspace = new.column2 FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND ended_at IS NULL
         """
+    TREE_SESSION = "INSERT OR REPLACE INTO tree_sessions VALUES {rows}"
     # Deletes the claim, which may contain a whole agent and its parameters.
     RUN_END = """
         UPDATE runs SET ended_at = new.column2, run = x'', wait = NULL, workspace = NULL FROM (VALUES {rows}) AS new
@@ -50,14 +51,16 @@ class RecordKind(Enum):
 
 
 _SESSION_KINDS = (RecordKind.SESSION_START, RecordKind.SESSION_END)
-_RUN_KINDS = (
+_KEYED_KINDS = (
     RecordKind.CLAIM,
     RecordKind.REPORT,
     RecordKind.USAGE,
     RecordKind.WAIT,
     RecordKind.WORKSPACE,
     RecordKind.RUN_END,
+    RecordKind.TREE_SESSION,
 )
+"""The first column is the id of a run or session."""
 
 
 class Batch:
@@ -91,7 +94,9 @@ class Batch:
         """Append a later batch."""
         for kind, rows in newer.rows.items():
             # Without the rows that have no effect, since a disk may be full for hours.
-            self.rows[kind] = _distinct(kind, self.rows[kind] + rows) if kind in _RUN_KINDS else self.rows[kind] + rows
+            self.rows[kind] = (
+                _distinct(kind, self.rows[kind] + rows) if kind in _KEYED_KINDS else self.rows[kind] + rows
+            )
         self.sessions += newer.sessions
         for message_id in newer.deleted:
             self.delete_message(message_id)
@@ -101,7 +106,7 @@ class Batch:
     def statements(self) -> Iterator[tuple[RecordKind, list[Row]]]:
         """Yield the rows by kind, in the order in which they must be written."""
         yield RecordKind.TRANSITION, self.rows.get(RecordKind.TRANSITION, [])
-        for kind in _RUN_KINDS:
+        for kind in _KEYED_KINDS:
             yield kind, _distinct(kind, self.rows.get(kind, []))
         for kind, group in groupby(self.sessions, key=itemgetter(0)):
             yield kind, [row for _, row in group]
@@ -116,6 +121,6 @@ class Batch:
 
 
 def _distinct(kind: RecordKind, rows: list[Row]) -> list[Row]:
-    """Return one row for each run, since an UPDATE takes any of several: the first end, the latest of other records."""
+    """Return one row for each id, since an UPDATE takes any of several: the first end, the latest of other records."""
     ordered = reversed(rows) if kind is RecordKind.RUN_END else rows
     return rows if kind is RecordKind.CLAIM else list({row[0]: row for row in ordered}.values())

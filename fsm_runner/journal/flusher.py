@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from loguru import logger
 
-from fsm_runner.journal.batch import Batch
+from fsm_runner.journal.batch import Batch, RecordKind, Row
 from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_INTERVAL_S, RETRY_INTERVAL_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
 from fsm_runner.util.files import CHECK_INTERVAL_S
@@ -59,6 +59,11 @@ class Flusher:
         if batch is self.pending:
             self._is_urgent.set()
         return await waiter
+
+    def unwritten(self, kind: RecordKind) -> list[Row]:
+        """Return the rows of a kind that may not be on disk yet, oldest first."""
+        batches = (batch for batch in (self._writing, self.pending) if batch is not None)
+        return [row for batch in batches for row in batch.rows.get(kind, [])]
 
     async def message(self, message_id: int) -> bytes:
         """Return a message's content. Raises KeyError if there is none, sqlite3.Error if it cannot be read."""

@@ -17,7 +17,8 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.batch import RecordKind
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
-from fsm_runner.journal.records import Recovered, Report, Transition, utc_text
+from fsm_runner.journal.records import Recovered, Report, Transition, TreeSession, TreeTotals, utc_text
+from fsm_runner.journal.trees import tree_session_of
 from fsm_runner.journal.writer import Writer
 
 Value = TypeVar("Value")
@@ -106,6 +107,12 @@ class Journal:
         """Record the state of an open run's workspace before its execution, as JSON. The latest one counts."""
         self._record(RecordKind.WORKSPACE, run_id, state)
 
+    def record_tree_session(self, session: TreeSession) -> None:
+        """Record a session's place in its tree, and what its runs have used. The latest one counts."""
+        used = session.used
+        place = (session.session_id, session.root_session_id, session.depth)
+        self._record(RecordKind.TREE_SESSION, *place, used.cost_usd, used.tokens, used.turns, utc_text())
+
     def record_run_end(self, run_id: str) -> None:
         """Record that a run is in a final state."""
         self._record(RecordKind.RUN_END, run_id, utc_text())
@@ -143,6 +150,30 @@ class Journal:
         Raises JournalUnreadable.
         """
         return await self._readable(self._flusher.in_thread(lambda: self._writer.has_run(run_id)))
+
+    async def tree_session(self, session_id: str) -> TreeSession | None:
+        """Return the latest record of a session; None if there is none. Raises JournalUnreadable."""
+        for session in reversed(self._unwritten_tree_sessions()):
+            if session.session_id == session_id:
+                return session
+        return await self._readable(self._flusher.in_thread(lambda: self._writer.tree_session(session_id)))
+
+    async def tree_totals(self, root_session_id: str) -> TreeTotals:
+        """Return the totals of all records of a tree. Raises JournalUnreadable.
+
+        Nothing of the tree may be recorded while this reads.
+        """
+        unwritten = {
+            session.session_id: session
+            for session in self._unwritten_tree_sessions()
+            if session.root_session_id == root_session_id
+        }
+        return await self._readable(
+            self._flusher.in_thread(lambda: self._writer.tree_totals(root_session_id, unwritten))
+        )
+
+    def _unwritten_tree_sessions(self) -> list[TreeSession]:
+        return [tree_session_of(row) for row in self._flusher.unwritten(RecordKind.TREE_SESSION)]
 
     async def flush(self) -> None:
         """Return when all records are on disk. Raises JournalUnwritable if the write fails."""

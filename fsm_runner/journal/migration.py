@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 
 from fsm_runner.journal.records import RUN, RUNNER, SESSION, TransitionRow
-from fsm_runner.journal.schema import PROCESSES_TABLE, SCHEMA_VERSION, TRANSITION_COLUMNS, transaction
+from fsm_runner.journal.schema import (
+    PROCESSES_TABLE,
+    SCHEMA_VERSION,
+    TRANSITION_COLUMNS,
+    TREE_SESSIONS_INDICES,
+    TREE_SESSIONS_TABLE,
+    transaction,
+)
 
 WITH_USAGE = 2
 """The schema version that added the usage of runs."""
@@ -131,12 +138,18 @@ def _current_message(message: dict[str, Any]) -> dict[str, Any]:
     return current
 
 
-def _add_wait_and_workspace(connection: sqlite3.Connection) -> None:
+def _add_waits_workspaces_and_trees(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE runs ADD COLUMN wait BLOB")
     connection.execute("ALTER TABLE runs ADD COLUMN workspace BLOB")
+    for statement in (TREE_SESSIONS_TABLE, *TREE_SESSIONS_INDICES):
+        connection.execute(statement)
 
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_usage, _add_provisional, _add_wait_and_workspace)
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _add_usage,
+    _add_provisional,
+    _add_waits_workspaces_and_trees,
+)
 """The step at index 0 makes version 2 of version 1, and so on."""
 
 

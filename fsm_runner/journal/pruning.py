@@ -16,6 +16,21 @@ _DELETIONS = (
     f"DELETE FROM runs WHERE seq IN (SELECT seq FROM runs {_ENDED})",  # noqa: S608 - our own text
     f"DELETE FROM transitions WHERE machine = 'session' AND subject IN (SELECT session_id FROM sessions {_ENDED})",  # noqa: S608 - our own text
     f"DELETE FROM sessions WHERE seq IN (SELECT seq FROM sessions {_ENDED})",  # noqa: S608 - our own text
+    # A tree is deleted as a whole, after the last change of any of its sessions.
+    """
+    DELETE FROM tree_sessions WHERE session_id IN (
+        SELECT session_id FROM tree_sessions AS old WHERE changed_at <= :before
+        AND NOT EXISTS (
+            SELECT 1 FROM tree_sessions AS newer
+            WHERE newer.root_session_id = old.root_session_id AND newer.changed_at > :before)
+        AND NOT EXISTS (
+            SELECT 1 FROM runs JOIN tree_sessions AS busy ON busy.session_id = runs.session_id
+            WHERE runs.ended_at IS NULL AND busy.root_session_id = old.root_session_id)
+        AND NOT EXISTS (
+            SELECT 1 FROM sessions JOIN tree_sessions AS alive ON alive.session_id = sessions.session_id
+            WHERE sessions.ended_at IS NULL AND alive.root_session_id = old.root_session_id)
+        ORDER BY changed_at LIMIT :most)
+    """,
     """
     DELETE FROM transitions WHERE seq IN (
         SELECT seq FROM transitions WHERE machine NOT IN ('run', 'session') AND at <= :before

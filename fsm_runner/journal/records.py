@@ -92,6 +92,48 @@ class StoredMessage(msgspec.Struct, frozen=True):
     """The size of the content, if `content` is None."""
 
 
+MOST_USED = 10**12
+"""Sums end here. So the sum of millions of sessions still fits into an integer of SQLite."""
+
+
+class UsageSums(msgspec.Struct, frozen=True):
+    """What several runs have used together. No sum is negative or above `MOST_USED`."""
+
+    cost_usd: float = 0.0
+    tokens: int = 0
+    """Input, output and cache tokens."""
+    turns: int = 0
+
+    def __add__(self, other: "UsageSums") -> "UsageSums":
+        return UsageSums(
+            min(self.cost_usd + other.cost_usd, float(MOST_USED)),
+            min(self.tokens + other.tokens, MOST_USED),
+            min(self.turns + other.turns, MOST_USED),
+        )
+
+
+NOTHING_USED = UsageSums()
+
+
+class TreeSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session, its place in its tree, and what its own runs have used."""
+
+    session_id: str
+    root_session_id: str
+    """The session at the top of the tree; itself if it has no known parent."""
+    depth: int
+    """The number of sessions above it."""
+    used: UsageSums = NOTHING_USED
+
+
+class TreeTotals(msgspec.Struct, frozen=True):
+    """All known sessions of a tree together."""
+
+    below_root: int
+    """The number of sessions except the root."""
+    used: UsageSums
+
+
 class EndedRun(msgspec.Struct, frozen=True):
     run_id: str
     report: Report

@@ -10,6 +10,20 @@ from fsm_runner.journal.records import TransitionRow
 SCHEMA_VERSION = 4
 TRANSITION_COLUMNS = ", ".join(TransitionRow.__struct_fields__)
 
+TREE_SESSIONS_TABLE = """
+CREATE TABLE tree_sessions (
+    session_id TEXT PRIMARY KEY,
+    root_session_id TEXT NOT NULL,
+    depth INTEGER NOT NULL,
+    cost_usd REAL NOT NULL,
+    tokens INTEGER NOT NULL,
+    turns INTEGER NOT NULL,
+    changed_at TEXT NOT NULL
+) WITHOUT ROWID"""
+TREE_SESSIONS_INDICES = (
+    "CREATE INDEX tree_sessions_by_root ON tree_sessions (root_session_id, changed_at)",
+    "CREATE INDEX tree_sessions_by_change ON tree_sessions (changed_at)",
+)
 PROCESSES_TABLE = """
 CREATE TABLE processes (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -66,6 +80,8 @@ CREATE TABLE sessions (
 )""",
     "CREATE INDEX sessions_by_end ON sessions (ended_at)",
     PROCESSES_TABLE,
+    TREE_SESSIONS_TABLE,
+    *TREE_SESSIONS_INDICES,
     """
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -1,15 +1,18 @@
 """The open journal file, which belongs to one thread."""
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
 
+from fsm_runner.journal import trees
 from fsm_runner.journal.batch import Batch, Row
 from fsm_runner.journal.limits import RetentionLimits
 from fsm_runner.journal.opening import opened
 from fsm_runner.journal.pruning import Pruner
+from fsm_runner.journal.records import TreeSession, TreeTotals
 from fsm_runner.journal.schema import SCHEMA_VERSION, transaction
 
 _MOST_ROWS = 64
@@ -68,6 +71,14 @@ class Writer:
         """Return whether the journal has a claim of the run. Raises sqlite3.Error if it cannot be read."""
         query = "SELECT 1 FROM runs WHERE run_id = ?"
         return self._connection.execute(query, (_storable(run_id),)).fetchone() is not None
+
+    def tree_session(self, session_id: str) -> TreeSession | None:
+        """Return a session's place and sums; None if there is no record of it. Raises sqlite3.Error."""
+        return trees.tree_session(self._connection, _storable(session_id))
+
+    def tree_totals(self, root_session_id: str, newer: Mapping[str, TreeSession]) -> TreeTotals:
+        """Return the totals of a tree with these newer records of its sessions. Raises sqlite3.Error."""
+        return trees.tree_totals(self._connection, _storable(root_session_id), newer)
 
     def _write_rows(self, form: str, rows: list[Row]) -> None:
         """Write in groups of 64, 32, … 1 rows, which takes few calls and few prepared statements."""

@@ -8,6 +8,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.diagnostics.logs import RareWarning
+from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.http_server.acceptor import REPEATED_EACH_S
 from fsm_runner.http_server.listener import listen, url_of
 from fsm_runner.mcp_server.caller import PATH, Addresses
@@ -27,12 +28,22 @@ class McpServer:
     """
 
     def __init__(
-        self, api: CoordinatorApi, port: int | None = None, *, open_to_all: bool = False, limits: Limits = LIMITS
+        self,
+        api: CoordinatorApi,
+        port: int | None = None,
+        *,
+        open_to_all: bool = False,
+        limits: Limits = LIMITS,
+        child_bounds: ChildBounds = unbounded,
     ) -> None:
-        """`port` None takes a free one. `open_to_all` also serves clients without a session's address, at `url`."""
+        """`port` None takes a free one. `open_to_all` also serves clients without a session's address, at `url`.
+
+        `child_bounds` limits the starts of sessions by sessions.
+        """
         self._api = api
         self._port = port
         self._limits = limits
+        self._child_bounds = child_bounds
         self._addresses = Addresses(open_to_all=open_to_all)
         self._listener: socket.socket | None = None
         self._origin = ""
@@ -94,7 +105,8 @@ class McpServer:
                 (OSError,),  # the system has no thread or descriptor for the import; clients wait
                 on_wait=lambda fault, _: warning.log(message, self.url, fault),
             )
-            await service.McpService(self._api, listener, self._limits, self._addresses).serve()
+            serving = service.McpService(self._api, listener, self._limits, self._addresses, self._child_bounds)
+            await serving.serve()
         except Exception as fault:  # noqa: BLE001 - the runner continues without MCP, whatever the cause
             logger.opt(exception=fault).error("the MCP server at {} cannot serve: {}", self.url, fault)
         finally:

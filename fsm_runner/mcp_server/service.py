@@ -18,6 +18,7 @@ from sse_starlette import sse
 
 from fsm_runner import __version__
 from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.executors.children import ChildBounds
 from fsm_runner.http_server.connection import Bounds
 from fsm_runner.http_server.server import WebServer
 from fsm_runner.mcp_server.caller import Addresses, Caller, caller_of
@@ -45,8 +46,15 @@ Context = ServerRequestContext[Any, Any]
 class McpService:
     """Serves once, with `serve`. It owns `listener` and closes it at the end."""
 
-    def __init__(self, api: CoordinatorApi, listener: socket.socket, limits: Limits, addresses: Addresses) -> None:
-        self._toolbox = Toolbox(api, limits)
+    def __init__(
+        self,
+        api: CoordinatorApi,
+        listener: socket.socket,
+        limits: Limits,
+        addresses: Addresses,
+        child_bounds: ChildBounds,
+    ) -> None:
+        self._toolbox = Toolbox(api, limits, child_bounds)
         self._calls = CallScopes()
         self._is_ending = False
         """Whether calls end because of a shutdown, rather than because the client cancelled them."""

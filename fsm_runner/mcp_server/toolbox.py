@@ -11,6 +11,8 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.mcp_server import tools
 from fsm_runner.mcp_server.caller import SESSION_HEADER, Caller
 from fsm_runner.mcp_server.limits import Limits
@@ -38,8 +40,9 @@ Implementation = Callable[[Any, Caller, ReportProgress], Awaitable[ToolResult]]
 class Toolbox:
     """The seven tools for one coordinator."""
 
-    def __init__(self, api: CoordinatorApi, limits: Limits) -> None:
+    def __init__(self, api: CoordinatorApi, limits: Limits, child_bounds: ChildBounds = unbounded) -> None:
         self._api = api
+        self._child_bounds = child_bounds
         self._limits = limits
         self._waiting: Counter[str | None] = Counter()
         """The number of waiting calls by calling session."""
@@ -125,8 +128,7 @@ class Toolbox:
             **fields,
         )
         self._check(request.parameters, request.execution_mode, caller)
-        with as_tool_failures("The session may have started nevertheless: look it up with list_agent_sessions."):
-            run = await self._api.create_run(request)
+        run = await self._create_run(request)
         if request.execution_mode != "sync":
             return {"session_id": run.session_id, "status": "pending"}
         self._waiting[caller.session_id] += 1
@@ -135,6 +137,23 @@ class Toolbox:
         finally:
             self._waiting[caller.session_id] -= 1
             self._waiting = +self._waiting  # drops the sessions without a waiting call
+
+    async def _create_run(self, request: wire.RunRequest) -> wire.RunCreated:
+        """Submit the run, if the calling session may start one. A client without a session has no bounds."""
+        advice = "The session may have started nevertheless: look it up with list_agent_sessions."
+        if request.type == "resume_session" or request.parent_session_id is None:
+            with as_tool_failures(advice):
+                return await self._api.create_run(request)
+        try:
+            async with self._child_bounds(request.parent_session_id) as started:
+                with as_tool_failures(advice):
+                    run = await self._api.create_run(request)
+                started(run.session_id)
+                return run
+        except CoordinatorError as fault:
+            raise failure_of(fault) from fault
+        except FsmRunnerError as refusal:
+            raise ToolFailure(str(refusal)) from refusal
 
     def _check(self, parameters: JsonObject, mode: tools.Mode, caller: Caller) -> None:
         """Raise `ToolFailure` before anything is started."""

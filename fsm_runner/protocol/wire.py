@@ -300,6 +300,19 @@ class ListedSession(_Message, frozen=True, kw_only=True):
     """The provider's limit for which a run of the session waits (section 2.3), if the coordinator knows this field."""
 
 
+class SessionParent(msgspec.Struct, frozen=True):
+    """The place of a session."""
+
+    parent_session_id: str | None = None
+    """The session that has started or resumed this one."""
+
+
+class SessionPlace(msgspec.Struct, frozen=True):
+    """Response to `GET /sessions/{id}`, without the other fields of the session."""
+
+    session: SessionParent
+
+
 class SessionList(msgspec.Struct, frozen=True):
     """Response to `GET /sessions`."""
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.policy import SESSION_BACKLOG_LIMIT_BYTES
+from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.executors.interface import SessionEndpoint
 from fsm_runner.gateway.endpoint import LIMITS, GatewayLimits
 from fsm_runner.gateway.server import Gateway
@@ -47,6 +48,7 @@ async def gateway_to(
     limits: GatewayLimits = PATIENT,
     undelivered_limit_bytes: int = SESSION_BACKLOG_LIMIT_BYTES,
     auth: httpx.Auth | None = None,
+    child_bounds: ChildBounds = unbounded,
 ) -> AsyncIterator[EndpointFactory]:
     """Start a gateway to the coordinator at this URL."""
     async with AsyncExitStack() as stack:
@@ -60,7 +62,7 @@ async def gateway_to(
             executor_profile="profile",
             undelivered_limit_bytes=undelivered_limit_bytes,
         )
-        yield EndpointFactory(await stack.enter_async_context(Gateway(api, limits)), context)
+        yield EndpointFactory(await stack.enter_async_context(Gateway(api, limits, child_bounds=child_bounds)), context)
 
 
 def executor_at(endpoint: SessionEndpoint) -> httpx.AsyncClient:

@@ -71,12 +71,20 @@ class ScriptedExecutor:
     def send_event(self, **fields: Any) -> None:
         self.send("POST", "/events", {"timestamp": timestamp(), **fields})
 
+    def do_start(self, agent_name: str, steps: list[list[Any]]) -> None:
+        """Start a child session whose first turn has these steps."""
+        parameters = {"steps": steps}
+        self.request("POST", "/runs", {"type": "start_session", "agent_name": agent_name, "parameters": parameters})
+
     def send(self, method: str, path: str, fields: dict[str, Any]) -> None:
+        self.request(method, path, {"session_id": self.session_id, **fields})
+
+    def request(self, method: str, path: str, fields: dict[str, Any]) -> None:
         from http.client import HTTPConnection
 
         address, _, prefix = os.environ["AGENT_ORCHESTRATOR_API_URL"].removeprefix("http://").partition("/")
         connection = HTTPConnection(address, timeout=60)
-        connection.request(method, f"/{prefix}{path}", json.dumps({"session_id": self.session_id, **fields}))
+        connection.request(method, f"/{prefix}{path}", json.dumps(fields))
         self.statuses.append(connection.getresponse().status)
         connection.close()
 

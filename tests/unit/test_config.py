@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from fsm_runner.cli.app import app
+from fsm_runner.config.budgets import Budget, UsageLimits
 from fsm_runner.config.settings import SETTINGS, TokenRequest, load_config, read_dotenv
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import ResourceLimits
@@ -95,6 +96,10 @@ GOOD_VALUES: dict[str, tuple[str, object]] = {
     "silence_timeout_s": ("600", 600.0),
     "limit_wait_s": ("0", 0.0),
     "run_limits": ("memory=1GiB, cpu=1.5", ResourceLimits(memory_bytes=1 << 30, cpu_s=1.5)),
+    "budget": (
+        "run.max_cost_usd=2.5, tree.max_tokens=5000000",
+        Budget(run=UsageLimits(max_cost_usd=2.5), tree=UsageLimits(max_tokens=5_000_000)),
+    ),
     "run_as": ("nobody:nogroup", "nobody:nogroup"),
     "session_idle_timeout_s": ("60", 60.0),
     "exit_after_outage_s": ("90", 90.0),
@@ -179,6 +184,16 @@ BAD_VALUES = [
     ("run_limits", "memory=2GB"),
     ("run_limits", "processes=0"),
     ("run_limits", "cpu=1,cpu=2"),
+    ("budget", "max_cost_usd=1"),
+    ("budget", "run.max_cost_usd"),
+    ("budget", "run.max_cost_usd=0"),
+    ("budget", "run.max_cost_usd=nan"),
+    ("budget", "run.max_turns=1.5"),
+    ("budget", "run.max_turns=-1"),
+    ("budget", "tree.max_tokens=9999999999999"),
+    ("budget", "tree.max_tokens=1_000"),
+    ("budget", "run.max_turns=1,run.max_turns=2"),
+    ("budget", "turn.max_turns=1"),
     ("run_as", "a b"),
     ("run_as", "a:"),
     ("session_idle_timeout_s", "0"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fsm_runner.cli.profiles import list_profiles
+from fsm_runner.config.budgets import Budget, ChildLimits, UsageLimits
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
 from fsm_runner.errors import UsageError
@@ -79,6 +80,19 @@ def test_agents_may_be_in_any_folder(home: Path, tmp_path: Path) -> None:
     assert [agent.name for agent in load_profile("p").agents] == ["a"]
 
 
+def test_a_profile_has_a_budget_and_bounds_of_children(home: Path) -> None:
+    budget = {"run": {"max_cost_usd": 2, "max_turns": 50}, "tree": {"max_tokens": 20_000_000}}
+    write(home / "profiles" / "p.json", PROFILE | {"budget": budget, "children": {"max_depth": 0}})
+    profile = load_profile("p").profile
+    assert profile.budget == Budget(
+        run=UsageLimits(max_cost_usd=2.0, max_turns=50), tree=UsageLimits(max_tokens=20_000_000)
+    )
+    assert profile.children == ChildLimits(max_depth=0, max_count=100)
+    write(home / "profiles" / "q.json", PROFILE)
+    assert load_profile("q").profile.budget == Budget()
+    assert load_profile("q").profile.children == ChildLimits(max_depth=5, max_count=100)
+
+
 def test_a_profile_has_limits_of_runs(home: Path) -> None:
     write(home / "profiles" / "p.json", PROFILE | {"limits": {"memory_bytes": 1 << 30, "cpu_s": 1.5}})
     assert load_profile("p").profile.limits == ResourceLimits(memory_bytes=1 << 30, cpu_s=1.5)
@@ -105,6 +119,15 @@ def test_a_profile_without_agents_has_none(home: Path) -> None:
         (PROFILE | {"config": []}, "$.config"),
         (PROFILE | {"limits": 5}, "$.limits"),
         (PROFILE | {"limits": {"memory": 5}}, "unknown field `memory` - at `$.limits`"),
+        (PROFILE | {"budget": {"turn": {}}}, "unknown field `turn` - at `$.budget`"),
+        (PROFILE | {"budget": {"run": {"max_cost": 1}}}, "unknown field `max_cost` - at `$.budget.run`"),
+        (PROFILE | {"budget": {"run": {"max_cost_usd": 0}}}, "$.budget.run.max_cost_usd"),
+        (PROFILE | {"budget": {"tree": {"max_tokens": 1.5}}}, "$.budget.tree.max_tokens"),
+        (PROFILE | {"budget": {"session": {"max_turns": -1}}}, "$.budget.session.max_turns"),
+        (PROFILE | {"budget": {"session": {"max_turns": 10**13}}}, "$.budget.session.max_turns"),
+        (PROFILE | {"children": {"depth": 1}}, "unknown field `depth` - at `$.children`"),
+        (PROFILE | {"children": {"max_depth": -1}}, "$.children.max_depth"),
+        (PROFILE | {"children": {"max_count": "many"}}, "$.children.max_count"),
         (PROFILE | {"limits": {"memory_bytes": 0}}, "$.limits.memory_bytes"),
         (PROFILE | {"limits": {"memory_bytes": "2GiB"}}, "$.limits.memory_bytes"),
         (PROFILE | {"limits": {"processes": 1.5}}, "$.limits.processes"),

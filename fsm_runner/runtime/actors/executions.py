@@ -11,6 +11,7 @@ from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
 from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.control.budgets import RunBudget
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.expectations import RunExpectations
@@ -34,6 +35,7 @@ class Executions(TurnObserver):
         reporting: ReportingContext,
         record: Record,
         limits: ProviderLimits,
+        budget: RunBudget,
         silence: SilenceWatch,
         expectations: RunExpectations,
         may_bind: Callable[[], bool],
@@ -45,6 +47,7 @@ class Executions(TurnObserver):
         self._channel = SessionChannel(assignment.run.session_id, reporting, may_bind, self)
         self._record = record
         self._limits = limits
+        self._budget = budget
         self._silence = silence
         self._expectations = expectations
         self._note_detail = note_detail
@@ -70,6 +73,8 @@ class Executions(TurnObserver):
     def restore(self, wait: LimitWait | None, usage: Usage | None) -> None:
         """Continue what an earlier process of the runner has begun. `wait`: None if the run did not wait."""
         self.usage = usage
+        if usage is not None:
+            self._budget.restore(usage)
         if wait is not None:
             self.have_begun, self.has_conversation, self.lasted_s = wait.has_begun, wait.continues, wait.executed_s
 
@@ -87,7 +92,11 @@ class Executions(TurnObserver):
         self.lasted_s += asyncio.get_running_loop().time() - self._began_s
 
     async def execute(self) -> CompletedSession:
-        """Start an execution and return how it leaves its session. Raises `ExecutionFailed`, also `LimitReached`."""
+        """Start an execution and return how it leaves its session.
+
+        Raises `RunRefused` if a budget is used up, and `ExecutionFailed`, also as `LimitReached`.
+        """
+        await self._budget.begin()
         earlier, self._limit, self._earlier_usage = self._current, None, self.usage
         assignment, self.have_begun = self._next_assignment(), True
         self._current = await self._executor.start(assignment, self._channel)
@@ -134,6 +143,7 @@ class Executions(TurnObserver):
             self._silence.note("usage")
             self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
             self._record.record_usage(self._assignment.run.run_id, msgspec.json.encode(self.usage))
+            self._budget.note(self.usage)
         if status.limit is not None:
             self._limit = status.limit
 

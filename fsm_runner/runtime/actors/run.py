@@ -29,6 +29,7 @@ from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.executions import Executions, LimitReached
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
+from fsm_runner.runtime.control.budgets import NO_BUDGETS, Budgets
 from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceLimit, SilenceWatch
 from fsm_runner.runtime.expectations import ExpectationContext, RunExpectations
@@ -74,6 +75,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a run is executed again after the runner process ended during the run."""
     observer: Observer
     expectations: ExpectationContext = msgspec.field(default_factory=ExpectationContext)
+    budgets: Budgets = NO_BUDGETS
     user: RunUser | None = None
     """The user that executors run as; None: the runner's own."""
     silence_limit: SilenceLimit | None = None
@@ -130,12 +132,14 @@ class RunActor(Actor):
             self._refusal = refusal or str(defect)
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
+        self._budget = context.budgets.of(run, partial(self.post, "budget_exceeded"))
         self._executions = Executions(
             self._assignment,
             context.executor,
             context.reporting,
             context.record,
             limits,
+            self._budget,
             SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent")),
             self._expectations,
             lambda: self.has_tag("may_bind"),
@@ -212,6 +216,7 @@ class RunActor(Actor):
             self._context.record.record_run_end(self.name)
             return state
         finally:
+            self._budget.close()
             # The execution of a parked run has ended. The session of a run that the next process continues has not.
             if not self.has_tag("parked"):
                 await self._executions.aclose()
@@ -288,6 +293,7 @@ class RunActor(Actor):
         await self._context.record.flush()
         if self._refusal:
             raise RunRefused(self._refusal)
+        await self._budget.begin()
         self._context.executor.accept(self.wire_run)
 
     async def _prepare_workspace(self) -> None:
