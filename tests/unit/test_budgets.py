@@ -81,7 +81,7 @@ async def test_a_run_ends_when_it_exceeds_its_budget(limits: UsageLimits, reason
         run.note(USED)
         other.note(Usage(input_tokens=1, cost_usd=0.01, turns=1))
         assert b.reasons == {"run_1": [f"budget exceeded: {reason}"], "run_2": []}
-        assert await b.journal.tree_session("ses_1") is None, "sums that nobody needs"
+        assert await b.journal.tree_session("ses_1") is None, "sums without a use"
 
 
 @pytest.mark.parametrize(
