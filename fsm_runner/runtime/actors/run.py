@@ -243,6 +243,8 @@ class RunActor(Actor):
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
             self._has_started = True
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
+        if self._wait is not None and self.has_tag("parked"):
+            self._note_detail(str(self._wait.limit))
 
     def _follow_execution(self, step: Step) -> None:
         """Count the time of executions. The run's time limit is paused while it waits."""
@@ -271,7 +273,6 @@ class RunActor(Actor):
         content = self._context.reporting.redactor.json(msgspec.json.encode(wait))
         self._context.record.record_wait(self.name, content)
         self._report_limit(wait.limit)
-        self._note_detail(f"waits, because {wait.limit}")
 
     def _report_limit(self, limit: ProviderLimit | None) -> None:
         """Set or clear the session's field `limit` at the coordinator (protocol.md, section 1.4)."""
