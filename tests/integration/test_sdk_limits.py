@@ -57,7 +57,7 @@ async def test_a_persistent_executor_continues_after_a_limit(tmp_path: Path, gat
         await process.send(turn(prompt="hello"), turn(prompt="continue"))
         assert await process.message() == LIMITED
         assert await process.result() == "CONTINUE"
-        await process.send(SHUTDOWN)
+        process.close_stdin()
         assert await process.ended() == (0, "")
     assert gateway.results() == ["CONTINUE"]
 

@@ -1,6 +1,7 @@
 """Limits of a provider, as executors report them."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -73,6 +74,16 @@ def test_a_reset_is_in_utc(text: str, utc: str) -> None:
     assert limit.resets_at == utc
     assert limit.resets_at_s is not None
     assert utc[:19].replace("T", " ") in str(limit)
+
+
+def test_a_reset_without_an_offset_is_in_utc_wherever_the_runner_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert decoded(resets_at="2026-03-01T15:00:00").resets_at_s == AT_15
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(
