@@ -1,17 +1,32 @@
 """A runner is killed with SIGKILL at each point of a run and restarted. The run ends as without the kill, or as
 interrupted, and its end is reported once."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.support import faults
-from tests.support.coordinated_home import SCRIPT
+from tests.support.command_executor import scripted_executor_source
+from tests.support.coordinated_home import SCRIPT, SCRIPTED
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
-from tests.support.crash.kill_points import on_entering
-from tests.support.crash.runner_program import BREAK_STOP, HOLD_ACCEPT
-from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext
+from tests.support.crash.kill_points import WRITTEN, StepKillPoint, on_entering
+from tests.support.crash.runner_program import (
+    BREAK_STOP,
+    BREAK_WAIT,
+    EXCEED_BUDGET,
+    EXCEED_BUDGET_WAITING,
+    EXPECT_RESULT,
+    FALL_SILENT,
+    HOLD_ACCEPT,
+    HOLD_CHECK,
+    OTHER_LIMIT,
+    REJECT_RESULT,
+    SLOW_ADMISSION,
+)
+from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext, Steps
 from tests.support.proxy import TERMINAL_REPORT
 
 pytestmark = pytest.mark.slow
@@ -62,6 +77,46 @@ async def settle(context: ScenarioContext) -> None:
     await context.system.api.deregister(str(runner["runner_id"]))
 
 
+def one_shot_limit(_: ScenarioContext) -> Steps:
+    return [["bind"], ["limit"], ["exit", 1]]
+
+
+def live_limit(_: ScenarioContext) -> Steps:
+    return [["bind"], ["limit"], ["limited"]]
+
+
+def far_limit(_: ScenarioContext) -> Steps:
+    return [["bind"], ["limit", 1000], ["exit", 1]]
+
+
+def session_limit(_: ScenarioContext) -> Steps:
+    return [["bind"], ["limit", None, "session"], ["exit", 1]]
+
+
+def no_limit(_: ScenarioContext) -> Steps:
+    return [["bind"]]
+
+
+async def stop_when_limited(context: ScenarioContext) -> None:
+    await context.wait_until_limited()
+    await context.stop()
+
+
+async def stop_when_checked(context: ScenarioContext) -> None:
+    context.release()
+    await context.wait_for_log("→ checking_result")
+    await context.stop()
+
+
+def with_limit(name: str, steps: Callable[[ScenarioContext], Steps] = one_shot_limit, **fields: Any) -> Scenario:
+    """Return a scenario of an executor that continues without a limit."""
+    fields = {"profile": {"lifecycle": "one_shot"}, **fields}
+    return Scenario(name=name, agent=SCRIPTED, executor=scripted_executor_source(), steps=steps, **fields)
+
+
+ON_WAITING = StepKillPoint("run", "waiting_for_limit", "detail", "waiting_for_limit", WRITTEN)
+"""The wait is on disk."""
+
 SCENARIOS = (
     Scenario(name="completes", arrange=bind_late, kills_at_every_write=True),
     Scenario(name="fails", agent="fails", status_if_run_again="failed"),
@@ -90,11 +145,31 @@ SCENARIOS = (
     Scenario(
         name="is retried",
         first_kill_point=on_entering("run", "executing"),
+        flags=("--run-timeout", "60"),
         profile={"retry_interrupted": True},
         kills_at_every_write=True,
     ),
+    with_limit("waits for a limit"),
+    with_limit(
+        "waits for a limit with a live executor", live_limit, profile={"revive": True}, kills_at_every_write=True
+    ),
+    with_limit("is held back at a limit", no_limit, injected_faults=(OTHER_LIMIT,)),
+    with_limit("is stopped while it waits", far_limit, act=stop_when_limited, status_if_run_again="stopped"),
+    with_limit("waits for too long", session_limit, injected_faults=(SLOW_ADMISSION,), flags=("--limit-wait", "0.3")),
+    with_limit("cannot wait", injected_faults=(BREAK_WAIT,)),
+    with_limit("exceeds its budget while it waits", injected_faults=(EXCEED_BUDGET_WAITING,)),
+    with_limit("waited for a limit", first_kill_point=ON_WAITING, act_on_first_runner=wait),
+    Scenario(name="exceeds its budget", injected_faults=(EXCEED_BUDGET,)),
+    Scenario(name="falls silent", injected_faults=(FALL_SILENT,)),
+    Scenario(name="has its result checked", injected_faults=(EXPECT_RESULT,)),
+    Scenario(name="has its result rejected", injected_faults=(REJECT_RESULT,)),
+    Scenario(name="is stopped while its result is checked", injected_faults=(HOLD_CHECK,), act=stop_when_checked),
+    Scenario(
+        name="was being checked",
+        first_kill_point=on_entering("run", "checking_result"),
+        faults_of_first_runner=(EXPECT_RESULT,),
+    ),
 )
-
 
 SUITE = ScenarioSuite("run", SCENARIOS)
 

@@ -16,7 +16,7 @@ PROFILE = "coordinated"
 SCRIPT = "script"
 """The agent that is not a command of the executor's folder, but a script of the coordinator."""
 SCRIPTED = "scripted"
-"""The agent of a persistent executor."""
+"""The agent of an executor in place of the procedural one."""
 
 
 def write_coordinated_home(
@@ -24,8 +24,8 @@ def write_coordinated_home(
 ) -> LoadedProfile:
     """Below `folder`: `home`, and the coordinator's `agents` and `scripts`.
 
-    `agents`: shell commands by the name of their agent; None: it has nothing to start. `executor`: the source of a
-    persistent one, in place of the procedural one.
+    `agents`: shell commands by the name of their agent; None: it has nothing to start. `executor`: the source of one
+    that takes the procedural one's place, persistent unless the fields say otherwise.
     """
     home = folder / "home"
     commands = home / Path(PROCEDURAL_COMMAND).parent / "commands"
@@ -43,7 +43,8 @@ def write_coordinated_home(
         profile = Profile(type="procedural", command=PROCEDURAL_COMMAND, **profile_fields)
     else:
         write_executor(home / COMMAND, executor)
-        profile = Profile(type="autonomous", command=COMMAND, lifecycle="persistent", **profile_fields)
+        fields = {"lifecycle": "persistent", **profile_fields}
+        profile = Profile(type="autonomous", command=COMMAND, **fields)
     path = home / "profiles" / f"{PROFILE}.json"
     path.write_bytes(msgspec.json.encode(profile))
     return LoadedProfile(name=PROFILE, path=path, home=home, profile=profile, agents=(), agent_files={})

@@ -54,6 +54,11 @@ class ScriptedExecutor:
     def do_metadata(self, fields: dict[str, Any]) -> None:
         self.send("PATCH", "/metadata", fields)
 
+    def do_limit(self, resets_in_s: float | None = None, scope: str = "credential") -> None:
+        """Report a limit of the provider. None: the time of its reset is unknown."""
+        resets_at = None if resets_in_s is None else timestamp(resets_in_s)
+        self.do_metadata({"limit": {"kind": "scripted", "resets_at": resets_at, "scope": scope}})
+
     def do_report(self) -> None:
         """Send a result with process id, folder, environment, last message and the gateway statuses so far."""
         self.send_event(
@@ -101,7 +106,7 @@ class ScriptedExecutor:
         write(STDOUT, b'{"type": "turn_complete", "result": ""}\n')
 
     def do_limited(self) -> None:
-        """End the turn at a limit, which a step `metadata` has reported."""
+        """End the turn at a limit, which a step `limit` or `metadata` has reported."""
         write(STDOUT, b'{"type": "turn_complete", "result": "", "limited": true}\n')
         self.is_silent = True
 
@@ -167,10 +172,10 @@ def environment() -> dict[str, str]:
         return {name: value for name, _, value in pairs}
 
 
-def timestamp() -> str:
+def timestamp(in_s: float = 0) -> str:
     import time
 
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    seconds, nanoseconds = divmod(time.time_ns() + int(in_s * 1e9), 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
 
 

@@ -63,7 +63,8 @@ class Executions(TurnObserver):
         """Whether the executor has taken the run's prompt, so that a further execution continues its session."""
         self.lasted_s = 0.0
         """The duration of the earlier executions. The run's time limit is paused between them."""
-        self._began_s = 0.0
+        self._began_s: float | None = None
+        """When this process began the execution that lasts, by the clock of the loop."""
 
     @property
     def is_started(self) -> bool:
@@ -89,7 +90,10 @@ class Executions(TurnObserver):
         self._began_s = asyncio.get_running_loop().time()
 
     def count_until_now(self) -> None:
-        self.lasted_s += asyncio.get_running_loop().time() - self._began_s
+        """End the measurement, if this process has begun one."""
+        if self._began_s is not None:
+            self.lasted_s += asyncio.get_running_loop().time() - self._began_s
+            self._began_s = None
 
     async def execute(self) -> CompletedSession:
         """Start an execution and return how it leaves its session.

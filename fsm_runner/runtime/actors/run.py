@@ -248,8 +248,7 @@ class RunActor(Actor):
 
     def _follow_execution(self, step: Step) -> None:
         """Count the time of executions. The run's time limit is paused while it waits."""
-        if self._machine.has_tag(step.source, "may_bind"):
-            self._executions.count_until_now()
+        self._executions.count_until_now()
         if self.has_tag("may_bind"):
             self._executions.count_from_now()
             limit_s, lasted_s = self._context.run_timeout_s, self._executions.lasted_s

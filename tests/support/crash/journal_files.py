@@ -41,6 +41,8 @@ class JournalContent(NamedTuple):
     steps: list[Step]
     runs: dict[str, bool]
     """Whether a run has ended, by id."""
+    waiting: set[str]
+    """The ids of the runs that wait for a limit."""
     open_sessions: list[str]
     messages: int
     """The number of undelivered messages."""
@@ -71,7 +73,7 @@ def read_journal(state_dir: Path) -> JournalContent:
         with closing(sqlite3.connect(Path(folder, JOURNAL_FILE))) as connection:
             integrity = connection.execute("PRAGMA integrity_check").fetchone()[0]
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                return JournalContent([], {}, [], 0, integrity)
+                return JournalContent([], {}, set(), [], 0, integrity)
             return _read(connection, integrity)
 
 
@@ -80,6 +82,7 @@ def _read(connection: sqlite3.Connection, integrity: str) -> JournalContent:
     return JournalContent(
         steps=[Step(*row) for row in connection.execute(f"SELECT {columns} FROM transitions ORDER BY seq")],
         runs=dict(connection.execute("SELECT run_id, ended_at IS NOT NULL FROM runs")),
+        waiting={row[0] for row in connection.execute("SELECT run_id FROM runs WHERE wait IS NOT NULL")},
         open_sessions=[row[0] for row in connection.execute("SELECT session_id FROM sessions WHERE ended_at IS NULL")],
         messages=connection.execute("SELECT count(*) FROM messages").fetchone()[0],
         integrity=integrity,

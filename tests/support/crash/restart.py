@@ -70,10 +70,10 @@ async def run_to_kill(context: ScenarioContext, point: KillPoint) -> Outcome:
     scenario.arrange(context)
     await context.submit()
     if scenario.first_kill_point is not None:
-        context.start(scenario.first_kill_point, with_faults=False)
+        context.start(scenario.first_kill_point, scenario.faults_of_first_runner)
         assert await _until_exit(context, scenario.act_on_first_runner(context)) == KILLED_EXIT_CODE
         await scenario.between_runners(context)
-    context.start(point, with_faults=True)
+    context.start(point, scenario.injected_faults)
     code = await _until_exit(context, _run_to_end(context))
     assert code == KILLED_EXIT_CODE or code in REGULAR_EXIT_CODES, f"exit code {code}"
     counts = [line for line in context.log if line.startswith(WRITE_COUNT_PREFIX)]
@@ -109,7 +109,7 @@ async def defects_after_restart(context: ScenarioContext) -> list[str]:
     if context.scenario.network_recovers:
         context.proxy.heal()
     context.release()
-    context.start(None, with_faults=False)
+    context.start(None)
     await context.wait_for_reports()
     code = await context.shut_down()
     after = context.journal
@@ -134,7 +134,8 @@ async def _expected(context: ScenarioContext, run: RunCreated, journal: JournalC
         return Expected(TERMINAL)  # a further turn may come too late
     if status == "stopping":
         return Expected(frozenset({"stopped"}))
-    if run.run_id not in journal.runs or context.scenario.retries_interrupted:
+    may_continue = run.run_id in journal.waiting or run.run_id not in journal.runs
+    if may_continue or context.scenario.retries_interrupted:
         return Expected(frozenset({context.scenario.status_if_run_again}))
     return Expected(frozenset({"failed"}), INTERRUPTED)
 

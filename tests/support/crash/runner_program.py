@@ -6,6 +6,8 @@ It imports `fsm_runner` only when needed, so that the fork server can import thi
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 from unittest.mock import patch
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from fsm_runner.journal.journal import Journal
     from fsm_runner.journal.writer import Writer
     from fsm_runner.runtime.actors.actor import Actor
+    from fsm_runner.runtime.actors.run import RunActor
 
+Check = Callable[["RunActor"], Awaitable[None]]
 WRITE_COUNT_PREFIX = "journal writes:"
 """Begins the last line on stderr of a runner that has not killed itself; the number of writes follows."""
 NO_FLUSH_S = 3600.0
@@ -30,6 +34,24 @@ BREAK_STOP = "--break-stop"
 """Stopping a run or a session fails."""
 FEW_DESCRIPTORS = "--few-descriptors"
 """There are file descriptors for one run only."""
+SLOW_ADMISSION = "--slow-admission"
+"""No run continues after a limit."""
+BREAK_WAIT = "--break-wait"
+"""Waiting for a limit fails."""
+OTHER_LIMIT = "--other-limit"
+"""Another run meets a limit of the credential at the moment in which the first run is claimed."""
+EXCEED_BUDGET = "--exceed-budget"
+"""A run exceeds its budget when it executes."""
+EXCEED_BUDGET_WAITING = "--exceed-budget-waiting"
+"""A run exceeds its budget while it waits for a limit."""
+FALL_SILENT = "--fall-silent"
+"""A run falls silent when it executes."""
+EXPECT_RESULT = "--expect-result"
+"""A run's result is checked."""
+HOLD_CHECK = "--hold-check"
+"""Like `EXPECT_RESULT`, and the check does not end."""
+REJECT_RESULT = "--reject-result"
+"""Like `EXPECT_RESULT`, and the result is rejected."""
 
 
 def kill_self() -> NoReturn:
@@ -43,6 +65,7 @@ def main(arguments: list[str]) -> None:
     at = arguments.index("--")
     point, injected_faults = parse_kill_point(arguments[0]), arguments[1:at]
     _shorten_retries()
+    _shorten_waits()
     writes = _count_writes(point if isinstance(point, WriteKillPoint) else None)
     if isinstance(point, StepKillPoint):
         _flush_only_on_request()
@@ -52,6 +75,15 @@ def main(arguments: list[str]) -> None:
         (HOLD_START, _hold_start),
         (BREAK_STOP, _break_stop),
         (FEW_DESCRIPTORS, _limit_descriptors),
+        (SLOW_ADMISSION, _hold_admission),
+        (BREAK_WAIT, _break_wait),
+        (OTHER_LIMIT, _reach_limit_elsewhere),
+        (EXCEED_BUDGET, partial(_post_when, "_execute", "budget_exceeded")),
+        (EXCEED_BUDGET_WAITING, partial(_post_when, "_await_limit", "budget_exceeded")),
+        (FALL_SILENT, partial(_post_when, "_execute", "fell_silent")),
+        (EXPECT_RESULT, partial(_check_result, _accept_result)),
+        (HOLD_CHECK, partial(_check_result, _hold_check)),
+        (REJECT_RESULT, partial(_check_result, _reject_result)),
     ):
         if wanted in injected_faults:
             install()
@@ -65,8 +97,6 @@ def main(arguments: list[str]) -> None:
 
 
 def _shorten_retries() -> None:
-    from functools import partial
-
     from fsm_runner.app.build import assembled_runner
     from fsm_runner.cli import runner
     from fsm_runner.coordinator_client.policy import Policies
@@ -85,6 +115,13 @@ def _shorten_retries() -> None:
         deregister=in_time,
     )
     _replace(runner, "assembled_runner", partial(assembled_runner, policies=policies))
+
+
+def _shorten_waits() -> None:
+    from fsm_runner.runtime.control import provider_limits
+
+    _replace(provider_limits, "UNKNOWN_RESET_BASE_S", 0.05)
+    _replace(provider_limits, "JITTER_CAP_S", 0.1)
 
 
 def _replace(place: object, name: str, value: object) -> None:
@@ -184,6 +221,71 @@ def _break_stop() -> None:
 
     _replace(ProceduralExecution, "stop", stop)
     _replace(PersistentProcess, "stop", stop)
+
+
+def _hold_admission() -> None:
+    from fsm_runner.runtime.control.provider_limits import ProviderLimits
+
+    _replace(ProviderLimits, "admit", lambda _: None)
+
+
+def _break_wait() -> None:
+    from fsm_runner.errors import FsmRunnerError
+    from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
+
+    async def wait(*_: str | LimitWait) -> NoReturn:
+        raise FsmRunnerError("the wait fails")
+
+    _replace(ProviderLimits, "wait_for_admission", wait)
+
+
+def _reach_limit_elsewhere() -> None:
+    from fsm_runner.reporting.provider_limit import ProviderLimit
+    from fsm_runner.runtime.control.provider_limits import ProviderLimits
+
+    claimed = ProviderLimits.claimed
+
+    def claimed_and_limited(limits: ProviderLimits, run_id: str) -> None:
+        claimed(limits, run_id)
+        limits.reached(ProviderLimit(kind="of another run"), "run_other")
+
+    _replace(ProviderLimits, "claimed", claimed_and_limited)
+
+
+def _post_when(activity: str, event: str) -> None:
+    """Post an event to a run when an activity of it begins."""
+    from fsm_runner.runtime.actors.run import RunActor
+
+    act = getattr(RunActor, activity)
+
+    async def post_and_act(actor: RunActor) -> None:
+        actor.post(event, f"{event} by a test")
+        await act(actor)
+
+    _replace(RunActor, activity, post_and_act)
+
+
+def _check_result(check: "Check") -> None:
+    from fsm_runner.runtime.actors.run import RunActor
+
+    facts = RunActor.facts
+    _replace(RunActor, "facts", lambda actor: facts(actor) | {"has_expectations"})
+    _replace(RunActor, "_check_result", check)
+
+
+async def _accept_result(_: "RunActor") -> None: ...
+
+
+async def _hold_check(_: "RunActor") -> None:
+    import asyncio
+
+    await asyncio.Event().wait()
+
+
+async def _reject_result(_: "RunActor") -> None:
+    from fsm_runner.executors.interface import ExecutionFailed
+
+    raise ExecutionFailed("the run has done nothing")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tests.support.crash.kill_points import NEVER, KillPoint
 from tests.support.program import environment
 from tests.support.proxy import TERMINAL_REPORT
 from tests.support.runner import System, Waiter
+from tests.support.watch import PATIENCE_S
 
 TIMINGS = Timings(poll_timeout_s=5, heartbeat_interval_s=60, stale_after_s=0.01)
 """Every runner counts as stale at once, so that the coordinator accepts its successor. Nothing else depends on it."""
@@ -26,6 +27,7 @@ REFUSED = 404
 TERMINAL = frozenset({"completed", "failed", "stopped"})
 GRACE_S = "20"
 LOG_TAIL_LINES = 30
+LOOK_INTERVAL_S = 0.05
 GATE_LINES = 8
 """More lines than any command is started."""
 
@@ -97,10 +99,10 @@ class ScenarioContext:
         async with httpx.AsyncClient(base_url=self.system.server.url, trust_env=False) as http:
             (await http.post(f"/sessions/{self.run.session_id}/stop")).raise_for_status()
 
-    def start(self, point: KillPoint, *, with_faults: bool) -> None:
-        """Start a runner. `with_faults`: with the injected faults of the scenario."""
+    def start(self, point: KillPoint, injected_faults: tuple[str, ...] = ()) -> None:
+        """Start a runner."""
         flags = ("--profile", PROFILE, "--coordinator-url", self.proxy.url, "--state-dir", str(self.state_dir))
-        arguments = [str(point or NEVER), *(self.scenario.injected_faults if with_faults else ()), "--", *flags]
+        arguments = [str(point or NEVER), *injected_faults, "--", *flags]
         arguments += ["--grace-period", GRACE_S, "--verbose", "--external-mcp-url", "http://none", *self.scenario.flags]
         env = environment(self._folder.parent / "home")
         self._registrations = len(self.proxy.acknowledged("POST", REGISTER))
@@ -116,6 +118,21 @@ class ScenarioContext:
             return await self.status() == status
 
         await self.proxy.wait_until(has_it, f"the run {status}")
+
+    async def wait_until_limited(self) -> None:
+        """Return when the coordinator knows that the first run waits for a limit."""
+
+        def is_known() -> bool:
+            calls = self.proxy.acknowledged("PATCH", f"/sessions/{self.run.session_id}/metadata")
+            return any(call.json.get("limit") for call in calls)
+
+        await self.proxy.wait_for(is_known, "the run's limit")
+
+    async def wait_for_log(self, text: str) -> None:
+        """Return when a line of the log contains the text."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(text in line for line in self.log):  # noqa: ASYNC110 - the writer is another process
+                await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def wait_for_reports(self) -> None:
         """Return when the coordinator has received or refused the end of all runs."""
@@ -186,13 +203,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = "counted"
     project_dir: str | None = None
     executor: str | None = None
-    """The source of a persistent executor. None: each run is a command."""
+    """The source of an executor, persistent unless the profile says otherwise. None: each run is a command."""
     steps: Callable[[ScenarioContext], Steps] | None = None
-    """The steps of the first turn of a persistent executor."""
+    """The steps of the first turn of the executor."""
     flags: tuple[str, ...] = ()
     """Additional flags of the runner."""
     injected_faults: tuple[str, ...] = ()
     """Faults in the runner that is killed; see `runner_program`."""
+    faults_of_first_runner: tuple[str, ...] = ()
     profile: dict[str, Any] = {}
     """Additional fields of the profile."""
     arrange: Callable[[ScenarioContext], None] = lambda _: None
