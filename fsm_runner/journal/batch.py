@@ -51,16 +51,14 @@ class RecordKind(Enum):
 
 
 _SESSION_KINDS = (RecordKind.SESSION_START, RecordKind.SESSION_END)
-_KEYED_KINDS = (
+_RUN_KINDS = (
     RecordKind.CLAIM,
     RecordKind.REPORT,
     RecordKind.USAGE,
     RecordKind.WAIT,
     RecordKind.WORKSPACE,
     RecordKind.RUN_END,
-    RecordKind.TREE_SESSION,
 )
-"""The first column is the id of a run or session."""
 
 
 class Batch:
@@ -73,11 +71,13 @@ class Batch:
         self.messages: dict[int, tuple[str, bytes]] = {}
         """Session id and content by message id."""
         self.deleted: list[int] = []
+        self.tree_sessions: dict[str, Row] = {}
+        """The latest row by session id."""
         self.waiters: list[asyncio.Future[str | None]] = []
         """Resolved by `release`: None if the batch was written, else why not."""
 
     def is_empty(self) -> bool:
-        return not (self.rows or self.sessions or self.messages or self.deleted)
+        return not (self.rows or self.sessions or self.messages or self.deleted or self.tree_sessions)
 
     def add(self, kind: RecordKind, *row: object) -> None:
         if kind in _SESSION_KINDS:
@@ -94,22 +94,22 @@ class Batch:
         """Append a later batch."""
         for kind, rows in newer.rows.items():
             # Without the rows that have no effect, since a disk may be full for hours.
-            self.rows[kind] = (
-                _distinct(kind, self.rows[kind] + rows) if kind in _KEYED_KINDS else self.rows[kind] + rows
-            )
+            self.rows[kind] = _distinct(kind, self.rows[kind] + rows) if kind in _RUN_KINDS else self.rows[kind] + rows
         self.sessions += newer.sessions
         for message_id in newer.deleted:
             self.delete_message(message_id)
         self.messages.update(newer.messages)
+        self.tree_sessions.update(newer.tree_sessions)
         self.waiters += newer.waiters
 
     def statements(self) -> Iterator[tuple[RecordKind, list[Row]]]:
         """Yield the rows by kind, in the order in which they must be written."""
         yield RecordKind.TRANSITION, self.rows.get(RecordKind.TRANSITION, [])
-        for kind in _KEYED_KINDS:
+        for kind in _RUN_KINDS:
             yield kind, _distinct(kind, self.rows.get(kind, []))
         for kind, group in groupby(self.sessions, key=itemgetter(0)):
             yield kind, [row for _, row in group]
+        yield RecordKind.TREE_SESSION, list(self.tree_sessions.values())
         yield RecordKind.MESSAGE, [(message_id, *message) for message_id, message in self.messages.items()]
         yield RecordKind.MESSAGE_DELETION, [(message_id,) for message_id in self.deleted]
 
@@ -121,6 +121,6 @@ class Batch:
 
 
 def _distinct(kind: RecordKind, rows: list[Row]) -> list[Row]:
-    """Return one row for each id, since an UPDATE takes any of several: the first end, the latest of other records."""
+    """Return one row for each run, since an UPDATE takes any of several: the first end, the latest of other records."""
     ordered = reversed(rows) if kind is RecordKind.RUN_END else rows
     return rows if kind is RecordKind.CLAIM else list({row[0]: row for row in ordered}.values())

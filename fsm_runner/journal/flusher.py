@@ -3,14 +3,15 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
 from loguru import logger
 
-from fsm_runner.journal.batch import Batch, RecordKind, Row
+from fsm_runner.journal.batch import Batch, Row
 from fsm_runner.journal.limits import CLOSE_WITHIN_S, PRUNE_INTERVAL_S, RETRY_INTERVAL_S, SLOW_DISK_S
 from fsm_runner.journal.writer import JournalFileGone, Writer
 from fsm_runner.util.files import CHECK_INTERVAL_S
@@ -60,10 +61,10 @@ class Flusher:
             self._is_urgent.set()
         return await waiter
 
-    def unwritten(self, kind: RecordKind) -> list[Row]:
-        """Return the rows of a kind that may not be on disk yet, oldest first."""
-        batches = (batch for batch in (self._writing, self.pending) if batch is not None)
-        return [row for batch in batches for row in batch.rows.get(kind, [])]
+    def unwritten_tree_sessions(self) -> Mapping[str, Row]:
+        """Return the rows that may not be on disk yet, by session id."""
+        newer = self.pending.tree_sessions
+        return ChainMap(newer, self._writing.tree_sessions) if self._writing is not None else newer
 
     async def message(self, message_id: int) -> bytes:
         """Return a message's content. Raises KeyError if there is none, sqlite3.Error if it cannot be read."""

@@ -111,7 +111,9 @@ class Journal:
         """Record a session's place in its tree, and what its runs have used. The latest one counts."""
         used = session.used
         place = (session.session_id, session.root_session_id, session.depth)
-        self._record(RecordKind.TREE_SESSION, *place, used.cost_usd, used.tokens, used.turns, utc_text())
+        row = (*place, used.cost_usd, used.tokens, used.turns, utc_text())
+        self._flusher.pending.tree_sessions[session.session_id] = row
+        self._flusher.wake()
 
     def record_run_end(self, run_id: str) -> None:
         """Record that a run is in a final state."""
@@ -153,9 +155,8 @@ class Journal:
 
     async def tree_session(self, session_id: str) -> TreeSession | None:
         """Return the latest record of a session; None if there is none. Raises JournalUnreadable."""
-        for session in reversed(self._unwritten_tree_sessions()):
-            if session.session_id == session_id:
-                return session
+        if (row := self._flusher.unwritten_tree_sessions().get(session_id)) is not None:
+            return tree_session_of(row)
         return await self._readable(self._flusher.in_thread(lambda: self._writer.tree_session(session_id)))
 
     async def tree_totals(self, root_session_id: str) -> TreeTotals:
@@ -163,17 +164,14 @@ class Journal:
 
         Nothing of the tree may be recorded while this reads.
         """
-        unwritten = {
-            session.session_id: session
-            for session in self._unwritten_tree_sessions()
-            if session.root_session_id == root_session_id
-        }
+        unwritten = [
+            tree_session_of(row)
+            for row in self._flusher.unwritten_tree_sessions().values()
+            if row[1] == root_session_id
+        ]
         return await self._readable(
             self._flusher.in_thread(lambda: self._writer.tree_totals(root_session_id, unwritten))
         )
-
-    def _unwritten_tree_sessions(self) -> list[TreeSession]:
-        return [tree_session_of(row) for row in self._flusher.unwritten(RecordKind.TREE_SESSION)]
 
     async def flush(self) -> None:
         """Return when all records are on disk. Raises JournalUnwritable if the write fails."""

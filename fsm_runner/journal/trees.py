@@ -1,7 +1,7 @@
 """Reads the places of sessions in their trees, and what they have used."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -29,12 +29,12 @@ def tree_session(connection: sqlite3.Connection, session_id: str) -> TreeSession
     return None if row is None else tree_session_of(row)
 
 
-def tree_totals(connection: sqlite3.Connection, root_session_id: str, newer: Mapping[str, TreeSession]) -> TreeTotals:
+def tree_totals(connection: sqlite3.Connection, root_session_id: str, newer: Collection[TreeSession]) -> TreeTotals:
     """Return the totals of a tree. `newer`: records of its sessions that replace those on disk."""
-    replaced = msgspec.json.encode(list(newer)).decode()
+    replaced = msgspec.json.encode([session.session_id for session in newer]).decode()
     below_root, *used = connection.execute(_TOTALS, (root_session_id, replaced)).fetchone()
     total = UsageSums(*used)
-    for session in newer.values():
+    for session in newer:
         below_root += session.session_id != root_session_id
         total += session.used
     return TreeTotals(below_root, total)

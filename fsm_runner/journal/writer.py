@@ -1,7 +1,7 @@
 """The open journal file, which belongs to one thread."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from itertools import chain
@@ -76,7 +76,7 @@ class Writer:
         """Return a session's place and sums; None if there is no record of it. Raises sqlite3.Error."""
         return trees.tree_session(self._connection, _storable(session_id))
 
-    def tree_totals(self, root_session_id: str, newer: Mapping[str, TreeSession]) -> TreeTotals:
+    def tree_totals(self, root_session_id: str, newer: Collection[TreeSession]) -> TreeTotals:
         """Return the totals of a tree with these newer records of its sessions. Raises sqlite3.Error."""
         return trees.tree_totals(self._connection, _storable(root_session_id), newer)
 

@@ -24,12 +24,16 @@ class Bench:
         self.parents = parents
         self.asked: list[str] = []
         self.fault: CoordinatorError | None = None
+        self.was_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.trees = SessionTrees(journal, self.parent_of)
         self.children = Children(limits, self.trees)
 
     async def parent_of(self, session_id: str) -> str | None:
         self.asked.append(session_id)
-        await asyncio.sleep(0)
+        self.was_asked.set()
+        await self.may_answer.wait()
         if self.fault is not None:
             raise self.fault
         return self.parents.get(session_id)
@@ -74,6 +78,51 @@ async def test_a_look_up_ends_at_the_first_session_with_a_record() -> None:
         b.asked.clear()
         assert await b.place("c") == ("a", 2)
         assert b.asked == ["c"]
+
+
+async def test_the_sessions_above_are_recorded_and_counted_too() -> None:
+    """Otherwise they could get into another tree when they are resumed, and the sums of this one would be divided."""
+    async with bench({"c": "b", "b": "a"}, max_count=3) as b:
+        await b.place("c")
+        b.parents = {"a": "z", "b": "y"}
+        assert [await b.place("a"), await b.place("b")] == [("a", 0), ("a", 1)]
+        await b.start("a", "d")
+        assert "3 of at most 3 sessions" in await b.refusal("a")
+
+
+async def test_a_session_that_gets_into_another_tree_during_its_look_up_is_found_there() -> None:
+    async with bench() as b:
+        b.may_answer.clear()
+        holding = asyncio.ensure_future(b.trees.hold("b"))
+        await b.was_asked.wait()
+        b.journal.record_tree_session(TreeSession(session_id="b", root_session_id="a", depth=1))
+        b.may_answer.set()
+        session = await holding
+        assert (session.tree.root_session_id, session.record.depth) == ("a", 1)
+        b.trees.release(session)
+        assert len(b.trees) == 0
+
+
+async def test_a_session_that_is_held_meanwhile_is_held_twice() -> None:
+    async with bench() as b:
+        b.may_answer.clear()
+        holding = asyncio.ensure_future(b.trees.hold("b"))
+        await b.was_asked.wait()
+        b.journal.record_tree_session(TreeSession(session_id="b", root_session_id="a", depth=1))
+        first = await b.trees.hold("b")
+        b.may_answer.set()
+        assert await holding is first
+        b.trees.release(first)
+        b.trees.add_usage(first, UsageSums(turns=1))
+        assert len(b.trees) == 1
+        b.trees.release(first)
+        assert len(b.trees) == 0
+
+
+async def test_an_empty_parent_is_none() -> None:
+    async with bench({"a": ""}) as b:
+        assert await b.place("a") == ("a", 0)
+        assert b.asked == ["a"]
 
 
 async def test_the_place_of_a_started_child_needs_no_look_up() -> None:

@@ -7,7 +7,7 @@ while one of its sessions starts another.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 from loguru import logger
@@ -37,13 +37,6 @@ class TreeRecord(Protocol):
         """Raises `JournalUnreadable`."""
 
 
-class Place(NamedTuple):
-    """Where a session is."""
-
-    root_session_id: str
-    depth: int
-
-
 class Tree:
     """A tree in memory."""
 
@@ -55,7 +48,6 @@ class Tree:
         "listeners",
         "loading",
         "root_session_id",
-        "sessions",
         "starting",
         "used",
     )
@@ -69,8 +61,6 @@ class Tree:
         """The starts in progress."""
         self.early: set[str] = set()
         """Sessions that have appeared while a start is in progress. Each may be the one that is being started."""
-        self.sessions: dict[str, HeldSession] = {}
-        """The sessions that are held."""
         self.listeners: dict[str, Callable[[str], None]] = {}
         """By run: receives why all runs of the tree must end."""
         self.holders = 0
@@ -101,6 +91,8 @@ class SessionTrees:
         self._record = record
         self._parent_of = parent_of
         self._trees: dict[str, Tree] = {}
+        """By the root of the tree."""
+        self._sessions: dict[str, HeldSession] = {}
 
     def __len__(self) -> int:
         """The number of trees in memory."""
@@ -115,24 +107,29 @@ class SessionTrees:
         answer, the highest session that is known counts as the root. Otherwise this raises `CoordinatorError`. Also
         raises `JournalUnreadable`.
         """
-        known = await self._record.tree_session(session_id)
-        if known is not None:
-            place = Place(known.root_session_id, known.depth)
-        else:
-            place = await self._place(session_id, parent, may_guess=may_guess)
-        tree = self._trees.setdefault(place.root_session_id, Tree(place.root_session_id))
-        tree.holders += 1
-        try:
-            async with tree.loading:
-                return await self._load(tree, session_id, place)
-        except BaseException:
+        while True:
+            if (session := self._sessions.get(session_id)) is not None:
+                session.holders += 1
+                session.tree.holders += 1
+                return session
+            known = await self._record.tree_session(session_id)
+            path = [known] if known is not None else await self._look_up(session_id, parent, may_guess=may_guess)
+            tree = self._trees.setdefault(path[0].root_session_id, Tree(path[0].root_session_id))
+            tree.holders += 1
+            try:
+                async with tree.loading:
+                    session = await self._load(tree, path)
+            except BaseException:
+                self._release_tree(tree)
+                raise
+            if session is not None:
+                return session
             self._release_tree(tree)
-            raise
 
     def release(self, session: HeldSession) -> None:
         session.holders -= 1
         if session.holders == 0:
-            del session.tree.sessions[session.record.session_id]
+            del self._sessions[session.record.session_id]
         self._release_tree(session.tree)
 
     def add_usage(self, session: HeldSession, used: UsageSums) -> None:
@@ -181,23 +178,28 @@ class SessionTrees:
             if not is_started:
                 end()
 
-    async def _load(self, tree: Tree, session_id: str, place: Place) -> HeldSession:
+    async def _load(self, tree: Tree, path: list[TreeSession]) -> HeldSession | None:
+        """Load the first session of a path upwards. Return None if it has got into another tree meanwhile."""
+        session_id = path[0].session_id
         if not tree.is_loaded:
             totals = await self._record.tree_totals(tree.root_session_id)
             tree.used, tree.below_root, tree.is_loaded = totals.used, totals.below_root, True
-        if session_id not in tree.sessions:
-            # Not the record that led to the tree: another run of the session may have ended since.
-            record = await self._record.tree_session(session_id)
-            if record is None:
-                record = TreeSession(session_id=session_id, root_session_id=place.root_session_id, depth=place.depth)
-                self._record.record_tree_session(record)
-                if session_id != tree.root_session_id:
-                    if tree.starting > 0:
-                        tree.early.add(session_id)
-                    else:
-                        tree.below_root += 1
-            tree.sessions[session_id] = HeldSession(tree, record)
-        session = tree.sessions[session_id]
+        for ancestor in path[1:]:
+            if await self._record.tree_session(ancestor.session_id) is None:
+                self._record.record_tree_session(ancestor)
+                tree.below_root += ancestor.depth > 0
+        # Not the record that led to the tree: another run of the session may have ended since.
+        record = await self._record.tree_session(session_id)
+        if session_id in self._sessions or (record is not None and record.root_session_id != tree.root_session_id):
+            return None
+        if record is None:
+            record = path[0]
+            self._record.record_tree_session(record)
+            if record.depth > 0 and tree.starting > 0:
+                tree.early.add(session_id)
+            else:
+                tree.below_root += record.depth > 0
+        session = self._sessions[session_id] = HeldSession(tree, record)
         session.holders += 1
         return session
 
@@ -206,22 +208,23 @@ class SessionTrees:
         if tree.holders == 0:
             del self._trees[tree.root_session_id]
 
-    async def _place(self, session_id: str, parent: str | UnsetType | None, *, may_guess: bool) -> Place:
+    async def _look_up(self, session_id: str, parent: str | UnsetType | None, *, may_guess: bool) -> list[TreeSession]:
+        """Return the places of the session and of those above it that the journal does not have, in a path upwards."""
         path = [session_id]
         try:
             async with asyncio.timeout(LOOK_UP_LIMIT_S):
                 while len(path) <= ANCESTORS_LIMIT:
                     above = await self._parent_of(path[-1]) if parent is UNSET else parent
-                    if above is None:
+                    if not above:
                         break
                     if above in path:
-                        # A session that its own descendant has resumed. The result is the same for all of the circle.
-                        return _place_below(path, min(path[path.index(above) :]))
+                        # A session that its own descendant has resumed. The root is the same for all of the circle.
+                        return _places(path, min(path[path.index(above) :]))
                     known = await self._record.tree_session(above)
                     if known is not None and known.root_session_id in path:
-                        return _place_below(path, known.root_session_id)
+                        return _places(path, known.root_session_id)
                     if known is not None:
-                        return Place(known.root_session_id, known.depth + len(path))
+                        return _places(path, known.root_session_id, known.depth + len(path))
                     path.append(above)
                     parent = UNSET
         except (CoordinatorError, TimeoutError) as fault:
@@ -231,9 +234,15 @@ class SessionTrees:
                     raise Unreachable(error) from None
                 raise
             logger.warning("{}: counts as the root of its tree, since its parent is not known: {}", path[-1], fault)
-        return _place_below(path, path[-1])
+        return _places(path, path[-1])
 
 
-def _place_below(path: list[str], root_session_id: str) -> Place:
-    """Return the place of the first session of a path upwards."""
-    return Place(root_session_id, path.index(root_session_id))
+def _places(path: list[str], root_session_id: str, depth: int | None = None) -> list[TreeSession]:
+    """Return the places on a path upwards. `depth`: that of its first session; None if the root is on the path."""
+    if depth is None:
+        depth = path.index(root_session_id)
+        path = path[: depth + 1]
+    return [
+        TreeSession(session_id=session_id, root_session_id=root_session_id, depth=depth - steps)
+        for steps, session_id in enumerate(path)
+    ]
