@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.json_schema import checker
 from fsm_runner.protocol.wire import Agent
+from fsm_runner.runtime.control import provider_limits
 from tests.support.command_executor import AGENT, Step, command_home, scripted_bench
 from tests.support.repositories import AUTHOR, commit_all, git, new_repository
 from tests.support.rights import open_place
@@ -241,6 +243,31 @@ async def test_a_failed_run_keeps_its_own_error(tmp_path: Path) -> None:
         run = await bench.start(["complain", "broken"], ["exit", 3])
         assert await bench.fails(run) == "broken (exit code 3)"
         assert CHECKING not in bench.system.states[run.run_id]
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "restart"])
+@pytest.mark.parametrize("file", ["made", "x.log"])
+async def test_a_run_is_compared_with_the_state_before_its_first_execution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, restarts: bool
+) -> None:
+    """The first execution writes a file, which may be ignored, and reaches a limit. The second one does nothing."""
+    monkeypatch.setattr(provider_limits, "UNKNOWN_RESET_BASE_S", 1.0 if restarts else 0.1)
+    project = new_repository(tmp_path / "project")
+    home = command_home(tmp_path / "home", expect=("changes",), revive=True)
+    state_dir = tmp_path / "state"
+    limit = ["metadata", {"limit": {"kind": "five_hour"}}]
+    async with open_system(tmp_path, Timings(stale_after_s=0.2)) as system:
+        async with system.running(home, state_dir=state_dir) as first:
+            run = await system.submit(AGENT, steps=[["bind"], ["write", str(project / file), "x"], limit, ["limited"]])
+            await system.state(run, "waiting_for_limit")
+            if not restarts:
+                await system.end(run)
+            await first.drain()
+        async with system.running(home, state_dir=state_dir):
+            ended = await system.end(run)
+    unchanged = f"{DID_NOTHING}the git repository {project} is unchanged (expect: changes)"
+    assert (ended.status, ended.error) == (("completed", None) if file == "made" else ("failed", unchanged))
+    assert system.states[run.run_id].count("preparing_workspace") == 1
 
 
 async def test_a_stop_during_the_check_takes_effect(tmp_path: Path) -> None:

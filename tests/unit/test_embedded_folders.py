@@ -36,6 +36,8 @@ def write_script(folder: Path, description: Any, program: str = "run.sh") -> Pat
         ({"name": "a", "demands": {"tags": [1]}}, "tags"),
         ({"name": "a", "parameters_schema": {"type": "nothing"}}, "parameters_schema"),
         ({"name": "a", "script": "missing"}, "script"),
+        ({"name": "a", "expect": "changes"}, "expect"),
+        ({"name": "a", "expect": ["changes", "magic"]}, "expect: 'magic' is not one of changes, result, data"),
         ("[" * 100_000, ""),
     ],
 )
