@@ -1,6 +1,7 @@
 """Any list of expectations, and any result, is either understood or refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -72,8 +73,14 @@ async def test_the_last_result_counts(results: list[tuple[Any, Any]]) -> None:
         expectations.note_event(ExecutorEvent("result", result_text=raw[0], result_data=raw[1]))
         expectations.note_event(ExecutorEvent("message", "assistant"))
     try:
-        await expectations.check(None)  # type: ignore[arg-type]  # no folder is looked at
+        await expectations.check(Path("/"))
     except Unfulfilled:
         assert not results or all(map(is_empty, results[-1]))
     else:
         assert not all(map(is_empty, results[-1]))
+
+
+async def test_without_a_recorded_state_nothing_is_claimed_about_changes() -> None:
+    expectations = ExpectationContext(of_profile=frozenset({"changes"})).of_run(run_of())
+    with pytest.raises(Unfulfilled, match="is unknown: the journal has no state of the repository before the run"):
+        await expectations.check(Path("/"))
