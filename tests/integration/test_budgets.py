@@ -174,14 +174,14 @@ async def test_what_was_used_before_a_kill_counts_after_it(tmp_path: Path) -> No
     async with ForkServer() as server, open_context(scenario, tmp_path / "crash", server) as context:
         await context.submit()
         for turns in (6, 12):
-            context.start(None, with_faults=False)
+            context.start(None)
             await context.command.started.pid()
             async with asyncio.timeout(PATIENCE_S):
                 while journalled_turns(context.state_dir) < turns:  # noqa: ASYNC110 - nothing reports a write
                     await asyncio.sleep(0.01)
             await context.signal(signal.SIGKILL)
             assert await context.exit_code() == -signal.SIGKILL
-        context.start(None, with_faults=False)
+        context.start(None)
         await context.wait_for_reports()
         run = await context.system.api.run(context.run.run_id)
         session_id = context.run.session_id
