@@ -1,18 +1,24 @@
 """A runner is killed with SIGKILL at each point of a run and restarted. The run ends as without the kill, or as
 interrupted, and its end is reported once."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.support import faults
-from tests.support.command_executor import scripted_executor_source
-from tests.support.coordinated_home import SCRIPT, SCRIPTED
+from tests.support.coordinated_home import SCRIPT
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
-from tests.support.crash.kill_points import WRITTEN, StepKillPoint, on_entering
+from tests.support.crash.kill_points import on_entering
+from tests.support.crash.limits import (
+    ON_WAITING,
+    far_limit,
+    live_limit,
+    no_limit,
+    session_limit,
+    stop_when_limited,
+    with_limit,
+)
 from tests.support.crash.runner_program import (
     BREAK_STOP,
     BREAK_WAIT,
@@ -26,7 +32,7 @@ from tests.support.crash.runner_program import (
     REJECT_RESULT,
     SLOW_ADMISSION,
 )
-from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext, Steps
+from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext
 from tests.support.proxy import TERMINAL_REPORT
 
 pytestmark = pytest.mark.slow
@@ -77,45 +83,11 @@ async def settle(context: ScenarioContext) -> None:
     await context.system.api.deregister(str(runner["runner_id"]))
 
 
-def one_shot_limit(_: ScenarioContext) -> Steps:
-    return [["bind"], ["limit"], ["exit", 1]]
-
-
-def live_limit(_: ScenarioContext) -> Steps:
-    return [["bind"], ["limit"], ["limited"]]
-
-
-def far_limit(_: ScenarioContext) -> Steps:
-    return [["bind"], ["limit", 1000], ["exit", 1]]
-
-
-def session_limit(_: ScenarioContext) -> Steps:
-    return [["bind"], ["limit", None, "session"], ["exit", 1]]
-
-
-def no_limit(_: ScenarioContext) -> Steps:
-    return [["bind"]]
-
-
-async def stop_when_limited(context: ScenarioContext) -> None:
-    await context.wait_until_limited()
-    await context.stop()
-
-
 async def stop_when_checked(context: ScenarioContext) -> None:
     context.release()
     await context.wait_for_log("→ checking_result")
     await context.stop()
 
-
-def with_limit(name: str, steps: Callable[[ScenarioContext], Steps] = one_shot_limit, **fields: Any) -> Scenario:
-    """Return a scenario of an executor that continues without a limit."""
-    fields = {"profile": {"lifecycle": "one_shot"}, **fields}
-    return Scenario(name=name, agent=SCRIPTED, executor=scripted_executor_source(), steps=steps, **fields)
-
-
-ON_WAITING = StepKillPoint("run", "waiting_for_limit", "detail", "waiting_for_limit", WRITTEN)
-"""The wait is on disk."""
 
 SCENARIOS = (
     Scenario(name="completes", arrange=bind_late, kills_at_every_write=True),

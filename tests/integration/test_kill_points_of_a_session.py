@@ -20,12 +20,13 @@ from tests.support.crash.scenario import REFUSED, Action, Scenario, ScenarioCont
 
 pytestmark = pytest.mark.slow
 
+LIMIT_S = 1.0
+"""Longer than `IDLE_S`."""
+IDLE_S = "0.2"
+
 NOT_SHORT = [
     # The run of the turn has the same limit and reaches it first.
     ("busy", "turn_timed_out", "stopping_turn"),
-    ("idle", "exited", "ended"),
-    ("stopping_idle", "process_stopped", "ended"),
-    ("stopping_idle", "process_not_stopped", "ended"),
 ]
 
 
@@ -43,6 +44,14 @@ def leave(_: ScenarioContext) -> Steps:
 
 def crash(_: ScenarioContext) -> Steps:
     return [["bind"], ["report"], ["afterwards", ["exit", 1]]]
+
+
+def wait_for_limit(_: ScenarioContext) -> Steps:
+    return [["bind"], ["limit", LIMIT_S], ["limited"]]
+
+
+def leave_at_limit(_: ScenarioContext) -> Steps:
+    return [["bind"], ["limit", LIMIT_S], ["limited"], ["afterwards", ["exit", 0]]]
 
 
 def fail(_: ScenarioContext) -> Steps:
@@ -115,9 +124,30 @@ SCENARIOS = (
     ),
     of_session("cannot be stopped between turns", act=stop_when_idle, injected_faults=(BREAK_STOP,)),
     of_session("is not reported", leave, session_reported, arrange=refuse_status),
+    of_session(
+        "is closed while its run waits for a limit",
+        wait_for_limit,
+        flags=("--session-idle-timeout", IDLE_S),
+        profile={"revive": True},
+    ),
+    of_session(
+        "cannot be closed while its run waits for a limit",
+        wait_for_limit,
+        flags=("--session-idle-timeout", IDLE_S),
+        profile={"revive": True},
+        injected_faults=(BREAK_STOP,),
+    ),
+    of_session("ends while its run waits for a limit", leave_at_limit, profile={"revive": True}),
     of_session("was starting", held, first_kill_point=on_entering("session", "starting")),
     of_session("was busy", held, first_kill_point=on_entering("session", "busy")),
     of_session("was idle", first_kill_point=on_entering("session", "idle"), act_on_first_runner=wait_for_exit),
+    of_session(
+        "was idle and can be revived",
+        first_kill_point=on_entering("session", "idle"),
+        act_on_first_runner=wait_for_exit,
+        profile={"revive": True},
+        kills_at_every_write=True,
+    ),
     of_session(
         "was being stopped in a turn",
         held,

@@ -7,8 +7,9 @@ import pytest
 
 from tests.support import faults
 from tests.support.crash.harness import ScenarioSuite, crash_harness
+from tests.support.crash.limits import ON_WAITING, with_limit
 from tests.support.crash.runner_program import FEW_DESCRIPTORS
-from tests.support.crash.scenario import REGISTER, Scenario, ScenarioContext
+from tests.support.crash.scenario import REGISTER, Scenario, ScenarioContext, Steps
 from tests.support.faults import Answer
 from tests.support.proxy import POLL
 
@@ -37,6 +38,10 @@ def forget_the_runner(context: ScenarioContext) -> None:
 
 def refuse_the_runner(context: ScenarioContext) -> None:
     context.proxy.fault("POST", REGISTER, faults.status(400))
+
+
+async def wait(context: ScenarioContext) -> None:
+    """Leave the runner as it is."""
 
 
 async def complete_after_polls(context: ScenarioContext) -> None:
@@ -68,6 +73,22 @@ async def end_by_itself(context: ScenarioContext) -> None:
     await context.exit_code()
 
 
+async def drain_when_limited(context: ScenarioContext) -> None:
+    await context.wait_until_limited()
+    await context.shut_down()
+
+
+async def stop_now_when_limited(context: ScenarioContext) -> None:
+    await context.wait_until_limited()
+    await context.signal(signal.SIGTERM, signal.SIGINT)
+    await context.exit_code()
+
+
+def soon_reset_limit(_: ScenarioContext) -> Steps:
+    """Meet a limit that lasts longer than a drain takes."""
+    return [["bind"], ["limit", 2.0], ["exit", 1]]
+
+
 SCENARIOS = (
     Scenario(name="drains"),
     Scenario(name="is disconnected", arrange=lose_polls, act=complete_after_polls),
@@ -89,6 +110,10 @@ SCENARIOS = (
         flags=("--exit-after-outage", OUTAGE_S),
         network_recovers=True,
     ),
+    with_limit("is limited"),
+    with_limit("was limited", first_kill_point=ON_WAITING, act_on_first_runner=wait),
+    with_limit("drains while it is limited", soon_reset_limit, act=drain_when_limited),
+    with_limit("must stop now while it is limited", soon_reset_limit, act=stop_now_when_limited),
 )
 SUITE = ScenarioSuite("runner", SCENARIOS)
 
