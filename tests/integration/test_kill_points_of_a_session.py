@@ -142,13 +142,6 @@ SCENARIOS = (
     of_session("was busy", held, first_kill_point=on_entering("session", "busy")),
     of_session("was idle", first_kill_point=on_entering("session", "idle"), act_on_first_runner=wait_for_exit),
     of_session(
-        "was idle and can be revived",
-        first_kill_point=on_entering("session", "idle"),
-        act_on_first_runner=wait_for_exit,
-        profile={"revive": True},
-        kills_at_every_write=True,
-    ),
-    of_session(
         "was being stopped in a turn",
         held,
         first_kill_point=on_entering("session", "stopping_turn"),

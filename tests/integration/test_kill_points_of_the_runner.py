@@ -78,12 +78,6 @@ async def drain_when_limited(context: ScenarioContext) -> None:
     await context.shut_down()
 
 
-async def stop_now_when_limited(context: ScenarioContext) -> None:
-    await context.wait_until_limited()
-    await context.signal(signal.SIGTERM, signal.SIGINT)
-    await context.exit_code()
-
-
 def soon_reset_limit(_: ScenarioContext) -> Steps:
     """Meet a limit that lasts longer than a drain takes."""
     return [["bind"], ["limit", 2.0], ["exit", 1]]
@@ -113,7 +107,6 @@ SCENARIOS = (
     with_limit("is limited"),
     with_limit("was limited", first_kill_point=ON_WAITING, act_on_first_runner=wait),
     with_limit("drains while it is limited", soon_reset_limit, act=drain_when_limited),
-    with_limit("must stop now while it is limited", soon_reset_limit, act=stop_now_when_limited),
 )
 SUITE = ScenarioSuite("runner", SCENARIOS)
 
