@@ -8,7 +8,8 @@ import msgspec
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import RunRefused
-from fsm_runner.json_schema.checker import SchemaChecker
+from fsm_runner.json_schema.checker import Checked, SchemaChecker
+from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.protocol.expectations import Expectation, expectations_of
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
@@ -80,9 +81,9 @@ class RunExpectations:
             self._data = None if data == _NULL else data
 
     async def prepare(self, folder: Path) -> None:
-        """Look at the workspace before the first execution. Raises `RunRefused` if the check would be impossible."""
+        """Look at the workspace before the first execution. Raises an `FsmRunnerError` if the check is impossible."""
         if "data" in self.wanted:
-            checked = await self._context.checker.check(self._schema, _NULL)
+            checked = await self._checked(_NULL)
             if checked.broken is not None:
                 raise RunRefused(f"the agent's output_schema is not a valid JSON Schema: {checked.broken}")
         if "changes" in self.wanted and self.before is None:
@@ -119,13 +120,19 @@ class RunExpectations:
         return after.repository if after == self.before else None
 
     async def _check_data(self, data: bytes) -> None:
-        checked = await self._context.checker.check(self._schema, data)
+        checked = await self._checked(data)
         if checked.errors:
             first = checked.errors[0]
             raise Unfulfilled(
                 f"the result does not match the output_schema of the agent (expect: data): "
                 f"{first['path']}: {first['message']}"
             )
+
+    async def _checked(self, data: bytes) -> Checked:
+        try:
+            return await self._context.checker.check(self._schema, data)
+        except SpawnFailed as fault:
+            raise Unfulfilled(f"data cannot be compared with the agent's output_schema: {fault}") from fault
 
 
 def _is_empty(value: msgspec.Raw) -> bool:

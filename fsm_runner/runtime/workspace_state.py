@@ -125,7 +125,7 @@ class _Reading:
             return None
         if ended.code != 0:
             if _NO_REPOSITORY in ended.stderr.text():
-                raise NoRepository(f"{folder} is in no git repository")
+                raise NoRepository(f"{folder} is in no git repository (`git init` creates one)")
             raise self._unknown(folder, ended)
         return Path(os.fsdecode(answers.split(b"\n", 2)[2].removesuffix(b"\n")))
 
@@ -159,7 +159,11 @@ class _Reading:
         listed = status.stdout.bytes()
         self._add(listed)
         user = self._launch_policy.user
-        return await in_thread(with_rights_of, user, self._add_files, top, _unsettled_paths(listed))
+        try:
+            return await in_thread(with_rights_of, user, self._add_files, top, _unsettled_paths(listed))
+        except asyncio.CancelledError:
+            self._deadline_s = 0.0  # ends the thread
+            raise
 
     async def _without_filters(self, folder: Path) -> list[str]:
         """Return the options that switch off all filters, which are programs that the repository names."""

@@ -95,7 +95,7 @@ async def test_without_a_repository_the_executor_is_not_started(tmp_path: Path) 
         run = await system.submit("touch")
         assert (await system.end(run)).error == (
             "the run must change a git repository (expect: changes), but "
-            f"{tmp_path / 'project'} is in no git repository"
+            f"{tmp_path / 'project'} is in no git repository (`git init` creates one)"
         )
         assert "executing" not in system.states[run.run_id]
         assert not (tmp_path / "project/made").exists()

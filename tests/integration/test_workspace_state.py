@@ -205,7 +205,7 @@ async def test_a_repository_may_have_any_name(tmp_path: Path) -> None:
 
 
 async def test_a_folder_without_a_repository_is_refused(tmp_path: Path) -> None:
-    assert await refusal(tmp_path) == f"{tmp_path} is in no git repository"
+    assert await refusal(tmp_path) == f"{tmp_path} is in no git repository (`git init` creates one)"
 
 
 async def test_a_folder_that_git_cannot_read_is_refused_with_the_reason(repository: Path) -> None:
@@ -265,6 +265,17 @@ async def test_a_file_that_takes_too_long_to_read_is_refused(repository: Path) -
     with (repository / "huge").open("wb") as file:
         file.truncate(1 << 40)
     assert "within 0.5 s" in await refusal(repository, Git(environment=git_environment(), limit_s=0.5))
+
+
+async def test_a_cancelled_reading_leaves_no_thread(repository: Path) -> None:
+    """The program could not end before the thread."""
+    with (repository / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await state(repository)
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await asyncio.get_running_loop().shutdown_default_executor()
 
 
 async def test_a_cancelled_reading_leaves_no_process(repository: Path) -> None:
