@@ -33,6 +33,7 @@ _SHORT_LIMIT_BYTES = 64 * 1024
 """The longest other output that is kept."""
 _CHUNK_BYTES = 1024 * 1024
 _FOLDER = b"folder"
+_SUBMODULE_MODE = b"160000 "
 
 _NO_REPOSITORY = "not a git repository"
 _SETTINGS = ("core.fsmonitor=", "core.hooksPath=/dev/null", "gc.auto=0", "maintenance.auto=false")
@@ -146,7 +147,7 @@ class _Reading:
             "--branch",
             "--no-ahead-behind",
             "--untracked-files=all",
-            "--ignore-submodules=none",
+            "--ignore-submodules=dirty",  # git would look into them with their own filters
             "--no-renames",
             "-z",
             limit_bytes=LIST_LIMIT_BYTES,
@@ -158,12 +159,25 @@ class _Reading:
             )
         listed = status.stdout.bytes()
         self._add(listed)
-        user = self._launch_policy.user
+        paths = [*_unsettled_paths(listed), *await self._submodules_of(top)]
         try:
-            return await in_thread(with_rights_of, user, self._add_files, top, _unsettled_paths(listed))
+            return await in_thread(with_rights_of, self._launch_policy.user, self._add_files, top, paths)
         except asyncio.CancelledError:
             self._deadline_s = 0.0  # ends the thread
             raise
+
+    async def _submodules_of(self, top: Path) -> list[bytes]:
+        """Return the paths of all submodules, also of those without files."""
+        found: list[bytes] = []
+        rest = b""
+
+        def take(chunk: bytes) -> None:
+            nonlocal rest
+            *entries, rest = (rest + chunk).split(b"\0")
+            found.extend(entry.partition(b"\t")[2] for entry in entries if entry.startswith(_SUBMODULE_MODE))
+
+        await self._succeeded(top, "ls-files", "--stage", "-z", on_stdout=take)
+        return found
 
     async def _without_filters(self, folder: Path) -> list[str]:
         """Return the options that switch off all filters, which are programs that the repository names."""

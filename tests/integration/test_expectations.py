@@ -294,12 +294,12 @@ def place() -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
 @pytest.mark.linux(reason="processes of other users")
-async def test_programs_of_a_hostile_repository_have_only_the_rights_of_executors(
+async def test_git_runs_with_the_rights_of_executors_and_without_their_secrets(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_SECRET_OF_PROFILE", "passed on")
     monkeypatch.setenv("EXECUTOR_KEY", "s3cret")
-    project, proof = new_repository(place / "project"), place / "proof"
+    project, proof, seen = new_repository(place / "project"), place / "proof", place / "seen"
     inner = new_repository(place / "module")
     git(project, "submodule", "--quiet", "add", str(inner), "module")
     commit_all(project)
@@ -315,16 +315,23 @@ async def test_programs_of_a_hostile_repository_have_only_the_rights_of_executor
         (config.parent / "info/attributes").write_text(f"* filter={name}\n")
         shutil.copy(program, config.parent / "hooks/post-index-change")
         (folder / "tracked").write_text("ONE\n")
-    proof.touch()
-    proof.chmod(0o666)
+    for file in (proof, seen):
+        file.touch()
+        file.chmod(0o666)
     for path in (project, *project.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
+    wrapper = place / "bin/git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\n(id -u; env) >> {shlex.quote(str(seen))}\nexec {shutil.which("git")} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     variables = ("GIT_SECRET_OF_PROFILE", "EXECUTOR_KEY")
     home = procedural_home(place / "own", {}, expect=("changes",), env=variables)
     async with open_system(place) as system, system.running(home, run_as="nobody"):
         await system.completes("touch", x=1)
         assert "is unchanged" in await failure(system, "nothing")
-    seen = proof.read_text().splitlines()
-    assert {line for line in seen if line.isdecimal()} == {"65534"}, "a filter of a submodule runs as the user"
-    assert "GIT_SECRET_OF_PROFILE=passed on" in seen
-    assert not any("s3cret" in line for line in seen)
+    assert proof.read_text() == ""
+    lines = seen.read_text().splitlines()
+    assert {line for line in lines if line.isdecimal()} == {"65534"}
+    assert "GIT_SECRET_OF_PROFILE=passed on" in lines
+    assert not any("s3cret" in line for line in lines)

@@ -94,6 +94,7 @@ CHANGES: dict[str, Change] = {
     "tag": lambda at: git(at, "tag", "v1"),
     "stash": lambda at: git(at, "stash", "--quiet"),
     "file of a submodule": lambda at: rewrite(at / "module/tracked", "DIRTY\n"),
+    "branch of a submodule": lambda at: git(at / "module", "branch", "topic"),
     "commit in a submodule": lambda at: commit_all(at / "module"),
     "file of an inner repository": lambda at: rewrite(at / "inner/tracked", "DIRTY\n"),
     "branch of an inner repository": lambda at: git(at / "inner", "branch", "topic"),
@@ -372,8 +373,11 @@ async def test_git_runs_as_the_user_of_executors(place: Path) -> None:
     as_user = Git(environment=git_environment(user), launch_policy=LaunchPolicy(user=user))
     before = await workspace_state(repository, as_user)
     assert before == await workspace_state(repository, as_user)
-    # A filter of a submodule is not switched off.
-    assert set(proof.read_text().split()) == {str(user.uid)}
+    assert proof.read_text() == ""
+    (repository / ".git/config").chmod(0o000)
+    reason = await refusal(repository, as_user)
+    assert f"git cannot read the repository of {repository} as {user}, the user of executors: " in reason
+    assert "Permission denied" in reason
 
 
 @as_root
