@@ -18,8 +18,10 @@ from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.control.silence import LOOKS_PER_LIMIT
 from tests.support.children import subreaper_enabled
 from tests.support.command_executor import Step, command_home, held_by, scripted_bench, short_graces
-from tests.support.home import make_home
+from tests.support.home import PROFILE, make_home
 from tests.support.processes import gone
+from tests.support.program import environment, program
+from tests.support.provider import Held, Limits, Says, limited_home, provider
 from tests.support.runner import RunningRunner, System, Waiter, open_system, waiter
 from tests.support.watch import PATIENCE_S
 
@@ -211,6 +213,37 @@ async def test_silence_applies_if_it_is_reached_before_the_run_timeout(tmp_path:
 async def test_a_run_with_measured_limits_can_be_silent(tmp_path: Path) -> None:
     async with commands(tmp_path, run_limits=ResourceLimits(cpu_s=1000)) as (system, _, held):
         await silence_of(system, await system.submit("wait", **held.parameters))
+
+
+async def test_the_wait_for_a_provider_is_no_silence_but_the_execution_after_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_graces(monkeypatch)
+    answers = asyncio.Event()
+    async with provider() as api:
+        api.will(Limits(resets_in_s=1.5 * LIMIT_S), Held(answers, Says()))
+        home = limited_home(tmp_path / "home", api)
+        async with scripted_bench(tmp_path, home, silence_timeout_s=LIMIT_S) as bench:
+            try:
+                run = await bench.start()
+                await bench.system.state(run, "waiting_for_limit")
+                assert not silence_tasks()
+                await api.was_asked(2)
+                await silence_of(bench.system, run)
+            finally:
+                answers.set()
+
+
+async def test_the_flag_reaches_the_run(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    async with open_system(tmp_path) as system, waiter(tmp_path) as held:
+        flags = ("-x", PROFILE, "-c", system.proxy.url, "--state-dir", str(tmp_path / "state"))
+        limit = ("--silence-timeout", f"{LIMIT_S:g}")
+        async with program(tmp_path, environment(tmp_path / "home"), *flags, *limit):
+            await system.proxy.answered("POST", "/runner/register")
+            run = await system.submit("wait", **held.parameters)
+            report = await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+            assert report.json["error"].startswith(REASON)
 
 
 @pytest.mark.parametrize("flag_s", [None, LIMIT_S], ids=["profile", "flag"])
