@@ -12,6 +12,7 @@ from fsm_runner.process.child.child import Child
 from fsm_runner.process.child.pipes import LastRead
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
+from fsm_runner.process.tree import procfs
 from fsm_runner.process.tree.usage import TreeUsage, Usage
 from tests.support.children import ENV, HERE, subreaper_enabled
 from tests.support.fifo import Fifo
@@ -59,6 +60,15 @@ async def next_read(child: Child, before: LastRead) -> LastRead:
 )
 async def test_cpu_time_includes_processes_below_the_child(script: str, burn: str) -> None:
     child = start(script, burn)
+    try:
+        await uses_cpu_time(child)
+    finally:
+        await child.stop(term_grace_s=0)
+
+
+async def test_cpu_time_is_measured_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "offers_processes", lambda: False)
+    child = start("burn")
     try:
         await uses_cpu_time(child)
     finally:

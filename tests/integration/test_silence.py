@@ -162,10 +162,10 @@ async def test_one_kind_of_sign_is_enough(tmp_path: Path, step: Step) -> None:
         await bench.completes(run)
 
 
-async def work_slowly(held: Waiter) -> None:
-    """Let the executor perform its steps in more time than the limit, but not be silent for so long."""
-    assert STEPS * STEP_S > LIMIT_S
-    for _ in range(STEPS):
+async def work_slowly(held: Waiter, steps: int = STEPS) -> None:
+    """Let the executor perform its steps in more time than the limit, and each step in less."""
+    assert steps * STEP_S > LIMIT_S
+    for _ in range(steps):
         await asyncio.sleep(STEP_S)
         held.gate.write_line()
 
@@ -176,8 +176,12 @@ async def test_a_status_detail_is_no_sign_of_work(tmp_path: Path, monkeypatch: p
         step: Step = ["metadata", {"status_detail": "waiting for the provider"}]
         run = await bench.start(*[["await", str(held.gate.path)], step] * 3 * STEPS)
         await bench.system.state(run, "executing")
-        await work_slowly(held)
-        assert await silence_of(bench.system, run) == []
+        working = asyncio.create_task(work_slowly(held, 3 * STEPS))
+        try:
+            assert await silence_of(bench.system, run) == []
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
 
 
 async def test_a_stop_during_a_measurement_is_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,18 @@ PAUSE_S = LIMIT_S / LOOKS_PER_LIMIT
 
 
 class FakeProcess:
-    """Uses `busy_share` of a processor until `busy_until_s`."""
+    """Uses `busy_share` of a processor from `busy_from_s` until `busy_until_s`."""
 
-    def __init__(self, busy_share: float = 0.0, busy_until_s: float = math.inf, started_cpu_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        busy_share: float = 0.0,
+        busy_until_s: float = math.inf,
+        *,
+        busy_from_s: float = 0.0,
+        started_cpu_s: float = 0.0,
+    ) -> None:
         self.busy_share = busy_share
+        self.busy_from_s = busy_from_s
         self.busy_until_s = busy_until_s
         self.started_cpu_s = started_cpu_s
         self.measured_at_s: list[float] = []
@@ -37,7 +45,8 @@ class FakeProcess:
         await asyncio.sleep(self.takes_s)
         if self.fault is not None:
             raise self.fault
-        return self.started_cpu_s + self.busy_share * min(now_s(), self.busy_until_s)
+        busy_s = max(0.0, min(now_s(), self.busy_until_s) - self.busy_from_s)
+        return self.started_cpu_s + self.busy_share * busy_s
 
     def write(self, text: str, stream: str = "stdout") -> None:
         self.output.captures[stream == "stderr"].add(text.encode())
@@ -164,6 +173,26 @@ async def test_work_between_an_event_and_the_next_measurement_counts(event_s: fl
         await asyncio.sleep(10 * LIMIT_S)
     (silent_at_s,) = bench.silent_at_s
     assert event_s + 10 + LIMIT_S <= silent_at_s <= event_s + 10 + LIMIT_S + PAUSE_S
+
+
+@in_virtual_time
+async def test_work_after_a_long_time_of_events_counts() -> None:
+    events, every_s = 1000, PAUSE_S * 0.9
+    last_s = events * every_s
+    process = FakeProcess(1.0, last_s + 10, busy_from_s=last_s)
+    async with watched(process) as bench:
+        for _ in range(events):
+            await asyncio.sleep(every_s)
+            bench.watch.note("message")
+        await asyncio.sleep(10 * LIMIT_S)
+    assert bench.silent_at_s == [pytest.approx(last_s + PAUSE_S + LIMIT_S)]
+
+
+@in_virtual_time
+async def test_a_tick_of_the_kernel_between_two_measurements_is_no_work() -> None:
+    async with watched(FakeProcess(busy_share=0.08), limit_s=1.0) as bench:
+        await asyncio.sleep(2)
+    assert bench.silent_at_s == [1.0]
 
 
 @in_virtual_time
