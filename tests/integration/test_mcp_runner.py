@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fsm_runner.config.budgets import ChildLimits
 from fsm_runner.coordinator_client.policy import REPORT_CONNECTIONS
 from fsm_runner.http_server.listener import PortInUse, listen
 from tests.support import faults
-from tests.support.command_executor import command_home, scripted_bench
+from tests.support.command_executor import AGENT, command_home, scripted_bench
 from tests.support.mcp import TOOL_NAMES, call, mcp_client
 from tests.support.runner import open_system
 
@@ -44,6 +45,21 @@ async def test_a_runner_whose_mcp_port_is_taken_does_not_start(tmp_path: Path) -
             with pytest.raises(PortInUse, match=str(port)):
                 async with system.running(command_home(tmp_path / "home"), mcp_port=port):
                     pass
+
+
+async def test_the_profile_bounds_the_sessions_that_a_session_starts_here_and_at_the_gateway(tmp_path: Path) -> None:
+    port = await free_port()
+    home = command_home(tmp_path / "home", children=ChildLimits(max_count=2))
+    async with scripted_bench(tmp_path, home, mcp_port=port) as at_work:
+        root = await at_work.start(["bind"], ["start", AGENT, [["report"]]], ["report"])
+        assert (await at_work.completes(root))["answers"] == [200, 201]
+        async with mcp_client(f"http://127.0.0.1:{port}/mcp", X_Agent_Session_Id=root.session_id) as client:
+            start = {"agent_name": AGENT, "parameters": {"steps": [["report"]]}}
+            assert (await call(client, "start_agent_session", **start))["result_data"]["turns"] == 1
+            refusal = await call(client, "start_agent_session", **start)
+            assert "2 of at most 2 sessions have been started" in refusal["error"]
+        again = await at_work.resume(root, ["start", AGENT, []], ["report"])
+        assert (await at_work.completes(again))["answers"][2:] == [201, 403]
 
 
 async def test_an_external_server_replaces_it(tmp_path: Path) -> None:
