@@ -5,6 +5,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,31 @@ async def test_a_run_whose_budget_is_used_up_is_not_started(tmp_path: Path) -> N
         reason = f"budget used up: session {first.session_id} has used 6 of 6 turns (max_turns)"
         assert await b.fails(second) == reason
         assert b.system.states[second.run_id] == ["claimed", "reporting", "failed"]
+
+
+async def test_a_run_whose_budget_is_used_up_does_not_continue_after_a_wait(tmp_path: Path) -> None:
+    budget = Budget(session=UsageLimits(max_turns=6))
+    async with bench(tmp_path, budget=budget, lifecycle="one_shot") as (b, _):
+        resets_at = datetime.now(UTC) + timedelta(seconds=1)
+        limit = {"kind": "five_hour", "resets_at": resets_at.isoformat()}
+        run = await b.start(["bind"], uses(), ["metadata", {"limit": limit}], ["exit", 1])
+        reason = f"budget used up: session {run.session_id} has used 6 of 6 turns (max_turns)"
+        assert await b.fails(run) == reason
+        assert b.system.states[run.run_id][-4:] == ["waiting_for_limit", "executing", "reporting", "failed"]
+
+
+async def test_nothing_of_ended_runs_stays_in_memory(tmp_path: Path) -> None:
+    async with bench(tmp_path, budget=Budget(tree=UsageLimits(max_turns=6))) as (b, hold):
+        trees = b.runner.actor._runs._context.budgets._trees
+        assert trees is not None
+        held = await b.start(["bind"], ["report"], *hold)
+        await b.completes(await b.start(uses(), ["report"]))
+        await b.fails(await b.start(uses(turns=7), *hold))
+        await b.proxy.answered("POST", f"/sessions/{held.session_id}/events")
+        assert len(trees) == 1
+        await b.stop_session(held)
+        await b.end(held)
+        assert len(trees) == 0
 
 
 async def test_a_grandchild_that_exceeds_the_budget_of_the_tree_ends_all_of_its_runs(tmp_path: Path) -> None:

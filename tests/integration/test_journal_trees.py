@@ -1,12 +1,14 @@
 """The journal keeps the places of sessions in their trees and what they have used, as long as a tree is of use."""
 
+import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from fsm_runner.journal.journal import Journal, JournalUnreadable
+from fsm_runner.journal.journal import Journal, JournalUnreadable, JournalUnwritable
 from fsm_runner.journal.limits import RetentionLimits
 from fsm_runner.journal.records import NOTHING_USED, TreeSession, TreeTotals, UsageSums
 
@@ -74,10 +76,32 @@ async def test_a_journal_that_cannot_be_written_has_the_latest_records_neverthel
     journal._flusher._thread.submit(connection.execute, "PRAGMA query_only=1").result()
     for tokens in (1, 2):
         journal.record_tree_session(session("ses_1", tokens=tokens))
-        with pytest.raises(Exception, match="cannot be written"):
+        with pytest.raises(JournalUnwritable):
             await journal.flush()
     assert await journal.tree_session("ses_1") == session("ses_1", tokens=2)
     assert await journal.tree_totals("ses_root") == TreeTotals(1, UsageSums(tokens=2))
+    await journal.aclose()
+
+
+async def test_records_of_a_write_that_fails_are_read_too(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, flush_within_s=3600.0)
+    thread, may_write = journal._flusher._thread, threading.Event()
+    connection = journal._flusher._writer._connection
+    thread.submit(connection.execute, "PRAGMA query_only=1")
+    thread.submit(may_write.wait)
+    journal.record_tree_session(session("ses_1", tokens=1))
+    flushing = asyncio.ensure_future(journal.flush())
+    while journal._flusher._writing is None:  # noqa: ASYNC110 - the program has no event for this
+        await asyncio.sleep(0)
+    reads = [
+        asyncio.ensure_future(journal.tree_session("ses_1")),
+        asyncio.ensure_future(journal.tree_totals("ses_root")),
+    ]
+    await asyncio.sleep(0)
+    may_write.set()
+    assert await asyncio.gather(*reads) == [session("ses_1", tokens=1), TreeTotals(1, UsageSums(tokens=1))]
+    with pytest.raises(JournalUnwritable):
+        await flushing
     await journal.aclose()
 
 

@@ -73,6 +73,15 @@ def test_a_batch_that_is_never_written_keeps_one_record_of_a_run(kind: RecordKin
     assert failed.rows[kind] == [("run_1", 99)]
 
 
+def test_the_latest_place_of_a_session_counts() -> None:
+    failed, newer = batches()
+    failed.tree_sessions = {"ses_1": ("ses_1", "old"), "ses_2": ("ses_2", "old")}
+    newer.tree_sessions = {"ses_1": ("ses_1", "new")}
+    assert not newer.is_empty()
+    failed.extend(newer)
+    assert rows(failed, RecordKind.TREE_SESSION) == [("ses_1", "new"), ("ses_2", "old")]
+
+
 def test_a_message_that_is_deleted_before_it_is_written_never_reaches_the_disk() -> None:
     failed, newer = batches()
     failed.messages[1] = ("ses_1", b"")
