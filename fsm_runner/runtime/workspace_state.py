@@ -8,9 +8,8 @@ is written to the repository.
 import asyncio
 import hashlib
 import os
-import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from fsm_runner.process.child.child import Child, Exit
 from fsm_runner.process.errors import SpawnFailed
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
+from fsm_runner.runtime.workspace_files import REPOSITORY, FileReader, ReadingTooSlow
 from fsm_runner.util.text import excerpt
 from fsm_runner.util.threads import in_thread
 
@@ -31,8 +31,6 @@ MESSAGE_LIMIT_CHARS = 1_000
 """The most of git's own message that is quoted."""
 _SHORT_LIMIT_BYTES = 64 * 1024
 """The longest other output that is kept."""
-_CHUNK_BYTES = 1024 * 1024
-_FOLDER = b"folder"
 _SUBMODULE_MODE = b"160000 "
 
 _NO_REPOSITORY = "not a git repository"
@@ -58,10 +56,6 @@ class StateUnknown(FsmRunnerError):
     """The state of the workspace cannot be read. The text says why."""
 
 
-class _TooSlow(Exception):
-    """The thread that reads files has exceeded the time limit."""
-
-
 class WorkspaceState(msgspec.Struct, frozen=True):
     """The state of a git repository at one time."""
 
@@ -84,7 +78,7 @@ async def workspace_state(folder: Path, git: Git) -> WorkspaceState:
     try:
         async with asyncio.timeout(git.limit_s):
             return await _Reading(git).state_of(folder)
-    except (TimeoutError, _TooSlow):
+    except (TimeoutError, ReadingTooSlow):
         raise StateUnknown(
             f"the state of the git repository of {folder} cannot be read within {git.limit_s:g} s: "
             "let it ignore large files (.gitignore)"
@@ -131,7 +125,8 @@ class _Reading:
         return Path(os.fsdecode(answers.split(b"\n", 2)[2].removesuffix(b"\n")))
 
     async def _add_refs(self, folder: Path) -> None:
-        await self._add_output(folder, "for-each-ref", "--format=%(HEAD) %(objectname) %(refname) %(symref)")
+        form = "--format=%(HEAD) %(objectname) %(refname) %(symref)"
+        await self._succeeded(folder, "for-each-ref", form, on_stdout=self._digest.update)
 
     async def _add_work_tree(self, top: Path) -> list[Path]:
         """Add a repository's HEAD, index and files. Return the folders of the repositories in it."""
@@ -160,11 +155,15 @@ class _Reading:
         listed = status.stdout.bytes()
         self._add(listed)
         paths = [*_unsettled_paths(listed), *await self._submodules_of(top)]
+        reader = FileReader(self._deadline_s)
         try:
-            return await in_thread(with_rights_of, self._launch_policy.user, self._add_files, top, paths)
+            contents = await in_thread(with_rights_of, self._launch_policy.user, reader.contents_of, top, paths)
         except asyncio.CancelledError:
-            self._deadline_s = 0.0  # ends the thread
+            reader.cancel()
             raise
+        for path, content in zip(paths, contents, strict=True):
+            self._add(path, content)
+        return [top / os.fsdecode(path) for path, content in zip(paths, contents, strict=True) if content == REPOSITORY]
 
     async def _submodules_of(self, top: Path) -> list[bytes]:
         """Return the paths of all submodules, also of those without files."""
@@ -182,12 +181,10 @@ class _Reading:
     async def _without_filters(self, folder: Path) -> list[str]:
         """Return the options that switch off all filters, which are programs that the repository names."""
         ended = await self._ended(folder, "config", "--includes", "--name-only", "-z", "--get-regexp", _FILTERS)
+        if ended.stdout.truncated:
+            raise StateUnknown(f"the git repository {folder} has too many filters in its configuration")
         names = {os.fsdecode(name) for name in ended.stdout.bytes().split(b"\0") if name}
         return [f"--config-env={name}={_NOTHING}" for name in sorted(names)]
-
-    async def _add_output(self, folder: Path, *arguments: str) -> None:
-        """Add the output of a command, which may be of any length."""
-        await self._succeeded(folder, *arguments, on_stdout=self._digest.update)
 
     async def _succeeded(
         self,
@@ -237,48 +234,6 @@ class _Reading:
         for part in parts:
             self._digest.update(b"%d:" % len(part))
             self._digest.update(part)
-
-    def _add_files(self, top: Path, paths: Iterable[bytes]) -> list[Path]:
-        """Add the content of files. Return the folders that are repositories. Blocks. Raises `_TooSlow`."""
-        repositories = []
-        for path in paths:
-            self._check_time()
-            file = top / os.fsdecode(path)
-            content = self._content_of(file)
-            self._add(path, content)
-            if content == _FOLDER and os.path.lexists(file / ".git"):
-                repositories.append(file)
-        return repositories
-
-    def _content_of(self, file: Path) -> bytes:
-        """Return a text that is equal for equal types and contents of a file."""
-        try:
-            status = os.lstat(file)
-        except OSError as fault:  # it was deleted, or a folder above it may not be entered
-            return b"error %d" % (fault.errno or 0)
-        try:
-            if stat.S_ISLNK(status.st_mode):
-                return b"link " + os.fsencode(os.readlink(file))  # noqa: PTH115 - a Path would change it
-            if stat.S_ISREG(status.st_mode):
-                return (b"program " if status.st_mode & stat.S_IXUSR else b"file ") + self._hash_of(file)
-        except OSError:
-            # The file may not be read. These two change with its content.
-            return b"closed %d %d" % (status.st_size, status.st_mtime_ns)
-        return _FOLDER if stat.S_ISDIR(status.st_mode) else b"other %o" % stat.S_IFMT(status.st_mode)
-
-    def _hash_of(self, file: Path) -> bytes:
-        digest = hashlib.blake2b(digest_size=32)
-        # Since it was examined, it may have become a named pipe or a link.
-        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with os.fdopen(opened, "rb", buffering=0) as content:
-            while chunk := content.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                self._check_time()
-        return digest.digest()
-
-    def _check_time(self) -> None:
-        if time.monotonic() > self._deadline_s:
-            raise _TooSlow
 
 
 def _unsettled_paths(listed: bytes) -> Iterator[bytes]:

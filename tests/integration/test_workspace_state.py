@@ -233,6 +233,9 @@ async def test_a_repository_of_another_user_is_refused_with_what_git_advises(rep
     reason = await refusal(repository)
     assert "dubious ownership" in reason
     assert f"git config --global --add safe.directory {repository}" in reason
+    trusted = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": str(repository)}
+    found = await workspace_state(repository, Git(environment={**git_environment(), **trusted}))
+    assert found.repository == str(repository)
 
 
 async def test_too_many_changed_files_are_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +247,12 @@ async def test_too_many_changed_files_are_refused(repository: Path, monkeypatch:
         "and no more than 1,000 are read",
         await refusal(repository),
     )
+
+
+async def test_too_many_filters_are_refused(repository: Path) -> None:
+    with (repository / ".git/config").open("a") as config:
+        config.writelines(f'[filter "{number:099}"]\nclean = cat\n' for number in range(1_000))
+    assert await refusal(repository) == f"the git repository {repository} has too many filters in its configuration"
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
