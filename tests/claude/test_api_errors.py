@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,13 @@ import pytest
 from tests.support.claude import RETRIES, claude
 from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
-from tests.support.messages_api import Calls, Fails, Hangs, Held, Says
+from tests.support.messages_api import Calls, Fails, Hangs, Held
 
 NOTICE_S = 0.3
 API_TIMEOUT_S = 1.0
 RUN_TIMEOUT_S = 4.0
 WITH_KEY = {"CLAUDE_CODE_OAUTH_TOKEN": "", "ANTHROPIC_API_KEY": "sk-ant-test"}
 DEFAULT_RETRIES = {"CLAUDE_CODE_MAX_RETRIES": "10"}
-
-
-def limit_headers(status: str, resets_at: int, **more: str) -> dict[str, str]:
-    """Return the API's headers about the usage of a subscription."""
-    known = {"status": status, "reset": str(resets_at), "representative-claim": "five_hour", **more}
-    return {f"anthropic-ratelimit-unified-{name}": value for name, value in known.items()}
 
 
 @pytest.mark.parametrize(
@@ -58,46 +51,6 @@ async def test_a_request_that_is_forbidden_names_the_credential_in_use(
     assert "not for you" in error
     assert "(HTTP 403: the API, or a proxy in front of it, refuses the request with ANTHROPIC_API_KEY;" in error
     assert "CLAUDE_CODE_OAUTH_TOKEN" not in error
-
-
-async def test_a_reached_limit_is_reported_with_the_time_of_its_reset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resets_at = int(time.time()) + 3600
-    limit = limit_headers("rejected", resets_at)
-    async with claude(tmp_path, monkeypatch) as bench:
-        bench.api.otherwise = Fails(429, "rate_limit_error", "slow down", limit)
-        error = await bench.fails(await bench.start())
-        assert len(bench.api.asked) == 1
-    assert "5-hour limit" in error
-    assert error.count("resets") == 1
-    assert time.strftime("resets at %Y-%m-%d %H:%M:%S UTC", time.gmtime(resets_at)) in error
-
-
-async def test_other_failures_do_not_mention_the_reset_of_a_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A limit can be reached while the API still answers, for example because additional usage is paid for."""
-    limit = limit_headers("rejected", int(time.time()) + 3600)
-    async with claude(tmp_path, monkeypatch) as bench:
-        bench.api.will(Calls("Bash", {"command": "true"}, headers=limit))
-        bench.api.otherwise = Fails(400, "invalid_request_error", "there is something wrong with it")
-        run = await bench.start()
-        error = await bench.fails(run)
-        assert any("five_hour is reached" in detail for detail in bench.details(run))
-    assert "there is something wrong with it" in error
-    assert "resets at" not in error
-
-
-async def test_a_limit_that_is_close_is_a_status_detail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resets_at = int(time.time()) + 3600
-    used = {"5h-utilization": "0.93", "5h-reset": str(resets_at), "5h-surpassed-threshold": "0.9"}
-    async with claude(tmp_path, monkeypatch) as bench:
-        bench.api.will(Says("ok", limit_headers("allowed_warning", resets_at, **used)))
-        run = await bench.start()
-        assert await bench.completes(run) == "ok"
-        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(resets_at))
-        assert bench.details(run) == [f"93% of the usage limit five_hour is used; it resets at {until}"]
 
 
 async def test_retries_on_overload_are_reported_and_then_the_run_fails(

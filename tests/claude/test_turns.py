@@ -122,7 +122,7 @@ async def test_a_session_without_a_conversation_is_not_resumed(tmp_path: Path, m
         unbound = faults.Answer(200, b'{"session": {"executor_session_id": null}}')
         bench.system.proxy.fault("GET", path, faults.instead("unbound", unbound))
         error = await bench.fails(await bench.resume(first, "go on"))
-        said = "has no executor_session_id, so there is no conversation to resume"
+        said = "has no executor_session_id, so there is no conversation to resume; start a new session"
         assert error == f"Error: session {first.session_id} {said} {ENDED}"
         bench.system.proxy.fault("GET", path, faults.status(404, "Session not found"))
         error = await bench.fails(await bench.resume(first, "go on"))

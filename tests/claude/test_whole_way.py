@@ -1,16 +1,20 @@
 """Claude Code end to end: bundled profiles, the command line, and the executor check."""
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
+from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from tests.support.claude import COMMAND, needed_variables
 from tests.support.embedded import embedded_coordinator
-from tests.support.messages_api import MessagesApi, Says, messages_api
+from tests.support.messages_api import Calls, Held, MessagesApi, Says, messages_api, reached_limit
 from tests.support.program import REPOSITORY, environment, finish, program
 
 CHECK_TIMEOUT_S = "20"
+LIMIT_S = 5
 
 
 def claude_environment(api: MessagesApi, folder: Path, home: Path = REPOSITORY) -> dict[str, str]:
@@ -46,6 +50,36 @@ async def test_a_prompt_with_fsm_runner_run(tmp_path: Path) -> None:
         )
         assert (answer.code, answer.stdout) == (EXIT_OK, "Good day.\n")
         assert "opus" in api.asked[0].body["model"]
+
+
+async def test_a_killed_runner_continues_a_session_that_waits_for_a_limit(tmp_path: Path) -> None:
+    async with messages_api() as api, embedded_coordinator(Timings(gone_after_s=0.5)) as coordinator:
+        env, url = claude_environment(api, tmp_path), coordinator.server.url
+        go_on = asyncio.Event()
+        api.will(Held(go_on, Calls("Bash", {"command": "echo one"})))
+        submit = ("submit", "-c", url, "--prompt", "first", "--wait")
+        async with program(tmp_path, env, "--profile", "quick", "--coordinator-url", url) as runner:
+            await runner.said("online")
+            submitted = asyncio.create_task(finish(tmp_path, env, *submit), name="submit --wait")
+            await api.was_asked(1)
+            api.will(reached_limit(int(time.time() + LIMIT_S)), Says("It is done."))
+            go_on.set()
+            waits = await runner.said("waiting for limit: the limit five_hour is reached")
+            run = next(word for word in waits.split() if word.startswith("run_")).rstrip(":")
+            # A step is in the journal soon after it is in the log.
+            while "waiting_for_limit" not in (await finish(tmp_path, env, "history", run)).stdout:
+                pass
+            runner.process.kill()
+            await runner.exit_code()
+        async with program(tmp_path, env, "--profile", "quick", "--coordinator-url", url) as runner:
+            await runner.said(f"{run}: resumed; an earlier process ended while it was waiting_for_limit")
+            result = await submitted
+            runner.terminate()
+            assert await runner.exit_code() == EXIT_OK
+    assert (result.code, result.stdout) == (EXIT_OK, "It is done.\n")
+    assert len(api.asked) == 3
+    assert api.asked[-1].prompts[0].strip() == "first"
+    assert [each["content"] for each in api.asked[-1].tool_results] == ["one"]
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,13 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str])
         monkeypatch.setenv(name, value)
 
 
-def claude_profile(lifecycle: str = "persistent", **config: Any) -> LoadedProfile:
+def claude_profile(
+    lifecycle: str = "persistent", keys: Mapping[str, Any] | None = None, **config: Any
+) -> LoadedProfile:
+    """`keys`: further keys of the profile; `config`: keys of its `config`."""
     fields = {"model": MODEL, "setting_sources": [], "env": PASSED_ON, **config}
     fields = {"type": "autonomous", "command": COMMAND, "lifecycle": lifecycle, "config": fields}
+    fields = {**fields, "revive": True, **(keys or {})}
     return LoadedProfile(
         name="claude",
         path=REPOSITORY / "profiles" / "claude.json",
@@ -98,7 +102,7 @@ class ClaudeBench:
     async def fails(self, run: RunCreated) -> str:
         """Wait until the run has failed, and return its error."""
         ended: Run = await self.system.end(run)
-        assert (ended.status, bool(ended.error)) == ("failed", True)
+        assert (ended.status, bool(ended.error)) == ("failed", True), ended
         return ended.error or ""
 
     async def session(self, run: RunCreated) -> dict[str, Any]:
@@ -146,9 +150,9 @@ class ClaudeBench:
         """Return the usage of the run from the runner's journal."""
         return msgspec.json.decode(self.history(run)[0].usage or b"{}", type=Usage)
 
-    async def has_detail(self, run: RunCreated, detail: str) -> None:
-        """Wait until the runner has recorded this status detail."""
-        line = f"{run.run_id}: executing: {detail}"
+    async def has_detail(self, run: RunCreated, detail: str, state: str = "executing") -> None:
+        """Wait until the runner has recorded this status detail of a run in this state."""
+        line = f"{run.run_id}: {state}: {detail}"
         await self._log_watch.until(lambda: line in self._log_lines, line)
 
     def note_log_line(self, line: str) -> None:
@@ -182,16 +186,18 @@ async def claude(
     lifecycle: str = "persistent",
     *,
     agents: Mapping[str, JsonObject] | None = None,
+    keys: JsonObject | None = None,
     config: JsonObject | None = None,
     variables: Mapping[str, str] | None = None,
     **overrides: Any,
 ) -> AsyncIterator[ClaudeBench]:
-    """`config`: keys of the profile; `variables`: those of the runner; `overrides`: fields of `RunnerConfig`."""
+    """`keys`: of the profile; `config`: keys of its config; `variables`: those of the runner; `overrides`: fields of
+    `RunnerConfig`."""
     agents_dir = write_agents(folder / "agents", agents or {})
     state_dir = folder / "state"
     async with messages_api() as api, open_system(folder, agents_dir=agents_dir) as system:
         set_variables(monkeypatch, {**needed_variables(api.url, folder), **(variables or {})})
-        profile = claude_profile(lifecycle, **(config or {}))
+        profile = claude_profile(lifecycle, keys, **(config or {}))
         async with system.running(profile, state_dir=state_dir, **overrides) as runner:
             claude_bench = ClaudeBench(system, runner, api, state_dir)
             sink = logger.add(lambda message: claude_bench.note_log_line(message.record["message"]), level="INFO")

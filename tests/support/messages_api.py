@@ -55,6 +55,18 @@ class Fails:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def reached_limit(resets_at: object = None, kind: str = "five_hour", **more: str) -> Fails:
+    """Return the API's response when a usage limit of a subscription is reached."""
+    return Fails(429, "rate_limit_error", "slow down", limit_headers("rejected", resets_at, kind, **more))
+
+
+def limit_headers(status: str, resets_at: object = None, kind: str = "five_hour", **more: str) -> dict[str, str]:
+    """Return the API's headers about the usage of a subscription. `resets_at` is in Unix seconds."""
+    reset = {} if resets_at is None else {"reset": str(resets_at)}
+    known = {"status": status, "representative-claim": kind, **reset, **more}
+    return {f"anthropic-ratelimit-unified-{name.replace('_', '-')}": value for name, value in known.items()}
+
+
 class Hangs:
     """No response until the server ends or the program disconnects."""
 
@@ -64,7 +76,7 @@ class Held:
     """A reply that is given once the event is set."""
 
     event: asyncio.Event
-    reply: Says | Calls
+    reply: Says | Calls | Fails
 
 
 Reply = Says | Calls | Fails | Hangs | Held

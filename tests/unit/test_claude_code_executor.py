@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from claude_agent_sdk import ResultMessage, SystemMessage
-from claude_agent_sdk.types import RateLimitEvent, RateLimitInfo, RateLimitStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,10 +49,6 @@ def turn_results(*messages: ResultMessage) -> TurnResults:
     for message in messages:
         results.record(message)
     return results
-
-
-def limit_event(status: RateLimitStatus) -> RateLimitEvent:
-    return RateLimitEvent(RateLimitInfo(status, resets_at=1_800_000_000), uuid="u", session_id="s")
 
 
 @given(st.text())
@@ -123,18 +118,6 @@ def test_an_api_error_with_the_subtype_success_is_a_failure() -> None:
     failed = result(is_error=True, result="API Error: Overloaded", api_error_status=529)
     with pytest.raises(TurnFailed, match=r"^API Error: Overloaded \(HTTP 529\)$"):
         turn_results(failed).raise_failure(Config(), Diagnosis().cause_of(failed))
-
-
-def test_the_time_of_a_limit_is_part_of_the_failure_that_the_limit_causes() -> None:
-    diagnosis = Diagnosis()
-    limited = result(is_error=True, result="limit", api_error_status=429)
-    assert diagnosis.cause_of(limited) == " (HTTP 429)"
-    diagnosis.detail_of(limit_event("allowed_warning"))
-    assert diagnosis.cause_of(limited) == " (HTTP 429)"
-    diagnosis.detail_of(limit_event("rejected"))
-    assert diagnosis.cause_of(limited) == " (HTTP 429) (the limit resets at 2027-01-15 08:00:00 UTC)"
-    for other in (result("error_max_turns"), result(is_error=True, api_error_status=400)):
-        assert "the limit resets" not in diagnosis.cause_of(other)
 
 
 @pytest.mark.parametrize(

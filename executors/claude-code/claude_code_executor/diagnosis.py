@@ -1,4 +1,4 @@
-"""Derives status details and parts of failure messages from the program's reports about its API and limits."""
+"""Derives status details and parts of failure messages from the program's reports about its API."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from claude_agent_sdk import ResultMessage, SystemMessage
 from claude_agent_sdk.types import Message, RateLimitEvent, RateLimitInfo
 
 from claude_code_executor.environment import API_KEY, TOKEN, credential_in_use
-from claude_code_executor.results import RESET_TIME, TurnFailed
+from claude_code_executor.reset_times import valid_time_s
+from claude_code_executor.results import TurnFailed
 
-UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS = 401, 403, 429
+UNAUTHORIZED, FORBIDDEN = 401, 403
 REFUSED_STATUSES = (UNAUTHORIZED, FORBIDDEN)
 
 REFUSAL_LIMIT = 2
@@ -25,7 +26,6 @@ class Diagnosis:
     def __init__(self) -> None:
         self._credential = TOKEN
         self._refusals = 0
-        self._limit: RateLimitInfo | None = None
 
     def detail_of(self, message: Message) -> str | None:
         """Return the status detail for the message, if any.
@@ -43,7 +43,6 @@ class Diagnosis:
             case SystemMessage(subtype="informational", data={"level": "warning", "content": str(content)}):
                 return " ".join(content.split())
             case RateLimitEvent(rate_limit_info=limit):
-                self._limit = limit
                 return _limit_detail(limit)
         return None
 
@@ -54,7 +53,7 @@ class Diagnosis:
             return ""
         if status in REFUSED_STATUSES:
             return f" (HTTP {status}: {self._refusal(status)})"
-        return f" (HTTP {status})" + (self._reset() if status == TOO_MANY_REQUESTS else "")
+        return f" (HTTP {status})"
 
     def _check_refusal(self, status: object) -> None:
         if status not in REFUSED_STATUSES:
@@ -72,12 +71,6 @@ class Diagnosis:
         advice = {TOKEN: "; `claude setup-token` makes a new one", API_KEY: "; set it to a valid key"}
         return f"the API does not accept {self._credential}{advice.get(self._credential, '')}"
 
-    def _reset(self) -> str:
-        limit = self._limit
-        if limit is None or limit.status != "rejected" or limit.resets_at is None:
-            return ""
-        return f" ({RESET_TIME} {_time(limit.resets_at)})"
-
 
 def _retry(data: dict[str, Any]) -> str:
     status = data.get("error_status")
@@ -93,8 +86,9 @@ def _limit_detail(limit: RateLimitInfo) -> str | None:
     name = f"the usage limit {limit.rate_limit_type}"
     used = "" if limit.utilization is None else f"{limit.utilization:.0%} of "
     state = f"{name} is reached" if limit.status == "rejected" else f"{used}{name} is used"
-    return state if limit.resets_at is None else f"{state}; it resets at {_time(limit.resets_at)}"
+    resets_at_s = valid_time_s(limit.resets_at)
+    return state if resets_at_s is None else f"{state}; it resets at {_time(resets_at_s)}"
 
 
-def _time(timestamp_s: int) -> str:
+def _time(timestamp_s: float) -> str:
     return f"{datetime.fromtimestamp(timestamp_s, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from claude_agent_sdk import AssistantMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
+from claude_agent_sdk import AssistantMessage, ResultMessage, SystemMessage, TextBlock, ToolUseBlock, UserMessage
 from claude_agent_sdk.types import Message, TaskNotificationMessage, ToolResultBlock
 
 from claude_code_executor.config import Config
 from claude_code_executor.diagnosis import Diagnosis
+from claude_code_executor.limits import Limits
 from claude_code_executor.mcp_servers import McpServers, project_file_defect
 from claude_code_executor.program import Program
 from claude_code_executor.results import TurnFailed, TurnResults
@@ -38,6 +39,7 @@ class EventReporter:
         self._has_output_schema = bool(blueprint.get("output_schema"))
         self._bound_as: str | None = None
         self._diagnosis = Diagnosis()
+        self._limits = Limits()
         self._mcp_servers = McpServers(
             program,
             blueprint.get("mcp_servers") or (),
@@ -56,7 +58,7 @@ class EventReporter:
         )
 
     async def run_turn(self, turn: Turn) -> None:
-        """Raises `ExecutorError` if the turn fails."""
+        """Complete the turn, or end it at a limit of the provider. Raises `ExecutorError` if the turn fails."""
         prompt = build_prompt(turn.parameters, has_schema=self._has_parameters_schema)
         if not prompt.strip():
             raise TurnFailed("the prompt is blank, so there is nothing to ask the model")
@@ -69,14 +71,32 @@ class EventReporter:
         self._program.discard_pending()
         usage = TurnUsage()
         results = TurnResults(await self._program.send_prompt(prompt))
-        while not (results.is_answered and (results.has_failed or self._program.state.is_done)):
+        while not self._is_over(results):
             message = await self._stall_monitor.next_message()
             if message is not None:
                 results.record(message)
                 await self._report(message)
                 if usage.record(message):
                     await self._send_metadata(usage=usage.so_far())
+                await self._stop_at_limit(message)
         await self._finish(turn, results, usage)
+
+    def _is_over(self, results: TurnResults) -> bool:
+        """Return whether the turn has its last result. A failure ends it, unless the program continues after it."""
+        if not results.is_answered:
+            return False
+        failed = results.has_failed and self._limits.limit_of(results.last) is None
+        return failed or self._program.state.is_done
+
+    async def _stop_at_limit(self, message: Message) -> None:
+        """Stop what would meet the limit again: a request that the program repeats later, and background work, whose
+        end starts a turn."""
+        is_far = self._limits.record(message)
+        background = bool(self._program.state.background)
+        if is_far and not background:
+            await self._program.interrupt()
+        elif background and isinstance(message, ResultMessage) and self._limits.limit_of(message) is not None:
+            await self._stall_monitor.stop_background("because a limit of the provider is reached")
 
     async def _report(self, message: Message) -> None:
         for detail in filter(None, [*self._program.warnings(), self._diagnosis.detail_of(message)]):
@@ -146,6 +166,9 @@ class EventReporter:
         await self._report_start(result.session_id)
         await self._mcp_servers.report_late()
         await self._send_metadata(usage=usage.total())
+        if (limit := self._limits.limit_of(result)) is not None:
+            await turn.limited(limit.kind, limit.resets_at_s, message=limit.message)
+            return
         results.raise_failure(self._config, self._diagnosis.cause_of(result))
         results.raise_missing_answer()
         if self._has_output_schema:

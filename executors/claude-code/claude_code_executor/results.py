@@ -25,10 +25,6 @@ UNAVAILABLE = "isn't available in this environment."
 
 NO_ANSWER = "the turn has ended without an answer"
 
-RESET_TIME = "the limit resets at"
-OWN_RESET_TIME = re.compile(r" · resets [^\n]*")
-"""The program's own text about a reset, which lacks the date."""
-
 
 class TurnFailed(ExecutorError):
     """The turn ended without an answer."""
@@ -85,8 +81,7 @@ class TurnResults:
     def raise_failure(self, config: Config, cause: str) -> None:
         """Raise `TurnFailed` if the last result is an error. `cause` supplements the result's own text."""
         if self.has_failed:
-            text = _failure_text(self.last, config)
-            raise TurnFailed((OWN_RESET_TIME.sub("", text) if RESET_TIME in cause else text) + cause)
+            raise TurnFailed(_failure_text(self.last, config) + cause)
 
     def raise_missing_answer(self) -> None:
         """Raise `TurnFailed` if hooks kept the model from answering, which the program reports as success."""

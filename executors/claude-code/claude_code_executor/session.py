@@ -62,6 +62,9 @@ async def _conversation_id(session: Session) -> str:
     found = answer.get("session", answer) if isinstance(answer, dict) else {}
     conversation_id = found.get("executor_session_id") if isinstance(found, dict) else None
     if not isinstance(conversation_id, str) or not conversation_id:
-        raise ExecutorError(f"session {session.id} has no executor_session_id, so there is no conversation to resume")
+        raise ExecutorError(
+            f"session {session.id} has no executor_session_id, so there is no conversation to resume; "
+            "start a new session"
+        )
     await session.metadata(last_resumed_at=session.now())
     return conversation_id

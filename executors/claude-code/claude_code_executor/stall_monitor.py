@@ -65,11 +65,12 @@ class StallMonitor:
         if state.phase is Phase.BETWEEN:
             state.assume_idle()
             return
-        await self._report_detail(
-            f"background work is stopped after {limit_s:g} s without progress: {self._background()}"
-        )
+        await self.stop_background(f"after {limit_s:g} s without progress")
+
+    async def stop_background(self, why: str) -> None:
+        await self._report_detail(f"background work is stopped {why}: {self._background()}")
         await self._program.stop_background()
-        state.forget_background()
+        self._program.state.forget_background()
 
     async def _report_background(self) -> None:
         """Report the background work that the turn waits for, once after each change."""
