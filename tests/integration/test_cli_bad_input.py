@@ -40,6 +40,7 @@ URL = ("--coordinator-url", "http://127.0.0.1:9")
             ("--run-limits", "ram=1GiB", *URL),
             ("--run-limits", "ram=1GiB", "memory, processes, open_files, cpu, output"),
         ),
+        (("--budget", "run.max_cost=2", *URL), ("--budget", "run.max_cost=2", "max_cost_usd, max_tokens, max_turns")),
         (("coordinator", "--port", "70000"), ("70000",)),
         (("coordinator", "--port", "http"), ("http",)),
         (("coordinator", "--agents-dir", "nowhere"), ("nowhere",)),

@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fsm_runner.journal.journal import Journal, JournalUnwritable
-from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage, Transition
+from fsm_runner.journal.records import (
+    EndedRun,
+    OpenRun,
+    OpenSession,
+    Recovered,
+    Report,
+    StoredMessage,
+    Transition,
+    TreeSession,
+    UsageSums,
+)
 from fsm_runner.journal.recovery import recover
 
 REPOSITORY = Path(__file__).parents[2]
@@ -164,6 +174,11 @@ def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
             )
         case "use":
             journal.record_usage(f"run_{number}", b"%d" % at)
+            used = UsageSums(turns=at)
+            session_id = f"ses_{number}"
+            journal.record_tree_session(
+                TreeSession(session_id=session_id, root_session_id=session_id, depth=0, used=used)
+            )
         case "wait" | "continue":
             journal.record_wait(f"run_{number}", wait_of(kind, at))
         case "look":
@@ -195,8 +210,14 @@ def prefixes(done: Sequence[Note]) -> list[Recovered]:
 
 
 def on_disk(folder: Path) -> Recovered:
+    """Return what is on disk. Assert that the usage of runs and the sums of their sessions are of one moment."""
     with closing(sqlite3.connect(f"file:{folder}/journal.sqlite?mode=ro", uri=True)) as connection:
-        return recover(connection)
+        recovered = recover(connection)
+        sums = dict(connection.execute("SELECT session_id, turns FROM tree_sessions"))
+    for run in recovered.runs:
+        used = sums.get(run.run_id.replace("run", "ses"))
+        assert used == (None if run.usage is None else int(run.usage))
+    return recovered
 
 
 def may_write(journal: Journal, *, allowed: bool) -> None:
@@ -304,5 +325,6 @@ def test_wherever_it_is_killed_there_is_what_was_noted_up_to_a_moment(done: list
         states = prefixes(done)
         journal = Journal(Path(folder))
         asyncio.run(journal.aclose())
+        assert journal.recovered == on_disk(Path(folder))
         assert journal.recovered in states[written:]
         event(f"killed before the end: {journal.recovered != states[-1]}")
