@@ -32,7 +32,7 @@ kills = st.builds(Kill, st.integers(1, 60), st.integers(0, 12), st.just(0.0) | m
 setups = st.builds(
     Setup,
     plans=st.lists(plans, min_size=1, max_size=3).map(tuple),
-    kills=st.lists(kills, max_size=6).map(tuple),
+    ends=st.lists(kills, max_size=6).map(tuple),
     faults=st.lists(faults, max_size=15).map(tuple),
     control_faults=st.lists(faults, max_size=15).map(tuple),
     restarts_at_s=st.lists(moments, max_size=1).map(tuple),
@@ -85,7 +85,7 @@ def test_a_runner_may_be_killed_at_each_point_of_a_run(name: str, lost: int, dow
     while was_killed:
         at_point += 1
         kill = Kill(at_point=at_point, lost=lost, down_s=down_s)
-        setup = msgspec.structs.replace(SETUPS[name], kills=(kill,))
+        setup = msgspec.structs.replace(SETUPS[name], ends=(kill,))
         result = run_virtually(partial(simulate, setup))
         was_killed = result.killed > 0
         check(result, setup, f"{kill}: ")
@@ -98,7 +98,7 @@ def test_a_runner_may_be_killed_again_while_it_recovers(lost: int) -> None:
     for first in range(MIN_KILL_POINTS, 40, 3):
         for second in range(1, 25, 2):
             kills = (Kill(at_point=first, lost=lost, down_s=0.0), Kill(at_point=second, lost=lost, down_s=0.0))
-            setup = Setup(plans=(PlannedRun(),), kills=kills)
+            setup = Setup(plans=(PlannedRun(),), ends=kills)
             check(run_virtually(partial(simulate, setup)), setup, f"{kills}: ")
 
 

@@ -246,6 +246,60 @@ async def test_a_limit_of_a_session_holds_only_its_own_run() -> None:
 
 
 @in_virtual_time
+async def test_a_run_with_a_limit_of_its_session_does_not_continue_while_the_credential_is_limited() -> None:
+    async with a_world() as world:
+        world.limits.reached(limit(10.0), "run_0")
+        await world.wait("run_0", planned(world, 10.0))
+        own = world.limits.plan(limit(5.0, "session"), 1)
+        assert isinstance(own, LimitWait)
+        await world.wait("run_1", own)
+        await asyncio.sleep(9)
+        assert world.executing == []
+        await world.reset()
+        assert world.executing == ["run_0"]
+        world.limits.passed("run_0")
+        await asyncio.sleep(0.01)
+        assert world.executing == ["run_0", "run_1"]
+
+
+@in_virtual_time
+async def test_a_tester_that_meets_a_limit_of_its_session_is_replaced() -> None:
+    async with a_world() as world:
+        world.limits.reached(limit(10.0), "run_0")
+        await world.wait("run_0", planned(world, 10.0))
+        await world.wait("run_1", planned(world, 10.0))
+        await world.reset()
+        world.executing.remove("run_0")
+        world.limits.reached(limit(5_000.0, "session"), "run_0")
+        own = world.limits.plan(limit(5_000.0, "session"), 2)
+        assert isinstance(own, LimitWait)
+        await world.wait("run_0", own)
+        await asyncio.sleep(0.01)
+        assert world.executing == ["run_1"]
+
+
+@in_virtual_time
+async def test_no_run_continues_between_the_failure_of_a_tester_and_the_step_of_the_runner() -> None:
+    async with a_world() as world:
+        world.limits.reached(limit(10.0), "run_0")
+        await world.wait("run_0", planned(world, 10.0))
+        await world.wait("run_1", planned(world, 10.0))
+        await world.reset()
+        world.limits.reached(limit(30.0), "run_0")
+        world.limits.admit()
+        await asyncio.sleep(0.01)
+        assert world.executing == ["run_0"]
+
+
+@in_virtual_time
+async def test_a_runner_that_was_down_for_longer_than_the_wait_continues_its_runs() -> None:
+    async with a_world(ProviderLimitPolicy(max_wait_s=100)) as world:
+        wait = planned(world, 10.0)
+        await asyncio.sleep(1_000)
+        assert world.limits.left_s(wait) > 1
+
+
+@in_virtual_time
 async def test_a_wall_clock_that_is_set_forward_ends_the_wait_within_half_a_minute() -> None:
     async with a_world() as world:
         world.limits.reached(limit(18_000.0), "run_0")

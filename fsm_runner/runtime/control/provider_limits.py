@@ -92,10 +92,8 @@ class ProviderLimits:
         self._is_testing = False
         """A copy of the tag `tests_limit` of the runner's state."""
         self._tester: str | None = None
-        self._due_runs: dict[str, Admission] = {}
-        """The runs whose own reset has come and that need a slot; the longest wait first."""
-        self._held_runs: dict[str, Admission] = {}
-        """The runs that wait for the credential; the longest wait first."""
+        self._queue: dict[str, Admission] = {}
+        """The runs that wait for the credential or for a slot, the longest wait first."""
         self._admitted: set[str] = set()
         """The runs of `waiting` that may continue, and have not yet."""
         self._is_closed = False
@@ -128,7 +126,8 @@ class ProviderLimits:
         if limit.scope != "credential":
             return
         if self._tester == run_id:
-            self._tester = None
+            # The runner follows only later, and until then no other run must become the tester.
+            self._tester, self._is_testing = None, False
             self._failed_tests += 1
         longest_s = self.policy.max_wait_s or LONGEST_HOLD_S
         self._hold(limit, self._now_s() + _with_jitter(min(self._wait_s(limit, self._failed_tests), longest_s)))
@@ -149,6 +148,8 @@ class ProviderLimits:
     def parked(self, run_id: str) -> None:
         """A run begins to wait, and holds no slot."""
         self.waiting.add(run_id)
+        if self._tester == run_id:
+            self._tester = None  # It has met a limit of its session, which says nothing about the credential.
         self._on_change()
 
     def unparked(self, run_id: str) -> None:
@@ -195,7 +196,8 @@ class ProviderLimits:
         """Return how much longer a run may wait, in seconds."""
         if self.policy.max_wait_s == 0:
             return 0.0
-        return max(0.0, wait.since_s + self.policy.max_wait_s + JITTER_CAP_S - self._now_s())
+        # A runner that was down for longer than the wait continues the run nevertheless.
+        return max(0.0, wait.since_s + self.policy.max_wait_s - self._now_s()) + JITTER_CAP_S
 
     async def wait_for_reset(self) -> None:
         """Return when the limit of the credential should have reset."""
@@ -203,39 +205,26 @@ class ProviderLimits:
 
     async def wait_for_admission(self, run_id: str, wait: LimitWait) -> None:
         """Return when a waiting run may continue: its limit has reset, and it has a slot."""
-        queue = self._held_runs
         if not wait.is_of_credential:
             await self._sleep_until(lambda: wait.due_s)
-            queue = self._due_runs
-        admission = queue[run_id] = asyncio.get_running_loop().create_future()
+        admission = self._queue[run_id] = asyncio.get_running_loop().create_future()
         try:
             self._on_change()
             await admission
         finally:
-            queue.pop(run_id, None)
+            self._queue.pop(run_id, None)
 
     def admit(self) -> None:
         """Let the runs continue that may, in the order of their waits."""
-        while self._due_runs and self._may_admit:
-            self._admit_first(self._due_runs)
-        while self._held_runs and self._may_admit and not self.holds_new_runs:
-            run_id = self._admit_first(self._held_runs)
+        while self._queue and not (self._is_closed or self.holds_new_runs) and self._free_slots() > 0:
+            run_id = next(iter(self._queue))
+            admission = self._queue.pop(run_id)
+            if admission.done():
+                continue  # The run no longer waits.
+            admission.set_result(None)
+            self._admitted.add(run_id)
             if self.limit is not None:
                 self._tester = run_id
-
-    @property
-    def _may_admit(self) -> bool:
-        return not self._is_closed and self._free_slots() > 0
-
-    def _admit_first(self, queue: dict[str, Admission]) -> str | None:
-        """Return the admitted run; None if it no longer waits."""
-        run_id = next(iter(queue))
-        admission = queue.pop(run_id)
-        if admission.done():
-            return None
-        admission.set_result(None)
-        self._admitted.add(run_id)
-        return run_id
 
     def _hold(self, limit: ProviderLimit, due_s: float) -> None:
         if self.limit is None or due_s > self._due_s:

@@ -44,6 +44,12 @@ class ModelRun:
         self.settled_by_coordinator = False
         self.reopened: list[str] = []
         """Messages accepted after a terminal report, which set the run or its session back to running."""
+        self.started_reports = 0
+        self.stop_requested_at_s: float | None = None
+        """When it was asked for at first."""
+        self.stop_was_overwritten = False
+        """Whether `started` arrived after the request, which sets the run back to running (section 1.1)."""
+        self.settled_at_s: float | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -52,11 +58,14 @@ class ModelRun:
     def take(self, message: str, body: bytes) -> None:
         if message in TERMINAL:
             self.reports.append((message, body))
+            self.settled_at_s = _now_s()
             self.status, self.error = message, msgspec.json.decode(body).get("error")
             return
         if self.reports:
             self.reopened.append(message)
         if message == "started":
+            self.started_reports += 1
+            self.stop_was_overwritten |= self.status == "stopping"
             self.status = "running"
 
     def listed(self) -> wire.Run:
@@ -86,6 +95,7 @@ class ModelCoordinator:
         if not run.is_settled:
             run.status = "stopped" if run.status == "pending" else "stopping"
             run.settled_by_coordinator = run.is_settled
+            run.stop_requested_at_s = run.stop_requested_at_s or _now_s()
             self._stops.append(run.run.session_id)
             self._changed.set()
 
@@ -165,6 +175,10 @@ class ModelCoordinator:
             poll.cancel()
         if self._polls:
             await asyncio.wait(self._polls)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class ModelApi:

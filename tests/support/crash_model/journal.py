@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fsm_runner.journal.journal import JournalUnwritable
@@ -54,13 +55,15 @@ class ModelJournal:
         *,
         on_unwritable: Callable[[JournalUnwritable], None] = _ignore,
         on_writable: Callable[[], None] = _ignore,
+        has_file: bool = False,
     ) -> None:
+        """`has_file`: whether the runner counts on a next process that reads the journal."""
         self.calls = list(past)
         self.recovered = recovered(past)
         self.on_unwritable = on_unwritable
         self.on_writable = on_writable
         self.unwritable: JournalUnwritable | None = None
-        self.path = None
+        self.path = Path("journal") if has_file else None
         self.earlier_processes = ("earlier",)
         """Not empty, as for every process but the first one."""
         self._kill_switch = kill_switch

@@ -1,6 +1,7 @@
 """Simulates a runner in virtual time: its processes are killed and restarted; coordinator and journal are models."""
 
 import asyncio
+import math
 import tempfile
 from collections import Counter, deque
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire
@@ -32,6 +34,7 @@ from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
 from tests.support.crash_model.coordinator import Fault, ModelApi, ModelCoordinator, ModelRun
 from tests.support.crash_model.journal import JournalCall, KillSwitch, ModelJournal, recovered
+from tests.support.crash_model.timeline import Timeline
 
 RUN_MACHINE, RUNNER_MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("runner"), load_machine("session")
 PROJECT_DIR = tempfile.gettempdir()
@@ -40,9 +43,8 @@ REGISTRATION = wire.Registration(
 )
 POLLER_MACHINE = load_machine("poller")
 TIMES = PollTimes(poll_timeout_s=1, heartbeat_interval_s=10)
-OPERATOR_STOPS_AFTER_S = 120.0
-"""When an operator begins to stop all open runs, once a minute."""
-SETTLE_TIMEOUT_S = 600.0
+SETTLE_TIMEOUT_S = 480.0
+"""After the operator's first stop."""
 
 
 class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +72,20 @@ class Kill(msgspec.Struct, frozen=True):
     down_s: float
 
 
+class Drain(msgspec.Struct, frozen=True):
+    """The regular end of one process."""
+
+    at_s: float
+    """After its start."""
+    down_s: float
+
+
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides the course of a simulation."""
 
     plans: tuple[PlannedRun, ...]
-    kills: tuple[Kill, ...] = ()
+    ends: tuple[Kill | Drain, ...] = ()
+    """How its processes end one after another. The last process ends when everything is settled."""
     faults: tuple[Fault, ...] = ()
     control_faults: tuple[Fault, ...] = ()
     restarts_at_s: tuple[float, ...] = ()
@@ -85,18 +96,35 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     commit_s: float = 0.0
     retry_interrupted: bool = False
     max_runs: int | None = None
+    limit_policy: ProviderLimitPolicy = ProviderLimitPolicy()
+    has_journal_file: bool = False
+    """Whether the runner counts on a next process that reads its journal."""
+    operator_stops_after_s: float = 120.0
+    """When an operator begins to stop all open runs, once a minute."""
+
+    @property
+    def is_without_faults(self) -> bool:
+        return not (self.faults or self.control_faults or self.restarts_at_s or self.disk_full or self.commit_s)
 
 
 class ModelExecution:
     process = None
 
     def __init__(
-        self, plan: PlannedRun, limit: ProviderLimit | None, session: SessionChannel, kill_switch: KillSwitch
+        self,
+        run_id: str,
+        plan: PlannedRun,
+        limit: ProviderLimit | None,
+        session: SessionChannel,
+        kill_switch: KillSwitch,
+        timeline: Timeline,
     ) -> None:
+        self._run_id = run_id
         self._plan = plan
         self._limit = limit
         self._session = session
         self._kill_switch = kill_switch
+        self._timeline = timeline
         self._stopped = asyncio.Event()
 
     async def wait(self) -> CompletedSession:
@@ -106,6 +134,8 @@ class ModelExecution:
         except TimeoutError:
             pass
         await self._kill_switch.block_if_killed()
+        answered = self._limit is None and self._plan.error is None
+        self._timeline.ended(self._run_id, self, self._limit, was_answered=answered)
         if self._limit is not None:
             self._session.observer.note_status(ExecutorStatus(limit=self._limit))
             raise ExecutionFailed("limited")
@@ -116,18 +146,23 @@ class ModelExecution:
 
     async def stop(self) -> StopSignal:
         await self._kill_switch.block_if_killed()
+        self._timeline.ended(self._run_id, self)
         self._stopped.set()
         return "SIGTERM"
 
     async def aclose(self) -> None:
+        self._timeline.ended(self._run_id, self)
         self._stopped.set()
 
 
 class ModelExecutor:
-    def __init__(self, plans: dict[str, PlannedRun], kill_switch: KillSwitch, starts: Counter[str]) -> None:
+    def __init__(
+        self, plans: dict[str, PlannedRun], kill_switch: KillSwitch, starts: Counter[str], timeline: Timeline
+    ) -> None:
         self._plans = plans
         self._kill_switch = kill_switch
         self._starts = starts
+        self._timeline = timeline
 
     def accept(self, run: wire.Run) -> None: ...
 
@@ -146,9 +181,11 @@ class ModelExecutor:
         plan, count = self._plans[run_id], self._starts[run_id]
         limit = model_limit(plan.limits[count], plan.limit_scope) if count < len(plan.limits) else None
         self._starts[run_id] += 1
+        execution = ModelExecution(run_id, plan, limit, session, self._kill_switch, self._timeline)
+        self._timeline.started(run_id, execution)
         self._kill_switch.kill_point()
         session.bind("proc_1", PROJECT_DIR)
-        return ModelExecution(plan, limit, session, self._kill_switch)
+        return execution
 
 
 def model_limit(resets_in_s: float | None, scope: LimitScope) -> ProviderLimit:
@@ -183,7 +220,9 @@ class ModelProcess:
             setup.commit_s,
             on_unwritable=partial(inbox.post, "journal_unwritable"),
             on_writable=partial(inbox.post, "journal_writable"),
+            has_file=setup.has_journal_file,
         )
+        simulation.timeline.process_started(journal.recovered)
         outbox = Outbox(MessageSender(client), journal)
         reporting = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
         sessions = SessionRegistry(
@@ -197,7 +236,7 @@ class ModelProcess:
         )
         context = RunContext(
             machine=RUN_MACHINE,
-            executor=ModelExecutor(simulation.plans, kill_switch, simulation.starts),
+            executor=ModelExecutor(simulation.plans, kill_switch, simulation.starts, simulation.timeline),
             reporting=reporting,
             record=journal,
             look_up=client.look_up_run,
@@ -213,6 +252,7 @@ class ModelProcess:
             context,
             sessions,
             setup.max_runs,
+            limit_policy=setup.limit_policy,
             on_limit_reached=partial(inbox.post, "limit_reached"),
             on_limit_passed=partial(inbox.post, "limit_passed"),
             wall_clock_s=asyncio.get_running_loop().time,
@@ -237,12 +277,14 @@ class ModelProcess:
         left = recovered(self.journal.calls)
         return not (left.runs or left.messages)
 
-    async def live(self, simulation: "Simulation") -> str | None:
-        """Return the outcome after everything is settled and the runner has drained, or None if it was killed."""
+    async def live(self, simulation: "Simulation", drain_after_s: float = math.inf) -> str | None:
+        """Drain after that time, or when everything is settled. Return the outcome, or None if it was killed."""
         living = asyncio.create_task(self.actor.live())
         killed = asyncio.create_task(self.kill_switch.killed.wait())
-        while not simulation.is_finished(self) and asyncio.get_running_loop().time() < SETTLE_TIMEOUT_S:
-            await asyncio.wait([living, killed], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        loop = asyncio.get_running_loop()
+        drain_at_s = min(loop.time() + drain_after_s, simulation.setup.operator_stops_after_s + SETTLE_TIMEOUT_S)
+        while not simulation.is_finished(self) and (left_s := drain_at_s - loop.time()) > 0:
+            await asyncio.wait([living, killed], timeout=min(1.0, left_s), return_when=asyncio.FIRST_COMPLETED)
             if self.kill_switch.is_killed or living.done():
                 break
         killed.cancel()
@@ -267,6 +309,7 @@ class Simulation:
         self.plans = {f"run_{number}": plan for number, plan in enumerate(setup.plans)}
         self.faults, self.control_faults = deque(setup.faults), deque(setup.control_faults)
         self.starts: Counter[str] = Counter()
+        self.timeline = Timeline()
         self.process: ModelProcess | None = None
         self._disk_is_full = False
 
@@ -321,7 +364,7 @@ class Simulation:
             loop.call_at(self.setup.disk_full[0], self._fill_disk, self.setup.disk_full[1])
 
     async def stop_old_runs(self) -> None:
-        await asyncio.sleep(OPERATOR_STOPS_AFTER_S)
+        await asyncio.sleep(self.setup.operator_stops_after_s)
         while True:
             for run_id in self.coordinator.runs:
                 self.coordinator.stop(run_id)
@@ -333,6 +376,7 @@ class SimulationResult(NamedTuple):
     starts: Counter[str]
     killed: int
     is_settled: bool
+    timeline: Timeline
 
 
 async def simulate(setup: Setup) -> SimulationResult:
@@ -342,15 +386,20 @@ async def simulate(setup: Setup) -> SimulationResult:
     operator = asyncio.create_task(simulation.stop_old_runs())
     past: list[JournalCall] = []
     killed = 0
-    for kill in setup.kills:
-        process = simulation.start_process(KillSwitch(kill.at_point), past)
-        assert await process.live(simulation) in (None, "stopped")
-        past = process.journal.calls_on_disk(kill.lost) if process.kill_switch.is_killed else process.journal.calls
-        killed += process.kill_switch.is_killed
-        await asyncio.sleep(kill.down_s)
+    for end in setup.ends:
+        kill_switch = KillSwitch(end.at_point if isinstance(end, Kill) else None)
+        process = simulation.start_process(kill_switch, past)
+        outcome = await process.live(simulation, end.at_s if isinstance(end, Drain) else math.inf)
+        assert outcome in (None, "stopped")
+        past = process.journal.calls
+        if isinstance(end, Kill) and kill_switch.is_killed:
+            past = process.journal.calls_on_disk(end.lost)
+            killed += 1
+        await asyncio.sleep(end.down_s)
     process = simulation.start_process(KillSwitch(), past)
     assert await process.live(simulation) == "stopped"
     operator.cancel()
     await asyncio.wait([operator])
     await simulation.coordinator.aclose()
-    return SimulationResult(list(simulation.coordinator.runs.values()), simulation.starts, killed, process.is_settled)
+    runs = list(simulation.coordinator.runs.values())
+    return SimulationResult(runs, simulation.starts, killed, process.is_settled, simulation.timeline)
