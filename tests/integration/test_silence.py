@@ -149,7 +149,6 @@ async def test_a_busy_process_in_another_session_is_no_silence_until_it_ends(
     [
         pytest.param(["event", "x"], id="event"),
         pytest.param(["complain", "x\n"], id="stderr"),
-        pytest.param(["say", "x\n"], id="stdout"),
         pytest.param(["metadata", {"usage": {"turns": 1}}], id="usage"),
         pytest.param(["bind"], id="bind"),
     ],
