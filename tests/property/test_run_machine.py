@@ -22,6 +22,7 @@ from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
+from fsm_runner.runtime.control.silence import SilenceLimit
 from tests.support.limits import no_provider_limits
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -76,6 +77,7 @@ class World(msgspec.Struct, frozen=True):
     injected: tuple[tuple[float, int, int], ...]
     """Events of activities and timers that come late, early or twice: when, which, of how many visits ago."""
     run_timeout_s: float | None
+    silence_timeout_s: float | None = None
 
 
 ERRORS: dict[str, Exception] = {
@@ -220,13 +222,16 @@ worlds = st.builds(
         st.tuples(st.floats(0, 200), st.integers(0, len(OWN_EVENTS) - 1), st.integers(0, 3)), max_size=6
     ).map(tuple),
     run_timeout_s=st.none() | st.floats(0.1, 60),
+    silence_timeout_s=st.none() | st.floats(0.1, 60),
 )
 
 
 def ends(world: World) -> bool:
     """Nothing but a stop or a limit ends an execution that hangs."""
-    hangs = isinstance(world.execution, Hang) or isinstance(world.start, Hang)
-    return not hangs or world.run_timeout_s is not None
+    if isinstance(world.start, Hang):
+        return world.run_timeout_s is not None
+    limits_s = (world.run_timeout_s, world.silence_timeout_s)
+    return not isinstance(world.execution, Hang) or any(limit_s is not None for limit_s in limits_s)
 
 
 async def disturb(actor: RunActor, world: World) -> None:
@@ -271,6 +276,7 @@ async def live(world: World) -> tuple[str, str | None, FaultyApi, FakeExecutor]:
         run_timeout_s=world.run_timeout_s,
         retry_interrupted=False,
         observer=Observer(),
+        silence_limit=None if world.silence_timeout_s is None else SilenceLimit(world.silence_timeout_s),
     )
     actor = RunActor(RUN, "runner_1", context, no_provider_limits())
     disturbance = asyncio.create_task(disturb(actor, world))
