@@ -228,12 +228,11 @@ class SessionTrees:
                     path.append(above)
                     parent = UNSET
         except (CoordinatorError, TimeoutError) as fault:
+            late = f"the parent of session {path[-1]} was not found within {LOOK_UP_LIMIT_S:g} s"
+            error = Unreachable(late) if isinstance(fault, TimeoutError) else fault
             if not may_guess:
-                if isinstance(fault, TimeoutError):
-                    error = f"the parent of session {path[-1]} was not found within {LOOK_UP_LIMIT_S:g} s"
-                    raise Unreachable(error) from None
-                raise
-            logger.warning("{}: counts as the root of its tree, since its parent is not known: {}", path[-1], fault)
+                raise error from None
+            logger.warning("{}: counts as the root of its tree, since its parent is not known: {}", path[-1], error)
         return _places(path, path[-1])
 
 
