@@ -67,6 +67,21 @@ async def test_a_run_waits_for_the_reset_and_continues_its_session(
     assert usage.turns == 2
 
 
+async def test_runs_of_one_credential_send_one_request_before_the_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude(tmp_path, monkeypatch, keys=KEYS) as bench:
+        resets_at = in_s(4)
+        bench.api.will(reached_limit(resets_at))
+        first = await bench.start("first")
+        await bench.system.state(first, "waiting_for_limit")
+        others = [await bench.start(f"other {number}") for number in range(3)]
+        for run in (first, *others):
+            assert await bench.completes(run) == "ok"
+    assert [asked.asked_at_s < resets_at for asked in bench.api.asked] == [True] + [False] * 4
+    assert [text.strip() for text in bench.api.asked[1].prompts] == ["first", CONTINUE]
+
+
 @pytest.mark.parametrize(
     ("lifecycle", "overrides"),
     [("one_shot", {}), ("persistent", {"session_idle_timeout_s": 0.2})],

@@ -79,3 +79,14 @@ async def test_usage_of_a_turn_that_runs_includes_subagents_and_the_cost_of_earl
     assert (usage.turns, usage.input_tokens) == (3, 3 * INPUT_TOKENS)
     assert (usage.output_tokens or 0) >= 2 * OUTPUT_TOKENS + OUTPUT_TOKENS_AT_FIRST
     assert usage.cost_usd
+
+
+async def test_a_budget_is_exceeded_in_the_middle_of_a_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that never stops calling tools gets no result, so its usage has to arrive before."""
+    async with claude(tmp_path, monkeypatch, keys={"budget": {"run": {"max_turns": 3}}}) as bench:
+        bench.api.otherwise = Calls("Bash", {"command": "true"}, text="One more.")
+        run = await bench.start()
+        error = await bench.fails(run)
+        assert "result" not in bench.reported(run)
+    assert "budget exceeded" in error
+    assert (bench.usage(run).turns or 0) >= 3

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -89,6 +90,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     headers: dict[str, str]
     body: dict[str, Any]
+    asked_at_s: float
+    """Unix time."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -145,7 +148,8 @@ class MessagesApi:
 
     async def answer(self, request: Request) -> Response:
         body = msgspec.json.decode(await request.body())
-        self.asked.append(Asked({name.lower(): value for name, value in request.headers.items()}, body))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.asked.append(Asked(headers, body, time.time()))
         replies = self.subagents if AGENT_HEADER in request.headers else self.replies
         reply = replies.popleft() if replies else self.otherwise
         self._watch.changed()
@@ -156,9 +160,9 @@ class MessagesApi:
             case Says() | Calls():
                 events = self._events(reply, body.get("model", MODEL))
                 return StreamingResponse(_streamed(events), headers=dict(reply.headers), media_type="text/event-stream")
-            case Fails(status, kind, message, headers):
+            case Fails(status, kind, message, more):
                 error = {"type": "error", "error": {"type": kind, "message": message}}
-                return JSONResponse(error, status_code=status, headers=dict(headers))
+                return JSONResponse(error, status_code=status, headers=dict(more))
             case Hangs():
                 await self.ended.wait()
                 return Response(status_code=503)
