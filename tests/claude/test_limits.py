@@ -10,7 +10,7 @@ import pytest
 from fsm_runner.protocol.wire import RunCreated
 from tests.support.claude import ClaudeBench, claude
 from tests.support.fifo import Fifo
-from tests.support.messages_api import Calls, Fails, Held, Says, limit_headers, reached_limit
+from tests.support.messages_api import Calls, Fails, Hangs, Held, Says, limit_headers, reached_limit
 from tests.support.processes import gone, with_environment
 
 HOUR_S = 3600
@@ -238,3 +238,15 @@ async def test_a_limit_of_a_subagent_that_the_model_survives_is_none(
         bench.api.subagents.append(reached_limit(in_s(HOUR_S)))
         run = await bench.start()
         assert await bench.completes(run) == "The agent has failed."
+
+
+async def test_subagents_end_at_a_limit_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with claude(tmp_path, monkeypatch) as bench:
+        agent = {"description": "look it up", "prompt": "find it", "subagent_type": "general-purpose"}
+        bench.api.will(Calls("Agent", agent), reached_limit(in_s(HOUR_S)))
+        bench.api.subagents.append(Hangs())
+        bench.api.otherwise = reached_limit(in_s(HOUR_S))
+        run = await bench.start()
+        await bench.system.state(run, "waiting_for_limit")
+        await stop(bench, run)
+        assert any(detail.endswith("limit of the provider is reached: look it up") for detail in bench.details(run))

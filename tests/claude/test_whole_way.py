@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.errors import EXIT_OK, EXIT_USAGE
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from tests.support.claude import COMMAND, needed_variables
 from tests.support.embedded import embedded_coordinator
+from tests.support.fifo import Fifo
 from tests.support.messages_api import Calls, Held, MessagesApi, Says, messages_api, reached_limit
+from tests.support.processes import gone
 from tests.support.program import REPOSITORY, environment, finish, program
 
 CHECK_TIMEOUT_S = "20"
@@ -80,6 +82,37 @@ async def test_a_killed_runner_continues_a_session_that_waits_for_a_limit(tmp_pa
     assert len(api.asked) == 3
     assert api.asked[-1].prompts[0].strip() == "first"
     assert [each["content"] for each in api.asked[-1].tool_results] == ["one"]
+
+
+async def test_a_session_continues_after_its_runner_was_killed_in_a_turn(tmp_path: Path) -> None:
+    async with (
+        messages_api() as api,
+        embedded_coordinator(Timings(gone_after_s=0.5)) as coordinator,
+        Fifo(tmp_path / "started") as started,
+    ):
+        env, url = claude_environment(api, tmp_path), coordinator.server.url
+        # The program writes its transcript with a delay.
+        command = f"sleep 0.5; echo $$ > {started.path}; python3 -c 'import time; time.sleep(1000)'"
+        api.will(Calls("Bash", {"command": command}), Says("It is done."))
+        flags = ("--profile", "quick", "--coordinator-url", url)
+        async with program(tmp_path, env, *flags) as runner:
+            await runner.said("online")
+            submit = finish(tmp_path, env, "submit", "-c", url, "--prompt", "first", "--wait")
+            submitted = asyncio.create_task(submit, name="submit --wait")
+            tool = await started.pid()
+            runner.process.kill()
+            await runner.exit_code()
+        async with program(tmp_path, env, *flags) as runner:
+            first = await submitted
+            session = next(word for word in first.stderr.split() if word.startswith("ses_"))
+            more = ("submit", "-c", url, "--session", session, "--prompt", "second", "--wait")
+            second = await finish(tmp_path, env, *more)
+            await gone(tool)
+            runner.terminate()
+            assert await runner.exit_code() == EXIT_OK
+    assert (first.code, second.code, second.stdout) == (EXIT_FAILED, EXIT_OK, "It is done.\n")
+    assert "interrupted: the runner's process ended" in first.stderr
+    assert api.asked[-1].prompts == ["first", "second"]
 
 
 @pytest.mark.parametrize(
