@@ -113,15 +113,19 @@ async def test_a_run_whose_budget_is_used_up_does_not_continue_after_a_wait(tmp_
 
 async def test_nothing_of_ended_runs_stays_in_memory(tmp_path: Path) -> None:
     async with bench(tmp_path, budget=Budget(tree=UsageLimits(max_turns=6))) as (b, hold):
-        trees = b.runner.actor._runs._context.budgets._trees
+        registry = b.runner.actor._runs
+        trees = registry._context.budgets._trees
         assert trees is not None
         held = await b.start(["bind"], ["report"], *hold)
         await b.completes(await b.start(uses(), ["report"]))
         await b.fails(await b.start(uses(turns=7), *hold))
         await b.proxy.answered("POST", f"/sessions/{held.session_id}/events")
+        async with asyncio.timeout(PATIENCE_S):
+            while len(registry) > 1:  # noqa: ASYNC110 - nothing reports the end of a task
+                await asyncio.sleep(0.01)
         assert len(trees) == 1
         await b.stop_session(held)
-        await b.end(held)
+        await registry.wait_until_empty()
         assert len(trees) == 0
 
 
