@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fsm_runner.journal.records import MOST_USED
 from fsm_runner.protocol.wire import DECODE_FAULTS
 from fsm_runner.reporting.provider_limit import ProviderLimit, decode_provider_limit
 
@@ -46,6 +47,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         }
         return Usage(**counts)
 
+    def limited(self) -> "Usage":
+        """Return this usage with each count within 0 and `MOST_USED`, because an executor can report any number."""
+        counts = zip(self.__struct_fields__, msgspec.structs.astuple(self), strict=True)
+        return Usage(
+            **{name: type(count)(max(0, min(count, MOST_USED))) for name, count in counts if count is not None}
+        )
+
 
 class ExecutorStatus(msgspec.Struct, frozen=True):
     status_detail: str | None = None
@@ -67,7 +75,9 @@ def take_executor_status(fields: dict[str, Encoded], session_id: str = "") -> Ex
     limit = _taken_limit(fields, session_id)
     if len(fields) == before:
         return None
-    return ExecutorStatus(None if detail is None else detail[:DETAIL_LIMIT_CHARS], usage, limit)
+    return ExecutorStatus(
+        None if detail is None else detail[:DETAIL_LIMIT_CHARS], None if usage is None else usage.limited(), limit
+    )
 
 
 def _taken(fields: dict[str, Encoded], key: str, form: type[Form]) -> Form | None:

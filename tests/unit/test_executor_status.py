@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsm_runner.journal.records import MOST_USED
 from fsm_runner.reporting.executor_status import DETAIL_LIMIT_CHARS, ExecutorStatus, Usage, take_executor_status
 from fsm_runner.reporting.provider_limit import ProviderLimit
 
@@ -27,6 +28,28 @@ def test_usage_is_what_an_executor_can_count() -> None:
     usage = Usage(input_tokens=1200, output_tokens=30, cost_usd=0.01234, turns=2)
     assert status_of(usage=msgspec.to_builtins(usage) | {"others": 1}) == ExecutorStatus(usage=usage)
     assert str(usage) == "1,200 tokens in, 30 out, 0.0123 USD, 2 turns"
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ('{"input_tokens": -5, "turns": 0, "cost_usd": -1e300}', Usage(input_tokens=0, turns=0, cost_usd=0.0)),
+        (f'{{"input_tokens": {"9" * 4300}, "cost_usd": 1e308}}', Usage(input_tokens=MOST_USED, cost_usd=MOST_USED)),
+        (
+            f'{{"duration_s": 0.5, "cache_read_tokens": {MOST_USED}}}',
+            Usage(duration_s=0.5, cache_read_tokens=MOST_USED),
+        ),
+    ],
+    ids=["negative", "huge", "possible"],
+)
+def test_counts_that_cannot_be_are_limited(usage: str, expected: Usage) -> None:
+    status = take_executor_status({"usage": usage.encode()})
+    assert status == ExecutorStatus(usage=expected)
+    assert msgspec.json.encode(expected.plus(expected))
+
+
+def test_a_count_of_too_many_digits_is_left_for_the_coordinator() -> None:
+    assert take_executor_status({"usage": b'{"turns": %s}' % (b"9" * 4301)}) is None
 
 
 def test_the_fields_for_the_runner_are_removed() -> None:
