@@ -118,14 +118,20 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
         """Nothing to fetch."""
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Turn:
-        """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor."""
+        """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor.
+
+        A run that continues after a wait lets a run that has resumed its session meanwhile finish its turn.
+        """
         run = assignment.run
         is_resume = run.type == "resume_session"
         # Looked up again after each wait, in which another run may have started the session.
         while (live := self.sessions.find(run.session_id)) is not None:
             if is_resume and live.was_resumed and not self.sessions.revives:
-                raise no_live_executor(run.session_id)
+                raise _no_executor_for(assignment)
             if not live.was_resumed and not (live.is_ending and self.sessions.revives):
+                if assignment.continues and live.has_turn:
+                    await live.turn.wait_until_over()
+                    continue
                 if is_resume or assignment.continues:
                     return live.further_turn(run, session.observer)
                 raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
@@ -133,5 +139,15 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
             await live.work_done.wait()
             await self.sessions.discard(run.session_id)
         if is_resume and not self.sessions.revives:
-            raise no_live_executor(run.session_id)
+            raise _no_executor_for(assignment)
         return self.sessions.start(assignment, self.launcher, session.observer).turn
+
+
+def _no_executor_for(assignment: Assignment) -> ExecutionFailed:
+    session_id = assignment.run.session_id
+    if not assignment.continues:
+        return no_live_executor(session_id)
+    return ExecutionFailed(
+        f"the executor of session {session_id} ended while its run waited for a limit of the provider, and the profile "
+        "does not set `revive`, so the session cannot continue"
+    )
