@@ -7,6 +7,7 @@ import pytest
 
 from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.support import faults
+from tests.support.command_executor import held_by
 from tests.support.coordinated_home import SCRIPT
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
 from tests.support.crash.kill_points import on_entering
@@ -14,25 +15,22 @@ from tests.support.crash.limits import (
     ON_WAITING,
     far_limit,
     live_limit,
-    no_limit,
+    nothing,
+    one_shot_limit,
     session_limit,
     stop_when_limited,
-    with_limit,
+    with_executor,
 )
 from tests.support.crash.runner_program import (
     BREAK_STOP,
     BREAK_WAIT,
-    EXCEED_BUDGET,
     EXCEED_BUDGET_WAITING,
-    EXPECT_RESULT,
-    FALL_SILENT,
     HOLD_ACCEPT,
     HOLD_CHECK,
     OTHER_LIMIT,
-    REJECT_RESULT,
     SLOW_ADMISSION,
 )
-from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext
+from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext, Steps
 from tests.support.proxy import TERMINAL_REPORT
 
 pytestmark = pytest.mark.slow
@@ -83,11 +81,24 @@ async def settle(context: ScenarioContext) -> None:
     await context.system.api.deregister(str(runner["runner_id"]))
 
 
+def spend(context: ScenarioContext) -> Steps:
+    return [["bind"], ["metadata", {"usage": {"turns": 6}}], *held_by(context.command)]
+
+
+def fall_silent(context: ScenarioContext) -> Steps:
+    return [["bind"], *held_by(context.command)]
+
+
+def result(_: ScenarioContext) -> Steps:
+    return [["bind"], ["report"]]
+
+
 async def stop_when_checked(context: ScenarioContext) -> None:
-    context.release()
     await context.wait_for_log("→ checking_result")
     await context.stop()
 
+
+EXPECTS_RESULT = {"lifecycle": "one_shot", "expect": ["result"]}
 
 SCENARIOS = (
     Scenario(name="completes", arrange=bind_late, kills_at_every_write=True),
@@ -121,25 +132,35 @@ SCENARIOS = (
         profile={"retry_interrupted": True},
         kills_at_every_write=True,
     ),
-    with_limit("waits for a limit"),
-    with_limit(
+    with_executor("waits for a limit", one_shot_limit),
+    with_executor(
         "waits for a limit with a live executor", live_limit, profile={"revive": True}, kills_at_every_write=True
     ),
-    with_limit("is held back at a limit", no_limit, injected_faults=(OTHER_LIMIT,)),
-    with_limit("is stopped while it waits", far_limit, act=stop_when_limited, status_if_run_again="stopped"),
-    with_limit("waits for too long", session_limit, injected_faults=(SLOW_ADMISSION,), flags=("--limit-wait", "0.3")),
-    with_limit("cannot wait", injected_faults=(BREAK_WAIT,)),
-    with_limit("exceeds its budget while it waits", injected_faults=(EXCEED_BUDGET_WAITING,)),
-    with_limit("waited for a limit", first_kill_point=ON_WAITING, act_on_first_runner=wait),
-    Scenario(name="exceeds its budget", injected_faults=(EXCEED_BUDGET,)),
-    Scenario(name="falls silent", injected_faults=(FALL_SILENT,)),
-    Scenario(name="has its result checked", injected_faults=(EXPECT_RESULT,)),
-    Scenario(name="has its result rejected", injected_faults=(REJECT_RESULT,)),
-    Scenario(name="is stopped while its result is checked", injected_faults=(HOLD_CHECK,), act=stop_when_checked),
-    Scenario(
-        name="was being checked",
+    with_executor("is held back at a limit", nothing, injected_faults=(OTHER_LIMIT,)),
+    with_executor("is stopped while it waits", far_limit, act=stop_when_limited, status_if_run_again="stopped"),
+    with_executor(
+        "waits for too long", session_limit, injected_faults=(SLOW_ADMISSION,), flags=("--limit-wait", "0.3")
+    ),
+    with_executor("cannot wait", one_shot_limit, injected_faults=(BREAK_WAIT,)),
+    with_executor("exceeds its budget while it waits", one_shot_limit, injected_faults=(EXCEED_BUDGET_WAITING,)),
+    with_executor("waited for a limit", one_shot_limit, first_kill_point=ON_WAITING, act_on_first_runner=wait),
+    with_executor("exceeds its budget", spend, flags=("--budget", "run.max_turns=5")),
+    with_executor("falls silent", fall_silent, flags=("--silence-timeout", "0.5"), act=wait),
+    with_executor("has its result checked", result, profile=EXPECTS_RESULT),
+    with_executor("has its result rejected", nothing, profile=EXPECTS_RESULT, status_if_run_again="failed"),
+    with_executor(
+        "is stopped while its result is checked",
+        result,
+        profile=EXPECTS_RESULT,
+        injected_faults=(HOLD_CHECK,),
+        act=stop_when_checked,
+    ),
+    with_executor(
+        "was being checked",
+        result,
+        profile=EXPECTS_RESULT,
         first_kill_point=on_entering("run", "checking_result"),
-        faults_of_first_runner=(EXPECT_RESULT,),
+        act_on_first_runner=wait,
     ),
 )
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import faults
 from tests.support.crash.harness import ScenarioSuite, crash_harness
-from tests.support.crash.limits import ON_WAITING, with_limit
+from tests.support.crash.limits import ON_WAITING, one_shot_limit, with_executor
 from tests.support.crash.runner_program import FEW_DESCRIPTORS
 from tests.support.crash.scenario import REGISTER, Scenario, ScenarioContext, Steps
 from tests.support.faults import Answer
@@ -104,9 +104,9 @@ SCENARIOS = (
         flags=("--exit-after-outage", OUTAGE_S),
         network_recovers=True,
     ),
-    with_limit("is limited"),
-    with_limit("was limited", first_kill_point=ON_WAITING, act_on_first_runner=wait),
-    with_limit("drains while it is limited", soon_reset_limit, act=drain_when_limited),
+    with_executor("is limited", one_shot_limit),
+    with_executor("was limited", one_shot_limit, first_kill_point=ON_WAITING, act_on_first_runner=wait),
+    with_executor("drains while it is limited", soon_reset_limit, act=drain_when_limited),
 )
 SUITE = ScenarioSuite("runner", SCENARIOS)
 

@@ -28,7 +28,7 @@ def session_limit(_: ScenarioContext) -> Steps:
     return [["bind"], ["limit", None, "session"], ["exit", 1]]
 
 
-def no_limit(_: ScenarioContext) -> Steps:
+def nothing(_: ScenarioContext) -> Steps:
     return [["bind"]]
 
 
@@ -37,7 +37,7 @@ async def stop_when_limited(context: ScenarioContext) -> None:
     await context.stop()
 
 
-def with_limit(name: str, steps: Callable[[ScenarioContext], Steps] = one_shot_limit, **fields: Any) -> Scenario:
-    """Return a scenario of an executor that continues without a limit."""
+def with_executor(name: str, steps: Callable[[ScenarioContext], Steps], **fields: Any) -> Scenario:
+    """Return a scenario of a one-shot executor. A further execution of the run has no steps."""
     fields = {"profile": {"lifecycle": "one_shot"}, **fields}
     return Scenario(name=name, agent=SCRIPTED, executor=scripted_executor_source(), steps=steps, **fields)

@@ -70,7 +70,7 @@ async def run_to_kill(context: ScenarioContext, point: KillPoint) -> Outcome:
     scenario.arrange(context)
     await context.submit()
     if scenario.first_kill_point is not None:
-        context.start(scenario.first_kill_point, scenario.faults_of_first_runner)
+        context.start(scenario.first_kill_point)
         assert await _until_exit(context, scenario.act_on_first_runner(context)) == KILLED_EXIT_CODE
         await scenario.between_runners(context)
     context.start(point, scenario.injected_faults)

@@ -6,7 +6,6 @@ It imports `fsm_runner` only when needed, so that the fork server can import thi
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 from unittest.mock import patch
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
     from fsm_runner.journal.journal import Journal
     from fsm_runner.journal.writer import Writer
     from fsm_runner.runtime.actors.actor import Actor
-    from fsm_runner.runtime.actors.run import RunActor
 
-Check = Callable[["RunActor"], Awaitable[None]]
 WRITE_COUNT_PREFIX = "journal writes:"
 """Begins the last line on stderr of a runner that has not killed itself; the number of writes follows."""
 NO_FLUSH_S = 3600.0
@@ -40,18 +37,10 @@ BREAK_WAIT = "--break-wait"
 """Waiting for a limit fails."""
 OTHER_LIMIT = "--other-limit"
 """Another run meets a limit of the credential at the moment in which the first run is claimed."""
-EXCEED_BUDGET = "--exceed-budget"
-"""A run exceeds its budget when it executes."""
 EXCEED_BUDGET_WAITING = "--exceed-budget-waiting"
 """A run exceeds its budget while it waits for a limit."""
-FALL_SILENT = "--fall-silent"
-"""A run falls silent when it executes."""
-EXPECT_RESULT = "--expect-result"
-"""A run's result is checked."""
 HOLD_CHECK = "--hold-check"
-"""Like `EXPECT_RESULT`, and the check does not end."""
-REJECT_RESULT = "--reject-result"
-"""Like `EXPECT_RESULT`, and the result is rejected."""
+"""The check of a run's result does not end."""
 
 
 def kill_self() -> NoReturn:
@@ -78,12 +67,8 @@ def main(arguments: list[str]) -> None:
         (SLOW_ADMISSION, _hold_admission),
         (BREAK_WAIT, _break_wait),
         (OTHER_LIMIT, _reach_limit_elsewhere),
-        (EXCEED_BUDGET, partial(_post_when, "_execute", "budget_exceeded")),
-        (EXCEED_BUDGET_WAITING, partial(_post_when, "_await_limit", "budget_exceeded")),
-        (FALL_SILENT, partial(_post_when, "_execute", "fell_silent")),
-        (EXPECT_RESULT, partial(_check_result, _accept_result)),
-        (HOLD_CHECK, partial(_check_result, _hold_check)),
-        (REJECT_RESULT, partial(_check_result, _reject_result)),
+        (EXCEED_BUDGET_WAITING, _exceed_budget_waiting),
+        (HOLD_CHECK, _hold_check),
     ):
         if wanted in injected_faults:
             install()
@@ -252,40 +237,27 @@ def _reach_limit_elsewhere() -> None:
     _replace(ProviderLimits, "claimed", claimed_and_limited)
 
 
-def _post_when(activity: str, event: str) -> None:
-    """Post an event to a run when an activity of it begins."""
+def _exceed_budget_waiting() -> None:
     from fsm_runner.runtime.actors.run import RunActor
 
-    act = getattr(RunActor, activity)
+    wait = RunActor._await_limit
 
-    async def post_and_act(actor: RunActor) -> None:
-        actor.post(event, f"{event} by a test")
-        await act(actor)
+    async def exceed_and_wait(actor: RunActor) -> None:
+        actor.post("budget_exceeded", "another run of the tree has used up its budget")
+        await wait(actor)
 
-    _replace(RunActor, activity, post_and_act)
-
-
-def _check_result(check: "Check") -> None:
-    from fsm_runner.runtime.actors.run import RunActor
-
-    facts = RunActor.facts
-    _replace(RunActor, "facts", lambda actor: facts(actor) | {"has_expectations"})
-    _replace(RunActor, "_check_result", check)
+    _replace(RunActor, "_await_limit", exceed_and_wait)
 
 
-async def _accept_result(_: "RunActor") -> None: ...
-
-
-async def _hold_check(_: "RunActor") -> None:
+def _hold_check() -> None:
     import asyncio
 
-    await asyncio.Event().wait()
+    from fsm_runner.runtime.actors.run import RunActor
 
+    async def check(_: RunActor) -> None:
+        await asyncio.Event().wait()
 
-async def _reject_result(_: "RunActor") -> None:
-    from fsm_runner.executors.interface import ExecutionFailed
-
-    raise ExecutionFailed("the run has done nothing")
+    _replace(RunActor, "_check_result", check)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Additional flags of the runner."""
     injected_faults: tuple[str, ...] = ()
     """Faults in the runner that is killed; see `runner_program`."""
-    faults_of_first_runner: tuple[str, ...] = ()
     profile: dict[str, Any] = {}
     """Additional fields of the profile."""
     arrange: Callable[[ScenarioContext], None] = lambda _: None
