@@ -81,6 +81,11 @@ async def settle(context: ScenarioContext) -> None:
     await context.system.api.deregister(str(runner["runner_id"]))
 
 
+async def stop_when_limit_is_over(context: ScenarioContext) -> None:
+    await context.wait_for_log("waiting_for_limit → waiting_for_limit")
+    await context.stop()
+
+
 def spend(context: ScenarioContext) -> Steps:
     return [["bind"], ["metadata", {"usage": {"turns": 6}}], *held_by(context.command)]
 
@@ -139,7 +144,14 @@ SCENARIOS = (
     with_executor("is held back at a limit", nothing, injected_faults=(OTHER_LIMIT,)),
     with_executor("is stopped while it waits", far_limit, act=stop_when_limited, status_if_run_again="stopped"),
     with_executor(
-        "waits for too long", session_limit, injected_faults=(SLOW_ADMISSION,), flags=("--limit-wait", "0.3")
+        "waits for too long", one_shot_limit, injected_faults=(SLOW_ADMISSION,), flags=("--limit-wait", "0.3")
+    ),
+    with_executor(
+        "waits for a slot",
+        session_limit,
+        injected_faults=(SLOW_ADMISSION,),
+        flags=("--limit-wait", "0.3"),
+        act=stop_when_limit_is_over,
     ),
     with_executor("cannot wait", one_shot_limit, injected_faults=(BREAK_WAIT,)),
     with_executor("exceeds its budget while it waits", one_shot_limit, injected_faults=(EXCEED_BUDGET_WAITING,)),

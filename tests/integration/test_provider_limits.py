@@ -102,6 +102,24 @@ async def test_a_waiting_run_holds_no_slot_and_continues_before_a_new_one_is_cla
             assert [asked.session_id for asked in api.asked[2:4]] == [busy.session_id, waiting.session_id]
 
 
+async def test_a_run_may_wait_for_a_slot_for_longer_than_for_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_limits, "JITTER_CAP_S", 0.1)
+    others = asyncio.Event()
+    async with provider() as api:
+        api.will(Limits(resets_in_s=SOON_S, scope="session"), Held(others, Says()))
+        home = limited_home(tmp_path / "home", api, lifecycle="one_shot")
+        async with scripted_bench(tmp_path, home, max_runs=1, limit_wait_s=2 * SOON_S) as bench:
+            waiting = await submit(bench)
+            await reset_of(bench, waiting)
+            busy = await submit(bench)
+            await reset_of(bench, waiting, 2)
+            others.set()
+            await completes(bench, busy)
+            await completes(bench, waiting)
+
+
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
 async def test_a_stop_ends_a_waiting_run_and_its_executor_at_once(tmp_path: Path, lifecycle: Lifecycle) -> None:
     async with provider() as api:

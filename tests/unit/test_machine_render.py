@@ -192,7 +192,14 @@ def test_scxml_compares_the_outcome_that_it_has_assigned() -> None:
         assert {it.get("location") for it in root.iter(f"{{{NAMESPACE}}}assign")} == {variable}
         assert [it.get("id") for it in root.iter(f"{{{NAMESPACE}}}data")] == [
             variable,
-            *("credential_is_limited", "has_expectations", "may_wait_for_limit", "waits_for_limit", "may_run_again"),
+            *(
+                "credential_is_limited",
+                "has_expectations",
+                "may_wait_for_limit",
+                "limit_is_over",
+                "waits_for_limit",
+                "may_run_again",
+            ),
             *("run_timeout_s", "limit_wait_s"),
         ]
 

@@ -296,7 +296,21 @@ async def test_a_runner_that_was_down_for_longer_than_the_wait_continues_its_run
     async with a_world(ProviderLimitPolicy(max_wait_s=100)) as world:
         wait = planned(world, 10.0)
         await asyncio.sleep(1_000)
-        assert world.limits.left_s(wait) > 1
+        world.limits.restore(wait)
+        left_s = world.limits.left_s(wait)
+        assert left_s is not None
+        assert left_s > 1
+
+
+@in_virtual_time
+async def test_the_wait_for_a_slot_has_no_time_limit() -> None:
+    async with a_world(ProviderLimitPolicy(max_wait_s=100)) as world:
+        own = world.limits.plan(limit(10.0, "session"), 1)
+        assert isinstance(own, LimitWait)
+        assert world.limits.left_s(own) is not None
+        await asyncio.sleep(12)
+        assert world.limits.is_over(own)
+        assert world.limits.left_s(own) is None
 
 
 @in_virtual_time

@@ -194,6 +194,7 @@ class RunActor(Actor):
             "may_run_again": self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT,
             "may_wait_for_limit": self._wait is not None,
             "waits_for_limit": self._wait is not None,
+            "limit_is_over": self._wait is not None and self._limits.is_over(self._wait),
             "credential_is_limited": self._limits.holds_back(self.name),
             "has_expectations": bool(self._expectations.wanted),
         }

@@ -192,10 +192,16 @@ class ProviderLimits:
         limit = self.limit or ProviderLimit(kind="unknown")
         return LimitWait(limit=limit, since_s=self._now_s(), due_s=self._due_s, number=number)
 
-    def left_s(self, wait: LimitWait) -> float:
-        """Return how much longer a run may wait, in seconds."""
+    def is_over(self, wait: LimitWait) -> bool:
+        """Return whether the limit of a wait has reset, so that its run waits only for a slot."""
+        return self.limit is None and (wait.is_of_credential or wait.due_s <= self._now_s())
+
+    def left_s(self, wait: LimitWait) -> float | None:
+        """Return how much longer a run may wait for its limit, in seconds; None if the limit has reset."""
         if self.policy.max_wait_s == 0:
             return 0.0
+        if self.is_over(wait):
+            return None
         # A runner that was down for longer than the wait continues the run nevertheless.
         return max(0.0, wait.since_s + self.policy.max_wait_s - self._now_s()) + JITTER_CAP_S
 

@@ -106,7 +106,6 @@ def _shorten_waits() -> None:
     from fsm_runner.runtime.control import provider_limits
 
     _replace(provider_limits, "UNKNOWN_RESET_BASE_S", 0.05)
-    _replace(provider_limits, "JITTER_CAP_S", 0.1)
 
 
 def _replace(place: object, name: str, value: object) -> None:
@@ -209,8 +208,10 @@ def _break_stop() -> None:
 
 
 def _hold_admission() -> None:
+    from fsm_runner.runtime.control import provider_limits
     from fsm_runner.runtime.control.provider_limits import ProviderLimits
 
+    _replace(provider_limits, "JITTER_CAP_S", 0.1)
     _replace(ProviderLimits, "admit", lambda _: None)
 
 
