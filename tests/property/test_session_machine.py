@@ -14,10 +14,13 @@ from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
+from fsm_runner.executors.messages import TurnEnd
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.event_clock import EventClock
 from fsm_runner.protocol.statuses import StopSignal
+from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.outbox import NoMessageStore, Outbox
+from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.interfaces import load_machine
@@ -29,6 +32,7 @@ from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
 
 RUN_MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("session")
+LIMIT = ProviderLimit(kind="context", scope="session")
 TERMINAL_REPORTS = ("completed", "failed", "stopped")
 SESSION = "ses_1"
 LONG_AFTER_S = 1_000.0
@@ -42,6 +46,8 @@ class Ask(msgspec.Struct, frozen=True):
     turn_s: float | None
     """How long the executor takes for it; None: for ever."""
     stop_after_s: float | None
+    limited_turns: int
+    """How many of its turns end at a limit of its session, before one is completed."""
 
 
 class World(msgspec.Struct, frozen=True):
@@ -56,6 +62,9 @@ class World(msgspec.Struct, frozen=True):
     session_stop_at_s: float | None
     close_at_s: float
     faults: tuple[str, ...]
+    revive: bool
+    binds: bool
+    """Whether the executor binds its session, so that a run continues after a limit instead of beginning again."""
 
 
 class Stage(Observer):
@@ -68,6 +77,8 @@ class Stage(Observer):
         """Messages that were acted upon: whose, and which."""
         self.acknowledged: list[tuple[str, str]] = []
         self.states: dict[str, list[str]] = {}
+        self.runs_with_turn: list[str] = []
+        self.latest_executing = ""
         self._faults = list(world.faults)
         self._status: dict[str, str] = {}
         self._errors: dict[str, str | None] = {}
@@ -96,8 +107,15 @@ class Stage(Observer):
             self._status[of] = message
             self._errors[of] = msgspec.json.decode(body).get("error")
 
+    def taken_during(self, run_id: str) -> list[str]:
+        """Return what was acted upon between the beginning of the run and its end."""
+        of_run = [index for index, (of, _) in enumerate(self.taken) if of == run_id]
+        return [message for _, message in self.taken[of_run[0] : of_run[-1]]]
+
     def entered(self, run: wire.Run, state: str, *, final: bool) -> None:
         self.states.setdefault(run.run_id, []).append(state)
+        if state == "executing":
+            self.latest_executing = run.run_id
 
 
 class FakeProcess:
@@ -111,7 +129,7 @@ class FakeProcess:
             raise ExecutionFailed("it cannot be started")
         self.alive = True
         self.in_turn = False
-        self._turns = {ask_id(i): ask.turn_s for i, ask in enumerate(world.asks)}
+        self._channel = channel
         self._gone = asyncio.Event()
         self.stage.processes.append(self)
         self._death: asyncio.TimerHandle | None = None
@@ -122,16 +140,25 @@ class FakeProcess:
         self.alive = False
         self._gone.set()
 
-    async def take_turn(self, line: bytes) -> None:
+    async def take_turn(self, line: bytes) -> TurnEnd:
         assert not self.in_turn, "two turns at once"
         self.in_turn = True
+        parameters = msgspec.json.decode(line)["parameters"]
+        run_id = parameters.get("run") or self.stage.latest_executing
+        ask = self.stage.world.asks[int(run_id.removeprefix("run_"))]
+        turns = self.stage.runs_with_turn
+        turns.append(run_id)
+        if self.stage.world.binds:
+            self._channel.observer.note_bind()
         try:
-            turn_s = self._turns[msgspec.json.decode(line)["parameters"]["run"]]
-            async with asyncio.timeout(turn_s):
+            async with asyncio.timeout(ask.turn_s):
                 await self._gone.wait()
             raise ExecutionFailed("it died")
         except TimeoutError:
-            return
+            if turns.count(run_id) > ask.limited_turns:
+                return TurnEnd.COMPLETE
+            self._channel.observer.note_status(ExecutorStatus(limit=LIMIT))
+            return TurnEnd.LIMITED
         finally:
             self.in_turn = False
 
@@ -169,6 +196,7 @@ asks = st.lists(
         st.sampled_from(["start_session", "resume_session", "resume_session"]),
         st.none() | st.floats(0.01, 20) | st.floats(0.01, 2),
         st.none() | moments,
+        st.sampled_from([0, 0, 0, 1, 2]),
     ),
     min_size=1,
     max_size=6,
@@ -186,6 +214,8 @@ worlds = st.builds(
     session_stop_at_s=st.none() | moments,
     close_at_s=st.floats(0, 80),
     faults=st.lists(st.sampled_from(["", "unreachable", "lost answer", "refused"]), max_size=8).map(tuple),
+    revive=st.booleans(),
+    binds=st.booleans(),
 )
 
 
@@ -201,6 +231,7 @@ async def live(world: World, stage: Stage) -> None:
         record=record,
         run_timeout_s=world.run_timeout_s,
         session_idle_timeout_s=world.idle_timeout_s,
+        revive=world.revive,
     )
     sessions = SessionRegistry(context)
     run_context = RunContext(
@@ -257,6 +288,8 @@ def test_each_run_of_a_session_ends_once_and_no_process_of_the_executor_remains(
     statuses = [message for of, message in stage.acknowledged if (of, message) == (SESSION, "status")]
     assert len(statuses) <= len(stage.processes)
     event(f"session status reported: {bool(statuses)}")
+    for run_id in set(stage.runs_with_turn):
+        assert "status" not in stage.taken_during(run_id), "the end of an earlier process is reported in a run"
     last = [message for of, message in stage.taken if message in (*TERMINAL_REPORTS, "status")][-1:]
     if last == ["completed"] and "refused" not in world.faults:
         raise AssertionError("a session that lived on after its last run was not reported as ended")

@@ -48,7 +48,7 @@ class Tree:
         "listeners",
         "loading",
         "root_session_id",
-        "starting",
+        "starts",
         "used",
     )
 
@@ -57,7 +57,7 @@ class Tree:
         self.used = NOTHING_USED
         self.below_root = 0
         """The sessions except the root, without those in `early`."""
-        self.starting = 0
+        self.starts = 0
         """The starts in progress."""
         self.early: set[str] = set()
         """Sessions that have appeared while a start is in progress. Each may be the one that is being started."""
@@ -70,7 +70,7 @@ class Tree:
     @property
     def size(self) -> int:
         """The number of sessions below the root, with those that are being started."""
-        return self.below_root + max(self.starting, len(self.early))
+        return self.below_root + max(self.starts, len(self.early))
 
 
 class HeldSession:
@@ -145,7 +145,7 @@ class SessionTrees:
         The child does not count any more after the block if that function was not called.
         """
         tree = session.tree
-        tree.starting += 1
+        tree.starts += 1
         is_started = False
 
         def started(child_id: str) -> None:
@@ -167,8 +167,8 @@ class SessionTrees:
             end()
 
         def end() -> None:
-            tree.starting -= 1
-            if tree.starting == 0:
+            tree.starts -= 1
+            if tree.starts == 0:
                 tree.below_root += len(tree.early)
                 tree.early.clear()
 
@@ -195,7 +195,7 @@ class SessionTrees:
         if record is None:
             record = path[0]
             self._record.record_tree_session(record)
-            if record.depth > 0 and tree.starting > 0:
+            if record.depth > 0 and tree.starts > 0:
                 tree.early.add(session_id)
             else:
                 tree.below_root += record.depth > 0
