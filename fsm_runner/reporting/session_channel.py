@@ -56,6 +56,11 @@ class ExecutorEvent(msgspec.Struct, frozen=True):
 class TurnObserver:
     """Receives what an executor reports in a turn; this one ignores it. The methods must not block."""
 
+    @property
+    def waits_for_limit(self) -> bool:
+        """Whether the run waits for a limit of its provider, and then continues the session."""
+        return False
+
     def note_status(self, status: ExecutorStatus) -> None:
         """The executor has reported a status detail, its usage or a limit of its provider."""
 

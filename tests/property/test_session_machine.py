@@ -7,7 +7,7 @@ from typing import ClassVar
 from unittest.mock import patch
 
 import msgspec
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
@@ -46,7 +46,7 @@ class Ask(msgspec.Struct, frozen=True):
     turn_s: float | None
     """How long the executor takes for it; None: for ever."""
     stop_after_s: float | None
-    limited_turns: int
+    limited_turns: int = 0
     """How many of its turns end at a limit of its session, before one is completed."""
 
 
@@ -62,8 +62,8 @@ class World(msgspec.Struct, frozen=True):
     session_stop_at_s: float | None
     close_at_s: float
     faults: tuple[str, ...]
-    revive: bool
-    binds: bool
+    revive: bool = False
+    binds: bool = False
     """Whether the executor binds its session, so that a run continues after a limit instead of beginning again."""
 
 
@@ -219,6 +219,27 @@ worlds = st.builds(
 )
 
 
+CALM = World(
+    asks=(),
+    start_fails=False,
+    dies_at_s=None,
+    exit_code=0,
+    stop_s=0.0,
+    signal="shutdown",
+    idle_timeout_s=None,
+    run_timeout_s=None,
+    session_stop_at_s=None,
+    close_at_s=20.0,
+    faults=(),
+    revive=True,
+    binds=True,
+)
+FIRST = Ask(0.0, "start_session", 1.0, None)
+RESUMED_WHILE_ITS_PROCESS_ENDS = msgspec.structs.replace(
+    CALM, asks=(FIRST, Ask(3.0, "resume_session", 1.0, None)), idle_timeout_s=1.5, stop_s=2.0
+)
+
+
 async def live(world: World, stage: Stage) -> None:
     # The client takes the API's methods as they come.
     client = CoordinatorClient(stage)  # type: ignore[arg-type]
@@ -247,8 +268,8 @@ async def live(world: World, stage: Stage) -> None:
         retry_interrupted=False,
         observer=stage,
     )
-    runs = RunRegistry(run_context, sessions)
     loop = asyncio.get_running_loop()
+    runs = RunRegistry(run_context, sessions, wall_clock_s=loop.time)
     for number, ask in enumerate(world.asks):
         run = wire.Run(run_id=ask_id(number), session_id=SESSION, type=ask.type, parameters={"run": ask_id(number)})
         loop.call_at(ask.at_s, runs.start, run, "runner_1")
@@ -269,14 +290,20 @@ async def live(world: World, stage: Stage) -> None:
     assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
-@settings(max_examples=400, deadline=None)
-@given(worlds, st.integers())
-def test_each_run_of_a_session_ends_once_and_no_process_of_the_executor_remains(world: World, seed: int) -> None:
-    random.seed(seed)
+def played(world: World) -> Stage:
     stage = Stage(world)
     kind = type("StagedProcess", (FakeProcess,), {"stage": stage})
     with patch("fsm_runner.runtime.actors.session.PersistentProcess", kind):
         run_virtually(lambda: live(world, stage))
+    return stage
+
+
+@settings(max_examples=400, deadline=None)
+@given(worlds, st.integers())
+@example(RESUMED_WHILE_ITS_PROCESS_ENDS, 0)
+def test_each_run_of_a_session_ends_once_and_no_process_of_the_executor_remains(world: World, seed: int) -> None:
+    random.seed(seed)
+    stage = played(world)
     for number in range(len(world.asks)):
         states = stage.states[ask_id(number)]
         assert RUN_MACHINE.spec.states[states[-1]].final
@@ -288,8 +315,14 @@ def test_each_run_of_a_session_ends_once_and_no_process_of_the_executor_remains(
     statuses = [message for of, message in stage.acknowledged if (of, message) == (SESSION, "status")]
     assert len(statuses) <= len(stage.processes)
     event(f"session status reported: {bool(statuses)}")
-    for run_id in set(stage.runs_with_turn):
+    unlimited = {ask_id(number) for number, ask in enumerate(world.asks) if ask.limited_turns == 0}
+    for run_id in unlimited.intersection(stage.runs_with_turn):
         assert "status" not in stage.taken_during(run_id), "the end of an earlier process is reported in a run"
     last = [message for of, message in stage.taken if message in (*TERMINAL_REPORTS, "status")][-1:]
     if last == ["completed"] and "refused" not in world.faults:
         raise AssertionError("a session that lived on after its last run was not reported as ended")
+
+
+def test_the_end_of_a_process_is_not_reported_if_a_run_continues_the_session() -> None:
+    of_runs = [(ask_id(number), message) for number in range(2) for message in ("started", "completed")]
+    assert played(RESUMED_WHILE_ITS_PROCESS_ENDS).taken == [*of_runs, (SESSION, "status")]

@@ -32,6 +32,7 @@ async def test_two_runs_that_start_it_at_once_share_no_session(monkeypatch: pyte
     channel: Any = SimpleNamespace(observer=None)
     first = Assignment(RUN, PROJECT_DIR, ME)
     async with polling_runner(FakeApi()) as runner:
+        runner.record.record_session_start(RUN.session_id, ME, b"")
         runner.sessions.resume(first, Position("idle", None), [asyncio.Event()])
         await asyncio.sleep(1)
         executor = PersistentExecutor(runner.sessions, launcher)

@@ -38,18 +38,19 @@ class Executions(TurnObserver):
         budget: RunBudget,
         silence: SilenceWatch,
         expectations: RunExpectations,
-        may_bind: Callable[[], bool],
+        has_tag: Callable[[str], bool],
         note_detail: Callable[[str], None],
     ) -> None:
-        """`may_bind` returns whether the run executes. `note_detail` gets the status details of the executor."""
+        """`has_tag` returns whether the run's state has a tag. `note_detail` gets the executor's status details."""
         self._assignment = assignment
         self._executor = executor
-        self._channel = SessionChannel(assignment.run.session_id, reporting, may_bind, self)
+        self._channel = SessionChannel(assignment.run.session_id, reporting, lambda: has_tag("may_bind"), self)
         self._record = record
         self._limits = limits
         self._budget = budget
         self._silence = silence
         self._expectations = expectations
+        self._has_tag = has_tag
         self._note_detail = note_detail
         self._current: Execution | None = None
         self.usage: Usage | None = None
@@ -139,6 +140,10 @@ class Executions(TurnObserver):
             prompt = {"prompt": self._limits.policy.prompt}
             run = msgspec.structs.replace(run, type="resume_session", parameters=prompt)
         return msgspec.structs.replace(self._assignment, run=run, continues=True)
+
+    @property
+    def waits_for_limit(self) -> bool:
+        return self._has_tag("parked")
 
     def note_status(self, status: ExecutorStatus) -> None:
         if status.status_detail is not None:

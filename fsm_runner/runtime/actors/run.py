@@ -142,7 +142,7 @@ class RunActor(Actor):
             self._budget,
             SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent")),
             self._expectations,
-            lambda: self.has_tag("may_bind"),
+            self.has_tag,
             self._note_detail,
         )
         self._session_status: CompletedSession = "finished"

@@ -46,8 +46,6 @@ class Turn:
         self.line = line
         """The line that is written to the executor's standard input."""
         self.observer = observer
-        self.is_parked = False
-        """Whether the turn ended at a provider's limit and its run waits for the reset."""
         self.finished = asyncio.Event()
         """Set when its run has been reported."""
         self._session = session
@@ -77,7 +75,6 @@ class Turn:
         await asyncio.wait([self._done])
 
     async def stop(self) -> StopSignal:
-        self.is_parked = False
         if self._session.turn is not self and self._session.has_turn:
             return "shutdown"  # Another run has taken the executor while the run of this turn waited for a limit.
         self._session.post("stop_requested", "its run is stopped")
@@ -129,6 +126,8 @@ class SessionActor(Actor):
         line = b"" if launcher is None else invocation_line(first, launcher.executor_config)
         self.turn = Turn(self, line, observer or TurnObserver())
         """The latest turn, which may have ended."""
+        self.is_replaced = False
+        """Whether a run waits for the end of this process, to continue the session in a new one."""
         self._pending_reports = pending_reports
         if resume_from is not None:
             self.turn.finished.set()
@@ -157,19 +156,19 @@ class SessionActor(Actor):
 
     def facts(self) -> frozenset[str]:
         facts = {
-            "run_is_parked": self.turn.is_parked and not self.turn.finished.is_set(),
+            "is_continued": self.is_replaced or self.turn.observer.waits_for_limit,
             "is_revivable": self._context.revive,
         }
         return frozenset(compress(facts, facts.values()))
 
-    def further_turn(self, run: Run, observer: TurnObserver) -> Turn:
-        """Begin the run's turn. Raises `ExecutionFailed` if the executor has a turn already or has ended."""
+    def further_turn(self, run: Run, observer: TurnObserver) -> Turn | None:
+        """Begin the run's turn. Return None if the executor has ended. Raises `ExecutionFailed` if it has a turn."""
         turn = Turn(self, turn_line(run), observer)
         if self.request("turn_requested", turn, run.run_id) is Answer.TAKEN:
             return turn
         if self.has_turn:
             raise ExecutionFailed(f"session {self.name} is busy: its executor has not completed its turn yet")
-        raise no_live_executor(self.name)
+        return None
 
     async def live(self) -> str:
         """Run to a final state and return it. No process of the executor is left then."""
@@ -177,10 +176,10 @@ class SessionActor(Actor):
             run = msgspec.json.encode(self._first.run)
             self._context.record.record_session_start(self.name, self._first.runner_id, run)
         try:
-            state = await self.run()
-            self._context.record.record_session_end(self.name)
-            return state
+            return await self.run()
         finally:
+            if self.is_replaced or self._machine.is_final(self.model):
+                self._context.record.record_session_end(self.name)
             self.turn.end(ExecutionFailed(f"session {self.name} was given up"))
             await self.kill()
             self._set_stop_signal("SIGKILL")
@@ -221,7 +220,6 @@ class SessionActor(Actor):
         """Return the reason for which the turn ended without a result, if the executor has survived that."""
         if await self._live_process().take_turn(self.turn.line) is TurnEnd.COMPLETE:
             return None
-        self.turn.is_parked = True
         return TurnLimited("the executor reports that a limit of its provider is reached")
 
     def _live_process(self) -> PersistentProcess:

@@ -48,9 +48,19 @@ class SessionRegistry:
         logger.info("{}: its executor ended with the earlier runner process", first.run.session_id)
         return self._add(SessionActor(first, self._context, None, position, pending_reports=pending_reports))
 
-    async def discard(self, session_id: str) -> None:
-        """Forget the session, and do not report its end."""
-        await self._tasks.cancel(session_id)
+    async def replace(self, actor: SessionActor) -> None:
+        """Wait until no process of the session is left, and forget it. Its end is not reported if that has not begun.
+
+        The report would otherwise follow that of the start of the run which continues the session.
+        """
+        actor.is_replaced = True
+        await actor.work_done.wait()
+        if self._actors.get(actor.name) is not actor:
+            return
+        await self._tasks.cancel(actor.name)
+        outbox = self._context.reporting.outbox
+        if (report := outbox.pending_report(actor.name)) is not None:
+            outbox.withdraw(actor.name, [report])
 
     def _add(self, actor: SessionActor) -> SessionActor:
         self._actors[actor.name] = actor
@@ -112,7 +122,7 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
 
     def can_continue(self, session_id: str) -> bool:
         live = self.sessions.find(session_id)
-        return self.sessions.revives or (live is not None and live.turn.is_parked)
+        return self.sessions.revives or (live is not None and not live.is_ending)
 
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing to fetch."""
@@ -132,12 +142,13 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
                 if assignment.continues and live.has_turn:
                     await live.turn.wait_until_over()
                     continue
-                if is_resume or assignment.continues:
-                    return live.further_turn(run, session.observer)
-                raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-            # The session gets a new executor. The end of the old one would be reported after its start.
-            await live.work_done.wait()
-            await self.sessions.discard(run.session_id)
+                if not (is_resume or assignment.continues):
+                    raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
+                if (turn := live.further_turn(run, session.observer)) is not None:
+                    return turn
+                if not self.sessions.revives:
+                    raise _no_executor_for(assignment)
+            await self.sessions.replace(live)
         if is_resume and not self.sessions.revives:
             raise _no_executor_for(assignment)
         return self.sessions.start(assignment, self.launcher, session.observer).turn
