@@ -112,9 +112,12 @@ class Provider:
         await self._watch.until(lambda: len(self.asked) >= count, f"request {count} of an executor")
         return self.asked[count - 1]
 
+    def reply_to(self, asked: Asked) -> Reply:
+        return self.replies.popleft() if self.replies else self.otherwise
+
     async def answer(self, request: Request) -> JSONResponse:
         self.asked.append(msgspec.json.decode(await request.body(), type=Asked))
-        reply = self.replies.popleft() if self.replies else self.otherwise
+        reply = self.reply_to(self.asked[-1])
         self._watch.changed()
         if isinstance(reply, Held):
             await reply.event.wait()
@@ -145,8 +148,9 @@ def _iso(at_s: float) -> str:
 
 
 @asynccontextmanager
-async def provider() -> AsyncIterator[Provider]:
-    api = Provider()
+async def provider(api: Provider | None = None) -> AsyncIterator[Provider]:
+    """`api`: one that replies differently."""
+    api = api or Provider()
     async with serving(Starlette(routes=[Route("/", api.answer, methods=["POST"])])) as url:
         api.url = url
         yield api
