@@ -10,6 +10,7 @@ import pytest
 
 from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.reporting.provider_limit import LimitScope, ProviderLimit
+from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.control.provider_limits import (
     JITTER_CAP_S,
     JITTER_SHARE,
@@ -22,6 +23,7 @@ from fsm_runner.runtime.control.provider_limits import (
 )
 from tests.support.virtual_time import in_virtual_time
 
+RUNNER = load_machine("runner")
 YEAR_S = 365 * 86_400.0
 
 
@@ -196,6 +198,25 @@ async def test_a_tester_that_meets_the_limit_again_lets_no_other_run_go() -> Non
 
 
 @in_virtual_time
+async def test_an_answer_to_a_tester_does_not_end_a_limit_that_another_run_has_met_meanwhile() -> None:
+    async with a_world() as world:
+        world.limits.reached(limit(10.0), "run_0")
+        await world.wait("run_0", planned(world, 10.0))
+        await world.reset()
+        world.limits.reached(limit(500.0), "run_1")  # was at work when the first limit was reached
+        await world.wait("run_1", planned(world, 500.0))
+        world.limits.set_testing(False)
+        world.limits.passed("run_0")
+        await asyncio.sleep(0.01)
+        assert world.limits.holds_new_runs
+        assert world.executing == ["run_0"]
+        assert "passed" not in world.events
+        await world.reset()
+        assert world.now_s() >= 500
+        assert world.executing == ["run_0", "run_1"]
+
+
+@in_virtual_time
 async def test_a_tester_that_ends_without_an_answer_is_replaced() -> None:
     async with a_world() as world:
         world.limits.reached(limit(10.0), "run_0")
@@ -365,3 +386,24 @@ def test_a_reset_at_the_end_of_the_calendar_is_planned(resets_at: str) -> None:
     limits.reached(far, "run_1")
     assert limits.due_text is not None
     assert isinstance(limits.plan(far, 1), LimitWait)
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "events", "target"),
+    [
+        ("online", [], ["limit_reached", "limit_reset", "limit_passed"], "online"),
+        ("testing_limit", ["credential_is_limited"], ["registration_lost", "registered"], "limited"),
+        ("testing_limit", ["credential_is_limited"], ["registration_lost", "registered", "limit_passed"], "online"),
+        ("limited", ["descriptors_are_short"], ["limit_passed"], "saturated"),
+        ("limited", [], ["limit_passed", "limit_reached"], "limited"),
+        ("registering", ["credential_is_limited"], ["limit_passed", "limit_reached", "registered"], "limited"),
+    ],
+)
+def test_the_runner_has_the_state_of_its_credential(
+    state: str, facts: list[str], events: list[str], target: str
+) -> None:
+    model = RUNNER.model()
+    model.state, model.facts = state, frozenset(facts)
+    for event in events:
+        RUNNER.fire(model, event)
+    assert model.state == target

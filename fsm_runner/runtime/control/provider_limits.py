@@ -125,10 +125,10 @@ class ProviderLimits:
         """A run has met a limit."""
         if limit.scope != "credential":
             return
-        if self._tester == run_id:
-            # The runner follows only later, and until then no other run must become the tester.
-            self._tester, self._is_testing = None, False
-            self._failed_tests += 1
+        self._failed_tests += self._tester == run_id
+        # An answer to the tester would be older than this limit. The runner follows only later, and until then no other
+        # run must become the tester.
+        self._tester, self._is_testing = None, False
         longest_s = self.policy.max_wait_s or LONGEST_HOLD_S
         self._hold(limit, self._now_s() + _with_jitter(min(self._wait_s(limit, self._failed_tests), longest_s)))
 
