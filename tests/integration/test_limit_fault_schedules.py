@@ -19,7 +19,6 @@ from fsm_runner.protocol.statuses import LIFECYCLES
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.control import provider_limits
 from tests.integration.test_fault_schedules import HEARTBEAT_S, PATIENT, POLL_TIMEOUT_S, TIMINGS
-from tests.support.command_executor import AGENT
 from tests.support.ends import all_reported_ends
 from tests.support.provider import Asked, Limits, Provider, Reply, Says, limited_home, provider
 from tests.support.proxy import FaultProxy
@@ -85,7 +84,7 @@ class World:
     async def _submit(self, began_s: float, at_s: float) -> None:
         await until(began_s, at_s)
         async with self._is_up:
-            self.runs.append(await self._system.submit(AGENT, prompt="hello"))
+            self.runs.append(await self._system.submit_prompt("hello"))
 
     async def _disturb(self, began_s: float, disturbance: Any) -> None:
         await until(began_s, disturbance.at_s)
