@@ -13,7 +13,7 @@ from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.store import database
 from fsm_runner.coordinator_server.store.database import SCHEMA_VERSION, Database
 from fsm_runner.errors import UsageError
-from tests.support.embedded import EmbeddedCoordinator, embedded_coordinator
+from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "coordinator_version_1" / "sessions.sql"
 """A coordinator of the release with version 1 wrote this database: an idle, a running and a pending session."""
@@ -63,6 +63,22 @@ async def test_a_session_has_a_limit_while_one_is_set() -> None:
             assert without == {**plain, "executor_session_id": "exe"}
             assert (await streamed(lines))["session"] == without
             assert await patched(coordinator, run, limit=None) == without
+
+
+async def test_the_limit_because_of_which_a_run_failed_is_gone_when_the_next_run_of_its_session_starts() -> None:
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register(**autonomous())
+        await coordinator.prompt()
+        run = await coordinator.claim(runner_id)
+        await coordinator.report(run, "started", runner_id)
+        await coordinator.bind(run)
+        await patched(coordinator, run, limit=LIMIT)
+        await coordinator.report(run, "failed", runner_id, error="the limit is reached")
+        assert (await coordinator.session(run))["limit"] == LIMIT
+        await coordinator.prompt(type="resume_session", session_id=run["session_id"])
+        resume = await coordinator.claim(runner_id)
+        await coordinator.report(resume, "started", runner_id)
+        assert "limit" not in await coordinator.session(run)
 
 
 @pytest.mark.parametrize("limit", ["five_hour", 5, True, [LIMIT]])

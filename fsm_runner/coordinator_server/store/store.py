@@ -8,7 +8,7 @@ import msgspec
 from fsm_runner.coordinator_server.errors import InvalidRequest
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.runs import RunRow, RunTable
-from fsm_runner.coordinator_server.store.sessions import EventHead, SessionTable
+from fsm_runner.coordinator_server.store.sessions import LIMIT_COLUMN, EventHead, SessionTable
 from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES, STOPPABLE_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
@@ -30,7 +30,8 @@ class Store:
     def report_started(self, run_id: str) -> None:
         """Raises `NotFound`, as all reports do."""
         run = self.runs.start(run_id)
-        self.sessions.update(run.session_id, status="running")
+        # A run that failed because of a limit has left it in the session.
+        self.sessions.update(run.session_id, status="running", **{LIMIT_COLUMN: None})
         self.sessions.add_own_event(run.session_id, "run_start", run_id=run_id)
 
     def report_completed(self, run_id: str, session_status: str) -> None:
