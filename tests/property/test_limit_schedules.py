@@ -110,6 +110,13 @@ def test_runs_that_meet_limits_end_once_whatever_happens(setup: Setup, seed: int
         event(f"{run.status}, {'by the coordinator' if run.settled_by_coordinator else 'reported'}")
 
 
+def test_a_run_that_continues_leaves_the_slot_to_the_run_that_a_held_poll_may_deliver() -> None:
+    waits = PlannedRun(limits=(NEAR_S,), limit_scope="session")
+    comes_after_the_reset = PlannedRun(at_s=3.7)
+    setup = Setup(plans=(waits, comes_after_the_reset), max_runs=1, sessions=2)
+    assert {run.status for run in simulated(setup, 0).runs} == {"completed"}
+
+
 def simulated(setup: Setup, seed: int) -> SimulationResult:
     random.seed(seed)
     result = run_virtually(partial(simulate, setup))

@@ -57,9 +57,10 @@ class RunRegistry:
         """The active runs that a poll brought again; each is logged once."""
         self._tasks = OwnedTasks("run", self._on_change)
         self.limits = ProviderLimits(
-            limit_policy, self._free_slots, self._on_change, on_limit_reached, on_limit_passed, wall_clock_s
+            limit_policy, self._free_slots_beside_poll, self._on_change, on_limit_reached, on_limit_passed, wall_clock_s
         )
         self.descriptors = DescriptorWatch(self, on_descriptors_short, on_descriptors_freed)
+        self._poll_is_held = False
         self._leaves_waiting = False
         self.left_runs: set[str] = set()
         """The waiting runs that were left to the runner's next process."""
@@ -71,7 +72,7 @@ class RunRegistry:
 
     @property
     def full(self) -> bool:
-        if self.at_hard_limit or self._free_slots() <= 0 or self.limits.holds_new_runs:
+        if self.at_hard_limit or self._free_slots() <= self.limits.queued_count or self.limits.holds_new_runs:
             return True
         return not (self.descriptors.has_room or self._only_executors_lack_room)
 
@@ -80,6 +81,16 @@ class RunRegistry:
         if self._max_runs is None:
             return math.inf
         return self._max_runs - len(self._tasks) + len(self.limits.waiting) - self.limits.admitted_count
+
+    def _free_slots_beside_poll(self) -> float:
+        """Return how many more runs may execute if the poll that is held delivers one."""
+        return self._free_slots() - self._poll_is_held
+
+    def set_poll_held(self, is_held: bool) -> None:
+        """Follow the tag `holds_poll` of the poller's state."""
+        if is_held != self._poll_is_held:
+            self._poll_is_held = is_held
+            self.limits.admit()
 
     @property
     def _only_executors_lack_room(self) -> bool:

@@ -143,10 +143,12 @@ class Poller(Actor):
         return frozenset(compress(facts, facts.values()))
 
     def on_step(self, step: Step, payload: object) -> None:
-        if self.has_tag("holds_poll"):
+        holds_poll = self.has_tag("holds_poll")
+        if holds_poll:
             self.no_poll_held.clear()
         else:
             self.no_poll_held.set()
+        self._runs.set_poll_held(holds_poll)
         self._limits["pause_s"], self._pause_s = self._pause_s, 0.0
         self._limits["recheck_s"] = RUN_LOOKUP_INTERVAL_S if self._runner_has_tag("claims") else None
         self._limits["until_look_up_s"] = max(0.0, self._next_look_up_s - self._client.now_s())

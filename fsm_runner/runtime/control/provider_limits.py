@@ -103,6 +103,11 @@ class ProviderLimits:
         return len(self._admitted)
 
     @property
+    def queued_count(self) -> int:
+        """The number of runs that wait for the credential or for a slot."""
+        return len(self._queue)
+
+    @property
     def holds_new_runs(self) -> bool:
         """Whether no run may be claimed now."""
         return self.limit is not None and not (self._is_testing and self._tester is None)
