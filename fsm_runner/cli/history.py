@@ -8,7 +8,7 @@ import msgspec
 
 from fsm_runner.cli.output import Row, say, show, show_json, show_table
 from fsm_runner.errors import UsageError
-from fsm_runner.journal.reader import Reader, RunLife, SessionLife, Step, journals, seconds_between
+from fsm_runner.journal.reader import Reader, RunLife, SessionLife, SessionUsage, Step, journals, seconds_between
 from fsm_runner.journal.records import utc_text
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.util.error_text import headline
@@ -98,14 +98,17 @@ def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
 def _show_session(reader: Reader, session_id: str, *, as_json: bool) -> bool:
     """Return False if this journal does not have the session."""
     lives, runs = reader.session(session_id), reader.runs_of_session(session_id)
-    steps = reader.steps_of_session(session_id)
+    steps, usages = reader.steps_of_session(session_id), reader.usage_of_session(session_id)
     if as_json:
-        _print_json([*lives, *steps, *runs])
+        _print_json([*lives, *steps, *runs, *usages])
         return bool(lives or runs)
     for life in lives:
         _show_steps(f"{life.session_id}  runner {life.runner_id}", steps, is_open=life.ended_at is None)
     if runs:
         show_table(RUN_COLUMNS, [_run_row(run) for run in runs])
+    for usage in usages:
+        show(f"\nused: {usage.used}")
+        show(f"used by the tree of session {usage.root_session_id}: {usage.used_by_tree}")
     return bool(lives or runs)
 
 
@@ -161,6 +164,6 @@ def _shown_s(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def _print_json(records: Sequence[RunLife | SessionLife | Step]) -> None:
+def _print_json(records: Sequence[RunLife | SessionLife | SessionUsage | Step]) -> None:
     for record in records:
         show_json(record)

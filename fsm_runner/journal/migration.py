@@ -20,6 +20,8 @@ WITH_USAGE = 2
 """The schema version that added the usage of runs."""
 WITH_PROVISIONAL = 3
 """The schema version that added provisional outcomes, and renamed states and events."""
+WITH_TREES = 4
+"""The schema version that added the usage of sessions and trees."""
 
 RENAMED_STATES = {RUN: {"settled_elsewhere": "superseded"}, RUNNER: {"cut_off": "disconnected"}}
 """Old to new. The state `stopping` of a session became two: `stopping_turn` and `stopping_idle`."""

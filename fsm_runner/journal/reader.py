@@ -11,10 +11,11 @@ from typing import TypeVar
 import msgspec
 
 from fsm_runner.errors import UsageError
+from fsm_runner.journal import trees
 from fsm_runner.journal.limits import BUSY_WITHIN_S
-from fsm_runner.journal.migration import WITH_USAGE, transitions
+from fsm_runner.journal.migration import WITH_TREES, WITH_USAGE, transitions
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.journal.records import RUN, RUNNER, SESSION, Transition, TransitionRow
+from fsm_runner.journal.records import RUN, RUNNER, SESSION, Transition, TransitionRow, UsageSums
 from fsm_runner.journal.schema import version_of
 
 Value = TypeVar("Value")
@@ -71,6 +72,20 @@ class SessionLife(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     ended_at: str | None
 
 
+class SessionUsage(msgspec.Struct, frozen=True, kw_only=True, tag="usage"):
+    """What a session and its tree have used, as the runner counts it for budgets."""
+
+    journal: str
+    session_id: str
+    depth: int
+    """The number of sessions above it."""
+    used: UsageSums
+    root_session_id: str
+    below_root: int
+    """The number of sessions in the tree, except the root."""
+    used_by_tree: UsageSums
+
+
 class Reader:
     """A snapshot of one journal. `close` releases it."""
 
@@ -110,6 +125,26 @@ class Reader:
 
     def runs_of_session(self, session_id: str) -> list[RunLife]:
         return [life for (run_id,) in self._rows(_RUNS_OF_SESSION, session_id) for life in self.run(run_id)]
+
+    def usage_of_session(self, session_id: str) -> list[SessionUsage]:
+        """Return the usage in a list, which is empty if the runner does not count that of the session."""
+        return self._read(lambda: self._usage_of(session_id) if self._version >= WITH_TREES else [])
+
+    def _usage_of(self, session_id: str) -> list[SessionUsage]:
+        if (session := trees.tree_session(self._connection, session_id)) is None:
+            return []
+        totals = trees.tree_totals(self._connection, session.root_session_id, ())
+        return [
+            SessionUsage(
+                journal=self.journal,
+                session_id=session_id,
+                depth=session.depth,
+                used=session.used,
+                root_session_id=session.root_session_id,
+                below_root=totals.below_root,
+                used_by_tree=totals.used,
+            )
+        ]
 
     def steps_of_run(self, run_id: str) -> list[Step]:
         return self._steps(_STEPS, RUN, run_id)

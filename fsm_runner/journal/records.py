@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from fsm_runner.util.text import usd_text
+
 RUN, SESSION, RUNNER = "run", "session", "runner"
 """The machines whose transitions are recorded."""
 
@@ -103,6 +105,10 @@ class UsageSums(msgspec.Struct, frozen=True):
     tokens: int = 0
     """Input, output and cache tokens."""
     turns: int = 0
+
+    def __str__(self) -> str:
+        turns = "1 turn" if self.turns == 1 else f"{self.turns:,} turns"
+        return f"{self.tokens:,} tokens, {usd_text(self.cost_usd)} USD, {turns}"
 
     def __add__(self, other: "UsageSums") -> "UsageSums":
         return UsageSums(

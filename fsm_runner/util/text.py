@@ -44,3 +44,8 @@ def escaped_json(document: str) -> str:
 def quoted(text: str) -> str:
     """Return the text in double quotes, on one line; characters that cannot be printed are escaped."""
     return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def usd_text(amount: float) -> str:
+    """Format an amount of US dollars with at most six decimals."""
+    return f"{amount:,.6f}".rstrip("0").rstrip(".")

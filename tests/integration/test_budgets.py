@@ -144,6 +144,25 @@ async def test_a_grandchild_that_exceeds_the_budget_of_the_tree_ends_all_of_its_
         assert (await b.system.api.run(unrelated.run_id)).status == "running"
 
 
+async def test_a_run_that_waits_for_a_limit_ends_with_its_tree(tmp_path: Path) -> None:
+    budget = Budget(tree=UsageLimits(max_turns=12))
+    async with waiter(tmp_path, "child") as gate, bench(tmp_path, budget=budget, lifecycle="one_shot") as (b, hold):
+        child = [["bind"], ["await", str(gate.gate.path)], uses(turns=7), *hold]
+        limit = {
+            "kind": "five_hour",
+            "scope": "session",
+            "resets_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+        }
+        root = await b.start(["bind"], uses(), ["start", AGENT, child], ["metadata", {"limit": limit}], ["exit", 1])
+        await b.system.state(root, "waiting_for_limit")
+        gate.gate.write_line()
+        reason = f"budget exceeded: the tree of session {root.session_id} has used 13 of 12 turns (max_turns)"
+        assert reason in await b.fails(root)
+        assert b.system.states[root.run_id][-4:] == ["waiting_for_limit", "stopping", "reporting", "failed"]
+        (run,) = [run for run in await b.system.api.runs() if run.run_id != root.run_id]
+        assert await b.fails(RunCreated(run_id=run.run_id, session_id=run.session_id)) == reason
+
+
 async def test_a_child_of_a_tree_whose_budget_is_used_up_is_not_started(tmp_path: Path) -> None:
     async with bench(tmp_path, budget=Budget(tree=UsageLimits(max_turns=6))) as (b, _):
         root = await b.start(["bind"], uses(), ["start", AGENT, [["report"]]], ["report"])

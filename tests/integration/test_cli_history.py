@@ -12,7 +12,7 @@ import pytest
 from fsm_runner.cli.history import show_history
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.journal import Journal
-from fsm_runner.journal.records import Report, Transition
+from fsm_runner.journal.records import Report, Transition, TreeSession, UsageSums
 from tests.support.program import environment, finish
 
 Console = pytest.CaptureFixture[str]
@@ -110,10 +110,37 @@ async def test_the_usage_of_a_run_is_shown(tmp_path: Path, capsys: Console) -> N
     assert objects(capsys)[0]["usage"] == {"input_tokens": 1200, "cost_usd": 0.5}
 
 
+async def test_the_usage_of_a_session_and_its_tree_is_shown(tmp_path: Path, capsys: Console) -> None:
+    await live(tmp_path / "0123", "run_1")
+    journal = Journal(tmp_path / "0123")
+    root, child = UsageSums(cost_usd=0.25, tokens=1_000, turns=5), UsageSums(tokens=234, turns=1)
+    journal.record_tree_session(TreeSession(session_id="ses_0", root_session_id="ses_0", depth=0, used=root))
+    journal.record_tree_session(TreeSession(session_id="ses_1", root_session_id="ses_0", depth=1, used=child))
+    await journal.aclose()
+    show_history(tmp_path, "ses_1", as_json=False)
+    assert printed(capsys)[-3:] == [
+        "",
+        "used: 234 tokens, 0 USD, 1 turn",
+        "used by the tree of session ses_0: 1,234 tokens, 0.25 USD, 6 turns",
+    ]
+    show_history(tmp_path, "ses_1", as_json=True)
+    assert objects(capsys)[-1] == {
+        "type": "usage",
+        "journal": "0123",
+        "session_id": "ses_1",
+        "depth": 1,
+        "used": {"cost_usd": 0.0, "tokens": 234, "turns": 1},
+        "root_session_id": "ses_0",
+        "below_root": 1,
+        "used_by_tree": {"cost_usd": 0.25, "tokens": 1234, "turns": 6},
+    }
+
+
 async def test_a_journal_of_an_older_version_is_shown_without_a_migration(tmp_path: Path, capsys: Console) -> None:
     await live(tmp_path / "0123", "run_1")
     carry_out(
         tmp_path / "0123",
+        "DROP TABLE tree_sessions",
         "ALTER TABLE runs DROP COLUMN wait",
         "ALTER TABLE runs DROP COLUMN workspace",
         "ALTER TABLE runs DROP COLUMN usage",
@@ -122,6 +149,8 @@ async def test_a_journal_of_an_older_version_is_shown_without_a_migration(tmp_pa
     )
     show_history(tmp_path, "run_1", as_json=False)
     assert printed(capsys)[-1].startswith("failed after ")
+    show_history(tmp_path, "ses_1", as_json=False)
+    assert printed(capsys)[-1].startswith("run_1 ")
 
 
 async def test_json_has_the_run_and_each_step_in_full(tmp_path: Path, capsys: Console) -> None:

@@ -12,6 +12,7 @@ from fsm_runner.journal.records import MOST_USED, NOTHING_USED, UsageSums
 from fsm_runner.protocol import wire
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.runtime.control.session_trees import HeldSession, SessionTrees
+from fsm_runner.util.text import usd_text
 
 Number = TypeVar("Number", int, float)
 OnExceeded = Callable[[str], None]
@@ -139,17 +140,12 @@ def _spent(each: _Sum, is_enough: Callable[[float, float], bool]) -> str | None:
     """Return how much of a maximum is used; None if no maximum of the sum is reached. `is_enough`: `ge` or `gt`."""
     used, limits = each.used, each.limits
     if limits.max_cost_usd is not None and is_enough(used.cost_usd, limits.max_cost_usd):
-        return f"{each.name} has used {_usd(used.cost_usd)} of {_usd(limits.max_cost_usd)} USD (max_cost_usd)"
+        return f"{each.name} has used {usd_text(used.cost_usd)} of {usd_text(limits.max_cost_usd)} USD (max_cost_usd)"
     if limits.max_tokens is not None and is_enough(used.tokens, limits.max_tokens):
         return f"{each.name} has used {used.tokens:,} of {limits.max_tokens:,} tokens (max_tokens)"
     if limits.max_turns is not None and is_enough(used.turns, limits.max_turns):
         return f"{each.name} has used {used.turns:,} of {limits.max_turns:,} turns (max_turns)"
     return None
-
-
-def _usd(amount: float) -> str:
-    """Return the amount with at most six decimals."""
-    return f"{amount:,.6f}".rstrip("0").rstrip(".")
 
 
 def sums_of(usage: Usage) -> UsageSums:
