@@ -31,7 +31,7 @@ from fsm_runner.executors.environment import executor_environment
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.wire import Run
 from fsm_runner.runtime.actors.interfaces import load_machine
-from fsm_runner.runtime.actors.run import Observer
+from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.util import event_loop
 
 AGENT = "echo"

@@ -23,7 +23,7 @@ from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunRequest
-from fsm_runner.runtime.actors.run import Observer
+from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.runtime.actors.runner import RunnerActor
 from fsm_runner.util import event_loop
 

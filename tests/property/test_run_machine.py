@@ -21,7 +21,8 @@ from fsm_runner.reporting.outbox import NoMessageStore, Outbox
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.interfaces import load_machine
-from fsm_runner.runtime.actors.run import Observer, RunActor, RunContext
+from fsm_runner.runtime.actors.run import RunActor
+from fsm_runner.runtime.actors.run_context import Observer, RunContext
 from fsm_runner.runtime.control.silence import SilenceLimit
 from tests.support.limits import no_provider_limits
 from tests.support.record import InstantRecord

@@ -24,7 +24,7 @@ from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.interfaces import load_machine
-from fsm_runner.runtime.actors.run import Observer, RunContext
+from fsm_runner.runtime.actors.run_context import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import PersistentExecutor, SessionRegistry

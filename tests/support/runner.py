@@ -18,7 +18,7 @@ from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.machine.engine import Step
 from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
-from fsm_runner.runtime.actors.run import Observer
+from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.runtime.actors.runner import RunnerActor
 from fsm_runner.util.retry import RetryPolicy
 from tests.support.fifo import Fifo

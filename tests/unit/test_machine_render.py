@@ -195,9 +195,8 @@ def test_scxml_compares_the_outcome_that_it_has_assigned() -> None:
             *(
                 "credential_is_limited",
                 "has_expectations",
-                "may_wait_for_limit",
-                "limit_is_over",
                 "waits_for_limit",
+                "limit_is_over",
                 "may_run_again",
             ),
             *("run_timeout_s", "limit_wait_s"),

@@ -20,7 +20,8 @@ from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.interfaces import load_machine
-from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, Observer, RunActor, RunContext
+from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, RunActor
+from fsm_runner.runtime.actors.run_context import Observer, RunContext
 from tests.support.fake_api import FakeApi
 from tests.support.limits import no_provider_limits
 from tests.support.positions import positions

@@ -1,7 +1,6 @@
 """The actor of one run. Its states are in `specs/run.toml`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -12,27 +11,23 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.executors.interface import Assignment, ExecutionFailed, Executor, RunRefused
+from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
 from fsm_runner.journal.records import OpenRun, Report
-from fsm_runner.machine.engine import Cause, Machine, Step
-from fsm_runner.process.user import RunUser
+from fsm_runner.machine.engine import Cause, Step
 from fsm_runner.protocol import wire
-from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, unreported_reason
-from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.queue import DeliveryFuture
-from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.executions import Executions, LimitReached
-from fsm_runner.runtime.actors.record import Record
-from fsm_runner.runtime.blueprint import RunnerValues, with_runner_values
-from fsm_runner.runtime.control.budgets import NO_BUDGETS, Budgets
-from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
-from fsm_runner.runtime.control.silence import SilenceLimit, SilenceWatch
-from fsm_runner.runtime.expectations import ExpectationContext, RunExpectations
+from fsm_runner.runtime.actors.limit_waits import LimitWaits
+from fsm_runner.runtime.actors.run_context import RunContext
+from fsm_runner.runtime.blueprint import with_runner_values
+from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
+from fsm_runner.runtime.control.silence import SilenceWatch
+from fsm_runner.runtime.expectations import RunExpectations
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.runtime.workspace_state import WorkspaceState
 from fsm_runner.util.error_text import limited_error
@@ -46,40 +41,6 @@ INTERRUPTIONS_LIMIT = 3
 
 class Superseded(FsmRunnerError):
     """The coordinator expects no report of this run any more."""
-
-
-class Observer:
-    """Receives the progress of runs; this one ignores it. The methods must not block."""
-
-    def entered(self, run: wire.Run, state: str, *, final: bool) -> None:
-        """The run entered a state."""
-
-    def reported(self, run: wire.Run, state: str, detail: str) -> None:
-        """The run's executor reported a status detail."""
-
-
-class RunContext(msgspec.Struct, frozen=True, kw_only=True):
-    """Shared by all runs of one runner."""
-
-    machine: Machine
-    executor: Executor
-    reporting: ReportingContext
-    record: Record
-    look_up: Callable[[str], Awaitable[wire.RunState | None]]
-    """Returns the run's state at the coordinator, waiting through outages; None if it knows no such run."""
-    project_dir: str
-    """The working directory of runs that name none."""
-    runner_values: RunnerValues
-    run_timeout_s: float | None
-    retry_interrupted: bool
-    """Whether a run is executed again after the runner process ended during the run."""
-    observer: Observer
-    expectations: ExpectationContext = msgspec.field(default_factory=ExpectationContext)
-    budgets: Budgets = NO_BUDGETS
-    user: RunUser | None = None
-    """The user that executors run as; None: the runner's own."""
-    silence_limit: SilenceLimit | None = None
-    """How long a run may be silent; None: no limit."""
 
 
 class RunActor(Actor):
@@ -145,12 +106,10 @@ class RunActor(Actor):
             self.has_tag,
             self._note_detail,
         )
+        self._waits = LimitWaits(self.wire_run, limits, self._executions, context.reporting, context.record)
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
-        self._wait: LimitWait | None = None
-        """The wait that begins or continues; None if the run is not to wait."""
-        self._waits = 0
         self._has_started = False
         """Whether `started` has been reported. A state cannot say that, since a wait may come before or after."""
         self.failure = "" if recovered is None else recovered.failure
@@ -170,8 +129,8 @@ class RunActor(Actor):
         wait = _decoded(recovered.wait, LimitWait, self.name)
         self._executions.restore(wait, _decoded(recovered.usage, Usage, self.name))
         if wait is not None:
-            self._wait, self._waits, self._has_started = wait, wait.number, wait.has_begun
-            self._limits.restore(wait)
+            self._waits.restore(wait)
+            self._has_started = wait.has_begun
         self._expectations.before = _decoded(recovered.workspace, WorkspaceState, self.name)
         if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
@@ -192,9 +151,8 @@ class RunActor(Actor):
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
         facts = {
             "may_run_again": self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT,
-            "may_wait_for_limit": self._wait is not None,
-            "waits_for_limit": self._wait is not None,
-            "limit_is_over": self._wait is not None and self._limits.is_over(self._wait),
+            "waits_for_limit": self._waits.current is not None,
+            "limit_is_over": self._waits.is_over,
             "credential_is_limited": self._limits.holds_back(self.name),
             "has_expectations": bool(self._expectations.wanted),
         }
@@ -226,8 +184,8 @@ class RunActor(Actor):
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
             reason = str(payload) or type(payload).__name__
-            if self._wait is not None:
-                reason = f"{self._wait.limit}; {reason}"
+            if self._waits.current is not None:
+                reason = f"{self._waits.current.limit}; {reason}"
             self.failure = self._context.reporting.redactor.text(reason)
         is_final = self._machine.is_final(self.model)
         if is_final and step.cause is not Cause.DONE:
@@ -237,17 +195,17 @@ class RunActor(Actor):
             # At once: the outbox sends a `started` that was queued in the same moment before the activity begins.
             self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
-        self._follow_execution(step)
+        self._follow_execution()
         self._follow_wait(step)
         if self.has_tag("reports_started") and not self._has_started:
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
             self._has_started = True
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
-        if self._wait is not None and self.has_tag("parked"):
-            self._note_detail(str(self._wait.limit))
+        if self._waits.current is not None and self.has_tag("parked"):
+            self._note_detail(str(self._waits.current.limit))
 
-    def _follow_execution(self, step: Step) -> None:
+    def _follow_execution(self) -> None:
         """Count the time of executions. The run's time limit is paused while it waits."""
         self._executions.count_until_now()
         if self.has_tag("may_bind"):
@@ -257,29 +215,9 @@ class RunActor(Actor):
 
     def _follow_wait(self, step: Step) -> None:
         if self.has_tag("parked"):
-            self._park()
-        elif self._wait is not None and step.cause != "interrupted":
-            self._limits.unparked(self.name)
-            self._wait = None
-            self._context.record.record_wait(self.name, None)
-            if self.model.outcome != "failed":
-                self._report_limit(None)
-
-    def _park(self) -> None:
-        """Begin or continue a wait."""
-        self._wait = wait = self._executions.at(self._wait or self._limits.hold_back(self._waits))
-        self._settings_of_states["limit_wait_s"] = self._limits.left_s(wait)
-        self._limits.parked(self.name)
-        content = self._context.reporting.redactor.json(msgspec.json.encode(wait))
-        self._context.record.record_wait(self.name, content)
-        self._report_limit(wait.limit)
-
-    def _report_limit(self, limit: ProviderLimit | None) -> None:
-        """Set or clear the session's field `limit` at the coordinator (protocol.md, section 1.4)."""
-        session_id, reporting = self.wire_run.session_id, self._context.reporting
-        body = reporting.redactor.json(encode_json({"limit": limit}))
-        # Not among the messages that a stop withdraws.
-        reporting.outbox.put(session_id, messages.metadata(session_id, body))
+            self._settings_of_states["limit_wait_s"] = self._waits.begin()
+        elif step.cause != "interrupted":
+            self._waits.end(keeps_limit=self.model.outcome == "failed")
 
     def _note_detail(self, detail: str) -> None:
         """Journal a status detail as a step that changes nothing."""
@@ -308,23 +246,10 @@ class RunActor(Actor):
         try:
             self._session_status = await self._executions.execute()
         except LimitReached as failure:
-            self._limits.reached(failure.limit, self.name)
-            raise ExecutionFailed(f"{failure}; {self._plan_wait(failure.limit)}") from failure
-
-    def _plan_wait(self, limit: ProviderLimit) -> str:
-        """Plan the run's wait, if it may wait, and return what happens."""
-        plan = self._limits.plan(limit, self._waits + 1)
-        if isinstance(plan, LimitWait):
-            if self._executions.can_continue:
-                self._wait, self._waits = plan, plan.number
-                return str(limit)
-            plan = NotWaitedFor("its executor has ended, and the profile does not set `revive`")
-        self._report_limit(limit)
-        return f"{limit}; the run does not wait for that: {plan.reason}"
+            raise ExecutionFailed(f"{failure}; {self._waits.plan(failure.limit)}") from failure
 
     async def _await_limit(self) -> None:
-        if self._wait is not None:
-            await self._limits.wait_for_admission(self.name, self._wait)
+        await self._waits.wait_for_admission()
 
     async def _check_result(self) -> None:
         await self._expectations.check(Path(self._assignment.project_dir))

@@ -17,7 +17,8 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding
 from fsm_runner.runtime.actors.actor import took_text
 from fsm_runner.runtime.actors.ended_runs import EndedRuns
-from fsm_runner.runtime.actors.run import RunActor, RunContext
+from fsm_runner.runtime.actors.run import RunActor
+from fsm_runner.runtime.actors.run_context import RunContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.descriptors import DescriptorWatch
 from fsm_runner.runtime.control.provider_limits import ProviderLimits

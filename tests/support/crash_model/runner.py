@@ -24,7 +24,7 @@ from fsm_runner.reporting.sender import MessageSender
 from fsm_runner.reporting.session_channel import ReportingContext, SessionChannel
 from fsm_runner.runtime.actors.actor import Inbox
 from fsm_runner.runtime.actors.interfaces import load_machine
-from fsm_runner.runtime.actors.run import Observer, RunContext
+from fsm_runner.runtime.actors.run_context import Observer, RunContext
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.runner import PollTimes, RunnerActor
 from fsm_runner.runtime.actors.session import SessionContext
