@@ -12,7 +12,7 @@ from fsm_runner.config.run_policies import CONTINUE_PROMPT, ProviderLimitPolicy
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.actors.run_registry import RunRegistry
-from fsm_runner.runtime.control import provider_limits
+from fsm_runner.runtime.control import descriptors, provider_limits
 from tests.support.command_executor import AGENT, ScriptedBench, scripted_bench
 from tests.support.logs import log_lines
 from tests.support.processes import gone
@@ -118,6 +118,23 @@ async def test_a_run_may_wait_for_a_slot_for_longer_than_for_its_limit(
             others.set()
             await completes(bench, busy)
             await completes(bench, waiting)
+
+
+async def test_a_run_continues_when_there_are_file_descriptors_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "FREED_AFTER_S", 0.0)
+    monkeypatch.setattr(descriptors, "CHECK_INTERVAL_S", 0.05)
+    async with provider() as api:
+        api.will(Limits(resets_in_s=SOON_S))
+        async with scripted_bench(tmp_path, limited_home(tmp_path / "home", api, lifecycle="one_shot")) as bench:
+            run = await submit(bench)
+            resets_at_s = await reset_of(bench, run)
+            with monkeypatch.context() as shortage:
+                shortage.setattr(descriptors.DescriptorWatch, "has_room", False)
+                await asyncio.sleep(resets_at_s + QUIET_S - time.time())
+                assert len(api.asked) == 1
+            await completes(bench, run)
 
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)

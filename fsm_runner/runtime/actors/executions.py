@@ -53,6 +53,8 @@ class Executions(TurnObserver):
         self._has_tag = has_tag
         self._note_detail = note_detail
         self._current: Execution | None = None
+        self.is_starting = False
+        """Whether an execution is being started."""
         self.usage: Usage | None = None
         """The cost of all executions, as the executor reports it."""
         self._earlier_usage: Usage | None = None
@@ -104,7 +106,11 @@ class Executions(TurnObserver):
         await self._budget.begin()
         earlier, self._limit, self._earlier_usage = self._current, None, self.usage
         assignment, self.have_begun = self._next_assignment(), True
-        self._current = await self._executor.start(assignment, self._channel)
+        self.is_starting = True
+        try:
+            self._current = await self._executor.start(assignment, self._channel)
+        finally:
+            self.is_starting = False
         if earlier is not None:
             await earlier.aclose()
         try:

@@ -140,7 +140,8 @@ class RunActor(Actor):
     @property
     def is_unstarted(self) -> bool:
         """Whether the run may still start its executor."""
-        return not (self._executions.is_started or self.work_done.is_set() or self.has_tag("parked"))
+        is_begun = self._executions.is_started and not self._executions.is_starting
+        return not (is_begun or self.work_done.is_set() or self.has_tag("parked"))
 
     @property
     def usage(self) -> Usage | None:

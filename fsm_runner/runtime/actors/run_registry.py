@@ -60,7 +60,8 @@ class RunRegistry:
         self.limits = ProviderLimits(
             limit_policy, self._free_slots_beside_poll, self._on_change, on_limit_reached, on_limit_passed, wall_clock_s
         )
-        self.descriptors = DescriptorWatch(self, on_descriptors_short, on_descriptors_freed)
+        self.descriptors = DescriptorWatch(self, on_descriptors_short, self._note_descriptors_freed)
+        self._on_descriptors_freed = on_descriptors_freed
         self._poll_is_held = False
         self._leaves_waiting = False
         self.left_runs: set[str] = set()
@@ -75,7 +76,12 @@ class RunRegistry:
     def full(self) -> bool:
         if self.at_hard_limit or self._free_slots() <= self.limits.queued_count or self.limits.holds_new_runs:
             return True
-        return not (self.descriptors.has_room or self._only_executors_lack_room)
+        return not self._has_descriptors
+
+    @property
+    def _has_descriptors(self) -> bool:
+        """Whether the file descriptors allow for another run."""
+        return self.descriptors.has_room or self._only_executors_lack_room
 
     def _free_slots(self) -> float:
         """Return how many more runs may execute. A waiting run holds no slot until it may continue."""
@@ -84,8 +90,12 @@ class RunRegistry:
         return self._max_runs - len(self._tasks) + len(self.limits.waiting) - self.limits.admitted_count
 
     def _free_slots_beside_poll(self) -> float:
-        """Return how many more runs may execute if the poll that is held delivers one."""
-        return self._free_slots() - self._poll_is_held
+        """Return how many more runs may execute if the poll that is held delivers one. None without descriptors."""
+        return self._free_slots() - self._poll_is_held if self._has_descriptors else 0
+
+    def _note_descriptors_freed(self) -> None:
+        self._on_descriptors_freed()
+        self.limits.admit()
 
     def set_poll_held(self, is_held: bool) -> None:
         """Follow the tag `holds_poll` of the poller's state."""
@@ -110,7 +120,7 @@ class RunRegistry:
     @property
     def unstarted(self) -> int:
         """The number of runs whose executor has not been started."""
-        return sum(actor.is_unstarted for actor in self._actors.values())
+        return sum(actor.is_unstarted for actor in self._actors.values()) + self.limits.admitted_count
 
     @property
     def run_ids(self) -> frozenset[str]:
