@@ -105,7 +105,7 @@ async def child_run(request: GatewayRequest) -> ChildRun:
 def remembered_child(request: GatewayRequest, response_body: bytes) -> str | None:
     """Remember the child of a `POST /runs`, and return its id.
 
-    Of an unreadable response this returns None, and the child is looked up later.
+    Return None if the response is unreadable. Then the child is looked up later.
     """
     try:
         created = decode_json(response_body, RunCreated)

@@ -58,7 +58,7 @@ class TurnObserver:
 
     @property
     def waits_for_limit(self) -> bool:
-        """Whether the run waits for a limit of its provider, and then continues the session."""
+        """Whether the run waits for a limit of its provider, or is about to, and then continues the session."""
         return False
 
     def note_status(self, status: ExecutorStatus) -> None:

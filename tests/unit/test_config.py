@@ -11,6 +11,7 @@ import typer.main
 
 from fsm_runner.cli.app import app
 from fsm_runner.config.budgets import Budget, UsageLimits
+from fsm_runner.config.run_policies import ProviderLimitPolicy
 from fsm_runner.config.settings import SETTINGS, TokenRequest, load_config, read_dotenv
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import ResourceLimits
@@ -18,6 +19,11 @@ from fsm_runner.process.limits.limits import ResourceLimits
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 FLAGS_OF_NO_SETTING = {"--profile-list", "--version"}
 NOT_OF_THE_RUNNER = {"CLAUDE_CODE_OAUTH_TOKEN"}
+
+
+def test_the_default_of_a_wait_for_a_limit_is_that_of_profiles() -> None:
+    (setting,) = (each for each in SETTINGS if each.variable == "LIMIT_WAIT")
+    assert setting.default_text == f"{ProviderLimitPolicy().max_wait_s:g} s"
 
 
 class Row(NamedTuple):

@@ -149,7 +149,9 @@ class Executions(TurnObserver):
 
     @property
     def waits_for_limit(self) -> bool:
-        return self._has_tag("parked")
+        # In between, the turn has ended, and the run has not decided yet. Its executor may exit in this moment.
+        is_deciding = self._has_tag("may_bind") and self._limit is not None
+        return is_deciding or self._has_tag("parked")
 
     def note_status(self, status: ExecutorStatus) -> None:
         if status.status_detail is not None:

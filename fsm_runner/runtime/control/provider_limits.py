@@ -22,13 +22,12 @@ JITTER_CAP_S = 30.0
 """The longest random delay after a reset, so that the runners of one credential do not all continue at once."""
 JITTER_SHARE = 0.1
 """The longest random delay, as a share of the wait."""
-LONGEST_HOLD_S = 6 * 3600.0
+LONGEST_HOLD_S = ProviderLimitPolicy().max_wait_s
 """A runner that does not wait for limits tests one after this time at the latest."""
 CALENDAR_END_S = 253_402_300_799.0
 """9999-12-31 23:59:59 UTC."""
 CLOCK_CHECK_INTERVAL_S = 30.0
 """The time after which a wait looks at the wall clock again, which may have been set."""
-
 
 Admission = asyncio.Future[None]
 

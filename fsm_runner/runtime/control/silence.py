@@ -22,8 +22,6 @@ BUSY_SHARE = 0.05
 """A run whose processes use more than this share of one processor between two measurements is busy."""
 TICK_S = 0.01
 """The kernel counts CPU time in ticks, so this much is not noticed."""
-
-
 REST_FACTOR = 9
 """The rest after a measurement is this many times as long, so all measurements use at most a tenth of a processor."""
 
