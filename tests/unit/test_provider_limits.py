@@ -248,6 +248,20 @@ async def test_a_run_that_stops_waiting_in_the_moment_of_its_admission_is_not_th
 
 
 @in_virtual_time
+async def test_a_run_whose_time_limit_ends_in_the_moment_of_its_admission_is_admitted_again() -> None:
+    async with a_world(max_runs=1) as world:
+        wait = planned(world, 0.0)
+        first = asyncio.create_task(world.limits.wait_for_admission("run_0", wait))
+        world.limits.parked("run_0")
+        await asyncio.sleep(0)
+        assert world.limits.admitted_count == 1
+        await world.wait("run_0", wait)  # its state is entered again, and the first admission is ignored
+        await asyncio.sleep(0.01)
+        assert world.executing == ["run_0"]
+        await first
+
+
+@in_virtual_time
 async def test_a_limit_of_a_session_holds_only_its_own_run() -> None:
     async with a_world(max_runs=1) as world:
         world.limits.reached(limit(10.0, "session"), "run_0")

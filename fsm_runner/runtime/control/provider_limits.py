@@ -152,6 +152,7 @@ class ProviderLimits:
     def parked(self, run_id: str) -> None:
         """A run begins to wait, and holds no slot."""
         self.waiting.add(run_id)
+        self._admitted.discard(run_id)  # Its state was entered again, so the admission comes too late.
         if self._tester == run_id:
             self._tester = None  # It has met a limit of its session, which says nothing about the credential.
         self._on_change()
