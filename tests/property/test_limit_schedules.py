@@ -53,6 +53,7 @@ def setups(plan: st.SearchStrategy[PlannedRun], **fields: st.SearchStrategy[obje
 
 # A run that the last poll of a draining runner delivers is stopped, so all are submitted before.
 calm = setups(plans(resets), ends=st.lists(drains, max_size=2).map(tuple), has_journal_file=st.just(True))
+killed = setups(plans(resets, at_s=submissions), ends=st.lists(kills, min_size=1, max_size=3).map(tuple))
 stopped = setups(plans(any_resets, at_s=submissions, stops_at_s=st.none() | moments))
 stormy = setups(
     plans(
@@ -84,6 +85,18 @@ def test_runs_that_meet_limits_complete_also_if_their_runner_drains(setup: Setup
         assert run.status == "completed", run.error
         assert run.started_reports == 1
         assert result.starts[run.run.run_id] == 1 + len(plan_of(run, setup).limits)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, phases=PHASES)
+@given(killed, st.integers())
+def test_only_a_run_that_was_interrupted_fails_because_its_runner_was_killed(setup: Setup, seed: int) -> None:
+    result = simulated(setup, seed)
+    event(f"killed {result.killed} times")
+    for run in result.runs:
+        event(run.status)
+        interrupted = (run.error or "").startswith("interrupted: ")
+        assert run.status == "completed" or (run.status == "failed" and interrupted), run.error
 
 
 @pytest.mark.slow

@@ -359,6 +359,19 @@ async def test_a_wall_clock_that_is_set_forward_ends_the_wait_within_half_a_minu
 
 
 @in_virtual_time
+async def test_a_wall_clock_that_is_set_back_does_not_prolong_the_next_wait() -> None:
+    async with a_world() as world:
+        world.clock_offset_s = 5_000
+        world.limits.reached(limit(5_010.0), "run_0")
+        await world.wait("run_0", planned(world, 5_010.0))
+        await world.reset()
+        world.clock_offset_s = 0
+        world.limits.reached(limit(30.0), "run_0")
+        world.limits.set_testing(False)
+        await asyncio.wait_for(world.limits.wait_for_reset(), 60)
+
+
+@in_virtual_time
 async def test_a_leaving_runner_lets_no_run_continue() -> None:
     async with a_world() as world:
         world.limits.reached(limit(10.0), "run_0")

@@ -129,7 +129,9 @@ class ProviderLimits:
         """A run has met a limit."""
         if limit.scope != "credential":
             return
-        self._failed_tests += self._tester == run_id
+        if self._tester == run_id:
+            self._failed_tests += 1
+            self._due_s = 0.0  # The clock may have been set back since then.
         # An answer to the tester would be older than this limit. The runner follows only later, and until then no other
         # run must become the tester.
         self._tester, self._is_testing = None, False

@@ -113,7 +113,7 @@ class _Limited:
             resets_at_s = moment.limit.resets_at_s or 0.0
             due_s = min(max(resets_at_s, moment.at_s), moment.at_s + self._longest_hold_s)
             self._due_s = due_s if self._since_s is None else max(due_s, self._due_s)
-            self._since_s = moment.at_s
+            self._since_s, self._tester = moment.at_s, ""
         elif is_tester and moment.was_answered:
             self._since_s = None
 
