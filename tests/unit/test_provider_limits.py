@@ -101,6 +101,13 @@ def planned(world: World, resets_at_s: float | None, number: int = 1) -> LimitWa
     return plan
 
 
+async def limited(world: World, *run_ids: str) -> None:
+    """The runs wait for a limit of the credential that resets at 10 s. The first of them has met it."""
+    world.limits.reached(limit(10.0), run_ids[0])
+    for run_id in run_ids:
+        await world.wait(run_id, planned(world, 10.0))
+
+
 def refused(world: World, resets_at_s: float | None, number: int = 1) -> str:
     plan = world.limits.plan(limit(resets_at_s), number)
     assert isinstance(plan, NotWaitedFor)
@@ -183,9 +190,7 @@ async def test_after_the_reset_one_run_goes_first_and_the_others_follow_its_succ
 @in_virtual_time
 async def test_a_tester_that_meets_the_limit_again_lets_no_other_run_go() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
-        await world.wait("run_1", planned(world, 10.0))
+        await limited(world, "run_0", "run_1")
         await world.reset()
         world.limits.reached(limit(30.0), "run_0")
         world.limits.set_testing(False)
@@ -200,8 +205,7 @@ async def test_a_tester_that_meets_the_limit_again_lets_no_other_run_go() -> Non
 @in_virtual_time
 async def test_an_answer_to_a_tester_does_not_end_a_limit_that_another_run_has_met_meanwhile() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
+        await limited(world, "run_0")
         await world.reset()
         world.limits.reached(limit(500.0), "run_1")  # was at work when the first limit was reached
         await world.wait("run_1", planned(world, 500.0))
@@ -219,9 +223,7 @@ async def test_an_answer_to_a_tester_does_not_end_a_limit_that_another_run_has_m
 @in_virtual_time
 async def test_a_tester_that_ends_without_an_answer_is_replaced() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
-        await world.wait("run_1", planned(world, 10.0))
+        await limited(world, "run_0", "run_1")
         await world.reset()
         world.limits.ended("run_0")
         await asyncio.sleep(0.01)
@@ -236,9 +238,7 @@ async def test_a_tester_that_ends_without_an_answer_is_replaced() -> None:
 @in_virtual_time
 async def test_a_run_that_stops_waiting_in_the_moment_of_its_admission_is_not_the_tester() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
-        await world.wait("run_1", planned(world, 10.0))
+        await limited(world, "run_0", "run_1")
         await world.limits.wait_for_reset()
         world.cancel("run_0")
         world.limits.set_testing(True)
@@ -283,8 +283,7 @@ async def test_a_limit_of_a_session_holds_only_its_own_run() -> None:
 @in_virtual_time
 async def test_a_run_with_a_limit_of_its_session_does_not_continue_while_the_credential_is_limited() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
+        await limited(world, "run_0")
         own = world.limits.plan(limit(5.0, "session"), 1)
         assert isinstance(own, LimitWait)
         await world.wait("run_1", own)
@@ -300,9 +299,7 @@ async def test_a_run_with_a_limit_of_its_session_does_not_continue_while_the_cre
 @in_virtual_time
 async def test_a_tester_that_meets_a_limit_of_its_session_is_replaced() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
-        await world.wait("run_1", planned(world, 10.0))
+        await limited(world, "run_0", "run_1")
         await world.reset()
         world.executing.remove("run_0")
         world.limits.reached(limit(5_000.0, "session"), "run_0")
@@ -316,9 +313,7 @@ async def test_a_tester_that_meets_a_limit_of_its_session_is_replaced() -> None:
 @in_virtual_time
 async def test_no_run_continues_between_the_failure_of_a_tester_and_the_step_of_the_runner() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
-        await world.wait("run_1", planned(world, 10.0))
+        await limited(world, "run_0", "run_1")
         await world.reset()
         world.limits.reached(limit(30.0), "run_0")
         world.limits.admit()
@@ -374,8 +369,7 @@ async def test_a_wall_clock_that_is_set_back_does_not_prolong_the_next_wait() ->
 @in_virtual_time
 async def test_a_leaving_runner_lets_no_run_continue() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        await world.wait("run_0", planned(world, 10.0))
+        await limited(world, "run_0")
         world.limits.close()
         await world.reset()
         assert world.executing == []
@@ -384,9 +378,7 @@ async def test_a_leaving_runner_lets_no_run_continue() -> None:
 @in_virtual_time
 async def test_a_thousand_waiting_runs_follow_at_once() -> None:
     async with a_world() as world:
-        world.limits.reached(limit(10.0), "run_0")
-        for number in range(1_000):
-            await world.wait(f"run_{number}", planned(world, 10.0))
+        await limited(world, *(f"run_{number}" for number in range(1_000)))
         await world.reset()
         world.limits.passed("run_0")
         await asyncio.sleep(0.01)
