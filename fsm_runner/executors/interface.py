@@ -1,6 +1,6 @@
 """The interface between the run actor and every kind of executor."""
 
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -80,6 +80,9 @@ class Executor(Protocol):
 
     def can_continue(self, session_id: str) -> bool:
         """Return True if a session whose turn has failed can take another one."""
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        """Raise `ExecutionFailed` once a session that could take another turn can take none. Otherwise wait forever."""
 
     async def prepare(self, assignment: Assignment) -> None:
         """Fetch what the run needs. Raises `RunRefused`; the caller retries an `OSError`."""

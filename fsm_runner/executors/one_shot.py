@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack, suppress
+from typing import NoReturn
 from weakref import WeakValueDictionary
 
 from loguru import logger
@@ -15,6 +16,7 @@ from fsm_runner.process.errors import InputClosed
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel
+from fsm_runner.util.tasks import wait_forever
 
 
 class OneShotExecutor:
@@ -33,6 +35,9 @@ class OneShotExecutor:
 
     def can_continue(self, session_id: str) -> bool:
         return True
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        await wait_forever()
 
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing has to be fetched."""

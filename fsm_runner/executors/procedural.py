@@ -4,7 +4,7 @@ import asyncio
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 
@@ -22,6 +22,7 @@ from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
 from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.scripts import store
 from fsm_runner.scripts.sync import ScriptSync
+from fsm_runner.util.tasks import wait_forever
 from fsm_runner.util.threads import in_thread
 
 TIME_LIMIT_S = 300.0
@@ -72,6 +73,9 @@ class ProceduralExecutor(msgspec.Struct, frozen=True):
 
     def can_continue(self, session_id: str) -> bool:
         return False
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        await wait_forever()
 
     async def prepare(self, assignment: Assignment) -> None:
         script = _agent(assignment.run).script

@@ -3,9 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from loguru import logger
+
+
+async def wait_forever() -> NoReturn:
+    """Wait until the task is cancelled."""
+    while True:
+        await asyncio.get_running_loop().create_future()
 
 
 def log_defect(task: "asyncio.Task[Any]") -> None:

@@ -170,7 +170,7 @@ async def test_a_runner_that_does_not_wait_fails_the_run_and_claims_none_before_
         home = limited_home(tmp_path / "home", api, lifecycle="one_shot")
         async with scripted_bench(tmp_path, home, limit_wait_s=0.0) as bench:
             run = await submit(bench)
-            assert "(--limit-wait 0)" in await bench.fails(run)
+            assert "(--limit-wait 0, LIMIT_WAIT=0)" in await bench.fails(run)
             resets_at_s = await reset_of(bench, run)
             await bench.runner.goes_through("limited")
             # The poll that the runner held may still deliver a run, which then fails.
@@ -190,7 +190,7 @@ async def test_a_reset_in_a_year_is_not_awaited(tmp_path: Path) -> None:
             error = await bench.fails(run)
             resets_at = datetime.fromtimestamp(await reset_of(bench, run)).astimezone()
             assert f"it resets at {resets_at.year}-" in error
-            assert "the runner waits 21600 s at most (--limit-wait)" in error
+            assert "the runner waits 21600 s at most (--limit-wait, LIMIT_WAIT)" in error
             await bench.runner.goes_through("limited")
 
 
@@ -320,35 +320,16 @@ async def test_usage_is_summed_over_the_executions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
-async def test_a_waiting_run_continues_after_the_turn_of_a_further_run(tmp_path: Path, lifecycle: Lifecycle) -> None:
-    answers = asyncio.Event()
+async def test_a_further_run_of_a_waiting_session_fails_as_busy(tmp_path: Path, lifecycle: Lifecycle) -> None:
     async with provider() as api:
-        api.will(Limits(resets_in_s=1, scope="session"), Held(answers, Says("further")))
+        api.will(Limits(resets_in_s=SOON_S, scope="session"))
         async with scripted_bench(tmp_path, limited_home(tmp_path / "home", api, lifecycle=lifecycle)) as bench:
             waiting = await submit(bench)
-            resets_at_s = await reset_of(bench, waiting)
-            further = await bench.resume(waiting)
-            await api.was_asked(2)
-            await asyncio.sleep(resets_at_s + QUIET_S - time.time())
-            answers.set()
-            await completes(bench, further)
-            await completes(bench, waiting)
-            assert [asked.prompt for asked in api.asked] == ["hello", None, CONTINUE_PROMPT]
-
-
-async def test_the_stop_of_a_waiting_run_does_not_end_the_turn_of_a_further_run(tmp_path: Path) -> None:
-    answers = asyncio.Event()
-    async with provider() as api:
-        api.will(Limits(resets_in_s=FAR_S, scope="session"), Held(answers, Says("further")))
-        async with scripted_bench(tmp_path, limited_home(tmp_path / "home", api)) as bench:
-            waiting = await submit(bench)
             await reset_of(bench, waiting)
-            further = await bench.resume(waiting)
-            await api.was_asked(2)
-            bench.runner.actor._runs.stop_run(waiting.run_id, "the test stops it")
-            assert (await bench.end(waiting)).status == "stopped"
-            answers.set()
-            await completes(bench, further)
+            error = await bench.fails(await bench.resume(waiting))
+            assert error.startswith(f"session {waiting.session_id} is busy: its run {waiting.run_id} waits for a limit")
+            await completes(bench, waiting)
+            assert [asked.prompt for asked in api.asked] == ["hello", CONTINUE_PROMPT]
 
 
 async def test_a_run_whose_executor_ends_during_the_wait_fails_without_revive(tmp_path: Path) -> None:

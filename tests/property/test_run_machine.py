@@ -3,7 +3,7 @@
 import asyncio
 import random
 import tempfile
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from hypothesis import event, given, settings
@@ -24,6 +24,7 @@ from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import RunActor
 from fsm_runner.runtime.actors.run_context import Observer, RunContext
 from fsm_runner.runtime.control.silence import SilenceLimit
+from fsm_runner.util.tasks import wait_forever
 from tests.support.limits import no_provider_limits
 from tests.support.record import InstantRecord
 from tests.support.virtual_time import run_virtually
@@ -130,6 +131,9 @@ class FakeExecutor:
 
     def can_continue(self, session_id: str) -> bool:
         return True
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        await wait_forever()
 
     def accept(self, run: wire.Run) -> None:
         if self._world.accept.error is not None:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.executors.interface import Assignment
@@ -24,6 +25,7 @@ from fsm_runner.runtime.control.heartbeat import Heartbeat
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.poller import Poller
 from fsm_runner.scripts.sync import ScriptSync
+from fsm_runner.util.tasks import wait_forever
 from tests.support.fake_api import ME, REGISTERED, FakeApi, now_s
 from tests.support.record import InstantRecord
 
@@ -69,6 +71,9 @@ class EndlessExecutor:
 
     def can_continue(self, session_id: str) -> bool:
         return True
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        await wait_forever()
 
     async def prepare(self, assignment: Assignment) -> None: ...
 

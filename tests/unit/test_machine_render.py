@@ -197,6 +197,7 @@ def test_scxml_compares_the_outcome_that_it_has_assigned() -> None:
                 "has_expectations",
                 "waits_for_limit",
                 "limit_is_over",
+                "is_superseded",
                 "may_run_again",
             ),
             *("run_timeout_s", "limit_wait_s"),

@@ -59,7 +59,7 @@ class World:
 
     async def wait(self, run_id: str, wait: LimitWait) -> None:
         """Bring a run into its wait. It executes once it may continue."""
-        self.limits.parked(run_id)
+        self.limits.parked(run_id, f"session of {run_id}")
         self._tasks.append(asyncio.create_task(self._wait(run_id, wait), name=run_id))
         await asyncio.sleep(0)
 
@@ -139,12 +139,12 @@ async def test_a_run_whose_reset_is_unknown_or_past_waits_twice_as_long_each_tim
 @in_virtual_time
 async def test_a_run_fails_if_the_reset_is_too_far_away_or_it_has_waited_too_often() -> None:
     async with a_world(ProviderLimitPolicy(max_wait_s=100, max_waits=2)) as world:
-        assert refused(world, 101.0) == "the runner waits 100 s at most (--limit-wait)"
-        assert refused(world, YEAR_S) == "the runner waits 100 s at most (--limit-wait)"
+        assert refused(world, 101.0) == "the runner waits 100 s at most (--limit-wait, LIMIT_WAIT)"
+        assert refused(world, YEAR_S) == "the runner waits 100 s at most (--limit-wait, LIMIT_WAIT)"
         assert planned(world, 100.0, 2)
         assert refused(world, 100.0, 3) == "the run has waited 2 times (max_waits)"
     async with a_world(ProviderLimitPolicy(max_wait_s=0)) as world:
-        assert refused(world, 1.0) == "the runner does not wait for limits (--limit-wait 0)"
+        assert refused(world, 1.0) == "the runner does not wait for limits (--limit-wait 0, LIMIT_WAIT=0)"
         assert world.limits.left_s(world.limits.hold_back(0)) == 0
     async with a_world(ProviderLimitPolicy(max_waits=0)) as world:
         assert refused(world, 1.0) == "the run has waited 0 times (max_waits)"

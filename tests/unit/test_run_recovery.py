@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import pytest
@@ -22,6 +22,7 @@ from fsm_runner.runtime.actors.actor import Position
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run import INTERRUPTIONS_LIMIT, RunActor
 from fsm_runner.runtime.actors.run_context import Observer, RunContext
+from fsm_runner.util.tasks import wait_forever
 from tests.support.fake_api import FakeApi
 from tests.support.limits import no_provider_limits
 from tests.support.positions import positions
@@ -78,6 +79,9 @@ class Executor:
 
     def can_continue(self, session_id: str) -> bool:
         return True
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        await wait_forever()
 
     async def prepare(self, assignment: Assignment) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import NoReturn
 
 import msgspec
 
@@ -15,6 +16,7 @@ from fsm_runner.runtime.control.budgets import RunBudget
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.expectations import RunExpectations
+from fsm_runner.util.tasks import wait_forever
 
 
 class LimitReached(ExecutionFailed):
@@ -137,6 +139,12 @@ class Executions(TurnObserver):
     def can_continue(self) -> bool:
         """Whether a further execution is possible. One that the executor knows nothing of can begin again."""
         return not self.has_conversation or self._executor.can_continue(self._assignment.run.session_id)
+
+    async def wait_until_lost(self) -> NoReturn:
+        """Raise `ExecutionFailed` once no further execution is possible. Otherwise wait forever."""
+        if not self.has_conversation:
+            await wait_forever()
+        await self._executor.wait_until_lost(self._assignment.run.session_id)
 
     def _next_assignment(self) -> Assignment:
         if not self.have_begun:

@@ -1,5 +1,7 @@
 """The waits of one run for limits of its provider."""
 
+import asyncio
+
 import msgspec
 
 from fsm_runner.protocol import wire
@@ -34,6 +36,11 @@ class LimitWaits:
         """How often the run has met a limit and waited."""
 
     @property
+    def can_last(self) -> bool:
+        """Whether the run waits and can continue after that."""
+        return self.current is not None and self._executions.can_continue
+
+    @property
     def is_over(self) -> bool:
         """Whether the limit has reset, so that the run waits only for a slot."""
         return self.current is not None and self._limits.is_over(self.current)
@@ -58,7 +65,7 @@ class LimitWaits:
     def begin(self) -> float | None:
         """Begin the wait, or continue it. Return how long it may last, in seconds; None: without a limit."""
         self.current = wait = self._executions.at(self.current or self._limits.hold_back(self._count))
-        self._limits.parked(self._run.run_id)
+        self._limits.parked(self._run.run_id, self._run.session_id)
         self._record.record_wait(self._run.run_id, self._reporting.redactor.json(msgspec.json.encode(wait)))
         self._report(wait.limit)
         return self._limits.left_s(wait)
@@ -74,9 +81,21 @@ class LimitWaits:
             self._report(None)
 
     async def wait_for_admission(self) -> None:
-        """Return when the run may continue."""
-        if self.current is not None:
-            await self._limits.wait_for_admission(self._run.run_id, self.current)
+        """Return when the run may continue. Raises `ExecutionFailed` once it cannot continue any more."""
+        if self.current is None:
+            return
+        run_id = self._run.run_id
+        admitted = asyncio.create_task(
+            self._limits.wait_for_admission(run_id, self.current), name=f"{run_id} admission"
+        )
+        lost = asyncio.create_task(self._executions.wait_until_lost(), name=f"{run_id} executor")
+        try:
+            await asyncio.wait({admitted, lost}, return_when=asyncio.FIRST_COMPLETED)
+            await (lost if lost.done() else admitted)
+        finally:
+            admitted.cancel()
+            lost.cancel()
+            await asyncio.wait({admitted, lost})
 
     def _report(self, limit: ProviderLimit | None) -> None:
         """Set or clear the session's field `limit` at the coordinator (protocol.md, section 1.4)."""

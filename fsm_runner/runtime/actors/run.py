@@ -110,6 +110,8 @@ class RunActor(Actor):
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
+        self._superseded = ""
+        """Why the coordinator expects no report of the run; empty if it expects one."""
         self._has_started = False
         """Whether `started` has been reported. A state cannot say that, since a wait may come before or after."""
         self.failure = "" if recovered is None else recovered.failure
@@ -152,7 +154,8 @@ class RunActor(Actor):
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
         facts = {
             "may_run_again": self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT,
-            "waits_for_limit": self._waits.current is not None,
+            "waits_for_limit": self._waits.can_last,
+            "is_superseded": bool(self._superseded),
             "limit_is_over": self._waits.is_over,
             "credential_is_limited": self._limits.holds_back(self.name),
             "has_expectations": bool(self._expectations.wanted),
@@ -160,8 +163,7 @@ class RunActor(Actor):
         return frozenset(compress(facts, facts.values()))
 
     def declared_limit_s(self, setting: str, limit_s: float) -> float:
-        declared = {"run_timeout_s": self._context.run_timeout_s, "limit_wait_s": self._limits.policy.max_wait_s}
-        return declared.get(setting) or limit_s
+        return (setting == "run_timeout_s" and self._context.run_timeout_s) or limit_s
 
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
@@ -186,6 +188,8 @@ class RunActor(Actor):
         if self.model.outcome == "failed" and not self.failure:
             reason = str(payload) or type(payload).__name__
             if self._waits.current is not None:
+                if step.cause is Cause.TIMEOUT:
+                    reason = f"the run waits {self._limits.policy.max_wait_s:g} s at most (--limit-wait, LIMIT_WAIT)"
                 reason = f"{self._waits.current.limit}; {reason}"
             self.failure = self._context.reporting.redactor.text(reason)
         is_final = self._machine.is_final(self.model)
@@ -204,7 +208,7 @@ class RunActor(Actor):
             self._has_started = True
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
         if self._waits.current is not None and self.has_tag("parked"):
-            self._note_detail(str(self._waits.current.limit))
+            self._note_detail(str(self._waits.current))
 
     def _follow_execution(self) -> None:
         """Count the time of executions. The run's time limit is paused while it waits."""
@@ -233,6 +237,7 @@ class RunActor(Actor):
         await self._context.record.flush()
         if self._refusal:
             raise RunRefused(self._refusal)
+        self._require_free_session()
         await self._budget.begin()
         self._context.executor.accept(self.wire_run)
 
@@ -243,14 +248,27 @@ class RunActor(Actor):
         if (before := self._expectations.before) is not None:
             self._context.record.record_workspace(self.name, msgspec.json.encode(before))
 
+    def _require_free_session(self) -> None:
+        """Raise `RunRefused` if another run of the session waits for a limit: its turn is not complete."""
+        session_id = self.wire_run.session_id
+        if (waiting := self._limits.waiting_run_of(session_id)) is not None:
+            raise RunRefused(
+                f"session {session_id} is busy: its run {waiting} waits for a limit of its provider; resume "
+                "the session when that run has ended"
+            )
+
     async def _execute(self) -> None:
+        self._require_free_session()
         try:
             self._session_status = await self._executions.execute()
         except LimitReached as failure:
             raise ExecutionFailed(f"{failure}; {self._waits.plan(failure.limit)}") from failure
 
     async def _await_limit(self) -> None:
+        """Return when the run may continue. Raises `ExecutionFailed` if that has become impossible, or `Superseded`."""
         await self._waits.wait_for_admission()
+        # The coordinator may have ended or deleted the run during a wait of hours.
+        await self._require_open()
 
     async def _check_result(self) -> None:
         await self._expectations.check(Path(self._assignment.project_dir))
@@ -262,19 +280,27 @@ class RunActor(Actor):
             self._signal = "SIGKILL"  # reported if the stop fails
             self._signal = await self._executions.stop()
 
-    async def _look_up(self) -> str:
-        """Return why the run failed, if it is still this runner's. Raises `Superseded`."""
+    async def _require_open(self) -> None:
+        """Raise `Superseded` if the coordinator expects no report of this run."""
         found = await self._context.look_up(self.name)
         if found is None:
-            raise Superseded("the coordinator does not know this run any more")
-        if found.status not in OPEN_RUN_STATUSES:
-            raise Superseded(f"the coordinator has it as {found.status} already")
-        if found.status == "stopping":
+            self._superseded = "the coordinator does not know this run any more"
+        elif found.status not in OPEN_RUN_STATUSES:
+            self._superseded = f"the coordinator has it as {found.status} already"
+        elif found.status == "stopping":
             # Handled before the result of this activity, which then comes too late.
             self.post("stop_requested", "the coordinator asks for it")
+        if self._superseded:
+            raise Superseded(self._superseded)
+
+    async def _look_up(self) -> str:
+        """Return why the run failed, if it is still this runner's. Raises `Superseded`."""
+        await self._require_open()
         if (recovered := self._recovered) is None:
             return ""
         reason = f"interrupted: the runner's process ended while the run was {recovered.state.replace('_', ' ')}"
+        if self._waits.current is not None and not self._waits.can_last:
+            reason += ", and its executor ended too; with `revive` in the profile, the session could continue"
         if self._context.retry_interrupted and "may_run_again" not in self.facts():
             reason += f", {recovered.interruptions + 1} times; it is not executed again"
         return reason

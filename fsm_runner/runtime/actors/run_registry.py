@@ -277,7 +277,7 @@ class RunRegistry:
     def _on_change(self) -> None:
         self.changed.set()
         self.limits.admit()
-        for run_id in self.limits.waiting - self.left_runs if self._leaves_waiting else ():
+        for run_id in self.limits.waiting.keys() - self.left_runs if self._leaves_waiting else ():
             logger.info("{}: left to this runner's next process, since it waits for a provider's limit", run_id)
             self.left_runs.add(run_id)
             self._tasks.cancel_soon(run_id)

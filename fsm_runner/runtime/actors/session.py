@@ -70,13 +70,7 @@ class Turn:
         await asyncio.shield(self._done)
         return "idle"
 
-    async def wait_until_over(self) -> None:
-        """Return when the turn has ended, in whatever way."""
-        await asyncio.wait([self._done])
-
     async def stop(self) -> StopSignal:
-        if self._session.turn is not self and self._session.has_turn:
-            return "shutdown"  # Another run has taken the executor while the run of this turn waited for a limit.
         self._session.post("stop_requested", "its run is stopped")
         return await asyncio.shield(self._session.stop_signal)
 

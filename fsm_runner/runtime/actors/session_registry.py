@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Collection
+from typing import NoReturn
 
 import msgspec
 from loguru import logger
@@ -13,7 +14,7 @@ from fsm_runner.protocol.wire import Run
 from fsm_runner.reporting.session_channel import SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.actor import Position, took_text
 from fsm_runner.runtime.actors.session import SessionActor, SessionContext, Turn, no_live_executor
-from fsm_runner.util.tasks import OwnedTasks
+from fsm_runner.util.tasks import OwnedTasks, wait_forever
 
 
 class SessionRegistry:
@@ -122,16 +123,20 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
 
     def can_continue(self, session_id: str) -> bool:
         live = self.sessions.find(session_id)
-        return self.sessions.revives or (live is not None and not live.is_ending)
+        return self.sessions.revives or (live is not None and not (live.was_resumed or live.is_ending))
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        if self.sessions.revives:
+            await wait_forever()
+        if (live := self.sessions.find(session_id)) is not None:
+            await live.work_done.wait()
+        raise _lost(session_id)
 
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing to fetch."""
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Turn:
-        """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor.
-
-        A run that continues after a wait lets a run that has resumed its session meanwhile finish its turn.
-        """
+        """Raises `ExecutionFailed` if a resume finds its session busy or without a live executor."""
         run = assignment.run
         is_resume = run.type == "resume_session"
         # Looked up again after each wait, in which another run may have started the session.
@@ -139,9 +144,6 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
             if is_resume and live.was_resumed and not self.sessions.revives:
                 raise _no_executor_for(assignment)
             if not live.was_resumed and not (live.is_ending and self.sessions.revives):
-                if assignment.continues and live.has_turn:
-                    await live.turn.wait_until_over()
-                    continue
                 if not (is_resume or assignment.continues):
                     raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
                 if (turn := live.further_turn(run, session.observer)) is not None:
@@ -156,8 +158,10 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
 
 def _no_executor_for(assignment: Assignment) -> ExecutionFailed:
     session_id = assignment.run.session_id
-    if not assignment.continues:
-        return no_live_executor(session_id)
+    return _lost(session_id) if assignment.continues else no_live_executor(session_id)
+
+
+def _lost(session_id: str) -> ExecutionFailed:
     return ExecutionFailed(
         f"the executor of session {session_id} ended while its run waited for a limit of the provider, and the profile "
         "does not set `revive`, so the session cannot continue"

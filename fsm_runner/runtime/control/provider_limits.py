@@ -48,6 +48,9 @@ class LimitWait(msgspec.Struct, frozen=True, kw_only=True):
     continues: bool = False
     """Whether the executor has taken the run's prompt, so that its session continues. Otherwise it begins again."""
 
+    def __str__(self) -> str:
+        return f"{self.limit}; next attempt at {_time_text(self.due_s)}"
+
     @property
     def is_of_credential(self) -> bool:
         return self.limit.scope == "credential"
@@ -79,8 +82,8 @@ class ProviderLimits:
         self.policy = policy
         self.limit: ProviderLimit | None = None
         """The limit of the credential; None if it is not reached."""
-        self.waiting: set[str] = set()
-        """The runs that hold no slot."""
+        self.waiting: dict[str, str] = {}
+        """The runs that hold no slot, with their sessions."""
         self._free_slots = free_slots
         self._on_change = on_change
         self._on_reached = on_reached
@@ -120,6 +123,10 @@ class ProviderLimits:
         """Return whether a run may not start now."""
         return self.limit is not None and self._tester != run_id
 
+    def waiting_run_of(self, session_id: str) -> str | None:
+        """Return the run of the session that waits; None if there is none."""
+        return next((run_id for run_id, its_session in self.waiting.items() if its_session == session_id), None)
+
     def claimed(self, run_id: str) -> None:
         """A new run was claimed. It is the tester, if one is needed."""
         if self._is_testing and self._tester is None and self.limit is not None:
@@ -151,9 +158,9 @@ class ProviderLimits:
         self._on_passed()
         self._on_change()
 
-    def parked(self, run_id: str) -> None:
+    def parked(self, run_id: str, session_id: str) -> None:
         """A run begins to wait, and holds no slot."""
-        self.waiting.add(run_id)
+        self.waiting[run_id] = session_id
         self._admitted.discard(run_id)  # Its state was entered again, so the admission comes too late.
         if self._tester == run_id:
             self._tester = None  # It has met a limit of its session, which says nothing about the credential.
@@ -161,7 +168,7 @@ class ProviderLimits:
 
     def unparked(self, run_id: str) -> None:
         """A run waits no longer."""
-        self.waiting.discard(run_id)
+        self.waiting.pop(run_id, None)
         self._admitted.discard(run_id)
 
     def ended(self, run_id: str) -> None:
@@ -185,12 +192,12 @@ class ProviderLimits:
         """Return how long a run waits. `number` is that of its wait; the first one is 1."""
         wait_s, policy = self._wait_s(limit, number - 1), self.policy
         if policy.max_wait_s == 0:
-            return NotWaitedFor("the runner does not wait for limits (--limit-wait 0)")
+            return NotWaitedFor("the runner does not wait for limits (--limit-wait 0, LIMIT_WAIT=0)")
         if number > policy.max_waits:
             times = "once" if policy.max_waits == 1 else f"{policy.max_waits} times"
             return NotWaitedFor(f"the run has waited {times} (max_waits)")
         if wait_s > policy.max_wait_s:
-            return NotWaitedFor(f"the runner waits {policy.max_wait_s:g} s at most (--limit-wait)")
+            return NotWaitedFor(f"the runner waits {policy.max_wait_s:g} s at most (--limit-wait, LIMIT_WAIT)")
         now_s = self._now_s()
         return LimitWait(limit=limit, since_s=now_s, due_s=now_s + _with_jitter(wait_s), number=number)
 

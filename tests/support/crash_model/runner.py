@@ -7,7 +7,7 @@ from collections import Counter, deque
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -32,6 +32,7 @@ from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
+from fsm_runner.util.tasks import wait_forever
 from tests.support.crash_model.coordinator import Fault, ModelApi, ModelCoordinator, ModelRun
 from tests.support.crash_model.journal import JournalCall, KillSwitch, ModelJournal, recovered
 from tests.support.crash_model.timeline import Timeline
@@ -171,6 +172,9 @@ class ModelExecutor:
 
     def can_continue(self, session_id: str) -> bool:
         return True
+
+    async def wait_until_lost(self, session_id: str) -> NoReturn:
+        await wait_forever()
 
     async def prepare(self, assignment: Assignment) -> None:
         await self._kill_switch.block_if_killed()
