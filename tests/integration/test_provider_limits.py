@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fsm_runner.config.run_policies import CONTINUE_PROMPT, ProviderLimitPolicy
@@ -334,9 +335,30 @@ async def test_a_further_run_of_a_waiting_session_fails_as_busy(tmp_path: Path, 
 
 async def test_a_run_whose_executor_ends_during_the_wait_fails_without_revive(tmp_path: Path) -> None:
     async with provider() as api:
-        api.will(Limits(resets_in_s=SOON_S, ends="exits_idle"))
+        api.will(Limits(resets_in_s=FAR_S, ends="exits_idle"))
         async with scripted_bench(tmp_path, limited_home(tmp_path / "home", api)) as bench:
             run = await submit(bench)
             error = await bench.fails(run)
+            assert "five_hour" in error
             assert f"the executor of session {run.session_id} ended while its run waited for a limit" in error
             assert "revive" in error
+
+
+async def test_a_waiting_run_that_the_coordinator_has_ended_is_neither_continued_nor_reported(tmp_path: Path) -> None:
+    async with provider() as api:
+        api.will(Limits(resets_in_s=1))
+        async with scripted_bench(tmp_path, limited_home(tmp_path / "home", api)) as bench:
+            run = await submit(bench)
+            await reset_of(bench, run)
+            async with httpx.AsyncClient(base_url=bench.system.server.url, trust_env=False) as http:
+                (runner,) = (await http.get("/runners")).json()["runners"]
+                ending = {"runner_id": runner["runner_id"], "error": "ended by an operator"}
+                assert (await http.post(f"/runner/runs/{run.run_id}/failed", json=ending)).is_success
+            with log_lines("WARNING") as lines:
+                ended = await bench.end(run)
+            assert (ended.status, ended.error) == ("failed", "ended by an operator")
+            assert bench.system.states[run.run_id][-2:] == ["waiting_for_limit", "superseded"]
+            assert len(api.asked) == 1
+            assert bench.system.reports(run) == ["started"]
+            assert any("the coordinator has it as failed already" in line for line in lines)
+            await completes(bench, await submit(bench, "the next one"))

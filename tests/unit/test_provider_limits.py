@@ -252,7 +252,7 @@ async def test_a_run_whose_time_limit_ends_in_the_moment_of_its_admission_is_adm
     async with a_world(max_runs=1) as world:
         wait = planned(world, 0.0)
         first = asyncio.create_task(world.limits.wait_for_admission("run_0", wait))
-        world.limits.parked("run_0")
+        world.limits.parked("run_0", "ses_1")
         await asyncio.sleep(0)
         assert world.limits.admitted_count == 1
         await world.wait("run_0", wait)  # its state is entered again, and the first admission is ignored
