@@ -49,14 +49,20 @@ def decode_provider_limit(data: bytes, session_id: str = "") -> ProviderLimit | 
     """Decode a limit leniently; None if the JSON is no object, or its `kind` is no text or is empty.
 
     An unknown scope counts as `credential`, and a message that is no text as empty. A `resets_at` that is not a time
-    counts as absent, and is logged. `session_id` names the session in the log.
+    counts as absent. That is logged, and so is a value that is no limit, except null. `session_id` names the session in
+    the log.
     """
     try:
-        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw] | None)
     except DECODE_FAULTS:
+        warn_of_value(session_id, "the reported limit is no JSON object and is ignored", data)
+        return None
+    if fields is None:
         return None
     kind = excerpt(_text(fields, "kind"), KIND_LIMIT_CHARS)
     if not kind:
+        defect = "has a `kind` that is empty or no text" if "kind" in fields else "has no `kind`"
+        warn_of_value(session_id, f"the reported limit {defect}, so it is ignored", data)
         return None
     scope = _text(fields, "scope")
     return ProviderLimit(
@@ -67,15 +73,19 @@ def decode_provider_limit(data: bytes, session_id: str = "") -> ProviderLimit | 
     )
 
 
+def warn_of_value(session_id: str, problem: str, value: bytes) -> None:
+    """Log that a value which the executor of a session has reported is ignored. A long value is shortened."""
+    subject = f"{session_id}: " if session_id else ""
+    logger.warning("{}{}: {}", subject, problem, excerpt(bytes(value)[:SHOWN_LIMIT_BYTES].decode(errors="replace")))
+
+
 def _resets_at(fields: dict[str, msgspec.Raw], kind: str, session_id: str) -> str | None:
     value = bytes(fields.get("resets_at", b"null")).strip()
     if value == b"null":
         return None
     moment = _moment(_text(fields, "resets_at"))
     if moment is None:
-        subject = f"{session_id}: " if session_id else ""
-        shown = excerpt(value[:SHOWN_LIMIT_BYTES].decode(errors="replace"))
-        logger.warning("{}the limit {} has a resets_at that is no time, which is ignored: {}", subject, kind, shown)
+        warn_of_value(session_id, f"the limit {kind} has a resets_at that is no time, which is ignored", value)
         return None
     return moment.isoformat().replace("+00:00", "Z")
 
