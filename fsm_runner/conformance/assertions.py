@@ -13,6 +13,7 @@ from fsm_runner.conformance.result import CaseFailed
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.reporting.provider_limit import KIND_LIMIT_CHARS, MESSAGE_LIMIT_CHARS, ProviderLimit
+from fsm_runner.reporting.session_channel import ExecutorEvent
 
 CLOCK_MARGIN = timedelta(minutes=5)
 """The permitted difference to this machine's clock: less than any time zone offset, more than a slow executor needs."""
@@ -104,6 +105,18 @@ def valid_status(fields: JsonObject) -> None:
         _check_usage(usage)
     if limit is not None:
         _check_limit(limit)
+
+
+def not_withdrawn(limit: Exchange, messages: Sequence[Exchange]) -> None:
+    """No event after the limit shows that the provider has answered since (section 2.3)."""
+    for each in messages[messages.index(limit) + 1 :]:
+        kind, role = each.fields.get("event_type") or "", each.fields.get("role")
+        if each.kind == "event" and ExecutorEvent(kind, role).shows_progress:
+            what = "message of the assistant" if kind == "message" else f"{kind} event"
+            raise CaseFailed(
+                f"it sent a limit and then a {what}, which withdraws the limit, so the run does not wait for the "
+                "reset; expected the limit after all events of its turn"
+            )
 
 
 def _check_usage(usage: JsonObject) -> None:

@@ -130,6 +130,29 @@ async def test_an_executor_that_fails_at_a_limit_passes(tmp_path: Path, lifecycl
     assert remark(outcomes, "limited") == "exits"
 
 
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [
+        (
+            "assistant",
+            "it sent a limit and then a message of the assistant, which withdraws the limit, so the run does not wait "
+            "for the reset; expected the limit after all events of its turn",
+        ),
+        ("user", None),
+    ],
+)
+async def test_an_event_that_withdraws_the_limit_is_named(tmp_path: Path, role: str, message: str | None) -> None:
+    event = f'send_event(session_id, "message", role={role!r}, content=[])'
+    executor = write_executor(tmp_path, "goes-on", (LIMITED_LINE, f"{event}\n    {LIMITED_LINE}"))
+    outcomes = await check_executor(
+        executor,
+        "one_shot",
+        limited_parameters=LIMITED_PARAMETERS,
+        cases=[case for case in CASES if case.name in ("start", "limited")],
+    )
+    assert failed(outcomes) == ({} if message is None else {"limited": message})
+
+
 async def test_a_refused_resume_passes(tmp_path: Path) -> None:
     refuses = ('mode"] not in ("start", "resume"):', 'mode"] != "start":')
     outcomes = await check_executor(write_executor(tmp_path, "stateless", refuses), "one_shot")

@@ -47,6 +47,7 @@ async def _reaches_limit(context: CaseContext, process: ExecutorProcess) -> bool
     assertions.valid_status(limits[-1].fields)
     if record.results():
         raise CaseFailed("it sent a result event in a turn that ended at a limit")
+    assertions.not_withdrawn(limits[-1], record.session_messages())
     if context.lifecycle == "persistent" and record.turns_completed:
         _check_line(record.turns_completed[0], limits[-1].responded_at)
         return True

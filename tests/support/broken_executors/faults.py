@@ -13,6 +13,8 @@ _VERSION_LINE = (
 _BIND_LINE = 'post("/bind", {"session_id": session_id, "executor_session_id": f"python_{session_id}"})'
 _RESULT_LINE = 'send_event(session_id, "result", result_text=answer)'
 _ASSISTANT_LINE = 'send_event(session_id, "message", role="assistant", content=[{"type": "text", "text": answer}])'
+_NOTICE_LINE = 'send_event(session_id, "message", role="assistant", content=[])'
+_TOOL_LINE = 'send_event(session_id, "post_tool", tool_name="t", tool_input={}, tool_output="")'
 _OTHERS_LINE = 'send_event("ses_other", "message", role="assistant", content=[])'
 _TURN_COMPLETE_LINE = 'print(json.dumps({"type": "turn_complete", "result": answer}), flush=True)'
 _PROMPT_LINE = 'prompt = parameters.get("prompt", "")'
@@ -258,6 +260,20 @@ LIMITS: tuple[Fault, ...] = (
         f'{_LIMIT_LINE}\n    answer = ""\n    {_RESULT_LINE}',
         "limited",
         in_turns=True,
+    ),
+    *(
+        fault(
+            name,
+            _LIMIT_LINE,
+            f"{_LIMIT_LINE}\n    {line}",
+            "limited",
+            in_turns=True,
+            persistent=name.startswith("uses"),
+        )
+        for name, line in (
+            ("answers-after-a-limit", _NOTICE_LINE),
+            ("uses-a-tool-after-a-limit", _TOOL_LINE),
+        )
     ),
     fault("exits-0-at-a-limit", _LIMIT_ERROR, f"{_LIMIT_ERROR}; return 0", "limited", in_turns=True),
     fault(
