@@ -4,14 +4,16 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fsm_runner.app import health
-from fsm_runner.app.health import SOCKET_FILE, Health, query_all, serve_health, sockets
+from fsm_runner.app.health import SOCKET_FILE, Health, if_in_future, query_all, serve_health, sockets
 from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.home import PROFILE, make_home
@@ -79,15 +81,19 @@ async def test_a_runner_that_hangs_is_unhealthy(
         assert "does not answer within 0.3 s" in capsys.readouterr().out
 
 
-async def test_a_runner_that_has_ended_or_was_killed_is_not_listed(tmp_path: Path) -> None:
+async def test_a_runner_that_has_ended_or_was_killed_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with runner_process(tmp_path) as (_, runner):
         runner.terminate()
         assert await runner.exit_code() == EXIT_OK
         assert not list((tmp_path / "state").glob(f"*/{SOCKET_FILE}"))
         assert (await health_command(tmp_path)).code == EXIT_FAILED
         (folder,) = (tmp_path / "state").iterdir()
-        left = await asyncio.start_unix_server(lambda *_: None, folder / SOCKET_FILE)
-        left.close()
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)  # because the whole path may be too long for a socket
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(SOCKET_FILE)
         answer = await health_command(tmp_path)
         assert (answer.code, answer.stdout) == (EXIT_FAILED, "")
         assert f"no runner is at work with a journal in {tmp_path / 'state'}" in answer.stderr
@@ -125,16 +131,25 @@ async def test_a_runner_in_an_unhealthy_state_is_unhealthy(tmp_path: Path) -> No
     assert (answer.is_healthy, str(answer)) == (False, "suspended, 3 runs held")
 
 
+def test_a_time_is_reported_until_it_has_passed() -> None:
+    at = datetime(2026, 3, 1, 15, 0, 0, tzinfo=UTC)
+    text = "2026-03-01 15:00:00 UTC"
+    assert if_in_future(text, at - timedelta(seconds=1)) == text
+    assert if_in_future(text, at) is None
+    assert if_in_future(None) is None
+
+
 async def test_an_unreadable_answer_is_unhealthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "LONGEST_ANSWER_BYTES", 10)
     (tmp_path / "runner").mkdir()
+    monkeypatch.chdir(tmp_path / "runner")  # because the whole path may be too long for a socket
     for said in (b"no JSON\n", b'{"state": 1}\n', b"x" * 100, b""):
 
         async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = said) -> None:
             writer.write(said)
             writer.close()
 
-        async with await asyncio.start_unix_server(answer, tmp_path / "runner" / SOCKET_FILE):
+        async with await asyncio.start_unix_server(answer, SOCKET_FILE):
             (answered,) = (await query_all(sockets(tmp_path))).values()
             assert not answered.is_healthy
 

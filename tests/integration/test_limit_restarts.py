@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.app.health import query_all, sockets
 from fsm_runner.config.profiles import LoadedProfile
 from fsm_runner.config.run_policies import CONTINUE_PROMPT
 from fsm_runner.coordinator_server.timings import Timings
@@ -139,6 +140,19 @@ async def test_a_wait_that_has_ended_while_the_runner_was_away_is_continued(
         await asyncio.sleep(SOON_S + 0.5)
         async with system.running(home, **settings):
             await completes(system, run)
+
+
+async def test_the_time_of_the_next_attempt_is_not_reported_once_it_has_passed(tmp_path: Path) -> None:
+    passes = asyncio.Event()
+    async with provider() as api, open_system(tmp_path, TIMINGS) as system:
+        api.will(Limits(resets_in_s=0.3), Held(passes, Says()))
+        async with system.running(home_of(tmp_path, api, "one_shot"), **kept(tmp_path)):
+            run = await system.submit(AGENT, prompt="hello")
+            await api.was_asked(2)
+            (answer,) = (await query_all(sockets(tmp_path / "state"))).values()
+            passes.set()
+            await completes(system, run)
+            assert str(answer) == "testing limit, 1 run held"
 
 
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
