@@ -13,7 +13,7 @@ from loguru import logger
 
 from fsm_runner.app.build_executor import ExecutorDependencies, build_executor
 from fsm_runner.app.durability import open_durable_state
-from fsm_runner.app.health import Health, if_in_future, serve_health
+from fsm_runner.app.health import Health, serve_health
 from fsm_runner.app.permissions import check_journal
 from fsm_runner.config.budgets import NO_BUDGET
 from fsm_runner.config.profiles import LoadedProfile, runner_agent
@@ -218,7 +218,7 @@ async def assembled_runner(
                     durable.problem(),
                     runner.has_tag("unhealthy"),
                     waiting=len(runs.limits.waiting),
-                    limited_until=if_in_future(runs.limits.due_text),
+                    limited_until=runs.limits.due_text,
                 )
 
             await stack.enter_async_context(serve_health(journal.path.parent, health))

@@ -7,7 +7,6 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -59,14 +58,6 @@ class Health(msgspec.Struct, frozen=True):
         if self.limited_until is not None:
             text += f", next attempt at {self.limited_until}"
         return text if self.problem is None else f"{text}; {self.problem}"
-
-
-def if_in_future(time_text: str | None, now: datetime | None = None) -> str | None:
-    """Return a time like `2026-03-01 15:00:00 UTC`; None if it has passed. `now` is the current time by default."""
-    if time_text is None:
-        return None
-    moment = datetime.strptime(time_text, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
-    return time_text if moment > (now or datetime.now(UTC)) else None
 
 
 class Hanging:

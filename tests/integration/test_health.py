@@ -7,13 +7,12 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fsm_runner.app import health
-from fsm_runner.app.health import SOCKET_FILE, Health, if_in_future, query_all, serve_health, sockets
+from fsm_runner.app.health import SOCKET_FILE, Health, query_all, serve_health, sockets
 from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.home import PROFILE, make_home
@@ -129,14 +128,6 @@ async def test_a_runner_in_an_unhealthy_state_is_unhealthy(tmp_path: Path) -> No
     async with serve_health(tmp_path / "runner", lambda: Health("suspended", 3, is_unhealthy_state=True)):
         (answer,) = (await query_all(sockets(tmp_path))).values()
     assert (answer.is_healthy, str(answer)) == (False, "suspended, 3 runs held")
-
-
-def test_a_time_is_reported_until_it_has_passed() -> None:
-    at = datetime(2026, 3, 1, 15, 0, 0, tzinfo=UTC)
-    text = "2026-03-01 15:00:00 UTC"
-    assert if_in_future(text, at - timedelta(seconds=1)) == text
-    assert if_in_future(text, at) is None
-    assert if_in_future(None) is None
 
 
 async def test_an_unreadable_answer_is_unhealthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

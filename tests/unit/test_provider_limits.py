@@ -391,6 +391,8 @@ async def test_the_wait_of_an_earlier_process_holds_the_credential() -> None:
         world.limits.restore(LimitWait(limit=limit(10.0), since_s=0, due_s=10.5, number=1))
         assert world.limits.holds_new_runs
         assert world.limits.due_text == "1970-01-01 00:00:10 UTC"
+        await asyncio.sleep(11)
+        assert [world.limits.due_text] == [None]
     async with a_world() as world:
         world.limits.restore(LimitWait(limit=limit(10.0, "session"), since_s=0, due_s=10.5, number=1))
         assert not world.limits.holds_new_runs
@@ -426,3 +428,18 @@ def test_the_runner_has_the_state_of_its_credential(
     for event in events:
         RUNNER.fire(model, event)
     assert model.state == target
+
+
+@in_virtual_time
+async def test_a_tester_that_has_met_no_limit_for_long_ends_the_test() -> None:
+    async with a_world() as world:
+        world.limits.reached(limit(10.0), "run_0")
+        await world.wait("run_0", planned(world, 10.0))
+        await world.wait("run_1", planned(world, 10.0))
+        assert not world.limits.is_tested
+        await world.reset()
+        assert [world.limits.is_tested] == [True]
+        world.limits.end_test()
+        await asyncio.sleep(0.01)
+        assert world.executing == ["run_0", "run_1"]
+        assert world.limits.limit is None

@@ -166,6 +166,8 @@ class Executions(TurnObserver):
             self._note_detail(status.status_detail)
         if status.usage is not None:
             self._silence.note("usage")
+            if status.usage.output_tokens:
+                self._limits.passed(self._assignment.run.run_id)
             self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
             self._record.record_usage(self._assignment.run.run_id, msgspec.json.encode(self.usage))
             self._budget.note(self.usage)

@@ -266,9 +266,13 @@ class RunActor(Actor):
 
     async def _await_limit(self) -> None:
         """Return when the run may continue. Raises `ExecutionFailed` if that has become impossible, or `Superseded`."""
-        await self._waits.wait_for_admission()
-        # The coordinator may have ended or deleted the run during a wait of hours.
-        await self._require_open()
+        is_admitted = False
+        while not is_admitted:
+            await self._waits.wait_for_admission()
+            # The coordinator may have ended or deleted the run during a wait of hours.
+            await self._require_open()
+            # Another run may have met the limit meanwhile.
+            is_admitted = not self._limits.holds_back(self.name)
 
     async def _check_result(self) -> None:
         await self._expectations.check(Path(self._assignment.project_dir))

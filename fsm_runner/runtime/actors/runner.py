@@ -11,7 +11,7 @@ from loguru import logger
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.journal import Journal
-from fsm_runner.machine.engine import Machine, Step
+from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.actor import Actor, Inbox, Settings
 from fsm_runner.runtime.actors.run_registry import RunRegistry
@@ -144,11 +144,14 @@ class RunnerActor(Actor):
             "journal_is_unwritable": self._journal.unwritable is not None,
             "descriptors_are_short": self._runs.descriptors.is_short,
             "credential_is_limited": self._runs.limits.limit is not None,
+            "limit_is_tested": self._runs.limits.is_tested,
             "late_run_arrived": self.has_tag("leaving") and not self._runs.run_ids <= self._abandoned_runs,
         }
         return frozenset(compress(facts, facts.values()))
 
     def on_step(self, step: Step, payload: object) -> None:
+        if step.cause is Cause.TIMEOUT and self._machine.has_tag(step.source, "tests_limit"):
+            self._runs.limits.end_test()
         self._runs.limits.set_testing(self.has_tag("tests_limit"))
         self._poller.reconsider()
         is_reachable = self.has_tag("reachable")

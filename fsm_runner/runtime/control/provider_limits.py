@@ -116,8 +116,9 @@ class ProviderLimits:
 
     @property
     def due_text(self) -> str | None:
-        """The time of the reset for people; None if the credential has no limit now."""
-        return None if self.limit is None else _time_text(self._due_s)
+        """The time of the reset for people; None if the credential has no limit now, or the time has passed."""
+        is_ahead = self.limit is not None and self._due_s > self._now_s()
+        return _time_text(self._due_s) if is_ahead else None
 
     def holds_back(self, run_id: str) -> bool:
         """Return whether a run may not start now."""
@@ -149,6 +150,16 @@ class ProviderLimits:
         """Take over the wait of a run of an earlier runner process."""
         if wait.is_of_credential:
             self._hold(wait.limit, wait.due_s)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether a run has gone first, and has neither got an answer nor met a limit."""
+        return self._tester is not None
+
+    def end_test(self) -> None:
+        """Assume that the limit is over, because the tester has met none for long."""
+        if self._tester is not None:
+            self.passed(self._tester)
 
     def passed(self, run_id: str) -> None:
         """The provider has answered a run."""
@@ -227,6 +238,7 @@ class ProviderLimits:
         """Return when a waiting run may continue: its limit has reset, and it has a slot."""
         if not wait.is_of_credential:
             await self._sleep_until(lambda: wait.due_s)
+        self._admitted.discard(run_id)
         admission = self._queue[run_id] = asyncio.get_running_loop().create_future()
         try:
             self._on_change()
