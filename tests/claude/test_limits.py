@@ -160,7 +160,7 @@ async def test_a_limit_with_an_unknown_reset(
         assert len(bench.api.asked) == requests
         await stop(bench, run)
         waiting = next(detail for detail in bench.details(run) if detail.startswith("the limit "))
-    assert waiting.endswith("the time of its reset is unknown")
+    assert "; the time of its reset is unknown; next attempt at " in waiting
 
 
 async def test_a_retry_that_is_far_away_ends_the_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

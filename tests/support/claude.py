@@ -151,9 +151,14 @@ class ClaudeBench:
         return msgspec.json.decode(self.history(run)[0].usage or b"{}", type=Usage)
 
     async def has_detail(self, run: RunCreated, detail: str, state: str = "executing") -> None:
-        """Wait until the runner has recorded this status detail of a run in this state."""
+        """Wait until the runner has recorded this status detail of a run in this state.
+
+        The detail of a wait also names the next attempt.
+        """
         line = f"{run.run_id}: {state}: {detail}"
-        await self._log_watch.until(lambda: line in self._log_lines, line)
+        await self._log_watch.until(
+            lambda: any(each.partition("; next attempt at")[0] == line for each in self._log_lines), line
+        )
 
     def note_log_line(self, line: str) -> None:
         self._log_lines.append(line)

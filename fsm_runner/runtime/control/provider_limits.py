@@ -210,7 +210,9 @@ class ProviderLimits:
         if wait_s > policy.max_wait_s:
             return NotWaitedFor(f"the runner waits {policy.max_wait_s:g} s at most (--limit-wait, LIMIT_WAIT)")
         now_s = self._now_s()
-        return LimitWait(limit=limit, since_s=now_s, due_s=now_s + _with_jitter(wait_s), number=number)
+        is_held = limit.scope == "credential" and self.limit is not None
+        due_s = self._due_s if is_held else now_s + _with_jitter(wait_s)
+        return LimitWait(limit=limit, since_s=now_s, due_s=due_s, number=number)
 
     def hold_back(self, number: int) -> LimitWait:
         """Return the wait of a run that may not start now. `number`: how often it has waited itself."""
