@@ -10,6 +10,7 @@ STOPPABLE_RUN_STATUSES = frozenset({"pending", "claimed", "running"})
 HELD_RUN_STATUSES = ("claimed", "running", "stopping")
 """The statuses of a run that a runner holds."""
 OPEN_RUN_STATUSES = frozenset({"pending", *HELD_RUN_STATUSES})
+BUSY_RUN_STATUSES = OPEN_RUN_STATUSES - UNSTARTED_RUN_STATUSES
 
 CompletedSession = Literal["finished", "idle"]
 """The session's status after a completed run; `idle`: the executor waits for its next turn."""

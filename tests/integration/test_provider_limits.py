@@ -329,6 +329,7 @@ async def test_a_further_run_of_a_waiting_session_fails_as_busy(tmp_path: Path, 
             await reset_of(bench, waiting)
             error = await bench.fails(await bench.resume(waiting))
             assert error.startswith(f"session {waiting.session_id} is busy: its run {waiting.run_id} waits for a limit")
+            assert await bench.system.api.session_status(waiting.session_id) == "running"
             await completes(bench, waiting)
             assert [asked.prompt for asked in api.asked] == ["hello", CONTINUE_PROMPT]
 
@@ -359,6 +360,7 @@ async def test_a_waiting_run_that_the_coordinator_has_ended_is_neither_continued
             assert (ended.status, ended.error) == ("failed", "ended by an operator")
             assert bench.system.states[run.run_id][-2:] == ["waiting_for_limit", "superseded"]
             assert len(api.asked) == 1
+            await gone(api.asked[0].pid)
             assert bench.system.reports(run) == ["started"]
             assert any("the coordinator has it as failed already" in line for line in lines)
             await completes(bench, await submit(bench, "the next one"))

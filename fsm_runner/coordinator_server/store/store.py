@@ -9,7 +9,7 @@ from fsm_runner.coordinator_server.errors import InvalidRequest
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.runs import RunRow, RunTable
 from fsm_runner.coordinator_server.store.sessions import LIMIT_COLUMN, EventHead, SessionTable
-from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES, STOPPABLE_RUN_STATUSES
+from fsm_runner.protocol.statuses import BUSY_RUN_STATUSES, ENDED_SESSION_STATUSES, STOPPABLE_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
 
@@ -99,6 +99,10 @@ class Store:
         return StopResult({**response, "status": "stopping"}, run.session_id, run.runner_id)
 
     def _end_turn(self, run: RunRow, session_status: str, **fields: str) -> None:
+        latest = self.runs.latest_of(run.session_id)
+        if latest is not None and latest.status in BUSY_RUN_STATUSES:
+            # A run that was refused as busy ends no turn of the session.
+            session_status = "running"
         self.sessions.update(run.session_id, status=session_status)
         self.sessions.add_own_event(run.session_id, "run_completed", run_id=run.run_id, status=run.status, **fields)
 

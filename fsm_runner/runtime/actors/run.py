@@ -270,7 +270,11 @@ class RunActor(Actor):
         while not is_admitted:
             await self._waits.wait_for_admission()
             # The coordinator may have ended or deleted the run during a wait of hours.
-            await self._require_open()
+            try:
+                await self._require_open()
+            except Superseded:
+                await self._executions.stop()
+                raise
             # Another run may have met the limit meanwhile.
             is_admitted = not self._limits.holds_back(self.name)
 
