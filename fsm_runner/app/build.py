@@ -17,7 +17,7 @@ from fsm_runner.app.health import Health, serve_health
 from fsm_runner.app.permissions import check_journal
 from fsm_runner.config.budgets import NO_BUDGET
 from fsm_runner.config.profiles import LoadedProfile, runner_agent
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.auth import TokenAuth
@@ -62,6 +62,7 @@ from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.runtime.workspace_state import Git
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.util.structs import with_defaults
 from fsm_runner.util.threads import in_thread
 
 WORKSPACE_CHECK_LIMIT_S = 5.0
@@ -228,7 +229,7 @@ async def assembled_runner(
 def _launch_policy(config: RunnerConfig, profile: LoadedProfile) -> LaunchPolicy:
     """Return the limits and the user of executors. Raises `UsageError` if they cannot be started as that user."""
     user = None if config.run_as is None else find_user(config.run_as)
-    launch_policy = LaunchPolicy((config.run_limits or NO_LIMITS).with_defaults(profile.profile.limits), user)
+    launch_policy = LaunchPolicy(with_defaults(config.run_limits or NO_LIMITS, profile.profile.limits), user)
     launch_policy.warn_of_imprecise_limits()
     return launch_policy
 

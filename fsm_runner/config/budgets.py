@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fsm_runner.journal.records import MOST_USED
+from fsm_runner.util.structs import with_defaults
 
 _Amount = Annotated[float, msgspec.Meta(gt=0, le=MOST_USED)]
 _Count = Annotated[int, msgspec.Meta(gt=0, le=MOST_USED)]
@@ -19,11 +20,6 @@ class UsageLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Input, output and cache tokens together."""
     max_turns: _Count | None = None
     """As the executor counts them: usually turns of the model."""
-
-    def with_defaults(self, defaults: "UsageLimits") -> "UsageLimits":
-        """These limits, and those of `defaults` that are not set here."""
-        own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
-        return msgspec.structs.replace(defaults, **own)
 
 
 NO_USAGE_LIMITS = UsageLimits()
@@ -41,9 +37,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def with_defaults(self, defaults: "Budget") -> "Budget":
         """These limits, and those of `defaults` that are not set here."""
         return Budget(
-            run=self.run.with_defaults(defaults.run),
-            session=self.session.with_defaults(defaults.session),
-            tree=self.tree.with_defaults(defaults.tree),
+            run=with_defaults(self.run, defaults.run),
+            session=with_defaults(self.session, defaults.session),
+            tree=with_defaults(self.tree, defaults.tree),
         )
 
 

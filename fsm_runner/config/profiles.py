@@ -9,7 +9,7 @@ import msgspec
 from fsm_runner.config.budgets import DEFAULT_CHILD_LIMITS, NO_BUDGET, Budget, ChildLimits
 from fsm_runner.config.manifest import ExecutorManifest, check_variables, manifest_beside, read_json
 from fsm_runner.config.paths import homes, visible
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits
 from fsm_runner.protocol.expectations import Expectation, expectations_of

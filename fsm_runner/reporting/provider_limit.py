@@ -32,6 +32,10 @@ class ProviderLimit(msgspec.Struct, frozen=True, kw_only=True):
     """For people, in the provider's words."""
 
     @property
+    def is_of_credential(self) -> bool:
+        return self.scope == "credential"
+
+    @property
     def resets_at_s(self) -> float | None:
         """The time of the reset in Unix seconds. None if it is unknown."""
         moment = None if self.resets_at is None else _moment(self.resets_at)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.protocol.statuses import LIFECYCLES

@@ -8,7 +8,7 @@ import pytest
 
 from fsm_runner.app.health import query_all, sockets
 from fsm_runner.config.profiles import LoadedProfile
-from fsm_runner.config.run_policies import CONTINUE_PROMPT
+from fsm_runner.config.provider_limits import CONTINUE_PROMPT
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.config.run_policies import CONTINUE_PROMPT, ProviderLimitPolicy
+from fsm_runner.config.provider_limits import CONTINUE_PROMPT, ProviderLimitPolicy
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from fsm_runner.protocol.wire import RunCreated
 from tests.support.command_executor import AGENT, ScriptedBench, scripted_bench

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fsm_runner.config.run_policies import CONTINUE_PROMPT, ProviderLimitPolicy
+from fsm_runner.config.provider_limits import CONTINUE_PROMPT, ProviderLimitPolicy
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.actors.run_registry import RunRegistry
@@ -213,7 +213,7 @@ async def test_a_run_that_has_waited_too_often_fails(tmp_path: Path) -> None:
         policy = ProviderLimitPolicy(max_waits=2)
         async with scripted_bench(tmp_path, limited_home(tmp_path / "home", api, provider_limits=policy)) as bench:
             run = await submit(bench)
-            assert "the run has waited 2 times (max_waits)" in await bench.fails(run)
+            assert "a run waits 2 times at most (max_waits)" in await bench.fails(run)
             assert len(api.asked) == 3
             assert await bench.session(run) == "failed"
             limit = metadata_limits(bench, run)[-1]

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
+from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.property.test_recovery_machine import check_run, faults
+from tests.support.crash_model import runner as runner_model
 from tests.support.crash_model.coordinator import ModelRun
 from tests.support.crash_model.runner import Drain, Kill, PlannedRun, Setup, SimulationResult, simulate
 from tests.support.virtual_time import run_virtually
@@ -71,6 +73,8 @@ stormy = setups(
     retry_interrupted=st.booleans(),
     has_journal_file=st.booleans(),
 )
+TEST_LIMIT_S = float(str(load_machine("runner").spec.states["testing_limit"].timeout_s))
+
 # Without `explain`, which repeats a failing example some hundred times.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
 
@@ -128,6 +132,21 @@ def test_a_run_that_continues_leaves_the_slot_to_the_run_that_a_held_poll_may_de
     comes_after_the_reset = PlannedRun(at_s=3.7)
     setup = Setup(plans=(waits, comes_after_the_reset), max_runs=1, sessions=2)
     assert {run.status for run in simulated(setup, 0).runs} == {"completed"}
+
+
+def test_the_other_runs_follow_a_tester_that_neither_gets_an_answer_nor_meets_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_model, "SETTLE_TIMEOUT_S", 3_000.0)
+    fails_at_limit = PlannedRun(lasts_s=0.0, limits=(NEAR_S,))
+    plans = (fails_at_limit, PlannedRun(at_s=10.0, lasts_s=2_000.0), PlannedRun(at_s=20.0, lasts_s=0.0))
+    policy = ProviderLimitPolicy(max_waits=0)
+    setup = Setup(plans=plans, sessions=3, limit_policy=policy, operator_stops_after_s=10_000.0)
+    _, tester, other = run_virtually(partial(simulate, setup)).runs
+    assert [tester.status, other.status] == ["completed", "completed"]
+    assert tester.settled_at_s is not None
+    assert other.settled_at_s is not None
+    assert TEST_LIMIT_S < other.settled_at_s < TEST_LIMIT_S + 100 < tester.settled_at_s
 
 
 def simulated(setup: Setup, seed: int) -> SimulationResult:

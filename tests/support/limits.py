@@ -2,7 +2,7 @@
 
 import math
 
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.runtime.control.provider_limits import ProviderLimits
 
 

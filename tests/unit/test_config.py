@@ -11,7 +11,7 @@ import typer.main
 
 from fsm_runner.cli.app import app
 from fsm_runner.config.budgets import Budget, UsageLimits
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.config.settings import SETTINGS, TokenRequest, load_config, read_dotenv
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import ResourceLimits
@@ -289,3 +289,8 @@ def test_a_login_needs_all_four_variables(empty_folder: Path) -> None:
     assert "'secret'" not in repr(config.token_request)
     for variable in variables:
         assert load_config({}, variables | {variable: ""}).token_request is None
+
+
+def test_the_default_text_of_the_wait_for_limits_is_that_of_profiles() -> None:
+    (text,) = (setting.default_text for setting in SETTINGS if setting.field == "limit_wait_s")
+    assert text == f"{ProviderLimitPolicy().max_wait_s:g} s"

@@ -1,5 +1,6 @@
 """What the session of a run learns from the run's executions."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from fsm_runner.executors.interface import Assignment
@@ -21,13 +22,11 @@ class NoLimits:
 
 def test_a_run_waits_from_the_report_of_a_limit_until_its_provider_answers_or_it_does_not_wait() -> None:
     tags = {"may_bind"}
-    unused: Any = None
+    context: Any = SimpleNamespace(executor=None, reporting=None, record=InstantRecord())
     limits: Any = NoLimits()
     executions = Executions(
         Assignment(RUN, PROJECT_DIR, ME),
-        unused,
-        unused,
-        InstantRecord(),
+        context,
         limits,
         UNLIMITED,
         SilenceWatch(RUN.run_id, None, lambda _: None),

@@ -3,6 +3,7 @@
 import pytest
 
 from fsm_runner.process.limits.limits import NO_LIMITS, ResourceLimits, limit_text, parse_limits, size_text
+from fsm_runner.util.structs import with_defaults
 
 EXAMPLE = "memory=2GiB,processes=200,open_files=1024,cpu=600,output=64MiB"
 
@@ -49,9 +50,9 @@ def test_errors_say_what_was_expected(text: str, reason: str) -> None:
 
 def test_each_limit_overrides_its_default() -> None:
     ours, theirs = ResourceLimits(cpu_s=1, processes=5), ResourceLimits(cpu_s=2, memory_bytes=3)
-    assert ours.with_defaults(theirs) == ResourceLimits(cpu_s=1, processes=5, memory_bytes=3)
-    assert NO_LIMITS.with_defaults(theirs) == theirs
-    assert theirs.with_defaults(NO_LIMITS) == theirs
+    assert with_defaults(ours, theirs) == ResourceLimits(cpu_s=1, processes=5, memory_bytes=3)
+    assert with_defaults(NO_LIMITS, theirs) == theirs
+    assert with_defaults(theirs, NO_LIMITS) == theirs
 
 
 def test_processes_are_measured_only_if_a_limit_needs_it() -> None:

@@ -31,11 +31,6 @@ class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     output_bytes: Bytes | None = None
     """stdout and stderr together; for a persistent executor, in each turn."""
 
-    def with_defaults(self, defaults: "ResourceLimits") -> "ResourceLimits":
-        """These limits, and those of `defaults` that are not set here."""
-        own = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
-        return msgspec.structs.replace(defaults, **own)
-
     @property
     def need_measuring(self) -> bool:
         """True if the processes of a run have to be measured regularly."""

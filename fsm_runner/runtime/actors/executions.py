@@ -6,12 +6,12 @@ from typing import NoReturn
 
 import msgspec
 
-from fsm_runner.executors.interface import Assignment, Execution, ExecutionFailed, Executor, TurnLimited
+from fsm_runner.executors.interface import Assignment, Execution, ExecutionFailed, TurnLimited
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.reporting.executor_status import ExecutorStatus, Usage
 from fsm_runner.reporting.provider_limit import ProviderLimit
-from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
-from fsm_runner.runtime.actors.record import Record
+from fsm_runner.reporting.session_channel import ExecutorEvent, SessionChannel, TurnObserver
+from fsm_runner.runtime.actors.run_context import RunContext
 from fsm_runner.runtime.control.budgets import RunBudget
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
@@ -33,9 +33,7 @@ class Executions(TurnObserver):
     def __init__(
         self,
         assignment: Assignment,
-        executor: Executor,
-        reporting: ReportingContext,
-        record: Record,
+        context: RunContext,
         limits: ProviderLimits,
         budget: RunBudget,
         silence: SilenceWatch,
@@ -45,9 +43,9 @@ class Executions(TurnObserver):
     ) -> None:
         """`has_tag` returns whether the run's state has a tag. `note_detail` gets the executor's status details."""
         self._assignment = assignment
-        self._executor = executor
-        self._channel = SessionChannel(assignment.run.session_id, reporting, lambda: has_tag("may_bind"), self)
-        self._record = record
+        self._executor = context.executor
+        self._channel = SessionChannel(assignment.run.session_id, context.reporting, lambda: has_tag("may_bind"), self)
+        self._record = context.record
         self._limits = limits
         self._budget = budget
         self._silence = silence
@@ -84,8 +82,8 @@ class Executions(TurnObserver):
         if wait is not None:
             self.have_begun, self.has_conversation, self.lasted_s = wait.has_begun, wait.continues, wait.executed_s
 
-    def at(self, wait: LimitWait) -> LimitWait:
-        """Return a wait with what `restore` needs."""
+    def with_progress(self, wait: LimitWait) -> LimitWait:
+        """Return the wait with what `restore` needs in the runner's next process."""
         return msgspec.structs.replace(
             wait, has_begun=self.have_begun, continues=self.has_conversation, executed_s=self.lasted_s
         )
@@ -157,7 +155,7 @@ class Executions(TurnObserver):
 
     @property
     def waits_for_limit(self) -> bool:
-        # In between, the turn has ended, and the run has not decided yet. Its executor may exit in this moment.
+        # An executor may exit right after a limited turn, before its run has begun to wait.
         is_deciding = self._has_tag("may_bind") and self._limit is not None
         return is_deciding or self._has_tag("parked")
 

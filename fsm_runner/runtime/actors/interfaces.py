@@ -30,7 +30,7 @@ RUNNER = ActorInterface(
     activities=_names(
         "recover register await_reset await_runs stop_runs flush_reports deregister await_last_poll settle_late_run"
     ),
-    facts=_names("journal_is_unwritable descriptors_are_short credential_is_limited limit_is_tested late_run_arrived"),
+    facts=_names("journal_is_unwritable descriptors_are_short credential_is_limited late_run_arrived"),
     settings=_names("grace_period_s stop_limit_s"),
     events=_names(
         "coordinator_lost coordinator_answered registration_lost report_not_accepted outage_too_long "

@@ -8,28 +8,26 @@ from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.provider_limit import ProviderLimit
-from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.executions import Executions
-from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.actors.run_context import RunContext
 from fsm_runner.runtime.control.provider_limits import LimitWait, NotWaitedFor, ProviderLimits
 
 
 class LimitWaits:
-    """Plans the waits, and tells the journal and the coordinator about them."""
+    """Plans the waits, and records them in the journal and at the coordinator."""
 
     def __init__(
         self,
         run: wire.Run,
+        context: RunContext,
         limits: ProviderLimits,
         executions: Executions,
-        reporting: ReportingContext,
-        record: Record,
     ) -> None:
         self._run = run
         self._limits = limits
         self._executions = executions
-        self._reporting = reporting
-        self._record = record
+        self._reporting = context.reporting
+        self._record = context.record
         self.current: LimitWait | None = None
         """The wait that begins or lasts; None if the run is not to wait."""
         self._count = 0
@@ -64,7 +62,7 @@ class LimitWaits:
 
     def begin(self) -> float | None:
         """Begin the wait, or continue it. Return how long it may last, in seconds; None: without a limit."""
-        self.current = wait = self._executions.at(self.current or self._limits.hold_back(self._count))
+        self.current = wait = self._executions.with_progress(self.current or self._limits.hold_back(self._count))
         self._limits.parked(self._run.run_id, self._run.session_id)
         self._record.record_wait(self._run.run_id, self._reporting.redactor.json(msgspec.json.encode(wait)))
         self._report(wait.limit)

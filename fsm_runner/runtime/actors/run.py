@@ -96,9 +96,7 @@ class RunActor(Actor):
         self._budget = context.budgets.of(run, partial(self.post, "budget_exceeded"))
         self._executions = Executions(
             self._assignment,
-            context.executor,
-            context.reporting,
-            context.record,
+            context,
             limits,
             self._budget,
             SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent")),
@@ -106,14 +104,12 @@ class RunActor(Actor):
             self.has_tag,
             self._note_detail,
         )
-        self._waits = LimitWaits(self.wire_run, limits, self._executions, context.reporting, context.record)
+        self._waits = LimitWaits(self.wire_run, context, limits, self._executions)
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
         self._superseded = ""
         """Why the coordinator expects no report of the run; empty if it expects one."""
-        self._has_started = False
-        """Whether `started` has been reported. A state cannot say that, since a wait may come before or after."""
         self.failure = "" if recovered is None else recovered.failure
         """Why the run failed; empty if it did not."""
         self.unreported = ""
@@ -132,7 +128,6 @@ class RunActor(Actor):
         self._executions.restore(wait, _decoded(recovered.usage, Usage, self.name))
         if wait is not None:
             self._waits.restore(wait)
-            self._has_started = wait.has_begun
         self._expectations.before = _decoded(recovered.workspace, WorkspaceState, self.name)
         if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
@@ -163,7 +158,8 @@ class RunActor(Actor):
         return frozenset(compress(facts, facts.values()))
 
     def declared_limit_s(self, setting: str, limit_s: float) -> float:
-        return (setting == "run_timeout_s" and self._context.run_timeout_s) or limit_s
+        is_paused_by_waits = setting == "run_timeout_s"
+        return self._context.run_timeout_s or limit_s if is_paused_by_waits else limit_s
 
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
@@ -202,10 +198,9 @@ class RunActor(Actor):
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         self._follow_execution()
         self._follow_wait(step)
-        if self.has_tag("reports_started") and not self._has_started:
+        if self.has_tag("reports_started") and not self._executions.have_begun:
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
-            self._has_started = True
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
         if self._waits.current is not None and self.has_tag("parked"):
             self._note_detail(str(self._waits.current))

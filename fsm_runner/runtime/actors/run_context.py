@@ -23,7 +23,7 @@ class Observer:
         """The run entered a state."""
 
     def reported(self, run: wire.Run, state: str, detail: str) -> None:
-        """The run's executor reported a status detail."""
+        """The run has a status detail, from its executor or from the runner."""
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):

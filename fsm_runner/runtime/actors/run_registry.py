@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from loguru import logger
 
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.coordinator_client.api import UnreadableRun
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.journal.records import EndedRun, OpenRun
@@ -90,7 +90,7 @@ class RunRegistry:
         return self._max_runs - len(self._tasks) + len(self.limits.waiting) - self.limits.admitted_count
 
     def _free_slots_beside_poll(self) -> float:
-        """Return how many more runs may execute if the poll that is held delivers one. None without descriptors."""
+        """Return how many more runs may execute if the held poll delivers one; 0 while descriptors are short."""
         return self._free_slots() - self._poll_is_held if self._has_descriptors else 0
 
     def _note_descriptors_freed(self) -> None:

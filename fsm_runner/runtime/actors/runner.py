@@ -144,7 +144,6 @@ class RunnerActor(Actor):
             "journal_is_unwritable": self._journal.unwritable is not None,
             "descriptors_are_short": self._runs.descriptors.is_short,
             "credential_is_limited": self._runs.limits.limit is not None,
-            "limit_is_tested": self._runs.limits.is_tested,
             "late_run_arrived": self.has_tag("leaving") and not self._runs.run_ids <= self._abandoned_runs,
         }
         return frozenset(compress(facts, facts.values()))

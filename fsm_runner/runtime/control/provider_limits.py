@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.reporting.provider_limit import ProviderLimit
 
 UNKNOWN_RESET_BASE_S = 5.0
@@ -50,10 +50,6 @@ class LimitWait(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.limit}; next attempt at {_time_text(self.due_s)}"
-
-    @property
-    def is_of_credential(self) -> bool:
-        return self.limit.scope == "credential"
 
 
 class NotWaitedFor(msgspec.Struct, frozen=True):
@@ -135,29 +131,24 @@ class ProviderLimits:
 
     def reached(self, limit: ProviderLimit, run_id: str) -> None:
         """A run has met a limit."""
-        if limit.scope != "credential":
+        if not limit.is_of_credential:
             return
         if self._tester == run_id:
             self._failed_tests += 1
             self._due_s = 0.0  # The clock may have been set back since then.
-        # An answer to the tester would be older than this limit. The runner follows only later, and until then no other
-        # run must become the tester.
+        # An answer to the tester would be older than this limit. The runner's state changes only later, and until then
+        # no other run may become the tester.
         self._tester, self._is_testing = None, False
         longest_s = self.policy.max_wait_s or LONGEST_HOLD_S
         self._hold(limit, self._now_s() + _with_jitter(min(self._wait_s(limit, self._failed_tests), longest_s)))
 
     def restore(self, wait: LimitWait) -> None:
         """Take over the wait of a run of an earlier runner process."""
-        if wait.is_of_credential:
+        if wait.limit.is_of_credential:
             self._hold(wait.limit, wait.due_s)
 
-    @property
-    def is_tested(self) -> bool:
-        """Whether a run has gone first, and has neither got an answer nor met a limit."""
-        return self._tester is not None
-
     def end_test(self) -> None:
-        """Assume that the limit is over, because the tester has met none for long."""
+        """Assume that the limit is over, because the tester has met none for long, if there is a tester."""
         if self._tester is not None:
             self.passed(self._tester)
 
@@ -205,12 +196,12 @@ class ProviderLimits:
         if policy.max_wait_s == 0:
             return NotWaitedFor("the runner does not wait for limits (--limit-wait 0, LIMIT_WAIT=0)")
         if number > policy.max_waits:
-            times = "once" if policy.max_waits == 1 else f"{policy.max_waits} times"
-            return NotWaitedFor(f"the run has waited {times} (max_waits)")
+            times = "1 time" if policy.max_waits == 1 else f"{policy.max_waits} times"
+            return NotWaitedFor(f"a run waits {times} at most (max_waits)")
         if wait_s > policy.max_wait_s:
             return NotWaitedFor(f"the runner waits {policy.max_wait_s:g} s at most (--limit-wait, LIMIT_WAIT)")
         now_s = self._now_s()
-        is_held = limit.scope == "credential" and self.limit is not None
+        is_held = limit.is_of_credential and self.limit is not None
         due_s = self._due_s if is_held else now_s + _with_jitter(wait_s)
         return LimitWait(limit=limit, since_s=now_s, due_s=due_s, number=number)
 
@@ -221,7 +212,7 @@ class ProviderLimits:
 
     def is_over(self, wait: LimitWait) -> bool:
         """Return whether the limit of a wait has reset, so that its run waits only for a slot."""
-        return self.limit is None and (wait.is_of_credential or wait.due_s <= self._now_s())
+        return self.limit is None and (wait.limit.is_of_credential or wait.due_s <= self._now_s())
 
     def left_s(self, wait: LimitWait) -> float | None:
         """Return how much longer a run may wait for its limit, in seconds; None if the limit has reset."""
@@ -238,7 +229,7 @@ class ProviderLimits:
 
     async def wait_for_admission(self, run_id: str, wait: LimitWait) -> None:
         """Return when a waiting run may continue: its limit has reset, and it has a slot."""
-        if not wait.is_of_credential:
+        if not wait.limit.is_of_credential:
             await self._sleep_until(lambda: wait.due_s)
         self._admitted.discard(run_id)
         admission = self._queue[run_id] = asyncio.get_running_loop().create_future()
@@ -272,7 +263,7 @@ class ProviderLimits:
         return min(UNKNOWN_RESET_CAP_S, UNKNOWN_RESET_BASE_S * 2.0 ** min(attempts, 20))
 
     async def _sleep_until(self, due_s: Callable[[], float]) -> None:
-        """Sleep until a time of the wall clock, which may be set meanwhile, as may the time."""
+        """Sleep until a wall-clock time. Both the clock and the time may be changed meanwhile."""
         while (left_s := due_s() - self._now_s()) > 0:  # noqa: ASYNC110 - no event reports a clock that was set
             await asyncio.sleep(min(left_s, CLOCK_CHECK_INTERVAL_S))
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from fsm_runner.config.run_policies import ProviderLimitPolicy
+from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.protocol import wire

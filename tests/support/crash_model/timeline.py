@@ -90,7 +90,7 @@ class _Limited:
         self._tester = ""
 
     def restore(self, moment: Moment) -> None:
-        due_s = [wait.due_s for wait in moment.waits if wait.is_of_credential]
+        due_s = [wait.due_s for wait in moment.waits if wait.limit.is_of_credential]
         if due_s:
             self._since_s, self._due_s = moment.at_s - 1, max(due_s)
 

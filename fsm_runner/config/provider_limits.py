@@ -1,4 +1,4 @@
-"""The keys of a profile that say what happens to a run beside its execution."""
+"""What a run does when a limit of its provider is reached, as declared in a profile."""
 
 from typing import Annotated
 
