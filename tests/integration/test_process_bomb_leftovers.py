@@ -13,7 +13,7 @@ from fsm_runner.process.child import child as child_module
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.limits.launch_policy import LOWERED_BY, LaunchPolicy
 from fsm_runner.process.limits.limits import ResourceLimits
-from fsm_runner.process.tree import descendant_killer, freeze_and_kill, procfs
+from fsm_runner.process.tree import descendant_killer, freeze_and_kill, procfs, subreaper
 from fsm_runner.process.tree.freeze_and_kill import KillLoop, listed
 from fsm_runner.process.tree.procfs import Process
 from fsm_runner.process.tree.subreaper import SUBREAPER
@@ -95,6 +95,9 @@ class Powerless:
 
 
 async def test_the_killer_does_not_give_up_while_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The subreaper's timer reaps members of the chain in the middle of a search.
+    monkeypatch.setattr(subreaper, "REAP_INTERVAL_S", 0.002)
+    monkeypatch.setattr(descendant_killer, "SLICE_S", 0.0)
     powerless = Powerless(monkeypatch, searches=40, changing=True)
     child = Child.start([sys.executable, "-c", CHAIN], env=ENV, cwd=HERE)
     with log_lines() as lines:

@@ -133,16 +133,21 @@ class DescendantKiller:
             self._kills.found = found
             if found or not (has_reaped or unreadable):
                 return
-            if not has_reaped:  # otherwise the reaped one may have left more orphans
+            if not has_reaped:
                 if time.monotonic() - self._exited_at >= UNREADABLE_S:
                     SUBREAPER.ignored.update(process.identity for process in unreadable)
                     return
                 yield FIRST_PAUSE_S
 
     def _search_once(self) -> Generator[float, None, tuple[dict[Identity, Process], bool, list[Process]]]:
-        """Return what was found, whether a zombie was reaped, and the orphans that cannot be assigned yet."""
+        """Return what was found, whether a zombie was reaped, and the orphans that cannot be assigned yet.
+
+        A reaped process may have left orphans that the list does not have. Other code reaps as well while this waits:
+        the subreaper's timer, and the end of another child.
+        """
         found: dict[Identity, Process] = {}
-        has_reaped, has_frozen, unreadable = False, False, []
+        reaped_before = SUBREAPER.reaped_count
+        has_frozen, unreadable = False, []
         for pid in SUBREAPER.possible_orphans():
             yield 0.0
             if SUBREAPER.belongs_to_another(pid, self.tree):
@@ -151,7 +156,6 @@ class DescendantKiller:
             if process is None or process.identity in SUBREAPER.given_up:
                 continue
             if process.has_ended and SUBREAPER.reap(process):
-                has_reaped = True
                 continue
             relation = SUBREAPER.relation(process, self.tree)
             if relation == "unreadable":
@@ -168,7 +172,7 @@ class DescendantKiller:
                         self._kills.stop(each)
                         found[each.identity] = each
                     yield 0.0
-        return found, has_reaped, unreadable
+        return found, SUBREAPER.reaped_count > reaped_before, unreadable
 
     def _freeze(self) -> Iterator[float]:
         """Stop all processes that have to end with the tree. Raises OSError."""

@@ -53,6 +53,9 @@ class Subreaper:
         """Children without a tag, which are not read again."""
         self.given_up: set[Identity] = set()
         """Processes that do not end, which are no longer waited for."""
+        self.reaped_count = 0
+        """How many zombies are gone. If it grows while a list of children is in use, the list is out of date: the
+        children of a reaped process may not be in it."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -172,8 +175,10 @@ class Subreaper:
         try:
             reaped, _, used = os.wait4(process.pid, os.WNOHANG)
         except ChildProcessError:
+            self.reaped_count += 1
             return True
         if reaped:
+            self.reaped_count += 1
             self._assigned.discard(process.pid)
             for tree in self._trees.values():
                 if tree.has(process):
