@@ -1,0 +1,5 @@
+"""The pending approvals of one runner."""
+
+
+class Approvals:
+    """Where the approval steps of all runs wait for decisions."""
