@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from fsm_runner.journal.schema import TRANSITION_COLUMNS
+from fsm_runner.journal.workflows import WORKFLOW_COLUMNS
 
 Row = tuple[object, ...]
 
@@ -35,6 +36,30 @@ class RecordKind(Enum):
         UPDATE runs SET workspace = new.column2 FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND ended_at IS NULL
         """
+    WORKFLOW = f"INSERT OR REPLACE INTO workflows (run_id, began_at, {WORKFLOW_COLUMNS}) VALUES {{rows}}"  # noqa: S608
+    VISIT = """
+        INSERT INTO workflow_visits (run_id, number, state, began_at, due_s) VALUES {rows} ON CONFLICT DO NOTHING
+        """
+    VISIT_PROGRESS = """
+        UPDATE workflow_visits SET progress = new.column3 FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND number = new.column2 AND ended_at IS NULL
+        """
+    VISIT_INTERRUPTED = """
+        UPDATE workflow_visits SET interruptions = new.column3 FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND number = new.column2 AND ended_at IS NULL
+        """
+    VISIT_DUE = """
+        UPDATE workflow_visits SET due_s = new.column3 FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND number = new.column2 AND ended_at IS NULL
+        """
+    VISIT_END = """
+        UPDATE workflow_visits SET ended_at = new.column3, ending = new.column4, target = new.column5,
+            value_name = new.column6, value = new.column7, usage = new.column8, progress = NULL
+        FROM (VALUES {rows}) AS new
+        WHERE run_id = new.column1 AND number = new.column2 AND ended_at IS NULL
+        """
+    RERUN = "INSERT OR REPLACE INTO reruns (session_id, planned_at, workflow) VALUES {rows}"
+    RERUN_DELETION = "DELETE FROM reruns WHERE session_id IN (VALUES {rows})"
     TREE_SESSION = "INSERT OR REPLACE INTO tree_sessions VALUES {rows}"
     # Deletes the claim, which may contain a whole agent and its parameters.
     RUN_END = """
@@ -57,7 +82,23 @@ _RUN_KINDS = (
     RecordKind.USAGE,
     RecordKind.WAIT,
     RecordKind.WORKSPACE,
+    RecordKind.WORKFLOW,
+    RecordKind.VISIT,
+    RecordKind.VISIT_PROGRESS,
+    RecordKind.VISIT_INTERRUPTED,
+    RecordKind.VISIT_DUE,
+    RecordKind.VISIT_END,
     RecordKind.RUN_END,
+    RecordKind.RERUN,
+    RecordKind.RERUN_DELETION,
+)
+_INSERTIONS = (RecordKind.CLAIM, RecordKind.VISIT)
+_ENDS = (RecordKind.RUN_END, RecordKind.VISIT_END)
+_VISIT_CHANGES = (
+    RecordKind.VISIT_PROGRESS,
+    RecordKind.VISIT_INTERRUPTED,
+    RecordKind.VISIT_DUE,
+    RecordKind.VISIT_END,
 )
 
 
@@ -121,6 +162,9 @@ class Batch:
 
 
 def _distinct(kind: RecordKind, rows: list[Row]) -> list[Row]:
-    """Return one row for each run, since an UPDATE takes any of several: the first end, the latest of other records."""
-    ordered = reversed(rows) if kind is RecordKind.RUN_END else rows
-    return rows if kind is RecordKind.CLAIM else list({row[0]: row for row in ordered}.values())
+    """Return one row for each run or visit, as an UPDATE takes any of several: the first end, the latest of others."""
+    if kind in _INSERTIONS:
+        return rows
+    key_columns = 2 if kind in _VISIT_CHANGES else 1
+    ordered = reversed(rows) if kind in _ENDS else rows
+    return list({row[:key_columns]: row for row in ordered}.values())

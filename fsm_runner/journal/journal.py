@@ -17,8 +17,18 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.batch import RecordKind
 from fsm_runner.journal.flusher import Flusher
 from fsm_runner.journal.limits import FLUSH_WITHIN_S, RETENTION, RetentionLimits
-from fsm_runner.journal.records import Recovered, Report, Transition, TreeSession, TreeTotals, utc_text
+from fsm_runner.journal.records import (
+    Recovered,
+    Report,
+    Transition,
+    TreeSession,
+    TreeTotals,
+    WorkflowPosition,
+    WorkflowRecord,
+    utc_text,
+)
 from fsm_runner.journal.trees import tree_session_of
+from fsm_runner.journal.workflows import start_of
 from fsm_runner.journal.writer import Writer
 
 Value = TypeVar("Value")
@@ -75,6 +85,10 @@ class Journal:
         """The name of this runner process in the journal."""
         self.earlier_processes = opened.earlier_processes
         """The earlier processes of this runner. None of them is alive."""
+        self._reruns = opened.reruns
+        """The workflows of runs that are to repeat another one and are not claimed yet, by their sessions."""
+        self._rerun_plans: dict[str, WorkflowPosition] = {}
+        """By run, from its claim to its end."""
         self._last_transition = opened.last_transition
         self._last_message = opened.last_message
         self._flusher = Flusher(self._writer, thread, flush_within_s, self._change)
@@ -90,6 +104,10 @@ class Journal:
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         """Record a claimed run; `run` is its JSON. A second claim of a run changes nothing."""
         self._record(RecordKind.CLAIM, run_id, session_id, agent, runner_id, utc_text(), run)
+        if (workflow := self._reruns.pop(session_id, None)) is not None:
+            self._rerun_plans[run_id] = start_of(workflow, utc_text())
+            self.record_workflow(run_id, workflow)
+            self._record(RecordKind.RERUN_DELETION, session_id)
 
     def record_report(self, run_id: str, report: Report) -> None:
         """Record the terminal report of an open run before it is sent. The latest one counts."""
@@ -107,6 +125,53 @@ class Journal:
         """Record the state of an open run's workspace before its execution, as JSON. The latest one counts."""
         self._record(RecordKind.WORKSPACE, run_id, state)
 
+    def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
+        """Record the workflow of a run when it begins. The latest one counts."""
+        self._record(RecordKind.WORKFLOW, run_id, utc_text(), *msgspec.structs.astuple(workflow))
+
+    def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
+        """Record the begin of a visit. `due_s` is its deadline as Unix time; None: it has none."""
+        self._record(RecordKind.VISIT, run_id, number, state, utc_text(), due_s)
+
+    def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None:
+        """Record what the step of an open visit saves. The latest one counts."""
+        self._record(RecordKind.VISIT_PROGRESS, run_id, number, progress)
+
+    def record_visit_interrupted(self, run_id: str, number: int, interruptions: int) -> None:
+        """Record how often an open visit was interrupted. The latest count counts."""
+        self._record(RecordKind.VISIT_INTERRUPTED, run_id, number, interruptions)
+
+    def record_visit_due(self, run_id: str, number: int, due_s: float | None) -> None:
+        """Record the deadline of an open visit. The latest one counts."""
+        self._record(RecordKind.VISIT_DUE, run_id, number, due_s)
+
+    def record_visit_end(
+        self,
+        run_id: str,
+        number: int,
+        ending: str,
+        target: str,
+        value_name: str | None,
+        value: bytes | None,
+        usage: bytes | None,
+    ) -> None:
+        """Record the end of a visit: the state after it and all choices, the JSON of its value, and of its usage."""
+        self._record(RecordKind.VISIT_END, run_id, number, utc_text(), ending, target, value_name, value, usage)
+
+    def record_rerun(self, session_id: str, workflow: WorkflowRecord) -> None:
+        """Record the workflow of the next run of a session, which repeats another run from a state on."""
+        self._reruns[session_id] = workflow
+        self._record(RecordKind.RERUN, session_id, utc_text(), msgspec.msgpack.encode(workflow))
+
+    def delete_rerun(self, session_id: str) -> None:
+        """Forget the workflow of a run that will not be claimed."""
+        if self._reruns.pop(session_id, None) is not None:
+            self._record(RecordKind.RERUN_DELETION, session_id)
+
+    def rerun_plan_of(self, run_id: str) -> WorkflowPosition | None:
+        """Return where the workflow of a run begins that this process has claimed, if the run repeats another one."""
+        return self._rerun_plans.get(run_id)
+
     def record_tree_session(self, session: TreeSession) -> None:
         """Record a session's place in its tree, and what its runs have used. The latest one counts."""
         used = session.used
@@ -117,6 +182,7 @@ class Journal:
 
     def record_run_end(self, run_id: str) -> None:
         """Record that a run is in a final state."""
+        self._rerun_plans.pop(run_id, None)
         self._record(RecordKind.RUN_END, run_id, utc_text())
 
     def record_session_start(self, session_id: str, runner_id: str, run: bytes) -> None:

@@ -9,10 +9,12 @@ import msgspec
 from fsm_runner.journal.records import RUN, RUNNER, SESSION, TransitionRow
 from fsm_runner.journal.schema import (
     PROCESSES_TABLE,
+    RUNNER_TRANSITIONS_INDEX,
     SCHEMA_VERSION,
     TRANSITION_COLUMNS,
     TREE_SESSIONS_INDICES,
     TREE_SESSIONS_TABLE,
+    WORKFLOWS_TABLES,
     transaction,
 )
 
@@ -22,6 +24,8 @@ WITH_PROVISIONAL = 3
 """The schema version that added provisional outcomes, and renamed states and events."""
 WITH_TREES = 4
 """The schema version that added the usage of sessions and trees."""
+WITH_WORKFLOWS = 5
+"""The schema version that added workflows."""
 
 RENAMED_STATES = {RUN: {"settled_elsewhere": "superseded"}, RUNNER: {"cut_off": "disconnected"}}
 """Old to new. The state `stopping` of a session became two: `stopping_turn` and `stopping_idle`."""
@@ -147,10 +151,16 @@ def _add_waits_workspaces_and_trees(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _add_workflows(connection: sqlite3.Connection) -> None:
+    for statement in (*WORKFLOWS_TABLES, "DROP INDEX transitions_of_no_subject", RUNNER_TRANSITIONS_INDEX):
+        connection.execute(statement)
+
+
 _STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _add_usage,
     _add_provisional,
     _add_waits_workspaces_and_trees,
+    _add_workflows,
 )
 """The step at index 0 makes version 2 of version 1, and so on."""
 

@@ -12,9 +12,10 @@ from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_LIMIT_BYTES, RetentionLimits
 from fsm_runner.journal.migration import migrate
 from fsm_runner.journal.pruning import Pruner
-from fsm_runner.journal.records import Recovered, utc_text
+from fsm_runner.journal.records import Recovered, WorkflowRecord, utc_text
 from fsm_runner.journal.recovery import recover
 from fsm_runner.journal.schema import SCHEMA_VERSION, create_tables, transaction, version_of
+from fsm_runner.journal.workflows import reruns
 from fsm_runner.util.files import HeldFiles, is_full
 
 JOURNAL_FILE = "journal.sqlite"
@@ -69,6 +70,8 @@ class Opened(NamedTuple):
     earlier_processes: tuple[str, ...]
     """The processes that had the journal before. None of them is alive, since each had the lock."""
     files: HeldFiles
+    reruns: dict[str, WorkflowRecord]
+    """By session: the workflows of runs that are to repeat another one and are not claimed yet."""
 
 
 def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
@@ -96,7 +99,9 @@ def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
             process = secrets.token_hex(8)
             earlier = _earlier_processes(connection, process)
             files = HeldFiles(() if folder is None else (folder / name for name in _FILES))
-            found = Opened(path, connection, lock, recover(connection), step, message, process, earlier, files)
+            recovered = recover(connection)
+            planned = reruns(connection)
+            found = Opened(path, connection, lock, recovered, step, message, process, earlier, files, planned)
         except sqlite3.Error as error:
             raise UsageError(_unusable(path, error)) from None
         on_error.pop_all()

@@ -4,7 +4,7 @@ import sqlite3
 
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, VACUUMED_PAGES, RetentionLimits
 from fsm_runner.journal.records import utc_text
-from fsm_runner.journal.schema import transaction
+from fsm_runner.journal.schema import RUNNER_TRANSITIONS, transaction
 
 _EVER = "9"
 """A text that sorts after every time in the journal."""
@@ -12,7 +12,9 @@ _EVER = "9"
 # Open runs and sessions have no `ended_at`, so no comparison selects them.
 _ENDED = "WHERE ended_at <= :before ORDER BY ended_at, seq LIMIT :most"
 _DELETIONS = (
-    f"DELETE FROM transitions WHERE machine = 'run' AND subject IN (SELECT run_id FROM runs {_ENDED})",  # noqa: S608 - our own text
+    f"DELETE FROM transitions WHERE machine IN ('run', 'workflow') AND subject IN (SELECT run_id FROM runs {_ENDED})",  # noqa: S608 - our own text
+    f"DELETE FROM workflow_visits WHERE run_id IN (SELECT run_id FROM runs {_ENDED})",  # noqa: S608 - our own text
+    f"DELETE FROM workflows WHERE run_id IN (SELECT run_id FROM runs {_ENDED})",  # noqa: S608 - our own text
     f"DELETE FROM runs WHERE seq IN (SELECT seq FROM runs {_ENDED})",  # noqa: S608 - our own text
     f"DELETE FROM transitions WHERE machine = 'session' AND subject IN (SELECT session_id FROM sessions {_ENDED})",  # noqa: S608 - our own text
     f"DELETE FROM sessions WHERE seq IN (SELECT seq FROM sessions {_ENDED})",  # noqa: S608 - our own text
@@ -31,25 +33,28 @@ _DELETIONS = (
             WHERE sessions.ended_at IS NULL AND alive.root_session_id = old.root_session_id)
         ORDER BY changed_at LIMIT :most)
     """,
-    """
+    f"""
     DELETE FROM transitions WHERE seq IN (
-        SELECT seq FROM transitions WHERE machine NOT IN ('run', 'session') AND at <= :before
+        SELECT seq FROM transitions WHERE {RUNNER_TRANSITIONS} AND at <= :before
         ORDER BY at LIMIT :most)
-    """,
+    """,  # noqa: S608 - our own text
 )
-_OLDEST = """
+_OLDEST = f"""
 SELECT at FROM (
     SELECT ended_at AS at FROM runs WHERE ended_at IS NOT NULL
     UNION ALL SELECT ended_at FROM sessions WHERE ended_at IS NOT NULL
-    UNION ALL SELECT at FROM transitions WHERE machine NOT IN ('run', 'session')
+    UNION ALL SELECT at FROM transitions WHERE {RUNNER_TRANSITIONS}
 ) ORDER BY at LIMIT 1 OFFSET ?
-"""
-_OWNERLESS = """
-DELETE FROM transitions WHERE at < ? AND (
-    (machine = 'run' AND NOT EXISTS (SELECT 1 FROM runs WHERE run_id = subject))
-    OR (machine = 'session' AND NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = subject))
+"""  # noqa: S608 - our own text
+_OWNERLESS = (
+    """
+    DELETE FROM transitions WHERE at < ? AND (
+        (machine IN ('run', 'workflow') AND NOT EXISTS (SELECT 1 FROM runs WHERE run_id = subject))
+        OR (machine = 'session' AND NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = subject))
+    )
+    """,
+    "DELETE FROM reruns WHERE planned_at < ?",
 )
-"""
 
 
 class Pruner:
@@ -60,8 +65,9 @@ class Pruner:
         self._limits = limits
 
     def drop_ownerless(self) -> None:
-        """Delete old transitions of runs and sessions that have no row; nothing else would delete them."""
-        self._connection.execute(_OWNERLESS, (utc_text(self._limits.age_s),))
+        """Delete old records of runs and sessions that were never claimed or started; nothing else deletes them."""
+        for deletion in _OWNERLESS:
+            self._connection.execute(deletion, (utc_text(self._limits.age_s),))
 
     def step(self) -> bool:
         """Delete one chunk and free its pages; return True if there is more. Raises sqlite3.Error."""

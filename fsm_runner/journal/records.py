@@ -7,12 +7,12 @@ import msgspec
 
 from fsm_runner.util.text import usd_text
 
-RUN, SESSION, RUNNER = "run", "session", "runner"
-"""The machines whose transitions are recorded."""
+RUN, SESSION, RUNNER, WORKFLOW = "run", "session", "runner", "workflow"
+"""The machines whose transitions are recorded. The subject of a workflow's transitions is its run."""
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """One step of a subject: a run, a session or the runner."""
+    """One step of a subject: a run, its workflow, a session or the runner."""
 
     machine: str
     subject: str
@@ -46,6 +46,69 @@ class Report(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow as a run follows it, whatever happens to its file."""
+
+    name: str
+    path: str
+    text: str
+    """The content of the file."""
+    sha256: str
+    """SHA-256 of the text, in hex digits."""
+    schemas: bytes
+    """JSON: the schemas by state."""
+    parameters: bytes
+    """JSON: the run's parameters."""
+    rerun_of: str | None = None
+    """The run that this one repeats from a state on; None if the workflow begins at its initial state."""
+    rerun_from: str | None = None
+    """The state in which it begins; None: the initial one."""
+    initial_values: bytes | None = None
+    """JSON: the values with which it begins, by name; None: without any."""
+
+
+class VisitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One visit of a state that has an activity."""
+
+    number: int
+    """In the workflow; the first one is 1."""
+    state: str
+    began_at: str
+    due_s: float | None
+    """The deadline as Unix time, in seconds; None: without a limit."""
+    interruptions: int = 0
+    progress: bytes | None = None
+    """What its step has saved; None after its end."""
+    ended_at: str | None = None
+    ending: str | None = None
+    target: str | None = None
+    """The state after it and all choices that followed."""
+    value_name: str | None = None
+    value: bytes | None = None
+    """JSON: the fields that it has assigned to that name."""
+    usage: bytes | None = None
+    """JSON: what its activity has used; None if that is not known."""
+
+
+class WorkflowPosition(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the workflow of a run was when the process ended, or where it is to begin."""
+
+    record: WorkflowRecord
+    began_at: str
+    state: str
+    """That of the open visit, else the target of the last ended one; without a visit `rerun_from`, else empty."""
+    counts: dict[str, int] = {}
+    """The visits by state, with the open one."""
+    values: dict[str, bytes] = {}
+    """JSON: the latest values by name."""
+    usages: tuple[bytes, ...] = ()
+    """JSON: the usages of the ended visits that have one, in their order."""
+    last_number: int = 0
+    """The number of the last visit; 0: none."""
+    open: VisitRecord | None = None
+    """The visit that has not ended."""
+
+
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run that was claimed and has not ended."""
 
@@ -70,6 +133,8 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
     """What it waits for, as JSON; None if it does not wait."""
     workspace: bytes | None = None
     """The state of its workspace before its execution, as JSON; None if nothing depends on it."""
+    workflow: WorkflowPosition | None = None
+    """None if it follows no workflow, or has not begun it."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):

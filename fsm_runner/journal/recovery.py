@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fsm_runner.journal.limits import ENDED_RECOVERED, RECOVERED_CONTENT_BYTES
 from fsm_runner.journal.records import RUN, SESSION, EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage
+from fsm_runner.journal.workflows import position_of
 
 _OPEN_RUNS = """
 SELECT run, run_id, session_id, runner_id, report_path, report_body, usage, wait, workspace
@@ -64,6 +65,7 @@ def _open_runs(connection: sqlite3.Connection) -> Iterator[OpenRun]:
             usage=usage,
             wait=wait,
             workspace=workspace,
+            workflow=position_of(connection, run_id),
         )
 
 

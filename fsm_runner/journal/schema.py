@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.records import TransitionRow
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TRANSITION_COLUMNS = ", ".join(TransitionRow.__struct_fields__)
 
 TREE_SESSIONS_TABLE = """
@@ -30,6 +30,48 @@ CREATE TABLE processes (
     process TEXT NOT NULL UNIQUE,
     began_at TEXT NOT NULL
 )"""
+WORKFLOWS_TABLES = (
+    """
+CREATE TABLE workflows (
+    run_id TEXT PRIMARY KEY,
+    began_at TEXT NOT NULL,
+    name TEXT NOT NULL,
+    path TEXT NOT NULL,
+    text TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    schemas BLOB NOT NULL,
+    parameters BLOB NOT NULL,
+    rerun_of TEXT,
+    rerun_from TEXT,
+    initial_values BLOB
+)""",
+    """
+CREATE TABLE workflow_visits (
+    run_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    began_at TEXT NOT NULL,
+    due_s REAL,
+    interruptions INTEGER NOT NULL DEFAULT 0,
+    progress BLOB,
+    ended_at TEXT,
+    ending TEXT,
+    target TEXT,
+    value_name TEXT,
+    value BLOB,
+    usage BLOB,
+    PRIMARY KEY (run_id, number)
+)""",
+    """
+CREATE TABLE reruns (
+    session_id TEXT PRIMARY KEY,
+    planned_at TEXT NOT NULL,
+    workflow BLOB NOT NULL
+)""",
+)
+RUNNER_TRANSITIONS = "machine NOT IN ('run', 'session', 'workflow')"
+"""Selects the transitions that belong to no run or session. A query uses the index only if it has the same text."""
+RUNNER_TRANSITIONS_INDEX = f"CREATE INDEX transitions_of_no_subject ON transitions (at) WHERE {RUNNER_TRANSITIONS}"
 # The writer numbers the transitions, so that `sessions.after_seq` can tell one life of a session from the next. The
 # same holds for message ids; AUTOINCREMENT remembers the greatest id, also that of a deleted row.
 _STATEMENTS = (
@@ -49,7 +91,7 @@ CREATE TABLE transitions (
     provisional INTEGER NOT NULL DEFAULT 0
 )""",
     "CREATE INDEX transitions_by_subject ON transitions (machine, subject)",
-    "CREATE INDEX transitions_of_no_subject ON transitions (at) WHERE machine NOT IN ('run', 'session')",
+    RUNNER_TRANSITIONS_INDEX,
     """
 CREATE TABLE runs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -82,6 +124,7 @@ CREATE TABLE sessions (
     PROCESSES_TABLE,
     TREE_SESSIONS_TABLE,
     *TREE_SESSIONS_INDICES,
+    *WORKFLOWS_TABLES,
     """
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -140,6 +140,9 @@ async def test_a_journal_of_an_older_version_is_shown_without_a_migration(tmp_pa
     await live(tmp_path / "0123", "run_1")
     carry_out(
         tmp_path / "0123",
+        "DROP TABLE workflows",
+        "DROP TABLE workflow_visits",
+        "DROP TABLE reruns",
         "DROP TABLE tree_sessions",
         "ALTER TABLE runs DROP COLUMN wait",
         "ALTER TABLE runs DROP COLUMN workspace",

@@ -35,6 +35,9 @@ except UsageError as error:
 AS_VERSION_1 = (
     "ALTER TABLE transitions DROP COLUMN provisional",
     "ALTER TABLE runs ADD COLUMN report_overrules INTEGER",
+    "DROP TABLE workflows",
+    "DROP TABLE workflow_visits",
+    "DROP TABLE reruns",
     "DROP TABLE tree_sessions",
     "ALTER TABLE runs DROP COLUMN wait",
     "ALTER TABLE runs DROP COLUMN workspace",

@@ -113,7 +113,7 @@ async def test_above_the_size_limit_the_oldest_records_are_deleted_and_the_file_
     assert HALF_A_MIB.size_bytes / 2 < file.stat().st_size <= HALF_A_MIB.size_bytes
     left = [run_id for (run_id,) in rows(tmp_path, "SELECT run_id FROM runs WHERE ended_at NOT NULL ORDER BY run_id")]
     assert left == [f"run_{number:04}" for number in range(1_000 - len(left), 1_000)]
-    assert len(left) > 50
+    assert len(left) >= 50
     assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
     await assert_what_is_open_is_whole(tmp_path)
 

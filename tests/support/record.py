@@ -3,7 +3,9 @@
 import asyncio
 import itertools
 
-from fsm_runner.journal.records import Report, Transition
+from msgspec.structs import replace
+
+from fsm_runner.journal.records import Report, Transition, VisitRecord, WorkflowPosition, WorkflowRecord, utc_text
 
 
 class InstantRecord:
@@ -17,6 +19,11 @@ class InstantRecord:
         self.usages: dict[str, bytes] = {}
         self.waits: dict[str, bytes | None] = {}
         self.workspaces: dict[str, bytes] = {}
+        self.workflows: dict[str, WorkflowRecord] = {}
+        self.visits: dict[str, dict[int, VisitRecord]] = {}
+        """The visits of workflows by run and number."""
+        self.rerun_plans: dict[str, WorkflowPosition] = {}
+        """What `rerun_plan_of` returns."""
         self.ended_runs: list[str] = []
         self.unwritable: Exception | None = None
         """What `flush` raises."""
@@ -42,6 +49,52 @@ class InstantRecord:
 
     def record_workspace(self, run_id: str, state: bytes) -> None:
         self.workspaces[run_id] = state
+
+    def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
+        self.workflows[run_id] = workflow
+
+    def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
+        visit = VisitRecord(number=number, state=state, began_at=utc_text(), due_s=due_s)
+        self.visits.setdefault(run_id, {})[number] = visit
+
+    def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None:
+        self._change_visit(run_id, number, progress=progress)
+
+    def record_visit_interrupted(self, run_id: str, number: int, interruptions: int) -> None:
+        self._change_visit(run_id, number, interruptions=interruptions)
+
+    def record_visit_due(self, run_id: str, number: int, due_s: float | None) -> None:
+        self._change_visit(run_id, number, due_s=due_s)
+
+    def record_visit_end(
+        self,
+        run_id: str,
+        number: int,
+        ending: str,
+        target: str,
+        value_name: str | None,
+        value: bytes | None,
+        usage: bytes | None,
+    ) -> None:
+        self._change_visit(
+            run_id,
+            number,
+            ended_at=utc_text(),
+            ending=ending,
+            target=target,
+            value_name=value_name,
+            value=value,
+            usage=usage,
+            progress=None,
+        )
+
+    def _change_visit(self, run_id: str, number: int, **changes: object) -> None:
+        visit = self.visits[run_id][number]
+        assert visit.ended_at is None, visit
+        self.visits[run_id][number] = replace(visit, **changes)
+
+    def rerun_plan_of(self, run_id: str) -> WorkflowPosition | None:
+        return self.rerun_plans.get(run_id)
 
     def record_run_end(self, run_id: str) -> None:
         self.ended_runs.append(run_id)

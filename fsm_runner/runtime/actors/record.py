@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from fsm_runner.journal.records import Report, Transition
+from fsm_runner.journal.records import Report, Transition, WorkflowPosition, WorkflowRecord
 
 
 class Recorder(Protocol):
@@ -24,11 +24,35 @@ class Record(Recorder, Protocol):
 
     def record_workspace(self, run_id: str, state: bytes) -> None: ...
 
+    def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None: ...
+
+    def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None: ...
+
+    def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None: ...
+
+    def record_visit_interrupted(self, run_id: str, number: int, interruptions: int) -> None: ...
+
+    def record_visit_due(self, run_id: str, number: int, due_s: float | None) -> None: ...
+
+    def record_visit_end(
+        self,
+        run_id: str,
+        number: int,
+        ending: str,
+        target: str,
+        value_name: str | None,
+        value: bytes | None,
+        usage: bytes | None,
+    ) -> None: ...
+
     def record_run_end(self, run_id: str) -> None: ...
 
     def record_session_start(self, session_id: str, runner_id: str, run: bytes) -> None: ...
 
     def record_session_end(self, session_id: str) -> None: ...
+
+    def rerun_plan_of(self, run_id: str) -> WorkflowPosition | None:
+        """Return where the workflow of a claimed run begins, if it repeats another run from a state on."""
 
     async def has_run(self, run_id: str) -> bool:
         """Return whether this runner has claimed the run, also long ago. Raises `JournalUnreadable`."""

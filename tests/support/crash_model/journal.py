@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fsm_runner.journal.journal import JournalUnwritable
-from fsm_runner.journal.records import EndedRun, OpenRun, OpenSession, Recovered, Report, StoredMessage, Transition
+from fsm_runner.journal.records import (
+    EndedRun,
+    OpenRun,
+    OpenSession,
+    Recovered,
+    Report,
+    StoredMessage,
+    Transition,
+    WorkflowPosition,
+    WorkflowRecord,
+)
+from tests.support.crash_model.workflow_replay import WorkflowReplay
 
 
 class KillSwitch:
@@ -102,6 +113,36 @@ class ModelJournal:
     def record_workspace(self, run_id: str, state: bytes) -> None:
         self._record("record_workspace", run_id, state)
 
+    def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
+        self._record("record_workflow", run_id, workflow)
+
+    def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
+        self._record("record_visit", run_id, number, state, due_s)
+
+    def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None:
+        self._record("record_visit_progress", run_id, number, progress)
+
+    def record_visit_interrupted(self, run_id: str, number: int, interruptions: int) -> None:
+        self._record("record_visit_interrupted", run_id, number, interruptions)
+
+    def record_visit_due(self, run_id: str, number: int, due_s: float | None) -> None:
+        self._record("record_visit_due", run_id, number, due_s)
+
+    def record_visit_end(
+        self,
+        run_id: str,
+        number: int,
+        ending: str,
+        target: str,
+        value_name: str | None,
+        value: bytes | None,
+        usage: bytes | None,
+    ) -> None:
+        self._record("record_visit_end", run_id, number, ending, target, value_name, value, usage)
+
+    def rerun_plan_of(self, run_id: str) -> WorkflowPosition | None:
+        return None
+
     def record_run_end(self, run_id: str) -> None:
         self._record("record_run_end", run_id)
 
@@ -167,10 +208,11 @@ class _OpenItem:
         self.interruptions += step.event == "interrupted"
 
 
-class _Replay:
+class _Replay(WorkflowReplay):
     """Goes through the notes once."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.runs: dict[str, _OpenItem] = {}
         self.ended: list[str] = []
         self.sessions: dict[str, _OpenItem] = {}
@@ -227,7 +269,9 @@ def recovered(calls: Sequence[JournalCall]) -> Recovered:
     for call in calls:
         getattr(replay, "end_run" if call.method == "record_run_end" else call.method)(*call.arguments)
     return Recovered(
-        runs=tuple(_open_run(run) for run in replay.runs.values() if not run.has_ended),
+        runs=tuple(
+            _open_run(run, replay.position_of(run_id)) for run_id, run in replay.runs.items() if not run.has_ended
+        ),
         sessions=tuple(_open_session(session) for session in replay.sessions.values()),
         messages=tuple(replay.messages.values()),
         ended=tuple(
@@ -236,7 +280,7 @@ def recovered(calls: Sequence[JournalCall]) -> Recovered:
     )
 
 
-def _open_run(run: _OpenItem) -> OpenRun:
+def _open_run(run: _OpenItem, workflow: WorkflowPosition | None) -> OpenRun:
     run_id, session_id, _, runner_id, content = run.start_arguments
     return OpenRun(
         run=content,
@@ -252,6 +296,7 @@ def _open_run(run: _OpenItem) -> OpenRun:
         usage=run.usage,
         wait=run.wait,
         workspace=run.workspace,
+        workflow=workflow,
     )
 
 

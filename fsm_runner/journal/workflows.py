@@ -1,0 +1,85 @@
+"""Reads the workflows of runs, their visits, and the runs that are to repeat another one."""
+
+import sqlite3
+
+import msgspec
+
+from fsm_runner.journal.records import VisitRecord, WorkflowPosition, WorkflowRecord
+
+WORKFLOW_COLUMNS = ", ".join(WorkflowRecord.__struct_fields__)
+_VISIT_COLUMNS = ", ".join(VisitRecord.__struct_fields__)
+
+_WORKFLOW = f"SELECT began_at, {WORKFLOW_COLUMNS} FROM workflows WHERE run_id = ?"  # noqa: S608 - our own column names
+_VISITS = f"SELECT {_VISIT_COLUMNS} FROM workflow_visits WHERE run_id = ? ORDER BY number"  # noqa: S608 - our own column names
+_LAST = f"SELECT {_VISIT_COLUMNS} FROM workflow_visits WHERE run_id = ? ORDER BY number DESC LIMIT 1"  # noqa: S608 - our own column names
+_COUNTS = "SELECT state, count(*) FROM workflow_visits WHERE run_id = ? GROUP BY state"
+# SQLite takes the other columns from the row with the greatest number.
+_VALUES = """
+SELECT value_name, value, max(number) FROM workflow_visits
+WHERE run_id = ? AND number < ? AND value IS NOT NULL GROUP BY value_name
+"""
+_USAGES = "SELECT usage FROM workflow_visits WHERE run_id = ? AND usage IS NOT NULL ORDER BY number"
+_EVERY_VISIT = 2**62
+
+
+class WorkflowLife(msgspec.Struct, frozen=True, kw_only=True):
+    began_at: str
+    record: WorkflowRecord
+
+
+def workflow_of(connection: sqlite3.Connection, run_id: str) -> WorkflowLife | None:
+    row = connection.execute(_WORKFLOW, (run_id,)).fetchone()
+    return None if row is None else WorkflowLife(began_at=row[0], record=_workflow(row[1:]))
+
+
+def visits_of(connection: sqlite3.Connection, run_id: str) -> list[VisitRecord]:
+    return [_visit(row) for row in connection.execute(_VISITS, (run_id,))]
+
+
+def values_of(connection: sqlite3.Connection, run_id: str, before: int = _EVERY_VISIT) -> dict[str, bytes]:
+    """Return the JSON of the latest values that visits with a number below `before` have assigned, by name."""
+    return {name: value for name, value, _ in connection.execute(_VALUES, (run_id, before))}
+
+
+def position_of(connection: sqlite3.Connection, run_id: str) -> WorkflowPosition | None:
+    """Return where the workflow of a run is; None if the run has none."""
+    if (life := workflow_of(connection, run_id)) is None:
+        return None
+    start = start_of(life.record, life.began_at)
+    if (row := connection.execute(_LAST, (run_id,)).fetchone()) is None:
+        return start
+    last = _visit(row)
+    return msgspec.structs.replace(
+        start,
+        state=last.state if last.target is None else last.target,
+        counts=dict(connection.execute(_COUNTS, (run_id,)).fetchall()),
+        values=start.values | values_of(connection, run_id),
+        usages=tuple(usage for (usage,) in connection.execute(_USAGES, (run_id,))),
+        last_number=last.number,
+        open=last if last.ended_at is None else None,
+    )
+
+
+def start_of(record: WorkflowRecord, began_at: str) -> WorkflowPosition:
+    """Return where a workflow is before its first visit."""
+    carried = msgspec.json.decode(record.initial_values or b"{}", type=dict[str, msgspec.Raw])
+    return WorkflowPosition(
+        record=record,
+        began_at=began_at,
+        state=record.rerun_from or "",
+        values={name: bytes(value) for name, value in carried.items()},
+    )
+
+
+def reruns(connection: sqlite3.Connection) -> dict[str, WorkflowRecord]:
+    """Return the workflows of runs that are to repeat another one and are not claimed yet, by their sessions."""
+    rows = connection.execute("SELECT session_id, workflow FROM reruns").fetchall()
+    return {session_id: msgspec.msgpack.decode(workflow, type=WorkflowRecord) for session_id, workflow in rows}
+
+
+def _workflow(columns: tuple[object, ...]) -> WorkflowRecord:
+    return WorkflowRecord(**dict(zip(WorkflowRecord.__struct_fields__, columns, strict=True)))  # type: ignore[arg-type]
+
+
+def _visit(columns: tuple[object, ...]) -> VisitRecord:
+    return VisitRecord(**dict(zip(VisitRecord.__struct_fields__, columns, strict=True)))  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""The workflows of runs, as the calls of a journal describe them, without times."""
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from fsm_runner.journal.records import Recovered, VisitRecord, WorkflowPosition, WorkflowRecord
+
+
+class WorkflowReplay:
+    """Goes through the calls about workflows once."""
+
+    def __init__(self) -> None:
+        self.workflows: dict[str, WorkflowRecord] = {}
+        self.visits: dict[str, dict[int, VisitRecord]] = {}
+
+    def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
+        self.workflows[run_id] = workflow
+
+    def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
+        visit = VisitRecord(number=number, state=state, began_at="", due_s=due_s)
+        self.visits.setdefault(run_id, {}).setdefault(number, visit)
+
+    def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None:
+        self._change(run_id, number, progress=progress)
+
+    def record_visit_interrupted(self, run_id: str, number: int, interruptions: int) -> None:
+        self._change(run_id, number, interruptions=interruptions)
+
+    def record_visit_due(self, run_id: str, number: int, due_s: float | None) -> None:
+        self._change(run_id, number, due_s=due_s)
+
+    def record_visit_end(self, run_id: str, number: int, *end: Any) -> None:
+        fields = dict(zip(("ending", "target", "value_name", "value", "usage"), end, strict=True))
+        self._change(run_id, number, ended_at="", progress=None, **fields)
+
+    def position_of(self, run_id: str) -> WorkflowPosition | None:
+        if (record := self.workflows.get(run_id)) is None:
+            return None
+        values = msgspec.json.decode(record.initial_values or b"{}", type=dict[str, msgspec.Raw])
+        position = WorkflowPosition(
+            record=record,
+            began_at="",
+            state=record.rerun_from or "",
+            values={name: bytes(value) for name, value in values.items()},
+        )
+        visits = sorted(self.visits.get(run_id, {}).values(), key=lambda visit: visit.number)
+        for visit in visits:
+            if visit.value_name is not None and visit.value is not None:
+                position.values[visit.value_name] = visit.value
+        if not visits:
+            return position
+        last = visits[-1]
+        return replace(
+            position,
+            state=last.target or last.state,
+            counts=dict(Counter(visit.state for visit in visits)),
+            usages=tuple(visit.usage for visit in visits if visit.usage is not None),
+            last_number=last.number,
+            open=last if last.ended_at is None else None,
+        )
+
+    def _change(self, run_id: str, number: int, **changes: Any) -> None:
+        visit = self.visits.get(run_id, {}).get(number)
+        if visit is not None and visit.ended_at is None:
+            self.visits[run_id][number] = replace(visit, **changes)
+
+
+def without_times(recovered: Recovered) -> Recovered:
+    """Return what was recovered, as the replay has it."""
+    runs = []
+    for run in recovered.runs:
+        workflow = run.workflow
+        if workflow is not None:
+            opened = None if workflow.open is None else replace(workflow.open, began_at="")
+            workflow = replace(workflow, began_at="", open=opened)
+        runs.append(replace(run, workflow=workflow))
+    return replace(recovered, runs=tuple(runs))
