@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.json_schema.checker import SchemaChecker
