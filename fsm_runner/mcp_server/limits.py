@@ -2,10 +2,10 @@
 
 import msgspec
 
-from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.coordinator_client.run_waiter import WaitPolicy
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Limits(WaitPolicy, frozen=True, kw_only=True):
     sync_limit_s: float = 600.0
     """The longest time that a call in `sync` mode waits for its run (section 4)."""
     parameters_limit_chars: int = 100_000
@@ -26,14 +26,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Calls that wait for a run at once. A further one is refused with the advice to use another mode."""
     waiting_calls_of_a_session: int = 100
     """The same for the calls of one session, so that other sessions can call too."""
-    recheck_s: float = 10.0
-    """The interval between look-ups of a run while its session's events arrive."""
-    look_up_spacing_s: float = 0.05
-    """The shortest interval between look-ups of a run, however fast its session's events arrive."""
-    look_up: RetryPolicy = RetryPolicy(base_s=0.5, cap_s=5)
-    """Waits between look-ups while no event stream is open or the coordinator is unreachable."""
-    stream: RetryPolicy = RetryPolicy(base_s=1, cap_s=30)
-    """Waits before an event stream is opened again."""
     progress_interval_s: float = 5.0
     """The interval between progress notifications of a waiting call."""
 

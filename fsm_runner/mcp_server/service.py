@@ -25,8 +25,7 @@ from fsm_runner.mcp_server.caller import Addresses, Caller, caller_of
 from fsm_runner.mcp_server.limits import Limits
 from fsm_runner.mcp_server.middleware import AddressMiddleware
 from fsm_runner.mcp_server.results import ToolFailure
-from fsm_runner.mcp_server.run_waiter import ReportProgress
-from fsm_runner.mcp_server.toolbox import Toolbox, ToolResult
+from fsm_runner.mcp_server.toolbox import ReportProgress, Toolbox, ToolResult
 from fsm_runner.mcp_server.tools import TOOLS
 from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import JsonObject

@@ -1,6 +1,7 @@
 """The implementation of the tools. It is independent of the MCP SDK: arguments and results are JSON values."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +12,7 @@ from loguru import logger
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
+from fsm_runner.coordinator_client.run_waiter import RunWaiter
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.mcp_server import tools
@@ -25,15 +27,17 @@ from fsm_runner.mcp_server.results import (
     result_of,
     truncate,
 )
-from fsm_runner.mcp_server.run_waiter import ReportProgress, RunWaiter
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.util.tasks import background_task
 from fsm_runner.util.text import truncated
 
 NAME_EXCERPT_CHARS = 100
 LISTED_SKIPPED_IDS = 100
 
 ToolResult = JsonObject | list[JsonObject]
+ReportProgress = Callable[[float, str], Awaitable[None]]
+"""Sends a progress notification to the client: seconds so far, and a text."""
 Implementation = Callable[[Any, Caller, ReportProgress], Awaitable[ToolResult]]
 
 
@@ -177,10 +181,12 @@ class Toolbox:
             )
 
     async def _wait_for(self, run: wire.RunCreated, report_progress: ReportProgress) -> JsonObject:
-        waiter = RunWaiter(self._api, run, self._limits, report_progress)
+        waiter = RunWaiter(self._api, run, self._limits)
+        reporting = self._report_regularly(waiter, report_progress)
         try:
             async with asyncio.timeout(self._limits.sync_limit_s):
-                ended = await waiter.wait()
+                async with background_task(reporting, f"mcp-progress-{run.run_id}"):
+                    ended = await waiter.wait()
                 if ended.status == "completed":
                     return result_of(run.session_id, await waiter.result(), self._limits)
                 if ended.status == "stopped":
@@ -196,3 +202,10 @@ class Toolbox:
             ) from None
         except Refused as refusal:
             raise failure_of(refusal, session_id=run.session_id) from refusal
+
+    async def _report_regularly(self, waiter: RunWaiter, report_progress: ReportProgress) -> None:
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(self._limits.progress_interval_s)
+            so_far_s = time.monotonic() - began
+            await report_progress(so_far_s, f"running for {so_far_s:.0f} s (status {waiter.status_text})")

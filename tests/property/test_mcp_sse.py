@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_runner.mcp_server.event_stream import EventParser
+from fsm_runner.coordinator_client.event_stream import EventParser
 
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 TEXT = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=30)

@@ -200,7 +200,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def waiting_tasks() -> set[str]:
     """Return the names of the tasks of waiting calls in this event loop."""
     names = {task.get_name() for task in asyncio.all_tasks()}
-    return {name for name in names if name.startswith(("mcp-events-", "mcp-progress-"))}
+    return {name for name in names if name.startswith(("events of ", "mcp-progress-"))}
 
 
 async def until_a_call_waits() -> None:

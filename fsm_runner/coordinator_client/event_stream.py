@@ -43,7 +43,7 @@ class SessionEvents:
             try:
                 await self._read_stream()
             except (CoordinatorError, *READ_ERRORS, NoStream) as fault:
-                logger.debug("mcp: no events from {}: {}", self._path, fault)
+                logger.debug("no events from {}: {}", self._path, fault)
             finally:
                 if self.is_open:
                     self.is_open = False
