@@ -1,6 +1,6 @@
 """Journals of earlier releases are migrated, and their open runs and sessions are resumed.
 
-Runners of the releases with journal versions 2 and 3 wrote the files in `tests/fixtures/journal_version_…`. Each was
+Runners of the releases with journal versions 2 to 4 wrote the files in `tests/fixtures/journal_version_…`. Each was
 killed when a run or a session had entered the state that names the file.
 """
 
@@ -64,6 +64,8 @@ EXPECTED = {
     "run_executing": Expected("executing", ["failed"]),
     "run_stopping": Expected("stopping", ["stopped"]),
     "run_stopping_with_usage": Expected("stopping", ["stopped"]),
+    "run_waiting_for_limit": Expected("waiting_for_limit", ["stopped"]),
+    "run_checking_result": Expected("checking_result", ["failed"]),
     "run_recovering": Expected("recovering", ["failed"]),
     "run_reporting_completed": Expected("reporting", ["bind", "events", "completed"]),
     "run_reporting_failed": Expected("reporting", ["bind", "events", "failed"]),
@@ -78,9 +80,13 @@ EXPECTED = {
     "session_reporting_after_turn": Expected("failed", ["failed"]),
     "session_reporting_between_turns": Expected("reporting", ["completed", "status"]),
 }
-ONLY_IN = {"session_reporting_after_turn": 2, "run_stopping_with_usage": 3}
-"""The version of files that exist in one version only. Since version 3, a session reports nothing after a turn."""
-OPEN = [Fixture(name, version) for name in EXPECTED for version in (2, 3) if ONLY_IN.get(name, version) == version]
+OPEN = [
+    Fixture(name, version)
+    for version in (2, 3, 4)
+    for name in EXPECTED
+    if (FIXTURES / f"journal_version_{version}" / f"{name}.sql").exists()
+]
+WAITING = "run_waiting_for_limit"
 USAGES = {
     "run_stopping_with_usage": b'{"input_tokens":1200,"output_tokens":340,"cost_usd":0.0123,"turns":3}',
 }
@@ -98,9 +104,10 @@ def write_journal(folder: Path, fixture: Fixture, *statements: str) -> Path:
 
 
 async def resume(folder: Path, api: FakeApi) -> None:
-    """Resume what is in the journal, until nothing is left."""
+    """Resume what is in the journal, and stop the runs that wait, until nothing is left."""
     client = CoordinatorClient(api)  # type: ignore[arg-type] # it has the methods that are called
     journal = Journal(folder)
+    waiting = [run.run_id for run in journal.recovered.runs if run.wait is not None]
     outbox = Outbox(MessageSender(client), journal)
     reporting = ReportingContext(outbox=outbox, clock=EventClock(), hostname="host", executor_profile="fake")
     sessions = SessionRegistry(
@@ -128,6 +135,8 @@ async def resume(folder: Path, api: FakeApi) -> None:
     try:
         async with asyncio.timeout(60):
             await Recovery(journal.take_recovered, outbox, runs, sessions, lambda: 0).carry_out()
+            for run_id in waiting:
+                runs.stop_run(run_id, "the test stops it")
             await runs.wait_until_empty()
             await sessions.close("the test is over")
     finally:
@@ -157,6 +166,7 @@ def steps_in(path: Path) -> list[Step]:
 def test_each_fixture_is_expected_to_come_to_something() -> None:
     files = {f"{path.parent.name}/{path.stem}" for path in FIXTURES.glob("journal_version_*/*.sql")}
     assert files == {f"journal_version_{fixture.version}/{fixture.name}" for fixture in OPEN}
+    assert {fixture.name for fixture in OPEN} == set(EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +184,15 @@ async def test_an_open_run_or_session_of_an_earlier_release_is_resumed(
     await journal.aclose()
     found = recovered.runs if fixture.name.startswith("run") else recovered.sessions
     assert [each.state for each in found] == [expected.state]
-    kept = (USAGES.get(fixture.name), None, None)
-    assert [(run.usage, run.wait, run.workspace) for run in recovered.runs] == [kept] * len(recovered.runs)
+    for run in recovered.runs:
+        assert run.usage == USAGES.get(fixture.name)
+        assert (run.wait is not None) == (fixture.name == WAITING)
+        assert (run.workspace, run.workflow) == (None, None)
     assert [run.provisional for run in recovered.runs] == [expected.provisional] * len(recovered.runs)
     api = FakeApi()
     await resume(path.parent, api)
-    assert [message.rpartition("/")[2] for message in api.delivered] == expected.delivered
+    delivered = [message.rpartition("/")[2] for message in api.delivered]
+    assert [name for name in delivered if name != "metadata"] == expected.delivered
     assert await left_in(path.parent) == []
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)

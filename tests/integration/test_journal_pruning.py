@@ -10,10 +10,12 @@ import pytest
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.limits import PRUNED_SUBJECTS, RETENTION, RetentionLimits
 from fsm_runner.journal.pruning import Pruner
-from fsm_runner.journal.records import Report, Transition
+from fsm_runner.journal.records import Report, Transition, WorkflowRecord
+from fsm_runner.journal.schema import RUNNER_TRANSITIONS, create_tables
 
 NOTHING_OLD = RetentionLimits(age_s=0.0)
 HALF_A_MIB = RetentionLimits(size_bytes=512 * 1024)
+WORKFLOW = WorkflowRecord(name="loop", path="/loop.toml", text="", sha256="0f", schemas=b"{}", parameters=b"{}")
 REPORT = Report("/runner/runs/run_1/completed", b"x" * 2_000)
 
 
@@ -23,6 +25,14 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def follow_workflow(journal: Journal, run_id: str) -> None:
+    journal.record_workflow(run_id, WORKFLOW)
+    journal.record_visit(run_id, 1, "write", None)
+    journal.record_transition(Transition("workflow", run_id, "done", "write", "check", None, ""))
+    journal.record_visit_end(run_id, 1, "done", "check", "work", b"{}", None)
+    journal.record_visit(run_id, 2, "check", None)
 
 
 def end_run(journal: Journal, number: int) -> None:
@@ -82,6 +92,55 @@ async def test_records_of_what_ended_too_long_ago_are_deleted(tmp_path: Path) ->
     assert rows(tmp_path, "SELECT session_id FROM sessions") == [("ses_open",)]
     assert rows(tmp_path, "SELECT subject FROM transitions ORDER BY subject") == [("run_open",), ("ses_open",)]
     await assert_what_is_open_is_whole(tmp_path)
+
+
+async def test_a_workflow_is_deleted_with_its_run(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    note_what_is_open(journal)
+    follow_workflow(journal, "run_open")
+    for number in range(2):
+        end_run(journal, number)
+        follow_workflow(journal, f"run_{number:04}")
+    await journal.aclose()
+    assert await pruned(tmp_path, RetentionLimits(age_s=3600.0)) == 0
+    assert len(rows(tmp_path, "SELECT 1 FROM workflow_visits")) == 6
+    await pruned(tmp_path, NOTHING_OLD)
+    for query in (
+        "SELECT run_id FROM workflows",
+        "SELECT DISTINCT run_id FROM workflow_visits",
+        "SELECT DISTINCT subject FROM transitions WHERE machine = 'workflow'",
+    ):
+        assert rows(tmp_path, query) == [("run_open",)], query
+
+
+async def test_the_transitions_of_an_open_workflow_stay_whatever_their_age(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    note_what_is_open(journal)
+    follow_workflow(journal, "run_open")
+    await journal.aclose()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as connection:
+        connection.execute("UPDATE transitions SET at = '2001-01-01T00:00:00.000000Z'")
+    await pruned(tmp_path, RetentionLimits(age_s=3600.0, size_bytes=0))
+    assert rows(tmp_path, "SELECT count(*) FROM transitions WHERE machine = 'workflow'") == [(1,)]
+
+
+@pytest.mark.parametrize("query", ["DELETE", "SELECT"])
+def test_the_runners_transitions_are_found_through_their_index(query: str) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create_tables(connection)
+        form = f"{query} {'seq ' * (query == 'SELECT')}FROM transitions WHERE {RUNNER_TRANSITIONS} AND at <= '2'"
+        ((*_, plan),) = connection.execute(f"EXPLAIN QUERY PLAN {form}").fetchall()
+    assert "transitions_of_no_subject" in plan
+
+
+async def test_a_plan_of_a_run_that_is_never_claimed_is_deleted_on_opening(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record_rerun("ses_never", WORKFLOW)
+    await journal.aclose()
+    await Journal(tmp_path).aclose()
+    assert rows(tmp_path, "SELECT session_id FROM reruns") == [("ses_never",)]
+    await Journal(tmp_path, limits=NOTHING_OLD).aclose()
+    assert rows(tmp_path, "SELECT session_id FROM reruns") == []
 
 
 async def test_newer_records_stay(tmp_path: Path) -> None:
