@@ -1,6 +1,7 @@
 """Decodes a spec. If it does not match the format, every defect is found, and the rest is decoded."""
 
 import difflib
+import math
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -38,7 +39,9 @@ def decode(raw: dict[str, Any]) -> Decoded:
     try:
         spec = msgspec.convert(raw, Spec)
     except (msgspec.ValidationError, OverflowError):
-        return _partly_decoded(raw, tuple(_problems(raw)))
+        from fsm_runner.machine.schema import schema
+
+        return _partly_decoded(raw, tuple(problems(raw, schema())))
     return Decoded(spec, (), tuple(range(len(spec.transitions))))
 
 
@@ -53,12 +56,14 @@ def closest(name: str, known: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
 
 
-def _problems(raw: dict[str, Any]) -> Iterator[Problem]:
-    # Imported and generated only here: a sound spec needs neither.
+def problems(raw: dict[str, Any], schema: dict[str, Any]) -> Iterator[Problem]:
+    """Yield the deviations of the result of `tomllib` from a schema without nulls.
+
+    Raises `ValueError` as `decode` does.
+    """
+    # Imported only here: a sound file does not need it.
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
-
-    from fsm_runner.machine.schema import schema
 
     # For JSON Schema, 1.0 is a whole number, and `nan` is a number.
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -68,7 +73,7 @@ def _problems(raw: dict[str, Any]) -> Iterator[Problem]:
         }
     )
     validator = extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]  # it has no type hints
-    for error in validator(schema()).iter_errors(raw):
+    for error in validator(schema).iter_errors(raw):
         yield from _described(error)
 
 
@@ -97,17 +102,30 @@ def _expected(form: dict[str, Any]) -> str:
     if values := form.get("enum"):
         return f"{', '.join(map(quoted, values[:-1]))} or {quoted(values[-1])}"
     return {
-        "string": "a text that is not empty" if "minLength" in form else "a text",
-        "number": "a number of seconds above 0",
-        "integer": "a whole number above 0",
+        "string": _expected_text(form),
+        "number": f"a number{' of seconds' if 'maximum' in form else ''} above 0",
+        "integer": f"a whole number{' above 0' if form.get('minimum') else ', not negative'}",
         "boolean": "true or false",
-        "array": "a list",
-    }.get(form.get("type", "string" if "minLength" in form else ""), "a table")
+        "array": f"a list{' that is not empty' if 'minItems' in form else ''}",
+    }.get(form.get("type", "string" if form.keys() & {"minLength", "pattern"} else ""), "a table") + _upper_bound(form)
+
+
+def _expected_text(form: dict[str, Any]) -> str:
+    if (pattern := form.get("pattern")) is None:
+        return "a text that is not empty" if "minLength" in form else "a text"
+    characters = "letters, digits, `_` and `-`" if "-]" in pattern else "letters, digits and `_`"
+    return f"a name of {characters} that begins with a letter{', a digit' if '^[A-Za-z0-9' in pattern else ''} or `_`"
+
+
+def _upper_bound(form: dict[str, Any]) -> str:
+    bound = form.get("maximum", math.inf)
+    characters = f", of at most {form['maxLength']:,} characters" if "maxLength" in form else ""
+    return characters if bound > 1e300 else f", at most {bound:,}"
 
 
 def _shown(raw: Any) -> str:
     if isinstance(raw, dict | list):
-        return "a table" if isinstance(raw, dict) else "a list"
+        return "a table" if isinstance(raw, dict) else "a list" if raw else "an empty list"
     if isinstance(raw, bool):
         return str(raw).lower()
     return truncated(quoted(raw) if isinstance(raw, str) else str(raw), limit_chars=60)

@@ -15,7 +15,7 @@ from fsm_runner.machine import spec
 @functools.cache
 def schema() -> dict[str, Any]:
     """Return the schema. Editors show the docstrings of the fields as descriptions."""
-    generated = _without_null(msgspec.json.schema(spec.Spec))
+    generated = without_null(msgspec.json.schema(spec.Spec))
     for name, definition in generated["$defs"].items():
         form = getattr(spec, name)
         definition["description"] = inspect.getdoc(form)
@@ -30,13 +30,13 @@ def schema_text() -> str:
     return json.dumps(schema(), indent=2) + "\n"
 
 
-def _without_null(node: Any) -> Any:
+def without_null(node: Any) -> Any:
     """TOML has no null: what may be null can only be left out."""
     if isinstance(node, list):
-        return [_without_null(inner) for inner in node if inner != {"type": "null"}]
+        return [without_null(inner) for inner in node if inner != {"type": "null"}]
     if not isinstance(node, dict):
         return node
-    tidy = {key: _without_null(inner) for key, inner in node.items() if (key, inner) != ("default", None)}
+    tidy = {key: without_null(inner) for key, inner in node.items() if (key, inner) != ("default", None)}
     return {**tidy.pop("anyOf")[0], **tidy} if len(tidy.get("anyOf", ())) == 1 else tidy
 
 

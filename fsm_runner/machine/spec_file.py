@@ -48,9 +48,9 @@ def read(path: FilePath | str) -> SpecFile:
 
     Raises `SpecError` if the file cannot be read or is not TOML.
     """
-    text = _text(path)
+    text = read_text(path)
     try:
-        decoded = decode(_toml(path, text))
+        decoded = decode(parse_toml(path, text))
     except ValueError as error:
         raise _error(path, "contains a number with too many digits") from error
     lines = TomlLines(text)
@@ -64,7 +64,8 @@ def read(path: FilePath | str) -> SpecFile:
     )
 
 
-def _text(path: FilePath | str) -> str:
+def read_text(path: FilePath | str) -> str:
+    """Return the text of a file that people write. Raises `SpecError` if it is not a file, too large or not UTF-8."""
     try:
         if not stat.S_ISREG(mode := FilePath(path).stat().st_mode):  # reading a named pipe would block
             raise _error(path, "is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
@@ -73,7 +74,7 @@ def _text(path: FilePath | str) -> str:
     except (OSError, ValueError) as error:
         raise _error(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > SPEC_LIMIT_BYTES:
-        raise _error(path, f"is larger than {SPEC_LIMIT_BYTES} bytes: shorten it, or name a file that is a spec")
+        raise _error(path, f"is larger than {SPEC_LIMIT_BYTES} bytes: shorten it, or name another file")
     content = content.removeprefix(BOM_UTF8)
     try:
         return content.decode()
@@ -82,8 +83,9 @@ def _text(path: FilePath | str) -> str:
         raise _error(path, f"is not UTF-8: byte 0x{content[error.start]:02x}", line) from error
 
 
-def _toml(path: FilePath | str, text: str) -> dict[str, Any]:
-    too_deep = "is nested too deeply: remove the innermost tables and lists, a spec has at most 3 levels of them"
+def parse_toml(path: FilePath | str, text: str) -> dict[str, Any]:
+    """Raises `SpecError` if the text is not TOML, or nested too deeply for functions that recurse for each level."""
+    too_deep = "is nested too deeply: remove the innermost tables and lists"
     try:
         raw = tomllib.loads(text)
     except RecursionError as error:

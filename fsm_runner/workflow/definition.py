@@ -10,6 +10,8 @@ WorkflowName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=10 * 365 * 86_400)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Target = Annotated[str, msgspec.Meta(min_length=1)]
+"""The name of a state. No `pattern` here: in a union with a tuple it corrupts memory in msgspec 0.22."""
 JsonSchema = dict[str, Any]
 ParameterType = Literal["string", "integer", "number", "boolean", "list", "object"]
 
@@ -101,6 +103,9 @@ class Wait(_Form, frozen=True, kw_only=True):
 Ending = Literal["done", "error", "timeout", "denied", "exhausted"]
 """How a visit of a state ended: it leads to the state that `on_…` names."""
 
+REPEAT, CONTINUE = "repeat", "continue"
+"""The values of `on_interrupted` that are not the name of a state."""
+
 Activity = Turn | Command | Agent | Approval | Wait
 
 
@@ -118,17 +123,22 @@ class State(_Form, frozen=True, kw_only=True):
     """A JSON Schema, or the path of one, relative to the workflow's file."""
     timeout_s: Seconds | None = None
     max_visits: Count | None = None
-    on_done: Name | tuple[Branch, ...] | None = None
-    on_error: Name | tuple[Branch, ...] | None = None
-    on_timeout: Name | tuple[Branch, ...] | None = None
-    on_denied: Name | tuple[Branch, ...] | None = None
-    on_exhausted: Name | tuple[Branch, ...] | None = None
+    on_done: Target | tuple[Branch, ...] | None = None
+    on_error: Target | tuple[Branch, ...] | None = None
+    on_timeout: Target | tuple[Branch, ...] | None = None
+    on_denied: Target | tuple[Branch, ...] | None = None
+    on_exhausted: Target | tuple[Branch, ...] | None = None
     on_interrupted: Name | None = None
     """`repeat`, `continue`, or the name of a state."""
     final: bool = False
     outcome: Literal["completed", "failed"] | None = None
     error: str | None = None
     """A template of the run's error."""
+
+    def branches(self, ending: str) -> tuple[Branch, ...]:
+        """Return what follows an `Ending`; nothing if the state does not say."""
+        follows: str | tuple[Branch, ...] | None = getattr(self, f"on_{ending}")
+        return (Branch(to=follows),) if isinstance(follows, str) else follows or ()
 
     @property
     def activities(self) -> dict[str, Activity]:
@@ -147,6 +157,13 @@ class State(_Form, frozen=True, kw_only=True):
         return next(iter(self.activities.values()), None)
 
 
+IMPLICIT_STATES = {
+    COMPLETED: State(final=True, outcome="completed"),
+    FAILED: State(final=True, outcome="failed"),
+}
+"""The final states that every workflow has without declaring them."""
+
+
 class Workflow(_Form, frozen=True, kw_only=True):
     """A whole file."""
 
@@ -157,3 +174,12 @@ class Workflow(_Form, frozen=True, kw_only=True):
     budget: Budget = Budget()
     result: Result | None = None
     states: dict[Name, State]
+
+    @property
+    def all_states(self) -> dict[str, State]:
+        """The declared states, then the implicit ones."""
+        return {**self.states, **{name: state for name, state in IMPLICIT_STATES.items() if name not in self.states}}
+
+    def value_of(self, state: str) -> str:
+        """Return the name of the value that a state assigns."""
+        return self.states[state].assigns or state

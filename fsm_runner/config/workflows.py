@@ -1,0 +1,30 @@
+"""Finds the files of workflows."""
+
+import re
+from pathlib import Path
+
+from fsm_runner.config.paths import homes, visible
+from fsm_runner.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+"""The form of `workflow.definition.WorkflowName`: a name from a coordinator must not lead to another folder."""
+
+
+def workflow_paths() -> dict[str, Path]:
+    """Return the files of all workflows by name. An earlier home takes precedence."""
+    paths: dict[str, Path] = {}
+    for home in homes():
+        for path in visible(home / "workflows", "*.toml"):
+            if _NAME.fullmatch(path.stem):
+                paths.setdefault(path.stem, path)
+    return dict(sorted(paths.items()))
+
+
+def find_workflow(name: str) -> Path:
+    """Return the file of a workflow. Raises `UsageError` with the available names if there is none."""
+    paths = workflow_paths()
+    if name not in paths:
+        there_are = ", ".join(paths) or "none"
+        places = ", ".join(str(home / "workflows") for home in homes())
+        raise UsageError(f"Workflow not found: {name!r}; there are: {there_are} (in {places})")
+    return paths[name]

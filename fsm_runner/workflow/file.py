@@ -1,0 +1,172 @@
+"""Reads a workflow's file: its contents, their lines, and every deviation from the format."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+
+from fsm_runner.errors import UsageError
+from fsm_runner.machine.decoder import Problem, problems
+from fsm_runner.machine.defects import Defect, Path, SpecError, in_order, place_of
+from fsm_runner.machine.schema import without_null
+from fsm_runner.machine.spec import Spec
+from fsm_runner.machine.spec_file import parse_toml, read_text
+from fsm_runner.machine.toml_lines import TomlLines
+from fsm_runner.protocol.json_text import decode_json, json_error
+from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.workflow.definition import JsonSchema, Workflow
+from fsm_runner.workflow.expansion import expansion_of
+
+_INTEGERS = range(-(2**63), 2**63)
+
+
+class WorkflowError(UsageError):
+    """A workflow's file is not sound. The text has one line for each defect."""
+
+    def __init__(self, defects: Iterable[Defect]) -> None:
+        self.defects = in_order(defects)
+        super().__init__("\n".join(str(defect) for defect in self.defects))
+
+
+class WorkflowFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a file, for the check."""
+
+    path: str
+    text: str
+    definition: Workflow | None
+    """None if the file deviates from the format: `defects` says how."""
+    schemas: dict[str, JsonSchema] = {}
+    """By name of the state. One that could not be read is left out."""
+    lines: TomlLines = msgspec.field(default_factory=TomlLines)
+    defects: tuple[Defect, ...] = ()
+    """The deviations from the format, and the schemas that could not be read."""
+
+    def defect(self, path: Path, message: str) -> Defect:
+        """Return a defect at a place: keys of tables and indices of lists."""
+        return Defect(self.path, self.lines.of(path), place_of(path), message)
+
+
+class LoadedWorkflow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A workflow that can be executed. The same content is loaded once, so runs share it."""
+
+    definition: Workflow
+    path: str
+    text: str
+    sha256: str
+    """The hash of the text, in hexadecimal."""
+    schemas: dict[str, JsonSchema]
+    """By name of the state, files resolved."""
+    spec: Spec
+    """The workflow as a machine (`expansion.py`)."""
+
+
+def read_workflow(path: FilePath | str) -> WorkflowFile:
+    """Return the content of a file, with all deviations from the format. Raises `WorkflowError` if it is not TOML."""
+    try:
+        text = read_text(path)
+        return _read(str(path), text, parse_toml(path, text))
+    except SpecError as error:
+        raise WorkflowError(error.defects) from error
+
+
+def load_workflow(path: FilePath | str) -> LoadedWorkflow:
+    """Return the sound workflow in a file. Raises `WorkflowError` with every defect."""
+    file = read_workflow(path)
+    if file.definition is None or file.defects:
+        raise WorkflowError(file.defects)
+    return _loaded(file.path, file.text, msgspec.json.encode(file.schemas))
+
+
+def restore_workflow(name: str, text: str, schemas: Mapping[str, JsonSchema]) -> LoadedWorkflow:
+    """Return a workflow from the journal, which has its text and its schemas by state.
+
+    It was checked when its run began. Raises `WorkflowError` if this version of the program cannot decode it.
+    """
+    return _loaded(f"{name}.toml", text, msgspec.json.encode(dict(schemas)))
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(path: str, text: str, schemas: bytes) -> LoadedWorkflow:
+    try:
+        raw = parse_toml(path, text)
+    except SpecError as error:
+        raise WorkflowError(error.defects) from error
+    definition, deviations = _decoded(raw)
+    if definition is None:
+        lines = TomlLines(text)
+        raise WorkflowError(Defect(path, lines.of(at), place_of(at), message) for at, message in deviations)
+    return LoadedWorkflow(
+        definition=definition,
+        path=path,
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        schemas=msgspec.json.decode(schemas, type=dict[str, JsonSchema]),
+        spec=expansion_of(definition).spec,
+    )
+
+
+def _read(path: str, text: str, raw: dict[str, Any]) -> WorkflowFile:
+    definition, deviations = _decoded(raw)
+    schemas: dict[str, JsonSchema] = {}
+    for name, state in definition.states.items() if definition is not None else ():
+        if isinstance(state.schema, dict):
+            schemas[name] = state.schema
+        elif state.schema is not None:
+            try:
+                schemas[name] = _schema(FilePath(path).parent, state.schema)
+            except ValueError as error:
+                deviations.append(Problem(("states", name, "schema"), str(error)))
+    lines = TomlLines(text)
+    defects = in_order(Defect(path, lines.of(at), place_of(at), message) for at, message in deviations)
+    return WorkflowFile(path=path, text=text, definition=definition, schemas=schemas, lines=lines, defects=defects)
+
+
+def _decoded(raw: dict[str, Any]) -> tuple[Workflow | None, list[Problem]]:
+    """Return the workflow, or None and the reasons. A time of TOML becomes text, as JSON has none."""
+    deviations = [*_unsuitable(raw)]
+    if deviations:
+        return None, deviations
+    raw = msgspec.to_builtins(raw)
+    try:
+        return msgspec.convert(raw, Workflow), []
+    except msgspec.ValidationError as error:
+        found = [*problems(raw, _schema_of_format())]
+        return None, found or [Problem((), str(error))]
+
+
+def _unsuitable(value: Any, at: Path = ()) -> Iterator[Problem]:
+    """Yield the numbers of TOML that JSON cannot express, anywhere in a file."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unsuitable(part, (*at, key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Problem(at, f"must be a finite number, not {value}")
+    elif isinstance(value, int) and value not in _INTEGERS:
+        yield Problem(at, "must be a whole number of at most 64 bits")
+
+
+@functools.cache
+def _schema_of_format() -> dict[str, Any]:
+    schema: dict[str, Any] = without_null(msgspec.json.schema(Workflow))
+    return schema
+
+
+def _schema(folder: FilePath, relative: str) -> JsonSchema:
+    """Return the JSON Schema in a file beside the workflow. Raises `ValueError` with the reason if it has none."""
+    path = FilePath(relative)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{relative!r} must be the path of a file in the folder of the workflow, or below it")
+    try:
+        content = read_text(folder / path).encode()
+        schema = decode_json(content)
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+    except DECODE_FAULTS as error:
+        raise ValueError(f"{folder / path}: is not JSON: {json_error(content, error)}") from error
+    if not isinstance(schema, dict):
+        raise ValueError(f"{folder / path}: must contain a JSON Schema, which is an object")
+    return schema
