@@ -57,9 +57,9 @@ from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.session_trees import SessionTrees
 from fsm_runner.runtime.control.silence import SilenceLimit
 from fsm_runner.runtime.expectations import ExpectationContext
+from fsm_runner.runtime.git import Git
 from fsm_runner.runtime.recovery import Recovery, check_states
 from fsm_runner.runtime.workspace import check_workspace
-from fsm_runner.runtime.workspace_state import Git
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.structs import with_defaults

@@ -14,7 +14,8 @@ from fsm_runner.protocol.expectations import Expectation, expectations_of
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, Agent, JsonObject, Run
 from fsm_runner.reporting.session_channel import NULL, ExecutorEvent
-from fsm_runner.runtime.workspace_state import Git, NoRepository, StateUnknown, WorkspaceState, workspace_state
+from fsm_runner.runtime.git import Git
+from fsm_runner.runtime.workspace_state import NoRepository, StateUnknown, WorkspaceState, workspace_state
 
 _NULL = bytes(NULL)
 _Value = dict[str, msgspec.Raw] | list[msgspec.Raw] | str | int | float | bool | None

@@ -1,51 +1,27 @@
-"""The state of a workspace's git repository: what a run may have changed in it.
-
-The repository is hostile, because executors write to it, and its configuration can name programs. So git starts as
-executors do: as their user, with their environment and limits. What can be switched off in it is switched off. Nothing
-is written to the repository.
-"""
+"""The state of a workspace's git repository: what a run may have changed in it. Nothing is written to it."""
 
 import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.process.child.child import Child, Exit
+from fsm_runner.process.child.child import Exit
 from fsm_runner.process.errors import SpawnFailed
-from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
 from fsm_runner.process.user import with_rights_of
+from fsm_runner.runtime.git import OUTPUT_LIMIT_BYTES, Git, TooManyFilters, said
 from fsm_runner.runtime.workspace_files import REPOSITORY, FileReader, ReadingTooSlow
-from fsm_runner.util.text import excerpt
 from fsm_runner.util.threads import in_thread
 
-STATE_LIMIT_S = 60.0
-"""How long the state of one workspace may take to read."""
 LIST_LIMIT_BYTES = 64 * 1024 * 1024
 """The longest list of changed and untracked files, which is held in memory."""
-MESSAGE_LIMIT_CHARS = 1_000
-"""The most of git's own message that is quoted."""
-_SHORT_LIMIT_BYTES = 64 * 1024
-"""The longest other output that is kept."""
 _SUBMODULE_MODE = b"160000 "
 
 _NO_REPOSITORY = "not a git repository"
-_SETTINGS = ("core.fsmonitor=", "core.hooksPath=/dev/null", "gc.auto=0", "maintenance.auto=false")
-_ENVIRONMENT = {
-    "LC_ALL": "C",  # its messages are in English, and one of them is compared
-    "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_NO_LAZY_FETCH": "1",
-    "GIT_ALLOW_PROTOCOL": "none",  # older versions have no GIT_NO_LAZY_FETCH
-    "FSM_RUNNER_NOTHING": "",
-}
-_NOTHING = "FSM_RUNNER_NOTHING"
-"""The variable from which `--config-env` takes an empty value. With `-c`, a key could not contain `=`."""
-_FILTERS = r"^filter\..*\.(clean|process|required)$"
 
 
 class NoRepository(FsmRunnerError):
@@ -65,19 +41,15 @@ class WorkspaceState(msgspec.Struct, frozen=True):
     """Equal for equal states of one repository: its files except ignored ones, what is staged, HEAD and all refs."""
 
 
-class Git(msgspec.Struct, frozen=True, kw_only=True):
-    """How git is started: like an executor."""
-
-    environment: Mapping[str, str]
-    launch_policy: LaunchPolicy = DEFAULT_LAUNCH_POLICY
-    limit_s: float = STATE_LIMIT_S
-
-
 async def workspace_state(folder: Path, git: Git) -> WorkspaceState:
     """Return the state of the repository that contains `folder`. Raises `NoRepository`, `StateUnknown`."""
     try:
         async with asyncio.timeout(git.limit_s):
             return await _Reading(git).state_of(folder)
+    except SpawnFailed as fault:
+        raise StateUnknown(f"the git repository of {folder} cannot be read: {fault}") from fault
+    except TooManyFilters as fault:
+        raise StateUnknown(str(fault)) from fault
     except (TimeoutError, ReadingTooSlow):
         raise StateUnknown(
             f"the state of the git repository of {folder} cannot be read within {git.limit_s:g} s: "
@@ -89,9 +61,7 @@ class _Reading:
     """One reading of a repository, and of the repositories in it: submodules, and untracked ones."""
 
     def __init__(self, git: Git) -> None:
-        limits = msgspec.structs.replace(git.launch_policy.limits, output_bytes=None)
-        self._launch_policy = msgspec.structs.replace(git.launch_policy, limits=limits)
-        self._environment = {**git.environment, **_ENVIRONMENT}
+        self._git = git
         self._deadline_s = time.monotonic() + git.limit_s
         self._digest = hashlib.blake2b(digest_size=32)
         self._read: set[Path] = set()
@@ -114,7 +84,7 @@ class _Reading:
     async def _top_of(self, folder: Path) -> Path | None:
         """Return the top folder of a repository's files; None if it is bare. Raises `NoRepository`."""
         questions = ("--is-bare-repository", "--is-inside-work-tree", "--show-toplevel")
-        ended = await self._ended(folder, "rev-parse", *questions)
+        ended = await self._git.run(folder, "rev-parse", *questions)
         answers = ended.stdout.bytes()
         if answers.startswith(b"true\n"):
             return None
@@ -136,7 +106,7 @@ class _Reading:
         self._add(os.fsencode(top))
         status = await self._succeeded(
             top,
-            *await self._without_filters(top),
+            *await self._git.without_filters(top),
             "status",
             "--porcelain=v2",
             "--branch",
@@ -157,7 +127,7 @@ class _Reading:
         paths = [*_unsettled_paths(listed), *await self._submodules_of(top)]
         reader = FileReader(self._deadline_s)
         try:
-            contents = await in_thread(with_rights_of, self._launch_policy.user, reader.contents_of, top, paths)
+            contents = await in_thread(with_rights_of, self._git.launch_policy.user, reader.contents_of, top, paths)
         except asyncio.CancelledError:
             reader.cancel()
             raise
@@ -178,57 +148,20 @@ class _Reading:
         await self._succeeded(top, "ls-files", "--stage", "-z", on_stdout=take)
         return found
 
-    async def _without_filters(self, folder: Path) -> list[str]:
-        """Return the options that switch off all filters, which are programs that the repository names."""
-        ended = await self._ended(folder, "config", "--includes", "--name-only", "-z", "--get-regexp", _FILTERS)
-        if ended.stdout.truncated:
-            raise StateUnknown(f"the git repository {folder} has too many filters in its configuration")
-        names = {os.fsdecode(name) for name in ended.stdout.bytes().split(b"\0") if name}
-        return [f"--config-env={name}={_NOTHING}" for name in sorted(names)]
-
     async def _succeeded(
         self,
         folder: Path,
         *arguments: str,
         on_stdout: Callable[[bytes], None] | None = None,
-        limit_bytes: int = _SHORT_LIMIT_BYTES,
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> Exit:
-        ended = await self._ended(folder, *arguments, on_stdout=on_stdout, limit_bytes=limit_bytes)
+        ended = await self._git.run(folder, *arguments, on_stdout=on_stdout, limit_bytes=limit_bytes)
         if not ended.succeeded:
             raise self._unknown(folder, ended)
         return ended
 
-    async def _ended(
-        self,
-        folder: Path,
-        *arguments: str,
-        on_stdout: Callable[[bytes], None] | None = None,
-        limit_bytes: int = _SHORT_LIMIT_BYTES,
-    ) -> Exit:
-        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        try:
-            child = Child.start(
-                ["git", "--no-pager", *settings, *arguments],
-                env=self._environment,
-                cwd=folder,
-                output_limit_bytes=limit_bytes,
-                on_stdout=on_stdout,
-                launch_policy=self._launch_policy,
-                label=f"git state of {folder}",
-            )
-        except SpawnFailed as fault:
-            raise StateUnknown(f"the git repository of {folder} cannot be read: {fault}") from fault
-        try:
-            return await child.wait()
-        except asyncio.CancelledError:
-            await child.stop(term_grace_s=0)
-            raise
-
     def _unknown(self, folder: Path, ended: Exit) -> StateUnknown:
-        user = self._launch_policy.user
-        who = "" if user is None else f" as {user}, the user of executors"
-        said = ended.exceeded or ended.stderr.text().strip() or f"exit code {ended.code}"
-        return StateUnknown(f"git cannot read the repository of {folder}{who}: {excerpt(said, MESSAGE_LIMIT_CHARS)}")
+        return StateUnknown(f"git cannot read the repository of {folder}{self._git.who}: {said(ended)}")
 
     def _add(self, *parts: bytes) -> None:
         for part in parts:

@@ -13,7 +13,8 @@ import pytest
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
 from fsm_runner.process.user import find_user
 from fsm_runner.runtime import workspace_state as module
-from fsm_runner.runtime.workspace_state import Git, NoRepository, StateUnknown, WorkspaceState, workspace_state
+from fsm_runner.runtime.git import Git
+from fsm_runner.runtime.workspace_state import NoRepository, StateUnknown, WorkspaceState, workspace_state
 from tests.support.repositories import commit_all, git, git_environment, new_repository
 from tests.support.rights import open_place
 from tests.support.watch import PATIENCE_S

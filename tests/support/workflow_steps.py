@@ -11,10 +11,10 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.json_schema.checker import SchemaChecker
 from fsm_runner.protocol.wire import Run
+from fsm_runner.runtime.git import Git
 from fsm_runner.runtime.workflow.approvals import Approvals
 from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.step import Visit
-from fsm_runner.runtime.workspace_state import Git
 from fsm_runner.workflow.definition import Activity, State
 from tests.support.repositories import git_environment
 

@@ -8,8 +8,8 @@ from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.executors.children import ChildBounds, unbounded
 from fsm_runner.json_schema.checker import SchemaChecker
 from fsm_runner.process.limits.launch_policy import DEFAULT_LAUNCH_POLICY, LaunchPolicy
+from fsm_runner.runtime.git import Git
 from fsm_runner.runtime.workflow.approvals import Approvals
-from fsm_runner.runtime.workspace_state import Git
 
 
 class WorkflowContext(msgspec.Struct, frozen=True, kw_only=True):
