@@ -94,7 +94,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def who(self) -> str:
-        """Words such as " as nobody (uid 65534), the user of executors", or none."""
+        """Words such as " as alice (uid 1001), the user of executors", or none."""
         user = self.launch_policy.user
         return "" if user is None else f" as {user}, the user of executors"
 
