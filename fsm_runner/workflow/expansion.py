@@ -40,7 +40,7 @@ _DEFAULT = (Branch(to=FAILED),)
 class Expansion(NamedTuple):
     spec: Spec
     places: tuple[Path, ...]
-    """For each transition, its place in the workflow's file; that of the states for a default."""
+    """For each transition, its place in the workflow's file: of a default that of its state, or of all states."""
     guards: dict[str, str]
     """The expression of each guard, by its name in `spec`: `STATE.EVENT.INDEX`."""
 
@@ -97,8 +97,8 @@ class _Way(NamedTuple):
 
     state: str
     event: str
-    key: str
-    """The key in the file."""
+    declared: Path
+    """Its place in the file; that of the state if the file does not say what follows."""
     branches: tuple[Branch, ...]
     is_list: bool
 
@@ -108,7 +108,7 @@ class _Way(NamedTuple):
         return self.branches == _DEFAULT and self.event not in ("done", CHOSEN, EXHAUSTED)
 
     def place(self, index: int) -> Path:
-        return ("states", self.state, self.key, *((index,) if self.is_list else ()))
+        return (*self.declared, index) if self.is_list else self.declared
 
 
 def is_choice(state: State) -> bool:
@@ -136,7 +136,9 @@ def events_of(state: State) -> dict[str, str]:
 
 def _ways(name: str, state: State) -> Iterator[_Way]:
     for event, key in events_of(state).items():
-        yield _Way(name, event, key, follows(state, event), isinstance(getattr(state, key), tuple))
+        declared = getattr(state, key)
+        place = ("states", name) if declared is None else ("states", name, key)
+        yield _Way(name, event, place, follows(state, event), isinstance(declared, tuple))
 
 
 def _guard_name(way: _Way, index: int) -> str:

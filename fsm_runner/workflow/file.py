@@ -81,12 +81,12 @@ def load_workflow(path: FilePath | str) -> LoadedWorkflow:
     return _loaded(file.path, file.text, msgspec.json.encode(file.schemas))
 
 
-def restore_workflow(name: str, text: str, schemas: Mapping[str, JsonSchema]) -> LoadedWorkflow:
-    """Return a workflow from the journal, which has its text and its schemas by state.
+def restore_workflow(path: str, text: str, schemas: Mapping[str, JsonSchema]) -> LoadedWorkflow:
+    """Return a workflow from the journal, which has its path, its text, and its schemas by state.
 
     It was checked when its run began. Raises `WorkflowError` if this version of the program cannot decode it.
     """
-    return _loaded(f"{name}.toml", text, msgspec.json.encode(dict(schemas)))
+    return _loaded(path, text, msgspec.json.encode(dict(schemas)))
 
 
 @functools.lru_cache(maxsize=64)

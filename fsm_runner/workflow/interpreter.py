@@ -165,7 +165,7 @@ class Interpreter:
         if state not in states or states[state].final:
             known = ", ".join(name for name, it in states.items() if not it.final)
             raise UsageError(
-                f"the workflow {self.workflow.definition.name!r} has no state {state!r} with an activity; "
+                f"the workflow {self.workflow.definition.name!r} has no state {state!r} that a run can continue in; "
                 f"it has {known or 'none'}"
             )
         self._model.state = state

@@ -45,7 +45,7 @@ def test_a_sound_file_is_loaded_with_its_schemas_and_its_machine(file: Path) -> 
     assert list(loaded.spec.states) == ["work", "completed", "failed"]
     assert loaded.text == SOUND
     assert load_workflow(file) is loaded
-    restored = restore_workflow("flow", loaded.text, loaded.schemas)
+    restored = restore_workflow("flow.toml", loaded.text, loaded.schemas)
     assert (restored.definition, restored.schemas, restored.sha256) == (
         loaded.definition,
         loaded.schemas,
@@ -104,7 +104,7 @@ def test_a_time_of_toml_is_a_text(file: Path) -> None:
 def test_a_text_of_the_journal_that_cannot_be_decoded_is_a_workflow_error() -> None:
     for text in ("x", 'name = "flow"', "x = nan"):
         with pytest.raises(WorkflowError, match=r"^flow\.toml:1: "):
-            restore_workflow("flow", text, {})
+            restore_workflow("flow.toml", text, {})
 
 
 def test_workflows_are_found_in_the_first_home_by_names_that_are_no_paths(
