@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.machine.decoder import Problem, problems
+from fsm_runner.machine.decoder import Problem, problems, similar
 from fsm_runner.machine.defects import Defect, Path, SpecError, in_order, place_of
 from fsm_runner.machine.schema import without_null
 from fsm_runner.machine.spec import Spec
@@ -18,6 +18,7 @@ from fsm_runner.machine.spec_file import parse_toml, read_text
 from fsm_runner.machine.toml_lines import TomlLines
 from fsm_runner.protocol.json_text import decode_json, json_error
 from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.util.text import quoted
 from fsm_runner.workflow.definition import JsonSchema, Workflow
 from fsm_runner.workflow.expansion import expansion_of
 
@@ -96,9 +97,8 @@ def _loaded(path: str, text: str, schemas: bytes) -> LoadedWorkflow:
     except SpecError as error:
         raise WorkflowError(error.defects) from error
     definition, deviations = _decoded(raw)
-    if definition is None:
-        lines = TomlLines(text)
-        raise WorkflowError(Defect(path, lines.of(at), place_of(at), message) for at, message in deviations)
+    if definition is None or (deviations := [*_unknown_states(definition)]):
+        raise WorkflowError(_defects(path, text, deviations))
     return LoadedWorkflow(
         definition=definition,
         path=path,
@@ -120,9 +120,30 @@ def _read(path: str, text: str, raw: dict[str, Any]) -> WorkflowFile:
                 schemas[name] = _schema(FilePath(path).parent, state.schema)
             except ValueError as error:
                 deviations.append(Problem(("states", name, "schema"), str(error)))
+    return WorkflowFile(
+        path=path,
+        text=text,
+        definition=definition,
+        schemas=schemas,
+        lines=TomlLines(text),
+        defects=_defects(path, text, deviations),
+    )
+
+
+def _defects(path: str, text: str, found: Iterable[Problem]) -> tuple[Defect, ...]:
     lines = TomlLines(text)
-    defects = in_order(Defect(path, lines.of(at), place_of(at), message) for at, message in deviations)
-    return WorkflowFile(path=path, text=text, definition=definition, schemas=schemas, lines=lines, defects=defects)
+    return in_order(Defect(path, lines.of(at), place_of(at), message) for at, message in found)
+
+
+def _unknown_states(definition: Workflow) -> Iterator[Problem]:
+    """Yield the states that the engine would need and does not have."""
+    expansion = expansion_of(definition)
+    targets = [
+        (transition.to, place) for transition, place in zip(expansion.spec.transitions, expansion.places, strict=True)
+    ]
+    for name, place in ((definition.initial, ("initial",)), *targets):
+        if name not in expansion.spec.states:
+            yield Problem(place, f"{quoted(name)} is not a state{similar(name, definition.all_states)}")
 
 
 def _decoded(raw: dict[str, Any]) -> tuple[Workflow | None, list[Problem]]:

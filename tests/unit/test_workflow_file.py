@@ -101,6 +101,17 @@ def test_a_time_of_toml_is_a_text(file: Path) -> None:
     assert turn.parameters == {"at": "2026-03-01T09:00:00+01:00"}
 
 
+def test_a_workflow_that_leads_nowhere_is_not_loaded(file: Path) -> None:
+    for old, new, expected in (
+        ('on_done = "completed"', 'on_done = "complete"', '9: states.work.on_done: "complete" is not a state (did you'),
+        ('initial = "work"', 'initial = "word"', '2: initial: "word" is not a state (did you mean "work"?)'),
+    ):
+        file.write_text(SOUND.replace(old, new))
+        with pytest.raises(WorkflowError) as caught:
+            load_workflow(file)
+        assert f"{file}:{expected}" in str(caught.value)
+
+
 def test_a_text_of_the_journal_that_cannot_be_decoded_is_a_workflow_error() -> None:
     for text in ("x", 'name = "flow"', "x = nan"):
         with pytest.raises(WorkflowError, match=r"^flow\.toml:1: "):

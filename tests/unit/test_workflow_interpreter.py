@@ -105,7 +105,8 @@ def test_a_workflow_from_its_beginning_to_its_result() -> None:
     assert not flow.is_final
     assert flow.outcome is None
     assert path(flow, "done", ok(by="kim", comment="")) == ["ask", "done", "completed"]
-    assert (flow.is_final, flow.outcome, flow.error) == (True, "completed", "")
+    ended: tuple[bool, str | None, str] = (flow.is_final, flow.outcome, flow.error)
+    assert ended == (True, "completed", "")
     assert flow.result() == ("done: v2", {"by": "kim", "tries": 3})
 
 
