@@ -2,13 +2,16 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsm_runner.machine.defects import Path
 from fsm_runner.machine.engine import Machine
 from fsm_runner.machine.toml_lines import TomlLines
 from fsm_runner.workflow.expansion import CHOSEN, INTERRUPTED, follows
 from fsm_runner.workflow.file import LoadedWorkflow, WorkflowFile
+
+if TYPE_CHECKING:
+    from fsm_runner.workflow.expressions import Guard, NameTypes
 
 
 class GuardFault(Exception):
@@ -23,6 +26,8 @@ class Program:
     def __init__(self, workflow: LoadedWorkflow) -> None:
         self.workflow = workflow
         self.machine = Machine(workflow.spec)
+        self._guards: dict[str, Guard] = {}
+        """By expression, once needed."""
         self.file = WorkflowFile(
             path=workflow.path, text=workflow.text, definition=workflow.definition, lines=TomlLines(workflow.text)
         )
@@ -42,7 +47,22 @@ class Program:
         return frozenset()
 
     def _holds(self, when: str, names: Mapping[str, Any], at: Path) -> bool:
-        raise GuardFault("guards are not available", at)
+        # Imported only here: a workflow without guards needs no CEL.
+        from fsm_runner.workflow.expressions import ExpressionError, compile_guard
+
+        try:
+            if (guard := self._guards.get(when)) is None:
+                guard = self._guards[when] = compile_guard(when, self._types)
+            return guard.holds(names)
+        except ExpressionError as error:
+            raise GuardFault(f"column {error.column}: {error}", at) from error
+
+    @functools.cached_property
+    def _types(self) -> "NameTypes":
+        from fsm_runner.workflow.value_types import ANY
+
+        definition = self.workflow.definition
+        return dict.fromkeys((*map(definition.value_of, definition.states), "params", "run"), ANY)
 
 
 @functools.lru_cache(maxsize=64)

@@ -231,6 +231,37 @@ def test_parameters_beyond_the_declaration_are_kept_and_made_readable() -> None:
         started(more=deep)
 
 
+GUARDS = """\
+name = "guards"
+initial = "verify"
+params = { tries = "integer" }
+
+[states.verify]
+command = { run = ["true"] }
+timeout_s = 60
+on_done = [
+    { when = "verify.exit_code > 1 && params.tries > 2", to = "failed" },
+    { when = "verify.exit_code == 1 || verify.data.again", to = "verify" },
+    { to = "completed" },
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("tries", "exit_code", "target"), [(3, 2, "failed"), (2, 2, "completed"), (3, 1, "verify"), (3, 0, "completed")]
+)
+def test_the_first_branch_whose_guard_holds_is_taken(tries: int, exit_code: int, target: str) -> None:
+    flow = started(GUARDS, tries=tries)
+    assert path(flow, "done", ok(exit_code=exit_code, data={"again": False})) == ["verify", "done", target]
+
+
+def test_a_guard_that_cannot_be_evaluated_is_a_fault_and_never_false() -> None:
+    flow = started(GUARDS, tries=1)
+    with pytest.raises(WorkflowFault, match=r"flow\.toml:10: states\.verify\.on_done\[1\]\.when: column \d+: .*again"):
+        flow.end("done", ok(exit_code=0, data={}))
+    assert flow.values["verify"]["exit_code"] == 0
+
+
 def test_a_circle_of_choices_ends_the_workflow() -> None:
     text = 'name = "c"\ninitial = "a"\n[states.a]\non_done = "b"\n[states.b]\non_done = "a"\n'
     with pytest.raises(WorkflowFault, match=r"flow\.toml:3: states\.a: .*would hang"):
