@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from fsm_runner.cli.history_workflow import show_workflow, show_workflow_json
 from fsm_runner.cli.output import Row, say, show, show_json, show_table
+from fsm_runner.cli.times import shown_duration, shown_s, shown_time
 from fsm_runner.errors import UsageError
-from fsm_runner.journal.reader import Reader, RunLife, SessionLife, SessionUsage, Step, journals, seconds_between
-from fsm_runner.journal.records import utc_text
+from fsm_runner.journal.reader import Reader, RunLife, SessionLife, SessionUsage, Step, journals
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.util.error_text import headline
 from fsm_runner.util.text import excerpt
@@ -88,9 +89,11 @@ def _show_run(reader: Reader, run_id: str, *, as_json: bool) -> bool:
         steps = reader.steps_of_run(run_id)
         if as_json:
             _print_json([life, *steps])
+            show_workflow_json(reader, run_id)
         else:
             title = f"{life.run_id}  agent {life.agent or '-'}  session {life.session_id}  runner {life.runner_id}"
             _show_steps(title, steps, is_open=life.ended_at is None)
+            show_workflow(reader, run_id)
             show(_ending(life))
     return bool(lives)
 
@@ -119,15 +122,15 @@ def _show_steps(title: str, steps: Sequence[Step], *, is_open: bool) -> None:
 
 
 def _run_row(life: RunLife) -> Row:
-    claimed, lasted = _shown_time(life.claimed_at), _shown_duration(life.lasted_s, life.claimed_at)
+    claimed, lasted = shown_time(life.claimed_at), shown_duration(life.lasted_s, life.claimed_at)
     return life.run_id, life.session_id, life.agent or "-", life.state or "-", claimed, lasted
 
 
 def _step_row(step: Step, *, is_open: bool) -> Row:
     """Format a step. The last state of an open run or session still lasts."""
-    stayed = "" if step.stayed_s is None and not is_open else _shown_duration(step.stayed_s, step.at)
+    stayed = "" if step.stayed_s is None and not is_open else shown_duration(step.stayed_s, step.at)
     reason = excerpt(headline(step.reason), SHOWN_REASON_CHARS)
-    return _shown_time(step.at), step.target, step.event, stayed, reason
+    return shown_time(step.at), step.target, step.event, stayed, reason
 
 
 def _ending(life: RunLife) -> str:
@@ -136,32 +139,10 @@ def _ending(life: RunLife) -> str:
         report = f"{life.report_path} {excerpt(life.report_body or '', SHOWN_REPORT_CHARS)}"
     if life.ended_at is None:
         return f"open; to be reported: {report}" if report else "open"
-    ending = f"{life.outcome or life.state or 'ended'} after {_shown_s(life.lasted_s or 0.0)}"
+    ending = f"{life.outcome or life.state or 'ended'} after {shown_s(life.lasted_s or 0.0)}"
     if life.usage is not None:
         ending += f" ({msgspec.json.decode(life.usage, type=Usage)})"
     return f"{ending}; reported: {report}" if report else f"{ending}; nothing was reported"
-
-
-def _shown_duration(seconds: float | None, since: str) -> str:
-    """Format a duration; None: it has not ended."""
-    return f"{_shown_s(seconds_between(since, utc_text()))} so far" if seconds is None else _shown_s(seconds)
-
-
-def _shown_time(at: str) -> str:
-    """Format a time to the millisecond."""
-    return f"{at[:23]}Z"
-
-
-def _shown_s(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1_000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest_s} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
 
 
 def _print_json(records: Sequence[RunLife | SessionLife | SessionUsage | Step]) -> None:

@@ -36,12 +36,12 @@ def show_result(value: object) -> None:
     _write(text.encode(encoding, "backslashreplace").decode(encoding), to_stderr=False)
 
 
-def show_table(columns: Row, rows: Iterable[Row]) -> None:
+def show_table(columns: Row, rows: Iterable[Row], *, indent: str = "") -> None:
     """Print a table on stdout: the column names, then one line for each row."""
     table = [tuple(map(_one_line, row)) for row in (columns, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(columns))]
     for row in table:
-        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        show(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _one_line(text: str) -> str:

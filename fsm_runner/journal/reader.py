@@ -1,7 +1,7 @@
 """Reads journals, also those that a runner is writing, without locking or changing them."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from itertools import pairwise, zip_longest
@@ -11,11 +11,21 @@ from typing import TypeVar
 import msgspec
 
 from fsm_runner.errors import UsageError
-from fsm_runner.journal import trees
+from fsm_runner.journal import trees, workflows
 from fsm_runner.journal.limits import BUSY_WITHIN_S
-from fsm_runner.journal.migration import WITH_TREES, WITH_USAGE, transitions
+from fsm_runner.journal.migration import WITH_TREES, WITH_USAGE, WITH_WORKFLOWS, transitions
 from fsm_runner.journal.opening import JOURNAL_FILE
-from fsm_runner.journal.records import RUN, RUNNER, SESSION, Transition, TransitionRow, UsageSums
+from fsm_runner.journal.records import (
+    RUN,
+    RUNNER,
+    SESSION,
+    WORKFLOW,
+    Transition,
+    TransitionRow,
+    UsageSums,
+    VisitRecord,
+    WorkflowRecord,
+)
 from fsm_runner.journal.schema import version_of
 
 Value = TypeVar("Value")
@@ -86,6 +96,11 @@ class SessionUsage(msgspec.Struct, frozen=True, kw_only=True, tag="usage"):
     used_by_tree: UsageSums
 
 
+class WorkflowLife(msgspec.Struct, frozen=True, kw_only=True):
+    began_at: str
+    record: WorkflowRecord
+
+
 class Reader:
     """A snapshot of one journal. `close` releases it."""
 
@@ -148,6 +163,26 @@ class Reader:
 
     def steps_of_run(self, run_id: str) -> list[Step]:
         return self._steps(_STEPS, RUN, run_id)
+
+    def workflow_of(self, run_id: str) -> list[WorkflowLife]:
+        """Return the workflow of a run in a list, which is empty if the run has none."""
+        return self._read(lambda: self._workflow_of(run_id) if self._version >= WITH_WORKFLOWS else [])
+
+    def _workflow_of(self, run_id: str) -> list[WorkflowLife]:
+        if (found := workflows.workflow_of(self._connection, run_id)) is None:
+            return []
+        began_at, record = found
+        return [WorkflowLife(began_at=began_at, record=record)]
+
+    def visits_of(self, run_id: str) -> Iterator[VisitRecord]:
+        """Yield the visits of a workflow in their order. Their values can be long, so take one at a time."""
+        try:
+            yield from workflows.visits_of(self._connection, run_id)
+        except sqlite3.Error as error:
+            raise UsageError(_cannot_read(self._path, error)) from None
+
+    def steps_of_workflow(self, run_id: str) -> list[Step]:
+        return self._steps(_STEPS, WORKFLOW, run_id)
 
     def steps_of_session(self, session_id: str) -> list[Step]:
         return self._steps(_STEPS, SESSION, session_id)

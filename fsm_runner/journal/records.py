@@ -59,12 +59,16 @@ class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
     """JSON: the schemas by state."""
     parameters: bytes
     """JSON: the run's parameters."""
+    project_dir: str | None = None
+    """The working directory that the run names; None: that of the runner."""
+    scope: bytes | None = None
+    """JSON: the values for the placeholders of the run's agent; None: there are none."""
     rerun_of: str | None = None
     """The run that this one repeats from a state on; None if the workflow begins at its initial state."""
     rerun_from: str | None = None
     """The state in which it begins; None: the initial one."""
     initial_values: bytes | None = None
-    """JSON: the values with which it begins, by name; None: without any."""
+    """JSON: the values with which it begins, by name, the latest last; None: without any."""
 
 
 class VisitRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +104,7 @@ class WorkflowPosition(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
     """The visits by state, with the open one."""
     values: dict[str, bytes] = {}
-    """JSON: the latest values by name."""
+    """JSON: the latest values by name, in the order of their visits."""
     usages: tuple[bytes, ...] = ()
     """JSON: the usages of the ended visits that have one, in their order."""
     last_number: int = 0

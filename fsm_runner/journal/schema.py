@@ -41,6 +41,8 @@ CREATE TABLE workflows (
     sha256 TEXT NOT NULL,
     schemas BLOB NOT NULL,
     parameters BLOB NOT NULL,
+    project_dir TEXT,
+    scope BLOB,
     rerun_of TEXT,
     rerun_from TEXT,
     initial_values BLOB

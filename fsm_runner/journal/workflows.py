@@ -1,6 +1,7 @@
 """Reads the workflows of runs, their visits, and the runs that are to repeat another one."""
 
 import sqlite3
+from collections.abc import Iterator
 
 import msgspec
 
@@ -16,36 +17,39 @@ _COUNTS = "SELECT state, count(*) FROM workflow_visits WHERE run_id = ? GROUP BY
 # SQLite takes the other columns from the row with the greatest number.
 _VALUES = """
 SELECT value_name, value, max(number) FROM workflow_visits
-WHERE run_id = ? AND number < ? AND value IS NOT NULL GROUP BY value_name
+WHERE run_id = ? AND number < ? AND value IS NOT NULL GROUP BY value_name ORDER BY max(number)
 """
 _USAGES = "SELECT usage FROM workflow_visits WHERE run_id = ? AND usage IS NOT NULL ORDER BY number"
 _EVERY_VISIT = 2**62
 
 
-class WorkflowLife(msgspec.Struct, frozen=True, kw_only=True):
-    began_at: str
-    record: WorkflowRecord
-
-
-def workflow_of(connection: sqlite3.Connection, run_id: str) -> WorkflowLife | None:
+def workflow_of(connection: sqlite3.Connection, run_id: str) -> tuple[str, WorkflowRecord] | None:
+    """Return when the workflow of a run began, and the workflow; None if the run has none."""
     row = connection.execute(_WORKFLOW, (run_id,)).fetchone()
-    return None if row is None else WorkflowLife(began_at=row[0], record=_workflow(row[1:]))
+    return None if row is None else (row[0], _workflow(tuple(row)[1:]))
 
 
-def visits_of(connection: sqlite3.Connection, run_id: str) -> list[VisitRecord]:
-    return [_visit(row) for row in connection.execute(_VISITS, (run_id,))]
+def visits_of(connection: sqlite3.Connection, run_id: str) -> Iterator[VisitRecord]:
+    return map(_visit, connection.execute(_VISITS, (run_id,)))
 
 
-def values_of(connection: sqlite3.Connection, run_id: str, before: int = _EVERY_VISIT) -> dict[str, bytes]:
-    """Return the JSON of the latest values that visits with a number below `before` have assigned, by name."""
-    return {name: value for name, value, _ in connection.execute(_VALUES, (run_id, before))}
+def values_before(
+    connection: sqlite3.Connection, run_id: str, carried: dict[str, bytes], before: int = _EVERY_VISIT
+) -> dict[str, bytes]:
+    """Return the values that a run had before a visit, as JSON by name, in the order of their visits.
+
+    `carried`: those with which it began.
+    """
+    assigned = {name: value for name, value, _ in connection.execute(_VALUES, (run_id, before))}
+    return {name: value for name, value in carried.items() if name not in assigned} | assigned
 
 
 def position_of(connection: sqlite3.Connection, run_id: str) -> WorkflowPosition | None:
     """Return where the workflow of a run is; None if the run has none."""
-    if (life := workflow_of(connection, run_id)) is None:
+    if (found := workflow_of(connection, run_id)) is None:
         return None
-    start = start_of(life.record, life.began_at)
+    began_at, record = found
+    start = start_of(record, began_at)
     if (row := connection.execute(_LAST, (run_id,)).fetchone()) is None:
         return start
     last = _visit(row)
@@ -53,7 +57,7 @@ def position_of(connection: sqlite3.Connection, run_id: str) -> WorkflowPosition
         start,
         state=last.state if last.target is None else last.target,
         counts=dict(connection.execute(_COUNTS, (run_id,)).fetchall()),
-        values=start.values | values_of(connection, run_id),
+        values=values_before(connection, run_id, start.values),
         usages=tuple(usage for (usage,) in connection.execute(_USAGES, (run_id,))),
         last_number=last.number,
         open=last if last.ended_at is None else None,
@@ -62,13 +66,15 @@ def position_of(connection: sqlite3.Connection, run_id: str) -> WorkflowPosition
 
 def start_of(record: WorkflowRecord, began_at: str) -> WorkflowPosition:
     """Return where a workflow is before its first visit."""
-    carried = msgspec.json.decode(record.initial_values or b"{}", type=dict[str, msgspec.Raw])
     return WorkflowPosition(
-        record=record,
-        began_at=began_at,
-        state=record.rerun_from or "",
-        values={name: bytes(value) for name, value in carried.items()},
+        record=record, began_at=began_at, state=record.rerun_from or "", values=carried_values(record)
     )
+
+
+def carried_values(record: WorkflowRecord) -> dict[str, bytes]:
+    """Return the values with which a workflow begins, as JSON by name."""
+    values = msgspec.json.decode(record.initial_values or b"{}", type=dict[str, msgspec.Raw])
+    return {name: bytes(value) for name, value in values.items()}
 
 
 def reruns(connection: sqlite3.Connection) -> dict[str, WorkflowRecord]:

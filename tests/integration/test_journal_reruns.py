@@ -88,6 +88,22 @@ async def test_claim_and_workflow_are_one_commit(tmp_path: Path) -> None:
     await journal.aclose()
 
 
+async def test_the_latest_value_is_the_last(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record_rerun("ses_1", WORKFLOW)
+    claim(journal, "run_1")
+    for number, name in enumerate(("z", "a", "work", "z"), 1):
+        journal.record_visit("run_1", number, "check", None)
+        journal.record_visit_end("run_1", number, "done", "check", name, b'{"n":%d}' % number, None)
+    await journal.aclose()
+    again = Journal(tmp_path)
+    await again.aclose()
+    position = again.recovered.runs[0].workflow
+    assert position is not None
+    assert list(position.values) == ["plan", "a", "work", "z"]
+    assert (position.values["z"], position.values["work"]) == (b'{"n":4}', b'{"n":3}')
+
+
 async def test_a_deleted_one_is_bound_to_no_run(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.record_rerun("ses_1", WORKFLOW)

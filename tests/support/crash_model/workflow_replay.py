@@ -49,6 +49,7 @@ class WorkflowReplay:
         visits = sorted(self.visits.get(run_id, {}).values(), key=lambda visit: visit.number)
         for visit in visits:
             if visit.value_name is not None and visit.value is not None:
+                position.values.pop(visit.value_name, None)
                 position.values[visit.value_name] = visit.value
         if not visits:
             return position
