@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
+from fsm_runner.app import control_requests
 from fsm_runner.app.build_executor import ExecutorDependencies, build_executor
+from fsm_runner.app.control_socket import serve_control
 from fsm_runner.app.durability import open_durable_state
 from fsm_runner.app.health import Health, serve_health
 from fsm_runner.app.permissions import check_journal
@@ -59,6 +61,7 @@ from fsm_runner.runtime.control.silence import SilenceLimit
 from fsm_runner.runtime.expectations import ExpectationContext
 from fsm_runner.runtime.git import Git
 from fsm_runner.runtime.recovery import Recovery, check_states
+from fsm_runner.runtime.workflow.approvals import Approvals
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
@@ -210,6 +213,7 @@ async def assembled_runner(
             inbox,
         )
         check_limit(config.max_runs)
+        approvals = Approvals(redactor.text)
         if journal.path is not None:
 
             def health() -> Health:
@@ -223,6 +227,8 @@ async def assembled_runner(
                 )
 
             await stack.enter_async_context(serve_health(journal.path.parent, health))
+            requests = control_requests.handlers(approvals)
+            await stack.enter_async_context(serve_control(journal.path.parent, requests, durable.runner_tags))
         yield runner
 
 

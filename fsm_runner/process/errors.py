@@ -13,3 +13,7 @@ class ProcessStuck(FsmRunnerError):
 
 class InputClosed(FsmRunnerError):
     """The process has closed its standard input or has ended."""
+
+
+class PeerUnknown(FsmRunnerError):
+    """The process at the other end of a socket has ended, or cannot be identified."""

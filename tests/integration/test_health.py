@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.app import health
-from fsm_runner.app.health import SOCKET_FILE, Health, query_all, serve_health, sockets
+from fsm_runner.app import health, local_socket
+from fsm_runner.app.health import SOCKET_FILE, Health, query_all, serve_health
+from fsm_runner.app.local_socket import sockets
 from fsm_runner.cli.health import show_health
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK
 from tests.support.home import PROFILE, make_home
@@ -105,13 +106,13 @@ async def test_the_state_directory_may_have_a_path_of_any_length(tmp_path: Path)
     async with serve_health(folder, lambda: Health("online", 1)):
         asked = await finish(tmp_path, environment(None), "health", "--state-dir", str(state))
     assert (asked.code, asked.stdout) == (EXIT_OK, "0123456789abcdef: online, 1 run held\n")
-    assert sockets(state) == []
+    assert sockets(state, SOCKET_FILE) == []
 
 
 async def test_a_path_that_is_too_long_and_cannot_be_shortened_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(health, "_OWN_DESCRIPTORS", tmp_path / "no-proc")
+    monkeypatch.setattr(local_socket, "_OWN_DESCRIPTORS", tmp_path / "no-proc")
     state = tmp_path / ("s" * 120)
     folder = state / "0123456789abcdef"
     folder.mkdir(parents=True)
@@ -126,7 +127,7 @@ async def test_a_path_that_is_too_long_and_cannot_be_shortened_is_named(
 async def test_a_runner_in_an_unhealthy_state_is_unhealthy(tmp_path: Path) -> None:
     (tmp_path / "runner").mkdir()
     async with serve_health(tmp_path / "runner", lambda: Health("suspended", 3, is_unhealthy_state=True)):
-        (answer,) = (await query_all(sockets(tmp_path))).values()
+        (answer,) = (await query_all(sockets(tmp_path, SOCKET_FILE))).values()
     assert (answer.is_healthy, str(answer)) == (False, "suspended, 3 runs held")
 
 
@@ -141,21 +142,21 @@ async def test_an_unreadable_answer_is_unhealthy(tmp_path: Path, monkeypatch: py
             writer.close()
 
         async with await asyncio.start_unix_server(answer, SOCKET_FILE):
-            (answered,) = (await query_all(sockets(tmp_path))).values()
+            (answered,) = (await query_all(sockets(tmp_path, SOCKET_FILE))).values()
             assert not answered.is_healthy
 
 
 async def test_a_deleted_socket_is_created_again_also_with_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(local_socket, "CHECK_INTERVAL_S", 0.01)
     folder = tmp_path / "journal"
     folder.mkdir()
     with log_lines() as lines:
         async with serve_health(folder, lambda: Health("online", 0)), asyncio.timeout(PATIENCE_S):
 
             async def until_it_answers() -> None:
-                while not await query_all(sockets(tmp_path)):  # noqa: ASYNC110 - no event reports it
+                while not await query_all(sockets(tmp_path, SOCKET_FILE)):  # noqa: ASYNC110 - no event reports it
                     await asyncio.sleep(0.01)
 
             (folder / SOCKET_FILE).unlink()

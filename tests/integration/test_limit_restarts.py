@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.app.health import query_all, sockets
+from fsm_runner.app.health import SOCKET_FILE, query_all
+from fsm_runner.app.local_socket import sockets
 from fsm_runner.config.profiles import LoadedProfile
 from fsm_runner.config.provider_limits import CONTINUE_PROMPT
 from fsm_runner.coordinator_server.timings import Timings
@@ -149,7 +150,7 @@ async def test_the_time_of_the_next_attempt_is_not_reported_once_it_has_passed(t
         async with system.running(home_of(tmp_path, api, "one_shot"), **kept(tmp_path)):
             run = await system.submit(AGENT, prompt="hello")
             await api.was_asked(2)
-            (answer,) = (await query_all(sockets(tmp_path / "state"))).values()
+            (answer,) = (await query_all(sockets(tmp_path / "state", SOCKET_FILE))).values()
             passes.set()
             await completes(system, run)
             assert str(answer) == "testing limit, 1 run held"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.app.health import query_all, sockets
+from fsm_runner.app.health import SOCKET_FILE, query_all
+from fsm_runner.app.local_socket import sockets
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from fsm_runner.process.limits.open_files import MOST_DESCRIPTORS, OWN_DESCRIPTORS
@@ -62,7 +63,7 @@ async def test_no_further_run_is_claimed_before_one_has_ended(tmp_path: Path) ->
         assert "8 reserved for runs that have not started their process yet" in await runner.said("→ saturated")
         polls = system.proxy.calls_for("GET", POLL)
         await system.proxy.wait_for(lambda: polls[-1].answered_at is not None, "the end of the last poll")
-        [health] = (await query_all(sockets(tmp_path / "state"))).values()
+        [health] = (await query_all(sockets(tmp_path / "state", SOCKET_FILE))).values()
         assert (str(health), health.is_healthy) == ("saturated, 1 run held", True)
         second = await system.submit("say", text="second")
         assert (await system.api.run(second.run_id)).status == "pending"

@@ -18,6 +18,13 @@ def processes() -> Iterator[Process]:
     yield from _readable(psutil.process_iter())
 
 
+def read_process(pid: int) -> Process | None:
+    """The process; None if it has ended or is not readable."""
+    with suppress(psutil.Error):
+        return next(_readable(iter([psutil.Process(pid)])), None)
+    return None
+
+
 def processes_below(pid: int) -> Iterator[Process]:
     """The process and its descendants whose parents are alive. Takes some milliseconds."""
     with suppress(psutil.Error):

@@ -21,6 +21,8 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     runner_id: str
     number: int
     """The number of the visit in the workflow; the first one is 1."""
+    workflow: str = ""
+    """The name of the workflow."""
     state_name: str
     state: State
     arguments: Activity

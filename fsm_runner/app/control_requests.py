@@ -1,0 +1,31 @@
+"""The requests that the control socket of a runner handles. A further one is a Struct and an entry in `handlers`."""
+
+import msgspec
+
+from fsm_runner.app.control_socket import Handlers
+from fsm_runner.process.tree.peer import Peer
+from fsm_runner.protocol.approvals import DEADLINE, ApprovalList, Comment, Decided
+from fsm_runner.runtime.workflow.approvals import Approvals
+
+
+class ListApprovals(msgspec.Struct, frozen=True, tag_field="request", tag="approvals"):
+    """Answered with an `ApprovalList`."""
+
+
+class Decide(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", tag="approve"):
+    """Decides the pending approval of a run. Answered with `Decided`."""
+
+    run_id: str
+    approved: bool
+    comment: Comment = ""
+
+
+def handlers(approvals: Approvals) -> Handlers:
+    async def list_approvals(_: ListApprovals, __: Peer) -> ApprovalList:
+        return ApprovalList(approvals.pending())
+
+    async def decide(request: Decide, peer: Peer) -> Decided:
+        by = peer.user_name if peer.user_name != DEADLINE else f"uid {peer.uid}"
+        return await approvals.decide(request.run_id, approved=request.approved, by=by, comment=request.comment)
+
+    return {ListApprovals: list_approvals, Decide: decide}

@@ -1,0 +1,176 @@
+"""The control socket of a runner: requests of its operator, as one line of JSON each, answered with one line of JSON.
+
+Only the runner's user and root may use it, and no process that a run has started: an agent must not decide about
+itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from loguru import logger
+
+from fsm_runner.app.local_socket import LocalSocket, connected, serve_socket
+from fsm_runner.diagnostics.logs import RareWarning
+from fsm_runner.errors import EXIT_USAGE, FsmRunnerError, UsageError
+from fsm_runner.process.errors import PeerUnknown
+from fsm_runner.process.tree.peer import Peer, RunProcesses, is_own_user, peer_of
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.util.text import excerpt
+
+Form = TypeVar("Form")
+
+SOCKET_FILE = "control.sock"
+REQUEST_LIMIT_BYTES = 256 * 1024
+REQUEST_LIMIT_S = 5.0
+"""The time in which a request must arrive."""
+HANDLING_LIMIT_S = 20.0
+"""The time in which a request must be handled."""
+ANSWER_LIMIT_S = HANDLING_LIMIT_S + 5.0
+"""How long a client waits for an answer."""
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+
+Request = msgspec.Struct
+"""A request is a frozen Struct whose `tag_field` is `request`, so that its type is named in the JSON."""
+Handler = Callable[[Any, Peer], Awaitable[object]]
+"""Returns the answer to a request of its type, which JSON can express. Raises `FsmRunnerError` to refuse it."""
+Handlers = Mapping[type[Request], Handler]
+
+
+OWN_REQUEST = "a process that a run of this runner has started may not do this: use a shell outside the run"
+WARNED_EACH_S = 60.0
+"""The shortest interval between warnings about such processes."""
+
+
+class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    value: msgspec.Raw = msgspec.Raw()
+    """The answer of the handler."""
+    error: str | None = None
+    """Why the request is refused."""
+    is_usage: bool = False
+    """Whether the request itself was wrong."""
+
+
+class Refused(FsmRunnerError):
+    """The runner has refused the request."""
+
+
+class NotAnswered(FsmRunnerError):
+    """The runner does not answer, or its socket may not be used."""
+
+
+class ControlServer:
+    """Answers requests on one socket."""
+
+    def __init__(self, handlers: Handlers, runs: RunProcesses) -> None:
+        self._handlers = handlers
+        self._runs = runs
+        self._warning = RareWarning(WARNED_EACH_S)
+        self._decoder = msgspec.json.Decoder(reduce(or_, handlers))
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answer = await self._answer_to(reader, writer)
+        writer.write(encode_json(answer) + b"\n")
+        async with asyncio.timeout(REQUEST_LIMIT_S):
+            await writer.drain()
+
+    async def _answer_to(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Answer:
+        try:
+            peer, refusal = self._identified(writer)  # before it is read, because the process may end meanwhile
+            request = await self._read(reader)
+            if peer is None:
+                raise Refused(refusal)
+            async with asyncio.timeout(HANDLING_LIMIT_S):
+                value = await self._handlers[type(request)](request, peer)
+            return _Answer(msgspec.Raw(encode_json(value)))
+        except FsmRunnerError as refusal:
+            return _Answer(error=str(refusal), is_usage=refusal.exit_code == EXIT_USAGE)
+        except TimeoutError:
+            return _Answer(error="the request took too long")
+        except OSError as fault:
+            return _Answer(error=f"the request cannot be handled at present: {fault.strerror}")
+        except Exception as defect:  # noqa: BLE001 - the client gets an answer, and the log the traceback
+            logger.opt(exception=defect).error("a request at the control socket could not be handled")
+            return _Answer(error="a defect of the runner, which its log describes")
+
+    def _identified(self, writer: asyncio.StreamWriter) -> tuple[Peer | None, str]:
+        """Return the client, or why it may make no requests. Raises OSError."""
+        connection = writer.get_extra_info("socket")
+        try:
+            peer = peer_of(connection)
+            if not is_own_user(peer):
+                return None, f"only the user of the runner may do this, not {peer.user_name}"
+            if self._runs.has_started(peer, connection):
+                self._warning.log("a request of process {} is refused, because a run has started it", peer.pid)
+                return None, OWN_REQUEST
+        except PeerUnknown as reason:
+            return None, f"the client is not known: {reason}"
+        return peer, ""
+
+    async def _read(self, reader: asyncio.StreamReader) -> Request:
+        """Raises `UsageError`, TimeoutError or OSError."""
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                line = await reader.readline()
+        except ValueError:
+            raise UsageError(f"the request is longer than {REQUEST_LIMIT_BYTES:,} bytes") from None
+        try:
+            request: Request = self._decoder.decode(line)
+        except DECODE_FAULTS as defect:
+            raise UsageError(f"the request is invalid: {excerpt(str(defect))}") from None
+        return request
+
+
+@asynccontextmanager
+async def serve_control(folder: Path, handlers: Handlers, runner_tags: Collection[str]) -> AsyncIterator[None]:
+    """Handle requests on a socket in `folder` until the context ends.
+
+    `runner_tags`: those of this process of the runner and of its earlier ones.
+    """
+    server = ControlServer(handlers, RunProcesses(runner_tags))
+    described = LocalSocket(folder / SOCKET_FILE, "fsm-runner approve", REQUEST_LIMIT_BYTES)
+    async with serve_socket(described, server.answer):
+        yield
+
+
+async def ask(path: Path, request: Request, form: type[Form]) -> Form | None:
+    """Return the answer of the runner at this socket; None if no process serves it, or one in another container.
+
+    Raises `Refused`, `UsageError` if the runner refuses the request as wrong, or `NotAnswered`.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S), connected(path, ANSWER_LIMIT_BYTES) as (reader, writer):
+            peer_of(writer.get_extra_info("socket"))
+            writer.write(encode_json(request) + b"\n")
+            line = await reader.readline()
+        answer = msgspec.json.decode(line, type=_Answer)
+        if answer.error is None:
+            return msgspec.json.decode(answer.value, type=form)
+    except (ConnectionRefusedError, FileNotFoundError, PeerUnknown):
+        return None
+    except PermissionError:
+        raise NotAnswered(f"{path}: only the user of its runner and root may use this socket") from None
+    except TimeoutError:
+        raise NotAnswered(f"{path}: the runner has not answered within {ANSWER_LIMIT_S:g} s") from None
+    except (OSError, *DECODE_FAULTS, msgspec.MsgspecError) as fault:
+        raise NotAnswered(f"{path}: the runner has not answered: {fault}") from None
+    raise (UsageError if answer.is_usage else Refused)(answer.error)
+
+
+async def ask_all(paths: Iterable[Path], request: Request, form: type[Form]) -> dict[Path, Form | FsmRunnerError]:
+    """Return the answers of the running runners, or why they have refused the request, by socket."""
+    paths = list(paths)
+    answers = await asyncio.gather(*(ask(path, request, form) for path in paths), return_exceptions=True)
+    found: dict[Path, Form | FsmRunnerError] = {}
+    for path, answer in zip(paths, answers, strict=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, FsmRunnerError):
+            raise answer
+        if answer is not None:
+            found[path] = answer
+    return found

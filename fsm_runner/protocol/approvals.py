@@ -1,0 +1,83 @@
+"""The messages about workflows and their approvals: protocol.md, sections 1.1, 1.3 and 2.5. Times are ISO 8601 text."""
+
+from typing import Annotated
+
+import msgspec
+
+COMMENT_LIMIT_CHARS = 16_384
+"""The longest comment about an approval."""
+DEADLINE = "deadline"
+"""Who denies an approval when its time limit passes."""
+
+Comment = Annotated[str, msgspec.Meta(max_length=COMMENT_LIMIT_CHARS)]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class ApprovalRequest(_Message, frozen=True, kw_only=True):
+    """An approval for which a workflow waits (section 2.5)."""
+
+    question: str
+    due: str | None = None
+    """The deadline; None: there is none."""
+    visit: int
+    """The number of the visit in the workflow, which identifies the approval within its run."""
+
+
+class Decided(_Message, frozen=True, kw_only=True):
+    """A decision about an approval, which its runner has recorded."""
+
+    visit: int
+    approved: bool
+    by: str
+    """Who has decided: a user, the subject of a token, or `DEADLINE`."""
+    comment: str = ""
+    at: str
+    id: str
+    """Chosen by the program that receives the decision: a coordinator or a runner."""
+
+
+class DecisionRequest(Decided, frozen=True, kw_only=True):
+    """A decision that a coordinator has taken and hands to the runner (section 1.1)."""
+
+    run_id: str
+
+
+class WorkflowState(_Message, frozen=True, kw_only=True):
+    """The field `workflow` of a session (section 2.5): where the workflow of its run is."""
+
+    name: str
+    state: str
+    since: str
+    visit: int
+    approval: ApprovalRequest | None = None
+    decided: Decided | None = None
+    """The latest decision of the run."""
+
+
+class ListedApproval(_Message, frozen=True, kw_only=True):
+    """A pending approval in `GET /approvals`, and in the answer of a runner."""
+
+    run_id: str
+    session_id: str
+    workflow: str
+    state: str
+    question: str
+    since: str
+    due: str | None = None
+    visit: int
+
+
+class ApprovalList(msgspec.Struct, frozen=True):
+    """Response to `GET /approvals`."""
+
+    approvals: list[ListedApproval]
+
+
+class ApprovalAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /runs/{id}/approval`."""
+
+    approved: bool
+    comment: Comment = ""
