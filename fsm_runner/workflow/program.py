@@ -59,10 +59,9 @@ class Program:
 
     @functools.cached_property
     def _types(self) -> "NameTypes":
-        from fsm_runner.workflow.value_types import ANY
+        from fsm_runner.workflow.check.types import types_of
 
-        definition = self.workflow.definition
-        return dict.fromkeys((*map(definition.value_of, definition.states), "params", "run"), ANY)
+        return types_of(self.workflow.definition, self.workflow.schemas)
 
 
 @functools.lru_cache(maxsize=64)

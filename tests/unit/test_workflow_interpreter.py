@@ -238,6 +238,7 @@ params = { tries = "integer" }
 
 [states.verify]
 command = { run = ["true"] }
+schema = { properties = { again = { type = "boolean" } }, required = ["again"] }
 timeout_s = 60
 on_done = [
     { when = "verify.exit_code > 1 && params.tries > 2", to = "failed" },
@@ -257,7 +258,7 @@ def test_the_first_branch_whose_guard_holds_is_taken(tries: int, exit_code: int,
 
 def test_a_guard_that_cannot_be_evaluated_is_a_fault_and_never_false() -> None:
     flow = started(GUARDS, tries=1)
-    with pytest.raises(WorkflowFault, match=r"flow\.toml:10: states\.verify\.on_done\[1\]\.when: column \d+: .*again"):
+    with pytest.raises(WorkflowFault, match=r"flow\.toml:11: states\.verify\.on_done\[1\]\.when: column \d+: .*again"):
         flow.end("done", ok(exit_code=0, data={}))
     assert flow.values["verify"]["exit_code"] == 0
 

@@ -1,0 +1,64 @@
+"""The fields of the value that an activity produces (docs/workflows.md, "Values")."""
+
+from fsm_runner.workflow.definition import Agent, Approval, Command, State, Turn
+from fsm_runner.workflow.value_types import ANY, Kind, ValueType
+
+TEXT, INTEGER, BOOLEAN = ValueType(Kind.TEXT), ValueType(Kind.INTEGER), ValueType(Kind.BOOLEAN)
+_ALWAYS = {"ok": BOOLEAN, "error": TEXT}
+
+
+def has_data(state: State) -> bool:
+    """Whether the value has `data` after `on_done`. Of an agent with `each`, each item has it instead."""
+    return state.schema is not None and not (isinstance(state.activity, Agent) and state.activity.each is not None)
+
+
+def fields_of(state: State, data: ValueType = ANY, element: ValueType = ANY) -> dict[str, ValueType]:
+    """Return all fields of the value. `data`: the type that the schema describes; `element`: of the elements of `each`.
+
+    `assigned` says after which endings a field exists.
+    """
+    fields = dict(_ALWAYS)
+    match state.activity:
+        case Turn():
+            fields |= {"result": TEXT}
+        case Command():
+            fields |= {"exit_code": INTEGER, "stdout": TEXT, "stderr": TEXT}
+        case Agent(each=None):
+            fields |= {"result": TEXT, "session_id": TEXT}
+        case Agent(worktree=worktree):
+            fields |= {"items": ValueType(Kind.LIST, element=_item(state, data, element, worktree)), "failed": INTEGER}
+        case Approval():
+            fields |= {"by": TEXT, "comment": TEXT}
+    if has_data(state):
+        fields["data"] = data
+    return fields
+
+
+def assigned(state: State, ending: str) -> frozenset[str]:
+    """Return the fields that exist after an ending of the activity, whatever happened."""
+    fields = {*_ALWAYS}
+    match state.activity:
+        case Turn() if ending in ("done", "error"):
+            fields |= {"result"}
+        case Command():
+            fields |= {"exit_code", "stdout", "stderr"}
+        case Agent(each=None) if ending == "done":
+            fields |= {"result", "session_id"}
+        case Agent(each=str()) if ending in ("done", "error"):
+            fields |= {"items", "failed"}
+        case Approval():
+            fields |= {"by", "comment"}
+    if ending == "done" and has_data(state):
+        fields.add("data")
+    return frozenset(fields)
+
+
+def _item(state: State, data: ValueType, element: ValueType, worktree: bool) -> ValueType:
+    # A child that failed may lack these.
+    result, session_id = (ValueType(Kind.TEXT, is_optional=True) for _ in range(2))
+    fields = {"item": element, **_ALWAYS, "result": result, "session_id": session_id}
+    if state.schema is not None:
+        fields["data"] = ValueType(data.kind, data.fields, data.element, is_optional=True)
+    if worktree:
+        fields |= {"branch": TEXT, "worktree": TEXT}
+    return ValueType(Kind.OBJECT, fields)
