@@ -13,6 +13,7 @@ from loguru import logger
 
 from fsm_runner.app import control_requests
 from fsm_runner.app.build_executor import ExecutorDependencies, build_executor
+from fsm_runner.app.build_workflows import build_workflows
 from fsm_runner.app.control_socket import serve_control
 from fsm_runner.app.durability import open_durable_state
 from fsm_runner.app.health import Health, serve_health
@@ -67,6 +68,7 @@ from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.util.structs import with_defaults
 from fsm_runner.util.threads import in_thread
+from fsm_runner.workflow.file import LoadedWorkflow
 
 WORKSPACE_CHECK_LIMIT_S = 5.0
 """The time for which the start waits for the file system of the project directory."""
@@ -94,11 +96,13 @@ async def assembled_runner(
     observer: Observer | None = None,
     policies: Policies = POLICIES,
     redactor: Redactor | None = None,
+    workflow: LoadedWorkflow | None = None,
 ) -> AsyncIterator[RunnerActor]:
     """Build a runner that is ready to `live`, and close all that it uses afterwards.
 
-    The default `redactor` knows the secrets of the environment. Raises `UsageError` if the profile's executor is not
-    usable, a port is taken, a machine is not sound, or one lacks a state of the journal's open runs and sessions.
+    `workflow`: the workflow of all runs, whatever their agents and the profile name. The default `redactor` knows the
+    secrets of the environment. Raises `UsageError` if the profile's executor or a workflow is not usable, a port is
+    taken, a machine is not sound, or one lacks a state of the journal's open runs and sessions.
     """
     redactor = redactor or Redactor.of_variables(os.environ)
     machines = {name: load_machine(name) for name in ACTOR_INTERFACES}
@@ -168,6 +172,20 @@ async def assembled_runner(
             child_bounds=child_bounds,
         )
         executor = await stack.enter_async_context(build_executor(config, profile, dependencies))
+        expectations = _expectations(stack, profile, launch_policy, durable.tags)
+        approvals = Approvals(redactor.text)
+        workflows = build_workflows(
+            profile,
+            reporting,
+            journal,
+            executors_api,
+            child_bounds,
+            launch_policy,
+            durable.tags,
+            expectations,
+            approvals,
+            workflow,
+        )
         context = RunContext(
             machine=machines["run"],
             executor=executor,
@@ -182,7 +200,8 @@ async def assembled_runner(
             user=launch_policy.user,
             observer=observer or Observer(),
             silence_limit=_silence_limit(config, profile),
-            expectations=_expectations(stack, profile, launch_policy, durable.tags),
+            expectations=expectations,
+            workflows=workflows,
         )
         runs = RunRegistry(
             context,
@@ -213,7 +232,6 @@ async def assembled_runner(
             inbox,
         )
         check_limit(config.max_runs)
-        approvals = Approvals(redactor.text)
         if journal.path is not None:
 
             def health() -> Health:

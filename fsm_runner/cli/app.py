@@ -79,6 +79,9 @@ def run(
     profile: Annotated[
         str | None, Option("--profile", "-x", metavar="NAME", help="[the first profile that has the agent]")
     ] = None,
+    workflow: Annotated[
+        str | None, Option("--workflow", "-w", metavar="NAME|FILE", help="The workflow that the run follows.")
+    ] = None,
     project_dir: Annotated[str | None, option("project_dir")] = None,
     verbose: Annotated[bool, option("verbose")] = False,
 ) -> None:
@@ -92,7 +95,7 @@ def run(
 
     work = work_of(agent, parameters or [], prompt)
     flags = {"profile": profile, "project_dir": project_dir, "verbose": text_of(verbose)}
-    raise Exit(run_here(load_config(flags), profile, work))
+    raise Exit(run_here(load_config(flags), profile, work, workflow))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fsm_runner.app.build import assembled_runner
+from fsm_runner.app.build_workflows import workflow_of
 from fsm_runner.cli.output import say
 from fsm_runner.cli.signals import STOP_AT_ONCE, post_on_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
@@ -26,6 +27,7 @@ from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.runtime.actors.runner import RunnerActor
 from fsm_runner.util import event_loop
+from fsm_runner.workflow.file import LoadedWorkflow
 
 STATE_CHARS = 20
 """The width of a state's name on a terminal."""
@@ -78,13 +80,17 @@ def _padded(state: str) -> str:
     return f"{_words(state):<{STATE_CHARS}}"
 
 
-def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
-    """Carry out one run and return the exit code: 0 if it completed, else 1."""
+def run_here(config: RunnerConfig, profile_name: str | None, work: Work, workflow_name: str | None) -> int:
+    """Carry out one run and return the exit code: 0 if it completed, else 1.
+
+    `workflow_name`: the name or the file of the workflow that it follows.
+    """
     OPEN_FILES.raise_limit()
     configure_logs(known_secrets(), verbose=config.verbose, quiet=True)
     profile, schema = _profile_for(work, profile_name)
     for key in profile.unknown_keys:
         say(f"warning: {profile.path}: {key}: unknown key")
+    workflow = None if workflow_name is None else workflow_of(workflow_name)
     request = RunRequest(
         type="start_session",
         agent_name=work.agent_name,
@@ -94,7 +100,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work) -> int:
     SUBREAPER.enable(exclusive=True)
     with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
         local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
-        return event_loop.run(_run(local, profile, request))
+        return event_loop.run(_run(local, profile, request, workflow))
 
 
 def _profile_for(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:
@@ -146,12 +152,16 @@ def _valid_profiles() -> tuple[list[LoadedProfile], str]:
     return profiles, "; ".join(defects)
 
 
-async def _run(config: RunnerConfig, profile: LoadedProfile, request: RunRequest) -> int:
+async def _run(
+    config: RunnerConfig, profile: LoadedProfile, request: RunRequest, workflow: LoadedWorkflow | None = None
+) -> int:
     progress = Progress(verbose=config.verbose)
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(CoordinatorServer(port=0, max_connections=max_connections))
-        assembled = assembled_runner(config, profile, server.url, observer=progress, redactor=known_secrets())
+        assembled = assembled_runner(
+            config, profile, server.url, observer=progress, redactor=known_secrets(), workflow=workflow
+        )
         runner = await stack.enter_async_context(assembled)
         api = await stack.enter_async_context(CoordinatorApi(server.url))
         living = asyncio.create_task(runner.live(), name="runner")

@@ -45,6 +45,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """The resources of a run. The setting of the runner takes precedence."""
     expect: tuple[str, ...] = ()
     """What a run must have produced, unless its agent says so itself (`protocol/expectations.py`)."""
+    workflow: str | None = None
+    """The workflow that runs follow, unless their agent names another one."""
     budget: Budget = NO_BUDGET
     """What runs may use of their provider. The setting of the runner takes precedence."""
     children: ChildLimits = DEFAULT_CHILD_LIMITS

@@ -7,7 +7,7 @@ import msgspec
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
-from fsm_runner.protocol.wire import Run
+from fsm_runner.protocol.wire import JsonObject, Run
 from fsm_runner.reporting.session_channel import SessionChannel
 
 
@@ -47,7 +47,10 @@ class Assignment(msgspec.Struct, frozen=True):
     """Absolute path of the run's working directory."""
     runner_id: str
     continues: bool = False
-    """Whether the run has executed before and continues after a wait. Its executor may be alive."""
+    """Whether the run has executed before: it continues after a wait, or with the next turn of its workflow. Its
+    executor may be alive."""
+    config: JsonObject = {}
+    """Keys of the executor's configuration that differ in this execution."""
 
 
 class Execution(Protocol):
@@ -83,6 +86,9 @@ class Executor(Protocol):
 
     async def wait_until_lost(self, session_id: str) -> NoReturn:
         """Raise `ExecutionFailed` once a session that could take another turn can take none. Otherwise wait forever."""
+
+    async def end_session(self, session_id: str) -> None:
+        """End the idle process of a session, whose end is not reported, so that a new one can take the next turn."""
 
     async def prepare(self, assignment: Assignment) -> None:
         """Fetch what the run needs. Raises `RunRefused`; the caller retries an `OSError`."""

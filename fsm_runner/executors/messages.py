@@ -51,7 +51,7 @@ def invocation_line(assignment: Assignment, executor_config: JsonObject) -> byte
         project_dir=assignment.project_dir if is_start else None,
         agent_name=run.agent_name,
         agent_blueprint=run.resolved_agent_blueprint,
-        executor_config=executor_config,
+        executor_config={**executor_config, **assignment.config},
     )
     return encode_json(invocation) + b"\n"
 

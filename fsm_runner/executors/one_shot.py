@@ -39,6 +39,9 @@ class OneShotExecutor:
     async def wait_until_lost(self, session_id: str) -> NoReturn:
         await wait_forever()
 
+    async def end_session(self, session_id: str) -> None:
+        """No process lives on after its run."""
+
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing has to be fetched."""
 

@@ -77,6 +77,9 @@ class ProceduralExecutor(msgspec.Struct, frozen=True):
     async def wait_until_lost(self, session_id: str) -> NoReturn:
         await wait_forever()
 
+    async def end_session(self, session_id: str) -> None:
+        """No process lives on after its run."""
+
     async def prepare(self, assignment: Assignment) -> None:
         script = _agent(assignment.run).script
         if script is not None:

@@ -97,7 +97,7 @@ def _check_session(request: GatewayRequest, session_id: Field) -> None:
         raise GatewayError(403, "session_id: this base URL belongs to another session")
 
 
-async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture], accepted_status: int) -> None:
+async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture | None], accepted_status: int) -> None:
     endpoint = request.endpoint
     if endpoint.closed.is_set():
         raise not_found()
@@ -109,6 +109,9 @@ async def _deliver(request: GatewayRequest, enqueue: Callable[[], DeliveryFuture
     except NoTurn as reason:
         raise GatewayError(409, excerpt(str(reason))) from None
     endpoint.message_accepted()
+    if delivery is None:
+        await request.respond(json_response({"ok": True}, accepted_status))
+        return
     # Behind an overdue message, waiting would be in vain.
     if not endpoint.has_overdue:
         # `wait` leaves the delivery as it is if the client disconnects or the time is over; awaiting would cancel it.

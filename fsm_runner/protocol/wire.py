@@ -46,6 +46,8 @@ class Agent(_Message, frozen=True, kw_only=True):
     tags: list[str] | None = None
     expect: list[str] | None = None
     """What a run must have produced (`protocol/expectations.py`). A deployed coordinator drops it."""
+    workflow: str | None = None
+    """The workflow that runs of the agent follow, by its name at the runner. A deployed coordinator drops it."""
 
 
 class RunnerAgent(Agent, frozen=True, kw_only=True):

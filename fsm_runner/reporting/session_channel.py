@@ -57,8 +57,8 @@ class TurnObserver:
     """Receives what an executor reports in a turn; this one ignores it. The methods must not block."""
 
     @property
-    def waits_for_limit(self) -> bool:
-        """Whether the run waits for a limit of its provider, or is about to, and then continues the session."""
+    def continues_session(self) -> bool:
+        """Whether the run continues after the turn: after a wait for a provider's limit, or because of its workflow."""
         return False
 
     def note_status(self, status: ExecutorStatus) -> None:
@@ -104,8 +104,11 @@ class SessionChannel:
         self.observer.note_bind()
         return delivery
 
-    def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture:
-        """Queue an event. `body` is its JSON, which is sent unchanged except for secrets (section 1.4)."""
+    def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
+        """Queue an event. `body` is its JSON, which is sent unchanged except for secrets (section 1.4).
+
+        None if the event is not sent.
+        """
         delivery = self._put(messages.event(self._session_id, body))
         self.observer.note_event(event)
         return delivery

@@ -341,7 +341,7 @@ async def test_a_run_whose_executor_ends_during_the_wait_fails_without_revive(tm
             run = await submit(bench)
             error = await bench.fails(run)
             assert "five_hour" in error
-            assert f"the executor of session {run.session_id} ended while its run waited for a limit" in error
+            assert f"the executor of session {run.session_id} ended between two turns of its run" in error
             assert "revive" in error
 
 

@@ -139,6 +139,9 @@ class FakeExecutor:
         if self._world.accept.error is not None:
             raise ERRORS[self._world.accept.error]
 
+    async def end_session(self, session_id: str) -> None:
+        pass
+
     async def prepare(self, assignment: Assignment) -> None:
         await behave(self._preparations.pop(0) if self._preparations else Do())
 

@@ -75,6 +75,9 @@ class EndlessExecutor:
     async def wait_until_lost(self, session_id: str) -> NoReturn:
         await wait_forever()
 
+    async def end_session(self, session_id: str) -> None:
+        pass
+
     async def prepare(self, assignment: Assignment) -> None: ...
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Endless:

@@ -37,7 +37,7 @@ def test_a_run_waits_from_the_report_of_a_limit_until_its_provider_answers_or_it
     reached = ExecutorStatus(limit=ProviderLimit(kind="five_hour"))
 
     def waits() -> bool:
-        return executions.waits_for_limit
+        return executions.continues_session
 
     executions.note_status(reached)
     assert waits()

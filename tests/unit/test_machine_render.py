@@ -194,13 +194,15 @@ def test_scxml_compares_the_outcome_that_it_has_assigned() -> None:
             variable,
             *(
                 "credential_is_limited",
+                "workflow_waits",
                 "has_expectations",
                 "waits_for_limit",
                 "limit_is_over",
                 "is_superseded",
+                "workflow_has_begun",
                 "may_run_again",
             ),
-            *("run_timeout_s", "limit_wait_s"),
+            *("run_timeout_s", "limit_wait_s", "max_wall_s"),
         ]
 
 

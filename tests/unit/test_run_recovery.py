@@ -83,6 +83,9 @@ class Executor:
     async def wait_until_lost(self, session_id: str) -> NoReturn:
         await wait_forever()
 
+    async def end_session(self, session_id: str) -> None:
+        pass
+
     async def prepare(self, assignment: Assignment) -> None: ...
 
     async def start(self, assignment: Assignment, session: SessionChannel) -> Work:

@@ -1,4 +1,5 @@
-"""The executions of one run: the first one, and a further one after each wait for a limit of its provider."""
+"""The executions of one run: the first one, a further one after each wait for a limit of its provider, and one for
+each turn of its workflow."""
 
 import asyncio
 from collections.abc import Callable
@@ -40,11 +41,12 @@ class Executions(TurnObserver):
         expectations: RunExpectations,
         has_tag: Callable[[str], bool],
         note_detail: Callable[[str], None],
+        channel_type: type[SessionChannel] = SessionChannel,
     ) -> None:
         """`has_tag` returns whether the run's state has a tag. `note_detail` gets the executor's status details."""
         self._assignment = assignment
         self._executor = context.executor
-        self._channel = SessionChannel(assignment.run.session_id, context.reporting, lambda: has_tag("may_bind"), self)
+        self.channel = channel_type(assignment.run.session_id, context.reporting, lambda: has_tag("may_bind"), self)
         self._record = context.record
         self._limits = limits
         self._budget = budget
@@ -60,10 +62,23 @@ class Executions(TurnObserver):
         self._earlier_usage: Usage | None = None
         self._limit: ProviderLimit | None = None
         """The limit that the executor has reported, unless its provider has answered since."""
+        self.turn_usage: Usage | None = None
+        """The part of `usage` that belongs to the turn in progress, or else to the last one."""
+        self._earlier_turn_usage: Usage | None = None
         self.have_begun = False
         """Whether there was an execution, perhaps in an earlier process of the runner."""
+        self.is_further_attempt = False
+        """Whether the turn was executed before and continues after a wait for a limit."""
         self.has_conversation = False
-        """Whether the executor has taken the run's prompt, so that a further execution continues its session."""
+        """Whether the executor has taken the turn's prompt, so that a further execution continues its session."""
+        self.holds_session = False
+        """Whether the run continues after its turn, because it has a workflow. Its executor may end meanwhile."""
+        self.has_taken_prompt = False
+        """Whether the executor has taken the prompt of any turn, so that the session has a conversation."""
+        self.on_prompt_taken: Callable[[], None] = lambda: None
+        """Called when `has_conversation` becomes true."""
+        self.session_status: CompletedSession = "finished"
+        """How the last execution that succeeded has left its session."""
         self.lasted_s = 0.0
         """The duration of the earlier executions. The run's time limit is paused between them."""
         self._began_s: float | None = None
@@ -80,12 +95,13 @@ class Executions(TurnObserver):
         if usage is not None:
             self._budget.restore(usage)
         if wait is not None:
-            self.have_begun, self.has_conversation, self.lasted_s = wait.has_begun, wait.continues, wait.executed_s
+            self.have_begun = self.is_further_attempt = wait.has_begun
+            self.has_conversation, self.lasted_s = wait.continues, wait.executed_s
 
     def with_progress(self, wait: LimitWait) -> LimitWait:
         """Return the wait with what `restore` needs in the runner's next process."""
         return msgspec.structs.replace(
-            wait, has_begun=self.have_begun, continues=self.has_conversation, executed_s=self.lasted_s
+            wait, has_begun=self.is_further_attempt, continues=self.has_conversation, executed_s=self.lasted_s
         )
 
     def count_from_now(self) -> None:
@@ -98,24 +114,31 @@ class Executions(TurnObserver):
             self.lasted_s += asyncio.get_running_loop().time() - self._began_s
             self._began_s = None
 
+    def begin_turn(self, assignment: Assignment) -> None:
+        """Let the next execution be the first one of this turn."""
+        self._assignment = assignment
+        self.is_further_attempt = self.has_conversation = False
+        self.turn_usage = None
+
     async def execute(self) -> CompletedSession:
         """Start an execution and return how it leaves its session.
 
         Raises `RunRefused` if a budget is used up, and `ExecutionFailed`, also as `LimitReached`.
         """
         await self._budget.begin()
-        earlier, self._limit, self._earlier_usage = self._current, None, self.usage
-        assignment, self.have_begun = self._next_assignment(), True
+        earlier, self._limit = self._current, None
+        self._earlier_usage, self._earlier_turn_usage = self.usage, self.turn_usage
+        assignment, self.have_begun, self.is_further_attempt = self._next_assignment(), True, True
         self.is_starting = True
         try:
-            self._current = await self._executor.start(assignment, self._channel)
+            self._current = await self._executor.start(assignment, self.channel)
         finally:
             self.is_starting = False
         if earlier is not None:
             await earlier.aclose()
         try:
             async with self._silence.over(self._current):
-                session_status = await self._current.wait()
+                self.session_status = await self._current.wait()
         except ExecutionFailed as failure:
             if self._limit is not None:
                 raise LimitReached(failure, self._limit) from failure
@@ -123,7 +146,7 @@ class Executions(TurnObserver):
                 raise LimitReached(failure, ProviderLimit(kind="unknown")) from failure
             raise
         self._limits.passed(assignment.run.run_id)
-        return session_status
+        return self.session_status
 
     async def stop(self) -> StopSignal:
         """Stop the execution, or the executor that is idle after it, and return what it took."""
@@ -144,8 +167,12 @@ class Executions(TurnObserver):
             await wait_forever()
         await self._executor.wait_until_lost(self._assignment.run.session_id)
 
+    async def end_conversation(self) -> None:
+        """End the executor of the session, if it is idle."""
+        await self._executor.end_session(self._assignment.run.session_id)
+
     def _next_assignment(self) -> Assignment:
-        if not self.have_begun:
+        if not self.is_further_attempt:
             return self._assignment
         run = self._assignment.run
         if self.has_conversation:
@@ -154,10 +181,10 @@ class Executions(TurnObserver):
         return msgspec.structs.replace(self._assignment, run=run, continues=True)
 
     @property
-    def waits_for_limit(self) -> bool:
+    def continues_session(self) -> bool:
         # An executor may exit right after a limited turn, before its run has begun to wait.
         is_deciding = self._has_tag("may_bind") and self._limit is not None
-        return is_deciding or self._has_tag("parked")
+        return is_deciding or self._has_tag("parked") or self.holds_session
 
     def note_status(self, status: ExecutorStatus) -> None:
         if status.status_detail is not None:
@@ -166,7 +193,8 @@ class Executions(TurnObserver):
             self._silence.note("usage")
             if status.usage.output_tokens:
                 self._limits.passed(self._assignment.run.run_id)
-            self.usage = status.usage if self._earlier_usage is None else self._earlier_usage.plus(status.usage)
+            self.usage = _sum(self._earlier_usage, status.usage)
+            self.turn_usage = _sum(self._earlier_turn_usage, status.usage)
             self._record.record_usage(self._assignment.run.run_id, msgspec.json.encode(self.usage))
             self._budget.note(self.usage)
         if status.limit is not None:
@@ -174,14 +202,23 @@ class Executions(TurnObserver):
 
     def note_bind(self) -> None:
         self._silence.note("bind")
-        self.has_conversation = True
+        self._note_prompt_taken()
+
+    def _note_prompt_taken(self) -> None:
+        if not self.has_conversation:
+            self.has_conversation = self.has_taken_prompt = True
+            self.on_prompt_taken()
 
     def note_event(self, event: ExecutorEvent) -> None:
         self._silence.note(event.kind)
         self._expectations.note_event(event)
         run = self._assignment.run
         if run.type == "resume_session":
-            self.has_conversation = True
+            self._note_prompt_taken()
         if event.shows_progress:
             self._limit = None
             self._limits.passed(run.run_id)
+
+
+def _sum(earlier: Usage | None, now: Usage) -> Usage:
+    return now if earlier is None else earlier.plus(now)

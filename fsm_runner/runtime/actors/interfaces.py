@@ -17,11 +17,16 @@ def _names(text: str) -> frozenset[str]:
 
 RUN = ActorInterface(
     name="run",
-    activities=_names("accept prepare_workspace execute await_limit check_result stop_execution look_up report"),
-    facts=_names("may_run_again waits_for_limit limit_is_over is_superseded credential_is_limited has_expectations"),
-    settings=_names("run_timeout_s limit_wait_s"),
+    activities=_names(
+        "accept prepare_workspace execute await_limit await_workflow check_result stop_execution look_up report"
+    ),
+    facts=_names(
+        "may_run_again waits_for_limit limit_is_over is_superseded credential_is_limited has_expectations "
+        "workflow_waits workflow_has_begun"
+    ),
+    settings=_names("run_timeout_s limit_wait_s max_wall_s"),
     events=_names("stop_requested budget_exceeded fell_silent interrupted"),
-    tags=_names("may_bind reports_started parked"),
+    tags=_names("may_bind reports_started parked awaits_limit"),
     outcomes=_names("completed failed stopped superseded"),
 )
 

@@ -63,7 +63,6 @@ class LimitWaits:
     def begin(self) -> float | None:
         """Begin the wait, or continue it. Return how long it may last, in seconds; None: without a limit."""
         self.current = wait = self._executions.with_progress(self.current or self._limits.hold_back(self._count))
-        self._limits.parked(self._run.run_id, self._run.session_id)
         self._record.record_wait(self._run.run_id, self._reporting.redactor.json(msgspec.json.encode(wait)))
         self._report(wait.limit)
         return self._limits.left_s(wait)
@@ -72,7 +71,6 @@ class LimitWaits:
         """End the wait, if there is one. `keeps_limit`: the session's field `limit` says why the run has failed."""
         if self.current is None:
             return
-        self._limits.unparked(self._run.run_id)
         self.current = None
         self._record.record_wait(self._run.run_id, None)
         if not keeps_limit:

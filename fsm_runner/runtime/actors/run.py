@@ -15,6 +15,7 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefus
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Step
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Usage
@@ -28,6 +29,7 @@ from fsm_runner.runtime.blueprint import with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.expectations import RunExpectations
+from fsm_runner.runtime.workflow.driver import WorkflowDriver
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.runtime.workspace_state import WorkspaceState
 from fsm_runner.util.error_text import limited_error
@@ -61,6 +63,7 @@ class RunActor(Actor):
         self._settings_of_states: dict[str, float | None] = {
             "run_timeout_s": context.run_timeout_s,
             "limit_wait_s": None,
+            "max_wall_s": None,
         }
         """The time limits of the machine's states. Each step sets them."""
         super().__init__(
@@ -71,6 +74,7 @@ class RunActor(Actor):
                 "prepare_workspace": self._prepare_workspace,
                 "execute": self._execute,
                 "await_limit": self._await_limit,
+                "await_workflow": self._await_workflow,
                 "check_result": self._check_result,
                 "stop_execution": self._stop_execution,
                 "look_up": self._look_up,
@@ -94,17 +98,20 @@ class RunActor(Actor):
         self._sent: list[DeliveryFuture] = []
         self._assignment = Assignment(self.wire_run, run.project_dir or context.project_dir, runner_id)
         self._budget = context.budgets.of(run, partial(self.post, "budget_exceeded"))
+        self._silence = SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent"))
         self._executions = Executions(
             self._assignment,
             context,
             limits,
             self._budget,
-            SilenceWatch(run.run_id, context.silence_limit, partial(self.post, "fell_silent")),
+            self._silence,
             self._expectations,
             self.has_tag,
             self._note_detail,
         )
         self._waits = LimitWaits(self.wire_run, context, limits, self._executions)
+        self._workflow: WorkflowDriver | None = None
+        """None if the run has no workflow, and before `live`."""
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
@@ -147,8 +154,13 @@ class RunActor(Actor):
 
     def facts(self) -> frozenset[str]:
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
+        workflow = self._workflow
+        has_begun = workflow is not None and workflow.has_begun
+        is_repeatable = self._context.retry_interrupted or (workflow is not None and not has_begun)
         facts = {
-            "may_run_again": self._context.retry_interrupted and interruptions < INTERRUPTIONS_LIMIT,
+            "may_run_again": is_repeatable and interruptions < INTERRUPTIONS_LIMIT,
+            "workflow_has_begun": has_begun,
+            "workflow_waits": has_begun and workflow is not None and workflow.is_waiting,
             "waits_for_limit": self._waits.can_last,
             "is_superseded": bool(self._superseded),
             "limit_is_over": self._waits.is_over,
@@ -158,8 +170,10 @@ class RunActor(Actor):
         return frozenset(compress(facts, facts.values()))
 
     def declared_limit_s(self, setting: str, limit_s: float) -> float:
-        is_paused_by_waits = setting == "run_timeout_s"
-        return self._context.run_timeout_s or limit_s if is_paused_by_waits else limit_s
+        declared = {"run_timeout_s": self._context.run_timeout_s}
+        if self._workflow is not None:
+            declared["max_wall_s"] = self._workflow.max_wall_s
+        return declared.get(setting) or limit_s
 
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
@@ -167,6 +181,7 @@ class RunActor(Actor):
             run = self._claimed_run
             content = msgspec.json.encode(run)
             self._context.record.record_claim(run.run_id, run.session_id, run.agent_name, self.runner_id, content)
+        self._find_workflow()
         self._context.observer.entered(self.wire_run, self.state, final=self._machine.is_final(self.model))
         try:
             state = await self.run()
@@ -177,8 +192,39 @@ class RunActor(Actor):
             self._budget.close()
             # The execution of a parked run has ended. The session of a run that the next process continues has not.
             if not self.has_tag("parked"):
+                if self._workflow is not None:
+                    await self._workflow.aclose()
                 await self._executions.aclose()
             self.work_done.set()
+
+    def _find_workflow(self) -> None:
+        """After the claim is recorded: the journal then knows whether the run repeats another one."""
+        if self._context.workflows is None or self._refusal:
+            return
+        recovered = None if self._recovered is None else self._recovered.workflow
+        try:
+            self._workflow = self._context.workflows.driver_of(
+                self._assignment,
+                self._executions,
+                self._silence,
+                partial(self.has_tag, "may_bind"),
+                recovered,
+                self._note_workflow,
+            )
+        except RunRefused as defect:
+            self._refusal = str(defect)
+        if self._workflow is not None and self._waits.current is not None:
+            self._workflow.limit_since_s = self._waits.current.since_s
+
+    def _note_workflow(self, is_new_state: bool) -> None:
+        """Report the state of the workflow to the coordinator. Journal a new state as a status detail."""
+        if self._workflow is None:
+            return
+        body = self._context.reporting.redactor.json(encode_json({"workflow": self._workflow.status}))
+        # Not among the messages that a stop withdraws.
+        self._context.reporting.outbox.put(self.wire_run.session_id, messages.metadata(self.wire_run.session_id, body))
+        if is_new_state:
+            self._note_detail(self._workflow.status_detail)
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
@@ -202,7 +248,7 @@ class RunActor(Actor):
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
-        if self._waits.current is not None and self.has_tag("parked"):
+        if self._waits.current is not None and self.has_tag("awaits_limit"):
             self._note_detail(str(self._waits.current))
 
     def _follow_execution(self) -> None:
@@ -214,10 +260,18 @@ class RunActor(Actor):
             self._settings_of_states["run_timeout_s"] = None if limit_s is None else max(0.0, limit_s - lasted_s)
 
     def _follow_wait(self, step: Step) -> None:
-        if self.has_tag("parked"):
+        if self.has_tag("awaits_limit"):
             self._settings_of_states["limit_wait_s"] = self._waits.begin()
         elif step.cause != "interrupted":
             self._waits.end(keeps_limit=self.model.outcome == "failed")
+        if self._workflow is not None:
+            self._settings_of_states["max_wall_s"] = self._workflow.left_s
+            if self.model.outcome is not None:
+                self._workflow.close()
+        if self.has_tag("parked"):
+            self._limits.parked(self.name, self.wire_run.session_id)
+        else:
+            self._limits.unparked(self.name)
 
     def _note_detail(self, detail: str) -> None:
         """Journal a status detail as a step that changes nothing."""
@@ -255,7 +309,7 @@ class RunActor(Actor):
     async def _execute(self) -> None:
         self._require_free_session()
         try:
-            self._session_status = await self._executions.execute()
+            self._session_status = await (self._workflow or self._executions).execute()
         except LimitReached as failure:
             raise ExecutionFailed(f"{failure}; {self._waits.plan(failure.limit)}") from failure
 
@@ -264,14 +318,16 @@ class RunActor(Actor):
         is_admitted = False
         while not is_admitted:
             await self._waits.wait_for_admission()
-            # The coordinator may have ended or deleted the run during a wait of hours.
-            try:
-                await self._require_open()
-            except Superseded:
-                await self._executions.stop()
-                raise
+            await self._require_wanted()
             # Another run may have met the limit meanwhile.
             is_admitted = not self._limits.holds_back(self.name)
+
+    async def _await_workflow(self) -> None:
+        """Return when the workflow may continue. Raises `Superseded`, and what a step of the workflow raises."""
+        if self._workflow is not None:
+            await self._workflow.wait()
+        await self._limits.wait_for_slot(self.name)
+        await self._require_wanted()
 
     async def _check_result(self) -> None:
         await self._expectations.check(Path(self._assignment.project_dir))
@@ -279,9 +335,20 @@ class RunActor(Actor):
     async def _stop_execution(self) -> None:
         # A `started` that arrives after a stop request would set the run back to running.
         self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
-        if self._executions.is_started:
+        if self._workflow is not None:
             self._signal = "SIGKILL"  # reported if the stop fails
+            self._signal = await self._workflow.stop()
+        if self._executions.is_started:
+            self._signal = "SIGKILL"
             self._signal = await self._executions.stop()
+
+    async def _require_wanted(self) -> None:
+        """Raise `Superseded` if the coordinator has ended or deleted the run during a wait of hours."""
+        try:
+            await self._require_open()
+        except Superseded:
+            await self._executions.stop()
+            raise
 
     async def _require_open(self) -> None:
         """Raise `Superseded` if the coordinator expects no report of this run."""

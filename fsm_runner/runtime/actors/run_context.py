@@ -1,6 +1,7 @@
 """What all runs of one runner share."""
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,6 +15,9 @@ from fsm_runner.runtime.blueprint import RunnerValues
 from fsm_runner.runtime.control.budgets import NO_BUDGETS, Budgets
 from fsm_runner.runtime.control.silence import SilenceLimit
 from fsm_runner.runtime.expectations import ExpectationContext
+
+if TYPE_CHECKING:
+    from fsm_runner.runtime.workflow.workflows import Workflows
 
 
 class Observer:
@@ -46,5 +50,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     budgets: Budgets = NO_BUDGETS
     user: RunUser | None = None
     """The user that executors run as; None: the runner's own."""
+    workflows: "Workflows | None" = None
+    """None: runs follow no workflows."""
     silence_limit: SilenceLimit | None = None
     """How long a run may be silent; None: no limit."""

@@ -255,7 +255,7 @@ class RunRegistry:
         await self._sessions.wait_until_idle(reason)
 
     def leave_waiting(self) -> None:
-        """Leave the runs that wait for a provider's limit, now or later, to the runner's next process."""
+        """Leave the runs that hold no slot, now or later, to the runner's next process."""
         self.limits.close()
         self._leaves_waiting = True
         self._on_change()
@@ -278,7 +278,7 @@ class RunRegistry:
         self.changed.set()
         self.limits.admit()
         for run_id in self.limits.waiting.keys() - self.left_runs if self._leaves_waiting else ():
-            logger.info("{}: left to this runner's next process, since it waits for a provider's limit", run_id)
+            logger.info("{}: left to this runner's next process, since it waits", run_id)
             self.left_runs.add(run_id)
             self._tasks.cancel_soon(run_id)
         self.descriptors.check()

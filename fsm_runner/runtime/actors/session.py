@@ -150,7 +150,7 @@ class SessionActor(Actor):
 
     def facts(self) -> frozenset[str]:
         facts = {
-            "is_continued": self.is_replaced or self.turn.observer.waits_for_limit,
+            "is_continued": self.is_replaced or self.turn.observer.continues_session,
             "is_revivable": self._context.revive,
         }
         return frozenset(compress(facts, facts.values()))

@@ -132,6 +132,11 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
             await live.work_done.wait()
         raise _lost(session_id)
 
+    async def end_session(self, session_id: str) -> None:
+        if (live := self.sessions.find(session_id)) is not None:
+            self.sessions.stop_idle(session_id, "its run begins a new process")
+            await self.sessions.replace(live)
+
     async def prepare(self, assignment: Assignment) -> None:
         """Nothing to fetch."""
 
@@ -163,6 +168,6 @@ def _no_executor_for(assignment: Assignment) -> ExecutionFailed:
 
 def _lost(session_id: str) -> ExecutionFailed:
     return ExecutionFailed(
-        f"the executor of session {session_id} ended while its run waited for a limit of the provider, and the profile "
-        "does not set `revive`, so the session cannot continue"
+        f"the executor of session {session_id} ended between two turns of its run, and the profile does not set "
+        "`revive`, so the session cannot continue"
     )

@@ -231,6 +231,10 @@ class ProviderLimits:
         """Return when a waiting run may continue: its limit has reset, and it has a slot."""
         if not wait.limit.is_of_credential:
             await self._sleep_until(lambda: wait.due_s)
+        await self.wait_for_slot(run_id)
+
+    async def wait_for_slot(self, run_id: str) -> None:
+        """Return when a parked run may continue: it has a slot, and the credential has no limit."""
         self._admitted.discard(run_id)
         admission = self._queue[run_id] = asyncio.get_running_loop().create_future()
         try:

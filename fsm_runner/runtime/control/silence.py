@@ -4,12 +4,11 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from loguru import logger
 
 from fsm_runner.executors.exit_text import with_output
-from fsm_runner.executors.interface import Execution
 from fsm_runner.journal.records import utc_text
 from fsm_runner.process.child.child import Child
 from fsm_runner.util.tasks import background_task
@@ -52,6 +51,14 @@ class SilenceLimit:
                 self._rests_until_s = ended_s + REST_FACTOR * (ended_s - began_s)
 
 
+class Watched(Protocol):
+    """What works for a run."""
+
+    @property
+    def process(self) -> Child | None:
+        """The process that works; None before its start."""
+
+
 class _Event(NamedTuple):
     at_s: float
     what: str
@@ -80,7 +87,7 @@ class SilenceWatch:
             self._event = _Event(asyncio.get_running_loop().time(), what)
 
     @asynccontextmanager
-    async def over(self, execution: Execution) -> AsyncIterator[None]:
+    async def over(self, execution: Watched) -> AsyncIterator[None]:
         """Watch an execution while the body runs."""
         if self._limit is None:
             yield
@@ -88,7 +95,7 @@ class SilenceWatch:
         async with background_task(self._watch(execution, self._limit), name=f"silence of {self._run_id}"):
             yield
 
-    async def _watch(self, execution: Execution, limit: SilenceLimit) -> None:
+    async def _watch(self, execution: Watched, limit: SilenceLimit) -> None:
         clock = asyncio.get_running_loop().time
         self._began_s = clock()
         meter = _CpuMeter(self._run_id, limit)

@@ -176,6 +176,9 @@ class ModelExecutor:
     async def wait_until_lost(self, session_id: str) -> NoReturn:
         await wait_forever()
 
+    async def end_session(self, session_id: str) -> None:
+        pass
+
     async def prepare(self, assignment: Assignment) -> None:
         await self._kill_switch.block_if_killed()
 

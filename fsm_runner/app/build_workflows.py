@@ -1,0 +1,78 @@
+"""Builds what the runs of a runner need to follow workflows."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
+from fsm_runner.config.workflows import find_workflow
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.errors import UsageError
+from fsm_runner.executors.children import ChildBounds
+from fsm_runner.executors.environment import executor_environment
+from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.reporting.session_channel import ReportingContext
+from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.expectations import ExpectationContext
+from fsm_runner.runtime.workflow.approvals import Approvals
+from fsm_runner.runtime.workflow.context import WorkflowContext
+from fsm_runner.runtime.workflow.workflows import WorkflowChoice, Workflows
+from fsm_runner.workflow.file import LoadedWorkflow, load_workflow
+
+
+def named_workflow(name: str) -> LoadedWorkflow:
+    """Return the workflow of this name in the homes. Raises `UsageError`."""
+    return load_workflow(find_workflow(name))
+
+
+def workflow_of(name_or_file: str) -> LoadedWorkflow:
+    """Return the workflow in a file, if the text contains a `/` or ends with `.toml`, else by its name.
+
+    Raises `UsageError`.
+    """
+    is_file = "/" in name_or_file or name_or_file.endswith(".toml")
+    return load_workflow(Path(name_or_file)) if is_file else named_workflow(name_or_file)
+
+
+def build_workflows(
+    profile: LoadedProfile,
+    reporting: ReportingContext,
+    record: Record,
+    api: CoordinatorApi,
+    child_bounds: ChildBounds,
+    launch_policy: LaunchPolicy,
+    tags: Mapping[str, str],
+    expectations: ExpectationContext,
+    approvals: Approvals,
+    of_all: LoadedWorkflow | None,
+) -> Workflows:
+    """`of_all`: the workflow of all runs. Raises `UsageError` if the profile or an agent names a defective one."""
+    choice = WorkflowChoice(
+        load=named_workflow,
+        of_all=of_all,
+        of_profile=profile.profile.workflow,
+        agents={agent.name: agent for agent in profile.agents},
+        is_procedural=profile.profile.command == PROCEDURAL_COMMAND,
+    )
+    named = {profile.path: profile.profile.workflow}
+    named |= {profile.agent_files[agent.name]: agent.workflow for agent in profile.agents}
+    for file, name in named.items():
+        try:
+            if name is not None:
+                named_workflow(name)
+        except UsageError as defect:
+            raise UsageError(f"{file}: workflow: {defect}") from defect
+    context = WorkflowContext(
+        environment=executor_environment(
+            os.environ, named=profile.variables, user=launch_policy.user, tags=tags, has_sdk=True
+        ),
+        inherited=os.environ,
+        launch_policy=launch_policy,
+        api=api,
+        child_bounds=child_bounds,
+        git=expectations.git,
+        checker=expectations.checker,
+        approvals=approvals,
+        flush=record.flush,
+    )
+    return Workflows(choice, context, reporting, record)

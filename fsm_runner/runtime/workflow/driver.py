@@ -1,0 +1,291 @@
+"""Executes the workflow of one run, step by step."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime
+
+import msgspec
+
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.executors.interface import ExecutionFailed
+from fsm_runner.journal.records import WORKFLOW, Transition, VisitRecord, WorkflowPosition, WorkflowRecord, utc_text
+from fsm_runner.machine.engine import Step
+from fsm_runner.protocol.approvals import Decided
+from fsm_runner.protocol.json_text import encode_json
+from fsm_runner.protocol.statuses import CompletedSession, StopSignal
+from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.control.silence import SilenceWatch
+from fsm_runner.runtime.workflow import step as activity
+from fsm_runner.runtime.workflow.approval import ApprovalStep
+from fsm_runner.runtime.workflow.step import Ended, Visit
+from fsm_runner.runtime.workflow.steps import Steps
+from fsm_runner.util.error_text import limited_error
+from fsm_runner.workflow.definition import CONTINUE, REPEAT, Agent, Approval, Command, Wait
+from fsm_runner.workflow.interpreter import Interpreter
+
+INTERRUPTIONS_LIMIT = 3
+"""A visit that was interrupted more often is not continued, because it may be what ends the runner's process."""
+CLOCK_CHECK_INTERVAL_S = 30.0
+"""The time after which a step looks at the wall clock again, which may have been set."""
+END_LIMIT_S = 5.0
+"""The time in which a step returns its value after it was stopped for its time limit."""
+
+_PARKED = Agent | Approval | Wait
+
+
+class WorkflowDriver:
+    """Carries out the steps of a workflow, and writes each visit to the journal before its step begins.
+
+    `execute` and `wait` continue where the last call ended. Cancelling them ends no step: `stop` or `aclose` does.
+    """
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        workflow: WorkflowRecord,
+        steps: Steps,
+        record: Record,
+        silence: SilenceWatch,
+        position: WorkflowPosition | None = None,
+        *,
+        on_change: Callable[[bool], None],
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        """`position`: where an earlier process was. `on_change` is called when `status` has changed, with whether the
+        workflow has entered a state. `now_s` is the wall clock.
+        """
+        self.interpreter = interpreter
+        self._workflow = workflow
+        self._steps = steps
+        self._record = record
+        self._silence = silence
+        self._on_change = on_change
+        self._now_s = now_s
+        self.has_begun = position is not None and position.last_number > 0
+        """Whether a visit has begun, perhaps in an earlier process."""
+        self._began_s = now_s() if position is None else datetime.fromisoformat(position.began_at).timestamp()
+        self._number = 0 if position is None else position.last_number
+        self._open = None if position is None else position.open
+        """The visit that an earlier process has begun, until this process continues it."""
+        self._visit: Visit | None = None
+        self._step: activity.Step | None = None
+        self.limit_since_s: float | None = None
+        """When a limit of the provider interrupted the step; None if none did."""
+        self._decided: Decided | None = None
+        """The latest decision about an approval."""
+        self._is_closed = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the workflow waits, so that the run holds no slot."""
+        return isinstance(self.interpreter.definition.activity, _PARKED)
+
+    @property
+    def status(self) -> JsonObject | None:
+        """The session's field `workflow` (docs/protocol.md, section 1.4); None when the workflow has ended."""
+        if self._is_closed:
+            return None
+        step = self._step
+        return {
+            "name": self._workflow.name,
+            "state": self.interpreter.state,
+            "since": utc_text(),
+            "visit": self._number,
+            "approval": step.request if isinstance(step, ApprovalStep) and step.decided is None else None,
+            "decided": self._decided,
+        }
+
+    @property
+    def status_detail(self) -> str:
+        """The state of the workflow, for people."""
+        name, state = self.interpreter.state, self.interpreter.definition
+        visits = self.interpreter.visits[name]
+        if self.interpreter.is_final or (visits < 2 and state.max_visits is None):
+            return name
+        return f"{name} (visit {visits}{'' if state.max_visits is None else f' of {state.max_visits}'})"
+
+    @property
+    def max_wall_s(self) -> float | None:
+        """How long the workflow may last, in seconds; None: without a limit."""
+        return self.interpreter.workflow.definition.budget.max_wall_s
+
+    @property
+    def left_s(self) -> float | None:
+        """How much longer the workflow may last (`max_wall_s`), in seconds; None: without a limit."""
+        limit_s = self.max_wall_s
+        return None if limit_s is None else max(0.0, self._began_s + limit_s - self._now_s())
+
+    async def execute(self) -> CompletedSession:
+        """Carry out steps until the workflow has ended or waits. Return how its executor leaves the session.
+
+        Raises `ExecutionFailed` if the workflow has failed, and what a step raises.
+        """
+        if not self.has_begun:
+            self.has_begun = True
+            self._record.record_workflow(self._steps.run.run_id, self._workflow)
+            self.interpreter.enter()
+        while not (self.interpreter.is_final or self.is_waiting):
+            self._require_time()
+            await self._carry_out()
+        if not self.interpreter.is_final:
+            return self._steps.session_status
+        if self.interpreter.outcome == "failed":
+            await self._steps.end_conversation()
+            raise ExecutionFailed(self.interpreter.error)
+        self._steps.send_result(self.interpreter)
+        return self._steps.session_status
+
+    async def wait(self) -> None:
+        """Return when the wait of the workflow is over. Raises what its step raises."""
+        await self._carry_out()
+
+    async def stop(self) -> StopSignal:
+        """End everything that the step in progress has started. Return what it took."""
+        return "shutdown" if self._step is None else await self._step.stop()
+
+    def close(self) -> None:
+        """Note that the run has an outcome. May be repeated."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_change(False)
+
+    async def aclose(self) -> None:
+        if self._step is not None:
+            await self._step.aclose()
+
+    async def _carry_out(self) -> None:
+        """Carry out the visit of the current state, or continue it, and enter the next state."""
+        if self._step is None and (self._open is None or self._may_continue(self._open)):
+            await self._begin(self._open)
+        if self._step is None or self._visit is None:  # another state follows an interruption
+            return
+        step, visit = self._step, self._visit
+        self._extend_by_wait_for_limit(visit)
+        try:
+            ended = await self._performed(step, self._visit.due_s)
+        except FsmRunnerError:
+            self.limit_since_s = self._now_s()
+            raise
+        ended = await self._checked(ended, visit)
+        if isinstance(step, ApprovalStep):
+            self._decided = step.decided
+            self._on_change(False)
+        await step.aclose()
+        self._step = self._visit = None
+        self._end(visit.number, ended)
+
+    def _may_continue(self, visit: VisitRecord) -> bool:
+        """Whether an interrupted visit continues. Otherwise, `on_interrupted` has led to another state."""
+        if self.is_waiting or self._steps.continues_after_limit:
+            return True
+        error = f"interrupted: the runner's process ended during the state {visit.state!r} of the workflow"
+        is_repeated = self.interpreter.definition.on_interrupted in (REPEAT, CONTINUE)
+        if is_repeated and visit.interruptions < INTERRUPTIONS_LIMIT:
+            return True
+        if is_repeated:
+            raise ExecutionFailed(f"{error}, {visit.interruptions + 1} times; it is not continued again")
+        error += "; its work may have been done, and the state has no `on_interrupted` that says how to continue"
+        self._open = None
+        self._record_steps(self.interpreter.interrupt(error), error)
+        run_id, target = self._steps.run.run_id, self.interpreter.state
+        self._record.record_visit_end(run_id, visit.number, "interrupted", target, None, None, None)
+        return False
+
+    async def _begin(self, interrupted: VisitRecord | None) -> None:
+        """Write the visit to the journal and create its step, which has not begun then."""
+        run_id, state = self._steps.run.run_id, self.interpreter.definition
+        is_interruption = interrupted is not None and not self._steps.continues_after_limit
+        if interrupted is None:
+            self._number += 1
+            limits_s = [limit_s for limit_s in (state.timeout_s, self.left_s) if limit_s is not None]
+            due_s = self._now_s() + min(limits_s) if limits_s else None
+            self._record.record_visit(run_id, self._number, self.interpreter.state, due_s)
+        else:
+            due_s = interrupted.due_s
+            if is_interruption and not self.is_waiting:
+                interruptions = interrupted.interruptions + 1
+                self._record.record_visit_interrupted(run_id, interrupted.number, interruptions)
+        visit = self._steps.visit_of(self.interpreter, self._number, due_s, interrupted)
+        step = self._steps.step_of(visit, self.interpreter, is_interruption=is_interruption)
+        await self._record.flush()
+        self._visit, self._step, self._open = visit, step, None
+        self._on_change(True)
+
+    def _extend_by_wait_for_limit(self, visit: Visit) -> None:
+        """Postpone the deadline of a step by the time for which it has waited for a limit of the provider."""
+        if self.limit_since_s is None:
+            return
+        waited_s, self.limit_since_s = self._now_s() - self.limit_since_s, None
+        if visit.due_s is not None:
+            due_s = visit.due_s + max(0.0, waited_s)
+            self._visit = msgspec.structs.replace(visit, due_s=due_s)
+            self._record.record_visit_due(self._steps.run.run_id, visit.number, due_s)
+
+    def _require_time(self) -> None:
+        """Raise `ExecutionFailed` if the time of the workflow is over."""
+        if self.left_s == 0:
+            raise ExecutionFailed(
+                f"the workflow was not done within {self.max_wall_s:g} s (max_wall_s); its state was "
+                f"{self.interpreter.state!r}"
+            )
+
+    async def _performed(self, step: activity.Step, due_s: float | None) -> Ended:
+        """Perform the step, and stop it at its deadline."""
+        run_id = self._steps.run.run_id
+        task = asyncio.create_task(step.perform(), name=f"{run_id} {self.interpreter.state}")
+        is_command = isinstance(self.interpreter.definition.activity, Command)
+        try:
+            async with self._silence.over(step) if is_command else nullcontext():
+                while not task.done() and (due_s is None or due_s > self._now_s()):
+                    left_s = CLOCK_CHECK_INTERVAL_S if due_s is None else due_s - self._now_s()
+                    await asyncio.wait({task}, timeout=min(max(left_s, 0.0), CLOCK_CHECK_INTERVAL_S))
+            if task.done():
+                return task.result()
+            await step.stop()
+            self._require_time()
+            await asyncio.wait({task}, timeout=END_LIMIT_S)
+            return self._timed_out(task.result().value if task.done() and not task.exception() else {})
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def _timed_out(self, value: JsonObject) -> Ended:
+        limit_s = self.interpreter.definition.timeout_s
+        error = f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
+        return Ended("timeout", {**value, "ok": False, "error": error})
+
+    async def _checked(self, ended: Ended, visit: Visit) -> Ended:
+        """Return an error if the step has produced data that does not match the schema of the state."""
+        if ended.ending != "done" or "data" not in ended.value or visit.schema is None:
+            return ended
+        defect = await self._steps.defect_of(ended.value["data"], visit.schema)
+        if defect is None:
+            return ended
+        value = {name: content for name, content in ended.value.items() if name != "data"}
+        return Ended("error", {**value, "ok": False, "error": defect})
+
+    def _end(self, number: int, ended: Ended) -> None:
+        """Assign the value and enter the next state: one commit."""
+        interpreter = self.interpreter
+        name = interpreter.workflow.definition.value_of(interpreter.state)
+        try:
+            self._record_steps(interpreter.end(ended.ending, ended.value), str(ended.value.get("error", "")))
+        finally:  # also if a guard cannot be evaluated
+            self._record.record_visit_end(
+                self._steps.run.run_id,
+                number,
+                ended.ending,
+                interpreter.state,
+                name,
+                encode_json(interpreter.values[name]),
+                self._steps.take_usage(),
+            )
+
+    def _record_steps(self, taken: list[Step], reason: str) -> None:
+        run_id = self._steps.run.run_id
+        for step in taken:
+            transition = Transition(WORKFLOW, run_id, step.event, step.source, step.target, None, limited_error(reason))
+            self._record.record_transition(transition)

@@ -1,0 +1,130 @@
+"""Creates the steps of one run's workflow, and sends its result."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, assert_never
+
+import msgspec
+
+from fsm_runner.executors.interface import Assignment, RunRefused
+from fsm_runner.journal.records import VisitRecord
+from fsm_runner.protocol.statuses import CompletedSession
+from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.runtime.actors.executions import Executions
+from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.workflow.approval import ApprovalStep
+from fsm_runner.runtime.workflow.command import CommandStep
+from fsm_runner.runtime.workflow.context import WorkflowContext
+from fsm_runner.runtime.workflow.data import defect_of
+from fsm_runner.runtime.workflow.step import Step, Visit
+from fsm_runner.runtime.workflow.turn import CONTINUE_PROMPT, TAKEN, TurnChannel, TurnStep
+from fsm_runner.runtime.workflow.waits import WaitStep
+from fsm_runner.workflow.definition import Agent, Approval, Command, Turn, Wait
+from fsm_runner.workflow.interpreter import Interpreter
+
+
+def _last_turn(interpreter: Interpreter) -> tuple[str, JsonObject | None]:
+    """Return text and data of the last turn; an empty text if there was none."""
+    workflow = interpreter.workflow.definition
+    names = {workflow.value_of(name) for name, state in workflow.states.items() if state.turn is not None}
+    value: JsonObject = next((value for name, value in reversed(interpreter.values.items()) if name in names), {})
+    data = value.get("data")
+    return str(value.get("result", "")), data if isinstance(data, dict) else None
+
+
+class Steps:
+    """What the steps of one workflow need of the run."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        context: WorkflowContext,
+        executions: Executions,
+        channel: TurnChannel,
+        record: Record,
+    ) -> None:
+        self.run = assignment.run
+        self._assignment = assignment
+        self._context = context
+        self._executions = executions
+        self._channel = channel
+        self._record = record
+        self._is_turn = False
+        """Whether the last step was a turn."""
+
+    @property
+    def session_status(self) -> CompletedSession:
+        """How the last turn left the session."""
+        return self._executions.session_status
+
+    @property
+    def continues_after_limit(self) -> bool:
+        """Whether an earlier process has left a turn that waited for a limit of the provider."""
+        return self._executions.is_further_attempt
+
+    def visit_of(
+        self, interpreter: Interpreter, number: int, due_s: float | None, interrupted: VisitRecord | None
+    ) -> Visit:
+        """Return the visit of the current state. Raises `WorkflowFault` if its arguments cannot be evaluated."""
+        return Visit(
+            run=self.run,
+            project_dir=Path(self._assignment.project_dir),
+            runner_id=self._assignment.runner_id,
+            number=number,
+            workflow=interpreter.workflow.definition.name,
+            state_name=interpreter.state,
+            state=interpreter.definition,
+            arguments=interpreter.arguments(),
+            schema=interpreter.workflow.schemas.get(interpreter.state),
+            due_s=due_s,
+            interruptions=0 if interrupted is None else interrupted.interruptions,
+            progress=None if interrupted is None else interrupted.progress,
+            save=partial(self._record.record_visit_progress, self.run.run_id, number),
+        )
+
+    def step_of(self, visit: Visit, interpreter: Interpreter, *, is_interruption: bool) -> Step:
+        self._is_turn = isinstance(visit.arguments, Turn)
+        match visit.arguments:
+            case Turn() as turn:
+                return self._turn_step(visit, turn, is_interruption=is_interruption)
+            case Command():
+                return CommandStep(visit, self._context)
+            case Approval():
+                return ApprovalStep(visit, self._context)
+            case Wait() as wait:
+                return WaitStep(visit, wait)
+            case Agent():
+                raise RunRefused("this activity is not available")
+            case never:
+                assert_never(never)
+
+    async def defect_of(self, data: Any, schema: JsonObject) -> str | None:
+        return await defect_of(data, schema, self._context.checker)
+
+    def take_usage(self) -> bytes | None:
+        """Return what the last step has used, as JSON; None if that is not known."""
+        usage = self._executions.turn_usage if self._is_turn else None
+        return None if usage is None else msgspec.json.encode(usage)
+
+    async def end_conversation(self) -> None:
+        """End the executor that waits for a further turn."""
+        await self._executions.end_conversation()
+
+    def send_result(self, interpreter: Interpreter) -> None:
+        """Send the result of the run: that of the workflow, or else that of the last turn."""
+        text, data = interpreter.result() or _last_turn(interpreter)
+        self._channel.final_result(text, data)
+
+    def _turn_step(self, visit: Visit, turn: Turn, *, is_interruption: bool) -> Step:
+        has_taken_prompt = visit.progress == TAKEN
+        if has_taken_prompt and is_interruption and visit.state.on_interrupted == "continue":
+            parameters = {**(turn.parameters or {}), "prompt": CONTINUE_PROMPT}
+            turn = Turn(parameters=parameters, config=turn.config)
+        return TurnStep(
+            visit,
+            turn,
+            self._executions,
+            self._channel,
+            is_first=not (self._executions.has_taken_prompt or has_taken_prompt),
+            is_begun=self.continues_after_limit and visit.progress is not None,
+        )

@@ -1,0 +1,197 @@
+"""Turns of the run's own agent."""
+
+import re
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from fsm_runner.errors import FsmRunnerError
+from fsm_runner.executors.interface import Assignment, RunRefused
+from fsm_runner.process.child.child import Child
+from fsm_runner.protocol import wire
+from fsm_runner.protocol.json_text import decode_json, encode_json
+from fsm_runner.protocol.statuses import StopSignal
+from fsm_runner.reporting.queue import DeliveryFuture
+from fsm_runner.reporting.session_channel import ExecutorEvent, SessionChannel
+from fsm_runner.runtime.actors.executions import Executions, LimitReached
+from fsm_runner.runtime.workflow.step import Ended, Visit
+from fsm_runner.workflow.definition import Turn
+
+CONTINUE_PROMPT = (
+    "The program that runs you was interrupted while you worked on this. Look at what is done already, and then "
+    "complete it."
+)
+"""The prompt of a turn that continues after an interruption (`on_interrupted = "continue"`)."""
+TAKEN = b"taken"
+"""The progress of a turn whose prompt the executor has taken."""
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
+
+
+class TurnResult(msgspec.Struct, frozen=True):
+    """What an executor has sent as the result of a turn. Not redacted."""
+
+    text: str = ""
+    data: Any = None
+
+
+class TurnChannel(SessionChannel):
+    """A session channel that keeps the results of turns, and sends them as messages.
+
+    A run has one result (protocol.md, section 1.4), which is that of its workflow.
+    """
+
+    turn_result: TurnResult = TurnResult()
+    """The last result since `begin_turn`."""
+    _last_text = ""
+    """The last text of the assistant, which a result often repeats."""
+
+    def begin_turn(self) -> None:
+        self.turn_result, self._last_text = TurnResult(), ""
+
+    def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
+        if event.kind != "result":
+            if event.kind == "message" and event.role == "assistant":
+                self._last_text = _text_of(body)
+            return super().event(event, body)
+        text, data = _decoded(event.result_text), _decoded(event.result_data)
+        self.turn_result = TurnResult(text if isinstance(text, str) else "", data)
+        shown = self.turn_result.text or ("" if data is None else encode_json(data).decode())
+        if shown in ("", self._last_text):
+            return None
+        return super().event(ExecutorEvent("message", "assistant"), self._message(shown))
+
+    def final_result(self, text: str, data: wire.JsonObject | None) -> None:
+        """Queue the result of the run: data, or else text. If there are both, the text is a message."""
+        if data is None:
+            super().event(
+                ExecutorEvent("result", result_text=msgspec.Raw(encode_json(text))),
+                encode_json(wire.ResultEvent(session_id=self._session_id, timestamp=self._now(), result_text=text)),
+            )
+            return
+        if text:
+            super().event(ExecutorEvent("message", "assistant"), self._message(text))
+        super().event(
+            ExecutorEvent("result", result_data=msgspec.Raw(encode_json(data))),
+            encode_json(wire.ResultEvent(session_id=self._session_id, timestamp=self._now(), result_data=data)),
+        )
+
+    def _message(self, text: str) -> bytes:
+        fields = {"event_type": "message", "session_id": self._session_id, "timestamp": self._now()}
+        return encode_json({**fields, "role": "assistant", "content": [{"type": "text", "text": text}]})
+
+    def _now(self) -> str:
+        return self._context.clock.now()
+
+
+class TurnStep:
+    """One turn. A wait for a limit of the provider ends `perform` with `LimitReached`; the next call continues it."""
+
+    is_parked = False
+
+    def __init__(
+        self,
+        visit: Visit,
+        activity: Turn,
+        executions: Executions,
+        channel: TurnChannel,
+        *,
+        is_first: bool,
+        is_begun: bool,
+    ) -> None:
+        """`is_first`: whether the run has no conversation yet. `is_begun`: whether the turn waited for a limit."""
+        self._visit = visit
+        self._activity = activity
+        self._executions = executions
+        self._channel = channel
+        self._is_first = is_first
+        self._is_begun = is_begun
+
+    @property
+    def process(self) -> Child | None:
+        return None  # the executions watch their own process
+
+    async def perform(self) -> Ended:
+        try:
+            await self._begin()
+            await self._executions.execute()
+        except (LimitReached, RunRefused):  # a budget is used up
+            raise
+        except FsmRunnerError as failure:
+            return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.text})
+        result = self._channel.turn_result
+        value: wire.JsonObject = {"ok": True, "error": "", "result": result.text}
+        if self._visit.schema is not None:
+            value["data"] = result.data if result.data is not None else json_in(result.text)
+        return Ended("done", value)
+
+    async def stop(self) -> StopSignal:
+        return await self._executions.stop()
+
+    async def aclose(self) -> None:
+        """The executor of a turn that has ended may take the next one."""
+
+    async def _begin(self) -> None:
+        self._executions.on_prompt_taken = partial(self._visit.save, TAKEN)
+        if self._is_begun:
+            return
+        self._is_begun = True
+        # Another configuration, or another conversation, needs another process.
+        if not self._is_first and (self._activity.session == "new" or self._activity.config):
+            await self._executions.end_conversation()
+        self._channel.begin_turn()
+        self._executions.begin_turn(self._assignment())
+
+    def _assignment(self) -> Assignment:
+        run, activity = self._visit.run, self._activity
+        is_new = activity.session == "new" and not self._is_first
+        kind = run.type if self._is_first else ("start_session" if is_new else "resume_session")
+        parameters = run.parameters
+        if activity.parameters is not None:
+            parameters = activity.parameters
+        elif activity.prompt is not None:
+            parameters = {"prompt": activity.prompt}
+        return Assignment(
+            msgspec.structs.replace(run, type=kind, parameters=parameters),
+            str(self._visit.project_dir),
+            self._visit.runner_id,
+            continues=not (self._is_first or is_new),
+            config=activity.config or {},
+        )
+
+
+def json_in(text: str) -> object:
+    """Return the JSON value that a text is, or that its last fenced block contains; the text itself if there is none.
+
+    Models often write a sentence before the JSON.
+    """
+    for candidate in (text, *reversed(_FENCED.findall(text))):
+        try:
+            return decode_json(candidate)
+        except wire.DECODE_FAULTS:
+            continue
+    return text
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    try:
+        return decode_json(raw)
+    except wire.DECODE_FAULTS:
+        return None
+
+
+class _Part(msgspec.Struct, frozen=True):
+    type: str = ""
+    text: str = ""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: list[_Part] = []
+
+
+def _text_of(body: bytes) -> str:
+    try:
+        parts = msgspec.json.decode(body, type=_Message).content
+    except wire.DECODE_FAULTS:
+        return ""
+    return "".join(part.text for part in parts if part.type == "text")

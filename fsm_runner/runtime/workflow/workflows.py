@@ -1,0 +1,129 @@
+"""Finds the workflow of a run, and builds its driver."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from fsm_runner.errors import UsageError
+from fsm_runner.executors.interface import Assignment, RunRefused
+from fsm_runner.journal.records import WorkflowPosition, WorkflowRecord
+from fsm_runner.protocol.json_text import decode_json, encode_json
+from fsm_runner.protocol.json_tree import with_texts
+from fsm_runner.protocol.wire import Agent, JsonObject, Run
+from fsm_runner.reporting.session_channel import ReportingContext
+from fsm_runner.runtime.actors.executions import Executions
+from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.control.silence import SilenceWatch
+from fsm_runner.runtime.workflow.context import WorkflowContext
+from fsm_runner.runtime.workflow.driver import WorkflowDriver
+from fsm_runner.runtime.workflow.steps import Steps
+from fsm_runner.runtime.workflow.turn import TurnChannel
+from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
+from fsm_runner.workflow.interpreter import Interpreter, RunFacts
+
+
+class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which workflow a run follows."""
+
+    load: Callable[[str], LoadedWorkflow]
+    """Returns the workflow of this name in the runner's homes. Raises `UsageError`."""
+    of_all: LoadedWorkflow | None = None
+    """The workflow of every run (`fsm-runner run --workflow`)."""
+    of_profile: str | None = None
+    agents: Mapping[str, Agent] = {}
+    """The runner's own agents by name. A deployed coordinator does not keep their `workflow`."""
+    is_procedural: bool = False
+
+    def of_run(self, run: Run) -> LoadedWorkflow | None:
+        """Return the workflow of a run; None if it has none. Raises `RunRefused`."""
+        if self.of_all is not None:
+            return self._usable(self.of_all)
+        own, named = self.agents.get(run.agent_name or ""), (run.resolved_agent_blueprint or {}).get("workflow")
+        name = named if named is not None else (own and own.workflow) or self.of_profile
+        if name is None:
+            return None
+        if not isinstance(name, str):
+            raise RunRefused("the run's agent cannot be used: workflow: expected the name of a workflow")
+        try:
+            return self._usable(self.load(name))
+        except UsageError as defect:
+            raise RunRefused(f"the run's workflow cannot be used: {defect}") from defect
+
+    def _usable(self, workflow: LoadedWorkflow) -> LoadedWorkflow:
+        for name, state in workflow.definition.states.items():
+            turn = state.turn
+            if self.is_procedural and turn is not None and (turn.config is not None or turn.session == "new"):
+                raise RunRefused(
+                    f"{workflow.path}: states.{name}.turn: a procedural agent has no conversation and takes no "
+                    "configuration, so remove `session` and `config`"
+                )
+        return workflow
+
+
+class Workflows:
+    """The workflows of one runner."""
+
+    def __init__(self, choice: WorkflowChoice, context: WorkflowContext, reporting: ReportingContext, record: Record):
+        self._choice = choice
+        self._context = context
+        self._reporting = reporting
+        self._record = record
+
+    def driver_of(
+        self,
+        assignment: Assignment,
+        executions: Executions,
+        silence: SilenceWatch,
+        may_bind: Callable[[], bool],
+        recovered: WorkflowPosition | None,
+        on_change: Callable[[bool], None],
+    ) -> WorkflowDriver | None:
+        """Return the driver of a run's workflow; None if the run has none. Raises `RunRefused`.
+
+        `recovered`: where the workflow was in an earlier process of the runner.
+        """
+        run = assignment.run
+        position = recovered or self._record.rerun_plan_of(run.run_id)
+        try:
+            if position is None:
+                workflow = self._choice.of_run(run)
+                if workflow is None:
+                    return None
+                record = _record_of(workflow, run)
+            else:
+                record = position.record
+                schemas: dict[str, JsonObject] = decode_json(record.schemas)
+                workflow = restore_workflow(record.path, record.text, schemas)
+            facts = RunFacts(id=run.run_id, session_id=run.session_id, project_dir=assignment.project_dir)
+            interpreter = Interpreter(workflow, run.parameters, facts, self._clean)
+        except UsageError as defect:
+            raise RunRefused(f"the run's workflow cannot be used: {defect}") from defect
+        if position is not None:
+            values: dict[str, JsonObject] = {name: decode_json(value) for name, value in position.values.items()}
+            interpreter.restore(position.state, position.counts, values)
+        executions.channel = channel = TurnChannel(run.session_id, self._reporting, may_bind, executions)
+        executions.holds_session = True
+        executions.has_taken_prompt = position is not None and _has_taken_prompt(workflow, position)
+        steps = Steps(assignment, self._context, executions, channel, self._record)
+        return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
+
+    def _clean(self, value: object) -> object:
+        return with_texts(value, self._reporting.redactor.text)
+
+
+def _record_of(workflow: LoadedWorkflow, run: Run) -> WorkflowRecord:
+    return WorkflowRecord(
+        name=workflow.definition.name,
+        path=workflow.path,
+        text=workflow.text,
+        sha256=workflow.sha256,
+        schemas=encode_json(workflow.schemas),
+        parameters=encode_json(run.parameters),
+    )
+
+
+def _has_taken_prompt(workflow: LoadedWorkflow, position: WorkflowPosition) -> bool:
+    """Whether a turn has ended in this run, so that its session has a conversation."""
+    turns = [name for name, state in workflow.definition.states.items() if state.turn is not None]
+    is_in_turn = position.open is not None and position.open.state in turns
+    return position.last_number > 0 and sum(position.counts.get(name, 0) for name in turns) > is_in_turn
