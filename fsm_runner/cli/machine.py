@@ -38,13 +38,18 @@ def schema() -> None:
 def diagram(
     file: Annotated[
         str,
-        typer.Argument(metavar="[FILE]", help="A spec file, or the name of a built-in one. [run]", show_default=False),
+        typer.Argument(
+            metavar="[FILE]", help="A spec or a workflow, or the name of one in a home. [run]", show_default=False
+        ),
     ] = "run",
     form: Annotated[
         str, typer.Option("--format", "-f", metavar="FORMAT", help=f"{_FORMATS}. [mermaid]", show_default=False)
     ] = "mermaid",
     brief: Annotated[
         bool, typer.Option("--brief", help="One arrow from state to state, and one ✗ on it for all failures.")
+    ] = False,
+    in_run: Annotated[
+        bool, typer.Option("--in-run", help="Draw a workflow inside the machine of the run that follows it.")
     ] = False,
     output: Annotated[
         str | None,
@@ -54,11 +59,11 @@ def diagram(
         str | None, typer.Option("--check", metavar="FILE", help="Exit 1 if the drawing in FILE is not current.")
     ] = None,
 ) -> None:
-    """Draw the machine that a spec declares, or convert it for other tools."""
+    """Draw the machine that a spec or a workflow declares, or convert it for other tools."""
     from fsm_runner.cli.machine_diagram import check_document, draw
 
     if check is None:
-        raise typer.Exit(draw(file, form, output, brief=brief))
+        raise typer.Exit(draw(file, form, output, brief=brief, in_run=in_run))
     if output is not None:
         raise UsageError("--check and --output cannot be used together")
-    raise typer.Exit(check_document(file, form, check, brief=brief))
+    raise typer.Exit(check_document(file, form, check, brief=brief, in_run=in_run))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fsm_runner.cli.machine_check import find_spec
+from fsm_runner.cli.machine_files import find_file, is_workflow, own_specs
 from fsm_runner.cli.output import show
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
 from fsm_runner.machine.check import checked
@@ -15,13 +15,16 @@ from fsm_runner.machine.defects import SpecError
 from fsm_runner.machine.render import FORMATS, render
 from fsm_runner.machine.render.embed import EmbedError, marker, renew
 from fsm_runner.machine.spec import Spec
+from fsm_runner.workflow.expansion import expansion_of, labelled
+from fsm_runner.workflow.file import WorkflowError, load_workflow
+from fsm_runner.workflow.nesting import nested
 
 _DOCUMENTS = frozenset({".md", ".markdown", ".rst", ".txt"})
 
 
-def draw(file: str, form: str, output: str | None, *, brief: bool) -> int:
+def draw(file: str, form: str, output: str | None, *, brief: bool, in_run: bool = False) -> int:
     """Write a drawing to a file, into the marked part of a document, or to standard output."""
-    spec = _spec(file, form, brief)
+    spec = _spec(file, form, brief=brief, in_run=in_run)
     if output is None:
         if form == "png" and sys.stdout.isatty():
             raise UsageError("a terminal cannot show a png: use --output FILE, or redirect standard output")
@@ -44,11 +47,11 @@ def draw(file: str, form: str, output: str | None, *, brief: bool) -> int:
     return EXIT_OK
 
 
-def check_document(file: str, form: str, document: str, *, brief: bool) -> int:
+def check_document(file: str, form: str, document: str, *, brief: bool, in_run: bool = False) -> int:
     """Compare the drawing in a document with what it would be now, and print the difference."""
     if form == "png":
         raise UsageError("--check compares text: it cannot be used with --format png")
-    spec, path = _spec(file, form, brief), Path(document)
+    spec, path = _spec(file, form, brief=brief, in_run=in_run), Path(document)
     if (present := _text(path)) is None:
         raise UsageError(f"{document}: is not UTF-8")
     renewed = _renewed(path, present, spec)
@@ -64,20 +67,28 @@ def check_document(file: str, form: str, document: str, *, brief: bool) -> int:
     for line in difflib.unified_diff(before, after, document, f"{document} (current)"):
         show(line.removesuffix("\n"))
     options = ["--format", form, *(["--brief"] if brief else [])] if renewed is None else []
+    if in_run:
+        options = ["--in-run", *options]
     command = shlex.join(["fsm-runner", "machine", "diagram", file, *options, "--output", document])
     show(f"{document} is not current; renew it: {command}")
     return EXIT_FAILED
 
 
-def _spec(file: str, form: str, brief: bool) -> Spec:
-    """Return the spec in a file. Raises `FsmRunnerError` unless it can be drawn in this form."""
+def _spec(file: str, form: str, *, brief: bool, in_run: bool) -> Spec:
+    """Return the machine in a file. Raises `FsmRunnerError` unless it can be drawn in this form."""
     if form not in FORMATS:
         raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}")
     if brief and not FORMATS[form].can_be_brief:
         raise UsageError(f"--brief: {form} has no brief form")
+    path = find_file(file)
     try:
-        return checked(find_spec(file))
-    except SpecError as error:
+        if not is_workflow(path):
+            if in_run:
+                raise UsageError(f"--in-run: {file} is not a workflow")
+            return checked(path)
+        workflow = labelled(expansion_of(load_workflow(path).definition))
+        return nested(checked(own_specs()["run"]), workflow) if in_run else workflow
+    except (SpecError, WorkflowError) as error:
         raise FsmRunnerError(f"the machine has defects, so it cannot be drawn:\n{error}") from error
 
 

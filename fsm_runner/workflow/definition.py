@@ -107,6 +107,7 @@ REPEAT, CONTINUE = "repeat", "continue"
 """The values of `on_interrupted` that are not the name of a state."""
 
 Activity = Turn | Command | Agent | Approval | Wait
+ACTIVITY_KEYS = ("turn", "command", "agent", "approval", "wait")
 
 
 class State(_Form, frozen=True, kw_only=True):
@@ -143,13 +144,7 @@ class State(_Form, frozen=True, kw_only=True):
     @property
     def activities(self) -> dict[str, Activity]:
         """The activities by key. A sound state has one, or none."""
-        found: dict[str, Activity | None] = {
-            "turn": self.turn,
-            "command": self.command,
-            "agent": self.agent,
-            "approval": self.approval,
-            "wait": self.wait,
-        }
+        found: dict[str, Activity | None] = {key: getattr(self, key) for key in ACTIVITY_KEYS}
         return {key: activity for key, activity in found.items() if activity is not None}
 
     @property

@@ -108,7 +108,7 @@ class _Way(NamedTuple):
         return self.branches == _DEFAULT and self.event not in ("done", CHOSEN, EXHAUSTED)
 
     def place(self, index: int) -> Path:
-        return (*self.declared, index) if self.is_list else self.declared
+        return (*self.declared, index, "to") if self.is_list else self.declared
 
 
 def is_choice(state: State) -> bool:
