@@ -33,6 +33,7 @@ from fsm_runner.protocol.wire import Run
 from fsm_runner.runtime.actors.interfaces import load_machine
 from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.util import event_loop
+from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
 
 AGENT = "echo"
 PARAMETERS = '{"message": "hello"}'
@@ -42,6 +43,16 @@ ONE_BY_ONE = 150
 AT_ONCE = 400
 IN_FLIGHT = 50
 ROUNDS = 5
+TURNS = 100
+ONE_TURN = """
+name = "one-turn"
+initial = "work"
+budget = { max_wall_s = 3600 }
+
+[states.work]
+turn = {}
+on_done = "completed"
+"""
 IDLE_S = 20.0
 HELP_STARTS = 15
 
@@ -91,13 +102,13 @@ async def instant_coordinator(count: int, in_flight: int) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def runner_durations(count: int, in_flight: int) -> Stopwatch:
+async def runner_durations(count: int, in_flight: int, workflow: LoadedWorkflow | None = None) -> Stopwatch:
     watch = Stopwatch(count)
     with tempfile.TemporaryDirectory(prefix="fsm-runner-overhead-") as state_dir:
         config = RunnerConfig(project_dir=Path.cwd(), state_dir=Path(state_dir))
         async with (
             instant_coordinator(count, in_flight) as url,
-            assembled_runner(config, load_profile("echo"), url, observer=watch) as runner,
+            assembled_runner(config, load_profile("echo"), url, observer=watch, workflow=workflow) as runner,
         ):
             runner_task = asyncio.create_task(runner.live())
             await watch.wait_until_empty.wait()
@@ -154,6 +165,19 @@ def throughput_share() -> float:
     floor = asyncio.run(floor_rate(AT_ONCE, IN_FLIGHT))
     watch = event_loop.run(runner_durations(AT_ONCE, IN_FLIGHT))
     return 100 * AT_ONCE / (watch.last_end - watch.first_claim) / floor
+
+
+def one_turn() -> Figure:
+    """Return the median of several rounds. Each has as many plain runs as runs of a workflow, which alternate."""
+    workflow = restore_workflow("one-turn.toml", ONE_TURN, {})
+    ratios = []
+    for _ in range(ROUNDS):
+        plain_s, workflow_s = (
+            statistics.median(event_loop.run(runner_durations(TURNS, 1, each)).durations_s) for each in (None, workflow)
+        )
+        ratios.append(workflow_s / plain_s)
+    overhead = 100 * (statistics.median(ratios) - 1)
+    return Figure("a workflow of one turn, over a plain run", overhead, "%", "below 5", overhead < 5)
 
 
 def transition() -> Figure:
@@ -220,7 +244,7 @@ def main() -> int:
     configure_logs(Redactor(), verbose=False, quiet=True)
     use_own_interpreter()
     SUBREAPER.enable()
-    figures = [latency(), throughput(), transition(), help_start()]
+    figures = [latency(), throughput(), one_turn(), transition(), help_start()]
     if sys.platform == "linux":
         figures += asyncio.run(idle())
     for figure in figures:

@@ -30,6 +30,7 @@ from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.expectations import RunExpectations
 from fsm_runner.runtime.workflow.driver import WorkflowDriver
+from fsm_runner.runtime.workflow.status_report import StatusReport
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.runtime.workspace_state import WorkspaceState
 from fsm_runner.util.error_text import limited_error
@@ -112,6 +113,7 @@ class RunActor(Actor):
         self._waits = LimitWaits(self.wire_run, context, limits, self._executions)
         self._workflow: WorkflowDriver | None = None
         """None if the run has no workflow, and before `live`."""
+        self._workflow_report = StatusReport(self._send_workflow)
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
@@ -190,6 +192,7 @@ class RunActor(Actor):
             return state
         finally:
             self._budget.close()
+            self._workflow_report.cancel()
             # The execution of a parked run has ended. The session of a run that the next process continues has not.
             if not self.has_tag("parked"):
                 if self._workflow is not None:
@@ -220,11 +223,16 @@ class RunActor(Actor):
         """Report the state of the workflow to the coordinator. Journal a new state as a status detail."""
         if self._workflow is None:
             return
-        body = self._context.reporting.redactor.json(encode_json({"workflow": self._workflow.status}))
-        # Not among the messages that a stop withdraws.
-        self._context.reporting.outbox.put(self.wire_run.session_id, messages.metadata(self.wire_run.session_id, body))
+        is_urgent = not is_new_state or self.has_tag("parked")
+        self._workflow_report.note(self._workflow.status, at_once=is_urgent)
         if is_new_state:
             self._note_detail(self._workflow.status_detail)
+
+    def _send_workflow(self, status: wire.JsonObject | None) -> None:
+        session_id, reporting = self.wire_run.session_id, self._context.reporting
+        body = reporting.redactor.json(encode_json({"workflow": status}))
+        # Not among the messages that a stop withdraws.
+        reporting.outbox.put(session_id, messages.metadata(session_id, body))
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
@@ -267,7 +275,7 @@ class RunActor(Actor):
         if self._workflow is not None:
             self._settings_of_states["max_wall_s"] = self._workflow.left_s
             if self.model.outcome is not None:
-                self._workflow.close()
+                self._workflow_report.close()
         if self.has_tag("parked"):
             self._limits.parked(self.name, self.wire_run.session_id)
         else:

@@ -23,7 +23,7 @@ from fsm_runner.runtime.workflow.approval import ApprovalStep
 from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.util.error_text import limited_error
-from fsm_runner.workflow.definition import CONTINUE, REPEAT, Agent, Approval, Command, Wait
+from fsm_runner.workflow.definition import CONTINUE, REPEAT, Agent, Approval, Command, Turn, Wait
 from fsm_runner.workflow.interpreter import Interpreter
 
 INTERRUPTIONS_LIMIT = 3
@@ -76,7 +76,7 @@ class WorkflowDriver:
         """When a limit of the provider interrupted the step; None if none did."""
         self._decided: Decided | None = None
         """The latest decision about an approval."""
-        self._is_closed = False
+        self._since = ""
 
     @property
     def is_waiting(self) -> bool:
@@ -84,15 +84,13 @@ class WorkflowDriver:
         return isinstance(self.interpreter.definition.activity, _PARKED)
 
     @property
-    def status(self) -> JsonObject | None:
-        """The session's field `workflow` (docs/protocol.md, section 1.4); None when the workflow has ended."""
-        if self._is_closed:
-            return None
+    def status(self) -> JsonObject:
+        """The session's field `workflow` (docs/protocol.md, section 1.4)."""
         step = self._step
         return {
             "name": self._workflow.name,
             "state": self.interpreter.state,
-            "since": utc_text(),
+            "since": self._since,
             "visit": self._number,
             "approval": step.request if isinstance(step, ApprovalStep) and step.decided is None else None,
             "decided": self._decided,
@@ -133,6 +131,7 @@ class WorkflowDriver:
         if not self.interpreter.is_final:
             return self._steps.session_status
         if self.interpreter.outcome == "failed":
+            self._steps.show_turn_result()
             await self._steps.end_conversation()
             raise ExecutionFailed(self.interpreter.error)
         self._steps.send_result(self.interpreter)
@@ -145,12 +144,6 @@ class WorkflowDriver:
     async def stop(self) -> StopSignal:
         """End everything that the step in progress has started. Return what it took."""
         return "shutdown" if self._step is None else await self._step.stop()
-
-    def close(self) -> None:
-        """Note that the run has an outcome. May be repeated."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._on_change(False)
 
     async def aclose(self) -> None:
         if self._step is not None:
@@ -196,23 +189,27 @@ class WorkflowDriver:
 
     async def _begin(self, interrupted: VisitRecord | None) -> None:
         """Write the visit to the journal and create its step, which has not begun then."""
-        run_id, state = self._steps.run.run_id, self.interpreter.definition
-        is_interruption = interrupted is not None and not self._steps.continues_after_limit
+        run_id, is_further = self._steps.run.run_id, interrupted is not None
+        is_interruption = is_further and not self._steps.continues_after_limit
+        number = self._number if is_further else self._number + 1
+        due_s = self._due_s() if interrupted is None else interrupted.due_s
+        visit = self._steps.visit_of(self.interpreter, number, due_s, interrupted)
         if interrupted is None:
-            self._number += 1
-            limits_s = [limit_s for limit_s in (state.timeout_s, self.left_s) if limit_s is not None]
-            due_s = self._now_s() + min(limits_s) if limits_s else None
-            self._record.record_visit(run_id, self._number, self.interpreter.state, due_s)
-        else:
-            due_s = interrupted.due_s
-            if is_interruption and not self.is_waiting:
-                interruptions = interrupted.interruptions + 1
-                self._record.record_visit_interrupted(run_id, interrupted.number, interruptions)
-        visit = self._steps.visit_of(self.interpreter, self._number, due_s, interrupted)
+            self._number = number
+            self._record.record_visit(run_id, number, self.interpreter.state, due_s)
+        elif is_interruption and not self.is_waiting:
+            self._record.record_visit_interrupted(run_id, number, interrupted.interruptions + 1)
         step = self._steps.step_of(visit, self.interpreter, is_interruption=is_interruption)
         await self._record.flush()
-        self._visit, self._step, self._open = visit, step, None
+        self._visit, self._step, self._open, self._since = visit, step, None, utc_text()
+        if not isinstance(visit.arguments, Turn):  # a turn decides itself whether it continues an earlier one
+            self._steps.show_turn_result()
         self._on_change(True)
+
+    def _due_s(self) -> float | None:
+        """Return the deadline of a visit that begins now, as Unix time; None: without a limit."""
+        limits_s = [limit_s for limit_s in (self.interpreter.definition.timeout_s, self.left_s) if limit_s is not None]
+        return self._now_s() + min(limits_s) if limits_s else None
 
     def _extend_by_wait_for_limit(self, visit: Visit) -> None:
         """Postpone the deadline of a step by the time for which it has waited for a limit of the provider."""

@@ -110,6 +110,10 @@ class Steps:
         """End the executor that waits for a further turn."""
         await self._executions.end_conversation()
 
+    def show_turn_result(self) -> None:
+        """Send the result of the last turn as a message, before another step begins."""
+        self._channel.show_turn_result()
+
     def send_result(self, interpreter: Interpreter) -> None:
         """Send the result of the run: that of the workflow, or else that of the last turn."""
         text, data = interpreter.result() or _last_turn(interpreter)

@@ -36,52 +36,67 @@ class TurnResult(msgspec.Struct, frozen=True):
 
 
 class TurnChannel(SessionChannel):
-    """A session channel that keeps the results of turns, and sends them as messages.
+    """A session channel that keeps the results of turns.
 
-    A run has one result (protocol.md, section 1.4), which is that of its workflow.
+    A run has one result (protocol.md, section 1.4), which is that of its workflow. The results of other turns are sent
+    as messages.
     """
 
     turn_result: TurnResult = TurnResult()
     """The last result since `begin_turn`."""
+    _is_shown = True
+    """Whether the coordinator has the last result."""
     _last_text = ""
     """The last text of the assistant, which a result often repeats."""
 
     def begin_turn(self) -> None:
-        self.turn_result, self._last_text = TurnResult(), ""
+        self.turn_result, self._is_shown, self._last_text = TurnResult(), True, ""
 
     def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
         if event.kind != "result":
             if event.kind == "message" and event.role == "assistant":
                 self._last_text = _text_of(body)
             return super().event(event, body)
-        text, data = _decoded(event.result_text), _decoded(event.result_data)
-        self.turn_result = TurnResult(text if isinstance(text, str) else "", data)
-        shown = self.turn_result.text or ("" if data is None else encode_json(data).decode())
-        if shown in ("", self._last_text):
-            return None
-        return super().event(ExecutorEvent("message", "assistant"), self._message(shown))
+        text = _decoded(event.result_text)
+        self.turn_result = TurnResult(text if isinstance(text, str) else "", _decoded(event.result_data))
+        self._is_shown = False
+        self.observer.note_event(ExecutorEvent("message", "assistant"))
+        return None
+
+    def show_turn_result(self) -> None:
+        """Send the result of the last turn as a message, unless the coordinator has it. May be repeated."""
+        if self._is_shown:
+            return
+        self._is_shown = True
+        text, data = self.turn_result.text, self.turn_result.data
+        shown = text or ("" if data is None else encode_json(data).decode())
+        if shown not in ("", self._last_text):
+            self._send_message(shown)
 
     def final_result(self, text: str, data: wire.JsonObject | None) -> None:
         """Queue the result of the run: data, or else text. If there are both, the text is a message."""
-        if data is None:
-            super().event(
-                ExecutorEvent("result", result_text=msgspec.Raw(encode_json(text))),
-                encode_json(wire.ResultEvent(session_id=self._session_id, timestamp=self._now(), result_text=text)),
-            )
-            return
-        if text:
-            super().event(ExecutorEvent("message", "assistant"), self._message(text))
-        super().event(
-            ExecutorEvent("result", result_data=msgspec.Raw(encode_json(data))),
-            encode_json(wire.ResultEvent(session_id=self._session_id, timestamp=self._now(), result_data=data)),
+        if (text, data) != (self.turn_result.text, self.turn_result.data):
+            self.show_turn_result()
+        if data is not None and text:
+            self._send_message(text)
+        result = wire.ResultEvent(
+            session_id=self._session_id,
+            timestamp=self._context.clock.now(),
+            result_text=text if data is None else None,
+            result_data=data,
         )
+        raw_text, raw_data = (msgspec.Raw(encode_json(part)) for part in (result.result_text, result.result_data))
+        super().event(ExecutorEvent("result", result_text=raw_text, result_data=raw_data), encode_json(result))
 
-    def _message(self, text: str) -> bytes:
-        fields = {"event_type": "message", "session_id": self._session_id, "timestamp": self._now()}
-        return encode_json({**fields, "role": "assistant", "content": [{"type": "text", "text": text}]})
-
-    def _now(self) -> str:
-        return self._context.clock.now()
+    def _send_message(self, text: str) -> None:
+        body = {
+            "event_type": "message",
+            "session_id": self._session_id,
+            "timestamp": self._context.clock.now(),
+            "role": "assistant",
+            "content": [{"type": "text", "text": text}],
+        }
+        super().event(ExecutorEvent("message", "assistant"), encode_json(body))
 
 
 class TurnStep:
@@ -139,6 +154,7 @@ class TurnStep:
         # Another configuration, or another conversation, needs another process.
         if not self._is_first and (self._activity.session == "new" or self._activity.config):
             await self._executions.end_conversation()
+        self._channel.show_turn_result()
         self._channel.begin_turn()
         self._executions.begin_turn(self._assignment())
 
