@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
+from fsm_runner.coordinator_server.approvals import ApprovalDesk
 from fsm_runner.coordinator_server.errors import NotFound
 from fsm_runner.coordinator_server.event_bus import EventBus, server_sent_event
 from fsm_runner.coordinator_server.matching import Demands
@@ -36,12 +37,14 @@ class Coordinator:
         self.worker = StoreWorker(self.event_bus.publish)
         self.validator = ParameterValidator()
         self.registry = Registry(timings, clock)
-        self.polls = Polls(self.registry, self.worker, timings.poll_timeout_s)
+        self.approvals = ApprovalDesk(self.registry, self.worker, timings, clock)
+        self.polls = Polls(self.registry, self.worker, self.approvals, timings.poll_timeout_s)
         self.runners = Runners(self.registry, self.agents, self.worker, timings, list(scripts))
 
     async def open(self, database: Path | None) -> None:
         """Open the database file; None keeps the data in memory. Raises `UsageError`."""
         await self.worker.open(partial(Database, database))
+        await self.approvals.open()
 
     def end_streams(self) -> None:
         """End held polls and event streams at once."""

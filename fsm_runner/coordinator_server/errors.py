@@ -37,6 +37,10 @@ class RunnerNotRegistered(RequestError):
         super().__init__("Runner not registered")
 
 
+class Forbidden(RequestError):
+    """This coordinator does not permit the request to anyone."""
+
+
 class NotFound(RequestError):
     pass
 

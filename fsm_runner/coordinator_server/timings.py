@@ -19,5 +19,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Without a heartbeat for this long, a runner is removed and its open runs fail."""
     sweep_interval_s: float = 30
     """The interval between checks for silent runners. Many requests check too."""
+    confirmation_s: float = 5
+    """How long a decision about an approval waits for the confirmation of its runner."""
+    redelivery_s: float = 5
+    """The interval after which a decision that is not confirmed is handed to its runner again."""
     keep_alive_s: float = 15
     """The interval between comments on an idle event stream."""

@@ -25,8 +25,9 @@ from fsm_runner.util.text import excerpt
 
 EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
 """The coordinator writes these itself, from the runner's reports (section 1.4)."""
-AFFINITY_FIELDS = ("hostname", "executor_profile")
-"""A resume demands the runner that these two name (section 1.3), so metadata must not change them."""
+RUNNERS_FIELDS = ("hostname", "executor_profile", "workflow")
+"""Fields of a session that only the runner sets. A resume demands the runner that the first two name (section 1.3), and
+an approval is decided by what the last one shows (section 2.5)."""
 
 
 class _BindFields(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ async def event(request: GatewayRequest) -> None:
 async def metadata(request: GatewayRequest) -> None:
     fields = decode_fields(await request.body.read(), EveryField)
     _check_session(request, fields.pop("session_id", UNSET))
-    for name in AFFINITY_FIELDS:
+    for name in RUNNERS_FIELDS:
         fields.pop(name, None)
     status = take_executor_status(fields, request.endpoint.session_id)
     if status is not None and not request.endpoint.closed.is_set():

@@ -1,8 +1,10 @@
 """The messages about workflows and their approvals: protocol.md, sections 1.1, 1.3 and 2.5. Times are ISO 8601 text."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+
+from fsm_runner.util.text import excerpt
 
 COMMENT_LIMIT_CHARS = 16_384
 """The longest comment about an approval."""
@@ -38,11 +40,21 @@ class Decided(_Message, frozen=True, kw_only=True):
     id: str
     """Chosen by the program that receives the decision: a coordinator or a runner."""
 
+    def text(self, run_id: str) -> str:
+        """Return the message for those who decide after this decision."""
+        if self.by == DEADLINE:
+            return f"the approval of {run_id} expired at {self.at}, which counts as a denial"
+        what = "approved" if self.approved else "denied"
+        comment = f": {excerpt(self.comment)}" if self.comment else ""
+        return f"{run_id} was already {what} by {excerpt(self.by)} at {self.at}{comment}"
+
 
 class DecisionRequest(Decided, frozen=True, kw_only=True):
-    """A decision that a coordinator has taken and hands to the runner (section 1.1)."""
+    """A decision that a coordinator has received and hands to the runner (section 1.1)."""
 
     run_id: str
+    runner_id: str | None = None
+    """The runner of the run, where a list has the decisions for all runners."""
 
 
 class WorkflowState(_Message, frozen=True, kw_only=True):
@@ -81,3 +93,12 @@ class ApprovalAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     approved: bool
     comment: Comment = ""
+
+
+class DecisionResponse(_Message, frozen=True, kw_only=True):
+    """Response to `POST /runs/{id}/approval`."""
+
+    ok: Literal[True] = True
+    confirmed: bool
+    """Whether the runner has confirmed the decision."""
+    decision: Decided

@@ -11,9 +11,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from starlette.types import Receive, Scope, Send
 
-from fsm_runner.coordinator_server.http import routes_client, routes_runner, schemas
+from fsm_runner.coordinator_server.http import routes_approval, routes_client, routes_runner, schemas
 from fsm_runner.coordinator_server.store.sessions import EventHead, SessionPatch
-from fsm_runner.protocol import wire
+from fsm_runner.protocol import approvals, wire
 from fsm_runner.reporting import executor_status, provider_limit
 from fsm_runner.reporting.executor_status import ExecutorStatus
 from tests.support.gateway import RecordingCoordinator, at_target, executor_at, gateway_to, path_of
@@ -34,12 +34,13 @@ STRUCTS = [
     *(wire.RunnerList, wire.AgentOffer, wire.SessionList, wire.SessionStatus, wire.SessionResult, wire.Bind),
     *(schemas.CompletedReport, schemas.FailedReport, schemas.StoppedReport, schemas.SessionEndReport),
     *(schemas.Event, EventHead, SessionPatch),
+    *(approvals.ApprovalList, approvals.ApprovalAnswer, approvals.DecisionResponse, approvals.DecisionRequest),
 ]
 OWN, CHILD = "ses_own", "ses_child"
 
 
 def test_the_coordinators_document_has_its_routes_and_no_others() -> None:
-    routes = [*routes_runner.ROUTES, *routes_client.ROUTES]
+    routes = [*routes_runner.ROUTES, *routes_client.ROUTES, *routes_approval.ROUTES]
     served = {(method, route.path) for route in routes for method in route.methods or () if method != "HEAD"}
     assert {(each.method, each.path) for each in operations(COORDINATOR)} == served
 

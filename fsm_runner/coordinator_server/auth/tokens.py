@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 
 import jwt
 import msgspec
@@ -10,11 +11,15 @@ import msgspec
 from fsm_runner.coordinator_server.auth.signing_keys import KeysUnavailable, SigningKeys
 from fsm_runner.coordinator_server.errors import NotAuthenticated, Unavailable
 from fsm_runner.protocol.wire import DECODE_FAULTS
+from fsm_runner.util.text import excerpt
 
 ALGORITHM = "RS256"
 """The only accepted algorithm, whatever a token's header names."""
 LEEWAY_S = 10.0
 """The permitted difference between the clocks of this machine and the token service."""
+SUBJECT_CLAIMS = ("sub", "azp", "client_id")
+SUBJECT_CHARS = 200
+UNNAMED = "a token without a subject"
 TOKEN_LIMIT_BYTES = 16 * 1024
 SCHEME = b"bearer"
 _FORM = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
@@ -62,8 +67,8 @@ class TokenVerifier:
     async def aclose(self) -> None:
         await self._keys.aclose()
 
-    async def check(self, authorizations: list[bytes]) -> None:
-        """Verify the values of all `Authorization` headers of a request.
+    async def check(self, authorizations: list[bytes]) -> str:
+        """Verify the values of all `Authorization` headers of a request, and return the subject of the token.
 
         Raises `NotAuthenticated`, or `Unavailable` if the keys cannot be fetched.
         """
@@ -78,7 +83,7 @@ class TokenVerifier:
         if key is None:
             raise NotAuthenticated("the token is signed with a key that the token service does not have")
         try:
-            jwt.decode(
+            claims = jwt.decode(
                 token,
                 key,
                 algorithms=[ALGORITHM],
@@ -92,6 +97,13 @@ class TokenVerifier:
         # PyJWT does not handle every type of claim.
         except (*DECODE_FAULTS, TypeError, OverflowError, AttributeError) as defect:
             raise NotAuthenticated("the token cannot be parsed") from defect
+        return _subject(claims)
+
+
+def _subject(claims: Mapping[str, object]) -> str:
+    """Return the user or client of a token, for records."""
+    named = (claim for name in SUBJECT_CLAIMS if isinstance(claim := claims.get(name), str) and claim.strip())
+    return excerpt(next(named, UNNAMED), SUBJECT_CHARS)
 
 
 def _bearer_token(authorizations: list[bytes]) -> bytes:

@@ -17,8 +17,13 @@ _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[^\[\]:@/]+)(:[0-9]{1,5})?")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "host.docker.internal", "host.containers.internal"})
 """Names of this machine. Containers on a desktop use the last two. No public host can have a name in `.internal`."""
 
-CheckToken = Callable[[list[bytes]], Awaitable[None]]
-"""Verifies the values of the `Authorization` headers. Raises `NotAuthenticated`, `Unavailable`."""
+CheckToken = Callable[[list[bytes]], Awaitable[str]]
+"""Verifies the values of the `Authorization` headers, and returns the subject of the token.
+
+Raises `NotAuthenticated`, `Unavailable`.
+"""
+CALLER = "caller"
+"""The subject of a request's token in the state of the request, if tokens are required."""
 
 
 class Guard:
@@ -48,7 +53,8 @@ class Guard:
             return error_response(403, "Requests of web pages are refused: only programs can submit runs")
         if self._check_token is not None and scope["path"] != OPEN_PATH:
             try:
-                await self._check_token(_values(scope, b"authorization"))
+                caller = await self._check_token(_values(scope, b"authorization"))
+                scope["state"] = {**scope.get("state", {}), CALLER: caller}
             except (NotAuthenticated, Unavailable) as error:
                 headers = {"www-authenticate": "Bearer"} if isinstance(error, NotAuthenticated) else None
                 return error_response(status_of(error), error.detail, headers)

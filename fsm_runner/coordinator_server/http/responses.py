@@ -25,6 +25,7 @@ STATUSES: Mapping[type[RequestError], int] = {
     errors.InvalidRequest: 400,
     errors.NotAuthenticated: 401,
     errors.RunnerNotRegistered: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     BodyTimeout: 408,
     errors.Conflict: 409,

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from fsm_runner.coordinator_server.http.requests import body_as, body_of, coordinator_of, object_of
 from fsm_runner.coordinator_server.http.schemas import Event, convert, decode_object, run_request_of
-from fsm_runner.coordinator_server.store.sessions import LIMIT_COLUMN, SessionPatch
+from fsm_runner.coordinator_server.store.sessions import OPTIONAL_FIELDS, WORKFLOW_COLUMN, SessionPatch
 from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.wire import Bind, JsonObject
@@ -36,8 +36,11 @@ async def create_run(request: Request) -> Response:
 
 
 async def list_runs(request: Request) -> Response:
-    runs = await coordinator_of(request).worker.do(lambda store: store.runs.all(request.query_params.get("status")))
-    return json_response({"runs": runs})
+    coordinator, status = coordinator_of(request), request.query_params.get("status")
+    runs = await coordinator.worker.do(lambda store: store.runs.all(status))
+    # A runner that does not poll at present looks for stop requests here.
+    approvals = await coordinator.approvals.undelivered() if status == "stopping" else []
+    return json_response({"runs": runs, "approvals": approvals} if approvals else {"runs": runs})
 
 
 async def stop_run(request: Request) -> Response:
@@ -82,10 +85,14 @@ async def bind_session(request: Request) -> Response:
 async def patch_session(request: Request) -> Response:
     body = await object_of(request)
     fields = msgspec.to_builtins(convert(body, SessionPatch))
-    limit = fields.pop("limit", None)
-    if "limit" in body:
-        fields[LIMIT_COLUMN] = None if limit is None else msgspec.json.encode(limit)
-    return await _updated(request, fields)
+    for name, column in OPTIONAL_FIELDS.items():
+        value = fields.pop(name, None)
+        if name in body:
+            fields[column] = None if value is None else msgspec.json.encode(value)
+    response = await _updated(request, fields)
+    if WORKFLOW_COLUMN in fields:
+        await coordinator_of(request).approvals.note_workflow(request.path_params["session_id"])
+    return response
 
 
 async def _updated(request: Request, fields: JsonObject) -> Response:

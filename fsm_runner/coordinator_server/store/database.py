@@ -13,9 +13,16 @@ from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.files import HeldFiles, is_full
 
-SCHEMA_VERSION = 2
-MIGRATIONS = {1: "ALTER TABLE sessions ADD COLUMN provider_limit BLOB"}
-"""The statement that turns a database of the version into the next version."""
+SCHEMA_VERSION = 3
+MIGRATIONS = {
+    1: "ALTER TABLE sessions ADD COLUMN provider_limit BLOB",
+    2: """
+        ALTER TABLE sessions ADD COLUMN workflow BLOB;
+        ALTER TABLE runs ADD COLUMN decision BLOB;
+        ALTER TABLE runs ADD COLUMN decided BLOB
+        """,
+}
+"""The statements that turn a database of the version into the next version."""
 CACHED_STATEMENTS = 256
 RANDOM_ID_BYTES = 8
 
@@ -33,7 +40,8 @@ CREATE TABLE sessions (
     execution_mode TEXT NOT NULL,
     created_at TEXT NOT NULL,
     last_resumed_at TEXT,
-    provider_limit BLOB
+    provider_limit BLOB,
+    workflow BLOB
 );
 CREATE INDEX sessions_by_status ON sessions (status);
 CREATE TABLE runs (
@@ -48,7 +56,9 @@ CREATE TABLE runs (
     created_at TEXT NOT NULL,
     claimed_at TEXT,
     started_at TEXT,
-    completed_at TEXT
+    completed_at TEXT,
+    decision BLOB,
+    decided BLOB
 );
 CREATE INDEX runs_by_status ON runs (status, seq);
 CREATE INDEX runs_by_session ON runs (session_id, seq);
@@ -191,6 +201,7 @@ def _prepare_schema(connection: sqlite3.Connection, file: Path | None) -> None:
             connection.execute(statement)
     else:
         for older in range(version, SCHEMA_VERSION):
-            connection.execute(MIGRATIONS[older])
+            for statement in MIGRATIONS[older].split(";"):
+                connection.execute(statement)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     connection.execute("COMMIT")

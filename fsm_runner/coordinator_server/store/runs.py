@@ -12,6 +12,7 @@ from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES, TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
+HIDDEN_COLUMNS = ("seq", "decision", "decided")
 RUN_NOT_FOUND = "Run not found"
 
 # Fixed text, so the statements with it are no injection (S608).
@@ -170,6 +171,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
 def _run_json(row: sqlite3.Row) -> JsonObject:
     """Return all fields of protocol.md, section 1.2; those that do not apply are null."""
     run = dict(row)
-    del run["seq"]
+    for column in HIDDEN_COLUMNS:
+        del run[column]
     request, demands = msgspec.json.decode(run.pop("request")), _decode_demands(run.pop("demands"))
     return {**run, **request, "demands": demands.as_json() or None}

@@ -6,6 +6,7 @@ import msgspec
 
 from fsm_runner.coordinator_server.errors import Conflict, InvalidRequest, NotFound
 from fsm_runner.coordinator_server.store.database import Database
+from fsm_runner.protocol.approvals import WorkflowState
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.statuses import COMPLETED_SESSION_STATUSES, LIVE_SESSION_STATUSES
 from fsm_runner.protocol.wire import JsonObject
@@ -13,7 +14,10 @@ from fsm_runner.protocol.wire import JsonObject
 AFFINITY_FIELDS = ("session_id", "hostname", "project_dir", "executor_profile", "executor_session_id")
 LIMIT_COLUMN = "provider_limit"
 """The field `limit` as JSON. `limit` itself is a keyword of SQL."""
-HIDDEN_COLUMNS = ("seq", LIMIT_COLUMN)
+WORKFLOW_COLUMN = "workflow"
+OPTIONAL_FIELDS = {"limit": LIMIT_COLUMN, "workflow": WORKFLOW_COLUMN}
+"""The columns with JSON of the fields that a session has only if they are set."""
+HIDDEN_COLUMNS = ("seq", *OPTIONAL_FIELDS.values())
 SESSION_NOT_FOUND = "Session not found"
 
 _NULL = msgspec.Raw(b"null")
@@ -28,7 +32,7 @@ class EventHead(msgspec.Struct, frozen=True):
 
 
 class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of `PATCH /sessions/{id}/metadata`. An absent or null field stays unchanged; a null `limit` is deleted."""
+    """Body of `PATCH /sessions/{id}/metadata`. Absent and null fields stay unchanged, but null deletes the last two."""
 
     project_dir: str | None = None
     agent_name: str | None = None
@@ -38,6 +42,8 @@ class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
     last_resumed_at: str | None = None
     limit: JsonObject | None = None
     """The provider's limit for which a run of the session waits (section 2.3)."""
+    workflow: WorkflowState | None = None
+    """Where the workflow of the session's run is (section 2.5)."""
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -172,6 +178,7 @@ class SessionTable:
 
 
 def _session_json(row: sqlite3.Row) -> JsonObject:
-    """Return the session. It has a `limit` only if one is set: a deployed coordinator knows no such field."""
+    """Return the session. A deployed coordinator knows no `OPTIONAL_FIELDS`, so only set ones are included."""
     session = {column: row[column] for column in row.keys() if column not in HIDDEN_COLUMNS}  # noqa: SIM118 - a Row iterates values
-    return session if row[LIMIT_COLUMN] is None else {**session, "limit": msgspec.Raw(row[LIMIT_COLUMN])}
+    optional = {name: msgspec.Raw(row[column]) for name, column in OPTIONAL_FIELDS.items() if row[column] is not None}
+    return {**session, **optional}

@@ -6,9 +6,10 @@ The methods are synchronous, for the store's own thread (see `worker.py`).
 import msgspec
 
 from fsm_runner.coordinator_server.errors import InvalidRequest
+from fsm_runner.coordinator_server.store.approvals import ApprovalTable
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.runs import RunRow, RunTable
-from fsm_runner.coordinator_server.store.sessions import LIMIT_COLUMN, EventHead, SessionTable
+from fsm_runner.coordinator_server.store.sessions import LIMIT_COLUMN, WORKFLOW_COLUMN, EventHead, SessionTable
 from fsm_runner.protocol.statuses import BUSY_RUN_STATUSES, ENDED_SESSION_STATUSES, STOPPABLE_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
@@ -26,6 +27,7 @@ class Store:
         self.database = database
         self.sessions = SessionTable(database)
         self.runs = RunTable(database)
+        self.approvals = ApprovalTable(database)
 
     def report_started(self, run_id: str) -> None:
         """Raises `NotFound`, as all reports do."""
@@ -100,10 +102,11 @@ class Store:
 
     def _end_turn(self, run: RunRow, session_status: str, **fields: str) -> None:
         latest = self.runs.latest_of(run.session_id)
+        changes: dict[str, str | None] = {"status": session_status, WORKFLOW_COLUMN: None}
         if latest is not None and latest.status in BUSY_RUN_STATUSES:
             # A run that was refused as busy ends no turn of the session.
-            session_status = "running"
-        self.sessions.update(run.session_id, status=session_status)
+            changes = {"status": "running"}
+        self.sessions.update(run.session_id, **changes)
         self.sessions.add_own_event(run.session_id, "run_completed", run_id=run.run_id, status=run.status, **fields)
 
 

@@ -33,21 +33,12 @@ class AlreadyDecided(FsmRunnerError):
     """An earlier decision counts."""
 
     def __init__(self, run_id: str, decision: Decided) -> None:
-        super().__init__(decided_text(run_id, decision))
+        super().__init__(decision.text(run_id))
         self.decision = decision
 
 
 class NotRecorded(FsmRunnerError):
     """The decision is not on disk yet, so a kill of the runner would lose it."""
-
-
-def decided_text(run_id: str, decision: Decided) -> str:
-    """Return the message for those who decide too late."""
-    if decision.by == DEADLINE:
-        return f"the approval of {run_id} expired at {decision.at}, which counts as a denial"
-    what = "approved" if decision.approved else "denied"
-    comment = f": {excerpt(decision.comment)}" if decision.comment else ""
-    return f"{run_id} was already {what} by {decision.by} at {decision.at}{comment}"
 
 
 def utc_text(time_s: float) -> str:
