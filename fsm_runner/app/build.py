@@ -230,6 +230,7 @@ async def assembled_runner(
             journal,
             outage,
             inbox,
+            approvals.receive,
         )
         check_limit(config.max_runs)
         if journal.path is not None:

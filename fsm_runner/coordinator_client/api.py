@@ -3,7 +3,7 @@
 `client.py` and `reporting/sender.py` retry them. Contract: protocol.md, section 1.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +15,13 @@ from fsm_runner.coordinator_client.errors import Refused, Unreachable
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.transport import Transport
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.approvals import (
+    ApprovalAnswer,
+    ApprovalList,
+    DecisionRequest,
+    DecisionResponse,
+    ListedApproval,
+)
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.statuses import RunStatus
 from fsm_runner.protocol.urls import path_segment
@@ -22,6 +29,7 @@ from fsm_runner.util.text import excerpt
 
 Form = TypeVar("Form")
 _Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=policy.POLL_NAMES_LIMIT)]
+_Decisions = Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(max_length=policy.POLL_NAMES_LIMIT)]
 
 
 class UnreadableRun(msgspec.Struct, frozen=True):
@@ -38,7 +46,16 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
     stop_sessions: tuple[str, ...] = ()
     sync_scripts: tuple[str, ...] = ()
     remove_scripts: tuple[str, ...] = ()
+    approvals: tuple[DecisionRequest, ...] = ()
+    """Decisions about approvals of the runner's runs, perhaps not for the first time."""
     deregistered: bool = False
+
+
+class ClientRequests(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients ask of all runners, according to the coordinator."""
+
+    stops: list[wire.StopRequest] = []
+    decisions: list[DecisionRequest] = []
 
 
 class _RawRun(msgspec.Struct, frozen=True):
@@ -53,6 +70,7 @@ class _PollBody(msgspec.Struct, frozen=True):
     stop_sessions: _Names | None = None
     sync_scripts: _Names | None = None
     remove_scripts: _Names | None = None
+    approvals: _Decisions | None = None
     deregistered: bool | None = None
 
 
@@ -156,9 +174,10 @@ class CoordinatorApi:
     async def run_state(self, run_id: str) -> wire.RunState:
         return await self._get(f"/runs/{path_segment(run_id)}", wire.RunState)
 
-    async def stop_requests(self) -> list[wire.StopRequest]:
-        """Return the runs with a stop request, of all runners."""
-        return (await self._look_up("/runs?status=stopping", wire.StopRequests)).runs
+    async def client_requests(self) -> ClientRequests:
+        """Return the requested stops, and the decisions about approvals that runners have not confirmed."""
+        found = await self._look_up("/runs?status=stopping", wire.StopRequests)
+        return ClientRequests(stops=found.runs, decisions=_valid_decisions(found.approvals))
 
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         """Return the runs of this status that this runner holds, according to the coordinator."""
@@ -167,6 +186,15 @@ class CoordinatorApi:
 
     async def stop_run(self, run_id: str) -> None:
         await self.deliver(f"/runs/{path_segment(run_id)}/stop")
+
+    async def approvals(self) -> list[ListedApproval]:
+        """Return the approvals for which workflows wait. Raises `Refused` with status 404 if it offers none."""
+        return (await self._get("/approvals", ApprovalList)).approvals
+
+    async def decide(self, run_id: str, answer: ApprovalAnswer) -> DecisionResponse:
+        """Decide the pending approval of a run. Raises `Refused` with status 404 or 409."""
+        response = await self._transport.call("POST", f"/runs/{path_segment(run_id)}/approval", encode_json(answer))
+        return response.decoded(DecisionResponse)
 
     async def sessions(self) -> list[wire.ListedSession]:
         return (await self._get("/sessions", wire.SessionList)).sessions
@@ -225,6 +253,7 @@ def _polled(response: ApiResponse) -> Polled:
         stop_sessions=body.stop_sessions or (),
         sync_scripts=body.sync_scripts or (),
         remove_scripts=body.remove_scripts or (),
+        approvals=tuple(_valid_decisions(body.approvals or ())),
         deregistered=body.deregistered or False,
     )
 
@@ -235,6 +264,10 @@ def _valid(raw: msgspec.Raw, form: type[Form]) -> Form | None:
         return decode_json(raw, form)
     except wire.DECODE_FAULTS:
         return None
+
+
+def _valid_decisions(raw: Iterable[msgspec.Raw]) -> list[DecisionRequest]:
+    return [decision for each in raw if (decision := _valid(each, DecisionRequest)) is not None]
 
 
 def _run_of(runner_id: str, raw: msgspec.Raw) -> wire.Run | UnreadableRun | None:

@@ -232,6 +232,8 @@ class StopRequests(msgspec.Struct, frozen=True):
     """Response to `GET /runs?status=stopping`."""
 
     runs: list[StopRequest]
+    approvals: list[msgspec.Raw] = []
+    """Decisions about approvals for all runners (`DecisionRequest`), undecoded. A deployed coordinator sends none."""
 
 
 class ListedRunner(msgspec.Struct, frozen=True, kw_only=True):

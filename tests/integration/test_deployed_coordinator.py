@@ -81,7 +81,7 @@ CALLS: dict[str, Call] = {
     "run": lambda api: api.run("run_1"),
     "runs": lambda api: api.runs("running"),
     "run_state": lambda api: api.run_state("run_1"),
-    "stop_requests": lambda api: api.stop_requests(),
+    "client_requests": lambda api: api.client_requests(),
     "held": lambda api: api.held("rnr_1", "claimed"),
     "stop_run": lambda api: api.stop_run("run_1"),
     "sessions": lambda api: api.sessions(),

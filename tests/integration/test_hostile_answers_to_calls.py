@@ -52,7 +52,7 @@ CALLS: dict[str, tuple[str, Call, Any]] = {
     "run": ("GET", lambda api: api.run("run_1"), RUN),
     "runs": ("GET", lambda api: api.runs("claimed"), {"runs": [RUN]}),
     "run_state": ("GET", lambda api: api.run_state("run_1"), RUN),
-    "stop_requests": ("GET", lambda api: api.stop_requests(), {"runs": [RUN]}),
+    "client_requests": ("GET", lambda api: api.client_requests(), {"runs": [RUN]}),
     "held": ("GET", lambda api: api.held("rnr_1", "claimed"), {"runs": [RUN]}),
     "stop_run": ("POST", lambda api: api.stop_run("run_1"), {"ok": True}),
     "sessions": ("GET", lambda api: api.sessions(), {"sessions": [SESSION]}),

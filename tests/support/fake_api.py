@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.coordinator_client.api import ClientRequests, Polled, UnreadableRun
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused, Unreachable
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
@@ -75,12 +75,12 @@ class FakeApi:
             raise answer
         return answer if isinstance(answer, Polled) else await answer
 
-    async def stop_requests(self) -> list[wire.StopRequest]:
+    async def client_requests(self) -> ClientRequests:
         self.calls.append("look up")
         answer = self.stop_answers.pop(0) if self.stop_answers else []
         if isinstance(answer, CoordinatorError):
             raise answer
-        return answer
+        return ClientRequests(stops=answer)
 
     async def held(self, runner_id: str, status: str) -> list[wire.Run | UnreadableRun]:
         assert runner_id == ME

@@ -491,7 +491,7 @@ def test_an_invalid_environment_is_a_usage_error(variable: str, value: str, monk
         # Commands wait for a slow coordinator; the poller waits for its look-ups.
         (lambda api: api.agent("a"), {}),
         (lambda api: api.agent_definition("a"), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
-        (lambda api: api.stop_requests(), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
+        (lambda api: api.client_requests(), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
         (lambda api: api.held("r", "claimed"), {"timeout_s": CONTROL_TIMEOUT_S, "control": True}),
     ],
 )

@@ -6,7 +6,7 @@ import itertools
 import msgspec
 import pytest
 
-from fsm_runner.coordinator_client.api import UnreadableRun
+from fsm_runner.coordinator_client.api import ClientRequests, UnreadableRun
 from fsm_runner.coordinator_client.errors import NoConnection, Unreachable
 from fsm_runner.coordinator_client.policy import RUN_LOOKUP_INTERVAL_S
 from fsm_runner.protocol import wire
@@ -31,12 +31,12 @@ async def test_a_list_of_any_length_starts_no_more_runs_than_can_be_reported(
         reported = {path.split("/")[-2] for path in api.delivered if not path.endswith("started")}
         return [run for run in listed if run.run_id not in reported] if status == asked_for else []
 
-    async def stop_requests() -> list[wire.StopRequest]:
+    async def client_requests() -> ClientRequests:
         left = await held(ME, "stopping")
-        return [wire.StopRequest(run_id=run.run_id, session_id="s", runner_id=ME) for run in left]
+        return ClientRequests(stops=[wire.StopRequest(run_id=run.run_id, session_id="s", runner_id=ME) for run in left])
 
     api.held = held  # type: ignore[method-assign] # the answer depends on the delivered reports
-    api.stop_requests = stop_requests  # type: ignore[method-assign]
+    api.client_requests = client_requests  # type: ignore[method-assign]
     async with polling_runner(api) as runner:
         await asyncio.sleep(5)
         assert len(runner.runs) == 5

@@ -18,6 +18,7 @@ from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.control.heartbeat import Heartbeat
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.poller import LEAVING, Poller
+from fsm_runner.runtime.control.reconciler import ReceiveDecisions, ignore_decisions
 from fsm_runner.runtime.control.registration import Registrar
 from fsm_runner.runtime.recovery import Recovery
 from fsm_runner.scripts.sync import ScriptSync
@@ -66,6 +67,7 @@ class RunnerActor(Actor):
         journal: Journal,
         outage: OutageTimer,
         inbox: Inbox,
+        receive_decisions: ReceiveDecisions = ignore_decisions,
     ) -> None:
         """`inbox` receives what `client`, `runs`, `journal` and `outage` report: see `app/build.py`."""
         self._heartbeat = Heartbeat(client, self.post, times.heartbeat_interval_s)
@@ -78,6 +80,7 @@ class RunnerActor(Actor):
             self.has_tag,
             self.post,
             times.poll_timeout_s,
+            receive_decisions,
             has_history=bool(journal.earlier_processes),
         )
         self._registrar = Registrar(client, registration, self._use_registration)

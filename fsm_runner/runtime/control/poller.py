@@ -16,7 +16,7 @@ from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.actor import Actor
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.control.heartbeat import Heartbeat, Post
-from fsm_runner.runtime.control.reconciler import Reconciler
+from fsm_runner.runtime.control.reconciler import ReceiveDecisions, Reconciler, ignore_decisions
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import Waits
 
@@ -62,6 +62,7 @@ class Poller(Actor):
         runner_has_tag: Callable[[str], bool],
         post: Post,
         poll_timeout_s: float,
+        receive: ReceiveDecisions = ignore_decisions,
         *,
         has_history: bool,
     ) -> None:
@@ -90,9 +91,10 @@ class Poller(Actor):
         self._runner_has_tag = runner_has_tag
         self._post_to_runner = post
         self._poll_timeout_s = poll_timeout_s
+        self._receive = receive
         self._registered: wire.Registered
         """Set when the machine leaves its initial state, before the first activity."""
-        self._reconciler = Reconciler(client, runs, self._may_claim, has_history=has_history)
+        self._reconciler = Reconciler(client, runs, self._may_claim, receive, has_history=has_history)
         self._cut_polls = 0
         """The number of consecutive polls that a proxy has cut."""
         self._failed_poll: _FailedPoll | None = None
@@ -232,6 +234,7 @@ class Poller(Actor):
                 self._runs.stop_run(polled.run.run_id, LEAVING)
         for session_id in polled.stop_sessions:
             self._reconciler.stop_session(session_id)
+        self._receive(polled.approvals)
         self._scripts.sync(polled.sync_scripts)
         self._scripts.remove(polled.remove_scripts)
         if polled.deregistered:

@@ -4,6 +4,8 @@ A poll delivers a run or a stop once (protocol.md, section 1.1). If its response
 the claim and the stop request.
 """
 
+from collections.abc import Callable, Iterable
+
 import msgspec
 from loguru import logger
 
@@ -11,10 +13,18 @@ from fsm_runner.coordinator_client.client import CoordinatorClient
 from fsm_runner.coordinator_client.errors import CoordinatorError
 from fsm_runner.coordinator_client.policy import POLL_MARGIN_S, RUN_LOOKUP_INTERVAL_S
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.approvals import DecisionRequest
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.control.lost_claims import LostClaims, MayClaim
 
+ReceiveDecisions = Callable[[Iterable[DecisionRequest]], None]
+"""Takes decisions about approvals, perhaps not for the first time. Must not block."""
+
 STOP_REQUESTED = "the coordinator asks for it"
+
+
+def ignore_decisions(_: Iterable[DecisionRequest]) -> None:
+    """For a runner without workflows."""
 
 
 class ReconciliationWindow:
@@ -56,9 +66,18 @@ class ReconciliationWindow:
 class Reconciler:
     """Compares the coordinator's list of runs with those of the runner: claims, and requested stops."""
 
-    def __init__(self, client: CoordinatorClient, runs: RunRegistry, may_claim: MayClaim, *, has_history: bool) -> None:
+    def __init__(
+        self,
+        client: CoordinatorClient,
+        runs: RunRegistry,
+        may_claim: MayClaim,
+        receive: ReceiveDecisions = ignore_decisions,
+        *,
+        has_history: bool,
+    ) -> None:
         """`has_history` says whether an earlier process of this runner has written to the journal."""
         self._client = client
+        self._receive = receive
         self._runs = runs
         self._may_claim = may_claim
         self._lost_claims = LostClaims(client, runs, may_claim, has_history=has_history)
@@ -106,7 +125,7 @@ class Reconciler:
             self._window.postpone(self._client.now_s())
 
     async def look_up_stops(self, runner_id: str) -> None:
-        """Stop runs. A call that fails is not repeated here."""
+        """Stop runs, and hand on decisions about approvals. A call that fails is not repeated here."""
         try:
             await self._stop_runs(runner_id)
         except CoordinatorError as fault:
@@ -117,7 +136,9 @@ class Reconciler:
         self._window.postpone(self._client.now_s())
 
     async def _stop_runs(self, runner_id: str) -> None:
-        requests = [each for each in await self._client.api.stop_requests() if each.runner_id == runner_id]
+        found = await self._client.api.client_requests()
+        self._receive(each for each in found.decisions if each.runner_id == runner_id)
+        requests = [each for each in found.stops if each.runner_id == runner_id]
         for request in requests:
             try:
                 run_id = msgspec.convert(request.run_id, wire.Identifier)

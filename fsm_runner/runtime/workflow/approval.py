@@ -73,6 +73,11 @@ class ApprovalStep:
         """The decision, when it is on disk: for the metadata of the session."""
         return self._pending.decision if self._pending.is_recorded else None
 
+    @property
+    def has_expired(self) -> bool:
+        """Whether the deadline has denied the approval."""
+        return self.decided is not None and self.decided.by == DEADLINE
+
     async def perform(self) -> Ended:
         approvals = self._context.approvals
         approvals.open(self._pending)

@@ -158,7 +158,8 @@ class WorkflowDriver:
         step, visit = self._step, self._visit
         self._extend_by_wait_for_limit(visit)
         try:
-            ended = await self._performed(step, self._visit.due_s)
+            # An approval keeps its own deadline, which denies it.
+            ended = await self._performed(step, None if isinstance(step, ApprovalStep) else self._visit.due_s)
         except FsmRunnerError:
             self.limit_since_s = self._now_s()
             raise
@@ -166,6 +167,8 @@ class WorkflowDriver:
         if isinstance(step, ApprovalStep):
             self._decided = step.decided
             self._on_change(False)
+            if step.has_expired:
+                self._require_time()
         await step.aclose()
         self._step = self._visit = None
         self._end(visit.number, ended)

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from fsm_runner.coordinator_client.api import Polled, UnreadableRun
+from fsm_runner.coordinator_client.api import ClientRequests, Polled, UnreadableRun
 from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Refused, Unreachable
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
@@ -214,9 +214,12 @@ class ModelApi:
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         return list(await self._exchange(self._control_faults, lambda: self._coordinator.of_status(status)))
 
-    async def stop_requests(self) -> list[wire.StopRequest]:
+    async def client_requests(self) -> ClientRequests:
         stopping = await self._exchange(self._control_faults, lambda: self._coordinator.of_status("stopping"))
-        return [wire.StopRequest(run_id=run.run_id, session_id=run.session_id, runner_id=RUNNER_ID) for run in stopping]
+        stops = [
+            wire.StopRequest(run_id=run.run_id, session_id=run.session_id, runner_id=RUNNER_ID) for run in stopping
+        ]
+        return ClientRequests(stops=stops)
 
     async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
         return await self._exchange(self._faults, lambda: self._coordinator.deliver(path, body))
