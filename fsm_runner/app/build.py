@@ -63,6 +63,7 @@ from fsm_runner.runtime.expectations import ExpectationContext
 from fsm_runner.runtime.git import Git
 from fsm_runner.runtime.recovery import Recovery, check_states
 from fsm_runner.runtime.workflow.approvals import Approvals
+from fsm_runner.runtime.workflow.reruns import Reruns
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.retry import RetryPolicy
@@ -246,7 +247,8 @@ async def assembled_runner(
                 )
 
             await stack.enter_async_context(serve_health(journal.path.parent, health))
-            requests = control_requests.handlers(approvals)
+            reruns = Reruns(api, journal, registration, runs, lambda: runner.is_ending)
+            requests = {**control_requests.handlers(approvals), **control_requests.rerun_handlers(reruns)}
             await stack.enter_async_context(serve_control(journal.path.parent, requests, durable.runner_tags))
         yield runner
 

@@ -5,7 +5,10 @@ import msgspec
 from fsm_runner.app.control_socket import Handlers
 from fsm_runner.process.tree.peer import Peer
 from fsm_runner.protocol.approvals import DEADLINE, ApprovalList, Comment, Decided
+from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.workflow.approvals import Approvals
+from fsm_runner.runtime.workflow.rerun_plan import Replacement
+from fsm_runner.runtime.workflow.reruns import Reruns
 
 
 class ListApprovals(msgspec.Struct, frozen=True, tag_field="request", tag="approvals"):
@@ -18,6 +21,22 @@ class Decide(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", tag
     run_id: str
     approved: bool
     comment: Comment = ""
+
+
+class Rerun(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", tag="rerun"):
+    """Starts a run that repeats an ended one from a state on. Answered with `RunCreated`."""
+
+    run_id: str
+    state: str
+    workflow: Replacement | None = None
+    """The workflow to follow; None: that of the ended run."""
+
+
+def rerun_handlers(reruns: Reruns) -> Handlers:
+    async def rerun(request: Rerun, _: Peer) -> RunCreated:
+        return await reruns.start(request.run_id, request.state, request.workflow)
+
+    return {Rerun: rerun}
 
 
 def handlers(approvals: Approvals) -> Handlers:

@@ -154,6 +154,27 @@ def history(
 
 
 @app.command()
+def rerun(
+    run: Annotated[str, Argument(metavar="RUN", help="The ended run.", show_default=False)],
+    state: Annotated[
+        str, Option("--from", metavar="STATE", help="The state of the workflow to begin with.", show_default=False)
+    ],
+    workflow: Annotated[
+        str | None, Option("--workflow", metavar="NAME|FILE", help="[the workflow that the run followed]")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Repeat a run from a state of its workflow on, as a new run, perhaps with a corrected workflow.
+
+    The new run has the parameters of the old one and the values from before the last visit of the state. The runner
+    that executed the old run must be running. Prints the ids of the new run as JSON.
+    """
+    from fsm_runner.cli.rerun import rerun as rerun_here
+
+    rerun_here(load_state_dir(state_dir), run, state, workflow)
+
+
+@app.command()
 def health(state_dir: StateDir = None) -> None:
     """Check the runners on this machine. Exit code 1 if one is unhealthy, or if there is none."""
     from fsm_runner.cli.health import show_health

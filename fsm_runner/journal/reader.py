@@ -181,6 +181,14 @@ class Reader:
         except sqlite3.Error as error:
             raise UsageError(_cannot_read(self._path, error)) from None
 
+    def values_of_workflow(self, run_id: str, record: WorkflowRecord, before: int | None) -> dict[str, bytes]:
+        """Return the values of a run's workflow before a visit, as JSON by name; the latest ones if that is None."""
+        try:
+            carried = workflows.carried_values(record)
+            return workflows.values_before(self._connection, run_id, carried, before)
+        except sqlite3.Error as error:
+            raise UsageError(_cannot_read(self._path, error)) from None
+
     def steps_of_workflow(self, run_id: str) -> list[Step]:
         return self._steps(_STEPS, WORKFLOW, run_id)
 

@@ -34,13 +34,15 @@ def visits_of(connection: sqlite3.Connection, run_id: str) -> Iterator[VisitReco
 
 
 def values_before(
-    connection: sqlite3.Connection, run_id: str, carried: dict[str, bytes], before: int = _EVERY_VISIT
+    connection: sqlite3.Connection, run_id: str, carried: dict[str, bytes], before: int | None = None
 ) -> dict[str, bytes]:
     """Return the values that a run had before a visit, as JSON by name, in the order of their visits.
 
+    `before`: the number of that visit; None: after the last one.
     `carried`: those with which it began.
     """
-    assigned = {name: value for name, value, _ in connection.execute(_VALUES, (run_id, before))}
+    limit = _EVERY_VISIT if before is None else before
+    assigned = {name: value for name, value, _ in connection.execute(_VALUES, (run_id, limit))}
     return {name: value for name, value in carried.items() if name not in assigned} | assigned
 
 

@@ -203,7 +203,7 @@ class RunRequest(_Message, frozen=True, kw_only=True):
     parameters: JsonObject
     agent_name: str | None = None
     session_id: str | None = None
-    """The session to resume."""
+    """The session to resume, or the id that a new session should have."""
     project_dir: str | None = None
     parent_session_id: str | None = None
     execution_mode: ExecutionMode = "sync"

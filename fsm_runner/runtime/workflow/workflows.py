@@ -119,6 +119,8 @@ def _record_of(workflow: LoadedWorkflow, run: Run) -> WorkflowRecord:
         sha256=workflow.sha256,
         schemas=encode_json(workflow.schemas),
         parameters=encode_json(run.parameters),
+        project_dir=run.project_dir,
+        scope=None if run.scope is None else encode_json(run.scope),
     )
 
 
