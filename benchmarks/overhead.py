@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.waiting_workflows import WARM_UP
 from fsm_runner.app.build import assembled_runner
 from fsm_runner.config.paths import bundled
 from fsm_runner.config.profiles import load_profile
@@ -54,6 +55,7 @@ turn = {}
 on_done = "completed"
 """
 IDLE_S = 20.0
+WAITING = 200
 HELP_STARTS = 15
 
 
@@ -224,6 +226,16 @@ async def idle() -> tuple[Figure, Figure]:
     )
 
 
+async def waiting_workflows() -> Figure:
+    """Measure runs whose workflow waits for an approval, in a process of their own. Linux only."""
+    async with instant_coordinator(WARM_UP + WAITING, WARM_UP + WAITING) as url:
+        command = [sys.executable, "-m", "benchmarks.waiting_workflows", str(WAITING), url]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        printed, _ = await process.communicate()
+    each_kb = float(printed)
+    return Figure(f"{WAITING} workflows that wait, each", each_kb, "KB", "at most 50", each_kb <= 50)
+
+
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -246,7 +258,7 @@ def main() -> int:
     SUBREAPER.enable()
     figures = [latency(), throughput(), one_turn(), transition(), help_start()]
     if sys.platform == "linux":
-        figures += asyncio.run(idle())
+        figures += [*asyncio.run(idle()), asyncio.run(waiting_workflows())]
     for figure in figures:
         print(figure)
     return 0 if all(figure.kept for figure in figures) else 1

@@ -136,8 +136,10 @@ class TurnStep:
             return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.text})
         result = self._channel.turn_result
         value: wire.JsonObject = {"ok": True, "error": "", "result": result.text}
-        if self._visit.schema is not None:
-            value["data"] = result.data if result.data is not None else json_in(result.text)
+        if result.data is not None:  # without a schema, it is only for a workflow whose result is that of its last turn
+            value["data"] = result.data
+        elif self._visit.schema is not None:
+            value["data"] = json_in(result.text)
         return Ended("done", value)
 
     async def stop(self) -> StopSignal:
