@@ -1,4 +1,4 @@
-"""`fsm-runner machine`: check and draw the files that declare machines."""
+"""`fsm-runner machine`: check, draw and test the files that declare machines."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import typer
 from fsm_runner.errors import UsageError
 
 app = typer.Typer(
-    help="Check and draw the machines in specs/, and print the schema of the format.", no_args_is_help=True
+    help="Check, draw and test machines and workflows, and print the schema of the format.", no_args_is_help=True
 )
 _FORMATS = "mermaid, markdown, tables, svg, png, dot, plantuml, scxml or xstate"
 
@@ -23,6 +23,19 @@ def check(
     from fsm_runner.cli.machine_check import check_specs
 
     raise typer.Exit(check_specs(files or []))
+
+
+@app.command()
+def test(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Workflows, or names of them. [all in the homes]", show_default=False),
+    ] = None,
+) -> None:
+    """Carry out the scenarios beside workflows (NAME.scenarios.toml) and exit 1 if one fails."""
+    from fsm_runner.cli.machine_test import rehearse_workflows
+
+    raise typer.Exit(rehearse_workflows(files or []))
 
 
 @app.command()

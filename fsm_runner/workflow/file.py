@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from fsm_runner.util.text import quoted
 from fsm_runner.workflow.definition import JsonSchema, Workflow
 from fsm_runner.workflow.expansion import expansion_of
 
+_Form = TypeVar("_Form", bound=msgspec.Struct)
 _INTEGERS = range(-(2**63), 2**63)
 
 
@@ -96,7 +97,7 @@ def _loaded(path: str, text: str, schemas: bytes) -> LoadedWorkflow:
         raw = parse_toml(path, text)
     except SpecError as error:
         raise WorkflowError(error.defects) from error
-    definition, deviations = _decoded(raw)
+    definition, deviations = decoded(raw, Workflow)
     if definition is None or (deviations := [*_unknown_states(definition)]):
         raise WorkflowError(_defects(path, text, deviations))
     return LoadedWorkflow(
@@ -110,7 +111,7 @@ def _loaded(path: str, text: str, schemas: bytes) -> LoadedWorkflow:
 
 
 def _read(path: str, text: str, raw: dict[str, Any]) -> WorkflowFile:
-    definition, deviations = _decoded(raw)
+    definition, deviations = decoded(raw, Workflow)
     schemas: dict[str, JsonSchema] = {}
     for name, state in definition.states.items() if definition is not None else ():
         if isinstance(state.schema, dict):
@@ -146,16 +147,16 @@ def _unknown_states(definition: Workflow) -> Iterator[Problem]:
             yield Problem(place, f"{quoted(name)} is not a state{similar(name, definition.all_states)}")
 
 
-def _decoded(raw: dict[str, Any]) -> tuple[Workflow | None, list[Problem]]:
-    """Return the workflow, or None and the reasons. A time of TOML becomes text, as JSON has none."""
+def decoded(raw: dict[str, Any], form: type[_Form]) -> tuple[_Form | None, list[Problem]]:
+    """Return the content of a TOML file, or None and the reasons. A time becomes text, as JSON has none."""
     deviations = [*_unsuitable(raw)]
     if deviations:
         return None, deviations
     raw = msgspec.to_builtins(raw)
     try:
-        return msgspec.convert(raw, Workflow), []
+        return msgspec.convert(raw, form), []
     except msgspec.ValidationError as error:
-        found = [*problems(raw, _schema_of_format())]
+        found = [*problems(raw, _schema_of(form))]
         return None, found or [Problem((), str(error))]
 
 
@@ -171,8 +172,8 @@ def _unsuitable(value: Any, at: Path = ()) -> Iterator[Problem]:
 
 
 @functools.cache
-def _schema_of_format() -> dict[str, Any]:
-    schema: dict[str, Any] = without_null(msgspec.json.schema(Workflow))
+def _schema_of(form: type) -> dict[str, Any]:
+    schema: dict[str, Any] = without_null(msgspec.json.schema(form))
     return schema
 
 

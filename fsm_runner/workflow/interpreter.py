@@ -206,7 +206,8 @@ class Interpreter:
             passed.add(self.state)
             if not is_choice(state):
                 used_up = f"the state {quoted(self.state)} has used up its `max_visits` ({limit})"
-                self._cause = ": ".join(part for part in (used_up, self._cause) if part)
+                last = _error_in(self.values.get(self.workflow.definition.value_of(self.state), {})) or self._cause
+                self._cause = ": ".join(part for part in (used_up, last) if part)
             steps.append(self._fired(CHOSEN if is_choice(state) else EXHAUSTED))
         return steps
 

@@ -133,7 +133,7 @@ def test_a_state_that_is_used_up_leads_on_at_once() -> None:
         flow.end("error", bad("exit code 1", stdout=""))
         steps = path(flow, "done", ok(result="v2"))
     assert steps == ["fix", "done", "verify", "exhausted", "failed"]
-    assert flow.error == 'the state "verify" has used up its `max_visits` (2)'
+    assert flow.error == 'the state "verify" has used up its `max_visits` (2): exit code 1'
     assert flow.visits["verify"] == 2
 
 
