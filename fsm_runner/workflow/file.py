@@ -77,9 +77,11 @@ def read_workflow(path: FilePath | str) -> WorkflowFile:
 
 def load_workflow(path: FilePath | str) -> LoadedWorkflow:
     """Return the sound workflow in a file. Raises `WorkflowError` with every defect."""
+    from fsm_runner.workflow.check import check  # it judges what this module reads
+
     file = read_workflow(path)
-    if file.definition is None or file.defects:
-        raise WorkflowError(file.defects)
+    if defects := check(file):
+        raise WorkflowError(defects)
     return _loaded(file.path, file.text, msgspec.json.encode(file.schemas))
 
 

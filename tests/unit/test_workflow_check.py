@@ -1,0 +1,290 @@
+"""Each mistake in a workflow has a finding with its line, what is wrong, and what to do."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.workflow.check import check
+from fsm_runner.workflow.file import read_workflow
+
+SOUND = """\
+name = "author-and-reviewer"
+doc = "One agent writes, another reviews at most three times, a person decides."
+initial = "write"
+params = { task = "string", tries = { type = "integer", default = 3 } }
+budget = { max_wall_s = 108000, max_cost_usd = 20, max_children = 3 }
+result = { text = "${work.result}", data = { by = "${decision.by}", comment = "${decision.comment}" } }
+
+[states.write]
+turn = { prompt = "${params.task}" }
+assigns = "work"
+on_done = "diff"
+
+[states.diff]
+command = { run = ["git", "diff", "main"] }
+timeout_s = 60
+on_interrupted = "repeat"
+on_done = "review"
+
+[states.review]
+agent = { name = "reviewer", parameters = { prompt = "Task: ${params.task} Diff: ${diff.stdout}" } }
+schema = "review.schema.json"
+timeout_s = 1800
+max_visits = 3
+on_exhausted = "ask"
+on_done = [
+    { when = "review.data.verdict == 'accept'", to = "ask" },
+    { to = "revise" },
+]
+
+[states.revise]
+turn = { prompt = "The reviewer asks for changes: ${review.data.comments}" }
+assigns = "work"
+on_done = "diff"
+
+[states.ask]
+approval = { question = "Merge? ${work.result} ${review.data.verdict}: ${review.data.comments}" }
+assigns = "decision"
+timeout_s = 86400
+on_done = "completed"
+on_denied = "rejected"
+
+[states.rejected]
+final = true
+outcome = "failed"
+error = "not approved by ${decision.by}: ${decision.comment}"
+"""
+SCHEMA = """\
+{"type": "object", "required": ["verdict", "comments"],
+ "properties": {"verdict": {"enum": ["accept", "revise"]}, "comments": {"type": "string"},
+                "note": {"type": "string"}, "tasks": {"type": "array", "items": {"type": "string"}}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "review.schema.json").write_text(SCHEMA)
+    return tmp_path
+
+
+def findings(folder: Path, text: str) -> list[str]:
+    path = folder / "author-and-reviewer.toml"
+    path.write_text(text)
+    return [str(defect).removeprefix(f"{path}:") for defect in check(read_workflow(path))]
+
+
+def test_a_sound_workflow_has_no_findings(folder: Path) -> None:
+    assert findings(folder, SOUND) == []
+
+
+GIT = 'run = ["git", "diff", "main"]'
+ASK = 'approval = { question = "Merge? ${work.result} ${review.data.verdict}: ${review.data.comments}" }'
+AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.task} Diff: ${diff.stdout}" } }'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        # Keys.
+        (
+            "timeout_s = 60\n",
+            "timeout_s = 60\nturn = {}\n",
+            "13: states.diff: has several activities, turn and command",
+        ),
+        ("[states.revise]\n", "[states.revise]\nouctome = 1\n", "states.revise.ouctome: unknown key"),
+        ('on_done = "review"\n', "", "13: states.diff: needs `on_done`, the next state"),
+        ("timeout_s = 86400\n", "", "36: states.ask.approval: needs `timeout_s` in its state"),
+        ('on_denied = "rejected"\n', "", "36: states.ask.approval: needs `on_denied` in its state"),
+        ("timeout_s = 86400\n", 'timeout_s = 86400\non_timeout = "failed"\n', "an approval that is late is denied"),
+        ("timeout_s = 60\n", 'timeout_s = 60\non_denied = "failed"\n', "16: states.diff.on_denied: only an approval"),
+        ("timeout_s = 60\n", 'on_timeout = "failed"\n', "15: states.diff.on_timeout: needs `timeout_s`"),
+        ("max_visits = 3\n", "", "23: states.review.on_exhausted: needs `max_visits`"),
+        ('on_interrupted = "repeat"', 'on_interrupted = "continue"', "16: states.diff.on_interrupted: only a turn can"),
+        ("timeout_s = 86400\n", 'timeout_s = 1\non_interrupted = "repeat"\n', "approval always continues after an"),
+        ("timeout_s = 86400\n", "timeout_s = 1\nschema = {}\n", "states.ask.schema: approval produces no `data`"),
+        ("final = true\n", "final = true\ntimeout_s = 3\n", "44: states.rejected.timeout_s: has no meaning in a final"),
+        ('outcome = "failed"\n', "", "42: states.rejected: a final state needs `outcome`"),
+        ('outcome = "failed"\n', 'outcome = "completed"\n', "45: states.rejected.error: only a final state with"),
+        (
+            "final = true\n",
+            "",
+            "42: states.rejected: needs an activity (turn, command, agent, approval, wait), `on_done`",
+        ),
+        ("timeout_s = 60\n", 'timeout_s = 60\noutcome = "failed"\n', "states.diff.outcome: only a final state has"),
+        # Arguments.
+        ('prompt = "${params.task}"', 'prompt = "a", parameters = {}', "a turn has either `prompt` or `parameters`"),
+        ('name = "reviewer",', 'name = "reviewer", at_once = 2,', "20: states.review.agent.at_once: needs `each`"),
+        (
+            'name = "reviewer"',
+            'name = "${params.task}"',
+            "20: states.review.agent.name: the name of an agent is literal",
+        ),
+        (f"command = {{ {GIT} }}", "wait = {}", "14: states.diff.wait: needs exactly one of `for_s` and `until`"),
+        (f"command = {{ {GIT} }}", 'wait = { until = "tomorrow" }', '"tomorrow" is not a time; write a time such as'),
+        (f"command = {{ {GIT} }}", 'wait = { until = "2026-03-01T09:00:00" }', "has no offset, so it would be a local"),
+        (GIT, 'run = ["${params.task}"]', "14: states.diff.command.run[0]: the program is literal"),
+        (GIT, 'run = ["git", "-${params.task}"]', '14: states.diff.command.run[1]: "-${params.task}": the value would'),
+        (
+            GIT,
+            'run = ["sh", "-ec", "echo ${params.task}"]',
+            "states.diff.command.run[2]: the program would execute the",
+        ),
+        (
+            GIT,
+            'run = ["bash", "-s"], stdin = "${params.task}"',
+            "14: states.diff.command.stdin: the shell would execute",
+        ),
+        ('assigns = "decision"', 'assigns = "params"', 'states.ask.assigns: no value can have the name "params"'),
+        # Names.
+        ('name = "author-and-reviewer"', 'name = "author"', "1: name: the file must be author.toml, or the name"),
+        ('initial = "write"', 'initial = "wriet"', '3: initial: "wriet" is not a state (did you mean "write"?)'),
+        (
+            'on_done = "diff"',
+            'on_done = "dif"',
+            '11: states.write.on_done: "dif" is not a state (did you mean "diff"?)',
+        ),
+        ('{ to = "revise" }', '{ to = "rewise" }', '27: states.review.on_done[1].to: "rewise" is not a state (did you'),
+        ('on_interrupted = "repeat"', 'on_interrupted = "repaet"', '(did you mean "repeat"?)'),
+        ('on_denied = "rejected"', 'on_denied = "failed"', "42: states.rejected: cannot be reached from the initial"),
+        ('    { to = "revise" },\n', "", "26: states.review.on_done[0]: the last branch must have no `when`"),
+        ("when = \"review.data.verdict == 'accept'\", ", "", "26: states.review.on_done[0]: needs `when`"),
+        ("default = 3", 'default = "3"', "4: params.tries.default: must be of the type integer"),
+        ('"review.schema.json"', '{ type = "objekt" }', "21: states.review.schema: is not a JSON Schema"),
+        # References and types.
+        ("${diff.stdout}", "${dif.stdout}", '${dif.stdout}: there is no value "dif" (did you mean "diff"?)'),
+        ("${diff.stdout}", "${diff.stdot}", 'diff has no field "stdot" (did you mean "stdout"?)'),
+        ("Task: ${params.task}", "${params.taks}", 'params has no field "taks" (did you mean "task"?); declare it in'),
+        (
+            "changes: ${review.data.comments}",
+            "${review.data.note}",
+            "review.data.note is optional: add it to `required`",
+        ),
+        ("${diff.stdout}", "${diff.data.x}", "diff has `data` if its state has a `schema`"),
+        ("${diff.stdout}", "${diff.stdout", '"${" has no "}" behind it'),
+        ("${diff.stdout}", "${item}", "item only exists in the arguments of an agent with `each`"),
+        ('name = "reviewer",', 'name = "reviewer", each = "${diff.stdout}",', "is a text; it must be a list, such as"),
+        ('name = "reviewer",', 'name = "r", project_dir = "${diff.exit_code}",', "is an integer; it must be a text"),
+        ("verdict == 'accept'", "verdit == 'accept'", 'on_done[0].when: column 13: review.data has no field "verdit"'),
+        (
+            "verdict == 'accept'",
+            "verdict == 1",
+            "26: states.review.on_done[0].when: column 21: == cannot be applied to",
+        ),
+        # Assigned on every path.
+        (
+            "${diff.stdout}",
+            "${review.data.comments}",
+            "20: states.review.agent.parameters.prompt: review.data does not exist on the path write → diff → review: "
+            "only review can assign it",
+        ),
+        (
+            'on_interrupted = "repeat"\n',
+            'on_error = "revise"\n',
+            "31: states.revise.turn.prompt: review.data does not exist on the path write → diff (on_error) → revise",
+        ),
+        (
+            'on_exhausted = "ask"\n',
+            'on_exhausted = "ask"\non_error = "ask"\n',
+            "review.data does not exist on the path write → diff → review (on_error) → ask: after on_error of review, "
+            "review only has error, ok; lead on_error elsewhere",
+        ),
+        (
+            "{ when = \"review.data.verdict == 'accept'\"",
+            '{ when = "decision.ok"',
+            "26: states.review.on_done[0].when: decision.ok does not exist on the path write → diff → review",
+        ),
+        (
+            '{ to = "revise" }',
+            '{ to = "completed" }',
+            "6: result.data.by: decision.by does not exist on the path write →",
+        ),
+        # Termination.
+        ("max_wall_s = 108000, ", "", "8: states.write: has no time limit: give it `timeout_s`, or the whole workflow"),
+        (
+            'max_visits = 3\non_exhausted = "ask"\n',
+            "",
+            "13: states.diff: may never end: diff → review → revise → diff: give diff `max_visits`",
+        ),
+        (
+            'on_denied = "rejected"',
+            'on_denied = "revise"',
+            "may never end: diff → review (on_exhausted) → ask (on_denied) → revise → diff, and the visits of review "
+            "that are used up do not stop it: give diff `max_visits`",
+        ),
+        (
+            'on_exhausted = "ask"',
+            'on_exhausted = "review"',
+            "24: states.review.on_exhausted: may never end: review (on_ex",
+        ),
+    ],
+)
+def test_each_mistake_has_a_finding(folder: Path, old: str, new: str, expected: str) -> None:
+    assert old in SOUND
+    found = findings(folder, SOUND.replace(old, new, 1))
+    assert any(expected in finding for finding in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (GIT, 'run = ["git", "log", "--author=${params.task}", "${params.task}"]'),
+        (GIT, 'run = ["sh", "-c", "echo $1", "sh", "${params.task}"]'),
+        (GIT, 'run = ["sh", "./check.sh"], stdin = "${params.task}"'),
+        (GIT, 'run = ["echo", "$${not.a.value}"]'),
+        (
+            AGENT,
+            'agent = { name = "r", each = "${params.list}", at_once = 2, parameters = { p = "${item} ${index}" } }',
+        ),
+        (
+            'on_done = "diff"\n\n[states.diff]',
+            'on_done = "pause"\n[states.pause]\nwait = { until = "2026-03-01T09:00:00+01:00" }\n'
+            'on_done = "diff"\n[states.diff]',
+        ),
+    ],
+)
+def test_what_is_also_sound(folder: Path, old: str, new: str) -> None:
+    assert old in SOUND
+    text = SOUND.replace(old, new, 1).replace("params = {", 'params = { list = "list",')
+    assert [it for it in findings(folder, text) if ".data" not in it and '"data"' not in it] == []
+
+
+def test_a_state_that_only_a_second_visit_can_exhaust(folder: Path) -> None:
+    """On the first way into `review`, it cannot be exhausted, so `revise` has always assigned its value then."""
+    text = SOUND.replace('assigns = "work"\non_done = "diff"\n\n[states.ask]', 'on_done = "diff"\n\n[states.ask]')
+    text = text.replace('"diff"\n\n[states.diff]', '"review"\n\n[states.diff]').replace("Diff: ${diff.stdout}", "")
+    text = text.replace("Merge?", "Merge? ${revise.result}").replace('"ask" },', '"completed" },')
+    text = text.replace(', data = { by = "${decision.by}", comment = "${decision.comment}" }', "")
+    assert findings(folder, text) == []
+
+
+def test_a_value_that_another_state_replaces_is_not_proven_by_exhaustion(folder: Path) -> None:
+    text = SOUND.replace("[states.diff]\n", '[states.diff]\nassigns = "review"\n').replace(
+        "diff.stdout", "review.stdout"
+    )
+    assert [it for it in findings(folder, text) if "states.ask" in it] == [
+        "37: states.ask.approval.question: review.data does not exist on the path write → diff → "
+        "review (on_exhausted) → ask: after on_done of diff, review only has error, exit_code, ok, stderr, stdout; "
+        "let diff assign another name"
+    ]
+
+
+def test_the_findings_of_a_hostile_file_take_bounded_time(folder: Path) -> None:
+    states = "".join(
+        f'[states.s{number}]\nturn = {{ prompt = "${{s{(number * 7) % 200}.result}}" }}\nmax_visits = 2\n'
+        f'on_exhausted = "s{(number * 3 + 1) % 200}"\non_error = "s{(number * 5 + 2) % 200}"\non_done = ['
+        + ", ".join(f'{{ when = "s{number}.ok", to = "s{(number * other) % 200}" }}' for other in range(1, 8))
+        + ', { to = "completed" }]\n'
+        for number in range(200)
+    )
+    start = time.process_time()
+    found = findings(folder, f'name = "author-and-reviewer"\ninitial = "s0"\n{states}')
+    assert len(found) > 150
+    assert time.process_time() - start < 30
+
+
+def test_a_file_with_too_many_states_is_refused(folder: Path) -> None:
+    states = "".join(f'[states.s{number}]\non_done = "completed"\n' for number in range(501))
+    assert findings(folder, f'name = "author-and-reviewer"\ninitial = "s0"\n{states}') == [
+        "3: states: has 501 states, more than 500: let it start agents that have a workflow of their own"
+    ]
