@@ -29,7 +29,7 @@ def _last_turn(interpreter: Interpreter) -> tuple[str, JsonObject | None]:
     names = {workflow.value_of(name) for name, state in workflow.states.items() if state.turn is not None}
     value: JsonObject = next((value for name, value in reversed(interpreter.values.items()) if name in names), {})
     data = value.get("data")
-    return str(value.get("result", "")), data if isinstance(data, dict) else None
+    return ("", data) if isinstance(data, dict) else (str(value.get("result", "")), None)
 
 
 class Steps:

@@ -34,6 +34,11 @@ class TurnResult(msgspec.Struct, frozen=True):
     text: str = ""
     data: Any = None
 
+    @property
+    def shown(self) -> str:
+        """The text, or else the data as JSON."""
+        return self.text or ("" if self.data is None else encode_json(self.data).decode())
+
 
 class TurnChannel(SessionChannel):
     """A session channel that keeps the results of turns.
@@ -68,9 +73,7 @@ class TurnChannel(SessionChannel):
         if self._is_shown:
             return
         self._is_shown = True
-        text, data = self.turn_result.text, self.turn_result.data
-        shown = text or ("" if data is None else encode_json(data).decode())
-        if shown not in ("", self._last_text):
+        if (shown := self.turn_result.shown) not in ("", self._last_text):
             self._send_message(shown)
 
     def final_result(self, text: str, data: wire.JsonObject | None) -> None:
@@ -135,7 +138,7 @@ class TurnStep:
         except FsmRunnerError as failure:
             return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.text})
         result = self._channel.turn_result
-        value: wire.JsonObject = {"ok": True, "error": "", "result": result.text}
+        value: wire.JsonObject = {"ok": True, "error": "", "result": result.shown}
         if result.data is not None:  # without a schema, it is only for a workflow whose result is that of its last turn
             value["data"] = result.data
         elif self._visit.schema is not None:
