@@ -171,6 +171,12 @@ class CoordinatorApi:
         query = "" if status is None else f"?status={path_segment(status)}"
         return (await self._get(f"/runs{query}", wire.RunList)).runs
 
+    async def children(self, session_id: str) -> list[wire.Run]:
+        """Return the valid runs that were started or resumed by this session."""
+        listed = await self._get("/runs", wire.RawRuns)
+        runs = (_valid(raw, wire.Run) for raw in listed.runs)
+        return [run for run in runs if run is not None and run.parent_session_id == session_id]
+
     async def run_state(self, run_id: str) -> wire.RunState:
         return await self._get(f"/runs/{path_segment(run_id)}", wire.RunState)
 

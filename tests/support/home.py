@@ -20,6 +20,7 @@ COMMANDS = {
     "ignore-sigterm": 'trap \'\' TERM; echo $$ > "$2"; while ! read answer < "$4"; do :; done',
     "leave-a-child": 'sleep 1000 & echo $! > "$2"; read answer < "$4"',
     "flood": "head -c \"$2\" /dev/zero | tr '\\0' x; head -c \"$2\" /dev/zero | tr '\\0' y >&2",
+    "touch": ': > "$2"',
     "hang": "exec sleep 1000",
     # The runner lowers its own limit while it starts a process, and may not have raised it again yet.
     "open-files": 'while set -- $(grep "open files" /proc/$PPID/limits); [ "$4" = "$(ulimit -n)" ]; do :; done; '

@@ -6,12 +6,13 @@ from typing import Any, assert_never
 
 import msgspec
 
-from fsm_runner.executors.interface import Assignment, RunRefused
+from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.records import VisitRecord
 from fsm_runner.protocol.statuses import CompletedSession
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.runtime.actors.executions import Executions
 from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.workflow.agents import AgentStep
 from fsm_runner.runtime.workflow.approval import ApprovalStep
 from fsm_runner.runtime.workflow.command import CommandStep
 from fsm_runner.runtime.workflow.context import WorkflowContext
@@ -94,7 +95,7 @@ class Steps:
             case Wait() as wait:
                 return WaitStep(visit, wait)
             case Agent():
-                raise RunRefused("this activity is not available")
+                return AgentStep(visit, self._context, interpreter)
             case never:
                 assert_never(never)
 
