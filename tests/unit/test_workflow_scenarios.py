@@ -21,6 +21,7 @@ on_done = "verify"
 
 [states.verify]
 command = { run = ["pytest"], stdin = "${work.result}" }
+timeout_s = 60
 max_visits = 3
 on_done = "plan"
 on_error = "fix"
@@ -200,10 +201,30 @@ def test_each_kind_of_result(results: str, expect: str) -> None:
         assert result.exit_code == 0, result.stdout
 
 
+def test_the_example_of_the_documentation_passes() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "workflows.md").read_text()
+    example = documented.partition("### Scenarios")[2].split("```toml\n")[1].split("```")[0]
+    Path("workflows/flow.toml").write_text(
+        FLOW.replace('on_done = "plan"', 'on_done = "route"').partition("[states.plan]")[0]
+        + """
+[states.route]
+on_done = "ask"
+
+[states.ask]
+approval = { question = "Go on?" }
+timeout_s = 60
+on_done = "completed"
+on_denied = "failed"
+"""
+    )
+    result = tried(example.replace("[scenarios.results]", "[scenarios.results]\nask = {}"))
+    assert result.exit_code == 0, result.stdout
+
+
 def test_a_fault_of_the_workflow_fails_it(home: Path) -> None:
-    (home / "workflows" / "flow.toml").write_text(FLOW.replace("${verify.stdout}", "${verify.data.x}"))
-    lines = outcome()
-    assert any('states.fix.turn.prompt: "verify.data.x"' in line for line in lines), lines
+    (home / "workflows" / "flow.toml").write_text(FLOW.replace('["pytest"]', '["pytest", "${params.task}"]'))
+    lines = outcome("", "Fix it.", "-x")
+    assert any('states.verify.command.run[1]: the value "-x"' in line for line in lines), lines
 
 
 def test_children_without_a_result_are_a_mistake() -> None:
