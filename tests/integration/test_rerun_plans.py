@@ -14,6 +14,25 @@ from fsm_runner.journal.workflows import carried_values
 from fsm_runner.runtime.workflow.rerun_plan import Replacement, RerunPlan, plan_of
 from tests.support.ended_workflow import RUN, SHIP, load, record_of, value, write_ended_run
 
+PLAN = """
+[states.plan]
+command = { run = ["true"] }
+timeout_s = 60
+on_done = "write"
+
+[states.ask]
+approval = { question = "Go on?" }
+assigns = "work"
+timeout_s = 60
+on_done = "publish"
+on_denied = "failed"
+"""
+
+
+def with_plan(text: str) -> str:
+    """Let a workflow begin with a state `plan`, and add a state that assigns `work` as well."""
+    return text.replace('initial = "write"', 'initial = "plan"') + PLAN
+
 
 def plan(folder: Path, state: str, *, run_id: str = RUN, text: str | None = None) -> RerunPlan | None:
     replacement = None if text is None else Replacement(path="/new/ship.toml", text=text, schemas={})
@@ -113,6 +132,32 @@ def test_another_run_is_not_found(journal: Path) -> None:
 def test_what_does_not_fit_is_refused(journal: Path, state: str, text: str | None, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         plan(journal, state, text=text)
+
+
+NEEDS_PLAN = SHIP.replace("published: ${work.stdout}", "published: ${plan.stdout}")
+NEEDS_DECISION = SHIP.replace("published: ${work.stdout}", "published: ${work.by}")
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "expected"),
+    [
+        (NEEDS_PLAN, "publish", "plan.stdout does not exist on the path publish: only plan can assign it"),
+        (NEEDS_PLAN, "verify", "plan.stdout does not exist on the path verify → publish: only plan can assign it"),
+        (NEEDS_DECISION, "publish", "work.by does not exist on the path publish: only ask can assign it"),
+    ],
+)
+def test_a_value_that_the_run_did_not_have_is_named(journal: Path, text: str, state: str, expected: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        plan(journal, state, text=with_plan(text))
+    assert str(refused.value).splitlines() == [
+        f"/new/ship.toml:20: states.publish.command.run[1]: {expected}; lead the path through such a state before",
+        f'the run did not have all values that the workflow needs from "{state}" on: begin with an earlier state, or '
+        "correct the workflow (--workflow)",
+    ]
+
+
+def test_a_value_that_the_new_run_assigns_need_not_be_there(journal: Path) -> None:
+    assert planned(journal, "plan", with_plan(NEEDS_PLAN)).workflow.rerun_from == "plan"
 
 
 async def test_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:

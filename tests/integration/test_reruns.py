@@ -192,7 +192,8 @@ async def test_a_failed_run_is_repeated_with_a_corrected_workflow(system: System
         await runner.said("registered")
         first = await system.submit("say", text="do it")
         ended = await ended_at(system, first.run_id)
-        assert (ended.status, ended.error) == ("failed", 'the state "verify" has used up its `max_visits` (3)')
+        assert ended.status == "failed"
+        assert (ended.error or "").startswith('the state "verify" has used up its `max_visits` (3)')
         command = ("rerun", first.run_id, "--from", "publish", "--state-dir", state_dir)
         done = await finish(project, env, *command, "--workflow", str(corrected.path))
         assert done.code == 0, done.stderr

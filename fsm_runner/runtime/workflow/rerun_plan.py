@@ -5,11 +5,14 @@ import msgspec
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.reader import Reader, RunLife, WorkflowLife
 from fsm_runner.journal.records import WorkflowRecord
+from fsm_runner.machine.defects import in_order
+from fsm_runner.machine.toml_lines import TomlLines
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
+from fsm_runner.workflow.check import missing_values
 from fsm_runner.workflow.definition import JsonSchema
-from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
+from fsm_runner.workflow.file import LoadedWorkflow, WorkflowFile, restore_workflow
 from fsm_runner.workflow.interpreter import Interpreter, RunFacts
 
 
@@ -46,6 +49,7 @@ def plan_of(reader: Reader, run_id: str, state: str, replacement: Replacement | 
     Interpreter(loaded, parameters, RunFacts(id=run_id, session_id=life.session_id, project_dir=""))
     _check_state(loaded, state)
     values = _values_before(reader, run_id, old, state)
+    _check_values(loaded, state, values)
     return RerunPlan(
         workflow=msgspec.structs.replace(
             old,
@@ -90,6 +94,25 @@ def _check_state(workflow: LoadedWorkflow, name: str) -> None:
     why = "is final" if name in workflow.definition.all_states else "does not exist"
     choice = ", ".join(each for each, state in states.items() if not state.final) or "none"
     raise UsageError(f"{workflow.path}: the state {quoted(name)} {why}; --from can name one of: {choice}")
+
+
+def _check_values(workflow: LoadedWorkflow, start: str, values: dict[str, bytes]) -> None:
+    fields = {name: msgspec.json.decode(value, type=dict[str, msgspec.Raw]) for name, value in values.items()}
+    given = {(name, field) for name, content in fields.items() for field in content}
+    problems = missing_values(workflow.definition, workflow.schemas, start, given)
+    if problems:
+        file = WorkflowFile(
+            path=workflow.path, text=workflow.text, definition=workflow.definition, lines=TomlLines(workflow.text)
+        )
+        raise UsageError(
+            "\n".join(
+                [
+                    *map(str, in_order(file.defect(*problem) for problem in problems)),
+                    f"the run did not have all values that the workflow needs from {quoted(start)} on: begin with an "
+                    "earlier state, or correct the workflow (--workflow)",
+                ]
+            )
+        )
 
 
 def _values_before(reader: Reader, run_id: str, record: WorkflowRecord, state: str) -> dict[str, bytes]:

@@ -3,13 +3,16 @@
 Each module has the rules about one subject.
 """
 
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Defect, in_order
 from fsm_runner.workflow.check import activities, assignment, commands, references, schemas, states, termination
 from fsm_runner.workflow.check.context import Context
-from fsm_runner.workflow.definition import Workflow
+from fsm_runner.workflow.check.flow import Fact
+from fsm_runner.workflow.definition import JsonSchema, Workflow
 
 if TYPE_CHECKING:
     from fsm_runner.workflow.file import WorkflowFile
@@ -52,6 +55,20 @@ def check(file: "WorkflowFile") -> tuple[Defect, ...]:
     context = Context(definition, file.schemas, path.stem if path.suffix == ".toml" else "")
     found = [file.defect(*problem) for rule in RULES for problem in rule(context)]
     return in_order((*file.defects, *found))
+
+
+def missing_values(
+    definition: Workflow, schemas: Mapping[str, JsonSchema], start: str, given: Collection[Fact]
+) -> list[Problem]:
+    """Return the values that a sound workflow needs and that may not exist, if it begins in the state `start`.
+
+    `given`: the values and their fields that exist there.
+    """
+    context = Context(definition, schemas, start=start, given=given)
+    for rule in (references.template_names_values, references.guard_is_an_expression):
+        for _ in rule(context):
+            pass  # the workflow is sound: only the uses are needed
+    return [*assignment.value_is_assigned_on_every_path(context)]
 
 
 def _too_large(definition: Workflow) -> str | None:

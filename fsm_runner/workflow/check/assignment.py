@@ -14,7 +14,7 @@ FINDINGS_LIMIT = 50
 
 
 def value_is_assigned_on_every_path(context: Context) -> Iterator[Problem]:
-    if context.definition.initial not in context.states:
+    if context.start not in context.states:
         return
     flow = context.flow
     found = 0
@@ -48,7 +48,7 @@ def _message(context: Context, use: Use, fact: Fact, path: tuple[Edge, ...] | No
     text = value_text(use.path[:2])
     if path is None:
         return f"{text} does not exist on every path to this place"
-    end = path[-1].target if path else context.definition.initial
+    end = path[-1].target if path else context.start
     if use.edge is not None and path:
         path, end = path[:-1], use.edge.text
     message = f"{text} does not exist on the path {path_text(path, end)}"

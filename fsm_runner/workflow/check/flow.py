@@ -1,7 +1,7 @@
 """The graph whose nodes are visits of states and exhausted states, with the fields that each edge assigns."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from fsm_runner.workflow.check.fields import assigned
@@ -20,9 +20,10 @@ class Node(NamedTuple):
 class Flow:
     """An edge into a bounded state leads to the visit and, if the state may have been visited before, to exhaustion."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, start: str, given: Collection[Fact] = ()) -> None:
+        """`given`: the facts that hold in the state `start`."""
         self.graph = graph
-        self.start = Node(graph.definition.initial)
+        self.start = Node(start)
         self._numbers: dict[Fact, int] = {}
         self._values: dict[str, int] = {}
         """By name of a value: the mask of all its fields."""
@@ -31,6 +32,9 @@ class Flow:
                 for edge in graph.edges[name]:
                     for field in assigned(state, edge.event):
                         self._add((graph.definition.value_of(name), field))
+        for fact in given:
+            self._add(fact)
+        self._given = sum(self.mask(fact) for fact in set(given))
         self._proven = {name: self._mask(graph.proven_by_exhaustion(name)) for name in graph.exhausted}
         self.existing = self._existing()
 
@@ -68,7 +72,7 @@ class Flow:
 
     def _existing(self) -> dict[Node, int]:
         """Return the facts that hold in each node that can be reached, whatever the path to it."""
-        existing = {self.start: 0}
+        existing = {self.start: self._given}
         waiting = deque([self.start])
         is_waiting = {self.start}
         while waiting:
@@ -90,7 +94,7 @@ class Flow:
 
         `last`: the fact does not exist behind this edge of the node.
         """
-        paths: dict[tuple[Node, bool], tuple[Edge, ...]] = {(self.start, False): ()}
+        paths: dict[tuple[Node, bool], tuple[Edge, ...]] = {(self.start, bool(self._given & bit)): ()}
         waiting = deque(paths)
         while waiting:
             node, exists = waiting.popleft()
