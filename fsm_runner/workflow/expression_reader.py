@@ -62,7 +62,7 @@ class Use(NamedTuple):
     operation: Operation
     path: tuple[Step, ...]
     type: ValueType
-    """Of the value at the path."""
+    """The type of the value at the path."""
     literal: Any
     """What a search looks for."""
     column: int

@@ -8,7 +8,7 @@ _ALWAYS = {"ok": BOOLEAN, "error": TEXT}
 
 
 def has_data(state: State) -> bool:
-    """Whether the value has `data` after `on_done`. Of an agent with `each`, each item has it instead."""
+    """Whether the value has `data` after `on_done`. With `each`, each item has it instead."""
     return state.schema is not None and not (isinstance(state.activity, Agent) and state.activity.each is not None)
 
 

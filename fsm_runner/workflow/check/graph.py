@@ -20,7 +20,7 @@ class Edge(NamedTuple):
     target: str
     branch: Branch
     place: Path
-    """Of the branch in the file, or of the state for a default."""
+    """The place of the branch in the file, or of the state for a default."""
 
     @property
     def text(self) -> str:
