@@ -76,7 +76,8 @@ class Command(_Form, frozen=True, kw_only=True):
 class Agent(_Form, frozen=True, kw_only=True):
     """Start other agents. All texts but `name` are templates."""
 
-    name: Text
+    name: Text | None = None
+    """None: the agent of the run itself, or none if the run has none."""
     parameters: dict[str, Any] = {}
     project_dir: str | None = None
     each: str | None = None

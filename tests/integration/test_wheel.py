@@ -66,7 +66,7 @@ def called(cwd: Path, *command: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_wheel_holds_what_an_installed_runner_needs_beside_its_code(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("specs", "profiles", "executors"):
+    for folder in ("specs", "profiles", "executors", "workflows"):
         files = [
             path for path in (REPOSITORY / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts
         ]

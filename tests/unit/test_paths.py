@@ -1,4 +1,4 @@
-"""The places of specs, profiles and executors."""
+"""The places of specs, profiles, executors and workflows."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_bundled_files_have_specs_profiles_and_executors() -> None:
-    for folder in ("specs", "profiles", "executors"):
+def test_the_bundled_files_have_specs_profiles_executors_and_workflows() -> None:
+    for folder in ("specs", "profiles", "executors", "workflows"):
         assert (bundled() / folder).is_dir()
 
 

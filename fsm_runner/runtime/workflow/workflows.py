@@ -28,26 +28,32 @@ class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[str], LoadedWorkflow]
     """Returns the workflow of this name in the runner's homes. Raises `UsageError`."""
     of_all: LoadedWorkflow | None = None
-    """The workflow of every run (`fsm-runner run --workflow`)."""
+    """The workflow of every run that is not a child of another session (`fsm-runner run --workflow`)."""
     of_profile: str | None = None
+    """That of every such run whose agent names none."""
     agents: Mapping[str, Agent] = {}
     """The runner's own agents by name. A deployed coordinator does not keep their `workflow`."""
     is_procedural: bool = False
 
     def of_run(self, run: Run) -> LoadedWorkflow | None:
         """Return the workflow of a run; None if it has none. Raises `RunRefused`."""
-        if self.of_all is not None:
+        is_child = run.parent_session_id is not None
+        if self.of_all is not None and not is_child:
             return self._usable(self.of_all)
         own, named = self.agents.get(run.agent_name or ""), (run.resolved_agent_blueprint or {}).get("workflow")
-        name = named if named is not None else (own and own.workflow) or self.of_profile
+        of_agent = named if named is not None else own and own.workflow
+        name = self.of_profile if of_agent is None and not is_child else of_agent
         if name is None:
             return None
         if not isinstance(name, str):
             raise RunRefused("the run's agent cannot be used: workflow: expected the name of a workflow")
         try:
-            return self._usable(self.load(name))
+            workflow = self._usable(self.load(name))
         except UsageError as defect:
             raise RunRefused(f"the run's workflow cannot be used: {defect}") from defect
+        if of_agent is not None:
+            _require_names(workflow, run)
+        return workflow
 
     def _usable(self, workflow: LoadedWorkflow) -> LoadedWorkflow:
         for name, state in workflow.definition.states.items():
@@ -58,6 +64,16 @@ class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
                     "configuration, so remove `session` and `config`"
                 )
         return workflow
+
+
+def _require_names(workflow: LoadedWorkflow, run: Run) -> None:
+    """Raise `RunRefused` if a child would have the agent of the run, and so follow the workflow again."""
+    for name, state in workflow.definition.states.items():
+        if state.agent is not None and state.agent.name is None:
+            raise RunRefused(
+                f"{workflow.path}: states.{name}.agent: the agent {run.agent_name!r} names this workflow, so a child with "
+                "the same agent would follow it too: give `name`, or let the profile or --workflow name the workflow"
+            )
 
 
 class Workflows:
