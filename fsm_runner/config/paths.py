@@ -7,7 +7,10 @@ HOME_VARIABLE = "FSM_RUNNER_HOME"
 
 
 def bundled() -> Path:
-    """Return the folder with `specs/`, `profiles/`, `executors/` and `workflows/`: inside the package in a wheel, else beside it."""
+    """Return the folder with `specs/`, `profiles/`, `executors/` and `workflows/`.
+
+    It is inside the package in a wheel, else beside it.
+    """
     package = Path(__file__).parents[1]
     inside = package / "bundled"
     return inside if inside.is_dir() else package.parent

@@ -164,6 +164,12 @@ def result_data(code: int, ended: Exit) -> JsonObject:
     return {"return_code": code, "stdout": ended.stdout.text().strip(), "stderr": ended.stderr.text().strip()}
 
 
+def printed(data: object) -> str | None:
+    """Return the stdout in the result of a command that has printed no JSON object; None if it is another result."""
+    is_output = isinstance(data, dict) and data.keys() == {"return_code", "stdout", "stderr"}
+    return str(data["stdout"]) if is_output and isinstance(data, dict) else None
+
+
 def _agent(run: Run) -> Agent:
     if run.resolved_agent_blueprint is None:
         raise RunRefused("the run names no agent, so a procedural executor has nothing to execute")

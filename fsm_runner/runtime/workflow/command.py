@@ -23,7 +23,6 @@ from fsm_runner.workflow.definition import Command
 
 NOT_STARTED_EXIT_CODE, NOT_FOUND_EXIT_CODE = 126, 127
 """As in a shell: the program cannot be started, or there is none of this name."""
-STOPPED = "the command did not end within its time limit"
 
 
 class CommandStep:
@@ -98,6 +97,11 @@ class CommandStep:
                 )
         return None
 
+    @property
+    def _stopped(self) -> str:
+        limit_s = self._visit.state.timeout_s
+        return "the command did not end within its time limit" + ("" if limit_s is None else f" of {limit_s:g} s")
+
     def _ended(self, ended: Exit) -> Ended:
         value: JsonObject = {
             "ok": ended.succeeded and not self._is_stopped,
@@ -108,7 +112,7 @@ class CommandStep:
         }
         if self._is_stopped:
             value["exit_code"] = TIME_LIMIT_EXIT_CODE
-            value["error"] = limited_error(with_output(STOPPED, ended.stdout, ended.stderr))
+            value["error"] = limited_error(with_output(self._stopped, ended.stdout, ended.stderr))
             return Ended("timeout", value)
         if not ended.succeeded:
             value["error"] = limited_error(failure_text(ended))

@@ -247,15 +247,18 @@ class WorkflowDriver:
             await step.stop()
             self._require_time()
             await asyncio.wait({task}, timeout=END_LIMIT_S)
-            return self._timed_out(task.result().value if task.done() and not task.exception() else {})
+            ended = task.result() if task.done() and not task.exception() else Ended("timeout", {})
+            return self._timed_out(ended)
         finally:
             task.cancel()
             await asyncio.wait({task})
 
-    def _timed_out(self, value: JsonObject) -> Ended:
+    def _timed_out(self, ended: Ended) -> Ended:
+        if ended.ending == "timeout" and ended.value:  # a command, whose error has its output
+            return ended
         limit_s = self.interpreter.definition.timeout_s
         error = f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
-        return Ended("timeout", {**value, "ok": False, "error": error})
+        return Ended("timeout", {**ended.value, "ok": False, "error": error})
 
     async def _checked(self, ended: Ended, visit: Visit) -> Ended:
         """Return an error if the step has produced data that does not match the schema of the state."""

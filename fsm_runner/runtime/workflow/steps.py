@@ -20,12 +20,12 @@ from fsm_runner.runtime.workflow.data import defect_of
 from fsm_runner.runtime.workflow.step import Step, Visit
 from fsm_runner.runtime.workflow.turn import CONTINUE_PROMPT, TAKEN, TurnChannel, TurnStep
 from fsm_runner.runtime.workflow.waits import WaitStep
-from fsm_runner.workflow.definition import Agent, Approval, Command, Turn, Wait
+from fsm_runner.workflow.definition import CONTINUE, Agent, Approval, Command, Turn, Wait
 from fsm_runner.workflow.interpreter import Interpreter
 
 
 def _last_turn(interpreter: Interpreter) -> tuple[str, JsonObject | None]:
-    """Return text and data of the last turn; an empty text if there was none."""
+    """Return the text or the data of the last turn; an empty text if there was none."""
     workflow = interpreter.workflow.definition
     names = {workflow.value_of(name) for name, state in workflow.states.items() if state.turn is not None}
     value: JsonObject = next((value for name, value in reversed(interpreter.values.items()) if name in names), {})
@@ -43,13 +43,17 @@ class Steps:
         executions: Executions,
         channel: TurnChannel,
         record: Record,
+        *,
+        is_procedural: bool,
     ) -> None:
+        """`is_procedural`: whether each turn runs a command again, which knows nothing of earlier turns."""
         self.run = assignment.run
         self._assignment = assignment
         self._context = context
         self._executions = executions
         self._channel = channel
         self._record = record
+        self._is_procedural = is_procedural
         self._is_turn = False
         """Whether the last step was a turn."""
 
@@ -122,7 +126,8 @@ class Steps:
 
     def _turn_step(self, visit: Visit, turn: Turn, *, is_interruption: bool) -> Step:
         has_taken_prompt = visit.progress == TAKEN
-        if has_taken_prompt and is_interruption and visit.state.on_interrupted == "continue":
+        continues = has_taken_prompt and is_interruption and visit.state.on_interrupted == CONTINUE
+        if continues and not self._is_procedural:
             parameters = {**(turn.parameters or {}), "prompt": CONTINUE_PROMPT}
             turn = Turn(parameters=parameters, config=turn.config)
         return TurnStep(

@@ -8,6 +8,7 @@ import msgspec
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import Assignment, RunRefused
+from fsm_runner.executors.procedural import printed
 from fsm_runner.process.child.child import Child
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import decode_json, encode_json
@@ -136,6 +137,7 @@ class TurnStep:
         except (LimitReached, RunRefused):  # a budget is used up
             raise
         except FsmRunnerError as failure:
+<<<<<<< HEAD
             return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.text})
         result = self._channel.turn_result
         value: wire.JsonObject = {"ok": True, "error": "", "result": result.shown}
@@ -143,6 +145,16 @@ class TurnStep:
             value["data"] = result.data
         elif self._visit.schema is not None:
             value["data"] = json_in(result.text)
+=======
+            text, _ = text_and_data(self._channel.turn_result)
+            return Ended("error", {"ok": False, "error": str(failure), "result": text})
+        text, data = text_and_data(self._channel.turn_result)
+        value: wire.JsonObject = {"ok": True, "error": "", "result": text}
+        if self._visit.schema is not None:
+            value["data"] = json_in(text) if data is None else data
+        elif self._channel.turn_result.data is not None:  # for a workflow whose result is that of its last turn
+            value["data"] = self._channel.turn_result.data
+>>>>>>> b9bb66a (The result of a procedural turn is what its command has printed; a command that exceeds its time limit keeps its output in the error)
         return Ended("done", value)
 
     async def stop(self) -> StopSignal:
@@ -179,6 +191,17 @@ class TurnStep:
             continues=not (self._is_first or is_new),
             config=activity.config or {},
         )
+
+
+def text_and_data(result: TurnResult) -> tuple[str, Any]:
+    """Return the text of a result, which is its data as JSON if it has none, and its data.
+
+    A command that has printed no JSON object has its stdout as text, and no data.
+    """
+    if (output := printed(result.data)) is not None:
+        return output, None
+    data_text = "" if result.data is None else encode_json(result.data).decode()
+    return result.text or data_text, result.data
 
 
 def json_in(text: str) -> object:

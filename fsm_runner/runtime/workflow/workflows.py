@@ -71,8 +71,8 @@ def _require_names(workflow: LoadedWorkflow, run: Run) -> None:
     for name, state in workflow.definition.states.items():
         if state.agent is not None and state.agent.name is None:
             raise RunRefused(
-                f"{workflow.path}: states.{name}.agent: the agent {run.agent_name!r} names this workflow, so a child with "
-                "the same agent would follow it too: give `name`, or let the profile or --workflow name the workflow"
+                f"{workflow.path}: states.{name}.agent: the agent {run.agent_name!r} names this workflow, so a child "
+                "of the same agent would follow it too: give `name`, or let the profile or --workflow name the workflow"
             )
 
 
@@ -120,7 +120,8 @@ class Workflows:
         executions.channel = channel = TurnChannel(run.session_id, self._reporting, may_bind, executions)
         executions.holds_session = True
         executions.has_taken_prompt = position is not None and _has_taken_prompt(workflow, position)
-        steps = Steps(assignment, self._context, executions, channel, self._record)
+        is_procedural = self._choice.is_procedural
+        steps = Steps(assignment, self._context, executions, channel, self._record, is_procedural=is_procedural)
         return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
 
     def _clean(self, value: object) -> object:

@@ -43,7 +43,7 @@ def literal_contains_no_template(context: Context) -> Iterator[Problem]:
         if state.command is not None and "${" in state.command.run[0]:
             message = "the program is literal: name it, and let its arguments contain the values"
             yield Problem((*place, "command", "run", 0), message)
-        if state.agent is not None and "${" in state.agent.name:
+        if state.agent is not None and "${" in (state.agent.name or ""):
             yield Problem((*place, "agent", "name"), "the name of an agent is literal: use a state for each agent")
 
 
