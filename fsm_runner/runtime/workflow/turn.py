@@ -37,7 +37,9 @@ class TurnResult(msgspec.Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """The text, or else the data as JSON."""
+        """The text, or else what a command has printed, or else the data as JSON."""
+        if (output := printed(self.data)) is not None:
+            return output
         return self.text or ("" if self.data is None else encode_json(self.data).decode())
 
 
@@ -137,24 +139,15 @@ class TurnStep:
         except (LimitReached, RunRefused):  # a budget is used up
             raise
         except FsmRunnerError as failure:
-<<<<<<< HEAD
-            return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.text})
+            return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.shown})
         result = self._channel.turn_result
         value: wire.JsonObject = {"ok": True, "error": "", "result": result.shown}
-        if result.data is not None:  # without a schema, it is only for a workflow whose result is that of its last turn
+        if self._visit.schema is not None and (result.data is None or printed(result.data) is not None):
+            value["data"] = json_in(result.shown)
+        elif (
+            result.data is not None
+        ):  # without a schema, it is only for a workflow whose result is that of its last turn
             value["data"] = result.data
-        elif self._visit.schema is not None:
-            value["data"] = json_in(result.text)
-=======
-            text, _ = text_and_data(self._channel.turn_result)
-            return Ended("error", {"ok": False, "error": str(failure), "result": text})
-        text, data = text_and_data(self._channel.turn_result)
-        value: wire.JsonObject = {"ok": True, "error": "", "result": text}
-        if self._visit.schema is not None:
-            value["data"] = json_in(text) if data is None else data
-        elif self._channel.turn_result.data is not None:  # for a workflow whose result is that of its last turn
-            value["data"] = self._channel.turn_result.data
->>>>>>> b9bb66a (The result of a procedural turn is what its command has printed; a command that exceeds its time limit keeps its output in the error)
         return Ended("done", value)
 
     async def stop(self) -> StopSignal:
@@ -191,17 +184,6 @@ class TurnStep:
             continues=not (self._is_first or is_new),
             config=activity.config or {},
         )
-
-
-def text_and_data(result: TurnResult) -> tuple[str, Any]:
-    """Return the text of a result, which is its data as JSON if it has none, and its data.
-
-    A command that has printed no JSON object has its stdout as text, and no data.
-    """
-    if (output := printed(result.data)) is not None:
-        return output, None
-    data_text = "" if result.data is None else encode_json(result.data).decode()
-    return result.text or data_text, result.data
 
 
 def json_in(text: str) -> object:
