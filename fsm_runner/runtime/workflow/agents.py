@@ -9,14 +9,13 @@ from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.process.child.child import Child
-from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import StopSignal
-from fsm_runner.protocol.wire import JsonObject, SessionResult
+from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.runtime.workflow.children import NOT_STARTED, ChildEnd, ChildRuns
 from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.data import defect_of
 from fsm_runner.runtime.workflow.step import Ended, Visit
-from fsm_runner.runtime.workflow.turn import json_in
+from fsm_runner.runtime.workflow.turn import TurnResult
 from fsm_runner.workflow.definition import Activity, Agent
 
 ITEMS_LIMIT = 1_000
@@ -161,11 +160,12 @@ class AgentStep:
             return fields
 
     async def _child_fields(self, end: ChildEnd) -> JsonObject:
-        result, schema = end.result, self._visit.schema
-        fields: JsonObject = {"ok": not end.error, "error": end.error, "result": _text_of(result)}
+        text, schema = end.result.result_text, self._visit.schema
+        result = TurnResult(text if isinstance(text, str) else "", end.result.result_data)
+        fields: JsonObject = {"ok": not end.error, "error": end.error, "result": result.shown}
         if end.error or schema is None:
             return fields
-        data = json_in(fields["result"]) if result.result_data is None else result.result_data
+        data = result.structured
         # The driver validates the data of a single child.
         if self._items is not None and (defect := await defect_of(data, schema, self._context.checker)) is not None:
             return {**fields, "ok": False, "error": defect}
@@ -175,15 +175,20 @@ class AgentStep:
         failures = [f"{index}: {child['error']}" for index, child in enumerate(children) if not child["ok"]]
         if self._items is None:
             (child,) = children
-            error = child["error"] and f"{self._agent.name}: {child['error']}"
+            error = child["error"] and f"{self._name}: {child['error']}"
             return Ended("error" if error else "done", {**child, "error": error})
         error = ""
         if len(failures) > self._agent.may_fail:
             error = (
-                f"{self._agent.name}: {len(failures)} of {len(children)} children failed, and {self._agent.may_fail} "
+                f"{self._name}: {len(failures)} of {len(children)} children failed, and {self._agent.may_fail} "
                 f"may; child {failures[0]}"
             )
         return Ended("error" if error else "done", {"ok": not error, "error": error, **self._fields(children)})
+
+    @property
+    def _name(self) -> str:
+        """The name of the children's agent, for errors."""
+        return self._agent.name or self._visit.run.agent_name or "the child"
 
     def _fields(self, children: list[JsonObject]) -> JsonObject:
         """Return the fields of the value besides `ok` and `error`."""
@@ -199,14 +204,6 @@ class AgentStep:
             await runs.stop(index)
             if self._working is None:  # else its task waits for the end
                 await runs.end_of(index)
-
-
-def _text_of(result: SessionResult) -> str:
-    """Return the text of a result, or else its data as JSON."""
-    if isinstance(result.result_text, str):
-        return result.result_text
-    value = result.result_data if result.result_text is None else result.result_text
-    return "" if value is None else encode_json(value).decode()
 
 
 async def _cancelled(tasks: Sequence["asyncio.Task[Any]"]) -> None:

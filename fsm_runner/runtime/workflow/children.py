@@ -229,7 +229,7 @@ class ChildRuns:
         return RunRequest(
             type="start_session",
             session_id=child.session_id,
-            agent_name=agent.name,
+            agent_name=agent.name or self._visit.run.agent_name,
             parameters=agent.parameters,
             project_dir=str(self._project_dir(agent)) if child.worktree is None else child.worktree.folder,
             parent_session_id=self._visit.run.session_id,

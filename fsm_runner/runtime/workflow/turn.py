@@ -30,7 +30,7 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
 
 
 class TurnResult(msgspec.Struct, frozen=True):
-    """What an executor has sent as the result of a turn. Not redacted."""
+    """The result of a turn, or of a child, as its executor has sent it. Not redacted."""
 
     text: str = ""
     data: Any = None
@@ -41,6 +41,11 @@ class TurnResult(msgspec.Struct, frozen=True):
         if (output := printed(self.data)) is not None:
             return output
         return self.text or ("" if self.data is None else encode_json(self.data).decode())
+
+    @property
+    def structured(self) -> Any:
+        """The data, or else the JSON in the text, or else the text."""
+        return json_in(self.shown) if self.data is None or printed(self.data) is not None else self.data
 
 
 class TurnChannel(SessionChannel):
@@ -142,11 +147,9 @@ class TurnStep:
             return Ended("error", {"ok": False, "error": str(failure), "result": self._channel.turn_result.shown})
         result = self._channel.turn_result
         value: wire.JsonObject = {"ok": True, "error": "", "result": result.shown}
-        if self._visit.schema is not None and (result.data is None or printed(result.data) is not None):
-            value["data"] = json_in(result.shown)
-        elif (
-            result.data is not None
-        ):  # without a schema, it is only for a workflow whose result is that of its last turn
+        if self._visit.schema is not None:
+            value["data"] = result.structured
+        elif result.data is not None:  # for a workflow whose result is that of its last turn
             value["data"] = result.data
         return Ended("done", value)
 
