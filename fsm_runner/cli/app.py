@@ -25,6 +25,9 @@ app.command("coordinator")(coordinator.serve)
 CoordinatorUrl = Annotated[
     str | None, option("coordinator_url", help="the coordinator", default_text=LOCAL_COORDINATOR_URL)
 ]
+OtherCoordinatorUrl = Annotated[
+    str | None, option("coordinator_url", help="also ask this coordinator", default_text="none")
+]
 StateDir = Annotated[str | None, option("state_dir")]
 Parameters = Annotated[
     list[str] | None, Argument(metavar="KEY=VALUE", help="key=value, key:=json or key=@file.", show_default=False)
@@ -172,6 +175,38 @@ def rerun(
     from fsm_runner.cli.rerun import rerun as rerun_here
 
     rerun_here(load_state_dir(state_dir), run, state, workflow)
+
+
+@app.command()
+def approvals(
+    json: Annotated[bool, Option("--json", help="Print JSON, one approval per line.", show_default=False)] = False,
+    state_dir: StateDir = None,
+    coordinator_url: OtherCoordinatorUrl = None,
+) -> None:
+    """List the approvals for which workflows wait."""
+    from fsm_runner.cli.approvals import list_approvals
+
+    raise Exit(list_approvals(load_state_dir(state_dir), coordinator_url, as_json=json))
+
+
+@app.command()
+def approve(
+    run_id: Annotated[str, Argument(metavar="RUN", show_default=False)],
+    deny: Annotated[bool, Option("--deny", help="Deny instead.", show_default=False)] = False,
+    comment: Annotated[
+        str, Option("--comment", metavar="TEXT", help="A text for the workflow.", show_default=False)
+    ] = "",
+    state_dir: StateDir = None,
+    coordinator_url: OtherCoordinatorUrl = None,
+) -> None:
+    """Approve what a run's workflow asks, or deny it.
+
+    Exit code 1 if an earlier decision counts, the deadline has passed, or the decision is refused; 2 if the run waits
+    for no approval.
+    """
+    from fsm_runner.cli.approvals import decide
+
+    decide(load_state_dir(state_dir), coordinator_url, run_id, approved=not deny, comment=comment or "")
 
 
 @app.command()

@@ -11,6 +11,9 @@ COMMENT_LIMIT_CHARS = 16_384
 DEADLINE = "deadline"
 """Who denies an approval when its time limit passes."""
 
+NOT_PENDING = "no_pending_approval"
+"""The `detail.error` of a coordinator about a run that waits for no approval."""
+
 Comment = Annotated[str, msgspec.Meta(max_length=COMMENT_LIMIT_CHARS)]
 
 

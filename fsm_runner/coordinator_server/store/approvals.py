@@ -11,7 +11,7 @@ import msgspec
 from fsm_runner.coordinator_server.errors import Conflict, NotFound
 from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.runs import RUN_NOT_FOUND
-from fsm_runner.protocol.approvals import Decided, DecisionRequest, ListedApproval, WorkflowState
+from fsm_runner.protocol.approvals import NOT_PENDING, Decided, DecisionRequest, ListedApproval, WorkflowState
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES
 
 _HELD = ", ".join(f"'{status}'" for status in HELD_RUN_STATUSES)
@@ -61,7 +61,7 @@ class ApprovalTable:
         if listed is None:
             if decided is not None:
                 raise AlreadyDecided(decision.run_id, decided)
-            raise Conflict({"error": "no_pending_approval", "message": f"{decision.run_id} waits for no approval"})
+            raise Conflict({"error": NOT_PENDING, "message": f"{decision.run_id} waits for no approval"})
         if decided is not None and decided.visit == listed.visit:
             raise AlreadyDecided(decision.run_id, decided)
         if row["decision"] is not None and (stored := _decode_request(row["decision"])).visit == listed.visit:

@@ -1,0 +1,157 @@
+"""`fsm-runner approvals` and `fsm-runner approve`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fsm_runner.app.control_requests import Decide, ListApprovals
+from fsm_runner.app.control_socket import SOCKET_FILE, ask, ask_all
+from fsm_runner.app.local_socket import is_unreachable, sockets
+from fsm_runner.cli.output import Row, say, show_json, show_table
+from fsm_runner.cli.parameters import check_utf8
+from fsm_runner.cli.submission import coordinator_api
+from fsm_runner.config.settings import load_config
+from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, FsmRunnerError, UsageError
+from fsm_runner.protocol.approvals import (
+    COMMENT_LIMIT_CHARS,
+    NOT_PENDING,
+    ApprovalAnswer,
+    ApprovalList,
+    Decided,
+    ListedApproval,
+)
+from fsm_runner.protocol.error_bodies import ErrorDetail, detail_of, reason_of
+from fsm_runner.util import event_loop
+from fsm_runner.util.text import excerpt
+
+COLUMNS = ("RUN", "WORKFLOW", "STATE", "QUESTION", "SINCE", "DEADLINE")
+QUESTION_CHARS = 60
+"""The width of the column of questions. The whole text is in `--json`."""
+
+NOT_FOUND, CONFLICT = 404, 409
+
+Answers = Mapping[Path, ApprovalList | FsmRunnerError]
+
+
+def list_approvals(state_dir: Path, url: str | None, *, as_json: bool) -> int:
+    """Print the pending approvals of the runners on this machine, and of the coordinator if one is configured.
+
+    Return exit code 1 if a runner or the coordinator does not answer.
+    """
+    found, faults = event_loop.run(_all_approvals(state_dir, url))
+    for fault in faults:
+        say(f"error: {fault}")
+    if as_json:
+        for approval in found:
+            show_json(approval)
+    else:
+        show_table(COLUMNS, map(_row, found))
+    _warn_of_long_path(state_dir)
+    return EXIT_FAILED if faults else EXIT_OK
+
+
+def decide(state_dir: Path, url: str | None, run_id: str, *, approved: bool, comment: str) -> None:
+    """Decide the approval for which a run waits.
+
+    Raises `UsageError` if it waits for none, and `FsmRunnerError` if an earlier decision counts.
+    """
+    check_utf8("--comment", comment)
+    if len(comment) > COMMENT_LIMIT_CHARS:
+        raise UsageError(f"--comment: the text has {len(comment):,} characters, of at most {COMMENT_LIMIT_CHARS:,}")
+    decided, is_confirmed = event_loop.run(_decide(state_dir, url, run_id, approved=approved, comment=comment))
+    say(f"{run_id} is {'approved' if decided.approved else 'denied'} by {decided.by}")
+    if not is_confirmed:
+        say("the coordinator hands the decision to the runner, which has not confirmed it yet")
+
+
+async def _all_approvals(state_dir: Path, url: str | None) -> tuple[list[ListedApproval], list[FsmRunnerError]]:
+    answers = await _ask_runners(state_dir)
+    faults = [answer for answer in answers.values() if isinstance(answer, FsmRunnerError)]
+    approvals = [each for answer in answers.values() if isinstance(answer, ApprovalList) for each in answer.approvals]
+    if _has_coordinator(url):
+        known = {each.run_id for each in approvals}
+        try:
+            async with coordinator_api(url) as api:
+                approvals += [each for each in await api.approvals() if each.run_id not in known]
+        except CoordinatorError as fault:
+            if not _has_no_approvals(fault):
+                faults.append(fault)
+    return sorted(approvals, key=lambda each: each.since), faults
+
+
+async def _decide(
+    state_dir: Path, url: str | None, run_id: str, *, approved: bool, comment: str
+) -> tuple[Decided, bool]:
+    """Return the decision, and whether the runner has confirmed it."""
+    answers = await _ask_runners(state_dir)
+    holders = [path for path, answer in answers.items() if _has_run(answer, run_id)]
+    if len(holders) > 1:
+        names = ", ".join(str(path.parent) for path in holders)
+        raise UsageError(f"several runners wait for an approval of {run_id}: {names}; stop all but one of them")
+    request = Decide(run_id=run_id, approved=approved, comment=comment)
+    # Without a holder, a runner may still know who has decided before.
+    refusals = [answer for answer in answers.values() if isinstance(answer, FsmRunnerError)]
+    for path in holders or [path for path, answer in answers.items() if isinstance(answer, ApprovalList)]:
+        try:
+            if (decided := await ask(path, request, Decided)) is not None:
+                return decided, True
+        except UsageError:
+            if holders:
+                raise
+    if _has_coordinator(url):
+        decided_there = await _decide_at_coordinator(url, run_id, ApprovalAnswer(approved=approved, comment=comment))
+        if decided_there is not None:
+            return decided_there
+    if refusals:
+        raise refusals[0]
+    _warn_of_long_path(state_dir)
+    raise UsageError(
+        f"no runner with a journal in {state_dir} waits for an approval of {run_id}; `fsm-runner approvals` lists the "
+        "pending ones, --state-dir names another directory, and --coordinator-url a coordinator"
+    )
+
+
+async def _decide_at_coordinator(url: str | None, run_id: str, answer: ApprovalAnswer) -> tuple[Decided, bool] | None:
+    """Return the decision and whether it is confirmed; None if the run waits for no approval there."""
+    async with coordinator_api(url) as api:
+        try:
+            response = await api.decide(run_id, answer)
+        except Refused as refusal:
+            if _has_no_approvals(refusal) or _is_not_pending(refusal):
+                return None
+            if refusal.status == CONFLICT:
+                raise FsmRunnerError(excerpt(reason_of(refusal.body))) from refusal
+            raise
+        return response.decision, response.confirmed
+
+
+async def _ask_runners(state_dir: Path) -> Answers:
+    return await ask_all(sockets(state_dir, SOCKET_FILE), ListApprovals(), ApprovalList)
+
+
+def _has_run(answer: ApprovalList | FsmRunnerError, run_id: str) -> bool:
+    return isinstance(answer, ApprovalList) and any(each.run_id == run_id for each in answer.approvals)
+
+
+def _has_coordinator(url: str | None) -> bool:
+    return load_config({"coordinator_url": url}).coordinator_url is not None
+
+
+def _has_no_approvals(fault: CoordinatorError) -> bool:
+    """Whether the coordinator does not know the call, as a deployed one, or does not know the run."""
+    return isinstance(fault, Refused) and fault.status == NOT_FOUND
+
+
+def _is_not_pending(refusal: Refused) -> bool:
+    detail = detail_of(refusal.body)
+    return isinstance(detail, ErrorDetail) and detail.error == NOT_PENDING
+
+
+def _warn_of_long_path(state_dir: Path) -> None:
+    if is_unreachable(state_dir, SOCKET_FILE):
+        say(f"{state_dir} is too long for the path of a socket on this system: use a shorter --state-dir")
+
+
+def _row(approval: ListedApproval) -> Row:
+    question = excerpt(approval.question, QUESTION_CHARS)
+    return approval.run_id, approval.workflow, approval.state, question, approval.since, approval.due or "-"

@@ -1,0 +1,158 @@
+"""`fsm-runner approvals` and `fsm-runner approve` with a runner and a coordinator, as separate processes."""
+
+import asyncio
+import getpass
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fsm_runner.app.control_socket import OWN_REQUEST
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS
+from tests.support.home import COMMANDS, PROFILE, make_home
+from tests.support.program import REPOSITORY, Finished, environment, finish, program
+from tests.support.watch import PATIENCE_S
+
+WORKFLOW = r"""
+name = "ask-first"
+initial = "ask"
+params = { text = "string" }
+result = { text = "${work.ok}: ${ask.by}: ${ask.comment}" }
+
+[states.ask]
+approval = { question = "Say ${params.text}?\n\u001b[31mReally?" }
+timeout_s = 3600
+on_done = "work"
+on_denied = "rejected"
+
+[states.work]
+turn = {}
+timeout_s = 60
+on_done = "completed"
+
+[states.rejected]
+final = true
+outcome = "failed"
+error = "denied by ${ask.by}: ${ask.comment}"
+"""
+DECIDES = f"""export PYTHONPATH={REPOSITORY}
+exec {sys.executable} -m fsm_runner approve "$2" --state-dir "$4" 2>&1"""
+
+
+class Programs:
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url
+
+    async def does(self, *arguments: str) -> Finished:
+        return await finish(self.folder, environment(None), *arguments)
+
+    async def submit(self, agent: str, **parameters: str) -> str:
+        words = [f"{key}={value}" for key, value in parameters.items()]
+        done = await self.does("submit", agent, *words, "-c", self.url)
+        assert done.code == EXIT_OK, done.stderr
+        run_id: str = json.loads(done.stdout)["run_id"]
+        return run_id
+
+    async def approvals(self, *flags: str) -> Finished:
+        return await self.does("approvals", "--state-dir", str(self.folder / "state"), *flags)
+
+    async def approve(self, run_id: str, *flags: str) -> Finished:
+        return await self.does("approve", run_id, "--state-dir", str(self.folder / "state"), *flags)
+
+    async def until_pending(self, run_id: str) -> dict[str, object]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                lines = (await self.approvals("--json")).stdout.splitlines()
+                found = [each for each in map(json.loads, lines) if each["run_id"] == run_id]
+                if found:
+                    return dict(found[0])
+
+    async def end(self, run_id: str) -> dict[str, object]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                lines = (await self.does("runs", "--json", "-c", self.url)).stdout.splitlines()
+                (run,) = (each for each in map(json.loads, lines) if each["run_id"] == run_id)
+                if run["status"] in ("completed", "failed", "stopped"):
+                    return dict(run)
+
+
+@asynccontextmanager
+async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Programs]:
+    """The agent `say` asks for an approval, and the agent `decide` decides about the run of another one."""
+    monkeypatch.setitem(COMMANDS, "decide", DECIDES)
+    home = folder / "home"
+    make_home(home)
+    (home / "workflows").mkdir()
+    (home / "workflows" / "ask-first.toml").write_text(WORKFLOW)
+    (agent,) = home.rglob("say.json")
+    agent.write_text(json.dumps({**json.loads(agent.read_text()), "workflow": "ask-first"}))
+    env = environment(home)
+    async with program(folder, env, "coordinator", "--port", "0") as coordinator:
+        found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
+        assert found is not None
+        flags = ("--profile", PROFILE, "-c", found[0], "--state-dir", str(folder / "state"))
+        async with program(folder, env, *flags) as runner:
+            await runner.said("registered")
+            yield Programs(folder, found[0])
+
+
+async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = getpass.getuser()
+    async with running_programs(tmp_path, monkeypatch) as programs:
+        run_id, denied_id = [await programs.submit("say", text=text) for text in ("hello", "bye")]
+        listed = await programs.until_pending(run_id)
+        await programs.until_pending(denied_id)
+        assert listed["question"] == "Say hello?\n\x1b[31mReally?"
+
+        table = await programs.approvals()
+        assert table.code == EXIT_OK
+        header, row, _ = table.stdout.splitlines()
+        assert header.split() == ["RUN", "WORKFLOW", "STATE", "QUESTION", "SINCE", "DEADLINE"]
+        assert row.split()[:3] == [run_id, "ask-first", "ask"]
+        assert r"Say hello? \x1b[31mReally?" in row
+        assert "\x1b" not in table.stdout
+
+        decider_id = await programs.submit("decide", run=run_id, state=str(tmp_path / "state"))
+        assert (await programs.end(decider_id))["status"] == "failed"
+        assert OWN_REQUEST in str((await programs.end(decider_id))["error"])
+
+        answers = await asyncio.gather(
+            programs.approve(run_id, "--comment", "fine \x1b[2J ${params.text}"), programs.approve(run_id, "--deny")
+        )
+        assert sorted(each.code for each in answers) == [EXIT_OK, EXIT_FAILED]
+        won, lost = sorted(answers, key=lambda each: each.code)
+        was_approved = won is answers[0]
+        what = "approved" if was_approved else "denied"
+        assert won.stderr == f"{run_id} is {what} by {user}\n"
+        assert f"{run_id} was already {what} by {user} at " in lost.stderr
+        assert "\x1b" not in lost.stderr
+        run = await programs.end(run_id)
+        assert run["status"] == ("completed" if was_approved else "failed")
+
+        assert (await programs.approve(denied_id, "--deny", "--comment", "no")).code == EXIT_OK
+        assert (await programs.end(denied_id))["error"] == f"denied by {user}: no"
+        late = await programs.approve(denied_id)
+        assert late.code == EXIT_FAILED
+        assert f"already denied by {user}" in late.stderr
+
+        unknown = await programs.approve("run_0", "-c", programs.url)
+        assert unknown.code in (EXIT_USAGE, EXIT_FAILED)
+        assert "run_0" in unknown.stderr or "AUTH_ENABLED" in unknown.stderr
+        too_long = await programs.approve(run_id, "--comment", "x" * (COMMENT_LIMIT_CHARS + 1))
+        assert (too_long.code, "--comment" in too_long.stderr) == (EXIT_USAGE, True)
+
+
+async def test_without_a_runner_there_is_nothing_to_decide(tmp_path: Path) -> None:
+    programs = Programs(tmp_path, "")
+    assert (await programs.approvals()).stdout == "RUN  WORKFLOW  STATE  QUESTION  SINCE  DEADLINE\n"
+    answer = await programs.approve("run_1")
+    assert answer.code == EXIT_USAGE
+    assert "waits for an approval of run_1" in answer.stderr
