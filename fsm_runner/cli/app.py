@@ -193,9 +193,7 @@ def approvals(
 def approve(
     run_id: Annotated[str, Argument(metavar="RUN", show_default=False)],
     deny: Annotated[bool, Option("--deny", help="Deny instead.", show_default=False)] = False,
-    comment: Annotated[
-        str, Option("--comment", metavar="TEXT", help="A text for the workflow.", show_default=False)
-    ] = "",
+    comment: Annotated[str | None, Option("--comment", metavar="TEXT", help="A text for the workflow.")] = None,
     state_dir: StateDir = None,
     coordinator_url: OtherCoordinatorUrl = None,
 ) -> None:

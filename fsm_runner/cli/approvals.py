@@ -28,7 +28,7 @@ COLUMNS = ("RUN", "WORKFLOW", "STATE", "QUESTION", "SINCE", "DEADLINE")
 QUESTION_CHARS = 60
 """The width of the column of questions. The whole text is in `--json`."""
 
-NOT_FOUND, CONFLICT = 404, 409
+FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 Answers = Mapping[Path, ApprovalList | FsmRunnerError]
 
@@ -74,7 +74,7 @@ async def _all_approvals(state_dir: Path, url: str | None) -> tuple[list[ListedA
             async with coordinator_api(url) as api:
                 approvals += [each for each in await api.approvals() if each.run_id not in known]
         except CoordinatorError as fault:
-            if not _has_no_approvals(fault):
+            if not _offers_none(fault, has_runners=bool(answers)):
                 faults.append(fault)
     return sorted(approvals, key=lambda each: each.since), faults
 
@@ -99,7 +99,8 @@ async def _decide(
             if holders:
                 raise
     if _has_coordinator(url):
-        decided_there = await _decide_at_coordinator(url, run_id, ApprovalAnswer(approved=approved, comment=comment))
+        answer = ApprovalAnswer(approved=approved, comment=comment)
+        decided_there = await _decide_at_coordinator(url, run_id, answer, has_runners=bool(answers))
         if decided_there is not None:
             return decided_there
     if refusals:
@@ -111,13 +112,15 @@ async def _decide(
     )
 
 
-async def _decide_at_coordinator(url: str | None, run_id: str, answer: ApprovalAnswer) -> tuple[Decided, bool] | None:
+async def _decide_at_coordinator(
+    url: str | None, run_id: str, answer: ApprovalAnswer, *, has_runners: bool
+) -> tuple[Decided, bool] | None:
     """Return the decision and whether it is confirmed; None if the run waits for no approval there."""
     async with coordinator_api(url) as api:
         try:
             response = await api.decide(run_id, answer)
         except Refused as refusal:
-            if _has_no_approvals(refusal) or _is_not_pending(refusal):
+            if _offers_none(refusal, has_runners=has_runners) or _is_not_pending(refusal):
                 return None
             if refusal.status == CONFLICT:
                 raise FsmRunnerError(excerpt(reason_of(refusal.body))) from refusal
@@ -137,9 +140,12 @@ def _has_coordinator(url: str | None) -> bool:
     return load_config({"coordinator_url": url}).coordinator_url is not None
 
 
-def _has_no_approvals(fault: CoordinatorError) -> bool:
-    """Whether the coordinator does not know the call, as a deployed one, or does not know the run."""
-    return isinstance(fault, Refused) and fault.status == NOT_FOUND
+def _offers_none(fault: CoordinatorError, *, has_runners: bool) -> bool:
+    """Return whether the coordinator does not know the call, as a deployed one, or does not know the run.
+
+    One that requires no tokens refuses the call, which is no fault where runners of this machine answer.
+    """
+    return isinstance(fault, Refused) and (fault.status == NOT_FOUND or (has_runners and fault.status == FORBIDDEN))
 
 
 def _is_not_pending(refusal: Refused) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import itertools
 import json
 import re
 import sys
@@ -11,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.app.control_socket import OWN_REQUEST
+from fsm_runner.app.control_requests import ListApprovals
+from fsm_runner.app.control_socket import OWN_REQUEST, SOCKET_FILE, ask_all
+from fsm_runner.app.local_socket import sockets
+from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS
+from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, ApprovalList, ListedApproval
+from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
+from fsm_runner.protocol.wire import Run, RunRequest
 from tests.support.home import COMMANDS, PROFILE, make_home
 from tests.support.program import REPOSITORY, Finished, environment, finish, program
 from tests.support.watch import PATIENCE_S
@@ -53,11 +59,9 @@ class Programs:
         return await finish(self.folder, environment(None), *arguments)
 
     async def submit(self, agent: str, **parameters: str) -> str:
-        words = [f"{key}={value}" for key, value in parameters.items()]
-        done = await self.does("submit", agent, *words, "-c", self.url)
-        assert done.code == EXIT_OK, done.stderr
-        run_id: str = json.loads(done.stdout)["run_id"]
-        return run_id
+        async with CoordinatorApi(self.url) as api:
+            request = RunRequest(type="start_session", agent_name=agent, parameters=dict(parameters))
+            return (await api.create_run(request)).run_id
 
     async def approvals(self, *flags: str) -> Finished:
         return await self.does("approvals", "--state-dir", str(self.folder / "state"), *flags)
@@ -65,21 +69,20 @@ class Programs:
     async def approve(self, run_id: str, *flags: str) -> Finished:
         return await self.does("approve", run_id, "--state-dir", str(self.folder / "state"), *flags)
 
-    async def until_pending(self, run_id: str) -> dict[str, object]:
+    async def until_pending(self, run_id: str) -> ListedApproval:
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                lines = (await self.approvals("--json")).stdout.splitlines()
-                found = [each for each in map(json.loads, lines) if each["run_id"] == run_id]
-                if found:
-                    return dict(found[0])
+                answers = await ask_all(sockets(self.folder / "state", SOCKET_FILE), ListApprovals(), ApprovalList)
+                lists = [each.approvals for each in answers.values() if isinstance(each, ApprovalList)]
+                if found := [each for each in itertools.chain(*lists) if each.run_id == run_id]:
+                    return found[0]
+                await asyncio.sleep(0.05)
 
-    async def end(self, run_id: str) -> dict[str, object]:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                lines = (await self.does("runs", "--json", "-c", self.url)).stdout.splitlines()
-                (run,) = (each for each in map(json.loads, lines) if each["run_id"] == run_id)
-                if run["status"] in ("completed", "failed", "stopped"):
-                    return dict(run)
+    async def end(self, run_id: str) -> Run:
+        async with asyncio.timeout(PATIENCE_S), CoordinatorApi(self.url) as api:
+            while (run := await api.run(run_id)).status not in TERMINAL_RUN_STATUSES:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+            return run
 
 
 @asynccontextmanager
@@ -110,7 +113,7 @@ async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
         run_id, denied_id = [await programs.submit("say", text=text) for text in ("hello", "bye")]
         listed = await programs.until_pending(run_id)
         await programs.until_pending(denied_id)
-        assert listed["question"] == "Say hello?\n\x1b[31mReally?"
+        assert listed.question == "Say hello?\n\x1b[31mReally?"
 
         table = await programs.approvals()
         assert table.code == EXIT_OK
@@ -121,8 +124,7 @@ async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
         assert "\x1b" not in table.stdout
 
         decider_id = await programs.submit("decide", run=run_id, state=str(tmp_path / "state"))
-        assert (await programs.end(decider_id))["status"] == "failed"
-        assert OWN_REQUEST in str((await programs.end(decider_id))["error"])
+        assert OWN_REQUEST in str((await programs.end(decider_id)).error)
 
         answers = await asyncio.gather(
             programs.approve(run_id, "--comment", "fine \x1b[2J ${params.text}"), programs.approve(run_id, "--deny")
@@ -135,17 +137,16 @@ async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
         assert f"{run_id} was already {what} by {user} at " in lost.stderr
         assert "\x1b" not in lost.stderr
         run = await programs.end(run_id)
-        assert run["status"] == ("completed" if was_approved else "failed")
+        assert run.status == ("completed" if was_approved else "failed")
 
         assert (await programs.approve(denied_id, "--deny", "--comment", "no")).code == EXIT_OK
-        assert (await programs.end(denied_id))["error"] == f"denied by {user}: no"
+        assert (await programs.end(denied_id)).error == f"denied by {user}: no"
         late = await programs.approve(denied_id)
         assert late.code == EXIT_FAILED
         assert f"already denied by {user}" in late.stderr
 
         unknown = await programs.approve("run_0", "-c", programs.url)
-        assert unknown.code in (EXIT_USAGE, EXIT_FAILED)
-        assert "run_0" in unknown.stderr or "AUTH_ENABLED" in unknown.stderr
+        assert (unknown.code, "waits for an approval of run_0" in unknown.stderr) == (EXIT_USAGE, True)
         too_long = await programs.approve(run_id, "--comment", "x" * (COMMENT_LIMIT_CHARS + 1))
         assert (too_long.code, "--comment" in too_long.stderr) == (EXIT_USAGE, True)
 
