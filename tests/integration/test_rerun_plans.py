@@ -19,7 +19,10 @@ PLAN = """
 command = { run = ["true"] }
 timeout_s = 60
 on_done = "write"
-
+"""
+NEEDS_PLAN = SHIP.replace("published: ${work.stdout}", "published: ${plan.stdout}")
+NEEDS_PLAN = NEEDS_PLAN.replace('initial = "write"', 'initial = "plan"') + PLAN
+ASK = """
 [states.ask]
 approval = { question = "Go on?" }
 assigns = "work"
@@ -27,11 +30,8 @@ timeout_s = 60
 on_done = "publish"
 on_denied = "failed"
 """
-
-
-def with_plan(text: str) -> str:
-    """Let a workflow begin with a state `plan`, and add a state that assigns `work` as well."""
-    return text.replace('initial = "write"', 'initial = "plan"') + PLAN
+NEEDS_DECISION = SHIP.replace("published: ${work.stdout}", "published: ${work.by}")
+NEEDS_DECISION = NEEDS_DECISION.replace('on_done = "publish"', 'on_done = "ask"') + ASK
 
 
 def plan(folder: Path, state: str, *, run_id: str = RUN, text: str | None = None) -> RerunPlan | None:
@@ -127,15 +127,12 @@ def test_another_run_is_not_found(journal: Path) -> None:
         ("verify", SHIP.replace("verify", "check"), '^/new/ship.toml: the state "verify" does not exist; '),
         ("verify", SHIP.replace('text = "string"', 'other = "string"'), "needs the parameter 'other'"),
         ("verify", "name = 1", "/new/ship.toml"),
+        ("verify", SHIP.replace("max_visits = 3\n", ""), "^/new/ship.toml:.*max_visits"),
     ],
 )
 def test_what_does_not_fit_is_refused(journal: Path, state: str, text: str | None, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         plan(journal, state, text=text)
-
-
-NEEDS_PLAN = SHIP.replace("published: ${work.stdout}", "published: ${plan.stdout}")
-NEEDS_DECISION = SHIP.replace("published: ${work.stdout}", "published: ${work.by}")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +145,7 @@ NEEDS_DECISION = SHIP.replace("published: ${work.stdout}", "published: ${work.by
 )
 def test_a_value_that_the_run_did_not_have_is_named(journal: Path, text: str, state: str, expected: str) -> None:
     with pytest.raises(UsageError) as refused:
-        plan(journal, state, text=with_plan(text))
+        plan(journal, state, text=text)
     assert str(refused.value).splitlines() == [
         f"/new/ship.toml:20: states.publish.command.run[1]: {expected}; lead the path through such a state before",
         f'the run did not have all values that the workflow needs from "{state}" on: begin with an earlier state, or '
@@ -157,7 +154,8 @@ def test_a_value_that_the_run_did_not_have_is_named(journal: Path, text: str, st
 
 
 def test_a_value_that_the_new_run_assigns_need_not_be_there(journal: Path) -> None:
-    assert planned(journal, "plan", with_plan(NEEDS_PLAN)).workflow.rerun_from == "plan"
+    assert planned(journal, "plan", NEEDS_PLAN).workflow.rerun_from == "plan"
+    assert planned(journal, "verify", NEEDS_DECISION).workflow.rerun_from == "verify"
 
 
 async def test_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:

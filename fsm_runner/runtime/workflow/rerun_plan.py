@@ -10,9 +10,9 @@ from fsm_runner.machine.toml_lines import TomlLines
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
-from fsm_runner.workflow.check import missing_values
+from fsm_runner.workflow.check import check, missing_values
 from fsm_runner.workflow.definition import JsonSchema
-from fsm_runner.workflow.file import LoadedWorkflow, WorkflowFile, restore_workflow
+from fsm_runner.workflow.file import LoadedWorkflow, WorkflowError, WorkflowFile, restore_workflow
 from fsm_runner.workflow.interpreter import Interpreter, RunFacts
 
 
@@ -83,8 +83,21 @@ def _workflow_of(reader: Reader, run_id: str) -> WorkflowLife:
 
 def _loaded(old: WorkflowRecord, replacement: Replacement | None) -> LoadedWorkflow:
     if replacement is not None:
-        return restore_workflow(replacement.path, replacement.text, replacement.schemas)
+        workflow = restore_workflow(replacement.path, replacement.text, replacement.schemas)
+        if defects := check(_file_of(workflow)):
+            raise WorkflowError(defects)
+        return workflow
     return restore_workflow(old.path, old.text, decode_json(old.schemas))
+
+
+def _file_of(workflow: LoadedWorkflow) -> WorkflowFile:
+    return WorkflowFile(
+        path=workflow.path,
+        text=workflow.text,
+        definition=workflow.definition,
+        schemas=workflow.schemas,
+        lines=TomlLines(workflow.text),
+    )
 
 
 def _check_state(workflow: LoadedWorkflow, name: str) -> None:
@@ -101,17 +114,11 @@ def _check_values(workflow: LoadedWorkflow, start: str, values: dict[str, bytes]
     given = {(name, field) for name, content in fields.items() for field in content}
     problems = missing_values(workflow.definition, workflow.schemas, start, given)
     if problems:
-        file = WorkflowFile(
-            path=workflow.path, text=workflow.text, definition=workflow.definition, lines=TomlLines(workflow.text)
-        )
+        file = _file_of(workflow)
+        defects = "\n".join(map(str, in_order(file.defect(*problem) for problem in problems)))
         raise UsageError(
-            "\n".join(
-                [
-                    *map(str, in_order(file.defect(*problem) for problem in problems)),
-                    f"the run did not have all values that the workflow needs from {quoted(start)} on: begin with an "
-                    "earlier state, or correct the workflow (--workflow)",
-                ]
-            )
+            f"{defects}\nthe run did not have all values that the workflow needs from {quoted(start)} on: begin with "
+            "an earlier state, or correct the workflow (--workflow)"
         )
 
 
