@@ -41,6 +41,7 @@ def judged(seed: int) -> tuple[Raw, Verdict]:
 
 @settings(deadline=None, max_examples=150)
 @given(SEEDS)
+@example(254)  # A state that is used up was interrupted, and has assigned nothing.
 @example(43)  # A state that is used up has assigned a value, which another state has replaced since.
 def test_what_may_be_missing_is_found_with_a_path_that_leads_to_it(seed: int) -> None:
     raw, truth = judged(seed)
