@@ -16,13 +16,18 @@ _FORMATS = "mermaid, markdown, tables, svg, png, dot, plantuml, scxml or xstate"
 def check(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Specs, or names of the program's own. [all own]", show_default=False),
+        typer.Argument(
+            metavar="[FILE]...", help="Specs and workflows, or names of them. [all in the homes]", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """List every defect of the specs with its line and exit 1, or print nothing and exit 0 if they are sound."""
-    from fsm_runner.cli.machine_check import check_specs
+    """List every defect of specs and workflows with its line and exit 1, or print nothing and exit 0 if all are sound.
 
-    raise typer.Exit(check_specs(files or []))
+    Without files, also check that the workflows exist that profiles and agents name.
+    """
+    from fsm_runner.cli.machine_check import check_files
+
+    raise typer.Exit(check_files(files or []))
 
 
 @app.command()

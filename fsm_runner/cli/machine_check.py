@@ -1,35 +1,101 @@
 """`fsm-runner machine check`."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fsm_runner.cli.machine_files import find_file, own_specs
-from fsm_runner.cli.output import show
+from fsm_runner.cli.machine_files import find_file, is_workflow, own_specs, own_workflows
+from fsm_runner.cli.output import say, show
+from fsm_runner.config.paths import bundled
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
+from fsm_runner.config.workflows import find_workflow
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.machine.check import check
 from fsm_runner.machine.defects import Defect, SpecError
 from fsm_runner.machine.spec import ActorInterface
 from fsm_runner.machine.spec_file import read
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
+from fsm_runner.runtime.workflow.workflows import procedural_defect, recursion_defect
+from fsm_runner.workflow.check import check as check_workflow
+from fsm_runner.workflow.file import WorkflowError, WorkflowFile, read_workflow
 
 
-def check_specs(files: Iterable[str]) -> int:
-    """Print the defects of these specs, or of all of the program's own if there is none, and return the exit code."""
+def check_files(files: Iterable[str]) -> int:
+    """Print the defects of specs and workflows, and return the exit code.
+
+    Without files: of all specs and workflows in the homes, and of the profiles and agents that name a workflow.
+    """
     own = own_specs()
     if missing := ACTOR_INTERFACES.keys() - own.keys():
         raise UsageError(f"neither a home nor the package has specs/{min(missing)}.toml")
-    defects: list[Defect] = []
-    for path in [find_file(file) for file in files] or own.values():
-        try:
-            defects += check(read(path), _interface(path, own))
-        except SpecError as error:
-            defects += error.defects
+    paths = [find_file(file) for file in files]
+    defects: list[object] = []
+    for path in paths or (*own.values(), *own_workflows().values()):
+        defects += _defects(path, own, is_named=bool(paths))
+    if not paths:
+        defects += _defects_of_references()
     for defect in defects:
         show(defect)
     return EXIT_FAILED if defects else EXIT_OK
+
+
+def _defects(path: Path, own: dict[str, Path], *, is_named: bool) -> tuple[Defect, ...]:
+    try:
+        if not is_workflow(path):
+            return check(read(path), _interface(path, own))
+        file = read_workflow(path)
+        if is_named or not path.absolute().is_relative_to(bundled()):
+            _note_approvals(file)
+        return check_workflow(file)
+    except (SpecError, WorkflowError) as error:
+        return error.defects
 
 
 def _interface(path: Path, own: dict[str, Path]) -> ActorInterface | None:
     """Return the interface of the actor that the file is for; None for a spec that is not one of the program's own."""
     name = next((name for name, it in own.items() if it.exists() and it.samefile(path)), None)
     return None if name is None else ACTOR_INTERFACES.get(name)
+
+
+def _note_approvals(file: WorkflowFile) -> None:
+    """Say on stderr that an agent could approve its own request, unless the runner's user is another one."""
+    if file.definition is None or os.environ.get("RUN_AS"):
+        return
+    for name, state in file.definition.states.items():
+        if state.approval is not None:
+            message = (
+                "note: an agent with the rights of the runner's user could approve its own request: start runners with "
+                "--run-as (docs/workflows.md)"
+            )
+            say(file.defect(("states", name, "approval"), message))
+            return
+
+
+def _defects_of_references() -> Iterator[str]:
+    """Yield the profiles and agents whose workflow does not exist, or cannot be followed. The runner refuses them."""
+    for name, path in profile_paths().items():
+        try:
+            profile = load_profile(name)
+        except UsageError:
+            continue  # `fsm-runner profiles` reports it
+        named: list[tuple[Path, str | None, str | None]] = [(path, None, profile.profile.workflow)]
+        named += [(profile.agent_files[agent.name], agent.name, agent.workflow) for agent in profile.agents]
+        is_procedural = profile.profile.command == PROCEDURAL_COMMAND
+        for file, agent, workflow in named:
+            if workflow is not None and (defect := _reference_defect(workflow, agent, is_procedural)) is not None:
+                yield f"{file}: workflow: {defect}"
+
+
+def _reference_defect(name: str, agent: str | None, is_procedural: bool) -> str | None:
+    try:
+        definition = read_workflow(path := find_workflow(name)).definition
+    except WorkflowError:
+        return None  # reported as a defect of the workflow
+    except UsageError as error:
+        return str(error)
+    if definition is None:
+        return None
+    defect = procedural_defect(definition) if is_procedural else None
+    if defect is None and agent is not None:
+        defect = recursion_defect(definition, agent)
+    return None if defect is None else f"{path}: {defect}"

@@ -175,3 +175,72 @@ def test_a_document_that_cannot_be_checked_is_a_usage_error() -> None:
         error = refusal("diagram", *words)
         assert isinstance(error, UsageError)
         assert expected in str(error)
+
+
+WORKFLOW = """\
+name = "ask-first"
+initial = "ask"
+[states.ask]
+approval = { question = "Go on?" }
+timeout_s = 60
+on_done = "work"
+on_denied = "failed"
+[states.work]
+turn = { session = "new" }
+timeout_s = 60
+on_done = "completed"
+"""
+
+
+@pytest.fixture
+def home(elsewhere: Path) -> Path:
+    """A home with a workflow, and a profile with an agent."""
+    for folder in ("profiles", "agents", "workflows"):
+        (elsewhere / folder).mkdir()
+    (elsewhere / "workflows" / "ask-first.toml").write_text(WORKFLOW)
+    (elsewhere / "profiles" / "own.json").write_text('{"type": "autonomous", "command": "x", "agents_dir": "agents"}')
+    (elsewhere / "agents" / "helper.json").write_text('{"name": "helper"}')
+    return elsewhere
+
+
+def test_check_finds_the_defects_of_workflows_by_name_and_by_path(home: Path) -> None:
+    (home / "workflows" / "ask-first.toml").write_text(WORKFLOW.replace('"work"', '"wrok"'))
+    for words in (["check"], ["check", "ask-first"], ["check", "workflows/ask-first.toml"]):
+        result = invoke(*words)
+        assert result.exit_code == 1
+        assert result.stdout == (
+            'workflows/ask-first.toml:6: states.ask.on_done: "wrok" is not a state (did you mean "work"?)\n'
+        )
+    (home / "workflows" / "ask-first.toml").write_text("[")
+    assert invoke("check").stdout.startswith("workflows/ask-first.toml:1: is not TOML")
+
+
+def test_check_says_that_agents_could_approve_their_own_requests(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke("check", "ask-first")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("workflows/ask-first.toml:4: states.ask.approval: note: an agent with the rights")
+    monkeypatch.setenv("RUN_AS", "agent")
+    assert invoke("check", "ask-first").stderr == ""
+
+
+def test_check_finds_profiles_and_agents_that_name_no_usable_workflow(home: Path) -> None:
+    profile = '{"type": "procedural", "command": "executors/procedural/ao-procedural-exec", "workflow": "ask-first"}'
+    (home / "profiles" / "commands.json").write_text(profile)
+    (home / "agents" / "helper.json").write_text('{"name": "helper", "workflow": "ask-frist"}')
+    result = invoke("check")
+    assert result.exit_code == 1
+    of_profile, of_agent = result.stdout.splitlines()
+    assert of_profile.startswith(
+        f"{home}/profiles/commands.json: workflow: {home}/workflows/ask-first.toml: states.work"
+    )
+    assert "a procedural agent has no conversation" in of_profile
+    assert of_agent.startswith(f"{home}/agents/helper.json: workflow: Workflow not found: 'ask-frist'; there are: ")
+
+
+def test_check_finds_an_agent_whose_children_would_follow_its_workflow_again(home: Path) -> None:
+    text = WORKFLOW.replace('turn = { session = "new" }', "agent = {}")
+    (home / "workflows" / "ask-first.toml").write_text(text)
+    (home / "agents" / "helper.json").write_text('{"name": "helper", "workflow": "ask-first"}')
+    result = invoke("check")
+    assert result.exit_code == 1
+    assert "states.work.agent: the agent 'helper' names this workflow" in result.stdout

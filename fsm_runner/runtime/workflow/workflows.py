@@ -18,6 +18,7 @@ from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.driver import WorkflowDriver
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.runtime.workflow.turn import TurnChannel
+from fsm_runner.workflow.definition import Workflow
 from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
 from fsm_runner.workflow.interpreter import Interpreter, RunFacts
 
@@ -49,31 +50,38 @@ class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
             raise RunRefused("the run's agent cannot be used: workflow: expected the name of a workflow")
         try:
             workflow = self._usable(self.load(name))
-        except UsageError as defect:
-            raise RunRefused(f"the run's workflow cannot be used: {defect}") from defect
-        if of_agent is not None:
-            _require_names(workflow, run)
+        except UsageError as error:
+            raise RunRefused(f"the run's workflow cannot be used: {error}") from error
+        if of_agent is not None and (defect := recursion_defect(workflow.definition, run.agent_name)) is not None:
+            raise RunRefused(f"{workflow.path}: {defect}")
         return workflow
 
     def _usable(self, workflow: LoadedWorkflow) -> LoadedWorkflow:
-        for name, state in workflow.definition.states.items():
-            turn = state.turn
-            if self.is_procedural and turn is not None and (turn.config is not None or turn.session == "new"):
-                raise RunRefused(
-                    f"{workflow.path}: states.{name}.turn: a procedural agent has no conversation and takes no "
-                    "configuration, so remove `session` and `config`"
-                )
+        if self.is_procedural and (defect := procedural_defect(workflow.definition)) is not None:
+            raise RunRefused(f"{workflow.path}: {defect}")
         return workflow
 
 
-def _require_names(workflow: LoadedWorkflow, run: Run) -> None:
-    """Raise `RunRefused` if a child would have the agent of the run, and so follow the workflow again."""
-    for name, state in workflow.definition.states.items():
-        if state.agent is not None and state.agent.name is None:
-            raise RunRefused(
-                f"{workflow.path}: states.{name}.agent: the agent {run.agent_name!r} names this workflow, so a child "
-                "of the same agent would follow it too: give `name`, or let the profile or --workflow name the workflow"
+def procedural_defect(workflow: Workflow) -> str | None:
+    """Return why no run of a procedural agent can follow a workflow; None if it can."""
+    for name, state in workflow.states.items():
+        if state.turn is not None and (state.turn.config is not None or state.turn.session == "new"):
+            return (
+                f"states.{name}.turn: a procedural agent has no conversation and takes no configuration, so remove "
+                "`session` and `config`"
             )
+    return None
+
+
+def recursion_defect(workflow: Workflow, agent: str | None) -> str | None:
+    """Return why an agent cannot name a workflow, whose children would follow it again; None if it can."""
+    for name, state in workflow.states.items():
+        if state.agent is not None and state.agent.name is None:
+            return (
+                f"states.{name}.agent: the agent {agent!r} names this workflow, so a child of the same agent would "
+                "follow it too: give `name`, or let the profile or --workflow name the workflow"
+            )
+    return None
 
 
 class Workflows:
@@ -112,8 +120,8 @@ class Workflows:
                 workflow = restore_workflow(record.path, record.text, schemas)
             facts = RunFacts(id=run.run_id, session_id=run.session_id, project_dir=assignment.project_dir)
             interpreter = Interpreter(workflow, run.parameters, facts, self._clean)
-        except UsageError as defect:
-            raise RunRefused(f"the run's workflow cannot be used: {defect}") from defect
+        except UsageError as error:
+            raise RunRefused(f"the run's workflow cannot be used: {error}") from error
         if position is not None:
             values: dict[str, JsonObject] = {name: decode_json(value) for name, value in position.values.items()}
             interpreter.restore(position.state, position.counts, values)
