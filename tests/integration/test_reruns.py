@@ -17,6 +17,7 @@ from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import ExecutorInfo, Registration, Run, RunCreated
 from fsm_runner.runtime.workflow.reruns import Reruns
 from tests.support import faults
+from tests.support.coordinated_home import write_coordinated_home
 from tests.support.ended_workflow import RUN, SHIP, load, record_of, write_ended_run
 from tests.support.faults import Answer
 from tests.support.home import PROFILE, make_home
@@ -68,11 +69,18 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 
 async def start(
-    system: System, journal: Journal, runs: HeldRuns | None = None, *, run_id: str = RUN, is_leaving: bool = False
+    system: System,
+    journal: Journal,
+    runs: HeldRuns | None = None,
+    *,
+    run_id: str = RUN,
+    state: str = "verify",
+    registration: Registration = REGISTRATION,
+    is_leaving: bool = False,
 ) -> RunCreated:
     async with CoordinatorApi(system.proxy.url) as api:
-        reruns = Reruns(api, journal, REGISTRATION, runs or HeldRuns(), lambda: is_leaving)
-        return await reruns.start(run_id, "verify", None)
+        reruns = Reruns(api, journal, registration, runs or HeldRuns(), lambda: is_leaving)
+        return await reruns.start(run_id, state, None)
 
 
 def claim(journal: Journal, created: RunCreated) -> None:
@@ -209,6 +217,25 @@ async def test_a_failed_run_is_repeated_with_a_corrected_workflow(system: System
     missing = await finish(project, env, *command)
     assert missing.code == 1
     assert "is not running here: start it again, with the same profile, project directory" in missing.stderr
+
+
+async def test_the_next_process_of_a_killed_runner_follows_the_plan(tmp_path: Path) -> None:
+    profile = write_coordinated_home(tmp_path / "bench", {"say": "echo said"})
+    async with open_system(tmp_path, agents_dir=tmp_path / "bench" / "agents") as system:
+        async with system.running(profile, state_dir=tmp_path / "state") as runner:
+            registered = (await system.runners())[0]
+            await runner.drain()
+        folder = journals(tmp_path / "state")[0].parent
+        await write_ended_run(folder, record_of(load(tmp_path / "home")))
+        identity = {name: registered[name] for name in ("hostname", "project_dir", "executor_profile")}
+        registration = msgspec.structs.replace(REGISTRATION, **identity, tags=[])
+        journal = Journal(folder)  # its process is gone before the run is claimed
+        made = await start(system, journal, registration=registration, state="publish")
+        await journal.aclose()
+        async with system.running(profile, state_dir=tmp_path / "state"):
+            assert (await system.end(made)).status == "completed"
+    with closing(Reader(folder / "journal.sqlite")) as reader:
+        assert [visit.state for visit in reader.visits_of(made.run_id)] == ["publish"]
 
 
 async def ended_at(system: System, run_id: str) -> Run:

@@ -73,6 +73,25 @@ def test_a_batch_that_is_never_written_keeps_one_record_of_a_run(kind: RecordKin
     assert failed.rows[kind] == [("run_1", 99)]
 
 
+@pytest.mark.parametrize("kind", [RecordKind.VISIT_PROGRESS, RecordKind.VISIT_INTERRUPTED, RecordKind.VISIT_DUE])
+def test_a_batch_that_is_never_written_keeps_one_record_of_a_visit(kind: RecordKind) -> None:
+    failed = Batch()
+    for number in range(100):
+        newer = Batch()
+        newer.add(kind, "run_1", number % 2, number)
+        failed.extend(newer)
+    assert sorted(failed.rows[kind]) == [("run_1", 0, 98), ("run_1", 1, 99)]
+
+
+def test_the_first_end_of_a_visit_counts() -> None:
+    failed, newer = batches()
+    failed.add(RecordKind.VISIT_END, "run_1", 1, "first")
+    newer.add(RecordKind.VISIT_END, "run_1", 1, "second")
+    newer.add(RecordKind.VISIT_END, "run_1", 2, "other")
+    failed.extend(newer)
+    assert sorted(rows(failed, RecordKind.VISIT_END)) == [("run_1", 1, "first"), ("run_1", 2, "other")]
+
+
 def test_the_latest_place_of_a_session_counts() -> None:
     failed, newer = batches()
     failed.tree_sessions = {"ses_1": ("ses_1", "old"), "ses_2": ("ses_2", "old")}
