@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from tests.support.home import PROFILE, make_home
 from tests.support.program import environment, finish, program
+from tests.support.runner import open_system
 from tests.support.scripts import script_bench
 
 SECRET = "S3cr3t/of+the?runner=&zwölf"
@@ -57,6 +58,47 @@ async def test_a_secret_is_in_no_log_journal_report_or_result(tmp_path: Path) ->
         journal.decode(errors="replace"),
         commands.decode(errors="replace"),
     ]
+    assert [form for form in forms() if any(form in text for text in seen)] == []
+
+
+LEAKING = """
+name = "leaking"
+initial = "show"
+
+[states.show]
+command = { run = ["cat", "object"] }
+schema = { type = "object" }
+timeout_s = 60
+on_done = "fail"
+
+[states.fail]
+command = { run = ["sh", "-c", "cat object url >&2; exit 3"] }
+timeout_s = 60
+on_done = "completed"
+"""
+
+
+async def test_a_secret_is_in_no_value_of_a_workflow(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home", workflow="leaking").home
+    (home / "workflows").mkdir()
+    (home / "workflows" / "leaking.toml").write_text(LEAKING)
+    (tmp_path / "url").write_text(quote(SECRET, safe=""))
+    (tmp_path / "object").write_text(f'{{"token": "{SECRET}", "{SECRET}": 1}}')
+    variables = environment(home, DEPLOY_TOKEN=SECRET)
+    state = ("--state-dir", str(tmp_path / "state"))
+    async with open_system(tmp_path) as system:
+        flags = ("--profile", PROFILE, "--coordinator-url", system.proxy.url, "--verbose", *state)
+        async with program(tmp_path, variables, *flags) as runner:
+            await runner.said("online")
+            run = await system.submit("say", text="hello")
+            await system.proxy.answered("POST", f"/runner/runs/{run.run_id}/failed")
+            received = await system.api.run(run.run_id)
+            runner.terminate()
+            assert await runner.exit_code() == 0
+    history = await finish(tmp_path, variables, "history", run.run_id, "--json", *state)
+    journal = b"".join(await asyncio.to_thread(_contents, tmp_path / "state")).decode(errors="replace")
+    assert '"data":{"token":"***","***":1}' in history.stdout
+    seen = [*runner.lines, str(received), history.stdout, journal]
     assert [form for form in forms() if any(form in text for text in seen)] == []
 
 

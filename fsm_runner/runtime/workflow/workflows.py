@@ -113,7 +113,7 @@ class Workflows:
                 workflow = self._choice.of_run(run)
                 if workflow is None:
                     return None
-                record = _record_of(workflow, run)
+                record = self._record_of(workflow, run)
             else:
                 record = position.record
                 schemas: dict[str, JsonObject] = decode_json(record.schemas)
@@ -132,21 +132,21 @@ class Workflows:
         steps = Steps(assignment, self._context, executions, channel, self._record, is_procedural=is_procedural)
         return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
 
+    def _record_of(self, workflow: LoadedWorkflow, run: Run) -> WorkflowRecord:
+        """Return what the journal keeps of the workflow, also after the run: no secret is in it."""
+        return WorkflowRecord(
+            name=workflow.definition.name,
+            path=workflow.path,
+            text=workflow.text,
+            sha256=workflow.sha256,
+            schemas=encode_json(workflow.schemas),
+            parameters=encode_json(self._clean(run.parameters)),
+            project_dir=run.project_dir,
+            scope=None if run.scope is None else encode_json(self._clean(run.scope)),
+        )
+
     def _clean(self, value: object) -> object:
-        return with_texts(value, self._reporting.redactor.text)
-
-
-def _record_of(workflow: LoadedWorkflow, run: Run) -> WorkflowRecord:
-    return WorkflowRecord(
-        name=workflow.definition.name,
-        path=workflow.path,
-        text=workflow.text,
-        sha256=workflow.sha256,
-        schemas=encode_json(workflow.schemas),
-        parameters=encode_json(run.parameters),
-        project_dir=run.project_dir,
-        scope=None if run.scope is None else encode_json(run.scope),
-    )
+        return with_texts(value, self._reporting.redactor.text, names=True)
 
 
 def _has_taken_prompt(workflow: LoadedWorkflow, position: WorkflowPosition) -> bool:
