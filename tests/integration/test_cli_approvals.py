@@ -3,7 +3,6 @@
 import asyncio
 import getpass
 import itertools
-import json
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -20,32 +19,11 @@ from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, ApprovalList, ListedApproval
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import Run, RunRequest
-from tests.support.home import COMMANDS, PROFILE, make_home
+from tests.support.approval_home import make_approval_home
+from tests.support.home import COMMANDS, PROFILE
 from tests.support.program import REPOSITORY, Finished, environment, finish, program
 from tests.support.watch import PATIENCE_S
 
-WORKFLOW = r"""
-name = "ask-first"
-initial = "ask"
-params = { text = "string" }
-result = { text = "${work.ok}: ${ask.by}: ${ask.comment}" }
-
-[states.ask]
-approval = { question = "Say ${params.text}?\n\u001b[31mReally?" }
-timeout_s = 3600
-on_done = "work"
-on_denied = "rejected"
-
-[states.work]
-turn = {}
-timeout_s = 60
-on_done = "completed"
-
-[states.rejected]
-final = true
-outcome = "failed"
-error = "denied by ${ask.by}: ${ask.comment}"
-"""
 DECIDES = f"""export PYTHONPATH={REPOSITORY}
 exec {sys.executable} -m fsm_runner approve "$2" --state-dir "$4" 2>&1"""
 
@@ -90,11 +68,7 @@ async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Asy
     """The agent `say` asks for an approval, and the agent `decide` decides about the run of another one."""
     monkeypatch.setitem(COMMANDS, "decide", DECIDES)
     home = folder / "home"
-    make_home(home)
-    (home / "workflows").mkdir()
-    (home / "workflows" / "ask-first.toml").write_text(WORKFLOW)
-    (agent,) = home.rglob("say.json")
-    agent.write_text(json.dumps({**json.loads(agent.read_text()), "workflow": "ask-first"}))
+    make_approval_home(home)
     env = environment(home)
     async with program(folder, env, "coordinator", "--port", "0") as coordinator:
         found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
