@@ -8,6 +8,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from fsm_runner.errors import UsageError
 from fsm_runner.journal.limits import BUSY_WITHIN_S, PROCESSES_KNOWN, WAL_LIMIT_BYTES, RetentionLimits
 from fsm_runner.journal.migration import migrate
@@ -102,7 +104,7 @@ def opened(folder: Path | None, limits: RetentionLimits) -> Opened:
             recovered = recover(connection)
             planned = reruns(connection)
             found = Opened(path, connection, lock, recovered, step, message, process, earlier, files, planned)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
             raise UsageError(_unusable(path, error)) from None
         on_error.pop_all()
         return found
@@ -147,7 +149,7 @@ def _cannot_create(path: Path | None, error: Exception) -> str:
     return f"{path}: the journal cannot be created or opened: {why}: make it writable, or use another --state-dir"
 
 
-def _unusable(path: Path | None, error: sqlite3.Error) -> str:
+def _unusable(path: Path | None, error: Exception) -> str:
     if path is not None and is_full(path.parent):
         return f"{path}: the journal cannot be opened: the disk is full: free some space, then start the runner again"
     if isinstance(error, sqlite3.OperationalError):

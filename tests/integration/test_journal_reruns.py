@@ -4,6 +4,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from fsm_runner.errors import UsageError
 from fsm_runner.journal.journal import Journal
 from fsm_runner.journal.records import WorkflowPosition, WorkflowRecord
 from fsm_runner.journal.recovery import recover
@@ -115,3 +118,16 @@ async def test_a_deleted_one_is_bound_to_no_run(tmp_path: Path) -> None:
     claim(again, "run_2")
     assert again.rerun_plan_of("run_2") is None
     await again.aclose()
+
+
+@pytest.mark.parametrize("table", ["reruns SET workflow", "workflows SET initial_values"])
+async def test_a_damaged_one_is_an_error_that_names_the_journal(tmp_path: Path, table: str) -> None:
+    journal = Journal(tmp_path)
+    for session_id in ("ses_1", "ses_2"):
+        journal.record_rerun(session_id, WORKFLOW)
+    claim(journal, "run_1")
+    await journal.aclose()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as connection:
+        connection.execute(f"UPDATE {table} = x'ff00'")
+    with pytest.raises(UsageError, match=rf"{tmp_path}/journal.sqlite: cannot be read as a journal: .*: move it away"):
+        Journal(tmp_path)
