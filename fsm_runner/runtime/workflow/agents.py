@@ -18,8 +18,6 @@ from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.runtime.workflow.turn import TurnResult
 from fsm_runner.workflow.definition import Activity, Agent
 
-ITEMS_LIMIT = 1_000
-"""The most elements of `each`, since a value keeps no more."""
 STOP_LIMIT_S = 25.0
 """How long a stop waits for the ends of children. A run has 30 s for its stop (`specs/run.toml`)."""
 
@@ -106,8 +104,8 @@ class AgentStep:
     def _prepared(self) -> ChildRuns:
         """Evaluate the arguments of all children. Raises an `FsmRunnerError` if that is not possible."""
         if self._runs is None:
-            self._items = self._templates.each() if self._agent.each is not None else None
-            items = [msgspec.UNSET] if self._items is None else self._items[: ITEMS_LIMIT + 1]
+            self._items = self._templates.each()
+            items = [msgspec.UNSET] if self._items is None else self._items
             activities = [self._templates.arguments(item, index) for index, item in enumerate(items)]
             self._arguments = [activity for activity in activities if isinstance(activity, Agent)]
             try:
@@ -135,8 +133,6 @@ class AgentStep:
         return self._ended(ended)
 
     def _bounds_defect(self, count: int) -> str | None:
-        if count > ITEMS_LIMIT:
-            return f"`each` has more than {ITEMS_LIMIT:,} elements"
         if self._max_children is not None and count > self._max_children:
             return (
                 f"{count} children are wanted, but the workflow may start only {self._max_children} more "
