@@ -21,7 +21,7 @@ TEXTS = {"turn": ("prompt",), "command": ("stdin",), "agent": ("parameters", "pr
 ENDINGS = {
     "turn": {"done": {"result"}, "error": {"result"}, "timeout": set[str]()},
     "command": {ending: {"exit_code", "stdout", "stderr"} for ending in ("done", "error", "timeout")},
-    "agent": {"done": {"result", "session_id"}, "error": set[str](), "timeout": set[str]()},
+    "agent": {"done": {"result", "session_id"}, "error": {"result", "session_id"}, "timeout": set[str]()},
     "approval": {ending: {"by", "comment"} for ending in ("done", "denied", "error")},
 }
 CONFIGURATIONS_LIMIT = 60_000

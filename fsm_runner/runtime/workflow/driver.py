@@ -10,6 +10,7 @@ import msgspec
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import ExecutionFailed
+from fsm_runner.executors.procedural import TIME_LIMIT_EXIT_CODE
 from fsm_runner.journal.records import WORKFLOW, Transition, VisitRecord, WorkflowPosition, WorkflowRecord, utc_text
 from fsm_runner.machine.engine import Step
 from fsm_runner.protocol.approvals import Decided
@@ -32,6 +33,8 @@ CLOCK_CHECK_INTERVAL_S = 30.0
 """The time after which a step looks at the wall clock again, which may have been set."""
 END_LIMIT_S = 5.0
 """The time in which a step returns its value after it was stopped for its time limit."""
+NO_OUTPUT: JsonObject = {"exit_code": TIME_LIMIT_EXIT_CODE, "stdout": "", "stderr": ""}
+"""The fields of a command that has not ended within `END_LIMIT_S`: a workflow may rely on them."""
 
 _PARKED = Agent | Approval | Wait
 
@@ -258,7 +261,8 @@ class WorkflowDriver:
             return ended
         limit_s = self.interpreter.definition.timeout_s
         error = f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
-        return Ended("timeout", {**ended.value, "ok": False, "error": error})
+        is_command = isinstance(self.interpreter.definition.activity, Command)
+        return Ended("timeout", {**(NO_OUTPUT if is_command else {}), **ended.value, "ok": False, "error": error})
 
     async def _checked(self, ended: Ended, visit: Visit) -> Ended:
         """Return an error if the step has produced data that does not match the schema of the state."""

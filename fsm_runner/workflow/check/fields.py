@@ -1,5 +1,7 @@
 """The fields of the value that an activity produces (docs/workflows.md, "Values")."""
 
+import msgspec
+
 from fsm_runner.workflow.definition import Agent, Approval, Command, State, Turn
 from fsm_runner.workflow.value_types import ANY, Kind, ValueType
 
@@ -23,10 +25,13 @@ def fields_of(state: State, data: ValueType = ANY, element: ValueType = ANY) -> 
             fields |= {"result": TEXT}
         case Command():
             fields |= {"exit_code": INTEGER, "stdout": TEXT, "stderr": TEXT}
-        case Agent(each=None):
-            fields |= {"result": TEXT, "session_id": TEXT}
+        case Agent(each=None, worktree=worktree):
+            fields |= _of_child(worktree)
         case Agent(worktree=worktree):
-            fields |= {"items": ValueType(Kind.LIST, element=_item(state, data, element, worktree)), "failed": INTEGER}
+            item = {"item": element, **_ALWAYS, **_of_child(worktree)}
+            if state.schema is not None:  # a child that failed has none
+                item["data"] = msgspec.structs.replace(data, is_optional=True)
+            fields |= {"items": ValueType(Kind.LIST, element=ValueType(Kind.OBJECT, item)), "failed": INTEGER}
         case Approval():
             fields |= {"by": TEXT, "comment": TEXT}
     if has_data(state):
@@ -42,7 +47,9 @@ def assigned(state: State, ending: str) -> frozenset[str]:
             fields |= {"result"}
         case Command():
             fields |= {"exit_code", "stdout", "stderr"}
-        case Agent(each=None) if ending == "done":
+        case Agent(each=None, worktree=worktree) if ending == "done":
+            fields |= _of_child(worktree).keys()
+        case Agent(each=None) if ending == "error":
             fields |= {"result", "session_id"}
         case Agent(each=str()) if ending in ("done", "error"):
             fields |= {"items", "failed"}
@@ -53,12 +60,5 @@ def assigned(state: State, ending: str) -> frozenset[str]:
     return frozenset(fields)
 
 
-def _item(state: State, data: ValueType, element: ValueType, worktree: bool) -> ValueType:
-    # A child that failed may lack these.
-    result, session_id = (ValueType(Kind.TEXT, is_optional=True) for _ in range(2))
-    fields = {"item": element, **_ALWAYS, "result": result, "session_id": session_id}
-    if state.schema is not None:
-        fields["data"] = ValueType(data.kind, data.fields, data.element, is_optional=True)
-    if worktree:
-        fields |= {"branch": TEXT, "worktree": TEXT}
-    return ValueType(Kind.OBJECT, fields)
+def _of_child(worktree: bool) -> dict[str, ValueType]:
+    return dict.fromkeys(("result", "session_id", *(("branch", "worktree") if worktree else ())), TEXT)
