@@ -15,9 +15,8 @@ from fsm_runner.journal.records import (
     StoredMessage,
     Transition,
     WorkflowPosition,
-    WorkflowRecord,
 )
-from tests.support.crash_model.workflow_replay import WorkflowReplay
+from tests.support.crash_model.workflow_replay import WorkflowCalls, WorkflowReplay
 
 
 class KillSwitch:
@@ -55,7 +54,7 @@ def _ignore(*_: object) -> None:
     pass
 
 
-class ModelJournal:
+class ModelJournal(WorkflowCalls):
     """`Record` and `MessageStore` of one process. `past`: the calls that earlier processes have left on disk."""
 
     def __init__(
@@ -112,36 +111,6 @@ class ModelJournal:
 
     def record_workspace(self, run_id: str, state: bytes) -> None:
         self._record("record_workspace", run_id, state)
-
-    def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
-        self._record("record_workflow", run_id, workflow)
-
-    def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
-        self._record("record_visit", run_id, number, state, due_s)
-
-    def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None:
-        self._record("record_visit_progress", run_id, number, progress)
-
-    def record_visit_interrupted(self, run_id: str, number: int, interruptions: int) -> None:
-        self._record("record_visit_interrupted", run_id, number, interruptions)
-
-    def record_visit_due(self, run_id: str, number: int, due_s: float | None) -> None:
-        self._record("record_visit_due", run_id, number, due_s)
-
-    def record_visit_end(
-        self,
-        run_id: str,
-        number: int,
-        ending: str,
-        target: str,
-        value_name: str | None,
-        value: bytes | None,
-        usage: bytes | None,
-    ) -> None:
-        self._record("record_visit_end", run_id, number, ending, target, value_name, value, usage)
-
-    def rerun_plan_of(self, run_id: str) -> WorkflowPosition | None:
-        return None
 
     def record_run_end(self, run_id: str) -> None:
         self._record("record_run_end", run_id)
