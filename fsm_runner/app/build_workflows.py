@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
@@ -11,6 +12,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.executors.children import ChildBounds
 from fsm_runner.executors.environment import executor_environment
 from fsm_runner.process.limits.launch_policy import LaunchPolicy
+from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.expectations import ExpectationContext
@@ -34,6 +36,11 @@ def workflow_of(name_or_file: str) -> LoadedWorkflow:
     return load_workflow(Path(name_or_file)) if is_file else named_workflow(name_or_file)
 
 
+def _config_defect(profile: LoadedProfile, config: JsonObject) -> str | None:
+    defects = list(profile.manifest.defects({**profile.profile.config, **config}))
+    return "; ".join(defects) or None
+
+
 def build_workflows(
     profile: LoadedProfile,
     reporting: ReportingContext,
@@ -53,6 +60,7 @@ def build_workflows(
         of_profile=profile.profile.workflow,
         agents={agent.name: agent for agent in profile.agents},
         is_procedural=profile.profile.command == PROCEDURAL_COMMAND,
+        config_defect=partial(_config_defect, profile),
     )
     named = {profile.path: profile.profile.workflow}
     named |= {profile.agent_files[agent.name]: agent.workflow for agent in profile.agents}

@@ -79,6 +79,11 @@ def texts_in(value: Any, at: Path = ()) -> Iterator[tuple[Path, str]]:
             yield from texts_in(part, (*at, index))
 
 
+def has_references(value: Any) -> bool:
+    """Return whether any text in a value from the file refers to a value. Raises `TemplateError`."""
+    return any(isinstance(part, Reference) for _, text in texts_in(value) for part in parts_of(text))
+
+
 def expand(value: Any, names: Mapping[str, Any], at: Path = (), *, keep: frozenset[str] = frozenset()) -> Any:
     """Return a value from the file with all texts in it expanded. The names of members are literal.
 

@@ -21,6 +21,7 @@ from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
 from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.runtime.actors.runner import RunnerActor
 from fsm_runner.util.retry import RetryPolicy
+from fsm_runner.workflow.file import LoadedWorkflow
 from tests.support.fifo import Fifo
 from tests.support.home import make_home
 from tests.support.proxy import FaultProxy
@@ -92,21 +93,32 @@ class System(Observer):
         self.api = api
         self.states: defaultdict[str, list[str]] = defaultdict(list)
         """The states of each run at its runner, by run id."""
+        self.details: defaultdict[str, list[str]] = defaultdict(list)
+        """The status details of each run, by run id."""
         self._watch = Watch(lambda: "\n".join(f"{run}: {' → '.join(states)}" for run, states in self.states.items()))
         self._ended: set[str] = set()
 
     @asynccontextmanager
     async def running(
-        self, profile: LoadedProfile, policies: Policies = FAST, *, registers: bool = True, **overrides: Any
+        self,
+        profile: LoadedProfile,
+        policies: Policies = FAST,
+        *,
+        registers: bool = True,
+        workflow: LoadedWorkflow | None = None,
+        **overrides: Any,
     ) -> AsyncIterator[RunningRunner]:
         """A runner, registered unless it is not expected to. It is made to end at the end.
 
-        `overrides` are fields of `RunnerConfig`.
+        `workflow`: that of all runs. `overrides` are fields of `RunnerConfig`.
         """
         project_dir = self.folder / "project"
         project_dir.mkdir(exist_ok=True)
         config = RunnerConfig(project_dir=project_dir, **{"grace_period_s": 0.1, **overrides})
-        async with assembled_runner(config, profile, self.proxy.url, observer=self, policies=policies) as actor:
+        assembled = assembled_runner(
+            config, profile, self.proxy.url, observer=self, policies=policies, workflow=workflow
+        )
+        async with assembled as actor:
             runner = RunningRunner(actor, config)
             try:
                 if registers:
@@ -132,6 +144,14 @@ class System(Observer):
     async def state(self, run: RunCreated, state: str) -> None:
         """Return when the run is or was in this state at its runner."""
         await self._watch.until(lambda: state in self.states[run.run_id], f"{run.run_id} in {state}")
+
+    async def detail(self, run: RunCreated, detail: str, count: int = 1) -> None:
+        """Return when the run has had a status detail that begins with this for the `count`th time."""
+
+        def found() -> int:
+            return sum(each.startswith(detail) for each in self.details[run.run_id])
+
+        await self._watch.until(lambda: found() >= count, f"{detail!r} {count} times as a detail of {run.run_id}")
 
     async def end(self, run: RunCreated) -> Run:
         """The run as the coordinator has it when it has ended at its runner."""
@@ -163,6 +183,10 @@ class System(Observer):
         self.states[run.run_id].append(state)
         if final:
             self._ended.add(run.run_id)
+        self._watch.changed()
+
+    def reported(self, run: Run, state: str, detail: str) -> None:
+        self.details[run.run_id].append(detail)
         self._watch.changed()
 
 

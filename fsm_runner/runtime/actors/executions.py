@@ -114,11 +114,12 @@ class Executions(TurnObserver):
             self.lasted_s += asyncio.get_running_loop().time() - self._began_s
             self._began_s = None
 
-    def begin_turn(self, assignment: Assignment) -> None:
-        """Let the next execution be the first one of this turn."""
+    def begin_turn(self, assignment: Assignment, *, is_further_attempt: bool = False) -> None:
+        """Let the next execution be the first one of this turn, or one that continues it after a wait for a limit."""
         self._assignment = assignment
-        self.is_further_attempt = self.has_conversation = False
         self.turn_usage = None
+        if not is_further_attempt:
+            self.is_further_attempt = self.has_conversation = False
 
     async def execute(self) -> CompletedSession:
         """Start an execution and return how it leaves its session.
@@ -160,6 +161,11 @@ class Executions(TurnObserver):
     def can_continue(self) -> bool:
         """Whether a further execution is possible. One that the executor knows nothing of can begin again."""
         return not self.has_conversation or self._executor.can_continue(self._assignment.run.session_id)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a further turn can continue the conversation."""
+        return self._executor.can_continue(self._assignment.run.session_id)
 
     async def wait_until_lost(self) -> NoReturn:
         """Raise `ExecutionFailed` once no further execution is possible. Otherwise wait forever."""

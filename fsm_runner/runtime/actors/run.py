@@ -114,6 +114,8 @@ class RunActor(Actor):
         self._workflow: WorkflowDriver | None = None
         """None if the run has no workflow, and before `live`."""
         self._workflow_report = StatusReport(self._send_workflow)
+        self._waits_for_slot = False
+        """Whether an earlier process ended before the run had a slot again, although its wait may have been over."""
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
@@ -137,6 +139,7 @@ class RunActor(Actor):
         self._executions.restore(wait, _decoded(recovered.usage, Usage, self.name))
         if wait is not None:
             self._waits.restore(wait)
+        self._waits_for_slot = wait is None and self._machine.has_tag(recovered.state, "parked")
         self._expectations.before = _decoded(recovered.workspace, WorkspaceState, self.name)
         if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
@@ -162,7 +165,7 @@ class RunActor(Actor):
         facts = {
             "may_run_again": is_repeatable and interruptions < INTERRUPTIONS_LIMIT,
             "workflow_has_begun": has_begun,
-            "workflow_waits": has_begun and workflow is not None and workflow.is_waiting,
+            "workflow_waits": has_begun and workflow is not None and (workflow.is_waiting or self._waits_for_slot),
             "waits_for_limit": self._waits.can_last,
             "is_superseded": bool(self._superseded),
             "limit_is_over": self._waits.is_over,
@@ -198,7 +201,12 @@ class RunActor(Actor):
                 if self._workflow is not None:
                     await self._workflow.aclose()
                 await self._executions.aclose()
+            self._release_session()
             self.work_done.set()
+
+    def _release_session(self) -> None:
+        if self._context.workflows is not None:
+            self._context.workflows.release(self.wire_run)
 
     def _find_workflow(self) -> None:
         """After the claim is recorded: the journal then knows whether the run repeats another one."""
@@ -252,7 +260,10 @@ class RunActor(Actor):
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         self._follow_execution()
         self._follow_wait(step)
-        if self.has_tag("reports_started") and not self._executions.have_begun:
+        if self.has_tag("may_bind"):
+            self._waits_for_slot = False
+        has_begun = self._executions.have_begun or (self._workflow is not None and self._workflow.has_begun)
+        if self.has_tag("reports_started") and not has_begun:
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             self._put(messages.started(self.wire_run.run_id, self.runner_id))
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
@@ -276,6 +287,7 @@ class RunActor(Actor):
             self._settings_of_states["max_wall_s"] = self._workflow.left_s
             if self.model.outcome is not None:
                 self._workflow_report.close()
+                self._executions.holds_session = False
         if self.has_tag("parked"):
             self._limits.parked(self.name, self.wire_run.session_id)
         else:
@@ -306,8 +318,15 @@ class RunActor(Actor):
             self._context.record.record_workspace(self.name, msgspec.json.encode(before))
 
     def _require_free_session(self) -> None:
-        """Raise `RunRefused` if another run of the session waits for a limit: its turn is not complete."""
+        """Raise `RunRefused` if another run of the session waits for a limit, or has a workflow: it is not complete."""
         session_id = self.wire_run.session_id
+        workflows = self._context.workflows
+        holder = None if workflows is None else workflows.holder_of(session_id)
+        if holder is not None and holder != self.name:
+            raise RunRefused(
+                f"session {session_id} is busy: its run {holder} follows a workflow; resume the session when that run "
+                "has ended"
+            )
         if (waiting := self._limits.waiting_run_of(session_id)) is not None:
             raise RunRefused(
                 f"session {session_id} is busy: its run {waiting} waits for a limit of its provider; resume "
@@ -332,9 +351,11 @@ class RunActor(Actor):
 
     async def _await_workflow(self) -> None:
         """Return when the workflow may continue. Raises `Superseded`, and what a step of the workflow raises."""
-        if self._workflow is not None:
-            await self._workflow.wait()
-        await self._limits.wait_for_slot(self.name)
+        workflow = self._workflow
+        while workflow is not None and workflow.is_waiting:
+            await workflow.wait()
+        if workflow is None or not workflow.is_over:
+            await self._limits.wait_for_slot(self.name)
         await self._require_wanted()
 
     async def _check_result(self) -> None:
@@ -388,6 +409,7 @@ class RunActor(Actor):
         response = self._context.reporting.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()
         self._limits.ended(self.name)
+        self._release_session()
         answer = await asyncio.shield(response)
         if isinstance(answer, Refused):
             raise answer

@@ -17,10 +17,11 @@ from fsm_runner.executors.program import Launcher
 from fsm_runner.machine.engine import Answer, Cause, Machine, Step
 from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.statuses import CompletedSession, EndedSession, StopSignal
-from fsm_runner.protocol.wire import Run
+from fsm_runner.protocol.wire import JsonObject, Run
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.messages import unreported_reason
+from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import ExecutorEvent, ReportingContext, SessionChannel, TurnObserver
 from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.record import Record
@@ -42,10 +43,12 @@ class SessionContext(msgspec.Struct, frozen=True, kw_only=True):
 class Turn:
     """One run's turn in a session: the `Execution` of that run."""
 
-    def __init__(self, session: "SessionActor", line: bytes, observer: TurnObserver) -> None:
+    def __init__(self, session: "SessionActor", line: bytes, channel: SessionChannel | None) -> None:
+        """`channel`: the run's, which gets its events; None for a session of an earlier runner process."""
         self.line = line
         """The line that is written to the executor's standard input."""
-        self.observer = observer
+        self.channel = channel
+        self.observer = TurnObserver() if channel is None else channel.observer
         self.finished = asyncio.Event()
         """Set when its run has been reported."""
         self._session = session
@@ -92,7 +95,7 @@ class SessionActor(Actor):
         launcher: Launcher | None,
         resume_from: Position | None = None,
         *,
-        observer: TurnObserver | None = None,
+        channel: SessionChannel | None = None,
         pending_reports: Collection[asyncio.Event] = (),
     ) -> None:
         """`launcher`: None for a session of an earlier runner process, whose executor ended with that process.
@@ -118,7 +121,7 @@ class SessionActor(Actor):
         self._launcher = launcher
         self._process: PersistentProcess | None = None
         line = b"" if launcher is None else invocation_line(first, launcher.executor_config)
-        self.turn = Turn(self, line, observer or TurnObserver())
+        self.turn = Turn(self, line, channel)
         """The latest turn, which may have ended."""
         self.is_replaced = False
         """Whether a run waits for the end of this process, to continue the session in a new one."""
@@ -139,6 +142,11 @@ class SessionActor(Actor):
         return None if self._process is None else self._process.child
 
     @property
+    def config(self) -> JsonObject:
+        """What differs in the configuration of this process."""
+        return self._first.config
+
+    @property
     def has_turn(self) -> bool:
         return self.has_tag("has_turn")
 
@@ -155,9 +163,9 @@ class SessionActor(Actor):
         }
         return frozenset(compress(facts, facts.values()))
 
-    def further_turn(self, run: Run, observer: TurnObserver) -> Turn | None:
+    def further_turn(self, run: Run, channel: SessionChannel) -> Turn | None:
         """Begin the run's turn. Return None if the executor has ended. Raises `ExecutionFailed` if it has a turn."""
-        turn = Turn(self, turn_line(run), observer)
+        turn = Turn(self, turn_line(run), channel)
         if self.request("turn_requested", turn, run.run_id) is Answer.TAKEN:
             return turn
         if self.has_turn:
@@ -207,7 +215,7 @@ class SessionActor(Actor):
     async def _start_process(self) -> None:
         if self._launcher is None:
             raise ExecutionFailed(f"session {self.name} has nothing to start")
-        channel = SessionChannel(self.name, self._context.reporting, lambda: self.has_turn, _TurnForwarder(self))
+        channel = _ExecutorChannel(self, self._context.reporting)
         self._process = PersistentProcess(self._launcher, self._first, channel)
 
     async def _take_turn(self) -> TurnLimited | None:
@@ -241,6 +249,20 @@ class SessionActor(Actor):
             raise answer
 
 
+class _ExecutorChannel(SessionChannel):
+    """The channel of one process. The events of a turn, and of what its run does next, go through the run's channel."""
+
+    def __init__(self, session: SessionActor, context: ReportingContext) -> None:
+        super().__init__(session.name, context, lambda: session.has_turn, _TurnForwarder(session))
+        self._session = session
+
+    def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
+        turn = self._session.turn
+        if turn.channel is not None and (self._session.has_turn or turn.observer.continues_session):
+            return turn.channel.event(event, body)
+        return super().event(event, body)
+
+
 class _TurnForwarder(TurnObserver):
     """Passes on what an executor reports to the run whose turn is in progress."""
 
@@ -254,10 +276,6 @@ class _TurnForwarder(TurnObserver):
     def note_bind(self) -> None:
         if self._session.has_turn:
             self._session.turn.observer.note_bind()
-
-    def note_event(self, event: ExecutorEvent) -> None:
-        if self._session.has_turn:
-            self._session.turn.observer.note_event(event)
 
 
 def no_live_executor(session_id: str) -> ExecutionFailed:

@@ -11,7 +11,7 @@ from loguru import logger
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.program import Launcher
 from fsm_runner.protocol.wire import Run
-from fsm_runner.reporting.session_channel import SessionChannel, TurnObserver
+from fsm_runner.reporting.session_channel import SessionChannel
 from fsm_runner.runtime.actors.actor import Position, took_text
 from fsm_runner.runtime.actors.session import SessionActor, SessionContext, Turn, no_live_executor
 from fsm_runner.util.tasks import OwnedTasks, wait_forever
@@ -41,8 +41,8 @@ class SessionRegistry:
     def find(self, session_id: str) -> SessionActor | None:
         return self._actors.get(session_id)
 
-    def start(self, first: Assignment, launcher: Launcher, observer: TurnObserver) -> SessionActor:
-        return self._add(SessionActor(first, self._context, launcher, observer=observer))
+    def start(self, first: Assignment, launcher: Launcher, channel: SessionChannel) -> SessionActor:
+        return self._add(SessionActor(first, self._context, launcher, channel=channel))
 
     def resume(self, first: Assignment, position: Position, pending_reports: Collection[asyncio.Event]) -> SessionActor:
         """Bring a session of an earlier process of this runner to its end."""
@@ -151,14 +151,26 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
             if not live.was_resumed and not (live.is_ending and self.sessions.revives):
                 if not (is_resume or assignment.continues):
                     raise ExecutionFailed(f"session {run.session_id} has a live executor already; resume it instead")
-                if (turn := live.further_turn(run, session.observer)) is not None:
+                if assignment.continues and live.config != assignment.config and not live.has_turn:
+                    await self._end_for_another_configuration(live)
+                    continue
+                if (turn := live.further_turn(run, session)) is not None:
                     return turn
                 if not self.sessions.revives:
                     raise _no_executor_for(assignment)
             await self.sessions.replace(live)
         if is_resume and not self.sessions.revives:
             raise _no_executor_for(assignment)
-        return self.sessions.start(assignment, self.launcher, session.observer).turn
+        return self.sessions.start(assignment, self.launcher, session).turn
+
+    async def _end_for_another_configuration(self, live: SessionActor) -> None:
+        """Raises `ExecutionFailed` if no new process can continue the session."""
+        if not self.sessions.revives:
+            raise ExecutionFailed(
+                f"a turn with another `config` needs a new process, and the profile does not set `revive`, so session "
+                f"{live.name} would not continue in it"
+            )
+        await self.end_session(live.name)
 
 
 def _no_executor_for(assignment: Assignment) -> ExecutionFailed:

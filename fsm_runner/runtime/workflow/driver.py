@@ -17,6 +17,7 @@ from fsm_runner.protocol.approvals import Decided
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import CompletedSession, StopSignal
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.runtime.actors.executions import LimitReached
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.workflow import step as activity
@@ -28,7 +29,7 @@ from fsm_runner.workflow.definition import CONTINUE, REPEAT, Agent, Approval, Co
 from fsm_runner.workflow.interpreter import Interpreter
 
 INTERRUPTIONS_LIMIT = 3
-"""A visit that was interrupted more often is not continued, because it may be what ends the runner's process."""
+"""A visit that was interrupted for this number of times is not continued: it may be what ends the runner's process."""
 CLOCK_CHECK_INTERVAL_S = 30.0
 """The time after which a step looks at the wall clock again, which may have been set."""
 END_LIMIT_S = 5.0
@@ -69,7 +70,9 @@ class WorkflowDriver:
         self._now_s = now_s
         self.has_begun = position is not None and position.last_number > 0
         """Whether a visit has begun, perhaps in an earlier process."""
-        self._began_s = now_s() if position is None else datetime.fromisoformat(position.began_at).timestamp()
+        began_s = now_s() if position is None else datetime.fromisoformat(position.began_at).timestamp()
+        self._ends_s = None if self.max_wall_s is None else began_s + self.max_wall_s
+        """When the workflow must have ended, as Unix time; None: without a limit."""
         self._number = 0 if position is None else position.last_number
         self._open = None if position is None else position.open
         """The visit that an earlier process has begun, until this process continues it."""
@@ -85,6 +88,11 @@ class WorkflowDriver:
     def is_waiting(self) -> bool:
         """Whether the workflow waits, so that the run holds no slot."""
         return isinstance(self.interpreter.definition.activity, _PARKED)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the workflow has reached a final state."""
+        return self.interpreter.is_final
 
     @property
     def status(self) -> JsonObject:
@@ -116,14 +124,23 @@ class WorkflowDriver:
     @property
     def left_s(self) -> float | None:
         """How much longer the workflow may last (`max_wall_s`), in seconds; None: without a limit."""
-        limit_s = self.max_wall_s
-        return None if limit_s is None else max(0.0, self._began_s + limit_s - self._now_s())
+        return None if self._ends_s is None else max(0.0, self._ends_s - self._now_s())
 
     async def execute(self) -> CompletedSession:
         """Carry out steps until the workflow has ended or waits. Return how its executor leaves the session.
 
         Raises `ExecutionFailed` if the workflow has failed, and what a step raises.
         """
+        try:
+            return await self._execute()
+        except LimitReached:
+            raise
+        except FsmRunnerError:
+            self._steps.show_turn_result()
+            await self._steps.end_conversation()
+            raise
+
+    async def _execute(self) -> CompletedSession:
         if not self.has_begun:
             self.has_begun = True
             self._record.record_workflow(self._steps.run.run_id, self._workflow)
@@ -134,8 +151,6 @@ class WorkflowDriver:
         if not self.interpreter.is_final:
             return self._steps.session_status
         if self.interpreter.outcome == "failed":
-            self._steps.show_turn_result()
-            await self._steps.end_conversation()
             raise ExecutionFailed(self.interpreter.error)
         self._steps.send_result(self.interpreter)
         return self._steps.session_status
@@ -182,10 +197,11 @@ class WorkflowDriver:
             return True
         error = f"interrupted: the runner's process ended during the state {visit.state!r} of the workflow"
         is_repeated = self.interpreter.definition.on_interrupted in (REPEAT, CONTINUE)
-        if is_repeated and visit.interruptions < INTERRUPTIONS_LIMIT:
+        times = visit.interruptions + 1
+        if is_repeated and times < INTERRUPTIONS_LIMIT:
             return True
         if is_repeated:
-            raise ExecutionFailed(f"{error}, {visit.interruptions + 1} times; it is not continued again")
+            raise ExecutionFailed(f"{error}, {times} times; it is not continued again")
         error += "; its work may have been done, and the state has no `on_interrupted` that says how to continue"
         self._open = None
         self._record_steps(self.interpreter.interrupt(error), error)
@@ -207,15 +223,19 @@ class WorkflowDriver:
             self._record.record_visit_interrupted(run_id, number, interrupted.interruptions + 1)
         step = self._steps.step_of(visit, self.interpreter, is_interruption=is_interruption)
         await self._record.flush()
-        self._visit, self._step, self._open, self._since = visit, step, None, utc_text()
+        self._visit, self._step, self._open = visit, step, None
+        self._since = utc_text() if interrupted is None else interrupted.began_at
         if not isinstance(visit.arguments, Turn):  # a turn decides itself whether it continues an earlier one
             self._steps.show_turn_result()
         self._on_change(True)
 
     def _due_s(self) -> float | None:
         """Return the deadline of a visit that begins now, as Unix time; None: without a limit."""
-        limits_s = [limit_s for limit_s in (self.interpreter.definition.timeout_s, self.left_s) if limit_s is not None]
-        return self._now_s() + min(limits_s) if limits_s else None
+        limit_s = self.interpreter.definition.timeout_s
+        return self._ends_s if limit_s is None else self._within_wall(self._now_s() + limit_s)
+
+    def _within_wall(self, due_s: float) -> float:
+        return due_s if self._ends_s is None else min(due_s, self._ends_s)
 
     def _extend_by_wait_for_limit(self, visit: Visit) -> None:
         """Postpone the deadline of a step by the time for which it has waited for a limit of the provider."""
@@ -223,7 +243,7 @@ class WorkflowDriver:
             return
         waited_s, self.limit_since_s = self._now_s() - self.limit_since_s, None
         if visit.due_s is not None:
-            due_s = visit.due_s + max(0.0, waited_s)
+            due_s = self._within_wall(visit.due_s + max(0.0, waited_s))
             self._visit = msgspec.structs.replace(visit, due_s=due_s)
             self._record.record_visit_due(self._steps.run.run_id, visit.number, due_s)
 
@@ -248,10 +268,13 @@ class WorkflowDriver:
             if task.done():
                 return task.result()
             await step.stop()
-            self._require_time()
             await asyncio.wait({task}, timeout=END_LIMIT_S)
-            ended = task.result() if task.done() and not task.exception() else Ended("timeout", {})
-            return self._timed_out(ended)
+            if not task.done():  # it may have been about to start a process
+                task.cancel()
+                await asyncio.wait({task})
+                await step.stop()
+            has_ended = not (task.cancelled() or task.exception())
+            return self._timed_out(task.result() if has_ended else Ended("timeout", {}))
         finally:
             task.cancel()
             await asyncio.wait({task})

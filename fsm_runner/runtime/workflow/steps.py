@@ -1,5 +1,6 @@
 """Creates the steps of one run's workflow, and sends its result."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
@@ -43,10 +44,14 @@ class Steps:
         executions: Executions,
         channel: TurnChannel,
         record: Record,
+        config_defect: Callable[[JsonObject], str | None],
         *,
         is_procedural: bool,
     ) -> None:
-        """`is_procedural`: whether each turn runs a command again, which knows nothing of earlier turns."""
+        """`config_defect` returns why the executor cannot have keys of its configuration; None if it can.
+        `is_procedural`: whether each turn runs a command again, which knows nothing of earlier turns.
+        """
+        self._config_defect = config_defect
         self.run = assignment.run
         self._assignment = assignment
         self._context = context
@@ -121,15 +126,23 @@ class Steps:
 
     def send_result(self, interpreter: Interpreter) -> None:
         """Send the result of the run: that of the workflow, or else that of the last turn."""
-        text, data = interpreter.result() or _last_turn(interpreter)
-        self._channel.final_result(text, data)
+        self._channel.final_result(*(interpreter.result() or self._last_turn_of(interpreter)))
+
+    def _last_turn_of(self, interpreter: Interpreter) -> tuple[str, JsonObject | None]:
+        """Return the result of the last turn. The value of one in an earlier process may be shortened."""
+        if not self._channel.has_turns:
+            return _last_turn(interpreter)
+        result = self._channel.turn_result
+        return result.text, result.data if isinstance(result.data, dict) else None
 
     def _turn_step(self, visit: Visit, turn: Turn, *, is_interruption: bool) -> Step:
         has_taken_prompt = visit.progress == TAKEN
-        continues = has_taken_prompt and is_interruption and visit.state.on_interrupted == CONTINUE
-        if continues and not self._is_procedural:
-            parameters = {**(turn.parameters or {}), "prompt": CONTINUE_PROMPT}
-            turn = Turn(parameters=parameters, config=turn.config)
+        if has_taken_prompt and is_interruption and not self._is_procedural:
+            if visit.state.on_interrupted == CONTINUE:
+                parameters = {**(turn.parameters or {}), "prompt": CONTINUE_PROMPT}
+                turn = Turn(parameters=parameters, config=turn.config)
+            else:  # a repeated first turn begins again if its conversation is lost
+                has_taken_prompt = self._executions.can_resume
         return TurnStep(
             visit,
             turn,
@@ -137,4 +150,5 @@ class Steps:
             self._channel,
             is_first=not (self._executions.has_taken_prompt or has_taken_prompt),
             is_begun=self.continues_after_limit and visit.progress is not None,
+            config_defect=None if turn.config is None else self._config_defect(turn.config),
         )

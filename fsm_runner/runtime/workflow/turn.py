@@ -1,6 +1,5 @@
 """Turns of the run's own agent."""
 
-import re
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ CONTINUE_PROMPT = (
 """The prompt of a turn that continues after an interruption (`on_interrupted = "continue"`)."""
 TAKEN = b"taken"
 """The progress of a turn whose prompt the executor has taken."""
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
+_FENCE = "```"
 
 
 class TurnResult(msgspec.Struct, frozen=True):
@@ -57,13 +56,29 @@ class TurnChannel(SessionChannel):
 
     turn_result: TurnResult = TurnResult()
     """The last result since `begin_turn`."""
+    has_turns = False
+    """Whether this process has begun a turn."""
+    _bound: tuple[str, DeliveryFuture] | None = None
+    """The bind of the conversation."""
     _is_shown = True
     """Whether the coordinator has the last result."""
     _last_text = ""
     """The last text of the assistant, which a result often repeats."""
 
-    def begin_turn(self) -> None:
-        self.turn_result, self._is_shown, self._last_text = TurnResult(), True, ""
+    def begin_turn(self, *, is_new: bool) -> None:
+        """`is_new`: whether the turn begins a conversation."""
+        if is_new:
+            self._bound = None
+        self.turn_result, self._is_shown, self._last_text, self.has_turns = TurnResult(), True, "", True
+
+    def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
+        """Bind the session, but once for each conversation."""
+        if self._bound is not None and self._bound[0] == executor_session_id and self._may_bind():
+            self.observer.note_bind()
+            return self._bound[1]
+        delivery = super().bind(executor_session_id, project_dir)
+        self._bound = executor_session_id, delivery
+        return delivery
 
     def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
         if event.kind != "result":
@@ -124,20 +139,30 @@ class TurnStep:
         *,
         is_first: bool,
         is_begun: bool,
+        config_defect: str | None = None,
     ) -> None:
-        """`is_first`: whether the run has no conversation yet. `is_begun`: whether the turn waited for a limit."""
+        """`is_first`: whether the run has had no turn yet. `is_begun`: whether the turn waited for a limit when an
+        earlier process ended. `config_defect`: why the executor cannot have the configuration of the turn.
+        """
+        is_resumable = not is_first or visit.run.type == "resume_session"
+        self._is_new = is_resumable and activity.session == "new"
+        self._continues = is_resumable and not self._is_new
         self._visit = visit
         self._activity = activity
         self._executions = executions
         self._channel = channel
         self._is_first = is_first
-        self._is_begun = is_begun
+        self._was_begun = is_begun
+        self._is_begun = False
+        self._config_defect = config_defect
 
     @property
     def process(self) -> Child | None:
         return None  # the executions watch their own process
 
     async def perform(self) -> Ended:
+        if self._config_defect is not None:
+            return Ended("error", {"ok": False, "error": self._config_defect, "result": ""})
         try:
             await self._begin()
             await self._executions.execute()
@@ -164,17 +189,15 @@ class TurnStep:
         if self._is_begun:
             return
         self._is_begun = True
-        # Another configuration, or another conversation, needs another process.
-        if not self._is_first and (self._activity.session == "new" or self._activity.config):
+        if self._is_new and not self._was_begun:
             await self._executions.end_conversation()
         self._channel.show_turn_result()
-        self._channel.begin_turn()
-        self._executions.begin_turn(self._assignment())
+        self._channel.begin_turn(is_new=not self._continues)
+        self._executions.begin_turn(self._assignment(), is_further_attempt=self._was_begun)
 
     def _assignment(self) -> Assignment:
         run, activity = self._visit.run, self._activity
-        is_new = activity.session == "new" and not self._is_first
-        kind = run.type if self._is_first else ("start_session" if is_new else "resume_session")
+        kind: wire.RunType = "resume_session" if self._continues else "start_session"
         parameters = run.parameters
         if activity.parameters is not None:
             parameters = activity.parameters
@@ -184,7 +207,7 @@ class TurnStep:
             msgspec.structs.replace(run, type=kind, parameters=parameters),
             str(self._visit.project_dir),
             self._visit.runner_id,
-            continues=not (self._is_first or is_new),
+            continues=self._continues and not self._is_first,
             config=activity.config or {},
         )
 
@@ -194,12 +217,19 @@ def json_in(text: str) -> object:
 
     Models often write a sentence before the JSON.
     """
-    for candidate in (text, *reversed(_FENCED.findall(text))):
+    for candidate in (text, _last_block(text)):
         try:
             return decode_json(candidate)
         except wire.DECODE_FAULTS:
             continue
     return text
+
+
+def _last_block(text: str) -> str:
+    """Return the lines of the last fenced block; empty if there is none."""
+    lines = text.split("\n")
+    fences = [number for number, line in enumerate(lines) if line.lstrip().startswith(_FENCE)]
+    return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
 
 
 def _decoded(raw: msgspec.Raw) -> Any:

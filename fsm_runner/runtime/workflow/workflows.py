@@ -21,6 +21,7 @@ from fsm_runner.runtime.workflow.turn import TurnChannel
 from fsm_runner.workflow.definition import Workflow
 from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
 from fsm_runner.workflow.interpreter import Interpreter, RunFacts
+from fsm_runner.workflow.templates import has_references
 
 
 class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,8 @@ class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
     agents: Mapping[str, Agent] = {}
     """The runner's own agents by name. A deployed coordinator does not keep their `workflow`."""
     is_procedural: bool = False
+    config_defect: Callable[[JsonObject], str | None] = lambda _: None
+    """Returns why the executor cannot have keys of its configuration, beside those of the profile."""
 
     def of_run(self, run: Run) -> LoadedWorkflow | None:
         """Return the workflow of a run; None if it has none. Raises `RunRefused`."""
@@ -59,6 +62,12 @@ class WorkflowChoice(msgspec.Struct, frozen=True, kw_only=True):
     def _usable(self, workflow: LoadedWorkflow) -> LoadedWorkflow:
         if self.is_procedural and (defect := procedural_defect(workflow.definition)) is not None:
             raise RunRefused(f"{workflow.path}: {defect}")
+        for name, state in workflow.definition.states.items():
+            config = None if state.turn is None else state.turn.config
+            if config is None or has_references(config):
+                continue  # the turn checks it with its values
+            if (defect := self.config_defect(config)) is not None:
+                raise RunRefused(f"{workflow.path}: states.{name}.turn: {defect}")
         return workflow
 
 
@@ -92,6 +101,17 @@ class Workflows:
         self._context = context
         self._reporting = reporting
         self._record = record
+        self._holders: dict[str, str] = {}
+        """The run by session whose workflow lasts."""
+
+    def holder_of(self, session_id: str) -> str | None:
+        """Return the run whose workflow has the session; None if there is none."""
+        return self._holders.get(session_id)
+
+    def release(self, run: Run) -> None:
+        """Let other runs resume the session, because the workflow of this one has ended. May be repeated."""
+        if self._holders.get(run.session_id) == run.run_id:
+            del self._holders[run.session_id]
 
     def driver_of(
         self,
@@ -127,9 +147,17 @@ class Workflows:
             interpreter.restore(position.state, position.counts, values)
         executions.channel = channel = TurnChannel(run.session_id, self._reporting, may_bind, executions)
         executions.holds_session = True
+        self._holders.setdefault(run.session_id, run.run_id)
         executions.has_taken_prompt = position is not None and _has_taken_prompt(workflow, position)
-        is_procedural = self._choice.is_procedural
-        steps = Steps(assignment, self._context, executions, channel, self._record, is_procedural=is_procedural)
+        steps = Steps(
+            assignment,
+            self._context,
+            executions,
+            channel,
+            self._record,
+            self._choice.config_defect,
+            is_procedural=self._choice.is_procedural,
+        )
         return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
 
     def _record_of(self, workflow: LoadedWorkflow, run: Run) -> WorkflowRecord:
