@@ -283,7 +283,8 @@ class WorkflowDriver:
         if ended.ending == "timeout" and ended.value:  # a command, whose error has its output
             return ended
         limit_s = self.interpreter.definition.timeout_s
-        error = f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
+        limit = "the time of the workflow" if limit_s is None else f"its time limit of {limit_s:g} s"
+        error = f"{self.interpreter.state}: not done within {limit}"
         is_command = isinstance(self.interpreter.definition.activity, Command)
         return Ended("timeout", {**(NO_OUTPUT if is_command else {}), **ended.value, "ok": False, "error": error})
 
