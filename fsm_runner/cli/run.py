@@ -44,6 +44,8 @@ class Progress(Observer):
         self._entered_at: float | None = None
 
     def entered(self, run: Run, state: str, *, final: bool) -> None:
+        if run.parent_session_id is not None:  # a child of the run
+            return
         if final:
             self.ended.set()
         if not self._shows_states:
@@ -59,6 +61,8 @@ class Progress(Observer):
             self._write(f"{now - self._began_at:9.3f} s in all\n")
 
     def reported(self, run: Run, state: str, detail: str) -> None:
+        if run.parent_session_id is not None:
+            return
         if self._shows_states:
             # The detail replaces the unfinished line of the state, which follows on the next line.
             self._write("\r")
