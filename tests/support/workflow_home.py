@@ -1,8 +1,5 @@
 """A home with one procedural agent that takes prompts, for the bundled workflows."""
 
-import os
-from pathlib import Path
-
 import msgspec
 
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile
@@ -64,4 +61,4 @@ def workflow_home(folder: Path, workflow: str | None = None) -> LoadedProfile:
 
 def write_program(path: Path, source: str) -> None:
     path.write_text(source)
-    os.chmod(path, 0o755)
+    path.chmod(0o755)
