@@ -1,4 +1,4 @@
-"""The bundled workflows with a procedural agent: at a runner with an embedded coordinator, and with `fsm-runner run`."""
+"""The bundled workflows with a procedural agent: with an embedded coordinator, and with `fsm-runner run`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

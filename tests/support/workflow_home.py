@@ -1,5 +1,7 @@
 """A home with one procedural agent that takes prompts, for the bundled workflows."""
 
+from pathlib import Path
+
 import msgspec
 
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile, Profile

@@ -34,7 +34,7 @@ def agents(workflow: str | None) -> dict[str, Agent]:
 
 
 def test_that_of_the_command_line_counts_before_that_of_the_agent_and_of_the_profile() -> None:
-    names = {"load": load, "of_profile": "profile", "agents": agents("agent")}
+    names: dict[str, Any] = {"load": load, "of_profile": "profile", "agents": agents("agent")}
     assert followed(WorkflowChoice(of_all=flow("all"), **names), agent_name="worker") == "all"
     assert followed(WorkflowChoice(**names), agent_name="worker") == "agent"
     assert followed(WorkflowChoice(**names), resolved_agent_blueprint={"workflow": "blueprint"}) == "blueprint"
