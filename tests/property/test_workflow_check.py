@@ -10,8 +10,10 @@ import msgspec
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from fsm_runner.machine.check import check as check_machine
 from fsm_runner.workflow.check import check
 from fsm_runner.workflow.definition import Workflow
+from fsm_runner.workflow.expansion import expansion_of
 from fsm_runner.workflow.file import WorkflowFile
 from tests.support.workflow_oracle import Raw, TooLarge, Verdict, random_workflow, verdict
 
@@ -24,6 +26,8 @@ def findings(raw: Raw) -> tuple[dict[tuple[str, str], str], list[str]]:
     definition = msgspec.convert(raw, Workflow)
     schemas: Any = {name: state.schema for name, state in definition.states.items() if state.schema is not None}
     found = check(WorkflowFile(path="", text="", definition=definition, schemas=schemas))
+    if not found:  # a sound workflow is a sound machine
+        assert check_machine(expansion_of(definition).spec) == ()
     others = [it for it in found if not re.search(f"{MISSING}|{ENDLESS}|cannot be reached", it.message)]
     assert others == [], "the generator breaks no other rule"
     missing = {(it.place, it.message.split(" ")[0]): it.message for it in found if MISSING in it.message}
