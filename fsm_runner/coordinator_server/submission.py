@@ -21,6 +21,8 @@ from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest
 DEFAULT_EXECUTOR_TYPE = "autonomous"
 """The demand of a run without an agent."""
 
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""The ids that a client can choose. They become part of URLs."""
 _PLACEHOLDER = re.compile(r"\$\{(params|scope)\.([^{}]+)\}")
 
 
@@ -44,13 +46,15 @@ def schema_of(store: Store, submission: Submission) -> JsonObject | None:
 def submit(store: Store, submission: Submission) -> RunCreated:
     """Queue the run, whose parameters are valid.
 
-    Raises `InvalidRequest` if its session cannot be resumed, `NotFound` for its agent or session, and `Conflict` if the
-    new session exists.
+    Raises `InvalidRequest` if its session cannot be resumed or cannot have the chosen id, `NotFound` for its agent or
+    session, and `Conflict` if the new session exists.
     """
     request = submission.request
     if request.type == "resume_session":
         return _resume(store, submission)
     session_id = request.session_id or new_id("ses")
+    if _SESSION_ID.fullmatch(session_id) is None:
+        raise InvalidRequest("session_id: expected at most 200 letters, digits, `-` and `_`")
     store.sessions.create(
         {
             "session_id": session_id,

@@ -57,6 +57,15 @@ async def test_a_session_id_can_be_used_once() -> None:
         assert len((await coordinator.http.get("/runs")).json()["runs"]) == 1
 
 
+@pytest.mark.parametrize("session_id", ["a/b", "..", "a b", "é", "a\n", "x" * 201])
+async def test_a_session_id_that_does_not_fit_into_a_url_is_refused(session_id: str) -> None:
+    async with embedded_coordinator() as coordinator:
+        answer = await coordinator.http.post(
+            "/runs", json={"type": "start_session", "parameters": {"prompt": "x"}, "session_id": session_id}
+        )
+        assert answer.status_code == 400 and "session_id" in answer.json()["detail"]
+
+
 async def test_a_resume_needs_an_existing_session_and_an_agent_that_is_not_procedural() -> None:
     async with embedded_coordinator() as coordinator:
         await coordinator.register()
