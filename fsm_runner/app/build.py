@@ -174,7 +174,8 @@ async def assembled_runner(
         )
         executor = await stack.enter_async_context(build_executor(config, profile, dependencies))
         expectations = _expectations(stack, profile, launch_policy, durable.tags)
-        approvals = Approvals(redactor.text)
+        observer = observer or Observer()
+        approvals = Approvals(redactor.text, on_open=observer.asked)
         workflows = build_workflows(
             profile,
             reporting,
@@ -199,7 +200,7 @@ async def assembled_runner(
             retry_interrupted=profile.profile.retry_interrupted,
             budgets=Budgets((config.budget or NO_BUDGET).with_defaults(profile.profile.budget), trees),
             user=launch_policy.user,
-            observer=observer or Observer(),
+            observer=observer,
             silence_limit=_silence_limit(config, profile),
             expectations=expectations,
             workflows=workflows,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from loguru import logger
+
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, LoadedProfile
 from fsm_runner.config.workflows import find_workflow
 from fsm_runner.coordinator_client.api import CoordinatorApi
@@ -65,11 +67,14 @@ def build_workflows(
     named = {profile.path: profile.profile.workflow}
     named |= {profile.agent_files[agent.name]: agent.workflow for agent in profile.agents}
     for file, name in named.items():
+        if name is None:
+            continue
         try:
-            if name is not None:
-                named_workflow(name)
+            workflow = named_workflow(name)
         except UsageError as defect:
             raise UsageError(f"{file}: workflow: {defect}") from defect
+        if launch_policy.user is None:
+            _warn_of_own_approvals(workflow)
     context = WorkflowContext(
         environment=executor_environment(
             os.environ, named=profile.variables, user=launch_policy.user, tags=tags, has_sdk=True
@@ -84,3 +89,14 @@ def build_workflows(
         flush=record.flush,
     )
     return Workflows(choice, context, reporting, record)
+
+
+def _warn_of_own_approvals(workflow: LoadedWorkflow) -> None:
+    """Say that executors of the runner's user could approve what their own run asks."""
+    if any(state.approval is not None for state in workflow.definition.states.values()):
+        logger.warning(
+            "{}: the workflow asks for approvals, and executors run as the user of this runner: the runner refuses "
+            "decisions of their processes, but other programs of that user can decide for them; start the runner with "
+            "--run-as to prevent this",
+            workflow.path,
+        )

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Coroutine
@@ -23,6 +24,7 @@ from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
 from fsm_runner.process.tree.subreaper import SUBREAPER
+from fsm_runner.protocol.approvals import ListedApproval
 from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunRequest
 from fsm_runner.runtime.actors.run_context import Observer
 from fsm_runner.runtime.actors.runner import RunnerActor
@@ -36,7 +38,8 @@ STATE_CHARS = 20
 class Progress(Observer):
     """Prints status details on stderr, and states on a terminal. With `verbose` nothing: the log has all of that."""
 
-    def __init__(self, *, verbose: bool) -> None:
+    def __init__(self, state_dir: Path | None, *, verbose: bool) -> None:
+        self._state_dir = state_dir
         self.ended = asyncio.Event()
         self._shows_details = not verbose
         self._shows_states = not verbose and sys.stderr.isatty()
@@ -70,6 +73,13 @@ class Progress(Observer):
             self._write(_padded(state))
         elif self._shows_details:
             say(f"{_words(state)}: {detail}")
+
+    def asked(self, approval: ListedApproval) -> None:
+        if self._shows_states:
+            self._write("\n")
+        say(approval.question)
+        where = "" if self._state_dir is None else f" --state-dir {shlex.quote(str(self._state_dir))}"
+        say(f"to approve, in another terminal (--deny denies): fsm-runner approve {approval.run_id}{where}")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -159,7 +169,7 @@ def _valid_profiles() -> tuple[list[LoadedProfile], str]:
 async def _run(
     config: RunnerConfig, profile: LoadedProfile, request: RunRequest, workflow: LoadedWorkflow | None = None
 ) -> int:
-    progress = Progress(verbose=config.verbose)
+    progress = Progress(config.state_dir, verbose=config.verbose)
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(CoordinatorServer(port=0, max_connections=max_connections))

@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -131,3 +132,15 @@ async def test_without_a_runner_there_is_nothing_to_decide(tmp_path: Path) -> No
     answer = await programs.approve("run_1")
     assert answer.code == EXIT_USAGE
     assert "waits for an approval of run_1" in answer.stderr
+
+
+async def test_run_says_how_to_approve(tmp_path: Path) -> None:
+    make_approval_home(tmp_path / "home")
+    async with program(tmp_path, environment(tmp_path / "home"), "run", "say", "text=hello") as running:
+        line = await running.said("to approve, in another terminal")
+        assert r"\x1b[31mReally?" in running.lines
+        command = shlex.split(line.partition("fsm-runner ")[2])
+        decided = await finish(tmp_path, environment(None), *command, "--deny", "--comment", "no")
+        assert decided.code == EXIT_OK
+        assert await running.exit_code() == EXIT_FAILED
+        assert f"denied by {getpass.getuser()}: no" in running.lines[-1]

@@ -9,6 +9,7 @@ from fsm_runner.executors.interface import Executor
 from fsm_runner.machine.engine import Machine
 from fsm_runner.process.user import RunUser
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.approvals import ListedApproval
 from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.blueprint import RunnerValues
@@ -28,6 +29,9 @@ class Observer:
 
     def reported(self, run: wire.Run, state: str, detail: str) -> None:
         """The run has a status detail, from its executor or from the runner."""
+
+    def asked(self, approval: ListedApproval) -> None:
+        """The workflow of a run waits for an approval."""
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,10 +81,15 @@ class Approvals:
     """Where the approval steps of all runs wait for decisions."""
 
     def __init__(
-        self, redacted: Callable[[str], str] = lambda text: text, now_s: Callable[[], float] = time.time
+        self,
+        redacted: Callable[[str], str] = lambda text: text,
+        now_s: Callable[[], float] = time.time,
+        on_open: Callable[[ListedApproval], None] = lambda _: None,
     ) -> None:
-        """`redacted` removes secrets from texts. `now_s` is the wall clock."""
+        """`redacted` removes secrets from texts. `now_s` is the wall clock. `on_open` is called for each new approval,
+        and must not block."""
         self._redacted = redacted
+        self._on_open = on_open
         self._now_s = now_s
         self._pending: dict[str, PendingApproval] = {}
         self._latest: OrderedDict[str, Decided] = OrderedDict()
@@ -148,8 +153,14 @@ class Approvals:
             self._decide(pending, decision)
 
     def open(self, pending: PendingApproval) -> None:
-        """Wait for decisions about an approval. One that the deadline has decided is closed later, like any other."""
-        self._pending[pending.listed.run_id] = pending
+        """Wait for decisions about an approval. May be repeated."""
+        run_id = pending.listed.run_id
+        if self._pending.get(run_id) is pending:
+            return
+        self._pending[run_id] = pending
+        if pending.decision is None:
+            logger.info("{}: waits for an approval: {}", run_id, excerpt(pending.listed.question))
+            self._on_open(pending.listed)
 
     def expire(self, pending: PendingApproval) -> None:
         """Deny an approval whose deadline has passed, unless it has a decision."""
