@@ -27,7 +27,7 @@ EVENTS_OF_THE_COORDINATOR = frozenset({"run_start", "run_completed"})
 """The coordinator writes these itself, from the runner's reports (section 1.4)."""
 RUNNERS_FIELDS = ("hostname", "executor_profile", "workflow")
 """Fields of a session that only the runner sets. A resume demands the runner that the first two name (section 1.3), and
-an approval is decided by what the last one shows (section 2.5)."""
+an approval is decided by what the last one shows (section 1.4)."""
 
 
 class _BindFields(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The messages about workflows and their approvals: protocol.md, sections 1.1, 1.3 and 2.5. Times are ISO 8601 text."""
+"""The messages about workflows and their approvals: protocol.md, sections 1.1, 1.3 and 1.4. Times are ISO 8601 text."""
 
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApprovalRequest(_Message, frozen=True, kw_only=True):
-    """An approval for which a workflow waits (section 2.5)."""
+    """An approval for which a workflow waits (section 1.4)."""
 
     question: str
     due: str | None = None
@@ -61,7 +61,7 @@ class DecisionRequest(Decided, frozen=True, kw_only=True):
 
 
 class WorkflowState(_Message, frozen=True, kw_only=True):
-    """The field `workflow` of a session (section 2.5): where the workflow of its run is."""
+    """The field `workflow` of a session (section 1.4): where the workflow of its run is."""
 
     name: str
     state: str

@@ -43,7 +43,7 @@ class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: JsonObject | None = None
     """The provider's limit for which a run of the session waits (section 2.3)."""
     workflow: WorkflowState | None = None
-    """Where the workflow of the session's run is (section 2.5)."""
+    """Where the workflow of the session's run is (section 1.4)."""
 
 
 class _Result(msgspec.Struct, frozen=True):
