@@ -52,10 +52,11 @@ async def test_metadata_for_the_runner_is_not_delivered() -> None:
     assert sent == [{"last_resumed_at": "now"}, {"usage": "much"}]
 
 
-async def test_metadata_does_not_move_the_session_to_another_runner() -> None:
+async def test_metadata_changes_no_field_of_the_runner() -> None:
     async with bench() as b:
         await b.http.post("/bind", json={"session_id": b.own, "executor_session_id": "exe-1"})
-        forged = {"hostname": "elsewhere", "executor_profile": "another"}
+        workflow = {"name": "w", "state": "s", "since": "now", "visit": 1}
+        forged = {"hostname": "elsewhere", "executor_profile": "another", "workflow": workflow}
         for path, body in [
             ("/metadata", {"session_id": b.own, **forged, "last_resumed_at": "now"}),
             (f"/sessions/{b.own}/metadata", forged),
@@ -65,6 +66,7 @@ async def test_metadata_does_not_move_the_session_to_another_runner() -> None:
         assert sent == [{"last_resumed_at": "now"}, {}]
         session = await b.session(b.own)
         assert (session["hostname"], session["executor_profile"]) == ("host", "profile")
+        assert "workflow" not in session
 
 
 @pytest.mark.parametrize("project_dir", ["", None])
