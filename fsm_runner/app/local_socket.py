@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ CONNECTIONS = 32
 """Connections of one socket at once. Further ones wait."""
 ADDRESS_LIMIT_BYTES = 100
 """The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""
+SINGLE_RUN_PREFIX = "fsm-runner-run-"
+"""The beginning of the name of the temporary state directory of `fsm-runner run`."""
 _OWN_DESCRIPTORS = Path("/proc/self/fd")
 _OWNER_ONLY = 0o600
 
@@ -168,6 +171,16 @@ def is_unreachable(state_dir: Path, socket_file: str) -> bool:
 def sockets(state_dir: Path, socket_file: str) -> list[Path]:
     """Return the sockets of all runners with journals in this directory, including those that were killed."""
     return sorted(state_dir.glob(f"*/{socket_file}"))
+
+
+def sockets_of_single_runs(socket_file: str) -> list[Path]:
+    """Return the sockets of all `fsm-runner run` of this user, including those that were killed."""
+    found: list[Path] = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{SINGLE_RUN_PREFIX}*"):
+        with contextlib.suppress(OSError):  # it has just been removed
+            if folder.lstat().st_uid == os.getuid():
+                found += sockets(folder, socket_file)
+    return sorted(found)
 
 
 @asynccontextmanager

@@ -179,6 +179,9 @@ def rerun(
 
 @app.command()
 def approvals(
+    run_id: Annotated[
+        str | None, Argument(metavar="[RUN]", help="Print the whole question of this run.", show_default=False)
+    ] = None,
     json: Annotated[bool, Option("--json", help="Print JSON, one approval per line.", show_default=False)] = False,
     state_dir: StateDir = None,
     coordinator_url: OtherCoordinatorUrl = None,
@@ -186,7 +189,7 @@ def approvals(
     """List the approvals for which workflows wait."""
     from fsm_runner.cli.approvals import list_approvals
 
-    raise Exit(list_approvals(load_state_dir(state_dir), coordinator_url, as_json=json))
+    raise Exit(list_approvals(load_state_dir(state_dir), coordinator_url, run_id, as_json=json))
 
 
 @app.command()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fsm_runner.app.control_requests import Decide, ListApprovals
 from fsm_runner.app.control_socket import SOCKET_FILE, ask, ask_all
-from fsm_runner.app.local_socket import is_unreachable, sockets
-from fsm_runner.cli.output import Row, say, show_json, show_table
+from fsm_runner.app.local_socket import is_unreachable, sockets, sockets_of_single_runs
+from fsm_runner.cli.output import Row, say, show, show_json, show_table
 from fsm_runner.cli.parameters import check_utf8
 from fsm_runner.cli.submission import coordinator_api
 from fsm_runner.config.settings import load_config
@@ -26,24 +26,32 @@ from fsm_runner.util.text import excerpt
 
 COLUMNS = ("RUN", "WORKFLOW", "STATE", "QUESTION", "SINCE", "DEADLINE")
 QUESTION_CHARS = 60
-"""The width of the column of questions. The whole text is in `--json`."""
+"""The width of the column of questions. With the id of its run, the whole text is shown."""
 
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 Answers = Mapping[Path, ApprovalList | FsmRunnerError]
 
 
-def list_approvals(state_dir: Path, url: str | None, *, as_json: bool) -> int:
+def list_approvals(state_dir: Path, url: str | None, run_id: str | None = None, *, as_json: bool) -> int:
     """Print the pending approvals of the runners on this machine, and of the coordinator if one is configured.
 
-    Return exit code 1 if a runner or the coordinator does not answer.
+    With `run_id`, print the whole question of that run. Return exit code 1 if a runner or the coordinator does not
+    answer. Raises `UsageError` if the run waits for no approval.
     """
     found, faults = event_loop.run(_all_approvals(state_dir, url))
     for fault in faults:
         say(f"error: {fault}")
+    if run_id is not None:
+        found = [each for each in found if each.run_id == run_id]
+        if not found and not faults:
+            raise UsageError(f"{run_id} waits for no approval; `fsm-runner approvals` lists the pending ones")
     if as_json:
         for approval in found:
             show_json(approval)
+    elif run_id is not None:
+        for approval in found:
+            show(approval.question)
     else:
         show_table(COLUMNS, map(_row, found))
     _warn_of_long_path(state_dir)
@@ -129,7 +137,8 @@ async def _decide_at_coordinator(
 
 
 async def _ask_runners(state_dir: Path) -> Answers:
-    return await ask_all(sockets(state_dir, SOCKET_FILE), ListApprovals(), ApprovalList)
+    paths = [*sockets(state_dir, SOCKET_FILE), *sockets_of_single_runs(SOCKET_FILE)]
+    return await ask_all(paths, ListApprovals(), ApprovalList)
 
 
 def _has_run(answer: ApprovalList | FsmRunnerError, run_id: str) -> bool:

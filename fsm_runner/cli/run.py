@@ -13,6 +13,7 @@ from typing import Any
 
 from fsm_runner.app.build import assembled_runner
 from fsm_runner.app.build_workflows import workflow_of
+from fsm_runner.app.local_socket import SINGLE_RUN_PREFIX
 from fsm_runner.cli.output import say
 from fsm_runner.cli.signals import STOP_AT_ONCE, post_on_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
@@ -112,7 +113,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work, workflo
         project_dir=str(config.project_dir),
     )
     SUBREAPER.enable(exclusive=True)
-    with TemporaryDirectory(prefix="fsm-runner-run-") as state_dir:
+    with TemporaryDirectory(prefix=SINGLE_RUN_PREFIX) as state_dir:
         local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
         return event_loop.run(_run(local, profile, request, workflow))
 

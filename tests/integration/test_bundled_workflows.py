@@ -9,9 +9,9 @@ import pytest
 
 from fsm_runner.app.control_requests import Decide, ListApprovals
 from fsm_runner.app.control_socket import ask
-from fsm_runner.errors import EXIT_OK
+from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from fsm_runner.protocol.approvals import ApprovalList, Decided
-from tests.support.program import environment, finish
+from tests.support.program import environment, finish, program
 from tests.support.repositories import AUTHOR, commit_all, git, new_repository
 from tests.support.runner import System, open_system
 from tests.support.workflow_home import AGENT, NEEDS_BOTH_PARTS, NEEDS_TWO_LINES, workflow_home, write_program
@@ -110,6 +110,22 @@ async def test_with_fsm_runner_run(tmp_path: Path, workflow: str) -> None:
     ended = await finish(tmp_path, environment(tmp_path / "home"), *command)
     assert ended.code == EXIT_OK, ended.stderr
     assert "version" in ended.stdout
+
+
+async def test_approve_first_with_fsm_runner_run(tmp_path: Path) -> None:
+    workflow_home(tmp_path / "home")
+    env = environment(tmp_path / "home", TMPDIR=str(tmp_path))
+    command = ("run", AGENT, f"prompt={PROMPT}", "--workflow", "approve-first")
+    async with program(tmp_path, env, *command) as running:
+        said = await running.said("waiting: ask: waits for fsm-runner approve run_")
+        run_id = next(word for word in said.split() if word.startswith("run_"))
+        shown = await finish(tmp_path, env, "approvals", run_id)
+        assert (shown.code, shown.stderr) == (EXIT_OK, "")
+        assert shown.stdout == f"May the agent carry out this plan?\n\nTask: {PROMPT}\n\nPlan: the plan\n\n"
+        assert (await finish(tmp_path, env, "approvals", "run_other")).code == EXIT_USAGE
+        assert (await finish(tmp_path, env, "approve", run_id)).code == EXIT_OK
+        assert await running.exit_code() == EXIT_OK
+    assert (tmp_path / "done").exists()
 
 
 async def test_a_project_without_verify_fails_before_the_agent_works(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ class WorkflowDriver:
         """The state of the workflow, for people."""
         name, state = self.interpreter.state, self.interpreter.definition
         visits = self.interpreter.visits[name]
+        if isinstance(self._step, ApprovalStep) and self._step.decided is None:
+            return f"{name}: waits for fsm-runner approve {self._steps.run.run_id} [--deny] [--comment TEXT]"
         if self.interpreter.is_final or (visits < 2 and state.max_visits is None):
             return name
         return f"{name} (visit {visits}{'' if state.max_visits is None else f' of {state.max_visits}'})"
