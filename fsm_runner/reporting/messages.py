@@ -57,6 +57,8 @@ class OutboundMessage(msgspec.Struct, frozen=True):
     start: RunStart | None = None
     durable: bool = True
     """Whether the runner's next process sends it if this one ends before."""
+    waits_for_disk: bool = False
+    """Whether it is sent only when the journal has it, with all that was recorded before."""
 
     @property
     def subject(self) -> str:

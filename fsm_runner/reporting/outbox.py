@@ -194,8 +194,8 @@ class Outbox:
         try:
             if message is None:
                 message = await self._read_back(session_id, queued.stored_id)
-            if message.ending is not None:
-                await self._flush_before_report(message.ending.subject)
+            if message.ending is not None or message.waits_for_disk:
+                await self._flush_before(message)
             return await self._deliverer.deliver(message, maybe_delivered=maybe_delivered)
         except Refused as refusal:
             logger.error("{}: a message was not delivered: {}", session_id, refusal)
@@ -205,18 +205,19 @@ class Outbox:
             logger.opt(exception=defect).error("{}: {} could not be sent", session_id, path)
             return Refused(f"{path} could not be sent: {defect!r}", 0)
 
-    async def _flush_before_report(self, subject: str) -> None:
+    async def _flush_before(self, message: OutboundMessage) -> None:
         """Flush the journal, so that a later process does not resend messages that precede the end.
 
         A repeated bind would set an ended session back to running (protocol.md, section 1.1).
         """
+        what = "the result" if message.ending is None else "the end"
         try:
             async with asyncio.timeout(FLUSH_LIMIT_S):
                 await self._store.flush()
         except TimeoutError:
-            logger.warning("{}: its end is reported before the journal write completed", subject)
+            logger.warning("{}: {} is reported before the journal write completed", message.subject, what)
         except FsmRunnerError as fault:
-            logger.warning("{}: its end is reported nevertheless: {}", subject, fault)
+            logger.warning("{}: {} is reported nevertheless: {}", message.subject, what, fault)
 
     async def _read_back(self, session_id: str, message_id: int | None) -> OutboundMessage:
         """Read a spilled message. Raises `Refused` after a limit, so that it does not block the run's report."""

@@ -98,7 +98,7 @@ async def test_it_recovers_the_same_as_the_real_journal(count: int, tmp_path: Pa
     await journal.aclose()
     again = Journal(tmp_path)
     try:
-        assert recovered(CALLS[:count]) == without_times(again.recovered)
+        assert without_times(recovered(CALLS[:count])) == without_times(again.recovered)
     finally:
         await again.aclose()
 

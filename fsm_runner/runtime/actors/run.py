@@ -116,6 +116,7 @@ class RunActor(Actor):
         self._workflow_report = StatusReport(self._send_workflow)
         self._waits_for_slot = False
         """Whether an earlier process ended before the run had a slot again, although its wait may have been over."""
+        self._has_reported_start = False
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
@@ -262,10 +263,11 @@ class RunActor(Actor):
         self._follow_wait(step)
         if self.has_tag("may_bind"):
             self._waits_for_slot = False
-        has_begun = self._executions.have_begun or (self._workflow is not None and self._workflow.has_begun)
-        if self.has_tag("reports_started") and not has_begun:
+        if self.has_tag("reports_started") and not (self._has_reported_start or self._executions.have_begun):
+            self._has_reported_start = True
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
-            self._put(messages.started(self.wire_run.run_id, self.runner_id))
+            has_begun = self._workflow is not None and self._workflow.has_begun
+            self._put(messages.started(self.wire_run.run_id, self.runner_id), maybe_delivered=has_begun)
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
         if self._waits.current is not None and self.has_tag("awaits_limit"):
             self._note_detail(str(self._waits.current))

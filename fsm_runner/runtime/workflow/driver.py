@@ -147,6 +147,7 @@ class WorkflowDriver:
             self.has_begun = True
             self._record.record_workflow(self._steps.run.run_id, self._workflow)
             self.interpreter.enter()
+            self._send_result()
         while not (self.interpreter.is_final or self.is_waiting):
             self._require_time()
             await self._carry_out()
@@ -154,7 +155,7 @@ class WorkflowDriver:
             return self._steps.session_status
         if self.interpreter.outcome == "failed":
             raise ExecutionFailed(self.interpreter.error)
-        self._steps.send_result(self.interpreter)
+        self.interpreter.result()  # If it cannot be evaluated, the run fails, also in a later process.
         return self._steps.session_status
 
     async def wait(self) -> None:
@@ -209,6 +210,7 @@ class WorkflowDriver:
         self._record_steps(self.interpreter.interrupt(error), error)
         run_id, target = self._steps.run.run_id, self.interpreter.state
         self._record.record_visit_end(run_id, visit.number, "interrupted", target, None, None, None)
+        self._send_result()
         return False
 
     async def _begin(self, interrupted: VisitRecord | None) -> None:
@@ -301,7 +303,7 @@ class WorkflowDriver:
         return Ended("error", {**value, "ok": False, "error": defect})
 
     def _end(self, number: int, ended: Ended) -> None:
-        """Assign the value and enter the next state: one commit."""
+        """Assign the value and enter the next state, and send the result if that completes the workflow: one commit."""
         interpreter = self.interpreter
         name = interpreter.workflow.definition.value_of(interpreter.state)
         try:
@@ -316,6 +318,15 @@ class WorkflowDriver:
                 encode_json(interpreter.values[name]),
                 self._steps.take_usage(),
             )
+        self._send_result()
+
+    def _send_result(self) -> None:
+        """Queue the result of the run if the workflow has completed.
+
+        The end of the last visit and the result are one commit, so a later process need not send it again.
+        """
+        if self.interpreter.outcome == "completed":
+            self._steps.send_result(self.interpreter)
 
     def _record_steps(self, taken: list[Step], reason: str) -> None:
         run_id = self._steps.run.run_id

@@ -12,6 +12,7 @@ from fsm_runner.process.child.child import Child
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.statuses import StopSignal
+from fsm_runner.reporting import messages
 from fsm_runner.reporting.queue import DeliveryFuture
 from fsm_runner.reporting.session_channel import ExecutorEvent, SessionChannel
 from fsm_runner.runtime.actors.executions import Executions, LimitReached
@@ -112,7 +113,10 @@ class TurnChannel(SessionChannel):
             result_data=data,
         )
         raw_text, raw_data = (msgspec.Raw(encode_json(part)) for part in (result.result_text, result.result_data))
-        super().event(ExecutorEvent("result", result_text=raw_text, result_data=raw_data), encode_json(result))
+        message = messages.event(self._session_id, encode_json(result))
+        # Otherwise, the result could be known of a visit that a later process repeats.
+        self._put(msgspec.structs.replace(message, waits_for_disk=True))
+        self.observer.note_event(ExecutorEvent("result", result_text=raw_text, result_data=raw_data))
 
     def _send_message(self, text: str) -> None:
         body = {

@@ -144,7 +144,9 @@ class Workflows:
             raise RunRefused(f"the run's workflow cannot be used: {error}") from error
         if position is not None:
             values: dict[str, JsonObject] = {name: decode_json(value) for name, value in position.values.items()}
-            interpreter.restore(position.state, position.counts, values)
+            interpreter.restore(position.state or workflow.definition.initial, position.counts, values)
+            if position.last_number > 0 and position.open is None:
+                interpreter.enter()  # the visit that follows the last one has not begun
         executions.channel = channel = TurnChannel(run.session_id, self._reporting, may_bind, executions)
         executions.holds_session = True
         self._holders.setdefault(run.session_id, run.run_id)

@@ -45,6 +45,8 @@ class ModelRun:
         self.reopened: list[str] = []
         """Messages accepted after a terminal report, which set the run or its session back to running."""
         self.started_reports = 0
+        self.results: set[bytes] = set()
+        """The result events. One that arrives twice counts once."""
         self.stop_requested_at_s: float | None = None
         """When it was asked for at first."""
         self.stop_was_overwritten = False
@@ -149,10 +151,11 @@ class ModelCoordinator:
             if subject not in self.runs:
                 raise Refused("404", 404)
             self.runs[subject].take(message, body)
-        elif message == "bind":
-            of_session = [run for run in self.runs.values() if run.run.session_id == subject]
-            if all(run.is_settled for run in of_session):
-                of_session[-1].take(message, body)
+        of_session = [run for run in self.runs.values() if run.run.session_id == subject]
+        if message == "events" and msgspec.json.decode(body)["event_type"] == "result":
+            of_session[-1].results.add(body)
+        elif message == "bind" and all(run.is_settled for run in of_session):
+            of_session[-1].take(message, body)
         return OK
 
     def state(self, run_id: str) -> wire.RunState:

@@ -15,6 +15,7 @@ from fsm_runner.journal.records import (
     StoredMessage,
     Transition,
     WorkflowPosition,
+    utc_text,
 )
 from tests.support.crash_model.workflow_replay import WorkflowCalls, WorkflowReplay
 
@@ -48,6 +49,10 @@ class JournalCall(NamedTuple):
 
     method: str
     arguments: tuple[Any, ...]
+    commit: int = 0
+    """Calls in a row with the same number are on disk together."""
+    at: str = ""
+    """The wall clock."""
 
 
 def _ignore(*_: object) -> None:
@@ -66,8 +71,11 @@ class ModelJournal(WorkflowCalls):
         on_unwritable: Callable[[JournalUnwritable], None] = _ignore,
         on_writable: Callable[[], None] = _ignore,
         has_file: bool = False,
+        has_commits: bool = False,
     ) -> None:
-        """`has_file`: whether the runner counts on a next process that reads the journal."""
+        """`has_file`: whether the runner counts on a next process that reads the journal. `has_commits`: whether calls
+        without an `await` between them are one commit, as in the real journal. It needs an event loop.
+        """
         self.calls = list(past)
         self.recovered = recovered(past)
         self.on_unwritable = on_unwritable
@@ -79,11 +87,17 @@ class ModelJournal(WorkflowCalls):
         self._kill_switch = kill_switch
         self._commit_s = commit_s
         self._on_disk = len(self.calls)
+        self._has_commits = has_commits
+        self._commit_begin: int | None = None
+        """The number of calls before the commit that is being gathered."""
         self._last_message = sum(call.method == "store_message" for call in past)
 
     def calls_on_disk(self, lost: int) -> list[JournalCall]:
-        """Return all but the last `lost` calls. Flushed calls are never lost."""
-        return self.calls[: max(self._on_disk, len(self.calls) - lost)]
+        """Return all but the last `lost` calls, without a part of a commit. Flushed calls are never lost."""
+        count = max(self._on_disk, len(self.calls) - lost)
+        while self._on_disk < count < len(self.calls) and self.calls[count - 1].commit == self.calls[count].commit:
+            count -= 1
+        return self.calls[:count]
 
     def make_unwritable(self) -> None:
         """Fail as on a full disk."""
@@ -149,9 +163,25 @@ class ModelJournal(WorkflowCalls):
         self._on_disk = max(self._on_disk, noted)
 
     def _record(self, method: str, *arguments: object) -> None:
-        if not self._kill_switch.is_killed:
-            self.calls.append(JournalCall(method, arguments))
-            self._kill_switch.kill_point()
+        if self._kill_switch.is_killed:
+            return
+        if self._commit_begin is None:
+            self._commit_begin = len(self.calls)
+            if self._has_commits:
+                asyncio.get_running_loop().call_soon(self._end_commit)
+        self.calls.append(JournalCall(method, arguments, self._commit_begin, utc_text()))
+        self._kill_switch.kill_point()
+        if not self._has_commits:
+            self._end_commit()
+        else:
+            self._drop_commit_if_killed(self._commit_begin)
+
+    def _drop_commit_if_killed(self, begin: int) -> None:
+        if self._kill_switch.is_killed:
+            del self.calls[begin:]
+
+    def _end_commit(self) -> None:
+        self._commit_begin = None
 
 
 class _OpenItem:
@@ -236,6 +266,7 @@ def recovered(calls: Sequence[JournalCall]) -> Recovered:
     """What a journal with these notes hands to the next process."""
     replay = _Replay()
     for call in calls:
+        replay.at = call.at
         getattr(replay, "end_run" if call.method == "record_run_end" else call.method)(*call.arguments)
     return Recovered(
         runs=tuple(

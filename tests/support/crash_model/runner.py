@@ -4,10 +4,12 @@ import asyncio
 import math
 import tempfile
 from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -31,11 +33,14 @@ from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.recovery import Recovery
+from fsm_runner.runtime.workflow.approvals import Approvals
 from fsm_runner.scripts.sync import ScriptSync
 from fsm_runner.util.tasks import wait_forever
+from fsm_runner.workflow.file import LoadedWorkflow
 from tests.support.crash_model.coordinator import Fault, ModelApi, ModelCoordinator, ModelRun
 from tests.support.crash_model.journal import JournalCall, KillSwitch, ModelJournal, recovered
 from tests.support.crash_model.timeline import Timeline
+from tests.support.crash_model.workflow import Script, WorkflowWorld
 
 RUN_MACHINE, RUNNER_MACHINE, SESSION_MACHINE = load_machine("run"), load_machine("runner"), load_machine("session")
 PROJECT_DIR = tempfile.gettempdir()
@@ -58,6 +63,8 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[float | None, ...] = ()
     """The limits that its first executions meet: the seconds until the reset; None: unknown."""
     limit_scope: LimitScope = "credential"
+    data: dict[str, Any] = msgspec.field(default_factory=lambda: {"done": True})
+    """The result of an execution."""
     stops_at_s: float | None = None
     settled_at_s: float | None = None
     """When the coordinator declares it failed, after its submission."""
@@ -102,6 +109,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the runner counts on a next process that reads its journal."""
     operator_stops_after_s: float = 120.0
     """When an operator begins to stop all open runs, once a minute."""
+    run_timeout_s: float | None = None
+    workflow: tuple[LoadedWorkflow, Script] | None = None
+    """What the run follows, if there is only one, and what its activities do."""
 
     @property
     def is_without_faults(self) -> bool:
@@ -142,7 +152,7 @@ class ModelExecution:
             raise ExecutionFailed("limited")
         if self._plan.error is not None:
             raise ExecutionFailed(self._plan.error)
-        self._session.result({"done": True})
+        self._session.result(self._plan.data)
         return "finished"
 
     async def stop(self) -> StopSignal:
@@ -158,9 +168,9 @@ class ModelExecution:
 
 class ModelExecutor:
     def __init__(
-        self, plans: dict[str, PlannedRun], kill_switch: KillSwitch, starts: Counter[str], timeline: Timeline
+        self, plan_of: Callable[[str], PlannedRun], kill_switch: KillSwitch, starts: Counter[str], timeline: Timeline
     ) -> None:
-        self._plans = plans
+        self._plan_of = plan_of
         self._kill_switch = kill_switch
         self._starts = starts
         self._timeline = timeline
@@ -185,7 +195,7 @@ class ModelExecutor:
     async def start(self, assignment: Assignment, session: SessionChannel) -> ModelExecution:
         await self._kill_switch.block_if_killed()
         run_id = assignment.run.run_id
-        plan, count = self._plans[run_id], self._starts[run_id]
+        plan, count = self._plan_of(run_id), self._starts[run_id]
         limit = model_limit(plan.limits[count], plan.limit_scope) if count < len(plan.limits) else None
         self._starts[run_id] += 1
         execution = ModelExecution(run_id, plan, limit, session, self._kill_switch, self._timeline)
@@ -228,6 +238,7 @@ class ModelProcess:
             on_unwritable=partial(inbox.post, "journal_unwritable"),
             on_writable=partial(inbox.post, "journal_writable"),
             has_file=setup.has_journal_file,
+            has_commits=simulation.world is not None,
         )
         simulation.timeline.process_started(journal.recovered)
         outbox = Outbox(MessageSender(client), journal)
@@ -241,17 +252,20 @@ class ModelProcess:
                 session_idle_timeout_s=None,
             )
         )
+        self.approvals = Approvals(now_s=asyncio.get_running_loop().time)
+        world = simulation.world
         context = RunContext(
             machine=RUN_MACHINE,
-            executor=ModelExecutor(simulation.plans, kill_switch, simulation.starts, simulation.timeline),
+            executor=ModelExecutor(simulation.plan_of, kill_switch, simulation.starts, simulation.timeline),
             reporting=reporting,
             record=journal,
             look_up=client.look_up_run,
             project_dir=PROJECT_DIR,
             runner_values=lambda _: {},
-            run_timeout_s=None,
+            run_timeout_s=setup.run_timeout_s,
             retry_interrupted=setup.retry_interrupted,
             observer=Observer(),
+            workflows=None if world is None else world.workflows_of(reporting, journal, kill_switch, self.approvals),
         )
         self._sessions, self._outbox = sessions, outbox
         self._scripts = ScriptSync(client, Path(PROJECT_DIR))
@@ -288,6 +302,8 @@ class ModelProcess:
         """Drain after that time, or when everything is settled. Return the outcome, or None if it was killed."""
         living = asyncio.create_task(self.actor.live())
         killed = asyncio.create_task(self.kill_switch.killed.wait())
+        world = simulation.world
+        person = asyncio.create_task(wait_forever() if world is None else world.decide(self.approvals), name="person")
         loop = asyncio.get_running_loop()
         drain_at_s = min(loop.time() + drain_after_s, simulation.setup.operator_stops_after_s + SETTLE_TIMEOUT_S)
         while not simulation.is_finished(self) and (left_s := drain_at_s - loop.time()) > 0:
@@ -303,6 +319,8 @@ class ModelProcess:
             self.actor.post("drain_requested", "the test is over")
             return await living
         finally:
+            person.cancel()
+            await asyncio.wait([person])
             for owned in (self._runs, self._sessions, self._outbox, self._scripts):
                 await owned.aclose()
 
@@ -317,8 +335,18 @@ class Simulation:
         self.faults, self.control_faults = deque(setup.faults), deque(setup.control_faults)
         self.starts: Counter[str] = Counter()
         self.timeline = Timeline()
+        self.world = None if setup.workflow is None else WorkflowWorld(*setup.workflow)
         self.process: ModelProcess | None = None
         self._disk_is_full = False
+
+    def plan_of(self, run_id: str) -> PlannedRun:
+        """Return what the next execution of a run does."""
+        plan = self.plans[run_id]
+        if self.world is None:
+            return plan
+        turn = self.world.turns[run_id]
+        error = None if turn.ending == "done" else "broken"
+        return msgspec.structs.replace(plan, lasts_s=turn.takes_s, error=error, data=turn.value.get("data", plan.data))
 
     def start_process(self, kill_switch: KillSwitch, past: list[JournalCall]) -> ModelProcess:
         """Start the next process on what the journal holds."""
@@ -384,11 +412,19 @@ class SimulationResult(NamedTuple):
     killed: int
     is_settled: bool
     timeline: Timeline
+    calls: list[JournalCall]
+    """Those of the journal."""
+    world: WorkflowWorld | None
 
 
 async def simulate(setup: Setup) -> SimulationResult:
     """Run all processes of a setup, one after another, until everything is settled."""
     simulation = Simulation(setup)
+    with nullcontext() if simulation.world is None else simulation.world.in_virtual_time():
+        return await _simulate(simulation, setup)
+
+
+async def _simulate(simulation: Simulation, setup: Setup) -> SimulationResult:
     simulation.schedule()
     operator = asyncio.create_task(simulation.stop_old_runs())
     past: list[JournalCall] = []
@@ -409,4 +445,5 @@ async def simulate(setup: Setup) -> SimulationResult:
     await asyncio.wait([operator])
     await simulation.coordinator.aclose()
     runs = list(simulation.coordinator.runs.values())
-    return SimulationResult(runs, simulation.starts, killed, process.is_settled, simulation.timeline)
+    calls, world = process.journal.calls, simulation.world
+    return SimulationResult(runs, simulation.starts, killed, process.is_settled, simulation.timeline, calls, world)

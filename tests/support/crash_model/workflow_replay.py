@@ -1,4 +1,4 @@
-"""The workflows of runs, as the calls of a journal describe them, without times."""
+"""The workflows of runs, as the calls of a journal describe them."""
 
 from collections import Counter
 from typing import Any
@@ -50,14 +50,17 @@ class WorkflowReplay:
     """Goes through the calls about workflows once."""
 
     def __init__(self) -> None:
-        self.workflows: dict[str, WorkflowRecord] = {}
+        self.at = ""
+        """The wall clock at the call."""
+        self.workflows: dict[str, tuple[str, WorkflowRecord]] = {}
+        """Its beginning and the workflow, by run."""
         self.visits: dict[str, dict[int, VisitRecord]] = {}
 
     def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
-        self.workflows[run_id] = workflow
+        self.workflows[run_id] = (self.at, workflow)
 
     def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
-        visit = VisitRecord(number=number, state=state, began_at="", due_s=due_s)
+        visit = VisitRecord(number=number, state=state, began_at=self.at, due_s=due_s)
         self.visits.setdefault(run_id, {}).setdefault(number, visit)
 
     def record_visit_progress(self, run_id: str, number: int, progress: bytes) -> None:
@@ -71,15 +74,16 @@ class WorkflowReplay:
 
     def record_visit_end(self, run_id: str, number: int, *end: Any) -> None:
         fields = dict(zip(("ending", "target", "value_name", "value", "usage"), end, strict=True))
-        self._change(run_id, number, ended_at="", progress=None, **fields)
+        self._change(run_id, number, ended_at=self.at, progress=None, **fields)
 
     def position_of(self, run_id: str) -> WorkflowPosition | None:
-        if (record := self.workflows.get(run_id)) is None:
+        if run_id not in self.workflows:
             return None
+        began_at, record = self.workflows[run_id]
         values = msgspec.json.decode(record.initial_values or b"{}", type=dict[str, msgspec.Raw])
         position = WorkflowPosition(
             record=record,
-            began_at="",
+            began_at=began_at,
             state=record.rerun_from or "",
             values={name: bytes(value) for name, value in values.items()},
         )
@@ -107,7 +111,7 @@ class WorkflowReplay:
 
 
 def without_times(recovered: Recovered) -> Recovered:
-    """Return what was recovered, as the replay has it."""
+    """Return what was recovered without the wall clock at each call."""
     runs = []
     for run in recovered.runs:
         workflow = run.workflow
