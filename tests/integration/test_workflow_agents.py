@@ -12,6 +12,7 @@ import pytest
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_client.run_waiter import WaitPolicy
 from fsm_runner.executors.children import ChildRefused, ChildStarted
+from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
 from fsm_runner.runtime.workflow.agents import AgentStep
 from fsm_runner.runtime.workflow.children import child_session_id
@@ -421,6 +422,23 @@ async def test_a_stop_gives_up_when_the_coordinator_stays_unreachable(
         assert not performing.done()
         await step.aclose()
         await asyncio.wait([performing])
+
+
+async def test_a_fault_that_ends_the_run_stops_the_children_that_have_begun(tmp_path: Path) -> None:
+    flushed = 0
+
+    async def flush() -> None:
+        nonlocal flushed
+        flushed += 1
+        if flushed > 2:  # before and after the creation of the first child
+            raise JournalUnwritable(None, "the disk is full")
+
+    async with workflow(tmp_path) as parent, waiter(tmp_path) as gate:
+        parent.context = msgspec.structs.replace(parent.context, flush=flush)
+        step = parent.step("wait", lambda *_: gate.parameters, each=[1, 2])
+        with pytest.raises(JournalUnwritable):
+            await asyncio.wait_for(step.perform(), PATIENCE_S)
+        assert [child.status for child in await parent.children()] == ["stopped"]
 
 
 async def test_a_child_that_another_client_stops_has_failed(tmp_path: Path) -> None:

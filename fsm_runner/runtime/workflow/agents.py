@@ -81,20 +81,7 @@ class AgentStep:
         except FsmRunnerError:  # then no child was started
             return "shutdown"
         runs.is_stopping = True
-        run_id, indexes = self._visit.run.run_id, range(len(self._arguments))
-        stopping = [
-            asyncio.create_task(self._stop_child(runs, index), name=f"stop of child {index} of {run_id}")
-            for index in indexes
-        ]
-        ending = [*stopping, *([] if self._working is None else [self._working])]
-        if ending:
-            _, late = await asyncio.wait(ending, timeout=STOP_LIMIT_S)
-            await _cancelled(stopping)
-            if late:
-                logger.warning(
-                    "{}: not all children of the state {} have ended {:g} s after their stop",
-                    *(run_id, self._visit.state_name, STOP_LIMIT_S),
-                )
+        await self._stop_children(runs, self._working)
         return "shutdown"
 
     async def aclose(self) -> None:
@@ -128,6 +115,11 @@ class AgentStep:
         ]
         try:
             ended = await asyncio.gather(*children)
+        except FsmRunnerError:
+            await _cancelled(children)
+            runs.is_stopping = True
+            await self._stop_children(runs, None)
+            raise
         finally:
             await _cancelled(children)
         return self._ended(ended)
@@ -193,12 +185,32 @@ class AgentStep:
         items = [{"item": item, **child} for item, child in zip(self._items, children, strict=False)]
         return {"items": items, "failed": sum(not child["ok"] for child in children)}
 
-    async def _stop_child(self, runs: ChildRuns, index: int) -> None:
+    async def _stop_children(self, runs: ChildRuns, working: "asyncio.Task[Ended] | None") -> None:
+        """Stop all children, and wait for their ends. `working`: the task that waits for them, if there is one."""
+        run_id = self._visit.run.run_id
+        stopping: list[asyncio.Task[Any]] = [
+            asyncio.create_task(
+                self._stop_child(runs, index, has_waiter=working is not None), name=f"stop of child {index} of {run_id}"
+            )
+            for index in range(len(self._arguments))
+        ]
+        ending = [*stopping, *([] if working is None else [working])]
+        if not ending:
+            return
+        _, late = await asyncio.wait(ending, timeout=STOP_LIMIT_S)
+        await _cancelled(stopping)
+        if late:
+            logger.warning(
+                "{}: not all children of the state {} have ended {:g} s after their stop",
+                *(run_id, self._visit.state_name, STOP_LIMIT_S),
+            )
+
+    async def _stop_child(self, runs: ChildRuns, index: int, *, has_waiter: bool) -> None:
         if runs[index].session_id:
             await runs.start(index, self._arguments[index])  # it finds the child, or waits until it was created
         if runs[index].run_id:
             await runs.stop(index)
-            if self._working is None:  # else its task waits for the end
+            if not has_waiter:
                 await runs.end_of(index)
 
 
