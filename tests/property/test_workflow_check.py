@@ -70,8 +70,8 @@ def test_what_may_never_end_is_found(seed: int) -> None:
     raw, truth = judged(seed)
     _, found = findings(raw)
     assert bool(found) >= truth.is_endless
-    # Cycles without exhausted states are real.
-    assert truth.is_endless or all("on_exhausted" in message for message in found)
+    # The rule does not count visits: whether a state can be exhausted at all may depend on another one's.
+    assert truth.is_endless or not found or any("max_visits" in state for state in raw["states"].values())
 
 
 def test_the_generator_writes_sound_and_broken_workflows_and_the_rules_rarely_reject_a_sound_one() -> None:

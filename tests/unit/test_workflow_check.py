@@ -263,9 +263,9 @@ def test_a_value_that_another_state_replaces_is_not_proven_by_exhaustion(folder:
         "diff.stdout", "review.stdout"
     )
     assert [it for it in findings(folder, text) if "states.ask" in it] == [
-        "37: states.ask.approval.question: review.data does not exist on the path write → diff → "
-        "review (on_exhausted) → ask: after on_done of diff, review only has error, exit_code, ok, stderr, stdout; "
-        "let diff assign another name"
+        "37: states.ask.approval.question: review.data does not exist on the path write → diff → review → revise → "
+        "diff → review (on_exhausted) → ask: after on_done of diff, review only has error, exit_code, ok, stderr, "
+        "stdout; let diff assign another name"
     ]
 
 

@@ -30,8 +30,9 @@ def value_is_assigned_on_every_path(context: Context) -> Iterator[Problem]:
             if not bit or not facts & bit:
                 found += 1
                 path = flow.path_without(bit, node, use.edge) if found <= FINDINGS_LIMIT else None
-                yield Problem(use.place, _message(context, use, (name, field), path))
-                break
+                if path is not None or found > FINDINGS_LIMIT:
+                    yield Problem(use.place, _message(context, use, (name, field), path))
+                    break
 
 
 def _nodes(context: Context, use: Use) -> list[Node]:

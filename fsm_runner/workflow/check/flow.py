@@ -7,6 +7,9 @@ from typing import NamedTuple
 from fsm_runner.workflow.check.fields import assigned
 from fsm_runner.workflow.check.graph import INTERRUPTED, Edge, Graph
 
+EXHAUSTED = "exhausted"
+WATCHED_LIMIT = 4
+"""For how many states a search for a path looks whether they were visited. Its time doubles with each."""
 Fact = tuple[str, str]
 """A value and its field: it exists."""
 
@@ -90,23 +93,47 @@ class Flow:
         return existing
 
     def path_without(self, bit: int, goal: Node, last: Edge | None = None) -> tuple[Edge, ...] | None:
-        """Return a shortest path to a node on which a fact does not exist there; None if there is none.
+        """Return a shortest path to a node on which a fact does not exist there; None if no run can take one.
 
         `last`: the fact does not exist behind this edge of the node.
         """
-        paths: dict[tuple[Node, bool], tuple[Edge, ...]] = {(self.start, bool(self._given & bit)): ()}
+        watched: frozenset[str] = frozenset()
+        while True:
+            path = self._search(bit, goal, last, watched)
+            if path is None or len(watched) == WATCHED_LIMIT or (state := _exhausted_too_early(path)) is None:
+                return path
+            watched |= {state}
+
+    def _search(self, bit: int, goal: Node, last: Edge | None, watched: frozenset[str]) -> tuple[Edge, ...] | None:
+        """Return a shortest path. `watched`: states that are only exhausted behind a visit on the path."""
+        start = (self.start, bool(self._given & bit), watched & {self.start.state})
+        paths: dict[tuple[Node, bool, frozenset[str]], tuple[Edge, ...]] = {start: ()}
         waiting = deque(paths)
         while waiting:
-            node, exists = waiting.popleft()
-            path = paths[node, exists]
+            node, exists, visited = here = waiting.popleft()
             if node == goal and last is None and not exists:
-                return path
+                return paths[here]
             for edge in self.edges(node):
                 exists_then = bool(self.after(node, edge, bit if exists else 0) & bit)
+                path = (*paths[here], edge)
                 if node == goal and edge == last and not exists_then:
-                    return (*path, edge)
+                    return path
                 for target in self.targets(node, edge):
-                    if (target, exists_then) not in paths:
-                        paths[target, exists_then] = (*path, edge)
-                        waiting.append((target, exists_then))
+                    if target.is_exhausted and target.state in watched - visited:
+                        continue
+                    then = (target, exists_then, visited if target.is_exhausted else visited | watched & {target.state})
+                    if then not in paths:
+                        paths[then] = path
+                        waiting.append(then)
         return None
+
+
+def _exhausted_too_early(path: tuple[Edge, ...]) -> str | None:
+    """Return the first state on a path whose visits are used up before it was visited."""
+    visited = set()
+    for edge in path:
+        if edge.event == EXHAUSTED and edge.source not in visited:
+            return edge.source
+        if edge.event != EXHAUSTED:
+            visited.add(edge.source)
+    return None
