@@ -254,10 +254,11 @@ class WorkflowDriver:
     def _require_time(self) -> None:
         """Raise `ExecutionFailed` if the time of the workflow is over."""
         if self.left_s == 0:
-            raise ExecutionFailed(
-                f"the workflow was not done within {self.max_wall_s:g} s (max_wall_s); its state was "
-                f"{self.interpreter.state!r}"
-            )
+            raise ExecutionFailed(self._late())
+
+    def _late(self) -> str:
+        state = self.interpreter.state
+        return f"the workflow was not done within {self.max_wall_s:g} s (max_wall_s); its state was {state!r}"
 
     async def _performed(self, step: activity.Step, due_s: float | None) -> Ended:
         """Perform the step, and stop it at its deadline."""
@@ -284,11 +285,13 @@ class WorkflowDriver:
             await asyncio.wait({task})
 
     def _timed_out(self, ended: Ended) -> Ended:
-        if ended.ending == "timeout" and ended.value:  # a command, whose error has its output
+        is_late = self.left_s == 0
+        if ended.ending == "timeout" and ended.value and not is_late:  # a command, whose error has its output
             return ended
-        limit_s = self.interpreter.definition.timeout_s
-        limit = "the time of the workflow" if limit_s is None else f"its time limit of {limit_s:g} s"
-        error = f"{self.interpreter.state}: not done within {limit}"
+        limit_s = self.interpreter.definition.timeout_s or 0.0
+        error = (
+            self._late() if is_late else f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
+        )
         is_command = isinstance(self.interpreter.definition.activity, Command)
         return Ended("timeout", {**(NO_OUTPUT if is_command else {}), **ended.value, "ok": False, "error": error})
 
