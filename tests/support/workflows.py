@@ -16,6 +16,7 @@ from fsm_runner.config.profiles import LoadedProfile
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.journal.reader import Reader, journals
 from fsm_runner.journal.records import VisitRecord
+from fsm_runner.protocol.approvals import ApprovalAnswer
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import JsonObject, RunCreated
 from fsm_runner.workflow.file import LoadedWorkflow, load_workflow
@@ -70,6 +71,15 @@ def loaded(folder: Path, text: str, name: str = NAME) -> LoadedWorkflow:
     return load_workflow(path)
 
 
+def with_agent(home: LoadedProfile, name: str, workflow_name: str = NAME) -> LoadedProfile:
+    """Add an agent that follows a workflow of the home, which `FSM_RUNNER_HOME` has to name."""
+    file = home.agent_files[AGENT].with_name(f"{name}.json")
+    agent = msgspec.structs.replace(home.agents[0], name=name, workflow=workflow_name)
+    file.write_bytes(msgspec.json.encode(agent))
+    files = {**home.agent_files, name: file}
+    return msgspec.structs.replace(home, agents=(*home.agents, agent), agent_files=files)
+
+
 def install(home: Path, text: str, name: str = NAME) -> None:
     """Write a workflow into a home."""
     (home / "workflows").mkdir(exist_ok=True)
@@ -93,8 +103,18 @@ class WorkflowBench(ScriptedBench):
         super().__init__(system, runner)
         self._state_dir = state_dir
 
-    async def submit(self, **parameters: Any) -> RunCreated:
-        return await self.system.submit(AGENT, **parameters)
+    async def submit(self, agent: str = AGENT, **parameters: Any) -> RunCreated:
+        return await self.system.submit(agent, **parameters)
+
+    async def decide(self, run: RunCreated, *, approved: bool = True, comment: str = "") -> None:
+        """Decide the approval of a run at the coordinator, once that has it."""
+        desk = self.system.server.coordinator.approvals
+
+        async def is_pending() -> bool:
+            return any(each.run_id == run.run_id for each in (await desk.pending()).approvals)
+
+        await self.proxy.wait_until(is_pending, f"an approval of {run.run_id}")
+        await desk.decide(run.run_id, ApprovalAnswer(approved=approved, comment=comment), "ada")
 
     async def enters(self, run: RunCreated, state: str, count: int = 1) -> None:
         """Return when the workflow has begun a visit of this state, which the coordinator may not know yet."""
@@ -150,13 +170,16 @@ def _visited(visit: VisitRecord) -> Visited:
 
 @asynccontextmanager
 async def workflow_bench(
-    folder: Path, text: str, home: LoadedProfile | None = None, timings: Timings | None = None, **overrides: Any
+    folder: Path, text: str | None, home: LoadedProfile | None = None, timings: Timings | None = None, **overrides: Any
 ) -> AsyncIterator[WorkflowBench]:
-    """`home`: that of the scripted executor, persistent, unless given. `overrides` are fields of `RunnerConfig`."""
+    """`text`: the workflow of all runs; None: agents name theirs. `home`: that of the scripted executor, persistent,
+    unless given. `overrides` are fields of `RunnerConfig`.
+    """
     settings = {"state_dir": folder / "state", **overrides}
     home = home or command_home(folder / "home")
+    workflow_of_all = None if text is None else loaded(folder, text)
     async with (
         open_system(folder, timings) as system,
-        system.running(home, workflow=loaded(folder, text), **settings) as runner,
+        system.running(home, workflow=workflow_of_all, **settings) as runner,
     ):
         yield WorkflowBench(system, runner, settings["state_dir"])
