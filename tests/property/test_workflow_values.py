@@ -39,10 +39,13 @@ def size_of(value: Any) -> int:
     if isinstance(value, list):
         assert len(value) <= LIST_LIMIT
         return 1 + max(map(size_of, value), default=0)
+    # The expression language has integers of 64 bits.
+    assert not isinstance(value, int) or -(2**63) <= value < 2**63
     return 0
 
 
 @given(VALUES)
+@example({"big": [2**70, -(2**70), 10**400]})
 def test_a_bounded_value_is_json_for_every_reader(value: Any) -> None:
     found = bounded(value)
     assert size_of(found) <= DEPTH_LIMIT

@@ -16,6 +16,7 @@ from fsm_runner.machine.spec import Spec
 from fsm_runner.machine.spec_file import read
 from fsm_runner.workflow.definition import Workflow
 from fsm_runner.workflow.expansion import expansion_of, labelled
+from fsm_runner.workflow.file import load_workflow
 from fsm_runner.workflow.nesting import nested
 from tests.support.random_workflows import bounded_workflow
 
@@ -95,10 +96,16 @@ def test_a_workflow_is_known_by_its_content_elsewhere(home: Path) -> None:
     assert drawn("flow.toml") == drawn("flow")
 
 
+def test_the_shortest_way_to_completion_is_the_main_path() -> None:
+    workflow = expansion_of(load_workflow("workflows/flow.toml").definition).spec
+    assert [(it.source, it.to) for it in workflow.transitions if it.main] == [("work", "ask"), ("ask", "completed")]
+
+
 def test_in_run_draws_the_run_around_the_workflow() -> None:
     text = drawn("flow", "--in-run")
     assert "state executing {" in text
     assert "preparing_workspace --> work: prepared" in text
+    assert "executing --> work" not in text
     assert drawn("flow", "--in-run", "--brief").startswith("stateDiagram-v2\n")
 
 

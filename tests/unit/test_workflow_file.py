@@ -75,7 +75,12 @@ def test_a_sound_file_is_loaded_with_its_schemas_and_its_machine(file: Path) -> 
             '11: states.work.on_done[1].too: unknown key (did you mean "to"?)',
         ),
         ('turn = { prompt = "${params.task}" }', "command = { run = [] }", None),
-        ('"work.json"', '"../work.json"', None),
+        (
+            '"work.json"',
+            '"../work.json"',
+            "8: states.work.schema: '../work.json' must be the path of a file in the folder of the workflow, "
+            "or below it",
+        ),
         ('"work.json"', '"gone.json"', None),
     ],
 )

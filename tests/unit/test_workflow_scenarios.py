@@ -227,6 +227,17 @@ def test_a_fault_of_the_workflow_fails_it(home: Path) -> None:
     assert any('states.verify.command.run[1]: the value "-x"' in line for line in lines), lines
 
 
+def test_two_scenarios_have_different_names() -> None:
+    result = tried(SCENARIO.replace("EXPECT", "") * 2)
+    assert result.stdout == "workflows/flow.scenarios.toml:12: scenarios[1].name: is the name of an earlier scenario\n"
+
+
+def test_the_arguments_of_each_child_are_evaluated(home: Path) -> None:
+    (home / "workflows" / "flow.toml").write_text(FLOW.replace("${item} ${index}", "${item.title} ${index}"))
+    lines = outcome("", 'tasks = [] }, result = "nothing to do" }]', 'tasks = [{ title = "a" }, {}] } }]\nfan = {}')
+    assert any('states.fan.agent.parameters.prompt: "item.title" has no value' in line for line in lines), lines
+
+
 def test_children_without_a_result_are_a_mistake() -> None:
     lines = outcome("", "tasks = []", "tasks = [1, 2]") + outcome(
         "",
