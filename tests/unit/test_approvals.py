@@ -10,7 +10,7 @@ import pytest
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError
-from fsm_runner.protocol.approvals import Decided, DecisionRequest
+from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, Decided, DecisionRequest
 from fsm_runner.runtime.workflow import approval as approval_module
 from fsm_runner.runtime.workflow import approvals as approvals_module
 from fsm_runner.runtime.workflow.approval import ApprovalStep
@@ -222,6 +222,16 @@ async def test_decisions_of_a_coordinator_count_once_however_often_they_come() -
         asked.approvals.receive([request()])
     assert asked.step.decided is not None
     assert asked.step.decided.id == "d1"
+
+
+async def test_a_decision_of_a_coordinator_is_bounded() -> None:
+    asked = Asked()
+    endless = "x\x1b" * 1_000_000
+    async with performing(asked) as task:
+        asked.approvals.receive([request(comment=endless, by=endless, at=endless, id=endless)])
+        value = (await ended(task)).value
+    assert len(value["comment"]) == COMMENT_LIMIT_CHARS
+    assert len(asked.saved[-1]) < 10 * COMMENT_LIMIT_CHARS
 
 
 async def test_a_comment_is_data() -> None:

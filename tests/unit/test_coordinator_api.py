@@ -28,8 +28,11 @@ from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.coordinator_client.transport import Transport, checked_url
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol import wire
+from fsm_runner.protocol.approvals import DecisionRequest
 from fsm_runner.protocol.urls import path_segment
 from tests.support.watch import PATIENCE_S
+
+DECISION: dict[str, Any] = {"run_id": "run_1", "visit": 3, "approved": True, "by": "ada", "at": "now", "id": "d1"}
 
 REGISTRATION = wire.Registration(
     hostname="h",
@@ -334,6 +337,7 @@ async def test_a_poll_response_has_a_run() -> None:
         ({"stop_sessions": ["a", "b"]}, Polled(stop_sessions=("a", "b"))),
         ({"sync_scripts": ["a"], "remove_scripts": ["b"]}, Polled(sync_scripts=("a",), remove_scripts=("b",))),
         ({"deregistered": True}, Polled(deregistered=True)),
+        ({"approvals": [DECISION, {**DECISION, "visit": "x"}, 5]}, Polled(approvals=(DecisionRequest(**DECISION),))),
     ],
 )
 async def test_a_poll_response_has_stops_and_scripts(body: Any, polled: Polled) -> None:
@@ -398,7 +402,9 @@ async def test_a_response_that_never_ends_times_out(monkeypatch: pytest.MonkeyPa
             await api.heartbeat("r")
 
 
-@pytest.mark.parametrize("beside", [{"stop_sessions": None}, {"stop_sessions": 5}, {"deregistered": "x", "a": []}])
+@pytest.mark.parametrize(
+    "beside", [{"stop_sessions": None}, {"stop_sessions": 5}, {"deregistered": "x", "a": []}, {"approvals": "x"}]
+)
 async def test_invalid_fields_beside_a_run_do_not_lose_it(beside: dict[str, Any]) -> None:
     async with answering(answer(200, {"run": {"run_id": "run_1", "session_id": "ses_1"}} | beside)) as (api, _):
         polled = await api.poll("r", 1)

@@ -14,13 +14,15 @@ from datetime import UTC, datetime
 from loguru import logger
 
 from fsm_runner.errors import FsmRunnerError, UsageError
-from fsm_runner.protocol.approvals import DEADLINE, Decided, DecisionRequest, ListedApproval
+from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, DEADLINE, Decided, DecisionRequest, ListedApproval
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.json_text import REPLACEMENT, valid_text
-from fsm_runner.util.text import excerpt
+from fsm_runner.util.text import excerpt, truncated
 
 RECORD_LIMIT_S = 10.0
 """How long an answer waits until the decision is on disk."""
+TIME_CHARS, ID_CHARS = 40, 100
+"""Of the time and the id of a coordinator's decision."""
 REMEMBERED = 1_000
 """The number of runs whose latest decision is kept for those who decide too late."""
 
@@ -145,10 +147,10 @@ class Approvals:
             decision = Decided(
                 visit=request.visit,
                 approved=request.approved,
-                by=self.cleaned(request.by),
-                comment=self.cleaned(request.comment),
-                at=request.at,
-                id=request.id,
+                by=excerpt(self.cleaned(request.by)),
+                comment=truncated(self.cleaned(request.comment), COMMENT_LIMIT_CHARS),
+                at=excerpt(request.at, TIME_CHARS),
+                id=request.id[:ID_CHARS],
             )
             self._decide(pending, decision)
 
