@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.app.control_requests import Decide
+from fsm_runner.app.control_requests import Decide, ListApprovals
 from fsm_runner.app.control_socket import SOCKET_FILE, Refused, ask
 from fsm_runner.app.local_socket import sockets
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
 from fsm_runner.coordinator_server.store.approvals import AlreadyDecided
-from fsm_runner.protocol.approvals import ApprovalAnswer, Decided, DecisionResponse
-from fsm_runner.protocol.wire import RunCreated
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.approvals import ApprovalAnswer, ApprovalList, Decided, DecisionResponse
+from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
+from fsm_runner.protocol.wire import Run, RunCreated
 from tests.support.approval_home import make_approval_home
+from tests.support.home import PROFILE
+from tests.support.program import environment, program
 from tests.support.runner import System, open_system, waiter
 from tests.support.watch import PATIENCE_S
 
+SOON_STALE = Timings(stale_after_s=0.2, confirmation_s=0.1, redelivery_s=0.2)
+"""The coordinator soon accepts the successor of a killed runner."""
 YES, NO = ApprovalAnswer(approved=True), ApprovalAnswer(approved=False, comment="no")
 
 
@@ -90,3 +96,35 @@ async def test_of_two_decisions_at_once_on_both_ways_one_counts(
             assert at_socket.id == over_http.detail["decision"]["id"]  # type: ignore[call-overload, index]  # an object
         ended = await system.end(run)
         assert ended.status == ("completed" if isinstance(over_http, DecisionResponse) else "failed")
+
+
+async def test_an_approval_survives_a_kill_and_a_decision_waits_for_the_next_process(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    make_approval_home(home)
+    async with open_system(tmp_path, SOON_STALE) as system:
+        flags = ("--profile", PROFILE, "-c", system.proxy.url, "--state-dir", str(tmp_path / "state"))
+        async with program(tmp_path, environment(home), *flags) as runner:
+            await runner.said("online")
+            runs = [await pending(system) for _ in range(2)]
+            before = (await desk(system).pending()).approvals
+            runner.process.kill()
+            await runner.exit_code()
+        assert not (await desk(system).decide(runs[0].run_id, NO, "ada")).confirmed
+        async with program(tmp_path, environment(home), *flags) as runner:
+            await runner.said("online")
+            ended = await ended_run(system, runs[0])
+            assert (ended.status, ended.error) == ("failed", "denied by ada: no")
+            (path,) = sockets(tmp_path / "state", SOCKET_FILE)
+            answer = await ask(path, ListApprovals(), ApprovalList)
+            assert answer is not None
+            assert answer.approvals == [each for each in before if each.run_id == runs[1].run_id]
+            assert await ask(path, Decide(run_id=runs[1].run_id, approved=True), Decided) is not None
+            assert (await ended_run(system, runs[1])).status == "completed"
+
+
+async def ended_run(system: System, run: RunCreated) -> Run:
+    """The run at its end, as the coordinator has it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (now := await system.api.run(run.run_id)).status not in TERMINAL_RUN_STATUSES:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.02)
+        return now
