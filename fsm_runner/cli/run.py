@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import shlex
 import sys
 import time
 from collections.abc import Coroutine
@@ -39,8 +38,7 @@ STATE_CHARS = 20
 class Progress(Observer):
     """Prints status details on stderr, and states on a terminal. With `verbose` nothing: the log has all of that."""
 
-    def __init__(self, state_dir: Path | None, *, verbose: bool) -> None:
-        self._state_dir = state_dir
+    def __init__(self, *, verbose: bool) -> None:
         self.ended = asyncio.Event()
         self._shows_details = not verbose
         self._shows_states = not verbose and sys.stderr.isatty()
@@ -79,8 +77,6 @@ class Progress(Observer):
         if self._shows_states:
             self._write("\n")
         say(approval.question)
-        where = "" if self._state_dir is None else f" --state-dir {shlex.quote(str(self._state_dir))}"
-        say(f"to approve, in another terminal (--deny denies): fsm-runner approve {approval.run_id}{where}")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -170,7 +166,7 @@ def _valid_profiles() -> tuple[list[LoadedProfile], str]:
 async def _run(
     config: RunnerConfig, profile: LoadedProfile, request: RunRequest, workflow: LoadedWorkflow | None = None
 ) -> int:
-    progress = Progress(config.state_dir, verbose=config.verbose)
+    progress = Progress(verbose=config.verbose)
     max_connections = OPEN_FILES.share(MAX_CONNECTIONS, BUNDLED_COORDINATOR_SHARE)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(CoordinatorServer(port=0, max_connections=max_connections))

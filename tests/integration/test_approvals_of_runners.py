@@ -14,7 +14,7 @@ from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
 from fsm_runner.coordinator_server.store.approvals import AlreadyDecided
 from fsm_runner.coordinator_server.timings import Timings
-from fsm_runner.protocol.approvals import ApprovalAnswer, ApprovalList, Decided, DecisionResponse
+from fsm_runner.protocol.approvals import ApprovalAnswer, ApprovalList, Decided, DecisionResponse, ListedApproval
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import Run, RunCreated
 from tests.support.approval_home import make_approval_home
@@ -106,7 +106,7 @@ async def test_an_approval_survives_a_kill_and_a_decision_waits_for_the_next_pro
         async with program(tmp_path, environment(home), *flags) as runner:
             await runner.said("online")
             runs = [await pending(system) for _ in range(2)]
-            before = (await desk(system).pending()).approvals
+            before = await asked_by_runner(tmp_path)
             runner.process.kill()
             await runner.exit_code()
         assert not (await desk(system).decide(runs[0].run_id, NO, "ada")).confirmed
@@ -114,12 +114,17 @@ async def test_an_approval_survives_a_kill_and_a_decision_waits_for_the_next_pro
             await runner.said("online")
             ended = await ended_run(system, runs[0])
             assert (ended.status, ended.error) == ("failed", "denied by ada: no")
+            assert await asked_by_runner(tmp_path) == [each for each in before if each.run_id == runs[1].run_id]
             (path,) = sockets(tmp_path / "state", SOCKET_FILE)
-            answer = await ask(path, ListApprovals(), ApprovalList)
-            assert answer is not None
-            assert answer.approvals == [each for each in before if each.run_id == runs[1].run_id]
             assert await ask(path, Decide(run_id=runs[1].run_id, approved=True), Decided) is not None
             assert (await ended_run(system, runs[1])).status == "completed"
+
+
+async def asked_by_runner(folder: Path) -> list[ListedApproval]:
+    (path,) = sockets(folder / "state", SOCKET_FILE)
+    answer = await ask(path, ListApprovals(), ApprovalList)
+    assert answer is not None
+    return answer.approvals
 
 
 async def ended_run(system: System, run: RunCreated) -> Run:

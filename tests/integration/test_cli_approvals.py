@@ -4,7 +4,6 @@ import asyncio
 import getpass
 import itertools
 import re
-import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +34,7 @@ class Programs:
         self.url = url
 
     async def does(self, *arguments: str) -> Finished:
-        return await finish(self.folder, environment(None), *arguments)
+        return await finish(self.folder, own_environment(self.folder), *arguments)
 
     async def submit(self, agent: str, **parameters: str) -> str:
         async with CoordinatorApi(self.url) as api:
@@ -64,13 +63,19 @@ class Programs:
             return run
 
 
+def own_environment(folder: Path, home: Path | None = None) -> dict[str, str]:
+    """Without the `fsm-runner run` of other tests, which have their sockets in the folder for temporary files."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    return environment(home, TMPDIR=str(folder / "tmp"))
+
+
 @asynccontextmanager
 async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Programs]:
     """The agent `say` asks for an approval, and the agent `decide` decides about the run of another one."""
     monkeypatch.setitem(COMMANDS, "decide", DECIDES)
     home = folder / "home"
     make_approval_home(home)
-    env = environment(home)
+    env = own_environment(folder, home)
     async with program(folder, env, "coordinator", "--port", "0") as coordinator:
         found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
         assert found is not None
@@ -134,13 +139,14 @@ async def test_without_a_runner_there_is_nothing_to_decide(tmp_path: Path) -> No
     assert "waits for an approval of run_1" in answer.stderr
 
 
-async def test_run_says_how_to_approve(tmp_path: Path) -> None:
+async def test_run_says_what_it_asks_and_how_to_approve(tmp_path: Path) -> None:
     make_approval_home(tmp_path / "home")
-    async with program(tmp_path, environment(tmp_path / "home"), "run", "say", "text=hello") as running:
-        line = await running.said("to approve, in another terminal")
-        assert r"\x1b[31mReally?" in running.lines
-        command = shlex.split(line.partition("fsm-runner ")[2])
-        decided = await finish(tmp_path, environment(None), *command, "--deny", "--comment", "no")
-        assert decided.code == EXIT_OK
+    env = own_environment(tmp_path, tmp_path / "home")
+    async with program(tmp_path, env, "run", "say", "text=hello") as running:
+        line = await running.said("fsm-runner approve")
+        await running.said(r"\x1b[31mReally?")
+        command, run_id = line.partition("fsm-runner ")[2].split()[:2]
+        decided = await finish(tmp_path, env, command, run_id, "--deny", "--comment", "no")
+        assert decided.code == EXIT_OK, decided.stderr
         assert await running.exit_code() == EXIT_FAILED
         assert f"denied by {getpass.getuser()}: no" in running.lines[-1]
