@@ -57,10 +57,17 @@ def type_at(names: NameTypes, path: Collection[Step]) -> ValueType:
     """
     name, *steps = path
     if not isinstance(name, str) or name not in names:
-        raise UnknownPath(0, f"there is no value {quoted(str(name))}{_choice(str(name), names)}")
+        hint = _elsewhere(str(name), names) or _choice(str(name), names)
+        if name == "states" and steps and steps[0] in names:
+            hint = f" (did you mean {quoted(path_text(steps))}?)"
+        raise UnknownPath(0, f"there is no value {quoted(str(name))}{hint}")
     found, is_optional = names[name], False
     for number, step in enumerate(steps, 1):
-        found = _inside(found, step, number, list(path))
+        try:
+            found = _inside(found, step, number, list(path))
+        except UnknownPath as unknown:
+            hint = _elsewhere(str(step), names) if number == 1 and "did you mean" not in str(unknown) else ""
+            raise UnknownPath(number, f"{unknown}{hint}") from None
         is_optional = is_optional or found.is_optional
     return msgspec.structs.replace(found, is_optional=is_optional)
 
@@ -124,6 +131,12 @@ def merged(first: ValueType, second: ValueType) -> ValueType:
     if first.element is not None and second.element is not None:
         element = merged(first.element, second.element)
     return ValueType(first.kind, fields, element, is_optional)
+
+
+def _elsewhere(field: str, names: NameTypes) -> str:
+    """Return a hint at a value that has a field; empty if there is none, or several have it."""
+    having = [name for name, found in names.items() if found.fields is not None and field in found.fields]
+    return f" (did you mean {quoted(f'{having[0]}.{field}')}?)" if len(having) == 1 else ""
 
 
 def _choice(name: str, known: Collection[str]) -> str:

@@ -5,73 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.workflow.check import check
-from fsm_runner.workflow.file import read_workflow
-
-SOUND = """\
-name = "author-and-reviewer"
-doc = "One agent writes, another reviews at most three times, a person decides."
-initial = "write"
-params = { task = "string", tries = { type = "integer", default = 3 } }
-budget = { max_wall_s = 108000, max_cost_usd = 20, max_children = 3 }
-result = { text = "${work.result}", data = { by = "${decision.by}", comment = "${decision.comment}" } }
-
-[states.write]
-turn = { prompt = "${params.task}" }
-assigns = "work"
-on_done = "diff"
-
-[states.diff]
-command = { run = ["git", "diff", "main"] }
-timeout_s = 60
-on_interrupted = "repeat"
-on_done = "review"
-
-[states.review]
-agent = { name = "reviewer", parameters = { prompt = "Task: ${params.task} Diff: ${diff.stdout}" } }
-schema = "review.schema.json"
-timeout_s = 1800
-max_visits = 3
-on_exhausted = "ask"
-on_done = [
-    { when = "review.data.verdict == 'accept'", to = "ask" },
-    { to = "revise" },
-]
-
-[states.revise]
-turn = { prompt = "The reviewer asks for changes: ${review.data.comments}" }
-assigns = "work"
-on_done = "diff"
-
-[states.ask]
-approval = { question = "Merge? ${work.result} ${review.data.verdict}: ${review.data.comments}" }
-assigns = "decision"
-timeout_s = 86400
-on_done = "completed"
-on_denied = "rejected"
-
-[states.rejected]
-final = true
-outcome = "failed"
-error = "not approved by ${decision.by}: ${decision.comment}"
-"""
-SCHEMA = """\
-{"type": "object", "required": ["verdict", "comments"],
- "properties": {"verdict": {"enum": ["accept", "revise"]}, "comments": {"type": "string"},
-                "note": {"type": "string"}, "tasks": {"type": "array", "items": {"type": "string"}}}}
-"""
+from tests.support.workflow_findings import SCHEMA, SOUND, findings
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "review.schema.json").write_text(SCHEMA)
     return tmp_path
-
-
-def findings(folder: Path, text: str) -> list[str]:
-    path = folder / "author-and-reviewer.toml"
-    path.write_text(text)
-    return [str(defect).removeprefix(f"{path}:") for defect in check(read_workflow(path))]
 
 
 def test_a_sound_workflow_has_no_findings(folder: Path) -> None:
@@ -112,6 +52,16 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
             "42: states.rejected: needs an activity (turn, command, agent, approval, wait), `on_done`",
         ),
         ("timeout_s = 60\n", 'timeout_s = 60\noutcome = "failed"\n', "states.diff.outcome: only a final state has"),
+        (
+            f"command = {{ {GIT} }}",
+            'command = "git diff"',
+            'states.diff.command: must be a table, not "git diff"; write, for',
+        ),
+        (
+            '{ to = "revise" }',
+            '"revise"',
+            '27: states.review.on_done[1]: must be a table, not "revise"; write, for example, on_d',
+        ),
         # Arguments.
         ('prompt = "${params.task}"', 'prompt = "a", parameters = {}', "a turn has either `prompt` or `parameters`"),
         ('name = "reviewer",', 'name = "reviewer", at_once = 2,', "20: states.review.agent.at_once: needs `each`"),
@@ -151,7 +101,15 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
         ("when = \"review.data.verdict == 'accept'\", ", "", "26: states.review.on_done[0]: needs `when`"),
         ("default = 3", 'default = "3"', "4: params.tries.default: must be of the type integer"),
         ('"review.schema.json"', '{ type = "objekt" }', "21: states.review.schema: is not a JSON Schema"),
+        (
+            '"review.schema.json"',
+            '{ verdict = "string" }',
+            "has no keyword of JSON Schema, so every value would match it",
+        ),
         # References and types.
+        ("${diff.stdout}", "${stdout}", 'there is no value "stdout" (did you mean "diff.stdout"?)'),
+        ("${diff.stdout}", "${states.diff.stdout}", 'there is no value "states" (did you mean "diff.stdout"?)'),
+        ("Task: ${params.task}", "${run.task}", 'there are id, session_id, project_dir (did you mean "params.task"?)'),
         ("${diff.stdout}", "${dif.stdout}", '${dif.stdout}: there is no value "dif" (did you mean "diff"?)'),
         ("${diff.stdout}", "${diff.stdot}", 'diff has no field "stdot" (did you mean "stdout"?)'),
         ("Task: ${params.task}", "${params.taks}", 'params has no field "taks" (did you mean "task"?); declare it in'),

@@ -11,6 +11,7 @@ from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Defect, in_order
 from fsm_runner.workflow.check import activities, assignment, commands, references, schemas, states, termination
 from fsm_runner.workflow.check.context import Context
+from fsm_runner.workflow.check.examples import with_example
 from fsm_runner.workflow.check.flow import Fact
 from fsm_runner.workflow.definition import JsonSchema, Workflow
 
@@ -48,7 +49,7 @@ def check(file: "WorkflowFile") -> tuple[Defect, ...]:
     """
     definition = file.definition
     if definition is None:
-        return file.defects
+        return tuple(map(with_example, file.defects))
     if message := _too_large(definition):
         return in_order((*file.defects, file.defect(("states",), message)))
     path = PurePath(file.path)
