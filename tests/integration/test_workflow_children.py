@@ -178,6 +178,36 @@ async def test_a_stop_of_the_run_stops_its_children(tmp_path: Path) -> None:
         assert [child.status for child in await both.children(run)] == ["stopped"]
 
 
+async def killed_during_the_wait(both: Parents, gate: Waiter) -> RunCreated:
+    """Return a run whose runner was killed while the child worked."""
+    async with both.running() as first:
+        await is_online(both)
+        run = await both.submit(gate)
+        await gate.started.line()
+        first.process.kill()
+        await first.process.wait()
+    return run
+
+
+async def test_a_stop_that_a_restarted_runner_finds_stops_the_children(tmp_path: Path) -> None:
+    async with parents(tmp_path) as (both, gate):
+        run = await killed_during_the_wait(both, gate)
+        await both.system.api.stop_run(run.run_id)
+        async with both.running():
+            assert (await both.end(run)).status == "stopped"
+            assert [child.status for child in await both.children(run)] == ["stopped"]
+
+
+async def test_a_run_that_ended_while_its_runner_was_away_leaves_no_children(tmp_path: Path) -> None:
+    async with parents(tmp_path) as (both, gate):
+        run = await killed_during_the_wait(both, gate)
+        (child,) = await both.children(run)
+        await both.system.server.coordinator.worker.do(lambda store: store.report_failed(run.run_id, "lost"))
+        async with both.running():
+            await both.system.proxy.answered("POST", f"/runner/runs/{child.run_id}/stopped")
+            assert (await both.system.api.run(run.run_id)).status == "failed"
+
+
 async def test_the_time_limit_of_the_state_stops_its_children(tmp_path: Path) -> None:
     workflow = ONE.replace("timeout_s = 600", "timeout_s = 1")
     async with parents(tmp_path, workflow) as (both, gate), both.running():

@@ -197,10 +197,10 @@ class RunActor(Actor):
         finally:
             self._budget.close()
             self._workflow_report.cancel()
+            if self._workflow is not None:
+                await self._workflow.aclose()
             # The execution of a parked run has ended. The session of a run that the next process continues has not.
             if not self.has_tag("parked"):
-                if self._workflow is not None:
-                    await self._workflow.aclose()
                 await self._executions.aclose()
             self._release_session()
             self.work_done.set()
@@ -396,7 +396,11 @@ class RunActor(Actor):
 
     async def _look_up(self) -> str:
         """Return why the run failed, if it is still this runner's. Raises `Superseded`."""
-        await self._require_open()
+        try:
+            await self._require_open()
+        except Superseded:
+            await self._stop_children()
+            raise
         if (recovered := self._recovered) is None:
             return ""
         reason = f"interrupted: the runner's process ended while the run was {recovered.state.replace('_', ' ')}"
@@ -406,7 +410,13 @@ class RunActor(Actor):
             reason += f", {recovered.interruptions + 1} times; it is not executed again"
         return reason
 
+    async def _stop_children(self) -> None:
+        """Stop the children that an earlier process has started for the run, unless this process has done so."""
+        if self.was_resumed and self._workflow is not None:
+            await self._workflow.stop()
+
     async def _report(self) -> None:
+        await self._stop_children()
         # The report of an earlier process may still be in the outbox.
         response = self._context.reporting.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 
 import msgspec
@@ -163,7 +163,11 @@ class WorkflowDriver:
         await self._carry_out()
 
     async def stop(self) -> StopSignal:
-        """End everything that the step in progress has started. Return what it took."""
+        """End everything that the step in progress has started, also in an earlier process. Return what it took."""
+        if self._step is None and self._open is not None and isinstance(self.interpreter.definition.activity, Agent):
+            with suppress(FsmRunnerError):  # without its arguments, it has started nothing
+                visit = self._steps.visit_of(self.interpreter, self._open.number, self._open.due_s, self._open)
+                self._step = self._steps.step_of(visit, self.interpreter, is_interruption=True)
         return "shutdown" if self._step is None else await self._step.stop()
 
     async def aclose(self) -> None:
