@@ -22,7 +22,7 @@ from fsm_runner.util.text import excerpt, truncated
 RECORD_LIMIT_S = 10.0
 """How long an answer waits until the decision is on disk."""
 TIME_CHARS, ID_CHARS = 40, 100
-"""Of the time and the id of a coordinator's decision."""
+"""The longest time and id of a coordinator's decision."""
 REMEMBERED = 1_000
 """The number of runs whose latest decision is kept for those who decide too late."""
 
