@@ -81,6 +81,7 @@ async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Asy
         assert found is not None
         flags = ("--profile", PROFILE, "-c", found[0], "--state-dir", str(folder / "state"))
         async with program(folder, env, *flags) as runner:
+            await runner.said("the workflow asks for approvals, and executors run as the user of this runner")
             await runner.said("registered")
             yield Programs(folder, found[0])
 

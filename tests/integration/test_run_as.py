@@ -94,6 +94,7 @@ async def test_a_hostile_command_reaches_nothing_of_the_runner(place: Path, monk
             "replace": f"mv {folder} {folder}.gone",
             "write": f"touch {folder}/x",
             "ask": f"test -S {folder}/health.sock",
+            "decide": f"test -S {folder}/control.sock",
             "root": "test $(id -u) = 0 || su -c true </dev/null",
         }
         tries = [f"({attempt}) >&2 && echo {name}" for name, attempt in attempts.items()]
