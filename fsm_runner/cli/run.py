@@ -44,6 +44,7 @@ class Progress(Observer):
         self._shows_states = not verbose and sys.stderr.isatty()
         self._began_at = 0.0
         self._entered_at: float | None = None
+        self._state = ""
 
     def entered(self, run: Run, state: str, *, final: bool) -> None:
         if run.parent_session_id is not None:  # a child of the run
@@ -57,7 +58,7 @@ class Progress(Observer):
             self._began_at = now
         else:
             self._write(f"{now - self._entered_at:9.3f} s\n")
-        self._entered_at = now
+        self._entered_at, self._state = now, state
         self._write(_padded(state))
         if final:
             self._write(f"{now - self._began_at:9.3f} s in all\n")
@@ -75,8 +76,10 @@ class Progress(Observer):
 
     def asked(self, approval: ListedApproval) -> None:
         if self._shows_states:
-            self._write("\n")
-        say(approval.question)
+            self._write(f"\r{'':{STATE_CHARS}}\r")
+        say(approval.question.rstrip("\n"))
+        if self._shows_states:
+            self._write(_padded(self._state))
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
