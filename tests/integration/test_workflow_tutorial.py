@@ -52,7 +52,7 @@ async def test_the_tutorial(tmp_path: Path, variables: dict[str, str]) -> None:
                 started = await stack.enter_async_context(
                     on_terminal(re.sub(r"run_\w+", run_id, command), folder, variables)
                 )
-                if "to approve" in shown:
+                if "waits for" in shown:
                     await started.shows("fsm-runner approve run_")
                     (run_id,) = re.findall(r"approve (run_[0-9a-f]+)", started.text())
                     asking = started, shown_lines
