@@ -30,7 +30,7 @@ class Health(msgspec.Struct, frozen=True):
     is_unhealthy_state: bool = False
     """True if the state has the tag `unhealthy`."""
     waiting: int = 0
-    """The number of runs that wait for a limit of their provider."""
+    """The number of runs that wait: for a limit of their provider, or because of their workflow."""
     limited_until: str | None = None
     """When the runner tests the limit of its credential, like `2026-03-01 15:00:00 UTC`. None if the limit is not
     reached, or if that time has passed."""
@@ -42,7 +42,7 @@ class Health(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         text = f"{self.state.replace('_', ' ')}, {self.runs} {'run' if self.runs == 1 else 'runs'} held"
         if self.waiting:
-            text += f", {self.waiting} of them waiting for a provider's limit"
+            text += f", {self.waiting} of them waiting"
         if self.limited_until is not None:
             text += f", next attempt at {self.limited_until}"
         return text if self.problem is None else f"{text}; {self.problem}"

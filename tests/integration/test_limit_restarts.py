@@ -170,9 +170,7 @@ async def test_a_killed_runner_is_healthy_before_and_its_successor_continues_the
             await is_waiting(system, run)
             health = await finish(tmp_path, env, "health", *state)
             assert health.code == EXIT_OK
-            assert (
-                ": limited, 1 run held, 1 of them waiting for a provider's limit, next attempt at 20" in health.stdout
-            )
+            assert ": limited, 1 run held, 1 of them waiting, next attempt at 20" in health.stdout
             runner.process.kill()
         async with program(tmp_path, env, *arguments) as runner:
             await is_waiting(system, run, 2)

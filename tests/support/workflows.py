@@ -5,6 +5,7 @@ async with workflow_bench(tmp_path, flow) as bench:
     run = await bench.submit()
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import msgspec
 
+from fsm_runner.app.build import assembled_runner
 from fsm_runner.config.profiles import LoadedProfile
+from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.journal.reader import Reader, journals
 from fsm_runner.journal.records import VisitRecord
@@ -21,7 +24,8 @@ from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import JsonObject, RunCreated
 from fsm_runner.workflow.file import LoadedWorkflow, load_workflow
 from tests.support.command_executor import AGENT, ScriptedBench, command_home
-from tests.support.runner import RunningRunner, System, open_system
+from tests.support.runner import FAST, RunningRunner, System, open_system
+from tests.support.watch import PATIENCE_S
 
 NAME = "flow"
 LONG_S = 3_600
@@ -94,13 +98,18 @@ class Visited(msgspec.Struct, frozen=True):
     target: str | None
     value: JsonObject
     usage: JsonObject
+    progress: bytes | None = None
 
 
 class WorkflowBench(ScriptedBench):
     """A bench with one runner whose runs follow one workflow."""
 
-    def __init__(self, system: System, runner: RunningRunner, state_dir: Path) -> None:
-        super().__init__(system, runner)
+    def __init__(self, system: System, runner: RunningRunner | None, state_dir: Path) -> None:
+        """`runner`: None if it is not seen."""
+        self.system = system
+        self.proxy = system.proxy
+        if runner is not None:
+            self.runner = runner
         self._state_dir = state_dir
 
     async def submit(self, agent: str = AGENT, **parameters: Any) -> RunCreated:
@@ -165,7 +174,27 @@ def visits_in(state_dir: Path, run: RunCreated) -> list[Visited]:
 
 def _visited(visit: VisitRecord) -> Visited:
     value, usage = (msgspec.json.decode(content or b"{}") for content in (visit.value, visit.usage))
-    return Visited(visit.state, visit.ending, visit.target, value, usage)
+    return Visited(visit.state, visit.ending, visit.target, value, usage, visit.progress)
+
+
+@asynccontextmanager
+async def broken_off(
+    system: System, profile: LoadedProfile, workflow: LoadedWorkflow | None = None, **overrides: Any
+) -> AsyncIterator[None]:
+    """A runner that ends at the end of the block without another step of its runs, as if it was killed."""
+    project_dir = system.folder / "project"
+    project_dir.mkdir(exist_ok=True)
+    config = RunnerConfig(project_dir=project_dir, **overrides)
+    assembled = assembled_runner(config, profile, system.proxy.url, observer=system, policies=FAST, workflow=workflow)
+    async with assembled as runner:
+        living = asyncio.create_task(runner.live(), name="runner that is broken off")
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await runner.wait_for_registration()
+            yield
+        finally:
+            living.cancel()
+            await asyncio.wait([living])
 
 
 @asynccontextmanager

@@ -193,6 +193,7 @@ class TurnStep:
         if self._is_begun:
             return
         self._is_begun = True
+        self._executions.has_taken_prompt |= self._continues
         if self._is_new and not self._was_begun:
             await self._executions.end_conversation()
         self._channel.show_turn_result()
