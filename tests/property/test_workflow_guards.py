@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.workflow.expressions import ExpressionError, Guard, compile_guard
@@ -185,3 +185,38 @@ def test_texts_compare_as_in_python(first: str, second: str) -> None:
     for filler in ("", "x" * 2_000, "é" * 3_000):
         texts = {"text0": filler + first, "text1": filler + second}
         assert guard.holds({"v": texts}) is (first == second)
+
+
+small_values = st.fixed_dictionaries(
+    {
+        "ok": st.booleans(),
+        "number": st.sampled_from([0.0, 1.5, -2.0]),
+        "integer": st.integers(-3, 3),
+        "texts": st.lists(st.sampled_from(["", "a", "b"]), max_size=3),
+        "any": st.sampled_from([1, "a", "aaaab", True, None, ["a"]]),
+        **{f"text{number}": st.sampled_from(["", "a", "aaaab"]) for number in range(3)},
+    }
+)
+
+
+@given(sound_expressions.filter(lambda text: "has(" not in text and "w." not in text), small_values)
+def test_a_guard_has_the_value_that_cel_alone_gives_it(text: str, fields: dict[str, Any]) -> None:
+    from cel_expr_python import cel
+
+    guard = accepted(text)
+    assume(guard is not None)
+    assert guard is not None
+    kinds = {Kind.BOOLEAN: cel.Type.BOOL, Kind.NUMBER: cel.Type.DOUBLE, Kind.INTEGER: cel.Type.INT}
+    kinds |= {Kind.TEXT: cel.Type.STRING, Kind.LIST: cel.Type.List(cel.Type.STRING)}
+    variables = {f"v.{name}": kinds.get(FIELDS[name].kind, cel.Type.DYN) for name in fields}
+    data = {f"v.{name}": value for name, value in fields.items()}
+    try:
+        expected = cel.NewEnv(variables=variables).compile(text).eval(data=data).value()
+    except RuntimeError:
+        assume(False)
+    if isinstance(expected, bool):
+        with suppress(ExpressionError):  # such as a list of unknown type that is compared
+            assert guard.holds({"v": fields, "w": {}}) is expected
+    else:
+        with pytest.raises(ExpressionError):
+            guard.holds({"v": fields, "w": {}})

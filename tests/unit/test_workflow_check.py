@@ -19,7 +19,6 @@ def test_a_sound_workflow_has_no_findings(folder: Path) -> None:
 
 
 GIT = 'run = ["git", "diff", "main"]'
-ASK = 'approval = { question = "Merge? ${work.result} ${review.data.verdict}: ${review.data.comments}" }'
 AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.task} Diff: ${diff.stdout}" } }'
 
 
