@@ -20,6 +20,7 @@ from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.runtime.workflow.worktrees import FOLDER
 from fsm_runner.util.retry import RetryPolicy
 from fsm_runner.workflow.definition import Activity, Agent
+from fsm_runner.workflow.values import TEXT_LIMIT_BYTES
 from tests.support.faults import Kind, hold, hold_request, lost_answer, reset, status
 from tests.support.repositories import git, new_repository
 from tests.support.runner import System, Waiter, running, waiter
@@ -175,6 +176,14 @@ async def test_hostile_items_reach_the_child_as_they_are(tmp_path: Path) -> None
     started = [children[item["session_id"]] for item in end.value["items"]]
     assert [child.parameters["text"] for child in started] == HOSTILE
     assert all(text in item["result"] for text, item in zip(HOSTILE, end.value["items"], strict=True) if text == "-")
+
+
+async def test_the_long_results_of_many_children_are_shortened(tmp_path: Path) -> None:
+    async with workflow(tmp_path) as parent:
+        end = await ended(parent.step("flood", lambda *_: {"bytes": 10_000_000}, each=[1], schema={}))
+    (item,) = end.value["items"]
+    for text in (item["result"], item["data"]):
+        assert text.startswith("xxx") and "bytes left out" in text and len(text.encode()) <= TEXT_LIMIT_BYTES
 
 
 async def test_all_children_end_before_a_failure_counts(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fsm_runner.runtime.workflow.data import defect_of
 from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.runtime.workflow.turn import TurnResult
 from fsm_runner.workflow.definition import Activity, Agent
+from fsm_runner.workflow.values import bounded
 
 STOP_LIMIT_S = 25.0
 """How long a stop waits for the ends of children. A run has 30 s for its stop (`specs/run.toml`)."""
@@ -141,6 +142,8 @@ class AgentStep:
             child = runs[index]
             end = await runs.end_of(index) if child.run_id else ChildEnd(child.refusal or NOT_STARTED)
             fields = await self._child_fields(end)
+            if self._items is not None:  # the results of many children may be long
+                fields = bounded(fields)
             fields["session_id"] = child.session_id if child.run_id else ""
             if agent.worktree:
                 kept = await runs.settle_worktree(index, agent) if fields["ok"] else child.worktree
