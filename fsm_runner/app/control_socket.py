@@ -34,6 +34,8 @@ HANDLING_LIMIT_S = 20.0
 """The time in which a request must be handled."""
 ANSWER_LIMIT_S = HANDLING_LIMIT_S + 5.0
 """How long a client waits for an answer."""
+ALL_LIMIT_S = 5.0
+"""How long a client waits for the answers of all runners, to a request that each answers at once."""
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 
 Request = msgspec.Struct
@@ -139,13 +141,13 @@ async def serve_control(folder: Path, handlers: Handlers, runner_tags: Collectio
         yield
 
 
-async def ask(path: Path, request: Request, form: type[Form]) -> Form | None:
+async def ask(path: Path, request: Request, form: type[Form], limit_s: float = ANSWER_LIMIT_S) -> Form | None:
     """Return the answer of the runner at this socket; None if no process serves it, or one in another container.
 
     Raises `Refused`, `UsageError` if the runner refuses the request as wrong, or `NotAnswered`.
     """
     try:
-        async with asyncio.timeout(ANSWER_LIMIT_S), connected(path, ANSWER_LIMIT_BYTES) as (reader, writer):
+        async with asyncio.timeout(limit_s), connected(path, ANSWER_LIMIT_BYTES) as (reader, writer):
             peer_of(writer.get_extra_info("socket"))
             writer.write(encode_json(request) + b"\n")
             line = await reader.readline()
@@ -157,7 +159,7 @@ async def ask(path: Path, request: Request, form: type[Form]) -> Form | None:
     except PermissionError:
         raise NotAnswered(f"{path}: only the user of its runner and root may use this socket") from None
     except TimeoutError:
-        raise NotAnswered(f"{path}: the runner has not answered within {ANSWER_LIMIT_S:g} s") from None
+        raise NotAnswered(f"{path}: the runner has not answered within {limit_s:g} s") from None
     except (OSError, *DECODE_FAULTS, msgspec.MsgspecError) as fault:
         raise NotAnswered(f"{path}: the runner has not answered: {fault}") from None
     raise (UsageError if answer.is_usage else Refused)(answer.error)
@@ -166,7 +168,7 @@ async def ask(path: Path, request: Request, form: type[Form]) -> Form | None:
 async def ask_all(paths: Iterable[Path], request: Request, form: type[Form]) -> dict[Path, Form | FsmRunnerError]:
     """Return the answers of the running runners, or why they have refused the request, by socket."""
     paths = list(paths)
-    answers = await asyncio.gather(*(ask(path, request, form) for path in paths), return_exceptions=True)
+    answers = await asyncio.gather(*(ask(path, request, form, ALL_LIMIT_S) for path in paths), return_exceptions=True)
     found: dict[Path, Form | FsmRunnerError] = {}
     for path, answer in zip(paths, answers, strict=True):
         if isinstance(answer, BaseException) and not isinstance(answer, FsmRunnerError):

@@ -15,7 +15,16 @@ import pytest
 
 from fsm_runner.app import control_socket
 from fsm_runner.app.control_requests import Decide, ListApprovals, handlers
-from fsm_runner.app.control_socket import OWN_REQUEST, REQUEST_LIMIT_BYTES, SOCKET_FILE, Refused, ask, serve_control
+from fsm_runner.app.control_socket import (
+    OWN_REQUEST,
+    REQUEST_LIMIT_BYTES,
+    SOCKET_FILE,
+    NotAnswered,
+    Refused,
+    ask,
+    ask_all,
+    serve_control,
+)
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag
@@ -200,6 +209,28 @@ async def test_a_request_that_is_too_long_or_too_slow_is_refused(
     assert json.loads(await reader.readline()) == {"error": "the request took too long"}
     writer.close()
     assert len(approvals.pending()) == 1
+
+
+async def test_a_runner_that_hangs_or_answers_nonsense_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_socket, "ALL_LIMIT_S", 0.2)
+    monkeypatch.chdir(tmp_path)
+    for said in (b"", b"no JSON\n", b"[]\n", b'{"value": 1}\n', None):
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes | None = said) -> None:
+            if said is None:
+                await reader.read()  # until the client gives up
+            else:
+                writer.write(said)
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_unix_server(answer, SOCKET_FILE):
+            path = tmp_path / SOCKET_FILE
+            answers = await ask_all([path, tmp_path / "none"], ListApprovals(), ApprovalList)
+        assert isinstance(answers.pop(path), NotAnswered)
+        assert answers == {}
 
 
 async def test_of_two_answers_at_once_the_first_one_counts(approvals: Approvals, tmp_path: Path) -> None:
