@@ -1,9 +1,10 @@
-"""Starts processes of `runner_program` quickly: a server that has imported the libraries forks them.
+"""Starts processes of `runner_program` quickly: a server that has imported the program and its libraries forks them.
 
-The server imports nothing of `fsm_runner`: each child imports and initialises it, as a new interpreter does.
+The server imports and calls nothing else: each child patches and initialises the program, as a new interpreter does.
 """
 
 import asyncio
+import gc
 import importlib
 import json
 import os
@@ -19,21 +20,22 @@ from typing import Any, Self
 from tests.support.program import REPOSITORY
 from tests.support.watch import PATIENCE_S
 
-LIBRARIES = (
-    "asyncio",
-    "backoff",
-    "concurrent.futures.thread",
-    "dotenv",
+MODULES = (
+    "fsm_runner.app.build",
+    "fsm_runner.cli.program",
+    "fsm_runner.cli.runner",
+    "fsm_runner.gateway.server",
+    "fsm_runner.process.leftovers.startup_cleanup",
+    "anyio._backends._asyncio",
+    "certifi",
+    "encodings.idna",
     "httpcore",
-    "httpx",
-    "loguru",
-    "msgspec",
-    "psutil",
-    "sniffio",
-    "sqlite3",
-    "transitions",
+    "pydantic.type_adapter",
     "typer",
+    "uvicorn.protocols.http.h11_impl",
+    "zoneinfo",
 )
+"""The program, and what it imports only when it needs it."""
 
 LIFETIME_LIMIT_S = 3 * PATIENCE_S
 
@@ -181,6 +183,7 @@ def _run_child(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for library in LIBRARIES:
-        importlib.import_module(library)
+    for module in MODULES:
+        importlib.import_module(module)
+    gc.freeze()
     _ForkingProcess().serve()
