@@ -150,7 +150,7 @@ class State(_Form, frozen=True, kw_only=True):
 
     @property
     def activity(self) -> Activity | None:
-        return next(iter(self.activities.values()), None)
+        return self.turn or self.command or self.agent or self.approval or self.wait
 
 
 IMPLICIT_STATES = {

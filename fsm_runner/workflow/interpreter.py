@@ -79,7 +79,7 @@ class Interpreter:
     @property
     def definition(self) -> State:
         """The declaration of the current state."""
-        return self.workflow.definition.all_states[self.state]
+        return self._program.states[self.state]
 
     @property
     def is_final(self) -> bool:

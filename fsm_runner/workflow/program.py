@@ -28,6 +28,7 @@ class Program:
         self.machine = Machine(workflow.spec)
         self._guards: dict[str, Guard] = {}
         """By expression, once needed."""
+        self.states = workflow.definition.all_states
         self.file = WorkflowFile(
             path=workflow.path, text=workflow.text, definition=workflow.definition, lines=TomlLines(workflow.text)
         )
@@ -37,7 +38,7 @@ class Program:
 
         Raises `GuardFault`.
         """
-        declared = self.workflow.definition.all_states[state]
+        declared = self.states[state]
         key = "on_done" if event == CHOSEN else f"on_{event}"
         for index, branch in enumerate(() if event == INTERRUPTED else follows(declared, event)):
             if branch.when is None:
