@@ -10,7 +10,7 @@ from fsm_runner.cli.output import Row, show, show_json, show_table
 from fsm_runner.cli.times import shown_duration, shown_time
 from fsm_runner.journal.reader import Reader, WorkflowLife, seconds_between
 from fsm_runner.journal.records import VisitRecord
-from fsm_runner.reporting.executor_status import Usage
+from fsm_runner.runtime.workflow.usage import VisitUsage
 from fsm_runner.util.error_text import headline
 from fsm_runner.util.text import excerpt
 
@@ -115,7 +115,7 @@ def _used(usage: bytes | None) -> str:
     if usage is None:
         return ""
     try:
-        return str(msgspec.json.decode(usage, type=Usage))
+        return str(msgspec.json.decode(usage, type=VisitUsage))
     except msgspec.MsgspecError:
         return _beginning(usage)
 

@@ -103,25 +103,42 @@ async def is_online(both: Parents, count: int = 2) -> None:
     await both.system.proxy.answered("POST", "/runner/register", count)
 
 
-async def test_one_slot_is_enough_for_a_workflow_and_its_children(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "home"
-    profile = make_home(home)
-    (home / "workflows").mkdir()
-    (home / "workflows/work.toml").write_text(MANY)
-    monkeypatch.setenv(HOME_VARIABLE, str(home))
+@asynccontextmanager
+async def whole(folder: Path, workflow: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
+    """A runner with one slot, whose agent `parent` follows the workflow, and which executes the children too."""
+    profile = make_home(folder / "home")
+    (folder / "home/workflows").mkdir()
+    (folder / "home/workflows/work.toml").write_text(workflow)
+    monkeypatch.setenv(HOME_VARIABLE, str(folder / "home"))
     parent = write_parent(profile.agent_files["say"].parent)
     files = {**profile.agent_files, "parent": profile.agent_files["say"].with_name("parent.json")}
     profile = msgspec.structs.replace(profile, agents=(*profile.agents, parent), agent_files=files)
     # The poll that the runner holds could bring a run, so the workflow continues when the poll has ended.
-    async with open_system(tmp_path, Timings(poll_timeout_s=0.3)) as system, system.running(profile, max_runs=1):
+    async with open_system(folder, Timings(poll_timeout_s=0.3)) as system, system.running(profile, max_runs=1):
+        yield system
+
+
+async def test_one_slot_is_enough_for_a_workflow_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with whole(tmp_path, MANY, monkeypatch) as system:
         run = await system.submit("parent", texts=["a", "b", "c"])
         ended = await system.end(run)
         assert (ended.status, ended.error) == ("completed", None)
         data = await system.result(run)
         assert data is not None and [item["result"] for item in data["items"]] == [f'{{"said":"{x}"}}' for x in "abc"]
         assert system.states[run.run_id].count("waiting") == 1
+
+
+async def test_the_children_of_all_visits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = MANY[MANY.index("[states.work]") :].replace("states.work", "states.more")
+    first = MANY.replace('on_done = "completed"', 'on_done = "more"')
+    workflow = first.replace("params =", "budget = { max_children = 3 }\nparams =") + more
+    async with whole(tmp_path, workflow, monkeypatch) as system:
+        run = await system.submit("parent", texts=["a", "b"])
+        error = "2 children are wanted, but the workflow may start only 1 more (budget.max_children)"
+        assert (await system.end(run)).error == error
+        assert len(await system.api.children(run.session_id)) == 2
 
 
 @pytest.mark.parametrize("moment", ["before the creation", "before the answer", "during the wait"])

@@ -1,6 +1,6 @@
 """Creates the steps of one run's workflow, and sends its result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
@@ -20,6 +20,7 @@ from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.data import defect_of
 from fsm_runner.runtime.workflow.step import Step, Visit
 from fsm_runner.runtime.workflow.turn import CONTINUE_PROMPT, TAKEN, TurnChannel, TurnStep
+from fsm_runner.runtime.workflow.usage import VisitUsage, children_of
 from fsm_runner.runtime.workflow.waits import WaitStep
 from fsm_runner.workflow.definition import CONTINUE, Agent, Approval, Command, Turn, Wait
 from fsm_runner.workflow.interpreter import Interpreter
@@ -47,9 +48,11 @@ class Steps:
         config_defect: Callable[[JsonObject], str | None],
         *,
         is_procedural: bool,
+        earlier_usages: Iterable[bytes] = (),
     ) -> None:
         """`config_defect` returns why the executor cannot have keys of its configuration; None if it can.
         `is_procedural`: whether each turn runs a command again, which knows nothing of earlier turns.
+        `earlier_usages`: the usages of visits that have ended in an earlier process, as JSON.
         """
         self._config_defect = config_defect
         self.run = assignment.run
@@ -59,8 +62,10 @@ class Steps:
         self._channel = channel
         self._record = record
         self._is_procedural = is_procedural
-        self._is_turn = False
-        """Whether the last step was a turn."""
+        self._children = children_of(earlier_usages)
+        """The number of children of ended visits."""
+        self._step: Step | None = None
+        """The last step."""
 
     @property
     def session_status(self) -> CompletedSession:
@@ -93,7 +98,10 @@ class Steps:
         )
 
     def step_of(self, visit: Visit, interpreter: Interpreter, *, is_interruption: bool) -> Step:
-        self._is_turn = isinstance(visit.arguments, Turn)
+        self._step = self._new_step(visit, interpreter, is_interruption=is_interruption)
+        return self._step
+
+    def _new_step(self, visit: Visit, interpreter: Interpreter, *, is_interruption: bool) -> Step:
         match visit.arguments:
             case Turn() as turn:
                 return self._turn_step(visit, turn, is_interruption=is_interruption)
@@ -104,7 +112,9 @@ class Steps:
             case Wait() as wait:
                 return WaitStep(visit, wait)
             case Agent():
-                return AgentStep(visit, self._context, interpreter)
+                most = interpreter.workflow.definition.budget.max_children
+                left = None if most is None else max(0, most - self._children)
+                return AgentStep(visit, self._context, interpreter, max_children=left)
             case never:
                 assert_never(never)
 
@@ -113,7 +123,15 @@ class Steps:
 
     def take_usage(self) -> bytes | None:
         """Return what the last step has used, as JSON; None if that is not known."""
-        usage = self._executions.turn_usage if self._is_turn else None
+        step, self._step = self._step, None
+        match step:
+            case TurnStep():
+                usage = self._executions.turn_usage
+            case AgentStep() as agents:
+                self._children += agents.started
+                usage = VisitUsage(children=agents.started)
+            case _:
+                return None
         return None if usage is None else msgspec.json.encode(usage)
 
     async def end_conversation(self) -> None:

@@ -159,6 +159,7 @@ class Workflows:
             self._record,
             self._choice.config_defect,
             is_procedural=self._choice.is_procedural,
+            earlier_usages=() if recovered is None else recovered.usages,
         )
         return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
 
