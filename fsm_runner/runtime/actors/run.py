@@ -305,8 +305,7 @@ class RunActor(Actor):
     async def _accept(self) -> None:
         if self.was_resumed:
             logger.warning("{}: executing the run again", self.name)
-        if self._workflow is None:  # a workflow flushes before its first step, and nothing starts before that
-            await self._context.record.flush()
+        await self._context.record.flush()
         if self._refusal:
             raise RunRefused(self._refusal)
         self._require_free_session()
