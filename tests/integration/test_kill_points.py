@@ -10,7 +10,7 @@ from tests.support import faults
 from tests.support.command_executor import held_by
 from tests.support.coordinated_home import SCRIPT
 from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
-from tests.support.crash.kill_points import on_entering
+from tests.support.crash.kill_points import WRITTEN, StepKillPoint, on_entering
 from tests.support.crash.limits import (
     ON_WAITING,
     far_limit,
@@ -24,14 +24,17 @@ from tests.support.crash.limits import (
 from tests.support.crash.runner_program import (
     BREAK_STOP,
     BREAK_WAIT,
+    BREAK_WORKFLOW_WAIT,
+    EXCEED_BUDGET_IN_WORKFLOW,
     EXCEED_BUDGET_WAITING,
     HOLD_ACCEPT,
     HOLD_CHECK,
     OTHER_LIMIT,
     SLOW_ADMISSION,
 )
-from tests.support.crash.scenario import REFUSED, Scenario, ScenarioContext, Steps
+from tests.support.crash.scenario import REFUSED, WORKFLOW, Scenario, ScenarioContext, Steps
 from tests.support.proxy import TERMINAL_REPORT
+from tests.support.workflows import workflow
 
 pytestmark = pytest.mark.slow
 
@@ -105,21 +108,29 @@ async def stop_when_checked(context: ScenarioContext) -> None:
 
 EXPECTS_RESULT = {"lifecycle": "one_shot", "expect": ["result"]}
 
-NOT_KILLED = [("waiting_for_limit", "wait_failed", "superseded")]
-"""`tests/integration/test_provider_limits.py` takes it. A kill leads to `recovering`, which ends the run as well."""
-OF_WORKFLOWS = [
-    ("executing", "executed", "waiting"),
-    ("waiting", "wait_over", "executing"),
+NOT_KILLED = [
+    ("waiting_for_limit", "wait_failed", "superseded"),
     ("waiting", "wait_failed", "superseded"),
-    ("waiting", "wait_failed", "stopping"),
-    ("waiting", "workflow_timed_out", "stopping"),
-    ("waiting", "stop_requested", "stopping"),
-    ("waiting", "budget_exceeded", "stopping"),
-    ("waiting", "interrupted", "recovering"),
-    ("recovering", "found_open", "waiting"),
-    ("recovering", "found_open", "executing"),
 ]
-"""The tests of workflows take them."""
+"""`tests/integration/test_provider_limits.py` and `tests/property/test_workflow_recovery.py` take them. A kill leads to
+`recovering`, which ends the run as well."""
+WAITING = StepKillPoint("run", "waiting", "detail", "waiting", WRITTEN)
+"""The visit of a workflow in which it waits is on disk."""
+EXECUTING = StepKillPoint("run", "executing", "detail", "executing", WRITTEN)
+SHORT_WAIT = workflow(
+    WORKFLOW,
+    work={"command": {"run": ["true"]}, "on_interrupted": "repeat", "on_done": "rest"},
+    rest={"wait": {"for_s": 0.1}, "on_done": "check"},
+    check={"command": {"run": ["true"]}, "on_interrupted": "repeat", "on_done": "completed"},
+)
+LONG_WAIT = workflow(WORKFLOW, {"budget": {"max_wall_s": 0.5}}, rest={"wait": {"for_s": 1000}, "on_done": "completed"})
+ASKS = workflow(WORKFLOW, ask={"approval": {"question": "?"}, "on_done": "completed", "on_denied": "failed"})
+
+
+async def stop_when_waiting(context: ScenarioContext) -> None:
+    await context.wait_for_approval()
+    await context.stop()
+
 
 SCENARIOS = (
     Scenario(name="completes", arrange=bind_late, kills_at_every_write=True),
@@ -190,6 +201,19 @@ SCENARIOS = (
         first_kill_point=on_entering("run", "checking_result"),
         act_on_first_runner=wait,
     ),
+    Scenario(name="has a workflow that waits", workflow=SHORT_WAIT, kills_at_every_write=True),
+    Scenario(name="had a workflow that waited", workflow=SHORT_WAIT, first_kill_point=WAITING),
+    Scenario(name="had a workflow at work", workflow=SHORT_WAIT, first_kill_point=EXECUTING),
+    Scenario(name="has a workflow that waits too long", workflow=LONG_WAIT, status_if_run_again="failed"),
+    Scenario(
+        name="is stopped while its workflow waits", workflow=ASKS, act=stop_when_waiting, status_if_run_again="stopped"
+    ),
+    Scenario(
+        name="exceeds its budget while its workflow waits",
+        workflow=SHORT_WAIT,
+        injected_faults=(EXCEED_BUDGET_IN_WORKFLOW,),
+    ),
+    Scenario(name="has a workflow that cannot wait", workflow=SHORT_WAIT, injected_faults=(BREAK_WORKFLOW_WAIT,)),
 )
 
 SUITE = ScenarioSuite("run", SCENARIOS)
@@ -198,7 +222,7 @@ SUITE = ScenarioSuite("run", SCENARIOS)
 async def test_the_scenarios_cover_every_transition_of_a_run(tmp_path: Path) -> None:
     async with crash_harness(SUITE, tmp_path) as harness:
         taken = [await harness.transitions_taken(scenario) for scenario in SCENARIOS]
-    missing = short_transitions(load_machine("run").spec, [*NOT_KILLED, *OF_WORKFLOWS]).difference(*taken)
+    missing = short_transitions(load_machine("run").spec, NOT_KILLED).difference(*taken)
     assert not missing, f"no scenario takes {sorted(missing)}"
 
 

@@ -200,6 +200,16 @@ def check_begins(world: WorkflowWorld, of: str) -> None:
         expected += 1
 
 
+def test_a_run_that_the_coordinator_ends_while_its_workflow_waits_is_superseded() -> None:
+    setup = setup_of(REPEATED, SCRIPTS["straight"])
+    waits = msgspec.structs.replace(setup, plans=(PlannedRun(settled_at_s=2.5),))
+    result = executed(waits)
+    steps = [call.arguments[0] for call in result.calls if call.method == "record_transition"]
+    (end,) = [step for step in steps if step.target == "superseded"]
+    assert (end.source, end.event) == ("waiting", "wait_failed")
+    assert result.runs[0].reports == []
+
+
 @pytest.mark.parametrize("lost", [0, 100])
 @pytest.mark.parametrize(
     "results",

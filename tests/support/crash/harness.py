@@ -19,7 +19,7 @@ from tests.support.crash.kill_points import (
     WriteKillPoint,
 )
 from tests.support.crash.restart import Outcome, defects_after_restart, open_context, run_to_kill
-from tests.support.crash.scenario import AGENTS, Scenario
+from tests.support.crash.scenario import AGENTS, WORKFLOW, Scenario
 
 MAX_CONCURRENT = 4
 """Kill points that run at the same time."""
@@ -120,7 +120,11 @@ class CrashHarness:
     def _folder_of(self, scenario: Scenario) -> Path:
         folder = self._folder / scenario.name.replace(" ", "-")
         if not folder.exists():
-            write_coordinated_home(folder, AGENTS, scenario.executor, **scenario.profile)
+            fields = scenario.profile if scenario.workflow is None else {**scenario.profile, "workflow": WORKFLOW}
+            write_coordinated_home(folder, AGENTS, scenario.executor, **fields)
+            if scenario.workflow is not None:
+                (folder / "home" / "workflows").mkdir()
+                (folder / "home" / "workflows" / f"{WORKFLOW}.toml").write_text(scenario.workflow)
         return folder
 
 

@@ -135,7 +135,8 @@ async def _expected(context: ScenarioContext, run: RunCreated, journal: JournalC
     if status == "stopping":
         return Expected(frozenset({"stopped"}))
     may_continue = run.run_id in journal.waiting or run.run_id not in journal.runs
-    if may_continue or context.scenario.retries_interrupted:
+    has_workflow = context.scenario.workflow is not None  # all of its states are repeated
+    if may_continue or has_workflow or context.scenario.retries_interrupted:
         return Expected(frozenset({context.scenario.status_if_run_again}))
     return Expected(frozenset({"failed"}), INTERRUPTED)
 
@@ -152,7 +153,7 @@ async def _defects_at_the_coordinator(context: ScenarioContext, created: RunCrea
         defects.append(f"{run.run_id} is {run.status} ({run.error}), and should be {expected}")
     if ends != [run.status]:
         defects.append(f"{run.run_id} is {run.status}, and the reported ends are {ends}")
-    if context.scenario.executor is None:
+    if context.scenario.is_command:
         defects += await _defects_of_command(context, created, run.status)
     return defects
 

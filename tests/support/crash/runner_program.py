@@ -10,7 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 from unittest.mock import patch
 
-from tests.support.crash.kill_points import BEFORE, WRITTEN, StepKillPoint, WriteKillPoint, parse_kill_point
+from tests.support.crash.kill_points import (
+    BEFORE,
+    WRITTEN,
+    RecordKillPoint,
+    StepKillPoint,
+    WriteKillPoint,
+    parse_kill_point,
+)
 
 if TYPE_CHECKING:
     from fsm_runner.journal.batch import Batch
@@ -41,6 +48,10 @@ EXCEED_BUDGET_WAITING = "--exceed-budget-waiting"
 """A run exceeds its budget while it waits for a limit."""
 HOLD_CHECK = "--hold-check"
 """The check of a run's result does not end."""
+BREAK_WORKFLOW_WAIT = "--break-workflow-wait"
+"""The waits of workflows fail."""
+EXCEED_BUDGET_IN_WORKFLOW = "--exceed-budget-in-workflow"
+"""A run exceeds its budget while its workflow waits."""
 
 
 def kill_self() -> NoReturn:
@@ -59,6 +70,8 @@ def main(arguments: list[str]) -> None:
     if isinstance(point, StepKillPoint):
         _flush_only_on_request()
         _kill_at_step(point)
+    if isinstance(point, RecordKillPoint):
+        _kill_at_record(point)
     for wanted, install in (
         (HOLD_ACCEPT, _hold_accept),
         (HOLD_START, _hold_start),
@@ -69,6 +82,8 @@ def main(arguments: list[str]) -> None:
         (OTHER_LIMIT, _reach_limit_elsewhere),
         (EXCEED_BUDGET_WAITING, _exceed_budget_waiting),
         (HOLD_CHECK, _hold_check),
+        (BREAK_WORKFLOW_WAIT, _break_workflow_wait),
+        (EXCEED_BUDGET_IN_WORKFLOW, _exceed_budget_in_workflow),
     ):
         if wanted in injected_faults:
             install()
@@ -164,6 +179,32 @@ def _count_writes(point: WriteKillPoint | None) -> list[int]:
     return count
 
 
+def _kill_at_record(point: RecordKillPoint) -> None:
+    from fsm_runner.journal.journal import Journal
+    from fsm_runner.journal.writer import Writer
+
+    record, write = getattr(Journal, point.method), Writer.write
+    count = 0
+    batch_of_record: list[Batch] = []
+
+    def record_or_kill(journal: "Journal", *arguments: object) -> None:
+        nonlocal count
+        count += 1
+        if count == point.number and point.phase == BEFORE:
+            kill_self()
+        record(journal, *arguments)
+        if count == point.number:
+            batch_of_record.append(journal._flusher.pending)
+
+    def write_or_kill(writer: "Writer", batch: "Batch") -> None:
+        write(writer, batch)
+        if any(batch is each for each in batch_of_record):
+            kill_self()
+
+    _replace(Journal, point.method, record_or_kill)
+    _replace(Writer, "write", write_or_kill)
+
+
 def _hold_accept() -> None:
     import asyncio
 
@@ -248,6 +289,28 @@ def _exceed_budget_waiting() -> None:
         await wait(actor)
 
     _replace(RunActor, "_await_limit", exceed_and_wait)
+
+
+def _break_workflow_wait() -> None:
+    from fsm_runner.errors import FsmRunnerError
+    from fsm_runner.runtime.workflow.driver import WorkflowDriver
+
+    async def wait(_: WorkflowDriver) -> NoReturn:
+        raise FsmRunnerError("the wait fails")
+
+    _replace(WorkflowDriver, "wait", wait)
+
+
+def _exceed_budget_in_workflow() -> None:
+    from fsm_runner.runtime.actors.run import RunActor
+
+    wait = RunActor._await_workflow
+
+    async def exceed_and_wait(actor: RunActor) -> None:
+        actor.post("budget_exceeded", "another run of the tree has used up its budget")
+        await wait(actor)
+
+    _replace(RunActor, "_await_workflow", exceed_and_wait)
 
 
 def _hold_check() -> None:

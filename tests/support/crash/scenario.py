@@ -24,6 +24,8 @@ TIMINGS = Timings(poll_timeout_s=5, heartbeat_interval_s=60, stale_after_s=0.01)
 """Every runner counts as stale at once, so that the coordinator accepts its successor. Nothing else depends on it."""
 REGISTER = "/runner/register"
 REFUSED = 404
+WORKFLOW = "scenario"
+"""The name of each scenario's workflow, if it has one."""
 TERMINAL = frozenset({"completed", "failed", "stopped"})
 GRACE_S = "20"
 LOG_TAIL_LINES = 30
@@ -128,6 +130,15 @@ class ScenarioContext:
 
         await self.proxy.wait_for(is_known, "the run's limit")
 
+    async def wait_for_approval(self) -> None:
+        """Return when the coordinator knows that the first run waits for an approval."""
+
+        def is_known() -> bool:
+            calls = self.proxy.acknowledged("PATCH", f"/sessions/{self.run.session_id}/metadata")
+            return any((call.json.get("workflow") or {}).get("approval") for call in calls)
+
+        await self.proxy.wait_for(is_known, "the run's approval")
+
     async def wait_for_log(self, text: str) -> None:
         """Return when a line of the log contains the text."""
         async with asyncio.timeout(PATIENCE_S):
@@ -204,6 +215,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     project_dir: str | None = None
     executor: str | None = None
     """The source of an executor, persistent unless the profile says otherwise. None: each run is a command."""
+    workflow: str | None = None
+    """The text of the workflow that the run follows. Its name is that of `WORKFLOW`."""
     steps: Callable[[ScenarioContext], Steps] | None = None
     """The steps of the first turn of the executor."""
     flags: tuple[str, ...] = ()
@@ -232,3 +245,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def retries_interrupted(self) -> bool:
         return bool(self.profile.get("retry_interrupted"))
+
+    @property
+    def is_command(self) -> bool:
+        """Whether the run is nothing but one command."""
+        return self.executor is None and self.workflow is None

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -339,6 +339,10 @@ class Simulation:
         self.process: ModelProcess | None = None
         self._disk_is_full = False
 
+    def in_virtual_time(self) -> AbstractContextManager[None]:
+        """Make workflows use the clock of the loop, and the steps of the model."""
+        return nullcontext() if self.world is None else self.world.in_virtual_time()
+
     def plan_of(self, run_id: str) -> PlannedRun:
         """Return what the next execution of a run does."""
         plan = self.plans[run_id]
@@ -420,7 +424,7 @@ class SimulationResult(NamedTuple):
 async def simulate(setup: Setup) -> SimulationResult:
     """Run all processes of a setup, one after another, until everything is settled."""
     simulation = Simulation(setup)
-    with nullcontext() if simulation.world is None else simulation.world.in_virtual_time():
+    with simulation.in_virtual_time():
         return await _simulate(simulation, setup)
 
 
