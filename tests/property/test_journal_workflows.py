@@ -99,7 +99,7 @@ def prefixes(done: Sequence[Action]) -> list[Recovered]:
     for action in done:
         follower.take(action)
         calls.append(list(model.calls))
-    return [recovered(each) for each in calls]
+    return [without_times(recovered(each)) for each in calls]
 
 
 def on_disk(folder: Path) -> Recovered:
