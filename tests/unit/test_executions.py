@@ -8,7 +8,7 @@ from fsm_runner.reporting.executor_status import ExecutorStatus
 from fsm_runner.reporting.provider_limit import ProviderLimit
 from fsm_runner.reporting.session_channel import ExecutorEvent
 from fsm_runner.runtime.actors.executions import Executions
-from fsm_runner.runtime.control.budgets import UNLIMITED
+from fsm_runner.runtime.control.budgets import NO_BUDGETS
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.expectations import ExpectationContext, RunExpectations
 from tests.support.fake_api import ME
@@ -28,7 +28,7 @@ def test_a_run_waits_from_the_report_of_a_limit_until_its_provider_answers_or_it
         Assignment(RUN, PROJECT_DIR, ME),
         context,
         limits,
-        UNLIMITED,
+        NO_BUDGETS.of(RUN, lambda _: None),
         SilenceWatch(RUN.run_id, None, lambda _: None),
         RunExpectations(ExpectationContext()),
         lambda tag: tag in tags,

@@ -218,6 +218,7 @@ class RunActor(Actor):
             self._workflow = self._context.workflows.driver_of(
                 self._assignment,
                 self._executions,
+                self._budget,
                 self._silence,
                 partial(self.has_tag, "may_bind"),
                 recovered,

@@ -1,8 +1,9 @@
 """Checks what runs use against their budgets, as their executors report it."""
 
+import functools
 import operator
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from msgspec import UNSET
 
@@ -11,28 +12,12 @@ from fsm_runner.executors.interface import RunRefused
 from fsm_runner.journal.records import MOST_USED, NOTHING_USED, UsageSums
 from fsm_runner.protocol import wire
 from fsm_runner.reporting.executor_status import Usage
-from fsm_runner.runtime.control.session_trees import HeldSession, SessionTrees
+from fsm_runner.runtime.control.session_trees import ANCESTORS_LIMIT, HeldSession, SessionTrees
 from fsm_runner.util.text import usd_text
 
 Number = TypeVar("Number", int, float)
 OnExceeded = Callable[[str], None]
 """Receives the reason why a run must end."""
-
-
-class RunBudget(Protocol):
-    """The budgets of one run. `close` at its end."""
-
-    def restore(self, used: Usage) -> None:
-        """Continue a run of an earlier runner process, in which it has used this."""
-
-    async def begin(self) -> None:
-        """Call this before each execution of the run. Raises `RunRefused` if a budget is used up."""
-
-    def note(self, total: Usage) -> None:
-        """Take what all executions of the run have used so far. The greatest total of each kind counts."""
-
-    def close(self) -> None:
-        """May be repeated."""
 
 
 class Budgets:
@@ -42,35 +27,54 @@ class Budgets:
         """`trees`: None if there are no budgets of sessions and trees."""
         self._budget = budget
         self._trees = None if budget.session == budget.tree == NO_USAGE_LIMITS else trees
+        self._runs: dict[str, RunBudget] = {}
+        """The runs that this runner holds, by id."""
+        self._parents: dict[str, str] = {}
+        """The parents of their sessions."""
+        self._workflows: dict[str, RunBudget] = {}
+        """The runs whose workflow has a budget, by session."""
 
-    def of(self, run: wire.Run, on_exceeded: OnExceeded) -> RunBudget:
-        if self._budget == NO_BUDGET:
-            return UNLIMITED
-        return LimitedRun(run, self._budget, self._trees, on_exceeded)
+    def of(self, run: wire.Run, on_exceeded: OnExceeded) -> "RunBudget":
+        if run.type == "start_session" and run.parent_session_id:
+            self._parents[run.session_id] = run.parent_session_id
+        budget = self._runs[run.run_id] = RunBudget(run, self._budget, self._trees, on_exceeded, self)
+        return budget
+
+    def begin_workflow(self, budget: "RunBudget") -> None:
+        """Count what runs below this one use, also what those have used so far that an earlier process has begun."""
+        self._workflows.setdefault(budget.run.session_id, budget)
+        for run in self._runs.values():
+            if run.total is not None and budget in self._workflows_above(run.run):
+                budget.note_child(run.run.run_id, run.total)
+
+    def note(self, run: wire.Run, total: Usage) -> None:
+        """Add what a run has used to the workflows above it."""
+        for workflow in self._workflows_above(run):
+            workflow.note_child(run.run_id, total)
+
+    def end(self, budget: "RunBudget") -> None:
+        """May be repeated."""
+        run = budget.run
+        if self._runs.pop(run.run_id, None) is not None:
+            self._parents.pop(run.session_id, None)
+        if self._workflows.get(run.session_id) is budget:
+            del self._workflows[run.session_id]
+
+    def _workflows_above(self, run: wire.Run) -> "Iterator[RunBudget]":
+        session_id: str | None = run.session_id
+        for _ in range(ANCESTORS_LIMIT if self._workflows else 0):
+            session_id = self._parents.get(session_id or "")
+            if session_id is None:
+                return
+            if (workflow := self._workflows.get(session_id)) is not None:
+                yield workflow
 
 
-class UnlimitedRun:
-    """The `RunBudget` of all runs without a budget."""
-
-    def restore(self, used: Usage) -> None:
-        pass
-
-    async def begin(self) -> None:
-        pass
-
-    def note(self, total: Usage) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-UNLIMITED = UnlimitedRun()
 NO_BUDGETS = Budgets(NO_BUDGET, None)
 
 
-class LimitedRun:
-    """The `RunBudget` of one run."""
+class RunBudget:
+    """The budgets of one run. `close` at its end."""
 
     def __init__(
         self,
@@ -78,49 +82,94 @@ class LimitedRun:
         budget: Budget,
         trees: SessionTrees | None,
         on_exceeded: OnExceeded,
+        all_budgets: Budgets,
     ) -> None:
         """`trees`: None if only the run itself has a budget."""
-        self._run = run
+        self.run = run
+        self.total: Usage | None = None
+        """What all executions of the run have used, as it was reported last."""
         self._budget = budget
         self._trees = trees
         self._on_exceeded = on_exceeded
+        self._all_budgets = all_budgets
         self._used = NOTHING_USED
         """What the run has used. The sums of its session and tree contain it."""
         self._held: HeldSession | None = None
+        self._of_workflow = NO_USAGE_LIMITS
+        self._used_below = NOTHING_USED
+        """What the children of the run's workflow have used."""
+        self._children: dict[str, Usage] = {}
+        """The latest total of each run below this one, by its id."""
+        self._taken: set[str] = set()
+        """The runs of ended visits."""
 
     def restore(self, used: Usage) -> None:
-        self._used = sums_of(used)
+        """Continue a run of an earlier runner process, in which it has used this."""
+        self._used, self.total = sums_of(used), used
+
+    def begin_workflow(self, limits: UsageLimits, used_below: Iterable[Usage]) -> None:
+        """Check the run and its children against the budget of a workflow, in addition to the runner's budgets.
+
+        `used_below`: what the children of its ended visits have used in earlier processes.
+        """
+        self._of_workflow = limits
+        for used in used_below:
+            self._used_below += sums_of(used)
+        self._all_budgets.begin_workflow(self)
 
     async def begin(self) -> None:
+        """Call this before each execution of the run. Raises `RunRefused` if a budget is used up."""
         if self._trees is not None and self._held is None:
             # A resume may name another session than the one that started this one.
-            parent = self._run.parent_session_id if self._run.type == "start_session" else UNSET
-            self._held = await self._trees.hold(self._run.session_id, parent=parent, may_guess=True)
-            self._held.tree.listeners[self._run.run_id] = self._on_exceeded
+            parent = self.run.parent_session_id if self.run.type == "start_session" else UNSET
+            self._held = await self._trees.hold(self.run.session_id, parent=parent, may_guess=True)
+            self._held.tree.listeners[self.run.run_id] = self._on_exceeded
         for each in self._sums():
             if (spent := _spent(each, is_enough=operator.ge)) is not None:
                 raise RunRefused(f"budget used up: {spent}")
 
     def note(self, total: Usage) -> None:
+        """Take what all executions of the run have used so far. The greatest total of each kind counts."""
+        self.total = total
         before, self._used = self._used, _at_least(self._used, sums_of(total))
         if self._used == before:
             return
         if self._trees is not None and self._held is not None:
             self._trees.add_usage(self._held, _difference(self._used, before))
+        self._check()
+        self._all_budgets.note(self.run, total)
+
+    def note_child(self, run_id: str, total: Usage) -> None:
+        """Take what a run below this one has used so far."""
+        before = sums_of(self._children.get(run_id, Usage()))
+        self._children[run_id] = total
+        self._used_below += _difference(_at_least(before, sums_of(total)), before)
+        self._check()
+
+    def take_children(self) -> Usage | None:
+        """Return what the children have used that were not returned before; None if nothing is known."""
+        usages = [usage for run_id, usage in self._children.items() if run_id not in self._taken]
+        self._taken |= self._children.keys()
+        return functools.reduce(Usage.plus, usages) if usages else None
+
+    def close(self) -> None:
+        """May be repeated."""
+        self._all_budgets.end(self)
+        held, self._held = self._held, None
+        if self._trees is not None and held is not None:
+            del held.tree.listeners[self.run.run_id]
+            self._trees.release(held)
+
+    def _check(self) -> None:
         for each in self._sums():
             if (spent := _spent(each, is_enough=operator.gt)) is not None:
                 for on_exceeded in each.listeners:
                     on_exceeded(f"budget exceeded: {spent}")
 
-    def close(self) -> None:
-        held, self._held = self._held, None
-        if self._trees is not None and held is not None:
-            del held.tree.listeners[self._run.run_id]
-            self._trees.release(held)
-
     def _sums(self) -> Iterator["_Sum"]:
         own = (self._on_exceeded,)
         yield _Sum("the run", self._used, self._budget.run, own)
+        yield _Sum("the workflow", self._used + self._used_below, self._of_workflow, own)
         if self._held is not None:
             record, tree = self._held.record, self._held.tree
             yield _Sum(f"session {record.session_id}", record.used, self._budget.session, own)

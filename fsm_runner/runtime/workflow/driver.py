@@ -225,6 +225,8 @@ class WorkflowDriver:
         due_s = self._due_s() if interrupted is None else interrupted.due_s
         visit = self._steps.visit_of(self.interpreter, number, due_s, interrupted)
         if interrupted is None:
+            if isinstance(visit.arguments, Agent):
+                await self._steps.require_budget()
             self._number = number
             self._record.record_visit(run_id, number, self.interpreter.state, due_s)
         elif is_interruption and not self.is_waiting:

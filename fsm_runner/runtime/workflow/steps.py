@@ -1,6 +1,6 @@
 """Creates the steps of one run's workflow, and sends its result."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
@@ -11,8 +11,10 @@ from fsm_runner.executors.interface import Assignment
 from fsm_runner.journal.records import VisitRecord
 from fsm_runner.protocol.statuses import CompletedSession
 from fsm_runner.protocol.wire import JsonObject
+from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.runtime.actors.executions import Executions
 from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.control.budgets import RunBudget
 from fsm_runner.runtime.workflow.agents import AgentStep
 from fsm_runner.runtime.workflow.approval import ApprovalStep
 from fsm_runner.runtime.workflow.command import CommandStep
@@ -20,7 +22,7 @@ from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.data import defect_of
 from fsm_runner.runtime.workflow.step import Step, Visit
 from fsm_runner.runtime.workflow.turn import CONTINUE_PROMPT, TAKEN, TurnChannel, TurnStep
-from fsm_runner.runtime.workflow.usage import VisitUsage, children_of
+from fsm_runner.runtime.workflow.usage import VisitUsage
 from fsm_runner.runtime.workflow.waits import WaitStep
 from fsm_runner.workflow.definition import CONTINUE, Agent, Approval, Command, Turn, Wait
 from fsm_runner.workflow.interpreter import Interpreter
@@ -44,16 +46,18 @@ class Steps:
         context: WorkflowContext,
         executions: Executions,
         channel: TurnChannel,
+        budget: RunBudget,
         record: Record,
         config_defect: Callable[[JsonObject], str | None],
         *,
         is_procedural: bool,
-        earlier_usages: Iterable[bytes] = (),
+        earlier_children: int = 0,
     ) -> None:
         """`config_defect` returns why the executor cannot have keys of its configuration; None if it can.
         `is_procedural`: whether each turn runs a command again, which knows nothing of earlier turns.
-        `earlier_usages`: the usages of visits that have ended in an earlier process, as JSON.
+        `earlier_children`: the number of children of visits that have ended in an earlier process.
         """
+        self._budget = budget
         self._config_defect = config_defect
         self.run = assignment.run
         self._assignment = assignment
@@ -62,7 +66,7 @@ class Steps:
         self._channel = channel
         self._record = record
         self._is_procedural = is_procedural
-        self._children = children_of(earlier_usages)
+        self._children = earlier_children
         """The number of children of ended visits."""
         self._step: Step | None = None
         """The last step."""
@@ -129,10 +133,15 @@ class Steps:
                 usage = self._executions.turn_usage
             case AgentStep() as agents:
                 self._children += agents.started
-                usage = VisitUsage(children=agents.started)
+                used = self._budget.take_children() or Usage()
+                usage = VisitUsage(children=agents.started, **msgspec.structs.asdict(used))
             case _:
                 return None
         return None if usage is None else msgspec.json.encode(usage)
+
+    async def require_budget(self) -> None:
+        """Raise `RunRefused` if a budget is used up."""
+        await self._budget.begin()
 
     async def end_conversation(self) -> None:
         """End the executor that waits for a further turn."""

@@ -17,12 +17,14 @@ class VisitUsage(Usage, frozen=True, kw_only=True, omit_defaults=True):
     def __str__(self) -> str:
         if self.children is None:
             return super().__str__()
-        return "1 child" if self.children == 1 else f"{self.children} children"
+        children = "1 child" if self.children == 1 else f"{self.children} children"
+        is_unknown = self == VisitUsage(children=self.children)
+        return children if is_unknown else f"{children}, {super().__str__()}"
 
 
-def children_of(usages: Iterable[bytes]) -> int:
-    """Return the number of children that visits have started. `usages`: `VisitUsage` as JSON."""
-    return sum(_decoded(usage).children or 0 for usage in usages)
+def children_of(usages: Iterable[bytes]) -> list[VisitUsage]:
+    """Return the usages of the visits that have started children. `usages`: `VisitUsage` as JSON."""
+    return [usage for usage in map(_decoded, usages) if usage.children]
 
 
 def _decoded(usage: bytes) -> VisitUsage:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from fsm_runner.config.budgets import UsageLimits
 from fsm_runner.errors import UsageError
 from fsm_runner.executors.interface import Assignment, RunRefused
 from fsm_runner.journal.records import WorkflowPosition, WorkflowRecord
@@ -13,11 +14,13 @@ from fsm_runner.protocol.wire import Agent, JsonObject, Run
 from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.actors.executions import Executions
 from fsm_runner.runtime.actors.record import Record
+from fsm_runner.runtime.control.budgets import RunBudget
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.driver import WorkflowDriver
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.runtime.workflow.turn import TurnChannel
+from fsm_runner.runtime.workflow.usage import children_of
 from fsm_runner.workflow.definition import Workflow
 from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
 from fsm_runner.workflow.interpreter import Interpreter, RunFacts
@@ -117,6 +120,7 @@ class Workflows:
         self,
         assignment: Assignment,
         executions: Executions,
+        budget: RunBudget,
         silence: SilenceWatch,
         may_bind: Callable[[], bool],
         recovered: WorkflowPosition | None,
@@ -151,15 +155,22 @@ class Workflows:
         executions.holds_session = True
         self._holders.setdefault(run.session_id, run.run_id)
         executions.has_taken_prompt = position is not None and _has_taken_prompt(workflow, position)
+        of_children = children_of(() if recovered is None else recovered.usages)
+        limits = workflow.definition.budget
+        budget.begin_workflow(
+            UsageLimits(max_cost_usd=limits.max_cost_usd, max_tokens=limits.max_tokens, max_turns=limits.max_turns),
+            of_children,
+        )
         steps = Steps(
             assignment,
             self._context,
             executions,
             channel,
+            budget,
             self._record,
             self._choice.config_defect,
             is_procedural=self._choice.is_procedural,
-            earlier_usages=() if recovered is None else recovered.usages,
+            earlier_children=sum(usage.children or 0 for usage in of_children),
         )
         return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
 
