@@ -214,8 +214,8 @@ class RunRequest(_Message, frozen=True, kw_only=True):
 class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
     """Response to `POST /runs`."""
 
-    run_id: str
-    session_id: str
+    run_id: Identifier
+    session_id: Identifier
     status: str = "pending"
 
 

@@ -483,6 +483,14 @@ async def test_the_worktree_of_a_child_that_failed_stays(tmp_path: Path) -> None
         assert end.ending == "error" and (Path(end.value["worktree"]) / "tracked").exists()
 
 
+async def test_the_worktree_of_a_child_that_was_refused_is_removed(tmp_path: Path) -> None:
+    async with workflow(tmp_path) as parent:
+        new_repository(parent.folder)
+        end = await ended(parent.step("unknown", worktree=True))
+        assert (end.ending, end.value["branch"], end.value["worktree"]) == ("error", "", "")
+        assert git(parent.folder, "branch", "--list", "fsm-runner/*") == ""
+
+
 async def test_a_child_without_a_repository_is_not_started(tmp_path: Path) -> None:
     async with workflow(tmp_path) as parent:
         end = await ended(parent.step("say", worktree=True))

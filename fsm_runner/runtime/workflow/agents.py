@@ -146,7 +146,7 @@ class AgentStep:
                 fields = bounded(fields)
             fields["session_id"] = child.session_id if child.run_id else ""
             if agent.worktree:
-                kept = await runs.settle_worktree(index, agent) if fields["ok"] else child.worktree
+                kept = await runs.settle_worktree(index, agent, has_failed=not fields["ok"])
                 fields["branch"], fields["worktree"] = ("", "") if kept is None else (kept.branch, kept.path)
             return fields
 

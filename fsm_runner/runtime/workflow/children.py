@@ -23,6 +23,8 @@ from fsm_runner.workflow.definition import Agent
 
 REFUSALS_LIMIT = 5
 """How often a call is repeated that the coordinator may refuse only because it has not finished an earlier one."""
+LOOK_UPS_PER_S = 10
+"""How often children without an event stream are looked up, all of a visit together."""
 NOT_STARTED = "the child was not started, because its workflow was stopped"
 
 
@@ -35,6 +37,8 @@ class ChildProgress(msgspec.Struct, omit_defaults=True):
     """Empty: the coordinator has not answered."""
     refusal: str = ""
     """Why it was not started."""
+    is_unclear: bool = False
+    """Whether it may have been started nevertheless."""
     worktree: Worktree | None = None
 
 
@@ -81,6 +85,9 @@ class ChildRuns:
             self._progress = msgspec.json.decode(visit.progress, type=_Progress)
         if len(self._progress.children) != count:
             raise msgspec.DecodeError(f"it has {len(self._progress.children)} children instead of {count}")
+        look_up = context.waits.look_up
+        look_up = msgspec.structs.replace(look_up, cap_s=max(look_up.cap_s, count / LOOK_UPS_PER_S))
+        self._waits = msgspec.structs.replace(context.waits, look_up=look_up)
         self._creating = asyncio.Lock()
         """One child is created at a time. So a child that the progress does not name is the one being created."""
         self.is_stopping = False
@@ -92,7 +99,8 @@ class ChildRuns:
     @property
     def started(self) -> int:
         """The number of children that were started, or may have been."""
-        return sum(bool(child.session_id) and not child.refusal for child in self._progress.children)
+        children = self._progress.children
+        return sum(bool(child.session_id) and (child.is_unclear or not child.refusal) for child in children)
 
     async def start(self, index: int, agent: Agent) -> None:
         """Start the child, or find it. Then its progress has a run id or a refusal. Outages are waited for.
@@ -125,7 +133,7 @@ class ChildRuns:
 
     async def stop(self, index: int) -> None:
         """Request the stop of a child that was started."""
-        waits = Waits(self._context.waits.look_up)
+        waits = Waits(self._waits.look_up)
         while True:
             try:
                 await self._context.api.stop_run(self[index].run_id)
@@ -136,14 +144,17 @@ class ChildRuns:
                 logger.debug("{}: a child cannot be stopped yet: {}", self._visit.run.run_id, fault)
             await asyncio.sleep(waits.next_s())
 
-    async def settle_worktree(self, index: int, agent: Agent) -> Worktree | None:
-        """Remove the worktree of a child that has succeeded if nothing was changed in it. Return it if it stays."""
-        worktree = self[index].worktree
-        return None if worktree is None else await self._worktrees(agent).settle(worktree)
+    async def settle_worktree(self, index: int, agent: Agent, *, has_failed: bool) -> Worktree | None:
+        """Remove the worktree of a child if nothing was changed in it. Return it if it stays, as after a failure."""
+        child = self[index]
+        may_be_of_use = has_failed and (bool(child.run_id) or child.is_unclear)
+        if child.worktree is None or may_be_of_use:
+            return child.worktree
+        return await self._worktrees(agent).settle(child.worktree)
 
     def _waiter(self, index: int) -> RunWaiter:
         run = RunCreated(run_id=self[index].run_id, session_id=self[index].session_id)
-        return RunWaiter(self._context.api, run, self._context.waits, self._context.streams)
+        return RunWaiter(self._context.api, run, self._waits, self._context.streams)
 
     async def _begin(self, index: int, child: ChildProgress, agent: Agent) -> None:
         """Prepare the creation. Until this has returned, no child can exist."""
@@ -158,7 +169,7 @@ class ChildRuns:
         await self._save()
 
     async def _create(self, child: ChildProgress, request: RunRequest, *, may_exist: bool) -> None:
-        waits, refusals = Waits(self._context.waits.look_up), 0
+        waits, refusals = Waits(self._waits.look_up), 0
         while True:
             try:
                 run = await self._find(child, request) if may_exist else None
@@ -178,8 +189,8 @@ class ChildRuns:
                     return
                 may_exist = may_exist or is_conflict or fault.may_have_arrived
                 logger.debug("{}: a child cannot be started yet: {}", self._visit.run.run_id, fault)
-            except FsmRunnerError as refusal:  # of `child_bounds`
-                child.refusal = str(refusal)
+            except FsmRunnerError as refusal:  # also of `child_bounds`
+                child.refusal, child.is_unclear = str(refusal), isinstance(refusal, _Unclear)
                 return
             await asyncio.sleep(waits.next_s())
 
@@ -215,7 +226,7 @@ class ChildRuns:
 
     async def _result(self, waiter: RunWaiter) -> SessionResult:
         """Raises `Refused`."""
-        waits, refusals = Waits(self._context.waits.look_up), 0
+        waits, refusals = Waits(self._waits.look_up), 0
         while True:
             try:
                 return await waiter.result()
