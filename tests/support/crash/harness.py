@@ -120,12 +120,17 @@ class CrashHarness:
     def _folder_of(self, scenario: Scenario) -> Path:
         folder = self._folder / scenario.name.replace(" ", "-")
         if not folder.exists():
-            fields = scenario.profile if scenario.workflow is None else {**scenario.profile, "workflow": WORKFLOW}
-            write_coordinated_home(folder, AGENTS, scenario.executor, **fields)
-            if scenario.workflow is not None:
-                (folder / "home" / "workflows").mkdir()
-                (folder / "home" / "workflows" / f"{WORKFLOW}.toml").write_text(scenario.workflow)
+            write_home(folder, scenario)
         return folder
+
+
+def write_home(folder: Path, scenario: Scenario) -> None:
+    """Write what the runners and the coordinators of a scenario share."""
+    fields = scenario.profile if scenario.workflow is None else {**scenario.profile, "workflow": WORKFLOW}
+    write_coordinated_home(folder, AGENTS, scenario.executor, **fields)
+    if scenario.workflow is not None:
+        (folder / "home" / "workflows").mkdir()
+        (folder / "home" / "workflows" / f"{WORKFLOW}.toml").write_text(scenario.workflow)
 
 
 def _phases_for(phases: tuple[str, ...], number: int) -> list[str]:

@@ -41,7 +41,7 @@ class WriteKillPoint(NamedTuple):
 
 
 class RecordKillPoint(NamedTuple):
-    """A call of a method of the journal. If it is to be on disk, so is everything of its commit."""
+    """A call of a method of the journal, which is written with everything else of its commit."""
 
     method: str
     number: int

@@ -44,6 +44,7 @@ AGENTS = {
     "fails": f"{COUNTING_COMMAND}; exit 3",
     SCRIPT: COUNTING_COMMAND,
     "nothing": None,
+    "child": 'echo child >> "$2"',
 }
 """Shell commands by agent; the agent `nothing` has no command."""
 
