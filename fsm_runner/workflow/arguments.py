@@ -7,7 +7,7 @@ import msgspec
 
 from fsm_runner.machine.defects import Path
 from fsm_runner.workflow.definition import Activity, Agent, Approval, Command, Turn, Wait
-from fsm_runner.workflow.templates import expand, expand_argument, expand_text, texts_in
+from fsm_runner.workflow.templates import expand, expand_text, texts_in
 
 TEXT_FIELDS: dict[type[Activity], tuple[str, ...]] = {
     Turn: ("prompt",),
@@ -16,7 +16,7 @@ TEXT_FIELDS: dict[type[Activity], tuple[str, ...]] = {
     Approval: ("question",),
     Wait: ("until",),
 }
-"""The arguments whose value is always text. `run` of a command has a rule of its own."""
+"""The arguments whose value is always text, beside `run` of a command."""
 VALUE_FIELDS: dict[type[Activity], tuple[str, ...]] = {Turn: ("parameters", "config"), Agent: ("parameters",)}
 """The arguments in which a text that consists of one `${…}` keeps the type of the value."""
 
@@ -42,6 +42,6 @@ def expanded(activity: Activity, names: Mapping[str, Any], *, keep: frozenset[st
         changes["each"] = None
     if isinstance(activity, Command):
         program, *rest = activity.run
-        arguments = (expand_argument(text, names, ("run", index)) for index, text in enumerate(rest, 1))
+        arguments = (expand_text(text, names, ("run", index)) for index, text in enumerate(rest, 1))
         changes["run"] = (program, *arguments)
     return msgspec.structs.replace(activity, **changes)

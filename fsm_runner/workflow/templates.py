@@ -112,14 +112,12 @@ def expand_text(template: str, names: Mapping[str, Any], at: Path = (), *, keep:
     return text_of(expand(template, names, at, keep=keep))
 
 
-def expand_argument(template: str, names: Mapping[str, Any], at: Path = ()) -> str:
-    """Return an argument of a program. Raises `TemplateError`, also if a value would turn it into an option."""
-    argument = expand_text(template, names, at)
-    if argument.startswith("-") and not isinstance(parts_of(template)[0], str):
-        shown = quoted(truncated(argument, limit_chars=60))
-        message = f"the value {shown} of {quoted(template)} begins with `-`, so the program could take it as an option"
-        raise TemplateError(f"{message}: let the argument begin with literal text, or pass the value in `stdin`", at)
-    return argument
+def could_be_option(template: str, argument: str) -> bool:
+    """Return whether a value has made an argument of a program one that the program could take as an option.
+
+    `argument`: the text of the template. Raises `TemplateError`.
+    """
+    return argument.startswith("-") and not isinstance(parts_of(template)[0], str)
 
 
 def looked_up(reference: Reference, names: Mapping[str, Any]) -> Any:

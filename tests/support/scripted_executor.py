@@ -51,6 +51,9 @@ class ScriptedExecutor:
         """Send a result with `result_text` or `result_data`."""
         self.send_event(event_type="result", **fields)
 
+    def do_long_result(self, text: str, times: int) -> None:
+        self.do_result({"result_text": text * times})
+
     def do_metadata(self, fields: dict[str, Any]) -> None:
         self.send("PATCH", "/metadata", fields)
 

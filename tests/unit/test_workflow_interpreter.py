@@ -193,13 +193,6 @@ def test_a_value_that_is_missing_is_a_fault_with_its_line() -> None:
         flow.arguments()
 
 
-def test_a_value_that_would_be_an_option_is_a_fault() -> None:
-    flow = started(task="-rf")
-    flow.end("done", ok(result=""))
-    with pytest.raises(WorkflowFault, match=r'flow\.toml:12: states\.verify\.command\.run\[2\]: the value "-rf"'):
-        flow.arguments()
-
-
 def test_values_are_cleaned_and_bounded_when_they_are_assigned() -> None:
     flow = started(clean=lambda value: {**value, "result": "*** \0"} if isinstance(value, dict) else value)
     flow.end("done", ok(result="secret", data="x" * 100_000))

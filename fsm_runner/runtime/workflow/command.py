@@ -20,6 +20,7 @@ from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.tasks import background_task
 from fsm_runner.util.text import excerpt
 from fsm_runner.workflow.definition import Command
+from fsm_runner.workflow.templates import could_be_option
 
 NOT_STARTED_EXIT_CODE, NOT_FOUND_EXIT_CODE = 126, 127
 """As in a shell: the program cannot be started, or there is none of this name."""
@@ -89,7 +90,7 @@ class CommandStep:
         written = self._visit.state.command
         templates = self._command.run if written is None else written.run
         for number, (template, argument) in enumerate(zip(templates, self._command.run, strict=True)):
-            if template.startswith("${") and argument.startswith("-"):
+            if number > 0 and could_be_option(template, argument):
                 return (
                     f"argument {number} of `{self._command.run[0]}` is {excerpt(argument)!r}: the value of {template} "
                     "may not begin with `-`, since the program could take it for an option: write text before it, or "
