@@ -306,6 +306,35 @@ async def test_after_an_end_before_the_answer_the_child_is_found(
         assert len(await parent.children()) == 1
 
 
+async def test_a_lost_child_is_not_taken_for_an_equal_one_that_is_known(tmp_path: Path) -> None:
+    async with workflow(tmp_path, IgnoringApi, max_runs=2) as parent, waiter(tmp_path) as gate:
+        parent.system.proxy.fault("POST", "/runs", Kind("none", lambda forward: forward(), genuine=True))
+        parent.system.proxy.fault("POST", "/runs", lost_answer())
+        performing = asyncio.create_task(ended(parent.step("wait", lambda *_: gate.parameters, each=[1, 1])))
+        for _ in range(2):
+            await gate.started.line()
+        for _ in range(2):
+            gate.gate.write_line()
+        items = (await performing).value["items"]
+        assert {item["session_id"] for item in items} == {child.session_id for child in await parent.children()}
+        assert len(await parent.children()) == 2
+
+
+async def test_children_without_a_free_event_stream_are_looked_up(tmp_path: Path) -> None:
+    async with workflow(tmp_path, max_runs=2) as parent, waiter(tmp_path) as gate:
+        parent.context = msgspec.structs.replace(parent.context, streams=asyncio.Semaphore(1))
+        proxy = parent.system.proxy
+        # The proxy forwards no stream before its end.
+        performing = asyncio.create_task(ended(parent.step("wait", lambda *_: gate.parameters, each=[1, 2])))
+        for _ in range(2):
+            await gate.started.line()
+        await proxy.seen("GET", RUN, len(proxy.calls_for("GET", RUN)) + 10)
+        assert len(proxy.calls_for("GET", "/sse/sessions")) == 1
+        for _ in range(2):
+            gate.gate.write_line()
+        assert (await performing).ending == "done"
+
+
 async def test_after_an_end_during_the_wait_all_children_are_found(tmp_path: Path) -> None:
     async with workflow(tmp_path, max_runs=2) as parent, waiter(tmp_path) as gate:
         first = parent.step("wait", lambda *_: gate.parameters, each=[0, 1])
