@@ -15,7 +15,15 @@ WORKER = """#!/bin/sh
 case "$2" in
 "Divide the task"*)
     echo 'There are two parts.'
-    printf '```json\\n{"parts": ["create one", "create two"]}\\n```\\n' ;;
+    if [ -e conflict ]; then second=one; else second=two; fi
+    printf '```json\\n{"parts": ["create one", "create %s"]}\\n```\\n' $second ;;
+"Several agents"*)
+    git add --all
+    git commit --quiet --no-edit
+    echo "the conflict is resolved" ;;
+"The parts of the task"*)
+    touch fixed
+    echo "it is fixed" ;;
 "create "*)
     set -- $2
     echo "$PWD" > "$2"
@@ -31,8 +39,11 @@ case "$2" in
     echo "it is done" ;;
 "Write a plan"*)
     echo "the plan" ;;
-*)
+"The command ./verify"*)
     echo line >> lines
+    echo "second version" ;;
+*)
+    echo line > lines
     echo "first version" ;;
 esac
 """
@@ -41,6 +52,7 @@ NEEDS_TWO_LINES = """#!/bin/sh
 [ "$(wc -l < lines)" -ge 2 ] || { echo "lines has too few lines" >&2; exit 1; }
 """
 NEEDS_BOTH_PARTS = "#!/bin/sh\ncat one two\n"
+NEEDS_FIX = "#!/bin/sh\ncat one fixed\n"
 
 
 def workflow_home(folder: Path, workflow: str | None = None) -> LoadedProfile:
