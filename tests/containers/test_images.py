@@ -78,6 +78,12 @@ async def test_an_image_has_the_profiles_of_its_executor_alone(image: str, profi
 
 
 @pytest.mark.parametrize("image", IMAGES)
+async def test_an_image_has_the_bundled_workflows(image: str) -> None:
+    tested = await engine("run", "--rm", "--network", "none", image, "machine", "test")
+    assert (tested.code, tested.stdout.count(".scenarios.toml\n")) == (0, 4), tested.stderr
+
+
+@pytest.mark.parametrize("image", IMAGES)
 async def test_an_image_has_no_installer_compiler_cache_or_program_with_the_rights_of_others(image: str) -> None:
     look = (
         "for name in pip gcc cc make; do command -v $name; done; find / -xdev -type f -perm /6000 2>/dev/null; "
