@@ -134,7 +134,7 @@ class PersistentExecutor(msgspec.Struct, frozen=True):
 
     async def end_session(self, session_id: str) -> None:
         if (live := self.sessions.find(session_id)) is not None:
-            self.sessions.stop_idle(session_id, "its run begins a new process")
+            self.sessions.stop_idle(session_id, "its run does not continue in this process")
             await self.sessions.replace(live)
 
     async def prepare(self, assignment: Assignment) -> None:
