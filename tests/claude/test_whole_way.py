@@ -54,6 +54,16 @@ async def test_a_prompt_with_fsm_runner_run(tmp_path: Path) -> None:
         assert "opus" in api.asked[0].body["model"]
 
 
+async def test_a_workflow_with_fsm_runner_run(tmp_path: Path) -> None:
+    async with messages_api() as api:
+        accepted = '```json\n{"verdict": "accept", "comments": ""}\n```'
+        api.will(Says("The text."), Says(f"It is good.\n\n{accepted}"))
+        command = ("run", "--profile", "quick", "--prompt", "Write a text.", "--workflow", "draft-and-review")
+        answer = await finish(tmp_path, claude_environment(api, tmp_path), *command)
+        assert (answer.code, answer.stdout) == (EXIT_OK, "The text.\n")
+        assert "The text." in api.asked[1].prompts[0]
+
+
 async def test_a_killed_runner_continues_a_session_that_waits_for_a_limit(tmp_path: Path) -> None:
     async with messages_api() as api, embedded_coordinator(Timings(gone_after_s=0.5)) as coordinator:
         env, url = claude_environment(api, tmp_path), coordinator.server.url
