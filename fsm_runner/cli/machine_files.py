@@ -10,6 +10,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.machine.defects import SpecError
 from fsm_runner.machine.spec_file import parse_toml, read_text
 from fsm_runner.workflow.definition import ACTIVITY_KEYS
+from fsm_runner.workflow.scenarios import SUFFIX
 
 
 def own_specs() -> dict[str, Path]:
@@ -44,7 +45,12 @@ def find_file(file: str) -> Path:
 
 
 def is_workflow(path: Path) -> bool:
-    """Return whether a file is a workflow and not a machine: it is in `workflows/`, or a state has an activity."""
+    """Return whether a file is a workflow and not a machine: it is in `workflows/`, or a state has an activity.
+
+    Raises `UsageError` if it contains scenarios.
+    """
+    if path.name.endswith(SUFFIX):
+        raise UsageError(f"{path}: has scenarios and no machine: carry them out with `fsm-runner machine test {path}`")
     if path.absolute().parent.name == "workflows":
         return True
     try:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _Value = TypeVar("_Value", str, dict[str, Any], list[Any])
 _Part = TypeVar("_Part", State, Group)
 
+_OF_TABLES = ("additionalProperties", "required")
+"""The rules of JSON Schema about the keys of a table."""
+
 
 class Problem(NamedTuple):
     path: Path
@@ -87,7 +90,7 @@ def _described(error: "ValidationError") -> Iterator[Problem]:
                 yield Problem((*at, key), f"unknown key{hint}")
         case "required":
             yield from (Problem((*at, key), "is missing") for key in form["required"] if f"'{key}'" in error.message)
-        case "anyOf" if inner := [cause for cause in error.context or () if cause.path]:
+        case "anyOf" if inner := [it for it in error.context or () if it.path or it.validator in _OF_TABLES]:
             for cause in inner:
                 yield from _described(cause)
         case _:

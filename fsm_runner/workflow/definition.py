@@ -1,6 +1,6 @@
 """The content of a workflow file (docs/workflows.md, "Reference")."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -29,6 +29,21 @@ class Parameter(_Form, frozen=True, kw_only=True):
     type: ParameterType
     default: Any = msgspec.UNSET
     """The value if the run has none; UNSET: the run must have one."""
+
+
+_TYPES: dict[ParameterType, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "list": (list,),
+    "object": (dict,),
+}
+
+
+def has_type(value: object, wanted: ParameterType) -> bool:
+    """Return whether a value of JSON can be that of a parameter."""
+    return isinstance(value, _TYPES[wanted]) and (wanted == "boolean" or not isinstance(value, bool))
 
 
 class Budget(_Form, frozen=True, kw_only=True):
@@ -103,6 +118,7 @@ class Wait(_Form, frozen=True, kw_only=True):
 
 Ending = Literal["done", "error", "timeout", "denied", "exhausted"]
 """How a visit of a state ended: it leads to the state that `on_…` names."""
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
 
 REPEAT, CONTINUE = "repeat", "continue"
 """The values of `on_interrupted` that are not the name of a state."""

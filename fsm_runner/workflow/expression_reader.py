@@ -130,6 +130,8 @@ class _Reader:
     def _check_sign(self, token: Token, before: Token) -> None:
         if token.text in _SIGNS:
             raise _error(token, f"write {_SIGNS[token.text]} instead of {token.text}")
+        if token.text == "$":
+            raise _error(token, "a guard names its values without ${…}, as in verify.exit_code == 0")
         if token.text == "{":
             raise _error(token, "a guard contains no objects: compare the fields one by one")
         if token.text in "\"'":

@@ -13,7 +13,7 @@ from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
 from fsm_runner.workflow.arguments import expanded
-from fsm_runner.workflow.definition import Activity, Agent, Ending, Parameter, ParameterType, State
+from fsm_runner.workflow.definition import Activity, Agent, Ending, Parameter, State, has_type
 from fsm_runner.workflow.expansion import CHOSEN, EXHAUSTED, INTERRUPTED, is_choice
 from fsm_runner.workflow.file import LoadedWorkflow
 from fsm_runner.workflow.program import GuardFault, Program, program_of
@@ -23,14 +23,6 @@ from fsm_runner.workflow.values import LIST_LIMIT, bounded, readable
 _Value = TypeVar("_Value")
 
 _PARAMETER_LEVELS = 100
-_FORMS: dict[ParameterType, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "list": (list,),
-    "object": (dict,),
-}
 
 
 class RunFacts(msgspec.Struct, frozen=True):
@@ -248,10 +240,6 @@ def _parameters(workflow: LoadedWorkflow, given: JsonObject) -> JsonObject:
         if name not in parameters:
             there_are = ", ".join(map(repr, parameters)) or "no parameters"
             raise UsageError(f"{needs} ({parameter.type}); the run has {there_are}")
-        if not _has_type(parameters[name], parameter.type):
+        if not has_type(parameters[name], parameter.type):
             raise UsageError(f"{needs} to be of the type {parameter.type}, not {type(parameters[name]).__name__}")
     return parameters
-
-
-def _has_type(value: object, wanted: ParameterType) -> bool:
-    return isinstance(value, _FORMS[wanted]) and (wanted == "boolean" or not isinstance(value, bool))

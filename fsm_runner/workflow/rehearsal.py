@@ -143,7 +143,7 @@ class _Rehearsal:
             found.append(Difference(("expect", "path"), message))
         for name, results in self._scenario.results.items():
             if isinstance(results, tuple) and len(results) > flow.visits[name]:
-                message = f"has {len(results)} results, but the state was visited {flow.visits[name]} times"
+                message = f"has {len(results)} results; the number of visits was {flow.visits[name]}"
                 found.append(Difference(("results", name), message))
         return found
 

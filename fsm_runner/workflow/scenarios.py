@@ -1,6 +1,6 @@
 """Scenarios: what a workflow must do with scripted results (docs/workflows.md, "Scenarios")."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -143,14 +143,7 @@ def _result_problems(state: State, schema: JsonSchema | None, result: JsonObject
     forms |= {"timeout": _KINDS[Kind.BOOLEAN], "interrupted": _KINDS[Kind.BOOLEAN]}
     if state.approval is not None:
         forms["approved"] = _KINDS[Kind.BOOLEAN]
-    for key, value in result.items():
-        if key not in forms:
-            if key == "data" and not has_data(state):
-                yield Problem((key,), "the state has no `schema`, so its value has no data: add one to the workflow")
-            else:
-                yield Problem((key,), f"unknown key{similar(key, forms) or '; there are ' + ', '.join(forms)}")
-        elif (form := forms[key]) is not None and type(value) is not form[0]:
-            yield Problem((key,), f"must be {form[1]}")
+    yield from _form_problems(forms, result, schema)
     if result.get("interrupted") and state.on_interrupted in (REPEAT, CONTINUE):
         yield Problem(
             ("interrupted",), f"the state has `on_interrupted = {quoted(state.on_interrupted)}`: leave this out"
@@ -165,15 +158,28 @@ def _result_problems(state: State, schema: JsonSchema | None, result: JsonObject
         yield from _data_problems(schema, result)
 
 
+def _form_problems(
+    forms: Mapping[str, tuple[type, str] | None], result: JsonObject, schema: JsonSchema | None
+) -> Iterator[Problem]:
+    """Yield the unknown keys, and the values that do not have the type of their field."""
+    for key, value in result.items():
+        if key not in forms:
+            message = f"unknown key{similar(key, forms) or '; there are ' + ', '.join(forms)}"
+            if key == "data" and schema is None:
+                message = "the state has no `schema`, so its value has no data: add one to the workflow"
+            yield Problem((key,), message)
+        elif (form := forms[key]) is not None and type(value) is not form[0]:
+            yield Problem((key,), f"must be {form[1]}")
+
+
 def _item_problems(state: State, schema: JsonSchema | None, item: Any) -> Iterator[Problem]:
     if not isinstance(item, dict):
         yield Problem((), "must be a table")
         return
     element = fields_of(state)["items"].element
-    known = dict.fromkeys(name for name in (element.fields or {} if element else {}) if name not in ("item", "ok"))
-    for key in item:
-        if key not in known:
-            yield Problem((key,), f"unknown key{similar(key, known) or '; there are ' + ', '.join(known)}")
+    fields = element.fields or {} if element is not None else {}
+    known = {name: _KINDS.get(it.kind) for name, it in fields.items() if name not in ("item", "ok")}
+    yield from _form_problems(known, item, schema)
     if not item.get("error"):
         yield from _data_problems(schema, item)
 

@@ -215,6 +215,13 @@ def test_check_finds_the_defects_of_workflows_by_name_and_by_path(home: Path) ->
     assert invoke("check").stdout.startswith("workflows/ask-first.toml:1: is not TOML")
 
 
+def test_a_file_of_scenarios_is_no_machine(home: Path) -> None:
+    path = home / "workflows" / "ship.scenarios.toml"
+    path.write_text("")
+    for words in (["check", str(path)], ["diagram", str(path)]):
+        assert f"carry them out with `fsm-runner machine test {path}`" in str(refusal(*words))
+
+
 def test_check_says_that_agents_could_approve_their_own_requests(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = invoke("check", "ask-first")
     assert (result.exit_code, result.stdout) == (0, "")

@@ -48,7 +48,7 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
         (
             "final = true\n",
             "",
-            "42: states.rejected: needs an activity (turn, command, agent, approval, wait), `on_done`",
+            "42: states.rejected: needs `final = true`, because it has `outcome` and `error`",
         ),
         ("timeout_s = 60\n", 'timeout_s = 60\noutcome = "failed"\n', "states.diff.outcome: only a final state has"),
         (
@@ -61,6 +61,28 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
             '"revise"',
             '27: states.review.on_done[1]: must be a table, not "revise"; write, for example, on_d',
         ),
+        (
+            f"command = {{ {GIT} }}",
+            'prompt = "a"',
+            "14: states.diff.prompt: unknown key here: it is an argument of `turn`",
+        ),
+        (
+            'prompt = "${params.task}"',
+            "timeout_s = 5",
+            "9: states.write.turn.timeout_s: unknown key here: it is a key of",
+        ),
+        (
+            "final = true\n",
+            "final = true\nbudget = {}\n",
+            "states.rejected.budget: unknown key here: it is a key of the",
+        ),
+        ("[states.write]\n", "", "8: turn: unknown key here: it is a key of a state, which begins with"),
+        (
+            'on_denied = "rejected"',
+            'on_denied = { to = "rejected" }',
+            "not a table; write, for example, on_denied = [{",
+        ),
+        ('task = "string"', "task = {}", "4: params.task.type: is missing"),
         # Arguments.
         ('prompt = "${params.task}"', 'prompt = "a", parameters = {}', "a turn has either `prompt` or `parameters`"),
         ('name = "reviewer",', 'name = "reviewer", at_once = 2,', "20: states.review.agent.at_once: needs `each`"),
@@ -79,6 +101,20 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
             'run = ["sh", "-ec", "echo ${params.task}"]',
             "states.diff.command.run[2]: the program would execute the",
         ),
+        *(
+            (GIT, f"run = [{run}]", "the program would execute the value as a part of its script")
+            for run in (
+                '"/usr/bin/env", "bash", "-c", "a ${params.task}"',
+                '"timeout", "5", "sh", "-o", "errexit", "-c", "${params.task}"',
+                '"bash", "--norc", "-c", "${params.task}"',
+                '"python3.12", "-O", "-c", "${params.task}"',
+                '"node", "--eval", "${params.task}"',
+                '"python3", "-cprint(${params.task})"',
+            )
+        ),
+        (GIT, 'run = [" "]', "14: states.diff.command.run[0]: is empty: name a program"),
+        (GIT, 'run = ["git diff"]', 'write each argument as a text of its own, ["git", "diff"]'),
+        (GIT, r'run = ["git", "a\u0000b"]', "14: states.diff.command.run[1]: contains a NUL character"),
         (
             GIT,
             'run = ["bash", "-s"], stdin = "${params.task}"',
@@ -123,6 +159,7 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
         ('name = "reviewer",', 'name = "reviewer", each = "${diff.stdout}",', "is a text; it must be a list, such as"),
         ('name = "reviewer",', 'name = "r", project_dir = "${diff.exit_code}",', "is an integer; it must be a text"),
         ("verdict == 'accept'", "verdit == 'accept'", 'on_done[0].when: column 13: review.data has no field "verdit"'),
+        ("review.data.verdict == 'accept'", "${review.ok}", "column 1: a guard names its values without ${…}"),
         (
             "verdict == 'accept'",
             "verdict == 1",
@@ -183,10 +220,33 @@ def test_each_mistake_has_a_finding(folder: Path, old: str, new: str, expected: 
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            'on_done = "review"\n',
+            "",
+            ['13: states.diff: needs `on_done`, the next state, such as on_done = "completed"'],
+        ),
+        ('on_denied = "rejected"\n', "", ["36: states.ask.approval: needs `on_denied` in its state"]),
+        ("final = true\n", "", ["42: states.rejected: needs `final = true`, because it has `outcome` and `error`"]),
+        (
+            'assigns = "decision"\n',
+            'assigns = "params"\n',
+            ['37: states.ask.assigns: no value can have the name "params", which means something else: choose another'],
+        ),
+    ],
+)
+def test_one_mistake_has_one_finding(folder: Path, old: str, new: str, expected: list[str]) -> None:
+    assert [it for it in findings(folder, SOUND.replace(old, new, 1)) if "decision" not in it] == expected
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         (GIT, 'run = ["git", "log", "--author=${params.task}", "${params.task}"]'),
         (GIT, 'run = ["sh", "-c", "echo $1", "sh", "${params.task}"]'),
+        (GIT, 'run = ["python3", "-m", "tool", "-c", "${params.task}"]'),
+        (GIT, 'run = ["grep", "-e", "perl", "-e", "${params.task}"]'),
         (GIT, 'run = ["sh", "./check.sh"], stdin = "${params.task}"'),
         (GIT, 'run = ["echo", "$${not.a.value}"]'),
         (

@@ -135,12 +135,17 @@ def test_a_difference_has_its_line_and_the_path(expect: str, difference: str) ->
     [
         (", {}]", "]", '8: results.verify: the state "verify" has no result for its visit 3: add one'),
         ('plan = [{ data = { tasks = [] }, result = "nothing to do" }]', "", '6: results: the state "plan" has no'),
-        ("work = [{", "work = [{}, {", "7: results.work: has 2 results, but the state was visited 1 times"),
+        ("work = [{", "work = [{}, {", "7: results.work: has 2 results; the number of visits was 1"),
         ("stdout", "stdoud", '8: scenarios[0].results.verify[0].stdoud: unknown key (did you mean "stdout"?)'),
         ("exit_code = 1", "exit_code = true", "8: scenarios[0].results.verify[0].exit_code: must be a whole number"),
         ("fix =", "fx =", '9: scenarios[0].results.fx: "fx" is not a state (did you mean "fix"?)'),
         ("fix =", "route =", '9: scenarios[0].results.route: the state "route" has no activity'),
         ("fix = { ", "fix = { data = 1, ", "9: scenarios[0].results.fix.data: the state has no `schema`"),
+        (
+            "fix =",
+            "fan = { items = [{ result = 1 }] }\nfix =",
+            "9: scenarios[0].results.fan.items[0].result: must be a text",
+        ),
         ("tasks = []", "task = []", "10: scenarios[0].results.plan[0].data: does not match the schema of the state"),
         ("data = { tasks = [] }, ", "", "10: scenarios[0].results.plan[0]: needs `data`"),
         (", {}]", ", { interrupted = true }]", "8: scenarios[0].results.verify[2].interrupted: the state has `on_in"),

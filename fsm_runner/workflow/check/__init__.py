@@ -11,9 +11,9 @@ from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Defect, in_order
 from fsm_runner.workflow.check import activities, assignment, commands, references, schemas, states, termination
 from fsm_runner.workflow.check.context import Context
-from fsm_runner.workflow.check.examples import with_example
 from fsm_runner.workflow.check.flow import Fact
-from fsm_runner.workflow.definition import JsonSchema, Workflow
+from fsm_runner.workflow.check.remedies import with_remedy
+from fsm_runner.workflow.definition import ENDINGS, JsonSchema, Workflow
 
 if TYPE_CHECKING:
     from fsm_runner.workflow.file import WorkflowFile
@@ -49,7 +49,7 @@ def check(file: "WorkflowFile") -> tuple[Defect, ...]:
     """
     definition = file.definition
     if definition is None:
-        return tuple(map(with_example, file.defects))
+        return tuple(map(with_remedy, file.defects))
     if message := _too_large(definition):
         return in_order((*file.defects, file.defect(("states",), message)))
     path = PurePath(file.path)
@@ -75,8 +75,7 @@ def missing_values(
 def _too_large(definition: Workflow) -> str | None:
     if len(definition.states) > STATES_LIMIT:
         return f"has {len(definition.states):,} states, more than {STATES_LIMIT}: {_SPLIT}"
-    endings = ("done", "error", "timeout", "denied", "exhausted")
-    branches = sum(len(state.branches(ending)) for state in definition.states.values() for ending in endings)
+    branches = sum(len(state.branches(ending)) for state in definition.states.values() for ending in ENDINGS)
     if branches > BRANCHES_LIMIT:
         return f"has {branches:,} branches, more than {BRANCHES_LIMIT:,}: {_SPLIT}"
     return None

@@ -7,19 +7,18 @@ from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Path
 from fsm_runner.util.text import quoted
 from fsm_runner.workflow.check.context import Context
-from fsm_runner.workflow.definition import CONTINUE, FAILED, Agent, Approval, State, Turn, Wait
+from fsm_runner.workflow.definition import ACTIVITY_KEYS, CONTINUE, ENDINGS, FAILED, Agent, Approval, State, Turn, Wait
 
-_ACTIVITIES = ("turn", "command", "agent", "approval", "wait")
 _ONLY_IN_FINAL_STATES = ("outcome", "error")
 _NEVER_IN_FINAL_STATES = (
-    *_ACTIVITIES,
+    *ACTIVITY_KEYS,
     "assigns",
     "schema",
     "timeout_s",
     "max_visits",
-    *(f"on_{event}" for event in ("done", "error", "timeout", "denied", "exhausted", "interrupted")),
+    *(f"on_{event}" for event in (*ENDINGS, "interrupted")),
 )
-_NEEDS_ACTIVITY = _NEVER_IN_FINAL_STATES[len(_ACTIVITIES) :]
+_NEEDS_ACTIVITY = [key for key in _NEVER_IN_FINAL_STATES if key not in (*ACTIVITY_KEYS, "on_done")]
 _NEEDS_EACH = ("at_once", "may_fail")
 
 
@@ -45,12 +44,13 @@ def _of_final_state(state: State, place: Path) -> Iterator[Problem]:
 
 
 def _of_choice(state: State, place: Path) -> Iterator[Problem]:
-    if state.on_done is None:
-        yield Problem(place, f"needs an activity ({', '.join(_ACTIVITIES)}), `on_done`, or `final = true`")
-    for key in (*_NEEDS_ACTIVITY, *_ONLY_IN_FINAL_STATES):
-        if key != "on_done" and getattr(state, key) is not None:
-            needed = "`final = true`" if key in _ONLY_IN_FINAL_STATES else f"an activity ({', '.join(_ACTIVITIES)})"
-            yield Problem((*place, key), f"needs {needed} in the same state")
+    activity = f"an activity ({', '.join(ACTIVITY_KEYS)})"
+    if keys := [f"`{key}`" for key in _NEEDS_ACTIVITY if getattr(state, key) is not None]:
+        yield Problem(place, f"needs {activity}, because it has {', '.join(keys)}")
+    elif keys := [f"`{key}`" for key in _ONLY_IN_FINAL_STATES if getattr(state, key) is not None]:
+        yield Problem(place, f"needs `final = true`, because it has {' and '.join(keys)}")
+    elif state.on_done is None:
+        yield Problem(place, f"needs {activity}, `on_done`, or `final = true`")
 
 
 def _of_state(state: State, place: Path) -> Iterator[Problem]:

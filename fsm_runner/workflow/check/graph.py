@@ -1,6 +1,5 @@
 """The ways from state to state. Guards are ignored: each branch may be taken."""
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -76,16 +75,9 @@ class Graph:
         return frozenset(closure([self.definition.initial], self._next)) & self.states.keys()
 
     def _next(self, name: str) -> Iterator[str]:
-        for edge in (*self.edges.get(name, ()), *(self.exhausted[name] if self.is_entered_again(name) else ())):
+        is_entered_again = name in self.exhausted and name in self.after(name)
+        for edge in (*self.edges.get(name, ()), *(self.exhausted[name] if is_entered_again else ())):
             yield edge.target
-
-    def is_entered_again(self, name: str) -> bool:
-        """Whether a bounded state can be entered after it has been visited."""
-        return name in self._entered_again
-
-    @cached_property
-    def _entered_again(self) -> frozenset[str]:
-        return frozenset(name for name in self.exhausted if name in self.after(name))
 
     def after(self, name: str) -> frozenset[str]:
         """Return the states that can be entered after a visit of a state, itself only if it can be entered again."""
@@ -100,20 +92,6 @@ class Graph:
     def _any_next(self, name: str) -> Iterator[str]:
         for edge in (*self.edges.get(name, ()), *self.exhausted.get(name, ())):
             yield edge.target
-
-    @cached_property
-    def path_to(self) -> dict[str, tuple[Edge, ...]]:
-        """A shortest path from the initial state to each state that can be entered."""
-        paths: dict[str, tuple[Edge, ...]] = {self.definition.initial: ()}
-        waiting = deque(paths)
-        while waiting:
-            name = waiting.popleft()
-            again = self.exhausted[name] if self.is_entered_again(name) else []
-            for edge in (*self.edges.get(name, ()), *again):
-                if edge.target not in paths:
-                    paths[edge.target] = (*paths[name], edge)
-                    waiting.append(edge.target)
-        return paths
 
     def proven_by_exhaustion(self, name: str) -> frozenset[tuple[str, str]]:
         """Return the fields (value, field) that exist whenever a bounded state is exhausted, since it was visited.

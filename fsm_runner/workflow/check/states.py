@@ -1,7 +1,6 @@
 """The rules about names and the ways between states."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -9,20 +8,12 @@ from fsm_runner.machine.decoder import Problem, similar
 from fsm_runner.util.text import quoted
 from fsm_runner.workflow.check.context import Context
 from fsm_runner.workflow.check.graph import INTERRUPTED, edges_for, events_of
-from fsm_runner.workflow.definition import CONTINUE, IMPLICIT_STATES, REPEAT, Parameter, ParameterType
+from fsm_runner.workflow.definition import CONTINUE, ENDINGS, IMPLICIT_STATES, REPEAT, Parameter, State, has_type
 
 _RESERVED_VALUES = frozenset(
     {"params", "run", "item", "index", "has", "size", "int", "double", "true", "false", "null", "in"}
 )
 _RESERVED_STATES = frozenset({REPEAT, CONTINUE})
-_TYPES: dict[ParameterType, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "list": (list,),
-    "object": (dict,),
-}
 
 
 def name_is_that_of_the_file(context: Context) -> Iterator[Problem]:
@@ -60,7 +51,7 @@ def next_state_exists(context: Context) -> Iterator[Problem]:
 
 def last_branch_has_no_condition(context: Context) -> Iterator[Problem]:
     for name, state in context.definition.states.items():
-        for event in ("done", "error", "timeout", "denied", "exhausted"):
+        for event in ENDINGS:
             declared = getattr(state, f"on_{event}")
             if not isinstance(declared, tuple):
                 continue
@@ -81,6 +72,8 @@ def last_branch_has_no_condition(context: Context) -> Iterator[Problem]:
 def state_can_be_reached(context: Context) -> Iterator[Problem]:
     if context.definition.initial not in context.states:
         return
+    if any(_lacks_a_way_on(state) for state in context.definition.states.values()):
+        return  # it may have led to the states that nothing leads to
     complete = all(
         edge.target in context.states
         for name, state in context.definition.states.items()
@@ -94,19 +87,18 @@ def state_can_be_reached(context: Context) -> Iterator[Problem]:
             yield Problem(("states", name), message)
 
 
+def _lacks_a_way_on(state: State) -> bool:
+    return not state.final and (
+        not state.branches("done") or (state.approval is not None and not state.branches("denied"))
+    )
+
+
 def default_has_the_type_of_the_parameter(context: Context) -> Iterator[Problem]:
     for name, parameter in context.definition.params.items():
-        if isinstance(parameter, Parameter) and not _matches(parameter):
+        if not isinstance(parameter, Parameter) or parameter.default is msgspec.UNSET:
+            continue
+        if not has_type(parameter.default, parameter.type):
             yield Problem(("params", name, "default"), f"must be of the type {parameter.type}")
-
-
-def _matches(parameter: Parameter) -> bool:
-    default: Any = parameter.default
-    if default is msgspec.UNSET:
-        return True
-    return isinstance(default, _TYPES[parameter.type]) and (
-        parameter.type == "boolean" or not isinstance(default, bool)
-    )
 
 
 def _choice(name: str, context: Context) -> str:

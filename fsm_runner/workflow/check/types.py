@@ -39,8 +39,9 @@ def types_of(definition: Workflow, schemas: Mapping[str, JsonSchema]) -> NameTyp
         data = type_of_schema(schemas[state_name]) if state_name in schemas else ANY
         fields = fields_of(state, data, element_type(state, names))
         name = definition.value_of(state_name)
-        known = names[name].fields if name in names and name not in ("params", "run") else None
-        names[name] = ValueType(Kind.OBJECT, _together(known or {}, fields))
+        if name not in ("params", "run"):  # no value can have these names
+            known = names[name].fields if name in names else None
+            names[name] = ValueType(Kind.OBJECT, _together(known or {}, fields))
     return names
 
 
