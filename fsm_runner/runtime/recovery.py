@@ -61,8 +61,13 @@ class Recovery(msgspec.Struct, frozen=True):
         self.runs.remember_ended(recovered.ended)
         for run in recovered.runs:
             self.runs.resume(run)
+        held = {run.session_id for run in recovered.runs if run.workflow is not None and run.report is None}
         for session in recovered.sessions:
-            self._resume(session)
+            if session.session_id in held:
+                # The workflow continues the session, or its end is the end of the session.
+                self.sessions.forget(session.session_id)
+            else:
+                self._resume(session)
 
     def _resume(self, session: OpenSession) -> None:
         try:

@@ -9,11 +9,13 @@ from fsm_runner.config.provider_limits import CONTINUE_PROMPT
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from tests.support.command_executor import AGENT, command_home, held_by
+from tests.support.processes import gone
 from tests.support.provider import Limits, Says, limited_home, provider
 from tests.support.runner import waiter
 from tests.support.workflows import install, says, shell, with_agent, workflow, workflow_bench
 
 SHORT_POLLS = Timings(poll_timeout_s=1)
+"""A poll that is held may claim a run for the last slot, so a run whose wait is over waits for its end."""
 ASK = workflow(
     ask={"approval": {"question": "Merge ${params.what}?"}, "on_done": "work", "on_denied": "failed"},
     work={"turn": {"parameters": {"steps": "${params.steps}"}}, "on_done": "completed"},
@@ -30,7 +32,10 @@ TWO_QUESTIONS = workflow(
 
 
 async def test_a_run_that_waits_for_an_approval_holds_no_slot_and_continues_before_new_claims(tmp_path: Path) -> None:
-    async with workflow_bench(tmp_path, ASK, max_runs=1) as bench, waiter(tmp_path) as held:
+    async with (
+        workflow_bench(tmp_path, ASK, None, SHORT_POLLS, max_runs=1, poll_timeout_s=1) as bench,
+        waiter(tmp_path) as held,
+    ):
         first = await bench.submit(what="one", steps=[["bind"]])
         await bench.enters(first, "ask")
         busy = await bench.submit(what="two", steps=[["bind"], *held_by(held)])
@@ -62,7 +67,6 @@ async def test_a_parent_that_waits_for_its_child_leaves_it_the_only_slot(
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     home = with_agent(command_home(tmp_path / "home"), "parent")
     install(tmp_path / "home", flow)
-    # The poll that is held when the child has ended may claim a run for the slot, so the parent waits for its end.
     async with workflow_bench(tmp_path, None, home, SHORT_POLLS, max_runs=1, poll_timeout_s=1) as bench:
         run = await bench.submit("parent")
         await bench.completes(run)
@@ -142,7 +146,10 @@ async def test_a_workflow_that_has_ended_does_not_wait_for_a_limit_of_the_provid
 
 
 async def test_a_workflow_with_several_waits_shows_each_of_them(tmp_path: Path) -> None:
-    async with workflow_bench(tmp_path, TWO_QUESTIONS, max_runs=1) as bench, waiter(tmp_path) as held:
+    async with (
+        workflow_bench(tmp_path, TWO_QUESTIONS, None, SHORT_POLLS, max_runs=1, poll_timeout_s=1) as bench,
+        waiter(tmp_path) as held,
+    ):
         run = await bench.submit(steps=[["bind"]])
         await bench.enters(run, "first")
         busy = await bench.submit(steps=[["bind"], *held_by(held)])
@@ -158,3 +165,15 @@ async def test_a_workflow_with_several_waits_shows_each_of_them(tmp_path: Path) 
         fields = [field for field in bench.workflow_fields(run) if field is not None]
         assert [field["approval"]["question"] for field in fields if field["approval"]] == ["One?", "Two?"]
         assert bench.workflow_fields(run)[-1] is None
+
+
+async def test_the_time_of_the_workflow_passes_while_it_waits_for_a_limit(tmp_path: Path) -> None:
+    flow = workflow(first={"turn": {"prompt": "one"}, "on_done": "completed"}, top={"budget": {"max_wall_s": 1}})
+    async with provider() as api:
+        api.will(Limits(resets_in_s=3_600, scope="session"))
+        async with workflow_bench(tmp_path, flow, limited_home(tmp_path / "home", api)) as bench:
+            run = await bench.submit(prompt="ignored")
+            error = await bench.fails(run)
+            assert error.endswith("the workflow was not done within 1 s (max_wall_s); its state was 'first'")
+            assert "waiting_for_limit" in bench.system.states[run.run_id]
+            await gone(api.asked[0].pid)

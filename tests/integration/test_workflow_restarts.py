@@ -16,7 +16,7 @@ from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.journal.reader import Reader, journals
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.workflow import turn
-from tests.support.command_executor import AGENT, PROFILE, command_home, held_by
+from tests.support.command_executor import AGENT, PROFILE, SESSION_STATUS, command_home, held_by
 from tests.support.logs import log_lines
 from tests.support.program import environment, program
 from tests.support.provider import Limits, Says, limited_home, provider
@@ -69,6 +69,7 @@ async def test_a_drain_leaves_a_workflow_that_waits_to_the_next_process(tmp_path
         (tmp_path / "flow.toml").unlink()
         async with system.running(home, **settings) as second:
             bench = WorkflowBench(system, second, settings["state_dir"])
+            await bench.enters(run, "ask", 2)
             await bench.decide(run)
             await bench.completes(run)
             assert await bench.results(run) == ["two: one, by ada"]
@@ -278,3 +279,27 @@ def most_at_work(system: System, runs: list[RunCreated]) -> int:
                     for step in reader.steps_of_run(run.run_id)
                 ]
     return max(itertools.accumulate(change for _, change in sorted(steps)))
+
+
+async def test_a_workflow_that_completes_after_a_restart_decides_how_its_session_ended(tmp_path: Path) -> None:
+    home, settings = command_home(tmp_path / "home"), kept(tmp_path)
+    flow = loaded(
+        tmp_path,
+        workflow(
+            first={"turn": says("one", ["bind"]), "on_done": "ask"},
+            ask={"approval": {"question": "Done?"}, "on_done": "completed", "on_denied": "failed"},
+        ),
+    )
+    async with open_system(tmp_path, TIMINGS) as system:
+        async with broken_off(system, home, flow, **settings):
+            run = await system.submit(AGENT)
+            await system.detail(run, "ask")
+        async with system.running(home, **settings) as second:
+            bench = WorkflowBench(system, second, settings["state_dir"])
+            await bench.enters(run, "ask", 2)
+            await bench.decide(run)
+            await bench.completes(run)
+            assert await bench.results(run) == ["one"]
+            assert await second.drain() == "stopped"
+            assert await bench.session(run) == "finished"
+            assert system.proxy.calls_for("POST", SESSION_STATUS) == []

@@ -169,7 +169,7 @@ class RunActor(Actor):
             "workflow_waits": has_begun and workflow is not None and (workflow.is_waiting or self._waits_for_slot),
             "waits_for_limit": self._waits.can_last,
             "is_superseded": bool(self._superseded),
-            "limit_is_over": self._waits.is_over,
+            "limit_is_over": self._waits.is_over and not (workflow is not None and workflow.is_late),
             "credential_is_limited": self._limits.holds_back(self.name),
             "has_expectations": bool(self._expectations.wanted),
         }
@@ -248,7 +248,9 @@ class RunActor(Actor):
         if self.model.outcome == "failed" and not self.failure:
             reason = str(payload) or type(payload).__name__
             if self._waits.current is not None:
-                if step.cause is Cause.TIMEOUT:
+                if self._workflow is not None and self._workflow.is_late:
+                    reason = self._workflow.late_text
+                elif step.cause is Cause.TIMEOUT:
                     reason = f"the run waits {self._limits.policy.max_wait_s:g} s at most (--limit-wait, LIMIT_WAIT)"
                 reason = f"{self._waits.current.limit}; {reason}"
             self.failure = self._context.reporting.redactor.text(reason)
@@ -283,7 +285,10 @@ class RunActor(Actor):
 
     def _follow_wait(self, step: Step) -> None:
         if self.has_tag("awaits_limit"):
-            self._settings_of_states["limit_wait_s"] = self._waits.begin()
+            limits_s = (self._waits.begin(), None if self._workflow is None else self._workflow.left_s)
+            self._settings_of_states["limit_wait_s"] = min(
+                (each for each in limits_s if each is not None), default=None
+            )
         elif step.cause != "interrupted":
             self._waits.end(keeps_limit=self.model.outcome == "failed")
         if self._workflow is not None:

@@ -49,6 +49,10 @@ class SessionRegistry:
         logger.info("{}: its executor ended with the earlier runner process", first.run.session_id)
         return self._add(SessionActor(first, self._context, None, position, pending_reports=pending_reports))
 
+    def forget(self, session_id: str) -> None:
+        """Report nothing about a session of an earlier process, because one of its runs continues."""
+        self._context.record.record_session_end(session_id)
+
     async def replace(self, actor: SessionActor) -> None:
         """Wait until no process of the session is left, and forget it. Its end is not reported if that has not begun.
 

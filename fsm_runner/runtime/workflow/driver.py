@@ -259,10 +259,17 @@ class WorkflowDriver:
 
     def _require_time(self) -> None:
         """Raise `ExecutionFailed` if the time of the workflow is over."""
-        if self.left_s == 0:
-            raise ExecutionFailed(self._late())
+        if self.is_late:
+            raise ExecutionFailed(self.late_text)
 
-    def _late(self) -> str:
+    @property
+    def is_late(self) -> bool:
+        """Whether the time of the workflow is over."""
+        return self.left_s == 0
+
+    @property
+    def late_text(self) -> str:
+        """The error of a workflow whose time is over."""
         state = self.interpreter.state
         return f"the workflow was not done within {self.max_wall_s:g} s (max_wall_s); its state was {state!r}"
 
@@ -291,12 +298,12 @@ class WorkflowDriver:
             await asyncio.wait({task})
 
     def _timed_out(self, ended: Ended) -> Ended:
-        is_late = self.left_s == 0
+        is_late = self.is_late
         if ended.ending == "timeout" and ended.value and not is_late:  # a command, whose error has its output
             return ended
         limit_s = self.interpreter.definition.timeout_s or 0.0
         error = (
-            self._late() if is_late else f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
+            self.late_text if is_late else f"{self.interpreter.state}: not done within its time limit of {limit_s:g} s"
         )
         is_command = isinstance(self.interpreter.definition.activity, Command)
         return Ended("timeout", {**(NO_OUTPUT if is_command else {}), **ended.value, "ok": False, "error": error})
