@@ -1,5 +1,6 @@
 """What a run begins with that repeats another one, from journals as runners write them."""
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -170,6 +171,14 @@ async def test_a_run_whose_end_is_being_reported_can_be_repeated(tmp_path: Path)
     journal.record_report(RUN, Report(f"/runner/runs/{RUN}/failed", b"{}"))
     await journal.aclose()
     assert planned(tmp_path / "0123", "verify").workflow.rerun_of == RUN
+
+
+@pytest.mark.parametrize("column", ["workflows SET parameters", "workflows SET schemas", "workflow_visits SET value"])
+def test_a_damaged_record_is_refused(journal: Path, column: str) -> None:
+    with closing(sqlite3.connect(journal / "journal.sqlite", isolation_level=None)) as connection:
+        connection.execute(f"UPDATE {column} = '[1'")
+    with pytest.raises(UsageError, match=f"the record of {RUN} in the journal is damaged, so it cannot be repeated"):
+        plan(journal, "publish")
 
 
 async def test_a_run_without_a_workflow_is_refused(tmp_path: Path) -> None:

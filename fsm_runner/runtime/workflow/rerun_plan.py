@@ -35,9 +35,18 @@ def plan_of(reader: Reader, run_id: str, state: str, replacement: Replacement | 
     """Return how to repeat a run from a state on; None if the journal does not have the run.
 
     The values are those from before the last visit of the state, or all if the run has not been there. Raises
-    `UsageError` if the run has no workflow or has not ended, if the workflow has no such state, or if the parameters or
-    the values do not suffice for it.
+    `UsageError` if the run has no workflow or has not ended, if the workflow has no such state, if the parameters or
+    the values do not suffice for it, or if the journal is damaged.
     """
+    try:
+        return _plan_of(reader, run_id, state, replacement)
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f"the record of {run_id} in the journal is damaged, so it cannot be repeated: {error}"
+        ) from error
+
+
+def _plan_of(reader: Reader, run_id: str, state: str, replacement: Replacement | None) -> RerunPlan | None:
     lives = reader.run(run_id)
     if not lives:
         return None
